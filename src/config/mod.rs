@@ -1,0 +1,145 @@
+//! The configuration: a TOML file and the environment in, one validated and immutable [`Config`] out.
+//!
+//! `raw` reads the keys and collects every mistake, so that all of them are told at once; nothing in the rest of the
+//! program ever sees an invalid value. A section that is absent switches its part off.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use regex::Regex;
+use url::Url;
+
+use crate::stream::Format;
+
+/// Everything that the program was told.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// `[archive]`: where the archive lies.
+    pub archive: Archive,
+    /// `[memory] budget`: bytes that all open builders and buffers may hold together.
+    pub memory_budget: u64,
+    /// `[kafka]`: what is read from Kafka, if anything is.
+    pub kafka: Option<Kafka>,
+}
+
+/// `[archive]`.
+#[derive(Debug, Clone)]
+pub struct Archive {
+    /// `url`: `file://`, `s3://`, `gs://`, `az://` or `memory://`.
+    pub url: Url,
+    /// `spool_dir`: the local directory of unfinished segments.
+    pub spool_dir: PathBuf,
+    /// `[archive.options]`: object_store's own keys, lower case.
+    pub options: BTreeMap<String, String>,
+}
+
+/// `[kafka]`.
+#[derive(Debug, Clone)]
+pub struct Kafka {
+    /// `cluster`: the name under which the archive keeps this cluster's topics.
+    pub cluster: String,
+    /// `bootstrap_servers`.
+    pub bootstrap_servers: String,
+    /// `group_id`.
+    pub group_id: String,
+    /// `topics`: names, or `^` and a regex, as librdkafka subscribes to them.
+    pub topics: Vec<String>,
+    /// `exclude`: topics that are not archived although `topics` names them.
+    pub exclude: Vec<TopicPattern>,
+    /// `start`: where a partition begins that the archive does not know.
+    pub start: Start,
+    /// `isolation`.
+    pub isolation: Isolation,
+    /// `[kafka.properties]`: any librdkafka property.
+    pub properties: BTreeMap<String, String>,
+    /// `[kafka.segment]`.
+    pub segment: Segment,
+    /// `[[kafka.topic]]`, in order; of several that match a topic the last one counts.
+    pub overrides: Vec<TopicOverride>,
+}
+
+/// Where a partition begins that the archive does not know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// The oldest record that the broker has.
+    Earliest,
+    /// Only what comes from now on.
+    Latest,
+    /// The first record at or after this time (ms since 1970).
+    Timestamp(i64),
+}
+
+/// Which records of transactions are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Isolation {
+    /// Only those of committed transactions.
+    ReadCommitted,
+    /// All.
+    ReadUncommitted,
+}
+
+impl Isolation {
+    /// librdkafka's name for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ReadCommitted => "read_committed",
+            Self::ReadUncommitted => "read_uncommitted",
+        }
+    }
+}
+
+/// `[kafka.segment]`: how records become segments.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Segment {
+    /// `format`.
+    pub format: Format,
+    /// `compression`: the level of zstd.
+    pub zstd_level: i32,
+    /// `max_bytes`: a segment is sealed when its encoded bytes reach this.
+    pub max_bytes: u64,
+    /// `max_records`: a segment is sealed when it holds this many records.
+    pub max_records: u64,
+    /// `max_age`: a segment is sealed this long after its first record came.
+    pub max_age: Duration,
+}
+
+/// `[[kafka.topic]]`: other settings for the topics that match.
+#[derive(Debug, Clone)]
+pub struct TopicOverride {
+    /// `match`.
+    pub pattern: TopicPattern,
+    /// The settings of such a topic, the general ones filled in.
+    pub segment: Segment,
+}
+
+/// A topic's name, or `^` and a regex.
+#[derive(Debug, Clone)]
+pub enum TopicPattern {
+    /// This very topic.
+    Name(String),
+    /// Every topic that the regex finds (anchored at its start by its `^`).
+    Regex(Regex),
+}
+
+impl TopicPattern {
+    /// Whether the pattern means `topic`.
+    pub fn matches(&self, topic: &str) -> bool {
+        match self {
+            Self::Name(name) => name == topic,
+            Self::Regex(regex) => regex.is_match(topic),
+        }
+    }
+}
+
+impl Kafka {
+    /// How records of `topic` become segments.
+    pub fn segment_of(&self, topic: &str) -> &Segment {
+        self.overrides.iter().rev().find(|over| over.pattern.matches(topic)).map_or(&self.segment, |over| &over.segment)
+    }
+
+    /// Whether `topic`, which the subscription names, is left out.
+    pub fn excludes(&self, topic: &str) -> bool {
+        self.exclude.iter().any(|pattern| pattern.matches(topic))
+    }
+}

@@ -1,0 +1,221 @@
+//! What one object of a chain says, as it stands in the archive (JSON, described in `docs/FORMAT.md`).
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+/// The version of every format that this program writes. A reader refuses a higher one.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// One object of a chain: an entry with its number, its link to the entry before and its writer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checkpoint {
+    /// The version of the format, [`FORMAT_VERSION`].
+    pub format: u32,
+    /// The stream that the chain belongs to, as [`crate::stream::StreamId`] is written.
+    pub stream: String,
+    /// The entry's number, from 0, without a hole.
+    pub number: u64,
+    /// The sha256 (hex) of the bytes of entry `number - 1`; none for entry 0.
+    pub previous: Option<String>,
+    /// The id of the process that wrote the entry.
+    pub writer: String,
+    /// When it was written, by the writer's clock.
+    pub at: DateTime<Utc>,
+    /// What it says.
+    #[serde(flatten)]
+    pub body: Body,
+}
+
+/// What an entry of a chain says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Body {
+    /// Entry 0: a life of a topic begins.
+    Begin(Begin),
+    /// Segments are added, and the positions of their partitions move.
+    Append {
+        /// The segments, in the order in which their ranges follow each other.
+        segments: Vec<SegmentRef>,
+        /// Ranges that were read and hold no record at all (control records, aborted transactions, compacted records).
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        empty: Vec<PartitionRange>,
+    },
+    /// Offsets are lost for good, and the positions of their partitions move over them.
+    Gap {
+        /// The lost ranges.
+        gaps: Vec<Gap>,
+    },
+    /// Everything before, summed up, so that a reader need not go further back.
+    Snapshot(Snapshot),
+}
+
+/// Entry 0 of a chain.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Begin {
+    /// The topic's id on the cluster, as Kafka's tools print it; none where the broker has none.
+    pub topic_id: Option<String>,
+}
+
+/// An encoding of record segments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// Apache Parquet.
+    Parquet,
+    /// An Avro object container file.
+    Avro,
+}
+
+impl Format {
+    /// The format's name, which is also its objects' extension.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Parquet => "parquet",
+            Self::Avro => "avro",
+        }
+    }
+}
+
+/// One segment object and what it covers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SegmentRef {
+    /// The object's key below the archive's root.
+    pub object: String,
+    /// Its encoding.
+    pub format: Format,
+    /// Its size in bytes.
+    pub bytes: u64,
+    /// The sha256 of its bytes, hex.
+    pub sha256: String,
+    /// The bytes of the keys, values and headers within, before encoding.
+    pub raw_bytes: u64,
+    /// The bytes (key, value, headers) of the largest record within.
+    pub largest_record: u64,
+    /// The ranges that it covers, by partition, each partition once.
+    pub partitions: Vec<PartitionRange>,
+}
+
+impl SegmentRef {
+    /// How many records it holds.
+    pub fn records(&self) -> u64 {
+        self.partitions.iter().map(|range| range.records).sum()
+    }
+
+    /// The least record timestamp, if it holds a record.
+    pub fn min_timestamp(&self) -> Option<i64> {
+        self.partitions.iter().filter_map(|range| range.min_timestamp).min()
+    }
+
+    /// The greatest record timestamp, if it holds a record.
+    pub fn max_timestamp(&self) -> Option<i64> {
+        self.partitions.iter().filter_map(|range| range.max_timestamp).max()
+    }
+}
+
+/// The range `[start, end)` of a partition's offsets, and the records that lie in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartitionRange {
+    /// The partition.
+    pub partition: i32,
+    /// The first offset.
+    pub start: i64,
+    /// The offset after the last.
+    pub end: i64,
+    /// How many records lie in the range; fewer than offsets where control, aborted or compacted records were.
+    pub records: u64,
+    /// The least record timestamp in ms since 1970, if there is a record.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_timestamp: Option<i64>,
+    /// The greatest record timestamp in ms since 1970, if there is a record.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_timestamp: Option<i64>,
+}
+
+/// A range of offsets that is lost for good.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gap {
+    /// The partition.
+    pub partition: i32,
+    /// The first lost offset.
+    pub start: i64,
+    /// The offset after the last lost one.
+    pub end: i64,
+    /// Why.
+    pub reason: GapReason,
+    /// When it was found.
+    pub found: DateTime<Utc>,
+}
+
+/// Why offsets are lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GapReason {
+    /// The broker had removed the records (retention or DeleteRecords) before they were archived.
+    BrokerRetention,
+}
+
+impl GapReason {
+    /// The reason in words, for people.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::BrokerRetention => "broker retention",
+        }
+    }
+
+    /// The reason as it stands in JSON and in metric labels.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::BrokerRetention => "broker_retention",
+        }
+    }
+}
+
+/// What a list of entries adds up to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Totals {
+    /// Segments.
+    pub segments: u64,
+    /// Records.
+    pub records: u64,
+    /// Bytes of keys, values and headers.
+    pub raw_bytes: u64,
+    /// Bytes of the segment objects.
+    pub stored_bytes: u64,
+    /// Gaps.
+    pub gaps: u64,
+    /// The least record timestamp.
+    pub min_timestamp: Option<i64>,
+    /// The greatest record timestamp.
+    pub max_timestamp: Option<i64>,
+}
+
+/// The sum of all entries before this one. Its cost does not grow with the archive's age: `pages` is a counter of
+/// base 64, in which 64 pages of one level are replaced by one page of the next.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// The chain's first entry, repeated.
+    pub begin: Begin,
+    /// How far each partition is archived, by partition: everything from the first offset archived to the next to read.
+    pub positions: Vec<PartitionRange>,
+    /// What all entries before add up to.
+    pub totals: Totals,
+    /// The pages that list the segments and gaps before, oldest first.
+    pub pages: Vec<PageRef>,
+}
+
+/// A page of a snapshot: an immutable object that lists entries (level 0) or pages of the level below.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PageRef {
+    /// The object's key below the archive's root.
+    pub object: String,
+    /// The sha256 of its bytes, hex.
+    pub sha256: String,
+    /// 0 for a page that lists segments and gaps, `n` for one that lists pages of level `n - 1`.
+    pub level: u8,
+    /// The first entry of the chain that it covers.
+    pub first: u64,
+    /// The last entry of the chain that it covers.
+    pub last: u64,
+    /// What it adds up to, to pass over it without opening it.
+    pub totals: Totals,
+}
