@@ -16,16 +16,15 @@ use std::sync::Arc;
 
 use futures::StreamExt as _;
 use futures::stream::{self, BoxStream};
-use object_store::path::Path;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
 use super::pace::Pace;
 use super::plan::{Plan, matching};
-use crate::error::{Kind, Result, ResultExt as _};
-use crate::record::Block;
+use crate::error::Result;
+use crate::record::{Block, Record};
 use crate::segment::{Filter, SegmentReader};
-use crate::store::Store;
+use crate::store::{Store, layout};
 
 /// How many segments are open at once: the one that is read, and the next.
 const OPEN_SEGMENTS: usize = 2;
@@ -39,6 +38,22 @@ pub(super) struct Run {
     pub(super) block: Arc<Block>,
     /// Which of its records they are.
     pub(super) rows: Range<usize>,
+}
+
+impl Run {
+    /// The records, in offset order.
+    pub(super) fn records(&self) -> impl Iterator<Item = Record<'_>> {
+        self.rows.clone().filter_map(|row| self.block.get(row))
+    }
+
+    fn piece(&self, rows: Range<usize>) -> Self {
+        Self { part: self.part, block: Arc::clone(&self.block), rows }
+    }
+
+    /// The timestamp of the record in `row`.
+    fn timestamp(&self, row: usize) -> i64 {
+        self.block.get(row).map_or(i64::MIN, |record| record.timestamp)
+    }
 }
 
 /// What a sink is told.
@@ -60,14 +75,11 @@ pub(super) async fn pump(mut feed: Feed, mut pace: Pace, out: mpsc::Sender<Step>
             }
             continue;
         }
-        let Run { part, block, rows } = run;
-        let mut first = rows.start;
-        for row in rows.clone() {
-            let record = block.get(row);
+        let mut first = run.rows.start;
+        for (row, record) in run.rows.clone().zip(run.records()) {
             clock = clock.max(record.timestamp);
             if let Some(moment) = pace.wait_until(Instant::now(), clock) {
-                let ready = Run { part, block: Arc::clone(&block), rows: first..row };
-                if first < row && out.send(Step::Send(ready)).await.is_err() {
+                if first < row && out.send(Step::Send(run.piece(first..row))).await.is_err() {
                     return Ok(());
                 }
                 first = row;
@@ -75,7 +87,7 @@ pub(super) async fn pump(mut feed: Feed, mut pace: Pace, out: mpsc::Sender<Step>
             }
             pace.sent(Instant::now(), record.size(), clock);
         }
-        if out.send(Step::Send(Run { part, block, rows: first..rows.end })).await.is_err() {
+        if out.send(Step::Send(run.piece(first..run.rows.end))).await.is_err() {
             return Ok(());
         }
     }
@@ -115,8 +127,7 @@ async fn open(store: &Store, plan: &Plan, part: usize, segment: usize, partition
     // The rows of a segment are those of its checkpoint's ranges, so the filter need not look beyond them.
     let ranges = ranges.filter_map(|range| matching(range, &wanted.filter).map(|rows| (range.partition, rows.start..rows.end)));
     let filter = Filter { partitions: Some(ranges.collect()), timestamps: wanted.filter.timestamps.clone() };
-    let object = Path::parse(&segment.object)
-        .or_err(Kind::Corrupt, || format!("the checkpoint of {} names the object {:?}", wanted.stream, segment.object))?;
+    let object = layout::object(&segment.object)?;
     SegmentReader::open(store.objects(), &object, segment.bytes, segment.format, filter).await
 }
 
@@ -219,7 +230,7 @@ impl Cursor {
     /// The time at which the cursor goes on, or a bound of it while that is not known; none at the end.
     fn time(&self) -> Option<i64> {
         let next = match (&self.loaded, &self.reader, self.segments.front()) {
-            (Some(run), _, _) => run.block.get(run.rows.start).timestamp,
+            (Some(run), _, _) => run.timestamp(run.rows.start),
             (None, Some(_), _) => i64::MIN,
             (None, None, Some((_, _, least))) => *least,
             (None, None, None) => return None,
@@ -251,7 +262,7 @@ impl Cursor {
         let run = self.loaded.take()?;
         let mut end = run.rows.start;
         while end < run.rows.end {
-            let time = run.block.get(end).timestamp.max(self.clock);
+            let time = run.timestamp(end).max(self.clock);
             if time > until {
                 break;
             }
@@ -259,8 +270,8 @@ impl Cursor {
             end += 1;
         }
         if end < run.rows.end {
-            self.loaded = Some(Run { part: run.part, block: Arc::clone(&run.block), rows: end..run.rows.end });
+            self.loaded = Some(run.piece(end..run.rows.end));
         }
-        (end > run.rows.start).then(|| Run { part: run.part, block: run.block, rows: run.rows.start..end })
+        (end > run.rows.start).then(|| run.piece(run.rows.start..end))
     }
 }

@@ -140,7 +140,7 @@ mod tests {
         let headers = headers.iter().map(|(name, value)| Header { name, value: value.as_deref() });
         block.push(17, timestamp, TimestampType::Create, -1, key, value, headers);
         let mut out = Vec::new();
-        Line::of_topic("a \"topic\"").write(3, &block.get(0), &mut out);
+        Line::of_topic("a \"topic\"").write(3, &block.get(0).expect("a record"), &mut out);
         assert_eq!(out.iter().filter(|byte| **byte == b'\n').count(), 1, "one line a record");
         serde_json::from_slice(&out).expect("valid JSON")
     }

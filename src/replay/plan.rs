@@ -7,7 +7,6 @@
 //! plan then says "at most": to count exactly would mean to read those segments twice.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
 
 use regex::{Captures, Regex};
 
@@ -288,6 +287,8 @@ fn unknown_group(regex: &Regex, template: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::ops::Range;
+
     use super::*;
     use crate::stream::Format;
 
@@ -325,6 +326,7 @@ mod tests {
             positions: vec![range(0, 0..30, 30, 100..300), range(1, 5..16, 8, 100..200)],
             segments,
             gaps: Vec::new(),
+            complete_through: BTreeMap::new(),
         }
     }
 

@@ -8,13 +8,16 @@ use std::fmt;
 use std::ops::{Range, RangeInclusive};
 use std::str::FromStr;
 
+use chrono::{DateTime, Utc};
 use regex::Regex;
 
 use crate::config::TopicPattern;
 use crate::error::{Error, Kind, Result, ResultExt as _};
-use crate::manifest::{self, Chain, Selection};
+use crate::manifest::coverage::{self, Coverage};
+use crate::manifest::{self, Chain, Selected, Selection};
 use crate::store::Store;
 use crate::stream::{Gap, PartitionRange, SegmentRef, StreamId};
+use crate::time;
 
 /// Which records are wanted. `Default` means all of them.
 #[derive(Debug, Clone, Default)]
@@ -43,6 +46,8 @@ pub struct Source {
     pub segments: Vec<SegmentRef>,
     /// The gaps that can lie in what is wanted.
     pub gaps: Vec<Gap>,
+    /// Up to which time each partition is known to be complete.
+    pub complete_through: BTreeMap<i32, DateTime<Utc>>,
 }
 
 impl Query {
@@ -105,15 +110,64 @@ fn no_topic(pattern: &TopicPattern, here: &[&StreamId]) -> Error {
 pub async fn sources(store: &Store, cluster: Option<&str>, query: &Query) -> Result<Vec<Source>> {
     let streams = query.streams(&manifest::streams(store).await?, cluster)?;
     let mut sources = Vec::with_capacity(streams.len());
+    let mut claims: BTreeMap<String, Vec<Coverage>> = BTreeMap::new();
     for stream in streams {
         let Some(chain) = Chain::open(store, &stream).await? else { continue };
+        if !claims.contains_key(&stream.cluster) {
+            claims.insert(stream.cluster.clone(), coverage::load_all(store, &stream.cluster).await?);
+        }
+        let complete_through = coverage::complete_through(&claims[&stream.cluster], &chain);
         let positions: Vec<PartitionRange> = chain.positions().copied().collect();
         let selection =
             Selection { timestamps: query.timestamps.clone(), partitions: Some(query.ranges(&positions)) };
         let selected = chain.select(&selection).await?;
-        sources.push(Source { stream, positions, segments: selected.segments, gaps: selected.gaps });
+        let Selected { segments, gaps } = selected;
+        sources.push(Source { stream, positions, segments, gaps, complete_through });
     }
     Ok(sources)
+}
+
+/// What of `query` the archive does not have, as warnings: times and offsets that it has not reached, and what is lost.
+pub fn shortfalls(sources: &[Source], query: &Query) -> Vec<String> {
+    let mut newest: BTreeMap<(&str, &str), &Source> = BTreeMap::new();
+    for source in sources {
+        newest.insert((&source.stream.cluster, &source.stream.topic), source);
+    }
+    // Only the newest life of a topic goes on.
+    let mut warnings: Vec<String> = newest.values().filter_map(|source| source.not_reached(query)).collect();
+    for source in sources {
+        let wanted = query.ranges(&source.positions);
+        for gap in source.gaps.iter().filter(|gap| query.partitions.is_none() || wanted.contains_key(&gap.partition)) {
+            warnings.push(format!(
+                "{} partition {}: offsets {}..{} are lost ({})",
+                source.stream.topic,
+                gap.partition,
+                gap.start,
+                gap.end,
+                gap.reason.words()
+            ));
+        }
+    }
+    warnings
+}
+
+impl Source {
+    fn not_reached(&self, query: &Query) -> Option<String> {
+        let topic = &self.stream.topic;
+        let wanted = query.ranges(&self.positions);
+        if let Some(end) = query.offsets.and_then(|offsets| offsets.end) {
+            let short = self.positions.iter().find(|at| wanted.contains_key(&at.partition) && at.end < end)?;
+            return Some(format!("{topic} partition {} is archived up to offset {}", short.partition, short.end));
+        }
+        let to = query.timestamps.as_ref()?.end;
+        if let Some(unknown) = wanted.keys().find(|partition| !self.complete_through.contains_key(partition)) {
+            return Some(format!("{topic}: up to when partition {unknown} is complete is not known, records may be missing"));
+        }
+        let through = wanted.keys().filter_map(|partition| self.complete_through.get(partition)).min()?;
+        (through.timestamp_millis() < to).then(|| {
+            format!("{topic} is complete through {}: of later records some or all may be missing", time::utc(*through))
+        })
+    }
 }
 
 /// Topics as a user writes them: a name, or `^` and a regex.
@@ -274,6 +328,41 @@ mod tests {
         for wrong in ["", "..", "9..5", "5..5", "5-9", "-1..5", "a..b"] {
             assert_eq!(wrong.parse::<Offsets>().expect_err(wrong).exit_code(), 2);
         }
+    }
+
+    #[test]
+    fn what_the_archive_has_not_reached_or_has_lost_is_said() {
+        let at = |partition| PartitionRange {
+            partition,
+            start: 0,
+            end: 100,
+            records: 1,
+            min_timestamp: Some(0),
+            max_timestamp: Some(0),
+        };
+        let time = |ms| DateTime::from_timestamp_millis(ms).expect("a time");
+        let lost = Gap { partition: 1, start: 5, end: 9, reason: crate::stream::GapReason::BrokerRetention, found: time(0) };
+        let old = Source {
+            stream: StreamId::new("main", "orders", 0),
+            positions: vec![at(0), at(1)],
+            segments: Vec::new(),
+            gaps: Vec::new(),
+            complete_through: BTreeMap::new(),
+        };
+        let new = Source {
+            stream: old.stream.next_generation(),
+            complete_through: BTreeMap::from([(0, time(2_000)), (1, time(1_000))]),
+            ..old.clone()
+        };
+        let until = |to| Query { timestamps: Some(0..to), ..Query::default() };
+        assert!(shortfalls(&[old.clone(), new.clone()], &until(1_000)).is_empty(), "the old life is over");
+        let late = shortfalls(&[old.clone(), new.clone()], &until(1_001));
+        assert!(late.len() == 1 && late[0].contains("complete through 1970-01-01T00:00:01.000Z"), "{late:?}");
+        assert!(shortfalls(std::slice::from_ref(&old), &until(1))[0].contains("not known"));
+        let offsets = Query { offsets: Some("0..101".parse().expect("offsets")), ..Query::default() };
+        assert!(shortfalls(std::slice::from_ref(&new), &offsets)[0].contains("partition 0 is archived up to offset 100"));
+        let gap = shortfalls(&[Source { gaps: vec![lost], ..new }], &until(1_000));
+        assert!(gap[0].contains("offsets 5..9 are lost (broker retention)"), "{gap:?}");
     }
 
     #[test]

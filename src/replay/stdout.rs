@@ -41,8 +41,7 @@ pub(super) fn write(
         let Some(Step::Send(run)) = step else { break };
         let partition = run.block.partition();
         let rows = run.rows.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-        for row in run.rows.start..run.rows.start + rows {
-            let record = run.block.get(row);
+        for record in run.records().take(rows) {
             lines[run.part].write(partition, &record, &mut text);
             tally.add(run.part, partition, record.offset, record.size());
             if text.len() >= PIECE && !hand_over(out, &mut text)? {

@@ -8,7 +8,7 @@
 //! on at the next record.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientContext;
@@ -217,8 +217,8 @@ impl Work<'_> {
         self.begin()?;
         let part = &self.plan.parts[run.part];
         let partition = run.block.partition();
-        for row in run.rows.clone() {
-            let record = run.block.get(row);
+        let mut next = None;
+        for record in run.records() {
             // librdkafka takes 0 for "now" (rdkafka_msg.c, rd_kafka_msg_new0), so 1970's first millisecond cannot be
             // sent; its second one is nearest.
             let timestamp = if record.timestamp == 0 { 1 } else { record.timestamp };
@@ -237,9 +237,10 @@ impl Work<'_> {
                 }
             }
             self.tally.add(run.part, partition, record.offset, record.size());
+            next = Some(record.offset + 1);
         }
-        if let Some(last) = run.rows.clone().last() {
-            let mark = Mark { generation: part.stream.generation, offset: run.block.get(last).offset + 1 };
+        if let Some(offset) = next {
+            let mark = Mark { generation: part.stream.generation, offset };
             self.marks.insert((part.target.clone(), partition), mark);
         }
         self.sink.producer.poll(Duration::ZERO);
