@@ -14,14 +14,14 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, TryRecvError};
+use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 use super::Notice;
-use super::commit::{Committer, Request, Shared, segment_info};
+use super::commit::{Committer, Request, Shared, another_life};
 use super::coverage::Archived;
 use super::lane::{Encoded, Finish, Lane, LaneId, RETRY_AFTER, Reason, Step};
 use super::resolve::{self, Resolved};
@@ -29,7 +29,7 @@ use crate::config::Kafka;
 use crate::error::{Error, Kind, Result};
 use crate::segment::{Encoding, SegmentInfo, SegmentWriter};
 use crate::source::kafka::{Consumer, Event, TopicPartition};
-use crate::stream::PartitionRange;
+use crate::stream::{PartitionRange, SegmentRef, StreamId};
 
 /// How long one poll waits for messages. It is also how late a notice may be read.
 const POLL_WAIT: Duration = Duration::from_millis(50);
@@ -69,8 +69,8 @@ struct Leaving {
 struct Summary {
     segments: u64,
     records: u64,
-    raw: u64,
-    stored: u64,
+    raw_bytes: u64,
+    stored_bytes: u64,
 }
 
 pub(super) struct Collector {
@@ -146,7 +146,7 @@ impl Collector {
         let start = Instant::now();
         let (mut tick, mut group, mut coverage, mut summary) = (start, start, start, start);
         loop {
-            self.read_notices();
+            self.read_notices()?;
             self.poll(&mut events)?;
             for event in events.drain(..) {
                 self.on_event(event)?;
@@ -179,7 +179,7 @@ impl Collector {
         let now = Instant::now();
         let (mut bytes, mut count) = (0, 0);
         let (lanes, current) = (&mut self.lanes, &self.current);
-        let mut last: Option<(Arc<str>, Option<LaneId>)> = None;
+        let mut last: Option<(u32, Option<LaneId>)> = None;
         self.consumer.poll(
             most,
             POLL_WAIT,
@@ -187,10 +187,10 @@ impl Collector {
                 bytes += message.size();
                 count += 1;
                 let lane = match &last {
-                    Some((topic, lane)) if Arc::ptr_eq(topic, message.topic) => *lane,
+                    Some((topic, lane)) if *topic == message.topic_index => *lane,
                     _ => {
                         let lane = current.get(message.topic).copied();
-                        last = Some((Arc::clone(message.topic), lane));
+                        last = Some((message.topic_index, lane));
                         lane
                     }
                 };
@@ -231,6 +231,9 @@ impl Collector {
             Event::PartitionError { at, error } => {
                 tracing::warn!(topic = &*at.topic, partition = at.partition, %error, hint = error.hint_text(), "partition error");
             }
+            Event::TopicError { topic, error } => {
+                tracing::warn!(topic = &*topic, %error, hint = error.hint_text(), "a topic cannot be read");
+            }
             Event::AllBrokersDown => {
                 tracing::warn!(bootstrap_servers = %self.kafka.bootstrap_servers, "no broker can be reached; waiting");
             }
@@ -240,7 +243,7 @@ impl Collector {
         Ok(())
     }
 
-    fn resolve(&self, partitions: Vec<TopicPartition>, ended: Option<crate::stream::StreamId>) {
+    fn resolve(&self, partitions: Vec<TopicPartition>, ended: Option<StreamId>) {
         if self.resolver.send(resolve::Request { partitions, ended }).is_err() {
             tracing::debug!("the resolver has ended");
         }
@@ -288,38 +291,29 @@ impl Collector {
         Ok(())
     }
 
-    fn read_notices(&mut self) {
-        loop {
-            match self.notices.try_recv() {
-                Ok(notice) => self.on_notice(notice),
-                Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
-            }
+    fn read_notices(&mut self) -> Result<()> {
+        while let Ok(notice) = self.notices.try_recv() {
+            self.on_notice(notice)?;
         }
+        Ok(())
     }
 
-    fn on_notice(&mut self, notice: Notice) {
+    fn on_notice(&mut self, notice: Notice) -> Result<()> {
         match notice {
-            Notice::Resolved(resolved) => self.on_resolved(resolved),
+            Notice::Resolved(resolved) => self.on_resolved(resolved)?,
             Notice::Encoded { lane, memory, result } => self.on_encoded(lane, memory, result),
-            Notice::Committed { lane, seq, ranges, records, stored } => {
-                self.on_committed(lane, seq, &ranges);
-                self.summary.segments += u64::from(stored > 0);
-                self.summary.records += records;
-                self.summary.stored += stored;
-            }
-            Notice::Fenced { lane, positions } => {
-                let Some(lane) = self.lanes.get_mut(&lane) else { return };
-                lane.seal(Reason::Conflict);
-                for (partition, offset) in positions {
-                    lane.reposition(partition, offset);
+            Notice::Committed { lane, seq, segment, empty } => self.on_committed(lane, seq, segment, empty),
+            Notice::Fenced { lane: id, positions } => {
+                if let Some(lane) = self.lanes.get_mut(&id) {
+                    lane.seal(Reason::Conflict);
                 }
+                self.reposition(id, &positions)?;
             }
-            Notice::Positioned { lane, seq, positions } => {
-                let Some(lane) = self.lanes.get_mut(&lane) else { return };
-                lane.covered(seq, &[]);
-                for (partition, offset) in positions {
-                    lane.reposition(partition, offset);
+            Notice::Positioned { lane: id, seq, positions } => {
+                if let Some(lane) = self.lanes.get_mut(&id) {
+                    lane.covered(seq, &[]);
                 }
+                self.reposition(id, &positions)?;
             }
             Notice::LifeEnded { lane } => {
                 if let Some(lane) = self.lanes.get(&lane) {
@@ -327,9 +321,29 @@ impl Collector {
                     self.begin_new_life(&topic);
                 }
             }
-            Notice::Recreated { topic } => self.begin_new_life(&topic),
+            Notice::Recreated { topic, topic_id } => {
+                let known = self.lane_of(&topic).and_then(|lane| lane.topic_id.as_deref());
+                if another_life(known, Some(&topic_id)) {
+                    self.begin_new_life(&topic);
+                }
+            }
             Notice::Stop => self.stop(),
         }
+        Ok(())
+    }
+
+    /// Reads partitions on from where the archive stands.
+    fn reposition(&mut self, id: LaneId, positions: &[(i32, i64)]) -> Result<()> {
+        let Some(lane) = self.lanes.get_mut(&id) else { return Ok(()) };
+        for (partition, offset) in positions {
+            lane.reposition(*partition, *offset);
+        }
+        if self.current.get(&lane.topic) != Some(&id) {
+            return Ok(());
+        }
+        let at = |partition| TopicPartition { topic: Arc::clone(&lane.topic), partition };
+        let seek: Vec<_> = positions.iter().map(|&(partition, offset)| (at(partition), offset)).collect();
+        self.consumer.seek(&seek)
     }
 
     /// A topic's life has ended: what came of it is committed to its own chain, and its partitions are asked for anew.
@@ -347,7 +361,7 @@ impl Collector {
         self.resolve(partitions, Some(ended));
     }
 
-    fn on_resolved(&mut self, resolved: Vec<Resolved>) {
+    fn on_resolved(&mut self, resolved: Vec<Resolved>) -> Result<()> {
         let mut assign = Vec::new();
         for Resolved { topic, chain, offsets } in resolved {
             let known = self.lane_of(&topic).filter(|lane| lane.stream == *chain.stream()).map(|lane| lane.id);
@@ -358,9 +372,9 @@ impl Collector {
                 assign.push((TopicPartition { topic: Arc::clone(&topic), partition }, offset));
             }
         }
-        if let Err(error) = self.consumer.assign(&assign) {
-            tracing::error!(%error, hint = error.hint_text(), "partitions cannot be assigned");
-        }
+        self.consumer.assign(&assign)?;
+        // Those that are read already, in the life of the topic that has ended, may be paused.
+        self.consumer.resume(&assign)
     }
 
     fn open_lane(&mut self, topic: &Arc<str>, chain: crate::manifest::Chain) -> LaneId {
@@ -477,20 +491,25 @@ impl Collector {
                     "a segment cannot be written to the spool; its records will be read again"
                 );
                 lane.begin_anew(Instant::now() + RETRY_AFTER);
-                let request = Request::Where { seq: lane.sealed(), partitions: lane.origins() };
+                let request = Request::Where { seq: lane.sealed(), partitions: lane.committed_offsets() };
                 self.ask(id, request);
             }
         }
     }
 
-    fn on_committed(&mut self, id: LaneId, seq: u64, ranges: &[PartitionRange]) {
+    fn on_committed(&mut self, id: LaneId, seq: u64, segment: Option<SegmentRef>, empty: Vec<PartitionRange>) {
+        if let Some(segment) = &segment {
+            self.summary.segments += 1;
+            self.summary.records += segment.records();
+            self.summary.raw_bytes += segment.raw_bytes;
+            self.summary.stored_bytes += segment.bytes;
+        }
+        let ranges = segment.map_or(empty, |segment| segment.partitions);
         let Some(lane) = self.lanes.get_mut(&id) else { return };
-        lane.covered(seq, ranges);
-        let topic = Arc::clone(&lane.topic);
-        if self.current.get(&topic) == Some(&id) {
-            for range in ranges {
-                self.group_offsets.insert(TopicPartition { topic: Arc::clone(&topic), partition: range.partition }, range.end);
-            }
+        lane.covered(seq, &ranges);
+        if self.current.get(&lane.topic) == Some(&id) {
+            let at = |partition| TopicPartition { topic: Arc::clone(&lane.topic), partition };
+            self.group_offsets.extend(ranges.iter().map(|range| (at(range.partition), range.end)));
         }
     }
 
@@ -570,10 +589,11 @@ impl Collector {
         let mut report = Vec::new();
         for (topic, id) in &self.current {
             let Some(lane) = self.lanes.get_mut(id) else { continue };
-            report.extend(lane.archived().map(|(partition, archived)| Archived {
+            report.extend(lane.archived().map(|(partition, covered, archived)| Archived {
                 stream: lane.stream.clone(),
                 topic_id: lane.topic_id.clone(),
                 at: TopicPartition { topic: Arc::clone(topic), partition },
+                covered,
                 archived,
             }));
         }
@@ -584,9 +604,10 @@ impl Collector {
     }
 
     fn log_summary(&mut self) {
-        let Summary { segments, records, raw: _, stored } = std::mem::take(&mut self.summary);
-        let memory: usize = self.lanes.values().map(Lane::memory).sum();
-        tracing::info!(topics = self.current.len(), records, segments, stored_bytes = stored, memory_bytes = memory, "archived");
+        let Summary { segments, records, raw_bytes, stored_bytes } = std::mem::take(&mut self.summary);
+        let memory_bytes: usize = self.lanes.values().map(Lane::memory).sum();
+        let topics = self.current.len();
+        tracing::info!(topics, records, segments, raw_bytes, stored_bytes, memory_bytes, "archived");
     }
 
     fn stop(&mut self) {

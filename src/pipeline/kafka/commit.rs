@@ -9,7 +9,6 @@
 //! conflict (another process moved a partition) changes what is written.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -62,8 +61,9 @@ pub(super) enum Request {
     Segment { seq: u64, sealed: Sealed },
     /// Ranges that hold no record.
     Empty { seq: u64, ranges: Vec<PartitionRange> },
-    /// The lane gave up everything up to number `seq`: where does the archive stand?
-    Where { seq: u64, partitions: Vec<i32> },
+    /// The lane gave up everything up to number `seq`: where does the archive stand? The offsets are what holds for a
+    /// partition that the chain does not know yet.
+    Where { seq: u64, partitions: Vec<(i32, i64)> },
     /// The broker does not have the offset that was asked for.
     OutOfRange { partition: i32 },
 }
@@ -170,22 +170,19 @@ impl Committer {
         }
         self.tell_committed(batch);
         if !lost.is_empty() {
-            let positions = self.positions(lost.into_iter());
+            let end = |partition| Some((partition, self.chain.position(partition)?.end));
+            let positions = lost.into_iter().filter_map(end).collect();
             self.shared.tell(Notice::Fenced { lane: self.lane, positions });
         }
     }
 
     fn tell_committed(&self, batch: Vec<Ready>) {
         for Ready { seq, segment, empty } in batch {
-            let (ranges, records, stored) = match segment {
-                None => (empty, 0, 0),
-                Some((sealed, reference)) => {
-                    self.shared.spool.remove(&sealed.path);
-                    let (records, bytes) = (reference.records(), reference.bytes);
-                    (reference.partitions, records, bytes)
-                }
-            };
-            self.shared.tell(Notice::Committed { lane: self.lane, seq, ranges, records, stored });
+            if let Some((sealed, _)) = &segment {
+                self.shared.spool.remove(&sealed.path);
+            }
+            let segment = segment.map(|(_, reference)| reference);
+            self.shared.tell(Notice::Committed { lane: self.lane, seq, segment, empty });
         }
     }
 
@@ -207,39 +204,31 @@ impl Committer {
     }
 
     async fn rewritten(&self, sealed: Sealed, moved: &BTreeSet<i32>) -> Option<(Sealed, SegmentRef)> {
-        let mut written: Option<(PathBuf, Sealed)> = None;
         let what = format!("a segment of {} cannot be written anew", self.topic);
-        until_done(&what, async || {
+        let new = until_done(&what, async || {
             let (_, path) = self.shared.spool.next_file();
-            let info = segment_info(&self.chain, &self.shared.writer);
+            let info = SegmentInfo {
+                stream: self.chain.stream().clone(),
+                topic_id: self.chain.begin_facts().topic_id.clone(),
+                writer: self.shared.writer.clone(),
+                created: Utc::now(),
+            };
             let result = rewrite_without(&sealed, moved, info, self.encoding.clone(), &path).await;
-            match result {
-                Ok(new) => {
-                    written = new.map(|new| (path, new));
-                    Ok(())
-                }
-                Err(error) => {
-                    self.shared.spool.remove(&path);
-                    Err(error)
-                }
-            }
+            result.inspect_err(|_| self.shared.spool.remove(&path))
         })
         .await;
         self.shared.spool.remove(&sealed.path);
-        let (_, new) = written?;
+        let new = new?;
         let reference = self.upload(&new).await;
         Some((new, reference))
-    }
-
-    fn positions(&self, partitions: impl Iterator<Item = i32>) -> Vec<(i32, i64)> {
-        partitions.filter_map(|partition| Some((partition, self.chain.position(partition)?.end))).collect()
     }
 
     async fn answer(&mut self, request: Request) {
         match request {
             Request::Where { seq, partitions } => {
-                let positions = self.positions(partitions.into_iter());
-                self.shared.tell(Notice::Positioned { lane: self.lane, seq, positions });
+                let end = |partition| self.chain.position(partition).map(|range| range.end);
+                let positions = partitions.into_iter().map(|(partition, first)| (partition, end(partition).unwrap_or(first)));
+                self.shared.tell(Notice::Positioned { lane: self.lane, seq, positions: positions.collect() });
             }
             Request::OutOfRange { partition } => self.out_of_range(partition).await,
             Request::Segment { .. } | Request::Empty { .. } => {}
@@ -303,16 +292,6 @@ impl Committer {
 /// Whether a topic's id shows that it was deleted and created again. A broker without ids shows nothing.
 pub(super) fn another_life(archived: Option<&str>, now: Option<&str>) -> bool {
     matches!((archived, now), (Some(archived), Some(now)) if archived != now)
-}
-
-/// What a segment of this chain says of itself.
-pub(super) fn segment_info(chain: &Chain, writer: &str) -> SegmentInfo {
-    SegmentInfo {
-        stream: chain.stream().clone(),
-        topic_id: chain.begin_facts().topic_id.clone(),
-        writer: writer.to_owned(),
-        created: Utc::now(),
-    }
 }
 
 /// Does `attempt` until it succeeds, with growing waits. Each failure is told once.

@@ -14,8 +14,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::config;
-use crate::record::{Block, Header, Record, TimestampType};
+use crate::record::Block;
 use crate::segment::{Sealed, SegmentWriter};
+use crate::source::kafka::Message;
 use crate::stream::{PartitionRange, StreamId};
 
 /// A partition's records are gathered in blocks of this many bytes: large enough that a block's own cost vanishes,
@@ -114,8 +115,6 @@ pub(super) struct Lane {
     /// The open segment's writer, while no step is under way; none before its first row group.
     writer: Option<SegmentWriter>,
     busy: bool,
-    /// Counts the times that the lane began anew, so that the end of a step from before is recognised.
-    life: u32,
     sealed: u64,
     committed: u64,
     /// Nothing is encoded before this, after a failure.
@@ -145,7 +144,6 @@ impl Lane {
             steps: VecDeque::new(),
             writer: None,
             busy: false,
-            life: 0,
             sealed: 0,
             committed: 0,
             retry_at: None,
@@ -225,8 +223,6 @@ impl Lane {
             part.rows_end = offset;
             part.committed = offset;
             part.held = false;
-            // A pause in name only: reconciling will seek to `next` as it resumes.
-            part.paused = true;
             if let Some(block) = part.block.take() {
                 self.memory -= block.memory();
             }
@@ -235,31 +231,26 @@ impl Lane {
 
     /// Copies a record in. A record that is not wanted (of a partition given up or held, or one that came already) is
     /// passed over.
-    pub(super) fn push<'h>(
-        &mut self,
-        partition: i32,
-        record: Record<'_>,
-        headers: impl Iterator<Item = Header<'h>>,
-        now: Instant,
-    ) {
-        let Some(part) = usize::try_from(partition).ok().and_then(|index| self.parts.get_mut(index)?.as_mut()) else {
+    pub(super) fn push(&mut self, message: &Message<'_>, now: Instant) {
+        let Some(part) = usize::try_from(message.partition).ok().and_then(|index| self.parts.get_mut(index)?.as_mut())
+        else {
             return;
         };
-        if part.held || record.offset < part.next {
+        if part.held || message.offset < part.next {
             return;
         }
-        let block = part.block.get_or_insert_with(|| Block::new(partition, part.block_bytes));
+        let block = part.block.get_or_insert_with(|| Block::new(message.partition, part.block_bytes));
         let before = if block.is_empty() { 0 } else { block.memory() };
         block.push(
-            record.offset,
-            record.timestamp,
-            record.timestamp_type,
-            record.leader_epoch,
-            record.key,
-            record.value,
-            headers,
+            message.offset,
+            message.timestamp,
+            message.timestamp_type,
+            message.leader_epoch,
+            message.key,
+            message.value,
+            message.headers(),
         );
-        part.next = record.offset + 1;
+        part.next = message.offset + 1;
         part.rows_end = part.next;
         self.memory = self.memory + block.memory() - before;
         self.records += 1;
@@ -368,10 +359,6 @@ impl Lane {
         !self.busy && !self.steps.is_empty() && self.retry_at.is_none_or(|at| now >= at)
     }
 
-    pub(super) fn life(&self) -> u32 {
-        self.life
-    }
-
     /// A step ended well. `writer` is the segment's, unless the step finished it.
     pub(super) fn step_done(&mut self, memory: usize, writer: Option<SegmentWriter>) {
         self.busy = false;
@@ -387,7 +374,6 @@ impl Lane {
     /// A step failed: everything that is not sealed to disk is given up and will be read again. The partitions are held
     /// until their positions are known.
     pub(super) fn begin_anew(&mut self, retry_at: Instant) {
-        self.life += 1;
         self.busy = false;
         self.writer = None;
         self.steps.clear();
@@ -437,11 +423,17 @@ impl Lane {
         self.sealed - self.committed >= MOST_WAITING
     }
 
-    /// For coverage: of each partition, up to which offset everything was read and all that was read is archived.
-    pub(super) fn archived(&self) -> impl Iterator<Item = (i32, i64)> {
+    /// For coverage: of each partition, the offset up to which checkpoints cover it, and the one up to which all
+    /// records are archived; between the two, no offset has a record.
+    pub(super) fn archived(&self) -> impl Iterator<Item = (i32, i64, i64)> {
         self.live().filter(|(_, part)| !part.held).map(|(partition, part)| {
-            (partition, if part.rows_end <= part.committed { part.next } else { part.committed })
+            (partition, part.committed, if part.rows_end <= part.committed { part.next } else { part.committed })
         })
+    }
+
+    /// Where the archive stands for each partition, as far as this lane knows.
+    pub(super) fn committed_offsets(&self) -> Vec<(i32, i64)> {
+        self.live().map(|(partition, part)| (partition, part.committed)).collect()
     }
 }
 
