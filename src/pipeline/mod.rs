@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use crate::config::Config;
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::store::Store;
+use spool::Spool;
 
 /// Archives everything that the configuration names, until `stop` turns true.
 ///
@@ -23,6 +24,14 @@ pub async fn run(config: &Config, stop: watch::Receiver<bool>) -> Result<()> {
     store.probe().await?;
     let writer = writer_id()?;
     kafka::run(config, kafka, store, &writer, stop).await
+}
+
+/// Tries whether the spool directory can be written.
+///
+/// # Errors
+/// What is wrong with `archive.spool_dir`, and the way out.
+pub fn probe_spool(config: &Config) -> Result<()> {
+    Spool::open(&config.archive.spool_dir, &writer_id()?).map(drop)
 }
 
 /// A name for this process that no other has: it stands in the names of the objects that it writes.
