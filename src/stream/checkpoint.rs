@@ -124,6 +124,10 @@ impl Body {
 pub struct Begin {
     /// The topic's id on the cluster, as Kafka's tools print it; none where the broker has none.
     pub topic_id: Option<String>,
+    /// How many partitions the topic had when its archive began. Those that it got later are archived from their first
+    /// record on, wherever the first ones began.
+    #[serde(default)]
+    pub partitions: i32,
 }
 
 /// An encoding of record segments.
