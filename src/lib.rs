@@ -13,3 +13,5 @@ pub mod segment;
 pub mod source;
 pub mod store;
 pub mod stream;
+pub mod time;
+pub mod verify;
