@@ -2,14 +2,14 @@
 //!
 //! A module uses only modules above it in this list.
 
-pub mod error;
-pub mod stream;
-pub mod config;
-pub mod record;
-pub mod store;
-pub mod segment;
-pub mod manifest;
-pub mod source;
-pub mod pipeline;
-pub mod replay;
 pub mod cli;
+pub mod config;
+pub mod error;
+pub mod manifest;
+pub mod pipeline;
+pub mod record;
+pub mod replay;
+pub mod segment;
+pub mod source;
+pub mod store;
+pub mod stream;

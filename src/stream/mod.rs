@@ -10,8 +10,8 @@ use std::fmt;
 use std::str::FromStr;
 
 pub use checkpoint::{
-    Begin, Body, Checkpoint, FORMAT_VERSION, Format, Gap, GapReason, PageRef, PartitionRange, SegmentRef,
-    Snapshot, Totals,
+    Begin, Body, Checkpoint, FORMAT_VERSION, Format, Gap, GapReason, PageRef, PartitionRange, SegmentRef, Snapshot,
+    Totals,
 };
 
 use crate::error::{Error, Kind};
