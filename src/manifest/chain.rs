@@ -41,10 +41,10 @@ pub struct Chain {
     pub(super) tail: Vec<Body>,
     /// Partitions that other writers moved since this one last did.
     foreign: BTreeSet<i32>,
-    /// The entry whose creation was tried and not answered.
-    unanswered: Option<(u64, String, Body)>,
-    /// Such an entry that was found in the chain later: it was committed, and the caller does not know it yet.
-    landed: Option<(u64, Body)>,
+    /// Who commits through this chain.
+    writer: Option<String>,
+    /// Entries of that writer that were not answered and are in the chain all the same: the caller does not know yet.
+    landed: Vec<(u64, Body)>,
 }
 
 /// How a commit ended.
@@ -162,8 +162,8 @@ impl Chain {
             pages,
             tail: Vec::new(),
             foreign: BTreeSet::new(),
-            unanswered: None,
-            landed: None,
+            writer: None,
+            landed: Vec::new(),
         })
     }
 
@@ -173,7 +173,12 @@ impl Chain {
         loop {
             let ahead = head::read_ahead(&self.store, &self.stream, self.number + 1, width).await?;
             for entry in ahead.entries {
+                let Checkpoint { number, writer, body, .. } = &entry.checkpoint;
+                let own = Some(writer) == self.writer.as_ref();
+                let came = (*number, body.clone());
                 self.follow(entry)?;
+                self.foreign.extend(came.1.ranges().iter().map(|range| range.partition));
+                self.landed.extend(own.then_some(came));
             }
             if !ahead.more {
                 return Ok(());
@@ -191,14 +196,15 @@ impl Chain {
     /// [`Kind::Internal`] if the change breaks a rule by itself or leaves a hole, [`Kind::Corrupt`] if the chain does,
     /// and the store's errors.
     pub async fn commit(&mut self, change: &Change, writer: &str, now: DateTime<Utc>) -> Result<Outcome> {
+        self.writer = Some(writer.to_owned());
         let mut refusals = 0;
         loop {
-            let change = match self.landed_part(change) {
-                (Some(number), None) => return Ok(Outcome::Committed { number }),
-                (_, Some(rest)) => rest,
-                (None, None) => change.clone(),
-            };
-            let body = change.into_body();
+            let rest = self.without_landed(change);
+            if rest.is_empty() && !change.is_empty() {
+                let number = self.acknowledge(change).unwrap_or(self.number);
+                return Ok(Outcome::Committed { number });
+            }
+            let body = rest.into_body();
             let moved = self.moved(&body);
             if !moved.is_empty() {
                 return Ok(Outcome::Moved(moved));
@@ -208,23 +214,22 @@ impl Chain {
                     .source(violation)
             })?;
             let number = self.number + 1;
-            let created = if invariants::is_snapshot_number(number) {
-                self.create_snapshot(writer, now).await?
-            } else {
-                self.unanswered = Some((number, writer.to_owned(), body.clone()));
-                let ours: BTreeSet<i32> = body.ranges().iter().map(|range| range.partition).collect();
-                let created = self.create_next(body, writer, now).await?;
-                if created == Created::Yes {
-                    self.landed = None;
-                    self.foreign.retain(|partition| !ours.contains(partition));
+            let snapshot = invariants::is_snapshot_number(number);
+            let created = match snapshot {
+                true => self.create_snapshot(writer, now).await?,
+                false => self.create_next(body, writer, now).await?,
+            };
+            match created {
+                Created::Yes if snapshot => {}
+                Created::Yes => {
+                    self.acknowledge(change);
                     return Ok(Outcome::Committed { number });
                 }
-                created
-            };
-            if created == Created::Exists {
-                self.refresh().await?;
-                refusals = if self.number < number { refusals + 1 } else { 0 };
-                self.pause_after(refusals).await?;
+                Created::Exists => {
+                    self.refresh().await?;
+                    refusals = if self.number < number { refusals + 1 } else { 0 };
+                    self.pause_after(refusals).await?;
+                }
             }
         }
     }
@@ -243,19 +248,29 @@ impl Chain {
         Ok(())
     }
 
-    /// If a part of `change` is in the chain through an attempt that was not answered: the number of its entry, and
-    /// what is left, if anything is.
-    fn landed_part(&self, change: &Change) -> (Option<u64>, Option<Change>) {
-        let Some((number, landed)) = &self.landed else { return (None, None) };
+    /// What of `change` is not in the chain yet through an attempt that was not answered.
+    fn without_landed(&self, change: &Change) -> Change {
         let mut rest = change.clone();
-        rest.segments.retain(|segment| !landed.segments().contains(segment));
-        rest.empty.retain(|range| !landed.empty().contains(range));
-        rest.gaps.retain(|gap| !landed.gaps().contains(gap));
-        match (rest.is_empty(), rest == *change) {
-            (true, _) => (Some(*number), None),
-            (_, true) => (None, None),
-            _ => (Some(*number), Some(rest)),
+        for (_, landed) in &self.landed {
+            rest.segments.retain(|segment| !landed.segments().contains(segment));
+            rest.empty.retain(|range| !landed.empty().contains(range));
+            rest.gaps.retain(|gap| !landed.gaps().contains(gap));
         }
+        rest
+    }
+
+    /// The caller learns that `change` is in the chain, and so owns its partitions. Gives the last of the unanswered
+    /// entries that held a part of it.
+    fn acknowledge(&mut self, change: &Change) -> Option<u64> {
+        let ranges = change.clone().into_body().ranges();
+        self.foreign.retain(|partition| ranges.iter().all(|range| range.partition != *partition));
+        let mut last = None;
+        self.landed.retain(|(number, landed)| {
+            let told = landed.ranges().iter().any(|range| ranges.contains(range));
+            last = if told { Some(*number) } else { last };
+            !told
+        });
+        last
     }
 
     /// The partitions that are no longer where the change found them, because someone else moved them.
@@ -315,16 +330,7 @@ impl Chain {
     fn follow(&mut self, entry: Entry) -> Result<()> {
         let Entry { object, sha256, checkpoint } = entry;
         self.may_follow(&checkpoint).map_err(|violation| violation.in_object(&object))?;
-        let Checkpoint { number, writer, body, .. } = checkpoint;
-        let own = self
-            .unanswered
-            .take_if(|(tried, _, _)| *tried <= number)
-            .is_some_and(|tried| tried == (number, writer, body.clone()));
-        if own {
-            self.landed = Some((number, body.clone()));
-        } else {
-            self.foreign.extend(body.ranges().iter().map(|range| range.partition));
-        }
+        let Checkpoint { number, body, .. } = checkpoint;
         self.progress.add(&body);
         if let Body::Snapshot(snapshot) = body {
             self.pages = snapshot.pages;

@@ -23,12 +23,14 @@ mod entry;
 mod head;
 mod page;
 mod select;
+mod walk;
 
 use futures::{StreamExt, TryStreamExt, stream};
 
 pub use crate::stream::Change;
 pub use chain::{Chain, Outcome};
 pub use select::{Selected, Selection};
+pub use walk::{Step, Walk};
 
 use crate::error::Result;
 use crate::store::{Store, layout};
@@ -63,3 +65,6 @@ pub async fn streams(store: &Store) -> Result<Vec<StreamId>> {
     streams.sort_unstable();
     Ok(streams)
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::entry;
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::store::{Store, layout};
-use crate::stream::invariants::{SNAPSHOT_EVERY, totals_add_up};
+use crate::stream::invariants::{Checked, SNAPSHOT_EVERY, page_is_sound, page_lists_entries, totals_add_up};
 use crate::stream::{Body, FORMAT_VERSION, Gap, PageRef, PartitionRange, SegmentRef, StreamId, Totals, sha256};
 
 /// zstd's default level: pages are written once every 64 commits and read often.
@@ -58,16 +58,8 @@ pub(super) fn roll(
     pages: &[PageRef],
     tail: &[Body],
 ) -> Result<(Vec<PageRef>, Vec<Rolled>)> {
-    let entries = Page {
-        first: number - SNAPSHOT_EVERY,
-        last: number - 1,
-        segments: tail.iter().flat_map(Body::segments).cloned().collect(),
-        empty: tail.iter().flat_map(Body::empty).copied().collect(),
-        gaps: tail.iter().flat_map(Body::gaps).cloned().collect(),
-        ..Page::default()
-    };
     let mut pages = pages.to_vec();
-    let mut new = vec![rolled(stream, entries)?];
+    let mut new = vec![rolled(stream, Page::of_entries(number - SNAPSHOT_EVERY, tail))?];
     pages.extend(new.last().map(|page| page.reference.clone()));
     while let Some(level) = full_level(&pages) {
         let below = pages.split_off(pages.len() - SNAPSHOT_EVERY as usize);
@@ -98,6 +90,27 @@ fn rolled(stream: &StreamId, page: Page) -> Result<Rolled> {
 }
 
 impl Page {
+    /// Whether the page keeps the rules, and lists exactly what these entries add, if they are given.
+    pub(super) fn lists(&self, entries: Option<&[Body]>) -> Checked {
+        self.pages.iter().try_for_each(page_is_sound)?;
+        let Some(entries) = entries else { return Ok(()) };
+        let listed = Self::of_entries(self.first, entries);
+        let same = (&self.segments, &self.empty, &self.gaps) == (&listed.segments, &listed.empty, &listed.gaps);
+        page_lists_entries(self.first, self.last, same)
+    }
+
+    /// The page of level 0 that begins with entry `first`.
+    fn of_entries(first: u64, entries: &[Body]) -> Self {
+        Self {
+            first,
+            last: first + SNAPSHOT_EVERY - 1,
+            segments: entries.iter().flat_map(Body::segments).cloned().collect(),
+            empty: entries.iter().flat_map(Body::empty).copied().collect(),
+            gaps: entries.iter().flat_map(Body::gaps).cloned().collect(),
+            ..Self::default()
+        }
+    }
+
     fn totals(&self) -> Totals {
         let mut totals = Totals::of(&self.segments, &self.gaps);
         self.pages.iter().for_each(|page| totals.add(&page.totals));

@@ -251,3 +251,8 @@ pub fn page_is_sound(page: &PageRef) -> Checked {
 pub fn totals_add_up(of: &str, said: &Totals, found: &Totals) -> Checked {
     holds("totals_add_up", said == found, || format!("{of}: {said:?} is said, {found:?} is what it lists"))
 }
+
+/// A page of level 0 lists exactly what its entries add.
+pub fn page_lists_entries(first: u64, last: u64, same: bool) -> Checked {
+    holds("page_lists_entries", same, || format!("it does not list what the entries {first}..={last} add"))
+}
