@@ -1,1 +1,3 @@
+//! The integration tests: one binary, so that all modules share one broker and one link step.
 
+mod rig;

@@ -4,11 +4,10 @@
 //! 1 failed, 2 usage or configuration, 3 finished, and what was found is damaged or incomplete.
 
 mod check;
-mod demo;
-mod human;
-mod inspect;
-mod progress;
-mod replay;
+//mod demo;
+//mod inspect;
+//mod progress;
+//mod replay;
 mod run;
 
 use std::future::Future;

@@ -6,7 +6,7 @@ mod spool;
 use tokio::sync::watch;
 
 use crate::config::Config;
-use crate::error::{Error, Kind, Result, ResultExt};
+use crate::error::{Error, Kind, Result};
 use crate::store::Store;
 use spool::Spool;
 
@@ -37,6 +37,7 @@ pub fn probe_spool(config: &Config) -> Result<()> {
 /// A name for this process that no other has: it stands in the names of the objects that it writes.
 fn writer_id() -> Result<String> {
     let mut bytes = [0; 6];
-    getrandom::fill(&mut bytes).or_err(Kind::Unavailable, || "the system gives no random bytes".into())?;
+    getrandom::fill(&mut bytes)
+        .map_err(|error| Error::new(Kind::Unavailable, format!("the system gives no random bytes: {error}")))?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }

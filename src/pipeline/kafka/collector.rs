@@ -26,7 +26,7 @@ use super::coverage::Archived;
 use super::lane::{Encoded, Finish, Lane, LaneId, RETRY_AFTER, Reason, Step};
 use super::resolve::{self, Resolved};
 use crate::config::Kafka;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::segment::{Encoding, SegmentInfo, SegmentWriter};
 use crate::source::kafka::{Consumer, Event, TopicPartition};
 use crate::stream::{PartitionRange, SegmentRef, StreamId};
@@ -53,6 +53,9 @@ const SUMMARY_EVERY: Duration = Duration::from_secs(60);
 
 /// How long a revoked partition may wait for its last segment's checkpoint before it is given up.
 const LEAVE_WITHIN: Duration = Duration::from_secs(15);
+
+/// How long leaving the group may take.
+const CLOSE_WITHIN: Duration = Duration::from_secs(5);
 
 /// How long a stop may take; Kubernetes kills after 30 s.
 const STOP_WITHIN: Duration = Duration::from_secs(20);
@@ -171,7 +174,7 @@ impl Collector {
         }
         self.commit_to_group();
         self.log_summary();
-        self.consumer.close()
+        self.consumer.close(CLOSE_WITHIN)
     }
 
     fn poll(&mut self, events: &mut Vec<Event>) -> Result<()> {
@@ -184,7 +187,7 @@ impl Collector {
             most,
             POLL_WAIT,
             |message| {
-                bytes += message.size();
+                bytes += (message.key.map_or(0, <[u8]>::len) + message.value.map_or(0, <[u8]>::len)) as u64;
                 count += 1;
                 let lane = match &last {
                     Some((topic, lane)) if *topic == message.topic_index => *lane,

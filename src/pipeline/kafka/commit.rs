@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 
@@ -132,20 +132,22 @@ impl Committer {
     async fn upload(&self, sealed: &Sealed) -> SegmentRef {
         let (number, _) = self.shared.spool.next_file();
         let key = layout::segment(self.chain.stream(), Utc::now(), &self.shared.writer, number, sealed.format);
-        let what = format!("{} cannot be uploaded", self.topic);
-        until_done(&what, async || {
-            let _permit = self.shared.uploads.acquire().await;
-            self.shared.store.upload(&key, &sealed.path).await
-        })
-        .await;
-        sealed.to_ref(key.to_string())
+        let mut persistence = Persistence::new();
+        loop {
+            let permit = self.shared.uploads.acquire().await;
+            let uploaded = self.shared.store.upload(&key, &sealed.path).await;
+            drop(permit);
+            match uploaded {
+                Ok(()) => return sealed.to_ref(key.to_string()),
+                Err(error) => persistence.wait_after("a segment cannot be uploaded", error).await,
+            }
+        }
     }
 
     /// Puts a checkpoint over the batch; what another process has covered meanwhile is taken out of it first.
     async fn commit(&mut self, mut batch: Vec<Ready>) {
         let mut lost = BTreeSet::new();
         let now = Utc::now();
-        let writer = self.shared.writer.clone();
         while !batch.is_empty() {
             let change = Change {
                 segments: batch.iter().filter_map(|ready| Some(ready.segment.as_ref()?.1.clone())).collect(),
@@ -155,8 +157,7 @@ impl Committer {
             if change.segments.is_empty() && change.empty.is_empty() {
                 break;
             }
-            let what = format!("no checkpoint of {} can be written", self.topic);
-            match retry(&what, &mut self.chain, async |chain| chain.commit(&change, &writer, now).await).await {
+            match self.append(&change, now).await {
                 Outcome::Committed { number } => {
                     tracing::debug!(topic = &*self.topic, checkpoint = number, segments = change.segments.len(), "committed");
                     break;
@@ -173,6 +174,16 @@ impl Committer {
             let end = |partition| Some((partition, self.chain.position(partition)?.end));
             let positions = lost.into_iter().filter_map(end).collect();
             self.shared.tell(Notice::Fenced { lane: self.lane, positions });
+        }
+    }
+
+    async fn append(&mut self, change: &Change, now: DateTime<Utc>) -> Outcome {
+        let mut persistence = Persistence::new();
+        loop {
+            match self.chain.commit(change, &self.shared.writer, now).await {
+                Ok(outcome) => return outcome,
+                Err(error) => persistence.wait_after("a checkpoint cannot be written", error).await,
+            }
         }
     }
 
@@ -204,8 +215,8 @@ impl Committer {
     }
 
     async fn rewritten(&self, sealed: Sealed, moved: &BTreeSet<i32>) -> Option<(Sealed, SegmentRef)> {
-        let what = format!("a segment of {} cannot be written anew", self.topic);
-        let new = until_done(&what, async || {
+        let mut persistence = Persistence::new();
+        let new = loop {
             let (_, path) = self.shared.spool.next_file();
             let info = SegmentInfo {
                 stream: self.chain.stream().clone(),
@@ -213,10 +224,14 @@ impl Committer {
                 writer: self.shared.writer.clone(),
                 created: Utc::now(),
             };
-            let result = rewrite_without(&sealed, moved, info, self.encoding.clone(), &path).await;
-            result.inspect_err(|_| self.shared.spool.remove(&path))
-        })
-        .await;
+            match rewrite_without(&sealed, moved, info, self.encoding.clone(), &path).await {
+                Ok(new) => break new,
+                Err(error) => {
+                    self.shared.spool.remove(&path);
+                    persistence.wait_after("a segment cannot be written anew", error).await;
+                }
+            }
+        };
         self.shared.spool.remove(&sealed.path);
         let new = new?;
         let reference = self.upload(&new).await;
@@ -238,18 +253,16 @@ impl Committer {
     /// Finds out why the broker does not have the offset after the archive's last: its retention has outrun the
     /// archiver (a gap is recorded), the log ends before it (another life of the topic), or neither (try again).
     async fn out_of_range(&mut self, partition: i32) {
-        let at = TopicPartition { topic: Arc::clone(&self.topic), partition };
-        let what = format!("the offsets of {} partition {partition} cannot be listed", self.topic);
-        let (id, earliest, latest) = until_done(&what, async || {
-            let mut described = self.shared.cluster.describe(&[self.topic.to_string()]).await?;
-            let id = described.remove(&*self.topic).and_then(|info| info.id);
-            Ok((id, self.offset(&at, OffsetAt::Earliest).await?, self.offset(&at, OffsetAt::Latest).await?))
-        })
-        .await;
+        let mut persistence = Persistence::new();
+        let (id, earliest, latest) = loop {
+            match self.present(partition).await {
+                Ok(present) => break present,
+                Err(error) => persistence.wait_after("the offsets of a partition cannot be listed", error).await,
+            }
+        };
         if another_life(self.chain.begin_facts().topic_id.as_deref(), id.as_deref()) {
             return self.shared.tell(Notice::LifeEnded { lane: self.lane });
         }
-        let writer = self.shared.writer.clone();
         loop {
             let Some(archived) = self.chain.position(partition).map(|range| range.end) else {
                 // Nothing is archived yet: the broker's oldest record is where the partition begins.
@@ -267,9 +280,7 @@ impl Committer {
             let now = Utc::now();
             let gap = Gap { partition, start: archived, end: earliest, reason: GapReason::BrokerRetention, found: now };
             let change = Change { gaps: vec![gap], ..Change::default() };
-            let what = format!("a gap of {} cannot be recorded", self.topic);
-            let outcome = retry(&what, &mut self.chain, async |chain| chain.commit(&change, &writer, now).await).await;
-            if let Outcome::Committed { .. } = outcome {
+            if let Outcome::Committed { .. } = self.append(&change, now).await {
                 tracing::error!(
                     topic = &*self.topic,
                     partition,
@@ -280,6 +291,14 @@ impl Committer {
                 );
             }
         }
+    }
+
+    /// The topic's id, and the partition's first offset and end, as the broker has them now.
+    async fn present(&self, partition: i32) -> Result<(Option<String>, i64, i64)> {
+        let mut described = self.shared.cluster.describe(&[self.topic.to_string()]).await?;
+        let id = described.remove(&*self.topic).and_then(|info| info.id);
+        let at = TopicPartition { topic: Arc::clone(&self.topic), partition };
+        Ok((id, self.offset(&at, OffsetAt::Earliest).await?, self.offset(&at, OffsetAt::Latest).await?))
     }
 
     async fn offset(&self, at: &TopicPartition, when: OffsetAt) -> Result<i64> {
@@ -294,26 +313,24 @@ pub(super) fn another_life(archived: Option<&str>, now: Option<&str>) -> bool {
     matches!((archived, now), (Some(archived), Some(now)) if archived != now)
 }
 
-/// Does `attempt` until it succeeds, with growing waits. Each failure is told once.
-pub(super) async fn until_done<T>(what: &str, mut attempt: impl AsyncFnMut() -> Result<T>) -> T {
-    retry(what, &mut (), async |()| attempt().await).await
+/// Growing waits between the attempts of something that is tried until it succeeds.
+pub(super) struct Persistence {
+    wait: Duration,
 }
 
-/// Does `attempt` on `subject` until it succeeds, with growing waits. Each failure is told once.
-async fn retry<S, T>(what: &str, subject: &mut S, mut attempt: impl AsyncFnMut(&mut S) -> Result<T>) -> T {
-    let mut wait = FIRST_WAIT;
-    loop {
-        match attempt(subject).await {
-            Ok(done) => return done,
-            Err(error) => {
-                // What does not pass by itself waits for a person; asking often would not help.
-                if !error.is_transient() {
-                    wait = LONGEST_WAIT;
-                }
-                tracing::error!(error = %error, hint = error.hint_text(), retry_in = ?wait, "{what}");
-                tokio::time::sleep(wait).await;
-                wait = (wait * 2).min(LONGEST_WAIT);
-            }
+impl Persistence {
+    pub(super) fn new() -> Self {
+        Self { wait: FIRST_WAIT }
+    }
+
+    /// Tells that `what` failed, and waits. What does not pass by itself waits for a person: asking often would not
+    /// help.
+    pub(super) async fn wait_after(&mut self, what: &str, error: Error) {
+        if !error.is_transient() {
+            self.wait = LONGEST_WAIT;
         }
+        tracing::error!(%error, hint = error.hint_text(), retry_in = ?self.wait, "{what}");
+        tokio::time::sleep(self.wait).await;
+        self.wait = (self.wait * 2).min(LONGEST_WAIT);
     }
 }

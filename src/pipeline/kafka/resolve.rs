@@ -9,7 +9,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use tokio::sync::mpsc;
 
 use super::Notice;
-use super::commit::{Shared, another_life, until_done};
+use super::commit::{Persistence, Shared, another_life};
 use crate::config::{Kafka, Start};
 use crate::error::{Error, Kind, Result};
 use crate::manifest::{Chain, streams};
@@ -36,10 +36,13 @@ pub(super) struct Resolved {
 /// Answers requests in order until the collector ends. A failure is tried again: without a position nothing can be read.
 pub(super) async fn run(kafka: Arc<Kafka>, shared: Arc<Shared>, mut inbox: mpsc::UnboundedReceiver<Request>) {
     while let Some(request) = inbox.recv().await {
-        let resolved = until_done("the positions of assigned partitions cannot be found", async || {
-            resolve(&kafka, &shared, &request).await
-        })
-        .await;
+        let mut persistence = Persistence::new();
+        let resolved = loop {
+            match resolve(&kafka, &shared, &request).await {
+                Ok(resolved) => break resolved,
+                Err(error) => persistence.wait_after("the positions of assigned partitions cannot be found", error).await,
+            }
+        };
         shared.tell(Notice::Resolved(resolved));
     }
 }
@@ -61,11 +64,13 @@ async fn resolve(kafka: &Kafka, shared: &Shared, request: &Request) -> Result<Ve
         }
     }
     stream::iter(topics)
-        .map(async |(topic, partitions)| {
-            let info = described.get(&*topic);
-            let chain = present_life(kafka, shared, &topic, newest.get(&*topic), info, request.ended.as_ref()).await?;
-            let offsets = offsets(kafka, shared, &topic, &chain, &partitions).await?;
-            Ok(Resolved { topic, chain, offsets })
+        .map(|(topic, partitions)| {
+            let (newest, info) = (newest.get(&*topic), described.get(&*topic));
+            async move {
+                let chain = present_life(kafka, shared, &topic, newest, info, request.ended.as_ref()).await?;
+                let offsets = offsets(kafka, shared, &topic, &chain, &partitions).await?;
+                Ok(Resolved { topic, chain, offsets })
+            }
         })
         .buffered(CHAINS_AT_ONCE)
         .try_collect()
@@ -115,7 +120,7 @@ async fn offsets(
     if unknown.is_empty() {
         return Ok(offsets);
     }
-    let list = async |at: OffsetAt| list(shared, kafka, topic, &unknown, at).await;
+    let list = |at: OffsetAt| list(shared, kafka, topic, &unknown, at);
     let earliest = list(OffsetAt::Earliest).await?;
     if chain.stream().generation > 0 {
         let before = same_topic_before(shared, chain).await?;

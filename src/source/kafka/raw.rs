@@ -344,6 +344,22 @@ impl Handle {
         unsafe { sys::rd_kafka_consumer_closed(self.rk()) == 1 }
     }
 
+    /// The broker to ask about topics: the controller, or any broker where none is named (librdkafka's mock cluster
+    /// names one that does not exist, and a request to it would wait until it times out).
+    fn controller(&self, wait: Duration) -> Result<i32, Failure> {
+        let mut metadata: *const sys::rd_kafka_metadata_t = ptr::null();
+        // SAFETY: on success the answer is ours; it is read within its counts, then freed once. Without all topics and
+        // without a topic of this client it is only the brokers.
+        unsafe {
+            check_code(sys::rd_kafka_metadata(self.rk(), 0, ptr::null_mut(), &raw mut metadata, millis(wait)) as i32)?;
+            let count = usize::try_from((*metadata).broker_cnt).unwrap_or(0);
+            let brokers: Vec<i32> = (0..count).map(|index| (*(*metadata).brokers.add(index)).id).collect();
+            sys::rd_kafka_metadata_destroy(metadata);
+            let controller = sys::rd_kafka_controllerid(self.rk(), 0);
+            brokers.iter().find(|id| **id == controller).or(brokers.first()).copied().ok_or_else(silence)
+        }
+    }
+
     /// Topics and brokers, asked for now: `(brokers, (topic, partitions, error code))`.
     pub(super) fn metadata(&self, wait: Duration) -> Result<(usize, Vec<(String, i32, i32)>), Failure> {
         let mut metadata: *const sys::rd_kafka_metadata_t = ptr::null();
@@ -765,6 +781,17 @@ impl Options {
     }
 }
 
+impl Options {
+    /// Which broker is asked.
+    fn ask(&self, broker: i32) -> Result<(), Failure> {
+        let mut text = [0 as c_char; 512];
+        // SAFETY: options and buffer live during the call.
+        let code =
+            unsafe { sys::rd_kafka_AdminOptions_set_broker(self.0.as_ptr(), broker, text.as_mut_ptr(), text.len()) };
+        check_code(code as i32)
+    }
+}
+
 /// No answer came in time, although librdkafka always gives one after the request's own timeout.
 fn silence() -> Failure {
     Failure { code: -185, text: "the brokers did not answer in time".to_owned() }
@@ -790,6 +817,7 @@ pub(super) fn describe_topics(
     wait: Duration,
 ) -> Result<Vec<Described>, Failure> {
     let options = Options::new(handle, sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS, wait)?;
+    options.ask(handle.controller(wait)?)?;
     let queue = Queue::new(handle);
     let mut names: Vec<*const c_char> = topics.iter().map(|name| name.as_ptr()).collect();
     // SAFETY: names, options and queue live during the calls; librdkafka copies what it keeps; the collection is freed.
