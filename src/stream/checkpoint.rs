@@ -124,6 +124,10 @@ impl Body {
 pub struct Begin {
     /// The topic's id on the cluster, as Kafka's tools print it; none where the broker has none.
     pub topic_id: Option<String>,
+    /// How many partitions the topic had when its archive began. Those that it got later are archived from their first
+    /// record on, wherever the first ones began.
+    #[serde(default)]
+    pub partitions: i32,
 }
 
 /// An encoding of record segments.
@@ -168,7 +172,7 @@ pub struct SegmentRef {
 impl SegmentRef {
     /// How many records it holds.
     pub fn records(&self) -> u64 {
-        self.partitions.iter().map(|range| range.records).sum()
+        self.partitions.iter().fold(0, |sum, range| sum.saturating_add(range.records))
     }
 
     /// The least record timestamp, if it holds a record.
