@@ -264,6 +264,8 @@ fn a_record_behind_the_end_is_not_skipped_by_a_rebalance() {
         assert_eq!(second.offsets(moved), [3, 4], "{moved}");
         assert_eq!(first.offsets(moved), [0, 1, 2], "{moved}");
     }
+    let out_of_range = |event: &Event| matches!(event, Event::OutOfRange { .. });
+    assert!(!first.events.iter().any(out_of_range), "a fetch behind the end is no loss: {:?}", first.events);
     // The second leaves: the first takes over at once, each partition where the other stood.
     first.positions.append(&mut second.positions);
     second.consumer.close(Duration::from_secs(10)).unwrap();
@@ -310,10 +312,7 @@ fn an_offset_that_the_broker_does_not_have_is_told_and_the_caller_goes_on_elsewh
     let mut reader = Reader::new(&mock.config(&["a"]));
     let (far, near) = (at("a", 0), at("a", 1));
     reader.positions.insert(far.clone(), 1_000);
-    let is_far = |event: &Event| matches!(event, Event::OutOfRange { at, offset: 1_000 } if *at == at_far());
-    fn at_far() -> TopicPartition {
-        at("a", 0)
-    }
+    let is_far = |event: &Event| matches!(event, Event::OutOfRange { at, offset: 1_000 } if *at == far);
     reader.until("out of range", |reader| reader.events.iter().any(is_far));
     reader.until("the other one's end", |reader| reader.ends.get(&near) == Some(&10));
     reader.consumer.seek(&[(far.clone(), 6)]).unwrap();
