@@ -1,3 +1,4 @@
 //! The integration tests: one binary, so that all modules share one broker and one link step.
 
 mod rig;
+mod source;

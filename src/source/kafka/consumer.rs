@@ -416,9 +416,7 @@ fn error_event(assignment: &mut Assignment, index: u32, raw: RawMessage<'_>) -> 
         code::PARTITION_EOF => assignment
             .accept_end(key, raw.offset())
             .then(|| Event::EndOfPartition { at: assignment.at(key), next_offset: raw.offset() }),
-        code::AUTO_OFFSET_RESET => {
-            assignment.accept_error(key).then(|| Event::OutOfRange { at: assignment.at(key), offset: raw.offset() })
-        }
+        code::AUTO_OFFSET_RESET => reset_event(assignment, key, raw),
         // No offset: it is about the topic, and the partition means nothing (rd_kafka_propagate_consumer_topic_errors).
         _ if raw.offset() == OFFSET_INVALID => {
             let topic = Arc::clone(assignment.name(index));
