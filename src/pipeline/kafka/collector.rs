@@ -652,22 +652,13 @@ fn write(
     info: SegmentInfo,
     encoding: Encoding,
 ) -> Result<Encoded> {
-    let (_, path) = match &writer {
-        Some(writer) => (0, writer.path().to_owned()),
-        None => shared.spool.next_file(),
+    let mut writer = match writer {
+        Some(writer) => writer,
+        None => SegmentWriter::create(&shared.spool.next_file().1, info, encoding)?,
     };
-    let write = || {
-        let mut writer = match writer {
-            Some(writer) => writer,
-            None => SegmentWriter::create(&path, info, encoding)?,
-        };
-        if !step.blocks.is_empty() {
-            writer.write(step.blocks)?;
-        }
-        Ok(match step.finish {
-            Some(finish) => Encoded::Sealed(writer.finish(&finish.ranges)?),
-            None => Encoded::Open(writer),
-        })
-    };
-    write().inspect_err(|_: &Error| shared.spool.remove(&path))
+    writer.write(step.blocks)?;
+    Ok(match step.finish {
+        Some(finish) => Encoded::Sealed(writer.finish(&finish.ranges)?),
+        None => Encoded::Open(writer),
+    })
 }
