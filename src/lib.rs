@@ -1,7 +1,7 @@
 //! tidelog archives a change-data pipeline continuously and gives back any time range.
 //!
-//! A module uses only modules that stand before it here: [`error`], [`stream`], [`telemetry`], [`config`], [`record`],
-//! [`store`], [`segment`], [`manifest`], [`source`], [`pipeline`], [`replay`], [`cli`].
+//! A module uses only modules that stand before it here: [`error`], [`time`], [`stream`], [`telemetry`], [`config`],
+//! [`record`], [`store`], [`segment`], [`manifest`], [`source`], [`pipeline`], [`replay`], [`verify`], [`cli`].
 
 pub mod cli;
 pub mod config;
@@ -15,3 +15,5 @@ pub mod source;
 pub mod store;
 pub mod stream;
 pub mod telemetry;
+pub mod time;
+pub mod verify;

@@ -146,7 +146,8 @@ mod tests {
 
     #[test]
     fn anything_else_is_refused_with_the_way_out() {
-        for text in ["", "-", "-3", "yesterday", "2026-11-22", "2026-11-22T08:00:00", "2h", "--2h", "-99999999999999999999d"]
+        for text in
+            ["", "-", "-3", "yesterday", "2026-11-22", "2026-11-22T08:00:00", "2h", "--2h", "-99999999999999999999d"]
         {
             let error = parse(text, now()).expect_err(text);
             assert_eq!(error.exit_code(), 2, "{text}");

@@ -88,7 +88,9 @@ impl DamageKind {
     /// What the reader can do about it.
     pub fn hint(self) -> &'static str {
         match self {
-            Self::Chain | Self::Missing | Self::Changed => "restore the object from a copy of the archive or an older version of it",
+            Self::Chain | Self::Missing | Self::Changed => {
+                "restore the object from a copy of the archive or an older version of it"
+            }
             Self::Unreadable | Self::Contradiction => {
                 "restore the object from a copy of the archive; if the copy is the same, keep it and report this as a bug"
             }
@@ -165,14 +167,11 @@ impl Work<'_> {
     }
 
     async fn body(&mut self, stream: &StreamId, number: u64, body: Body) -> Result<()> {
-        match body {
-            Body::Append { segments, .. } => {
-                for segment in segments {
-                    self.segment(stream, number, segment).await?;
-                }
+        self.report.gaps.extend(body.gaps().iter().map(|gap| (stream.clone(), gap.clone())));
+        if let Body::Append(change) = body {
+            for segment in change.segments {
+                self.segment(stream, number, segment).await?;
             }
-            Body::Gap { gaps } => self.report.gaps.extend(gaps.into_iter().map(|gap| (stream.clone(), gap))),
-            Body::Begin(_) | Body::Snapshot(_) => {}
         }
         Ok(())
     }
@@ -218,7 +217,8 @@ impl Check {
         match self.look(deep).await {
             Ok(()) => Ok(None),
             Err(Finding::Damage(kind, detail)) => {
-                let ranges = self.segment.partitions.iter().map(|at| (at.partition, at.start, at.end, at.records)).collect();
+                let ranges =
+                    self.segment.partitions.iter().map(|at| (at.partition, at.start, at.end, at.records)).collect();
                 let (stream, object) = (self.stream.clone(), self.segment.object.clone());
                 Ok(Some(Damage { stream, object, kind, detail, ranges }))
             }
@@ -280,9 +280,14 @@ impl Check {
                 ranges(&self.segment.partitions)
             ));
         }
-        let said = [("bytes of records", facts.raw_bytes, self.segment.raw_bytes), ("bytes in its largest record", facts.largest_record, self.segment.largest_record)];
+        let said = [
+            ("bytes of records", facts.raw_bytes, self.segment.raw_bytes),
+            ("bytes in its largest record", facts.largest_record, self.segment.largest_record),
+        ];
         match said.iter().find(|(_, file, checkpoint)| file != checkpoint) {
-            Some((what, file, checkpoint)) => Err(format!("its metadata says {file} {what}, the checkpoint says {checkpoint}")),
+            Some((what, file, checkpoint)) => {
+                Err(format!("its metadata says {file} {what}, the checkpoint says {checkpoint}"))
+            }
             None => Ok(()),
         }
     }
@@ -324,7 +329,10 @@ impl Counted {
             let fresh = Rows { records: 0, last: i64::MIN, min: i64::MAX, max: i64::MIN };
             let rows = self.partitions.entry(partition).or_insert(fresh);
             if record.offset <= rows.last {
-                return Err(format!("partition {partition}: offset {} stands after offset {}", record.offset, rows.last));
+                return Err(format!(
+                    "partition {partition}: offset {} stands after offset {}",
+                    record.offset, rows.last
+                ));
             }
             rows.records += 1;
             rows.last = record.offset;
@@ -341,7 +349,10 @@ impl Counted {
             let rows = self.partitions.get(&range.partition);
             let records = rows.map_or(0, |rows| rows.records);
             if records != range.records {
-                return Err(format!("partition {} holds {records} records, its checkpoint says {}", range.partition, range.records));
+                return Err(format!(
+                    "partition {} holds {records} records, its checkpoint says {}",
+                    range.partition, range.records
+                ));
             }
             let times = rows.map(|rows| (rows.min, rows.max));
             if times != range.min_timestamp.zip(range.max_timestamp) {
@@ -382,8 +393,12 @@ impl From<Error> for Finding {
 impl Report {
     /// Segments that are damaged or missing.
     pub fn damaged_segments(&self) -> u64 {
-        self.errors.iter().filter(|damage| damage.kind != DamageKind::Chain).map(|damage| &damage.object).collect::<BTreeSet<_>>().len()
-            as u64
+        self.errors
+            .iter()
+            .filter(|damage| damage.kind != DamageKind::Chain)
+            .map(|damage| &damage.object)
+            .collect::<BTreeSet<_>>()
+            .len() as u64
     }
 
     /// Records in them, as their checkpoints say.

@@ -59,10 +59,16 @@ mod tests {
     #[test]
     fn numbers_read_as_people_write_them() {
         assert_eq!([0, 999, 1_000, 182_440, 1_234_567].map(exact), ["0", "999", "1,000", "182,440", "1,234,567"]);
-        assert_eq!([0, 999, 1_000, 9_949, 9_960, 880_000, 999_999, 4_100_000].map(rough), ["0", "999", "1.0 k", "9.9 k", "10 k", "880 k", "1.0 M", "4.1 M"]);
+        assert_eq!(
+            [0, 999, 1_000, 9_949, 9_960, 880_000, 999_999, 4_100_000].map(rough),
+            ["0", "999", "1.0 k", "9.9 k", "10 k", "880 k", "1.0 M", "4.1 M"]
+        );
         assert_eq!(rough(u64::MAX), "18 E");
         assert_eq!([17, 1_023, 1_024, 327_155_712].map(bytes), ["17 B", "1023 B", "1.0 KiB", "312 MiB"]);
-        assert_eq!([2, 119, 300, 7_200, 200_000].map(|s| span(Duration::from_secs(s))), ["2 s", "119 s", "5 min", "2 h", "2 d"]);
+        assert_eq!(
+            [2, 119, 300, 7_200, 200_000].map(|s| span(Duration::from_secs(s))),
+            ["2 s", "119 s", "5 min", "2 h", "2 d"]
+        );
         assert_eq!([1, 2].map(|n| many(n, "topic")), ["1 topic", "2 topics"]);
     }
 }

@@ -25,7 +25,11 @@ pub(super) struct Progress {
 
 impl Progress {
     /// Shows `doing` and follows `look`, which says how much is done of how much.
-    pub(super) fn follow(doing: &'static str, unit: Unit, look: impl Fn() -> (u64, u64) + Send + Sync + 'static) -> Self {
+    pub(super) fn follow(
+        doing: &'static str,
+        unit: Unit,
+        look: impl Fn() -> (u64, u64) + Send + Sync + 'static,
+    ) -> Self {
         if !io::stderr().is_terminal() {
             return Self { bar: ProgressBar::hidden(), follower: None };
         }

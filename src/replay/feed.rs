@@ -120,12 +120,19 @@ impl Feed {
 
 /// Opens segment number `segment` of part number `part`, for the rows that the plan wants of it or, if `partition` is
 /// given, of that partition alone.
-async fn open(store: &Store, plan: &Plan, part: usize, segment: usize, partition: Option<i32>) -> Result<SegmentReader> {
+async fn open(
+    store: &Store,
+    plan: &Plan,
+    part: usize,
+    segment: usize,
+    partition: Option<i32>,
+) -> Result<SegmentReader> {
     let wanted = &plan.parts[part];
     let segment = &wanted.segments[segment];
     let ranges = segment.partitions.iter().filter(|range| partition.is_none_or(|only| range.partition == only));
     // The rows of a segment are those of its checkpoint's ranges, so the filter need not look beyond them.
-    let ranges = ranges.filter_map(|range| matching(range, &wanted.filter).map(|rows| (range.partition, rows.start..rows.end)));
+    let ranges =
+        ranges.filter_map(|range| matching(range, &wanted.filter).map(|rows| (range.partition, rows.start..rows.end)));
     let filter = Filter { partitions: Some(ranges.collect()), timestamps: wanted.filter.timestamps.clone() };
     let object = layout::object(&segment.object)?;
     SegmentReader::open(store.objects(), &object, segment.bytes, segment.format, filter).await
@@ -200,9 +207,16 @@ impl Merged {
         }
         let cursors: Vec<Cursor> = ways
             .into_iter()
-            .map(|((_, partition), segments)| Cursor { partition, segments, reader: None, loaded: None, clock: i64::MIN })
+            .map(|((_, partition), segments)| Cursor {
+                partition,
+                segments,
+                reader: None,
+                loaded: None,
+                clock: i64::MIN,
+            })
             .collect();
-        let queue = cursors.iter().enumerate().filter_map(|(index, cursor)| Some(Reverse((cursor.time()?, index)))).collect();
+        let queue =
+            cursors.iter().enumerate().filter_map(|(index, cursor)| Some(Reverse((cursor.time()?, index)))).collect();
         Self { store: store.clone(), plan: Arc::clone(plan), cursors, queue }
     }
 

@@ -128,7 +128,8 @@ impl Plan {
 
     /// Every target partition, once.
     pub fn target_partitions(&self) -> Vec<(String, i32)> {
-        let all = self.parts.iter().flat_map(|part| part.partitions.iter().map(|at| (part.target.clone(), at.partition)));
+        let all =
+            self.parts.iter().flat_map(|part| part.partitions.iter().map(|at| (part.target.clone(), at.partition)));
         all.collect::<BTreeSet<_>>().into_iter().collect()
     }
 
@@ -262,8 +263,11 @@ impl Rename {
         // What Kafka allows: org.apache.kafka.common.internals.Topic.
         let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
         if target.is_empty() || target.len() > 249 || target == "." || target == ".." || !target.chars().all(allowed) {
-            return Err(Error::new(Kind::Config, format!("{topic} would be sent to {target:?}, which is no topic name"))
-                .hint("a topic's name has 1 to 249 letters, digits, dots, underscores and dashes"));
+            return Err(Error::new(
+                Kind::Config,
+                format!("{topic} would be sent to {target:?}, which is no topic name"),
+            )
+            .hint("a topic's name has 1 to 249 letters, digits, dots, underscores and dashes"));
         }
         Ok(target)
     }
@@ -360,15 +364,17 @@ mod tests {
             partitions: Some("0".parse().expect("partitions")),
             ..Query::default()
         };
-        assert_eq!(plan(&query, &Marks::new()).parts[0].partitions.first().map(|p| (p.start, p.end, p.records)), Some((18, 22, 4)));
+        assert_eq!(
+            plan(&query, &Marks::new()).parts[0].partitions.first().map(|p| (p.start, p.end, p.records)),
+            Some((18, 22, 4))
+        );
     }
 
     #[test]
     fn what_was_sent_is_not_planned_again_and_lives_stay_apart() {
         let mark = |generation, offset| Mark { generation, offset };
-        let marks = |first, second| {
-            Marks::from([(("orders".to_owned(), 0), first), (("orders".to_owned(), 1), second)])
-        };
+        let marks =
+            |first, second| Marks::from([(("orders".to_owned(), 0), first), (("orders".to_owned(), 1), second)]);
         let resumed = plan(&Query::default(), &marks(mark(0, 20), mark(1, 7)));
         let planned: Vec<_> = resumed
             .parts

@@ -53,7 +53,8 @@ pub struct Source {
 impl Query {
     /// The offsets that are wanted of each partition of a stream archived as far as `positions`.
     pub fn ranges(&self, positions: &[PartitionRange]) -> BTreeMap<i32, Range<i64>> {
-        let wanted = positions.iter().filter(|at| self.partitions.as_ref().is_none_or(|set| set.contains(at.partition)));
+        let wanted =
+            positions.iter().filter(|at| self.partitions.as_ref().is_none_or(|set| set.contains(at.partition)));
         wanted.map(|at| (at.partition, self.offsets.map_or(at.start..at.end, |offsets| offsets.within(at)))).collect()
     }
 
@@ -118,8 +119,7 @@ pub async fn sources(store: &Store, cluster: Option<&str>, query: &Query) -> Res
         }
         let complete_through = coverage::complete_through(&claims[&stream.cluster], &chain);
         let positions: Vec<PartitionRange> = chain.positions().copied().collect();
-        let selection =
-            Selection { timestamps: query.timestamps.clone(), partitions: Some(query.ranges(&positions)) };
+        let selection = Selection { timestamps: query.timestamps.clone(), partitions: Some(query.ranges(&positions)) };
         let selected = chain.select(&selection).await?;
         let Selected { segments, gaps } = selected;
         sources.push(Source { stream, positions, segments, gaps, complete_through });
@@ -161,7 +161,9 @@ impl Source {
         }
         let to = query.timestamps.as_ref()?.end;
         if let Some(unknown) = wanted.keys().find(|partition| !self.complete_through.contains_key(partition)) {
-            return Some(format!("{topic}: up to when partition {unknown} is complete is not known, records may be missing"));
+            return Some(format!(
+                "{topic}: up to when partition {unknown} is complete is not known, records may be missing"
+            ));
         }
         let through = wanted.keys().filter_map(|partition| self.complete_through.get(partition)).min()?;
         (through.timestamp_millis() < to).then(|| {
@@ -341,7 +343,8 @@ mod tests {
             max_timestamp: Some(0),
         };
         let time = |ms| DateTime::from_timestamp_millis(ms).expect("a time");
-        let lost = Gap { partition: 1, start: 5, end: 9, reason: crate::stream::GapReason::BrokerRetention, found: time(0) };
+        let lost =
+            Gap { partition: 1, start: 5, end: 9, reason: crate::stream::GapReason::BrokerRetention, found: time(0) };
         let old = Source {
             stream: StreamId::new("main", "orders", 0),
             positions: vec![at(0), at(1)],
@@ -360,7 +363,9 @@ mod tests {
         assert!(late.len() == 1 && late[0].contains("complete through 1970-01-01T00:00:01.000Z"), "{late:?}");
         assert!(shortfalls(std::slice::from_ref(&old), &until(1))[0].contains("not known"));
         let offsets = Query { offsets: Some("0..101".parse().expect("offsets")), ..Query::default() };
-        assert!(shortfalls(std::slice::from_ref(&new), &offsets)[0].contains("partition 0 is archived up to offset 100"));
+        assert!(
+            shortfalls(std::slice::from_ref(&new), &offsets)[0].contains("partition 0 is archived up to offset 100")
+        );
         let gap = shortfalls(&[Source { gaps: vec![lost], ..new }], &until(1_000));
         assert!(gap[0].contains("offsets 5..9 are lost (broker retention)"), "{gap:?}");
     }

@@ -252,3 +252,6 @@ pub async fn rewrite_without(
     let ranges: Vec<_> = kept.iter().map(|range| (range.partition, range.start, range.end)).collect();
     writer.finish(&ranges).map(Some)
 }
+
+#[cfg(test)]
+mod tests;

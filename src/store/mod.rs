@@ -258,3 +258,6 @@ async fn read_part(file: Arc<std::fs::File>, start: u64, length: u64) -> Result<
     let joined = tokio::task::spawn_blocking(read).await.or_err(Kind::Internal, || "a read broke off".into())?;
     joined.map_err(|error| Error::io(error, format!("{length} bytes from {start}")))
 }
+
+#[cfg(test)]
+mod tests;

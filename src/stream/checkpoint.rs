@@ -172,7 +172,7 @@ pub struct SegmentRef {
 impl SegmentRef {
     /// How many records it holds.
     pub fn records(&self) -> u64 {
-        self.partitions.iter().map(|range| range.records).sum()
+        self.partitions.iter().fold(0, |sum, range| sum.saturating_add(range.records))
     }
 
     /// The least record timestamp, if it holds a record.

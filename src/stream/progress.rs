@@ -69,7 +69,7 @@ impl PartitionRange {
     /// Appends `next`, which starts where `self` ends.
     fn extend(&mut self, next: &Self) {
         self.end = next.end;
-        self.records += next.records;
+        self.records = self.records.saturating_add(next.records);
         self.min_timestamp = least(self.min_timestamp, next.min_timestamp);
         self.max_timestamp = self.max_timestamp.max(next.max_timestamp);
     }

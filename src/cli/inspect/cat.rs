@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use chrono::{DateTime, Utc};
+use chrono::Utc;
 
 use super::{cluster, times};
 use crate::config::Config;
@@ -19,7 +19,7 @@ use crate::store::Store;
   tidelog cat --topic orders -n 5
   tidelog cat --topic orders --from -1h | jq .value
   tidelog cat --topic orders --partition 3 --offsets 120400..120410")]
-pub struct Args {
+pub(crate) struct Args {
     /// The topic, or ^ and a regex
     #[arg(long, value_name = "TOPIC")]
     topic: String,
@@ -45,12 +45,12 @@ pub struct Args {
 }
 
 /// Runs the command.
-pub async fn run(args: &Args, config: &Config, now: DateTime<Utc>) -> Result<()> {
+pub(crate) async fn run(args: &Args, config: &Config) -> Result<()> {
     let query = Query {
         topics: vec![topic_pattern(&args.topic)?],
         generation: args.generation,
         partitions: args.partition.clone(),
-        timestamps: times(args.from.as_deref(), args.to.as_deref(), now)?,
+        timestamps: times(args.from.as_deref(), args.to.as_deref(), Utc::now())?,
         offsets: args.offsets,
     };
     let store = Store::open(&config.archive)?;

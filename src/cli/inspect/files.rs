@@ -1,6 +1,6 @@
 //! `tidelog files`: the committed segment objects, for engines that read them directly.
 
-use chrono::{DateTime, Utc};
+use chrono::Utc;
 use serde::Serialize;
 use url::Url;
 
@@ -21,7 +21,7 @@ use crate::time;
   tidelog files orders --from -1d
   tidelog files '^cdc\\.' --json | jq -r '.files[].url'
   duckdb -c \"select count(*) from read_parquet(['$(tidelog files orders | paste -sd, | sed \"s/,/','/g\")'])\"")]
-pub struct Args {
+pub(crate) struct Args {
     /// Topics, ^ and a regex, or streams as `tidelog ls` prints them
     #[arg(value_name = "STREAM")]
     streams: Vec<String>,
@@ -64,8 +64,8 @@ struct Range {
 }
 
 /// Runs the command.
-pub async fn run(args: &Args, config: &Config, now: DateTime<Utc>) -> Result<()> {
-    let timestamps = times(args.from.as_deref(), args.to.as_deref(), now)?;
+pub(crate) async fn run(args: &Args, config: &Config) -> Result<()> {
+    let timestamps = times(args.from.as_deref(), args.to.as_deref(), Utc::now())?;
     let store = Store::open(&config.archive)?;
     let mut files = Vec::new();
     for stream in chosen(manifest::streams(&store).await?, &args.streams)? {
@@ -116,7 +116,10 @@ mod tests {
     #[test]
     fn an_object_has_an_address_that_engines_understand() {
         let address = |archive: &str| address(&Url::parse(archive).expect("a URL"), "segments/topic=a/b.parquet");
-        assert_eq!(address("file:///var/lib/tidelog/my%20archive"), "/var/lib/tidelog/my archive/segments/topic=a/b.parquet");
+        assert_eq!(
+            address("file:///var/lib/tidelog/my%20archive"),
+            "/var/lib/tidelog/my archive/segments/topic=a/b.parquet"
+        );
         assert_eq!(address("s3://bucket/prefix/"), "s3://bucket/prefix/segments/topic=a/b.parquet");
         assert_eq!(address("s3://bucket"), "s3://bucket/segments/topic=a/b.parquet");
     }

@@ -22,7 +22,7 @@ use crate::time;
   tidelog ls                       every stream
   tidelog ls orders '^cdc\\.'       these topics, every life of them
   tidelog ls --json | jq '.streams[] | {stream, complete_through}'")]
-pub struct Args {
+pub(crate) struct Args {
     /// Topics, ^ and a regex, or streams as this command prints them
     #[arg(value_name = "STREAM")]
     streams: Vec<String>,
@@ -77,7 +77,7 @@ struct PartitionRow {
 }
 
 /// Runs the command.
-pub async fn run(args: &Args, config: &Config, now: DateTime<Utc>) -> Result<()> {
+pub(crate) async fn run(args: &Args, config: &Config) -> Result<()> {
     let store = Store::open(&config.archive)?;
     let streams = chosen(manifest::streams(&store).await?, &args.streams)?;
     let mut claims: BTreeMap<String, Vec<Coverage>> = BTreeMap::new();
@@ -89,7 +89,7 @@ pub async fn run(args: &Args, config: &Config, now: DateTime<Utc>) -> Result<()>
         }
         rows.push(row(&stream, &chain, &claims[&stream.cluster]).await?);
     }
-    if args.json { print_json(&Listing { streams: rows }) } else { print(&table(&rows, now)) }
+    if args.json { print_json(&Listing { streams: rows }) } else { print(&table(&rows, Utc::now())) }
 }
 
 async fn row(stream: &StreamId, chain: &Chain, claims: &[Coverage]) -> Result<Row> {
@@ -234,10 +234,17 @@ mod tests {
     fn the_table_reads_as_the_contract_shows_it() {
         let now = DateTime::from_timestamp_millis(1_795_334_712_345).expect("a time");
         let lost = GapRow { partition: 1, start: 0, end: 1_204, reason: "broker_retention", words: "broker retention" };
-        let text = table(&[row("orders", 0, vec![]), row("cdc.users", 0, vec![]), row("cdc.users", 1, vec![lost])], now);
+        let text =
+            table(&[row("orders", 0, vec![]), row("cdc.users", 0, vec![]), row("cdc.users", 1, vec![lost])], now);
         let lines: Vec<&str> = text.lines().collect();
-        assert_eq!(lines[0], "STREAM                  PARTS  RECORDS   STORED  RATIO  FROM                 COMPLETE TO          LAG  GAPS");
-        assert_eq!(lines[1], "kafka/main/orders           1    4.1 M  312 MiB   5.4×  2026-11-15 08:00:01  2026-11-22 08:05:10  2 s  none");
+        assert_eq!(
+            lines[0],
+            "STREAM                  PARTS  RECORDS   STORED  RATIO  FROM                 COMPLETE TO          LAG  GAPS"
+        );
+        assert_eq!(
+            lines[1],
+            "kafka/main/orders           1    4.1 M  312 MiB   5.4×  2026-11-15 08:00:01  2026-11-22 08:05:10  2 s  none"
+        );
         assert!(lines[2].starts_with("kafka/main/cdc.users.0 "));
         assert!(lines[3].ends_with("1 (1,204 offsets lost: broker retention)"));
         let unknown = Row { through: None, first: None, stored_bytes: 0, ..row("a", 0, vec![]) };

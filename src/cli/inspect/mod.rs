@@ -1,15 +1,20 @@
 //! The commands that look at the archive and change nothing: `ls`, `files`, `cat`, `verify`.
 
-pub mod cat;
-pub mod files;
-pub mod ls;
-pub mod verify;
+mod cat;
+mod files;
+mod ls;
+mod verify;
 
 use std::io::{self, Write as _};
 use std::ops::Range;
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
+
+pub(crate) use cat::{Args as CatArgs, run as cat};
+pub(crate) use files::{Args as FilesArgs, run as files};
+pub(crate) use ls::{Args as LsArgs, run as ls};
+pub(crate) use verify::{Args as VerifyArgs, run as verify};
 
 use crate::config::{Config, TopicPattern};
 use crate::error::{Error, Kind, Result, ResultExt as _};
@@ -40,7 +45,8 @@ pub(super) fn times(from: Option<&str>, to: Option<&str>, now: DateTime<Utc>) ->
         return Ok(None);
     }
     let start = from.map_or(Ok(i64::MIN), |text| time::parse(text, now).map_err(|error| error.context("--from")))?;
-    let end = to.map_or(Ok(now.timestamp_millis()), |text| time::parse(text, now).map_err(|error| error.context("--to")))?;
+    let end =
+        to.map_or(Ok(now.timestamp_millis()), |text| time::parse(text, now).map_err(|error| error.context("--to")))?;
     if start >= end {
         return Err(Error::new(
             Kind::Config,
@@ -71,7 +77,9 @@ impl Named {
     pub(super) fn matches(&self, stream: &StreamId) -> bool {
         match self {
             Self::Topic(pattern) => pattern.matches(&stream.topic),
-            Self::Stream(name) => *name == stream.to_string() || *name == format!("kafka/{}/{}", stream.cluster, stream.topic),
+            Self::Stream(name) => {
+                *name == stream.to_string() || *name == format!("kafka/{}/{}", stream.cluster, stream.topic)
+            }
         }
     }
 }
@@ -106,7 +114,13 @@ mod tests {
 
     #[test]
     fn streams_are_named_in_four_ways() {
-        let archive = || vec![StreamId::new("main", "cdc.users", 0), StreamId::new("main", "cdc.users", 1), StreamId::new("main", "orders", 0)];
+        let archive = || {
+            vec![
+                StreamId::new("main", "cdc.users", 0),
+                StreamId::new("main", "cdc.users", 1),
+                StreamId::new("main", "orders", 0),
+            ]
+        };
         let count = |name: &str| chosen(archive(), &[name.to_owned()]).map(|streams| streams.len());
         assert_eq!(count("cdc.users").expect("topic"), 2);
         assert_eq!(count("^o").expect("regex"), 1);

@@ -20,7 +20,7 @@ use crate::verify::{self, Damage, DamageKind, Report, Seen};
 #[command(after_help = "Examples:
   tidelog verify
   tidelog verify --deep --json | jq .errors")]
-pub struct Args {
+pub(crate) struct Args {
     /// Also decode every record, and compare counts, offsets and timestamps with the checkpoints
     #[arg(long)]
     deep: bool,
@@ -69,7 +69,7 @@ struct GapRow {
 ///
 /// # Errors
 /// `Kind::Incomplete` if there is damage, after it was printed.
-pub async fn run(args: &Args, config: &Config) -> Result<()> {
+pub(crate) async fn run(args: &Args, config: &Config) -> Result<()> {
     let store = Store::open(&config.archive)?;
     let seen = Arc::new(Seen::default());
     let report = {
@@ -77,13 +77,18 @@ pub async fn run(args: &Args, config: &Config) -> Result<()> {
         let _bar = Progress::follow("verify", Unit::Bytes, move || (shown.done(), shown.total()));
         verify::verify(&store, args.deep, &seen).await?
     };
-    if args.json { print_json(&listing(&report))? } else { print(&text(&report, args.deep))? }
+    if args.json {
+        print_json(&listing(&report))?
+    } else {
+        print(&text(&report, args.deep))?
+    }
     verdict(&report)
 }
 
 fn listing(report: &Report) -> Listing<'_> {
     let range = |&(partition, start, end, _): &(i32, i64, i64, u64)| RangeRow { partition, start, end };
-    let error = |damage: &'_ Damage| (damage.stream.to_string(), damage.kind.name(), damage.ranges.iter().map(range).collect());
+    let error =
+        |damage: &'_ Damage| (damage.stream.to_string(), damage.kind.name(), damage.ranges.iter().map(range).collect());
     Listing {
         streams: report.streams,
         segments: report.segments,
@@ -128,10 +133,17 @@ fn text(report: &Report, deep: bool) -> String {
     ));
     for (stream, gap) in &report.gaps {
         let (start, end) = (gap.start, gap.end);
-        say(format!("known gap: {stream} partition {}: offsets {start}..{end} are lost ({})", gap.partition, gap.reason.words()));
+        say(format!(
+            "known gap: {stream} partition {}: offsets {start}..{end} are lost ({})",
+            gap.partition,
+            gap.reason.words()
+        ));
     }
     if report.orphans > 0 {
-        say(format!("{} that no checkpoint names (left by a writer that was stopped; harmless)", human::many(report.orphans, "object")));
+        say(format!(
+            "{} that no checkpoint names (left by a writer that was stopped; harmless)",
+            human::many(report.orphans, "object")
+        ));
     }
     if report.errors.is_empty() {
         say("everything is as its checkpoints say".to_owned());
@@ -146,7 +158,9 @@ fn paragraph(damage: &Damage) -> String {
     let name = format!("kafka/{}/{}", damage.stream.cluster, damage.stream.topic);
     let what = match (damage.kind, damage.ranges.as_slice()) {
         (DamageKind::Chain, _) | (_, []) => format!("{}: its chain of checkpoints is damaged", damage.stream),
-        (_, [(partition, start, end, _)]) => format!("{name} partition {partition}: {} cannot be read", offsets(*start, *end)),
+        (_, [(partition, start, end, _)]) => {
+            format!("{name} partition {partition}: {} cannot be read", offsets(*start, *end))
+        }
         (_, several) => {
             let mut text = format!("{name}: these cannot be read:");
             for (partition, start, end, _) in several {
@@ -156,7 +170,12 @@ fn paragraph(damage: &Damage) -> String {
             text
         }
     };
-    format!("error: {what}\n  object   {}\n  because  {}\n  do       {}\n", damage.object, damage.detail, damage.kind.hint())
+    format!(
+        "error: {what}\n  object   {}\n  because  {}\n  do       {}\n",
+        damage.object,
+        damage.detail,
+        damage.kind.hint()
+    )
 }
 
 fn verdict(report: &Report) -> Result<()> {

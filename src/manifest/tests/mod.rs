@@ -22,7 +22,7 @@ fn orders() -> StreamId {
 }
 
 fn begin_of(id: &str) -> Begin {
-    Begin { topic_id: Some(id.to_owned()) }
+    Begin { topic_id: Some(id.to_owned()), partitions: 3 }
 }
 
 /// The time of a test, `seconds` after it began.

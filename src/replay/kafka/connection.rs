@@ -41,8 +41,12 @@ impl Connection {
     /// The archiver's own cluster, with those of its properties that say how it is reached.
     pub fn of_config(kafka: &config::Kafka) -> Self {
         let reaches = |key: &str| CONNECTION.iter().any(|start| key.starts_with(start));
-        let mut properties: BTreeMap<String, String> =
-            kafka.properties.iter().filter(|(key, _)| reaches(key)).map(|(key, value)| (key.clone(), value.clone())).collect();
+        let mut properties: BTreeMap<String, String> = kafka
+            .properties
+            .iter()
+            .filter(|(key, _)| reaches(key))
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect();
         properties.insert(BOOTSTRAP.to_owned(), kafka.bootstrap_servers.clone());
         Self { properties }
     }
@@ -119,7 +123,9 @@ pub(super) fn wrong_property(error: &KafkaError) -> Error {
             Error::new(Kind::Config, format!("librdkafka has no property {key:?}, or not with this value"))
                 .hint("the names are librdkafka's (CONFIGURATION.md there), which differ from the Java client's")
         }
-        KafkaError::ClientCreation(why) => Error::new(Kind::Config, format!("librdkafka refuses the properties: {why}")),
+        KafkaError::ClientCreation(why) => {
+            Error::new(Kind::Config, format!("librdkafka refuses the properties: {why}"))
+        }
         other => Error::new(Kind::Config, format!("librdkafka refuses the properties: {other}")),
     }
 }

@@ -105,7 +105,9 @@ impl Settings<'_> {
     }
 
     fn has(&self, name: &str, word: &str) -> bool {
-        self.config.and_then(|config| config.get(name)).is_some_and(|value| value.split(',').any(|part| part.trim() == word))
+        self.config
+            .and_then(|config| config.get(name))
+            .is_some_and(|value| value.split(',').any(|part| part.trim() == word))
     }
 
     fn max_message(&self) -> u64 {
@@ -146,7 +148,11 @@ pub(super) fn suspects(plan: &Plan, facts: &BTreeMap<String, TopicFacts>, now: i
             || bound.max_timestamp.is_some_and(|max| max > newest)
             || settings.has("cleanup.policy", "compact")
     };
-    by_target(plan).into_iter().filter(|(topic, parts)| suspect(topic, parts)).map(|(topic, _)| topic.to_owned()).collect()
+    by_target(plan)
+        .into_iter()
+        .filter(|(topic, parts)| suspect(topic, parts))
+        .map(|(topic, _)| topic.to_owned())
+        .collect()
 }
 
 /// Reads the records of the plan that go to `topics`.
@@ -197,10 +203,8 @@ pub(super) fn check(
 
 /// The topic to create: records stay as long as nobody decides otherwise, with the timestamps that they have.
 fn missing(topic: &str, parts: &[&Part]) -> Create {
-    let mut config = BTreeMap::from([
-        ("message.timestamp.type", "CreateTime".to_owned()),
-        ("retention.ms", "-1".to_owned()),
-    ]);
+    let mut config =
+        BTreeMap::from([("message.timestamp.type", "CreateTime".to_owned()), ("retention.ms", "-1".to_owned())]);
     let largest = largest(parts);
     if largest > DEFAULT_MAX_MESSAGE {
         config.insert("max.message.bytes", largest.to_string());
@@ -219,7 +223,9 @@ fn too_few_partitions(topic: &str, parts: &[&Part], has: i32) -> Option<String> 
 fn problems(topic: &str, settings: &Settings<'_>, seen: &Survey, now: i64) -> Vec<String> {
     let mut problems = Vec::new();
     let at = |place: Option<(i32, i64)>| {
-        place.map_or(String::new(), |(partition, offset)| format!(" (partition {partition}, offset {offset} of the source)"))
+        place.map_or(String::new(), |(partition, offset)| {
+            format!(" (partition {partition}, offset {offset} of the source)")
+        })
     };
     if seen.largest > settings.max_message() {
         problems.push(format!(
@@ -257,7 +263,8 @@ fn warnings(topic: &str, parts: &[&Part], settings: &Settings<'_>, now: i64) -> 
     let mut warnings = Vec::new();
     let rewritten = settings.has("message.timestamp.type", "LogAppendTime");
     if rewritten {
-        warnings.push(format!("{topic} has message.timestamp.type=LogAppendTime: the records get the time of the replay"));
+        warnings
+            .push(format!("{topic} has message.timestamp.type=LogAppendTime: the records get the time of the replay"));
     }
     // Kafka's default is `delete`.
     let deletes = settings.has("cleanup.policy", "delete");
@@ -292,7 +299,10 @@ impl Findings {
         if self.problems.is_empty() {
             return Ok(());
         }
-        Err(Error::new(Kind::Unsupported, format!("the target does not fit, nothing was sent: {}", self.problems.join("; "))))
+        Err(Error::new(
+            Kind::Unsupported,
+            format!("the target does not fit, nothing was sent: {}", self.problems.join("; ")),
+        ))
     }
 }
 
@@ -378,7 +388,11 @@ mod tests {
     fn problems_are_told_together_with_the_way_out() {
         let facts = topic(
             3,
-            &[("max.message.bytes", "500"), ("message.timestamp.before.max.ms", "60000"), ("message.timestamp.after.max.ms", "1")],
+            &[
+                ("max.message.bytes", "500"),
+                ("message.timestamp.before.max.ms", "60000"),
+                ("message.timestamp.after.max.ms", "1"),
+            ],
         );
         let plan = plan(100, NOW - HOUR..NOW + HOUR);
         assert!(suspects(&plan, &facts, NOW).contains("copy"));
@@ -397,8 +411,11 @@ mod tests {
         let cleared = check(&recent(), &facts, &BTreeMap::from([("copy".to_owned(), survey)]), NOW);
         assert!(cleared.verdict().is_ok(), "{cleared:?}");
         let survey = Survey { largest: 1001, largest_at: Some((3, 7)), null_key: Some((0, 2)), ..Survey::default() };
-        let error = check(&recent(), &facts, &BTreeMap::from([("copy".to_owned(), survey)]), NOW).verdict().expect_err("both");
-        assert!(error.to_string().contains("partition 3, offset 7") && error.to_string().contains("partition 0, offset 2"));
+        let error =
+            check(&recent(), &facts, &BTreeMap::from([("copy".to_owned(), survey)]), NOW).verdict().expect_err("both");
+        assert!(
+            error.to_string().contains("partition 3, offset 7") && error.to_string().contains("partition 0, offset 2")
+        );
     }
 
     #[test]

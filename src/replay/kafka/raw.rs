@@ -37,7 +37,8 @@ impl Topic {
         // SAFETY: the client is alive while `producer` is borrowed, `text` ends in NUL and is copied, and a null
         // configuration asks for the default one.
         let handle = unsafe { ffi::rd_kafka_topic_new(producer.client().native_ptr(), text.as_ptr(), ptr::null_mut()) };
-        let handle = NonNull::new(handle).ok_or_else(|| Error::new(Kind::Config, format!("{name:?} is no topic name")))?;
+        let handle =
+            NonNull::new(handle).ok_or_else(|| Error::new(Kind::Config, format!("{name:?} is no topic name")))?;
         Ok(Self { handle })
     }
 }

@@ -101,7 +101,9 @@ impl Deliveries {
         let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         match &failures.first {
             None => Ok(()),
-            Some(first) if failures.count == 1 => Err(Error::new(Kind::Unavailable, format!("the target refused {first}"))),
+            Some(first) if failures.count == 1 => {
+                Err(Error::new(Kind::Unavailable, format!("the target refused {first}")))
+            }
             Some(first) => Err(Error::new(
                 Kind::Unavailable,
                 format!("the target refused {} records, the first of them {first}", failures.count),
@@ -113,8 +115,9 @@ impl Deliveries {
 impl Sink {
     /// Opens the producer and fences an earlier run of the same replay. Blocks.
     pub(super) fn open(target: &Target, identity: Identity, findings: &Findings) -> Result<Self> {
-        let producer: BaseProducer<Deliveries> =
-            settings(target, findings).create_with_context(Deliveries::default()).map_err(|error| wrong_property(&error))?;
+        let producer: BaseProducer<Deliveries> = settings(target, findings)
+            .create_with_context(Deliveries::default())
+            .map_err(|error| wrong_property(&error))?;
         let id = target.id.clone();
         let sink = Self { topics: Vec::new(), producer, group: target.group()?, id, identity };
         sink.step("begin", || sink.producer.init_transactions(STEP))?;
@@ -231,8 +234,11 @@ impl Work<'_> {
                         self.sink.producer.context().verdict()?;
                     }
                     Err(code) => {
-                        let place = format!("{} partition {partition} (offset {} of the source)", part.target, record.offset);
-                        return Err(failed(KafkaError::MessageProduction(code), || format!("the target cannot take {place}")));
+                        let place =
+                            format!("{} partition {partition} (offset {} of the source)", part.target, record.offset);
+                        return Err(failed(KafkaError::MessageProduction(code), || {
+                            format!("the target cannot take {place}")
+                        }));
                     }
                 }
             }

@@ -32,6 +32,9 @@ use crate::replay::plan::{Mark, Marks};
 /// How long an answer of the target may take.
 const ANSWER: Duration = Duration::from_secs(20);
 
+/// How long to wait for a cluster's id, which only tells whether two addresses are one cluster.
+const CLUSTER_ID: Duration = Duration::from_secs(5);
+
 /// The group and the transactional id of the replay `id`.
 pub(super) fn group_of(id: &str) -> String {
     format!("tidelog-replay-{id}")
@@ -67,7 +70,8 @@ pub(super) struct TopicFacts {
 /// A connection to the target cluster for one replay.
 pub struct Target {
     pub(super) connection: Connection,
-    pub(super) id: String,
+    /// The id of the replay.
+    pub id: String,
     admin: AdminClient<Logged>,
     consumer: Arc<BaseConsumer<Logged>>,
 }
@@ -97,7 +101,7 @@ impl Target {
 
     /// The id of the cluster; none where it has none.
     pub async fn cluster_id(&self) -> Result<Option<String>> {
-        ask(&self.consumer, |consumer| Ok(consumer.client().fetch_cluster_id(ANSWER))).await
+        ask(&self.consumer, |consumer| Ok(consumer.client().fetch_cluster_id(CLUSTER_ID))).await
     }
 
     /// What the target says about `topics`; a topic that it does not have is left out.
@@ -164,8 +168,11 @@ impl Target {
             })
             .collect();
         let options = AdminOptions::new().request_timeout(Some(ANSWER)).operation_timeout(Some(ANSWER));
-        let answers =
-            self.admin.create_topics(&topics, &options).await.or_failed(|| "cannot create topics in the target".to_owned())?;
+        let answers = self
+            .admin
+            .create_topics(&topics, &options)
+            .await
+            .or_failed(|| "cannot create topics in the target".to_owned())?;
         for answer in answers {
             match answer {
                 Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
@@ -184,11 +191,17 @@ impl Target {
         let topics: Vec<&str> = created.iter().map(|topic| topic.topic.as_str()).collect();
         loop {
             let known = self.describe(&topics).await?;
-            if created.iter().all(|topic| known.get(&topic.topic).is_some_and(|facts| facts.partitions >= topic.partitions)) {
+            if created
+                .iter()
+                .all(|topic| known.get(&topic.topic).is_some_and(|facts| facts.partitions >= topic.partitions))
+            {
                 return Ok(());
             }
             if tokio::time::Instant::now() > deadline {
-                return Err(Error::new(Kind::Unavailable, format!("the target created {} but does not show it", topics.join(", "))));
+                return Err(Error::new(
+                    Kind::Unavailable,
+                    format!("the target created {} but does not show it", topics.join(", ")),
+                ));
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }

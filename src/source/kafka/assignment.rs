@@ -11,6 +11,7 @@
 //!   returned, also for an end of partition and other errors, whose offset is the one of the *next* fetch. A pause
 //!   (`rd_kafka_toppar_pause_resume`, rdkafka_partition.c) then fetches on from there: one record would be skipped.
 //!   librdkafka pauses by itself at every rebalance. Such a partition is `ahead`, and is sent back to `next` after it.
+//!   (If nothing was appended meanwhile, the fetch lies beyond the log's end and comes back as out of range.)
 //! - A pause that comes while a batch is on its way to us fetches the batch again: records below `next` are dropped.
 
 use std::collections::HashMap;
@@ -32,7 +33,7 @@ pub(super) struct Slot {
     /// librdkafka's idea of the position may be beyond `next`.
     ahead: bool,
     /// librdkafka must be sent to `next`; until then nothing of this partition counts.
-    away: bool,
+    pub(super) away: bool,
 }
 
 /// A partition by its topic's index.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::assignment::{Assignment, Key};
-use super::raw::{Callback, Handle, List, OFFSET_INVALID, Queue, RawHeaders, RawMessage, code};
+use super::raw::{self, Callback, Failure, Handle, List, OFFSET_INVALID, Queue, RawHeaders, RawMessage, code};
 use super::{Event, TopicPartition, properties};
 use crate::config::{Kafka, TopicPattern};
 use crate::error::{Error, Kind, Result};
@@ -218,7 +218,7 @@ impl Consumer {
     }
 
     /// An eager group knows only the whole assignment.
-    fn assign_all(&self) -> Result<(), super::raw::Failure> {
+    fn assign_all(&self) -> Result<(), Failure> {
         self.handle.assign(&self.list(&self.assignment.reading()))
     }
 
@@ -339,7 +339,7 @@ impl Consumer {
     }
 
     /// Takes partitions out of librdkafka's assignment and puts them in again. The group does not notice.
-    fn restart(&mut self, stopped: &[Key]) -> Result<(), super::raw::Failure> {
+    fn restart(&mut self, stopped: &[Key]) -> Result<(), Failure> {
         if stopped.is_empty() {
             return Ok(());
         }
@@ -416,9 +416,7 @@ fn error_event(assignment: &mut Assignment, index: u32, raw: RawMessage<'_>) -> 
         code::PARTITION_EOF => assignment
             .accept_end(key, raw.offset())
             .then(|| Event::EndOfPartition { at: assignment.at(key), next_offset: raw.offset() }),
-        code::AUTO_OFFSET_RESET => {
-            assignment.accept_error(key).then(|| Event::OutOfRange { at: assignment.at(key), offset: raw.offset() })
-        }
+        code::AUTO_OFFSET_RESET => reset_event(assignment, key, raw),
         // No offset: it is about the topic, and the partition means nothing (rd_kafka_propagate_consumer_topic_errors).
         _ if raw.offset() == OFFSET_INVALID => {
             let topic = Arc::clone(assignment.name(index));
@@ -431,4 +429,21 @@ fn error_event(assignment: &mut Assignment, index: u32, raw: RawMessage<'_>) -> 
             Event::PartitionError { at, error }
         }),
     }
+}
+
+/// librdkafka stopped a fetcher (`auto.offset.reset=error`). The error is never outdated (its version is 0), and a fetch
+/// at a position that was too far (see `assignment`) gives one, too: only one about the next offset is true, and after
+/// any other the partition is sent to where it belongs.
+fn reset_event(assignment: &mut Assignment, key: Key, raw: RawMessage<'_>) -> Option<Event> {
+    let slot = *assignment.slot(key).filter(|slot| slot.reading)?;
+    let failure = raw.failure();
+    let at = assignment.at(key);
+    if failure.text.contains(&raw::text_of(code::LOG_TRUNCATION)) {
+        return Some(Event::Truncated { error: failure.into_error(&at), at });
+    }
+    if raw.offset() == slot.next && !slot.away {
+        return Some(Event::OutOfRange { at, offset: raw.offset() });
+    }
+    assignment.send_to(key, slot.next);
+    None
 }

@@ -75,13 +75,22 @@ pub enum Event {
         /// The offset of the next record at the earliest; control records and aborted ones lie before it.
         next_offset: i64,
     },
-    /// The broker does not have the position, or its log was truncated below it. Nothing is read of the partition until
-    /// [`Consumer::seek`]. It may come late, for an older assignment: ask [`Cluster::list_offsets`] what is true now.
+    /// The broker does not have the next offset: its log begins after it, or ends before it. Nothing is read of the
+    /// partition until [`Consumer::seek`]. [`Cluster::list_offsets`] tells which it is.
     OutOfRange {
         /// Which partition.
         at: TopicPartition,
         /// The offset that was asked for.
         offset: i64,
+    },
+    /// The broker lost records that were given (an unclean leader election, KIP-320): its log is another one from there
+    /// on, even if it has grown beyond the next offset again. Nothing is read of the partition until
+    /// [`Consumer::seek`].
+    Truncated {
+        /// Which partition.
+        at: TopicPartition,
+        /// What the broker said.
+        error: Error,
     },
     /// A partition cannot be read now. librdkafka goes on trying.
     PartitionError {

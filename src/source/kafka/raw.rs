@@ -46,6 +46,7 @@ mod codes {
 pub(super) mod code {
     pub(in super::super) const FATAL: i32 = -150;
     pub(in super::super) const AUTO_OFFSET_RESET: i32 = -140;
+    pub(in super::super) const LOG_TRUNCATION: i32 = -139;
     pub(in super::super) const PARTITION_EOF: i32 = -191;
     pub(in super::super) const ALL_BROKERS_DOWN: i32 = -187;
     /// `RD_KAFKA_RESP_ERR__STATE`: the partition's fetcher is not running.

@@ -1,8 +1,9 @@
 //! The consumer and the cluster view against librdkafka's own mock cluster.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+mod reader;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
 
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
@@ -11,33 +12,13 @@ use rdkafka::mocking::MockCluster;
 use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer as _};
 use rdkafka::types::RDKafkaRespErr;
 
+pub(crate) use self::reader::config;
+use self::reader::{Reader, Seen, at};
 use super::{Cluster, Consumer, Event, Message, OffsetAt, TopicPartition};
 use crate::config::{Isolation, Kafka, Segment, Start, TopicPattern};
 use crate::error::Kind;
 use crate::record::TimestampType;
 use crate::stream::Format;
-
-/// A configuration as the parser would give it.
-pub(super) fn config(bootstrap: &str, topics: &[&str], properties: &[(&str, &str)]) -> Kafka {
-    Kafka {
-        cluster: "main".into(),
-        bootstrap_servers: bootstrap.into(),
-        group_id: "tidelog".into(),
-        topics: topics.iter().map(|topic| (*topic).to_owned()).collect(),
-        exclude: Vec::new(),
-        start: Start::Earliest,
-        isolation: Isolation::ReadCommitted,
-        properties: properties.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
-        segment: Segment {
-            format: Format::Parquet,
-            zstd_level: 3,
-            max_bytes: 1 << 26,
-            max_records: 1_000_000,
-            max_age: Duration::from_secs(60),
-        },
-        overrides: Vec::new(),
-    }
-}
 
 /// A mock cluster with one producer.
 struct Mock {
@@ -75,109 +56,6 @@ impl Mock {
         }
         self.producer.flush(Duration::from_secs(10)).unwrap();
     }
-}
-
-/// What a record said.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Seen {
-    offset: i64,
-    timestamp: i64,
-    timestamp_type: TimestampType,
-    key: Option<Vec<u8>>,
-    value: Option<Vec<u8>>,
-    headers: Vec<(Vec<u8>, Option<Vec<u8>>)>,
-}
-
-/// A consumer that answers rebalances at once and remembers everything.
-struct Reader {
-    consumer: Consumer,
-    seen: BTreeMap<TopicPartition, Vec<Seen>>,
-    /// Where each partition goes on when it is assigned; 0 if it is not named.
-    positions: BTreeMap<TopicPartition, i64>,
-    owned: BTreeSet<TopicPartition>,
-    ends: BTreeMap<TopicPartition, i64>,
-    events: Vec<Event>,
-}
-
-impl Reader {
-    fn new(config: &Kafka) -> Self {
-        Self {
-            consumer: Consumer::new(config).unwrap(),
-            seen: BTreeMap::new(),
-            positions: BTreeMap::new(),
-            owned: BTreeSet::new(),
-            ends: BTreeMap::new(),
-            events: Vec::new(),
-        }
-    }
-
-    fn poll(&mut self) {
-        let mut events = Vec::new();
-        let (seen, positions) = (&mut self.seen, &mut self.positions);
-        let note = |message: Message<'_>| {
-            let at = TopicPartition::new(Arc::clone(message.topic), message.partition);
-            positions.insert(at.clone(), message.offset + 1);
-            let own = |bytes: Option<&[u8]>| bytes.map(<[u8]>::to_vec);
-            seen.entry(at).or_default().push(Seen {
-                offset: message.offset,
-                timestamp: message.timestamp,
-                timestamp_type: message.timestamp_type,
-                key: own(message.key),
-                value: own(message.value),
-                headers: message.headers().map(|header| (header.name.to_vec(), own(header.value))).collect(),
-            });
-        };
-        self.consumer.poll(100, Duration::from_millis(20), note, &mut events).unwrap();
-        for event in events {
-            match &event {
-                Event::Assigned(partitions) => {
-                    self.owned.extend(partitions.iter().cloned());
-                    let from = |at: &TopicPartition| (at.clone(), self.positions.get(at).copied().unwrap_or(0));
-                    let from: Vec<_> = partitions.iter().map(from).collect();
-                    self.consumer.assign(&from).unwrap();
-                }
-                Event::Revoked { partitions, .. } => {
-                    partitions.iter().for_each(|at| assert!(self.owned.remove(at)));
-                    self.consumer.unassign(partitions).unwrap();
-                }
-                Event::EndOfPartition { at, next_offset } => {
-                    self.positions.insert(at.clone(), *next_offset);
-                    self.ends.insert(at.clone(), *next_offset);
-                }
-                _ => {}
-            }
-            self.events.push(event);
-        }
-    }
-
-    /// Polls until `done`; panics with what was seen if that does not come.
-    fn until(&mut self, what: &str, mut done: impl FnMut(&Self) -> bool) {
-        let start = Instant::now();
-        while !done(self) {
-            assert!(
-                start.elapsed() < Duration::from_secs(30),
-                "no {what}; ends {:?}, events {:?}",
-                self.ends,
-                self.events
-            );
-            self.poll();
-        }
-    }
-
-    fn offsets(&self, at: &TopicPartition) -> Vec<i64> {
-        self.seen.get(at).map_or_else(Vec::new, |seen| seen.iter().map(|one| one.offset).collect())
-    }
-
-    fn rest(&mut self, time: Duration) {
-        let start = Instant::now();
-        while start.elapsed() < time {
-            self.poll();
-        }
-    }
-}
-
-fn at(topic: &str, partition: i32) -> TopicPartition {
-    TopicPartition::new(topic, partition)
 }
 
 #[test]
@@ -264,6 +142,8 @@ fn a_record_behind_the_end_is_not_skipped_by_a_rebalance() {
         assert_eq!(second.offsets(moved), [3, 4], "{moved}");
         assert_eq!(first.offsets(moved), [0, 1, 2], "{moved}");
     }
+    let out_of_range = |event: &Event| matches!(event, Event::OutOfRange { .. });
+    assert!(!first.events.iter().any(out_of_range), "a fetch behind the end is no loss: {:?}", first.events);
     // The second leaves: the first takes over at once, each partition where the other stood.
     first.positions.append(&mut second.positions);
     second.consumer.close(Duration::from_secs(10)).unwrap();
@@ -310,10 +190,7 @@ fn an_offset_that_the_broker_does_not_have_is_told_and_the_caller_goes_on_elsewh
     let mut reader = Reader::new(&mock.config(&["a"]));
     let (far, near) = (at("a", 0), at("a", 1));
     reader.positions.insert(far.clone(), 1_000);
-    let is_far = |event: &Event| matches!(event, Event::OutOfRange { at, offset: 1_000 } if *at == at_far());
-    fn at_far() -> TopicPartition {
-        at("a", 0)
-    }
+    let is_far = |event: &Event| matches!(event, Event::OutOfRange { at, offset: 1_000 } if *at == far);
     reader.until("out of range", |reader| reader.events.iter().any(is_far));
     reader.until("the other one's end", |reader| reader.ends.get(&near) == Some(&10));
     reader.consumer.seek(&[(far.clone(), 6)]).unwrap();
