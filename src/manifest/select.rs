@@ -8,7 +8,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use super::entry::{self, Entry};
 use super::page::{self, Page};
 use super::{Chain, READS_AT_ONCE};
-use crate::error::{Kind, Result, ResultExt};
+use crate::error::{Error, Kind, Result, ResultExt};
 use crate::stream::invariants::{self, SNAPSHOT_EVERY};
 use crate::stream::{Body, Gap, PageRef, PartitionRange, SegmentRef, Snapshot, Totals};
 
@@ -109,7 +109,7 @@ impl Chain {
     async fn one_level_down(&self, pages: Vec<PageRef>, wanted: &Wanted<'_>) -> Result<Vec<PageRef>> {
         let opened = stream::iter(pages).map(|page| async move {
             if page.level == 0 {
-                return Ok(vec![page]);
+                return Ok::<_, Error>(vec![page]);
             }
             let page = self.read_page(page).await?;
             Ok(page.pages.into_iter().filter(|below| wanted.any_of(below)).collect())
