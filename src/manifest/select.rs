@@ -77,9 +77,7 @@ struct Wanted<'a> {
 
 impl Wanted<'_> {
     fn any_of(&self, page: &PageRef) -> bool {
-        page.first < self.entries.end
-            && self.entries.start <= page.last
-            && self.selection.wants_any_of(&page.totals)
+        page.first < self.entries.end && self.entries.start <= page.last && self.selection.wants_any_of(&page.totals)
     }
 }
 
