@@ -107,7 +107,7 @@ impl Chain {
     async fn one_level_down(&self, pages: Vec<PageRef>, wanted: &Wanted<'_>) -> Result<Vec<PageRef>> {
         let opened = stream::iter(pages).map(|page| async move {
             if page.level == 0 {
-                return Ok(vec![page]);
+                return Ok::<_, crate::error::Error>(vec![page]);
             }
             let page = self.read_page(page).await?;
             Ok(page.pages.into_iter().filter(|below| wanted.any_of(below)).collect())
