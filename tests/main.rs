@@ -1,4 +1,5 @@
 //! The integration tests: one binary, so that all modules share one broker and one link step.
 
 mod rig;
+mod source;
 mod store;

@@ -1,1 +1,257 @@
-//! (being written)
+//! Segments: immutable files of records, their writers and their readers. Bytes only; where they lie is the store's
+//! business, and what they mean for progress is the manifest's.
+//!
+//! ```text
+//! blocks ─► SegmentWriter ─► spool file ─► (store) ─► object ─► SegmentReader ─► blocks
+//!              Parquet: a row group for each call          by ranges, only what the filter may want
+//!              Avro: blocks of about 1 MiB, then the header with their index
+//! ```
+//!
+//! Both formats hold the same columns (described in the modules `parquet` and `avro`) and say the same about
+//! themselves (see [`SegmentFacts`]). Rows of a partition stand in offset order; those of one call of the writer stand
+//! together by partition. A reader gives back exactly the records that were written: null is not empty, headers keep
+//! their order and their duplicates, names that are not text keep their bytes.
+//!
+//! A reader trusts nothing: damaged bytes are an error of [`Kind::Corrupt`] that says what is wrong.
+
+mod assemble;
+mod avro;
+mod facts;
+mod fetch;
+mod filter;
+mod parquet;
+mod spool;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use object_store::ObjectStore;
+use object_store::local::LocalFileSystem;
+
+use self::avro::{AvroReader, AvroWriter};
+pub use self::facts::SegmentFacts;
+use self::fetch::Object;
+pub use self::filter::Filter;
+use self::parquet::{ParquetReader, ParquetWriter};
+use self::spool::Tally;
+use crate::error::{Error, Kind, Result, ResultExt};
+use crate::record::Block;
+pub use crate::stream::Format;
+use crate::stream::{PartitionRange, SegmentRef, StreamId};
+
+/// What a segment is part of, for its file metadata.
+#[derive(Debug, Clone)]
+pub struct SegmentInfo {
+    /// The stream.
+    pub stream: StreamId,
+    /// The topic's id on the cluster, if the broker has one.
+    pub topic_id: Option<String>,
+    /// The id of the process that writes.
+    pub writer: String,
+    /// When it begins to.
+    pub created: DateTime<Utc>,
+}
+
+/// How a segment is encoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Encoding {
+    /// The format.
+    pub format: Format,
+    /// The level of zstd.
+    pub zstd_level: i32,
+}
+
+/// Writes one segment to a local file.
+///
+/// Dropped before [`SegmentWriter::finish`], it leaves no file behind.
+pub struct SegmentWriter {
+    info: SegmentInfo,
+    tally: Tally,
+    encoder: Encoder,
+}
+
+enum Encoder {
+    Parquet(Box<ParquetWriter>),
+    Avro(Box<AvroWriter>),
+}
+
+impl SegmentWriter {
+    /// Creates the file, which must not exist. Avro needs a second one beside it while it writes, `<path>.body`.
+    pub fn create(path: &Path, info: SegmentInfo, encoding: Encoding) -> Result<Self> {
+        let encoder = match encoding.format {
+            Format::Parquet => Encoder::Parquet(Box::new(ParquetWriter::create(path, encoding.zstd_level)?)),
+            Format::Avro => Encoder::Avro(Box::new(AvroWriter::create(path, encoding.zstd_level)?)),
+        };
+        Ok(Self { info, tally: Tally::default(), encoder })
+    }
+
+    /// Writes blocks, in any order: as one row group of Parquet, as a run of Avro blocks. What is given of a partition
+    /// must follow what was given of it before. Holds the given blocks and one encoded column or Avro block, no more.
+    pub fn write(&mut self, mut blocks: Vec<Block>) -> Result<()> {
+        blocks.retain(|block| !block.is_empty());
+        blocks.sort_by_key(|block| (block.partition(), block.first_offset()));
+        for block in &blocks {
+            if i32::try_from(block.raw_bytes()).is_err() {
+                let message = format!("a block of {} bytes is too large to encode", block.raw_bytes());
+                return Err(Error::new(Kind::Internal, message));
+            }
+            self.tally.add(block)?;
+        }
+        match &mut self.encoder {
+            _ if blocks.is_empty() => Ok(()),
+            Encoder::Parquet(writer) => writer.write(blocks),
+            Encoder::Avro(writer) => writer.write(&blocks),
+        }
+    }
+
+    /// Encoded bytes so far.
+    pub fn bytes_written(&self) -> u64 {
+        match &self.encoder {
+            Encoder::Parquet(writer) => writer.bytes_written(),
+            Encoder::Avro(writer) => writer.bytes_written(),
+        }
+    }
+
+    /// Completes the file, which covers `ranges` of `(partition, start, end)`: every partition that was written, and
+    /// all its records.
+    pub fn finish(self, ranges: &[(i32, i64, i64)]) -> Result<Sealed> {
+        let partitions = self.tally.cover(ranges)?;
+        let Tally { raw_bytes, largest_record, .. } = self.tally;
+        let facts = SegmentFacts::new(&self.info, raw_bytes, largest_record, partitions);
+        let (format, spool) = match self.encoder {
+            Encoder::Parquet(writer) => (Format::Parquet, writer.finish(&facts)?),
+            Encoder::Avro(writer) => (Format::Avro, writer.finish(&facts)?),
+        };
+        let path = spool.path().to_owned();
+        let (bytes, sha256) = spool.keep();
+        Ok(Sealed { path, format, bytes, sha256, raw_bytes, largest_record, partitions: facts.partitions })
+    }
+}
+
+/// A complete segment in a local file: what its checkpoint will say, but for the object's key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sealed {
+    /// The file.
+    pub path: PathBuf,
+    /// Its format.
+    pub format: Format,
+    /// Its size.
+    pub bytes: u64,
+    /// The sha256 of its bytes, hex.
+    pub sha256: String,
+    /// The bytes of the keys, values and headers within, before encoding.
+    pub raw_bytes: u64,
+    /// The bytes (key, value, headers) of the largest record within.
+    pub largest_record: u64,
+    /// The ranges that it covers, by partition.
+    pub partitions: Vec<PartitionRange>,
+}
+
+impl Sealed {
+    /// What its checkpoint says once it is uploaded as `object`.
+    pub fn to_ref(&self, object: String) -> SegmentRef {
+        SegmentRef {
+            object,
+            format: self.format,
+            bytes: self.bytes,
+            sha256: self.sha256.clone(),
+            raw_bytes: self.raw_bytes,
+            largest_record: self.largest_record,
+            partitions: self.partitions.clone(),
+        }
+    }
+}
+
+/// Reads the records of one segment.
+pub struct SegmentReader {
+    object: Object,
+    decoder: Decoder,
+}
+
+enum Decoder {
+    Parquet(Box<ParquetReader>),
+    Avro(Box<AvroReader>),
+}
+
+impl SegmentReader {
+    /// Opens the segment `object` of `size` bytes, and plans what to read of it.
+    pub async fn open(
+        store: Arc<dyn ObjectStore>,
+        object: &object_store::path::Path,
+        size: u64,
+        format: Format,
+        filter: Filter,
+    ) -> Result<Self> {
+        let object = Object::new(store, object.clone(), size);
+        let decoder = match format {
+            Format::Parquet => ParquetReader::open(object.clone(), filter).await.map(Box::new).map(Decoder::Parquet),
+            Format::Avro => AvroReader::open(object.clone(), filter).await.map(Box::new).map(Decoder::Avro),
+        };
+        match decoder {
+            Ok(decoder) => Ok(Self { object, decoder }),
+            Err(error) => Err(error.context(format_args!("segment {}", object.path()))),
+        }
+    }
+
+    /// The next records: of one partition, in its offset order; otherwise as they stand in the file. None after the
+    /// last.
+    pub async fn next(&mut self) -> Result<Option<Block>> {
+        let next = match &mut self.decoder {
+            Decoder::Parquet(reader) => reader.next().await,
+            Decoder::Avro(reader) => reader.next().await,
+        };
+        next.map_err(|error| error.context(format_args!("segment {}", self.object.path())))
+    }
+
+    /// What the file says about itself.
+    pub fn facts(&self) -> &SegmentFacts {
+        match &self.decoder {
+            Decoder::Parquet(reader) => reader.facts(),
+            Decoder::Avro(reader) => reader.facts(),
+        }
+    }
+}
+
+/// Blocks of about this many bytes are written at once when a segment is written anew.
+const REWRITE: u64 = 8 << 20;
+
+/// Writes the rows of `sealed` whose partition is not in `drop` to the new file `to`; nothing if no partition is left.
+/// For a writer that lost partitions to another one.
+pub async fn rewrite_without(
+    sealed: &Sealed,
+    drop: &BTreeSet<i32>,
+    info: SegmentInfo,
+    encoding: Encoding,
+    to: &Path,
+) -> Result<Option<Sealed>> {
+    let kept: Vec<&PartitionRange> =
+        sealed.partitions.iter().filter(|range| !drop.contains(&range.partition)).collect();
+    if kept.is_empty() {
+        return Ok(None);
+    }
+    let wanted: BTreeMap<_, _> = kept.iter().map(|range| (range.partition, range.start..range.end)).collect();
+    let filter = Filter { partitions: Some(wanted), timestamps: None };
+    let doing = || format!("cannot read the spool file {}", sealed.path.display());
+    let path = object_store::path::Path::from_filesystem_path(&sealed.path).or_err(Kind::Internal, doing)?;
+    let store: Arc<dyn ObjectStore> = Arc::new(LocalFileSystem::new());
+    let mut reader = SegmentReader::open(store, &path, sealed.bytes, sealed.format, filter).await?;
+    let mut writer = SegmentWriter::create(to, info, encoding)?;
+    let mut blocks = Vec::new();
+    let mut held = 0;
+    while let Some(block) = reader.next().await? {
+        held += block.raw_bytes();
+        blocks.push(block);
+        if held >= REWRITE {
+            writer.write(std::mem::take(&mut blocks))?;
+            held = 0;
+        }
+    }
+    writer.write(blocks)?;
+    let ranges: Vec<_> = kept.iter().map(|range| (range.partition, range.start, range.end)).collect();
+    writer.finish(&ranges).map(Some)
+}
+
+#[cfg(test)]
+mod tests;

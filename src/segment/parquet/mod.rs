@@ -1,0 +1,64 @@
+//! Parquet segments.
+//!
+//! ```text
+//! row group   what one call of the writer was given, sorted by partition and offset
+//!   partition       INT32, dictionary, statistics of the row group
+//!   offset          INT64, DELTA_BINARY_PACKED, statistics of the row group and of each page
+//!   timestamp       INT64 TIMESTAMP(MILLIS, UTC), the same, in short pages: a time index
+//!   timestamp_type  BYTE_ARRAY STRING, dictionary: NoTimestampType, CreateTime, LogAppendTime
+//!   leader_epoch    INT32, dictionary; -1 = unknown
+//!   key, value      BYTE_ARRAY, optional: null is not empty; DELTA_LENGTH_BYTE_ARRAY
+//!   headers         LIST of (name STRING, dictionary; value, name_bytes BYTE_ARRAY, optional)
+//! …
+//! footer      the facts of the segment as key-value metadata, page indexes
+//! ```
+//!
+//! A header's `name_bytes` is null unless its name is not valid UTF-8: then it is the name, and `name` is the nearest
+//! text. All pages are zstd. Encodings are those of the format's second version, which DuckDB, pyarrow, Spark and
+//! Trino read, in data pages of the first; see
+//! <https://github.com/apache/parquet-format/blob/master/Encodings.md>.
+
+mod read;
+mod write;
+
+pub(super) use read::ParquetReader;
+pub(super) use write::ParquetWriter;
+
+use std::sync::Arc;
+
+use parquet::errors::ParquetError;
+use parquet::schema::parser::parse_message_type;
+use parquet::schema::types::Type;
+
+/// The columns, in the notation of the Parquet tools.
+const SCHEMA: &str = "
+    message record {
+        REQUIRED INT32 partition;
+        REQUIRED INT64 offset;
+        REQUIRED INT64 timestamp (TIMESTAMP(MILLIS, true));
+        REQUIRED BYTE_ARRAY timestamp_type (STRING);
+        REQUIRED INT32 leader_epoch;
+        OPTIONAL BYTE_ARRAY key;
+        OPTIONAL BYTE_ARRAY value;
+        REQUIRED GROUP headers (LIST) {
+            REPEATED GROUP list {
+                REQUIRED GROUP element {
+                    REQUIRED BYTE_ARRAY name (STRING);
+                    OPTIONAL BYTE_ARRAY value;
+                    OPTIONAL BYTE_ARRAY name_bytes;
+                }
+            }
+        }
+    }
+";
+
+/// Leaf columns by their place in [`SCHEMA`].
+mod leaf {
+    pub(super) const PARTITION: usize = 0;
+    pub(super) const OFFSET: usize = 1;
+    pub(super) const TIMESTAMP: usize = 2;
+}
+
+fn schema() -> Result<Arc<Type>, ParquetError> {
+    parse_message_type(SCHEMA).map(Arc::new)
+}

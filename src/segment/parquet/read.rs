@@ -1,0 +1,416 @@
+//! Reads Parquet segments.
+//!
+//! Of the footer it learns which row groups the filter may want. A row group that is wanted whole is read with one
+//! request, ahead of its turn. Of one that is wanted in part, the page index says which rows may match; the columns
+//! that the filter asks about are read and decoded for those, the others only for rows that do match.
+//!
+//! The decoder below is not ours, and was not written against damaged files: it may panic on one. A panic is caught
+//! and reported as what it is, a damaged file.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, BinaryViewArray, BooleanArray, Int32Array, Int64Array, ListArray, RecordBatch, StringViewArray, StructArray,
+    TimestampMillisecondArray,
+};
+use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef, TimeUnit};
+use arrow::error::ArrowError;
+use parquet::DecodeResult;
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::{
+    ArrowPredicateFn, ArrowReaderMetadata, ArrowReaderOptions, RowFilter, RowSelection,
+};
+use parquet::arrow::push_decoder::{ParquetPushDecoder, ParquetPushDecoderBuilder};
+use parquet::errors::ParquetError;
+use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataPushDecoder, RowGroupMetaData};
+use parquet::file::page_index::column_index::ColumnIndexMetaData;
+use parquet::file::statistics::Statistics;
+
+use super::{leaf, schema};
+use crate::error::{Error, Kind, Result};
+use crate::record::{Block, Header, TimestampType};
+use crate::segment::assemble::{Assembler, RowMeta};
+use crate::segment::facts::SegmentFacts;
+use crate::segment::fetch::{Object, Run};
+use crate::segment::filter::{Filter, Wanted};
+
+/// Bytes at the end of the file that are read first; they hold the footer of all but the largest segments.
+const TAIL: u64 = 64 << 10;
+/// Bytes of decoded rows that are held at once, about.
+const BATCH_BYTES: u64 = 4 << 20;
+/// A decoder that asks for bytes more often than this in one row group, or for a footer, goes round in a circle.
+const MOST_REQUESTS: usize = 64;
+
+/// Reads one Parquet segment.
+pub(in crate::segment) struct ParquetReader {
+    object: Object,
+    facts: SegmentFacts,
+    metadata: ArrowReaderMetadata,
+    filter: Filter,
+    assembler: Assembler,
+    steps: VecDeque<Step>,
+    /// The row groups that are wanted whole.
+    whole: Run,
+    decoding: Option<Decoding>,
+    ended: bool,
+}
+
+/// A row group to read.
+struct Step {
+    group: usize,
+    /// The rows that may be wanted; none if all are.
+    rows: Option<RowSelection>,
+}
+
+struct Decoding {
+    decoder: ParquetPushDecoder,
+    requests: usize,
+}
+
+impl ParquetReader {
+    pub(in crate::segment) async fn open(object: Object, filter: Filter) -> Result<Self> {
+        let tail = Tail::read(&object).await?;
+        let metadata = tail.metadata(&object).await?;
+        let facts = facts(&metadata)?;
+        check(&metadata, &facts, object.size())?;
+        let assembler = Assembler::new(&facts, filter.clone());
+        let metadata =
+            if assembler.wants_all() { metadata } else { tail.with_page_index(&object, metadata).await? };
+        let steps = guarded(|| Ok(plan(&metadata, &filter, assembler.wants_all())))??;
+        let ranges: Vec<Range<u64>> = steps
+            .iter()
+            .filter(|step| step.rows.is_none())
+            .map(|step| group_bytes(metadata.row_group(step.group)))
+            .collect();
+        let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true).with_schema(arrow_schema());
+        let metadata = guarded(|| ArrowReaderMetadata::try_new(Arc::new(metadata), options))?;
+        let whole = Run::new(object.clone(), ranges);
+        Ok(Self { object, facts, metadata, filter, assembler, steps, whole, decoding: None, ended: false })
+    }
+
+    pub(in crate::segment) fn facts(&self) -> &SegmentFacts {
+        &self.facts
+    }
+
+    pub(in crate::segment) async fn next(&mut self) -> Result<Option<Block>> {
+        loop {
+            if let Some(block) = self.assembler.next() {
+                return Ok(Some(block));
+            }
+            if let Some(decoding) = &mut self.decoding {
+                match guarded(|| decoding.decoder.try_decode())? {
+                    DecodeResult::NeedsData(ranges) => decoding.feed(&self.object, ranges).await?,
+                    DecodeResult::Data(batch) => take(&mut self.assembler, &batch)?,
+                    DecodeResult::Finished => self.decoding = None,
+                }
+            } else if let Some(step) = self.steps.pop_front() {
+                self.decoding = Some(self.begin(step).await?);
+            } else if self.ended {
+                return Ok(None);
+            } else {
+                self.ended = true;
+                self.assembler.finish()?;
+            }
+        }
+    }
+
+    /// Sets up the decoder of a row group.
+    async fn begin(&mut self, step: Step) -> Result<Decoding> {
+        let group = self.metadata.metadata().row_group(step.group);
+        let rows = group.num_rows().max(1) as u64;
+        let row_bytes = (group.total_byte_size().max(0) as u64 / rows).max(1);
+        let builder = ParquetPushDecoderBuilder::new_with_metadata(self.metadata.clone())
+            .with_row_groups(vec![step.group])
+            .with_batch_size((BATCH_BYTES / row_bytes).clamp(16, 4096) as usize);
+        let Some(rows) = step.rows else {
+            let range = group_bytes(group);
+            let bytes = self.whole.next().await?;
+            let bytes = bytes.ok_or_else(|| Error::new(Kind::Internal, "a planned row group was not read"))?;
+            let decoder = guarded(|| {
+                let mut decoder = builder.build()?;
+                decoder.push_range(range, bytes)?;
+                Ok(decoder)
+            })?;
+            return Ok(Decoding { decoder, requests: 0 });
+        };
+        let filter = row_filter(&self.filter, self.metadata.metadata());
+        let decoder = guarded(|| builder.with_row_selection(rows).with_row_filter(filter).build())?;
+        Ok(Decoding { decoder, requests: 0 })
+    }
+}
+
+impl Decoding {
+    /// Gives the decoder the bytes that it asked for.
+    async fn feed(&mut self, object: &Object, ranges: Vec<Range<u64>>) -> Result<()> {
+        self.requests += 1;
+        if self.requests > MOST_REQUESTS {
+            return Err(Error::new(Kind::Corrupt, "its row groups lead nowhere"));
+        }
+        let data = object.get_many(&ranges).await?;
+        guarded(|| self.decoder.push_ranges(ranges, data))
+    }
+}
+
+/// The end of the file.
+struct Tail {
+    range: Range<u64>,
+    bytes: bytes::Bytes,
+}
+
+impl Tail {
+    async fn read(object: &Object) -> Result<Self> {
+        let range = object.size().saturating_sub(TAIL)..object.size();
+        Ok(Self { bytes: object.get(range.clone()).await?, range })
+    }
+
+    /// The footer.
+    async fn metadata(&self, object: &Object) -> Result<ParquetMetaData> {
+        let decoder = guarded(|| ParquetMetaDataPushDecoder::try_new(object.size()))?;
+        self.decode(object, decoder.with_page_index_policy(PageIndexPolicy::Skip)).await
+    }
+
+    /// The footer with its page index.
+    async fn with_page_index(&self, object: &Object, metadata: ParquetMetaData) -> Result<ParquetMetaData> {
+        let decoder = guarded(|| ParquetMetaDataPushDecoder::try_new_with_metadata(object.size(), metadata))?;
+        self.decode(object, decoder.with_page_index_policy(PageIndexPolicy::Optional)).await
+    }
+
+    async fn decode(&self, object: &Object, mut decoder: ParquetMetaDataPushDecoder) -> Result<ParquetMetaData> {
+        guarded(|| decoder.push_range(self.range.clone(), self.bytes.clone()))?;
+        for _ in 0..MOST_REQUESTS {
+            match guarded(|| decoder.try_decode())? {
+                DecodeResult::Data(metadata) => return Ok(metadata),
+                DecodeResult::NeedsData(ranges) => {
+                    let data = object.get_many(&ranges).await?;
+                    guarded(|| decoder.push_ranges(ranges, data))?;
+                }
+                DecodeResult::Finished => break,
+            }
+        }
+        Err(Error::new(Kind::Corrupt, "its footer leads nowhere"))
+    }
+}
+
+/// Runs the decoder, which reports damage by an error or by a panic.
+fn guarded<T>(decode: impl FnOnce() -> Result<T, ParquetError>) -> Result<T> {
+    const DAMAGED: &str = "it cannot be decoded as Parquet";
+    match catch_unwind(AssertUnwindSafe(decode)) {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err(Error::new(Kind::Corrupt, DAMAGED).source(error)),
+        Err(panic) => {
+            let said = panic.downcast_ref::<String>().map(String::as_str);
+            let said = said.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no reason given");
+            Err(Error::new(Kind::Corrupt, format!("{DAMAGED}: {said}")))
+        }
+    }
+}
+
+fn facts(metadata: &ParquetMetaData) -> Result<SegmentFacts> {
+    let pairs = metadata.file_metadata().key_value_metadata();
+    SegmentFacts::from_pairs(|key| pairs.into_iter().flatten().find(|pair| pair.key == key)?.value.as_deref())
+}
+
+/// Holds the footer against the format and the segment's own facts.
+fn check(metadata: &ParquetMetaData, facts: &SegmentFacts, size: u64) -> Result<()> {
+    let wrong = |message: String| Err(Error::new(Kind::Corrupt, message));
+    let expected = guarded(schema)?;
+    if metadata.file_metadata().schema().get_fields() != expected.get_fields() {
+        return wrong("its columns are not those of a segment".into());
+    }
+    let mut rows = 0_u64;
+    for group in metadata.row_groups() {
+        let bytes = guarded(|| Ok(group_bytes(group)))?;
+        if bytes.start > bytes.end || bytes.end > size || group.num_rows() < 0 {
+            return wrong(format!("a row group of it lies at {}..{} of {size} bytes", bytes.start, bytes.end));
+        }
+        rows = rows.saturating_add(group.num_rows() as u64);
+    }
+    if rows != facts.records() {
+        return wrong(format!("it holds {rows} records, and says {}", facts.records()));
+    }
+    Ok(())
+}
+
+/// Where a row group lies in the file.
+fn group_bytes(group: &RowGroupMetaData) -> Range<u64> {
+    group.columns().iter().map(|column| column.byte_range()).fold(u64::MAX..0, |all, (start, length)| {
+        all.start.min(start)..all.end.max(start.saturating_add(length))
+    })
+}
+
+/// Which row groups are read, and which of their rows.
+fn plan(metadata: &ParquetMetaData, filter: &Filter, all: bool) -> Result<VecDeque<Step>> {
+    let mut steps = VecDeque::new();
+    for (group, about) in metadata.row_groups().iter().enumerate() {
+        match if all { Wanted::All } else { of_group(about, filter) } {
+            Wanted::Nothing => {}
+            Wanted::All => steps.push_back(Step { group, rows: None }),
+            Wanted::Some => {
+                let rows = of_pages(metadata, group, filter)?;
+                if rows.selects_any() {
+                    steps.push_back(Step { group, rows: Some(rows) });
+                }
+            }
+        }
+    }
+    Ok(steps)
+}
+
+/// How much is wanted of a row group, by its statistics.
+fn of_group(group: &RowGroupMetaData, filter: &Filter) -> Wanted {
+    let partitions = match group.column(leaf::PARTITION).statistics() {
+        Some(Statistics::Int32(values)) => values.min_opt().copied().zip(values.max_opt().copied()),
+        _ => None,
+    };
+    let of = |leaf: usize| match group.column(leaf).statistics() {
+        Some(Statistics::Int64(values)) => values.min_opt().copied().zip(values.max_opt().copied()),
+        _ => None,
+    };
+    match (partitions, of(leaf::OFFSET), of(leaf::TIMESTAMP)) {
+        (Some((only, last)), Some(offsets), Some(timestamps)) if only == last => {
+            filter.of_partition(only, offsets, timestamps)
+        }
+        (Some(partitions), _, Some(timestamps)) => filter.of_partitions(partitions).and(filter.of_timestamps(timestamps)),
+        _ => Wanted::Some,
+    }
+}
+
+/// The rows of a row group that may be wanted, by the page index.
+fn of_pages(metadata: &ParquetMetaData, group: usize, filter: &Filter) -> Result<RowSelection> {
+    let index = metadata.page_index_for_row_group(group);
+    let rows = metadata.row_group(group).num_rows() as usize;
+    let mut selection = RowSelection::from_consecutive_ranges(std::iter::once(0..rows), rows);
+    for leaf in [leaf::OFFSET, leaf::TIMESTAMP] {
+        let (Some(ColumnIndexMetaData::INT64(values)), Some(places)) =
+            (index.column_index(leaf), index.offset_index(leaf))
+        else {
+            continue;
+        };
+        let places = places.page_locations();
+        let starts = places.iter().map(|place| usize::try_from(place.first_row_index).unwrap_or(usize::MAX));
+        let starts: Vec<usize> = starts.chain([rows]).collect();
+        if values.num_pages() != places.len() as u64 || !starts.is_sorted() || starts.first() != Some(&0) {
+            return Err(Error::new(Kind::Corrupt, "its page index does not fit its row groups"));
+        }
+        let wanted = starts.windows(2).enumerate().filter_map(|(page, rows)| {
+            let of = match (values.min_value(page), values.max_value(page)) {
+                (Some(least), Some(greatest)) if leaf == leaf::OFFSET => filter.of_offsets((*least, *greatest)),
+                (Some(least), Some(greatest)) => filter.of_timestamps((*least, *greatest)),
+                _ => Wanted::Some,
+            };
+            (of != Wanted::Nothing && rows[0] < rows[1]).then_some(rows[0]..rows[1])
+        });
+        selection = selection.intersection(&RowSelection::from_consecutive_ranges(wanted, rows));
+    }
+    Ok(selection)
+}
+
+/// The filter as the decoder asks it, before it decodes keys, values and headers.
+fn row_filter(filter: &Filter, metadata: &ParquetMetaData) -> RowFilter {
+    let leaves = [leaf::PARTITION, leaf::OFFSET, leaf::TIMESTAMP];
+    let columns = ProjectionMask::leaves(metadata.file_metadata().schema_descr(), leaves);
+    let filter = filter.clone();
+    let matches = move |batch: RecordBatch| -> Result<BooleanArray, ArrowError> {
+        let wrong = || ArrowError::SchemaError("the columns of the filter are missing".into());
+        let partitions = column::<Int32Array>(&batch, 0).ok_or_else(wrong)?;
+        let offsets = column::<Int64Array>(&batch, 1).ok_or_else(wrong)?;
+        let timestamps = column::<TimestampMillisecondArray>(&batch, 2).ok_or_else(wrong)?;
+        let rows = partitions.values().iter().zip(offsets.values()).zip(timestamps.values());
+        Ok(rows.map(|((partition, offset), time)| Some(filter.matches(*partition, *offset, *time))).collect())
+    };
+    RowFilter::new(vec![Box::new(ArrowPredicateFn::new(columns, matches))])
+}
+
+fn column<A: 'static>(batch: &RecordBatch, index: usize) -> Option<&A> {
+    batch.columns().get(index)?.as_any().downcast_ref()
+}
+
+/// The columns of a decoded batch.
+struct Columns<'a> {
+    partition: &'a Int32Array,
+    offset: &'a Int64Array,
+    timestamp: &'a TimestampMillisecondArray,
+    timestamp_type: &'a StringViewArray,
+    leader_epoch: &'a Int32Array,
+    key: &'a BinaryViewArray,
+    value: &'a BinaryViewArray,
+    headers: &'a ListArray,
+    name: &'a StringViewArray,
+    header_value: &'a BinaryViewArray,
+    name_bytes: &'a BinaryViewArray,
+}
+
+impl<'a> Columns<'a> {
+    fn of(batch: &'a RecordBatch) -> Option<Self> {
+        let headers = column::<ListArray>(batch, 7)?;
+        let parts = headers.values().as_any().downcast_ref::<StructArray>()?;
+        let part = |index: usize| parts.columns().get(index).map(|part| part.as_any());
+        Some(Self {
+            partition: column(batch, 0)?,
+            offset: column(batch, 1)?,
+            timestamp: column(batch, 2)?,
+            timestamp_type: column(batch, 3)?,
+            leader_epoch: column(batch, 4)?,
+            key: column(batch, 5)?,
+            value: column(batch, 6)?,
+            headers,
+            name: part(0)?.downcast_ref()?,
+            header_value: part(1)?.downcast_ref()?,
+            name_bytes: part(2)?.downcast_ref()?,
+        })
+    }
+
+    fn header(&self, at: usize) -> Header<'a> {
+        let name = bytes(self.name_bytes, at).unwrap_or_else(|| self.name.value(at).as_bytes());
+        Header { name, value: bytes(self.header_value, at) }
+    }
+}
+
+fn bytes(array: &BinaryViewArray, at: usize) -> Option<&[u8]> {
+    array.is_valid(at).then(|| array.value(at))
+}
+
+/// Gives the rows of a decoded batch to the assembler.
+fn take(assembler: &mut Assembler, batch: &RecordBatch) -> Result<()> {
+    let wrong = |message: &str| Error::new(Kind::Corrupt, message);
+    let columns = Columns::of(batch).ok_or_else(|| wrong("its columns are not those of a segment"))?;
+    let ends = columns.headers.value_offsets();
+    for at in 0..batch.num_rows() {
+        let row = RowMeta {
+            partition: columns.partition.value(at),
+            offset: columns.offset.value(at),
+            timestamp: columns.timestamp.value(at),
+            timestamp_type: TimestampType::from_name(columns.timestamp_type.value(at).as_bytes())
+                .ok_or_else(|| wrong("it has a timestamp type that does not exist"))?,
+            leader_epoch: columns.leader_epoch.value(at),
+        };
+        if assembler.wants(&row)? {
+            let headers = (ends[at] as usize..ends[at + 1] as usize).map(|at| columns.header(at));
+            assembler.push(row, bytes(columns.key, at), bytes(columns.value, at), headers);
+        }
+    }
+    Ok(())
+}
+
+/// How the columns are decoded: bytes stay where they were decompressed.
+fn arrow_schema() -> SchemaRef {
+    let parts = Fields::from(vec![
+        Field::new("name", DataType::Utf8View, false),
+        Field::new("value", DataType::BinaryView, true),
+        Field::new("name_bytes", DataType::BinaryView, true),
+    ]);
+    let element = Field::new("element", DataType::Struct(parts), false);
+    Arc::new(Schema::new(vec![
+        Field::new("partition", DataType::Int32, false),
+        Field::new("offset", DataType::Int64, false),
+        Field::new("timestamp", DataType::Timestamp(TimeUnit::Millisecond, Some("UTC".into())), false),
+        Field::new("timestamp_type", DataType::Utf8View, false),
+        Field::new("leader_epoch", DataType::Int32, false),
+        Field::new("key", DataType::BinaryView, true),
+        Field::new("value", DataType::BinaryView, true),
+        Field::new("headers", DataType::List(Arc::new(element)), false),
+    ]))
+}
