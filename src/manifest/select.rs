@@ -8,7 +8,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use super::entry::{self, Entry};
 use super::page::{self, Page};
 use super::{Chain, READS_AT_ONCE};
-use crate::error::{Error, Kind, Result, ResultExt};
+use crate::error::{Kind, Result, ResultExt};
 use crate::stream::invariants::{self, SNAPSHOT_EVERY};
 use crate::stream::{Body, Gap, PageRef, PartitionRange, SegmentRef, Snapshot, Totals};
 
@@ -77,9 +77,7 @@ struct Wanted<'a> {
 
 impl Wanted<'_> {
     fn any_of(&self, page: &PageRef) -> bool {
-        page.first < self.entries.end
-            && self.entries.start <= page.last
-            && self.selection.wants_any_of(&page.totals)
+        page.first < self.entries.end && self.entries.start <= page.last && self.selection.wants_any_of(&page.totals)
     }
 }
 
@@ -109,7 +107,7 @@ impl Chain {
     async fn one_level_down(&self, pages: Vec<PageRef>, wanted: &Wanted<'_>) -> Result<Vec<PageRef>> {
         let opened = stream::iter(pages).map(|page| async move {
             if page.level == 0 {
-                return Ok::<_, Error>(vec![page]);
+                return Ok::<_, crate::error::Error>(vec![page]);
             }
             let page = self.read_page(page).await?;
             Ok(page.pages.into_iter().filter(|below| wanted.any_of(below)).collect())
