@@ -4,10 +4,11 @@
 //! 1 failed, 2 usage or configuration, 3 finished, and what was found is damaged or incomplete.
 
 mod check;
-//mod demo;
-//mod inspect;
-//mod progress;
-//mod replay;
+mod demo;
+mod human;
+mod inspect;
+mod progress;
+mod replay;
 mod run;
 
 use std::future::Future;
@@ -26,7 +27,7 @@ use crate::telemetry::{self, LogFormat};
 #[command(name = "tidelog", version, after_help = EXAMPLES, arg_required_else_help = true)]
 struct Cli {
     /// The configuration file.
-    #[arg(short, long, global = true, value_name = "FILE", env = "TIDELOG_CONFIG", default_value = "/etc/tidelog/tidelog.toml")]
+    #[arg(short, long, global = true, value_name = "FILE", default_value = "/etc/tidelog/tidelog.toml")]
     config: PathBuf,
     /// How log lines look on standard error [default: text on a terminal, json elsewhere].
     #[arg(long, global = true, value_enum, value_name = "FORMAT")]

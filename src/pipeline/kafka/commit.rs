@@ -226,10 +226,7 @@ impl Committer {
             };
             match rewrite_without(&sealed, moved, info, self.encoding.clone(), &path).await {
                 Ok(new) => break new,
-                Err(error) => {
-                    self.shared.spool.remove(&path);
-                    persistence.wait_after("a segment cannot be written anew", error).await;
-                }
+                Err(error) => persistence.wait_after("a segment cannot be written anew", error).await,
             }
         };
         self.shared.spool.remove(&sealed.path);
