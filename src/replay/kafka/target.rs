@@ -220,11 +220,15 @@ impl Target {
         for (topic, partition) in partitions {
             list.add_partition(topic, *partition);
         }
-        let id = self.id.clone();
+        let (id, bootstrap) = (self.id.clone(), self.bootstrap().to_owned());
         ask(&consumer, move |consumer| {
             let offsets = consumer
                 .committed_offsets(list, ANSWER)
-                .or_failed(|| format!("cannot read how far the replay {id} has come"))?;
+                .or_failed(|| format!("the target at {bootstrap} does not say how far the replay {id} has come"))
+                .map_err(|error| match error.kind() {
+                    Kind::Unavailable => error.hint("is the address right, and the cluster up? --into names another"),
+                    _ => error,
+                })?;
             let mut earlier = Earlier::default();
             for element in offsets.elements() {
                 let Offset::Offset(offset) = element.offset() else { continue };
