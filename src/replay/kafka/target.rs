@@ -108,16 +108,17 @@ impl Target {
     pub(super) async fn describe(&self, topics: &[&str]) -> Result<BTreeMap<String, TopicFacts>> {
         let bootstrap = self.bootstrap().to_owned();
         // All topics are asked for: a question for one by name may create it, where the broker is set so.
-        let partitions: BTreeMap<String, i32> = ask(&self.consumer, move |consumer| {
+        let (partitions, broker): (BTreeMap<String, i32>, i32) = ask(&self.consumer, move |consumer| {
             let metadata = consumer
                 .fetch_metadata(None, ANSWER)
                 .or_failed(|| format!("the target cluster at {bootstrap} does not answer"))?;
             let count = |topic: &MetadataTopic| topic.partitions().len().try_into().unwrap_or(i32::MAX);
-            Ok(metadata.topics().iter().map(|topic| (topic.name().to_owned(), count(topic))).collect())
+            let partitions = metadata.topics().iter().map(|topic| (topic.name().to_owned(), count(topic))).collect();
+            Ok((partitions, metadata.orig_broker_id()))
         })
         .await?;
         let present: Vec<&str> = topics.iter().copied().filter(|topic| partitions.contains_key(*topic)).collect();
-        let mut configs = self.configs(&present).await?;
+        let mut configs = self.configs(&present, broker).await?;
         let facts = present.into_iter().map(|topic| {
             let config = configs.as_mut().and_then(|configs| configs.remove(topic));
             (topic.to_owned(), TopicFacts { partitions: partitions.get(topic).copied().unwrap_or(0), config })
@@ -125,13 +126,18 @@ impl Target {
         Ok(facts.collect())
     }
 
-    /// The settings of `topics`; none if the target does not tell settings.
-    async fn configs(&self, topics: &[&str]) -> Result<Option<BTreeMap<String, BTreeMap<String, String>>>> {
+    /// The settings of `topics`; none if the target does not tell settings. Any broker knows them, so the one that just
+    /// answered is asked: librdkafka would look for the controller, which its own mock cluster does not have.
+    async fn configs(
+        &self,
+        topics: &[&str],
+        broker: i32,
+    ) -> Result<Option<BTreeMap<String, BTreeMap<String, String>>>> {
         if topics.is_empty() {
             return Ok(Some(BTreeMap::new()));
         }
         let asked: Vec<ResourceSpecifier<'_>> = topics.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
-        let options = AdminOptions::new().request_timeout(Some(ANSWER));
+        let options = AdminOptions::new().request_timeout(Some(ANSWER)).broker_id(broker);
         let answers = match self.admin.describe_configs(&asked, &options).await {
             Ok(answers) => answers,
             Err(error) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::UnsupportedFeature) => return Ok(None),
