@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerGroupMetadata};
-use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::metadata::MetadataTopic;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
@@ -28,6 +28,9 @@ use super::connection::{Connection, Failed as _, Logged, wrong_property};
 use super::preflight::Create;
 use crate::error::{Error, Kind, Result, ResultExt as _};
 use crate::replay::plan::{Mark, Marks};
+
+/// How long the target may take to tell how its topics are set.
+const SETTINGS_ANSWER: Duration = Duration::from_secs(5);
 
 /// How long an answer of the target may take.
 const ANSWER: Duration = Duration::from_secs(20);
@@ -131,10 +134,13 @@ impl Target {
             return Ok(Some(BTreeMap::new()));
         }
         let asked: Vec<ResourceSpecifier<'_>> = topics.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
-        let options = AdminOptions::new().request_timeout(Some(ANSWER));
+        let options = AdminOptions::new().request_timeout(Some(SETTINGS_ANSWER));
+        // The target has just told which topics it has: one that keeps silent about their settings has no such answer,
+        // as librdkafka's mock cluster, which names no controller to ask.
+        let silent = [RDKafkaErrorCode::UnsupportedFeature, RDKafkaErrorCode::OperationTimedOut];
         let answers = match self.admin.describe_configs(&asked, &options).await {
             Ok(answers) => answers,
-            Err(error) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::UnsupportedFeature) => return Ok(None),
+            Err(KafkaError::AdminOp(code)) if silent.contains(&code) => return Ok(None),
             Err(error) => return Err(error).or_failed(|| "the target does not tell how its topics are set".to_owned()),
         };
         let mut configs = BTreeMap::new();

@@ -77,8 +77,7 @@ impl ParquetReader {
         let facts = facts(&metadata)?;
         check(&metadata, &facts, object.size())?;
         let assembler = Assembler::new(&facts, filter.clone());
-        let metadata =
-            if assembler.wants_all() { metadata } else { tail.with_page_index(&object, metadata).await? };
+        let metadata = if assembler.wants_all() { metadata } else { tail.with_page_index(&object, metadata).await? };
         let steps = guarded(|| Ok(plan(&metadata, &filter, assembler.wants_all())))??;
         let ranges: Vec<Range<u64>> = steps
             .iter()
@@ -236,9 +235,11 @@ fn check(metadata: &ParquetMetaData, facts: &SegmentFacts, size: u64) -> Result<
 
 /// Where a row group lies in the file.
 fn group_bytes(group: &RowGroupMetaData) -> Range<u64> {
-    group.columns().iter().map(|column| column.byte_range()).fold(u64::MAX..0, |all, (start, length)| {
-        all.start.min(start)..all.end.max(start.saturating_add(length))
-    })
+    group
+        .columns()
+        .iter()
+        .map(|column| column.byte_range())
+        .fold(u64::MAX..0, |all, (start, length)| all.start.min(start)..all.end.max(start.saturating_add(length)))
 }
 
 /// Which row groups are read, and which of their rows.
@@ -273,7 +274,9 @@ fn of_group(group: &RowGroupMetaData, filter: &Filter) -> Wanted {
         (Some((only, last)), Some(offsets), Some(timestamps)) if only == last => {
             filter.of_partition(only, offsets, timestamps)
         }
-        (Some(partitions), _, Some(timestamps)) => filter.of_partitions(partitions).and(filter.of_timestamps(timestamps)),
+        (Some(partitions), _, Some(timestamps)) => {
+            filter.of_partitions(partitions).and(filter.of_timestamps(timestamps))
+        }
         _ => Wanted::Some,
     }
 }

@@ -47,8 +47,8 @@ pub(in crate::segment) struct ParquetWriter {
 impl ParquetWriter {
     /// Creates the file.
     pub(in crate::segment) fn create(path: &Path, zstd_level: i32) -> Result<Self> {
-        let level = ZstdLevel::try_new(zstd_level)
-            .or_err(Kind::Config, || format!("zstd has no level {zstd_level}"))?;
+        let level =
+            ZstdLevel::try_new(zstd_level).or_err(Kind::Config, || format!("zstd has no level {zstd_level}"))?;
         let spool = Spool::create(path)?;
         let schema = schema().or_err(Kind::Internal, || "the Parquet schema of segments is wrong".into())?;
         let properties = Arc::new(properties(Compression::ZSTD(level)));

@@ -81,8 +81,7 @@ fn record() -> impl Strategy<Value = (i64, Owned)> {
         prop::collection::vec((bytes(12), prop::option::of(bytes(12))), 0..4),
     );
     parts.prop_map(|(hole, timestamp, timestamp_type, leader_epoch, key, value, headers)| {
-        let owned =
-            Owned { partition: 0, offset: 0, timestamp, timestamp_type, leader_epoch, key, value, headers };
+        let owned = Owned { partition: 0, offset: 0, timestamp, timestamp_type, leader_epoch, key, value, headers };
         (hole, owned)
     })
 }

@@ -4,7 +4,8 @@ fn filters() -> impl Strategy<Value = Filter> {
     let partitions = prop::collection::btree_map(0..5_i32, (0_i64..2_000, 0_i64..2_000), 0..3);
     let times = prop_oneof![3 => (900_i64..2_100, 0_i64..500), 1 => (any::<i64>(), any::<i64>())];
     (prop::option::of(partitions), prop::option::of(times)).prop_map(|(partitions, times)| Filter {
-        partitions: partitions.map(|all| all.into_iter().map(|(p, (start, length))| (p, start..start + length)).collect()),
+        partitions: partitions
+            .map(|all| all.into_iter().map(|(p, (start, length))| (p, start..start + length)).collect()),
         timestamps: times.map(|(start, length)| start..start.saturating_add(length)),
     })
 }
