@@ -227,27 +227,29 @@ impl Check {
     }
 
     async fn look(&self, deep: bool) -> Result<(), Finding> {
-        let key = layout::object(&self.segment.object)?;
+        let key = layout::object(&self.segment.object).map_err(Finding::of)?;
         let named = format!("the checkpoint {:020}", self.number);
-        let Some(size) = self.store.size(&key).await? else {
+        let Some(size) = self.store.size(&key).await.map_err(Finding::of)? else {
             return Err(Finding::Damage(DamageKind::Missing, format!("the object does not exist, {named} names it")));
         };
         if size != self.segment.bytes {
             let detail = format!("it has {size} bytes, {named} says {}", self.segment.bytes);
             return Err(Finding::Damage(DamageKind::Changed, detail));
         }
-        let sha256 = self.hash(&key).await?;
+        let sha256 = self.hash(&key).await.map_err(Finding::of)?;
         if sha256 != self.segment.sha256 {
             let detail = format!("its sha256 is {sha256}, {named} says {}", self.segment.sha256);
             return Err(Finding::Damage(DamageKind::Changed, detail));
         }
         let segment = &self.segment;
         let mut reader =
-            SegmentReader::open(self.store.objects(), &key, segment.bytes, segment.format, Filter::default()).await?;
+            SegmentReader::open(self.store.objects(), &key, segment.bytes, segment.format, Filter::default())
+                .await
+                .map_err(Finding::of)?;
         self.facts_agree(&reader).map_err(|detail| Finding::Damage(DamageKind::Contradiction, detail))?;
         if deep {
             let mut counted = Counted::default();
-            while let Some(block) = reader.next().await? {
+            while let Some(block) = reader.next().await.map_err(Finding::of)? {
                 counted.block(segment, &block).map_err(|detail| Finding::Damage(DamageKind::Contradiction, detail))?;
             }
             counted.agrees(segment).map_err(|detail| Finding::Damage(DamageKind::Contradiction, detail))?;
@@ -379,9 +381,9 @@ enum Finding {
     Trouble(Error),
 }
 
-impl From<Error> for Finding {
+impl Finding {
     /// Bytes that cannot be decoded, or an object that vanished, are damage; a store that does not answer is not.
-    fn from(error: Error) -> Self {
+    fn of(error: Error) -> Self {
         match error.kind() {
             Kind::Corrupt | Kind::Unsupported => Self::Damage(DamageKind::Unreadable, error.to_string()),
             Kind::NotFound => Self::Damage(DamageKind::Missing, error.to_string()),

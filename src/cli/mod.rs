@@ -5,6 +5,7 @@
 
 mod check;
 mod demo;
+mod human;
 mod inspect;
 mod progress;
 mod replay;

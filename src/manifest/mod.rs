@@ -58,7 +58,7 @@ pub async fn streams(store: &Store) -> Result<Vec<StreamId>> {
         .map(|id| async move {
             // On file:// a folder without an entry is left when the very first write of a chain fails.
             let exists = store.size(&layout::entry(&id, 0)).await?.is_some();
-            Ok((exists || store.any_below(&layout::chain(&id)).await?).then_some(id))
+            Ok::<_, crate::error::Error>((exists || store.any_below(&layout::chain(&id)).await?).then_some(id))
         })
         .buffered(READS_AT_ONCE);
     let mut streams: Vec<StreamId> = with_objects.try_filter_map(async |id| Ok(id)).try_collect().await?;

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::entry;
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::store::{Store, layout};
-use crate::stream::invariants::{Checked, SNAPSHOT_EVERY, page_is_sound, page_lists_entries, totals_add_up};
+use crate::stream::invariants::{Checked, SNAPSHOT_EVERY, page_lists_entries, page_lists_pages, totals_add_up};
 use crate::stream::{Body, FORMAT_VERSION, Gap, PageRef, PartitionRange, SegmentRef, StreamId, Totals, sha256};
 
 /// zstd's default level: pages are written once every 64 commits and read often.
@@ -92,7 +92,7 @@ fn rolled(stream: &StreamId, page: Page) -> Result<Rolled> {
 impl Page {
     /// Whether the page keeps the rules, and lists exactly what these entries add, if they are given.
     pub(super) fn lists(&self, entries: Option<&[Body]>) -> Checked {
-        self.pages.iter().try_for_each(page_is_sound)?;
+        page_lists_pages(self.level, self.first, &self.pages)?;
         let Some(entries) = entries else { return Ok(()) };
         let listed = Self::of_entries(self.first, entries);
         let same = (&self.segments, &self.empty, &self.gaps) == (&listed.segments, &listed.empty, &listed.gaps);
@@ -128,7 +128,8 @@ pub(super) async fn read(store: &Store, stream: &StreamId, reference: &PageRef) 
     decode(stream, reference, &object, &bytes)
 }
 
-fn decode(stream: &StreamId, reference: &PageRef, object: &Path, bytes: &[u8]) -> Result<Page> {
+/// Reads the bytes of a page.
+pub(super) fn decode(stream: &StreamId, reference: &PageRef, object: &Path, bytes: &[u8]) -> Result<Page> {
     let found = sha256(bytes);
     if found != reference.sha256 {
         return Err(Error::new(Kind::Corrupt, format!("{object} is damaged: its sha256 is {found}"))

@@ -77,9 +77,7 @@ struct Wanted<'a> {
 
 impl Wanted<'_> {
     fn any_of(&self, page: &PageRef) -> bool {
-        page.first < self.entries.end
-            && self.entries.start <= page.last
-            && self.selection.wants_any_of(&page.totals)
+        page.first < self.entries.end && self.entries.start <= page.last && self.selection.wants_any_of(&page.totals)
     }
 }
 
@@ -109,7 +107,7 @@ impl Chain {
     async fn one_level_down(&self, pages: Vec<PageRef>, wanted: &Wanted<'_>) -> Result<Vec<PageRef>> {
         let opened = stream::iter(pages).map(|page| async move {
             if page.level == 0 {
-                return Ok(vec![page]);
+                return Ok::<_, crate::error::Error>(vec![page]);
             }
             let page = self.read_page(page).await?;
             Ok(page.pages.into_iter().filter(|below| wanted.any_of(below)).collect())

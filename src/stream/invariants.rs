@@ -247,6 +247,24 @@ pub fn page_is_sound(page: &PageRef) -> Checked {
     })
 }
 
+/// A page above level 0 lists as many pages of the level below as a counter of base 64 has, without hole or overlap.
+pub fn page_lists_pages(level: u8, first: u64, pages: &[PageRef]) -> Checked {
+    let rule = "page_lists_pages";
+    let expected = if level == 0 { 0 } else { SNAPSHOT_EVERY };
+    holds(rule, pages.len() as u64 == expected, || {
+        format!("a page of level {level} lists {} pages instead of {expected}", pages.len())
+    })?;
+    let mut next = first;
+    for page in pages {
+        page_is_sound(page)?;
+        holds(rule, page.level + 1 == level && page.first == next, || {
+            format!("page {} of level {} begins with entry {}, not {next}", page.sha256, page.level, page.first)
+        })?;
+        next = page.last.saturating_add(1);
+    }
+    Ok(())
+}
+
 /// What a page lists adds up to what its reference says.
 pub fn totals_add_up(of: &str, said: &Totals, found: &Totals) -> Checked {
     holds("totals_add_up", said == found, || format!("{of}: {said:?} is said, {found:?} is what it lists"))

@@ -82,7 +82,7 @@ pub(super) async fn run(args: &Args) -> Result<()> {
     command(&["ls"], &config_path).await?;
     let (from, to) = (first + TimeDelta::minutes(20), first + TimeDelta::minutes(40));
     say("4  twenty minutes of it are replayed into new topics");
-    let times = [time::format(from.timestamp_millis()), time::format(to.timestamp_millis())];
+    let times = [time::utc(from), time::utc(to)];
     let rename = "(.*)=replay.$1";
     command(&["replay", "--from", &times[0], "--to", &times[1], "--rename", rename, "--yes"], &config_path).await?;
 

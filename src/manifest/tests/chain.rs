@@ -245,7 +245,10 @@ async fn a_damaged_entry_names_its_object() {
     damage(&faulty, &layout::entry(&orders(), 7)).await;
     let error = Chain::open(&faulty.store(), &orders()).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Corrupt);
-    assert!(error.to_string().contains("00000000000000000007.json") || error.to_string().contains("00000000000000000008.json"));
+    assert!(
+        error.to_string().contains("00000000000000000007.json")
+            || error.to_string().contains("00000000000000000008.json")
+    );
 }
 
 #[tokio::test]

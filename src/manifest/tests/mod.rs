@@ -4,6 +4,7 @@ mod chain;
 mod cost;
 mod coverage;
 mod faulty;
+mod formats;
 mod interleavings;
 mod select;
 mod walk;

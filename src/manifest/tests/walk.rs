@@ -43,9 +43,16 @@ async fn every_missing_or_damaged_entry_is_told() {
             if lost && broken == 150 {
                 continue; // the last entry of a chain leaves no trace
             }
-            if lost { lose(&faulty, &key).await } else { damage(&faulty, &key).await }
+            if lost {
+                lose(&faulty, &key).await
+            } else {
+                damage(&faulty, &key).await
+            }
             let (entries, pages, damaged) = walked(&faulty.store()).await;
-            assert!(damaged.contains(&key.to_string()) || damaged.contains(&layout::entry(&orders(), broken + 1).to_string()));
+            assert!(
+                damaged.contains(&key.to_string())
+                    || damaged.contains(&layout::entry(&orders(), broken + 1).to_string())
+            );
             assert!(damaged.len() <= 2, "{broken}: {damaged:?}");
             assert!(entries >= 150);
             assert_eq!(pages, if broken == 128 || broken == 64 { pages } else { 2 });

@@ -26,10 +26,10 @@ use super::coverage::Archived;
 use super::lane::{Encoded, Finish, Lane, LaneId, RETRY_AFTER, Reason, Step};
 use super::resolve::{self, Resolved};
 use crate::config::Kafka;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::segment::{Encoding, SegmentInfo, SegmentWriter};
 use crate::source::kafka::{Consumer, Event, TopicPartition};
-use crate::stream::{PartitionRange, SegmentRef, StreamId};
+use crate::stream::{PartitionRange, SegmentRef};
 
 /// How long one poll waits for messages. It is also how late a notice may be read.
 const POLL_WAIT: Duration = Duration::from_millis(50);
@@ -214,7 +214,7 @@ impl Collector {
         match event {
             Event::Assigned(partitions) => {
                 tracing::info!(partitions = partitions.len(), "partitions assigned");
-                self.resolve(partitions, None);
+                self.resolve(resolve::Request { partitions, ended: None, cut: None });
             }
             Event::Revoked { partitions, lost } => self.on_revoked(partitions, lost)?,
             Event::EndOfPartition { at, next_offset } => {
@@ -231,6 +231,10 @@ impl Collector {
                     self.ask(id, Request::OutOfRange { partition: at.partition });
                 }
             }
+            Event::Truncated { at, error } => {
+                tracing::error!(topic = &*at.topic, partition = at.partition, %error, "the log was cut below the archive's position");
+                self.begin_new_life(&at.topic, Some(at.partition));
+            }
             Event::PartitionError { at, error } => {
                 tracing::warn!(topic = &*at.topic, partition = at.partition, %error, hint = error.hint_text(), "partition error");
             }
@@ -246,8 +250,8 @@ impl Collector {
         Ok(())
     }
 
-    fn resolve(&self, partitions: Vec<TopicPartition>, ended: Option<StreamId>) {
-        if self.resolver.send(resolve::Request { partitions, ended }).is_err() {
+    fn resolve(&self, request: resolve::Request) {
+        if self.resolver.send(request).is_err() {
             tracing::debug!("the resolver has ended");
         }
     }
@@ -321,13 +325,13 @@ impl Collector {
             Notice::LifeEnded { lane } => {
                 if let Some(lane) = self.lanes.get(&lane) {
                     let topic = Arc::clone(&lane.topic);
-                    self.begin_new_life(&topic);
+                    self.begin_new_life(&topic, None);
                 }
             }
             Notice::Recreated { topic, topic_id } => {
                 let known = self.lane_of(&topic).and_then(|lane| lane.topic_id.as_deref());
                 if another_life(known, Some(&topic_id)) {
-                    self.begin_new_life(&topic);
+                    self.begin_new_life(&topic, None);
                 }
             }
             Notice::Stop => self.stop(),
@@ -350,7 +354,8 @@ impl Collector {
     }
 
     /// A topic's life has ended: what came of it is committed to its own chain, and its partitions are asked for anew.
-    fn begin_new_life(&mut self, topic: &Arc<str>) {
+    /// `cut`: the partition whose log is another one now.
+    fn begin_new_life(&mut self, topic: &Arc<str>, cut: Option<i32>) {
         self.seal_topic(topic, Reason::Conflict);
         let Some(id) = self.current.remove(topic) else { return };
         let Some(lane) = self.lanes.get_mut(&id) else { return };
@@ -358,10 +363,10 @@ impl Collector {
         for &partition in &partitions {
             lane.hold(partition);
         }
-        let ended = lane.stream.clone();
+        let ended = Some(lane.stream.clone());
         let partitions =
             partitions.into_iter().map(|partition| TopicPartition { topic: Arc::clone(topic), partition }).collect();
-        self.resolve(partitions, Some(ended));
+        self.resolve(resolve::Request { partitions, ended, cut });
     }
 
     fn on_resolved(&mut self, resolved: Vec<Resolved>) -> Result<()> {

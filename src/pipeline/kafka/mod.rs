@@ -106,11 +106,18 @@ pub(super) async fn run(
     spawned.map_err(|source| Error::io(source, "cannot start the collector's thread"))?;
     let result = tokio::select! {
         result = &mut end => result,
-        _ = stop.wait_for(|stop| *stop) => {
+        () = asked(&mut stop) => {
             tracing::info!("stopping: the last segments are sealed and committed");
             drop(notices.send(Notice::Stop));
             end.await
         }
     };
     result.unwrap_or_else(|_| Err(Error::new(Kind::Internal, "the collector has panicked")))
+}
+
+async fn asked(stop: &mut watch::Receiver<bool>) {
+    // Nobody is left to ask for a stop: it goes on.
+    if stop.wait_for(|stop| *stop).await.is_err() {
+        std::future::pending().await
+    }
 }

@@ -24,6 +24,8 @@ pub(super) struct Request {
     pub(super) partitions: Vec<TopicPartition>,
     /// The life that is known to have ended, though the topic's id may be the same.
     pub(super) ended: Option<StreamId>,
+    /// The partition that must be read from its first record, for its log is another one than before.
+    pub(super) cut: Option<i32>,
 }
 
 /// A topic's present life, and where to read its partitions on.
@@ -68,7 +70,7 @@ async fn resolve(kafka: &Kafka, shared: &Shared, request: &Request) -> Result<Ve
             let (newest, info) = (newest.get(&*topic), described.get(&*topic));
             async move {
                 let chain = present_life(kafka, shared, &topic, newest, info, request.ended.as_ref()).await?;
-                let offsets = offsets(kafka, shared, &topic, &chain, &partitions).await?;
+                let offsets = offsets(kafka, shared, &chain, &partitions, request.cut).await?;
                 Ok(Resolved { topic, chain, offsets })
             }
         })
@@ -109,9 +111,9 @@ async fn present_life(
 async fn offsets(
     kafka: &Kafka,
     shared: &Shared,
-    topic: &Arc<str>,
     chain: &Chain,
     partitions: &[i32],
+    cut: Option<i32>,
 ) -> Result<Vec<(i32, i64)>> {
     let mut offsets: Vec<(i32, i64)> =
         partitions.iter().filter_map(|&partition| Some((partition, chain.position(partition)?.end))).collect();
@@ -120,15 +122,17 @@ async fn offsets(
     if unknown.is_empty() {
         return Ok(offsets);
     }
-    let list = |at: OffsetAt| list(shared, kafka, topic, &unknown, at);
+    let topic: Arc<str> = Arc::from(chain.stream().topic.as_str());
+    let list = |at: OffsetAt| list(shared, kafka, &topic, &unknown, at);
     let earliest = list(OffsetAt::Earliest).await?;
     if chain.stream().generation > 0 {
         let before = same_topic_before(shared, chain).await?;
         let latest = list(OffsetAt::Latest).await?;
         offsets.extend(unknown.iter().map(|&partition| {
             let (first, end) = (earliest[&partition], latest[&partition]);
-            let read_on = before.as_ref().and_then(|chain| chain.position(partition)).map(|range| range.end);
-            (partition, read_on.filter(|offset| (first..=end).contains(offset)).unwrap_or(first))
+            let archived = before.as_ref().and_then(|chain| chain.position(partition)).map(|range| range.end);
+            let read_on = archived.filter(|offset| cut != Some(partition) && (first..=end).contains(offset));
+            (partition, read_on.unwrap_or(first))
         }));
         return Ok(offsets);
     }
@@ -137,7 +141,7 @@ async fn offsets(
         Start::Latest => list(OffsetAt::Latest).await?,
         Start::Timestamp(time) => {
             let mut found = list(OffsetAt::Latest).await?;
-            found.extend(list_known(shared, kafka, topic, &unknown, OffsetAt::Timestamp(time)).await?);
+            found.extend(list_known(shared, kafka, &topic, &unknown, OffsetAt::Timestamp(time)).await?);
             found
         }
     };
