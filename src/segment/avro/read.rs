@@ -128,9 +128,6 @@ fn unpack(decompressor: &mut Decompressor<'_>, packed: &[u8], size: u64, raw: &m
     Ok(())
 }
 
-<<<<<<< HEAD
-fn take_record<'a>(cursor: &mut Cursor<'a>, headers: &mut Vec<Header<'a>>, assembler: &mut Assembler) -> Result<()> {
-=======
 /// A block: how many records it has, and its compressed data.
 fn parse_block<'a>(bytes: &'a [u8], sync: &Sync) -> Result<(u64, &'a [u8]), Bad> {
     let mut cursor = Cursor::new(bytes);
@@ -148,7 +145,6 @@ fn parse_record<'a>(
     cursor: &mut Cursor<'a>,
     headers: &mut Vec<Header<'a>>,
 ) -> Result<(RowMeta, Option<&'a [u8]>, Option<&'a [u8]>), Bad> {
->>>>>>> seg
     let partition = cursor.int()?;
     let offset = cursor.long()?;
     let timestamp = cursor.long()?;

@@ -75,19 +75,9 @@ impl ParquetReader {
         let (facts, places) = understand(&metadata)?;
         check(&metadata, &facts, &places)?;
         let assembler = Assembler::new(&facts, filter.clone());
-<<<<<<< HEAD
-        let metadata = if assembler.wants_all() { metadata } else { tail.with_page_index(&object, metadata).await? };
-        let steps = guarded(|| Ok(plan(&metadata, &filter, assembler.wants_all())))??;
-        let ranges: Vec<Range<u64>> = steps
-            .iter()
-            .filter(|step| step.rows.is_none())
-            .map(|step| group_bytes(metadata.row_group(step.group)))
-            .collect();
-=======
         let all = assembler.wants_all();
         let metadata = if all { metadata } else { tail.with_page_index(&object, metadata).await? };
         let steps = guarded(|| Ok(plan(&metadata, places, &filter, all)))??;
->>>>>>> seg
         let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true).with_schema(arrow_schema());
         let metadata = guarded(|| ArrowReaderMetadata::try_new(Arc::new(metadata), options))?;
         let run = Run::new(object, steps.iter().map(|step| step.place.bytes()));
@@ -213,8 +203,7 @@ fn guarded<T>(decode: impl FnOnce() -> Result<T, ParquetError>) -> Result<T> {
 /// What the segment says about itself, and where its row groups lie.
 fn understand(metadata: &ParquetMetaData) -> Result<(SegmentFacts, Vec<Place>)> {
     let pairs = metadata.file_metadata().key_value_metadata().into_iter().flatten();
-    let pairs: Vec<(&str, &str)> =
-        pairs.filter_map(|pair| Some((pair.key.as_str(), pair.value.as_deref()?))).collect();
+    let pairs: Vec<(&str, &str)> = pairs.filter_map(|pair| Some((pair.key.as_str(), pair.value.as_deref()?))).collect();
     let facts = SegmentFacts::from_pairs(&pairs)?;
     let places = serde_json::from_str(value(&pairs, ROW_GROUPS_KEY).unwrap_or_default())
         .or_err(Kind::Corrupt, || format!("its {ROW_GROUPS_KEY} is not a list of row groups"))?;

@@ -129,7 +129,8 @@ fn the_sha256_is_that_of_the_file() {
 fn rewriting_leaves_out_the_dropped_partitions() {
     for format in [Format::Parquet, Format::Avro] {
         let folder = tempfile::tempdir().unwrap();
-        let calls = vec![vec![small(0, 0..50), small(1, 0..50), small(2, 7..9)], vec![small(1, 60..70), small(0, 50..99)]];
+        let calls =
+            vec![vec![small(0, 0..50), small(1, 0..50), small(2, 7..9)], vec![small(1, 60..70), small(0, 50..99)]];
         let sealed = write(&folder.path().join("a segment"), format, &calls).unwrap();
         let to = folder.path().join("anew");
         let drop = BTreeSet::from([0, 7]);
