@@ -295,24 +295,43 @@ fn what_retention_removed_is_out_of_range() {
     reader.until("out of range after the pause", |reader| reader.events.iter().any(lost));
 }
 
-#[test]
-fn a_topic_that_is_deleted_and_created_again_is_told() {
+#[tokio::test]
+async fn a_new_life_of_a_topic_is_known_by_its_id() {
     let broker = shared();
     for protocol in ["classic", "consumer"] {
         let topic = unique("reborn");
         broker.create_topic(&topic, 1, &[]);
         broker.produce(&topic, Codec::None, &messages(0, 5));
         let only = at(&topic, 0);
-        let mut reader = Reader::new(&config(broker, &[&topic], &[("group.protocol", protocol)]));
+        let settings = config(broker, &[&topic], &[("group.protocol", protocol)]);
+        let cluster = Cluster::new(&settings).unwrap();
+        let id = async || cluster.describe(&[topic.clone()]).await.unwrap().remove(&topic).and_then(|topic| topic.id);
+        let first_id = id().await;
+        let mut reader = Reader::new(&settings);
         reader.until("the end", |reader| ended(reader, &only, 5));
+        // A topic that is away for long enough is revoked, and assigned again when it is back.
         broker.delete_topic(&topic);
-        reader.rest(Duration::from_secs(3));
-        println!("{protocol} deleted: {:?}", reader.events);
+        reader.until("revocation", |reader| reader.owned.is_empty());
+        assert_eq!(id().await, None);
+        reader.positions.clear();
         broker.create_topic(&topic, 1, &[]);
-        broker.produce(&topic, Codec::None, &messages(0, 2));
-        reader.rest(Duration::from_secs(5));
-        println!("{protocol} reborn: {:?}", reader.events);
-        panic!("look");
+        broker.produce(&topic, Codec::None, &messages(0, 3));
+        reader.until("the new end", |reader| ended(reader, &only, 3));
+        assert_eq!(reader.offsets(&only), [0, 1, 2, 3, 4, 0, 1, 2]);
+        let second_id = id().await;
+        // One that comes back at once and grows fast is read on without a word (a FIXME in rdkafka_topic.c): only its id
+        // tells, asked for after the records came.
+        reader.consumer.pause(std::slice::from_ref(&only)).unwrap();
+        broker.delete_topic(&topic);
+        broker.create_topic(&topic, 1, &[]);
+        broker.produce(&topic, Codec::None, &messages(0, 10));
+        if !reader.owned.is_empty() {
+            reader.consumer.resume(&[(only.clone(), 3)]).unwrap();
+        }
+        reader.until("records of the third life", |reader| ended(reader, &only, 10));
+        let ids = BTreeSet::from([first_id, second_id, id().await]);
+        assert_eq!(ids.len(), 3, "{ids:?}");
+        assert!(!ids.contains(&None));
     }
 }
 

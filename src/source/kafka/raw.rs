@@ -126,6 +126,7 @@ fn millis(time: Duration) -> c_int {
 pub(super) enum Callback {
     Assigned(Vec<(String, i32)>),
     Revoked { partitions: Vec<(String, i32)>, lost: bool },
+    CommitFailed(Failure),
     Error { failure: Failure, fatal: bool },
 }
 
@@ -216,14 +217,28 @@ impl Conf {
         }
         Ok(conf)
     }
+
+    /// A property's value; empty if it has none.
+    fn get(&self, name: &CStr) -> String {
+        let mut value = [0 as c_char; 256];
+        let mut size = value.len();
+        // SAFETY: name, buffer and size live during the call; a longer value is cut and terminated.
+        unsafe {
+            let result = sys::rd_kafka_conf_get(self.0, name.as_ptr(), value.as_mut_ptr(), &raw mut size);
+            if result == sys::rd_kafka_conf_res_t::RD_KAFKA_CONF_OK { string(value.as_ptr()) } else { String::new() }
+        }
+    }
 }
 
 impl Handle {
     /// A member of a consumer group.
     pub(super) fn consumer(properties: &[(String, String)]) -> Result<Self> {
         let conf = Conf::new(properties)?;
-        // SAFETY: the callback has the signature that librdkafka calls, and `conf` is owned.
-        unsafe { sys::rd_kafka_conf_set_rebalance_cb(conf.0, Some(on_rebalance)) };
+        // SAFETY: the callbacks have the signatures that librdkafka calls, and `conf` is owned.
+        unsafe {
+            sys::rd_kafka_conf_set_rebalance_cb(conf.0, Some(on_rebalance));
+            sys::rd_kafka_conf_set_offset_commit_cb(conf.0, Some(on_commit));
+        }
         let handle = Self::new(sys::rd_kafka_type_t::RD_KAFKA_CONSUMER, conf)?;
         // SAFETY: a consumer with a group id, which `properties` of this crate always has; else a code is answered.
         let code = unsafe { sys::rd_kafka_poll_set_consumer(handle.rk()) } as i32;
@@ -238,12 +253,15 @@ impl Handle {
 
     fn new(kind: sys::rd_kafka_type_t, mut conf: Conf) -> Result<Self> {
         let callbacks = NonNull::from(Box::leak(Box::<Callbacks>::default()));
+        // Tokens are renewed on librdkafka's own thread: a client for requests is not polled.
+        let oauth = conf.get(c"sasl.mechanisms").eq_ignore_ascii_case("OAUTHBEARER");
         let mut text = [0 as c_char; 512];
         // SAFETY: `conf` is owned; the callbacks live until after `rd_kafka_destroy`; the buffer lives during the call.
         let rk = unsafe {
             sys::rd_kafka_conf_set_opaque(conf.0, callbacks.as_ptr().cast());
             sys::rd_kafka_conf_set_error_cb(conf.0, Some(on_error));
             sys::rd_kafka_conf_set_log_cb(conf.0, Some(on_log));
+            sys::rd_kafka_conf_enable_sasl_queue(conf.0, c_int::from(oauth));
             sys::rd_kafka_new(kind, conf.0, text.as_mut_ptr(), text.len())
         };
         let Some(rk) = NonNull::new(rk) else {
@@ -255,7 +273,13 @@ impl Handle {
             return Err(Error::new(Kind::Config, format!("kafka.properties: {reason}")));
         };
         conf.0 = ptr::null_mut(); // rd_kafka_new took it
-        Ok(Self { rk, callbacks })
+        let handle = Self { rk, callbacks };
+        if oauth {
+            // SAFETY: the client is live and has a SASL queue; the answer is ours to free.
+            unsafe { check(sys::rd_kafka_sasl_background_callbacks_enable(handle.rk())) }
+                .map_err(|failure| Error::new(Kind::Internal, failure.text))?;
+        }
+        Ok(handle)
     }
 
     fn rk(&self) -> *mut sys::rd_kafka_t {
@@ -427,6 +451,20 @@ unsafe extern "C" fn on_rebalance(
         // SAFETY: `rk` is live inside its callback; reads an atomic flag.
         let lost = unsafe { sys::rd_kafka_assignment_lost(rk) } != 0;
         callbacks.note(Callback::Revoked { partitions: list, lost });
+    }
+}
+
+unsafe extern "C" fn on_commit(
+    _: *mut sys::rd_kafka_t,
+    error: sys::rd_kafka_resp_err_t,
+    offsets: *mut sys::rd_kafka_topic_partition_list_t,
+    opaque: *mut c_void,
+) {
+    // SAFETY: librdkafka passes back the opaque that `Handle::new` set, and a list that lives during the callback.
+    let (callbacks, mut codes) = unsafe { (&*opaque.cast::<Callbacks>(), entries(offsets).map(|entry| entry.code)) };
+    let failed = Some(error as i32).filter(|code| *code != 0).or_else(|| codes.find(|code| *code != 0));
+    if let Some(code) = failed {
+        callbacks.note(Callback::CommitFailed(Failure { code, text: text_of(code) }));
     }
 }
 
