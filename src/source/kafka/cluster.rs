@@ -11,7 +11,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use super::raw::{self, Callback, Failure, Handle, List};
+use super::raw::{self, Callback, Failure, Handle, List, code};
 use super::{TopicPartition, properties};
 use crate::config::{Isolation, Kafka};
 use crate::error::{Error, Kind, Result, ResultExt as _};
@@ -55,15 +55,13 @@ impl Cluster {
 
     /// How many brokers there are. An error if none answers.
     pub async fn ping(&self) -> Result<usize> {
-        self.request("cannot reach the Kafka cluster", |handle, wait| handle.metadata(wait))
-            .await
-            .map(|(brokers, _)| brokers)
+        Ok(self.request("cannot reach the Kafka cluster", |handle, wait| raw::metadata(handle, wait)).await?.brokers)
     }
 
     /// All topics that this client may see.
     pub async fn topics(&self) -> Result<Vec<String>> {
-        let (_, topics) = self.request("cannot list topics", |handle, wait| handle.metadata(wait)).await?;
-        Ok(topics.into_iter().filter(|(_, _, code)| *code == 0).map(|(name, _, _)| name).collect())
+        let metadata = self.request("cannot list topics", |handle, wait| raw::metadata(handle, wait)).await?;
+        Ok(metadata.topics.into_iter().filter(|(_, code)| *code == 0).map(|(name, _)| name).collect())
     }
 
     /// The topics of `topics` that exist.
@@ -119,7 +117,7 @@ impl Cluster {
                 let mut list = List::new();
                 for at in &wanted {
                     list.add(&at.topic, at.partition, spec)
-                        .map_err(|error| Failure { code: -186, text: error.to_string() })?;
+                        .map_err(|error| Failure { code: code::INVALID_ARG, text: error.to_string() })?;
                 }
                 raw::list_offsets(handle, &mut list, committed, wait)
             })
@@ -170,7 +168,7 @@ impl Cluster {
 /// What a callback reported, if it says more than that nobody answers.
 fn cause(callback: Callback) -> Option<Error> {
     match callback {
-        Callback::Error { failure, .. } if failure.code != raw::code::ALL_BROKERS_DOWN => {
+        Callback::Error { failure, .. } if failure.code != code::ALL_BROKERS_DOWN => {
             Some(failure.into_error("Kafka client"))
         }
         _ => None,

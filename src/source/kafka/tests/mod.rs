@@ -215,7 +215,7 @@ fn an_eager_group_works_too() {
     (0..2).for_each(|partition| mock.send("a", partition, 10..12));
     first.until("ends", |first| {
         second.poll();
-        [&*first, &second].iter().all(|reader| reader.owned.iter().all(|at| reader.ends.get(at) == Some(&12)))
+        [first, &second].iter().all(|reader| reader.owned.iter().all(|at| reader.ends.get(at) == Some(&12)))
     });
     let kept = first.owned.first().unwrap().clone();
     assert_eq!(first.offsets(&kept), (0..12).collect::<Vec<_>>());
