@@ -1,6 +1,7 @@
 //! tidelog archives a change-data pipeline continuously and gives back any time range.
 //!
-//! A module uses only modules above it in this list.
+//! A module uses only modules that stand before it here: [`error`], [`time`], [`stream`], [`telemetry`], [`config`],
+//! [`record`], [`store`], [`segment`], [`manifest`], [`source`], [`pipeline`], [`replay`], [`verify`], [`cli`].
 
 pub mod cli;
 pub mod config;
@@ -13,3 +14,6 @@ pub mod segment;
 pub mod source;
 pub mod store;
 pub mod stream;
+pub mod telemetry;
+pub mod time;
+pub mod verify;

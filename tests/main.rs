@@ -2,3 +2,4 @@
 
 mod rig;
 mod source;
+mod store;

@@ -151,7 +151,7 @@ pub struct Sealed {
 
 impl Sealed {
     /// What its checkpoint says once it is uploaded as `object`.
-    pub fn into_ref(&self, object: String) -> SegmentRef {
+    pub fn to_ref(&self, object: String) -> SegmentRef {
         SegmentRef {
             object,
             format: self.format,
@@ -252,3 +252,6 @@ pub async fn rewrite_without(
     let ranges: Vec<_> = kept.iter().map(|range| (range.partition, range.start, range.end)).collect();
     writer.finish(&ranges).map(Some)
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,33 +12,73 @@ use crate::error::{Error, Kind, Result};
 use crate::record::Block;
 use crate::stream::PartitionRange;
 
-/// A new file that hashes what goes into it. It is removed again if it is dropped before [`Spool::keep`].
-pub(super) struct Spool {
+/// A new file, which is removed again if it is dropped before it is kept.
+pub(super) struct NewFile {
     file: File,
     path: PathBuf,
+    kept: bool,
+}
+
+impl NewFile {
+    /// Creates the file, which must not exist.
+    pub(super) fn create(path: &Path) -> Result<Self> {
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(path)
+            .map_err(|error| Error::io(error, format!("cannot create the spool file {}", path.display())))?;
+        Ok(Self { file, path: path.to_owned(), kept: false })
+    }
+
+    /// The open file.
+    pub(super) fn file(&mut self) -> &mut File {
+        &mut self.file
+    }
+}
+
+impl Write for NewFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+impl Drop for NewFile {
+    fn drop(&mut self) {
+        if !self.kept
+            && let Err(error) = std::fs::remove_file(&self.path)
+        {
+            tracing::warn!(path = %self.path.display(), %error, "cannot remove an unfinished spool file");
+        }
+    }
+}
+
+/// A new file that hashes what goes into it.
+pub(super) struct Spool {
+    file: NewFile,
     hash: Sha256,
     bytes: u64,
-    kept: bool,
 }
 
 impl Spool {
     /// Creates the file, which must not exist.
     pub(super) fn create(path: &Path) -> Result<Self> {
-        let file = File::create_new(path)
-            .map_err(|error| Error::io(error, format!("cannot create the spool file {}", path.display())))?;
-        Ok(Self { file, path: path.to_owned(), hash: Sha256::new(), bytes: 0, kept: false })
+        Ok(Self { file: NewFile::create(path)?, hash: Sha256::new(), bytes: 0 })
     }
 
     /// The file's path.
     pub(super) fn path(&self) -> &Path {
-        &self.path
+        &self.file.path
     }
 
     /// Keeps the file; gives its size and the sha256 of its bytes in hex.
     pub(super) fn keep(mut self) -> (u64, String) {
-        self.kept = true;
-        let hash = std::mem::take(&mut self.hash).finalize();
-        (self.bytes, hash.iter().map(|byte| format!("{byte:02x}")).collect())
+        self.file.kept = true;
+        (self.bytes, self.hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
     }
 }
 
@@ -52,16 +92,6 @@ impl Write for Spool {
 
     fn flush(&mut self) -> io::Result<()> {
         self.file.flush()
-    }
-}
-
-impl Drop for Spool {
-    fn drop(&mut self) {
-        if !self.kept
-            && let Err(error) = std::fs::remove_file(&self.path)
-        {
-            tracing::warn!(path = %self.path.display(), %error, "cannot remove an unfinished spool file");
-        }
     }
 }
 

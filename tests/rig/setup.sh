@@ -1,20 +1,21 @@
 #!/usr/bin/env bash
-# Gets everything that the tests need and that cargo does not bring, and prints where it is:
+# Gets everything that the project needs and cargo does not bring, and says where the test servers are:
 #
-#     RIG_KAFKA=<cache>/kafka-<key>      libs/*.jar, bootstrap.checkpoint, classes.jsa
-#     RIG_PYTHON=<cache>/python-<key>    a venv: bin/python with duckdb, pyarrow, fastavro, moto, confluent-kafka
+#     setup.sh [test]    RIG_KAFKA=<cache>/kafka-<key>      libs/*.jar, bootstrap.checkpoint, classes.jsa
+#                        RIG_PYTHON=<cache>/python-<key>    a venv with duckdb, pyarrow, fastavro, moto, confluent-kafka
+#     setup.sh bench     the same, and kcat
+#     setup.sh build     only what a build needs: a C++ compiler and the headers of OpenSSL and zlib
+#     setup.sh where     prints the cache's path and does nothing
 #
-# Only these lines go to standard output; what is being done goes to standard error. The second run finds all
+# Only those lines go to standard output; what is being done goes to standard error. A second run finds all
 # in the cache and takes a moment, so that the tests simply call this script to learn the paths.
-#
-#     setup.sh           what `make test` needs
-#     setup.sh bench     and what `make bench` needs more (kcat)
 #
 # Cache: $TIDELOG_CACHE, else $XDG_CACHE_HOME/tidelog, else ~/.cache/tidelog. A part lives in a folder named by a
 # hash of all that it is made from: a new version makes a new folder and disturbs no checkout that uses the old
 # one. The file `ready` is written last; a folder without it is made anew. One flock guards all making.
 #
-# To add a server: write a function like `kafka`, let it `print_part`, name its Debian packages in `system_packages`.
+# To add a server: a function like `make_kafka`, a line in `name_parts`, one at the end, its Debian packages in
+# `system_packages`.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -41,38 +42,48 @@ hash_of() { sha256sum | cut -c1-12; }
 
 # ---- what comes from the system
 
-has_java() { [ "$(java -XshowSettings:properties -version 2>&1 | sed -n 's/^ *java\.specification\.version = //p' | cut -d. -f1)" -ge 17 ] 2>/dev/null; }
+has_java() {
+    local version
+    version=$(java -XshowSettings:properties -version 2>&1 | sed -n 's/^ *java\.specification\.version = //p')
+    [ "${version%%.*}" -ge 17 ] 2>/dev/null
+}
 has_venv() { python3 -c 'import ensurepip, venv' 2>/dev/null; }
 has_library() { pkg-config --exists "$1" 2>/dev/null; }
 
-# Prints the Debian packages that are missing.
+# Prints the Debian packages that are missing for `build`, `test` or `bench`.
 system_packages() {
-    has_java || echo default-jre-headless
-    command -v mvn >/dev/null || echo maven
-    command -v python3 >/dev/null || echo python3
-    has_venv || echo python3-venv
     command -v g++ >/dev/null || echo g++
     command -v make >/dev/null || echo make
     command -v pkg-config >/dev/null || echo pkg-config
     has_library libssl || echo libssl-dev
     has_library zlib || echo zlib1g-dev
-    if [ "${1:-}" = bench ]; then command -v kcat >/dev/null || echo kcat; fi
+    [ "$1" != build ] || return 0
+    has_java || echo default-jre-headless
+    command -v mvn >/dev/null || echo maven
+    command -v python3 >/dev/null || echo python3
+    has_venv || echo python3-venv
+    [ "$1" != test ] || return 0
+    command -v kcat >/dev/null || echo kcat
 }
 
 install_system_packages() {
     local missing
-    missing=$(system_packages "$@" | tr '\n' ' ')
+    command -v cargo >/dev/null || fail "missing on this machine: cargo; install Rust 1.92 or newer by rustup"
+    missing=$(system_packages "$1" | tr '\n' ' ')
     [ -n "$missing" ] || return 0
     if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
-        fail "missing on this machine: $missing- on Debian or Ubuntu: sudo apt-get install $missing"
+        fail "missing on this machine: ${missing% }; on Debian or Ubuntu: sudo apt-get install ${missing% }"
     fi
-    say "installing $missing"
-    retry apt-get update -qq || fail "apt-get update failed; install by hand: $missing"
+    exec 8>"$cache/lock"
+    flock 8
+    say "installing ${missing% }"
+    retry apt-get update -qq || fail "apt-get update failed; install by hand: ${missing% }"
     # shellcheck disable=SC2086 # a list of words
-    DEBIAN_FRONTEND=noninteractive retry apt-get install -y -qq --no-install-recommends $missing ||
-        fail "apt-get could not install: $missing"
-    missing=$(system_packages "$@" | tr '\n' ' ')
-    [ -z "$missing" ] || fail "still missing after apt-get: $missing(Java must be 17 or newer)"
+    retry env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing ||
+        fail "apt-get could not install: ${missing% }"
+    exec 8>&-
+    missing=$(system_packages "$1" | tr '\n' ' ')
+    [ -z "$missing" ] || fail "still missing after apt-get: ${missing% } (Java must be 17 or newer)"
 }
 
 # ---- parts of the cache
@@ -95,7 +106,7 @@ make_part() {
 }
 
 make_kafka() {
-    retry mvn -B -q -C -f "$here/kafka/pom.xml" dependency:copy-dependencies -DoutputDirectory="$1/libs" ||
+    retry mvn -B -q -C -Dstyle.color=never -f "$here/kafka/pom.xml" dependency:copy-dependencies -DoutputDirectory="$1/libs" ||
         fail "the Kafka jars could not be fetched by mvn; see above"
     train_kafka "$1"
 }
@@ -139,13 +150,16 @@ PROPERTIES
     # 9>&-: a broker must not hold the lock of the cache
     "${java[@]}" -XX:ArchiveClassesAtExit="$folder/classes.jsa" kafka.Kafka "$work/server.properties" 9>&- &
     broker_pid=$!
+    # Ctrl-C does not reach a background process of a script.
+    trap 'kill -KILL "$broker_pid"' EXIT
     for ((tries = 0; tries < 600; tries++)); do
-        kill -0 "$broker_pid" || return 1
+        kill -0 "$broker_pid" || { trap - EXIT && return 1; }
         (: <"/dev/tcp/127.0.0.1/$broker") 2>/dev/null && break
         sleep 0.1
     done
     kill "$broker_pid"
     wait "$broker_pid" || true # 143: it ended by our SIGTERM
+    trap - EXIT
     ((tries < 600))
 }
 
@@ -156,19 +170,38 @@ make_python() {
     "$1/bin/python" -m pip check >&2 || fail "tests/rig/requirements.txt does not name all that its packages need"
 }
 
+# The folders' names: what each part is made from, as a hash.
+name_parts() {
+    local java
+    java=$(readlink -f "$(command -v java || true)" || true)
+    kafka=kafka-$({ cat "$here/kafka/pom.xml" "$here/kafka/log4j2.properties" &&
+        { stat -Lc '%n %s %Y' "$java" 2>/dev/null || true; }; } | hash_of)
+    python=python-$({ cat "$here/requirements.txt" &&
+        { python3 -c 'import sys; print(sys.version, sys.executable)' 2>/dev/null || true; }; } | hash_of)
+}
+
 # ---- the run
 
+wanted=${1:-test}
+case $wanted in
+where)
+    printf '%s\n' "$cache"
+    exit 0
+    ;;
+build | test | bench) ;;
+*) fail "usage: setup.sh [test|bench|build|where]" ;;
+esac
+
 mkdir -p "$cache"
-kafka_folder=kafka-$({ cat "$here/kafka/pom.xml" "$here/kafka/log4j2.properties" &&
-    stat -Lc '%n %s %Y' "$(readlink -f "$(command -v java)")"; } 2>/dev/null | hash_of || true)
-python_folder=python-$({ cat "$here/requirements.txt" &&
-    python3 -c 'import sys; print(sys.version, sys.executable)'; } 2>/dev/null | hash_of || true)
-# Asking for every package costs two seconds of starting JVMs and interpreters: only when something is to be made.
-if [ "${1:-}" = bench ] || [ ! -e "$cache/$kafka_folder/ready" ] || [ ! -e "$cache/$python_folder/ready" ]; then
-    (
-        flock 9
-        install_system_packages "$@"
-    ) 9>"$cache/lock"
+name_parts
+# What a build needs is looked at always, since that is cheap. Asking for Java and the venv module means to start them:
+# only when a part is to be made. (Without Java, or with another one, the name of its part is another.)
+if [ "$wanted" = test ] && [ -e "$cache/$kafka/ready" ] && [ -e "$cache/$python/ready" ]; then
+    install_system_packages build
+else
+    install_system_packages "$wanted"
+    name_parts
 fi
-make_part RIG_KAFKA "$kafka_folder" make_kafka
-make_part RIG_PYTHON "$python_folder" make_python
+[ "$wanted" != build ] || exit 0
+make_part RIG_KAFKA "$kafka" make_kafka
+make_part RIG_PYTHON "$python" make_python
