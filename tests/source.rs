@@ -146,9 +146,9 @@ async fn a_topic_id_is_what_kafkas_tools_print_and_changes_with_a_new_life() {
     let printed = String::from_utf8_lossy(&tool.stdout);
     assert!(printed.contains(&format!("TopicId: {id}\t")), "{id}: {printed}{}", String::from_utf8_lossy(&tool.stderr));
     broker.delete_topic(&topic);
-    assert!(cluster.describe(&[topic.clone()]).await.unwrap().is_empty());
+    assert!(cluster.describe(std::slice::from_ref(&topic)).await.unwrap().is_empty());
     broker.create_topic(&topic, 2, &[]);
-    let again = cluster.describe(&[topic.clone()]).await.unwrap();
+    let again = cluster.describe(std::slice::from_ref(&topic)).await.unwrap();
     assert_eq!(again[&topic].partitions, 2);
     assert_ne!(again[&topic].id, Some(id));
 }
@@ -221,7 +221,7 @@ fn two_members(broker: &Broker, more: &[(&str, &str)]) {
     let no_loss = |event: &Event| !matches!(event, Event::OutOfRange { .. } | Event::Truncated { .. });
     assert!(first.events.iter().chain(&second.events).all(no_loss), "{:?} {:?}", first.events, second.events);
     first.positions.append(&mut second.positions);
-    second.consumer.close(PATIENCE).unwrap();
+    second.consumer.close(PATIENCE).expect("the second leaves");
     first.until("all partitions", |reader| reader.owned.len() == 4);
     append(1);
     // A new topic and new partitions, while it runs.
@@ -238,7 +238,7 @@ fn two_members(broker: &Broker, more: &[(&str, &str)]) {
     for (kept, seen) in &first.seen {
         assert!(seen.is_sorted_by(|a, b| a.offset < b.offset), "{kept}: {:?}", first.offsets(kept));
     }
-    first.consumer.close(PATIENCE).unwrap();
+    first.consumer.close(PATIENCE).expect("the first leaves");
 }
 
 #[test]
@@ -305,7 +305,9 @@ async fn a_new_life_of_a_topic_is_known_by_its_id() {
         let only = at(&topic, 0);
         let settings = config(broker, &[&topic], &[("group.protocol", protocol)]);
         let cluster = Cluster::new(&settings).unwrap();
-        let id = async || cluster.describe(&[topic.clone()]).await.unwrap().remove(&topic).and_then(|topic| topic.id);
+        let id = async || {
+            cluster.describe(std::slice::from_ref(&topic)).await.unwrap().remove(&topic).and_then(|topic| topic.id)
+        };
         let first_id = id().await;
         let mut reader = Reader::new(&settings);
         reader.until("the end", |reader| ended(reader, &only, 5));

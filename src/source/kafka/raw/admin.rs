@@ -60,8 +60,10 @@ impl Options {
             // SAFETY: the client is live; null means an operation that it does not know.
             unsafe { sys::rd_kafka_AdminOptions_new(handle.rk(), operation) },
         );
-        let options =
-            Self(options.ok_or_else(|| Failure { code: code::INVALID_ARG, text: "librdkafka does not know this request".to_owned() })?);
+        let options = Self(options.ok_or_else(|| Failure {
+            code: code::INVALID_ARG,
+            text: "librdkafka does not know this request".to_owned(),
+        })?);
         let mut text = [0 as c_char; 512];
         // SAFETY: options and buffer live during the call.
         let code = unsafe {
