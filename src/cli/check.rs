@@ -48,7 +48,10 @@ pub(super) async fn run(args: &Args, path: &Path) -> Result<()> {
     let mut answers = vec![Answer::of("configuration", Ok(format!("{} is valid", path.display())))];
     if args.connect {
         answers.push(Answer::of("archive", check_archive(&config).await));
-        answers.push(Answer::of("spool", pipeline::probe_spool(&config).map(|()| config.archive.spool_dir.display().to_string())));
+        answers.push(Answer::of(
+            "spool",
+            pipeline::probe_spool(&config).map(|()| config.archive.spool_dir.display().to_string()),
+        ));
         if let Some(kafka) = &config.kafka {
             answers.push(Answer::of("kafka", check_kafka(kafka).await));
         }
@@ -85,7 +88,10 @@ async fn check_kafka(kafka: &Kafka) -> Result<String> {
             .map_err(|problem| Error::new(Kind::Config, format!("kafka.topics: {problem}")))?;
         let count = there.iter().filter(|topic| pattern.matches(topic) && !kafka.excludes(topic)).count();
         if count == 0 && matches!(pattern, TopicPattern::Name(_)) {
-            let error = Error::new(Kind::NotFound, format!("kafka.topics names {text:?}, which {} does not have", kafka.bootstrap_servers));
+            let error = Error::new(
+                Kind::NotFound,
+                format!("kafka.topics names {text:?}, which {} does not have", kafka.bootstrap_servers),
+            );
             return Err(error.hint("create the topic, or mend its name; a running tidelog waits for it"));
         }
         matched += count;

@@ -24,8 +24,9 @@ impl Spool {
     /// Makes the directory of `writer` below `root`, and removes those of processes that are gone.
     pub(super) fn open(root: &Path, writer: &str) -> Result<Self> {
         let hint = "set archive.spool_dir to a directory on a local disk that tidelog may write to";
-        std::fs::create_dir_all(root)
-            .map_err(|source| Error::io(source, format!("cannot make the spool directory {}", root.display())).hint(hint))?;
+        std::fs::create_dir_all(root).map_err(|source| {
+            Error::io(source, format!("cannot make the spool directory {}", root.display())).hint(hint)
+        })?;
         remove_left_over(root)?;
         let directory = root.join(writer);
         let made = std::fs::create_dir(&directory).and_then(|()| {
@@ -74,7 +75,9 @@ fn remove_left_over(root: &Path) -> Result<()> {
         let Ok(lock) = File::open(directory.join(LOCK)) else { continue };
         match lock.try_lock() {
             Ok(()) => match std::fs::remove_dir_all(&directory) {
-                Ok(()) => tracing::info!(directory = %directory.display(), "removed the spool of a process that is gone"),
+                Ok(()) => {
+                    tracing::info!(directory = %directory.display(), "removed the spool of a process that is gone")
+                }
                 Err(error) => tracing::warn!(directory = %directory.display(), %error, "cannot remove an old spool"),
             },
             Err(TryLockError::WouldBlock) => {}

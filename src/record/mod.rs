@@ -301,9 +301,7 @@ impl Block {
 
     /// Where the keys lie in [`Block::data`], one a record; none if it is null.
     pub fn key_spans(&self) -> impl Iterator<Item = Option<Span>> {
-        self.rows
-            .iter()
-            .map(|row| (row.key != NULL).then_some(Span { start: row.start, length: row.key as usize }))
+        self.rows.iter().map(|row| (row.key != NULL).then_some(Span { start: row.start, length: row.key as usize }))
     }
 
     /// Where the values lie in [`Block::data`], one a record; none if it is null.

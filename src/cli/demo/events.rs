@@ -70,7 +70,14 @@ fn row(table: &Table, id: u64, dice: u64) -> Value {
     }
 }
 
-fn envelope(op: &str, before: Option<Value>, after: Option<Value>, table: &Table, number: u64, timestamp: i64) -> String {
+fn envelope(
+    op: &str,
+    before: Option<Value>,
+    after: Option<Value>,
+    table: &Table,
+    number: u64,
+    timestamp: i64,
+) -> String {
     json!({
         "before": before,
         "after": after,

@@ -92,7 +92,9 @@ pub(super) async fn run(args: &Args) -> Result<()> {
     let equal = tokio::task::spawn_blocking(move || proof::compare(&bootstrap, range))
         .await
         .or_err(Kind::Internal, || "the comparison failed".to_owned())??;
-    println!("   {equal} of {equal} records came back equal, byte for byte: keys, values, headers, timestamps, order\n");
+    println!(
+        "   {equal} of {equal} records came back equal, byte for byte: keys, values, headers, timestamps, order\n"
+    );
     println!("{}", tree(&directory)?);
     println!("Done in {:.1} s. The archive stays; look at it, without any broker:", began.elapsed().as_secs_f64());
     let config = config_path.display();
@@ -125,7 +127,9 @@ async fn command(words: &[&str], config: &Path) -> Result<()> {
 fn directory(wanted: Option<&Path>) -> Result<PathBuf> {
     let Some(wanted) = wanted else {
         let made = tempfile::Builder::new().prefix("tidelog-demo-").tempdir();
-        return made.map(tempfile::TempDir::keep).map_err(|source| Error::io(source, "cannot make a temporary directory"));
+        return made
+            .map(tempfile::TempDir::keep)
+            .map_err(|source| Error::io(source, "cannot make a temporary directory"));
     };
     let doing = || format!("cannot make {}", wanted.display());
     std::fs::create_dir_all(wanted).map_err(|source| Error::io(source, doing()))?;
@@ -192,7 +196,8 @@ fn produce(bootstrap: &str, events: u64, first: DateTime<Utc>) -> Result<()> {
             record = back;
         }
         if number % pause == 0 {
-            producer.poll(Duration::from_millis(60));
+            std::thread::sleep(Duration::from_millis(140));
+            producer.poll(Duration::ZERO);
         }
     }
     producer.flush(Duration::from_secs(20)).or_err(Kind::Unavailable, failed)

@@ -173,6 +173,7 @@ impl Collector {
             }
         }
         self.commit_to_group();
+        self.tell_coverage();
         self.log_summary();
         self.consumer.close(CLOSE_WITHIN)
     }
@@ -223,7 +224,12 @@ impl Collector {
                 }
             }
             Event::OutOfRange { at, offset } => {
-                tracing::warn!(topic = &*at.topic, partition = at.partition, offset, "the broker does not have the next offset");
+                tracing::warn!(
+                    topic = &*at.topic,
+                    partition = at.partition,
+                    offset,
+                    "the broker does not have the next offset"
+                );
                 self.seal_topic(&at.topic, Reason::Conflict);
                 if let Some(lane) = self.lane_of(&at.topic) {
                     lane.hold(at.partition);
@@ -334,7 +340,7 @@ impl Collector {
                     self.begin_new_life(&topic, None);
                 }
             }
-            Notice::Stop => self.stop(),
+            Notice::Stop => self.stop()?,
         }
         Ok(())
     }
@@ -470,7 +476,13 @@ impl Collector {
             let result = match (result, finished, committer) {
                 (Ok(Encoded::Sealed(sealed)), Some((seq, reason)), Some(committer)) => {
                     let records = sealed.partitions.iter().map(|range| range.records).sum::<u64>();
-                    tracing::debug!(topic = &*topic, reason = reason.name(), records, bytes = sealed.bytes, "segment sealed");
+                    tracing::debug!(
+                        topic = &*topic,
+                        reason = reason.name(),
+                        records,
+                        bytes = sealed.bytes,
+                        "segment sealed"
+                    );
                     // The committer has it before the collector hears of it, so their order is the segments' order.
                     if committer.send(Request::Segment { seq, sealed }).is_err() {
                         tracing::debug!("a committer has ended");
@@ -569,7 +581,8 @@ impl Collector {
             let (stop, go) = lane.reconcile(full);
             pause.extend(stop.into_iter().map(|partition| TopicPartition { topic: Arc::clone(topic), partition }));
             resume.extend(
-                go.into_iter().map(|(partition, offset)| (TopicPartition { topic: Arc::clone(topic), partition }, offset)),
+                go.into_iter()
+                    .map(|(partition, offset)| (TopicPartition { topic: Arc::clone(topic), partition }, offset)),
             );
         }
         if !pause.is_empty() {
@@ -618,16 +631,14 @@ impl Collector {
         tracing::info!(topics, records, segments, raw_bytes, stored_bytes, memory_bytes, "archived");
     }
 
-    fn stop(&mut self) {
-        if self.stopping.is_none() {
-            self.stopping = Some(Instant::now() + STOP_WITHIN);
-            for lane in self.lanes.values_mut() {
-                lane.seal(Reason::Stop);
-                for partition in lane.partitions() {
-                    lane.hold(partition);
-                }
-            }
+    /// Stops fetching, and seals what came.
+    fn stop(&mut self) -> Result<()> {
+        self.stopping.get_or_insert_with(|| Instant::now() + STOP_WITHIN);
+        self.reconcile()?;
+        for lane in self.lanes.values_mut() {
+            lane.seal(Reason::Stop);
         }
+        Ok(())
     }
 
     fn is_stopped(&self, now: Instant) -> bool {

@@ -159,7 +159,12 @@ impl Committer {
             }
             match self.append(&change, now).await {
                 Outcome::Committed { number } => {
-                    tracing::debug!(topic = &*self.topic, checkpoint = number, segments = change.segments.len(), "committed");
+                    tracing::debug!(
+                        topic = &*self.topic,
+                        checkpoint = number,
+                        segments = change.segments.len(),
+                        "committed"
+                    );
                     break;
                 }
                 Outcome::Moved(moved) => {
@@ -239,7 +244,8 @@ impl Committer {
         match request {
             Request::Where { seq, partitions } => {
                 let end = |partition| self.chain.position(partition).map(|range| range.end);
-                let positions = partitions.into_iter().map(|(partition, first)| (partition, end(partition).unwrap_or(first)));
+                let positions =
+                    partitions.into_iter().map(|(partition, first)| (partition, end(partition).unwrap_or(first)));
                 self.shared.tell(Notice::Positioned { lane: self.lane, seq, positions: positions.collect() });
             }
             Request::OutOfRange { partition } => self.out_of_range(partition).await,
@@ -267,7 +273,13 @@ impl Committer {
                 return self.shared.tell(Notice::Fenced { lane: self.lane, positions });
             };
             if archived > latest {
-                tracing::error!(topic = &*self.topic, partition, archived, latest, "the log ends before the archive's position");
+                tracing::error!(
+                    topic = &*self.topic,
+                    partition,
+                    archived,
+                    latest,
+                    "the log ends before the archive's position"
+                );
                 return self.shared.tell(Notice::LifeEnded { lane: self.lane });
             }
             if archived >= earliest {
@@ -299,8 +311,13 @@ impl Committer {
     }
 
     async fn offset(&self, at: &TopicPartition, when: OffsetAt) -> Result<i64> {
-        let listed = self.shared.cluster.list_offsets(std::slice::from_ref(at), when, config::Isolation::ReadUncommitted).await?;
-        let (_, offset) = listed.into_iter().next().ok_or_else(|| Error::new(Kind::Unavailable, "the broker gave no offset"))?;
+        let listed = self
+            .shared
+            .cluster
+            .list_offsets(std::slice::from_ref(at), when, config::Isolation::ReadUncommitted)
+            .await?;
+        let (_, offset) =
+            listed.into_iter().next().ok_or_else(|| Error::new(Kind::Unavailable, "the broker gave no offset"))?;
         offset?.ok_or_else(|| Error::new(Kind::Unavailable, "the broker has no offset"))
     }
 }

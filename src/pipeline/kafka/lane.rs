@@ -341,7 +341,7 @@ impl Lane {
 
     /// Whether nothing of the lane is under way any more.
     pub(super) fn is_idle(&self) -> bool {
-        !self.busy && self.steps.is_empty() && self.committed == self.sealed
+        !self.busy && self.steps.is_empty() && self.since.is_none() && self.committed == self.sealed
     }
 
     /// The next step with the writer that it goes to, if the encoder may work for this lane now.

@@ -16,6 +16,7 @@ mod lane;
 mod resolve;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
@@ -35,6 +36,9 @@ use resolve::Resolved;
 /// How many uploads run at once: enough to hide a cloud store's latency, few enough that their buffers (a part of
 /// 8 MiB each) stay small beside the memory budget.
 const UPLOADS_AT_ONCE: usize = 3;
+
+/// How long the last look at the ends of partitions may take as the process stops.
+const LAST_REPORT_WITHIN: Duration = Duration::from_secs(5);
 
 /// What the collector is told.
 enum Notice {
@@ -78,7 +82,7 @@ pub(super) async fn run(
     let (resolver, requests) = mpsc::unbounded_channel();
     let (coverage, reports) = mpsc::channel(1);
     tokio::spawn(resolve::run(Arc::clone(&kafka), Arc::clone(&shared), requests));
-    tokio::spawn(coverage::Watch::new(Arc::clone(&shared), kafka.cluster.clone()).run(reports));
+    let watch = tokio::spawn(coverage::Watch::new(Arc::clone(&shared), kafka.cluster.clone()).run(reports));
 
     let collector = Collector::new(Parts {
         consumer: Consumer::new(&kafka)?,
@@ -112,6 +116,10 @@ pub(super) async fn run(
             end.await
         }
     };
+    // The last report says how far the archive is complete; a broker that is away must not keep the process.
+    if tokio::time::timeout(LAST_REPORT_WITHIN, watch).await.is_err() {
+        tracing::warn!("stopped before it was known how far the archive is complete");
+    }
     result.unwrap_or_else(|_| Err(Error::new(Kind::Internal, "the collector has panicked")))
 }
 

@@ -42,7 +42,9 @@ pub(super) async fn run(kafka: Arc<Kafka>, shared: Arc<Shared>, mut inbox: mpsc:
         let resolved = loop {
             match resolve(&kafka, &shared, &request).await {
                 Ok(resolved) => break resolved,
-                Err(error) => persistence.wait_after("the positions of assigned partitions cannot be found", error).await,
+                Err(error) => {
+                    persistence.wait_after("the positions of assigned partitions cannot be found", error).await
+                }
             }
         };
         shared.tell(Notice::Resolved(resolved));
@@ -147,9 +149,11 @@ async fn offsets(
     };
     // A partition that the topic got while it was archived is new as a whole: nothing of it may be passed over.
     let first_ones = chain.begin_facts().partitions;
-    offsets.extend(unknown.iter().map(|partition| {
-        (*partition, if *partition < first_ones { start[partition] } else { earliest[partition] })
-    }));
+    offsets.extend(
+        unknown.iter().map(|partition| {
+            (*partition, if *partition < first_ones { start[partition] } else { earliest[partition] })
+        }),
+    );
     Ok(offsets)
 }
 

@@ -117,7 +117,8 @@ impl Consumer {
         let batch = queue.consume(max, wait);
         // Before the records: a rebalance in this batch tells which of them count.
         handle.take_callbacks(&mut self.callbacks);
-        if self.callbacks.iter().any(|callback| !matches!(callback, Callback::Error { .. })) {
+        let rebalance = |callback: &Callback| matches!(callback, Callback::Assigned(_) | Callback::Revoked { .. });
+        if self.callbacks.iter().any(rebalance) {
             assignment.shaken();
         }
         let mut ends = Vec::new();
@@ -157,6 +158,9 @@ impl Consumer {
                     }
                 }
                 Callback::Revoked { partitions, lost } => self.revoke(partitions, lost, events)?,
+                Callback::CommitFailed(failure) => {
+                    events.push(Event::Fault { error: failure.into_error("cannot commit offsets"), fatal: false });
+                }
                 Callback::Error { failure, .. } if failure.code == code::ALL_BROKERS_DOWN => {
                     events.push(Event::AllBrokersDown);
                 }
@@ -357,7 +361,8 @@ impl Consumer {
         Ok(())
     }
 
-    /// Tells the group how far the archive is. It is an echo for other tools: the answer is not waited for.
+    /// Tells the group how far the archive is. It is an echo for other tools: the answer is not waited for, and a failure
+    /// comes as an [`Event::Fault`].
     pub fn commit(&mut self, offsets: &[(TopicPartition, i64)]) -> Result<()> {
         let mut list = List::new();
         for (at, next) in offsets {
