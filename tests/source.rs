@@ -2,7 +2,7 @@
 //! the brokers' own assignor, topics that go and come back).
 
 #[path = "../src/source/kafka/tests/reader.rs"]
-mod reader;
+pub(crate) mod reader;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
