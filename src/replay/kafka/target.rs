@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerGroupMetadata};
-use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::metadata::MetadataTopic;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
@@ -140,7 +140,7 @@ impl Target {
         let options = AdminOptions::new().request_timeout(Some(ANSWER)).broker_id(broker);
         let answers = match self.admin.describe_configs(&asked, &options).await {
             Ok(answers) => answers,
-            Err(error) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::UnsupportedFeature) => return Ok(None),
+            Err(KafkaError::AdminOp(RDKafkaErrorCode::UnsupportedFeature)) => return Ok(None),
             Err(error) => return Err(error).or_failed(|| "the target does not tell how its topics are set".to_owned()),
         };
         let mut configs = BTreeMap::new();
