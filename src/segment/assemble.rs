@@ -36,8 +36,7 @@ pub(super) struct Assembler {
 impl Assembler {
     pub(super) fn new(facts: &SegmentFacts, filter: Filter) -> Self {
         let whole = filter.of_segment(&facts.partitions) == Wanted::All;
-        let expected =
-            whole.then(|| facts.partitions.iter().map(|range| (range.partition, range.records)).collect());
+        let expected = whole.then(|| facts.partitions.iter().map(|range| (range.partition, range.records)).collect());
         let open = facts.partitions.iter().map(|range| (range.partition, (range.start..range.end, 0))).collect();
         Self { filter, open, expected, building: None, ready: VecDeque::new() }
     }
@@ -78,10 +77,8 @@ impl Assembler {
         value: Option<&[u8]>,
         headers: impl Iterator<Item = Header<'h>>,
     ) {
-        let fits = self
-            .building
-            .as_ref()
-            .is_some_and(|block| block.partition() == row.partition && block.raw_bytes() < BLOCK);
+        let fits =
+            self.building.as_ref().is_some_and(|block| block.partition() == row.partition && block.raw_bytes() < BLOCK);
         if !fits {
             self.cut();
         }

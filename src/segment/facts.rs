@@ -68,7 +68,12 @@ impl SegmentFacts {
         self.partitions.iter().map(|range| range.records).sum()
     }
 
-    pub(super) fn new(info: &SegmentInfo, raw_bytes: u64, largest_record: u64, partitions: Vec<PartitionRange>) -> Self {
+    pub(super) fn new(
+        info: &SegmentInfo,
+        raw_bytes: u64,
+        largest_record: u64,
+        partitions: Vec<PartitionRange>,
+    ) -> Self {
         Self {
             format_version: FORMAT_VERSION,
             stream: info.stream.clone(),

@@ -27,9 +27,10 @@ impl Filter {
     /// Whether a row is wanted.
     pub fn matches(&self, partition: i32, offset: i64, timestamp: i64) -> bool {
         self.timestamps.as_ref().is_none_or(|wanted| wanted.contains(&timestamp))
-            && self.partitions.as_ref().is_none_or(|wanted| {
-                wanted.get(&partition).is_some_and(|offsets| offsets.contains(&offset))
-            })
+            && self
+                .partitions
+                .as_ref()
+                .is_none_or(|wanted| wanted.get(&partition).is_some_and(|offsets| offsets.contains(&offset)))
     }
 
     /// How much is wanted of rows of one partition with offsets and timestamps of `least..=greatest`.
@@ -59,7 +60,9 @@ impl Filter {
     pub(super) fn of_partitions(&self, partitions: (i32, i32)) -> Wanted {
         match &self.partitions {
             None => Wanted::All,
-            Some(wanted) if partitions.0 <= partitions.1 && wanted.range(partitions.0..=partitions.1).next().is_some() => {
+            Some(wanted)
+                if partitions.0 <= partitions.1 && wanted.range(partitions.0..=partitions.1).next().is_some() =>
+            {
                 Wanted::Some
             }
             Some(_) => Wanted::Nothing,
@@ -72,7 +75,8 @@ impl Filter {
         let mut any = Wanted::Nothing;
         for range in ranges {
             let (Some(least), Some(greatest)) = (range.min_timestamp, range.max_timestamp) else { continue };
-            let wanted = self.of_partition(range.partition, (range.start, range.end.saturating_sub(1)), (least, greatest));
+            let wanted =
+                self.of_partition(range.partition, (range.start, range.end.saturating_sub(1)), (least, greatest));
             all = all.and(wanted);
             if wanted != Wanted::Nothing {
                 any = Wanted::Some;

@@ -38,7 +38,10 @@ impl AvroReader {
         let head = Head::read(&object).await?;
         check_index(&head, object.size())?;
         let wanted = |entry: &Entry| {
-            entry.3.iter().any(|part| filter.of_partition(part.0, (part.2, part.3), (part.4, part.5)) != Wanted::Nothing)
+            entry
+                .3
+                .iter()
+                .any(|part| filter.of_partition(part.0, (part.2, part.3), (part.4, part.5)) != Wanted::Nothing)
         };
         let blocks: Vec<Entry> = head.index.into_iter().filter(wanted).collect();
         let start = head.length;
@@ -69,9 +72,9 @@ impl AvroReader {
                 return Ok(None);
             }
             match (self.blocks.next(), self.run.next().await?) {
-                (Some(entry), Some(bytes)) => self.take(&entry, &bytes).map_err(|error| {
-                    error.context(format_args!("its block at {} after the header", entry.0))
-                })?,
+                (Some(entry), Some(bytes)) => self
+                    .take(&entry, &bytes)
+                    .map_err(|error| error.context(format_args!("its block at {} after the header", entry.0)))?,
                 _ => {
                     self.ended = true;
                     self.assembler.finish()?;

@@ -203,8 +203,7 @@ fn guarded<T>(decode: impl FnOnce() -> Result<T, ParquetError>) -> Result<T> {
 /// What the segment says about itself, and where its row groups lie.
 fn understand(metadata: &ParquetMetaData) -> Result<(SegmentFacts, Vec<Place>)> {
     let pairs = metadata.file_metadata().key_value_metadata().into_iter().flatten();
-    let pairs: Vec<(&str, &str)> =
-        pairs.filter_map(|pair| Some((pair.key.as_str(), pair.value.as_deref()?))).collect();
+    let pairs: Vec<(&str, &str)> = pairs.filter_map(|pair| Some((pair.key.as_str(), pair.value.as_deref()?))).collect();
     let facts = SegmentFacts::from_pairs(&pairs)?;
     let places = serde_json::from_str(value(&pairs, ROW_GROUPS_KEY).unwrap_or_default())
         .or_err(Kind::Corrupt, || format!("its {ROW_GROUPS_KEY} is not a list of row groups"))?;
@@ -218,12 +217,11 @@ fn check(metadata: &ParquetMetaData, facts: &SegmentFacts, places: &[Place]) -> 
     if metadata.file_metadata().schema().get_fields() != expected.get_fields() {
         return wrong("its columns are not those of a segment".into());
     }
-    let lie = |group: &RowGroupMetaData| {
-        let records = u64::try_from(group.num_rows()).ok()?;
-        Some((group_bytes(group), records))
+    let lies = |(group, place): (&RowGroupMetaData, &Place)| {
+        group_bytes(group) == place.bytes() && u64::try_from(group.num_rows()) == Ok(place.2)
     };
-    let lie = guarded(|| Ok(metadata.row_groups().iter().map(lie).collect::<Vec<_>>()))?;
-    if !lie.iter().eq(places.iter().map(|place| Some((place.bytes(), place.2))).collect::<Vec<_>>().iter()) {
+    let lie = guarded(|| Ok(metadata.row_groups().iter().zip(places).all(lies)))?;
+    if !lie || metadata.num_row_groups() != places.len() {
         return wrong(format!("its row groups are not those of its {ROW_GROUPS_KEY}"));
     }
     let records = places.iter().fold(0, |sum: u64, place| sum.saturating_add(place.2));
@@ -233,11 +231,11 @@ fn check(metadata: &ParquetMetaData, facts: &SegmentFacts, places: &[Place]) -> 
     Ok(())
 }
 
-/// Where a row group lies in the file.
+/// Where a row group lies in the file: from its first column's first byte to its last column's last.
 fn group_bytes(group: &RowGroupMetaData) -> Range<u64> {
-    group.columns().iter().map(|column| column.byte_range()).fold(u64::MAX..0, |all, (start, length)| {
-        all.start.min(start)..all.end.max(start.saturating_add(length))
-    })
+    let bounds = |(start, length): (u64, u64)| (start, start.saturating_add(length));
+    let columns = || group.columns().iter().map(|column| bounds(column.byte_range()));
+    columns().map(|(start, _)| start).min().unwrap_or(0)..columns().map(|(_, end)| end).max().unwrap_or(0)
 }
 
 /// Which row groups are read, and which of their rows.
@@ -270,7 +268,9 @@ fn of_group(group: &RowGroupMetaData, filter: &Filter) -> Wanted {
         (Some((only, last)), Some(offsets), Some(timestamps)) if only == last => {
             filter.of_partition(only, offsets, timestamps)
         }
-        (Some(partitions), _, Some(timestamps)) => filter.of_partitions(partitions).and(filter.of_timestamps(timestamps)),
+        (Some(partitions), _, Some(timestamps)) => {
+            filter.of_partitions(partitions).and(filter.of_timestamps(timestamps))
+        }
         _ => Wanted::Some,
     }
 }

@@ -51,8 +51,8 @@ pub(in crate::segment) struct ParquetWriter {
 impl ParquetWriter {
     /// Creates the file.
     pub(in crate::segment) fn create(path: &Path, zstd_level: i32) -> Result<Self> {
-        let level = ZstdLevel::try_new(zstd_level)
-            .or_err(Kind::Config, || format!("zstd has no level {zstd_level}"))?;
+        let level =
+            ZstdLevel::try_new(zstd_level).or_err(Kind::Config, || format!("zstd has no level {zstd_level}"))?;
         let spool = Hashed { spool: Spool::create(path)?, group: XxHash64::with_seed(0) };
         let schema = schema().or_err(Kind::Internal, || "the Parquet schema of segments is wrong".into())?;
         let properties = Arc::new(properties(Compression::ZSTD(level)));
@@ -60,7 +60,13 @@ impl ParquetWriter {
         let fields = arrow_schema();
         let columns = ArrowRowGroupWriterFactory::new(&file, Arc::clone(&fields));
         let names = TimestampType::ALL.map(TimestampType::name);
-        Ok(Self { file, places: Vec::new(), columns, fields, timestamp_types: Arc::new(StringArray::from_iter_values(names)) })
+        Ok(Self {
+            file,
+            places: Vec::new(),
+            columns,
+            fields,
+            timestamp_types: Arc::new(StringArray::from_iter_values(names)),
+        })
     }
 
     /// Writes one row group. The blocks are in order, and none is empty.

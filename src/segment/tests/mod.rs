@@ -1,6 +1,7 @@
 //! What is written comes back; what is damaged is refused.
 
 mod damage;
+mod golden;
 mod other_readers;
 mod round_trip;
 
@@ -8,8 +9,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use object_store::memory::InMemory;
 use object_store::ObjectStoreExt;
+use object_store::memory::InMemory;
 use proptest::prelude::*;
 
 use super::*;
@@ -80,8 +81,7 @@ fn record() -> impl Strategy<Value = (i64, Owned)> {
         prop::collection::vec((bytes(12), prop::option::of(bytes(12))), 0..4),
     );
     parts.prop_map(|(hole, timestamp, timestamp_type, leader_epoch, key, value, headers)| {
-        let owned =
-            Owned { partition: 0, offset: 0, timestamp, timestamp_type, leader_epoch, key, value, headers };
+        let owned = Owned { partition: 0, offset: 0, timestamp, timestamp_type, leader_epoch, key, value, headers };
         (hole, owned)
     })
 }

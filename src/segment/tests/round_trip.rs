@@ -4,7 +4,8 @@ fn filters() -> impl Strategy<Value = Filter> {
     let partitions = prop::collection::btree_map(0..5_i32, (0_i64..2_000, 0_i64..2_000), 0..3);
     let times = prop_oneof![3 => (900_i64..2_100, 0_i64..500), 1 => (any::<i64>(), any::<i64>())];
     (prop::option::of(partitions), prop::option::of(times)).prop_map(|(partitions, times)| Filter {
-        partitions: partitions.map(|all| all.into_iter().map(|(p, (start, length))| (p, start..start + length)).collect()),
+        partitions: partitions
+            .map(|all| all.into_iter().map(|(p, (start, length))| (p, start..start + length)).collect()),
         timestamps: times.map(|(start, length)| start..start.saturating_add(length)),
     })
 }
@@ -128,7 +129,8 @@ fn the_sha256_is_that_of_the_file() {
 fn rewriting_leaves_out_the_dropped_partitions() {
     for format in [Format::Parquet, Format::Avro] {
         let folder = tempfile::tempdir().unwrap();
-        let calls = vec![vec![small(0, 0..50), small(1, 0..50), small(2, 7..9)], vec![small(1, 60..70), small(0, 50..99)]];
+        let calls =
+            vec![vec![small(0, 0..50), small(1, 0..50), small(2, 7..9)], vec![small(1, 60..70), small(0, 50..99)]];
         let sealed = write(&folder.path().join("a segment"), format, &calls).unwrap();
         let to = folder.path().join("anew");
         let drop = BTreeSet::from([0, 7]);
