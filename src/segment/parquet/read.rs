@@ -233,17 +233,9 @@ fn check(metadata: &ParquetMetaData, facts: &SegmentFacts, places: &[Place]) -> 
 
 /// Where a row group lies in the file: from its first column's first byte to its last column's last.
 fn group_bytes(group: &RowGroupMetaData) -> Range<u64> {
-<<<<<<< HEAD
-    group
-        .columns()
-        .iter()
-        .map(|column| column.byte_range())
-        .fold(u64::MAX..0, |all, (start, length)| all.start.min(start)..all.end.max(start.saturating_add(length)))
-=======
     let bounds = |(start, length): (u64, u64)| (start, start.saturating_add(length));
     let columns = || group.columns().iter().map(|column| bounds(column.byte_range()));
     columns().map(|(start, _)| start).min().unwrap_or(0)..columns().map(|(_, end)| end).max().unwrap_or(0)
->>>>>>> refs/heads/seg
 }
 
 /// Which row groups are read, and which of their rows.
