@@ -354,3 +354,72 @@ fn take(bytes: &[u8], field: u32) -> (Option<&[u8]>, &[u8]) {
     let (part, rest) = bytes.split_at_checked(field as usize).unwrap_or((bytes, &[]));
     (Some(part), rest)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn push(block: &mut Block, offset: i64, key: Option<&[u8]>, value: Option<&[u8]>, headers: &[Header<'_>]) {
+        block.push(offset, 1_000 - offset, TimestampType::Create, 4, key, value, headers.iter().copied());
+    }
+
+    #[test]
+    fn records_come_back_as_they_were_pushed() {
+        let headers = [
+            Header { name: b"a", value: Some(b"1") },
+            Header { name: b"a", value: None },
+            Header { name: b"", value: Some(b"") },
+        ];
+        let mut block = Block::new(7, 0);
+        push(&mut block, 10, Some(b"key"), None, &headers);
+        push(&mut block, 12, None, Some(b""), &[]);
+        push(&mut block, 13, Some(b""), Some(b"value"), &headers[1..]);
+        let parts = |record: &Record<'_>| (record.offset, record.key.map(<[u8]>::len), record.value.map(<[u8]>::len));
+        assert_eq!(
+            block.iter().map(|record| parts(&record)).collect::<Vec<_>>(),
+            [(10, Some(3), None), (12, None, Some(0)), (13, Some(0), Some(5))]
+        );
+        assert_eq!(block.get(0).unwrap().headers().collect::<Vec<_>>(), headers);
+        assert_eq!(block.get(1).unwrap().header_count(), 0);
+        assert_eq!(block.get(2).unwrap().headers().collect::<Vec<_>>(), headers[1..]);
+        assert_eq!(block.get(3), None);
+        let sizes: Vec<u64> = block.iter().map(|record| record.size()).collect();
+        assert_eq!((sizes.clone(), block.raw_bytes(), block.largest_record()), (vec![6, 0, 6], 12, 6));
+        assert_eq!((block.first_offset(), block.last_offset()), (Some(10), Some(13)));
+        assert_eq!((block.min_timestamp(), block.max_timestamp()), (Some(987), Some(990)));
+    }
+
+    #[test]
+    fn spans_point_at_the_same_bytes() {
+        let headers = [Header { name: b"n", value: None }, Header { name: b"name", value: Some(b"v") }];
+        let mut block = Block::new(0, 64);
+        push(&mut block, 1, None, Some(b"first"), &headers);
+        push(&mut block, 2, Some(b"k"), None, &headers);
+        let bytes = |span: Span| &block.data()[span.start..span.start + span.length];
+        let keys: Vec<_> = block.key_spans().map(|span| span.map(bytes)).collect();
+        let values: Vec<_> = block.value_spans().map(|span| span.map(bytes)).collect();
+        assert_eq!((keys, values), (vec![None, Some(&b"k"[..])], vec![Some(&b"first"[..]), None]));
+        for row in 0..2 {
+            let spans = block.header_spans(row).map(|h| Header { name: bytes(h.name), value: h.value.map(bytes) });
+            assert_eq!(spans.collect::<Vec<_>>(), headers);
+        }
+        assert_eq!(block.header_spans(2).count(), 0);
+    }
+
+    #[test]
+    fn a_quiet_partition_holds_little_memory() {
+        let mut block = Block::new(0, 0);
+        assert!(block.is_empty() && block.memory() < 256);
+        push(&mut block, 1, Some(b"key"), Some(&[0; 100]), &[]);
+        assert!(block.memory() < 1_024, "{}", block.memory());
+    }
+
+    #[test]
+    fn names_and_numbers_of_timestamp_types_come_back() {
+        for kind in TimestampType::ALL {
+            assert_eq!(TimestampType::from_name(kind.name().as_bytes()), Some(kind));
+            assert_eq!(TimestampType::from_number(kind as u8), Some(kind));
+        }
+        assert_eq!((TimestampType::from_name(b""), TimestampType::from_number(3)), (None, None));
+    }
+}

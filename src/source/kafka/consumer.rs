@@ -104,7 +104,7 @@ impl Consumer {
     /// Gives at most `max` records to `on_message` and everything else to `events`; returns when it has `max`, or when
     /// `wait` is over. Records of a partition come in the order of their offsets, each offset once.
     ///
-    /// An error means that librdkafka does not follow; the next poll tries again.
+    /// An error means that librdkafka refuses what it must do: the consumer must be built anew.
     pub fn poll(
         &mut self,
         max: usize,
@@ -326,7 +326,12 @@ impl Consumer {
             return Ok(());
         }
         let mut list = self.list(&away);
-        self.handle.seek(&mut list, SEEK_WAIT).map_err(|failure| failure.into_error("cannot move partitions"))?;
+        match self.handle.seek(&mut list, SEEK_WAIT) {
+            Ok(()) => {}
+            // A process that was frozen meanwhile, or a machine without a free core.
+            Err(failure) if failure.code == code::TIMED_OUT => tracing::warn!("librdkafka is slow to move partitions"),
+            Err(failure) => return Err(failure.into_error("cannot move partitions")),
+        }
         let mut stopped = Vec::new();
         for entry in list.iter() {
             let key = (self.assignment.index(&String::from_utf8_lossy(entry.topic)), entry.partition);
