@@ -58,8 +58,11 @@ async fn replayed(store: &Store, query: &Query, tempo: Tempo) -> Vec<(i64, i64, 
     text.split(|byte| *byte == b'\n').filter(|bytes| !bytes.is_empty()).map(line).collect()
 }
 
+/// A segment, Avro or Parquet, by partition, step to the next offset, and timestamp of its records.
+type Drawn = (bool, Vec<(i32, i64, i64)>);
+
 /// Records of three partitions in segments, with timestamps in any order and offsets with holes.
-fn segments() -> impl Strategy<Value = Vec<(bool, Vec<(i32, i64, i64)>)>> {
+fn segments() -> impl Strategy<Value = Vec<Drawn>> {
     let record = (0i32..3, 1i64..4, 0i64..1_000);
     prop::collection::vec((any::<bool>(), prop::collection::vec(record, 1..40)), 1..6)
 }
@@ -214,7 +217,8 @@ fn found(kafka: &Kafka, topic: &str) -> Vec<Shape> {
 
 /// Records of every kind that Kafka knows, over `partitions` partitions with timestamps out of order.
 fn all_kinds(partitions: i32, each: i64, base: i64) -> Vec<Record> {
-    let kinds = |offset: i64| -> (Option<Vec<u8>>, Option<Vec<u8>>, Vec<(Vec<u8>, Option<Vec<u8>>)>) {
+    type Content = (Option<Vec<u8>>, Option<Vec<u8>>, Vec<(Vec<u8>, Option<Vec<u8>>)>);
+    let kinds = |offset: i64| -> Content {
         let text = |text: &str| Some(text.as_bytes().to_vec());
         match offset % 7 {
             0 => (None, text("no key"), vec![]),
