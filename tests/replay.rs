@@ -14,7 +14,7 @@ use tidelog::store::Store;
 use tidelog::stream::Format;
 
 use crate::archive::{Record, Topic, memory, on_disk};
-use crate::rig::kafka::{Kafka, shared};
+use crate::rig::kafka::{Kafka, KafkaOptions, shared};
 use crate::rig::program::{Home, Output};
 use crate::rig::topics::{self, Isolation};
 use crate::rig::{unique, wait_until};
@@ -157,6 +157,10 @@ struct Archive {
 
 impl Archive {
     fn new() -> Archive {
+        Archive::beside(shared())
+    }
+
+    fn beside(kafka: &Kafka) -> Archive {
         let home = Home::new();
         let directory = home.path().join("archive");
         std::fs::create_dir(&directory).expect("a directory can be made");
@@ -164,7 +168,7 @@ impl Archive {
         let config = format!(
             "[archive]\nurl = \"{url}\"\nspool_dir = \"{}\"\n[kafka]\ncluster = \"main\"\nbootstrap_servers = \"{}\"\ntopics = [\"^tailed-\"]\n",
             spool.display(),
-            shared().bootstrap()
+            kafka.bootstrap()
         );
         home.write("tidelog.toml", &config);
         Archive { home, store: on_disk(&directory) }
@@ -318,6 +322,37 @@ fn a_replay_that_was_killed_or_stopped_goes_on_exactly_once() {
     let last = archive.replay(&[&args[3..], &["--json"]].concat()).expect(0).json();
     assert!(last["records"].as_u64().expect("a number") < 9_000, "the rest only: {last}");
     assert_eq!(found(kafka, &target), expected(&records));
+}
+
+#[test]
+fn a_target_that_restarts_meanwhile_is_waited_for() {
+    let kafka = Kafka::start(KafkaOptions::default());
+    let (archive, topic) = (Archive::beside(&kafka), unique("replay-restart"));
+    let records: Vec<Record> =
+        (0..8_000).map(|n| Record::new(i32::try_from(n % 3).expect("small"), n / 3, base() + n)).collect();
+    archive.fill(&topic, 0, &[(Format::Parquet, records.clone())]);
+    let target = format!("{topic}.copy");
+    let args = [
+        "-c",
+        "tidelog.toml",
+        "replay",
+        "--from=-2h",
+        "--topics",
+        &topic,
+        "--rename",
+        "(.*)=$1.copy",
+        "--rate",
+        "1000/s",
+    ];
+    let mut program = archive.home.start(&args);
+    wait_until("some of it to be committed", Duration::from_secs(60), || {
+        program.assert_running();
+        sent_so_far(&kafka, &target) > 1_000
+    });
+    kafka.kill(1);
+    kafka.restart(1);
+    assert_eq!(program.wait(Duration::from_secs(120)), 0);
+    assert_eq!(found(&kafka, &target), expected(&records));
 }
 
 fn sent_so_far(kafka: &Kafka, topic: &str) -> usize {

@@ -1,6 +1,6 @@
 //! `tidelog replay`: the plan shown, the target checked, the records sent, and how to go on.
 
-use std::io::{self, IsTerminal as _};
+use std::io;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -355,7 +355,7 @@ async fn send(args: &Args, store: &Store, replay: Prepared, tempo: Tempo) -> Res
         };
         return if args.json { print_json(&result) } else { print(&word) };
     }
-    if args.json || !io::stdout().is_terminal() {
+    if args.json {
         eprintln!("replay {id} begins");
     }
     let counters = Arc::new(Counters::default());
