@@ -2,8 +2,8 @@
 //!
 //! The encoder of the Parquet library copies each value four times on the way to a page, into memory that it asks of
 //! the system anew for every page; for records of 1 KB that costs as much as half of their compression. This one
-//! knows how large a page becomes before it builds it, so it copies once, into buffers that it keeps. The rest of the
-//! file is the library's.
+//! knows how large a page becomes before it builds it, so it copies once, into buffers that serve the whole row group.
+//! The rest of the file is the library's.
 //!
 //! ```text
 //! column chunk   [dictionary page] data page, data page, …
@@ -13,6 +13,7 @@
 //! ```
 
 use std::io::Cursor;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use parquet::basic::{Compression, Encoding, PageType, ZstdLevel};
@@ -31,7 +32,7 @@ const PAGE_BYTES: usize = 1 << 20;
 /// Rows of a page, at most, so that a page of small records can be passed over too.
 const PAGE_ROWS: usize = 20_000;
 
-/// Encodes column chunks, one after the other.
+/// Encodes the column chunks of a row group, one after the other.
 pub(super) struct Pages {
     compressor: Compressor<'static>,
     compression: Compression,
@@ -229,7 +230,7 @@ impl Pages {
             let page_type = PageType::DICTIONARY_PAGE;
             statistics.insert(0, PageEncodingStats { page_type, encoding: Encoding::PLAIN, count: 1 });
         }
-        let metadata = ColumnChunkMetaData::builder(chunk.column.clone())
+        let metadata = ColumnChunkMetaData::builder(Arc::clone(chunk.column))
             .set_compression(self.compression)
             .set_encodings(encodings)
             .set_page_encoding_stats(statistics)

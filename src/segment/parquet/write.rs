@@ -1,7 +1,8 @@
 //! Writes Parquet segments.
 //!
 //! A row group is encoded column by column, and each column goes to the file before the next is begun: beside the
-//! blocks that were given, only one encoded column is ever held.
+//! blocks that were given, only one encoded column is ever held. Between two row groups nothing is held but what the
+//! footer will say, for a writer is open for every topic.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -38,7 +39,7 @@ pub(in crate::segment) struct ParquetWriter {
     file: SerializedFileWriter<Hashed>,
     columns: SchemaDescriptor,
     places: Vec<Place>,
-    pages: Pages,
+    level: ZstdLevel,
 }
 
 impl ParquetWriter {
@@ -46,13 +47,12 @@ impl ParquetWriter {
     pub(in crate::segment) fn create(path: &Path, zstd_level: i32) -> Result<Self> {
         let level =
             ZstdLevel::try_new(zstd_level).or_err(Kind::Config, || format!("zstd has no level {zstd_level}"))?;
-        let pages = Pages::new(level).or_err(Kind::Internal, || "cannot set up zstd".into())?;
         let spool = Hashed { spool: Spool::create(path)?, group: XxHash64::with_seed(0) };
         let schema = schema().or_err(Kind::Internal, || "the Parquet schema of segments is wrong".into())?;
         let properties = Arc::new(properties(Compression::ZSTD(level)));
         let columns = SchemaDescriptor::new(Arc::clone(&schema));
         let file = SerializedFileWriter::new(spool, schema, properties).map_err(failed)?;
-        Ok(Self { file, columns, places: Vec::new(), pages })
+        Ok(Self { file, columns, places: Vec::new(), level })
     }
 
     /// Writes one row group. The blocks are in order, and none is empty.
@@ -74,7 +74,7 @@ impl ParquetWriter {
         numbers::<Int64Type>(&mut group, blocks.iter().flat_map(Block::offsets), SHORT_PAGE)?;
         numbers::<Int64Type>(&mut group, blocks.iter().flat_map(Block::timestamps), SHORT_PAGE)?;
 
-        let pages = &mut self.pages;
+        let pages = &mut Pages::new(self.level)?;
         let names = TimestampType::ALL.map(|kind| kind.name().as_bytes());
         let kinds = blocks.iter().flat_map(Block::timestamp_types).map(|kind| kind as u32);
         let kinds = kinds.map(|kind| Entry { first: true, definition: 0, value: Some(kind) });
