@@ -1,15 +1,19 @@
 //! tidelog archives a change-data pipeline continuously and gives back any time range.
 //!
-//! A module uses only modules above it in this list.
+//! A module uses only modules that stand before it here: [`error`], [`time`], [`stream`], [`telemetry`], [`config`],
+//! [`record`], [`store`], [`segment`], [`manifest`], [`source`], [`pipeline`], [`replay`], [`verify`], [`cli`].
 
-pub mod error;
-pub mod stream;
-pub mod config;
-pub mod record;
-pub mod store;
-pub mod segment;
-pub mod manifest;
-pub mod source;
-pub mod pipeline;
-pub mod replay;
 pub mod cli;
+pub mod config;
+pub mod error;
+pub mod manifest;
+pub mod pipeline;
+pub mod record;
+pub mod replay;
+pub mod segment;
+pub mod source;
+pub mod store;
+pub mod stream;
+pub mod telemetry;
+pub mod time;
+pub mod verify;

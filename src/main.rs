@@ -1,1 +1,5 @@
-fn main(){}
+//! The command `tidelog`.
+
+fn main() -> std::process::ExitCode {
+    tidelog::cli::main()
+}

@@ -1,1 +1,136 @@
-//! (being written)
+//! The command line: what a user types, in; what the program did, out.
+//!
+//! Results go to standard output, everything else (logs, progress, errors) to standard error. Exit codes: 0 done,
+//! 1 failed, 2 usage or configuration, 3 finished, and what was found is damaged or incomplete.
+
+mod check;
+mod demo;
+mod human;
+mod inspect;
+mod progress;
+mod replay;
+mod run;
+
+use std::future::Future;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+use crate::config::Config;
+use crate::error::{Error, Kind, Result, ResultExt};
+use crate::telemetry::{self, LogFormat};
+
+/// Archives a change-data pipeline continuously and gives back any time range.
+#[derive(Debug, Parser)]
+#[command(name = "tidelog", version, after_help = EXAMPLES, arg_required_else_help = true)]
+struct Cli {
+    /// The configuration file.
+    #[arg(short, long, global = true, value_name = "FILE", default_value = "/etc/tidelog/tidelog.toml")]
+    config: PathBuf,
+    /// How log lines look on standard error [default: text on a terminal, json elsewhere].
+    #[arg(long, global = true, value_enum, value_name = "FORMAT")]
+    log_format: Option<LogFormat>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "Examples:
+  tidelog demo                                   see it work, without any server
+  tidelog check --connect -c tidelog.toml        try the configuration against broker and store
+  tidelog run -c tidelog.toml                    archive until stopped
+  tidelog ls                                     what is archived, how far, what is missing
+  tidelog cat --topic orders --from -10m         records as JSON lines
+  tidelog replay --from -1h --to now --topics orders --rename '(.*)=replay.$1' --dry-run
+  tidelog verify --deep                          prove that the archive is whole
+
+Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 finished but damaged or incomplete.
+Every key of the configuration can be set by the environment: TIDELOG__KAFKA__BOOTSTRAP_SERVERS=broker:9092";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Archive continuously, until SIGTERM or Ctrl-C.
+    Run,
+    /// Validate the configuration; with --connect, try every server and the store.
+    Check(check::Args),
+    /// List streams, how far they are archived, and what is missing.
+    Ls(inspect::LsArgs),
+    /// Print the committed objects, one a line, for DuckDB, Spark and the like.
+    Files(inspect::FilesArgs),
+    /// Print archived records as JSON lines.
+    Cat(inspect::CatArgs),
+    /// Send a time range of archived records to Kafka or to standard output.
+    Replay(replay::Args),
+    /// Check chains, objects and counts; with --deep, decode every record.
+    Verify(inspect::VerifyArgs),
+    /// Show everything at work on this machine, without any server.
+    Demo(demo::Args),
+    /// Print a completion script for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Runs the command that the process was started with.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        // Help and version are no failure; clap knows.
+        Err(error) => {
+            drop(error.print());
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    match run_command(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            report(&error);
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn run_command(cli: Cli) -> Result<()> {
+    // What serves logs its work; what answers a question logs only what it could not do.
+    let level = if matches!(cli.command, Command::Run) { "info" } else { "warn" };
+    telemetry::start(cli.log_format, level)?;
+    let config = || Config::load(&cli.config);
+    match cli.command {
+        Command::Run => block_on(run::run(&config()?)),
+        Command::Check(args) => block_on(check::run(&args, &cli.config)),
+        Command::Ls(args) => block_on(inspect::ls(&args, &config()?)),
+        Command::Files(args) => block_on(inspect::files(&args, &config()?)),
+        Command::Cat(args) => block_on(inspect::cat(&args, &config()?)),
+        Command::Replay(args) => block_on(replay::run(&args, &config()?)),
+        Command::Verify(args) => block_on(inspect::verify(&args, &config()?)),
+        Command::Demo(args) => block_on(demo::run(&args)),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "tidelog", &mut script);
+            std::io::stdout().write_all(&script).map_err(|source| Error::io(source, "cannot print"))
+        }
+    }
+}
+
+/// Two threads for everything that waits; work on bytes has threads of its own.
+fn block_on(work: impl Future<Output = Result<()>>) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(16)
+        .enable_all()
+        .build()
+        .or_err(Kind::Unavailable, || "the runtime cannot be started".into())?;
+    let result = runtime.block_on(work);
+    // What still waits for a server must not keep the process.
+    runtime.shutdown_background();
+    result
+}
+
+fn report(error: &Error) {
+    eprintln!("error: {error}");
+    if let Some(hint) = error.hint_text() {
+        eprintln!("  do     {hint}");
+    }
+}

@@ -1,1 +1,70 @@
-//! (being written)
+//! The manifest: one chain of checkpoints a stream, the only truth about what is archived.
+//!
+//! ```text
+//!   0 begin ◄─ 1 append ◄─ 2 append ◄─ 3 gap ◄─ … ◄─ 64 snapshot ◄─ 65 append ◄─ …      each names the sha256 of
+//!                                                     │                                 the entry before it
+//!                                                     └► pages: lists of segments and gaps, of base 64
+//! ```
+//!
+//! Segments that are durable flow in as [`Change`]s, entries flow out to every reader. A writer creates entry `n + 1`
+//! with put-if-absent and so learns whether it still knows the chain's end ([`Chain::commit`]). Every 64th entry is a
+//! snapshot: the sum of all before it, and a list of pages. The pages are a counter of base 64, in which 64 pages of a
+//! level become one of the next, so that neither a commit nor the opening of a chain costs more in an old archive than
+//! in a new one. A page is named by its sha256 and written before the snapshot that lists it: writers that race write
+//! the same object.
+//!
+//! [`Chain::select`] answers which segments can matter for a range of time or offsets, [`Walk`] reads every entry and
+//! page for `verify`, [`coverage`] keeps what is known to be complete.
+
+pub mod coverage;
+
+mod chain;
+mod entry;
+mod head;
+mod page;
+mod select;
+mod walk;
+
+use futures::{StreamExt, TryStreamExt, stream};
+
+pub use crate::stream::Change;
+pub use chain::{Chain, Outcome};
+pub use select::{Selected, Selection};
+pub use walk::{Step, Walk};
+
+use crate::error::Result;
+use crate::store::{Store, layout};
+use crate::stream::StreamId;
+
+/// How many objects are read at a time. It hides the round trips of a cloud store; a local one is fast anyway.
+const READS_AT_ONCE: usize = 32;
+
+/// The streams that the archive holds, in the order of their names.
+///
+/// A stream counts as soon as one object of its chain exists, be it damaged: `verify` must see it.
+pub async fn streams(store: &Store) -> Result<Vec<StreamId>> {
+    let mut found = Vec::new();
+    for cluster in store.list_folders(&layout::chains()).await? {
+        for folder in store.list_folders(&cluster).await? {
+            match layout::stream_of(&folder) {
+                Some(stream) => found.push(stream),
+                None => {
+                    tracing::warn!(%folder, "this folder among the chains is not named like one and is passed over")
+                }
+            }
+        }
+    }
+    let with_objects = stream::iter(found)
+        .map(|id| async move {
+            // On file:// a folder without an entry is left when the very first write of a chain fails.
+            let exists = store.size(&layout::entry(&id, 0)).await?.is_some();
+            Ok::<_, crate::error::Error>((exists || store.any_below(&layout::chain(&id)).await?).then_some(id))
+        })
+        .buffered(READS_AT_ONCE);
+    let mut streams: Vec<StreamId> = with_objects.try_filter_map(async |id| Ok(id)).try_collect().await?;
+    streams.sort_unstable();
+    Ok(streams)
+}
+
+#[cfg(test)]
+mod tests;

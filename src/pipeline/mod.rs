@@ -1,1 +1,43 @@
-//! (being written)
+//! The running service: what flows from the sources into the archive.
+
+mod kafka;
+mod spool;
+
+use tokio::sync::watch;
+
+use crate::config::Config;
+use crate::error::{Error, Kind, Result};
+use crate::store::Store;
+use spool::Spool;
+
+/// Archives everything that the configuration names, until `stop` turns true.
+///
+/// # Errors
+/// A configuration without a source, a store or spool that cannot be written, and what makes a source fail for good.
+/// Everything else is waited for: a broker or a store that is away, a topic that does not exist yet.
+pub async fn run(config: &Config, stop: watch::Receiver<bool>) -> Result<()> {
+    let Some(kafka) = &config.kafka else {
+        return Err(Error::new(Kind::Config, "the configuration names nothing to archive")
+            .hint("add a section [kafka] with bootstrap_servers and topics"));
+    };
+    let store = Store::open(&config.archive)?;
+    store.probe().await?;
+    let writer = writer_id()?;
+    kafka::run(config, kafka, store, &writer, stop).await
+}
+
+/// Tries whether the spool directory can be written.
+///
+/// # Errors
+/// What is wrong with `archive.spool_dir`, and the way out.
+pub fn probe_spool(config: &Config) -> Result<()> {
+    Spool::open(&config.archive.spool_dir, &writer_id()?).map(drop)
+}
+
+/// A name for this process that no other has: it stands in the names of the objects that it writes.
+fn writer_id() -> Result<String> {
+    let mut bytes = [0; 6];
+    getrandom::fill(&mut bytes)
+        .map_err(|error| Error::new(Kind::Unavailable, format!("the system gives no random bytes: {error}")))?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}

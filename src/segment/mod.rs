@@ -151,7 +151,7 @@ pub struct Sealed {
 
 impl Sealed {
     /// What its checkpoint says once it is uploaded as `object`.
-    pub fn into_ref(&self, object: String) -> SegmentRef {
+    pub fn to_ref(&self, object: String) -> SegmentRef {
         SegmentRef {
             object,
             format: self.format,

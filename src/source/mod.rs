@@ -1,3 +1,3 @@
-//! (being written)
+//! Where data comes from: the readers of foreign systems. Foreign callbacks become one event enum each.
 
 pub mod kafka;

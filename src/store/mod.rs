@@ -1,1 +1,263 @@
-//! (being written)
+//! The store: a flat space of immutable objects, named by keys, on a disk or in a cloud.
+//!
+//! ```text
+//!   manifest ──create──┐
+//!   segment ──upload───┼──► Store ──► objects below the archive's URL
+//!   coverage ──put─────┘      └─────► get, list: for every reader
+//! ```
+//!
+//! All that tidelog needs of a store is here: an object appears whole or not at all, it is durable when the call
+//! returns, and [`Store::create`] lets exactly one of several writers of a key win. That last one is the fence between
+//! two archivers, so [`Store::probe`] tries it before anything is archived. The backends are object_store's; this room
+//! opens them, names keys ([`layout`]) and turns their errors into ours, with the operation and the key.
+
+pub mod layout;
+
+mod backend;
+mod fault;
+
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream::BoxStream};
+use object_store::path::Path;
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use tokio::task::JoinSet;
+
+use crate::config::Archive;
+use crate::error::{Error, Kind, Result, ResultExt};
+
+/// The bytes of one part of an upload. S3 wants 5 MiB or more, and 10,000 parts at most, which makes 80 GiB.
+const PART_BYTES: u64 = 8 * 1024 * 1024;
+
+/// How many parts of one upload are on their way at a time, while one more is read: 24 MiB an upload at the most.
+const PARTS_IN_FLIGHT: usize = 2;
+
+/// An archive's objects. Clones share the connection.
+#[derive(Debug, Clone)]
+pub struct Store {
+    objects: Arc<dyn ObjectStore>,
+    url: Arc<str>,
+}
+
+/// What [`Store::create`] found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Created {
+    /// The key was free, and the object is durable.
+    Yes,
+    /// The key is taken, by another writer or by an earlier call whose answer was lost.
+    Exists,
+}
+
+impl Store {
+    /// Opens the archive's store. Nothing is sent yet, except that `file://` makes the directory.
+    ///
+    /// Every call with `memory://` makes a new, empty store; its clones share it.
+    ///
+    /// # Errors
+    /// [`Kind::Config`] for a URL or an option that the store does not know, the errors of the file system for
+    /// `file://`.
+    pub fn open(archive: &Archive) -> Result<Self> {
+        Ok(Self::over(backend::open(archive)?, archive.url.as_str()))
+    }
+
+    /// A store over objects that are already open, for wrappers that count, limit or break requests.
+    pub fn over(objects: Arc<dyn ObjectStore>, url: &str) -> Self {
+        Self { objects, url: url.into() }
+    }
+
+    /// The objects, with keys relative to the archive's root.
+    pub fn objects(&self) -> Arc<dyn ObjectStore> {
+        Arc::clone(&self.objects)
+    }
+
+    /// The archive's URL, as the configuration has it.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Creates an object if its key is free. When it says [`Created::Yes`], the object is durable.
+    ///
+    /// An error leaves it open whether the object was created: the answer may have been lost on its way.
+    pub async fn create(&self, key: &Path, bytes: Bytes) -> Result<Created> {
+        let options = PutOptions::from(PutMode::Create);
+        match self.objects.put_opts(key, PutPayload::from_bytes(bytes), options).await {
+            Ok(_) => Ok(Created::Yes),
+            Err(object_store::Error::AlreadyExists { .. }) => Ok(Created::Exists),
+            Err(error) => Err(self.fault(error, "create", key)),
+        }
+    }
+
+    /// Writes an object, over an older one if there is one. It is durable when the call returns.
+    pub async fn put(&self, key: &Path, bytes: Bytes) -> Result<()> {
+        let put = self.objects.put(key, PutPayload::from_bytes(bytes)).await;
+        put.map(|_| ()).map_err(|error| self.fault(error, "write", key))
+    }
+
+    /// Writes the bytes of a local file as an object, over an older one if there is one. It is durable when the call
+    /// returns, and nobody sees a part of it before.
+    ///
+    /// Memory is bounded: a few parts of 8 MiB, whatever the file's size.
+    pub async fn upload(&self, key: &Path, file: &std::path::Path) -> Result<()> {
+        let shown = file.display();
+        let opened = tokio::fs::File::open(file).await.map_err(|e| Error::io(e, format!("cannot open {shown}")))?;
+        let facts = opened.metadata().await.map_err(|e| Error::io(e, format!("cannot look at {shown}")))?;
+        let source = Arc::new(opened.into_std().await);
+        let size = facts.len();
+        if size <= PART_BYTES {
+            let bytes = read_part(source, 0, size).await.map_err(|e| e.context(format!("cannot read {shown}")))?;
+            return self.put(key, bytes).await;
+        }
+        let mut upload = self.objects.put_multipart(key).await.map_err(|e| self.fault(e, "upload", key))?;
+        let mut parts = JoinSet::new();
+        let mut sent = Ok(());
+        for start in (0..size).step_by(PART_BYTES as usize) {
+            if parts.len() == PARTS_IN_FLIGHT {
+                sent = self.part_sent(&mut parts, key).await;
+            }
+            if sent.is_err() {
+                break;
+            }
+            match read_part(Arc::clone(&source), start, PART_BYTES.min(size - start)).await {
+                Ok(bytes) => drop(parts.spawn(upload.put_part(PutPayload::from_bytes(bytes)))),
+                Err(error) => sent = Err(error.context(format!("cannot read {shown}"))),
+            }
+        }
+        while sent.is_ok() && !parts.is_empty() {
+            sent = self.part_sent(&mut parts, key).await;
+        }
+        if sent.is_ok() {
+            sent = upload.complete().await.map(|_| ()).map_err(|error| self.fault(error, "finish the upload of", key));
+        }
+        if sent.is_err() {
+            parts.shutdown().await;
+            if let Err(error) = upload.abort().await {
+                // The parts are invisible; a lifecycle rule for unfinished uploads removes them later.
+                tracing::debug!(%key, %error, "could not remove the parts of an unfinished upload");
+            }
+        }
+        sent
+    }
+
+    /// Waits for one of the parts that are on their way.
+    async fn part_sent(&self, parts: &mut JoinSet<object_store::Result<()>>, key: &Path) -> Result<()> {
+        match parts.join_next().await {
+            None | Some(Ok(Ok(()))) => Ok(()),
+            Some(Ok(Err(error))) => Err(self.fault(error, "upload a part of", key)),
+            Some(Err(error)) => Err(error).or_err(Kind::Internal, || format!("the upload of {key} broke off")),
+        }
+    }
+
+    /// An object's bytes; none if there is no such object.
+    pub async fn get(&self, key: &Path) -> Result<Option<Bytes>> {
+        let got = match self.objects.get(key).await {
+            Ok(got) => got.bytes().await,
+            Err(error) => Err(error),
+        };
+        self.found(got, "read", key)
+    }
+
+    /// An object's size in bytes; none if there is no such object.
+    pub async fn size(&self, key: &Path) -> Result<Option<u64>> {
+        let head = self.objects.head(key).await.map(|meta| meta.size);
+        self.found(head, "look at", key)
+    }
+
+    /// The objects whose keys lie below `prefix`, in the order of their keys.
+    pub async fn list(&self, prefix: &Path) -> Result<Vec<ObjectMeta>> {
+        let listed: object_store::Result<Vec<_>> = self.objects.list(Some(prefix)).try_collect().await;
+        let mut objects = listed.map_err(|error| self.fault(error, "list", prefix))?;
+        objects.sort_unstable_by(|a, b| a.location.cmp(&b.location));
+        Ok(objects)
+    }
+
+    /// Whether at least one object lies below `prefix`.
+    pub async fn any_below(&self, prefix: &Path) -> Result<bool> {
+        let mut listed: BoxStream<'_, _> = self.objects.list(Some(prefix));
+        let first = listed.next().await.transpose().map_err(|error| self.fault(error, "list", prefix))?;
+        Ok(first.is_some())
+    }
+
+    /// The folders right below `prefix`, in the order of their names. On `file://` one may be empty.
+    pub async fn list_folders(&self, prefix: &Path) -> Result<Vec<Path>> {
+        let listed = self.objects.list_with_delimiter(Some(prefix)).await;
+        let mut folders = listed.map_err(|error| self.fault(error, "list", prefix))?.common_prefixes;
+        folders.sort_unstable();
+        Ok(folders)
+    }
+
+    /// Deletes an object; it is no error if there is none.
+    pub async fn delete(&self, key: &Path) -> Result<()> {
+        let deleted = self.objects.delete(key).await;
+        self.found(deleted, "delete", key).map(|_| ())
+    }
+
+    /// Tries what tidelog needs of a store: that objects can be created, read and deleted, and that the second create
+    /// of one key is refused. Leaves nothing behind.
+    ///
+    /// # Errors
+    /// [`Kind::Unsupported`] for a store without put-if-absent, else what the store answered.
+    pub async fn probe(&self) -> Result<()> {
+        let mut name = [0; 8];
+        getrandom::fill(&mut name).map_err(|error| {
+            Error::new(Kind::Internal, "cannot get random bytes for a name").source(error.to_string())
+        })?;
+        let key = Path::from(format!("tidelog-probe-{:016x}", u64::from_be_bytes(name)));
+        let tried = self.try_create(&key).await;
+        let removed = self.delete(&key).await;
+        tried.and(removed)?;
+        if self.get(&key).await?.is_some() {
+            let message = format!("the store at {} keeps an object that was deleted", self.url);
+            return Err(Error::new(Kind::Unsupported, message)
+                .hint("the archive needs a store that answers with the newest state (strong consistency)"));
+        }
+        Ok(())
+    }
+
+    async fn try_create(&self, key: &Path) -> Result<()> {
+        let (first, second) = (Bytes::from_static(b"first"), Bytes::from_static(b"second"));
+        self.create(key, first.clone()).await?;
+        let again = self.create(key, second).await?;
+        let found = self.get(key).await?;
+        if again == Created::Yes {
+            let message = format!("the store at {} does not support conditional puts", self.url);
+            return Err(Error::new(Kind::Unsupported, message).source("the second create of one key was not refused").hint(
+                "two archivers would overwrite each other's checkpoints: use a store that honours `If-None-Match: *` \
+                 (Amazon S3, MinIO, Ceph, R2 in their current versions do)",
+            ));
+        }
+        if found != Some(first) {
+            let message = format!("the store at {} does not give back what was written", self.url);
+            return Err(Error::new(Kind::Corrupt, message)
+                .hint("look for a proxy or a cache between tidelog and the store, and use the store directly"));
+        }
+        Ok(())
+    }
+
+    /// Turns "not found" into none. A missing bucket is an error all the same: it is not an empty archive.
+    fn found<T>(&self, got: object_store::Result<T>, operation: &str, key: &Path) -> Result<Option<T>> {
+        match got {
+            Ok(got) => Ok(Some(got)),
+            Err(error @ object_store::Error::NotFound { .. }) if !fault::is_missing_bucket(&error) => Ok(None),
+            Err(error) => Err(self.fault(error, operation, key)),
+        }
+    }
+
+    fn fault(&self, error: object_store::Error, operation: &str, key: &Path) -> Error {
+        fault::translate(error, format!("cannot {operation} {key} in {}", self.url))
+    }
+}
+
+/// Reads `length` bytes from `start`.
+async fn read_part(file: Arc<std::fs::File>, start: u64, length: u64) -> Result<Bytes> {
+    let read = move || {
+        let mut bytes = vec![0; length as usize];
+        file.read_exact_at(&mut bytes, start).map(|()| Bytes::from(bytes))
+    };
+    let joined = tokio::task::spawn_blocking(read).await.or_err(Kind::Internal, || "a read broke off".into())?;
+    joined.map_err(|error| Error::io(error, format!("{length} bytes from {start}")))
+}
+
+#[cfg(test)]
+mod tests;

@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 /// The version of every format that this program writes. A reader refuses a higher one.
 pub const FORMAT_VERSION: u32 = 1;
@@ -33,13 +34,7 @@ pub enum Body {
     /// Entry 0: a life of a topic begins.
     Begin(Begin),
     /// Segments are added, and the positions of their partitions move.
-    Append {
-        /// The segments, in the order in which their ranges follow each other.
-        segments: Vec<SegmentRef>,
-        /// Ranges that were read and hold no record at all (control records, aborted transactions, compacted records).
-        #[serde(default, skip_serializing_if = "Vec::is_empty")]
-        empty: Vec<PartitionRange>,
-    },
+    Append(Change),
     /// Offsets are lost for good, and the positions of their partitions move over them.
     Gap {
         /// The lost ranges.
@@ -49,11 +44,90 @@ pub enum Body {
     Snapshot(Snapshot),
 }
 
+/// What one checkpoint adds to a chain, all of it or nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// Segments whose objects are durable, in the order in which their ranges follow each other.
+    pub segments: Vec<SegmentRef>,
+    /// Ranges that were read and hold no record at all (control records, aborted transactions, compacted records).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub empty: Vec<PartitionRange>,
+    /// Ranges that are lost for good. A change of nothing but gaps becomes a `gap` entry.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gaps: Vec<Gap>,
+}
+
+impl Change {
+    /// Whether it adds nothing.
+    pub fn is_empty(&self) -> bool {
+        self.segments.is_empty() && self.empty.is_empty() && self.gaps.is_empty()
+    }
+
+    /// The entry that makes the change.
+    pub fn into_body(self) -> Body {
+        if self.segments.is_empty() && self.empty.is_empty() {
+            Body::Gap { gaps: self.gaps }
+        } else {
+            Body::Append(self)
+        }
+    }
+}
+
+impl Body {
+    /// The entry's kind as it stands in JSON.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Begin(_) => "begin",
+            Self::Append(_) => "append",
+            Self::Gap { .. } => "gap",
+            Self::Snapshot(_) => "snapshot",
+        }
+    }
+
+    /// The segments that the entry adds.
+    pub fn segments(&self) -> &[SegmentRef] {
+        match self {
+            Self::Append(change) => &change.segments,
+            Self::Begin(_) | Self::Gap { .. } | Self::Snapshot(_) => &[],
+        }
+    }
+
+    /// The ranges without a record that the entry adds.
+    pub fn empty(&self) -> &[PartitionRange] {
+        match self {
+            Self::Append(change) => &change.empty,
+            Self::Begin(_) | Self::Gap { .. } | Self::Snapshot(_) => &[],
+        }
+    }
+
+    /// The gaps that the entry adds.
+    pub fn gaps(&self) -> &[Gap] {
+        match self {
+            Self::Append(change) => &change.gaps,
+            Self::Gap { gaps } => gaps,
+            Self::Begin(_) | Self::Snapshot(_) => &[],
+        }
+    }
+
+    /// Every range by which the entry moves a partition, ordered by partition and start.
+    pub fn ranges(&self) -> Vec<PartitionRange> {
+        let mut ranges: Vec<_> = self.segments().iter().flat_map(|segment| &segment.partitions).copied().collect();
+        ranges.extend_from_slice(self.empty());
+        ranges.extend(self.gaps().iter().map(Gap::range));
+        ranges.sort_unstable_by_key(|range| (range.partition, range.start));
+        ranges
+    }
+}
+
 /// Entry 0 of a chain.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Begin {
     /// The topic's id on the cluster, as Kafka's tools print it; none where the broker has none.
     pub topic_id: Option<String>,
+    /// How many partitions the topic had when its archive began. Those that it got later are archived from their first
+    /// record on, wherever the first ones began.
+    #[serde(default)]
+    pub partitions: i32,
 }
 
 /// An encoding of record segments.
@@ -98,7 +172,7 @@ pub struct SegmentRef {
 impl SegmentRef {
     /// How many records it holds.
     pub fn records(&self) -> u64 {
-        self.partitions.iter().map(|range| range.records).sum()
+        self.partitions.iter().fold(0, |sum, range| sum.saturating_add(range.records))
     }
 
     /// The least record timestamp, if it holds a record.
@@ -146,6 +220,14 @@ pub struct Gap {
     pub found: DateTime<Utc>,
 }
 
+impl Gap {
+    /// The lost range, which has no record.
+    pub fn range(&self) -> PartitionRange {
+        let Self { partition, start, end, .. } = *self;
+        PartitionRange { partition, start, end, records: 0, min_timestamp: None, max_timestamp: None }
+    }
+}
+
 /// Why offsets are lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -184,8 +266,10 @@ pub struct Totals {
     /// Gaps.
     pub gaps: u64,
     /// The least record timestamp.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub min_timestamp: Option<i64>,
     /// The greatest record timestamp.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_timestamp: Option<i64>,
 }
 
@@ -206,9 +290,7 @@ pub struct Snapshot {
 /// A page of a snapshot: an immutable object that lists entries (level 0) or pages of the level below.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PageRef {
-    /// The object's key below the archive's root.
-    pub object: String,
-    /// The sha256 of its bytes, hex.
+    /// The sha256 of the object's bytes, hex; the object is named by it.
     pub sha256: String,
     /// 0 for a page that lists segments and gaps, `n` for one that lists pages of level `n - 1`.
     pub level: u8,
@@ -218,4 +300,9 @@ pub struct PageRef {
     pub last: u64,
     /// What it adds up to, to pass over it without opening it.
     pub totals: Totals,
+}
+
+/// The sha256 of `bytes` as every object of the archive writes it: 64 lower-case hexadecimal digits.
+pub fn sha256(bytes: &[u8]) -> String {
+    format!("{:x}", Sha256::digest(bytes))
 }

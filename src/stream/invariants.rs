@@ -1,1 +1,276 @@
-//! (being written)
+//! The rules of a chain, each a named predicate with a message that names numbers.
+//!
+//! A writer asks them before it writes, a reader asks them of what it reads, `verify` asks them of the whole archive:
+//! there is one place that says what a sound chain is. Nothing here does I/O.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use super::{Begin, Body, Gap, PageRef, PartitionRange, Progress, SegmentRef, Snapshot, Totals};
+use crate::error::{Error, Kind};
+
+/// Every entry whose number is a positive multiple of this is a snapshot, and a page lists this many of what is below
+/// it. It bounds both the entries that a reader reads after the last snapshot and the pages that a snapshot names.
+pub const SNAPSHOT_EVERY: u64 = 64;
+
+/// The highest level of a page: 64 to the power of 9 entries are more than a chain can ever have.
+const MAX_LEVEL: u8 = 8;
+
+/// A rule that is broken, and by which numbers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    /// The rule: the name of the predicate.
+    pub rule: &'static str,
+    /// What is wrong, in words.
+    pub detail: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.detail, self.rule)
+    }
+}
+
+impl std::error::Error for Violation {}
+
+impl Violation {
+    /// The violation as an error of the object that holds the broken rule.
+    pub fn in_object(self, object: impl fmt::Display) -> Error {
+        Error::new(Kind::Corrupt, format!("{object} breaks a rule of its chain")).source(self)
+    }
+}
+
+/// What a predicate answers.
+pub type Checked = Result<(), Violation>;
+
+fn holds(rule: &'static str, ok: bool, detail: impl FnOnce() -> String) -> Checked {
+    if ok { Ok(()) } else { Err(Violation { rule, detail: detail() }) }
+}
+
+/// A range covers at least one offset, and none below 0.
+pub fn range_is_not_empty(range: &PartitionRange) -> Checked {
+    holds("range_is_not_empty", 0 <= range.start && range.start < range.end, || {
+        format!("partition {}: [{}, {}) is not a range of offsets", range.partition, range.start, range.end)
+    })
+}
+
+/// A range holds at most one record an offset.
+pub fn records_fit_range(range: &PartitionRange) -> Checked {
+    let offsets = range.end.saturating_sub(range.start);
+    holds("records_fit_range", u64::try_from(offsets).is_ok_and(|offsets| range.records <= offsets), || {
+        format!(
+            "partition {}: {} records cannot lie in the {offsets} offsets [{}, {})",
+            range.partition, range.records, range.start, range.end
+        )
+    })
+}
+
+/// A range has timestamps if and only if it has records, and the least is not above the greatest.
+pub fn timestamps_fit_records(range: &PartitionRange) -> Checked {
+    let ok = match (range.min_timestamp, range.max_timestamp) {
+        (Some(min), Some(max)) => range.records > 0 && min <= max,
+        (None, None) => range.records == 0,
+        _ => false,
+    };
+    holds("timestamps_fit_records", ok, || {
+        format!(
+            "partition {}: [{}, {}) has {} records, least timestamp {:?} and greatest {:?}",
+            range.partition, range.start, range.end, range.records, range.min_timestamp, range.max_timestamp
+        )
+    })
+}
+
+/// A segment covers at least one partition, and each only once: a reader finds a partition's rows in one range.
+pub fn partition_once(segment: &SegmentRef) -> Checked {
+    let mut seen = BTreeSet::new();
+    let twice = segment.partitions.iter().find(|range| !seen.insert(range.partition));
+    holds("partition_once", twice.is_none() && !seen.is_empty(), || match twice {
+        Some(range) => format!("{}: partition {} appears twice", segment.object, range.partition),
+        None => format!("{}: it covers no partition", segment.object),
+    })
+}
+
+/// A sha256 is written as 64 lower-case hexadecimal digits.
+pub fn hash_is_hex(of: &str, sha256: &str) -> Checked {
+    let ok = sha256.len() == 64 && sha256.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    holds("hash_is_hex", ok, || format!("{of}: {sha256:?} is not a sha256"))
+}
+
+/// A gap is a range.
+pub fn gap_is_not_empty(gap: &Gap) -> Checked {
+    range_is_not_empty(&gap.range())
+}
+
+/// A range without rows says so.
+pub fn empty_has_no_records(range: &PartitionRange) -> Checked {
+    holds("empty_has_no_records", range.records == 0, || {
+        format!(
+            "partition {}: [{}, {}) is listed as empty and has {} records",
+            range.partition, range.start, range.end, range.records
+        )
+    })
+}
+
+/// An entry that moves partitions moves at least one.
+pub fn moves_something(body: &Body) -> Checked {
+    let moves = match body {
+        Body::Begin(_) | Body::Snapshot(_) => true,
+        Body::Append(change) => !(change.segments.is_empty() && change.empty.is_empty()),
+        Body::Gap { gaps } => !gaps.is_empty(),
+    };
+    holds("moves_something", moves, || "the entry holds no segment, no empty range and no gap".into())
+}
+
+/// Everything that can be said of an entry without knowing the entries before.
+pub fn body_is_sound(body: &Body) -> Checked {
+    moves_something(body)?;
+    for segment in body.segments() {
+        partition_once(segment)?;
+        hash_is_hex(&segment.object, &segment.sha256)?;
+        segment.partitions.iter().try_for_each(range_is_sound)?;
+    }
+    for range in body.empty() {
+        range_is_sound(range)?;
+        empty_has_no_records(range)?;
+    }
+    body.gaps().iter().try_for_each(gap_is_not_empty)
+}
+
+fn range_is_sound(range: &PartitionRange) -> Checked {
+    range_is_not_empty(range)?;
+    records_fit_range(range)?;
+    timestamps_fit_records(range)
+}
+
+/// A range starts where the last one of its partition ended. The first of a partition starts anywhere.
+pub fn starts_where_partition_ended(before: Option<&PartitionRange>, range: &PartitionRange) -> Checked {
+    let Some(before) = before else { return Ok(()) };
+    holds("starts_where_partition_ended", before.end == range.start, || {
+        let what = if range.start > before.end { "a hole" } else { "an overlap" };
+        format!(
+            "partition {}: [{}, {}) follows a range that ended at {}: {what}",
+            range.partition, range.start, range.end, before.end
+        )
+    })
+}
+
+/// Entries are numbered from 0 without a hole.
+pub fn number_follows(before: Option<u64>, number: u64) -> Checked {
+    let expected = before.map_or(0, |before| before + 1);
+    holds("number_follows", number == expected, || format!("entry {number} stands where entry {expected} belongs"))
+}
+
+/// An entry names the sha256 of the bytes of the entry before it; the first names none.
+pub fn links_to_previous(before: Option<&str>, link: Option<&str>) -> Checked {
+    holds("links_to_previous", before == link, || {
+        let shown = |hash: Option<&str>| hash.map_or("none".to_owned(), str::to_owned);
+        format!("it names {} as the sha256 of the entry before, which is {}", shown(link), shown(before))
+    })
+}
+
+/// A chain begins once, with its first entry.
+pub fn begins_first(number: u64, body: &Body) -> Checked {
+    holds("begins_first", (number == 0) == matches!(body, Body::Begin(_)), || {
+        format!("entry {number} is of the kind {:?}; `begin` is entry 0 and no other", body.kind())
+    })
+}
+
+/// Snapshots stand at the positive multiples of [`SNAPSHOT_EVERY`] and nowhere else, so that they are found by number.
+pub fn snapshot_at_multiple(number: u64, body: &Body) -> Checked {
+    holds("snapshot_at_multiple", is_snapshot_number(number) == matches!(body, Body::Snapshot(_)), || {
+        format!(
+            "entry {number} is of the kind {:?}; a snapshot is every positive multiple of {SNAPSHOT_EVERY} and no other",
+            body.kind()
+        )
+    })
+}
+
+/// Whether entry `number` is a snapshot.
+pub fn is_snapshot_number(number: u64) -> bool {
+    number > 0 && number.is_multiple_of(SNAPSHOT_EVERY)
+}
+
+/// A snapshot repeats what the chain's first entry says.
+pub fn snapshot_repeats_begin(begin: &Begin, snapshot: &Snapshot) -> Checked {
+    holds("snapshot_repeats_begin", *begin == snapshot.begin, || {
+        format!("it says {:?}, and the chain began with {begin:?}", snapshot.begin)
+    })
+}
+
+/// A snapshot repeats the sum of the entries before it.
+pub fn snapshot_repeats_progress(progress: &Progress, snapshot: &Snapshot) -> Checked {
+    let written = Progress::from_snapshot(snapshot);
+    let odd = snapshot.positions.iter().find(|range| progress.position(range.partition) != Some(range));
+    holds("snapshot_repeats_progress", *progress == written, || match odd {
+        Some(range) => {
+            format!("partition {} is written as {range:?}, the entries before say otherwise", range.partition)
+        }
+        None => format!(
+            "{} positions and {:?} are written, the entries before add up to {} positions and {:?}",
+            snapshot.positions.len(),
+            snapshot.totals,
+            progress.positions().len(),
+            progress.totals()
+        ),
+    })
+}
+
+/// The pages of snapshot `number` cover the entries `0..number` without hole or overlap, as a counter of base 64 does:
+/// the highest level first, at most 63 of a level, each of a level as long as every other.
+pub fn pages_cover_entries(number: u64, pages: &[PageRef]) -> Checked {
+    let rule = "pages_cover_entries";
+    let mut next = 0;
+    let mut level = MAX_LEVEL;
+    let mut of_level = 0;
+    for page in pages {
+        of_level = if page.level == level { of_level + 1 } else { 1 };
+        holds(rule, page.level <= level && of_level < SNAPSHOT_EVERY, || {
+            format!("page {} is the {of_level}th of level {}, after a page of level {level}", page.sha256, page.level)
+        })?;
+        level = page.level;
+        page_is_sound(page)?;
+        holds(rule, page.first == next, || {
+            format!("page {} begins with entry {}, and entry {next} belongs there", page.sha256, page.first)
+        })?;
+        next = page.last + 1;
+    }
+    holds(rule, next == number, || format!("the pages cover the entries before {next}, the snapshot is entry {number}"))
+}
+
+/// A page covers as many entries as its level says, and is named by a sha256.
+pub fn page_is_sound(page: &PageRef) -> Checked {
+    hash_is_hex("page", &page.sha256)?;
+    let span = SNAPSHOT_EVERY.checked_pow(u32::from(page.level) + 1);
+    let covers = page.last.checked_sub(page.first).and_then(|distance| distance.checked_add(1));
+    holds("page_is_sound", page.level <= MAX_LEVEL && covers.is_some() && covers == span, || {
+        format!("page {} of level {} covers the entries {}..={}", page.sha256, page.level, page.first, page.last)
+    })
+}
+
+/// A page above level 0 lists as many pages of the level below as a counter of base 64 has, without hole or overlap.
+pub fn page_lists_pages(level: u8, first: u64, pages: &[PageRef]) -> Checked {
+    let rule = "page_lists_pages";
+    let expected = if level == 0 { 0 } else { SNAPSHOT_EVERY };
+    holds(rule, pages.len() as u64 == expected, || {
+        format!("a page of level {level} lists {} pages instead of {expected}", pages.len())
+    })?;
+    let mut next = first;
+    for page in pages {
+        page_is_sound(page)?;
+        holds(rule, page.level + 1 == level && page.first == next, || {
+            format!("page {} of level {} begins with entry {}, not {next}", page.sha256, page.level, page.first)
+        })?;
+        next = page.last.saturating_add(1);
+    }
+    Ok(())
+}
+
+/// What a page lists adds up to what its reference says.
+pub fn totals_add_up(of: &str, said: &Totals, found: &Totals) -> Checked {
+    holds("totals_add_up", said == found, || format!("{of}: {said:?} is said, {found:?} is what it lists"))
+}
+
+/// A page of level 0 lists exactly what its entries add.
+pub fn page_lists_entries(first: u64, last: u64, same: bool) -> Checked {
+    holds("page_lists_entries", same, || format!("it does not list what the entries {first}..={last} add"))
+}

@@ -5,14 +5,16 @@
 
 mod checkpoint;
 pub mod invariants;
+mod progress;
 
 use std::fmt;
 use std::str::FromStr;
 
 pub use checkpoint::{
-    Begin, Body, Checkpoint, FORMAT_VERSION, Format, Gap, GapReason, PageRef, PartitionRange, SegmentRef,
-    Snapshot, Totals,
+    Begin, Body, Change, Checkpoint, FORMAT_VERSION, Format, Gap, GapReason, PageRef, PartitionRange, SegmentRef,
+    Snapshot, Totals, sha256,
 };
+pub use progress::Progress;
 
 use crate::error::{Error, Kind};
 

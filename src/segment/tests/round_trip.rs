@@ -121,7 +121,7 @@ fn the_sha256_is_that_of_the_file() {
         let (sealed, bytes) = encoded(format, &vec![vec![small(0, 0..1_000)]]);
         let hex: String = sha2::Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(sealed.sha256, hex);
-        assert_eq!(sealed.clone().into_ref("key".into()).records(), 1_000);
+        assert_eq!(sealed.to_ref("key".into()).records(), 1_000);
     }
 }
 

@@ -1,0 +1,40 @@
+# What one types here. `make` alone lists it.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench clean-cache
+
+setup := bash tests/rig/setup.sh
+# The one place where the cache's path is decided is setup.sh; this asks it.
+cache = $(shell $(setup) where)
+# The documentation is for who works on the code, so that a module's story may link to what is private in it.
+doc_allows := --allow rustdoc::private_intra_doc_links
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+demo: ## build the program and watch it archive and replay, without any server
+	@$(setup) build
+	cargo run --release --locked -- demo
+
+# Failures are shown as they come; the last line counts all tests of all binaries.
+test: ## get the test servers (kept in a cache), then run every test
+	@$(setup) test
+	cargo test --locked --no-fail-fast 2>&1 | awk -f tests/rig/count.awk
+
+lint: ## formatting, clippy, documentation, and cargo-deny where it is installed
+	@$(setup) build
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings $(doc_allows)" cargo doc --locked --no-deps --document-private-items
+	@if cargo deny --version >/dev/null 2>&1; then cargo deny --locked check; else \
+	    echo "lint: NOT CHECKED: licences and advisories (deny.toml): cargo-deny is not installed; cargo install cargo-deny"; fi
+
+bench: ## measure against the alternatives on one real broker, and print the tables; BENCH="--write docs/PERFORMANCE.md" keeps them
+	@$(setup) bench >/dev/null
+	cargo build --release --locked --features bench --bins
+	python3 benches/run.py $(BENCH)
+
+clean-cache: ## remove the test servers and what CI has built
+	rm -rf "$(cache)"

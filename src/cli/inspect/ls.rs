@@ -1,0 +1,253 @@
+//! `tidelog ls`: what the archive holds, how far it is complete, and what is lost.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+
+use super::{chosen, print, print_json};
+use crate::cli::human;
+use crate::config::Config;
+use crate::error::Result;
+use crate::manifest::coverage::{self, Coverage};
+use crate::manifest::{self, Chain, Selection};
+use crate::store::Store;
+use crate::stream::{Gap, StreamId};
+use crate::time;
+
+/// Lists the streams of the archive, their ranges, coverage and gaps.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  tidelog ls                       every stream
+  tidelog ls orders '^cdc\\.'       these topics, every life of them
+  tidelog ls --json | jq '.streams[] | {stream, complete_through}'")]
+pub(crate) struct Args {
+    /// Topics, ^ and a regex, or streams as this command prints them
+    #[arg(value_name = "STREAM")]
+    streams: Vec<String>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct Listing {
+    streams: Vec<Row>,
+}
+
+#[derive(Debug, Serialize)]
+struct Row {
+    stream: String,
+    kind: &'static str,
+    topic: String,
+    generation: u32,
+    records: u64,
+    bytes: u64,
+    stored_bytes: u64,
+    segments: u64,
+    min_time: Option<String>,
+    max_time: Option<String>,
+    complete_through: Option<String>,
+    gaps: Vec<GapRow>,
+    partitions: Vec<PartitionRow>,
+    #[serde(skip)]
+    through: Option<DateTime<Utc>>,
+    #[serde(skip)]
+    first: Option<i64>,
+}
+
+#[derive(Debug, Serialize)]
+struct GapRow {
+    partition: i32,
+    start: i64,
+    end: i64,
+    reason: &'static str,
+    #[serde(skip)]
+    words: &'static str,
+}
+
+#[derive(Debug, Serialize)]
+struct PartitionRow {
+    partition: i32,
+    start: i64,
+    end: i64,
+    records: u64,
+    complete_through: Option<String>,
+}
+
+/// Runs the command.
+pub(crate) async fn run(args: &Args, config: &Config) -> Result<()> {
+    let store = Store::open(&config.archive)?;
+    let streams = chosen(manifest::streams(&store).await?, &args.streams)?;
+    let mut claims: BTreeMap<String, Vec<Coverage>> = BTreeMap::new();
+    let mut rows = Vec::with_capacity(streams.len());
+    for stream in streams {
+        let Some(chain) = Chain::open(&store, &stream).await? else { continue };
+        if !claims.contains_key(&stream.cluster) {
+            claims.insert(stream.cluster.clone(), coverage::load_all(&store, &stream.cluster).await?);
+        }
+        rows.push(row(&stream, &chain, &claims[&stream.cluster]).await?);
+    }
+    if args.json { print_json(&Listing { streams: rows }) } else { print(&table(&rows, Utc::now())) }
+}
+
+async fn row(stream: &StreamId, chain: &Chain, claims: &[Coverage]) -> Result<Row> {
+    let totals = chain.totals();
+    let complete = coverage::complete_through(claims, chain);
+    let partitions: Vec<PartitionRow> = chain
+        .positions()
+        .map(|at| PartitionRow {
+            partition: at.partition,
+            start: at.start,
+            end: at.end,
+            records: at.records,
+            complete_through: complete.get(&at.partition).map(|through| time::utc(*through)),
+        })
+        .collect();
+    // A topic is complete where all of its partitions are.
+    let all_known = chain.positions().all(|at| complete.contains_key(&at.partition));
+    let through = if all_known { complete.values().min().copied() } else { None };
+    Ok(Row {
+        stream: stream.to_string(),
+        kind: "kafka",
+        topic: stream.topic.clone(),
+        generation: stream.generation,
+        records: totals.records,
+        bytes: totals.raw_bytes,
+        stored_bytes: totals.stored_bytes,
+        segments: totals.segments,
+        min_time: totals.min_timestamp.map(time::rfc3339),
+        max_time: totals.max_timestamp.map(time::rfc3339),
+        complete_through: through.map(time::utc),
+        gaps: if totals.gaps > 0 { gaps(chain).await? } else { Vec::new() },
+        partitions,
+        through,
+        first: totals.min_timestamp,
+    })
+}
+
+async fn gaps(chain: &Chain) -> Result<Vec<GapRow>> {
+    // No record is that old, so no page is opened for its segments alone.
+    let only_gaps = Selection { timestamps: Some(i64::MIN..i64::MIN + 1), partitions: None };
+    let selected = chain.select(&only_gaps).await?;
+    let row = |gap: &Gap| GapRow {
+        partition: gap.partition,
+        start: gap.start,
+        end: gap.end,
+        reason: gap.reason.name(),
+        words: gap.reason.words(),
+    };
+    Ok(selected.gaps.iter().map(row).collect())
+}
+
+const HEADINGS: [&str; 9] = ["STREAM", "PARTS", "RECORDS", "STORED", "RATIO", "FROM", "COMPLETE TO", "LAG", "GAPS"];
+/// Which columns are numbers, and stand to the right.
+const RIGHT: [bool; 9] = [false, true, true, true, true, false, false, true, false];
+
+fn table(rows: &[Row], now: DateTime<Utc>) -> String {
+    if rows.is_empty() {
+        return "the archive is empty: `tidelog run` fills it\n".to_owned();
+    }
+    let mut lives: BTreeMap<(&str, &str), u32> = BTreeMap::new();
+    for row in rows {
+        *lives.entry((row.stream.rsplit_once('.').map_or("", |(name, _)| name), &row.topic)).or_default() += 1;
+    }
+    let cells = |row: &Row| {
+        let name = row.stream.rsplit_once('.').map_or("", |(name, _)| name);
+        // The number of a life matters where there are several.
+        let only_life = row.generation == 0 && lives.get(&(name, row.topic.as_str())) == Some(&1);
+        [
+            if only_life { name.to_owned() } else { row.stream.clone() },
+            row.partitions.len().to_string(),
+            human::rough(row.records),
+            human::bytes(row.stored_bytes),
+            ratio(row.bytes, row.stored_bytes),
+            row.first.map_or("–".to_owned(), time::short),
+            row.through.map_or("not known".to_owned(), |through| time::short(through.timestamp_millis())),
+            row.through.map_or("–".to_owned(), |through| lag(now, through)),
+            gap_words(&row.gaps),
+        ]
+    };
+    aligned(&rows.iter().map(cells).collect::<Vec<_>>())
+}
+
+fn aligned(rows: &[[String; 9]]) -> String {
+    let headings = HEADINGS.map(str::to_owned);
+    let widths: Vec<usize> = (0..HEADINGS.len())
+        .map(|column| std::iter::once(&headings).chain(rows).map(|row| row[column].chars().count()).max().unwrap_or(0))
+        .collect();
+    let mut text = String::new();
+    for row in std::iter::once(&headings).chain(rows) {
+        let mut line = String::new();
+        for (column, cell) in row.iter().enumerate() {
+            let blank = " ".repeat(widths[column] - cell.chars().count());
+            let (before, after) = if RIGHT[column] { (blank.as_str(), "") } else { ("", blank.as_str()) };
+            line.extend([before, cell, after, "  "]);
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+fn ratio(bytes: u64, stored: u64) -> String {
+    if stored == 0 { "–".to_owned() } else { format!("{:.1}×", bytes as f64 / stored as f64) }
+}
+
+fn lag(now: DateTime<Utc>, through: DateTime<Utc>) -> String {
+    human::span((now - through).to_std().unwrap_or(Duration::ZERO))
+}
+
+fn gap_words(gaps: &[GapRow]) -> String {
+    let Some(first) = gaps.first() else { return "none".to_owned() };
+    let offsets: u64 = gaps.iter().map(|gap| (gap.end - gap.start).unsigned_abs()).sum();
+    format!("{} ({} offsets lost: {})", gaps.len(), human::exact(offsets), first.words)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(stream: &str, generation: u32, gaps: Vec<GapRow>) -> Row {
+        let partition = PartitionRow { partition: 0, start: 0, end: 5, records: 5, complete_through: None };
+        Row {
+            stream: format!("kafka/main/{stream}.{generation}"),
+            kind: "kafka",
+            topic: stream.to_owned(),
+            generation,
+            records: 4_100_000,
+            bytes: 1_766_640_844,
+            stored_bytes: 327_155_712,
+            segments: 3,
+            min_time: None,
+            max_time: None,
+            complete_through: None,
+            gaps,
+            partitions: vec![partition],
+            through: DateTime::from_timestamp_millis(1_795_334_710_000),
+            first: Some(1_794_729_601_000),
+        }
+    }
+
+    #[test]
+    fn the_table_reads_as_the_contract_shows_it() {
+        let now = DateTime::from_timestamp_millis(1_795_334_712_345).expect("a time");
+        let lost = GapRow { partition: 1, start: 0, end: 1_204, reason: "broker_retention", words: "broker retention" };
+        let text =
+            table(&[row("orders", 0, vec![]), row("cdc.users", 0, vec![]), row("cdc.users", 1, vec![lost])], now);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(
+            lines[0],
+            "STREAM                  PARTS  RECORDS   STORED  RATIO  FROM                 COMPLETE TO          LAG  GAPS"
+        );
+        assert_eq!(
+            lines[1],
+            "kafka/main/orders           1    4.1 M  312 MiB   5.4×  2026-11-15 08:00:01  2026-11-22 08:05:10  2 s  none"
+        );
+        assert!(lines[2].starts_with("kafka/main/cdc.users.0 "));
+        assert!(lines[3].ends_with("1 (1,204 offsets lost: broker retention)"));
+        let unknown = Row { through: None, first: None, stored_bytes: 0, ..row("a", 0, vec![]) };
+        assert!(table(&[unknown], now).contains("not known"));
+    }
+}

@@ -1,0 +1,132 @@
+//! The commands that look at the archive and change nothing: `ls`, `files`, `cat`, `verify`.
+
+mod cat;
+mod files;
+mod ls;
+mod verify;
+
+use std::io::{self, Write as _};
+use std::ops::Range;
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+
+pub(crate) use cat::{Args as CatArgs, run as cat};
+pub(crate) use files::{Args as FilesArgs, run as files};
+pub(crate) use ls::{Args as LsArgs, run as ls};
+pub(crate) use verify::{Args as VerifyArgs, run as verify};
+
+use crate::config::{Config, TopicPattern};
+use crate::error::{Error, Kind, Result, ResultExt as _};
+use crate::replay::topic_pattern;
+use crate::stream::StreamId;
+use crate::time;
+
+/// Prints text on the standard output. A reader that has seen enough (`| head`) is no error.
+pub(super) fn print(text: &str) -> Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Error::io(error, "cannot write to the standard output"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Prints a result as one line of JSON.
+pub(super) fn print_json<T: Serialize>(result: &T) -> Result<()> {
+    let text = serde_json::to_string(result).or_err(Kind::Internal, || "cannot write the result as JSON".to_owned())?;
+    print(&(text + "\n"))
+}
+
+/// A range of times, of which one end may be left out: the archive's beginning, or now. None if both are.
+pub(super) fn times(from: Option<&str>, to: Option<&str>, now: DateTime<Utc>) -> Result<Option<Range<i64>>> {
+    if from.is_none() && to.is_none() {
+        return Ok(None);
+    }
+    let start = from.map_or(Ok(i64::MIN), |text| time::parse(text, now).map_err(|error| error.context("--from")))?;
+    let end =
+        to.map_or(Ok(now.timestamp_millis()), |text| time::parse(text, now).map_err(|error| error.context("--to")))?;
+    if start >= end {
+        return Err(Error::new(
+            Kind::Config,
+            format!("--from {} does not lie before --to {}", time::rfc3339(start), time::rfc3339(end)),
+        )
+        .hint("records are taken with from <= timestamp < to"));
+    }
+    Ok(Some(start..end))
+}
+
+/// The cluster that the configuration names; without one every cluster of the archive is meant.
+pub(super) fn cluster(config: &Config) -> Option<&str> {
+    config.kafka.as_ref().map(|kafka| kafka.cluster.as_str())
+}
+
+/// A stream as a user names it: a topic, `^` and a regex, or a stream as `ls` prints it, with or without the number of
+/// its life.
+pub(super) enum Named {
+    Topic(TopicPattern),
+    Stream(String),
+}
+
+impl Named {
+    pub(super) fn parse(text: &str) -> Result<Self> {
+        if text.contains('/') { Ok(Self::Stream(text.to_owned())) } else { topic_pattern(text).map(Self::Topic) }
+    }
+
+    pub(super) fn matches(&self, stream: &StreamId) -> bool {
+        match self {
+            Self::Topic(pattern) => pattern.matches(&stream.topic),
+            Self::Stream(name) => {
+                *name == stream.to_string() || *name == format!("kafka/{}/{}", stream.cluster, stream.topic)
+            }
+        }
+    }
+}
+
+/// The streams of the archive that `names` name; all of them if there are none.
+pub(super) fn chosen(archive: Vec<StreamId>, names: &[String]) -> Result<Vec<StreamId>> {
+    if names.is_empty() {
+        return Ok(archive);
+    }
+    let named: Vec<Named> = names.iter().map(|name| Named::parse(name)).collect::<Result<_>>()?;
+    if let Some(unknown) = named.iter().zip(names).find(|(named, _)| !archive.iter().any(|id| named.matches(id))) {
+        return Err(Error::new(Kind::NotFound, format!("the archive has no stream {:?}", unknown.1))
+            .hint("`tidelog ls` prints the streams; name a topic, ^ and a regex, or kafka/<cluster>/<topic>"));
+    }
+    Ok(archive.into_iter().filter(|id| named.iter().any(|named| named.matches(id))).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_end_of_a_range_may_be_left_out() {
+        let now = DateTime::from_timestamp_millis(10_000).expect("a time");
+        assert_eq!(times(None, None, now).expect("none"), None);
+        assert_eq!(times(Some("-5s"), None, now).expect("from"), Some(5_000..10_000));
+        assert_eq!(times(None, Some("-5s"), now).expect("to"), Some(i64::MIN..5_000));
+        for (from, to) in [("now", "-1s"), ("now", "now"), ("x", "now"), ("-1s", "x")] {
+            assert_eq!(times(Some(from), Some(to), now).expect_err(from).exit_code(), 2);
+        }
+    }
+
+    #[test]
+    fn streams_are_named_in_four_ways() {
+        let archive = || {
+            vec![
+                StreamId::new("main", "cdc.users", 0),
+                StreamId::new("main", "cdc.users", 1),
+                StreamId::new("main", "orders", 0),
+            ]
+        };
+        let count = |name: &str| chosen(archive(), &[name.to_owned()]).map(|streams| streams.len());
+        assert_eq!(count("cdc.users").expect("topic"), 2);
+        assert_eq!(count("^o").expect("regex"), 1);
+        assert_eq!(count("kafka/main/cdc.users").expect("all lives"), 2);
+        assert_eq!(count("kafka/main/cdc.users.1").expect("one life"), 1);
+        assert!(count("user").is_err() && count("kafka/other/orders").is_err());
+        assert_eq!(chosen(archive(), &[]).expect("all").len(), 3);
+    }
+}

@@ -1,0 +1,220 @@
+//! `tidelog verify`: whether the archive still is what its checkpoints say.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::{print, print_json};
+use crate::cli::human;
+use crate::cli::progress::{Progress, Unit};
+use crate::config::Config;
+use crate::error::{Error, Kind, Result};
+use crate::store::Store;
+use crate::verify::{self, Damage, DamageKind, Report, Seen};
+
+/// Checks every chain of checkpoints and every segment: numbers, links, sizes, hashes, and the files' own facts.
+///
+/// Exits with 3 if anything is not as it should be. Objects that no checkpoint names are counted and no error.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  tidelog verify
+  tidelog verify --deep --json | jq .errors")]
+pub(crate) struct Args {
+    /// Also decode every record, and compare counts, offsets and timestamps with the checkpoints
+    #[arg(long)]
+    deep: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct Listing<'a> {
+    streams: u64,
+    segments: u64,
+    records: u64,
+    bytes: u64,
+    errors: Vec<ErrorRow<'a>>,
+    gaps: Vec<GapRow>,
+    orphans: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct ErrorRow<'a> {
+    stream: String,
+    object: &'a str,
+    kind: &'static str,
+    detail: &'a str,
+    ranges: Vec<RangeRow>,
+}
+
+#[derive(Debug, Serialize)]
+struct RangeRow {
+    partition: i32,
+    start: i64,
+    end: i64,
+}
+
+#[derive(Debug, Serialize)]
+struct GapRow {
+    stream: String,
+    partition: i32,
+    start: i64,
+    end: i64,
+    reason: &'static str,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// `Kind::Incomplete` if there is damage, after it was printed.
+pub(crate) async fn run(args: &Args, config: &Config) -> Result<()> {
+    let store = Store::open(&config.archive)?;
+    let seen = Arc::new(Seen::default());
+    let report = {
+        let shown = Arc::clone(&seen);
+        let _bar = Progress::follow("verify", Unit::Bytes, move || (shown.done(), shown.total()));
+        verify::verify(&store, args.deep, &seen).await?
+    };
+    if args.json {
+        print_json(&listing(&report))?
+    } else {
+        print(&text(&report, args.deep))?
+    }
+    verdict(&report)
+}
+
+fn listing(report: &Report) -> Listing<'_> {
+    let range = |&(partition, start, end, _): &(i32, i64, i64, u64)| RangeRow { partition, start, end };
+    let error =
+        |damage: &'_ Damage| (damage.stream.to_string(), damage.kind.name(), damage.ranges.iter().map(range).collect());
+    Listing {
+        streams: report.streams,
+        segments: report.segments,
+        records: report.records,
+        bytes: report.bytes,
+        errors: report
+            .errors
+            .iter()
+            .map(|damage| {
+                let (stream, kind, ranges) = error(damage);
+                ErrorRow { stream, object: &damage.object, kind, detail: &damage.detail, ranges }
+            })
+            .collect(),
+        gaps: report
+            .gaps
+            .iter()
+            .map(|(stream, gap)| GapRow {
+                stream: stream.to_string(),
+                partition: gap.partition,
+                start: gap.start,
+                end: gap.end,
+                reason: gap.reason.name(),
+            })
+            .collect(),
+        orphans: report.orphans,
+    }
+}
+
+fn text(report: &Report, deep: bool) -> String {
+    let mut text = String::new();
+    for damage in &report.errors {
+        text.push_str(&paragraph(damage));
+    }
+    let checked = if deep { "read and compared" } else { "hashed and compared" };
+    let mut say = |line: String| text.extend([line.as_str(), "\n"]);
+    say(format!(
+        "{}, {} with {} in {} {checked}",
+        human::many(report.streams, "stream"),
+        human::many(report.segments, "segment"),
+        human::many(report.records, "record"),
+        human::bytes(report.bytes)
+    ));
+    for (stream, gap) in &report.gaps {
+        let (start, end) = (gap.start, gap.end);
+        say(format!(
+            "known gap: {stream} partition {}: offsets {start}..{end} are lost ({})",
+            gap.partition,
+            gap.reason.words()
+        ));
+    }
+    if report.orphans > 0 {
+        say(format!(
+            "{} that no checkpoint names (left by a writer that was stopped; harmless)",
+            human::many(report.orphans, "object")
+        ));
+    }
+    if report.errors.is_empty() {
+        say("everything is as its checkpoints say".to_owned());
+    }
+    text
+}
+
+fn paragraph(damage: &Damage) -> String {
+    let offsets = |start: i64, end: i64| {
+        format!("offsets {}..{}", human::exact(start.unsigned_abs()), human::exact((end - 1).unsigned_abs()))
+    };
+    let name = format!("kafka/{}/{}", damage.stream.cluster, damage.stream.topic);
+    let what = match (damage.kind, damage.ranges.as_slice()) {
+        (DamageKind::Chain, _) | (_, []) => format!("{}: its chain of checkpoints is damaged", damage.stream),
+        (_, [(partition, start, end, _)]) => {
+            format!("{name} partition {partition}: {} cannot be read", offsets(*start, *end))
+        }
+        (_, several) => {
+            let mut text = format!("{name}: these cannot be read:");
+            for (partition, start, end, _) in several {
+                // Writing to a string does not fail.
+                write!(text, "\n  partition {partition}: {}", offsets(*start, *end)).unwrap_or_default();
+            }
+            text
+        }
+    };
+    format!(
+        "error: {what}\n  object   {}\n  because  {}\n  do       {}\n",
+        damage.object,
+        damage.detail,
+        damage.kind.hint()
+    )
+}
+
+fn verdict(report: &Report) -> Result<()> {
+    if report.errors.is_empty() {
+        return Ok(());
+    }
+    let chain = report.errors.iter().filter(|damage| damage.kind == DamageKind::Chain).count() as u64;
+    let mut found = Vec::new();
+    let segments = report.damaged_segments();
+    if segments > 0 {
+        let (all, records) = (human::exact(report.segments), human::many(report.damaged_records(), "record"));
+        found.push(format!("{} of {all}, {records} affected", human::many(segments, "damaged segment")));
+    }
+    if chain > 0 {
+        found.push(human::many(chain, "damaged checkpoint"));
+    }
+    Err(Error::new(Kind::Incomplete, found.join("; ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stream::StreamId;
+
+    #[test]
+    fn damage_reads_as_the_contract_shows_it() {
+        let damage = Damage {
+            stream: StreamId::new("main", "orders", 0),
+            object: "segments/a.parquet".to_owned(),
+            kind: DamageKind::Changed,
+            detail: "its sha256 is 9b, the checkpoint 00000000000000000412 says 77".to_owned(),
+            ranges: vec![(3, 120_400, 122_000, 1_600)],
+        };
+        let said = paragraph(&damage);
+        assert!(said.starts_with("error: kafka/main/orders partition 3: offsets 120,400..121,999 cannot be read\n  object   segments/a.parquet\n"), "{said}");
+        let report = Report { segments: 2_410, errors: vec![damage], ..Report::default() };
+        let error = verdict(&report).expect_err("damage");
+        assert_eq!(error.to_string(), "1 damaged segment of 2,410, 1,600 records affected");
+        assert_eq!(error.exit_code(), 3);
+        assert!(verdict(&Report::default()).is_ok());
+    }
+}

@@ -1,0 +1,404 @@
+//! From the file and the environment to a validated [`Config`].
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use regex::Regex;
+use toml::Table;
+use url::Url;
+
+use super::raw::{Section, overlay};
+use super::{Archive, Config, Isolation, Kafka, Segment, Start, TopicOverride, TopicPattern};
+use crate::error::{Error, Kind, Result};
+use crate::stream::Format;
+
+const MIB: u64 = 1 << 20;
+
+/// Sections that belong to the file's final shape but that this version cannot honour: ignoring one would let its
+/// user believe that it works.
+const NOT_YET: [(&str, &str); 4] = [
+    ("postgres", "archives no write-ahead log"),
+    ("state", "archives no pipeline state"),
+    ("retention", "keeps everything"),
+    ("http", "has no HTTP listener"),
+];
+
+impl Config {
+    /// Reads the file `path` and lays the process's environment over it.
+    pub fn load(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(|source| {
+            Error::new(Kind::Config, format!("cannot read the configuration {}", path.display()))
+                .source(source)
+                .hint("name the file with --config; config/tidelog.toml is an example to start from")
+        })?;
+        let environment =
+            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        Self::parse(&text, &path.display().to_string(), &environment.collect())
+    }
+
+    /// Reads a configuration's `text`, named `origin` in messages, with `environment` laid over it.
+    pub fn parse(text: &str, origin: &str, environment: &BTreeMap<String, String>) -> Result<Self> {
+        let mut table: Table = toml::from_str(text).map_err(|error| {
+            Error::new(Kind::Config, format!("{origin} is not TOML\n{}", error.to_string().trim_end()))
+        })?;
+        let variables = environment.iter().map(|(name, value)| (name.clone(), value.clone()));
+        let problems = overlay(&mut table, variables);
+        let lookup = |name: &str| environment.get(name).cloned();
+
+        let mut root = Section::new("", table, &problems);
+        let archive = root.section("archive");
+        if archive.is_none() {
+            root.problem("archive", "is missing; write a section [archive] with a url");
+        }
+        let archive = archive.map(|section| read_archive(section, &lookup));
+        let memory_budget = root.section("memory").map_or(192 * MIB, |mut section| {
+            let budget = section.size("budget", 192 * MIB, (16 * MIB, 1 << 40));
+            section.finish();
+            budget
+        });
+        let kafka = root.section("kafka").map(|section| read_kafka(section, &lookup));
+        for (name, lack) in NOT_YET {
+            if root.section(name).is_some() {
+                root.problem(name, format!("is not supported by this version, which {lack}; remove the section"));
+            }
+        }
+        root.finish();
+
+        let found = problems.into_found();
+        match archive {
+            Some(archive) if found.is_empty() => Ok(Self { archive, memory_budget, kafka }),
+            _ => Err(Error::new(
+                Kind::Config,
+                format!(
+                    "{origin} has {} mistake{}\n  {}",
+                    found.len(),
+                    if found.len() == 1 { "" } else { "s" },
+                    found.join("\n  ")
+                ),
+            )),
+        }
+    }
+}
+
+/// How a key's secret or another program's value finds an environment variable.
+type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+fn read_archive(mut section: Section<'_>, lookup: Lookup<'_>) -> Archive {
+    let text = section.required_text("url", "file:///var/lib/tidelog/archive");
+    let url = match archive_url(&text) {
+        Ok(url) => url,
+        Err(problem) => {
+            if !text.trim().is_empty() {
+                section.problem("url", problem);
+            }
+            Url::from_directory_path("/").unwrap_or_else(|()| unreachable!("the root is a path"))
+        }
+    };
+    let spool_dir = section.parsed(
+        "spool_dir",
+        |text| match Path::new(text) {
+            path if path.is_absolute() => Ok(path.to_owned()),
+            _ => Err(format!("{text:?} is not an absolute path; write it from the root, like /var/lib/tidelog/spool")),
+        },
+        PathBuf::from("/var/lib/tidelog/spool"),
+    );
+    let options = section.section("options").map(|section| section.free(lookup)).unwrap_or_default();
+    section.finish();
+    Archive { url, spool_dir, options }
+}
+
+fn archive_url(text: &str) -> Result<Url, String> {
+    if text.starts_with('/') {
+        return Err(format!("{text:?} is a path; write it as file://{text}"));
+    }
+    let url = Url::parse(text).map_err(|error| {
+        format!("{text:?} is not a URL ({error}); write file:///path, s3://bucket/prefix, gs://… or az://…")
+    })?;
+    match url.scheme() {
+        "file" if url.host_str().is_some_and(|host| !host.is_empty()) => {
+            Err(format!("{text:?} has a relative path; write three slashes, like file:///var/lib/tidelog/archive"))
+        }
+        "file" | "memory" => Ok(url),
+        "s3" | "gs" | "az" if url.host_str().is_some() => Ok(url),
+        scheme @ ("s3" | "gs" | "az") => Err(format!("{text:?} names no bucket; write {scheme}://bucket/prefix")),
+        other => Err(format!("{other}:// is not a store; use file://, s3://, gs:// or az://")),
+    }
+}
+
+fn read_kafka(mut section: Section<'_>, lookup: Lookup<'_>) -> Kafka {
+    let cluster = section.parsed("cluster", cluster_name, "main".to_owned());
+    let bootstrap_servers = section.required_text("bootstrap_servers", "localhost:9092");
+    let group_id = section.parsed(
+        "group_id",
+        |text| {
+            if text.trim().is_empty() {
+                Err("is empty; leave it out for \"tidelog\"".to_owned())
+            } else {
+                Ok(text.to_owned())
+            }
+        },
+        "tidelog".to_owned(),
+    );
+    let topics = section.list("topics");
+    match &topics {
+        None => section
+            .problem("topics", "is missing; name topics, or write ^ and a regex, like [\"orders\", \"^cdc\\\\.\"]"),
+        Some(topics) if topics.is_empty() => {
+            section.problem("topics", "is empty; name at least one topic, or leave the section [kafka] out");
+        }
+        Some(_) => {}
+    }
+    let topics = topics.unwrap_or_default();
+    for topic in &topics {
+        if let Err(problem) = TopicPattern::parse(topic) {
+            section.problem("topics", problem);
+        }
+    }
+    let exclude = section.list("exclude").unwrap_or_else(|| vec!["^__".to_owned()]);
+    let exclude = exclude.iter().filter_map(|text| match TopicPattern::parse(text) {
+        Ok(pattern) => Some(pattern),
+        Err(problem) => {
+            section.problem("exclude", problem);
+            None
+        }
+    });
+    let exclude = exclude.collect();
+    let start = section.parsed("start", start, Start::Earliest);
+    let isolation = section.parsed("isolation", isolation, Isolation::ReadCommitted);
+    let properties = section.section("properties").map(|section| section.free(lookup)).unwrap_or_default();
+    let default = Segment {
+        format: Format::Parquet,
+        zstd_level: 3,
+        max_bytes: 64 * MIB,
+        max_records: 1_000_000,
+        max_age: Duration::from_secs(60),
+    };
+    let segment = match section.section("segment") {
+        Some(mut section) => {
+            let segment = read_segment(&mut section, &default);
+            section.finish();
+            segment
+        }
+        None => default,
+    };
+    let overrides = section.sections("topic").into_iter().map(|section| read_override(section, &segment)).collect();
+    section.finish();
+    Kafka { cluster, bootstrap_servers, group_id, topics, exclude, start, isolation, properties, segment, overrides }
+}
+
+fn read_segment(section: &mut Section<'_>, default: &Segment) -> Segment {
+    Segment {
+        format: section.parsed(
+            "format",
+            |text| match text {
+                "parquet" => Ok(Format::Parquet),
+                "avro" => Ok(Format::Avro),
+                _ => Err(format!("{text:?} is not a format; use \"parquet\" or \"avro\"")),
+            },
+            default.format,
+        ),
+        zstd_level: section.parsed("compression", zstd_level, default.zstd_level),
+        max_bytes: section.size("max_bytes", default.max_bytes, (1024, 5 << 30)),
+        max_records: section.count("max_records", default.max_records),
+        max_age: section.duration("max_age", default.max_age, Duration::from_millis(100)),
+    }
+}
+
+fn read_override(mut section: Section<'_>, default: &Segment) -> TopicOverride {
+    let text = section.required_text("match", "^cdc\\.audit");
+    let pattern = TopicPattern::parse(&text).unwrap_or_else(|problem| {
+        if !text.trim().is_empty() {
+            section.problem("match", problem);
+        }
+        TopicPattern::Name(text)
+    });
+    let segment = read_segment(&mut section, default);
+    section.finish();
+    TopicOverride { pattern, segment }
+}
+
+impl TopicPattern {
+    /// Reads a topic's name, or `^` and a regex; the error says what is wrong and the way out.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        if text.starts_with('^') {
+            return match Regex::new(text) {
+                Ok(regex) => Ok(Self::Regex(regex)),
+                Err(error) => {
+                    let last = error.to_string();
+                    let reason = last.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
+                    Err(format!("{text:?} is not a regex ({reason}); mend it, or name the topics one by one"))
+                }
+            };
+        }
+        // org.apache.kafka.common.internals.Topic: 1 to 249 letters, digits, '.', '_' and '-', but not "." or "..".
+        let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+        if text.is_empty() || text.len() > 249 || text == "." || text == ".." || !text.chars().all(legal) {
+            return Err(format!("{text:?} is not the name of a topic; for a regex begin with ^"));
+        }
+        Ok(Self::Name(text.to_owned()))
+    }
+}
+
+/// A cluster's name becomes a part of object keys and directory names.
+fn cluster_name(text: &str) -> Result<String, String> {
+    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    if text.is_empty() || text.len() > 100 || text.starts_with('.') || !text.chars().all(legal) {
+        return Err(format!(
+            "{text:?} is not allowed; use letters, digits, '.', '_' and '-', 100 at most, not '.' first"
+        ));
+    }
+    Ok(text.to_owned())
+}
+
+fn start(text: &str) -> Result<Start, String> {
+    match text {
+        "earliest" => Ok(Start::Earliest),
+        "latest" => Ok(Start::Latest),
+        time => match chrono::DateTime::parse_from_rfc3339(time) {
+            Ok(time) => Ok(Start::Timestamp(time.timestamp_millis())),
+            Err(_) => Err(format!(
+                "{text:?} is not a start; use \"earliest\", \"latest\" or a time like \"2026-11-22T08:00:00Z\""
+            )),
+        },
+    }
+}
+
+fn isolation(text: &str) -> Result<Isolation, String> {
+    match text {
+        "read_committed" => Ok(Isolation::ReadCommitted),
+        "read_uncommitted" => Ok(Isolation::ReadUncommitted),
+        _ => Err(format!("{text:?} is not an isolation level; use \"read_committed\" or \"read_uncommitted\"")),
+    }
+}
+
+fn zstd_level(text: &str) -> Result<i32, String> {
+    let level = match text.strip_prefix("zstd") {
+        Some("") => Some(3),
+        Some(rest) => rest.strip_prefix(':').and_then(|level| level.parse().ok()),
+        None => None,
+    };
+    level
+        .filter(|level| (1..=19).contains(level))
+        .ok_or_else(|| format!("{text:?} is not a compression; use \"zstd:1\" (fast) to \"zstd:19\" (small)"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEAST: &str =
+        "[archive]\nurl = \"file:///tmp/a\"\n[kafka]\nbootstrap_servers = \"b:1\"\ntopics = [\"orders\"]\n";
+
+    fn parse(text: &str) -> Result<Config> {
+        Config::parse(text, "test.toml", &BTreeMap::new())
+    }
+
+    fn problems(text: &str) -> String {
+        let error = parse(text).expect_err("the text is wrong");
+        assert_eq!(error.kind(), Kind::Config);
+        error.to_string()
+    }
+
+    #[test]
+    fn the_least_configuration_has_the_documented_defaults() {
+        let config = parse(LEAST).expect("it is enough");
+        let kafka = config.kafka.expect("[kafka] is there");
+        assert_eq!(config.memory_budget, 192 << 20);
+        assert_eq!((kafka.cluster.as_str(), kafka.group_id.as_str()), ("main", "tidelog"));
+        assert_eq!((kafka.start, kafka.isolation), (Start::Earliest, Isolation::ReadCommitted));
+        assert!(kafka.excludes("__consumer_offsets") && !kafka.excludes("orders"));
+        assert_eq!(kafka.segment.max_age, Duration::from_secs(60));
+        assert_eq!(kafka.segment.zstd_level, 3);
+    }
+
+    #[test]
+    fn all_mistakes_are_told_at_once_with_path_constraint_and_way_out() {
+        let text = problems(
+            "[archive]\nurl = \"/data\"\n[kafka]\nbootstrap_server = \"b:1\"\ntopics = []\nstart = \"yesterday\"\n\
+             [kafka.segment]\nmax_bytes = 0\nformat = \"orc\"\nmax_age = \"1\"\n[memory]\nbudget = \"1MiB\"\n[metrics]\n",
+        );
+        for part in [
+            "test.toml has 10 mistakes",
+            "archive.url: \"/data\" is a path; write it as file:///data",
+            "kafka.bootstrap_servers: is missing; set it",
+            "kafka.bootstrap_server: is not a key; did you mean bootstrap_servers?",
+            "kafka.topics: is empty; name at least one topic",
+            "kafka.start: \"yesterday\" is not a start; use",
+            "kafka.segment.max_bytes: 0 is not allowed, use 1 KiB or more",
+            "kafka.segment.format: \"orc\" is not a format; use \"parquet\" or \"avro\"",
+            "kafka.segment.max_age: \"1\" is not a time span; use",
+            "memory.budget: 1048576 is not allowed, use 16 MiB or more",
+            "metrics: is not a key; the keys here are archive, ",
+        ] {
+            assert!(text.contains(part), "{part:?} is not in\n{text}");
+        }
+    }
+
+    #[test]
+    fn the_environment_sets_any_key_and_its_mistakes_name_the_variable() {
+        let environment =
+            |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let config = Config::parse(
+            LEAST,
+            "test.toml",
+            &environment(&[
+                ("TIDELOG__KAFKA__BOOTSTRAP_SERVERS", "other:2"),
+                ("TIDELOG__KAFKA__TOPICS", "a,b"),
+                ("TIDELOG__KAFKA__SEGMENT__MAX_RECORDS", "7"),
+                ("TIDELOG__KAFKA__PROPERTIES__SECURITY_PROTOCOL", "SSL"),
+            ]),
+        );
+        let kafka = config.expect("it is valid").kafka.expect("[kafka] is there");
+        assert_eq!(kafka.bootstrap_servers, "other:2");
+        assert_eq!(kafka.topics, ["a", "b"]);
+        assert_eq!(kafka.segment.max_records, 7);
+        assert_eq!(kafka.properties["security.protocol"], "SSL");
+
+        let error = Config::parse(LEAST, "test.toml", &environment(&[("TIDELOG__KAFKA__TOPIKS", "a")]))
+            .expect_err("no such key");
+        assert!(error.to_string().contains("kafka.topiks (set by TIDELOG__KAFKA__TOPIKS): is not a key"), "{error}");
+    }
+
+    #[test]
+    fn a_secret_comes_from_a_file_or_a_variable() {
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        std::fs::write(file.path(), "s3cret\n").expect("it can be written");
+        let text = format!(
+            "{LEAST}[kafka.properties]\n\"sasl.password\" = {{ file = {:?} }}\n\"sasl.username\" = {{ env = \"USER_NAME\" }}\n",
+            file.path()
+        );
+        let environment = BTreeMap::from([("USER_NAME".to_owned(), "me".to_owned())]);
+        let kafka = Config::parse(&text, "t", &environment).expect("it is valid").kafka.expect("[kafka] is there");
+        assert_eq!(
+            (kafka.properties["sasl.password"].as_str(), kafka.properties["sasl.username"].as_str()),
+            ("s3cret", "me")
+        );
+        assert!(problems(&text).contains("the environment variable USER_NAME is not set; set it"));
+    }
+
+    #[test]
+    fn of_the_overrides_that_match_the_last_one_counts() {
+        let text = format!(
+            "{LEAST}[[kafka.topic]]\nmatch = \"^or\"\nformat = \"avro\"\n[[kafka.topic]]\nmatch = \"orders\"\nmax_age = \"5s\"\n"
+        );
+        let kafka = parse(&text).expect("it is valid").kafka.expect("[kafka] is there");
+        assert_eq!(kafka.segment_of("orders").max_age, Duration::from_secs(5));
+        assert_eq!(kafka.segment_of("orange").format, Format::Avro);
+        assert_eq!(kafka.segment_of("other").format, Format::Parquet);
+    }
+
+    #[test]
+    fn a_section_that_this_version_cannot_honour_is_refused() {
+        assert!(
+            problems(&format!("{LEAST}[postgres]\nurl = \"x\"\n"))
+                .contains("postgres: is not supported by this version")
+        );
+    }
+
+    #[test]
+    fn the_example_configuration_is_valid() {
+        let config = parse(include_str!("../../config/tidelog.toml")).expect("the example works as it is");
+        assert!(config.kafka.is_some());
+    }
+}

@@ -1,0 +1,399 @@
+//! One stream's chain of checkpoints: its end, and the commit that moves it.
+//!
+//! A [`Chain`] knows the chain up to its head. A commit tries to create the next entry. If the number is taken, it
+//! reads what came: its own entry, whose answer was lost: done; something that leaves its partitions alone: the next
+//! number; something that moved one of its partitions: [`Outcome::Moved`], and the caller yields it. No lock, no lease.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+
+use super::entry::{self, Entry};
+use super::{head, page};
+use crate::error::{Error, Kind, Result};
+use crate::store::{Created, Store, layout};
+use crate::stream::invariants::{self, Checked};
+use crate::stream::{
+    Begin, Body, Change, Checkpoint, FORMAT_VERSION, PageRef, PartitionRange, Progress, Snapshot, StreamId, Totals,
+    sha256,
+};
+
+/// How often a create may be refused although nothing is there. Amazon S3 answers 409 to one of two conditional
+/// writes of a key that meet, even if the other one fails in the end.
+const EMPTY_REFUSALS: u32 = 5;
+
+/// The pause after such a refusal.
+const REFUSAL_PAUSE: Duration = Duration::from_millis(100);
+
+/// A stream's chain, known up to its head.
+#[derive(Debug)]
+pub struct Chain {
+    pub(super) store: Store,
+    pub(super) stream: StreamId,
+    begin: Begin,
+    number: u64,
+    sha256: String,
+    progress: Progress,
+    /// What the last snapshot lists.
+    pub(super) pages: Vec<PageRef>,
+    /// The entries after the last snapshot.
+    pub(super) tail: Vec<Body>,
+    /// Partitions that other writers moved since this one last did.
+    foreign: BTreeSet<i32>,
+    /// Who commits through this chain.
+    writer: Option<String>,
+    /// Entries of that writer that were not answered and are in the chain all the same: the caller does not know yet.
+    landed: Vec<(u64, Body)>,
+}
+
+/// How a commit ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The change is in the chain, durably.
+    Committed {
+        /// The number of the entry that holds it.
+        number: u64,
+    },
+    /// Another writer moved these partitions; nothing was written. The caller no longer owns them: it drops what is
+    /// covered and goes on with the rest. Segment objects are never deleted at this point: an earlier attempt to commit
+    /// them may have succeeded.
+    Moved(BTreeSet<i32>),
+}
+
+impl Chain {
+    /// Opens a stream's chain; none if it has not begun.
+    ///
+    /// # Errors
+    /// [`Kind::Corrupt`] if an entry that matters is damaged or missing, [`Kind::Unsupported`] if a newer program wrote
+    /// it, and the store's errors.
+    pub async fn open(store: &Store, stream: &StreamId) -> Result<Option<Self>> {
+        let base = head::last_snapshot(store, stream).await?;
+        let mut first = entry::read(store, stream, base).await?;
+        if first.is_none() && store.any_below(&layout::chain(stream)).await? {
+            // Another writer may have begun the chain in between; else its beginning was deleted.
+            first = Some(entry::read(store, stream, base).await?.ok_or_else(|| entry::missing(stream, base))?);
+        }
+        let Some(first) = first else { return Ok(None) };
+        let mut chain = Self::from_first(store, stream, first)?;
+        loop {
+            chain.refresh().await?;
+            if head::is_end(store, stream, chain.number).await? {
+                chain.foreign.clear();
+                return Ok(Some(chain));
+            }
+        }
+    }
+
+    /// Begins a stream's chain, or opens it if it has begun.
+    ///
+    /// # Errors
+    /// [`Kind::Fenced`] if it has begun for another topic id: the topic was created anew, and a new generation is due.
+    pub async fn begin(
+        store: &Store,
+        stream: &StreamId,
+        begin: Begin,
+        writer: &str,
+        now: DateTime<Utc>,
+    ) -> Result<Self> {
+        if layout::stream_of(&layout::chain(stream)).as_ref() != Some(stream) {
+            let message = format!("{stream} cannot be the name of a stream in an archive");
+            return Err(Error::new(Kind::Config, message)
+                .hint("use letters, digits, dots, underscores and hyphens in kafka.cluster"));
+        }
+        loop {
+            if let Some(chain) = Self::open(store, stream).await? {
+                return chain.for_topic(&begin);
+            }
+            let checkpoint = Checkpoint {
+                format: FORMAT_VERSION,
+                stream: stream.to_string(),
+                number: 0,
+                previous: None,
+                writer: writer.to_owned(),
+                at: now,
+                body: Body::Begin(begin.clone()),
+            };
+            let bytes = entry::encode(&checkpoint)?;
+            let object = layout::entry(stream, 0);
+            let sha256 = sha256(&bytes);
+            if store.create(&object, bytes).await? == Created::Yes {
+                return Self::from_first(store, stream, Entry { object, sha256, checkpoint });
+            }
+        }
+    }
+
+    fn for_topic(self, begin: &Begin) -> Result<Self> {
+        match (&self.begin.topic_id, &begin.topic_id) {
+            (Some(archived), Some(found)) if archived != found => Err(Error::new(
+                Kind::Fenced,
+                format!("{} holds the topic with the id {archived}, and the topic's id is {found}", self.stream),
+            )
+            .hint("the topic was deleted and created again: its new life is a new generation")),
+            _ => Ok(self),
+        }
+    }
+
+    /// A chain that starts with its first entry or with a snapshot.
+    fn from_first(store: &Store, stream: &StreamId, first: Entry) -> Result<Self> {
+        let Entry { object, sha256, checkpoint } = first;
+        let number = checkpoint.number;
+        let sound = invariants::begins_first(number, &checkpoint.body)
+            .and_then(|()| invariants::snapshot_at_multiple(number, &checkpoint.body));
+        sound.map_err(|violation| violation.in_object(&object))?;
+        let (begin, progress, pages) = match checkpoint.body {
+            Body::Begin(begin) => (begin, Progress::default(), Vec::new()),
+            Body::Snapshot(snapshot) => {
+                pages_are_sound(number, &snapshot).map_err(|violation| violation.in_object(&object))?;
+                let progress = Progress::from_snapshot(&snapshot);
+                (snapshot.begin, progress, snapshot.pages)
+            }
+            Body::Append(_) | Body::Gap { .. } => {
+                return Err(Error::new(Kind::Internal, format!("{object} is no beginning of a chain")));
+            }
+        };
+        Ok(Self {
+            store: store.clone(),
+            stream: stream.clone(),
+            begin,
+            number,
+            sha256,
+            progress,
+            pages,
+            tail: Vec::new(),
+            foreign: BTreeSet::new(),
+            writer: None,
+            landed: Vec::new(),
+        })
+    }
+
+    /// Reads what others have committed since.
+    pub async fn refresh(&mut self) -> Result<()> {
+        let mut width = 1;
+        loop {
+            let ahead = head::read_ahead(&self.store, &self.stream, self.number + 1, width).await?;
+            for entry in ahead.entries {
+                let Checkpoint { number, writer, body, .. } = &entry.checkpoint;
+                let own = Some(writer) == self.writer.as_ref();
+                let came = (*number, body.clone());
+                self.follow(entry)?;
+                self.foreign.extend(came.1.ranges().iter().map(|range| range.partition));
+                self.landed.extend(own.then_some(came));
+            }
+            if !ahead.more {
+                return Ok(());
+            }
+            width = (width * 4).min(head::WINDOW);
+        }
+    }
+
+    /// Commits a change: all of it or nothing. When the answer is [`Outcome::Committed`], it is durable.
+    ///
+    /// An error leaves it open whether the change was committed. The same call, also with more added to the change,
+    /// tells: what is in the chain already is recognised and not written again. Dropping the future is like an error.
+    ///
+    /// # Errors
+    /// [`Kind::Internal`] if the change breaks a rule by itself or leaves a hole, [`Kind::Corrupt`] if the chain does,
+    /// and the store's errors.
+    pub async fn commit(&mut self, change: &Change, writer: &str, now: DateTime<Utc>) -> Result<Outcome> {
+        self.writer = Some(writer.to_owned());
+        let mut refusals = 0;
+        loop {
+            let rest = self.without_landed(change);
+            if rest.is_empty() && !change.is_empty() {
+                let number = self.acknowledge(change).unwrap_or(self.number);
+                return Ok(Outcome::Committed { number });
+            }
+            let body = rest.into_body();
+            let moved = self.moved(&body);
+            if !moved.is_empty() {
+                return Ok(Outcome::Moved(moved));
+            }
+            self.progress.accepts(&body).map_err(|violation| {
+                Error::new(Kind::Internal, format!("a change of {} must not be committed", self.stream))
+                    .source(violation)
+            })?;
+            let number = self.number + 1;
+            let snapshot = invariants::is_snapshot_number(number);
+            let created = match snapshot {
+                true => self.create_snapshot(writer, now).await?,
+                false => self.create_next(body, writer, now).await?,
+            };
+            match created {
+                Created::Yes if snapshot => {}
+                Created::Yes => {
+                    self.acknowledge(change);
+                    return Ok(Outcome::Committed { number });
+                }
+                Created::Exists => {
+                    self.refresh().await?;
+                    refusals = if self.number < number { refusals + 1 } else { 0 };
+                    self.pause_after(refusals).await?;
+                }
+            }
+        }
+    }
+
+    /// Gives the store time when it refuses an entry as existing that cannot be read.
+    async fn pause_after(&self, refusals: u32) -> Result<()> {
+        if refusals > EMPTY_REFUSALS {
+            let object = layout::entry(&self.stream, self.number + 1);
+            let message = format!("{object} is refused as existing, and it cannot be read");
+            return Err(Error::new(Kind::Unavailable, message)
+                .hint("the store contradicts itself: `tidelog check --connect` tries it"));
+        }
+        if refusals > 0 {
+            tokio::time::sleep(REFUSAL_PAUSE).await;
+        }
+        Ok(())
+    }
+
+    /// What of `change` is not in the chain yet through an attempt that was not answered.
+    fn without_landed(&self, change: &Change) -> Change {
+        let mut rest = change.clone();
+        for (_, landed) in &self.landed {
+            rest.segments.retain(|segment| !landed.segments().contains(segment));
+            rest.empty.retain(|range| !landed.empty().contains(range));
+            rest.gaps.retain(|gap| !landed.gaps().contains(gap));
+        }
+        rest
+    }
+
+    /// The caller learns that `change` is in the chain, and so owns its partitions. Gives the last of the unanswered
+    /// entries that held a part of it.
+    fn acknowledge(&mut self, change: &Change) -> Option<u64> {
+        let ranges = change.clone().into_body().ranges();
+        self.foreign.retain(|partition| ranges.iter().all(|range| range.partition != *partition));
+        let mut last = None;
+        self.landed.retain(|(number, landed)| {
+            let told = landed.ranges().iter().any(|range| ranges.contains(range));
+            last = if told { Some(*number) } else { last };
+            !told
+        });
+        last
+    }
+
+    /// The partitions that are no longer where the change found them, because someone else moved them.
+    fn moved(&self, body: &Body) -> BTreeSet<i32> {
+        let mut seen = BTreeSet::new();
+        let ranges = body.ranges();
+        let firsts = ranges.iter().filter(|range| seen.insert(range.partition));
+        let moved = firsts.filter(|range| {
+            self.position(range.partition).is_some_and(|position| {
+                // What is covered already was covered by someone. A hole is an error of the caller, unless another
+                // writer moved the partition and so changed what the caller knew.
+                position.end > range.start || (position.end < range.start && self.foreign.contains(&range.partition))
+            })
+        });
+        moved.map(|range| range.partition).collect()
+    }
+
+    /// Tries to create the next entry, and follows it if that succeeds.
+    async fn create_next(&mut self, body: Body, writer: &str, now: DateTime<Utc>) -> Result<Created> {
+        let checkpoint = Checkpoint {
+            format: FORMAT_VERSION,
+            stream: self.stream.to_string(),
+            number: self.number + 1,
+            previous: Some(self.sha256.clone()),
+            writer: writer.to_owned(),
+            at: now,
+            body,
+        };
+        let bytes = entry::encode(&checkpoint)?;
+        let object = layout::entry(&self.stream, checkpoint.number);
+        let sha256 = sha256(&bytes);
+        let created = self.store.create(&object, bytes).await?;
+        if created == Created::Yes {
+            self.follow(Entry { object, sha256, checkpoint })?;
+        }
+        Ok(created)
+    }
+
+    /// Writes the pages that are new, then the snapshot that lists them.
+    async fn create_snapshot(&mut self, writer: &str, now: DateTime<Utc>) -> Result<Created> {
+        let number = self.number + 1;
+        let (pages, new) = page::roll(&self.stream, number, &self.pages, &self.tail)?;
+        for page in new {
+            // If it exists, it is the same page: its name is its sha256.
+            self.store.create(&layout::page(&self.stream, &page.reference.sha256), page.bytes).await?;
+        }
+        let snapshot = Snapshot {
+            begin: self.begin.clone(),
+            positions: self.progress.positions().copied().collect(),
+            totals: *self.progress.totals(),
+            pages,
+        };
+        self.create_next(Body::Snapshot(snapshot), writer, now).await
+    }
+
+    /// Takes the next entry in.
+    fn follow(&mut self, entry: Entry) -> Result<()> {
+        let Entry { object, sha256, checkpoint } = entry;
+        self.may_follow(&checkpoint).map_err(|violation| violation.in_object(&object))?;
+        let Checkpoint { number, body, .. } = checkpoint;
+        self.progress.add(&body);
+        if let Body::Snapshot(snapshot) = body {
+            self.pages = snapshot.pages;
+            self.tail.clear();
+        } else {
+            self.tail.push(body);
+        }
+        self.number = number;
+        self.sha256 = sha256;
+        Ok(())
+    }
+
+    /// Every rule between an entry and the chain before it.
+    fn may_follow(&self, checkpoint: &Checkpoint) -> Checked {
+        invariants::number_follows(Some(self.number), checkpoint.number)?;
+        invariants::links_to_previous(Some(&self.sha256), checkpoint.previous.as_deref())?;
+        invariants::begins_first(checkpoint.number, &checkpoint.body)?;
+        invariants::snapshot_at_multiple(checkpoint.number, &checkpoint.body)?;
+        match &checkpoint.body {
+            Body::Snapshot(snapshot) => {
+                invariants::snapshot_repeats_begin(&self.begin, snapshot)?;
+                invariants::snapshot_repeats_progress(&self.progress, snapshot)?;
+                pages_are_sound(checkpoint.number, snapshot)
+            }
+            body => self.progress.accepts(body),
+        }
+    }
+
+    /// Whose chain it is.
+    pub fn stream(&self) -> &StreamId {
+        &self.stream
+    }
+
+    /// What its first entry says.
+    pub fn begin_facts(&self) -> &Begin {
+        &self.begin
+    }
+
+    /// The number of its last known entry.
+    pub fn head(&self) -> u64 {
+        self.number
+    }
+
+    /// What is archived of a partition: from its first offset to the next one to read.
+    pub fn position(&self, partition: i32) -> Option<&PartitionRange> {
+        self.progress.position(partition)
+    }
+
+    /// What is archived of each partition.
+    pub fn positions(&self) -> impl ExactSizeIterator<Item = &PartitionRange> {
+        self.progress.positions()
+    }
+
+    /// What the chain adds up to.
+    pub fn totals(&self) -> &Totals {
+        self.progress.totals()
+    }
+}
+
+/// A snapshot's pages cover all entries before it and add up to what it says.
+pub(super) fn pages_are_sound(number: u64, snapshot: &Snapshot) -> Checked {
+    invariants::pages_cover_entries(number, &snapshot.pages)?;
+    let mut totals = Totals::default();
+    snapshot.pages.iter().for_each(|page| totals.add(&page.totals));
+    invariants::totals_add_up("snapshot", &snapshot.totals, &totals)
+}

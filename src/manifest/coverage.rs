@@ -1,0 +1,109 @@
+//! Coverage: up to which time a stream is known to be complete.
+//!
+//! A replica that has read a partition to its end knows that everything up to now is archived, as soon as the records
+//! before that end are committed. It writes such claims into one small object of its own, over and over. A claim names
+//! the offset that it stands on: it counts only while the chain has come at least that far, so that neither a claim that
+//! ran ahead of its checkpoint nor one that survived a restored bucket can promise too much.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use futures::{StreamExt, TryStreamExt, stream};
+use serde::{Deserialize, Serialize};
+
+use super::{Chain, READS_AT_ONCE, entry};
+use crate::error::{Kind, Result, ResultExt};
+use crate::store::{Store, layout};
+use crate::stream::{FORMAT_VERSION, StreamId};
+
+/// What one replica knows to be complete.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Coverage {
+    /// The version of the format.
+    pub format: u32,
+    /// The replica's id.
+    pub writer: String,
+    /// When it was written.
+    pub at: DateTime<Utc>,
+    /// The claims by stream (as [`StreamId`] is written) and partition.
+    pub streams: BTreeMap<String, BTreeMap<i32, Claim>>,
+}
+
+/// Everything of a partition that was there at a time is archived once `offset` is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claim {
+    /// The partition's end at that time: the next offset to read.
+    pub offset: i64,
+    /// The time.
+    pub complete_through: DateTime<Utc>,
+}
+
+impl Coverage {
+    /// A replica that knows nothing yet.
+    pub fn new(writer: impl Into<String>, at: DateTime<Utc>) -> Self {
+        Self { format: FORMAT_VERSION, writer: writer.into(), at, streams: BTreeMap::new() }
+    }
+
+    /// Notes a claim, unless a later one is known.
+    pub fn claim(&mut self, stream: &StreamId, partition: i32, claim: Claim) {
+        let known = self.streams.entry(stream.to_string()).or_default().entry(partition).or_insert(claim);
+        if known.complete_through < claim.complete_through {
+            *known = claim;
+        }
+    }
+
+    /// Writes the replica's object.
+    pub async fn save(&self, store: &Store, cluster: &str) -> Result<()> {
+        let bytes = serde_json::to_vec(self).or_err(Kind::Internal, || "cannot write coverage as JSON".into())?;
+        store.put(&layout::coverage(cluster, &self.writer), Bytes::from(bytes)).await
+    }
+
+    /// Takes over the claims of replicas that wrote nothing since `before` and removes their objects, so that restarts
+    /// leave no heap of objects. Our own object is durable before theirs are gone; a replica that lives after all
+    /// writes its object anew.
+    pub async fn adopt(&mut self, store: &Store, cluster: &str, before: DateTime<Utc>) -> Result<()> {
+        let mut old = load_all(store, cluster).await?;
+        old.retain(|other| other.writer != self.writer && other.at < before);
+        if old.is_empty() {
+            return Ok(());
+        }
+        for other in &old {
+            for (stream, claims) in &other.streams {
+                let stream = stream.parse()?;
+                claims.iter().for_each(|(partition, claim)| self.claim(&stream, *partition, *claim));
+            }
+        }
+        self.save(store, cluster).await?;
+        for other in &old {
+            store.delete(&layout::coverage(cluster, &other.writer)).await?;
+        }
+        Ok(())
+    }
+}
+
+/// What all replicas of a cluster know. An object that vanishes meanwhile was adopted by another replica.
+pub async fn load_all(store: &Store, cluster: &str) -> Result<Vec<Coverage>> {
+    let objects = store.list(&layout::coverages(cluster)).await?;
+    let read = stream::iter(objects).map(|object| async move {
+        let Some(bytes) = store.get(&object.location).await? else { return Ok(None) };
+        entry::check_format(&object.location, &bytes)?;
+        let read =
+            serde_json::from_slice(&bytes).or_err(Kind::Corrupt, || format!("{} cannot be read", object.location));
+        read.map(Some)
+    });
+    read.buffered(READS_AT_ONCE).try_filter_map(async |coverage| Ok(coverage)).try_collect().await
+}
+
+/// Up to which time each partition of a chain is complete, as far as that is known.
+pub fn complete_through(coverages: &[Coverage], chain: &Chain) -> BTreeMap<i32, DateTime<Utc>> {
+    let stream = chain.stream().to_string();
+    let mut complete = BTreeMap::new();
+    for (partition, claim) in coverages.iter().filter_map(|coverage| coverage.streams.get(&stream)).flatten() {
+        if chain.position(*partition).is_some_and(|position| position.end >= claim.offset) {
+            let through = complete.entry(*partition).or_insert(claim.complete_through);
+            *through = claim.complete_through.max(*through);
+        }
+    }
+    complete
+}

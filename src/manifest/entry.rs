@@ -1,0 +1,74 @@
+//! One entry of a chain as bytes: JSON that names its format, its stream, its number and the entry before.
+
+use bytes::Bytes;
+use object_store::path::Path;
+use serde::Deserialize;
+
+use crate::error::{Error, Kind, Result, ResultExt};
+use crate::store::{Store, layout};
+use crate::stream::{Checkpoint, FORMAT_VERSION, StreamId, sha256};
+
+/// An entry that was read.
+#[derive(Debug)]
+pub(super) struct Entry {
+    /// Its object.
+    pub(super) object: Path,
+    /// The sha256 of its bytes, which the next entry names.
+    pub(super) sha256: String,
+    /// What it says.
+    pub(super) checkpoint: Checkpoint,
+}
+
+/// An entry's bytes.
+pub(super) fn encode(checkpoint: &Checkpoint) -> Result<Bytes> {
+    let bytes = serde_json::to_vec(checkpoint);
+    bytes.map(Bytes::from).or_err(Kind::Internal, || format!("cannot write entry {} as JSON", checkpoint.number))
+}
+
+/// Reads the bytes of entry `number`. It must say itself that it is that entry of that stream.
+pub(super) fn decode(stream: &StreamId, number: u64, object: Path, bytes: &[u8]) -> Result<Entry> {
+    check_format(&object, bytes)?;
+    let checkpoint: Checkpoint = serde_json::from_slice(bytes).map_err(|error| not_readable(&object).source(error))?;
+    if checkpoint.stream != stream.to_string() || checkpoint.number != number {
+        let message = format!("{object} says that it is entry {} of {}", checkpoint.number, checkpoint.stream);
+        return Err(Error::new(Kind::Corrupt, message).hint("the object was moved or copied by hand: put it back"));
+    }
+    Ok(Entry { sha256: sha256(bytes), object, checkpoint })
+}
+
+/// Refuses a format that is newer than this program, before anything else of the bytes is believed.
+pub(super) fn check_format(object: &Path, bytes: &[u8]) -> Result<()> {
+    #[derive(Deserialize)]
+    struct Version {
+        format: u32,
+    }
+    let version: Version = serde_json::from_slice(bytes).map_err(|error| not_readable(object).source(error))?;
+    match version.format {
+        0 => Err(not_readable(object).source("there is no format 0")),
+        1..=FORMAT_VERSION => Ok(()),
+        newer => Err(Error::new(
+            Kind::Unsupported,
+            format!("{object} is written in format {newer}, and this program reads up to format {FORMAT_VERSION}"),
+        )
+        .hint("a newer tidelog wrote to this archive: update this one")),
+    }
+}
+
+fn not_readable(object: &Path) -> Error {
+    Error::new(Kind::Corrupt, format!("{object} cannot be read"))
+        .hint("restore the object from a copy of the archive; `tidelog verify` lists all damage")
+}
+
+/// Entry `number`; none if it does not exist.
+pub(super) async fn read(store: &Store, stream: &StreamId, number: u64) -> Result<Option<Entry>> {
+    let object = layout::entry(stream, number);
+    let bytes = store.get(&object).await?;
+    bytes.map(|bytes| decode(stream, number, object, &bytes)).transpose()
+}
+
+/// The error for an entry that is not there although a later one is.
+pub(super) fn missing(stream: &StreamId, number: u64) -> Error {
+    let message = format!("{} is missing, although later entries of its chain exist", layout::entry(stream, number));
+    Error::new(Kind::Corrupt, message)
+        .hint("restore the object from a copy of the archive; nothing is written to this stream until then")
+}

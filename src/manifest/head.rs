@@ -1,0 +1,85 @@
+//! Finding the end of a chain without listing it.
+//!
+//! Snapshots stand at known numbers. Doubling steps (64, 128, 256, …) find one that does not exist, a binary search
+//! between the last two finds the last one that does, and from there on entries are read until one does not exist.
+//!
+//! All that holds only while nobody deleted an entry. So the numbers beyond the end are looked at as well: the entry
+//! after the next, and snapshots at doubling distances. A writer that took a hole for the end would start a second
+//! chain within the first.
+
+use futures::{StreamExt, TryStreamExt, stream};
+
+use super::entry::{self, Entry};
+use crate::error::Result;
+use crate::store::{Store, layout};
+use crate::stream::StreamId;
+use crate::stream::invariants::SNAPSHOT_EVERY;
+
+/// The most entries that are read ahead at a time: each beyond the end is a request in vain.
+pub(super) const WINDOW: u64 = 16;
+
+/// How many snapshots beyond the end are looked at, at distances of 0, 1, 3, 7, … snapshots: the last of them stands a
+/// quarter of a million entries away, half a year of one commit a minute.
+const FAR_LOOKS: u32 = 12;
+
+/// The number of the last snapshot; 0, where a chain begins, if there is none.
+pub(super) async fn last_snapshot(store: &Store, stream: &StreamId) -> Result<u64> {
+    let mut found = 0;
+    let mut step = 1;
+    while exists(store, stream, step * SNAPSHOT_EVERY).await? {
+        found = step;
+        step *= 2;
+    }
+    let mut missing = step;
+    while missing - found > 1 {
+        let middle = found + (missing - found) / 2;
+        if exists(store, stream, middle * SNAPSHOT_EVERY).await? {
+            found = middle;
+        } else {
+            missing = middle;
+        }
+    }
+    Ok(found * SNAPSHOT_EVERY)
+}
+
+async fn exists(store: &Store, stream: &StreamId, number: u64) -> Result<bool> {
+    Ok(store.size(&layout::entry(stream, number)).await?.is_some())
+}
+
+/// Entries in order, and whether more may follow.
+pub(super) struct Ahead {
+    pub(super) entries: Vec<Entry>,
+    pub(super) more: bool,
+}
+
+/// Reads the `width` entries from number `from` on, at most [`WINDOW`], or those before the first that does not exist.
+pub(super) async fn read_ahead(store: &Store, stream: &StreamId, from: u64, width: u64) -> Result<Ahead> {
+    let window = stream::iter(from..from + width).map(|number| entry::read(store, stream, number));
+    let read: Vec<Option<Entry>> = window.buffered(WINDOW as usize).try_collect().await?;
+    let later = read.iter().skip_while(|entry| entry.is_some()).any(Option::is_some);
+    let mut entries: Vec<Entry> = read.into_iter().map_while(|entry| entry).collect();
+    if later {
+        // Another writer may have created it after it was asked for and before the later one was.
+        let number = from + entries.len() as u64;
+        let missed = entry::read(store, stream, number).await?;
+        entries.push(missed.ok_or_else(|| entry::missing(stream, number))?);
+    }
+    Ok(Ahead { more: later || entries.len() as u64 == width, entries })
+}
+
+/// Whether entry `head` is the last as far as can be seen; false if more were written in the meantime.
+///
+/// # Errors
+/// [`crate::error::Kind::Corrupt`] if `head + 1` does not exist and a later entry does.
+pub(super) async fn is_end(store: &Store, stream: &StreamId, head: u64) -> Result<bool> {
+    let next_snapshot = (head / SNAPSHOT_EVERY + 1) * SNAPSHOT_EVERY;
+    let far = (0..FAR_LOOKS).map(|power| next_snapshot + SNAPSHOT_EVERY * ((1 << power) - 1));
+    // When the next snapshot is the very next entry, it cannot tell a hole from the end.
+    let looks = std::iter::once(head + 2).chain(far).filter(|number| *number > head + 1);
+    let looks = stream::iter(looks).map(|number| exists(store, stream, number)).buffer_unordered(WINDOW as usize);
+    let beyond = looks.try_fold(false, async |any, one| Ok(any || one)).await?;
+    if !beyond {
+        return Ok(true);
+    }
+    if exists(store, stream, head + 1).await? { Ok(false) } else { Err(entry::missing(stream, head + 1)) }
+}

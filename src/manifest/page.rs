@@ -1,0 +1,151 @@
+//! Pages: immutable lists of what entries added, from which snapshots are made.
+//!
+//! ```text
+//!   entries     0 … 63 │ 64 … 127 │ …                 │ 4096 … 4159 │
+//!   level 0     [page]   [page]     … 64 of them become   [page]
+//!   level 1     [──────────── one page ──────────────]
+//! ```
+//!
+//! A page of level 0 lists the segments, empty ranges and gaps of 64 entries; a page of level `n` lists 64 pages of level
+//! `n - 1`. It is JSON, compressed with zstd and named by the sha256 of the compressed bytes.
+
+use bytes::Bytes;
+use object_store::path::Path;
+use serde::{Deserialize, Serialize};
+
+use super::entry;
+use crate::error::{Error, Kind, Result, ResultExt};
+use crate::store::{Store, layout};
+use crate::stream::invariants::{Checked, SNAPSHOT_EVERY, page_lists_entries, page_lists_pages, totals_add_up};
+use crate::stream::{Body, FORMAT_VERSION, Gap, PageRef, PartitionRange, SegmentRef, StreamId, Totals, sha256};
+
+/// zstd's default level: pages are written once every 64 commits and read often.
+const ZSTD_LEVEL: i32 = 3;
+
+/// What a page object says.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Page {
+    format: u32,
+    stream: String,
+    level: u8,
+    first: u64,
+    last: u64,
+    /// Level 0: the segments of its entries, in their order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) segments: Vec<SegmentRef>,
+    /// Level 0: the ranges without a record.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) empty: Vec<PartitionRange>,
+    /// Level 0: the gaps.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) gaps: Vec<Gap>,
+    /// Higher levels: the pages of the level below.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) pages: Vec<PageRef>,
+}
+
+/// A page that is to be written, or that should have been.
+pub(super) struct Rolled {
+    pub(super) reference: PageRef,
+    pub(super) bytes: Bytes,
+}
+
+/// What snapshot `number` lists: the pages of the snapshot before, one more for the entries since (`tail`), and 64 of
+/// a level made one of the next. The second part are the pages that are new, which must be durable before the snapshot.
+pub(super) fn roll(
+    stream: &StreamId,
+    number: u64,
+    pages: &[PageRef],
+    tail: &[Body],
+) -> Result<(Vec<PageRef>, Vec<Rolled>)> {
+    let mut pages = pages.to_vec();
+    let mut new = vec![rolled(stream, Page::of_entries(number - SNAPSHOT_EVERY, tail))?];
+    pages.extend(new.last().map(|page| page.reference.clone()));
+    while let Some(level) = full_level(&pages) {
+        let below = pages.split_off(pages.len() - SNAPSHOT_EVERY as usize);
+        let (Some(first), Some(last)) = (below.first(), below.last()) else { break };
+        let page = Page { level: level + 1, first: first.first, last: last.last, pages: below, ..Page::default() };
+        let page = rolled(stream, page)?;
+        pages.push(page.reference.clone());
+        new.push(page);
+    }
+    Ok((pages, new))
+}
+
+/// The level of which the list ends with 64 pages.
+fn full_level(pages: &[PageRef]) -> Option<u8> {
+    let level = pages.last()?.level;
+    let full = pages.iter().rev().take_while(|page| page.level == level).count() as u64 == SNAPSHOT_EVERY;
+    full.then_some(level)
+}
+
+fn rolled(stream: &StreamId, page: Page) -> Result<Rolled> {
+    let page = Page { format: FORMAT_VERSION, stream: stream.to_string(), ..page };
+    let what = || format!("cannot write the page of entries {}..={}", page.first, page.last);
+    let json = serde_json::to_vec(&page).or_err(Kind::Internal, what)?;
+    let bytes = zstd::bulk::compress(&json, ZSTD_LEVEL).or_err(Kind::Internal, what)?;
+    let Page { level, first, last, .. } = page;
+    let reference = PageRef { sha256: sha256(&bytes), level, first, last, totals: page.totals() };
+    Ok(Rolled { reference, bytes: bytes.into() })
+}
+
+impl Page {
+    /// Whether the page keeps the rules, and lists exactly what these entries add, if they are given.
+    pub(super) fn lists(&self, entries: Option<&[Body]>) -> Checked {
+        page_lists_pages(self.level, self.first, &self.pages)?;
+        let Some(entries) = entries else { return Ok(()) };
+        let listed = Self::of_entries(self.first, entries);
+        let same = (&self.segments, &self.empty, &self.gaps) == (&listed.segments, &listed.empty, &listed.gaps);
+        page_lists_entries(self.first, self.last, same)
+    }
+
+    /// The page of level 0 that begins with entry `first`.
+    fn of_entries(first: u64, entries: &[Body]) -> Self {
+        Self {
+            first,
+            last: first + SNAPSHOT_EVERY - 1,
+            segments: entries.iter().flat_map(Body::segments).cloned().collect(),
+            empty: entries.iter().flat_map(Body::empty).copied().collect(),
+            gaps: entries.iter().flat_map(Body::gaps).cloned().collect(),
+            ..Self::default()
+        }
+    }
+
+    fn totals(&self) -> Totals {
+        let mut totals = Totals::of(&self.segments, &self.gaps);
+        self.pages.iter().for_each(|page| totals.add(&page.totals));
+        totals
+    }
+}
+
+/// Reads a page; it must be what its reference says.
+pub(super) async fn read(store: &Store, stream: &StreamId, reference: &PageRef) -> Result<Page> {
+    let object = layout::page(stream, &reference.sha256);
+    let bytes = store.get(&object).await?.ok_or_else(|| {
+        let message = format!("{object}, which lists entries {}..={}, is missing", reference.first, reference.last);
+        Error::new(Kind::Corrupt, message).hint("restore the object from a copy of the archive")
+    })?;
+    decode(stream, reference, &object, &bytes)
+}
+
+/// Reads the bytes of a page.
+pub(super) fn decode(stream: &StreamId, reference: &PageRef, object: &Path, bytes: &[u8]) -> Result<Page> {
+    let found = sha256(bytes);
+    if found != reference.sha256 {
+        return Err(Error::new(Kind::Corrupt, format!("{object} is damaged: its sha256 is {found}"))
+            .hint("restore the object from a copy of the archive"));
+    }
+    let json = zstd::decode_all(bytes).or_err(Kind::Corrupt, || format!("{object} cannot be decompressed"))?;
+    entry::check_format(object, &json)?;
+    let page: Page = serde_json::from_slice(&json).or_err(Kind::Corrupt, || format!("{object} cannot be read"))?;
+    let said = (reference.level, reference.first, reference.last);
+    if page.stream != stream.to_string() || (page.level, page.first, page.last) != said {
+        let message = format!(
+            "{object} says that it is the page of level {} of entries {}..={} of {}",
+            page.level, page.first, page.last, page.stream
+        );
+        return Err(Error::new(Kind::Corrupt, message));
+    }
+    totals_add_up("page", &reference.totals, &page.totals()).map_err(|violation| violation.in_object(object))?;
+    Ok(page)
+}

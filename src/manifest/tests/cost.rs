@@ -1,0 +1,50 @@
+//! What commits and openings cost does not grow with the archive's age.
+
+use super::faulty::Counts;
+use super::*;
+
+/// Commits, measured over two snapshots: as many commits as lie between the same points of the counter.
+async fn cost_of_128_commits(faulty: &Faulty, chain: &mut Chain) -> Counts {
+    faulty.take_counts();
+    let head = chain.head();
+    grow(chain, head + 128).await;
+    faulty.take_counts()
+}
+
+#[tokio::test]
+async fn commits_and_openings_cost_the_same_in_an_old_archive() {
+    let faulty = faultless();
+    let mut chain = begun(&faulty.store()).await;
+    grow(&mut chain, 1_000).await;
+    let young = cost_of_128_commits(&faulty, &mut chain).await;
+    grow(&mut chain, 20_000).await;
+    let old = cost_of_128_commits(&faulty, &mut chain).await;
+    // Where the counter stands as it stood when young: it has gone round five times.
+    grow(&mut chain, 1_000 + 5 * 4_096).await;
+    let same_place = cost_of_128_commits(&faulty, &mut chain).await;
+    // 126 changes, 2 snapshots and 2 pages.
+    for counts in [young, old, same_place] {
+        assert_eq!((counts.written, counts.read), (130, 0));
+    }
+    let bytes = (young.bytes_written, old.bytes_written, same_place.bytes_written);
+    assert!(bytes.1 * 2 < bytes.0 * 3 && bytes.2 * 20 < bytes.0 * 21, "bytes of 128 commits: {bytes:?}");
+
+    faulty.take_counts();
+    let opened = Chain::open(&faulty.store(), &orders()).await.unwrap().unwrap();
+    assert_eq!(opened.head(), chain.head());
+    let opening = faulty.take_counts();
+    // At most 63 entries since the last snapshot, the snapshot, and a window of reads beyond the end.
+    assert!(opening.read <= 80 && opening.looked_at <= 40, "{opening:?}");
+    assert_eq!(opening.listed, 0);
+}
+
+#[tokio::test]
+async fn the_pages_of_a_snapshot_are_a_counter_of_base_64() {
+    let faulty = faultless();
+    let mut chain = begun(&faulty.store()).await;
+    grow(&mut chain, 4_096 + 129).await;
+    let levels: Vec<u8> = chain.pages.iter().map(|page| page.level).collect();
+    assert_eq!(levels, [1, 0, 0]);
+    let covered: Vec<(u64, u64)> = chain.pages.iter().map(|page| (page.first, page.last)).collect();
+    assert_eq!(covered, [(0, 4095), (4096, 4159), (4160, 4223)]);
+}

@@ -1,0 +1,45 @@
+//! Claims count only as far as the chain has come.
+
+use super::*;
+use crate::manifest::coverage::{Claim, Coverage, complete_through, load_all};
+use crate::store::layout;
+
+fn claim(offset: i64, seconds: i64) -> Claim {
+    Claim { offset, complete_through: at(seconds) }
+}
+
+#[tokio::test]
+async fn the_latest_claim_counts_that_the_chain_has_reached() {
+    let store = faultless().store();
+    let mut chain = begun(&store).await;
+    committed(&mut chain, &append("a", vec![range(0, 0, 10), range(1, 0, 10)]), "w").await;
+    let (mut a, mut b) = (Coverage::new("a", at(0)), Coverage::new("b", at(0)));
+    a.claim(&orders(), 0, claim(10, 5));
+    a.claim(&orders(), 0, claim(9, 4));
+    a.claim(&orders(), 1, claim(10, 7));
+    a.claim(&orders(), 2, claim(0, 9));
+    b.claim(&orders(), 0, claim(11, 8));
+    b.claim(&orders(), 1, claim(10, 6));
+    a.save(&store, "main").await.unwrap();
+    b.save(&store, "main").await.unwrap();
+    let all = load_all(&store, "main").await.unwrap();
+    let complete: Vec<_> = complete_through(&all, &chain).into_iter().collect();
+    assert_eq!(complete, [(0, at(5)), (1, at(7))]);
+    assert!(load_all(&store, "other").await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn the_claims_of_dead_replicas_are_adopted_and_their_objects_removed() {
+    let store = faultless().store();
+    for (writer, written) in [("dead", 10), ("alive", 100)] {
+        let mut coverage = Coverage::new(writer, at(written));
+        coverage.claim(&orders(), 0, claim(10, written));
+        coverage.save(&store, "main").await.unwrap();
+    }
+    let mut mine = Coverage::new("mine", at(120));
+    mine.adopt(&store, "main", at(60)).await.unwrap();
+    assert_eq!(mine.streams[&orders().to_string()][&0], claim(10, 10));
+    let all = load_all(&store, "main").await.unwrap();
+    assert_eq!(all.iter().map(|coverage| coverage.writer.as_str()).collect::<Vec<_>>(), ["alive", "mine"]);
+    assert!(store.get(&layout::coverage("main", "dead")).await.unwrap().is_none());
+}

@@ -1,0 +1,173 @@
+//! The format on disk: golden files of version 1, and bytes that are damaged in any way.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::error::Kind;
+use crate::manifest::coverage::{Claim, Coverage};
+use crate::manifest::{entry, page};
+use crate::store::layout;
+use crate::stream::{Body, Checkpoint, PageRef, Snapshot, Totals};
+
+const ENTRIES: [&[u8]; 5] = [
+    include_bytes!("golden/begin.json"),
+    include_bytes!("golden/append.json"),
+    include_bytes!("golden/gap.json"),
+    include_bytes!("golden/snapshot.json"),
+    include_bytes!("golden/append-with-gap.json"),
+];
+const PAGE: &[u8] = include_bytes!("golden/page.json.zst");
+const PAGE_ABOVE: &[u8] = include_bytes!("golden/page-of-pages.json.zst");
+const COVERAGE: &[u8] = include_bytes!("golden/coverage.json");
+
+/// What the golden entries say.
+fn checkpoints() -> Vec<Checkpoint> {
+    let empty = PartitionRange { records: 0, min_timestamp: None, max_timestamp: None, ..range(0, 10, 12) };
+    let with_gap =
+        Change { segments: vec![segment("b", vec![range(0, 20, 21)])], empty: vec![], gaps: vec![gap(1, 4, 5)] };
+    let snapshot = Snapshot {
+        begin: begin_of("4fDdTkB8RFqHyhpVGkEXjg"),
+        positions: vec![PartitionRange { end: 20, ..range(0, 0, 10) }, range(1, 0, 4)],
+        totals: totals(),
+        pages: vec![page_ref("the page", 0)],
+    };
+    let bodies = [
+        (0, Body::Begin(begin_of("4fDdTkB8RFqHyhpVGkEXjg"))),
+        (
+            1,
+            Body::Append(Change {
+                segments: vec![segment("a", vec![range(0, 0, 10), range(1, 0, 4)])],
+                empty: vec![empty],
+                gaps: vec![],
+            }),
+        ),
+        (2, Body::Gap { gaps: vec![gap(0, 12, 20)] }),
+        (64, Body::Snapshot(snapshot)),
+        (65, Body::Append(with_gap)),
+    ];
+    let checkpoint = |(number, body)| Checkpoint {
+        format: 1,
+        stream: orders().to_string(),
+        number,
+        previous: (number > 0).then(|| sha256(b"the entry before")),
+        writer: "a41c2b9d".into(),
+        at: at(i64::try_from(number).unwrap()),
+        body,
+    };
+    bodies.into_iter().map(checkpoint).collect()
+}
+
+fn totals() -> Totals {
+    Totals {
+        segments: 1,
+        records: 14,
+        raw_bytes: 5000,
+        stored_bytes: 1000,
+        gaps: 1,
+        min_timestamp: Some(0),
+        max_timestamp: Some(9),
+    }
+}
+
+fn page_ref(bytes: &str, level: u8) -> PageRef {
+    PageRef { sha256: sha256(bytes.as_bytes()), level, first: 0, last: 63, totals: totals() }
+}
+
+fn golden_page(bytes: &[u8], level: u8) -> PageRef {
+    let last = if level == 0 { 63 } else { 4095 };
+    let mut totals = totals();
+    if level == 1 {
+        totals = Totals::default();
+        (0..64).for_each(|_| totals.add(&page_ref("the page", 0).totals));
+    }
+    PageRef { sha256: sha256(bytes), level, first: 0, last, totals }
+}
+
+#[test]
+fn golden_entries_are_read_and_written_to_the_byte() {
+    for (bytes, checkpoint) in ENTRIES.into_iter().zip(checkpoints()) {
+        let key = layout::entry(&orders(), checkpoint.number);
+        assert_eq!(entry::decode(&orders(), checkpoint.number, key, bytes).unwrap().checkpoint, checkpoint);
+        assert_eq!(entry::encode(&checkpoint).unwrap(), bytes);
+    }
+}
+
+#[test]
+fn golden_pages_are_read() {
+    let bodies: Vec<Body> = checkpoints().into_iter().take(3).map(|checkpoint| checkpoint.body).collect();
+    let reference = golden_page(PAGE, 0);
+    let key = layout::page(&orders(), &reference.sha256);
+    let read = page::decode(&orders(), &reference, &key, PAGE).unwrap();
+    read.lists(Some(&bodies)).unwrap();
+
+    let reference = golden_page(PAGE_ABOVE, 1);
+    let read = page::decode(&orders(), &reference, &key, PAGE_ABOVE).unwrap();
+    assert_eq!(read.pages.len(), 64);
+    assert_eq!(read.pages[0], page_ref("the page", 0));
+}
+
+#[test]
+fn golden_coverage_is_read_and_written_to_the_byte() {
+    let mut coverage = Coverage::new("a41c2b9d", at(7));
+    coverage.claim(&orders(), 3, Claim { offset: 12, complete_through: at(6) });
+    assert_eq!(serde_json::from_slice::<Coverage>(COVERAGE).unwrap(), coverage);
+    assert_eq!(serde_json::to_vec(&coverage).unwrap(), COVERAGE);
+}
+
+#[test]
+fn keys_are_as_the_format_says() {
+    let segment = layout::segment(&orders(), at(0), "a41c2b9d", 7, Format::Avro);
+    let keys = [
+        (layout::entry(&orders(), 412), "manifest/kafka/main/orders.0/00000000000000000412.json"),
+        (layout::page(&orders(), "9b1c"), "manifest/kafka/main/orders.0/pages/9b1c.json.zst"),
+        (layout::coverage("main", "a41c2b9d"), "coverage/kafka/main/a41c2b9d.json"),
+        (segment, "segments/kafka/cluster=main/topic=orders/generation=0/date=2027-01-15/080000-a41c2b9d-7.avro"),
+    ];
+    for (key, expected) in keys {
+        assert_eq!(key.as_ref(), expected);
+        assert_eq!(layout::object(expected).unwrap(), key);
+    }
+    let number = |name: &str| layout::entry_number(&layout::chain(&orders()).join(name));
+    assert_eq!(number("00000000000000000412.json"), Some(412));
+    for name in ["412.json", "0000000000000000041x.json", "99999999999999999999.json", "00000000000000000412.json.zst"]
+    {
+        assert_eq!(number(name), None, "{name}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn damaged_bytes_are_an_error_and_never_a_panic(
+        which in 0..ENTRIES.len(), at in any::<prop::sample::Index>(), flip in 1..=255_u8, cut in any::<bool>(),
+    ) {
+        let mut bytes = ENTRIES[which].to_vec();
+        let at = at.index(bytes.len());
+        if cut { bytes.truncate(at) } else { bytes[at] ^= flip }
+        let number = checkpoints()[which].number;
+        let key = layout::entry(&orders(), number);
+        match entry::decode(&orders(), number, key, &bytes) {
+            // Another value in the same place: the link of the next entry, or the rules, tell it.
+            Ok(entry) => {
+                prop_assert!(!cut);
+                prop_assert_ne!(entry.sha256, sha256(ENTRIES[which]));
+                crate::stream::Progress::default().accepts(&entry.checkpoint.body).ok();
+            }
+            Err(error) => prop_assert!(matches!(error.kind(), Kind::Corrupt | Kind::Unsupported)),
+        }
+    }
+
+    #[test]
+    fn damaged_pages_are_always_found(at in any::<prop::sample::Index>(), flip in 1..=255_u8, hashed in any::<bool>()) {
+        let mut bytes = PAGE.to_vec();
+        let at = at.index(bytes.len());
+        bytes[at] ^= flip;
+        let mut reference = golden_page(PAGE, 0);
+        if hashed {
+            // Even when the hash fits, nothing panics.
+            reference.sha256 = sha256(&bytes);
+        }
+        let key = layout::page(&orders(), &reference.sha256);
+        let read = page::decode(&orders(), &reference, &key, &bytes);
+        prop_assert!(hashed || read.unwrap_err().kind() == Kind::Corrupt);
+    }
+}

@@ -1,0 +1,82 @@
+//! The chain over a memory store, whole and broken.
+
+mod chain;
+mod cost;
+mod coverage;
+mod faulty;
+mod formats;
+mod interleavings;
+mod select;
+mod walk;
+
+use std::sync::Arc;
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use super::{Chain, Change, Outcome};
+use crate::store::Store;
+use crate::stream::{Begin, Format, Gap, GapReason, PartitionRange, SegmentRef, StreamId, sha256};
+use faulty::{Faults, Faulty};
+
+fn orders() -> StreamId {
+    StreamId::new("main", "orders", 0)
+}
+
+fn begin_of(id: &str) -> Begin {
+    Begin { topic_id: Some(id.to_owned()), partitions: 3 }
+}
+
+/// The time of a test, `seconds` after it began.
+fn at(seconds: i64) -> DateTime<Utc> {
+    DateTime::from_timestamp(1_800_000_000, 0).unwrap() + TimeDelta::seconds(seconds)
+}
+
+/// A range with one record an offset, whose timestamps are its offsets.
+fn range(partition: i32, start: i64, end: i64) -> PartitionRange {
+    let records = u64::try_from(end - start).unwrap();
+    PartitionRange { partition, start, end, records, min_timestamp: Some(start), max_timestamp: Some(end - 1) }
+}
+
+fn segment(object: &str, partitions: Vec<PartitionRange>) -> SegmentRef {
+    SegmentRef {
+        object: format!("segments/{object}"),
+        format: Format::Parquet,
+        bytes: 1000,
+        sha256: sha256(object.as_bytes()),
+        raw_bytes: 5000,
+        largest_record: 100,
+        partitions,
+    }
+}
+
+fn gap(partition: i32, start: i64, end: i64) -> Gap {
+    Gap { partition, start, end, reason: GapReason::BrokerRetention, found: at(0) }
+}
+
+fn append(object: &str, partitions: Vec<PartitionRange>) -> Change {
+    Change { segments: vec![segment(object, partitions)], ..Change::default() }
+}
+
+fn faultless() -> Arc<Faulty> {
+    Faulty::new(0, Faults::default())
+}
+
+async fn begun(store: &Store) -> Chain {
+    Chain::begin(store, &orders(), begin_of("id"), "w", at(0)).await.unwrap()
+}
+
+async fn committed(chain: &mut Chain, change: &Change, writer: &str) -> u64 {
+    match chain.commit(change, writer, at(1)).await.unwrap() {
+        Outcome::Committed { number } => number,
+        Outcome::Moved(partitions) => panic!("partitions {partitions:?} were moved"),
+    }
+}
+
+/// Commits one segment of ten records of partition 0 until the chain's head is `head`.
+async fn grow(chain: &mut Chain, head: u64) {
+    while chain.head() < head {
+        let start = chain.position(0).map_or(0, |position| position.end);
+        let change = append(&format!("s{start}"), vec![range(0, start, start + 10)]);
+        committed(chain, &change, "w").await;
+    }
+}

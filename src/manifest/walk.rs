@@ -1,0 +1,226 @@
+//! Every entry and page of a chain, in order and checked: what `verify` stands on.
+//!
+//! The chain's folder is listed, so that a missing entry is found as missing and not taken for the end. Damage does not
+//! stop the walk: it is told, and the entries after it are checked by themselves until the next snapshot says again
+//! what all entries before add up to. A page is opened once, at the first snapshot that lists it.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use bytes::Bytes;
+use futures::{StreamExt, stream, stream::BoxStream};
+use object_store::path::Path;
+
+use super::chain::pages_are_sound;
+use super::entry::{self, Entry};
+use super::page;
+use crate::error::{Error, Kind, Result};
+use crate::store::{Store, layout};
+use crate::stream::invariants::{self, Checked, SNAPSHOT_EVERY};
+use crate::stream::{Begin, Body, Checkpoint, PageRef, Progress, Snapshot, StreamId};
+
+/// How many entries are read ahead.
+const READS_AHEAD: usize = 16;
+
+/// What a [`Walk`] comes across.
+#[derive(Debug)]
+pub enum Step {
+    /// An entry that can be read, in the order of the numbers.
+    Entry {
+        /// Its object.
+        object: Path,
+        /// The sha256 of its bytes.
+        sha256: String,
+        /// What it says.
+        checkpoint: Box<Checkpoint>,
+    },
+    /// A page of a snapshot, which lists what it should. It comes before the snapshot's entry.
+    Page {
+        /// Its object.
+        object: Path,
+        /// Where it stands.
+        reference: PageRef,
+    },
+    /// An entry or a page that is missing, damaged or against a rule. An entry that can be read although it breaks a
+    /// rule follows as [`Step::Entry`].
+    Damaged {
+        /// The object.
+        object: Path,
+        /// The number of the entry, or of the snapshot that lists the page.
+        number: u64,
+        /// What is wrong with it.
+        error: Error,
+    },
+}
+
+/// A walk through one chain.
+pub struct Walk<'a> {
+    store: &'a Store,
+    stream: StreamId,
+    entries: u64,
+    bytes: BoxStream<'a, (u64, Result<Option<Bytes>>)>,
+    steps: VecDeque<Step>,
+    known: Known,
+    /// The pages that were opened, by their sha256.
+    opened: BTreeSet<String>,
+}
+
+/// What the entries so far add up to, as far as they could be read.
+struct Known {
+    begin: Option<Begin>,
+    link: Link,
+    /// None after damage, until a snapshot says it again.
+    progress: Option<Progress>,
+    /// The entries since the last snapshot; none if one of them is damaged.
+    tail: Option<Vec<Body>>,
+}
+
+/// What the next entry must name as the entry before it.
+enum Link {
+    Nothing,
+    Sha256(String),
+    /// The entry before cannot be read.
+    Unknown,
+}
+
+impl<'a> Walk<'a> {
+    /// Starts at a chain's first entry.
+    pub async fn new(store: &'a Store, stream: &StreamId) -> Result<Self> {
+        let objects = store.list(&layout::chain(stream)).await?;
+        let last = objects.iter().filter_map(|object| layout::entry_number(&object.location)).max();
+        // Where only pages are left, the first entry is missing.
+        let entries = if objects.is_empty() { 0 } else { last.map_or(1, |last| last + 1) };
+        let of = stream.clone();
+        let read = move |number| {
+            let key = layout::entry(&of, number);
+            async move { (number, store.get(&key).await) }
+        };
+        let bytes = stream::iter(0..entries).map(read).buffered(READS_AHEAD).boxed();
+        let known =
+            Known { begin: None, link: Link::Nothing, progress: Some(Progress::default()), tail: Some(Vec::new()) };
+        let (steps, opened) = (VecDeque::new(), BTreeSet::new());
+        Ok(Self { store, stream: stream.clone(), entries, bytes, steps, known, opened })
+    }
+
+    /// How many entries the chain should have: one more than the highest number that exists.
+    pub fn entries(&self) -> u64 {
+        self.entries
+    }
+
+    /// The next step; none at the end.
+    ///
+    /// # Errors
+    /// Only what keeps the walk from going on, such as a store that does not answer. Damage is a [`Step::Damaged`].
+    pub async fn next(&mut self) -> Result<Option<Step>> {
+        while self.steps.is_empty() {
+            let Some((number, bytes)) = self.bytes.next().await else { return Ok(None) };
+            let object = layout::entry(&self.stream, number);
+            let decoded = match bytes? {
+                None => Err(entry::missing(&self.stream, number)),
+                Some(bytes) => entry::decode(&self.stream, number, object.clone(), &bytes),
+            };
+            match decoded {
+                Ok(entry) => self.entry(entry).await?,
+                Err(error) => {
+                    self.known.lose(number);
+                    self.steps.push_back(Step::Damaged { object, number, error });
+                }
+            }
+        }
+        Ok(self.steps.pop_front())
+    }
+
+    async fn entry(&mut self, entry: Entry) -> Result<()> {
+        let Entry { object, sha256, checkpoint } = entry;
+        let checked = self.known.check(&checkpoint);
+        let sound = checked.is_ok();
+        if let Err(violation) = checked {
+            let (number, error) = (checkpoint.number, violation.in_object(&object));
+            self.steps.push_back(Step::Damaged { object: object.clone(), number, error });
+        }
+        if let Body::Snapshot(snapshot) = &checkpoint.body {
+            self.pages(checkpoint.number, snapshot).await?;
+        }
+        self.known.take_in(&checkpoint, sha256.clone(), sound);
+        self.steps.push_back(Step::Entry { object, sha256, checkpoint: Box::new(checkpoint) });
+        Ok(())
+    }
+
+    /// Opens the pages that no snapshot before listed, from the top down.
+    async fn pages(&mut self, number: u64, snapshot: &Snapshot) -> Result<()> {
+        let mut to_open: VecDeque<PageRef> = snapshot.pages.iter().cloned().collect();
+        while let Some(reference) = to_open.pop_front() {
+            if !self.opened.insert(reference.sha256.clone()) {
+                continue;
+            }
+            let object = layout::page(&self.stream, &reference.sha256);
+            let read = page::read(self.store, &self.stream, &reference).await;
+            let checked = read.and_then(|page| {
+                let newest = reference.level == 0 && reference.last + 1 == number;
+                let tail = self.known.tail.as_deref().filter(|_| newest);
+                page.lists(tail).map_err(|violation| violation.in_object(&object))?;
+                Ok(page)
+            });
+            match checked {
+                Ok(page) => {
+                    to_open.extend(page.pages);
+                    self.steps.push_back(Step::Page { object, reference });
+                }
+                Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::Unsupported) => {
+                    self.steps.push_back(Step::Damaged { object, number, error });
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Known {
+    /// Every rule between an entry and what is known of those before it.
+    fn check(&self, checkpoint: &Checkpoint) -> Checked {
+        let link = checkpoint.previous.as_deref();
+        match &self.link {
+            Link::Nothing => invariants::links_to_previous(None, link)?,
+            Link::Sha256(before) => invariants::links_to_previous(Some(before), link)?,
+            Link::Unknown => {}
+        }
+        invariants::begins_first(checkpoint.number, &checkpoint.body)?;
+        invariants::snapshot_at_multiple(checkpoint.number, &checkpoint.body)?;
+        match (&checkpoint.body, &self.progress) {
+            (Body::Snapshot(snapshot), progress) => {
+                self.begin.iter().try_for_each(|begin| invariants::snapshot_repeats_begin(begin, snapshot))?;
+                progress.iter().try_for_each(|sum| invariants::snapshot_repeats_progress(sum, snapshot))?;
+                pages_are_sound(checkpoint.number, snapshot)
+            }
+            (body, Some(progress)) => progress.accepts(body),
+            (body, None) => invariants::body_is_sound(body),
+        }
+    }
+
+    /// Takes an entry in that could be read; `sound` says whether it kept the rules.
+    fn take_in(&mut self, checkpoint: &Checkpoint, sha256: String, sound: bool) {
+        self.link = Link::Sha256(sha256);
+        match &checkpoint.body {
+            Body::Begin(begin) => self.begin = Some(begin.clone()),
+            Body::Snapshot(snapshot) => {
+                self.progress = Some(Progress::from_snapshot(snapshot));
+                self.tail = Some(Vec::new());
+            }
+            body @ (Body::Append(_) | Body::Gap { .. }) => {
+                match &mut self.progress {
+                    Some(progress) if sound => progress.add(body),
+                    progress => *progress = None,
+                }
+                self.tail.iter_mut().for_each(|tail| tail.push(body.clone()));
+            }
+        }
+    }
+
+    /// Entry `number` cannot be read: what comes after cannot be compared with what came before.
+    fn lose(&mut self, number: u64) {
+        self.link = Link::Unknown;
+        self.progress = None;
+        // A lost snapshot holds nothing of its own that the next page would list.
+        self.tail = number.is_multiple_of(SNAPSHOT_EVERY).then(Vec::new);
+    }
+}

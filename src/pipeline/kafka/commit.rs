@@ -1,0 +1,349 @@
+//! The committer of one topic: the only task of this process that writes to the topic's chain.
+//!
+//! ```text
+//!  sealed file ─► upload ─► (others that are ready, up to one checkpoint a second) ─► checkpoint ─► notice
+//! ```
+//!
+//! The order is the product's first rule: the object is durable before the checkpoint that names it, and the checkpoint
+//! before anybody is told. A failure is tried again until the process ends, for Kafka still has every record; only a
+//! conflict (another process moved a partition) changes what is written.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::Instant;
+
+use super::Notice;
+use super::lane::LaneId;
+use crate::config;
+use crate::error::{Error, Kind, Result};
+use crate::manifest::{Chain, Change, Outcome};
+use crate::pipeline::spool::Spool;
+use crate::segment::{Encoding, Sealed, SegmentInfo, rewrite_without};
+use crate::source::kafka::{Cluster, OffsetAt, TopicPartition};
+use crate::store::{Store, layout};
+use crate::stream::{Gap, GapReason, PartitionRange, SegmentRef};
+
+/// A chain takes at most one checkpoint a second of this process, so that small segments do not make a chain long.
+const BETWEEN_CHECKPOINTS: Duration = Duration::from_secs(1);
+
+/// The first wait after a failure; it doubles up to [`LONGEST_WAIT`].
+const FIRST_WAIT: Duration = Duration::from_millis(500);
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+
+/// What every committer shares.
+pub(super) struct Shared {
+    pub(super) store: Store,
+    pub(super) spool: Spool,
+    pub(super) cluster: Cluster,
+    pub(super) writer: String,
+    /// How many uploads may run at once.
+    pub(super) uploads: Semaphore,
+    pub(super) notices: std::sync::mpsc::Sender<Notice>,
+}
+
+impl Shared {
+    /// Tells the collector. It outlives every committer; where it does not, the process is ending.
+    pub(super) fn tell(&self, notice: Notice) {
+        if self.notices.send(notice).is_err() {
+            tracing::debug!("the collector has ended");
+        }
+    }
+}
+
+/// What a committer is asked, in order.
+pub(super) enum Request {
+    /// A segment, on its way since it was sealed as the lane's number `seq`.
+    Segment { seq: u64, sealed: Sealed },
+    /// Ranges that hold no record.
+    Empty { seq: u64, ranges: Vec<PartitionRange> },
+    /// The lane gave up everything up to number `seq`: where does the archive stand? The offsets are what holds for a
+    /// partition that the chain does not know yet.
+    Where { seq: u64, partitions: Vec<(i32, i64)> },
+    /// The broker does not have the offset that was asked for.
+    OutOfRange { partition: i32 },
+}
+
+/// A segment that lies in the store, or empty ranges, before their checkpoint.
+struct Ready {
+    seq: u64,
+    segment: Option<(Sealed, SegmentRef)>,
+    empty: Vec<PartitionRange>,
+}
+
+/// The task that commits one lane's segments.
+pub(super) struct Committer {
+    pub(super) lane: LaneId,
+    pub(super) topic: Arc<str>,
+    pub(super) chain: Chain,
+    pub(super) encoding: Encoding,
+    pub(super) inbox: mpsc::UnboundedReceiver<Request>,
+    pub(super) shared: Arc<Shared>,
+}
+
+impl Committer {
+    /// Serves requests until the lane is dropped.
+    pub(super) async fn run(mut self) {
+        let mut next_checkpoint = Instant::now();
+        let mut put_back = None;
+        while let Some(request) = match put_back.take() {
+            Some(request) => Some(request),
+            None => self.inbox.recv().await,
+        } {
+            let mut batch = Vec::new();
+            let mut request = Some(request);
+            while let Some(next) = request.take() {
+                match self.prepare(next).await {
+                    Ok(ready) => batch.push(ready),
+                    Err(other) => {
+                        put_back = Some(other);
+                        break;
+                    }
+                }
+                request = tokio::time::timeout_at(next_checkpoint, self.inbox.recv()).await.ok().flatten();
+            }
+            if batch.is_empty() {
+                if let Some(other) = put_back.take() {
+                    self.answer(other).await;
+                }
+                continue;
+            }
+            self.commit(batch).await;
+            next_checkpoint = Instant::now() + BETWEEN_CHECKPOINTS;
+        }
+    }
+
+    /// Brings a segment into the store. A request of another sort is given back.
+    async fn prepare(&self, request: Request) -> Result<Ready, Request> {
+        match request {
+            Request::Segment { seq, sealed } => {
+                let reference = self.upload(&sealed).await;
+                Ok(Ready { seq, segment: Some((sealed, reference)), empty: Vec::new() })
+            }
+            Request::Empty { seq, ranges } => Ok(Ready { seq, segment: None, empty: ranges }),
+            other => Err(other),
+        }
+    }
+
+    async fn upload(&self, sealed: &Sealed) -> SegmentRef {
+        let (number, _) = self.shared.spool.next_file();
+        let key = layout::segment(self.chain.stream(), Utc::now(), &self.shared.writer, number, sealed.format);
+        let mut persistence = Persistence::new();
+        loop {
+            let permit = self.shared.uploads.acquire().await;
+            let uploaded = self.shared.store.upload(&key, &sealed.path).await;
+            drop(permit);
+            match uploaded {
+                Ok(()) => return sealed.to_ref(key.to_string()),
+                Err(error) => persistence.wait_after("a segment cannot be uploaded", error).await,
+            }
+        }
+    }
+
+    /// Puts a checkpoint over the batch; what another process has covered meanwhile is taken out of it first.
+    async fn commit(&mut self, mut batch: Vec<Ready>) {
+        let mut lost = BTreeSet::new();
+        let now = Utc::now();
+        while !batch.is_empty() {
+            let change = Change {
+                segments: batch.iter().filter_map(|ready| Some(ready.segment.as_ref()?.1.clone())).collect(),
+                empty: batch.iter().flat_map(|ready| ready.empty.iter().copied()).collect(),
+                gaps: Vec::new(),
+            };
+            if change.segments.is_empty() && change.empty.is_empty() {
+                break;
+            }
+            match self.append(&change, now).await {
+                Outcome::Committed { number } => {
+                    tracing::debug!(
+                        topic = &*self.topic,
+                        checkpoint = number,
+                        segments = change.segments.len(),
+                        "committed"
+                    );
+                    break;
+                }
+                Outcome::Moved(moved) => {
+                    tracing::warn!(topic = &*self.topic, partitions = ?moved, "another process has archived these partitions");
+                    batch = self.without(batch, &moved).await;
+                    lost.extend(moved);
+                }
+            }
+        }
+        self.tell_committed(batch);
+        if !lost.is_empty() {
+            let end = |partition| Some((partition, self.chain.position(partition)?.end));
+            let positions = lost.into_iter().filter_map(end).collect();
+            self.shared.tell(Notice::Fenced { lane: self.lane, positions });
+        }
+    }
+
+    async fn append(&mut self, change: &Change, now: DateTime<Utc>) -> Outcome {
+        let mut persistence = Persistence::new();
+        loop {
+            match self.chain.commit(change, &self.shared.writer, now).await {
+                Ok(outcome) => return outcome,
+                Err(error) => persistence.wait_after("a checkpoint cannot be written", error).await,
+            }
+        }
+    }
+
+    fn tell_committed(&self, batch: Vec<Ready>) {
+        for Ready { seq, segment, empty } in batch {
+            if let Some((sealed, _)) = &segment {
+                self.shared.spool.remove(&sealed.path);
+            }
+            let segment = segment.map(|(_, reference)| reference);
+            self.shared.tell(Notice::Committed { lane: self.lane, seq, segment, empty });
+        }
+    }
+
+    /// The batch without the partitions that this process no longer owns.
+    async fn without(&self, batch: Vec<Ready>, moved: &BTreeSet<i32>) -> Vec<Ready> {
+        let mut kept = Vec::new();
+        for mut ready in batch {
+            ready.empty.retain(|range| !moved.contains(&range.partition));
+            ready.segment = match ready.segment {
+                Some((sealed, _)) if sealed.partitions.iter().any(|range| moved.contains(&range.partition)) => {
+                    self.rewritten(sealed, moved).await
+                }
+                other => other,
+            };
+            // One without anything left still counts as done.
+            kept.push(ready);
+        }
+        kept
+    }
+
+    async fn rewritten(&self, sealed: Sealed, moved: &BTreeSet<i32>) -> Option<(Sealed, SegmentRef)> {
+        let mut persistence = Persistence::new();
+        let new = loop {
+            let (_, path) = self.shared.spool.next_file();
+            let info = SegmentInfo {
+                stream: self.chain.stream().clone(),
+                topic_id: self.chain.begin_facts().topic_id.clone(),
+                writer: self.shared.writer.clone(),
+                created: Utc::now(),
+            };
+            match rewrite_without(&sealed, moved, info, self.encoding, &path).await {
+                Ok(new) => break new,
+                Err(error) => persistence.wait_after("a segment cannot be written anew", error).await,
+            }
+        };
+        self.shared.spool.remove(&sealed.path);
+        let new = new?;
+        let reference = self.upload(&new).await;
+        Some((new, reference))
+    }
+
+    async fn answer(&mut self, request: Request) {
+        match request {
+            Request::Where { seq, partitions } => {
+                let end = |partition| self.chain.position(partition).map(|range| range.end);
+                let positions =
+                    partitions.into_iter().map(|(partition, first)| (partition, end(partition).unwrap_or(first)));
+                self.shared.tell(Notice::Positioned { lane: self.lane, seq, positions: positions.collect() });
+            }
+            Request::OutOfRange { partition } => self.out_of_range(partition).await,
+            Request::Segment { .. } | Request::Empty { .. } => {}
+        }
+    }
+
+    /// Finds out why the broker does not have the offset after the archive's last: its retention has outrun the
+    /// archiver (a gap is recorded), the log ends before it (another life of the topic), or neither (try again).
+    async fn out_of_range(&mut self, partition: i32) {
+        let mut persistence = Persistence::new();
+        let (id, earliest, latest) = loop {
+            match self.present(partition).await {
+                Ok(present) => break present,
+                Err(error) => persistence.wait_after("the offsets of a partition cannot be listed", error).await,
+            }
+        };
+        if another_life(self.chain.begin_facts().topic_id.as_deref(), id.as_deref()) {
+            return self.shared.tell(Notice::LifeEnded { lane: self.lane });
+        }
+        loop {
+            let Some(archived) = self.chain.position(partition).map(|range| range.end) else {
+                // Nothing is archived yet: the broker's oldest record is where the partition begins.
+                let positions = vec![(partition, earliest)];
+                return self.shared.tell(Notice::Fenced { lane: self.lane, positions });
+            };
+            if archived > latest {
+                tracing::error!(
+                    topic = &*self.topic,
+                    partition,
+                    archived,
+                    latest,
+                    "the log ends before the archive's position"
+                );
+                return self.shared.tell(Notice::LifeEnded { lane: self.lane });
+            }
+            if archived >= earliest {
+                let positions = vec![(partition, archived)];
+                return self.shared.tell(Notice::Fenced { lane: self.lane, positions });
+            }
+            let now = Utc::now();
+            let gap = Gap { partition, start: archived, end: earliest, reason: GapReason::BrokerRetention, found: now };
+            let change = Change { gaps: vec![gap], ..Change::default() };
+            if let Outcome::Committed { .. } = self.append(&change, now).await {
+                tracing::error!(
+                    topic = &*self.topic,
+                    partition,
+                    start = archived,
+                    end = earliest,
+                    offsets = earliest - archived,
+                    "offsets are lost: the broker removed them before they were archived; the gap is recorded"
+                );
+            }
+        }
+    }
+
+    /// The topic's id, and the partition's first offset and end, as the broker has them now.
+    async fn present(&self, partition: i32) -> Result<(Option<String>, i64, i64)> {
+        let mut described = self.shared.cluster.describe(&[self.topic.to_string()]).await?;
+        let id = described.remove(&*self.topic).and_then(|info| info.id);
+        let at = TopicPartition { topic: Arc::clone(&self.topic), partition };
+        Ok((id, self.offset(&at, OffsetAt::Earliest).await?, self.offset(&at, OffsetAt::Latest).await?))
+    }
+
+    async fn offset(&self, at: &TopicPartition, when: OffsetAt) -> Result<i64> {
+        let listed = self
+            .shared
+            .cluster
+            .list_offsets(std::slice::from_ref(at), when, config::Isolation::ReadUncommitted)
+            .await?;
+        let (_, offset) =
+            listed.into_iter().next().ok_or_else(|| Error::new(Kind::Unavailable, "the broker gave no offset"))?;
+        offset?.ok_or_else(|| Error::new(Kind::Unavailable, "the broker has no offset"))
+    }
+}
+
+/// Whether a topic's id shows that it was deleted and created again. A broker without ids shows nothing.
+pub(super) fn another_life(archived: Option<&str>, now: Option<&str>) -> bool {
+    matches!((archived, now), (Some(archived), Some(now)) if archived != now)
+}
+
+/// Growing waits between the attempts of something that is tried until it succeeds.
+pub(super) struct Persistence {
+    wait: Duration,
+}
+
+impl Persistence {
+    pub(super) fn new() -> Self {
+        Self { wait: FIRST_WAIT }
+    }
+
+    /// Tells that `what` failed, and waits. What does not pass by itself waits for a person: asking often would not
+    /// help.
+    pub(super) async fn wait_after(&mut self, what: &str, error: Error) {
+        if !error.is_transient() {
+            self.wait = LONGEST_WAIT;
+        }
+        tracing::error!(%error, hint = error.hint_text(), retry_in = ?self.wait, "{what}");
+        tokio::time::sleep(self.wait).await;
+        self.wait = (self.wait * 2).min(LONGEST_WAIT);
+    }
+}

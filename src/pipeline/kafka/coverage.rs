@@ -1,0 +1,123 @@
+//! Up to which time the archive is complete.
+//!
+//! Every few seconds the collector reports how far each partition is archived; this task asks the brokers where the
+//! partitions end just then. Once the archive has reached such an end, everything that was there at the time of the
+//! question is archived: a claim, which is written into this process's coverage object. The same round looks whether
+//! a topic has been deleted and created again.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use tokio::sync::mpsc;
+
+use super::Notice;
+use super::commit::{Shared, another_life};
+use crate::config::Isolation;
+use crate::error::Result;
+use crate::manifest::coverage::{Claim, Coverage};
+use crate::source::kafka::{OffsetAt, TopicPartition};
+use crate::stream::StreamId;
+
+/// Claims that wait for their offset, by partition: with a report every 5 s enough for segments of ten minutes. When
+/// there are more, the oldest stay, for they come true first.
+const MOST_WAITING: usize = 128;
+
+/// A replica that wrote no coverage for this long is gone, and its claims are taken over.
+const GONE_AFTER: TimeDelta = TimeDelta::hours(1);
+
+/// How far a partition is archived.
+pub(super) struct Archived {
+    pub(super) stream: StreamId,
+    pub(super) topic_id: Option<String>,
+    pub(super) at: TopicPartition,
+    /// Checkpoints cover everything below.
+    pub(super) covered: i64,
+    /// All records below are archived; offsets from `covered` on have none.
+    pub(super) archived: i64,
+}
+
+/// The task that turns reports into claims.
+pub(super) struct Watch {
+    shared: Arc<Shared>,
+    cluster: String,
+    coverage: Coverage,
+    waiting: HashMap<TopicPartition, VecDeque<(DateTime<Utc>, i64)>>,
+}
+
+impl Watch {
+    pub(super) fn new(shared: Arc<Shared>, cluster: String) -> Self {
+        let coverage = Coverage::new(&shared.writer, Utc::now());
+        Self { shared, cluster, coverage, waiting: HashMap::new() }
+    }
+
+    /// Takes reports until the collector ends. A round that fails is left out: the next one says more.
+    pub(super) async fn run(mut self, mut reports: mpsc::Receiver<Vec<Archived>>) {
+        if let Err(error) = self.coverage.adopt(&self.shared.store, &self.cluster, Utc::now() - GONE_AFTER).await {
+            tracing::warn!(%error, hint = error.hint_text(), "the coverage of replicas that are gone cannot be taken over");
+        }
+        while let Some(report) = reports.recv().await {
+            if let Err(error) = self.round(&report).await {
+                tracing::warn!(%error, hint = error.hint_text(), "coverage is not known now");
+            }
+        }
+    }
+
+    async fn round(&mut self, report: &[Archived]) -> Result<()> {
+        if report.is_empty() {
+            return Ok(());
+        }
+        self.look_for_new_lives(report).await?;
+        let asked = Utc::now();
+        let partitions: Vec<TopicPartition> = report.iter().map(|archived| archived.at.clone()).collect();
+        // The log's end, not the last stable offset: records of a transaction that is open now lie before it, and a claim
+        // must not be made before they are archived or aborted.
+        let ends = self.shared.cluster.list_offsets(&partitions, OffsetAt::Latest, Isolation::ReadUncommitted).await?;
+        for (at, end) in ends {
+            // A partition that has no leader now makes no claim.
+            let Ok(Some(end)) = end else { continue };
+            let waiting = self.waiting.entry(at).or_default();
+            if waiting.len() < MOST_WAITING {
+                waiting.push_back((asked, end));
+            }
+        }
+        let mut changed = false;
+        for archived in report {
+            let Some(waiting) = self.waiting.get_mut(&archived.at) else { continue };
+            let mut reached = None;
+            while waiting.front().is_some_and(|(_, end)| *end <= archived.archived) {
+                reached = waiting.pop_front();
+            }
+            if let Some((complete_through, end)) = reached {
+                let claim = Claim { offset: end.min(archived.covered), complete_through };
+                self.coverage.claim(&archived.stream, archived.at.partition, claim);
+                changed = true;
+            }
+        }
+        // Claims of partitions that went to another replica come to nothing.
+        if self.waiting.len() > report.len() {
+            self.waiting.retain(|at, _| report.iter().any(|archived| archived.at == *at));
+        }
+        if changed {
+            self.coverage.at = asked;
+            self.coverage.save(&self.shared.store, &self.cluster).await?;
+        }
+        Ok(())
+    }
+
+    async fn look_for_new_lives(&self, report: &[Archived]) -> Result<()> {
+        let mut known: HashMap<&Arc<str>, Option<&str>> = HashMap::new();
+        for archived in report {
+            known.insert(&archived.at.topic, archived.topic_id.as_deref());
+        }
+        let names: Vec<String> = known.keys().map(ToString::to_string).collect();
+        let described = self.shared.cluster.describe(&names).await?;
+        for (topic, archived_id) in known {
+            let Some(topic_id) = described.get(&**topic).and_then(|info| info.id.clone()) else { continue };
+            if another_life(archived_id, Some(&topic_id)) {
+                self.shared.tell(Notice::Recreated { topic: Arc::clone(topic), topic_id });
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,449 @@
+//! A lane carries one topic's records from the consumer to sealed segments: pure state, no I/O, no clock of its own.
+//!
+//! ```text
+//!  records ─► block of each partition ─► pending blocks ─► steps (a row group each) ─► the segment's writer ─► sealed
+//!             128 KiB, growing            8 MiB              in order, one at a time under way
+//! ```
+//!
+//! Each partition has two marks: `start`, where the open segment's range begins, and `next`, the offset that the
+//! consumer is to bring next. Sealing takes the range `[start, next)` of every partition and moves `start` to `next`;
+//! so ranges follow each other without a hole, whatever offsets had no record.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::config;
+use crate::record::Block;
+use crate::segment::{Sealed, SegmentWriter};
+use crate::source::kafka::Message;
+use crate::stream::{PartitionRange, StreamId};
+
+/// A partition's records are gathered in blocks of this many bytes: large enough that a block's own cost vanishes,
+/// small enough that a thousand partitions do not hold much.
+const BLOCK_BYTES: u64 = 128 << 10;
+
+/// The first block of a partition of which nothing is known is this large; a later one as large as the last was.
+const FIRST_BLOCK_BYTES: usize = 4 << 10;
+
+/// A row group is written when this many bytes of a topic are pending. Its size changes neither CPU nor compression
+/// ratio, but a reader of a time range skips whole row groups.
+const ROW_GROUP_BYTES: u64 = 8 << 20;
+
+/// A segment that was sealed but is not in a checkpoint yet has its file in the spool; a lane with this many of them
+/// takes no more records, so that a store that is away fills no disk.
+const MOST_WAITING: u64 = 4;
+
+/// Which lane, for the life of the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct LaneId(pub(super) u32);
+
+/// Why a segment was sealed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reason {
+    Size,
+    Records,
+    Age,
+    Revoked,
+    Conflict,
+    Stop,
+}
+
+impl Reason {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Size => "size",
+            Self::Records => "records",
+            Self::Age => "age",
+            Self::Revoked => "revoked",
+            Self::Conflict => "conflict",
+            Self::Stop => "stop",
+        }
+    }
+}
+
+/// One partition of a lane.
+#[derive(Debug)]
+pub(super) struct Part {
+    /// Where the open segment's range begins.
+    start: i64,
+    /// The offset that the consumer is to bring next.
+    next: i64,
+    /// The offset after the last record that came.
+    rows_end: i64,
+    /// The offset up to which checkpoints cover the partition.
+    committed: i64,
+    /// The position is being asked for anew: what comes meanwhile is dropped.
+    held: bool,
+    /// Whether the consumer's fetching is paused.
+    paused: bool,
+    block: Option<Block>,
+    block_bytes: usize,
+}
+
+/// What the encoder is to do next for a lane.
+pub(super) struct Step {
+    pub(super) blocks: Vec<Block>,
+    /// What the blocks hold of the memory budget.
+    pub(super) memory: usize,
+    pub(super) finish: Option<Finish>,
+}
+
+/// The end of a segment.
+pub(super) struct Finish {
+    pub(super) seq: u64,
+    pub(super) reason: Reason,
+    pub(super) ranges: Vec<(i32, i64, i64)>,
+    /// Whether the segment holds a record at all; one without needs no object.
+    pub(super) has_rows: bool,
+}
+
+/// One topic on its way into the archive.
+pub(super) struct Lane {
+    pub(super) id: LaneId,
+    pub(super) topic: Arc<str>,
+    pub(super) stream: StreamId,
+    pub(super) topic_id: Option<String>,
+    settings: config::Segment,
+    parts: Vec<Option<Part>>,
+    /// When the first record of the open segment came.
+    since: Option<Instant>,
+    records: u64,
+    pending: Vec<Block>,
+    pending_bytes: u64,
+    steps: VecDeque<Step>,
+    /// The open segment's writer, while no step is under way; none before its first row group.
+    writer: Option<SegmentWriter>,
+    busy: bool,
+    sealed: u64,
+    committed: u64,
+    /// Nothing is encoded before this, after a failure.
+    retry_at: Option<Instant>,
+    memory: usize,
+}
+
+impl Lane {
+    pub(super) fn new(
+        id: LaneId,
+        topic: Arc<str>,
+        stream: StreamId,
+        topic_id: Option<String>,
+        settings: config::Segment,
+    ) -> Self {
+        Self {
+            id,
+            topic,
+            stream,
+            topic_id,
+            settings,
+            parts: Vec::new(),
+            since: None,
+            records: 0,
+            pending: Vec::new(),
+            pending_bytes: 0,
+            steps: VecDeque::new(),
+            writer: None,
+            busy: false,
+            sealed: 0,
+            committed: 0,
+            retry_at: None,
+            memory: 0,
+        }
+    }
+
+    pub(super) fn settings(&self) -> &config::Segment {
+        &self.settings
+    }
+
+    /// Bytes of the memory budget that blocks of this lane hold, also those in steps under way.
+    pub(super) fn memory(&self) -> usize {
+        self.memory
+    }
+
+    /// Bytes that a flush would free soon.
+    pub(super) fn unflushed(&self) -> u64 {
+        self.pending_bytes + self.live().filter_map(|(_, part)| part.block.as_ref()).map(Block::raw_bytes).sum::<u64>()
+    }
+
+    fn live(&self) -> impl Iterator<Item = (i32, &Part)> {
+        (0..).zip(&self.parts).filter_map(|(partition, part)| Some((partition, part.as_ref()?)))
+    }
+
+    fn live_mut(&mut self) -> impl Iterator<Item = (i32, &mut Part)> {
+        (0..).zip(&mut self.parts).filter_map(|(partition, part)| Some((partition, part.as_mut()?)))
+    }
+
+    fn part_mut(&mut self, partition: i32) -> Option<&mut Part> {
+        self.parts.get_mut(usize::try_from(partition).ok()?)?.as_mut()
+    }
+
+    /// The partitions that the lane carries now.
+    pub(super) fn partitions(&self) -> Vec<i32> {
+        self.live().map(|(partition, _)| partition).collect()
+    }
+
+    /// Takes a partition on, from `offset`.
+    pub(super) fn add(&mut self, partition: i32, offset: i64) {
+        let Ok(index) = usize::try_from(partition) else { return };
+        if self.parts.len() <= index {
+            self.parts.resize_with(index + 1, || None);
+        }
+        self.parts[index] = Some(Part {
+            start: offset,
+            next: offset,
+            rows_end: offset,
+            committed: offset,
+            held: false,
+            paused: false,
+            block: None,
+            block_bytes: FIRST_BLOCK_BYTES,
+        });
+    }
+
+    /// Gives a partition up, with what is not sealed of it: its next owner reads it again.
+    pub(super) fn remove(&mut self, partition: i32) {
+        let slot = usize::try_from(partition).ok().and_then(|index| self.parts.get_mut(index));
+        if let Some(block) = slot.and_then(Option::take).and_then(|part| part.block) {
+            self.memory -= block.memory();
+        }
+    }
+
+    /// Stops taking a partition's records, until [`Lane::reposition`].
+    pub(super) fn hold(&mut self, partition: i32) {
+        if let Some(part) = self.part_mut(partition) {
+            part.held = true;
+        }
+    }
+
+    /// Begins a partition anew at `offset`: what the archive says. The open segment must have been sealed before.
+    pub(super) fn reposition(&mut self, partition: i32, offset: i64) {
+        if let Some(part) = self.part_mut(partition) {
+            part.start = offset;
+            part.next = offset;
+            part.rows_end = offset;
+            part.committed = offset;
+            part.held = false;
+            if let Some(block) = part.block.take() {
+                self.memory -= block.memory();
+            }
+        }
+    }
+
+    /// Copies a record in. A record that is not wanted (of a partition given up or held, or one that came already) is
+    /// passed over.
+    pub(super) fn push(&mut self, message: &Message<'_>, now: Instant) {
+        let Some(part) = usize::try_from(message.partition).ok().and_then(|index| self.parts.get_mut(index)?.as_mut())
+        else {
+            return;
+        };
+        if part.held || message.offset < part.next {
+            return;
+        }
+        let block = part.block.get_or_insert_with(|| Block::new(message.partition, part.block_bytes));
+        let before = if block.is_empty() { 0 } else { block.memory() };
+        block.push(
+            message.offset,
+            message.timestamp,
+            message.timestamp_type,
+            message.leader_epoch,
+            message.key,
+            message.value,
+            message.headers(),
+        );
+        part.next = message.offset + 1;
+        part.rows_end = part.next;
+        self.memory = self.memory + block.memory() - before;
+        self.records += 1;
+        self.since.get_or_insert(now);
+        if block.raw_bytes() >= BLOCK_BYTES {
+            Self::cut_block(part, &mut self.pending, &mut self.pending_bytes);
+            if self.pending_bytes >= ROW_GROUP_BYTES.min(self.settings.max_bytes) {
+                self.flush();
+            }
+        }
+        if self.records >= self.settings.max_records {
+            self.seal(Reason::Records);
+        }
+    }
+
+    fn cut_block(part: &mut Part, pending: &mut Vec<Block>, pending_bytes: &mut u64) {
+        if let Some(block) = part.block.take() {
+            let used = usize::try_from(block.raw_bytes()).unwrap_or(usize::MAX);
+            part.block_bytes = used.next_power_of_two().clamp(1 << 10, BLOCK_BYTES as usize);
+            *pending_bytes += block.raw_bytes();
+            pending.push(block);
+        }
+    }
+
+    /// The consumer has seen everything of `partition` below `next`, with records or without.
+    pub(super) fn advance(&mut self, partition: i32, next: i64, now: Instant) {
+        if let Some(part) = self.part_mut(partition)
+            && !part.held
+            && part.next < next
+        {
+            part.next = next;
+            self.since.get_or_insert(now);
+        }
+    }
+
+    /// Sends everything that is gathered to the encoder as a row group.
+    pub(super) fn flush(&mut self) {
+        self.push_step(None);
+    }
+
+    fn push_step(&mut self, finish: Option<Finish>) {
+        for part in self.parts.iter_mut().flatten() {
+            Self::cut_block(part, &mut self.pending, &mut self.pending_bytes);
+        }
+        let blocks = std::mem::take(&mut self.pending);
+        self.pending_bytes = 0;
+        if blocks.is_empty() && finish.is_none() {
+            return;
+        }
+        let memory = blocks.iter().map(Block::memory).sum();
+        self.steps.push_back(Step { blocks, memory, finish });
+    }
+
+    /// Ends the open segment, if anything was seen since the last one ended.
+    pub(super) fn seal(&mut self, reason: Reason) {
+        let mut ranges = Vec::new();
+        for (partition, part) in self.live_mut() {
+            if part.start < part.next {
+                ranges.push((partition, part.start, part.next));
+                part.start = part.next;
+            }
+        }
+        let has_rows = self.records > 0;
+        self.since = None;
+        self.records = 0;
+        if ranges.is_empty() {
+            return;
+        }
+        self.sealed += 1;
+        self.push_step(Some(Finish { seq: self.sealed, reason, ranges, has_rows }));
+    }
+
+    /// Seals the open segment if it is old enough.
+    pub(super) fn seal_if_old(&mut self, now: Instant) {
+        if self.since.is_some_and(|since| now.duration_since(since) >= self.settings.max_age) {
+            self.seal(Reason::Age);
+        }
+    }
+
+    /// How many segments ended so far; each is in a checkpoint once [`Lane::committed`] has reached its number.
+    pub(super) fn sealed(&self) -> u64 {
+        self.sealed
+    }
+
+    pub(super) fn committed(&self) -> u64 {
+        self.committed
+    }
+
+    /// Whether nothing of the lane is under way any more.
+    pub(super) fn is_idle(&self) -> bool {
+        !self.busy && self.steps.is_empty() && self.since.is_none() && self.committed == self.sealed
+    }
+
+    /// The next step with the writer that it goes to, if the encoder may work for this lane now.
+    pub(super) fn next_step(&mut self, now: Instant) -> Option<(Step, Option<SegmentWriter>)> {
+        if self.busy || self.retry_at.is_some_and(|at| now < at) {
+            return None;
+        }
+        let step = self.steps.pop_front()?;
+        self.busy = true;
+        Some((step, self.writer.take()))
+    }
+
+    /// Whether there is a step that [`Lane::next_step`] would give now.
+    pub(super) fn is_ready(&self, now: Instant) -> bool {
+        !self.busy && !self.steps.is_empty() && self.retry_at.is_none_or(|at| now >= at)
+    }
+
+    /// A step ended well. `writer` is the segment's, unless the step finished it.
+    pub(super) fn step_done(&mut self, memory: usize, writer: Option<SegmentWriter>) {
+        self.busy = false;
+        self.memory -= memory;
+        let encoded = writer.as_ref().map_or(0, SegmentWriter::bytes_written);
+        self.writer = writer;
+        let finishing = self.steps.iter().any(|step| step.finish.is_some());
+        if encoded >= self.settings.max_bytes && !finishing {
+            self.seal(Reason::Size);
+        }
+    }
+
+    /// A step failed: everything that is not sealed to disk is given up and will be read again. The partitions are held
+    /// until their positions are known.
+    pub(super) fn begin_anew(&mut self, retry_at: Instant) {
+        self.busy = false;
+        self.writer = None;
+        self.steps.clear();
+        self.pending.clear();
+        self.pending_bytes = 0;
+        self.records = 0;
+        self.since = None;
+        self.memory = 0;
+        self.retry_at = Some(retry_at);
+        for (_, part) in self.live_mut() {
+            part.block = None;
+            part.held = true;
+        }
+    }
+
+    /// Checkpoints cover these ranges, and all segments up to number `seq`.
+    pub(super) fn covered(&mut self, seq: u64, ranges: &[PartitionRange]) {
+        self.committed = self.committed.max(seq);
+        for range in ranges {
+            if let Some(part) = self.part_mut(range.partition) {
+                part.committed = part.committed.max(range.end);
+            }
+        }
+    }
+
+    /// Which partitions to pause, and which to resume and from where, so that fetching agrees with what the lane can
+    /// take. `full`: the process holds all the memory that it may.
+    pub(super) fn reconcile(&mut self, full: bool) -> (Vec<i32>, Vec<(i32, i64)>) {
+        let waiting = self.sealed - self.committed;
+        let (mut pause, mut resume) = (Vec::new(), Vec::new());
+        for (partition, part) in self.live_mut() {
+            let stop = part.held || full || waiting >= MOST_WAITING;
+            let go = !part.held && !full && waiting <= MOST_WAITING / 2;
+            if stop && !part.paused {
+                part.paused = true;
+                pause.push(partition);
+            } else if go && part.paused {
+                part.paused = false;
+                resume.push((partition, part.next));
+            }
+        }
+        (pause, resume)
+    }
+
+    /// Whether the lane holds more finished segments than it may, because the store does not take them.
+    pub(super) fn is_backed_up(&self) -> bool {
+        self.sealed - self.committed >= MOST_WAITING
+    }
+
+    /// For coverage: of each partition, the offset up to which checkpoints cover it, and the one up to which all
+    /// records are archived; between the two, no offset has a record.
+    pub(super) fn archived(&self) -> impl Iterator<Item = (i32, i64, i64)> {
+        self.live().filter(|(_, part)| !part.held).map(|(partition, part)| {
+            (partition, part.committed, if part.rows_end <= part.committed { part.next } else { part.committed })
+        })
+    }
+
+    /// Where the archive stands for each partition, as far as this lane knows.
+    pub(super) fn committed_offsets(&self) -> Vec<(i32, i64)> {
+        self.live().map(|(partition, part)| (partition, part.committed)).collect()
+    }
+}
+
+/// What an encoder gives back.
+pub(super) enum Encoded {
+    /// A row group was written; more will follow.
+    Open(SegmentWriter),
+    /// The segment is whole.
+    Sealed(Sealed),
+}
+
+/// How long a lane waits after a failure of its spool before it tries again.
+pub(super) const RETRY_AFTER: Duration = Duration::from_secs(5);

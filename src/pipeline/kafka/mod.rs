@@ -1,0 +1,130 @@
+//! Kafka into the archive: one collector thread, encoders on blocking threads, and a few tasks around them (see
+//! [`collector`] for the picture).
+//!
+//! | queue | from → to | bound |
+//! |---|---|---|
+//! | fetched messages | librdkafka → collector | `queued.max.messages.kbytes` |
+//! | blocks and steps | collector → encoders | `memory.budget`: over it, fetching pauses |
+//! | sealed files | encoders → committer of the topic | 4 a topic: over it, the topic's fetching pauses |
+//! | notices | tasks → collector | answers to what the collector asked: bounded by the above |
+//! | reports | collector → coverage | 1: one that comes too early is dropped |
+
+mod collector;
+mod commit;
+mod coverage;
+mod lane;
+mod resolve;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+
+use super::spool::Spool;
+use crate::config::{Config, Kafka};
+use crate::error::{Error, Kind, Result};
+use crate::segment::SegmentWriter;
+use crate::source::kafka::{Cluster, Consumer};
+use crate::store::Store;
+use crate::stream::{PartitionRange, SegmentRef};
+use collector::{Collector, Parts};
+use commit::Shared;
+use lane::LaneId;
+use resolve::Resolved;
+
+/// How many uploads run at once: enough to hide a cloud store's latency, few enough that their buffers (a part of
+/// 8 MiB each) stay small beside the memory budget.
+const UPLOADS_AT_ONCE: usize = 3;
+
+/// How long the last look at the ends of partitions may take as the process stops.
+const LAST_REPORT_WITHIN: Duration = Duration::from_secs(5);
+
+/// What the collector is told.
+enum Notice {
+    /// Where to read partitions on.
+    Resolved(Vec<Resolved>),
+    /// A step has ended; its blocks' memory is free. The writer comes back unless the segment is whole.
+    Encoded { lane: LaneId, memory: usize, result: Result<Option<SegmentWriter>> },
+    /// The lane's segment number `seq` is in a checkpoint, or nothing was left of it.
+    Committed { lane: LaneId, seq: u64, segment: Option<SegmentRef>, empty: Vec<PartitionRange> },
+    /// Another process, or the broker, decided where these partitions go on.
+    Fenced { lane: LaneId, positions: Vec<(i32, i64)> },
+    /// The answer to a lane that began anew.
+    Positioned { lane: LaneId, seq: u64, positions: Vec<(i32, i64)> },
+    /// The log of a topic ends before the archive's position: this life of it is over.
+    LifeEnded { lane: LaneId },
+    /// A topic has another id than its lane.
+    Recreated { topic: Arc<str>, topic_id: String },
+    /// Seal, commit, leave the group, end.
+    Stop,
+}
+
+/// Archives what `kafka` says until `stop` turns true.
+pub(super) async fn run(
+    config: &Config,
+    kafka: &Kafka,
+    store: Store,
+    writer: &str,
+    mut stop: watch::Receiver<bool>,
+) -> Result<()> {
+    let kafka = Arc::new(kafka.clone());
+    let (notices, inbox) = std::sync::mpsc::channel();
+    let shared = Arc::new(Shared {
+        store,
+        spool: Spool::open(&config.archive.spool_dir, writer)?,
+        cluster: Cluster::new(&kafka)?,
+        writer: writer.to_owned(),
+        uploads: Semaphore::new(UPLOADS_AT_ONCE),
+        notices: notices.clone(),
+    });
+    let (resolver, requests) = mpsc::unbounded_channel();
+    let (coverage, reports) = mpsc::channel(1);
+    tokio::spawn(resolve::run(Arc::clone(&kafka), Arc::clone(&shared), requests));
+    let watch = tokio::spawn(coverage::Watch::new(Arc::clone(&shared), kafka.cluster.clone()).run(reports));
+
+    let collector = Collector::new(Parts {
+        consumer: Consumer::new(&kafka)?,
+        kafka: Arc::clone(&kafka),
+        shared,
+        runtime: Handle::current(),
+        notices: inbox,
+        resolver,
+        coverage,
+        memory_budget: config.memory_budget,
+    });
+    tracing::info!(
+        cluster = kafka.cluster,
+        bootstrap_servers = kafka.bootstrap_servers,
+        group = kafka.group_id,
+        topics = ?kafka.topics,
+        writer,
+        "archiving"
+    );
+    let (ended, mut end) = oneshot::channel();
+    let spawned = std::thread::Builder::new().name("collector".to_owned()).spawn(move || {
+        // The receiver is gone only when the process is ending anyway.
+        drop(ended.send(collector.run()));
+    });
+    spawned.map_err(|source| Error::io(source, "cannot start the collector's thread"))?;
+    let result = tokio::select! {
+        result = &mut end => result,
+        () = asked(&mut stop) => {
+            tracing::info!("stopping: the last segments are sealed and committed");
+            drop(notices.send(Notice::Stop));
+            end.await
+        }
+    };
+    // The last report says how far the archive is complete; a broker that is away must not keep the process.
+    if tokio::time::timeout(LAST_REPORT_WITHIN, watch).await.is_err() {
+        tracing::warn!("stopped before it was known how far the archive is complete");
+    }
+    result.unwrap_or_else(|_| Err(Error::new(Kind::Internal, "the collector has panicked")))
+}
+
+async fn asked(stop: &mut watch::Receiver<bool>) {
+    // Nobody is left to ask for a stop: it goes on.
+    if stop.wait_for(|stop| *stop).await.is_err() {
+        std::future::pending().await
+    }
+}

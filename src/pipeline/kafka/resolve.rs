@@ -1,0 +1,203 @@
+//! Where to read on: for partitions that the group has assigned, the chain of the topic's present life and the offset
+//! after the last archived one. The archive decides, never the group's committed offsets.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use chrono::Utc;
+use futures::{StreamExt, TryStreamExt, stream};
+use tokio::sync::mpsc;
+
+use super::Notice;
+use super::commit::{Persistence, Shared, another_life};
+use crate::config::{Kafka, Start};
+use crate::error::{Error, Kind, Result};
+use crate::manifest::{Chain, streams};
+use crate::source::kafka::{OffsetAt, TopicInfo, TopicPartition};
+use crate::stream::{Begin, StreamId};
+
+/// How many chains are opened at once: each costs a few requests to the store.
+const CHAINS_AT_ONCE: usize = 16;
+
+/// Partitions whose positions are wanted.
+pub(super) struct Request {
+    pub(super) partitions: Vec<TopicPartition>,
+    /// The life that is known to have ended, though the topic's id may be the same.
+    pub(super) ended: Option<StreamId>,
+    /// The partition that must be read from its first record, for its log is another one than before.
+    pub(super) cut: Option<i32>,
+}
+
+/// A topic's present life, and where to read its partitions on.
+pub(super) struct Resolved {
+    pub(super) topic: Arc<str>,
+    pub(super) chain: Chain,
+    pub(super) offsets: Vec<(i32, i64)>,
+}
+
+/// Answers requests in order until the collector ends. A failure is tried again: without a position nothing can be read.
+pub(super) async fn run(kafka: Arc<Kafka>, shared: Arc<Shared>, mut inbox: mpsc::UnboundedReceiver<Request>) {
+    while let Some(request) = inbox.recv().await {
+        let mut persistence = Persistence::new();
+        let resolved = loop {
+            match resolve(&kafka, &shared, &request).await {
+                Ok(resolved) => break resolved,
+                Err(error) => {
+                    persistence.wait_after("the positions of assigned partitions cannot be found", error).await
+                }
+            }
+        };
+        shared.tell(Notice::Resolved(resolved));
+    }
+}
+
+async fn resolve(kafka: &Kafka, shared: &Shared, request: &Request) -> Result<Vec<Resolved>> {
+    let mut topics: BTreeMap<Arc<str>, Vec<i32>> = BTreeMap::new();
+    for at in &request.partitions {
+        topics.entry(Arc::clone(&at.topic)).or_default().push(at.partition);
+    }
+    let names: Vec<String> = topics.keys().map(ToString::to_string).collect();
+    let described = shared.cluster.describe(&names).await?;
+    let mut newest: BTreeMap<String, StreamId> = BTreeMap::new();
+    for stream in streams(&shared.store).await? {
+        if stream.cluster == kafka.cluster && topics.contains_key(stream.topic.as_str()) {
+            let known = newest.entry(stream.topic.clone()).or_insert_with(|| stream.clone());
+            if known.generation < stream.generation {
+                *known = stream;
+            }
+        }
+    }
+    stream::iter(topics)
+        .map(|(topic, partitions)| {
+            let (newest, info) = (newest.get(&*topic), described.get(&*topic));
+            async move {
+                let chain = present_life(kafka, shared, &topic, newest, info, request.ended.as_ref()).await?;
+                let offsets = offsets(kafka, shared, &chain, &partitions, request.cut).await?;
+                Ok(Resolved { topic, chain, offsets })
+            }
+        })
+        .buffered(CHAINS_AT_ONCE)
+        .try_collect()
+        .await
+}
+
+/// The chain of the topic's present life, begun if there is none.
+async fn present_life(
+    kafka: &Kafka,
+    shared: &Shared,
+    topic: &str,
+    newest: Option<&StreamId>,
+    info: Option<&TopicInfo>,
+    ended: Option<&StreamId>,
+) -> Result<Chain> {
+    let topic_id = info.and_then(|info| info.id.clone());
+    let begin = Begin { topic_id: topic_id.clone(), partitions: info.map_or(0, |info| info.partitions) };
+    let Some(newest) = newest else {
+        let first = StreamId::new(&kafka.cluster, topic, 0);
+        return Chain::begin(&shared.store, &first, begin, &shared.writer, Utc::now()).await;
+    };
+    match Chain::open(&shared.store, newest).await? {
+        None => Chain::begin(&shared.store, newest, begin, &shared.writer, Utc::now()).await,
+        Some(chain)
+            if ended == Some(newest) || another_life(chain.begin_facts().topic_id.as_deref(), topic_id.as_deref()) =>
+        {
+            let next = newest.next_generation();
+            tracing::warn!(topic, generation = next.generation, "the topic has begun another life");
+            Chain::begin(&shared.store, &next, begin, &shared.writer, Utc::now()).await
+        }
+        Some(chain) => Ok(chain),
+    }
+}
+
+/// The offset to read each partition on from.
+async fn offsets(
+    kafka: &Kafka,
+    shared: &Shared,
+    chain: &Chain,
+    partitions: &[i32],
+    cut: Option<i32>,
+) -> Result<Vec<(i32, i64)>> {
+    let mut offsets: Vec<(i32, i64)> =
+        partitions.iter().filter_map(|&partition| Some((partition, chain.position(partition)?.end))).collect();
+    let unknown: Vec<i32> =
+        partitions.iter().copied().filter(|&partition| chain.position(partition).is_none()).collect();
+    if unknown.is_empty() {
+        return Ok(offsets);
+    }
+    let topic: Arc<str> = Arc::from(chain.stream().topic.as_str());
+    let list = |at: OffsetAt| list(shared, kafka, &topic, &unknown, at);
+    let earliest = list(OffsetAt::Earliest).await?;
+    if chain.stream().generation > 0 {
+        let before = same_topic_before(shared, chain).await?;
+        let latest = list(OffsetAt::Latest).await?;
+        offsets.extend(unknown.iter().map(|&partition| {
+            let (first, end) = (earliest[&partition], latest[&partition]);
+            let archived = before.as_ref().and_then(|chain| chain.position(partition)).map(|range| range.end);
+            let read_on = archived.filter(|offset| cut != Some(partition) && (first..=end).contains(offset));
+            (partition, read_on.unwrap_or(first))
+        }));
+        return Ok(offsets);
+    }
+    let start = match kafka.start {
+        Start::Earliest => earliest.clone(),
+        Start::Latest => list(OffsetAt::Latest).await?,
+        Start::Timestamp(time) => {
+            let mut found = list(OffsetAt::Latest).await?;
+            found.extend(list_known(shared, kafka, &topic, &unknown, OffsetAt::Timestamp(time)).await?);
+            found
+        }
+    };
+    // A partition that the topic got while it was archived is new as a whole: nothing of it may be passed over.
+    let first_ones = chain.begin_facts().partitions;
+    offsets.extend(
+        unknown.iter().map(|partition| {
+            (*partition, if *partition < first_ones { start[partition] } else { earliest[partition] })
+        }),
+    );
+    Ok(offsets)
+}
+
+/// The life before, if it was the same topic by its id (its log was cut): what is archived there need not come again.
+async fn same_topic_before(shared: &Shared, chain: &Chain) -> Result<Option<Chain>> {
+    let stream = chain.stream();
+    let before = StreamId { generation: stream.generation - 1, ..stream.clone() };
+    let before = Chain::open(&shared.store, &before).await?;
+    let id = &chain.begin_facts().topic_id;
+    Ok(before.filter(|before| id.is_some() && before.begin_facts().topic_id == *id))
+}
+
+/// The offsets that the broker gives for each partition; all must have one.
+async fn list(
+    shared: &Shared,
+    kafka: &Kafka,
+    topic: &Arc<str>,
+    partitions: &[i32],
+    at: OffsetAt,
+) -> Result<BTreeMap<i32, i64>> {
+    let known = list_known(shared, kafka, topic, partitions, at).await?;
+    match partitions.iter().find(|partition| !known.contains_key(partition)) {
+        None => Ok(known),
+        Some(partition) => {
+            Err(Error::new(Kind::Unavailable, format!("the broker gave no offset of {topic} partition {partition}")))
+        }
+    }
+}
+
+/// The offsets that the broker gives for each partition that has one.
+async fn list_known(
+    shared: &Shared,
+    kafka: &Kafka,
+    topic: &Arc<str>,
+    partitions: &[i32],
+    at: OffsetAt,
+) -> Result<BTreeMap<i32, i64>> {
+    let wanted: Vec<TopicPartition> =
+        partitions.iter().map(|&partition| TopicPartition { topic: Arc::clone(topic), partition }).collect();
+    let mut known = BTreeMap::new();
+    for (at, offset) in shared.cluster.list_offsets(&wanted, at, kafka.isolation).await? {
+        if let Some(offset) = offset? {
+            known.insert(at.partition, offset);
+        }
+    }
+    Ok(known)
+}

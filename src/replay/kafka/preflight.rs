@@ -1,0 +1,431 @@
+//! What could go wrong at the target, said before the first record is sent.
+//!
+//! In go the plan and what the target says about its topics; out come the topics to create, warnings, and problems that
+//! forbid the replay, all of them at once. The plan knows only bounds (a segment's largest record, its first and last
+//! timestamp). Where a bound would forbid the replay, the records themselves are read first: see [`suspects`].
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::target::TopicFacts;
+use crate::error::{Error, Kind, Result};
+use crate::record::Record;
+use crate::replay::feed::Feed;
+use crate::replay::plan::{Part, Plan};
+use crate::store::Store;
+use crate::time;
+
+/// What a batch adds to its one record: 61 bytes of batch header, and at most 36 of lengths, deltas and counts around
+/// the record (org.apache.kafka.common.record.DefaultRecordBatch and DefaultRecord).
+const BATCH_OVERHEAD: u64 = 61 + 36;
+/// What a header adds to its name and value: two varints.
+const HEADER_OVERHEAD: u64 = 10;
+/// More headers than any record is thought to have, where only a bound is known.
+const MANY_HEADERS: u64 = 100;
+/// `max.message.bytes` where a broker is not asked: Kafka's default.
+const DEFAULT_MAX_MESSAGE: u64 = 1_048_588;
+
+/// A topic that the target lacks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Create {
+    /// Its name.
+    pub topic: String,
+    /// As many partitions as the source has.
+    pub partitions: i32,
+    /// Its settings.
+    pub config: BTreeMap<&'static str, String>,
+}
+
+/// What was found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Findings {
+    /// Topics that have to be created.
+    pub create: Vec<Create>,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+    /// What forbids the replay, each with the way out.
+    pub problems: Vec<String>,
+    /// The partitions of the target topics that exist.
+    pub existing: BTreeMap<String, i32>,
+    /// The largest batch that every target topic takes.
+    pub(super) max_batch: u64,
+    /// The largest batch that a single record needs.
+    pub(super) largest: u64,
+}
+
+/// What reading the records of a target topic told.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Survey {
+    largest: u64,
+    largest_at: Option<(i32, i64)>,
+    min_timestamp: Option<i64>,
+    max_timestamp: Option<i64>,
+    null_key: Option<(i32, i64)>,
+}
+
+impl Survey {
+    fn see(&mut self, partition: i32, record: &Record<'_>) {
+        let size = record.size() + BATCH_OVERHEAD + HEADER_OVERHEAD * record.header_count() as u64;
+        if size > self.largest {
+            self.largest = size;
+            self.largest_at = Some((partition, record.offset));
+        }
+        self.min_timestamp = Some(self.min_timestamp.map_or(record.timestamp, |min| min.min(record.timestamp)));
+        self.max_timestamp = Some(self.max_timestamp.map_or(record.timestamp, |max| max.max(record.timestamp)));
+        if record.key.is_none() {
+            self.null_key.get_or_insert((partition, record.offset));
+        }
+    }
+
+    /// The bounds that the plan knows; whether a key is null it does not.
+    fn bound(parts: &[&Part]) -> Self {
+        let partitions = || parts.iter().flat_map(|part| &part.partitions);
+        Self {
+            largest: largest(parts),
+            largest_at: None,
+            min_timestamp: partitions().map(|planned| planned.min_timestamp).min(),
+            max_timestamp: partitions().map(|planned| planned.max_timestamp).max(),
+            null_key: None,
+        }
+    }
+}
+
+fn largest(parts: &[&Part]) -> u64 {
+    let record = parts.iter().map(|part| part.largest_record()).max().unwrap_or(0);
+    record + BATCH_OVERHEAD + HEADER_OVERHEAD * MANY_HEADERS
+}
+
+/// The settings of a target topic that matter here. What the target does not tell is taken for Kafka's default.
+struct Settings<'a> {
+    config: Option<&'a BTreeMap<String, String>>,
+}
+
+impl Settings<'_> {
+    fn number(&self, name: &str) -> Option<i64> {
+        self.config?.get(name)?.parse().ok()
+    }
+
+    fn has(&self, name: &str, word: &str) -> bool {
+        self.config
+            .and_then(|config| config.get(name))
+            .is_some_and(|value| value.split(',').any(|part| part.trim() == word))
+    }
+
+    fn max_message(&self) -> u64 {
+        self.number("max.message.bytes").map_or(DEFAULT_MAX_MESSAGE, i64::unsigned_abs)
+    }
+
+    /// The furthest that a timestamp may lie before and after the broker's clock (KIP-937; before Kafka 3.6 one setting
+    /// held for both). LogAppendTime topics take any.
+    fn around_now(&self, now: i64) -> (i64, i64) {
+        if self.has("message.timestamp.type", "LogAppendTime") {
+            return (i64::MIN, i64::MAX);
+        }
+        let older = self.number("message.timestamp.difference.max.ms");
+        let before = self.number("message.timestamp.before.max.ms").or(older).unwrap_or(i64::MAX);
+        let after = self.number("message.timestamp.after.max.ms").or(older).unwrap_or(i64::MAX);
+        (now.saturating_sub(before), now.saturating_add(after))
+    }
+}
+
+/// The parts of the plan by target topic.
+fn by_target(plan: &Plan) -> BTreeMap<&str, Vec<&Part>> {
+    let mut targets: BTreeMap<&str, Vec<&Part>> = BTreeMap::new();
+    for part in &plan.parts {
+        targets.entry(&part.target).or_default().push(part);
+    }
+    targets
+}
+
+/// The target topics for which the plan's bounds do not do, so that their records have to be read first.
+pub(super) fn suspects(plan: &Plan, facts: &BTreeMap<String, TopicFacts>, now: i64) -> BTreeSet<String> {
+    let suspect = |topic: &str, parts: &[&Part]| {
+        let Some(facts) = facts.get(topic) else { return false };
+        let settings = Settings { config: facts.config.as_ref() };
+        let bound = Survey::bound(parts);
+        let (oldest, newest) = settings.around_now(now);
+        bound.largest > settings.max_message()
+            || bound.min_timestamp.is_some_and(|min| min < oldest)
+            || bound.max_timestamp.is_some_and(|max| max > newest)
+            || settings.has("cleanup.policy", "compact")
+    };
+    by_target(plan)
+        .into_iter()
+        .filter(|(topic, parts)| suspect(topic, parts))
+        .map(|(topic, _)| topic.to_owned())
+        .collect()
+}
+
+/// Reads the records of the plan that go to `topics`.
+pub(super) async fn survey(store: &Store, plan: &Plan, topics: &BTreeSet<String>) -> Result<BTreeMap<String, Survey>> {
+    let parts: Vec<Part> = plan.parts.iter().filter(|part| topics.contains(&part.target)).cloned().collect();
+    let plan = std::sync::Arc::new(Plan { parts });
+    let mut surveys: BTreeMap<String, Survey> = BTreeMap::new();
+    let mut feed = Feed::new(store, &plan, false);
+    while let Some(run) = feed.next().await? {
+        let survey = surveys.entry(plan.parts[run.part].target.clone()).or_default();
+        for record in run.block.iter() {
+            survey.see(run.block.partition(), &record);
+        }
+    }
+    Ok(surveys)
+}
+
+/// What stands against the plan, and what has to be done for it.
+pub(super) fn check(
+    plan: &Plan,
+    facts: &BTreeMap<String, TopicFacts>,
+    surveys: &BTreeMap<String, Survey>,
+    now: i64,
+) -> Findings {
+    let mut findings = Findings { max_batch: u64::MAX, ..Findings::default() };
+    if facts.values().any(|facts| facts.config.is_none()) {
+        let unknown = "the target does not tell how its topics are set: size limits, retention and timestamp type are not checked";
+        findings.warnings.push(unknown.to_owned());
+    }
+    for (topic, parts) in by_target(plan) {
+        let seen = surveys.get(topic).cloned().unwrap_or_else(|| Survey::bound(&parts));
+        findings.largest = findings.largest.max(seen.largest);
+        let Some(facts) = facts.get(topic) else {
+            let create = missing(topic, &parts);
+            findings.max_batch = findings.max_batch.min(Settings { config: None }.max_message().max(seen.largest));
+            findings.create.push(create);
+            continue;
+        };
+        findings.existing.insert(topic.to_owned(), facts.partitions);
+        let settings = Settings { config: facts.config.as_ref() };
+        findings.max_batch = findings.max_batch.min(settings.max_message());
+        findings.problems.extend(too_few_partitions(topic, &parts, facts.partitions));
+        findings.problems.extend(problems(topic, &settings, &seen, now));
+        findings.warnings.extend(warnings(topic, &parts, &settings, now));
+    }
+    findings
+}
+
+/// The topic to create: records stay as long as nobody decides otherwise, with the timestamps that they have.
+fn missing(topic: &str, parts: &[&Part]) -> Create {
+    let mut config =
+        BTreeMap::from([("message.timestamp.type", "CreateTime".to_owned()), ("retention.ms", "-1".to_owned())]);
+    let largest = largest(parts);
+    if largest > DEFAULT_MAX_MESSAGE {
+        config.insert("max.message.bytes", largest.to_string());
+    }
+    let partitions = parts.iter().map(|part| part.source_partitions).max().unwrap_or(1);
+    Create { topic: topic.to_owned(), partitions, config }
+}
+
+fn too_few_partitions(topic: &str, parts: &[&Part], has: i32) -> Option<String> {
+    let needed = parts.iter().flat_map(|part| &part.partitions).map(|planned| planned.partition + 1).max()?;
+    (needed > has).then(|| {
+        format!("{topic} has {has} partitions, and the records need {needed}: add partitions to it, or replay only some with --partitions")
+    })
+}
+
+fn problems(topic: &str, settings: &Settings<'_>, seen: &Survey, now: i64) -> Vec<String> {
+    let mut problems = Vec::new();
+    let at = |place: Option<(i32, i64)>| {
+        place.map_or(String::new(), |(partition, offset)| {
+            format!(" (partition {partition}, offset {offset} of the source)")
+        })
+    };
+    if seen.largest > settings.max_message() {
+        problems.push(format!(
+            "{topic} takes batches of at most {} bytes, and the largest record{} needs {}: raise max.message.bytes on it",
+            settings.max_message(),
+            at(seen.largest_at),
+            seen.largest
+        ));
+    }
+    let (oldest, newest) = settings.around_now(now);
+    if let Some(min) = seen.min_timestamp.filter(|min| *min < oldest) {
+        problems.push(format!(
+            "{topic} refuses timestamps before {}, and there are records of {}: raise message.timestamp.before.max.ms on it",
+            time::rfc3339(oldest),
+            time::rfc3339(min)
+        ));
+    }
+    if let Some(max) = seen.max_timestamp.filter(|max| *max > newest) {
+        problems.push(format!(
+            "{topic} refuses timestamps after {}, and there are records of {}: raise message.timestamp.after.max.ms on it",
+            time::rfc3339(newest),
+            time::rfc3339(max)
+        ));
+    }
+    if settings.has("cleanup.policy", "compact") && seen.null_key.is_some() {
+        problems.push(format!(
+            "{topic} is compacted and refuses records without a key, and there are such{}: replay into a topic without compaction",
+            at(seen.null_key)
+        ));
+    }
+    problems
+}
+
+fn warnings(topic: &str, parts: &[&Part], settings: &Settings<'_>, now: i64) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let rewritten = settings.has("message.timestamp.type", "LogAppendTime");
+    if rewritten {
+        warnings
+            .push(format!("{topic} has message.timestamp.type=LogAppendTime: the records get the time of the replay"));
+    }
+    // Kafka's default is `delete`.
+    let deletes = settings.has("cleanup.policy", "delete");
+    let oldest = parts.iter().flat_map(|part| &part.partitions).map(|planned| planned.min_timestamp).min();
+    let kept = settings.number("retention.ms").filter(|ms| *ms >= 0 && deletes && !rewritten);
+    if let Some(kept) = kept.filter(|kept| oldest.is_some_and(|oldest| oldest < now.saturating_sub(*kept))) {
+        let kept = humantime::format_duration(std::time::Duration::from_millis(kept.unsigned_abs()));
+        warnings.push(format!(
+            "{topic} keeps records for {kept}: records older than that will be removed by the broker soon after"
+        ));
+    }
+    if let Some(retention) = settings.number("retention.bytes").filter(|bytes| *bytes >= 0 && deletes) {
+        let partitions = parts.iter().map(|part| part.partitions.len() as u64).max().unwrap_or(1).max(1);
+        let bytes: u64 = parts.iter().map(|part| part.bytes).sum();
+        if bytes / partitions > retention.unsigned_abs() {
+            warnings.push(format!(
+                "{topic} keeps {retention} bytes a partition, and about {} come: the broker will remove the oldest",
+                bytes / partitions
+            ));
+        }
+    }
+    if settings.has("cleanup.policy", "compact") {
+        warnings.push(format!("{topic} is compacted: in the end only the last record of each key stays"));
+    }
+    warnings
+}
+
+impl Findings {
+    /// All problems as one error.
+    pub fn verdict(&self) -> Result<()> {
+        if self.problems.is_empty() {
+            return Ok(());
+        }
+        Err(Error::new(
+            Kind::Unsupported,
+            format!("the target does not fit, nothing was sent: {}", self.problems.join("; ")),
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ops::Range;
+
+    use super::*;
+    use crate::replay::plan::PlannedPartition;
+    use crate::segment::Filter;
+    use crate::stream::{Format, SegmentRef, StreamId};
+
+    const NOW: i64 = 1_795_334_712_000;
+    const HOUR: i64 = 3_600_000;
+
+    fn plan(largest_record: u64, times: Range<i64>) -> Plan {
+        let planned = |partition| PlannedPartition {
+            partition,
+            start: 0,
+            end: 10,
+            records: 10,
+            exact: true,
+            min_timestamp: times.start,
+            max_timestamp: times.end,
+        };
+        let segment = SegmentRef {
+            object: String::new(),
+            format: Format::Avro,
+            bytes: 1,
+            sha256: String::new(),
+            raw_bytes: 2000,
+            largest_record,
+            partitions: Vec::new(),
+        };
+        Plan {
+            parts: vec![Part {
+                stream: StreamId::new("main", "orders", 0),
+                target: "copy".to_owned(),
+                source_partitions: 6,
+                segments: vec![segment],
+                filter: Filter::default(),
+                partitions: vec![planned(0), planned(3)],
+                bytes: 2000,
+            }],
+        }
+    }
+
+    fn recent() -> Plan {
+        plan(100, NOW - HOUR..NOW)
+    }
+
+    fn topic(partitions: i32, config: &[(&str, &str)]) -> BTreeMap<String, TopicFacts> {
+        let config = config.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        BTreeMap::from([("copy".to_owned(), TopicFacts { partitions, config: Some(config) })])
+    }
+
+    fn found(plan: &Plan, facts: &BTreeMap<String, TopicFacts>) -> Findings {
+        check(plan, facts, &BTreeMap::new(), NOW)
+    }
+
+    #[test]
+    fn a_missing_topic_is_created_as_the_source_is() {
+        let findings = found(&recent(), &BTreeMap::new());
+        assert_eq!(findings.create.len(), 1);
+        assert_eq!(findings.create[0].partitions, 6);
+        assert_eq!(findings.create[0].config.get("retention.ms").map(String::as_str), Some("-1"));
+        assert!(!findings.create[0].config.contains_key("max.message.bytes"));
+        let large = found(&plan(5_000_000, 0..NOW), &BTreeMap::new());
+        assert!(large.create[0].config.contains_key("max.message.bytes") && large.max_batch > 5_000_000);
+        assert!(large.verdict().is_ok());
+    }
+
+    #[test]
+    fn a_topic_that_fits_is_silent() {
+        let facts = topic(4, &[("cleanup.policy", "delete"), ("retention.ms", "604800000"), ("retention.bytes", "-1")]);
+        let findings = found(&recent(), &facts);
+        assert_eq!((findings.warnings.len(), findings.problems.len()), (0, 0), "{findings:?}");
+        assert_eq!(findings.existing.get("copy"), Some(&4));
+        assert!(suspects(&recent(), &facts, NOW).is_empty());
+    }
+
+    #[test]
+    fn problems_are_told_together_with_the_way_out() {
+        let facts = topic(
+            3,
+            &[
+                ("max.message.bytes", "500"),
+                ("message.timestamp.before.max.ms", "60000"),
+                ("message.timestamp.after.max.ms", "1"),
+            ],
+        );
+        let plan = plan(100, NOW - HOUR..NOW + HOUR);
+        assert!(suspects(&plan, &facts, NOW).contains("copy"));
+        let error = found(&plan, &facts).verdict().expect_err("four problems");
+        for named in ["copy has 3 partitions", "need 4", "max.message.bytes", "before.max.ms", "after.max.ms"] {
+            assert!(error.to_string().contains(named), "{named} in {error}");
+        }
+        assert_eq!(error.exit_code(), 1);
+    }
+
+    #[test]
+    fn reading_the_records_clears_a_suspicion_or_confirms_it() {
+        let facts = topic(4, &[("max.message.bytes", "1000"), ("cleanup.policy", "compact")]);
+        assert!(suspects(&recent(), &facts, NOW).contains("copy"), "a bound of 100 headers, and compaction");
+        let survey = Survey { largest: 300, ..Survey::default() };
+        let cleared = check(&recent(), &facts, &BTreeMap::from([("copy".to_owned(), survey)]), NOW);
+        assert!(cleared.verdict().is_ok(), "{cleared:?}");
+        let survey = Survey { largest: 1001, largest_at: Some((3, 7)), null_key: Some((0, 2)), ..Survey::default() };
+        let error =
+            check(&recent(), &facts, &BTreeMap::from([("copy".to_owned(), survey)]), NOW).verdict().expect_err("both");
+        assert!(
+            error.to_string().contains("partition 3, offset 7") && error.to_string().contains("partition 0, offset 2")
+        );
+    }
+
+    #[test]
+    fn what_the_broker_will_do_to_the_records_is_said() {
+        let warned = |config: &[(&str, &str)]| found(&plan(100, NOW - 48 * HOUR..NOW), &topic(4, config)).warnings;
+        let day = warned(&[("cleanup.policy", "delete"), ("retention.ms", "86400000")]);
+        assert!(day[0].contains("copy keeps records for 1day"), "{day:?}");
+        assert!(warned(&[("cleanup.policy", "delete"), ("retention.bytes", "999")])[0].contains("999 bytes"));
+        assert!(warned(&[("message.timestamp.type", "LogAppendTime")])[0].contains("LogAppendTime"));
+        assert!(warned(&[("cleanup.policy", "compact"), ("retention.ms", "1")])[0].contains("compacted"));
+        let silent = BTreeMap::from([("copy".to_owned(), TopicFacts { partitions: 4, config: None })]);
+        assert_eq!(found(&recent(), &silent).warnings.len(), 1);
+    }
+}

@@ -1,0 +1,327 @@
+//! Records into the target, in transactions that carry their own progress.
+//!
+//! ```text
+//! begin ─► produce … produce ─► offsets of the source, under the replay's group ─► commit ─► begin …
+//! ```
+//! A transaction stays open for about [`COMMIT_EVERY`]. Whatever ends the process, the target shows the records and the
+//! progress of whole transactions only (KIP-98), and the next run with the same id, whose first act fences this one, goes
+//! on at the next record.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rdkafka::ClientContext;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::consumer::ConsumerGroupMetadata;
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::message::Message as _;
+use rdkafka::producer::{BaseProducer, DeliveryResult, Producer as _, ProducerContext};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc::Receiver;
+
+use super::connection::{failed, wrong_property};
+use super::preflight::Findings;
+use super::raw::{Topic, produce};
+use super::target::{Identity, Target, group_of, write_mark};
+use crate::error::{Error, Kind, Result};
+use crate::replay::feed::{Run, Step};
+use crate::replay::plan::{Mark, Marks, Plan};
+use crate::replay::{Counters, Tally};
+
+/// How long a transaction stays open: what an interrupted replay sends again at most, and how far a reader of committed
+/// records lags. A commit costs some ten milliseconds.
+const COMMIT_EVERY: Duration = Duration::from_secs(1);
+/// How long the target may take over a step of a transaction. The broker aborts a transaction after a minute
+/// (`transaction.timeout.ms`).
+const STEP: Duration = Duration::from_secs(60);
+/// How long to wait for room in a full queue before looking again.
+const QUEUE_PAUSE: Duration = Duration::from_millis(2);
+/// Keys and values that wait for the target at most.
+const QUEUE_KBYTES: u64 = 48 * 1024;
+/// librdkafka's own limit of `batch.size` and `message.max.bytes` unless a record needs more.
+const USUAL_BATCH: u64 = 1_000_000;
+/// What a batch's header and its estimates take off the size that a broker counts.
+const BATCH_MARGIN: u64 = 512;
+
+/// The producer of one replay.
+pub(super) struct Sink {
+    // Dropped before the producer that they belong to.
+    topics: Vec<Topic>,
+    producer: BaseProducer<Deliveries>,
+    group: ConsumerGroupMetadata,
+    id: String,
+    identity: Identity,
+}
+
+/// What the target said about records that it did not take.
+#[derive(Debug, Default)]
+struct Deliveries {
+    failures: Mutex<Failures>,
+}
+
+#[derive(Debug, Default)]
+struct Failures {
+    count: u64,
+    first: Option<String>,
+}
+
+impl ClientContext for Deliveries {
+    fn log(&self, _level: RDKafkaLogLevel, facility: &str, message: &str) {
+        tracing::debug!(facility, "librdkafka: {message}");
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, "librdkafka: {reason}");
+    }
+}
+
+impl ProducerContext for Deliveries {
+    /// The source offset.
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, offset: usize) {
+        let Err((error, message)) = result else { return };
+        // What an abort throws away did not fail by itself.
+        if matches!(error.rdkafka_error_code(), Some(RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight)) {
+            return;
+        }
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        failures.count += 1;
+        failures.first.get_or_insert_with(|| {
+            format!("{} partition {} (offset {offset} of the source): {error}", message.topic(), message.partition())
+        });
+    }
+}
+
+impl Deliveries {
+    /// The failures as one error, if there are any.
+    fn verdict(&self) -> Result<()> {
+        let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        match &failures.first {
+            None => Ok(()),
+            Some(first) if failures.count == 1 => {
+                Err(Error::new(Kind::Unavailable, format!("the target refused {first}")))
+            }
+            Some(first) => Err(Error::new(
+                Kind::Unavailable,
+                format!("the target refused {} records, the first of them {first}", failures.count),
+            )),
+        }
+    }
+}
+
+impl Sink {
+    /// Opens the producer and fences an earlier run of the same replay. Blocks.
+    pub(super) fn open(target: &Target, identity: Identity, findings: &Findings) -> Result<Self> {
+        let producer: BaseProducer<Deliveries> = settings(target, findings)
+            .create_with_context(Deliveries::default())
+            .map_err(|error| wrong_property(&error))?;
+        let id = target.id.clone();
+        let sink = Self { topics: Vec::new(), producer, group: target.group()?, id, identity };
+        sink.step("begin", || sink.producer.init_transactions(STEP))?;
+        Ok(sink)
+    }
+
+    /// Sends what comes until the channel closes, and commits all of it. Blocks. When it fails, the last transaction is
+    /// aborted, and what was committed before stays.
+    pub(super) fn drain(mut self, plan: &Plan, mut steps: Receiver<Step>, counters: &Counters) -> Result<Tally> {
+        self.topics =
+            plan.parts.iter().map(|part| Topic::new(&self.producer, &part.target)).collect::<Result<Vec<_>>>()?;
+        let mut work = Work { sink: &self, plan, tally: Tally::default(), marks: Marks::new(), open_since: None };
+        match work.run(&mut steps, counters) {
+            Ok(()) => Ok(work.tally),
+            Err(error) => {
+                if work.open_since.is_some()
+                    && let Err(abort) = self.producer.abort_transaction(STEP)
+                {
+                    tracing::debug!(error = %abort, "the transaction is left to the target's timeout");
+                }
+                // A record that was refused is the reason why the transaction failed.
+                self.producer.context().verdict()?;
+                Err(error)
+            }
+        }
+    }
+
+    /// One step of the transaction, taken again while the target says that it may succeed.
+    fn step(&self, doing: &str, step: impl Fn() -> KafkaResult<()>) -> Result<()> {
+        let deadline = Instant::now() + STEP;
+        loop {
+            let error = match step() {
+                Ok(()) => return Ok(()),
+                Err(KafkaError::Transaction(error)) if error.is_retriable() && Instant::now() < deadline => {
+                    self.producer.poll(QUEUE_PAUSE);
+                    continue;
+                }
+                Err(error) => failed(error, || format!("the replay {} cannot {doing} a transaction", self.id)),
+            };
+            return Err(if error.kind() == Kind::Fenced {
+                error.hint("another run with this --id has taken over; only one can go on")
+            } else {
+                error
+            });
+        }
+    }
+}
+
+/// A drain under way.
+struct Work<'a> {
+    sink: &'a Sink,
+    plan: &'a Plan,
+    tally: Tally,
+    /// The progress that the open transaction will commit.
+    marks: Marks,
+    open_since: Option<Instant>,
+}
+
+impl Work<'_> {
+    fn run(&mut self, steps: &mut Receiver<Step>, counters: &Counters) -> Result<()> {
+        let runtime = Handle::current();
+        loop {
+            let step = match self.open_since {
+                None => steps.blocking_recv(),
+                Some(since) => {
+                    let left = (since + COMMIT_EVERY).saturating_duration_since(Instant::now());
+                    match runtime.block_on(async { tokio::time::timeout(left, steps.recv()).await }) {
+                        Ok(step) => step,
+                        Err(_elapsed) => {
+                            self.commit()?;
+                            continue;
+                        }
+                    }
+                }
+            };
+            match step {
+                Some(Step::Send(run)) => self.send(&run)?,
+                Some(Step::Complete) => {
+                    self.mark_ends()?;
+                    return self.commit();
+                }
+                None => return self.commit(),
+            }
+            counters.show(&self.tally);
+            if self.open_since.is_some_and(|since| since.elapsed() >= COMMIT_EVERY) {
+                self.commit()?;
+            }
+        }
+    }
+
+    fn begin(&mut self) -> Result<()> {
+        if self.open_since.is_none() {
+            self.sink.step("begin", || self.sink.producer.begin_transaction())?;
+            self.open_since = Some(Instant::now());
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, run: &Run) -> Result<()> {
+        self.begin()?;
+        let part = &self.plan.parts[run.part];
+        let partition = run.block.partition();
+        let mut next = None;
+        for record in run.records() {
+            // librdkafka takes 0 for "now" (rdkafka_msg.c, rd_kafka_msg_new0), so 1970's first millisecond cannot be
+            // sent; its second one is nearest.
+            let timestamp = if record.timestamp == 0 { 1 } else { record.timestamp };
+            self.tally.moved_timestamps += u64::from(record.timestamp == 0);
+            loop {
+                match produce(&self.sink.producer, &self.sink.topics[run.part], partition, timestamp, &record) {
+                    Ok(()) => break,
+                    Err(RDKafkaErrorCode::QueueFull) => {
+                        self.sink.producer.poll(QUEUE_PAUSE);
+                        self.sink.producer.context().verdict()?;
+                    }
+                    Err(code) => {
+                        let place =
+                            format!("{} partition {partition} (offset {} of the source)", part.target, record.offset);
+                        return Err(failed(KafkaError::MessageProduction(code), || {
+                            format!("the target cannot take {place}")
+                        }));
+                    }
+                }
+            }
+            self.tally.add(run.part, partition, record.offset, record.size());
+            next = Some(record.offset + 1);
+        }
+        if let Some(offset) = next {
+            let mark = Mark { generation: part.stream.generation, offset };
+            self.marks.insert((part.target.clone(), partition), mark);
+        }
+        self.sink.producer.poll(Duration::ZERO);
+        self.sink.producer.context().verdict()
+    }
+
+    /// All is sent: every planned partition is marked as done to its end, whether its last offsets held a record or not.
+    fn mark_ends(&mut self) -> Result<()> {
+        self.begin()?;
+        for part in &self.plan.parts {
+            for planned in &part.partitions {
+                let mark = Mark { generation: part.stream.generation, offset: planned.end };
+                self.marks.insert((part.target.clone(), planned.partition), mark);
+            }
+        }
+        Ok(())
+    }
+
+    fn commit(&mut self) -> Result<()> {
+        if self.open_since.is_none() {
+            return Ok(());
+        }
+        let producer = &self.sink.producer;
+        // Only failures are reported, so `flush`, which waits for reports, would sleep past the end of the queue.
+        while producer.in_flight_count() > 0 {
+            producer.poll(QUEUE_PAUSE);
+            producer.context().verdict()?;
+        }
+        let offsets = self.sink.offsets(&self.marks)?;
+        self.sink.step("commit", || producer.send_offsets_to_transaction(&offsets, &self.sink.group, STEP))?;
+        self.sink.step("commit", || producer.commit_transaction(STEP))?;
+        self.marks.clear();
+        self.open_since = None;
+        Ok(())
+    }
+}
+
+impl Sink {
+    fn offsets(&self, marks: &Marks) -> Result<TopicPartitionList> {
+        let mut list = TopicPartitionList::with_capacity(marks.len());
+        let mut notes: BTreeMap<u32, String> = BTreeMap::new();
+        for ((topic, partition), mark) in marks {
+            let note = notes.entry(mark.generation).or_insert_with(|| write_mark(&self.identity, mark.generation));
+            let mut element = list.add_partition(topic, *partition);
+            element.set_metadata(note.as_str());
+            element
+                .set_offset(Offset::Offset(mark.offset))
+                .map_err(|error| failed(error, || format!("the offset {} cannot be committed", mark.offset)))?;
+        }
+        Ok(list)
+    }
+}
+
+/// librdkafka's settings of a replay: what exactly-once needs is fixed, what tunes it may stand in the connection's
+/// properties already.
+fn settings(target: &Target, findings: &Findings) -> ClientConfig {
+    let batch = USUAL_BATCH.min(findings.max_batch.saturating_sub(BATCH_MARGIN)).max(1);
+    let message = USUAL_BATCH.max(findings.largest + BATCH_MARGIN);
+    let mut config = target.connection.client();
+    for (key, value) in [
+        ("batch.size", batch.to_string()),
+        ("compression.codec", "lz4".to_owned()),
+        ("linger.ms", "10".to_owned()),
+        ("message.max.bytes", message.to_string()),
+        ("queue.buffering.max.kbytes", QUEUE_KBYTES.to_string()),
+        ("queue.buffering.max.messages", "1000000".to_owned()),
+    ] {
+        if config.get(key).is_none() {
+            config.set(key, value);
+        }
+    }
+    config
+        .set("transactional.id", group_of(&target.id))
+        .set("enable.idempotence", "true")
+        .set("acks", "all")
+        .set("delivery.report.only.error", "true");
+    config
+}

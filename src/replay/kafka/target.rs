@@ -1,0 +1,343 @@
+//! The target cluster: which topics it has and how they are set, creating what is missing, and how far an earlier run of
+//! the same replay came.
+//!
+//! # The marks
+//! A replay with the id `x` keeps its progress where Kafka keeps offsets: under the group `tidelog-replay-x`, by target
+//! topic and partition. The offset is the next **source** offset to send; the metadata says what the offset belongs to:
+//!
+//! ```text
+//! tidelog/1 generation=0 from=1795331112000 to=1795334712000 plan=9f3ac1d27be04421
+//! ```
+//! `from` and `to` are `-` where the range is open; `plan` is a digest of everything else that decides which records are
+//! sent where. Offsets are committed in the transaction of the records that they speak of (KIP-98, KIP-447), so a mark
+//! never lies ahead of the records or behind them. Brokers forget a group without members after
+//! `offsets.retention.minutes` (seven days unless it is set otherwise).
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerGroupMetadata};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::metadata::MetadataTopic;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+use super::connection::{Connection, Failed as _, Logged, wrong_property};
+use super::preflight::Create;
+use crate::error::{Error, Kind, Result, ResultExt as _};
+use crate::replay::plan::{Mark, Marks};
+
+/// How long an answer of the target may take.
+const ANSWER: Duration = Duration::from_secs(20);
+
+/// How long to wait for a cluster's id, which only tells whether two addresses are one cluster.
+const CLUSTER_ID: Duration = Duration::from_secs(5);
+
+/// The group and the transactional id of the replay `id`.
+pub(super) fn group_of(id: &str) -> String {
+    format!("tidelog-replay-{id}")
+}
+
+/// What a replay is, apart from how far it has come: the same id with another identity is another replay.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// The range of timestamps.
+    pub timestamps: Option<Range<i64>>,
+    /// A digest of everything else that decides which records are sent where.
+    pub digest: String,
+}
+
+/// What an earlier run of the same id left behind.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Earlier {
+    /// What it was; none if there was no earlier run.
+    pub identity: Option<Identity>,
+    /// How far it came.
+    pub marks: Marks,
+}
+
+/// What the target says about one of its topics.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct TopicFacts {
+    /// How many partitions it has.
+    pub(super) partitions: i32,
+    /// Its settings by name; none where the target cannot be asked.
+    pub(super) config: Option<BTreeMap<String, String>>,
+}
+
+/// A connection to the target cluster for one replay.
+pub struct Target {
+    pub(super) connection: Connection,
+    /// The id of the replay.
+    pub id: String,
+    admin: AdminClient<Logged>,
+    consumer: Arc<BaseConsumer<Logged>>,
+}
+
+/// Which progress counts while a transaction of an earlier run is neither committed nor aborted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// What was committed before it: enough to plan with.
+    Known,
+    /// What is true once it is decided: asked after this run has fenced the earlier one, before it sends anything
+    /// (KIP-447, `require_stable`).
+    Settled,
+}
+
+impl Target {
+    /// Prepares the clients; nothing is asked yet.
+    pub fn new(connection: Connection, id: &str) -> Result<Self> {
+        let admin = connection.client().create_with_context(Logged).map_err(|error| wrong_property(&error))?;
+        let consumer = Arc::new(consumer(&connection, id, Progress::Known)?);
+        Ok(Self { connection, id: id.to_owned(), admin, consumer })
+    }
+
+    /// The address that was given.
+    pub fn bootstrap(&self) -> &str {
+        self.connection.bootstrap()
+    }
+
+    /// The id of the cluster; none where it has none.
+    pub async fn cluster_id(&self) -> Result<Option<String>> {
+        ask(&self.consumer, |consumer| Ok(consumer.client().fetch_cluster_id(CLUSTER_ID))).await
+    }
+
+    /// What the target says about `topics`; a topic that it does not have is left out.
+    pub(super) async fn describe(&self, topics: &[&str]) -> Result<BTreeMap<String, TopicFacts>> {
+        let bootstrap = self.bootstrap().to_owned();
+        // All topics are asked for: a question for one by name may create it, where the broker is set so.
+        let (partitions, broker): (BTreeMap<String, i32>, i32) = ask(&self.consumer, move |consumer| {
+            let metadata = consumer
+                .fetch_metadata(None, ANSWER)
+                .or_failed(|| format!("the target cluster at {bootstrap} does not answer"))?;
+            let count = |topic: &MetadataTopic| topic.partitions().len().try_into().unwrap_or(i32::MAX);
+            let partitions = metadata.topics().iter().map(|topic| (topic.name().to_owned(), count(topic))).collect();
+            Ok((partitions, metadata.orig_broker_id()))
+        })
+        .await?;
+        let present: Vec<&str> = topics.iter().copied().filter(|topic| partitions.contains_key(*topic)).collect();
+        let mut configs = self.configs(&present, broker).await?;
+        let facts = present.into_iter().map(|topic| {
+            let config = configs.as_mut().and_then(|configs| configs.remove(topic));
+            (topic.to_owned(), TopicFacts { partitions: partitions.get(topic).copied().unwrap_or(0), config })
+        });
+        Ok(facts.collect())
+    }
+
+    /// The settings of `topics`; none if the target does not tell settings. Any broker knows them, so the one that just
+    /// answered is asked: librdkafka would look for the controller, which its own mock cluster does not have.
+    async fn configs(
+        &self,
+        topics: &[&str],
+        broker: i32,
+    ) -> Result<Option<BTreeMap<String, BTreeMap<String, String>>>> {
+        if topics.is_empty() {
+            return Ok(Some(BTreeMap::new()));
+        }
+        let asked: Vec<ResourceSpecifier<'_>> = topics.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
+        let options = AdminOptions::new().request_timeout(Some(ANSWER)).broker_id(broker);
+        let answers = match self.admin.describe_configs(&asked, &options).await {
+            Ok(answers) => answers,
+            Err(KafkaError::AdminOp(RDKafkaErrorCode::UnsupportedFeature)) => return Ok(None),
+            Err(error) => return Err(error).or_failed(|| "the target does not tell how its topics are set".to_owned()),
+        };
+        let mut configs = BTreeMap::new();
+        for (topic, answer) in topics.iter().zip(answers) {
+            match answer {
+                Ok(resource) => {
+                    let entries = resource.entries.into_iter().filter_map(|entry| Some((entry.name, entry.value?)));
+                    configs.insert((*topic).to_owned(), entries.collect());
+                }
+                Err(RDKafkaErrorCode::TopicAuthorizationFailed) => return Ok(None),
+                Err(code) => {
+                    return Err(Error::new(Kind::Unavailable, format!("the target does not tell how {topic} is set"))
+                        .source(code));
+                }
+            }
+        }
+        Ok(Some(configs))
+    }
+
+    /// Creates what is missing, and waits until the target knows it.
+    pub(super) async fn create(&self, missing: &[Create]) -> Result<()> {
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let topics: Vec<NewTopic<'_>> = missing
+            .iter()
+            .map(|topic| {
+                // -1: the cluster's own default.replication.factor (KIP-464).
+                let new = NewTopic::new(&topic.topic, topic.partitions, TopicReplication::Fixed(-1));
+                topic.config.iter().fold(new, |new, (key, value)| new.set(key, value))
+            })
+            .collect();
+        let options = AdminOptions::new().request_timeout(Some(ANSWER)).operation_timeout(Some(ANSWER));
+        let answers = self
+            .admin
+            .create_topics(&topics, &options)
+            .await
+            .or_failed(|| "cannot create topics in the target".to_owned())?;
+        for answer in answers {
+            match answer {
+                Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+                Err((topic, code)) => {
+                    return Err(Error::new(Kind::Denied, format!("the target refuses to create {topic}"))
+                        .source(code)
+                        .hint("create the topic yourself and run the same command again"));
+                }
+            }
+        }
+        self.await_topics(missing).await
+    }
+
+    async fn await_topics(&self, created: &[Create]) -> Result<()> {
+        let deadline = tokio::time::Instant::now() + ANSWER;
+        let topics: Vec<&str> = created.iter().map(|topic| topic.topic.as_str()).collect();
+        loop {
+            let known = self.describe(&topics).await?;
+            if created
+                .iter()
+                .all(|topic| known.get(&topic.topic).is_some_and(|facts| facts.partitions >= topic.partitions))
+            {
+                return Ok(());
+            }
+            if tokio::time::Instant::now() > deadline {
+                return Err(Error::new(
+                    Kind::Unavailable,
+                    format!("the target created {} but does not show it", topics.join(", ")),
+                ));
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// What an earlier run left behind for `partitions` (target topics with their partitions).
+    ///
+    /// # Errors
+    /// `Kind::Config` where the group's offsets were not written by a replay.
+    pub async fn earlier(&self, partitions: &[(String, i32)], progress: Progress) -> Result<Earlier> {
+        let consumer = match progress {
+            Progress::Known => Arc::clone(&self.consumer),
+            Progress::Settled => Arc::new(consumer(&self.connection, &self.id, progress)?),
+        };
+        let mut list = TopicPartitionList::with_capacity(partitions.len());
+        for (topic, partition) in partitions {
+            list.add_partition(topic, *partition);
+        }
+        let (id, bootstrap) = (self.id.clone(), self.bootstrap().to_owned());
+        ask(&consumer, move |consumer| {
+            let offsets = committed(consumer, &list)
+                .or_failed(|| format!("the target at {bootstrap} does not say how far the replay {id} has come"))
+                .map_err(|error| match error.kind() {
+                    Kind::Unavailable => error.hint("is the address right, and the cluster up? --into names another"),
+                    _ => error,
+                })?;
+            let mut earlier = Earlier::default();
+            for element in offsets.elements() {
+                let Offset::Offset(offset) = element.offset() else { continue };
+                let (identity, generation) = read_mark(element.metadata()).ok_or_else(|| {
+                    Error::new(Kind::Config, format!("the group {} was not written by a replay", group_of(&id)))
+                        .hint("choose another --id")
+                })?;
+                earlier.identity = Some(identity);
+                earlier.marks.insert((element.topic().to_owned(), element.partition()), Mark { generation, offset });
+            }
+            Ok(earlier)
+        })
+        .await
+    }
+
+    /// What a transaction needs to know of the group.
+    pub(super) fn group(&self) -> Result<ConsumerGroupMetadata> {
+        self.consumer.group_metadata().ok_or_else(|| Error::new(Kind::Internal, "the replay's consumer has no group"))
+    }
+}
+
+fn consumer(connection: &Connection, id: &str, progress: Progress) -> Result<BaseConsumer<Logged>> {
+    let isolation = match progress {
+        Progress::Known => "read_uncommitted",
+        Progress::Settled => "read_committed",
+    };
+    let mut config = connection.client();
+    config.set("group.id", group_of(id)).set("enable.auto.commit", "false").set("isolation.level", isolation);
+    config.create_with_context(Logged).map_err(|error| wrong_property(&error))
+}
+
+/// What the group has committed for the partitions of `list`. A coordinator that is about to move, to load or to decide a
+/// transaction is asked again; a partition that cannot be answered for is an error, for taken as "nothing was sent" it
+/// would have its records sent twice.
+fn committed(consumer: &BaseConsumer<Logged>, list: &TopicPartitionList) -> KafkaResult<TopicPartitionList> {
+    const PAUSE: Duration = Duration::from_millis(100);
+    let passes = |code: Option<RDKafkaErrorCode>| {
+        matches!(
+            code,
+            Some(
+                RDKafkaErrorCode::NotCoordinator
+                    | RDKafkaErrorCode::CoordinatorNotAvailable
+                    | RDKafkaErrorCode::CoordinatorLoadInProgress
+                    | RDKafkaErrorCode::UnstableOffsetCommit
+            )
+        )
+    };
+    let deadline = Instant::now() + ANSWER;
+    loop {
+        let answer = consumer.committed_offsets(list.clone(), ANSWER).and_then(|offsets| {
+            let refused = offsets.elements().iter().find_map(|element| element.error().err());
+            // A topic that is yet to be created has no offsets.
+            let unknown = Some(RDKafkaErrorCode::UnknownTopicOrPartition);
+            refused.filter(|error| error.rdkafka_error_code() != unknown).map_or(Ok(offsets), Err)
+        });
+        match answer {
+            Err(error) if passes(error.rdkafka_error_code()) && Instant::now() < deadline => std::thread::sleep(PAUSE),
+            answer => return answer,
+        }
+    }
+}
+
+/// A question to librdkafka that blocks.
+async fn ask<T: Send + 'static>(
+    consumer: &Arc<BaseConsumer<Logged>>,
+    question: impl FnOnce(&BaseConsumer<Logged>) -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let consumer = Arc::clone(consumer);
+    tokio::task::spawn_blocking(move || question(&consumer))
+        .await
+        .or_err(Kind::Internal, || "a question to the target failed".to_owned())?
+}
+
+/// The metadata of a mark.
+pub(super) fn write_mark(identity: &Identity, generation: u32) -> String {
+    let bound = |bound: Option<i64>| bound.map_or("-".to_owned(), |ms| ms.to_string());
+    let (from, to) = identity.timestamps.as_ref().map(|range| (range.start, range.end)).unzip();
+    format!("tidelog/1 generation={generation} from={} to={} plan={}", bound(from), bound(to), identity.digest)
+}
+
+fn read_mark(text: &str) -> Option<(Identity, u32)> {
+    let fields: BTreeMap<&str, &str> =
+        text.strip_prefix("tidelog/1 ")?.split(' ').map(|field| field.split_once('=')).collect::<Option<_>>()?;
+    let bound = |name: &str| match *fields.get(name)? {
+        "-" => Some(None),
+        ms => ms.parse::<i64>().ok().map(Some),
+    };
+    let timestamps = bound("from")?.zip(bound("to")?).map(|(from, to)| from..to);
+    let identity = Identity { timestamps, digest: (*fields.get("plan")?).to_owned() };
+    Some((identity, fields.get("generation")?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mark_is_read_back_and_nothing_else_is_one() {
+        for timestamps in [None, Some(-5..1_795_334_712_000)] {
+            let identity = Identity { timestamps, digest: "9f3a".to_owned() };
+            assert_eq!(read_mark(&write_mark(&identity, 7)), Some((identity, 7)));
+        }
+        for other in ["", "tidelog/2 generation=0 from=- to=- plan=a", "tidelog/1 generation=0", "some tool's note"] {
+            assert_eq!(read_mark(other), None, "{other}");
+        }
+    }
+}

@@ -1,0 +1,389 @@
+//! What a user asks of the archive (topics, partitions, times, offsets), and what of the archive can hold it.
+//!
+//! In goes a [`Query`]; out come [`Source`]s: the lives of topics that it names, oldest first, each with the segments
+//! and gaps that can matter. Which records of a segment count is decided later, by the segment's reader.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::{Range, RangeInclusive};
+use std::str::FromStr;
+
+use chrono::{DateTime, Utc};
+use regex::Regex;
+
+use crate::config::TopicPattern;
+use crate::error::{Error, Kind, Result, ResultExt as _};
+use crate::manifest::coverage::{self, Coverage};
+use crate::manifest::{self, Chain, Selected, Selection};
+use crate::store::Store;
+use crate::stream::{Gap, PartitionRange, SegmentRef, StreamId};
+use crate::time;
+
+/// Which records are wanted. `Default` means all of them.
+#[derive(Debug, Clone, Default)]
+pub struct Query {
+    /// The topics; none means all.
+    pub topics: Vec<TopicPattern>,
+    /// Which life of the topics; none means every one, or the newest alone where `offsets` are given, for the offsets
+    /// of two lives have nothing to do with each other.
+    pub generation: Option<u32>,
+    /// The partitions; none means all.
+    pub partitions: Option<Partitions>,
+    /// Record timestamps, `from <= timestamp < to`.
+    pub timestamps: Option<Range<i64>>,
+    /// Offsets.
+    pub offsets: Option<Offsets>,
+}
+
+/// One life of a topic, and what it holds of a query.
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// The topic and its life.
+    pub stream: StreamId,
+    /// How far each partition is archived.
+    pub positions: Vec<PartitionRange>,
+    /// The segments that can hold wanted records, in chain order.
+    pub segments: Vec<SegmentRef>,
+    /// The gaps that can lie in what is wanted.
+    pub gaps: Vec<Gap>,
+    /// Up to which time each partition is known to be complete.
+    pub complete_through: BTreeMap<i32, DateTime<Utc>>,
+}
+
+impl Query {
+    /// The offsets that are wanted of each partition of a stream archived as far as `positions`.
+    pub fn ranges(&self, positions: &[PartitionRange]) -> BTreeMap<i32, Range<i64>> {
+        let wanted =
+            positions.iter().filter(|at| self.partitions.as_ref().is_none_or(|set| set.contains(at.partition)));
+        wanted.map(|at| (at.partition, self.offsets.map_or(at.start..at.end, |offsets| offsets.within(at)))).collect()
+    }
+
+    /// The topic lives in `archive` that the query names, by topic, oldest life first.
+    ///
+    /// # Errors
+    /// `Kind::NotFound` for a name that no archived topic has: a misspelt name must not end as an empty replay.
+    pub fn streams(&self, archive: &[StreamId], cluster: Option<&str>) -> Result<Vec<StreamId>> {
+        let here: Vec<&StreamId> = archive.iter().filter(|id| cluster.is_none_or(|name| id.cluster == name)).collect();
+        for pattern in &self.topics {
+            if !here.iter().any(|id| pattern.matches(&id.topic)) {
+                return Err(no_topic(pattern, &here));
+            }
+        }
+        let named = |id: &StreamId| self.topics.is_empty() || self.topics.iter().any(|topic| topic.matches(&id.topic));
+        let mut streams: Vec<StreamId> = here.into_iter().filter(|id| named(id)).cloned().collect();
+        streams.sort();
+        let newest: BTreeMap<(String, String), u32> =
+            streams.iter().map(|id| ((id.cluster.clone(), id.topic.clone()), id.generation)).collect();
+        streams.retain(|id| match self.generation {
+            Some(generation) => id.generation == generation,
+            None if self.offsets.is_some() => {
+                newest.get(&(id.cluster.clone(), id.topic.clone())) == Some(&id.generation)
+            }
+            None => true,
+        });
+        if let (Some(generation), true) = (self.generation, streams.is_empty()) {
+            return Err(Error::new(Kind::NotFound, format!("no topic has a life of number {generation}"))
+                .hint("`tidelog ls` prints the lives: the number after the last dot of a stream"));
+        }
+        Ok(streams)
+    }
+}
+
+fn no_topic(pattern: &TopicPattern, here: &[&StreamId]) -> Error {
+    const SHOWN: usize = 20;
+    let wanted = match pattern {
+        TopicPattern::Name(name) => format!("the archive has no topic {name:?}"),
+        TopicPattern::Regex(regex) => format!("no topic of the archive matches {:?}", regex.as_str()),
+    };
+    let mut topics: Vec<&str> = here.iter().map(|id| id.topic.as_str()).collect();
+    topics.dedup();
+    let more = if topics.len() > SHOWN { format!(" and {} more", topics.len() - SHOWN) } else { String::new() };
+    topics.truncate(SHOWN);
+    let hint = if topics.is_empty() {
+        "the archive holds no topic of this cluster yet; `tidelog run` fills it".to_owned()
+    } else {
+        format!("it has {}{more}; a pattern is ^ and a regex", topics.join(", "))
+    };
+    Error::new(Kind::NotFound, wanted).hint(hint)
+}
+
+/// Finds what of the archive can hold records of `query`.
+pub async fn sources(store: &Store, cluster: Option<&str>, query: &Query) -> Result<Vec<Source>> {
+    let streams = query.streams(&manifest::streams(store).await?, cluster)?;
+    let mut sources = Vec::with_capacity(streams.len());
+    let mut claims: BTreeMap<String, Vec<Coverage>> = BTreeMap::new();
+    for stream in streams {
+        let Some(chain) = Chain::open(store, &stream).await? else { continue };
+        if !claims.contains_key(&stream.cluster) {
+            claims.insert(stream.cluster.clone(), coverage::load_all(store, &stream.cluster).await?);
+        }
+        let complete_through = coverage::complete_through(&claims[&stream.cluster], &chain);
+        let positions: Vec<PartitionRange> = chain.positions().copied().collect();
+        let selection = Selection { timestamps: query.timestamps.clone(), partitions: Some(query.ranges(&positions)) };
+        let selected = chain.select(&selection).await?;
+        let Selected { segments, gaps } = selected;
+        sources.push(Source { stream, positions, segments, gaps, complete_through });
+    }
+    Ok(sources)
+}
+
+/// What of `query` the archive does not have, as warnings: times and offsets that it has not reached, and what is lost.
+pub fn shortfalls(sources: &[Source], query: &Query) -> Vec<String> {
+    let mut newest: BTreeMap<(&str, &str), &Source> = BTreeMap::new();
+    for source in sources {
+        newest.insert((&source.stream.cluster, &source.stream.topic), source);
+    }
+    // Only the newest life of a topic goes on.
+    let mut warnings: Vec<String> = newest.values().filter_map(|source| source.not_reached(query)).collect();
+    for source in sources {
+        let wanted = query.ranges(&source.positions);
+        for gap in source.gaps.iter().filter(|gap| query.partitions.is_none() || wanted.contains_key(&gap.partition)) {
+            warnings.push(format!(
+                "{} partition {}: offsets {}..{} are lost ({})",
+                source.stream.topic,
+                gap.partition,
+                gap.start,
+                gap.end,
+                gap.reason.words()
+            ));
+        }
+    }
+    warnings
+}
+
+impl Source {
+    fn not_reached(&self, query: &Query) -> Option<String> {
+        let topic = &self.stream.topic;
+        let wanted = query.ranges(&self.positions);
+        if let Some(end) = query.offsets.and_then(|offsets| offsets.end) {
+            let short = self.positions.iter().find(|at| wanted.contains_key(&at.partition) && at.end < end)?;
+            return Some(format!("{topic} partition {} is archived up to offset {}", short.partition, short.end));
+        }
+        let to = query.timestamps.as_ref()?.end;
+        if let Some(unknown) = wanted.keys().find(|partition| !self.complete_through.contains_key(partition)) {
+            return Some(format!(
+                "{topic}: up to when partition {unknown} is complete is not known, records may be missing"
+            ));
+        }
+        let through = wanted.keys().filter_map(|partition| self.complete_through.get(partition)).min()?;
+        (through.timestamp_millis() < to).then(|| {
+            format!("{topic} is complete through {}: of later records some or all may be missing", time::utc(*through))
+        })
+    }
+}
+
+/// Topics as a user writes them: a name, or `^` and a regex.
+pub fn topic_pattern(text: &str) -> Result<TopicPattern> {
+    if text.is_empty() {
+        return Err(Error::new(Kind::Config, "a topic's name is empty").hint("write a name, or ^ and a regex"));
+    }
+    if !text.starts_with('^') {
+        return Ok(TopicPattern::Name(text.to_owned()));
+    }
+    Regex::new(text).map(TopicPattern::Regex).or_err(Kind::Config, || format!("{text:?} is not a regex"))
+}
+
+/// A set of partitions as a user writes it: `0,3-5`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Partitions(Vec<RangeInclusive<i32>>);
+
+impl Partitions {
+    /// Whether `partition` is in it.
+    pub fn contains(&self, partition: i32) -> bool {
+        self.0.iter().any(|range| range.contains(&partition))
+    }
+
+    /// The partition, if it is one alone.
+    pub fn single(&self) -> Option<i32> {
+        match self.0.as_slice() {
+            [one] if one.start() == one.end() => Some(*one.start()),
+            _ => None,
+        }
+    }
+}
+
+impl FromStr for Partitions {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let wrong = || {
+            Error::new(Kind::Config, format!("{text:?} is not a list of partitions"))
+                .hint("write numbers and ranges: --partitions 0,3-5")
+        };
+        let number = |text: &str| text.trim().parse::<i32>().ok().filter(|number| *number >= 0).ok_or_else(wrong);
+        let ranges = text.split(',').map(|part| {
+            let (first, last) = part.split_once('-').unwrap_or((part, part));
+            let range = number(first)?..=number(last)?;
+            if range.is_empty() { Err(wrong()) } else { Ok(range) }
+        });
+        ranges.collect::<Result<_>>().map(Self)
+    }
+}
+
+impl fmt::Display for Partitions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, range) in self.0.iter().enumerate() {
+            let comma = if index > 0 { "," } else { "" };
+            if range.start() == range.end() {
+                write!(f, "{comma}{}", range.start())?;
+            } else {
+                write!(f, "{comma}{}-{}", range.start(), range.end())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Offsets as a user writes them, `A..B`: from A up to, and without, B. Either may be left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Offsets {
+    start: Option<i64>,
+    end: Option<i64>,
+}
+
+impl Offsets {
+    /// What of them a partition holds that is archived as far as `at`.
+    fn within(self, at: &PartitionRange) -> Range<i64> {
+        let start = self.start.unwrap_or(at.start).max(at.start);
+        start..self.end.unwrap_or(at.end).min(at.end).max(start)
+    }
+}
+
+impl FromStr for Offsets {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let wrong = || {
+            Error::new(Kind::Config, format!("{text:?} is not a range of offsets"))
+                .hint("write --offsets A..B: from A up to, and without, B; either may be left out")
+        };
+        let (start, end) = text.split_once("..").ok_or_else(wrong)?;
+        let number = |text: &str| match text {
+            "" => Ok(None),
+            digits => digits.parse::<i64>().ok().filter(|number| *number >= 0).map(Some).ok_or_else(wrong),
+        };
+        let offsets = Self { start: number(start)?, end: number(end)? };
+        match (offsets.start, offsets.end) {
+            (None, None) => Err(wrong()),
+            (Some(start), Some(end)) if start >= end => Err(wrong()),
+            _ => Ok(offsets),
+        }
+    }
+}
+
+impl fmt::Display for Offsets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let number = |bound: Option<i64>| bound.map_or(String::new(), |bound| bound.to_string());
+        write!(f, "{}..{}", number(self.start), number(self.end))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn archive() -> Vec<StreamId> {
+        let ids = [("main", "orders", 1), ("main", "orders", 0), ("main", "cdc.users", 0), ("other", "orders", 0)];
+        ids.map(|(cluster, topic, generation)| StreamId::new(cluster, topic, generation)).to_vec()
+    }
+
+    fn named(query: &Query) -> Result<Vec<String>> {
+        Ok(query.streams(&archive(), Some("main"))?.iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn topics_are_named_and_matched_and_every_life_is_meant() {
+        let query = |text: &str| Query { topics: vec![topic_pattern(text).expect(text)], ..Query::default() };
+        assert_eq!(named(&query("orders")).expect("name"), ["kafka/main/orders.0", "kafka/main/orders.1"]);
+        assert_eq!(named(&query("^cdc\\.")).expect("regex"), ["kafka/main/cdc.users.0"]);
+        assert_eq!(named(&Query::default()).expect("all").len(), 3);
+        let error = named(&query("order")).expect_err("a name is not a prefix");
+        assert!(error.hint_text().is_some_and(|hint| hint.contains("cdc.users") && hint.contains("orders")));
+        assert!(named(&query("^x")).is_err());
+        assert!(topic_pattern("^(").is_err() && topic_pattern("").is_err());
+    }
+
+    #[test]
+    fn offsets_mean_the_newest_life_unless_another_is_named() {
+        let mut query = Query { offsets: Some("5..9".parse().expect("offsets")), ..Query::default() };
+        assert_eq!(named(&query).expect("newest"), ["kafka/main/cdc.users.0", "kafka/main/orders.1"]);
+        query.generation = Some(0);
+        assert_eq!(named(&query).expect("named"), ["kafka/main/cdc.users.0", "kafka/main/orders.0"]);
+        query.generation = Some(7);
+        assert!(named(&query).is_err());
+    }
+
+    #[test]
+    fn partitions_and_offsets_are_read_and_written_back() {
+        let partitions: Partitions = "0,3-5".parse().expect("list");
+        assert_eq!((0..7).filter(|p| partitions.contains(*p)).collect::<Vec<_>>(), [0, 3, 4, 5]);
+        assert_eq!(partitions.to_string(), "0,3-5");
+        assert_eq!(partitions.single(), None);
+        assert_eq!("4".parse::<Partitions>().expect("one").single(), Some(4));
+        assert!("0-2147483647".parse::<Partitions>().expect("wide").contains(i32::MAX));
+        for wrong in ["", "a", "5-3", "-1", "1,,2", "1-2-3"] {
+            assert_eq!(wrong.parse::<Partitions>().expect_err(wrong).exit_code(), 2);
+        }
+        for text in ["5..9", "5..", "..9"] {
+            assert_eq!(text.parse::<Offsets>().expect(text).to_string(), text);
+        }
+        for wrong in ["", "..", "9..5", "5..5", "5-9", "-1..5", "a..b"] {
+            assert_eq!(wrong.parse::<Offsets>().expect_err(wrong).exit_code(), 2);
+        }
+    }
+
+    #[test]
+    fn what_the_archive_has_not_reached_or_has_lost_is_said() {
+        let at = |partition| PartitionRange {
+            partition,
+            start: 0,
+            end: 100,
+            records: 1,
+            min_timestamp: Some(0),
+            max_timestamp: Some(0),
+        };
+        let time = |ms| DateTime::from_timestamp_millis(ms).expect("a time");
+        let lost =
+            Gap { partition: 1, start: 5, end: 9, reason: crate::stream::GapReason::BrokerRetention, found: time(0) };
+        let old = Source {
+            stream: StreamId::new("main", "orders", 0),
+            positions: vec![at(0), at(1)],
+            segments: Vec::new(),
+            gaps: Vec::new(),
+            complete_through: BTreeMap::new(),
+        };
+        let new = Source {
+            stream: old.stream.next_generation(),
+            complete_through: BTreeMap::from([(0, time(2_000)), (1, time(1_000))]),
+            ..old.clone()
+        };
+        let until = |to| Query { timestamps: Some(0..to), ..Query::default() };
+        assert!(shortfalls(&[old.clone(), new.clone()], &until(1_000)).is_empty(), "the old life is over");
+        let late = shortfalls(&[old.clone(), new.clone()], &until(1_001));
+        assert!(late.len() == 1 && late[0].contains("complete through 1970-01-01T00:00:01.000Z"), "{late:?}");
+        assert!(shortfalls(std::slice::from_ref(&old), &until(1))[0].contains("not known"));
+        let offsets = Query { offsets: Some("0..101".parse().expect("offsets")), ..Query::default() };
+        assert!(
+            shortfalls(std::slice::from_ref(&new), &offsets)[0].contains("partition 0 is archived up to offset 100")
+        );
+        let gap = shortfalls(&[Source { gaps: vec![lost], ..new }], &until(1_000));
+        assert!(gap[0].contains("offsets 5..9 are lost (broker retention)"), "{gap:?}");
+    }
+
+    #[test]
+    fn offsets_are_cut_to_what_is_archived() {
+        let at = |start, end| PartitionRange {
+            partition: 0,
+            start,
+            end,
+            records: 1,
+            min_timestamp: None,
+            max_timestamp: None,
+        };
+        let within = |text: &str| text.parse::<Offsets>().expect(text).within(&at(10, 20));
+        assert_eq!(within("5..15"), 10..15);
+        assert_eq!(within("12.."), 12..20);
+        assert_eq!(within("..12"), 10..12);
+        assert!(within("30..40").is_empty() && within("1..5").is_empty());
+    }
+}

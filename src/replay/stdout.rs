@@ -1,0 +1,67 @@
+//! The sink that writes JSON lines.
+
+use std::io::{self, Write};
+use std::sync::Arc;
+
+use tokio::sync::mpsc::Receiver;
+use tokio::sync::mpsc::error::TryRecvError;
+
+use super::feed::Step;
+use super::json::Line;
+use super::plan::Plan;
+use super::{Counters, Tally};
+use crate::error::{Error, Result};
+
+/// Lines are handed to the system in pieces of this size, or as soon as no more records wait.
+const PIECE: usize = 256 * 1024;
+
+/// Writes every record that comes as one line, until the channel closes or `limit` lines are written. A reader that has
+/// seen enough (`| head`) is no error.
+pub(super) fn write(
+    mut steps: Receiver<Step>,
+    plan: &Arc<Plan>,
+    limit: Option<u64>,
+    out: &mut dyn Write,
+    counters: &Counters,
+) -> Result<Tally> {
+    let lines: Vec<Line> = plan.parts.iter().map(|part| Line::of_topic(&part.stream.topic)).collect();
+    let mut left = limit.unwrap_or(u64::MAX);
+    let mut tally = Tally::default();
+    let mut text = Vec::with_capacity(PIECE + 64 * 1024);
+    while left > 0 {
+        let step = match steps.try_recv() {
+            Err(TryRecvError::Empty) => {
+                if !hand_over(out, &mut text)? {
+                    return Ok(tally);
+                }
+                steps.blocking_recv()
+            }
+            step => step.ok(),
+        };
+        let Some(Step::Send(run)) = step else { break };
+        let partition = run.block.partition();
+        let rows = run.rows.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        for record in run.records().take(rows) {
+            lines[run.part].write(partition, &record, &mut text);
+            tally.add(run.part, partition, record.offset, record.size());
+            if text.len() >= PIECE && !hand_over(out, &mut text)? {
+                return Ok(tally);
+            }
+        }
+        left -= rows as u64;
+        counters.show(&tally);
+    }
+    hand_over(out, &mut text)?;
+    Ok(tally)
+}
+
+/// Writes what waits; false if nobody reads any more.
+fn hand_over(out: &mut dyn Write, text: &mut Vec<u8>) -> Result<bool> {
+    let written = out.write_all(text).and_then(|()| out.flush());
+    text.clear();
+    match written {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(Error::io(error, "cannot write to the standard output")),
+    }
+}

@@ -1,0 +1,459 @@
+//! The member of the group: one thread polls it, and everything that the group or a partition does comes out of
+//! [`Consumer::poll`].
+//!
+//! A poll serves librdkafka's callbacks and takes a batch of messages in one call (`rd_kafka_consume_batch_queue`);
+//! records are borrowed from the batch, so nothing is allocated for a record. Nothing blocks it for longer than its
+//! `wait`: a consumer that is polled stays in its group.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::assignment::{Assignment, Key};
+use super::raw::{self, Callback, Failure, Handle, List, OFFSET_INVALID, Queue, RawHeaders, RawMessage, code};
+use super::{Event, TopicPartition, properties};
+use crate::config::{Kafka, TopicPattern};
+use crate::error::{Error, Kind, Result};
+use crate::record::{Header, TimestampType};
+
+/// How long librdkafka's own thread may take to move the fetchers of all partitions. It asks nobody; a moment is enough.
+const SEEK_WAIT: Duration = Duration::from_secs(5);
+
+/// One record, borrowed from the batch that is being given.
+pub struct Message<'a> {
+    /// The topic's name.
+    pub topic: &'a Arc<str>,
+    /// The topic's number in this consumer, from 0 without holes: an index for the caller's own table.
+    pub topic_index: u32,
+    /// The partition.
+    pub partition: i32,
+    /// The offset.
+    pub offset: i64,
+    /// Milliseconds since 1970; -1 if the record has none.
+    pub timestamp: i64,
+    /// Who set the timestamp.
+    pub timestamp_type: TimestampType,
+    /// The leader's epoch when the record was appended; -1 if it is not known.
+    pub leader_epoch: i32,
+    /// The key; null is not empty.
+    pub key: Option<&'a [u8]>,
+    /// The value; null is not empty.
+    pub value: Option<&'a [u8]>,
+    raw: RawMessage<'a>,
+}
+
+impl<'a> Message<'a> {
+    /// The headers, in their order, duplicates included. A NUL byte inside a header's name ends it: librdkafka gives
+    /// names as C strings.
+    pub fn headers(&self) -> Headers<'a> {
+        Headers(self.raw.headers())
+    }
+}
+
+/// The headers of one [`Message`].
+#[derive(Clone)]
+pub struct Headers<'a>(RawHeaders<'a>);
+
+impl<'a> Iterator for Headers<'a> {
+    type Item = Header<'a>;
+
+    fn next(&mut self) -> Option<Header<'a>> {
+        self.0.next().map(|(name, value)| Header { name, value })
+    }
+}
+
+/// A member of the consumer group.
+pub struct Consumer {
+    handle: Arc<Handle>,
+    queue: Queue,
+    assignment: Assignment,
+    /// Topics that are not read although the group assigns them.
+    exclude: Vec<TopicPattern>,
+    /// Whether the group moves single partitions or all at once.
+    cooperative: bool,
+    /// What the group has taken away and waits for.
+    revoked: Option<BTreeSet<Key>>,
+    callbacks: Vec<Callback>,
+}
+
+impl Consumer {
+    /// Joins the group and subscribes. Nothing is connected yet when it returns: a broker that cannot be reached is told
+    /// by [`Event::AllBrokersDown`] and [`Event::Fault`].
+    pub fn new(config: &Kafka) -> Result<Self> {
+        let mut topics = List::new();
+        for topic in properties::subscription(config)? {
+            topics.add(&topic, -1, OFFSET_INVALID)?;
+        }
+        let handle = Arc::new(Handle::consumer(&properties::consumer(config)?)?);
+        let queue = Queue::of_consumer(&handle)?;
+        handle.subscribe(&topics).map_err(|failure| {
+            Error::new(Kind::Config, format!("kafka.topics: cannot subscribe: {}", failure.text))
+                .hint("a topic is a name, or ^ and a regex")
+        })?;
+        Ok(Self {
+            handle,
+            queue,
+            assignment: Assignment::default(),
+            exclude: config.exclude.clone(),
+            cooperative: true,
+            revoked: None,
+            callbacks: Vec::new(),
+        })
+    }
+
+    /// Gives at most `max` records to `on_message` and everything else to `events`; returns when it has `max`, or when
+    /// `wait` is over. Records of a partition come in the order of their offsets, each offset once.
+    ///
+    /// An error means that librdkafka refuses what it must do: the consumer must be built anew.
+    pub fn poll(
+        &mut self,
+        max: usize,
+        wait: Duration,
+        mut on_message: impl FnMut(Message<'_>),
+        events: &mut Vec<Event>,
+    ) -> Result<()> {
+        self.settle()?;
+        let Self { handle, queue, assignment, .. } = self;
+        let batch = queue.consume(max, wait);
+        // Before the records: a rebalance in this batch tells which of them count.
+        handle.take_callbacks(&mut self.callbacks);
+        let rebalance = |callback: &Callback| matches!(callback, Callback::Assigned(_) | Callback::Revoked { .. });
+        if self.callbacks.iter().any(rebalance) {
+            assignment.shaken();
+        }
+        let mut ends = Vec::new();
+        let (mut address, mut index) = (0, 0);
+        for raw in batch.iter() {
+            if raw.topic_address() != address || address == 0 {
+                let Some(name) = raw.topic() else {
+                    ends.push(Event::Fault { error: raw.failure().into_error("Kafka consumer"), fatal: false });
+                    continue;
+                };
+                index = assignment.index(&String::from_utf8_lossy(name));
+                address = raw.topic_address();
+            }
+            if raw.code() != 0 {
+                ends.extend(error_event(assignment, index, raw));
+            } else if assignment.accept((index, raw.partition()), raw.offset()) {
+                on_message(message(assignment.name(index), index, raw));
+            }
+        }
+        drop(batch);
+        self.take_callbacks(events)?;
+        events.append(&mut ends);
+        Ok(())
+    }
+
+    /// Turns what was called back into events.
+    fn take_callbacks(&mut self, events: &mut Vec<Event>) -> Result<()> {
+        for callback in std::mem::take(&mut self.callbacks) {
+            match callback {
+                Callback::Assigned(partitions) => {
+                    self.cooperative = self.handle.is_cooperative();
+                    let wanted = partitions.into_iter().filter(|(topic, _)| !self.excludes(topic));
+                    let owned: Vec<_> = wanted.collect();
+                    if !owned.is_empty() {
+                        let owned = owned.iter().map(|(topic, partition)| self.assignment.own(topic, *partition));
+                        events.push(Event::Assigned(owned.collect()));
+                    }
+                }
+                Callback::Revoked { partitions, lost } => self.revoke(partitions, lost, events)?,
+                Callback::CommitFailed(failure) => {
+                    events.push(Event::Fault { error: failure.into_error("cannot commit offsets"), fatal: false });
+                }
+                Callback::Error { failure, .. } if failure.code == code::ALL_BROKERS_DOWN => {
+                    events.push(Event::AllBrokersDown);
+                }
+                Callback::Error { failure, fatal } => {
+                    events.push(Event::Fault { error: failure.into_error("Kafka client"), fatal });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn excludes(&self, topic: &str) -> bool {
+        self.exclude.iter().any(|pattern| pattern.matches(topic))
+    }
+
+    fn revoke(&mut self, partitions: Vec<(String, i32)>, lost: bool, events: &mut Vec<Event>) -> Result<()> {
+        let known: Vec<TopicPartition> = partitions
+            .into_iter()
+            .map(|(topic, partition)| TopicPartition::new(topic, partition))
+            .filter(|at| self.assignment.key(at).is_some())
+            .collect();
+        let keys: Vec<Key> = known.iter().filter_map(|at| self.assignment.key(at)).collect();
+        for key in &keys {
+            self.assignment.disown(*key);
+        }
+        self.revoked.get_or_insert_default().extend(keys);
+        if known.is_empty() {
+            return self.unassign(&[]); // the group waits for an answer all the same
+        }
+        events.push(Event::Revoked { partitions: known, lost });
+        Ok(())
+    }
+
+    /// Starts to read partitions that [`Event::Assigned`] named, each at its offset. Partitions that were revoked since
+    /// are left out.
+    pub fn assign(&mut self, partitions: &[(TopicPartition, i64)]) -> Result<()> {
+        let mut added = List::new();
+        let mut keys = Vec::new();
+        for (at, next) in partitions {
+            let Some(key) = self.assignment.key(at) else { continue };
+            if self.assignment.slot(key).is_some_and(|slot| slot.reading) {
+                self.assignment.send_to(key, *next);
+            } else if self.assignment.start(key, *next) {
+                added.add(&at.topic, at.partition, *next)?;
+                keys.push(key);
+            }
+        }
+        if keys.is_empty() {
+            return self.settle();
+        }
+        let done = if self.cooperative { self.handle.incremental_assign(&added) } else { self.assign_all() };
+        done.map_err(|failure| {
+            for key in keys {
+                self.assignment.free(key);
+            }
+            failure.into_error("cannot assign partitions")
+        })?;
+        self.settle()
+    }
+
+    /// An eager group knows only the whole assignment.
+    fn assign_all(&self) -> Result<(), Failure> {
+        self.handle.assign(&self.list(&self.assignment.reading()))
+    }
+
+    fn list(&self, partitions: &[(Key, i64)]) -> List {
+        let mut list = List::new();
+        for ((topic, partition), next) in partitions {
+            // A name that came from librdkafka can go back to it: it holds no NUL.
+            if let Err(error) = list.add(self.assignment.name(*topic), *partition, *next) {
+                tracing::error!(%error, "a topic's name cannot be given to librdkafka");
+            }
+        }
+        list
+    }
+
+    fn keys(&self, partitions: &[TopicPartition]) -> BTreeSet<Key> {
+        partitions.iter().filter_map(|at| self.assignment.key(at)).collect()
+    }
+
+    /// Stops to read partitions; no record of them is given any more. If the group waits for partitions, they go too:
+    /// this is the answer to [`Event::Revoked`], and the group goes on from here.
+    pub fn unassign(&mut self, partitions: &[TopicPartition]) -> Result<()> {
+        let mut leaving = self.keys(partitions);
+        let answer = self.revoked.take();
+        leaving.extend(answer.iter().flatten());
+        let (leaving, idle): (Vec<Key>, Vec<Key>) =
+            leaving.into_iter().partition(|key| self.assignment.slot(*key).is_some_and(|slot| slot.reading));
+        for key in idle {
+            self.assignment.free(key);
+        }
+        if leaving.is_empty() && answer.is_none() {
+            return Ok(());
+        }
+        let is_paused = |key: &&Key| self.assignment.slot(**key).is_some_and(|slot| slot.paused);
+        let paused: Vec<_> = leaving.iter().filter(is_paused).map(|key| (*key, OFFSET_INVALID)).collect();
+        let removed: Vec<_> = leaving.iter().map(|key| (*key, OFFSET_INVALID)).collect();
+        for key in leaving {
+            self.assignment.free(key);
+        }
+        // librdkafka keeps the flag of a paused partition over its next assignment.
+        let resumed = self.handle.resume(&mut self.list(&paused));
+        let done = if self.cooperative {
+            self.handle.incremental_unassign(&self.list(&removed))
+        } else if answer.is_some() {
+            self.handle.unassign_all()
+        } else {
+            self.assign_all()
+        };
+        done.and(resumed).map_err(|failure| failure.into_error("cannot give partitions back"))?;
+        self.settle()
+    }
+
+    /// Stops to fetch partitions; what librdkafka has of them is thrown away.
+    pub fn pause(&mut self, partitions: &[TopicPartition]) -> Result<()> {
+        let mut keys = self.keys(partitions);
+        keys.retain(|key| self.assignment.slot(*key).is_some_and(|slot| slot.reading && !slot.paused));
+        let list: Vec<_> = keys.iter().map(|key| (*key, 0)).collect();
+        self.handle.pause(&mut self.list(&list)).map_err(|failure| failure.into_error("cannot pause partitions"))?;
+        for key in keys {
+            self.assignment.set_paused(key, true);
+        }
+        Ok(())
+    }
+
+    /// Goes on with paused partitions, each at the caller's own next offset: librdkafka's may be one record too far
+    /// (see `assignment`).
+    pub fn resume(&mut self, partitions: &[(TopicPartition, i64)]) -> Result<()> {
+        let mut list = Vec::new();
+        for (at, next) in partitions {
+            let Some(key) = self.assignment.key(at) else { continue };
+            if self.assignment.slot(key).is_some_and(|slot| slot.reading && slot.paused) {
+                self.assignment.send_to(key, *next);
+                list.push((key, *next));
+            }
+        }
+        self.settle()?;
+        self.handle.resume(&mut self.list(&list)).map_err(|failure| failure.into_error("cannot resume partitions"))?;
+        for (key, _) in list {
+            self.assignment.set_paused(key, false);
+        }
+        Ok(())
+    }
+
+    /// Goes on elsewhere: also the way on after [`Event::OutOfRange`].
+    pub fn seek(&mut self, partitions: &[(TopicPartition, i64)]) -> Result<()> {
+        for (at, next) in partitions {
+            if let Some(key) = self.assignment.key(at) {
+                self.assignment.send_to(key, *next);
+            }
+        }
+        self.settle()
+    }
+
+    /// Sends librdkafka to where partitions shall go on. While the group waits for partitions, librdkafka holds all of
+    /// them still; they are moved when it has its answer.
+    fn settle(&mut self) -> Result<()> {
+        if self.revoked.is_some() {
+            return Ok(());
+        }
+        let away = self.assignment.away();
+        if away.is_empty() {
+            return Ok(());
+        }
+        let mut list = self.list(&away);
+        match self.handle.seek(&mut list, SEEK_WAIT) {
+            Ok(()) => {}
+            // A process that was frozen meanwhile, or a machine without a free core.
+            Err(failure) if failure.code == code::TIMED_OUT => tracing::warn!("librdkafka is slow to move partitions"),
+            Err(failure) => return Err(failure.into_error("cannot move partitions")),
+        }
+        let mut stopped = Vec::new();
+        for entry in list.iter() {
+            let key = (self.assignment.index(&String::from_utf8_lossy(entry.topic)), entry.partition);
+            match entry.code {
+                0 => self.assignment.arrived(key),
+                // Its fetcher is not running: it gave up after an out-of-range, or has not started yet.
+                code::STATE | code::UNKNOWN_PARTITION => stopped.push(key),
+                code => {
+                    tracing::debug!(topic = %self.assignment.name(key.0), partition = key.1, code, "seek is retried")
+                }
+            }
+        }
+        self.restart(&stopped).map_err(|failure| failure.into_error("cannot start partitions anew"))
+    }
+
+    /// Takes partitions out of librdkafka's assignment and puts them in again. The group does not notice.
+    fn restart(&mut self, stopped: &[Key]) -> Result<(), Failure> {
+        if stopped.is_empty() {
+            return Ok(());
+        }
+        if self.cooperative {
+            let next = |key: &Key| self.assignment.slot(*key).map_or(OFFSET_INVALID, |slot| slot.next);
+            let list = self.list(&stopped.iter().map(|key| (*key, next(key))).collect::<Vec<_>>());
+            self.handle.incremental_unassign(&list)?;
+            self.handle.incremental_assign(&list)?;
+        } else {
+            self.assign_all()?;
+        }
+        for key in stopped {
+            self.assignment.arrived(*key);
+        }
+        Ok(())
+    }
+
+    /// Tells the group how far the archive is. It is an echo for other tools: the answer is not waited for, and a failure
+    /// comes as an [`Event::Fault`].
+    pub fn commit(&mut self, offsets: &[(TopicPartition, i64)]) -> Result<()> {
+        let mut list = List::new();
+        for (at, next) in offsets {
+            list.add(&at.topic, at.partition, *next)?;
+        }
+        if list.is_empty() {
+            return Ok(()); // an empty list would mean librdkafka's own positions
+        }
+        self.handle.commit(&list).map_err(|failure| failure.into_error("cannot commit offsets"))
+    }
+
+    /// Leaves the group, so that others take over at once, and waits for commits under way; at most `wait` long. Without
+    /// it the group finds out after its session timeout.
+    pub fn close(mut self, wait: Duration) -> Result<()> {
+        let until = Instant::now() + wait;
+        if self.revoked.is_some() {
+            self.unassign(&[])?;
+        }
+        let mut queue = Queue::new(&self.handle);
+        self.handle.close(&queue).map_err(|failure| failure.into_error("cannot leave the group"))?;
+        while !self.handle.is_closed() {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(Error::new(Kind::Unavailable, "the group did not let go of this member in time"));
+            }
+            drop(queue.consume(1000, left.min(Duration::from_millis(50))));
+        }
+        Ok(())
+    }
+}
+
+fn message<'a>(topic: &'a Arc<str>, topic_index: u32, raw: RawMessage<'a>) -> Message<'a> {
+    let (timestamp, kind) = raw.timestamp();
+    Message {
+        topic,
+        topic_index,
+        partition: raw.partition(),
+        offset: raw.offset(),
+        timestamp,
+        timestamp_type: match kind {
+            1 => TimestampType::Create,
+            2 => TimestampType::LogAppend,
+            _ => TimestampType::NotAvailable,
+        },
+        leader_epoch: raw.leader_epoch(),
+        key: raw.key(),
+        value: raw.value(),
+        raw,
+    }
+}
+
+/// An error in a message's place, if it concerns a partition that is read.
+fn error_event(assignment: &mut Assignment, index: u32, raw: RawMessage<'_>) -> Option<Event> {
+    let key = (index, raw.partition());
+    match raw.code() {
+        code::PARTITION_EOF => assignment
+            .accept_end(key, raw.offset())
+            .then(|| Event::EndOfPartition { at: assignment.at(key), next_offset: raw.offset() }),
+        code::AUTO_OFFSET_RESET => reset_event(assignment, key, raw),
+        // No offset: it is about the topic, and the partition means nothing (rd_kafka_propagate_consumer_topic_errors).
+        _ if raw.offset() == OFFSET_INVALID => {
+            let topic = Arc::clone(assignment.name(index));
+            let error = raw.failure().into_error(format_args!("topic {topic}"));
+            Some(Event::TopicError { topic, error })
+        }
+        _ => assignment.accept_error(key).then(|| {
+            let at = assignment.at(key);
+            let error = raw.failure().into_error(&at);
+            Event::PartitionError { at, error }
+        }),
+    }
+}
+
+/// librdkafka stopped a fetcher (`auto.offset.reset=error`). The error is never outdated (its version is 0), and a fetch
+/// at a position that was too far (see `assignment`) gives one, too: only one about the next offset is true, and after
+/// any other the partition is sent to where it belongs.
+fn reset_event(assignment: &mut Assignment, key: Key, raw: RawMessage<'_>) -> Option<Event> {
+    let slot = *assignment.slot(key).filter(|slot| slot.reading)?;
+    let failure = raw.failure();
+    let at = assignment.at(key);
+    if failure.text.contains(&raw::text_of(code::LOG_TRUNCATION)) {
+        return Some(Event::Truncated { error: failure.into_error(&at), at });
+    }
+    if raw.offset() == slot.next && !slot.away {
+        return Some(Event::OutOfRange { at, offset: raw.offset() });
+    }
+    assignment.send_to(key, slot.next);
+    None
+}

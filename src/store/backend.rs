@@ -1,0 +1,148 @@
+//! From `archive.url` and `[archive.options]` to an open backend, rooted at the archive.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
+use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
+use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
+use object_store::local::LocalFileSystem;
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::prefix::PrefixStore;
+use object_store::{ObjectStore, RetryConfig};
+use url::Url;
+
+use super::fault;
+use crate::config::Archive;
+use crate::error::{Error, Kind, Result, ResultExt};
+
+/// How often a request is sent again by the cloud's client, with growing pauses from 0.1 s. Together with the time
+/// below it rides out a moment's trouble; a longer outage comes back as [`Kind::Unavailable`], for the caller to count,
+/// to tell and to try again.
+const RETRIES: usize = 7;
+
+/// After this time no request is sent again.
+const RETRY_FOR: Duration = Duration::from_secs(20);
+
+/// Opens the backend of `archive`.
+pub(super) fn open(archive: &Archive) -> Result<Arc<dyn ObjectStore>> {
+    let url = &archive.url;
+    match url.scheme() {
+        "file" => local(archive),
+        "memory" => {
+            no_options(archive)?;
+            rooted(InMemory::new(), url)
+        }
+        "s3" => {
+            let builder = AmazonS3Builder::from_env().with_url(bucket_url(url)?).with_retry(retry());
+            let set = |builder: AmazonS3Builder, key: AmazonS3ConfigKey, value: &str| builder.with_config(key, value);
+            rooted(built(with_options(archive, builder, "aws_", set)?.build(), url)?, url)
+        }
+        "gs" => {
+            let builder = GoogleCloudStorageBuilder::from_env().with_url(bucket_url(url)?).with_retry(retry());
+            let set =
+                |builder: GoogleCloudStorageBuilder, key: GoogleConfigKey, value: &str| builder.with_config(key, value);
+            rooted(built(with_options(archive, builder, "google_", set)?.build(), url)?, url)
+        }
+        "az" => {
+            let builder = MicrosoftAzureBuilder::from_env().with_url(bucket_url(url)?).with_retry(retry());
+            let set =
+                |builder: MicrosoftAzureBuilder, key: AzureConfigKey, value: &str| builder.with_config(key, value);
+            rooted(built(with_options(archive, builder, "azure_", set)?.build(), url)?, url)
+        }
+        other => Err(Error::new(Kind::Config, format!("archive.url: there is no store for {other}://"))
+            .hint("use file://, s3://, gs://, az:// or memory://")),
+    }
+}
+
+fn local(archive: &Archive) -> Result<Arc<dyn ObjectStore>> {
+    no_options(archive)?;
+    let url = &archive.url;
+    let root = url.to_file_path().map_err(|()| {
+        Error::new(Kind::Config, format!("archive.url: {url} does not name a local directory"))
+            .hint("write an absolute path with three slashes, as in file:///var/lib/tidelog/archive")
+    })?;
+    make_directory(&root).map_err(|error| {
+        Error::io(error, format!("cannot make the archive's directory {}", root.display()))
+            .hint("make the directory by hand and give it to the user that runs tidelog")
+    })?;
+    let files = LocalFileSystem::new_with_prefix(&root);
+    // fsync: an object is on the disk, and its name in its directory, before the call returns.
+    Ok(Arc::new(files.map_err(|error| fault::translate(error, format!("cannot open {url}")))?.with_fsync(true)))
+}
+
+/// Makes the directory and those above it, and makes their names durable.
+fn make_directory(root: &std::path::Path) -> std::io::Result<()> {
+    let missing: Vec<PathBuf> =
+        root.ancestors().take_while(|directory| !directory.exists()).map(PathBuf::from).collect();
+    std::fs::create_dir_all(root)?;
+    for made in missing {
+        if let Some(above) = made.parent() {
+            std::fs::File::open(above)?.sync_all()?;
+        }
+    }
+    Ok(())
+}
+
+fn no_options(archive: &Archive) -> Result<()> {
+    match archive.options.keys().next() {
+        None => Ok(()),
+        Some(key) => Err(Error::new(
+            Kind::Config,
+            format!("archive.options.{key}: {}:// takes no options", archive.url.scheme()),
+        )
+        .hint("remove the key; only s3://, gs:// and az:// have options")),
+    }
+}
+
+/// Hands every option to the builder; a key that it does not know is refused by name.
+fn with_options<B, K: FromStr>(
+    archive: &Archive,
+    builder: B,
+    prefix: &str,
+    set: impl Fn(B, K, &str) -> B,
+) -> Result<B> {
+    archive.options.iter().try_fold(builder, |builder, (key, value)| {
+        let known = K::from_str(key).map_err(|_| {
+            let scheme = archive.url.scheme();
+            let message = format!("archive.options.{key}: {scheme}:// has no such option");
+            Error::new(Kind::Config, message).hint(format!(
+                "options of {scheme}:// are object_store's, in lower case, and begin with {prefix} (for example \
+                 {prefix}allow_http)"
+            ))
+        })?;
+        Ok(set(builder, known, value))
+    })
+}
+
+/// The part of the URL that names the bucket.
+fn bucket_url(url: &Url) -> Result<String> {
+    let bucket = url.host_str().unwrap_or_default();
+    if bucket.is_empty() {
+        return Err(Error::new(Kind::Config, format!("archive.url: {url} names no bucket"))
+            .hint(format!("write {}://bucket/folder", url.scheme())));
+    }
+    if url.password().is_some() || !url.username().is_empty() {
+        return Err(Error::new(Kind::Config, "archive.url: credentials do not belong into the URL")
+            .hint("use the cloud's usual environment variables or [archive.options]"));
+    }
+    Ok(format!("{}://{bucket}", url.scheme()))
+}
+
+fn retry() -> RetryConfig {
+    RetryConfig { max_retries: RETRIES, retry_timeout: RETRY_FOR, ..RetryConfig::default() }
+}
+
+fn built<S>(store: object_store::Result<S>, url: &Url) -> Result<S> {
+    store.or_err(Kind::Config, || format!("archive.options: cannot open {url}"))
+}
+
+/// Puts the path of `url` before every key.
+fn rooted<S: ObjectStore>(store: S, url: &Url) -> Result<Arc<dyn ObjectStore>> {
+    let folder = Path::from_url_path(url.path())
+        .or_err(Kind::Config, || format!("archive.url: {:?} cannot be a folder of objects", url.path()))?;
+    Ok(if folder.is_root() { Arc::new(store) } else { Arc::new(PrefixStore::new(store, folder)) })
+}

@@ -1,0 +1,258 @@
+//! What the conformance suite cannot reach: URLs and options, broken backends, errors.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use object_store::local::LocalFileSystem;
+use object_store::memory::InMemory;
+use object_store::{
+    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, PutMultipartOptions, PutResult, UploadPart,
+};
+
+use super::*;
+
+fn archive(url: &str, options: &[(&str, &str)]) -> Archive {
+    let options: BTreeMap<_, _> = options.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect();
+    Archive { url: url.parse().unwrap(), spool_dir: PathBuf::new(), options }
+}
+
+fn refused(url: &str, options: &[(&str, &str)]) -> Error {
+    let error = Store::open(&archive(url, options)).unwrap_err();
+    assert_eq!(error.kind(), Kind::Config, "{error}");
+    error
+}
+
+#[test]
+fn every_scheme_opens_with_its_own_options() {
+    let account = [("azure_storage_account_name", "a"), ("azure_storage_account_key", "a2V5")];
+    for (url, options) in [
+        ("memory:///", &[][..]),
+        ("s3://bucket", &[("aws_region", "eu-central-1"), ("aws_endpoint", "https://s3.example.com")]),
+        ("s3://bucket/deep/folder", &[("aws_allow_http", "true"), ("timeout", "10 seconds")]),
+        ("gs://bucket/folder", &[("google_skip_signature", "true")]),
+        ("az://container/folder", &account),
+    ] {
+        let store = Store::open(&archive(url, options)).unwrap();
+        assert_eq!(store.url(), url);
+    }
+}
+
+#[test]
+fn unknown_options_are_refused_by_name_with_the_prefix() {
+    for (url, prefix) in [("s3://b", "aws_"), ("gs://b", "google_"), ("az://b", "azure_")] {
+        let error = refused(url, &[("endpint", "x")]);
+        assert!(error.to_string().contains("archive.options.endpint"), "{error}");
+        assert!(error.hint_text().unwrap().contains(prefix));
+    }
+    assert!(refused("memory:///", &[("aws_region", "x")]).to_string().contains("takes no options"));
+    assert!(refused("file:///tmp", &[("aws_region", "x")]).to_string().contains("archive.options.aws_region"));
+    refused("s3://b", &[("aws_allow_http", "perhaps")]);
+}
+
+#[test]
+fn urls_that_name_no_archive_are_refused() {
+    assert!(refused("ftp://host/x", &[]).hint_text().unwrap().contains("s3://"));
+    assert!(refused("s3:///folder", &[]).to_string().contains("names no bucket"));
+    let error = refused("s3://key:secret@bucket", &[]);
+    assert!(error.to_string().contains("credentials") && !format!("{error:?}").contains("secret@"), "{error:?}");
+    assert!(refused("file://host/x", &[]).hint_text().unwrap().contains("three slashes"));
+}
+
+#[test]
+fn a_disk_that_is_full_or_read_only_is_told() {
+    let judged = |kind: io::ErrorKind| {
+        let source = Box::new(Beneath(io::Error::from(kind)));
+        fault::translate(object_store::Error::Generic { store: "disk", source }, "cannot write x".into())
+    };
+    let full = judged(io::ErrorKind::StorageFull);
+    assert_eq!((full.kind(), full.is_transient()), (Kind::Full, true));
+    assert!(full.hint_text().unwrap().contains("make room"));
+    for kind in [io::ErrorKind::ReadOnlyFilesystem, io::ErrorKind::PermissionDenied] {
+        assert_eq!(judged(kind).kind(), Kind::Denied);
+        assert!(judged(kind).hint_text().unwrap().contains("read-only"));
+    }
+    assert_eq!(judged(io::ErrorKind::ConnectionReset).kind(), Kind::Unavailable);
+}
+
+/// A layer between object_store's error and the operating system's, as object_store's own are.
+#[derive(Debug)]
+struct Beneath(io::Error);
+
+impl fmt::Display for Beneath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a layer")
+    }
+}
+
+impl std::error::Error for Beneath {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.0)
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_listen_is_unavailable() {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let endpoint = format!("http://127.0.0.1:{port}");
+    let options = [
+        ("aws_endpoint", endpoint.as_str()),
+        ("aws_allow_http", "true"),
+        ("aws_access_key_id", "k"),
+        ("aws_secret_access_key", "s"),
+    ];
+    let store = Store::open(&archive("s3://bucket", &options)).unwrap();
+    let error = store.probe().await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Unavailable, "{error}");
+    assert!(error.hint_text().unwrap().contains("aws_endpoint"));
+    assert!(error.to_string().contains("cannot create tidelog-probe-"), "{error}");
+}
+
+/// What is wrong with a store.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Wrong {
+    IgnoresConditions,
+    HasNoConditions,
+    KeepsDeleted,
+    GivesBackSomethingElse,
+    /// This part of an upload fails.
+    FailsPart(u32),
+}
+
+#[derive(Debug)]
+struct Broken<S> {
+    inner: S,
+    wrong: Wrong,
+}
+
+impl<S> fmt::Display for Broken<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.wrong)
+    }
+}
+
+#[async_trait::async_trait]
+impl<S: ObjectStore> ObjectStore for Broken<S> {
+    async fn put_opts(
+        &self,
+        location: &Path,
+        payload: PutPayload,
+        mut opts: PutOptions,
+    ) -> object_store::Result<PutResult> {
+        let create = matches!(opts.mode, PutMode::Create);
+        match self.wrong {
+            Wrong::IgnoresConditions => opts.mode = PutMode::Overwrite,
+            Wrong::HasNoConditions if create => {
+                return Err(object_store::Error::NotImplemented { operation: "x".into(), implementer: "y".into() });
+            }
+            _ => {}
+        }
+        self.inner.put_opts(location, payload, opts).await
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        location: &Path,
+        opts: PutMultipartOptions,
+    ) -> object_store::Result<Box<dyn MultipartUpload>> {
+        let inner = self.inner.put_multipart_opts(location, opts).await?;
+        let Wrong::FailsPart(fails) = self.wrong else { return Ok(inner) };
+        Ok(Box::new(BrokenUpload { inner, fails, parts: AtomicU32::new(0) }))
+    }
+
+    async fn get_opts(&self, location: &Path, options: GetOptions) -> object_store::Result<GetResult> {
+        match self.wrong {
+            Wrong::GivesBackSomethingElse => {
+                let other = InMemory::new();
+                other.put(location, "something else".into()).await?;
+                other.get_opts(location, options).await
+            }
+            _ => self.inner.get_opts(location, options).await,
+        }
+    }
+
+    fn delete_stream(
+        &self,
+        locations: BoxStream<'static, object_store::Result<Path>>,
+    ) -> BoxStream<'static, object_store::Result<Path>> {
+        if self.wrong == Wrong::KeepsDeleted { locations } else { self.inner.delete_stream(locations) }
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
+        self.inner.list(prefix)
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> object_store::Result<ListResult> {
+        self.inner.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> object_store::Result<()> {
+        self.inner.copy_opts(from, to, options).await
+    }
+}
+
+#[derive(Debug)]
+struct BrokenUpload {
+    inner: Box<dyn MultipartUpload>,
+    fails: u32,
+    parts: AtomicU32,
+}
+
+#[async_trait::async_trait]
+impl MultipartUpload for BrokenUpload {
+    fn put_part(&mut self, data: PutPayload) -> UploadPart {
+        if self.parts.fetch_add(1, Ordering::Relaxed) == self.fails {
+            return Box::pin(async { Err(object_store::Error::Generic { store: "broken", source: "reset".into() }) });
+        }
+        self.inner.put_part(data)
+    }
+
+    async fn complete(&mut self) -> object_store::Result<PutResult> {
+        self.inner.complete().await
+    }
+
+    async fn abort(&mut self) -> object_store::Result<()> {
+        self.inner.abort().await
+    }
+}
+
+#[tokio::test]
+async fn the_probe_finds_what_a_store_cannot_do() {
+    for (wrong, kind, says) in [
+        (Wrong::IgnoresConditions, Kind::Unsupported, "does not support conditional puts"),
+        (Wrong::HasNoConditions, Kind::Unsupported, "cannot create"),
+        (Wrong::KeepsDeleted, Kind::Unsupported, "keeps an object that was deleted"),
+        (Wrong::GivesBackSomethingElse, Kind::Corrupt, "does not give back what was written"),
+    ] {
+        let store = Store::over(Arc::new(Broken { inner: InMemory::new(), wrong }), "s3://bucket");
+        let error = store.probe().await.unwrap_err();
+        assert_eq!(error.kind(), kind, "{error}");
+        assert!(error.to_string().contains(says) && error.hint_text().is_some(), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_upload_that_breaks_off_leaves_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("segment");
+    std::fs::write(&file, vec![1; 5 * PART_BYTES as usize / 2]).unwrap();
+    for fails in 0..3 {
+        let root = directory.path().join(format!("archive-{fails}"));
+        std::fs::create_dir(&root).unwrap();
+        let inner = LocalFileSystem::new_with_prefix(&root).unwrap();
+        let store = Store::over(Arc::new(Broken { inner, wrong: Wrong::FailsPart(fails) }), "file:///archive");
+        let error = store.upload(&Path::from("key"), &file).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Unavailable, "{error}");
+        assert_eq!(std::fs::read_dir(&root).unwrap().count(), 0, "no staged file is left");
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_shrinks_while_it_is_uploaded_is_an_error() {
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(10).unwrap();
+    assert!(read_part(Arc::new(file), 5, 6).await.is_err());
+}

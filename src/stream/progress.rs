@@ -1,0 +1,114 @@
+//! How far a stream has come: what all entries of a chain up to one of them add up to.
+//!
+//! Entries flow in one by one, in the order of their numbers; out comes, for each partition, the range that is archived
+//! without a hole, and the totals. A writer and a reader use the same sum, and a snapshot is nothing but this sum
+//! written down, so that they can be compared.
+
+use std::collections::BTreeMap;
+
+use super::invariants::{self, Violation};
+use super::{Body, PartitionRange, Snapshot, Totals};
+
+/// The sum of a chain's entries up to one of them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Progress {
+    positions: BTreeMap<i32, PartitionRange>,
+    totals: Totals,
+}
+
+impl Progress {
+    /// The sum that a snapshot wrote down.
+    pub fn from_snapshot(snapshot: &Snapshot) -> Self {
+        let positions = snapshot.positions.iter().map(|range| (range.partition, *range)).collect();
+        Self { positions, totals: snapshot.totals }
+    }
+
+    /// What is archived of `partition`: from its first offset to the next one to read.
+    pub fn position(&self, partition: i32) -> Option<&PartitionRange> {
+        self.positions.get(&partition)
+    }
+
+    /// What is archived of each partition, in their order.
+    pub fn positions(&self) -> impl ExactSizeIterator<Item = &PartitionRange> {
+        self.positions.values()
+    }
+
+    /// What the entries add up to.
+    pub fn totals(&self) -> &Totals {
+        &self.totals
+    }
+
+    /// Whether `body` may follow: its ranges are sound, and each starts where its partition ended.
+    ///
+    /// # Errors
+    /// The first rule that it breaks.
+    pub fn accepts(&self, body: &Body) -> Result<(), Violation> {
+        invariants::body_is_sound(body)?;
+        let mut reached: Option<PartitionRange> = None;
+        for range in body.ranges() {
+            let before = match reached {
+                Some(last) if last.partition == range.partition => Some(last),
+                _ => self.position(range.partition).copied(),
+            };
+            invariants::starts_where_partition_ended(before.as_ref(), &range)?;
+            reached = Some(range);
+        }
+        Ok(())
+    }
+
+    /// Adds `body`, which [`Progress::accepts`] it. A snapshot adds nothing: it repeats the sum.
+    pub fn add(&mut self, body: &Body) {
+        for range in body.ranges() {
+            self.positions.entry(range.partition).and_modify(|position| position.extend(&range)).or_insert(range);
+        }
+        self.totals.add(&Totals::of(body.segments(), body.gaps()));
+    }
+}
+
+impl PartitionRange {
+    /// Appends `next`, which starts where `self` ends.
+    fn extend(&mut self, next: &Self) {
+        self.end = next.end;
+        self.records = self.records.saturating_add(next.records);
+        self.min_timestamp = least(self.min_timestamp, next.min_timestamp);
+        self.max_timestamp = self.max_timestamp.max(next.max_timestamp);
+    }
+}
+
+impl Totals {
+    /// What these segments and gaps add up to.
+    pub fn of(segments: &[super::SegmentRef], gaps: &[super::Gap]) -> Self {
+        let mut totals = Self { gaps: gaps.len() as u64, ..Self::default() };
+        for segment in segments {
+            totals.add(&Self {
+                segments: 1,
+                records: segment.records(),
+                raw_bytes: segment.raw_bytes,
+                stored_bytes: segment.bytes,
+                gaps: 0,
+                min_timestamp: segment.min_timestamp(),
+                max_timestamp: segment.max_timestamp(),
+            });
+        }
+        totals
+    }
+
+    /// Adds `other`. Sums stop at the greatest number instead of overflowing: they may come from damaged bytes.
+    pub fn add(&mut self, other: &Self) {
+        self.segments = self.segments.saturating_add(other.segments);
+        self.records = self.records.saturating_add(other.records);
+        self.raw_bytes = self.raw_bytes.saturating_add(other.raw_bytes);
+        self.stored_bytes = self.stored_bytes.saturating_add(other.stored_bytes);
+        self.gaps = self.gaps.saturating_add(other.gaps);
+        self.min_timestamp = least(self.min_timestamp, other.min_timestamp);
+        self.max_timestamp = self.max_timestamp.max(other.max_timestamp);
+    }
+}
+
+/// The lesser of two timestamps, of which either may be absent.
+fn least(a: Option<i64>, b: Option<i64>) -> Option<i64> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (one, other) => one.or(other),
+    }
+}

@@ -1,0 +1,410 @@
+//! Whether the archive still is what its checkpoints say.
+//!
+//! Every chain is walked from its first entry ([`Walk`] checks links, numbers, pages and rules); every segment that an
+//! entry names is looked for, hashed as a stream, and asked for its own facts; `deep` also decodes every record. Damage
+//! is collected, not thrown: one bad object hides no other. Objects below `segments/` that no checkpoint names are
+//! orphans: what a writer leaves that was killed or lost a race, and no error.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use futures::StreamExt as _;
+use object_store::ObjectStoreExt as _;
+use sha2::{Digest as _, Sha256};
+use tokio::task::JoinSet;
+
+use crate::error::{Error, Kind, Result, ResultExt as _};
+use crate::manifest::{self, Step, Walk};
+use crate::record::Block;
+use crate::segment::{Filter, SegmentReader};
+use crate::store::{Store, layout};
+use crate::stream::{Body, Gap, PartitionRange, SegmentRef, StreamId};
+
+/// Segments that are checked side by side: a store far away answers several at once, and decoding uses several cores.
+const CHECKS_AT_ONCE: usize = 4;
+
+/// What was found.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// Chains.
+    pub streams: u64,
+    /// Segments that their entries name.
+    pub segments: u64,
+    /// Records within, as the checkpoints say.
+    pub records: u64,
+    /// Bytes of the segments, as the checkpoints say.
+    pub bytes: u64,
+    /// What is not as it should be, by stream.
+    pub errors: Vec<Damage>,
+    /// What is lost for good, and known to be.
+    pub gaps: Vec<(StreamId, Gap)>,
+    /// Segment objects that no checkpoint names.
+    pub orphans: u64,
+}
+
+/// One object that is not as it should be.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Damage {
+    /// The stream whose chain names the object.
+    pub stream: StreamId,
+    /// The object.
+    pub object: String,
+    /// What sort of damage it is.
+    pub kind: DamageKind,
+    /// What is wrong, with numbers.
+    pub detail: String,
+    /// What the object should hold: partition, first offset, offset after the last, records.
+    pub ranges: Vec<(i32, i64, i64, u64)>,
+}
+
+/// A sort of damage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DamageKind {
+    /// An entry or a page of a chain is missing, damaged or against a rule.
+    Chain,
+    /// A segment's object does not exist.
+    Missing,
+    /// A segment's bytes are not those that were written.
+    Changed,
+    /// A segment's bytes cannot be decoded.
+    Unreadable,
+    /// A segment's records are not what its checkpoint says.
+    Contradiction,
+}
+
+impl DamageKind {
+    /// Its name in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Chain => "chain",
+            Self::Missing => "missing",
+            Self::Changed => "changed",
+            Self::Unreadable => "unreadable",
+            Self::Contradiction => "contradiction",
+        }
+    }
+
+    /// What the reader can do about it.
+    pub fn hint(self) -> &'static str {
+        match self {
+            Self::Chain | Self::Missing | Self::Changed => {
+                "restore the object from a copy of the archive or an older version of it"
+            }
+            Self::Unreadable | Self::Contradiction => {
+                "restore the object from a copy of the archive; if the copy is the same, keep it and report this as a bug"
+            }
+        }
+    }
+}
+
+/// How far a verification has come, for a progress bar on another thread.
+#[derive(Debug, Default)]
+pub struct Seen {
+    total: AtomicU64,
+    done: AtomicU64,
+}
+
+impl Seen {
+    /// Bytes of all segment objects; 0 until they are counted.
+    pub fn total(&self) -> u64 {
+        self.total.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of the segments that are checked.
+    pub fn done(&self) -> u64 {
+        self.done.load(Ordering::Relaxed)
+    }
+}
+
+/// Checks the whole archive, the records themselves too if `deep`.
+///
+/// # Errors
+/// Only what keeps it from looking, such as a store that does not answer. Damage is in the [`Report`].
+pub async fn verify(store: &Store, deep: bool, seen: &Arc<Seen>) -> Result<Report> {
+    // Before the chains: a segment that comes meanwhile is then neither listed nor missed.
+    let objects = store.list(&layout::segments()).await?;
+    seen.total.store(objects.iter().map(|object| object.size).sum(), Ordering::Relaxed);
+    let mut work = Work { store, deep, seen, report: Report::default(), named: HashSet::new(), checks: JoinSet::new() };
+    for stream in manifest::streams(store).await? {
+        work.stream(&stream).await?;
+    }
+    while !work.checks.is_empty() {
+        work.finish_one().await?;
+    }
+    let Work { mut report, named, .. } = work;
+    report.orphans = objects.iter().filter(|object| !named.contains(object.location.as_ref())).count() as u64;
+    report.errors.sort();
+    Ok(report)
+}
+
+struct Work<'a> {
+    store: &'a Store,
+    deep: bool,
+    seen: &'a Arc<Seen>,
+    report: Report,
+    /// The objects that entries name.
+    named: HashSet<String>,
+    checks: JoinSet<Result<Option<Damage>>>,
+}
+
+impl Work<'_> {
+    async fn stream(&mut self, stream: &StreamId) -> Result<()> {
+        self.report.streams += 1;
+        let mut walk = Walk::new(self.store, stream).await?;
+        while let Some(step) = walk.next().await? {
+            match step {
+                Step::Entry { checkpoint, .. } => self.body(stream, checkpoint.number, checkpoint.body).await?,
+                Step::Page { .. } => {}
+                Step::Damaged { object, error, .. } => {
+                    let (stream, object) = (stream.clone(), object.to_string());
+                    let (kind, detail) = (DamageKind::Chain, error.to_string());
+                    self.report.errors.push(Damage { stream, object, kind, detail, ranges: Vec::new() });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn body(&mut self, stream: &StreamId, number: u64, body: Body) -> Result<()> {
+        self.report.gaps.extend(body.gaps().iter().map(|gap| (stream.clone(), gap.clone())));
+        if let Body::Append(change) = body {
+            for segment in change.segments {
+                self.segment(stream, number, segment).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn segment(&mut self, stream: &StreamId, number: u64, segment: SegmentRef) -> Result<()> {
+        self.report.segments += 1;
+        self.report.records += segment.records();
+        self.report.bytes += segment.bytes;
+        self.named.insert(segment.object.clone());
+        while self.checks.len() >= CHECKS_AT_ONCE {
+            self.finish_one().await?;
+        }
+        let check = Check { store: self.store.clone(), stream: stream.clone(), number, segment };
+        let (deep, seen) = (self.deep, Arc::clone(self.seen));
+        self.checks.spawn(async move {
+            let found = check.run(deep).await;
+            seen.done.fetch_add(check.segment.bytes, Ordering::Relaxed);
+            found
+        });
+        Ok(())
+    }
+
+    async fn finish_one(&mut self) -> Result<()> {
+        if let Some(found) = self.checks.join_next().await {
+            let found = found.or_err(Kind::Internal, || "the check of a segment failed".to_owned())??;
+            self.report.errors.extend(found);
+        }
+        Ok(())
+    }
+}
+
+/// One segment to look at.
+struct Check {
+    store: Store,
+    stream: StreamId,
+    /// The entry that names it.
+    number: u64,
+    segment: SegmentRef,
+}
+
+impl Check {
+    async fn run(&self, deep: bool) -> Result<Option<Damage>> {
+        match self.look(deep).await {
+            Ok(()) => Ok(None),
+            Err(Finding::Damage(kind, detail)) => {
+                let ranges =
+                    self.segment.partitions.iter().map(|at| (at.partition, at.start, at.end, at.records)).collect();
+                let (stream, object) = (self.stream.clone(), self.segment.object.clone());
+                Ok(Some(Damage { stream, object, kind, detail, ranges }))
+            }
+            Err(Finding::Trouble(error)) => Err(error),
+        }
+    }
+
+    async fn look(&self, deep: bool) -> Result<(), Finding> {
+        let key = layout::object(&self.segment.object).map_err(Finding::of)?;
+        let named = format!("the checkpoint {:020}", self.number);
+        let Some(size) = self.store.size(&key).await.map_err(Finding::of)? else {
+            return Err(Finding::Damage(DamageKind::Missing, format!("the object does not exist, {named} names it")));
+        };
+        if size != self.segment.bytes {
+            let detail = format!("it has {size} bytes, {named} says {}", self.segment.bytes);
+            return Err(Finding::Damage(DamageKind::Changed, detail));
+        }
+        let sha256 = self.hash(&key).await.map_err(Finding::of)?;
+        if sha256 != self.segment.sha256 {
+            let detail = format!("its sha256 is {sha256}, {named} says {}", self.segment.sha256);
+            return Err(Finding::Damage(DamageKind::Changed, detail));
+        }
+        let segment = &self.segment;
+        let mut reader =
+            SegmentReader::open(self.store.objects(), &key, segment.bytes, segment.format, Filter::default())
+                .await
+                .map_err(Finding::of)?;
+        self.facts_agree(&reader).map_err(|detail| Finding::Damage(DamageKind::Contradiction, detail))?;
+        if deep {
+            let mut counted = Counted::default();
+            while let Some(block) = reader.next().await.map_err(Finding::of)? {
+                counted.block(segment, &block).map_err(|detail| Finding::Damage(DamageKind::Contradiction, detail))?;
+            }
+            counted.agrees(segment).map_err(|detail| Finding::Damage(DamageKind::Contradiction, detail))?;
+        }
+        Ok(())
+    }
+
+    async fn hash(&self, key: &object_store::path::Path) -> Result<String> {
+        let failed = || format!("cannot read {key}");
+        let object = self.store.objects().get(key).await.or_err(Kind::Unavailable, failed)?;
+        let mut bytes = object.into_stream();
+        let mut hash = Sha256::new();
+        while let Some(piece) = bytes.next().await {
+            hash.update(piece.or_err(Kind::Unavailable, failed)?);
+        }
+        Ok(format!("{:x}", hash.finalize()))
+    }
+
+    /// The file's metadata repeats the checkpoint's facts.
+    fn facts_agree(&self, reader: &SegmentReader) -> Result<(), String> {
+        let facts = reader.facts();
+        if facts.stream != self.stream {
+            return Err(format!("its metadata says that it belongs to {}", facts.stream));
+        }
+        if facts.partitions != self.segment.partitions {
+            return Err(format!(
+                "its metadata names other ranges ({}) than the checkpoint {:020} ({})",
+                ranges(&facts.partitions),
+                self.number,
+                ranges(&self.segment.partitions)
+            ));
+        }
+        let said = [
+            ("bytes of records", facts.raw_bytes, self.segment.raw_bytes),
+            ("bytes in its largest record", facts.largest_record, self.segment.largest_record),
+        ];
+        match said.iter().find(|(_, file, checkpoint)| file != checkpoint) {
+            Some((what, file, checkpoint)) => {
+                Err(format!("its metadata says {file} {what}, the checkpoint says {checkpoint}"))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+fn ranges(partitions: &[PartitionRange]) -> String {
+    let one = |at: &PartitionRange| format!("{}: {}..{}", at.partition, at.start, at.end);
+    partitions.iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
+/// What the decoded records of one segment add up to.
+#[derive(Default)]
+struct Counted {
+    partitions: BTreeMap<i32, Rows>,
+    raw_bytes: u64,
+    largest: u64,
+}
+
+struct Rows {
+    records: u64,
+    last: i64,
+    min: i64,
+    max: i64,
+}
+
+impl Counted {
+    fn block(&mut self, segment: &SegmentRef, block: &Block) -> Result<(), String> {
+        let partition = block.partition();
+        let Some(range) = segment.partitions.iter().find(|range| range.partition == partition) else {
+            return Err(format!("it holds records of partition {partition}, which its checkpoint does not name"));
+        };
+        for record in block.iter() {
+            if !(range.start..range.end).contains(&record.offset) {
+                return Err(format!(
+                    "partition {partition}: offset {} lies outside {}..{}",
+                    record.offset, range.start, range.end
+                ));
+            }
+            let fresh = Rows { records: 0, last: i64::MIN, min: i64::MAX, max: i64::MIN };
+            let rows = self.partitions.entry(partition).or_insert(fresh);
+            if record.offset <= rows.last {
+                return Err(format!(
+                    "partition {partition}: offset {} stands after offset {}",
+                    record.offset, rows.last
+                ));
+            }
+            rows.records += 1;
+            rows.last = record.offset;
+            rows.min = rows.min.min(record.timestamp);
+            rows.max = rows.max.max(record.timestamp);
+            self.raw_bytes += record.size();
+            self.largest = self.largest.max(record.size());
+        }
+        Ok(())
+    }
+
+    fn agrees(&self, segment: &SegmentRef) -> Result<(), String> {
+        for range in &segment.partitions {
+            let rows = self.partitions.get(&range.partition);
+            let records = rows.map_or(0, |rows| rows.records);
+            if records != range.records {
+                return Err(format!(
+                    "partition {} holds {records} records, its checkpoint says {}",
+                    range.partition, range.records
+                ));
+            }
+            let times = rows.map(|rows| (rows.min, rows.max));
+            if times != range.min_timestamp.zip(range.max_timestamp) {
+                return Err(format!(
+                    "partition {} holds timestamps {times:?}, its checkpoint says {:?}",
+                    range.partition,
+                    range.min_timestamp.zip(range.max_timestamp)
+                ));
+            }
+        }
+        if (self.raw_bytes, self.largest) != (segment.raw_bytes, segment.largest_record) {
+            return Err(format!(
+                "its records have {} bytes and the largest {}, its checkpoint says {} and {}",
+                self.raw_bytes, self.largest, segment.raw_bytes, segment.largest_record
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Why a look at a segment ended early.
+enum Finding {
+    Damage(DamageKind, String),
+    Trouble(Error),
+}
+
+impl Finding {
+    /// Bytes that cannot be decoded, or an object that vanished, are damage; a store that does not answer is not.
+    fn of(error: Error) -> Self {
+        match error.kind() {
+            Kind::Corrupt | Kind::Unsupported => Self::Damage(DamageKind::Unreadable, error.to_string()),
+            Kind::NotFound => Self::Damage(DamageKind::Missing, error.to_string()),
+            _ => Self::Trouble(error),
+        }
+    }
+}
+
+impl Report {
+    /// Segments that are damaged or missing.
+    pub fn damaged_segments(&self) -> u64 {
+        self.errors
+            .iter()
+            .filter(|damage| damage.kind != DamageKind::Chain)
+            .map(|damage| &damage.object)
+            .collect::<BTreeSet<_>>()
+            .len() as u64
+    }
+
+    /// Records in them, as their checkpoints say.
+    pub fn damaged_records(&self) -> u64 {
+        self.errors.iter().flat_map(|damage| &damage.ranges).map(|(_, _, _, records)| records).sum()
+    }
+}

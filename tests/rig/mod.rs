@@ -1,0 +1,82 @@
+//! The rig: real servers for the tests, started by the tests, on free ports, in temporary directories.
+//!
+//! ```text
+//!   setup.sh ──► cache (jars, venv) ──► parts() ─┬─► kafka    brokers (JVM processes), topics, records in and out
+//!                                                ├─► s3       moto_server (process), s3s-fs (in this process)
+//!                                                └─► python   scripts with duckdb, pyarrow, fastavro
+//!   records ─► load() ─► a topic ─► … ─► another topic ─► compare::assert_same
+//!                     the binary under test ─────────► program
+//!   process: every child dies with this process, however it ends; its files lie below one scratch directory
+//! ```
+//!
+//! A test takes the shared broker by [`kafka::shared`] and names its topics by [`unique`]; a test that stops brokers
+//! starts its own by [`kafka::Kafka::start`]. A server that cannot be had fails the test with the server's own words.
+//! Nothing here sleeps and hopes: all waiting is [`wait_for`] a condition.
+
+pub(crate) mod compare;
+pub(crate) mod kafka;
+pub(crate) mod process;
+pub(crate) mod program;
+pub(crate) mod python;
+pub(crate) mod records;
+pub(crate) mod s3;
+pub(crate) mod topics;
+
+mod selftest;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+/// Polls until `condition` gives something, and panics when it has not within `timeout`.
+pub(crate) fn wait_for<T>(what: &str, timeout: Duration, mut condition: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(value) = condition() {
+            return value;
+        }
+        assert!(start.elapsed() < timeout, "waited {} s in vain for: {what}", timeout.as_secs());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Polls until `condition` holds, and panics when it has not within `timeout`.
+pub(crate) fn wait_until(what: &str, timeout: Duration, mut condition: impl FnMut() -> bool) {
+    wait_for(what, timeout, || condition().then_some(()));
+}
+
+/// `name` with a number that no other caller of this process gets: tests share one broker, never a topic or a group.
+pub(crate) fn unique(name: &str) -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(1);
+    format!("{name}-{}", NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Where the set-up put the servers.
+pub(crate) struct Parts {
+    /// `libs/*.jar`, `bootstrap.checkpoint`, `classes.jsa`
+    pub(crate) kafka: PathBuf,
+    /// a Python venv
+    pub(crate) python: PathBuf,
+}
+
+/// The parts in the cache. The first call runs `setup.sh`, so plain `cargo test` on a new machine works as `make test` does.
+pub(crate) fn parts() -> &'static Parts {
+    static PARTS: LazyLock<Parts> = LazyLock::new(|| {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/rig/setup.sh");
+        let output = Command::new("bash")
+            .arg(&script)
+            .stderr(Stdio::inherit())
+            .output()
+            .unwrap_or_else(|error| panic!("cannot run bash {}: {error}", script.display()));
+        assert!(output.status.success(), "{} failed; it said above what is missing", script.display());
+        let lines = String::from_utf8(output.stdout).expect("setup.sh prints UTF-8");
+        let path = |name: &str| {
+            let line = lines.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+            PathBuf::from(line.unwrap_or_else(|| panic!("setup.sh did not print {name}=; it printed:\n{lines}")))
+        };
+        Parts { kafka: path("RIG_KAFKA"), python: path("RIG_PYTHON") }
+    });
+    &PARTS
+}

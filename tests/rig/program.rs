@@ -1,0 +1,195 @@
+//! The binary under test, run as a user runs it: in a directory, by its command line.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::process::{Process, spawn, temporary_directory};
+
+/// A command that takes longer is stuck; a busy machine included.
+const COMMAND_DEADLINE: Duration = Duration::from_secs(180);
+
+/// A directory in which the program runs, with whatever files the test writes there.
+pub(crate) struct Home {
+    directory: TempDir,
+}
+
+impl Home {
+    /// An empty one.
+    pub(crate) fn new() -> Home {
+        Home { directory: temporary_directory("home") }
+    }
+
+    /// One with `tidelog.toml`.
+    pub(crate) fn with_config(config: &str) -> Home {
+        let home = Home::new();
+        home.write("tidelog.toml", config);
+        home
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Writes a file of it.
+    pub(crate) fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.path().join(name);
+        std::fs::write(&path, text).expect("a file can be written");
+        path
+    }
+
+    /// The program with these arguments, this directory as the working directory, and no setting from the environment.
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tidelog"));
+        command.args(args).current_dir(self.path()).env_remove("RUST_LOG").env_remove("NO_COLOR");
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("TIDELOG") {
+                command.env_remove(name);
+            }
+        }
+        command
+    }
+
+    /// Runs the program to its end.
+    pub(crate) fn run(&self, args: &[&str]) -> Output {
+        run(self.command(args))
+    }
+
+    /// Starts the program and leaves it running; what it says is [`Program::output`].
+    pub(crate) fn start(&self, args: &[&str]) -> Program {
+        let log = tempfile::Builder::new().prefix("output-").tempfile_in(self.path()).expect("a file can be made");
+        let (_, path) = log.keep().expect("a file can be kept");
+        Program::start(self.command(args), &path)
+    }
+}
+
+/// Runs a command to its end with its outputs apart, within the deadline.
+pub(crate) fn run(mut command: Command) -> Output {
+    let directory = temporary_directory("output");
+    let [stdout, stderr] = ["stdout", "stderr"].map(|name| directory.path().join(name));
+    let create = |path: &Path| std::fs::File::create(path).expect("a file can be made");
+    command.stdin(std::process::Stdio::null()).stdout(create(&stdout)).stderr(create(&stderr));
+    let what = format!("{command:?}");
+    let child = spawn(command).unwrap_or_else(|error| panic!("cannot start {what}: {error}"));
+    let read = |path: &Path| String::from_utf8_lossy(&std::fs::read(path).expect("the output")).into_owned();
+    let mut process = Process::of(child, &stderr);
+    let Some(status) = process.wait(COMMAND_DEADLINE) else {
+        process.kill();
+        panic!(
+            "{what} did not end within {} s; it said:\n{}{}",
+            COMMAND_DEADLINE.as_secs(),
+            read(&stdout),
+            read(&stderr)
+        );
+    };
+    Output { command: what, status: status.code(), stdout: read(&stdout), stderr: read(&stderr) }
+}
+
+/// How a command ended and what it said.
+#[derive(Debug)]
+pub(crate) struct Output {
+    command: String,
+    /// `None`: ended by a signal
+    pub(crate) status: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Output {
+    /// Panics with everything it said unless it ended with `status`.
+    pub(crate) fn expect(self, status: i32) -> Output {
+        assert_eq!(
+            self.status,
+            Some(status),
+            "exit status of {}\nstdout:\n{}\nstderr:\n{}",
+            self.command,
+            self.stdout,
+            self.stderr
+        );
+        self
+    }
+
+    /// Its standard output as one JSON document.
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout)
+            .unwrap_or_else(|error| panic!("{} printed no JSON document ({error}):\n{}", self.command, self.stdout))
+    }
+
+    /// Its standard output as one JSON document a line.
+    pub(crate) fn json_lines(&self) -> Vec<Value> {
+        let parse = |line: &str| {
+            serde_json::from_str(line)
+                .unwrap_or_else(|error| panic!("{} printed a line that is no JSON ({error}): {line}", self.command))
+        };
+        self.stdout.lines().map(parse).collect()
+    }
+}
+
+/// The program running. Dropping it kills it.
+pub(crate) struct Program {
+    process: Process,
+}
+
+impl Program {
+    /// Starts a command that says everything into the file `log`.
+    pub(crate) fn start(command: Command, log: &Path) -> Program {
+        Program { process: Process::start(command, log) }
+    }
+
+    /// Both its outputs so far.
+    pub(crate) fn output(&self) -> String {
+        self.process.output()
+    }
+
+    /// Whether it runs.
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.process.ended().is_none()
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill(mut self) {
+        self.process.kill();
+    }
+
+    /// SIGTERM, and waits for a clean end.
+    pub(crate) fn terminate(mut self, timeout: Duration) {
+        self.process.signal(libc::SIGTERM);
+        let status = self.process.wait(timeout);
+        let clean = status.is_some_and(|status| status.success());
+        assert!(clean, "after SIGTERM: {status:?} within {} s; it said:\n{}", timeout.as_secs(), self.output());
+    }
+
+    /// SIGINT, as Ctrl-C sends it; how it ends is [`Program::wait`].
+    pub(crate) fn interrupt(&mut self) {
+        self.process.signal(libc::SIGINT);
+    }
+
+    /// SIGSTOP: it stands still until [`Program::thaw`].
+    pub(crate) fn freeze(&mut self) {
+        self.process.signal(libc::SIGSTOP);
+    }
+
+    /// SIGCONT.
+    pub(crate) fn thaw(&mut self) {
+        self.process.signal(libc::SIGCONT);
+    }
+
+    /// Waits for it to end by itself and gives its exit status.
+    pub(crate) fn wait(mut self, timeout: Duration) -> i32 {
+        let status = self.process.wait(timeout);
+        let code = status.and_then(|status| status.code());
+        code.unwrap_or_else(|| {
+            panic!("no exit status within {} s ({status:?}); it said:\n{}", timeout.as_secs(), self.output())
+        })
+    }
+
+    /// Panics with what it said when it does not run any more; for loops that wait for something it does.
+    pub(crate) fn assert_running(&mut self) {
+        let ended = self.process.ended();
+        assert!(ended.is_none(), "the program ended ({ended:?}); it said:\n{}", self.output());
+    }
+}

@@ -1,0 +1,144 @@
+//! Object stores that speak S3, two of them since each forgives what the other checks.
+//!
+//! | server | signatures, checksums | `If-None-Match: *` | runs as |
+//! |---|---|---|---|
+//! | moto_server | takes any secret | atomic | a Python process, shared |
+//! | s3s-fs | checks both | look, then write: **not** atomic | in this process |
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpStream};
+use std::process::Command;
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use s3s::auth::SimpleAuth;
+use s3s::service::{S3Service, S3ServiceBuilder};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+
+use super::kafka::free_port;
+use super::process::{Process, tail, temporary_directory};
+use super::{parts, unique, wait_for};
+
+const ACCESS_KEY: &str = "rig";
+const SECRET_KEY: &str = "rig-secret";
+
+/// A bucket on one of the servers, and what a client needs to reach it.
+pub(crate) struct Bucket {
+    /// `http://127.0.0.1:port`
+    pub(crate) endpoint: String,
+    pub(crate) name: String,
+    server: Option<InProcess>,
+}
+
+struct InProcess {
+    runtime: Option<Runtime>,
+    directory: TempDir,
+}
+
+impl Bucket {
+    /// `s3://<bucket>`
+    pub(crate) fn url(&self) -> String {
+        format!("s3://{}", self.name)
+    }
+
+    /// The options of object_store, as `[archive.options]` takes them.
+    pub(crate) fn options(&self) -> [(&'static str, String); 5] {
+        [
+            ("aws_endpoint", self.endpoint.clone()),
+            ("aws_region", "us-east-1".into()),
+            ("aws_allow_http", "true".into()),
+            ("aws_access_key_id", ACCESS_KEY.into()),
+            ("aws_secret_access_key", SECRET_KEY.into()),
+        ]
+    }
+
+    /// Where s3s-fs keeps the objects as files, for tests that damage them; `None` for moto.
+    pub(crate) fn files(&self) -> Option<std::path::PathBuf> {
+        self.server.as_ref().map(|server| server.directory.path().join(&self.name))
+    }
+}
+
+impl Drop for InProcess {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            // A plain drop would block, which tokio forbids when the test itself is async.
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// A new bucket on the shared moto_server.
+pub(crate) fn moto() -> Bucket {
+    static SERVER: LazyLock<(Process, u16)> = LazyLock::new(start_moto);
+    let name = unique("rig-bucket");
+    let answer = put(SERVER.1, &format!("/{name}")).unwrap_or_else(|error| panic!("moto_server: {error}"));
+    assert!(answer.starts_with("HTTP/1.1 200"), "moto_server made no bucket {name}: {answer}");
+    Bucket { endpoint: format!("http://127.0.0.1:{}", SERVER.1), name, server: None }
+}
+
+fn start_moto() -> (Process, u16) {
+    let log = temporary_directory("moto").keep().join("log");
+    for _ in 0..5 {
+        let port = free_port();
+        let mut command = Command::new(parts().python.join("bin/moto_server"));
+        command.args(["-H", "127.0.0.1", "-p", &port.to_string()]);
+        let mut process = Process::start(command, &log);
+        let ready = wait_for("moto_server to answer", Duration::from_secs(120), || match process.ended() {
+            Some(_) => Some(false),
+            None => put(port, "/rig-ready").ok().map(|answer| answer.starts_with("HTTP/1.1 200")),
+        });
+        if ready {
+            return (process, port);
+        }
+    }
+    let said = std::fs::read_to_string(&log).unwrap_or_default();
+    panic!("moto_server does not start; it said:\n{}", tail(&said, 40));
+}
+
+/// A PUT without a body (moto asks for no signature); gives the answer's text.
+fn put(port: u16, path: &str) -> std::io::Result<String> {
+    let mut connection = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+    connection.set_read_timeout(Some(Duration::from_secs(30)))?;
+    write!(connection, "PUT {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
+/// A bucket on an s3s-fs server of its own, which ends with the bucket.
+pub(crate) fn s3s_fs() -> Bucket {
+    let directory = temporary_directory("s3s-fs");
+    let name = unique("rig-bucket");
+    // A bucket of s3s-fs is a directory.
+    std::fs::create_dir(directory.path().join(&name)).expect("a bucket can be made");
+    let mut builder = S3ServiceBuilder::new(s3s_fs::FileSystem::new(directory.path()).expect("s3s-fs opens its root"));
+    builder.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
+    let service = builder.build();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .expect("a runtime can be made");
+    let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port can be had");
+    listener.set_nonblocking(true).expect("a socket can be non-blocking");
+    let port = listener.local_addr().expect("a bound socket has an address").port();
+    runtime.spawn(serve(listener, service));
+    let server = InProcess { runtime: Some(runtime), directory };
+    Bucket { endpoint: format!("http://127.0.0.1:{port}"), name, server: Some(server) }
+}
+
+async fn serve(listener: std::net::TcpListener, service: S3Service) {
+    let listener = TcpListener::from_std(listener).expect("tokio takes the socket");
+    let connections = auto::Builder::new(TokioExecutor::new());
+    while let Ok((socket, _)) = listener.accept().await {
+        let connection = connections.serve_connection(TokioIo::new(socket), service.clone()).into_owned();
+        tokio::spawn(async move {
+            // A client that hangs up is no business of the server.
+            connection.await.ok();
+        });
+    }
+}

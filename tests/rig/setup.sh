@@ -1,0 +1,207 @@
+#!/usr/bin/env bash
+# Gets everything that the project needs and cargo does not bring, and says where the test servers are:
+#
+#     setup.sh [test]    RIG_KAFKA=<cache>/kafka-<key>      libs/*.jar, bootstrap.checkpoint, classes.jsa
+#                        RIG_PYTHON=<cache>/python-<key>    a venv with duckdb, pyarrow, fastavro, moto, confluent-kafka
+#     setup.sh bench     the same, and kcat
+#     setup.sh build     only what a build needs: a C++ compiler and the headers of OpenSSL and zlib
+#     setup.sh where     prints the cache's path and does nothing
+#
+# Only those lines go to standard output; what is being done goes to standard error. A second run finds all
+# in the cache and takes a moment, so that the tests simply call this script to learn the paths.
+#
+# Cache: $TIDELOG_CACHE, else $XDG_CACHE_HOME/tidelog, else ~/.cache/tidelog. A part lives in a folder named by a
+# hash of all that it is made from: a new version makes a new folder and disturbs no checkout that uses the old
+# one. The file `ready` is written last; a folder without it is made anew. One flock guards all making.
+#
+# To add a server: a function like `make_kafka`, a line in `name_parts`, one at the end, its Debian packages in
+# `system_packages`.
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+cache=${TIDELOG_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/tidelog}
+
+say() { printf 'rig: %s\n' "$*" >&2; }
+fail() {
+    printf 'rig: error: %s\n' "$*" >&2
+    exit 1
+}
+
+# A registry that fails once often answers the second time.
+retry() {
+    local attempt
+    for attempt in 1 2 3; do
+        "$@" >&2 && return 0
+        say "attempt $attempt failed: $*"
+        sleep $((attempt * 2))
+    done
+    return 1
+}
+
+hash_of() { sha256sum | cut -c1-12; }
+
+# ---- what comes from the system
+
+has_java() {
+    local version
+    version=$(java -XshowSettings:properties -version 2>&1 | sed -n 's/^ *java\.specification\.version = //p')
+    [ "${version%%.*}" -ge 17 ] 2>/dev/null
+}
+has_venv() { python3 -c 'import ensurepip, venv' 2>/dev/null; }
+has_library() { pkg-config --exists "$1" 2>/dev/null; }
+
+# Prints the Debian packages that are missing for `build`, `test` or `bench`.
+system_packages() {
+    command -v g++ >/dev/null || echo g++
+    command -v make >/dev/null || echo make
+    command -v pkg-config >/dev/null || echo pkg-config
+    has_library libssl || echo libssl-dev
+    has_library zlib || echo zlib1g-dev
+    [ "$1" != build ] || return 0
+    has_java || echo default-jre-headless
+    command -v mvn >/dev/null || echo maven
+    command -v python3 >/dev/null || echo python3
+    has_venv || echo python3-venv
+    [ "$1" != test ] || return 0
+    command -v kcat >/dev/null || echo kcat
+}
+
+install_system_packages() {
+    local missing
+    command -v cargo >/dev/null || fail "missing on this machine: cargo; install Rust 1.92 or newer by rustup"
+    missing=$(system_packages "$1" | tr '\n' ' ')
+    [ -n "$missing" ] || return 0
+    if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+        fail "missing on this machine: ${missing% }; on Debian or Ubuntu: sudo apt-get install ${missing% }"
+    fi
+    exec 8>"$cache/lock"
+    flock 8
+    say "installing ${missing% }"
+    retry apt-get update -qq || fail "apt-get update failed; install by hand: ${missing% }"
+    # shellcheck disable=SC2086 # a list of words
+    retry env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing ||
+        fail "apt-get could not install: ${missing% }"
+    exec 8>&-
+    missing=$(system_packages "$1" | tr '\n' ' ')
+    [ -z "$missing" ] || fail "still missing after apt-get: ${missing% } (Java must be 17 or newer)"
+}
+
+# ---- parts of the cache
+
+# make_part VARIABLE FOLDER FUNCTION: prints the line for VARIABLE; calls FUNCTION with the folder if it is not ready.
+make_part() {
+    local variable=$1 folder=$cache/$2 function=$3
+    if [ ! -e "$folder/ready" ]; then
+        (
+            flock 9
+            [ ! -e "$folder/ready" ] || exit 0
+            say "making $folder"
+            rm -rf "$folder"
+            mkdir -p "$folder"
+            "$function" "$folder"
+            touch "$folder/ready"
+        ) 9>"$cache/lock"
+    fi
+    printf '%s=%s\n' "$variable" "$folder"
+}
+
+make_kafka() {
+    retry mvn -B -q -C -Dstyle.color=never -f "$here/kafka/pom.xml" dependency:copy-dependencies -DoutputDirectory="$1/libs" ||
+        fail "the Kafka jars could not be fetched by mvn; see above"
+    train_kafka "$1"
+}
+
+# Starts the broker once. That proves that it runs here, keeps what `kafka-storage format` writes (the feature levels;
+# the same for every cluster), and leaves an archive of the loaded classes (JEP 350), which halves every later start.
+train_kafka() {
+    local folder=$1 work attempt
+    work=$(mktemp -d)
+    for attempt in 1 2 3; do
+        if train_kafka_once "$folder" "$work" >"$work/log" 2>&1; then
+            rm -rf "$work"
+            return 0
+        fi
+        say "attempt $attempt to start the broker failed"
+    done
+    tail -n 30 "$work/log" >&2
+    fail "the Kafka broker does not start on this machine; its log is above and in $work"
+}
+
+train_kafka_once() {
+    local folder=$1 work=$2 broker controller java broker_pid tries
+    rm -rf "$work/data" "$folder/classes.jsa"
+    read -r broker controller < <(python3 -c '
+import socket
+s = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+print(*[x.getsockname()[1] for x in s])')
+    cat >"$work/server.properties" <<PROPERTIES
+process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@127.0.0.1:$controller
+listeners=PLAINTEXT://127.0.0.1:$broker,CONTROLLER://127.0.0.1:$controller
+controller.listener.names=CONTROLLER
+log.dirs=$work/data
+PROPERTIES
+    java=(java -Xmx256m -XX:+UseSerialGC -Dlog4j2.configurationFile="$here/kafka/log4j2.properties")
+    export CLASSPATH="$folder/libs/*"
+    "${java[@]}" kafka.tools.StorageTool format -t "$(head -c 16 /dev/zero | base64 | tr -d =)" \
+        -c "$work/server.properties" || return 1
+    cp "$work/data/bootstrap.checkpoint" "$folder/" || return 1
+    # 9>&-: a broker must not hold the lock of the cache
+    "${java[@]}" -XX:ArchiveClassesAtExit="$folder/classes.jsa" kafka.Kafka "$work/server.properties" 9>&- &
+    broker_pid=$!
+    # Ctrl-C does not reach a background process of a script.
+    trap 'kill -KILL "$broker_pid"' EXIT
+    for ((tries = 0; tries < 600; tries++)); do
+        kill -0 "$broker_pid" || { trap - EXIT && return 1; }
+        (: <"/dev/tcp/127.0.0.1/$broker") 2>/dev/null && break
+        sleep 0.1
+    done
+    kill "$broker_pid"
+    wait "$broker_pid" || true # 143: it ended by our SIGTERM
+    trap - EXIT
+    ((tries < 600))
+}
+
+make_python() {
+    python3 -m venv "$1" >&2 || fail "python3 -m venv failed; see above"
+    retry "$1/bin/python" -m pip install -q --no-deps --disable-pip-version-check -r "$here/requirements.txt" ||
+        fail "the Python packages could not be fetched by pip; see above"
+    "$1/bin/python" -m pip check >&2 || fail "tests/rig/requirements.txt does not name all that its packages need"
+}
+
+# The folders' names: what each part is made from, as a hash.
+name_parts() {
+    local java
+    java=$(readlink -f "$(command -v java || true)" || true)
+    kafka=kafka-$({ cat "$here/kafka/pom.xml" "$here/kafka/log4j2.properties" &&
+        { stat -Lc '%n %s %Y' "$java" 2>/dev/null || true; }; } | hash_of)
+    python=python-$({ cat "$here/requirements.txt" &&
+        { python3 -c 'import sys; print(sys.version, sys.executable)' 2>/dev/null || true; }; } | hash_of)
+}
+
+# ---- the run
+
+wanted=${1:-test}
+case $wanted in
+where)
+    printf '%s\n' "$cache"
+    exit 0
+    ;;
+build | test | bench) ;;
+*) fail "usage: setup.sh [test|bench|build|where]" ;;
+esac
+
+mkdir -p "$cache"
+name_parts
+# What a build needs is looked at always, since that is cheap. Asking for Java and the venv module means to start them:
+# only when a part is to be made. (Without Java, or with another one, the name of its part is another.)
+if [ "$wanted" = test ] && [ -e "$cache/$kafka/ready" ] && [ -e "$cache/$python/ready" ]; then
+    install_system_packages build
+else
+    install_system_packages "$wanted"
+    name_parts
+fi
+[ "$wanted" != build ] || exit 0
+make_part RIG_KAFKA "$kafka" make_kafka
+make_part RIG_PYTHON "$python" make_python
