@@ -124,24 +124,6 @@ struct HeaderRow {
     value: u32,
 }
 
-/// Where the parts of a record lie in [`Block::data`], for an encoder that takes bytes by position.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Span {
-    /// Where the bytes begin.
-    pub start: usize,
-    /// How many they are.
-    pub length: usize,
-}
-
-/// Where a header lies in [`Block::data`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct HeaderSpans {
-    /// The name.
-    pub name: Span,
-    /// The value; none if it is null.
-    pub value: Option<Span>,
-}
-
 /// An append-only arena of records of one partition, in offset order.
 #[derive(Debug)]
 pub struct Block {
@@ -274,11 +256,6 @@ impl Block {
         (0..self.len()).filter_map(|index| self.get(index))
     }
 
-    /// The bytes of all records, one after the other.
-    pub fn data(&self) -> &[u8] {
-        &self.data
-    }
-
     /// The offsets, one a record.
     pub fn offsets(&self) -> impl Iterator<Item = i64> {
         self.rows.iter().map(|row| row.offset)
@@ -299,32 +276,6 @@ impl Block {
         self.rows.iter().map(|row| row.leader_epoch)
     }
 
-    /// Where the keys lie in [`Block::data`], one a record; none if it is null.
-    pub fn key_spans(&self) -> impl Iterator<Item = Option<Span>> {
-        self.rows.iter().map(|row| (row.key != NULL).then_some(Span { start: row.start, length: row.key as usize }))
-    }
-
-    /// Where the values lie in [`Block::data`], one a record; none if it is null.
-    pub fn value_spans(&self) -> impl Iterator<Item = Option<Span>> {
-        self.rows.iter().map(|row| {
-            let start = row.start + length(row.key);
-            (row.value != NULL).then_some(Span { start, length: row.value as usize })
-        })
-    }
-
-    /// Where the headers of the record at `index` lie in [`Block::data`].
-    pub fn header_spans(&self, index: usize) -> impl Iterator<Item = HeaderSpans> {
-        let row = self.rows.get(index);
-        let mut start = row.map_or(0, |row| row.start + length(row.key) + length(row.value));
-        let range = row.map_or(0..0, |row| row.headers as usize..self.ends(index).1);
-        self.headers.get(range).unwrap_or(&[]).iter().map(move |header| {
-            let name = Span { start, length: header.name as usize };
-            let value = Span { start: start + name.length, length: length(header.value) };
-            start = value.start + value.length;
-            HeaderSpans { name, value: (header.value != NULL).then_some(value) }
-        })
-    }
-
     /// Where the bytes and the headers of the record at `index` end.
     fn ends(&self, index: usize) -> (usize, usize) {
         self.rows
@@ -339,11 +290,6 @@ fn append(data: &mut Vec<u8>, bytes: Option<&[u8]>) -> u32 {
     debug_assert!(bytes.len() < NULL as usize, "Kafka's lengths are 32-bit integers");
     data.extend_from_slice(bytes);
     bytes.len() as u32
-}
-
-/// How many bytes a length of a row stands for.
-fn length(field: u32) -> usize {
-    if field == NULL { 0 } else { field as usize }
 }
 
 /// Splits off what a length of a row stands for. The lengths were written together with the bytes, so they fit.
@@ -387,23 +333,6 @@ mod tests {
         assert_eq!((sizes.clone(), block.raw_bytes(), block.largest_record()), (vec![6, 0, 6], 12, 6));
         assert_eq!((block.first_offset(), block.last_offset()), (Some(10), Some(13)));
         assert_eq!((block.min_timestamp(), block.max_timestamp()), (Some(987), Some(990)));
-    }
-
-    #[test]
-    fn spans_point_at_the_same_bytes() {
-        let headers = [Header { name: b"n", value: None }, Header { name: b"name", value: Some(b"v") }];
-        let mut block = Block::new(0, 64);
-        push(&mut block, 1, None, Some(b"first"), &headers);
-        push(&mut block, 2, Some(b"k"), None, &headers);
-        let bytes = |span: Span| &block.data()[span.start..span.start + span.length];
-        let keys: Vec<_> = block.key_spans().map(|span| span.map(bytes)).collect();
-        let values: Vec<_> = block.value_spans().map(|span| span.map(bytes)).collect();
-        assert_eq!((keys, values), (vec![None, Some(&b"k"[..])], vec![Some(&b"first"[..]), None]));
-        for row in 0..2 {
-            let spans = block.header_spans(row).map(|h| Header { name: bytes(h.name), value: h.value.map(bytes) });
-            assert_eq!(spans.collect::<Vec<_>>(), headers);
-        }
-        assert_eq!(block.header_spans(2).count(), 0);
     }
 
     #[test]
