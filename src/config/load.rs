@@ -8,7 +8,7 @@ use regex::Regex;
 use toml::Table;
 use url::Url;
 
-use super::raw::{Section, overlay};
+use super::raw::{ENVIRONMENT_PREFIX, Section, overlay};
 use super::{Archive, Config, Isolation, Kafka, Segment, Start, TopicOverride, TopicPattern};
 use crate::error::{Error, Kind, Result};
 use crate::stream::Format;
@@ -375,6 +375,23 @@ mod tests {
             ("s3cret", "me")
         );
         assert!(problems(&text).contains("the environment variable USER_NAME is not set; set it"));
+    }
+
+    #[test]
+    fn a_property_needs_no_quotes_around_its_name() {
+        let text =
+            format!("{LEAST}[kafka.properties]\nsecurity.protocol = \"SSL\"\nsasl.password = {{ env = \"P\" }}\n");
+        let environment = BTreeMap::from([("P".to_owned(), "p".to_owned())]);
+        let kafka = Config::parse(&text, "t", &environment).expect("it is valid").kafka.expect("[kafka] is there");
+        assert_eq!(
+            (kafka.properties["security.protocol"].as_str(), kafka.properties["sasl.password"].as_str()),
+            ("SSL", "p")
+        );
+        let text = problems(&format!("{LEAST}[kafka.properties]\nsasl.password = [\"secret\"]\n"));
+        assert!(
+            text.contains("kafka.properties.sasl.password: is not a value") && !text.contains("secret\""),
+            "{text}"
+        );
     }
 
     #[test]
