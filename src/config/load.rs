@@ -32,9 +32,18 @@ impl Config {
                 .source(source)
                 .hint("name the file with --config; config/tidelog.toml is an example to start from")
         })?;
-        let environment =
-            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-        Self::parse(&text, &path.display().to_string(), &environment.collect())
+        let mut environment = BTreeMap::new();
+        for (name, value) in std::env::vars_os() {
+            match (name.into_string(), value.into_string()) {
+                (Ok(name), Ok(value)) => drop(environment.insert(name, value)),
+                (Ok(name), Err(_)) if name.starts_with(ENVIRONMENT_PREFIX) => {
+                    return Err(Error::new(Kind::Config, format!("the environment variable {name} is not UTF-8")));
+                }
+                // Not ours.
+                _ => {}
+            }
+        }
+        Self::parse(&text, &path.display().to_string(), &environment)
     }
 
     /// Reads a configuration's `text`, named `origin` in messages, with `environment` laid over it.
