@@ -326,12 +326,17 @@ impl Collector {
             Notice::Resolved(resolved) => self.on_resolved(resolved)?,
             Notice::Encoded { lane, memory, result } => self.on_encoded(lane, memory, result),
             Notice::Committed { lane, seq, segment, empty } => self.on_committed(lane, seq, segment, empty),
-            Notice::Fenced { lane: id, positions } => {
-                if let Some(lane) = self.lanes.get_mut(&id) {
+            Notice::Fenced { lane: id, mut dropped } => {
+                let Some(lane) = self.lanes.get_mut(&id) else { return Ok(()) };
+                dropped.retain(|dropped| lane.misses(dropped.partition, dropped.seq));
+                if !dropped.is_empty() {
+                    // What came after the dropped segment does not follow what is archived: it ends here, to be dropped.
                     lane.seal(Reason::Conflict);
+                    let positions: Vec<_> = dropped.iter().map(|dropped| (dropped.partition, dropped.offset)).collect();
+                    self.reposition(id, &positions)?;
                 }
-                self.reposition(id, &positions)?;
             }
+            Notice::Found { lane, partition, offset } => self.reposition(lane, &[(partition, offset)])?,
             Notice::Positioned { lane: id, seq, positions } => {
                 if let Some(lane) = self.lanes.get_mut(&id) {
                     lane.covered(seq, &[]);

@@ -8,7 +8,7 @@
 //! before anybody is told. A failure is tried again until the process ends, for Kafka still has every record; only a
 //! conflict (another process moved a partition) changes what is written.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,8 +16,8 @@ use chrono::{DateTime, Utc};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 
-use super::Notice;
 use super::lane::LaneId;
+use super::{Dropped, Notice};
 use crate::config;
 use crate::error::{Error, Kind, Result};
 use crate::manifest::{Chain, Change, Outcome};
@@ -72,6 +72,14 @@ struct Ready {
     seq: u64,
     segment: Option<(Sealed, SegmentRef)>,
     empty: Vec<PartitionRange>,
+}
+
+impl Ready {
+    /// The partitions that it covers.
+    fn partitions(&self) -> impl Iterator<Item = i32> {
+        let segment = self.segment.iter().flat_map(|(sealed, _)| &sealed.partitions);
+        segment.chain(&self.empty).map(|range| range.partition)
+    }
 }
 
 /// The task that commits one lane's segments.
@@ -145,7 +153,7 @@ impl Committer {
 
     /// Puts a checkpoint over the batch; what another process has covered meanwhile is taken out of it first.
     async fn commit(&mut self, mut batch: Vec<Ready>) {
-        let mut lost = BTreeSet::new();
+        let mut lost: BTreeMap<i32, u64> = BTreeMap::new();
         let now = Utc::now();
         while !batch.is_empty() {
             let change = Change {
@@ -168,16 +176,21 @@ impl Committer {
                 }
                 Outcome::Moved(moved) => {
                     tracing::warn!(topic = &*self.topic, partitions = ?moved, "another process has archived these partitions");
+                    for ready in &batch {
+                        lost.extend(
+                            ready.partitions().filter(|partition| moved.contains(partition)).map(|p| (p, ready.seq)),
+                        );
+                    }
                     batch = self.without(batch, &moved).await;
-                    lost.extend(moved);
                 }
             }
         }
         self.tell_committed(batch);
         if !lost.is_empty() {
-            let end = |partition| Some((partition, self.chain.position(partition)?.end));
-            let positions = lost.into_iter().filter_map(end).collect();
-            self.shared.tell(Notice::Fenced { lane: self.lane, positions });
+            let dropped = lost.into_iter().filter_map(|(partition, seq)| {
+                Some(Dropped { partition, seq, offset: self.chain.position(partition)?.end })
+            });
+            self.shared.tell(Notice::Fenced { lane: self.lane, dropped: dropped.collect() });
         }
     }
 
@@ -268,8 +281,7 @@ impl Committer {
         loop {
             let Some(archived) = self.chain.position(partition).map(|range| range.end) else {
                 // Nothing is archived yet: the broker's oldest record is where the partition begins.
-                let positions = vec![(partition, earliest)];
-                return self.shared.tell(Notice::Fenced { lane: self.lane, positions });
+                return self.shared.tell(Notice::Found { lane: self.lane, partition, offset: earliest });
             };
             if archived > latest {
                 tracing::error!(
@@ -282,8 +294,7 @@ impl Committer {
                 return self.shared.tell(Notice::LifeEnded { lane: self.lane });
             }
             if archived >= earliest {
-                let positions = vec![(partition, archived)];
-                return self.shared.tell(Notice::Fenced { lane: self.lane, positions });
+                return self.shared.tell(Notice::Found { lane: self.lane, partition, offset: archived });
             }
             let now = Utc::now();
             let gap = Gap { partition, start: archived, end: earliest, reason: GapReason::BrokerRetention, found: now };

@@ -73,6 +73,9 @@ pub(super) struct Part {
     rows_end: i64,
     /// The offset up to which checkpoints cover the partition.
     committed: i64,
+    /// Segments up to this number are from before the partition was last begun anew; that they were dropped says nothing
+    /// about what came since.
+    anew_after: u64,
     /// The position is being asked for anew: what comes meanwhile is dropped.
     held: bool,
     /// Whether the consumer's fetching is paused.
@@ -193,6 +196,7 @@ impl Lane {
             next: offset,
             rows_end: offset,
             committed: offset,
+            anew_after: self.sealed,
             held: false,
             paused: false,
             block: None,
@@ -217,7 +221,9 @@ impl Lane {
 
     /// Begins a partition anew at `offset`: what the archive says. The open segment must have been sealed before.
     pub(super) fn reposition(&mut self, partition: i32, offset: i64) {
+        let sealed = self.sealed;
         if let Some(part) = self.part_mut(partition) {
+            part.anew_after = sealed;
             part.start = offset;
             part.next = offset;
             part.rows_end = offset;
@@ -227,6 +233,11 @@ impl Lane {
                 self.memory -= block.memory();
             }
         }
+    }
+
+    /// Whether the lane must read a partition anew because segment number `seq` of it was dropped.
+    pub(super) fn misses(&mut self, partition: i32, seq: u64) -> bool {
+        self.part_mut(partition).is_some_and(|part| part.anew_after < seq)
     }
 
     /// Copies a record in. A record that is not wanted (of a partition given up or held, or one that came already) is

@@ -48,8 +48,11 @@ enum Notice {
     Encoded { lane: LaneId, memory: usize, result: Result<Option<SegmentWriter>> },
     /// The lane's segment number `seq` is in a checkpoint, or nothing was left of it.
     Committed { lane: LaneId, seq: u64, segment: Option<SegmentRef>, empty: Vec<PartitionRange> },
-    /// Another process, or the broker, decided where these partitions go on.
-    Fenced { lane: LaneId, positions: Vec<(i32, i64)> },
+    /// Another process has moved these partitions: what the lane sealed of each, up to the segment of that number, was
+    /// dropped, and the archive stands at that offset.
+    Fenced { lane: LaneId, dropped: Vec<Dropped> },
+    /// The broker did not have a partition's next offset; this is where it goes on.
+    Found { lane: LaneId, partition: i32, offset: i64 },
     /// The answer to a lane that began anew.
     Positioned { lane: LaneId, seq: u64, positions: Vec<(i32, i64)> },
     /// The log of a topic ends before the archive's position: this life of it is over.
@@ -58,6 +61,15 @@ enum Notice {
     Recreated { topic: Arc<str>, topic_id: String },
     /// Seal, commit, leave the group, end.
     Stop,
+}
+
+/// What was sealed of a partition and not committed, because another process owns it.
+struct Dropped {
+    partition: i32,
+    /// The number of the last segment that lost it.
+    seq: u64,
+    /// Where the archive stands.
+    offset: i64,
 }
 
 /// Archives what `kafka` says until `stop` turns true.
