@@ -4,6 +4,7 @@
 //!   setup.sh ──► cache (jars, venv) ──► parts() ─┬─► kafka    brokers (JVM processes), topics, records in and out
 //!                                                ├─► s3       moto_server (process), s3s-fs (in this process)
 //!                                                └─► python   scripts with duckdb, pyarrow, fastavro
+//!   records ─► load() ─► a topic ─► … ─► another topic ─► compare::assert_same
 //!                     the binary under test ─────────► program
 //!   process: every child dies with this process, however it ends; its files lie below one scratch directory
 //! ```
@@ -12,10 +13,12 @@
 //! starts its own by [`kafka::Kafka::start`]. A server that cannot be had fails the test with the server's own words.
 //! Nothing here sleeps and hopes: all waiting is [`wait_for`] a condition.
 
+pub(crate) mod compare;
 pub(crate) mod kafka;
 pub(crate) mod process;
 pub(crate) mod program;
 pub(crate) mod python;
+pub(crate) mod records;
 pub(crate) mod s3;
 pub(crate) mod topics;
 

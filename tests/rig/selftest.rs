@@ -10,9 +10,10 @@ use rdkafka::Timestamp;
 
 use super::kafka::{Kafka, KafkaOptions, shared};
 use super::program::{self, Home, Program};
+use super::records::{self, Generator};
 use super::s3::{Bucket, moto, s3s_fs};
 use super::topics::{Codec, End, Isolation, Message, PATIENCE};
-use super::{python, unique, wait_until};
+use super::{compare, python, unique, wait_until};
 
 fn odd_messages() -> Vec<Message> {
     let header = |name: &str, value: Option<&[u8]>| (name.to_owned(), value.map(<[u8]>::to_vec));
@@ -159,6 +160,45 @@ async fn both_object_stores_keep_and_refuse() {
     let bucket = s3s_fs();
     put_and_get(&bucket).await;
     assert!(bucket.files().expect("s3s-fs has files").join("a/b").exists());
+}
+
+#[test]
+fn a_topic_equals_its_copy_and_differs_by_one_byte() {
+    let kafka = shared();
+    let [topic, copy, other] = ["odd", "copy", "other"].map(unique);
+    for name in [&topic, &copy, &other] {
+        kafka.create_topic(name, 3, &[]);
+    }
+    records::load(kafka, &topic, 3, 5_000, 7);
+    records::load(kafka, &copy, 3, 5_000, 7);
+    assert_eq!(compare::assert_same((kafka, &topic), (kafka, &copy)), 5_000);
+
+    let mut changed = kafka.consume_all(&topic);
+    let at = changed.iter().rposition(|record| record.value.as_ref().is_some_and(|value| !value.is_empty()));
+    changed[at.expect("some record has a value")].value.as_mut().expect("it has")[0] ^= 1;
+    let messages: Vec<Message> = changed.into_iter().map(Message::from).collect();
+    kafka.produce(&other, Codec::Zstd, &messages);
+    let difference = compare::compare((kafka, &topic), (kafka, &other)).expect_err("they differ");
+    assert!(difference.contains("partition 2 of") && difference.contains("in the other"), "{difference}");
+}
+
+#[test]
+fn odd_records_are_odd_and_the_same_again() {
+    let make = |seed| -> Vec<Message> { Generator::new(seed, 12).take(20_000).collect() };
+    let messages = make(1);
+    assert!(messages == make(1) && messages != make(2));
+    let some = |what: &str, is: &dyn Fn(&Message) -> bool| assert!(messages.iter().any(is), "no record has {what}");
+    let empty = |bytes: &Option<Vec<u8>>| bytes.as_ref().is_some_and(Vec::is_empty);
+    some("neither key nor value", &|m| m.key.is_none() && m.value.is_none());
+    some("a key and no value", &|m| m.key.is_some() && m.value.is_none());
+    some("an empty key", &|m| empty(&m.key));
+    some("an empty value", &|m| empty(&m.value));
+    some("a value that is no text", &|m| m.value.as_ref().is_some_and(|v| std::str::from_utf8(v).is_err()));
+    some("80 KB", &|m| m.value.as_ref().is_some_and(|v| v.len() == 80_000));
+    some("Confluent's magic byte", &|m| m.value.as_ref().is_some_and(|v| v.starts_with(&[0, 0, 0, 0])));
+    some("a null header", &|m| m.headers.iter().any(|(_, value)| value.is_none()));
+    some("a header twice", &|m| m.headers.len() == 2 && m.headers[0].0 == m.headers[1].0);
+    assert!(!messages.is_sorted_by_key(|message| message.timestamp));
 }
 
 fn shell(script: &str) -> Command {

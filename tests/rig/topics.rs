@@ -3,7 +3,7 @@
 //! Everything blocks and panics with what the broker said: a test has nothing to decide about a rig that fails. Times
 //! out when nothing moves for [`PATIENCE`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -66,6 +66,14 @@ impl Record {
             value: message.payload().map(<[u8]>::to_vec),
             headers: headers.unwrap_or_default(),
         }
+    }
+}
+
+impl From<Record> for Message {
+    /// What has to be produced to get the record again.
+    fn from(record: Record) -> Message {
+        let Record { partition, timestamp, key, value, headers, .. } = record;
+        Message { partition: Some(partition), timestamp: timestamp.to_millis(), key, value, headers }
     }
 }
 
@@ -314,40 +322,41 @@ impl Kafka {
         records
     }
 
-    /// Calls `visit` with every record up to the topic's end now: in order within a partition, partitions mixed.
-    pub(crate) fn visit(&self, topic: &str, isolation: Isolation, mut visit: impl FnMut(&BorrowedMessage<'_>)) {
-        let consumer = self.reader(isolation);
-        let partitions = self.partitions(topic).unwrap_or_else(|| panic!("there is no topic {topic}"));
-        let mut assignment = TopicPartitionList::new();
-        for partition in 0..partitions {
-            assignment.add_partition_offset(topic, partition, Offset::Beginning).expect("an offset");
-        }
-        consumer.assign(&assignment).expect("partitions can be assigned");
-        let mut open: std::collections::BTreeSet<i32> = (0..partitions).collect();
-        let mut moved = Instant::now();
-        while !open.is_empty() {
-            match consumer.poll(Duration::from_millis(100)) {
-                Some(Ok(message)) if open.contains(&message.partition()) => visit(&message),
-                Some(Ok(_)) => continue, // came after the partition's end was seen
-                Some(Err(KafkaError::PartitionEOF(partition))) => {
-                    open.remove(&partition);
-                }
-                Some(Err(error)) => eprintln!("rig: reading {topic}: {error}"),
-                None => {
-                    assert!(moved.elapsed() < PATIENCE, "{topic}: no end of partitions {open:?} was reached");
-                    continue;
-                }
-            }
-            moved = Instant::now();
-        }
+    /// The committed records of one partition, one by one, up to its end now.
+    pub(crate) fn read_partition(&self, topic: &str, partition: i32) -> impl Iterator<Item = Record> {
+        let mut scan = Scan::start(self, topic, [partition].into(), Isolation::Committed);
+        std::iter::from_fn(move || scan.step(Record::of))
     }
 
-    fn reader(&self, isolation: Isolation) -> BaseConsumer {
+    /// Calls `visit` with every record up to the topic's end now: in order within a partition, partitions mixed.
+    pub(crate) fn visit(&self, topic: &str, isolation: Isolation, mut visit: impl FnMut(&BorrowedMessage<'_>)) {
+        let partitions = self.partitions(topic).unwrap_or_else(|| panic!("there is no topic {topic}"));
+        let mut scan = Scan::start(self, topic, (0..partitions).collect(), isolation);
+        while scan.step(&mut visit).is_some() {}
+    }
+
+    /// Waits until a topic shows at least `count` committed records, and gives all that it shows.
+    pub(crate) fn wait_for_records(&self, topic: &str, count: usize, timeout: Duration) -> Vec<Record> {
+        let what = format!("{count} records in {topic}");
+        wait_for(&what, timeout, || Some(self.consume_all(topic)).filter(|records| records.len() >= count))
+    }
+}
+
+/// Reading some partitions of a topic from their first record to their end.
+struct Scan {
+    consumer: BaseConsumer,
+    topic: String,
+    /// whose end is not yet reached
+    open: BTreeSet<i32>,
+}
+
+impl Scan {
+    fn start(kafka: &Kafka, topic: &str, partitions: BTreeSet<i32>, isolation: Isolation) -> Scan {
         let isolation = match isolation {
             Isolation::Committed => "read_committed",
             Isolation::Uncommitted => "read_uncommitted",
         };
-        let mut config = self.config();
+        let mut config = kafka.config();
         config
             .set("group.id", "rig")
             .set("enable.auto.commit", "false")
@@ -355,12 +364,38 @@ impl Kafka {
             .set("check.crcs", "true")
             .set("queued.max.messages.kbytes", "16384")
             .set("isolation.level", isolation);
-        config.create().expect("a consumer can be made")
+        let consumer: BaseConsumer = config.create().expect("a consumer can be made");
+        let mut assignment = TopicPartitionList::new();
+        for &partition in &partitions {
+            assignment.add_partition_offset(topic, partition, Offset::Beginning).expect("an offset");
+        }
+        consumer.assign(&assignment).expect("partitions can be assigned");
+        Scan { consumer, topic: topic.to_owned(), open: partitions }
     }
 
-    /// Waits until a topic shows at least `count` committed records, and gives all that it shows.
-    pub(crate) fn wait_for_records(&self, topic: &str, count: usize, timeout: Duration) -> Vec<Record> {
-        let what = format!("{count} records in {topic}");
-        wait_for(&what, timeout, || Some(self.consume_all(topic)).filter(|records| records.len() >= count))
+    /// What `visit` makes of the next record; `None` when all partitions have ended.
+    fn step<T>(&mut self, mut visit: impl FnMut(&BorrowedMessage<'_>) -> T) -> Option<T> {
+        let mut moved = Instant::now();
+        while !self.open.is_empty() {
+            match self.consumer.poll(Duration::from_millis(100)) {
+                Some(Ok(message)) if self.open.contains(&message.partition()) => return Some(visit(&message)),
+                // It was written after the end had been seen.
+                Some(Ok(_)) => {}
+                Some(Err(KafkaError::PartitionEOF(partition))) => {
+                    self.open.remove(&partition);
+                    moved = Instant::now();
+                }
+                // librdkafka goes on by itself, or the deadline below ends it.
+                Some(Err(error)) => eprintln!("rig: reading {}: {error}", self.topic),
+                None => {}
+            }
+            assert!(
+                moved.elapsed() < PATIENCE,
+                "{}: the end of partitions {:?} was not reached",
+                self.topic,
+                self.open
+            );
+        }
+        None
     }
 }
