@@ -129,7 +129,7 @@ pub async fn verify(store: &Store, deep: bool, seen: &Arc<Seen>) -> Result<Repor
     for stream in manifest::streams(store).await? {
         work.stream(&stream).await?;
     }
-    while work.checks.len() > 0 {
+    while !work.checks.is_empty() {
         work.finish_one().await?;
     }
     let Work { mut report, named, .. } = work;

@@ -2,7 +2,7 @@
 //! the brokers' own assignor, topics that go and come back).
 
 #[path = "../src/source/kafka/tests/reader.rs"]
-mod reader;
+pub(crate) mod reader;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -146,9 +146,9 @@ async fn a_topic_id_is_what_kafkas_tools_print_and_changes_with_a_new_life() {
     let printed = String::from_utf8_lossy(&tool.stdout);
     assert!(printed.contains(&format!("TopicId: {id}\t")), "{id}: {printed}{}", String::from_utf8_lossy(&tool.stderr));
     broker.delete_topic(&topic);
-    assert!(cluster.describe(&[topic.clone()]).await.unwrap().is_empty());
+    assert!(cluster.describe(std::slice::from_ref(&topic)).await.unwrap().is_empty());
     broker.create_topic(&topic, 2, &[]);
-    let again = cluster.describe(&[topic.clone()]).await.unwrap();
+    let again = cluster.describe(std::slice::from_ref(&topic)).await.unwrap();
     assert_eq!(again[&topic].partitions, 2);
     assert_ne!(again[&topic].id, Some(id));
 }
@@ -221,7 +221,7 @@ fn two_members(broker: &Broker, more: &[(&str, &str)]) {
     let no_loss = |event: &Event| !matches!(event, Event::OutOfRange { .. } | Event::Truncated { .. });
     assert!(first.events.iter().chain(&second.events).all(no_loss), "{:?} {:?}", first.events, second.events);
     first.positions.append(&mut second.positions);
-    second.consumer.close(PATIENCE).unwrap();
+    second.consumer.close(PATIENCE).expect("the second leaves");
     first.until("all partitions", |reader| reader.owned.len() == 4);
     append(1);
     // A new topic and new partitions, while it runs.
@@ -238,7 +238,7 @@ fn two_members(broker: &Broker, more: &[(&str, &str)]) {
     for (kept, seen) in &first.seen {
         assert!(seen.is_sorted_by(|a, b| a.offset < b.offset), "{kept}: {:?}", first.offsets(kept));
     }
-    first.consumer.close(PATIENCE).unwrap();
+    first.consumer.close(PATIENCE).expect("the first leaves");
 }
 
 #[test]
@@ -295,24 +295,45 @@ fn what_retention_removed_is_out_of_range() {
     reader.until("out of range after the pause", |reader| reader.events.iter().any(lost));
 }
 
-#[test]
-fn a_topic_that_is_deleted_and_created_again_is_told() {
+#[tokio::test]
+async fn a_new_life_of_a_topic_is_known_by_its_id() {
     let broker = shared();
     for protocol in ["classic", "consumer"] {
         let topic = unique("reborn");
         broker.create_topic(&topic, 1, &[]);
         broker.produce(&topic, Codec::None, &messages(0, 5));
         let only = at(&topic, 0);
-        let mut reader = Reader::new(&config(broker, &[&topic], &[("group.protocol", protocol)]));
+        let settings = config(broker, &[&topic], &[("group.protocol", protocol)]);
+        let cluster = Cluster::new(&settings).unwrap();
+        let id = async || {
+            cluster.describe(std::slice::from_ref(&topic)).await.unwrap().remove(&topic).and_then(|topic| topic.id)
+        };
+        let first_id = id().await;
+        let mut reader = Reader::new(&settings);
         reader.until("the end", |reader| ended(reader, &only, 5));
+        // A topic that is away for long enough is revoked, and assigned again when it is back.
         broker.delete_topic(&topic);
-        reader.rest(Duration::from_secs(3));
-        println!("{protocol} deleted: {:?}", reader.events);
+        reader.until("revocation", |reader| reader.owned.is_empty());
+        assert_eq!(id().await, None);
+        reader.positions.clear();
         broker.create_topic(&topic, 1, &[]);
-        broker.produce(&topic, Codec::None, &messages(0, 2));
-        reader.rest(Duration::from_secs(5));
-        println!("{protocol} reborn: {:?}", reader.events);
-        panic!("look");
+        broker.produce(&topic, Codec::None, &messages(0, 3));
+        reader.until("the new end", |reader| ended(reader, &only, 3));
+        assert_eq!(reader.offsets(&only), [0, 1, 2, 3, 4, 0, 1, 2]);
+        let second_id = id().await;
+        // One that comes back at once and grows fast is read on without a word (a FIXME in rdkafka_topic.c): only its id
+        // tells, asked for after the records came.
+        reader.consumer.pause(std::slice::from_ref(&only)).unwrap();
+        broker.delete_topic(&topic);
+        broker.create_topic(&topic, 1, &[]);
+        broker.produce(&topic, Codec::None, &messages(0, 10));
+        if !reader.owned.is_empty() {
+            reader.consumer.resume(&[(only.clone(), 3)]).unwrap();
+        }
+        reader.until("records of the third life", |reader| ended(reader, &only, 10));
+        let ids = BTreeSet::from([first_id, second_id, id().await]);
+        assert_eq!(ids.len(), 3, "{ids:?}");
+        assert!(!ids.contains(&None));
     }
 }
 

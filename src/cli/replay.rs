@@ -202,11 +202,19 @@ impl Args {
         }
     }
 
-    /// Whether the range moves with the clock.
-    fn is_relative(&self) -> bool {
-        let moves = |text: &Option<String>| text.as_deref().is_some_and(time::is_relative);
-        moves(&self.from) || moves(&self.to) || (self.from.is_some() && self.to.is_none())
+    /// Which ends of the range move with the clock: an end that was left out is now, a beginning that was left out is
+    /// the archive's.
+    fn moving(&self) -> Moving {
+        let moves = |text: &str| time::is_relative(text);
+        Moving { from: self.from.as_deref().is_some_and(moves), to: self.to.as_deref().is_none_or(moves) }
     }
+}
+
+/// Which ends of a range move with the clock.
+#[derive(Debug, Clone, Copy)]
+struct Moving {
+    from: bool,
+    to: bool,
 }
 
 fn new_id() -> Result<String> {
@@ -242,7 +250,7 @@ async fn prepare(
     let mut identity = Identity { timestamps: query.timestamps.clone(), digest: args.digest(config) };
     let earlier = target.earlier(&partitions(&sources, &rename)?, Known::Known).await?;
     if let Some(begun) = &earlier.identity {
-        settle(begun, &identity, args.is_relative(), &target.id)?;
+        settle(begun, &identity, args.moving(), &target.id)?;
         if begun.timestamps != query.timestamps {
             query.timestamps.clone_from(&begun.timestamps);
             identity.timestamps.clone_from(&begun.timestamps);
@@ -284,24 +292,24 @@ fn partitions(sources: &[Source], rename: &Rename) -> Result<Vec<(String, i32)>>
     Ok(all.into_iter().collect())
 }
 
-/// Whether this command may go on with what was `begun` under its id. A range that moves with the clock gives way to the
-/// one that was fixed when the replay began.
-fn settle(begun: &Identity, wanted: &Identity, relative: bool, id: &str) -> Result<()> {
+/// Whether this command may go on with what was `begun` under its id. An end of the range that moves with the clock gives
+/// way to the one that was fixed when the replay began.
+fn settle(begun: &Identity, wanted: &Identity, moving: Moving, id: &str) -> Result<()> {
+    let refused = |how: String| {
+        Err(Error::new(Kind::Config, format!("the replay {id} was begun with {how}"))
+            .hint("repeat the options that it was begun with, or choose another --id"))
+    };
     if begun.digest != wanted.digest {
-        return Err(Error::new(
-            Kind::Config,
-            format!("the replay {id} was begun with other topics, partitions, offsets or names"),
-        )
-        .hint("repeat the options that it was begun with, or choose another --id"));
+        return refused("other topics, partitions, offsets or names".to_owned());
     }
-    if begun.timestamps != wanted.timestamps && !relative {
-        let range = begun.timestamps.as_ref().map_or("without a range of times".to_owned(), |range| {
-            format!("with {}--to {}", from_option(range), time::rfc3339(range.end))
-        });
-        return Err(Error::new(Kind::Config, format!("the replay {id} was begun {range}"))
-            .hint("repeat its range, or choose another --id"));
+    match (&begun.timestamps, &wanted.timestamps) {
+        (None, None) => Ok(()),
+        (Some(then), Some(now)) if (moving.from || then.start == now.start) && (moving.to || then.end == now.end) => {
+            Ok(())
+        }
+        (Some(then), _) => refused(format!("{}--to {}", from_option(then), time::rfc3339(then.end))),
+        (None, Some(_)) => refused("no range of times".to_owned()),
     }
-    Ok(())
 }
 
 fn from_option(range: &Range<i64>) -> String {
@@ -645,11 +653,17 @@ mod tests {
     fn an_id_goes_on_only_with_what_it_was_begun_with() {
         let identity = |timestamps, digest: &str| Identity { timestamps, digest: digest.to_owned() };
         let begun = identity(Some(0..1_000), "a");
-        assert!(settle(&begun, &begun, false, "r-1").is_ok());
-        assert!(settle(&begun, &identity(Some(5..1_005), "a"), true, "r-1").is_ok(), "the range moved with the clock");
-        let error = settle(&begun, &identity(Some(5..1_005), "a"), false, "r-1").expect_err("another range");
-        assert!(error.to_string().contains("--from 1970-01-01T00:00:00.000Z --to 1970-01-01T00:00:01.000Z"));
-        assert!(settle(&begun, &identity(Some(0..1_000), "b"), true, "r-1").is_err(), "other topics");
+        let again = |range, moving: &[&str]| settle(&begun, &identity(range, "a"), args(moving).moving(), "r-1");
+        let (fixed, absent) = (["--from", "1970-01-01T00:00:00Z", "--to", "1970-01-01T00:00:01Z"], ["--from", "-1s"]);
+        assert!(again(Some(0..1_000), &fixed).is_ok());
+        assert!(again(Some(5..1_005), &absent).is_ok(), "both ends moved with the clock");
+        assert!(again(Some(0..1_005), &fixed[..2]).is_ok(), "the end did");
+        for (range, moving) in [(Some(5..1_000), &fixed[..]), (Some(0..1_005), &fixed), (Some(5..1_005), &fixed[..2])] {
+            let error = again(range, moving).expect_err("a fixed end differs");
+            assert!(error.to_string().contains("--from 1970-01-01T00:00:00.000Z --to 1970-01-01T00:00:01.000Z"));
+        }
+        assert!(again(None, &[]).is_err(), "no range");
+        assert!(settle(&begun, &identity(Some(0..1_000), "b"), args(&fixed).moving(), "r-1").is_err(), "other topics");
     }
 
     #[test]

@@ -183,11 +183,13 @@ pub(super) struct Merged {
     queue: BinaryHeap<Reverse<(i64, usize)>>,
 }
 
+/// Segments to come: the numbers of part and segment, and the least timestamp within.
+type Way = VecDeque<(usize, usize, i64)>;
+
 /// One target partition's way through its segments.
 struct Cursor {
     partition: i32,
-    /// The part and segment numbers to come, and the least timestamp within.
-    segments: VecDeque<(usize, usize, i64)>,
+    segments: Way,
     reader: Option<(usize, SegmentReader)>,
     loaded: Option<Run>,
     /// The greatest timestamp that went by: a partition's time never falls.
@@ -196,7 +198,7 @@ struct Cursor {
 
 impl Merged {
     fn new(store: &Store, plan: &Arc<Plan>) -> Self {
-        let mut ways: BTreeMap<(&str, i32), VecDeque<(usize, usize, i64)>> = BTreeMap::new();
+        let mut ways: BTreeMap<(&str, i32), Way> = BTreeMap::new();
         for (part_number, part) in plan.parts.iter().enumerate() {
             for (segment_number, segment) in part.segments.iter().enumerate() {
                 for planned in segment.partitions.iter().filter_map(|range| matching(range, &part.filter)) {

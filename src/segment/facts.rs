@@ -11,10 +11,17 @@
 //! | `tidelog.raw_bytes` | bytes of all keys, values and headers before encoding |
 //! | `tidelog.largest_record` | bytes (key, value, headers) of the largest record |
 //! | `tidelog.ranges` | a JSON list of what [`PartitionRange`] says, one for each partition |
+//! | `tidelog.row_groups` or `tidelog.index` | where the records lie, see the format |
+//! | `tidelog.check` | XXH64 (seed 0, 16 hex digits) of all of these |
 //!
-//! In Parquet they are key-value metadata of the footer, in Avro metadata of the header.
+//! In Parquet they are key-value metadata of the footer, in Avro metadata of the header. What is hashed for
+//! `tidelog.check` is every other key that begins with `tidelog.`, in byte order: the key, a zero byte, its value, a
+//! zero byte.
+
+use std::hash::Hasher;
 
 use chrono::{DateTime, SecondsFormat, Utc};
+use twox_hash::XxHash64;
 
 use super::SegmentInfo;
 use crate::error::{Error, Kind, Result, ResultExt};
@@ -31,6 +38,8 @@ const CREATED: &str = "tidelog.created";
 const RAW_BYTES: &str = "tidelog.raw_bytes";
 const LARGEST_RECORD: &str = "tidelog.largest_record";
 const RANGES: &str = "tidelog.ranges";
+const CHECK: &str = "tidelog.check";
+const PREFIX: &str = "tidelog.";
 
 /// What a segment file says about itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,8 +86,8 @@ impl SegmentFacts {
         }
     }
 
-    /// The facts as keys and values.
-    pub(super) fn to_pairs(&self) -> Result<Vec<(&'static str, String)>> {
+    /// The facts as keys and values, with `index`, the format's own key, and the hash of them all.
+    pub(super) fn to_pairs(&self, index: (&'static str, String)) -> Result<Vec<(&'static str, String)>> {
         let ranges = serde_json::to_string(&self.partitions)
             .or_err(Kind::Internal, || "cannot write the ranges of a segment as JSON".into())?;
         let mut pairs = vec![
@@ -92,13 +101,17 @@ impl SegmentFacts {
             (RAW_BYTES, self.raw_bytes.to_string()),
             (LARGEST_RECORD, self.largest_record.to_string()),
             (RANGES, ranges),
+            index,
         ];
         pairs.extend(self.topic_id.clone().map(|id| (TOPIC_ID, id)));
+        let check = check(pairs.iter().map(|(key, value)| (*key, value.as_str())));
+        pairs.push((CHECK, check));
         Ok(pairs)
     }
 
-    /// Reads the facts from the metadata that `value` looks up.
-    pub(super) fn from_pairs<'a>(value: impl Fn(&str) -> Option<&'a str>) -> Result<Self> {
+    /// Reads the facts from the metadata of a file.
+    pub(super) fn from_pairs(pairs: &[(&str, &str)]) -> Result<Self> {
+        let value = |key: &str| value(pairs, key);
         let needed = |key: &str| value(key).ok_or_else(|| Error::new(Kind::Corrupt, format!("it has no {key}")));
         let number = |key: &str| -> Result<u64> {
             let text = needed(key)?;
@@ -108,6 +121,9 @@ impl SegmentFacts {
         if format_version > FORMAT_VERSION {
             let message = format!("it has format version {format_version}, this tidelog reads up to {FORMAT_VERSION}");
             return Err(Error::new(Kind::Unsupported, message).hint("read it with the newer tidelog that wrote it"));
+        }
+        if needed(CHECK)? != check(pairs.iter().copied()) {
+            return Err(Error::new(Kind::Corrupt, format!("its metadata are not what its {CHECK} says")));
         }
         let stream = needed(STREAM)?;
         let created = needed(CREATED)?;
@@ -125,6 +141,25 @@ impl SegmentFacts {
             partitions,
         })
     }
+}
+
+/// The value of a key.
+pub(super) fn value<'a>(pairs: &[(&str, &'a str)], key: &str) -> Option<&'a str> {
+    pairs.iter().find(|(name, _)| *name == key).map(|(_, value)| *value)
+}
+
+/// What `tidelog.check` says of metadata.
+fn check<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> String {
+    let mut pairs: Vec<_> = pairs.filter(|(key, _)| key.starts_with(PREFIX) && *key != CHECK).collect();
+    pairs.sort_unstable();
+    let mut hash = XxHash64::with_seed(0);
+    for (key, value) in pairs {
+        for text in [key, value] {
+            hash.write(text.as_bytes());
+            hash.write(&[0]);
+        }
+    }
+    format!("{:016x}", hash.finish())
 }
 
 /// The ranges stand in the order of their partitions, each once, and hold no more records than offsets.

@@ -47,24 +47,9 @@ impl Object {
         }
         match self.store.get_range(&self.path, range).await {
             Ok(bytes) if bytes.len() as u64 == wanted => Ok(bytes),
-            Ok(bytes) => Err(self.short(bytes.len() as u64, wanted)),
-            Err(error) => Err(self.failed(error).await),
+            Ok(_) => Err(self.failed(None).await),
+            Err(error) => Err(self.failed(Some(error)).await),
         }
-    }
-
-    /// The bytes of several ranges; near ones share a request.
-    pub(super) async fn get_many(&self, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
-        ranges.iter().try_for_each(|range| self.check(range))?;
-        let parts = match self.store.get_ranges(&self.path, ranges).await {
-            Ok(parts) => parts,
-            Err(error) => return Err(self.failed(error).await),
-        };
-        for (part, range) in parts.iter().zip(ranges) {
-            if part.len() as u64 != range.end - range.start {
-                return Err(self.short(part.len() as u64, range.end - range.start));
-            }
-        }
-        Ok(parts)
     }
 
     /// Only ranges inside the object are asked for, whatever a damaged file says.
@@ -76,15 +61,13 @@ impl Object {
         Err(Error::new(Kind::Corrupt, message))
     }
 
-    fn short(&self, got: u64, wanted: u64) -> Error {
-        Error::new(Kind::Corrupt, format!("the store gave {got} of {wanted} bytes of {}", self.path))
-    }
-
     /// Why a request failed. A range that the store does not have means an object that is shorter than it should be.
-    async fn failed(&self, error: object_store::Error) -> Error {
+    async fn failed(&self, error: Option<object_store::Error>) -> Error {
         let kind = match &error {
-            object_store::Error::NotFound { .. } => Kind::NotFound,
-            object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. } => Kind::Denied,
+            Some(object_store::Error::NotFound { .. }) => Kind::NotFound,
+            Some(object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. }) => {
+                Kind::Denied
+            }
             _ => match self.store.head(&self.path).await {
                 Ok(found) if found.size != self.size => {
                     let message = format!("it has {} bytes, its checkpoint says {}", found.size, self.size);
@@ -93,7 +76,11 @@ impl Object {
                 _ => Kind::Unavailable,
             },
         };
-        Error::new(kind, format!("cannot read {}", self.path)).source(error)
+        let failed = Error::new(kind, format!("cannot read {}", self.path));
+        match error {
+            Some(error) => failed.source(error),
+            None => failed.context("the store gave fewer bytes than asked for"),
+        }
     }
 }
 

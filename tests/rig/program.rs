@@ -163,6 +163,11 @@ impl Program {
         assert!(clean, "after SIGTERM: {status:?} within {} s; it said:\n{}", timeout.as_secs(), self.output());
     }
 
+    /// SIGINT, as Ctrl-C sends it; how it ends is [`Program::wait`].
+    pub(crate) fn interrupt(&mut self) {
+        self.process.signal(libc::SIGINT);
+    }
+
     /// SIGSTOP: it stands still until [`Program::thaw`].
     pub(crate) fn freeze(&mut self) {
         self.process.signal(libc::SIGSTOP);

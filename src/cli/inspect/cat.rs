@@ -55,11 +55,10 @@ pub(crate) async fn run(args: &Args, config: &Config) -> Result<()> {
     };
     let store = Store::open(&config.archive)?;
     let sources = replay::sources(&store, cluster(config), &query).await?;
-    if let Some(partitions) = &query.partitions {
-        if sources.iter().all(|source| query.ranges(&source.positions).is_empty()) {
-            return Err(Error::new(Kind::NotFound, format!("{} has no partition {partitions}", args.topic))
-                .hint("`tidelog ls --json` prints the partitions"));
-        }
+    let nowhere = sources.iter().all(|source| query.ranges(&source.positions).is_empty());
+    if let Some(partitions) = query.partitions.as_ref().filter(|_| nowhere) {
+        return Err(Error::new(Kind::NotFound, format!("{} has no partition {partitions}", args.topic))
+            .hint("`tidelog ls --json` prints the partitions"));
     }
     let plan = Arc::new(Plan::new(sources, &query, &Rename::default())?);
     let counters = Arc::new(Counters::default());

@@ -204,9 +204,9 @@ impl Collector {
             },
             events,
         )?;
-        if count > 0 {
+        if let Some(mean) = bytes.checked_div(count) {
             // Follow growing messages at once, shrinking ones slowly.
-            self.message_bytes = (bytes / count).max(self.message_bytes / 2).max(1);
+            self.message_bytes = mean.max(self.message_bytes / 2).max(1);
         }
         Ok(())
     }

@@ -229,7 +229,7 @@ impl Committer {
                 writer: self.shared.writer.clone(),
                 created: Utc::now(),
             };
-            match rewrite_without(&sealed, moved, info, self.encoding.clone(), &path).await {
+            match rewrite_without(&sealed, moved, info, self.encoding, &path).await {
                 Ok(new) => break new,
                 Err(error) => persistence.wait_after("a segment cannot be written anew", error).await,
             }

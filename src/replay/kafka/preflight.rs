@@ -269,13 +269,12 @@ fn warnings(topic: &str, parts: &[&Part], settings: &Settings<'_>, now: i64) -> 
     // Kafka's default is `delete`.
     let deletes = settings.has("cleanup.policy", "delete");
     let oldest = parts.iter().flat_map(|part| &part.partitions).map(|planned| planned.min_timestamp).min();
-    if let Some(retention) = settings.number("retention.ms").filter(|ms| *ms >= 0 && deletes && !rewritten) {
-        if oldest.is_some_and(|oldest| oldest < now.saturating_sub(retention)) {
-            let kept = humantime::format_duration(std::time::Duration::from_millis(retention.unsigned_abs()));
-            warnings.push(format!(
-                "{topic} keeps records for {kept}: records older than that will be removed by the broker soon after"
-            ));
-        }
+    let kept = settings.number("retention.ms").filter(|ms| *ms >= 0 && deletes && !rewritten);
+    if let Some(kept) = kept.filter(|kept| oldest.is_some_and(|oldest| oldest < now.saturating_sub(*kept))) {
+        let kept = humantime::format_duration(std::time::Duration::from_millis(kept.unsigned_abs()));
+        warnings.push(format!(
+            "{topic} keeps records for {kept}: records older than that will be removed by the broker soon after"
+        ));
     }
     if let Some(retention) = settings.number("retention.bytes").filter(|bytes| *bytes >= 0 && deletes) {
         let partitions = parts.iter().map(|part| part.partitions.len() as u64).max().unwrap_or(1).max(1);

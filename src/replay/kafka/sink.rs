@@ -133,10 +133,10 @@ impl Sink {
         match work.run(&mut steps, counters) {
             Ok(()) => Ok(work.tally),
             Err(error) => {
-                if work.open_since.is_some() {
-                    if let Err(abort) = self.producer.abort_transaction(STEP) {
-                        tracing::debug!(error = %abort, "the transaction is left to the target's timeout");
-                    }
+                if work.open_since.is_some()
+                    && let Err(abort) = self.producer.abort_transaction(STEP)
+                {
+                    tracing::debug!(error = %abort, "the transaction is left to the target's timeout");
                 }
                 // A record that was refused is the reason why the transaction failed.
                 self.producer.context().verdict()?;

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerGroupMetadata};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::metadata::MetadataTopic;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
@@ -28,9 +28,6 @@ use super::connection::{Connection, Failed as _, Logged, wrong_property};
 use super::preflight::Create;
 use crate::error::{Error, Kind, Result, ResultExt as _};
 use crate::replay::plan::{Mark, Marks};
-
-/// How long the target may take to tell how its topics are set.
-const SETTINGS_ANSWER: Duration = Duration::from_secs(5);
 
 /// How long an answer of the target may take.
 const ANSWER: Duration = Duration::from_secs(20);
@@ -111,16 +108,17 @@ impl Target {
     pub(super) async fn describe(&self, topics: &[&str]) -> Result<BTreeMap<String, TopicFacts>> {
         let bootstrap = self.bootstrap().to_owned();
         // All topics are asked for: a question for one by name may create it, where the broker is set so.
-        let partitions: BTreeMap<String, i32> = ask(&self.consumer, move |consumer| {
+        let (partitions, broker): (BTreeMap<String, i32>, i32) = ask(&self.consumer, move |consumer| {
             let metadata = consumer
                 .fetch_metadata(None, ANSWER)
                 .or_failed(|| format!("the target cluster at {bootstrap} does not answer"))?;
             let count = |topic: &MetadataTopic| topic.partitions().len().try_into().unwrap_or(i32::MAX);
-            Ok(metadata.topics().iter().map(|topic| (topic.name().to_owned(), count(topic))).collect())
+            let partitions = metadata.topics().iter().map(|topic| (topic.name().to_owned(), count(topic))).collect();
+            Ok((partitions, metadata.orig_broker_id()))
         })
         .await?;
         let present: Vec<&str> = topics.iter().copied().filter(|topic| partitions.contains_key(*topic)).collect();
-        let mut configs = self.configs(&present).await?;
+        let mut configs = self.configs(&present, broker).await?;
         let facts = present.into_iter().map(|topic| {
             let config = configs.as_mut().and_then(|configs| configs.remove(topic));
             (topic.to_owned(), TopicFacts { partitions: partitions.get(topic).copied().unwrap_or(0), config })
@@ -128,19 +126,21 @@ impl Target {
         Ok(facts.collect())
     }
 
-    /// The settings of `topics`; none if the target does not tell settings.
-    async fn configs(&self, topics: &[&str]) -> Result<Option<BTreeMap<String, BTreeMap<String, String>>>> {
+    /// The settings of `topics`; none if the target does not tell settings. Any broker knows them, so the one that just
+    /// answered is asked: librdkafka would look for the controller, which its own mock cluster does not have.
+    async fn configs(
+        &self,
+        topics: &[&str],
+        broker: i32,
+    ) -> Result<Option<BTreeMap<String, BTreeMap<String, String>>>> {
         if topics.is_empty() {
             return Ok(Some(BTreeMap::new()));
         }
         let asked: Vec<ResourceSpecifier<'_>> = topics.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
-        let options = AdminOptions::new().request_timeout(Some(SETTINGS_ANSWER));
-        // The target has just told which topics it has: one that keeps silent about their settings has no such answer,
-        // as librdkafka's mock cluster, which names no controller to ask.
-        let silent = [RDKafkaErrorCode::UnsupportedFeature, RDKafkaErrorCode::OperationTimedOut];
+        let options = AdminOptions::new().request_timeout(Some(ANSWER)).broker_id(broker);
         let answers = match self.admin.describe_configs(&asked, &options).await {
             Ok(answers) => answers,
-            Err(KafkaError::AdminOp(code)) if silent.contains(&code) => return Ok(None),
+            Err(error) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::UnsupportedFeature) => return Ok(None),
             Err(error) => return Err(error).or_failed(|| "the target does not tell how its topics are set".to_owned()),
         };
         let mut configs = BTreeMap::new();
@@ -226,11 +226,15 @@ impl Target {
         for (topic, partition) in partitions {
             list.add_partition(topic, *partition);
         }
-        let id = self.id.clone();
+        let (id, bootstrap) = (self.id.clone(), self.bootstrap().to_owned());
         ask(&consumer, move |consumer| {
             let offsets = consumer
                 .committed_offsets(list, ANSWER)
-                .or_failed(|| format!("cannot read how far the replay {id} has come"))?;
+                .or_failed(|| format!("the target at {bootstrap} does not say how far the replay {id} has come"))
+                .map_err(|error| match error.kind() {
+                    Kind::Unavailable => error.hint("is the address right, and the cluster up? --into names another"),
+                    _ => error,
+                })?;
             let mut earlier = Earlier::default();
             for element in offsets.elements() {
                 let Offset::Offset(offset) = element.offset() else { continue };

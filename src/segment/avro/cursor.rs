@@ -14,13 +14,14 @@ pub(super) enum Bad {
     Wrong(&'static str),
 }
 
-impl From<Bad> for Error {
-    fn from(bad: Bad) -> Self {
-        let what = match bad {
-            Bad::Short => "it ends too early",
-            Bad::Wrong(what) => what,
+impl Bad {
+    /// What a user is told.
+    pub(super) fn report(self) -> Error {
+        let what = match self {
+            Self::Short => "it ends too early",
+            Self::Wrong(what) => what,
         };
-        Self::new(Kind::Corrupt, format!("it cannot be decoded as Avro: {what}"))
+        Error::new(Kind::Corrupt, format!("it cannot be decoded as Avro: {what}"))
     }
 }
 

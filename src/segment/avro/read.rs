@@ -9,7 +9,7 @@ use super::{CODEC, CODEC_KEY, Entry, INDEX_KEY, MAGIC, SCHEMA, SCHEMA_KEY, Sync}
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::record::{Block, Header, TimestampType};
 use crate::segment::assemble::{Assembler, RowMeta};
-use crate::segment::facts::SegmentFacts;
+use crate::segment::facts::{SegmentFacts, value};
 use crate::segment::fetch::{Object, Run};
 use crate::segment::filter::{Filter, Wanted};
 
@@ -85,23 +85,21 @@ impl AvroReader {
 
     /// Decodes a block and gives its rows to the assembler.
     fn take(&mut self, entry: &Entry, bytes: &Bytes) -> Result<()> {
-        let mut cursor = Cursor::new(bytes);
-        let records = cursor.length()? as u64;
-        let packed = cursor.bytes()?;
-        if cursor.array::<16>()? != self.sync || !cursor.rest().is_empty() {
-            return Err(Bad::Wrong("it does not end with the sync marker").into());
-        }
+        let (records, packed) = parse_block(bytes, &self.sync).map_err(Bad::report)?;
         if records != entry.3.iter().fold(0, |sum: u64, part| sum.saturating_add(part.1)) {
-            return Err(Bad::Wrong("its number of records is not that of the index").into());
+            return Err(Bad::Wrong("its number of records is not that of the index").report());
         }
         unpack(&mut self.decompressor, packed, entry.2, &mut self.raw)?;
         let mut cursor = Cursor::new(&self.raw);
         let mut headers = Vec::new();
         for _ in 0..records {
-            take_record(&mut cursor, &mut headers, &mut self.assembler)?;
+            let (row, key, value) = parse_record(&mut cursor, &mut headers).map_err(Bad::report)?;
+            if self.assembler.wants(&row)? {
+                self.assembler.push(row, key, value, headers.iter().copied());
+            }
         }
         if !cursor.rest().is_empty() {
-            return Err(Bad::Wrong("bytes follow its last record").into());
+            return Err(Bad::Wrong("bytes follow its last record").report());
         }
         // A large block does not keep its memory.
         self.raw.shrink_to(LEAST_KEPT);
@@ -130,7 +128,23 @@ fn unpack(decompressor: &mut Decompressor<'_>, packed: &[u8], size: u64, raw: &m
     Ok(())
 }
 
-fn take_record<'a>(cursor: &mut Cursor<'a>, headers: &mut Vec<Header<'a>>, assembler: &mut Assembler) -> Result<()> {
+/// A block: how many records it has, and its compressed data.
+fn parse_block<'a>(bytes: &'a [u8], sync: &Sync) -> Result<(u64, &'a [u8]), Bad> {
+    let mut cursor = Cursor::new(bytes);
+    let records = cursor.length()? as u64;
+    let packed = cursor.bytes()?;
+    if cursor.array()? != *sync || !cursor.rest().is_empty() {
+        return Err(Bad::Wrong("it does not end with the sync marker"));
+    }
+    Ok((records, packed))
+}
+
+/// A record: what it says, its key, its value; its headers go to `headers`.
+#[allow(clippy::type_complexity, reason = "the parts of a record, named by its only caller")]
+fn parse_record<'a>(
+    cursor: &mut Cursor<'a>,
+    headers: &mut Vec<Header<'a>>,
+) -> Result<(RowMeta, Option<&'a [u8]>, Option<&'a [u8]>), Bad> {
     let partition = cursor.int()?;
     let offset = cursor.long()?;
     let timestamp = cursor.long()?;
@@ -153,11 +167,7 @@ fn take_record<'a>(cursor: &mut Cursor<'a>, headers: &mut Vec<Header<'a>>, assem
             headers.push(Header { name, value });
         }
     }
-    let row = RowMeta { partition, offset, timestamp, timestamp_type, leader_epoch };
-    if assembler.wants(&row)? {
-        assembler.push(row, key, value, headers.iter().copied());
-    }
-    Ok(())
+    Ok((RowMeta { partition, offset, timestamp, timestamp_type, leader_epoch }, key, value))
 }
 
 /// What stands before the blocks.
@@ -177,11 +187,11 @@ impl Head {
                     let have = bytes.len() as u64;
                     let more = (have * 4).min(object.size()).min(LARGEST_HEAD);
                     if more <= have {
-                        return Err(Bad::Short.into());
+                        return Err(Bad::Short.report());
                     }
                     bytes = object.get(0..more).await?;
                 }
-                parsed => return parsed?,
+                parsed => return parsed.map_err(Bad::report)?,
             }
         }
     }
@@ -207,12 +217,11 @@ impl Head {
         Ok(Self::understand(&pairs, sync, length))
     }
 
-    fn understand(pairs: &[(&str, &[u8])], sync: Sync, length: u64) -> Result<Self> {
-        let value = |key: &str| {
-            let (_, value) = pairs.iter().find(|(name, _)| *name == key)?;
-            std::str::from_utf8(value).ok()
-        };
-        let facts = SegmentFacts::from_pairs(value)?;
+    fn understand<'a>(pairs: &[(&'a str, &'a [u8])], sync: Sync, length: u64) -> Result<Self> {
+        let text = |(key, value): &(&'a str, &'a [u8])| Some((*key, std::str::from_utf8(value).ok()?));
+        let pairs: Vec<(&str, &str)> = pairs.iter().filter_map(text).collect();
+        let facts = SegmentFacts::from_pairs(&pairs)?;
+        let value = |key: &str| value(&pairs, key);
         if value(SCHEMA_KEY) != Some(SCHEMA) {
             return Err(Error::new(Kind::Corrupt, format!("its {SCHEMA_KEY} is not that of a segment")));
         }

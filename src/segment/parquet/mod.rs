@@ -18,6 +18,15 @@
 //! Trino read, in data pages of the first; see
 //! <https://github.com/apache/parquet-format/blob/master/Encodings.md>.
 
+//!
+//! Parquet's own checksums are those of pages, which the encoder below does not write, and neither it nor zstd would
+//! notice a flipped bit in a value. So the key `tidelog.row_groups` says where each row group lies and what it hashes
+//! to: a JSON list with a [`Place`] for each, in their order,
+//!
+//! ```text
+//! [[position, length, records, XXH64 with seed 0 in 16 hex digits], …]
+//! ```
+
 mod read;
 mod write;
 
@@ -29,6 +38,13 @@ use std::sync::Arc;
 use parquet::errors::ParquetError;
 use parquet::schema::parser::parse_message_type;
 use parquet::schema::types::Type;
+use serde::{Deserialize, Serialize};
+
+const ROW_GROUPS_KEY: &str = "tidelog.row_groups";
+
+/// A row group: its position in the file, its length, its records, the hash of its bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Place(u64, u64, u64, String);
 
 /// The columns, in the notation of the Parquet tools.
 const SCHEMA: &str = "

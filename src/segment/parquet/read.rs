@@ -1,11 +1,12 @@
 //! Reads Parquet segments.
 //!
-//! Of the footer it learns which row groups the filter may want. A row group that is wanted whole is read with one
-//! request, ahead of its turn. Of one that is wanted in part, the page index says which rows may match; the columns
-//! that the filter asks about are read and decoded for those, the others only for rows that do match.
+//! Of the footer it learns which row groups the filter may want. Each is read with one request, ahead of its turn, and
+//! held against its hash before anything of it is decoded. Of one that is wanted in part, the page index says which
+//! rows may match; the columns that the filter asks about are decoded for those, the others only for rows that do
+//! match.
 //!
-//! The decoder below is not ours, and was not written against damaged files: it may panic on one. A panic is caught
-//! and reported as what it is, a damaged file.
+//! The decoder below is not ours, and was not written against damaged files: it may panic on one. A panic (over a
+//! damaged footer, for all else is hashed) is caught and reported as what it is, a damaged file.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -18,6 +19,7 @@ use arrow::array::{
 };
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef, TimeUnit};
 use arrow::error::ArrowError;
+use bytes::Bytes;
 use parquet::DecodeResult;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
@@ -28,12 +30,13 @@ use parquet::errors::ParquetError;
 use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataPushDecoder, RowGroupMetaData};
 use parquet::file::page_index::column_index::ColumnIndexMetaData;
 use parquet::file::statistics::Statistics;
+use twox_hash::XxHash64;
 
-use super::{leaf, schema};
-use crate::error::{Error, Kind, Result};
+use super::{Place, ROW_GROUPS_KEY, leaf, schema};
+use crate::error::{Error, Kind, Result, ResultExt};
 use crate::record::{Block, Header, TimestampType};
 use crate::segment::assemble::{Assembler, RowMeta};
-use crate::segment::facts::SegmentFacts;
+use crate::segment::facts::{SegmentFacts, value};
 use crate::segment::fetch::{Object, Run};
 use crate::segment::filter::{Filter, Wanted};
 
@@ -41,53 +44,44 @@ use crate::segment::filter::{Filter, Wanted};
 const TAIL: u64 = 64 << 10;
 /// Bytes of decoded rows that are held at once, about.
 const BATCH_BYTES: u64 = 4 << 20;
-/// A decoder that asks for bytes more often than this in one row group, or for a footer, goes round in a circle.
-const MOST_REQUESTS: usize = 64;
+/// A decoder that asks for bytes of the footer more often than this goes round in a circle.
+const MOST_REQUESTS: usize = 8;
 
 /// Reads one Parquet segment.
 pub(in crate::segment) struct ParquetReader {
-    object: Object,
     facts: SegmentFacts,
     metadata: ArrowReaderMetadata,
     filter: Filter,
     assembler: Assembler,
     steps: VecDeque<Step>,
-    /// The row groups that are wanted whole.
-    whole: Run,
-    decoding: Option<Decoding>,
+    /// The bytes of the row groups in `steps`.
+    run: Run,
+    decoder: Option<ParquetPushDecoder>,
     ended: bool,
 }
 
 /// A row group to read.
 struct Step {
     group: usize,
+    place: Place,
     /// The rows that may be wanted; none if all are.
     rows: Option<RowSelection>,
-}
-
-struct Decoding {
-    decoder: ParquetPushDecoder,
-    requests: usize,
 }
 
 impl ParquetReader {
     pub(in crate::segment) async fn open(object: Object, filter: Filter) -> Result<Self> {
         let tail = Tail::read(&object).await?;
         let metadata = tail.metadata(&object).await?;
-        let facts = facts(&metadata)?;
-        check(&metadata, &facts, object.size())?;
+        let (facts, places) = understand(&metadata)?;
+        check(&metadata, &facts, &places)?;
         let assembler = Assembler::new(&facts, filter.clone());
-        let metadata = if assembler.wants_all() { metadata } else { tail.with_page_index(&object, metadata).await? };
-        let steps = guarded(|| Ok(plan(&metadata, &filter, assembler.wants_all())))??;
-        let ranges: Vec<Range<u64>> = steps
-            .iter()
-            .filter(|step| step.rows.is_none())
-            .map(|step| group_bytes(metadata.row_group(step.group)))
-            .collect();
+        let all = assembler.wants_all();
+        let metadata = if all { metadata } else { tail.with_page_index(&object, metadata).await? };
+        let steps = guarded(|| Ok(plan(&metadata, places, &filter, all)))??;
         let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true).with_schema(arrow_schema());
         let metadata = guarded(|| ArrowReaderMetadata::try_new(Arc::new(metadata), options))?;
-        let whole = Run::new(object.clone(), ranges);
-        Ok(Self { object, facts, metadata, filter, assembler, steps, whole, decoding: None, ended: false })
+        let run = Run::new(object, steps.iter().map(|step| step.place.bytes()));
+        Ok(Self { facts, metadata, filter, assembler, steps, run, decoder: None, ended: false })
     }
 
     pub(in crate::segment) fn facts(&self) -> &SegmentFacts {
@@ -99,14 +93,18 @@ impl ParquetReader {
             if let Some(block) = self.assembler.next() {
                 return Ok(Some(block));
             }
-            if let Some(decoding) = &mut self.decoding {
-                match guarded(|| decoding.decoder.try_decode())? {
-                    DecodeResult::NeedsData(ranges) => decoding.feed(&self.object, ranges).await?,
+            if let Some(decoder) = &mut self.decoder {
+                match guarded(|| decoder.try_decode())? {
                     DecodeResult::Data(batch) => take(&mut self.assembler, &batch)?,
-                    DecodeResult::Finished => self.decoding = None,
+                    DecodeResult::Finished => self.decoder = None,
+                    DecodeResult::NeedsData(_) => {
+                        return Err(Error::new(Kind::Corrupt, "a row group of it lies outside its place"));
+                    }
                 }
             } else if let Some(step) = self.steps.pop_front() {
-                self.decoding = Some(self.begin(step).await?);
+                let bytes = self.run.next().await?;
+                let bytes = bytes.ok_or_else(|| Error::new(Kind::Internal, "a planned row group was not read"))?;
+                self.decoder = Some(self.begin(step, bytes)?);
             } else if self.ended {
                 return Ok(None);
             } else {
@@ -116,47 +114,40 @@ impl ParquetReader {
         }
     }
 
-    /// Sets up the decoder of a row group.
-    async fn begin(&mut self, step: Step) -> Result<Decoding> {
-        let group = self.metadata.metadata().row_group(step.group);
-        let rows = group.num_rows().max(1) as u64;
-        let row_bytes = (group.total_byte_size().max(0) as u64 / rows).max(1);
-        let builder = ParquetPushDecoderBuilder::new_with_metadata(self.metadata.clone())
-            .with_row_groups(vec![step.group])
-            .with_batch_size((BATCH_BYTES / row_bytes).clamp(16, 4096) as usize);
-        let Some(rows) = step.rows else {
-            let range = group_bytes(group);
-            let bytes = self.whole.next().await?;
-            let bytes = bytes.ok_or_else(|| Error::new(Kind::Internal, "a planned row group was not read"))?;
-            let decoder = guarded(|| {
-                let mut decoder = builder.build()?;
-                decoder.push_range(range, bytes)?;
-                Ok(decoder)
-            })?;
-            return Ok(Decoding { decoder, requests: 0 });
-        };
-        let filter = row_filter(&self.filter, self.metadata.metadata());
-        let decoder = guarded(|| builder.with_row_selection(rows).with_row_filter(filter).build())?;
-        Ok(Decoding { decoder, requests: 0 })
+    /// Sets up the decoder of a row group, whose bytes are what was written.
+    fn begin(&self, step: Step, bytes: Bytes) -> Result<ParquetPushDecoder> {
+        let Step { group, place, rows } = step;
+        if format!("{:016x}", XxHash64::oneshot(0, &bytes)) != place.3 {
+            let message = format!("its row group at {} of {} bytes is not what it hashes to", place.0, place.1);
+            return Err(Error::new(Kind::Corrupt, message));
+        }
+        let raw_bytes = self.metadata.metadata().row_group(group).total_byte_size().max(0) as u64;
+        let row_bytes = (raw_bytes / place.2.max(1)).max(1);
+        guarded(|| {
+            let mut builder = ParquetPushDecoderBuilder::new_with_metadata(self.metadata.clone())
+                .with_row_groups(vec![group])
+                .with_batch_size((BATCH_BYTES / row_bytes).clamp(16, 4096) as usize);
+            if let Some(rows) = rows {
+                let filter = row_filter(&self.filter, self.metadata.metadata());
+                builder = builder.with_row_selection(rows).with_row_filter(filter);
+            }
+            let mut decoder = builder.build()?;
+            decoder.push_range(place.bytes(), bytes)?;
+            Ok(decoder)
+        })
     }
 }
 
-impl Decoding {
-    /// Gives the decoder the bytes that it asked for.
-    async fn feed(&mut self, object: &Object, ranges: Vec<Range<u64>>) -> Result<()> {
-        self.requests += 1;
-        if self.requests > MOST_REQUESTS {
-            return Err(Error::new(Kind::Corrupt, "its row groups lead nowhere"));
-        }
-        let data = object.get_many(&ranges).await?;
-        guarded(|| self.decoder.push_ranges(ranges, data))
+impl Place {
+    fn bytes(&self) -> Range<u64> {
+        self.0..self.0.saturating_add(self.1)
     }
 }
 
 /// The end of the file.
 struct Tail {
     range: Range<u64>,
-    bytes: bytes::Bytes,
+    bytes: Bytes,
 }
 
 impl Tail {
@@ -183,8 +174,10 @@ impl Tail {
             match guarded(|| decoder.try_decode())? {
                 DecodeResult::Data(metadata) => return Ok(metadata),
                 DecodeResult::NeedsData(ranges) => {
-                    let data = object.get_many(&ranges).await?;
-                    guarded(|| decoder.push_ranges(ranges, data))?;
+                    for range in ranges {
+                        let bytes = object.get(range.clone()).await?;
+                        guarded(|| decoder.push_range(range, bytes))?;
+                    }
                 }
                 DecodeResult::Finished => break,
             }
@@ -207,28 +200,34 @@ fn guarded<T>(decode: impl FnOnce() -> Result<T, ParquetError>) -> Result<T> {
     }
 }
 
-fn facts(metadata: &ParquetMetaData) -> Result<SegmentFacts> {
-    let pairs = metadata.file_metadata().key_value_metadata();
-    SegmentFacts::from_pairs(|key| pairs.into_iter().flatten().find(|pair| pair.key == key)?.value.as_deref())
+/// What the segment says about itself, and where its row groups lie.
+fn understand(metadata: &ParquetMetaData) -> Result<(SegmentFacts, Vec<Place>)> {
+    let pairs = metadata.file_metadata().key_value_metadata().into_iter().flatten();
+    let pairs: Vec<(&str, &str)> = pairs.filter_map(|pair| Some((pair.key.as_str(), pair.value.as_deref()?))).collect();
+    let facts = SegmentFacts::from_pairs(&pairs)?;
+    let places = serde_json::from_str(value(&pairs, ROW_GROUPS_KEY).unwrap_or_default())
+        .or_err(Kind::Corrupt, || format!("its {ROW_GROUPS_KEY} is not a list of row groups"))?;
+    Ok((facts, places))
 }
 
 /// Holds the footer against the format and the segment's own facts.
-fn check(metadata: &ParquetMetaData, facts: &SegmentFacts, size: u64) -> Result<()> {
+fn check(metadata: &ParquetMetaData, facts: &SegmentFacts, places: &[Place]) -> Result<()> {
     let wrong = |message: String| Err(Error::new(Kind::Corrupt, message));
     let expected = guarded(schema)?;
     if metadata.file_metadata().schema().get_fields() != expected.get_fields() {
         return wrong("its columns are not those of a segment".into());
     }
-    let mut rows = 0_u64;
-    for group in metadata.row_groups() {
-        let bytes = guarded(|| Ok(group_bytes(group)))?;
-        if bytes.start > bytes.end || bytes.end > size || group.num_rows() < 0 {
-            return wrong(format!("a row group of it lies at {}..{} of {size} bytes", bytes.start, bytes.end));
-        }
-        rows = rows.saturating_add(group.num_rows() as u64);
+    let lie = |group: &RowGroupMetaData| {
+        let records = u64::try_from(group.num_rows()).ok()?;
+        Some((group_bytes(group), records))
+    };
+    let lie = guarded(|| Ok(metadata.row_groups().iter().map(lie).collect::<Vec<_>>()))?;
+    if !lie.iter().eq(places.iter().map(|place| Some((place.bytes(), place.2))).collect::<Vec<_>>().iter()) {
+        return wrong(format!("its row groups are not those of its {ROW_GROUPS_KEY}"));
     }
-    if rows != facts.records() {
-        return wrong(format!("it holds {rows} records, and says {}", facts.records()));
+    let records = places.iter().fold(0, |sum: u64, place| sum.saturating_add(place.2));
+    if records != facts.records() {
+        return wrong(format!("it holds {records} records, and says {}", facts.records()));
     }
     Ok(())
 }
@@ -243,18 +242,16 @@ fn group_bytes(group: &RowGroupMetaData) -> Range<u64> {
 }
 
 /// Which row groups are read, and which of their rows.
-fn plan(metadata: &ParquetMetaData, filter: &Filter, all: bool) -> Result<VecDeque<Step>> {
+fn plan(metadata: &ParquetMetaData, places: Vec<Place>, filter: &Filter, all: bool) -> Result<VecDeque<Step>> {
     let mut steps = VecDeque::new();
-    for (group, about) in metadata.row_groups().iter().enumerate() {
-        match if all { Wanted::All } else { of_group(about, filter) } {
-            Wanted::Nothing => {}
-            Wanted::All => steps.push_back(Step { group, rows: None }),
-            Wanted::Some => {
-                let rows = of_pages(metadata, group, filter)?;
-                if rows.selects_any() {
-                    steps.push_back(Step { group, rows: Some(rows) });
-                }
-            }
+    for (group, (about, place)) in metadata.row_groups().iter().zip(places).enumerate() {
+        let rows = match if all { Wanted::All } else { of_group(about, filter) } {
+            Wanted::Nothing => continue,
+            Wanted::All => None,
+            Wanted::Some => Some(of_pages(metadata, group, filter)?),
+        };
+        if rows.as_ref().is_none_or(RowSelection::selects_any) {
+            steps.push_back(Step { group, place, rows });
         }
     }
     Ok(steps)

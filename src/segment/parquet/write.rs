@@ -4,6 +4,8 @@
 //! blocks that were given, only one encoded column is ever held. Keys, values and headers are not copied on the way to
 //! the encoder: it reads them where they lie in the blocks.
 
+use std::hash::Hasher;
+use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -21,8 +23,9 @@ use parquet::file::metadata::{KeyValue, SortingColumn};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::types::ColumnPath;
+use twox_hash::XxHash64;
 
-use super::{leaf, schema};
+use super::{Place, ROW_GROUPS_KEY, leaf, schema};
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::record::{Block, Span, TimestampType};
 use crate::segment::facts::SegmentFacts;
@@ -38,7 +41,8 @@ const PAGE_BYTES: usize = 1 << 20;
 
 /// Writes one Parquet segment.
 pub(in crate::segment) struct ParquetWriter {
-    file: SerializedFileWriter<Spool>,
+    file: SerializedFileWriter<Hashed>,
+    places: Vec<Place>,
     columns: ArrowRowGroupWriterFactory,
     fields: SchemaRef,
     timestamp_types: Arc<StringArray>,
@@ -49,19 +53,28 @@ impl ParquetWriter {
     pub(in crate::segment) fn create(path: &Path, zstd_level: i32) -> Result<Self> {
         let level =
             ZstdLevel::try_new(zstd_level).or_err(Kind::Config, || format!("zstd has no level {zstd_level}"))?;
-        let spool = Spool::create(path)?;
+        let spool = Hashed { spool: Spool::create(path)?, group: XxHash64::with_seed(0) };
         let schema = schema().or_err(Kind::Internal, || "the Parquet schema of segments is wrong".into())?;
         let properties = Arc::new(properties(Compression::ZSTD(level)));
         let file = SerializedFileWriter::new(spool, schema, properties).map_err(failed)?;
         let fields = arrow_schema();
         let columns = ArrowRowGroupWriterFactory::new(&file, Arc::clone(&fields));
         let names = TimestampType::ALL.map(TimestampType::name);
-        Ok(Self { file, columns, fields, timestamp_types: Arc::new(StringArray::from_iter_values(names)) })
+        Ok(Self {
+            file,
+            places: Vec::new(),
+            columns,
+            fields,
+            timestamp_types: Arc::new(StringArray::from_iter_values(names)),
+        })
     }
 
     /// Writes one row group. The blocks are in order, and none is empty.
     pub(in crate::segment) fn write(&mut self, blocks: Vec<Block>) -> Result<()> {
+        let records = blocks.iter().map(|block| block.len() as u64).sum();
         let rows = Rows::new(blocks);
+        self.next_hash()?;
+        let position = self.bytes_written();
         let ordinal = self.file.flushed_row_groups().len();
         let writers = self.columns.create_column_writers(ordinal).map_err(failed)?;
         let mut writers = writers.into_iter();
@@ -82,7 +95,15 @@ impl ParquetWriter {
             }
         }
         group.close().map_err(failed)?;
+        let hash = self.next_hash()?;
+        self.places.push(Place(position, self.bytes_written() - position, records, format!("{hash:016x}")));
         Ok(())
+    }
+
+    /// The hash of what was written since the last call.
+    fn next_hash(&mut self) -> Result<u64> {
+        self.file.flush().map_err(|error| failed(error.into()))?;
+        Ok(std::mem::replace(&mut self.file.inner_mut().group, XxHash64::with_seed(0)).finish())
     }
 
     /// Bytes that went to the file.
@@ -92,10 +113,30 @@ impl ParquetWriter {
 
     /// Writes the footer.
     pub(in crate::segment) fn finish(mut self, facts: &SegmentFacts) -> Result<Spool> {
-        for (key, value) in facts.to_pairs()? {
+        let places = serde_json::to_string(&self.places)
+            .or_err(Kind::Internal, || "cannot write the places of row groups as JSON".into())?;
+        for (key, value) in facts.to_pairs((ROW_GROUPS_KEY, places))? {
             self.file.append_key_value_metadata(KeyValue::new(key.to_owned(), value));
         }
-        self.file.into_inner().map_err(failed)
+        Ok(self.file.into_inner().map_err(failed)?.spool)
+    }
+}
+
+/// The file, and the hash of the row group that goes to it.
+struct Hashed {
+    spool: Spool,
+    group: XxHash64,
+}
+
+impl Write for Hashed {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.spool.write(bytes)?;
+        self.group.write(bytes.get(..written).unwrap_or(bytes));
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.spool.flush()
     }
 }
 

@@ -8,9 +8,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use object_store::local::LocalFileSystem;
+use object_store::ObjectStoreExt;
 use object_store::memory::InMemory;
-use object_store::{ObjectStore, ObjectStoreExt};
 use proptest::prelude::*;
 
 use super::*;
@@ -135,14 +134,15 @@ fn flat(calls: &Calls) -> Vec<Owned> {
 fn write(path: &Path, format: Format, calls: &Calls) -> Result<Sealed> {
     let mut writer = SegmentWriter::create(path, info(), encoding(format))?;
     for call in calls {
-        let blocks = call.iter().map(|records| {
-            let mut block = Block::new(records.first().map_or(0, |record| record.partition), 0);
-            records.iter().for_each(|record| record.push_to(&mut block));
-            block
-        });
-        writer.write(blocks.collect())?;
+        writer.write(call.iter().map(|records| block(records)).collect())?;
     }
     writer.finish(&ranges(&flat(calls)))
+}
+
+fn block(records: &[Owned]) -> Block {
+    let mut block = Block::new(records.first().map_or(0, |record| record.partition), 0);
+    records.iter().for_each(|record| record.push_to(&mut block));
+    block
 }
 
 /// Writes a segment and gives what it is and its bytes.

@@ -46,3 +46,129 @@ proptest! {
         round_trip(Format::Avro, &calls, &filter);
     }
 }
+
+fn small(partition: i32, offsets: std::ops::Range<i64>) -> Vec<Owned> {
+    offsets
+        .map(|offset| Owned {
+            partition,
+            offset,
+            timestamp: offset,
+            timestamp_type: TimestampType::Create,
+            leader_epoch: -1,
+            key: None,
+            value: Some(offset.to_be_bytes().to_vec()),
+            headers: vec![],
+        })
+        .collect()
+}
+
+#[test]
+fn an_unfinished_writer_leaves_no_file() {
+    for format in [Format::Parquet, Format::Avro] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("segment");
+        let mut writer = SegmentWriter::create(&path, info(), encoding(format)).unwrap();
+        writer.write(vec![block(&small(0, 0..10))]).unwrap();
+        drop(writer);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+        write(&path, format, &vec![vec![small(0, 0..10)]]).unwrap();
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+        assert!(SegmentWriter::create(&path, info(), encoding(format)).is_err(), "the file exists");
+    }
+}
+
+#[test]
+fn blocks_that_do_not_follow_are_refused() {
+    for format in [Format::Parquet, Format::Avro] {
+        let folder = tempfile::tempdir().unwrap();
+        let back = vec![vec![small(0, 5..10)], vec![small(0, 9..12)]];
+        assert_eq!(write(&folder.path().join("back"), format, &back).unwrap_err().kind(), Kind::Internal);
+        for (name, ranges) in [("short", [(0, 0, 9)].as_slice()), ("none", &[]), ("twice", &[(0, 0, 10), (0, 0, 10)])] {
+            let mut writer = SegmentWriter::create(&folder.path().join(name), info(), encoding(format)).unwrap();
+            writer.write(vec![block(&small(0, 0..10))]).unwrap();
+            assert_eq!(writer.finish(ranges).unwrap_err().kind(), Kind::Internal, "{name}");
+        }
+    }
+}
+
+#[test]
+fn ranges_may_be_wider_than_their_records_and_hold_none() {
+    for format in [Format::Parquet, Format::Avro] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("segment");
+        let mut writer = SegmentWriter::create(&path, info(), encoding(format)).unwrap();
+        writer.write(vec![block(&small(1, 10..20))]).unwrap();
+        let sealed = writer.finish(&[(2, 5, 9), (1, 3, 40)]).unwrap();
+        let range = |partition, start, end, records, times: Option<(i64, i64)>| PartitionRange {
+            partition,
+            start,
+            end,
+            records,
+            min_timestamp: times.map(|times| times.0),
+            max_timestamp: times.map(|times| times.1),
+        };
+        assert_eq!(sealed.partitions, [range(1, 3, 40, 10, Some((10, 19))), range(2, 5, 9, 0, None)]);
+        let bytes = std::fs::read(&sealed.path).unwrap();
+        let (facts, records) = read(&bytes, sealed.bytes, format, Filter::default()).unwrap();
+        assert_eq!((facts.partitions, records), (sealed.partitions, small(1, 10..20)));
+    }
+}
+
+#[test]
+fn the_sha256_is_that_of_the_file() {
+    use sha2::Digest;
+    for format in [Format::Parquet, Format::Avro] {
+        let (sealed, bytes) = encoded(format, &vec![vec![small(0, 0..1_000)]]);
+        let hex: String = sha2::Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(sealed.sha256, hex);
+        assert_eq!(sealed.to_ref("key".into()).records(), 1_000);
+    }
+}
+
+#[test]
+fn rewriting_leaves_out_the_dropped_partitions() {
+    for format in [Format::Parquet, Format::Avro] {
+        let folder = tempfile::tempdir().unwrap();
+        let calls =
+            vec![vec![small(0, 0..50), small(1, 0..50), small(2, 7..9)], vec![small(1, 60..70), small(0, 50..99)]];
+        let sealed = write(&folder.path().join("a segment"), format, &calls).unwrap();
+        let to = folder.path().join("anew");
+        let drop = BTreeSet::from([0, 7]);
+        let anew = wait(rewrite_without(&sealed, &drop, info(), encoding(format), &to)).unwrap().unwrap();
+        assert_eq!(anew.partitions, sealed.partitions[1..]);
+        let bytes = std::fs::read(&anew.path).unwrap();
+        let (_, records) = read(&bytes, anew.bytes, format, Filter::default()).unwrap();
+        let kept = flat(&calls).into_iter().filter(|record| record.partition != 0).collect();
+        assert_eq!(by_partition(records), by_partition(kept));
+
+        let all = BTreeSet::from([0, 1, 2]);
+        let nothing = wait(rewrite_without(&sealed, &all, info(), encoding(format), &folder.path().join("none")));
+        assert_eq!(nothing.unwrap(), None);
+        assert!(!folder.path().join("none").exists());
+    }
+}
+
+/// Large enough for many row groups, pages, Avro blocks and requests.
+#[test]
+fn large_segments_come_back_whole_and_in_part() {
+    let text = |seed: i64| (0..40).flat_map(|i| (seed * 7_919 + i).to_string().into_bytes()).collect::<Vec<u8>>();
+    let record = |partition, offset: i64| Owned {
+        key: Some(offset.to_string().into_bytes()),
+        value: Some(text(offset)),
+        headers: vec![(b"source".to_vec(), Some(b"connect".to_vec()))],
+        timestamp: offset * 10,
+        ..small(partition, offset..offset + 1).remove(0)
+    };
+    let call = |from: i64| -> Vec<Vec<Owned>> {
+        (0..3).map(|partition| (from..from + 3_000).map(|offset| record(partition, offset)).collect()).collect()
+    };
+    let calls: Calls = (0..4).map(|number| call(number * 3_000)).collect();
+    for format in [Format::Parquet, Format::Avro] {
+        let (sealed, bytes) = encoded(format, &calls);
+        let (_, records) = read(&bytes, sealed.bytes, format, Filter::default()).unwrap();
+        assert_eq!(by_partition(records), by_partition(flat(&calls)));
+        let filter = Filter { partitions: Some(BTreeMap::from([(1, 4_000..9_000)])), timestamps: Some(50_000..60_000) };
+        let (_, records) = read(&bytes, sealed.bytes, format, filter).unwrap();
+        assert_eq!(records, (5_000..6_000).map(|offset| record(1, offset)).collect::<Vec<_>>());
+    }
+}

@@ -11,7 +11,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use super::raw::{self, Callback, Failure, Handle, List};
+use super::raw::{self, Callback, Failure, Handle, List, code};
 use super::{TopicPartition, properties};
 use crate::config::{Isolation, Kafka};
 use crate::error::{Error, Kind, Result, ResultExt as _};
@@ -43,25 +43,25 @@ pub enum OffsetAt {
 #[derive(Clone)]
 pub struct Cluster {
     handle: Arc<Handle>,
+    /// How long a request may take.
+    wait: Duration,
 }
 
 impl Cluster {
     /// A client with the consumer's connection properties. Nothing is connected yet when it returns.
     pub fn new(config: &Kafka) -> Result<Self> {
-        Ok(Self { handle: Arc::new(Handle::admin(&properties::admin(config)?)?) })
+        Ok(Self { handle: Arc::new(Handle::admin(&properties::admin(config)?)?), wait: REQUEST })
     }
 
     /// How many brokers there are. An error if none answers.
     pub async fn ping(&self) -> Result<usize> {
-        self.request("cannot reach the Kafka cluster", |handle| handle.metadata(REQUEST))
-            .await
-            .map(|(brokers, _)| brokers)
+        Ok(self.request("cannot reach the Kafka cluster", |handle, wait| raw::metadata(handle, wait)).await?.brokers)
     }
 
     /// All topics that this client may see.
     pub async fn topics(&self) -> Result<Vec<String>> {
-        let (_, topics) = self.request("cannot list topics", |handle| handle.metadata(REQUEST)).await?;
-        Ok(topics.into_iter().filter(|(_, _, code)| *code == 0).map(|(name, _, _)| name).collect())
+        let metadata = self.request("cannot list topics", |handle, wait| raw::metadata(handle, wait)).await?;
+        Ok(metadata.topics.into_iter().filter(|(_, code)| *code == 0).map(|(name, _)| name).collect())
     }
 
     /// The topics of `topics` that exist.
@@ -77,7 +77,7 @@ impl Cluster {
             return Ok(BTreeMap::new());
         }
         let described =
-            self.request("cannot describe topics", move |handle| raw::describe_topics(handle, &wanted, REQUEST));
+            self.request("cannot describe topics", move |handle, wait| raw::describe_topics(handle, &wanted, wait));
         let mut found = BTreeMap::new();
         for topic in described.await? {
             if topic.failure.code != 0 {
@@ -113,13 +113,13 @@ impl Cluster {
         let wanted = partitions.to_vec();
         let committed = isolation == Isolation::ReadCommitted;
         let listed = self
-            .request("cannot list offsets", move |handle| {
+            .request("cannot list offsets", move |handle, wait| {
                 let mut list = List::new();
                 for at in &wanted {
                     list.add(&at.topic, at.partition, spec)
-                        .map_err(|error| Failure { code: -186, text: error.to_string() })?;
+                        .map_err(|error| Failure { code: code::INVALID_ARG, text: error.to_string() })?;
                 }
-                raw::list_offsets(handle, &mut list, committed, REQUEST)
+                raw::list_offsets(handle, &mut list, committed, wait)
             })
             .await?;
         let names: BTreeMap<&str, &Arc<str>> = partitions.iter().map(|at| (&*at.topic, &at.topic)).collect();
@@ -143,14 +143,14 @@ impl Cluster {
     async fn request<T: Send + 'static>(
         &self,
         doing: &'static str,
-        ask: impl FnOnce(&Arc<Handle>) -> Result<T, Failure> + Send + 'static,
+        ask: impl FnOnce(&Arc<Handle>, Duration) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T> {
-        let handle = Arc::clone(&self.handle);
+        let (handle, wait) = (Arc::clone(&self.handle), self.wait);
         let answer = tokio::task::spawn_blocking(move || {
             let mut reported = Vec::new();
             handle.serve(&mut reported);
             reported.clear();
-            ask(&handle).map_err(|failure| {
+            ask(&handle, wait).map_err(|failure| {
                 handle.serve(&mut reported);
                 let error = failure.into_error(doing);
                 match reported.into_iter().rev().find_map(cause) {
@@ -168,9 +168,39 @@ impl Cluster {
 /// What a callback reported, if it says more than that nobody answers.
 fn cause(callback: Callback) -> Option<Error> {
     match callback {
-        Callback::Error { failure, .. } if failure.code != raw::code::ALL_BROKERS_DOWN => {
+        Callback::Error { failure, .. } if failure.code != code::ALL_BROKERS_DOWN => {
             Some(failure.into_error("Kafka client"))
         }
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_cluster_that_is_not_there_is_unavailable_and_the_cause_is_told() {
+        // A port that was free a moment ago: nothing listens there.
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let config = super::super::tests::config(&format!("127.0.0.1:{port}"), &["a"], &[]);
+        let cluster = Cluster { wait: Duration::from_secs(1), ..Cluster::new(&config).unwrap() };
+        let error = cluster.ping().await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Unavailable);
+        assert!(error.to_string().contains("Connection refused"), "{error}");
+        assert!(error.hint_text().unwrap().contains("kafka.bootstrap_servers"));
+        let error = cluster.describe(&["a".into()]).await.unwrap_err();
+        assert!(error.is_transient(), "{error}");
+    }
+
+    #[tokio::test]
+    async fn tokens_are_made_without_a_poll() {
+        let properties = [
+            ("security.protocol", "SASL_PLAINTEXT"),
+            ("sasl.mechanism", "OAUTHBEARER"),
+            ("enable.sasl.oauthbearer.unsecure.jwt", "true"),
+        ];
+        let config = super::super::tests::config("127.0.0.1:1", &["a"], &properties);
+        assert!(Cluster::new(&config).is_ok());
     }
 }

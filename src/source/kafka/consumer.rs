@@ -104,7 +104,7 @@ impl Consumer {
     /// Gives at most `max` records to `on_message` and everything else to `events`; returns when it has `max`, or when
     /// `wait` is over. Records of a partition come in the order of their offsets, each offset once.
     ///
-    /// An error means that librdkafka does not follow; the next poll tries again.
+    /// An error means that librdkafka refuses what it must do: the consumer must be built anew.
     pub fn poll(
         &mut self,
         max: usize,
@@ -117,7 +117,8 @@ impl Consumer {
         let batch = queue.consume(max, wait);
         // Before the records: a rebalance in this batch tells which of them count.
         handle.take_callbacks(&mut self.callbacks);
-        if self.callbacks.iter().any(|callback| !matches!(callback, Callback::Error { .. })) {
+        let rebalance = |callback: &Callback| matches!(callback, Callback::Assigned(_) | Callback::Revoked { .. });
+        if self.callbacks.iter().any(rebalance) {
             assignment.shaken();
         }
         let mut ends = Vec::new();
@@ -157,6 +158,9 @@ impl Consumer {
                     }
                 }
                 Callback::Revoked { partitions, lost } => self.revoke(partitions, lost, events)?,
+                Callback::CommitFailed(failure) => {
+                    events.push(Event::Fault { error: failure.into_error("cannot commit offsets"), fatal: false });
+                }
                 Callback::Error { failure, .. } if failure.code == code::ALL_BROKERS_DOWN => {
                     events.push(Event::AllBrokersDown);
                 }
@@ -322,7 +326,12 @@ impl Consumer {
             return Ok(());
         }
         let mut list = self.list(&away);
-        self.handle.seek(&mut list, SEEK_WAIT).map_err(|failure| failure.into_error("cannot move partitions"))?;
+        match self.handle.seek(&mut list, SEEK_WAIT) {
+            Ok(()) => {}
+            // A process that was frozen meanwhile, or a machine without a free core.
+            Err(failure) if failure.code == code::TIMED_OUT => tracing::warn!("librdkafka is slow to move partitions"),
+            Err(failure) => return Err(failure.into_error("cannot move partitions")),
+        }
         let mut stopped = Vec::new();
         for entry in list.iter() {
             let key = (self.assignment.index(&String::from_utf8_lossy(entry.topic)), entry.partition);
@@ -357,7 +366,8 @@ impl Consumer {
         Ok(())
     }
 
-    /// Tells the group how far the archive is. It is an echo for other tools: the answer is not waited for.
+    /// Tells the group how far the archive is. It is an echo for other tools: the answer is not waited for, and a failure
+    /// comes as an [`Event::Fault`].
     pub fn commit(&mut self, offsets: &[(TopicPartition, i64)]) -> Result<()> {
         let mut list = List::new();
         for (at, next) in offsets {

@@ -12,6 +12,10 @@
 //! Two things decide all of it. Positions are the caller's: the committed offsets of the group and
 //! `auto.offset.reset` are never read. And a record is given at most once for a position: [`Consumer`] knows the next
 //! offset of every partition and drops what librdkafka delivers a second time or late.
+//!
+//! What no event tells: that a topic was deleted and created again. If its new log is long enough, librdkafka reads on
+//! in it (rdkafka_topic.c, "an offset reset must be triggered"). A topic id that [`Cluster::describe`] gives *after*
+//! records came, and that is still the one of before, proves that they are of that life: ids never come back.
 
 mod assignment;
 mod cluster;

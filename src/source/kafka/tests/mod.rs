@@ -10,7 +10,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::message::OwnedHeaders;
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer as _};
-use rdkafka::types::RDKafkaRespErr;
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
 pub(crate) use self::reader::config;
 use self::reader::{Reader, Seen, at};
@@ -157,6 +157,47 @@ fn a_record_behind_the_end_is_not_skipped_by_a_rebalance() {
 }
 
 #[test]
+fn a_member_that_stalls_is_told_that_its_partitions_are_lost() {
+    let mock = Mock::new();
+    mock.topic("a", 1);
+    mock.send("a", 0, 0..3);
+    let mut config = mock.config(&["a"]);
+    config.properties.insert("max.poll.interval.ms".into(), "3500".into());
+    let only = at("a", 0);
+    let mut stalled = Reader::new(&config);
+    stalled.until("end", |reader| reader.ends.get(&only) == Some(&3));
+    let mut other = Reader::new(&mock.config(&["a"]));
+    other.positions.insert(only.clone(), 3);
+    other.until("the partition", |reader| reader.owned.contains(&only));
+    let lost =
+        |event: &Event| matches!(event, Event::Revoked { lost: true, partitions } if partitions[..] == [at("a", 0)]);
+    stalled.until("loss", |reader| {
+        other.poll();
+        reader.events.iter().any(lost)
+    });
+    mock.send("a", 0, 3..5);
+    other.until("end", |reader| {
+        stalled.poll();
+        reader.ends.get(&only) == Some(&5)
+    });
+    assert_eq!(other.offsets(&only), [3, 4]);
+    assert_eq!(stalled.offsets(&only), [0, 1, 2]);
+}
+
+#[test]
+fn a_commit_that_fails_is_told() {
+    let mock = Mock::new();
+    mock.topic("a", 1);
+    let mut reader = Reader::new(&mock.config(&["a"]));
+    reader.until("end", |reader| reader.ends.len() == 1);
+    let denied = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED];
+    mock.cluster.request_errors(RDKafkaApiKey::OffsetCommit, &denied);
+    reader.consumer.commit(&[(at("a", 0), 0)]).unwrap();
+    let failed = |event: &Event| matches!(event, Event::Fault { error, fatal: false } if error.kind() == Kind::Denied);
+    reader.until("fault", |reader| reader.events.iter().any(failed));
+}
+
+#[test]
 fn an_eager_group_works_too() {
     let mock = Mock::new();
     mock.topic("a", 2);
@@ -174,7 +215,7 @@ fn an_eager_group_works_too() {
     (0..2).for_each(|partition| mock.send("a", partition, 10..12));
     first.until("ends", |first| {
         second.poll();
-        [&*first, &second].iter().all(|reader| reader.owned.iter().all(|at| reader.ends.get(at) == Some(&12)))
+        [first, &second].iter().all(|reader| reader.owned.iter().all(|at| reader.ends.get(at) == Some(&12)))
     });
     let kept = first.owned.first().unwrap().clone();
     assert_eq!(first.offsets(&kept), (0..12).collect::<Vec<_>>());

@@ -54,7 +54,7 @@ pub(crate) struct Reader {
 impl Reader {
     pub(crate) fn new(config: &Kafka) -> Self {
         Self {
-            consumer: Consumer::new(config).unwrap(),
+            consumer: Consumer::new(config).expect("a consumer"),
             seen: BTreeMap::new(),
             positions: BTreeMap::new(),
             owned: BTreeSet::new(),
@@ -81,18 +81,18 @@ impl Reader {
                 headers: message.headers().map(|header| (header.name.to_vec(), own(header.value))).collect(),
             });
         };
-        self.consumer.poll(100, Duration::from_millis(20), note, &mut events).unwrap();
+        self.consumer.poll(100, Duration::from_millis(20), note, &mut events).expect("a poll");
         for event in events {
             match &event {
                 Event::Assigned(partitions) => {
                     self.owned.extend(partitions.iter().cloned());
                     let from = |at: &TopicPartition| (at.clone(), self.positions.get(at).copied().unwrap_or(0));
                     let from: Vec<_> = partitions.iter().map(from).collect();
-                    self.consumer.assign(&from).unwrap();
+                    self.consumer.assign(&from).expect("an assignment");
                 }
                 Event::Revoked { partitions, .. } => {
                     partitions.iter().for_each(|at| assert!(self.owned.remove(at)));
-                    self.consumer.unassign(partitions).unwrap();
+                    self.consumer.unassign(partitions).expect("a revocation");
                 }
                 Event::EndOfPartition { at, next_offset } => {
                     let position = self.positions.entry(at.clone()).or_default();

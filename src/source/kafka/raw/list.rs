@@ -1,0 +1,90 @@
+//! Lists of partitions.
+
+use std::ffi::{CStr, CString, c_char, c_void};
+use std::ptr::NonNull;
+
+use super::sys;
+use crate::error::{Error, Kind, Result};
+
+/// Topics, partitions and offsets, as librdkafka takes and gives them.
+pub(crate) struct List(NonNull<sys::rd_kafka_topic_partition_list_t>);
+
+/// One entry of a [`List`].
+pub(crate) struct Entry<'a> {
+    pub(crate) topic: &'a [u8],
+    pub(crate) partition: i32,
+    pub(crate) code: i32,
+}
+
+/// # Safety
+/// `list` is null or a list that lives and does not change during `'a`.
+pub(super) unsafe fn entries<'a>(list: *const sys::rd_kafka_topic_partition_list_t) -> impl Iterator<Item = Entry<'a>> {
+    // SAFETY: the caller promises a live list.
+    let all = unsafe { list.as_ref() }.map_or(&[][..], |list| match usize::try_from(list.cnt) {
+        // SAFETY: `cnt` entries are set, and a list that has any has an array; they have the layout asserted below.
+        Ok(count) if count > 0 => unsafe { std::slice::from_raw_parts(list.elems.cast::<EntryLayout>(), count) },
+        _ => &[],
+    });
+    all.iter().map(|entry| Entry {
+        // SAFETY: every entry has its topic's name, a C string that lives as long as the list.
+        topic: unsafe { CStr::from_ptr(entry.topic) }.to_bytes(),
+        partition: entry.partition,
+        code: entry.err,
+    })
+}
+
+/// `rd_kafka_topic_partition_t` with its code as an integer.
+#[repr(C)]
+pub(super) struct EntryLayout {
+    pub(super) topic: *mut c_char,
+    pub(super) partition: i32,
+    pub(super) offset: i64,
+    metadata: *mut c_void,
+    metadata_size: usize,
+    opaque: *mut c_void,
+    pub(super) err: i32,
+    private: *mut c_void,
+}
+
+const _: () = assert!(size_of::<EntryLayout>() == size_of::<sys::rd_kafka_topic_partition_t>());
+const _: () = assert!(
+    std::mem::offset_of!(EntryLayout, err) == std::mem::offset_of!(sys::rd_kafka_topic_partition_t, err)
+        && std::mem::offset_of!(EntryLayout, offset) == std::mem::offset_of!(sys::rd_kafka_topic_partition_t, offset)
+);
+
+impl List {
+    pub(crate) fn new() -> Self {
+        // SAFETY: no precondition; librdkafka aborts when it has no memory, so the answer is not null.
+        Self(unsafe { NonNull::new_unchecked(sys::rd_kafka_topic_partition_list_new(0)) })
+    }
+
+    pub(crate) fn add(&mut self, topic: &str, partition: i32, offset: i64) -> Result<()> {
+        let name =
+            CString::new(topic).map_err(|_| Error::new(Kind::Config, format!("topic {topic:?} holds a NUL byte")))?;
+        // SAFETY: the list is owned; librdkafka copies the name and answers the new entry, valid until the next add.
+        unsafe { (*sys::rd_kafka_topic_partition_list_add(self.0.as_ptr(), name.as_ptr(), partition)).offset = offset };
+        Ok(())
+    }
+
+    /// For the other files of this module: it is live as long as the list.
+    pub(super) fn as_ptr(&self) -> *mut sys::rd_kafka_topic_partition_list_t {
+        self.0.as_ptr()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        // SAFETY: the list is owned and live.
+        unsafe { self.0.as_ref() }.cnt == 0
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Entry<'_>> {
+        // SAFETY: the list is borrowed as long as the iterator.
+        unsafe { entries(self.0.as_ptr()) }
+    }
+}
+
+impl Drop for List {
+    fn drop(&mut self) {
+        // SAFETY: owned, destroyed once.
+        unsafe { sys::rd_kafka_topic_partition_list_destroy(self.0.as_ptr()) };
+    }
+}

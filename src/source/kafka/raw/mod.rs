@@ -1,0 +1,130 @@
+//! The only `unsafe` code of the crate: thin, owning wrappers over librdkafka's C API (`rdkafka-sys`).
+//!
+//! The safe `rdkafka` crate drops what an archive needs: the topic and the next offset of an end-of-partition, leader
+//! epochs, topic ids, and batches. Nothing in here decides anything; it turns pointers into borrowed or owned Rust
+//! values and frees what librdkafka gave.
+//!
+//! ```text
+//! Handle (rd_kafka_t) ◄── Arc ── Queue ── consume ──► Batch ──► RawMessage (borrows the batch)
+//!    └─ Callbacks (opaque): rebalances and errors are noted, and taken by the thread that polls
+//! ```
+//!
+//! Error codes are read as plain `i32`: a newer broker may send a code that the generated `enum` does not have, and a
+//! value outside an `enum` is undefined behaviour in Rust.
+#![allow(unsafe_code, reason = "librdkafka is a C library; every block says why it is sound")]
+
+mod admin;
+mod batch;
+mod handle;
+mod list;
+
+use std::ffi::{CStr, c_char, c_int, c_void};
+use std::time::Duration;
+
+use rdkafka_sys as sys;
+
+pub(crate) use admin::{describe_topics, list_offsets, metadata};
+pub(crate) use batch::{Queue, RawHeaders, RawMessage};
+pub(crate) use handle::{Callback, Handle};
+pub(crate) use list::List;
+
+/// The same C functions as in `rdkafka_sys`, with codes as integers (see the module's story).
+mod codes {
+    use super::{c_char, c_int, sys};
+
+    unsafe extern "C" {
+        #[link_name = "rd_kafka_err2str"]
+        pub(super) fn err2str(code: c_int) -> *const c_char;
+        #[link_name = "rd_kafka_err2name"]
+        pub(super) fn err2name(code: c_int) -> *const c_char;
+        #[link_name = "rd_kafka_error_code"]
+        pub(super) fn error_code(error: *const sys::rd_kafka_error_t) -> c_int;
+        #[link_name = "rd_kafka_event_error"]
+        pub(super) fn event_error(event: *mut sys::rd_kafka_event_t) -> c_int;
+        #[link_name = "rd_kafka_fatal_error"]
+        pub(super) fn fatal_error(rk: *mut sys::rd_kafka_t, text: *mut c_char, size: usize) -> c_int;
+    }
+}
+
+/// librdkafka's own codes that are told apart (`rdkafka.h`, `rd_kafka_resp_err_t`).
+pub(crate) mod code {
+    use super::sys::rd_kafka_resp_err_t as Code;
+
+    pub(crate) const FATAL: i32 = Code::RD_KAFKA_RESP_ERR__FATAL as i32;
+    pub(crate) const AUTO_OFFSET_RESET: i32 = Code::RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET as i32;
+    pub(crate) const LOG_TRUNCATION: i32 = Code::RD_KAFKA_RESP_ERR__LOG_TRUNCATION as i32;
+    pub(crate) const PARTITION_EOF: i32 = Code::RD_KAFKA_RESP_ERR__PARTITION_EOF as i32;
+    pub(crate) const TIMED_OUT: i32 = Code::RD_KAFKA_RESP_ERR__TIMED_OUT as i32;
+    pub(crate) const INVALID_ARG: i32 = Code::RD_KAFKA_RESP_ERR__INVALID_ARG as i32;
+    pub(crate) const ALL_BROKERS_DOWN: i32 = Code::RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN as i32;
+    /// The partition's fetcher is not running.
+    pub(crate) const STATE: i32 = Code::RD_KAFKA_RESP_ERR__STATE as i32;
+    pub(crate) const UNKNOWN_PARTITION: i32 = Code::RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION as i32;
+}
+
+/// `RD_KAFKA_OFFSET_INVALID`: an error that carries no offset.
+pub(crate) const OFFSET_INVALID: i64 = -1001;
+
+/// A failure that librdkafka or a broker named: its code and its text.
+#[derive(Debug, Clone)]
+pub(crate) struct Failure {
+    pub(crate) code: i32,
+    pub(crate) text: String,
+}
+
+/// The text of an error code.
+pub(crate) fn text_of(code: i32) -> String {
+    // SAFETY: err2str answers a static or thread-local C string for every integer.
+    unsafe { string(codes::err2str(code)) }
+}
+
+/// The name of an error code, as librdkafka's documentation spells it without its prefix.
+pub(crate) fn name_of(code: i32) -> String {
+    // SAFETY: err2name answers a static or thread-local C string for every integer.
+    unsafe { string(codes::err2name(code)) }
+}
+
+/// Copies a C string; null gives an empty one.
+///
+/// # Safety
+/// `text` is null or points to a C string that lives during the call.
+unsafe fn string(text: *const c_char) -> String {
+    if text.is_null() {
+        return String::new();
+    }
+    // SAFETY: the caller promises a C string.
+    unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
+}
+
+/// Borrows `size` bytes; null gives `None`, so that null and empty stay apart.
+///
+/// # Safety
+/// `data` is null or points to `size` bytes that live and do not change during `'a`.
+unsafe fn bytes<'a>(data: *const c_void, size: usize) -> Option<&'a [u8]> {
+    // SAFETY: not null here, and the caller promises the rest.
+    (!data.is_null()).then(|| unsafe { std::slice::from_raw_parts(data.cast::<u8>(), size) })
+}
+
+/// Takes an error object; null is success.
+///
+/// # Safety
+/// `error` is null or an error object that the caller owns.
+unsafe fn check(error: *mut sys::rd_kafka_error_t) -> Result<(), Failure> {
+    if error.is_null() {
+        return Ok(());
+    }
+    // SAFETY: the caller owns it; it is read, then freed once.
+    unsafe {
+        let failure = Failure { code: codes::error_code(error), text: string(sys::rd_kafka_error_string(error)) };
+        sys::rd_kafka_error_destroy(error);
+        Err(failure)
+    }
+}
+
+fn check_code(code: i32) -> Result<(), Failure> {
+    if code == 0 { Ok(()) } else { Err(Failure { code, text: text_of(code) }) }
+}
+
+fn millis(time: Duration) -> c_int {
+    c_int::try_from(time.as_millis()).unwrap_or(c_int::MAX)
+}
