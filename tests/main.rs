@@ -2,7 +2,10 @@
 
 mod archive;
 mod cli;
+mod faults;
+mod kafka;
 mod replay;
 mod rig;
+mod site;
 mod source;
 mod store;
