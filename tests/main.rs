@@ -2,8 +2,10 @@
 
 mod archive;
 mod cli;
-mod docs;
+mod faults;
+mod kafka;
 mod replay;
 mod rig;
+mod site;
 mod source;
 mod store;

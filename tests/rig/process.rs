@@ -40,6 +40,11 @@ impl Process {
         Process { child, log: log.to_owned() }
     }
 
+    /// Its process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends a signal of libc's numbers; nothing happens when the process has ended.
     pub(crate) fn signal(&mut self, signal: i32) {
         if self.ended().is_none() {

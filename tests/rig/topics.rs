@@ -183,7 +183,9 @@ impl Kafka {
         let mut wanted = TopicPartitionList::new();
         let partitions = self.partitions(topic).unwrap_or_else(|| panic!("there is no topic {topic}"));
         wanted.add_partition_range(topic, 0, partitions - 1);
-        let list = consumer.committed_offsets(wanted, PATIENCE).expect("the group's coordinator answers");
+        // A group that nobody has used yet has no coordinator at first.
+        let answer = || consumer.committed_offsets(wanted.clone(), PATIENCE).ok();
+        let list = wait_for(&format!("the coordinator of {group}"), PATIENCE, answer);
         let known = |element: &rdkafka::topic_partition_list::TopicPartitionListElem<'_>| match element.offset() {
             Offset::Offset(offset) => Some((element.partition(), offset)),
             _ => None,

@@ -1,0 +1,504 @@
+//! What goes wrong in the world: processes that are killed, frozen and replaced, brokers that are away, disks that are full,
+//! topics that come, go and come again, records that the broker removes. Whatever it is, in the end every record is in
+//! the archive once, every chain is contiguous, and what is lost for good is told.
+//!
+//! ```text
+//!   feed ─► topic ─► tidelog run … killed, frozen, replaced ─► archive ─► cat ─┐
+//!                └──────────────────────────────── consumer ──────────────────┴─ equal?
+//! ```
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::json;
+
+use crate::rig::kafka::{Kafka, KafkaOptions, shared};
+use crate::rig::program::{Home, Program};
+use crate::rig::records::Random;
+use crate::rig::topics::{Codec, Message, Record};
+use crate::rig::{unique, wait_until};
+use crate::site::{STOP, Settings, Site, ends};
+
+/// How long something that is told, or found out by a timeout of a few seconds, may take.
+const SOON: Duration = Duration::from_secs(60);
+
+// ---- records that go on coming
+
+/// Feeds 2,000 records a second into a topic while `work` goes on; all of them are in Kafka when it returns.
+fn while_feeding<T>(kafka: &Kafka, topic: &str, partitions: i32, work: impl FnOnce() -> T) -> T {
+    struct Stop<'a>(&'a AtomicBool);
+    impl Drop for Stop<'_> {
+        fn drop(&mut self) {
+            self.0.store(false, Ordering::Relaxed);
+        }
+    }
+    let going = AtomicBool::new(true);
+    thread::scope(|scope| {
+        let feed = || {
+            let producer = kafka.producer(&[("linger.ms", "5"), ("compression.type", "lz4")]);
+            for round in 0.. {
+                if !going.load(Ordering::Relaxed) {
+                    break;
+                }
+                for message in numbered(round * 20..round * 20 + 20, partitions) {
+                    producer.send(topic, &message);
+                }
+                thread::sleep(Duration::from_millis(10));
+            }
+            producer.flush();
+        };
+        scope.spawn(feed);
+        let _stop = Stop(&going);
+        work()
+    })
+}
+
+/// Records that say their number, over the partitions in turn.
+fn numbered(numbers: std::ops::Range<i32>, partitions: i32) -> impl Iterator<Item = Message> {
+    numbers.map(move |n| Message::new(n % partitions, &format!("key-{}", n % 100), &format!("record {n}")))
+}
+
+fn produce(kafka: &Kafka, topic: &str, numbers: std::ops::Range<i32>, partitions: i32) {
+    kafka.produce(topic, Codec::Lz4, &numbered(numbers, partitions).collect::<Vec<_>>());
+}
+
+/// Nothing lost, nothing twice, nothing wrong.
+fn assert_whole(site: &Site, kafka: &Kafka, topic: &str) {
+    site.assert_sound();
+    let held = kafka.consume_all(topic);
+    assert!(!held.is_empty());
+    site.assert_holds(topic, 0, &held);
+}
+
+/// How many processes have written objects of a topic: the writer is in the object's name.
+fn writers(site: &Site, topic: &str) -> usize {
+    let writer = |file: &serde_json::Value| {
+        let url = file["url"].as_str().expect("a URL").to_owned();
+        url.rsplit('-').nth(1).expect("the writer in an object's name").to_owned()
+    };
+    site.files(topic).iter().map(writer).collect::<BTreeSet<_>>().len()
+}
+
+fn wait_said(program: &mut Program, words: &str) {
+    wait_until(&format!("the program to say {words:?}"), SOON, || {
+        program.assert_running();
+        program.output().contains(words)
+    });
+}
+
+// ---- processes that die
+
+#[test]
+fn killed_twenty_times_nothing_is_lost_and_nothing_comes_twice() {
+    let (kafka, busy, quiet) = (shared(), unique("killed"), unique("killed-quiet"));
+    kafka.create_topic(&busy, 6, &[]);
+    kafka.create_topic(&quiet, 2, &[]);
+    produce(kafka, &quiet, 0..100, 2);
+    // A static member goes on at once after it was killed: kills hit uploads and checkpoints, not the wait for the group.
+    let properties = [("group.instance.id", "one"), ("session.timeout.ms", "6000")];
+    let settings = Settings { topics: &[&busy, &quiet], properties: &properties, ..Settings::default() };
+    let site = Site::new(&kafka.bootstrap(), &settings);
+    let mut random = Random::new(20);
+    while_feeding(kafka, &busy, 6, || {
+        for _ in 0..20 {
+            let mut program = site.start();
+            thread::sleep(Duration::from_millis(300 + random.below(2500)));
+            program.assert_running();
+            program.kill();
+        }
+    });
+    site.archive(kafka, &[&busy, &quiet]);
+    assert_whole(&site, kafka, &busy);
+    assert_whole(&site, kafka, &quiet);
+    let writers = writers(&site, &busy);
+    assert!(writers >= 5, "only {writers} of 21 processes had a segment in the archive before they were killed");
+    let left = std::fs::read_dir(site.home().path().join("spool")).expect("the spool").count();
+    assert_eq!(left, 0, "directories of killed processes in the spool");
+}
+
+/// One of `members` that runs, by a seeded choice.
+fn any_running(members: &[Option<Program>], random: &mut Random) -> usize {
+    let running: Vec<usize> = (0..members.len()).filter(|at| members[*at].is_some()).collect();
+    running[usize::try_from(random.below(running.len() as u64)).expect("an index")]
+}
+
+/// Three places for processes of one group. Each change starts one where none is, or stops or kills one; in the middle one
+/// is frozen until the others have archived its partitions, and goes on.
+fn members_come_and_go(properties: &[(&str, &str)], changes: usize, seed: u64) {
+    let (kafka, topic) = (shared(), unique("members"));
+    kafka.create_topic(&topic, 12, &[]);
+    let site = Site::new(
+        &kafka.bootstrap(),
+        &Settings { topics: &[&topic], properties, max_age: "700ms", ..Settings::default() },
+    );
+    let mut random = Random::new(seed);
+    let mut members: Vec<Option<Program>> = vec![Some(site.start()), Some(site.start()), None];
+    while_feeding(kafka, &topic, 12, || {
+        for change in 0..changes {
+            thread::sleep(Duration::from_millis(500 + random.below(2500)));
+            for member in members.iter_mut().flatten() {
+                member.assert_running();
+            }
+            if change == changes / 2 {
+                for empty in members.iter_mut().filter(|member| member.is_none()) {
+                    *empty = Some(site.start());
+                }
+                let frozen = any_running(&members, &mut random);
+                freeze_past_the_session(kafka, &topic, &site, members[frozen].as_mut().expect("it runs"));
+                continue;
+            }
+            let at = usize::try_from(random.below(3)).expect("an index");
+            match members[at].take() {
+                None => members[at] = Some(site.start()),
+                Some(member) if random.below(2) == 0 => member.kill(),
+                Some(member) => member.terminate(STOP),
+            }
+        }
+    });
+    if members.iter().all(Option::is_none) {
+        members[0] = Some(site.start());
+    }
+    let mut running: Vec<&mut Program> = members.iter_mut().flatten().collect();
+    site.wait_archived(kafka, &[&topic], &mut running);
+    for member in members.into_iter().flatten() {
+        member.terminate(STOP);
+    }
+    assert_whole(&site, kafka, &topic);
+    kafka.delete_topic(&topic);
+}
+
+fn freeze_past_the_session(kafka: &Kafka, topic: &str, site: &Site, program: &mut Program) {
+    let ends = || kafka.watermarks(topic).into_iter().map(|(_, end)| end).collect::<Vec<_>>();
+    let is_before = |left: &[i64], right: &[i64]| left.iter().zip(right).all(|(left, right)| left < right);
+    program.freeze();
+    let before = ends();
+    wait_until("records in every partition", SOON, || is_before(&before, &ends()));
+    let wanted = ends();
+    wait_until("others to archive the partitions of a frozen process", SOON, || {
+        let archived = site.ends(topic);
+        (0..).zip(&wanted).all(|(partition, end)| archived.get(&partition) >= Some(end))
+    });
+    program.thaw();
+}
+
+#[test]
+fn members_that_come_and_go_archive_every_record_once() {
+    members_come_and_go(&[("session.timeout.ms", "6000"), ("heartbeat.interval.ms", "1000")], 10, 7);
+}
+
+#[test]
+fn members_of_a_new_protocol_group_archive_every_record_once() {
+    members_come_and_go(&[("group.protocol", "consumer")], 5, 8);
+}
+
+// ---- start and stop
+
+#[test]
+fn a_stop_commits_what_is_open_and_a_start_goes_on_behind_it() {
+    let (kafka, topic) = (shared(), unique("stopped"));
+    kafka.create_topic(&topic, 3, &[]);
+    let site = Site::new(&kafka.bootstrap(), &Settings { topics: &[&topic], max_age: "1h", ..Settings::default() });
+    for round in 0..3 {
+        produce(kafka, &topic, round * 3000..(round + 1) * 3000, 3);
+        let committed_before = kafka.committed(&site.group, &topic);
+        let mut program = site.start();
+        // Nothing is archived yet, so nobody may be told; that all has been read shows in what the stop commits.
+        wait_said(&mut program, "partitions assigned");
+        wait_until("records to have come", SOON, || {
+            let spooled = std::fs::read_dir(site.home().path().join("spool")).map_or(0, Iterator::count);
+            assert_eq!(kafka.committed(&site.group, &topic), committed_before);
+            program.assert_running();
+            spooled > 0
+        });
+        let started = Instant::now();
+        program.terminate(STOP);
+        assert!(started.elapsed() < Duration::from_secs(15), "the stop took {:?}", started.elapsed());
+        let committed = kafka.committed(&site.group, &topic);
+        let archived = site.ends(&topic);
+        assert!(
+            committed.iter().all(|(partition, offset)| archived.get(partition) >= Some(offset)),
+            "the group was told {committed:?}, the archive has {archived:?}"
+        );
+    }
+    let settled = Settings { topics: &[&topic], ..Settings::default() };
+    // The last process is one with a short age, on the same archive.
+    let text = std::fs::read_to_string(site.home().path().join("tidelog.toml")).expect("the configuration");
+    site.home().write("tidelog.toml", &text.replace("max_age = \"1h\"", &format!("max_age = \"{}\"", settled.max_age)));
+    site.archive(kafka, &[&topic]);
+    assert_eq!(kafka.committed(&site.group, &topic), site.ends(&topic), "what the group was told in the end");
+    assert_whole(&site, kafka, &topic);
+}
+
+// ---- brokers and topics
+
+#[test]
+fn a_broker_that_is_away_is_waited_for() {
+    let (kafka, topic) = (Kafka::start(KafkaOptions::default()), "away");
+    kafka.create_topic(topic, 3, &[]);
+    produce(&kafka, topic, 0..300, 3);
+    let site = Site::new(&kafka.bootstrap(), &Settings { topics: &[topic], ..Settings::default() });
+    kafka.stop(1);
+    let checked = site.tidelog(&["check", "--connect"]).expect(1);
+    assert!(checked.stdout.contains("FAILED kafka") && checked.stdout.contains("ok     archive"), "{checked:?}");
+    let mut program = site.start();
+    wait_said(&mut program, "no broker can be reached; waiting");
+    kafka.restart(1);
+    site.wait_archived(&kafka, &[topic], &mut [&mut program]);
+    while_feeding(&kafka, topic, 3, || {
+        for _ in 0..2 {
+            kafka.kill(1);
+            kafka.restart(1);
+            produce(&kafka, topic, 0..300, 3);
+            site.wait_archived(&kafka, &[topic], &mut [&mut program]);
+        }
+    });
+    site.wait_archived(&kafka, &[topic], &mut [&mut program]);
+    program.terminate(STOP);
+    site.tidelog(&["check", "--connect"]).expect(0);
+    assert_whole(&site, &kafka, topic);
+}
+
+#[test]
+fn topics_and_partitions_that_appear_later_are_archived() {
+    let (kafka, named) = (shared(), unique("later"));
+    let family = unique("family");
+    let (pattern, first, second) = (format!("^{family}[.]"), format!("{family}.first"), format!("{family}.second"));
+    let site = Site::new(&kafka.bootstrap(), &Settings { topics: &[&named, &pattern], ..Settings::default() });
+    kafka.create_topic(&first, 1, &[]);
+    produce(kafka, &first, 0..100, 1);
+    let mut program = site.start();
+    wait_said(&mut program, &named);
+    wait_said(&mut program, "a topic cannot be read");
+    site.wait_archived(kafka, &[&first], &mut [&mut program]);
+    for topic in [&named, &second] {
+        kafka.create_topic(topic, 2, &[]);
+        produce(kafka, topic, 0..100, 2);
+    }
+    kafka.grow_topic(&first, 3);
+    produce(kafka, &first, 100..400, 3);
+    site.wait_archived(kafka, &[&first, &named, &second], &mut [&mut program]);
+    program.terminate(STOP);
+    for topic in [&first, &named, &second] {
+        assert_whole(&site, kafka, topic);
+    }
+}
+
+#[test]
+fn records_that_the_broker_removed_are_told_as_a_gap() {
+    let (kafka, topic) = (shared(), unique("removed"));
+    kafka.create_topic(&topic, 2, &[]);
+    produce(kafka, &topic, 0..100, 2);
+    let site = Site::new(&kafka.bootstrap(), &Settings { topics: &[&topic], ..Settings::default() });
+    site.archive(kafka, &[&topic]);
+    produce(kafka, &topic, 100..200, 2);
+    let mut expected = kafka.consume_all(&topic);
+    kafka.delete_records(&topic, 0, 70);
+    expected.retain(|record| record.partition != 0 || !(50..70).contains(&record.offset));
+    site.archive(kafka, &[&topic]);
+    produce(kafka, &topic, 200..300, 2);
+    expected.extend(kafka.consume_all(&topic).into_iter().filter(|record| record.offset >= 100));
+    expected.sort_by_key(|record| (record.partition, record.offset));
+    site.archive(kafka, &[&topic]);
+
+    let gap = json!({ "partition": 0, "start": 50, "end": 70, "reason": "broker_retention" });
+    assert_eq!(site.ls(&topic)[0]["gaps"], json!([gap]));
+    let report = site.assert_sound();
+    assert_eq!(report["gaps"][0]["reason"], "broker_retention", "{report}");
+    assert_eq!((&report["gaps"][0]["start"], &report["gaps"][0]["end"]), (&json!(50), &json!(70)), "{report}");
+    let said = site.tidelog(&["verify"]).expect(0).stdout;
+    assert!(said.contains("known gap") && said.contains("50..70"), "{said}");
+    site.assert_holds(&topic, 0, &expected);
+}
+
+#[test]
+fn a_topic_that_is_made_again_is_another_life() {
+    let (kafka, topic) = (shared(), unique("again"));
+    let site = Site::new(&kafka.bootstrap(), &Settings { topics: &[&topic], ..Settings::default() });
+    let mut lives: Vec<Vec<Record>> = Vec::new();
+    let mut begin = |count: i32| {
+        if !lives.is_empty() {
+            kafka.delete_topic(&topic);
+        }
+        kafka.create_topic(&topic, 2, &[]);
+        let from = i32::try_from(lives.len()).expect("few") * 10_000;
+        produce(kafka, &topic, from..from + count, 2);
+        lives.push(kafka.consume_all(&topic));
+    };
+    begin(100);
+    let mut program = site.start();
+    site.wait_archived(kafka, &[&topic], &mut [&mut program]);
+    // While it runs. The offset after the last archived one exists in the new life, too.
+    begin(300);
+    wait_for_life(&site, kafka, &topic, 1, &mut program);
+    // Fewer records than before.
+    begin(40);
+    wait_for_life(&site, kafka, &topic, 2, &mut program);
+    program.terminate(STOP);
+    // While nobody looks.
+    begin(500);
+    let mut program = site.start();
+    wait_for_life(&site, kafka, &topic, 3, &mut program);
+    program.terminate(STOP);
+
+    site.assert_sound();
+    for (generation, records) in (0..).zip(&lives) {
+        site.assert_holds(&topic, generation, records);
+        let target = unique(&format!("{topic}-life"));
+        site.replay(&topic, &target, &["--generation", &generation.to_string()]);
+        let content = |record: &Record| (record.partition, record.timestamp, record.key.clone(), record.value.clone());
+        let replayed = kafka.consume_all(&target);
+        assert!(replayed.iter().map(content).eq(records.iter().map(content)), "the replay of life {generation}");
+    }
+}
+
+fn wait_for_life(site: &Site, kafka: &Kafka, topic: &str, generation: u64, program: &mut Program) {
+    wait_until(&format!("life {generation} of {topic}"), SOON, || {
+        program.assert_running();
+        let newest = site.ls(topic).pop();
+        newest.is_some_and(|stream| {
+            let marks = kafka.watermarks(topic);
+            let ends = ends(&stream);
+            stream["generation"] == generation
+                && (0..).zip(marks).all(|(partition, (_, end))| ends.get(&partition) == Some(&end))
+        })
+    });
+}
+
+// ---- disks and configuration
+
+/// Records of 100 KB that hardly compress.
+fn produce_large(kafka: &Kafka, topic: &str, count: u64) {
+    let mut random = Random::new(count);
+    let mut value = || STANDARD.encode(random.bytes(75_000));
+    let messages: Vec<Message> = (0..count).map(|_| Message::new(0, "large", &value())).collect();
+    kafka.produce(topic, Codec::None, &messages);
+}
+
+/// Lets tidelog run where `directory` is a disk of 40 MiB of which 38 are taken, waits until it says `words` of the records that
+/// have no room, makes room, and sees that all are archived.
+fn a_full_disk_is_waited_for(directory: &str, words: &str) {
+    let (kafka, topic) = (shared(), unique(&format!("full-{directory}")));
+    kafka.create_topic(&topic, 1, &[]);
+    produce_large(kafka, &topic, 100);
+    let site = Site::new(&kafka.bootstrap(), &Settings { topics: &[&topic], max_age: "2s", ..Settings::default() });
+    let disk = site.home().path().join(directory);
+    std::fs::create_dir(&disk).expect("a directory can be made");
+    let fill = format!("head -c 38M /dev/zero > {directory}/ballast");
+    let mut program = site.start_after(&format!("mount -t tmpfs -o size=40m tmpfs {directory} && {fill}"));
+    wait_until("the program to start", SOON, || {
+        let output = program.output();
+        if output.contains("ermission") || output.contains("not permitted") {
+            return true;
+        }
+        program.assert_running();
+        output.contains("archiving")
+    });
+    if !program.output().contains("archiving") {
+        eprintln!("SKIPPED: a disk that is full needs the right to mount one: {}", program.output());
+        return;
+    }
+    wait_said(&mut program, words);
+    let ballast = format!("/proc/{}/root{}/ballast", program.id(), disk.display());
+    std::fs::remove_file(ballast).expect("the ballast can be removed");
+    site.look_through(program.id());
+    site.wait_archived(kafka, &[&topic], &mut [&mut program]);
+    produce_large(kafka, &topic, 10);
+    site.wait_archived(kafka, &[&topic], &mut [&mut program]);
+    assert_whole(&site, kafka, &topic);
+    program.terminate(STOP);
+}
+
+#[test]
+fn a_spool_disk_that_is_full_is_waited_for() {
+    a_full_disk_is_waited_for("spool", "a segment cannot be written to the spool");
+}
+
+#[test]
+fn an_archive_disk_that_is_full_is_waited_for() {
+    a_full_disk_is_waited_for("archive", "a segment cannot be uploaded");
+}
+
+#[test]
+fn directories_that_cannot_be_had_are_said_at_the_start() {
+    for (key, setting) in [("url = \"file://", "archive"), ("spool_dir = \"", "spool")] {
+        let site = Site::new("127.0.0.1:1", &Settings { topics: &["any"], ..Settings::default() });
+        let file = site.home().write("file", "in the way");
+        let path = site.home().path().join("tidelog.toml");
+        let text = std::fs::read_to_string(&path).expect("the configuration");
+        let wrong = text.replace(
+            &format!("{key}{}/{setting}\"", site.home().path().display()),
+            &format!("{key}{}/below\"", file.display()),
+        );
+        assert_ne!(wrong, text);
+        site.home().write("tidelog.toml", &wrong);
+        let said = site.tidelog(&["run"]).expect(1).stderr;
+        assert!(said.contains("error: ") && said.contains("file/below") && said.contains("  do "), "{said}");
+        let checked = site.tidelog(&["check", "--connect"]).expect(1);
+        assert!(checked.stdout.contains(&format!("FAILED {setting}")), "{checked:?}");
+    }
+}
+
+#[test]
+fn mistakes_of_a_configuration_are_told_all_at_once() {
+    let home = Home::with_config(
+        "[archive]\nurl = \"file:///tmp/unused\"\nspool = \"/tmp/unused\"\n[kafka]\ncluster = \"main\"\n\
+         bootstrap_servers = \"localhost:9092\"\ntopics = []\n[kafka.segment]\nformat = \"orc\"\nmax_bytes = \"0\"\n[kafak]\n",
+    );
+    for command in ["run", "check", "ls"] {
+        let said = home.run(&["-c", "tidelog.toml", command]).expect(2).stderr;
+        for key in ["archive.spool", "kafka.topics", "kafka.segment.format", "kafka.segment.max_bytes", "kafak"] {
+            assert!(said.contains(key), "{command} does not tell what is wrong with {key}:\n{said}");
+        }
+    }
+}
+
+// ---- memory
+
+#[test]
+fn a_thousand_partitions_fit_in_a_quarter_of_a_gigabyte() {
+    const LIMIT_KIB: u64 = 256 << 10;
+    let kafka = Kafka::start(KafkaOptions::default());
+    kafka.create_topic("wide", 1000, &[]);
+    let others: Vec<String> = (0..5).map(|n| format!("other-{n}")).collect();
+    for topic in &others {
+        kafka.create_topic(topic, 10, &[]);
+    }
+    let site = Site::new(
+        &kafka.bootstrap(),
+        &Settings { topics: &["wide", "^other-"], max_age: "10s", ..Settings::default() },
+    );
+    let mut random = Random::new(5);
+    let producer = kafka.producer(&[("linger.ms", "20"), ("compression.type", "zstd")]);
+    let mut send = |count: i32| {
+        let text = STANDARD.encode(random.bytes(700));
+        for n in 0..count {
+            // Runs of ten, so that batches are not of one record.
+            let message = |partitions| Message::new(n / 10 % partitions, &format!("key-{n}"), &format!("{n} {text}"));
+            producer.send("wide", &message(1000));
+            producer.send(&others[usize::try_from(n % 5).expect("an index")], &message(10));
+        }
+        producer.flush();
+    };
+    send(20_000); // a backlog
+    let mut program = site.start();
+    for _ in 0..10 {
+        send(2000);
+        thread::sleep(Duration::from_millis(500));
+        program.assert_running();
+    }
+    let mut topics: Vec<&str> = others.iter().map(String::as_str).collect();
+    topics.push("wide");
+    site.wait_archived(&kafka, &topics, &mut [&mut program]);
+    let status = std::fs::read_to_string(format!("/proc/{}/status", program.id())).expect("the process runs");
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB"));
+    let peak: u64 = peak.and_then(|kib| kib.trim().parse().ok()).expect("VmHWM in kB");
+    eprintln!("1,050 partitions: peak RSS {} MiB", peak >> 10);
+    assert!(peak <= LIMIT_KIB, "peak RSS is {peak} KiB");
+    program.terminate(STOP);
+    let report = site.assert_sound();
+    assert_eq!(report["records"], 80_000, "{report}");
+}

@@ -1,0 +1,155 @@
+//! Fidelity: what real Kafka holds, archived in both formats, is equal record for record when it is replayed, and when
+//! somebody else's Parquet and Avro readers read the archive.
+//!
+//! ```text
+//!   topic ─┬─► archive, Parquet ─┬─► replay ─► another topic ─┐
+//!          │                     └─► pyarrow, DuckDB ─────────┤
+//!          ├─► archive, Avro ────┬─► replay ─► another topic ─┤ equal?
+//!          │                     └─► fastavro ────────────────┤
+//!          └───────────────────────────────────────────────────┘
+//! ```
+
+use std::collections::BTreeMap;
+use std::thread;
+use std::time::Duration;
+
+use futures::executor::block_on;
+use rdkafka::admin::{AdminOptions, AlterConfig, ResourceSpecifier};
+
+use crate::rig::compare::{Contents, assert_same, contents};
+use crate::rig::kafka::{Kafka, shared};
+use crate::rig::topics::{Codec, End, Message, PATIENCE};
+use crate::rig::{python, records, unique, wait_until};
+use crate::site::{Settings, Site};
+
+const FORMATS: [&str; 2] = ["parquet", "avro"];
+
+/// What a reader that is not ours finds in the archive's objects of a topic, by partition.
+fn read_by(reader: &str, site: &Site, topic: &str) -> BTreeMap<i32, Contents> {
+    let files = site.files(topic);
+    let urls: Vec<&str> = files.iter().map(|file| file["url"].as_str().expect("a URL")).collect();
+    let answer = python::run(include_str!("data/readers.py"), &[&[reader], urls.as_slice()].concat());
+    let found: BTreeMap<i32, (u64, String)> = serde_json::from_str(&answer).expect("the script prints JSON");
+    found.into_iter().map(|(partition, (records, sha256))| (partition, Contents { records, sha256 })).collect()
+}
+
+fn with_records(mut contents: BTreeMap<i32, Contents>) -> BTreeMap<i32, Contents> {
+    contents.retain(|_, contents| contents.records > 0);
+    contents
+}
+
+/// Archives the topics in a format, and compares a replay and what other readers say with what Kafka holds.
+fn archive_and_compare(kafka: &Kafka, format: &str, topics: &[(&str, &BTreeMap<i32, Contents>)]) {
+    let names: Vec<&str> = topics.iter().map(|(topic, _)| *topic).collect();
+    let site =
+        Site::new(&kafka.bootstrap(), &Settings { topics: &names, format, max_age: "2s", ..Settings::default() });
+    site.archive(kafka, &names);
+    let report = site.assert_sound();
+    let records: u64 = topics.iter().flat_map(|(_, contents)| contents.values()).map(|contents| contents.records).sum();
+    assert_eq!(report["records"], records, "{report}");
+    assert_eq!((&report["orphans"], &report["gaps"]), (&0.into(), &serde_json::json!([])), "{report}");
+    let readers: &[&str] = if format == "parquet" { &["pyarrow", "duckdb"] } else { &["fastavro"] };
+    for &(topic, expected) in topics {
+        for &reader in readers {
+            let found = read_by(reader, &site, topic);
+            assert_eq!(found, with_records(expected.clone()), "{topic} as {reader} reads it");
+        }
+        let target = unique(&format!("{topic}-{format}"));
+        site.replay(topic, &target, &[]);
+        if contents(kafka, &target) != *expected {
+            assert_same((kafka, topic), (kafka, &target));
+            panic!("{target} differs from what {topic} held before");
+        }
+        kafka.delete_topic(&target);
+    }
+}
+
+fn archive_in_both_formats(kafka: &Kafka, topics: &[(&str, &BTreeMap<i32, Contents>)]) {
+    thread::scope(|scope| {
+        for format in FORMATS {
+            scope.spawn(move || archive_and_compare(kafka, format, topics));
+        }
+    });
+}
+
+#[test]
+fn a_million_odd_records_come_back_equal() {
+    let (kafka, topic) = (shared(), unique("million"));
+    kafka.create_topic(&topic, 12, &[]);
+    records::load(kafka, &topic, 12, 1_000_000, 1);
+    let expected = contents(kafka, &topic);
+    assert_eq!(expected.values().map(|contents| contents.records).sum::<u64>(), 1_000_000);
+    archive_in_both_formats(kafka, &[(&topic, &expected)]);
+    kafka.delete_topic(&topic);
+}
+
+#[test]
+fn topics_of_every_kind_come_back_equal() {
+    let kafka = shared();
+    let topics = ["appended", "transactions", "compacted"].map(unique);
+    let [appended, transactions, compacted] = &topics;
+    kafka.create_topic(appended, 3, &[("message.timestamp.type", "LogAppendTime")]);
+    records::load(kafka, appended, 3, 20_000, 2);
+    load_transactions(kafka, transactions);
+    load_compacted(kafka, compacted);
+    let held = topics.each_ref().map(|topic| contents(kafka, topic));
+    let all: Vec<(&str, &BTreeMap<i32, Contents>)> = topics.iter().map(String::as_str).zip(&held).collect();
+    archive_in_both_formats(kafka, &all);
+    for topic in &topics {
+        kafka.delete_topic(topic);
+    }
+}
+
+/// Committed, aborted and plain records in turn; at the end of each partition lies a marker, which is no record.
+fn load_transactions(kafka: &Kafka, topic: &str) {
+    kafka.create_topic(topic, 3, &[]);
+    let mut made = 0;
+    let mut messages = |word: &str| -> Vec<Message> {
+        let numbers = (made..made + 300).collect::<Vec<i32>>();
+        made += 300;
+        numbers.into_iter().map(|n| Message::new(n % 3, &format!("key-{n}"), &format!("{word} {n}"))).collect()
+    };
+    for _ in 0..3 {
+        kafka.produce_transaction(topic, &messages("committed"), End::Commit);
+        kafka.produce_transaction(topic, &messages("aborted"), End::Abort);
+        kafka.produce(topic, Codec::Lz4, &messages("plain"));
+        kafka.produce_transaction(topic, &messages("aborted"), End::Abort);
+    }
+    let committed = contents(kafka, topic).values().map(|contents| contents.records).sum::<u64>();
+    let offsets = kafka.watermarks(topic).iter().map(|(_, end)| *end).sum::<i64>();
+    assert_eq!(committed, 1800);
+    assert!(offsets >= 3600 + 9 * 3, "{offsets} offsets, markers and aborted records included");
+}
+
+/// A log with holes: the cleaner of the broker has removed records from it, and is then switched off.
+fn load_compacted(kafka: &Kafka, topic: &str) {
+    let configs = [("cleanup.policy", "compact"), ("segment.ms", "50"), ("min.cleanable.dirty.ratio", "0.01")];
+    kafka.create_topic(topic, 2, &configs);
+    let message = |n: i32, key: String| {
+        let value = (n % 17 != 0).then(|| format!("value {n}").into_bytes());
+        Message { partition: Some(n % 2), key: Some(key.into_bytes()), value, ..Message::default() }
+    };
+    // A third of the keys comes once and stays, so that the holes lie between records.
+    let key = |n: i32| if n % 3 == 0 { format!("once {n}") } else { format!("again {}", n % 40) };
+    let messages: Vec<Message> = (0..3000).map(|n| message(n, key(n))).collect();
+    kafka.produce(topic, Codec::Zstd, &messages);
+    let mut more = 3000;
+    wait_until("the cleaner to make holes in every partition", PATIENCE, || {
+        // A record later than segment.ms closes the segment before it; only closed ones are cleaned.
+        kafka.produce(topic, Codec::None, &[message(more, key(more)), message(more + 1, key(more + 1))]);
+        more += 2;
+        let left = contents(kafka, topic);
+        left.values().zip(kafka.watermarks(topic)).all(|(contents, (_, end))| contents.records < end.unsigned_abs() / 2)
+    });
+    let off = AlterConfig::new(ResourceSpecifier::Topic(topic)).set("cleanup.policy", "delete");
+    let options = AdminOptions::new().request_timeout(Some(PATIENCE));
+    let answers = block_on(kafka.admin().alter_configs([&off], &options)).expect("the broker answers");
+    assert!(answers.iter().all(Result::is_ok), "{answers:?}");
+    // A round of the cleaner that was under way ends within its own time.
+    let mut before = contents(kafka, topic);
+    wait_until("the cleaner to have ended", PATIENCE, || {
+        thread::sleep(Duration::from_millis(700)); // longer than the rig's log.cleaner.backoff.ms
+        let now = contents(kafka, topic);
+        std::mem::replace(&mut before, now.clone()) == now
+    });
+}
