@@ -104,9 +104,9 @@ class Broker:
         data.mkdir(parents=True)
         port, controller = free_ports(2)
         self.bootstrap = f"127.0.0.1:{port}"
-        identity = "AAAAAAAAAAAAAAAAAAAAAQ"
+        # Any ids will do; they are 16 bytes in base64.
         (data / "meta.properties").write_text(
-            f"version=1\ncluster.id={identity}\nnode.id=1\ndirectory.id=AAAAAAAAAAAAAAAAAAAAAg\n")
+            "version=1\ncluster.id=bench-bench-bench-benQ\nnode.id=1\ndirectory.id=bench-bench-bench-beng\n")
         shutil.copy(f"{rig}/bootstrap.checkpoint", data)
         properties = work / "kafka" / "server.properties"
         properties.write_text(f"""
@@ -128,7 +128,9 @@ log.retention.ms=-1
         log = open(work / "kafka" / "log", "w")
         self.process = subprocess.Popen(self.java("kafka.Kafka", properties, heap="1g"), env=self.env(),
                                         stdout=log, stderr=log)
-        wait_for("the broker", 120, lambda: answers(port))
+        wait_for("the broker", 120, lambda: self.process.poll() is not None or answers(port))
+        if self.process.poll() is not None:
+            sys.exit(f"bench: error: the broker ended; its log:\n{(work / 'kafka' / 'log').read_text()[-4000:]}")
 
     def java(self, main, *arguments, heap="512m"):
         log = ROOT / "tests/rig/kafka/log4j2.properties"
