@@ -31,9 +31,10 @@ lint: ## formatting, clippy, documentation, and cargo-deny where it is installed
 	@if cargo deny --version >/dev/null 2>&1; then cargo deny --locked check; else \
 	    echo "lint: NOT CHECKED: licences and advisories (deny.toml): cargo-deny is not installed; cargo install cargo-deny"; fi
 
-bench: ## measure against the alternatives on one real broker, and print the table
-	@$(setup) bench
-	cargo bench --locked
+bench: ## measure against the alternatives on one real broker, and print the tables; BENCH="--write docs/PERFORMANCE.md" keeps them
+	@$(setup) bench >/dev/null
+	cargo build --release --locked --features bench --bins
+	python3 benches/run.py $(BENCH)
 
 clean-cache: ## remove the test servers and what CI has built
 	rm -rf "$(cache)"

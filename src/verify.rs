@@ -408,3 +408,62 @@ impl Report {
         self.errors.iter().flat_map(|damage| &damage.ranges).map(|(_, _, _, records)| records).sum()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::TimestampType;
+    use crate::stream::Format;
+
+    /// Offsets 10 and 12 at 500 and 400, of 8 bytes each.
+    fn block(partition: i32, offsets: [i64; 2]) -> Block {
+        let mut block = Block::new(partition, 64);
+        for (offset, timestamp) in offsets.into_iter().zip([500, 400]) {
+            let (key, value) = (Some(b"key".as_slice()), Some(b"value".as_slice()));
+            block.push(offset, timestamp, TimestampType::Create, 0, key, value, std::iter::empty());
+        }
+        block
+    }
+
+    fn segment() -> SegmentRef {
+        let (min_timestamp, max_timestamp) = (Some(400), Some(500));
+        SegmentRef {
+            object: String::new(),
+            format: Format::Avro,
+            bytes: 1,
+            sha256: String::new(),
+            raw_bytes: 16,
+            largest_record: 8,
+            partitions: vec![PartitionRange {
+                partition: 3,
+                start: 10,
+                end: 14,
+                records: 2,
+                min_timestamp,
+                max_timestamp,
+            }],
+        }
+    }
+
+    fn found(segment: &SegmentRef, block: &Block) -> Result<(), String> {
+        let mut counted = Counted::default();
+        counted.block(segment, block)?;
+        counted.agrees(segment)
+    }
+
+    #[test]
+    fn records_are_held_against_their_checkpoint() {
+        assert_eq!(found(&segment(), &block(3, [10, 12])), Ok(()));
+        let says = |block: Block, change: fn(&mut SegmentRef)| {
+            let mut segment = segment();
+            change(&mut segment);
+            found(&segment, &block).expect_err("a contradiction")
+        };
+        assert!(says(block(4, [10, 12]), |_| {}).contains("partition 4, which its checkpoint does not name"));
+        assert!(says(block(3, [10, 14]), |_| {}).contains("offset 14 lies outside 10..14"));
+        assert!(says(block(3, [12, 12]), |_| {}).contains("offset 12 stands after offset 12"));
+        assert!(says(block(3, [10, 12]), |of| of.partitions[0].records = 3).contains("holds 2 records"));
+        assert!(says(block(3, [10, 12]), |of| of.partitions[0].min_timestamp = Some(399)).contains("timestamps"));
+        assert!(says(block(3, [10, 12]), |of| of.raw_bytes = 17).contains("have 16 bytes"));
+    }
+}

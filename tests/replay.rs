@@ -14,7 +14,7 @@ use tidelog::store::Store;
 use tidelog::stream::Format;
 
 use crate::archive::{Record, Topic, memory, on_disk};
-use crate::rig::kafka::{Kafka, shared};
+use crate::rig::kafka::{Kafka, KafkaOptions, shared};
 use crate::rig::program::{Home, Output};
 use crate::rig::topics::{self, Isolation};
 use crate::rig::{unique, wait_until};
@@ -58,8 +58,11 @@ async fn replayed(store: &Store, query: &Query, tempo: Tempo) -> Vec<(i64, i64, 
     text.split(|byte| *byte == b'\n').filter(|bytes| !bytes.is_empty()).map(line).collect()
 }
 
+/// A segment, Avro or Parquet, by partition, step to the next offset, and timestamp of its records.
+type Drawn = (bool, Vec<(i32, i64, i64)>);
+
 /// Records of three partitions in segments, with timestamps in any order and offsets with holes.
-fn segments() -> impl Strategy<Value = Vec<(bool, Vec<(i32, i64, i64)>)>> {
+fn segments() -> impl Strategy<Value = Vec<Drawn>> {
     let record = (0i32..3, 1i64..4, 0i64..1_000);
     prop::collection::vec((any::<bool>(), prop::collection::vec(record, 1..40)), 1..6)
 }
@@ -157,6 +160,10 @@ struct Archive {
 
 impl Archive {
     fn new() -> Archive {
+        Archive::beside(shared())
+    }
+
+    fn beside(kafka: &Kafka) -> Archive {
         let home = Home::new();
         let directory = home.path().join("archive");
         std::fs::create_dir(&directory).expect("a directory can be made");
@@ -164,7 +171,7 @@ impl Archive {
         let config = format!(
             "[archive]\nurl = \"{url}\"\nspool_dir = \"{}\"\n[kafka]\ncluster = \"main\"\nbootstrap_servers = \"{}\"\ntopics = [\"^tailed-\"]\n",
             spool.display(),
-            shared().bootstrap()
+            kafka.bootstrap()
         );
         home.write("tidelog.toml", &config);
         Archive { home, store: on_disk(&directory) }
@@ -210,7 +217,8 @@ fn found(kafka: &Kafka, topic: &str) -> Vec<Shape> {
 
 /// Records of every kind that Kafka knows, over `partitions` partitions with timestamps out of order.
 fn all_kinds(partitions: i32, each: i64, base: i64) -> Vec<Record> {
-    let kinds = |offset: i64| -> (Option<Vec<u8>>, Option<Vec<u8>>, Vec<(Vec<u8>, Option<Vec<u8>>)>) {
+    type Content = (Option<Vec<u8>>, Option<Vec<u8>>, Vec<(Vec<u8>, Option<Vec<u8>>)>);
+    let kinds = |offset: i64| -> Content {
         let text = |text: &str| Some(text.as_bytes().to_vec());
         match offset % 7 {
             0 => (None, text("no key"), vec![]),
@@ -318,6 +326,37 @@ fn a_replay_that_was_killed_or_stopped_goes_on_exactly_once() {
     let last = archive.replay(&[&args[3..], &["--json"]].concat()).expect(0).json();
     assert!(last["records"].as_u64().expect("a number") < 9_000, "the rest only: {last}");
     assert_eq!(found(kafka, &target), expected(&records));
+}
+
+#[test]
+fn a_target_that_restarts_meanwhile_is_waited_for() {
+    let kafka = Kafka::start(KafkaOptions::default());
+    let (archive, topic) = (Archive::beside(&kafka), unique("replay-restart"));
+    let records: Vec<Record> =
+        (0..8_000).map(|n| Record::new(i32::try_from(n % 3).expect("small"), n / 3, base() + n)).collect();
+    archive.fill(&topic, 0, &[(Format::Parquet, records.clone())]);
+    let target = format!("{topic}.copy");
+    let args = [
+        "-c",
+        "tidelog.toml",
+        "replay",
+        "--from=-2h",
+        "--topics",
+        &topic,
+        "--rename",
+        "(.*)=$1.copy",
+        "--rate",
+        "1000/s",
+    ];
+    let mut program = archive.home.start(&args);
+    wait_until("some of it to be committed", Duration::from_secs(60), || {
+        program.assert_running();
+        sent_so_far(&kafka, &target) > 1_000
+    });
+    kafka.kill(1);
+    kafka.restart(1);
+    assert_eq!(program.wait(Duration::from_secs(120)), 0);
+    assert_eq!(found(&kafka, &target), expected(&records));
 }
 
 fn sent_so_far(kafka: &Kafka, topic: &str) -> usize {

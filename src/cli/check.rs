@@ -1,5 +1,7 @@
 //! `tidelog check`: is the configuration right, and does everything that it names answer?
 
+use std::collections::BTreeSet;
+use std::io::Write;
 use std::path::Path;
 
 use serde::Serialize;
@@ -7,7 +9,7 @@ use serde::Serialize;
 use crate::config::{Config, Kafka, TopicPattern};
 use crate::error::{Error, Kind, Result};
 use crate::pipeline;
-use crate::source::kafka::Cluster;
+use crate::source::kafka::{Cluster, validate};
 use crate::store::Store;
 
 /// What `tidelog check` is asked.
@@ -29,14 +31,17 @@ struct Answer {
     detail: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     hint: Option<String>,
+    #[serde(skip)]
+    kind: Option<Kind>,
 }
 
 impl Answer {
     fn of(check: &'static str, result: Result<String>) -> Self {
         match result {
-            Ok(detail) => Self { check, ok: true, detail, hint: None },
+            Ok(detail) => Self { check, ok: true, detail, hint: None, kind: None },
             Err(error) => {
-                Self { check, ok: false, detail: error.to_string(), hint: error.hint_text().map(str::to_owned) }
+                let (kind, hint) = (Some(error.kind()), error.hint_text().map(str::to_owned));
+                Self { check, ok: false, detail: error.to_string(), hint, kind }
             }
         }
     }
@@ -46,34 +51,50 @@ impl Answer {
 pub(super) async fn run(args: &Args, path: &Path) -> Result<()> {
     let config = Config::load(path)?;
     let mut answers = vec![Answer::of("configuration", Ok(format!("{} is valid", path.display())))];
-    if args.connect {
-        answers.push(Answer::of("archive", check_archive(&config).await));
-        answers.push(Answer::of(
-            "spool",
-            pipeline::probe_spool(&config).map(|()| config.archive.spool_dir.display().to_string()),
-        ));
-        if let Some(kafka) = &config.kafka {
-            answers.push(Answer::of("kafka", check_kafka(kafka).await));
-        }
+    // What only the libraries know to be wrong: their options and properties. No server is asked.
+    let store = Store::open(&config.archive);
+    let properties = config.kafka.as_ref().map_or(Ok(()), validate);
+    match (args.connect, store) {
+        (true, Ok(store)) => answers.push(Answer::of("archive", check_archive(&store).await)),
+        (false, Ok(_)) => {}
+        (_, Err(error)) => answers.push(Answer::of("archive", Err(error))),
     }
+    if args.connect {
+        let spool = pipeline::probe_spool(&config).map(|()| config.archive.spool_dir.display().to_string());
+        answers.push(Answer::of("spool", spool));
+    }
+    match (properties, &config.kafka) {
+        (Err(error), _) => answers.push(Answer::of("kafka", Err(error))),
+        (Ok(()), Some(kafka)) if args.connect => answers.push(Answer::of("kafka", check_kafka(kafka).await)),
+        (Ok(()), _) => {}
+    }
+    print(args, &answers)?;
+    let failed = answers.iter().filter(|answer| !answer.ok).count();
+    if failed == 0 {
+        return Ok(());
+    }
+    let kind =
+        if answers.iter().any(|answer| answer.kind == Some(Kind::Config)) { Kind::Config } else { Kind::Unavailable };
+    Err(Error::new(kind, format!("{failed} of {} checks failed", answers.len())))
+}
+
+fn print(args: &Args, answers: &[Answer]) -> Result<()> {
+    let mut text = String::new();
     if args.json {
-        println!("{}", serde_json::json!({ "checks": answers }));
+        text = format!("{}\n", serde_json::json!({ "checks": answers }));
     } else {
-        for answer in &answers {
-            println!("{:<6} {:<13}  {}", if answer.ok { "ok" } else { "FAILED" }, answer.check, answer.detail);
+        for answer in answers {
+            let word = if answer.ok { "ok" } else { "FAILED" };
+            text += &format!("{word:<6} {:<13}  {}\n", answer.check, answer.detail);
             if let Some(hint) = &answer.hint {
-                println!("       {:<13}  do: {hint}", "");
+                text += &format!("       {:<13}  do: {hint}\n", "");
             }
         }
     }
-    match answers.iter().filter(|answer| !answer.ok).count() {
-        0 => Ok(()),
-        failed => Err(Error::new(Kind::Unavailable, format!("{failed} of {} checks failed", answers.len()))),
-    }
+    std::io::stdout().write_all(text.as_bytes()).map_err(|source| Error::io(source, "cannot print"))
 }
 
-async fn check_archive(config: &Config) -> Result<String> {
-    let store = Store::open(&config.archive)?;
+async fn check_archive(store: &Store) -> Result<String> {
     store.probe().await?;
     Ok(format!("{} can be written, and creates conditionally", store.url()))
 }
@@ -82,19 +103,31 @@ async fn check_kafka(kafka: &Kafka) -> Result<String> {
     let cluster = Cluster::new(kafka)?;
     let brokers = cluster.ping().await?;
     let there = cluster.topics().await?;
-    let mut matched = 0;
+    let mut matched = BTreeSet::new();
+    let mut missing = Vec::new();
     for text in &kafka.topics {
         let pattern = TopicPattern::parse(text)
             .map_err(|problem| Error::new(Kind::Config, format!("kafka.topics: {problem}")))?;
-        let count = there.iter().filter(|topic| pattern.matches(topic) && !kafka.excludes(topic)).count();
-        if count == 0 && matches!(pattern, TopicPattern::Name(_)) {
-            let error = Error::new(
-                Kind::NotFound,
-                format!("kafka.topics names {text:?}, which {} does not have", kafka.bootstrap_servers),
-            );
-            return Err(error.hint("create the topic, or mend its name; a running tidelog waits for it"));
+        let before = matched.len();
+        matched.extend(there.iter().filter(|topic| pattern.matches(topic) && !kafka.excludes(topic)));
+        if before == matched.len() && matches!(&pattern, TopicPattern::Name(name) if !matched.contains(name)) {
+            missing.push(text.as_str());
         }
-        matched += count;
     }
-    Ok(format!("{}: {brokers} brokers, {matched} topics to archive", kafka.bootstrap_servers))
+    if !missing.is_empty() {
+        let message =
+            format!("kafka.topics names {}, which {} does not have", missing.join(", "), kafka.bootstrap_servers);
+        return Err(Error::new(Kind::NotFound, message)
+            .hint("create what is missing, or mend its name; a running tidelog waits for it"));
+    }
+    Ok(format!(
+        "{}: {}, {} to archive",
+        kafka.bootstrap_servers,
+        count(brokers, "broker"),
+        count(matched.len(), "topic")
+    ))
+}
+
+fn count(number: usize, noun: &str) -> String {
+    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
 }

@@ -8,7 +8,7 @@ use regex::Regex;
 use toml::Table;
 use url::Url;
 
-use super::raw::{Section, overlay};
+use super::raw::{ENVIRONMENT_PREFIX, Section, overlay};
 use super::{Archive, Config, Isolation, Kafka, Segment, Start, TopicOverride, TopicPattern};
 use crate::error::{Error, Kind, Result};
 use crate::stream::Format;
@@ -32,9 +32,18 @@ impl Config {
                 .source(source)
                 .hint("name the file with --config; config/tidelog.toml is an example to start from")
         })?;
-        let environment =
-            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-        Self::parse(&text, &path.display().to_string(), &environment.collect())
+        let mut environment = BTreeMap::new();
+        for (name, value) in std::env::vars_os() {
+            match (name.into_string(), value.into_string()) {
+                (Ok(name), Ok(value)) => drop(environment.insert(name, value)),
+                (Ok(name), Err(_)) if name.starts_with(ENVIRONMENT_PREFIX) => {
+                    return Err(Error::new(Kind::Config, format!("the environment variable {name} is not UTF-8")));
+                }
+                // Not ours.
+                _ => {}
+            }
+        }
+        Self::parse(&text, &path.display().to_string(), &environment)
     }
 
     /// Reads a configuration's `text`, named `origin` in messages, with `environment` laid over it.
@@ -375,6 +384,23 @@ mod tests {
             ("s3cret", "me")
         );
         assert!(problems(&text).contains("the environment variable USER_NAME is not set; set it"));
+    }
+
+    #[test]
+    fn a_property_needs_no_quotes_around_its_name() {
+        let text =
+            format!("{LEAST}[kafka.properties]\nsecurity.protocol = \"SSL\"\nsasl.password = {{ env = \"P\" }}\n");
+        let environment = BTreeMap::from([("P".to_owned(), "p".to_owned())]);
+        let kafka = Config::parse(&text, "t", &environment).expect("it is valid").kafka.expect("[kafka] is there");
+        assert_eq!(
+            (kafka.properties["security.protocol"].as_str(), kafka.properties["sasl.password"].as_str()),
+            ("SSL", "p")
+        );
+        let text = problems(&format!("{LEAST}[kafka.properties]\nsasl.password = [\"secret\"]\n"));
+        assert!(
+            text.contains("kafka.properties.sasl.password: is not a value") && !text.contains("secret\""),
+            "{text}"
+        );
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::time::Duration;
 use toml::{Table, Value};
 
 /// The prefix of the environment variables that set keys; `__` stands between a section and its key.
-const ENVIRONMENT_PREFIX: &str = "TIDELOG__";
+pub(super) const ENVIRONMENT_PREFIX: &str = "TIDELOG__";
 
 /// The mistakes found so far.
 #[derive(Debug, Default)]
@@ -259,10 +259,17 @@ impl<'a> Section<'a> {
     /// truth value, or a secret: `{ file = "…" }` or `{ env = "…" }`.
     pub(super) fn free(mut self, environment: &dyn Fn(&str) -> Option<String>) -> BTreeMap<String, String> {
         let mut values = BTreeMap::new();
-        for (key, value) in std::mem::take(&mut self.table) {
-            match plain_or_secret(value, environment) {
-                Ok(value) => drop(values.insert(key, value)),
-                Err(problem) => self.problem(&key, problem),
+        let mut waiting: Vec<(String, Value)> = std::mem::take(&mut self.table).into_iter().collect();
+        while let Some((key, value)) = waiting.pop() {
+            match value {
+                // `security.protocol = …` without quotes around the name is a table `security` to TOML.
+                Value::Table(table) if !is_secret(&table) => {
+                    waiting.extend(table.into_iter().map(|(below, value)| (format!("{key}.{below}"), value)));
+                }
+                value => match plain_or_secret(value, environment) {
+                    Ok(value) => drop(values.insert(key, value)),
+                    Err(problem) => self.problem(&key, problem),
+                },
             }
         }
         values
@@ -292,6 +299,11 @@ fn parse_list(text: &str) -> Option<Vec<Value>> {
     }
 }
 
+/// Whether a table is written like a secret.
+fn is_secret(table: &Table) -> bool {
+    table.keys().any(|key| key == "file" || key == "env")
+}
+
 /// A plain value as text, or the text that a secret's file or variable holds.
 fn plain_or_secret(value: Value, environment: &dyn Fn(&str) -> Option<String>) -> Result<String, String> {
     let table = match value {
@@ -300,7 +312,8 @@ fn plain_or_secret(value: Value, environment: &dyn Fn(&str) -> Option<String>) -
         Value::Float(number) => return Ok(number.to_string()),
         Value::Boolean(truth) => return Ok(truth.to_string()),
         Value::Table(table) => table,
-        other => return Err(format!("{other} is not a value; use a text, or {{ file = \"…\" }} for a secret")),
+        // It may be a secret: what it is must not be printed.
+        _ => return Err("is not a value; use a text, or { file = \"…\" } for a secret".to_owned()),
     };
     let mut entries = table.iter();
     match (entries.next(), entries.next()) {

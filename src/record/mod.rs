@@ -124,24 +124,6 @@ struct HeaderRow {
     value: u32,
 }
 
-/// Where the parts of a record lie in [`Block::data`], for an encoder that takes bytes by position.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Span {
-    /// Where the bytes begin.
-    pub start: usize,
-    /// How many they are.
-    pub length: usize,
-}
-
-/// Where a header lies in [`Block::data`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct HeaderSpans {
-    /// The name.
-    pub name: Span,
-    /// The value; none if it is null.
-    pub value: Option<Span>,
-}
-
 /// An append-only arena of records of one partition, in offset order.
 #[derive(Debug)]
 pub struct Block {
@@ -274,11 +256,6 @@ impl Block {
         (0..self.len()).filter_map(|index| self.get(index))
     }
 
-    /// The bytes of all records, one after the other.
-    pub fn data(&self) -> &[u8] {
-        &self.data
-    }
-
     /// The offsets, one a record.
     pub fn offsets(&self) -> impl Iterator<Item = i64> {
         self.rows.iter().map(|row| row.offset)
@@ -299,32 +276,6 @@ impl Block {
         self.rows.iter().map(|row| row.leader_epoch)
     }
 
-    /// Where the keys lie in [`Block::data`], one a record; none if it is null.
-    pub fn key_spans(&self) -> impl Iterator<Item = Option<Span>> {
-        self.rows.iter().map(|row| (row.key != NULL).then_some(Span { start: row.start, length: row.key as usize }))
-    }
-
-    /// Where the values lie in [`Block::data`], one a record; none if it is null.
-    pub fn value_spans(&self) -> impl Iterator<Item = Option<Span>> {
-        self.rows.iter().map(|row| {
-            let start = row.start + length(row.key);
-            (row.value != NULL).then_some(Span { start, length: row.value as usize })
-        })
-    }
-
-    /// Where the headers of the record at `index` lie in [`Block::data`].
-    pub fn header_spans(&self, index: usize) -> impl Iterator<Item = HeaderSpans> {
-        let row = self.rows.get(index);
-        let mut start = row.map_or(0, |row| row.start + length(row.key) + length(row.value));
-        let range = row.map_or(0..0, |row| row.headers as usize..self.ends(index).1);
-        self.headers.get(range).unwrap_or(&[]).iter().map(move |header| {
-            let name = Span { start, length: header.name as usize };
-            let value = Span { start: start + name.length, length: length(header.value) };
-            start = value.start + value.length;
-            HeaderSpans { name, value: (header.value != NULL).then_some(value) }
-        })
-    }
-
     /// Where the bytes and the headers of the record at `index` end.
     fn ends(&self, index: usize) -> (usize, usize) {
         self.rows
@@ -341,11 +292,6 @@ fn append(data: &mut Vec<u8>, bytes: Option<&[u8]>) -> u32 {
     bytes.len() as u32
 }
 
-/// How many bytes a length of a row stands for.
-fn length(field: u32) -> usize {
-    if field == NULL { 0 } else { field as usize }
-}
-
 /// Splits off what a length of a row stands for. The lengths were written together with the bytes, so they fit.
 fn take(bytes: &[u8], field: u32) -> (Option<&[u8]>, &[u8]) {
     if field == NULL {
@@ -353,4 +299,56 @@ fn take(bytes: &[u8], field: u32) -> (Option<&[u8]>, &[u8]) {
     }
     let (part, rest) = bytes.split_at_checked(field as usize).unwrap_or((bytes, &[]));
     (Some(part), rest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn push(block: &mut Block, offset: i64, key: Option<&[u8]>, value: Option<&[u8]>, headers: &[Header<'_>]) {
+        block.push(offset, 1_000 - offset, TimestampType::Create, 4, key, value, headers.iter().copied());
+    }
+
+    #[test]
+    fn records_come_back_as_they_were_pushed() {
+        let headers = [
+            Header { name: b"a", value: Some(b"1") },
+            Header { name: b"a", value: None },
+            Header { name: b"", value: Some(b"") },
+        ];
+        let mut block = Block::new(7, 0);
+        push(&mut block, 10, Some(b"key"), None, &headers);
+        push(&mut block, 12, None, Some(b""), &[]);
+        push(&mut block, 13, Some(b""), Some(b"value"), &headers[1..]);
+        let parts = |record: &Record<'_>| (record.offset, record.key.map(<[u8]>::len), record.value.map(<[u8]>::len));
+        assert_eq!(
+            block.iter().map(|record| parts(&record)).collect::<Vec<_>>(),
+            [(10, Some(3), None), (12, None, Some(0)), (13, Some(0), Some(5))]
+        );
+        assert_eq!(block.get(0).unwrap().headers().collect::<Vec<_>>(), headers);
+        assert_eq!(block.get(1).unwrap().header_count(), 0);
+        assert_eq!(block.get(2).unwrap().headers().collect::<Vec<_>>(), headers[1..]);
+        assert_eq!(block.get(3), None);
+        let sizes: Vec<u64> = block.iter().map(|record| record.size()).collect();
+        assert_eq!((sizes.clone(), block.raw_bytes(), block.largest_record()), (vec![6, 0, 6], 12, 6));
+        assert_eq!((block.first_offset(), block.last_offset()), (Some(10), Some(13)));
+        assert_eq!((block.min_timestamp(), block.max_timestamp()), (Some(987), Some(990)));
+    }
+
+    #[test]
+    fn a_quiet_partition_holds_little_memory() {
+        let mut block = Block::new(0, 0);
+        assert!(block.is_empty() && block.memory() < 256);
+        push(&mut block, 1, Some(b"key"), Some(&[0; 100]), &[]);
+        assert!(block.memory() < 1_024, "{}", block.memory());
+    }
+
+    #[test]
+    fn names_and_numbers_of_timestamp_types_come_back() {
+        for kind in TimestampType::ALL {
+            assert_eq!(TimestampType::from_name(kind.name().as_bytes()), Some(kind));
+            assert_eq!(TimestampType::from_number(kind as u8), Some(kind));
+        }
+        assert_eq!((TimestampType::from_name(b""), TimestampType::from_number(3)), (None, None));
+    }
 }

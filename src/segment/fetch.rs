@@ -10,6 +10,7 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use tokio::task::JoinSet;
 
 use crate::error::{Error, Kind, Result, ResultExt};
+use crate::store::fault;
 
 /// A planned run asks for about this much at once: enough that a request's latency is small beside its transfer, little
 /// enough that the two requests that may be held do not matter to a memory budget.
@@ -63,23 +64,17 @@ impl Object {
 
     /// Why a request failed. A range that the store does not have means an object that is shorter than it should be.
     async fn failed(&self, error: Option<object_store::Error>) -> Error {
-        let kind = match &error {
-            Some(object_store::Error::NotFound { .. }) => Kind::NotFound,
-            Some(object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. }) => {
-                Kind::Denied
+        let doing = format!("cannot read {}", self.path);
+        match self.store.head(&self.path).await {
+            Ok(found) if found.size != self.size => {
+                let message = format!("it has {} bytes, its checkpoint says {}", found.size, self.size);
+                Error::new(Kind::Corrupt, message)
             }
-            _ => match self.store.head(&self.path).await {
-                Ok(found) if found.size != self.size => {
-                    let message = format!("it has {} bytes, its checkpoint says {}", found.size, self.size);
-                    return Error::new(Kind::Corrupt, message);
-                }
-                _ => Kind::Unavailable,
+            Err(missing @ object_store::Error::NotFound { .. }) => Error::new(Kind::NotFound, doing).source(missing),
+            _ => match error {
+                Some(error) => fault::translate(error, doing),
+                None => Error::new(Kind::Unavailable, doing).context("the store gave fewer bytes than asked for"),
             },
-        };
-        let failed = Error::new(kind, format!("cannot read {}", self.path));
-        match error {
-            Some(error) => failed.source(error),
-            None => failed.context("the store gave fewer bytes than asked for"),
         }
     }
 }

@@ -101,7 +101,7 @@ impl SegmentWriter {
         }
         match &mut self.encoder {
             _ if blocks.is_empty() => Ok(()),
-            Encoder::Parquet(writer) => writer.write(blocks),
+            Encoder::Parquet(writer) => writer.write(&blocks),
             Encoder::Avro(writer) => writer.write(&blocks),
         }
     }

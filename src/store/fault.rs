@@ -8,7 +8,7 @@ use object_store::client::{HttpError, HttpErrorKind};
 use crate::error::{Error, Kind};
 
 /// Turns a store's error into ours; `doing` says what could not be done.
-pub(super) fn translate(error: object_store::Error, doing: String) -> Error {
+pub(crate) fn translate(error: object_store::Error, doing: String) -> Error {
     let (kind, hint) = judge(&error);
     let translated = Error::new(kind, doing).source(error);
     match hint {

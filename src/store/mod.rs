@@ -14,7 +14,7 @@
 pub mod layout;
 
 mod backend;
-mod fault;
+pub(crate) mod fault;
 
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;

@@ -59,24 +59,23 @@ fn read(bootstrap: &str, topic: &str, partitions: i32) -> Result<BTreeMap<i32, V
         .set("enable.auto.commit", "false")
         .create()
         .or_err(Kind::Unavailable, failed)?;
-    let mut read = BTreeMap::new();
+    let mut list = TopicPartitionList::new();
+    let mut missing = 0;
     for partition in 0..partitions {
         let (first, end) =
             consumer.fetch_watermarks(topic, partition, ANSWER_WITHIN).or_err(Kind::Unavailable, failed)?;
-        let mut list = TopicPartitionList::new();
+        missing += end - first;
         list.add_partition_offset(topic, partition, Offset::Offset(first)).or_err(Kind::Unavailable, failed)?;
-        consumer.assign(&list).or_err(Kind::Unavailable, failed)?;
-        let mut records = Vec::new();
-        let mut next = first;
-        while next < end {
-            let message = consumer
-                .poll(ANSWER_WITHIN)
-                .ok_or_else(|| Error::new(Kind::Unavailable, failed()))?
-                .or_err(Kind::Unavailable, failed)?;
-            next = message.offset() + 1;
-            records.push(content(&message));
-        }
-        read.insert(partition, records);
+    }
+    consumer.assign(&list).or_err(Kind::Unavailable, failed)?;
+    let mut read: BTreeMap<i32, Vec<Content>> = (0..partitions).map(|partition| (partition, Vec::new())).collect();
+    while missing > 0 {
+        let message = consumer
+            .poll(ANSWER_WITHIN)
+            .ok_or_else(|| Error::new(Kind::Unavailable, failed()))?
+            .or_err(Kind::Unavailable, failed)?;
+        missing -= 1;
+        read.entry(message.partition()).or_default().push(content(&message));
     }
     Ok(read)
 }

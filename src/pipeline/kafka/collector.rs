@@ -48,6 +48,9 @@ const COVERAGE_EVERY: Duration = Duration::from_secs(5);
 /// How often offsets are committed to the group; they are only an echo for other tools.
 const GROUP_COMMIT_EVERY: Duration = Duration::from_secs(1);
 
+/// librdkafka tells of every attempt that fails; one line in this time is enough.
+const OUTAGE_EVERY: Duration = Duration::from_secs(30);
+
 /// How often one line says what was archived.
 const SUMMARY_EVERY: Duration = Duration::from_secs(60);
 
@@ -99,6 +102,8 @@ pub(super) struct Collector {
     leaving: Vec<Leaving>,
     group_offsets: BTreeMap<TopicPartition, i64>,
     message_bytes: u64,
+    /// When it was last said that no broker can be reached.
+    outage_told: Option<Instant>,
     summary: Summary,
     stopping: Option<Instant>,
 }
@@ -138,6 +143,7 @@ impl Collector {
             leaving: Vec::new(),
             group_offsets: BTreeMap::new(),
             message_bytes: 1024,
+            outage_told: None,
             summary: Summary::default(),
             stopping: None,
         }
@@ -248,7 +254,11 @@ impl Collector {
                 tracing::warn!(topic = &*topic, %error, hint = error.hint_text(), "a topic cannot be read");
             }
             Event::AllBrokersDown => {
-                tracing::warn!(bootstrap_servers = %self.kafka.bootstrap_servers, "no broker can be reached; waiting");
+                let now = Instant::now();
+                if self.outage_told.is_none_or(|told| now.duration_since(told) >= OUTAGE_EVERY) {
+                    self.outage_told = Some(now);
+                    tracing::warn!(bootstrap_servers = %self.kafka.bootstrap_servers, "no broker can be reached; waiting");
+                }
             }
             Event::Fault { error, fatal: true } => return Err(error),
             Event::Fault { error, fatal: false } => tracing::warn!(%error, hint = error.hint_text(), "kafka"),

@@ -40,7 +40,6 @@ pub(super) struct Shared {
     pub(super) spool: Spool,
     pub(super) cluster: Cluster,
     pub(super) writer: String,
-    pub(super) isolation: config::Isolation,
     /// How many uploads may run at once.
     pub(super) uploads: Semaphore,
     pub(super) notices: std::sync::mpsc::Sender<Notice>,

@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 
 use super::Notice;
 use super::commit::{Shared, another_life};
+use crate::config::Isolation;
 use crate::error::Result;
 use crate::manifest::coverage::{Claim, Coverage};
 use crate::source::kafka::{OffsetAt, TopicPartition};
@@ -69,7 +70,9 @@ impl Watch {
         self.look_for_new_lives(report).await?;
         let asked = Utc::now();
         let partitions: Vec<TopicPartition> = report.iter().map(|archived| archived.at.clone()).collect();
-        let ends = self.shared.cluster.list_offsets(&partitions, OffsetAt::Latest, self.shared.isolation).await?;
+        // The log's end, not the last stable offset: records of a transaction that is open now lie before it, and a claim
+        // must not be made before they are archived or aborted.
+        let ends = self.shared.cluster.list_offsets(&partitions, OffsetAt::Latest, Isolation::ReadUncommitted).await?;
         for (at, end) in ends {
             // A partition that has no leader now makes no claim.
             let Ok(Some(end)) = end else { continue };

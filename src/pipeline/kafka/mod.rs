@@ -75,7 +75,6 @@ pub(super) async fn run(
         spool: Spool::open(&config.archive.spool_dir, writer)?,
         cluster: Cluster::new(&kafka)?,
         writer: writer.to_owned(),
-        isolation: kafka.isolation,
         uploads: Semaphore::new(UPLOADS_AT_ONCE),
         notices: notices.clone(),
     });

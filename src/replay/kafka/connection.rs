@@ -150,7 +150,9 @@ impl rdkafka::consumer::ConsumerContext for Logged {}
 /// Names what was being done when librdkafka said `error`.
 pub(super) fn failed(error: KafkaError, doing: impl FnOnce() -> String) -> Error {
     use rdkafka::error::RDKafkaErrorCode as Code;
-    let kind = match error.rdkafka_error_code() {
+    // rdkafka's own `rdkafka_error_code` does not know this variant.
+    let code = if let KafkaError::AdminOp(code) = &error { Some(*code) } else { error.rdkafka_error_code() };
+    let kind = match code {
         Some(
             Code::TopicAuthorizationFailed
             | Code::GroupAuthorizationFailed

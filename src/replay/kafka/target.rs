@@ -16,11 +16,11 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerGroupMetadata};
-use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::metadata::MetadataTopic;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
@@ -140,7 +140,7 @@ impl Target {
         let options = AdminOptions::new().request_timeout(Some(ANSWER)).broker_id(broker);
         let answers = match self.admin.describe_configs(&asked, &options).await {
             Ok(answers) => answers,
-            Err(error) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::UnsupportedFeature) => return Ok(None),
+            Err(KafkaError::AdminOp(RDKafkaErrorCode::UnsupportedFeature)) => return Ok(None),
             Err(error) => return Err(error).or_failed(|| "the target does not tell how its topics are set".to_owned()),
         };
         let mut configs = BTreeMap::new();
@@ -228,8 +228,7 @@ impl Target {
         }
         let (id, bootstrap) = (self.id.clone(), self.bootstrap().to_owned());
         ask(&consumer, move |consumer| {
-            let offsets = consumer
-                .committed_offsets(list, ANSWER)
+            let offsets = committed(consumer, &list)
                 .or_failed(|| format!("the target at {bootstrap} does not say how far the replay {id} has come"))
                 .map_err(|error| match error.kind() {
                     Kind::Unavailable => error.hint("is the address right, and the cluster up? --into names another"),
@@ -264,6 +263,37 @@ fn consumer(connection: &Connection, id: &str, progress: Progress) -> Result<Bas
     let mut config = connection.client();
     config.set("group.id", group_of(id)).set("enable.auto.commit", "false").set("isolation.level", isolation);
     config.create_with_context(Logged).map_err(|error| wrong_property(&error))
+}
+
+/// What the group has committed for the partitions of `list`. A coordinator that is about to move, to load or to decide a
+/// transaction is asked again; a partition that cannot be answered for is an error, for taken as "nothing was sent" it
+/// would have its records sent twice.
+fn committed(consumer: &BaseConsumer<Logged>, list: &TopicPartitionList) -> KafkaResult<TopicPartitionList> {
+    const PAUSE: Duration = Duration::from_millis(100);
+    let passes = |code: Option<RDKafkaErrorCode>| {
+        matches!(
+            code,
+            Some(
+                RDKafkaErrorCode::NotCoordinator
+                    | RDKafkaErrorCode::CoordinatorNotAvailable
+                    | RDKafkaErrorCode::CoordinatorLoadInProgress
+                    | RDKafkaErrorCode::UnstableOffsetCommit
+            )
+        )
+    };
+    let deadline = Instant::now() + ANSWER;
+    loop {
+        let answer = consumer.committed_offsets(list.clone(), ANSWER).and_then(|offsets| {
+            let refused = offsets.elements().iter().find_map(|element| element.error().err());
+            // A topic that is yet to be created has no offsets.
+            let unknown = Some(RDKafkaErrorCode::UnknownTopicOrPartition);
+            refused.filter(|error| error.rdkafka_error_code() != unknown).map_or(Ok(offsets), Err)
+        });
+        match answer {
+            Err(error) if passes(error.rdkafka_error_code()) && Instant::now() < deadline => std::thread::sleep(PAUSE),
+            answer => return answer,
+        }
+    }
 }
 
 /// A question to librdkafka that blocks.

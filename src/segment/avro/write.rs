@@ -1,7 +1,8 @@
 //! Writes Avro segments.
 //!
 //! The blocks go to a body file beside the segment; when all are written, the segment's file gets the header, which
-//! holds the index of the blocks, and the body after it.
+//! holds the index of the blocks, and the body after it. Between two calls nothing is held but the index, for a writer is
+//! open for every topic.
 
 use std::collections::BTreeMap;
 use std::io::{BufWriter, Seek, SeekFrom, Write};
@@ -27,17 +28,16 @@ pub(in crate::segment) struct AvroWriter {
     path: PathBuf,
     body: BufWriter<NewFile>,
     written: u64,
-    compressor: Compressor<'static>,
+    zstd_level: i32,
     sync: Sync,
     index: Vec<Entry>,
-    block: OpenBlock,
-    packed: Vec<u8>,
 }
 
 /// The block under construction.
-#[derive(Default)]
 struct OpenBlock {
+    compressor: Compressor<'static>,
     raw: Vec<u8>,
+    packed: Vec<u8>,
     records: u64,
     parts: BTreeMap<i32, Part>,
     /// What it has of the partition that was written last; not in `parts` yet.
@@ -51,9 +51,6 @@ impl AvroWriter {
         if !levels.contains(&zstd_level) {
             return Err(Error::new(Kind::Config, format!("zstd has no level {zstd_level}")));
         }
-        let unusable = || "cannot set up zstd".to_owned();
-        let mut compressor = Compressor::new(zstd_level).or_err(Kind::Internal, unusable)?;
-        compressor.set_parameter(CParameter::ChecksumFlag(true)).or_err(Kind::Internal, unusable)?;
         let mut sync = Sync::default();
         getrandom::fill(&mut sync)
             .map_err(|error| Error::new(Kind::Internal, format!("the system gives no random bytes: {error}")))?;
@@ -63,46 +60,44 @@ impl AvroWriter {
         if path.exists() {
             return Err(Error::new(Kind::Internal, format!("the spool file {} exists already", path.display())));
         }
-        Ok(Self {
-            path: path.to_owned(),
-            body,
-            written: 0,
-            compressor,
-            sync,
-            index: Vec::new(),
-            block: OpenBlock::default(),
-            packed: Vec::new(),
-        })
+        Ok(Self { path: path.to_owned(), body, written: 0, zstd_level, sync, index: Vec::new() })
     }
 
     /// Writes blocks, which are in order.
     pub(in crate::segment) fn write(&mut self, blocks: &[Block]) -> Result<()> {
+        let unusable = || "cannot set up zstd".to_owned();
+        let mut compressor = Compressor::new(self.zstd_level).or_err(Kind::Internal, unusable)?;
+        compressor.set_parameter(CParameter::ChecksumFlag(true)).or_err(Kind::Internal, unusable)?;
+        let mut open = OpenBlock {
+            compressor,
+            raw: Vec::new(),
+            packed: Vec::new(),
+            records: 0,
+            parts: BTreeMap::new(),
+            current: None,
+        };
         for block in blocks {
-            let other = self.block.current.is_some_and(|part| part.0 != block.partition());
-            if other && self.block.raw.len() >= SPLIT {
-                self.end_block()?;
+            let other = open.current.is_some_and(|part| part.0 != block.partition());
+            if other && open.raw.len() >= SPLIT {
+                self.end_block(&mut open)?;
             }
             for record in block.iter() {
-                self.block.push(block.partition(), &record);
-                if self.block.raw.len() >= BLOCK {
-                    self.end_block()?;
+                open.push(block.partition(), &record);
+                if open.raw.len() >= BLOCK {
+                    self.end_block(&mut open)?;
                 }
             }
         }
-        if self.block.raw.len() >= SPLIT {
-            self.end_block()?;
-        }
-        Ok(())
+        self.end_block(&mut open)
     }
 
-    /// Bytes of the blocks that are complete.
+    /// Bytes of the blocks.
     pub(in crate::segment) fn bytes_written(&self) -> u64 {
         self.written
     }
 
     /// Writes the file, header first.
-    pub(in crate::segment) fn finish(mut self, facts: &SegmentFacts) -> Result<Spool> {
-        self.end_block()?;
+    pub(in crate::segment) fn finish(self, facts: &SegmentFacts) -> Result<Spool> {
         let header = self.header(facts)?;
         let failed = |error| Error::io(error, format!("cannot write the spool file {}", self.path.display()));
         let mut body = self.body.into_inner().map_err(|error| failed(error.into_error()))?;
@@ -134,31 +129,31 @@ impl AvroWriter {
     }
 
     /// Compresses and writes the block under construction, if it holds anything.
-    fn end_block(&mut self) -> Result<()> {
-        if self.block.records == 0 {
+    fn end_block(&mut self, block: &mut OpenBlock) -> Result<()> {
+        if block.records == 0 {
             return Ok(());
         }
-        self.block.settle();
-        self.packed.clear();
-        self.packed.reserve(compress_bound(self.block.raw.len()));
-        let packed = self.compressor.compress_to_buffer(&self.block.raw, &mut self.packed);
+        block.settle();
+        block.packed.clear();
+        block.packed.reserve(compress_bound(block.raw.len()));
+        let packed = block.compressor.compress_to_buffer(&block.raw, &mut block.packed);
         packed.or_err(Kind::Internal, || "cannot compress an Avro block".into())?;
         let mut head = Vec::with_capacity(20);
-        put_long(&mut head, self.block.records as i64);
-        put_long(&mut head, self.packed.len() as i64);
-        for bytes in [&head[..], &self.packed, &self.sync] {
+        put_long(&mut head, block.records as i64);
+        put_long(&mut head, block.packed.len() as i64);
+        for bytes in [&head[..], &block.packed, &self.sync] {
             let written = self.body.write_all(bytes);
             written.map_err(|error| Error::io(error, format!("cannot write {}.body", self.path.display())))?;
         }
-        let length = (head.len() + self.packed.len() + self.sync.len()) as u64;
-        let parts = std::mem::take(&mut self.block.parts).into_values().collect();
-        self.index.push(Entry(self.written, length, self.block.raw.len() as u64, parts));
+        let length = (head.len() + block.packed.len() + self.sync.len()) as u64;
+        let parts = std::mem::take(&mut block.parts).into_values().collect();
+        self.index.push(Entry(self.written, length, block.raw.len() as u64, parts));
         self.written += length;
-        self.block.records = 0;
-        self.block.raw.clear();
+        block.records = 0;
+        block.raw.clear();
         // A record of many megabytes does not keep its memory.
-        self.block.raw.shrink_to(2 * BLOCK);
-        self.packed.shrink_to(compress_bound(2 * BLOCK));
+        block.raw.shrink_to(2 * BLOCK);
+        block.packed.shrink_to(2 * BLOCK);
         Ok(())
     }
 }

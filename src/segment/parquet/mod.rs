@@ -27,6 +27,8 @@
 //! [[position, length, records, XXH64 with seed 0 in 16 hex digits], …]
 //! ```
 
+mod encoding;
+mod pages;
 mod read;
 mod write;
 
@@ -73,6 +75,12 @@ mod leaf {
     pub(super) const PARTITION: usize = 0;
     pub(super) const OFFSET: usize = 1;
     pub(super) const TIMESTAMP: usize = 2;
+    pub(super) const TIMESTAMP_TYPE: usize = 3;
+    pub(super) const KEY: usize = 5;
+    pub(super) const VALUE: usize = 6;
+    pub(super) const HEADER_NAME: usize = 7;
+    pub(super) const HEADER_VALUE: usize = 8;
+    pub(super) const HEADER_NAME_BYTES: usize = 9;
 }
 
 fn schema() -> Result<Arc<Type>, ParquetError> {

@@ -217,12 +217,11 @@ fn check(metadata: &ParquetMetaData, facts: &SegmentFacts, places: &[Place]) -> 
     if metadata.file_metadata().schema().get_fields() != expected.get_fields() {
         return wrong("its columns are not those of a segment".into());
     }
-    let lie = |group: &RowGroupMetaData| {
-        let records = u64::try_from(group.num_rows()).ok()?;
-        Some((group_bytes(group), records))
+    let lies = |(group, place): (&RowGroupMetaData, &Place)| {
+        group_bytes(group) == place.bytes() && u64::try_from(group.num_rows()) == Ok(place.2)
     };
-    let lie = guarded(|| Ok(metadata.row_groups().iter().map(lie).collect::<Vec<_>>()))?;
-    if !lie.iter().eq(places.iter().map(|place| Some((place.bytes(), place.2))).collect::<Vec<_>>().iter()) {
+    let lie = guarded(|| Ok(metadata.row_groups().iter().zip(places).all(lies)))?;
+    if !lie || metadata.num_row_groups() != places.len() {
         return wrong(format!("its row groups are not those of its {ROW_GROUPS_KEY}"));
     }
     let records = places.iter().fold(0, |sum: u64, place| sum.saturating_add(place.2));
@@ -232,13 +231,11 @@ fn check(metadata: &ParquetMetaData, facts: &SegmentFacts, places: &[Place]) -> 
     Ok(())
 }
 
-/// Where a row group lies in the file.
+/// Where a row group lies in the file: from its first column's first byte to its last column's last.
 fn group_bytes(group: &RowGroupMetaData) -> Range<u64> {
-    group
-        .columns()
-        .iter()
-        .map(|column| column.byte_range())
-        .fold(u64::MAX..0, |all, (start, length)| all.start.min(start)..all.end.max(start.saturating_add(length)))
+    let bounds = |(start, length): (u64, u64)| (start, start.saturating_add(length));
+    let columns = || group.columns().iter().map(|column| bounds(column.byte_range()));
+    columns().map(|(start, _)| start).min().unwrap_or(0)..columns().map(|(_, end)| end).max().unwrap_or(0)
 }
 
 /// Which row groups are read, and which of their rows.

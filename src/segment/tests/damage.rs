@@ -143,7 +143,8 @@ fn a_newer_version_is_refused_with_the_way_out() {
 
 #[test]
 fn records_that_do_not_fit_the_facts_are_refused() {
-    let lies: [(fn(&mut PartitionRange), &str); 4] = [
+    type Lie = fn(&mut PartitionRange);
+    let lies: [(Lie, &str); 4] = [
         (|range| range.end = 700, "it has offset 700 of partition 1 where 700..700 may follow"),
         (|range| range.partition = 2, "it has a record of partition 1, which its ranges do not name"),
         (|range| range.records = 599, "it holds 1200 records, and says 1199"),

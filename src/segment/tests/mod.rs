@@ -1,6 +1,7 @@
 //! What is written comes back; what is damaged is refused.
 
 mod damage;
+mod golden;
 mod other_readers;
 mod round_trip;
 

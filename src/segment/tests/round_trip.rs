@@ -152,10 +152,16 @@ fn rewriting_leaves_out_the_dropped_partitions() {
 #[test]
 fn large_segments_come_back_whole_and_in_part() {
     let text = |seed: i64| (0..40).flat_map(|i| (seed * 7_919 + i).to_string().into_bytes()).collect::<Vec<u8>>();
+    // Two names that most records have, and one that only this one has: a dictionary of more than 256.
+    let headers = |offset: i64| {
+        let names = [b"source".to_vec(), format!("only-{offset}").into_bytes(), vec![0xff, offset as u8]];
+        let header = |(at, name): (usize, Vec<u8>)| (name, (offset % 3 != at as i64).then(|| vec![at as u8; at]));
+        names.into_iter().enumerate().map(header).take((offset % 5) as usize).collect()
+    };
     let record = |partition, offset: i64| Owned {
-        key: Some(offset.to_string().into_bytes()),
-        value: Some(text(offset)),
-        headers: vec![(b"source".to_vec(), Some(b"connect".to_vec()))],
+        key: (offset % 7 != 0).then(|| offset.to_string().into_bytes()),
+        value: (offset % 100 > 20).then(|| text(offset)),
+        headers: headers(offset),
         timestamp: offset * 10,
         ..small(partition, offset..offset + 1).remove(0)
     };
@@ -170,5 +176,19 @@ fn large_segments_come_back_whole_and_in_part() {
         let filter = Filter { partitions: Some(BTreeMap::from([(1, 4_000..9_000)])), timestamps: Some(50_000..60_000) };
         let (_, records) = read(&bytes, sealed.bytes, format, filter).unwrap();
         assert_eq!(records, (5_000..6_000).map(|offset| record(1, offset)).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn a_record_may_be_larger_than_any_page_or_block() {
+    let noise: Vec<u8> = (0..3_000_000_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let mut records = small(0, 0..5);
+    records[2].value = Some(noise.clone());
+    records[3].headers = vec![(noise.clone(), Some(noise)), (b"after".to_vec(), None)];
+    for format in [Format::Parquet, Format::Avro] {
+        let (sealed, bytes) = encoded(format, &vec![vec![records.clone()]]);
+        assert_eq!(sealed.largest_record, 6_000_013);
+        let (_, found) = read(&bytes, sealed.bytes, format, Filter::default()).unwrap();
+        assert!(found == records);
     }
 }

@@ -76,6 +76,15 @@ pub struct Consumer {
     callbacks: Vec<Callback>,
 }
 
+/// Whether librdkafka takes the topics and the properties; nobody joins the group.
+///
+/// # Errors
+/// [`Kind::Config`], naming the topic or the property.
+pub fn validate(config: &Kafka) -> Result<()> {
+    properties::subscription(config)?;
+    Handle::consumer(&properties::consumer(config)?).map(drop)
+}
+
 impl Consumer {
     /// Joins the group and subscribes. Nothing is connected yet when it returns: a broker that cannot be reached is told
     /// by [`Event::AllBrokersDown`] and [`Event::Fault`].

@@ -28,7 +28,7 @@ use std::fmt;
 use std::sync::Arc;
 
 pub use cluster::{Cluster, OffsetAt, TopicInfo};
-pub use consumer::{Consumer, Headers, Message};
+pub use consumer::{Consumer, Headers, Message, validate};
 pub use properties::subscription;
 
 use crate::error::Error;

@@ -1,4 +1,4 @@
-//! The only `unsafe` code of the crate: thin, owning wrappers over librdkafka's C API (`rdkafka-sys`).
+//! The `unsafe` code of the consumer and of the admin view (the replay's producer has its own): thin, owning wrappers over librdkafka's C API (`rdkafka-sys`).
 //!
 //! The safe `rdkafka` crate drops what an archive needs: the topic and the next offset of an end-of-partition, leader
 //! epochs, topic ids, and batches. Nothing in here decides anything; it turns pointers into borrowed or owned Rust

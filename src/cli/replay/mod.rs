@@ -1,23 +1,24 @@
 //! `tidelog replay`: the plan shown, the target checked, the records sent, and how to go on.
 
-use std::io::{self, IsTerminal as _};
+mod shown;
+
+use std::io;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
 use chrono::{DateTime, Utc};
-use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
-use super::human;
+use self::shown::{Outcome, extent};
 use super::inspect::{cluster, print, print_json, times};
 use super::progress::{Progress, Unit};
 use crate::config::{Config, Kafka};
 use crate::error::{Error, Kind, Result};
 use crate::replay::kafka::{self, Connection, Findings, Identity, Progress as Known, Ready, Target};
 use crate::replay::{
-    self, Counters, Offsets, Partitions, Plan, Query, Rate, Rename, Source, Speed, Tally, Tempo, topic_pattern,
+    self, Counters, Offsets, Partitions, Plan, Query, Rate, Rename, Source, Speed, Tempo, topic_pattern,
 };
 use crate::store::Store;
 use crate::time;
@@ -355,7 +356,7 @@ async fn send(args: &Args, store: &Store, replay: Prepared, tempo: Tempo) -> Res
         };
         return if args.json { print_json(&result) } else { print(&word) };
     }
-    if args.json || !io::stdout().is_terminal() {
+    if args.json {
         eprintln!("replay {id} begins");
     }
     let counters = Arc::new(Counters::default());
@@ -430,157 +431,6 @@ fn quoted(word: &str) -> String {
     } else {
         format!("'{}'", word.replace('\'', r"'\''"))
     }
-}
-
-/// What is printed as JSON.
-#[derive(Debug, Default, Serialize)]
-struct Outcome {
-    replay_id: String,
-    dry_run: bool,
-    records: u64,
-    bytes: u64,
-    /// False in a plan whose numbers are upper bounds.
-    exact: bool,
-    segments: usize,
-    seconds: f64,
-    partitions: Vec<OutcomePartition>,
-    warnings: Vec<String>,
-}
-
-#[derive(Debug, Serialize)]
-struct OutcomePartition {
-    topic: String,
-    partition: i32,
-    target_topic: String,
-    generation: u32,
-    start: i64,
-    end: i64,
-    records: u64,
-}
-
-impl Outcome {
-    fn sent(&mut self, plan: &Plan, tally: &Tally, warnings: Vec<String>) {
-        self.records = tally.records;
-        self.bytes = tally.bytes;
-        self.exact = true;
-        self.warnings = warnings;
-        if tally.moved_timestamps > 0 {
-            self.warnings.push(format!(
-                "{} with the timestamp 0 (1970-01-01T00:00:00.000Z) went with 1 ms more: the client takes 0 for now",
-                human::many(tally.moved_timestamps, "record")
-            ));
-        }
-        self.partitions = tally
-            .partitions
-            .iter()
-            .map(|(&(part, partition), &(start, end, records))| {
-                let part = &plan.parts[part];
-                OutcomePartition {
-                    topic: part.stream.topic.clone(),
-                    partition,
-                    target_topic: part.target.clone(),
-                    generation: part.stream.generation,
-                    start,
-                    end,
-                    records,
-                }
-            })
-            .collect();
-    }
-
-    fn text(&self, tally: &Tally) -> String {
-        let (records, bytes) = (human::many(tally.records, "record"), human::bytes(tally.bytes));
-        let rate = tally.records as f64 / self.seconds.max(0.001);
-        let mut text = format!("sent {records}, {bytes}, in {:.1} s ({:.0} records/s)\n", self.seconds, rate);
-        if tally.moved_timestamps > 0 {
-            text.extend(self.warnings.last().map(|warning| format!("warning: {warning}\n")));
-        }
-        text
-    }
-}
-
-impl Prepared {
-    fn planned_result(&self) -> Outcome {
-        let (records, exact) = self.plan.records();
-        let partitions = self.plan.parts.iter().flat_map(|part| {
-            part.partitions.iter().map(|planned| OutcomePartition {
-                topic: part.stream.topic.clone(),
-                partition: planned.partition,
-                target_topic: part.target.clone(),
-                generation: part.stream.generation,
-                start: planned.start,
-                end: planned.end,
-                records: planned.records,
-            })
-        });
-        Outcome {
-            replay_id: self.id.clone(),
-            dry_run: true,
-            records,
-            bytes: self.plan.bytes(),
-            exact,
-            segments: self.plan.segments(),
-            seconds: 0.0,
-            partitions: partitions.collect(),
-            warnings: self.findings.warnings.clone(),
-        }
-    }
-
-    fn text(&self, dry_run: bool) -> String {
-        let heading =
-            if dry_run { format!("Plan {}  (nothing is sent)", self.id) } else { format!("Replay {}", self.id) };
-        let mut text = format!("{heading}\n{}", extent(&self.plan, &self.query));
-        if self.resumed {
-            text.push_str("  goes on  an earlier run of this id has sent the records before these\n");
-        }
-        if !self.plan.parts.is_empty() {
-            text.push_str(&format!("  to        {}: {}\n", self.target.bootstrap(), self.targets()));
-        }
-        for warning in &self.findings.warnings {
-            text.push_str(&format!("  warning   {warning}\n"));
-        }
-        if dry_run && self.findings.problems.is_empty() {
-            let go_on =
-                format!("Run the same command without --dry-run, or with --id {} to be able to resume it.\n", self.id);
-            text.push_str(&go_on);
-        }
-        text
-    }
-
-    fn targets(&self) -> String {
-        let new = self.findings.create.iter().map(|topic| {
-            let config: Vec<String> = topic.config.iter().map(|(key, value)| format!("{key}={value}")).collect();
-            let partitions = human::many(u64::from(topic.partitions.unsigned_abs()), "partition");
-            format!("{} ({partitions}, will be created with {})", topic.topic, config.join(" "))
-        });
-        let old = self.findings.existing.iter().map(|(topic, partitions)| {
-            format!("{topic} ({}, exists)", human::many(u64::from(partitions.unsigned_abs()), "partition"))
-        });
-        new.chain(old).collect::<Vec<_>>().join(", ")
-    }
-}
-
-/// What a plan reads, in two lines.
-fn extent(plan: &Plan, query: &Query) -> String {
-    let by_time = query.timestamps.as_ref().map(|range| {
-        let from = if range.start == i64::MIN { String::new() } else { format!("{} ≤ ", time::rfc3339(range.start)) };
-        format!("{from}timestamp < {}, by record time", time::rfc3339(range.end))
-    });
-    let by_offset = query.offsets.map(|offsets| format!("offsets {offsets}"));
-    let range: Vec<String> = by_time.into_iter().chain(by_offset).collect();
-    let (records, exact) = plan.records();
-    let topics: std::collections::BTreeSet<&str> = plan.parts.iter().map(|part| part.stream.topic.as_str()).collect();
-    format!(
-        "  range     {}\n  from      {} of {}, {}{}, {}{} ({} stored)\n",
-        range.join(" and "),
-        human::many(plan.segments() as u64, "segment"),
-        human::many(topics.len() as u64, "topic"),
-        if exact { "" } else { "at most " },
-        human::many(records, "record"),
-        if exact { "" } else { "about " },
-        human::bytes(plan.bytes()),
-        human::bytes(plan.stored_bytes()),
-    )
 }
 
 #[cfg(test)]

@@ -1,0 +1,162 @@
+//! What a replay shows: the plan for people, and the result for people and machines.
+
+use std::collections::BTreeSet;
+
+use serde::Serialize;
+
+use super::Prepared;
+use crate::cli::human;
+use crate::replay::{Plan, Query, Tally};
+use crate::time;
+
+/// What is printed as JSON.
+#[derive(Debug, Default, Serialize)]
+pub(super) struct Outcome {
+    pub(super) replay_id: String,
+    pub(super) dry_run: bool,
+    pub(super) records: u64,
+    pub(super) bytes: u64,
+    /// False in a plan whose numbers are upper bounds.
+    pub(super) exact: bool,
+    pub(super) segments: usize,
+    pub(super) seconds: f64,
+    pub(super) partitions: Vec<OutcomePartition>,
+    pub(super) warnings: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct OutcomePartition {
+    topic: String,
+    partition: i32,
+    target_topic: String,
+    generation: u32,
+    start: i64,
+    end: i64,
+    records: u64,
+}
+
+impl Outcome {
+    /// What a sink reports.
+    pub(super) fn sent(&mut self, plan: &Plan, tally: &Tally, warnings: Vec<String>) {
+        self.records = tally.records;
+        self.bytes = tally.bytes;
+        self.exact = true;
+        self.warnings = warnings;
+        if tally.moved_timestamps > 0 {
+            self.warnings.push(format!(
+                "{} with the timestamp 0 (1970-01-01T00:00:00.000Z) went with 1 ms more: the client takes 0 for now",
+                human::many(tally.moved_timestamps, "record")
+            ));
+        }
+        self.partitions = tally
+            .partitions
+            .iter()
+            .map(|(&(part, partition), &(start, end, records))| {
+                let part = &plan.parts[part];
+                OutcomePartition {
+                    topic: part.stream.topic.clone(),
+                    partition,
+                    target_topic: part.target.clone(),
+                    generation: part.stream.generation,
+                    start,
+                    end,
+                    records,
+                }
+            })
+            .collect();
+    }
+
+    pub(super) fn text(&self, tally: &Tally) -> String {
+        let (records, bytes) = (human::many(tally.records, "record"), human::bytes(tally.bytes));
+        let rate = tally.records as f64 / self.seconds.max(0.001);
+        let mut text = format!("sent {records}, {bytes}, in {:.1} s ({:.0} records/s)\n", self.seconds, rate);
+        if tally.moved_timestamps > 0 {
+            text.extend(self.warnings.last().map(|warning| format!("warning: {warning}\n")));
+        }
+        text
+    }
+}
+
+impl Prepared {
+    pub(super) fn planned_result(&self) -> Outcome {
+        let (records, exact) = self.plan.records();
+        let partitions = self.plan.parts.iter().flat_map(|part| {
+            part.partitions.iter().map(|planned| OutcomePartition {
+                topic: part.stream.topic.clone(),
+                partition: planned.partition,
+                target_topic: part.target.clone(),
+                generation: part.stream.generation,
+                start: planned.start,
+                end: planned.end,
+                records: planned.records,
+            })
+        });
+        Outcome {
+            replay_id: self.id.clone(),
+            dry_run: true,
+            records,
+            bytes: self.plan.bytes(),
+            exact,
+            segments: self.plan.segments(),
+            seconds: 0.0,
+            partitions: partitions.collect(),
+            warnings: self.findings.warnings.clone(),
+        }
+    }
+
+    pub(super) fn text(&self, dry_run: bool) -> String {
+        let heading =
+            if dry_run { format!("Plan {}  (nothing is sent)", self.id) } else { format!("Replay {}", self.id) };
+        let mut text = format!("{heading}\n{}", extent(&self.plan, &self.query));
+        if self.resumed {
+            text.push_str("  goes on  an earlier run of this id has sent the records before these\n");
+        }
+        if !self.plan.parts.is_empty() {
+            text.push_str(&format!("  to        {}: {}\n", self.target.bootstrap(), self.targets()));
+        }
+        for warning in &self.findings.warnings {
+            text.push_str(&format!("  warning   {warning}\n"));
+        }
+        if dry_run && self.findings.problems.is_empty() {
+            let go_on =
+                format!("Run the same command without --dry-run, or with --id {} to be able to resume it.\n", self.id);
+            text.push_str(&go_on);
+        }
+        text
+    }
+
+    fn targets(&self) -> String {
+        let new = self.findings.create.iter().map(|topic| {
+            let config: Vec<String> = topic.config.iter().map(|(key, value)| format!("{key}={value}")).collect();
+            let partitions = human::many(u64::from(topic.partitions.unsigned_abs()), "partition");
+            format!("{} ({partitions}, will be created with {})", topic.topic, config.join(" "))
+        });
+        let old = self.findings.existing.iter().map(|(topic, partitions)| {
+            format!("{topic} ({}, exists)", human::many(u64::from(partitions.unsigned_abs()), "partition"))
+        });
+        new.chain(old).collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// What a plan reads, in two lines.
+pub(super) fn extent(plan: &Plan, query: &Query) -> String {
+    let by_time = query.timestamps.as_ref().map(|range| {
+        let from = if range.start == i64::MIN { String::new() } else { format!("{} ≤ ", time::rfc3339(range.start)) };
+        format!("{from}timestamp < {}, by record time", time::rfc3339(range.end))
+    });
+    let by_offset = query.offsets.map(|offsets| format!("offsets {offsets}"));
+    let range: Vec<String> = by_time.into_iter().chain(by_offset).collect();
+    let (records, exact) = plan.records();
+    let topics: BTreeSet<&str> = plan.parts.iter().map(|part| part.stream.topic.as_str()).collect();
+    format!(
+        "  range     {}\n  from      {} of {}, {}{}, {}{} ({} stored)\n",
+        range.join(" and "),
+        human::many(plan.segments() as u64, "segment"),
+        human::many(topics.len() as u64, "topic"),
+        if exact { "" } else { "at most " },
+        human::many(records, "record"),
+        if exact { "" } else { "about " },
+        human::bytes(plan.bytes()),
+        human::bytes(plan.stored_bytes()),
+    )
+}

@@ -1,0 +1,77 @@
+//! The documents name what the program takes: every key, every variable, every property, and the README's first example.
+
+use std::collections::BTreeMap;
+
+use tidelog::config::Config;
+use tidelog::source::kafka::Cluster;
+
+const README: &str = include_str!("../README.md");
+const CONFIG: &str = include_str!("../docs/CONFIG.md");
+const LEAST: &str = "[archive]\nurl = \"memory://\"\n[kafka]\nbootstrap_servers = \"b:1\"\ntopics = [\"a\"]\n";
+
+fn none() -> BTreeMap<String, String> {
+    BTreeMap::new()
+}
+
+/// The keys that the program knows in `section`, from what it says of one that it does not know.
+fn keys_of(section: &str) -> Vec<String> {
+    let heading = if section.is_empty() { String::new() } else { format!("{section}\n") };
+    let error = Config::parse(&format!("{heading}zzzzzz = 1\n"), "test", &none()).expect_err("there is no such key");
+    let text = error.to_string();
+    let line = text.lines().find(|line| line.contains("zzzzzz: is not a key")).expect("the key is refused");
+    let (_, keys) = line.split_once("the keys here are ").expect("the known keys are told");
+    keys.split(", ").map(str::to_owned).collect()
+}
+
+#[test]
+fn every_key_is_described() {
+    for key in keys_of("") {
+        assert!(CONFIG.contains(&format!("`[{key}]`")), "docs/CONFIG.md does not name [{key}]");
+    }
+    for section in ["[archive]", "[memory]", "[kafka]", "[kafka.segment]", "[[kafka.topic]]"] {
+        for key in keys_of(section) {
+            assert!(CONFIG.contains(&format!("| `{key}` |")), "docs/CONFIG.md does not describe {key} of {section}");
+        }
+    }
+}
+
+#[test]
+fn the_variables_of_the_example_are_taken() {
+    let variables = CONFIG.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`')?.0.split_once('='));
+    let variables: BTreeMap<String, String> = variables
+        .filter(|(name, _)| name.starts_with("TIDELOG__"))
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect();
+    assert!(variables.len() >= 5, "the table is found: {variables:?}");
+    let config = Config::parse(LEAST, "test", &variables).expect("the variables are right");
+    let kafka = config.kafka.expect("[kafka] is there");
+    assert_eq!(kafka.topics, ["orders", "^cdc\\."]);
+    assert!(kafka.properties.contains_key("sasl.password"));
+    assert_eq!(config.archive.options["aws_region"], "eu-central-1");
+}
+
+#[test]
+fn the_properties_that_are_said_to_be_refused_are() {
+    let (_, table) = CONFIG.split_once("Properties that are refused").expect("the table is there");
+    let rows = table.lines().skip_while(|line| !line.starts_with("| `")).take_while(|line| line.starts_with("| `"));
+    let names: Vec<&str> = rows
+        .filter_map(|row| row.split('|').nth(1))
+        .flat_map(|names| names.split(','))
+        .map(|name| name.trim().trim_matches('`'))
+        .collect();
+    assert!(names.len() >= 10, "the table is found: {names:?}");
+    for name in names {
+        let text = format!("{LEAST}[kafka.properties]\n{name:?} = \"x\"\n");
+        let kafka = Config::parse(&text, "test", &none()).expect("it is TOML").kafka.expect("[kafka] is there");
+        let error = Cluster::new(&kafka).err().unwrap_or_else(|| panic!("{name} is not refused"));
+        assert!(error.to_string().contains("cannot be set"), "{name}: {error}");
+    }
+}
+
+#[test]
+fn the_first_example_of_the_readme_is_valid() {
+    let (_, rest) = README.split_once("```toml\n").expect("there is an example");
+    let (example, _) = rest.split_once("```").expect("it ends");
+    let config = Config::parse(example, "README.md", &none()).expect("the example is valid");
+    assert_eq!(config.kafka.expect("[kafka] is there").topics, ["orders"]);
+}
