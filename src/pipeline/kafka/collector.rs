@@ -280,7 +280,7 @@ impl Collector {
         for at in &partitions {
             self.seal_topic(&at.topic, Reason::Revoked);
             if let Some(lane) = self.lane_of(&at.topic) {
-                lane.hold(at.partition);
+                lane.leave(at.partition);
                 waits.push((lane.id, lane.sealed()));
             }
         }
@@ -326,9 +326,12 @@ impl Collector {
             Notice::Resolved(resolved) => self.on_resolved(resolved)?,
             Notice::Encoded { lane, memory, result } => self.on_encoded(lane, memory, result),
             Notice::Committed { lane, seq, segment, empty } => self.on_committed(lane, seq, segment, empty),
-            Notice::Fenced { lane: id, positions } => {
+            Notice::Fenced { lane: id, seq, mut positions } => {
                 if let Some(lane) = self.lanes.get_mut(&id) {
-                    lane.seal(Reason::Conflict);
+                    positions.retain(|(partition, _)| !lane.is_past(*partition, seq));
+                    if !positions.is_empty() {
+                        lane.seal(Reason::Conflict);
+                    }
                 }
                 self.reposition(id, &positions)?;
             }

@@ -67,11 +67,39 @@ pub(super) enum Request {
     OutOfRange { partition: i32 },
 }
 
+impl Request {
+    /// The ranges that a checkpoint would cover.
+    fn ranges(&self) -> &[PartitionRange] {
+        match self {
+            Self::Segment { sealed, .. } => &sealed.partitions,
+            Self::Empty { ranges, .. } => ranges,
+            Self::Where { .. } | Self::OutOfRange { .. } => &[],
+        }
+    }
+
+    /// Whether its ranges begin where the batch's end. They do not when a partition was lost and came back, or was
+    /// fenced, while segments of it were on their way: then the chain must judge the batch first.
+    fn follows(&self, batch: &[Ready]) -> bool {
+        let end = |partition| {
+            let ranges = batch.iter().rev().flat_map(Ready::ranges);
+            ranges.filter(|range| range.partition == partition).map(|range| range.end).max()
+        };
+        self.ranges().iter().all(|range| end(range.partition).is_none_or(|end| end == range.start))
+    }
+}
+
 /// A segment that lies in the store, or empty ranges, before their checkpoint.
 struct Ready {
     seq: u64,
     segment: Option<(Sealed, SegmentRef)>,
     empty: Vec<PartitionRange>,
+}
+
+impl Ready {
+    fn ranges(&self) -> impl Iterator<Item = &PartitionRange> {
+        let segment = self.segment.iter().flat_map(|(sealed, _)| &sealed.partitions);
+        segment.chain(&self.empty)
+    }
 }
 
 /// The task that commits one lane's segments.
@@ -96,6 +124,10 @@ impl Committer {
             let mut batch = Vec::new();
             let mut request = Some(request);
             while let Some(next) = request.take() {
+                if !next.follows(&batch) {
+                    put_back = Some(next);
+                    break;
+                }
                 match self.prepare(next).await {
                     Ok(ready) => batch.push(ready),
                     Err(other) => {
@@ -146,6 +178,7 @@ impl Committer {
     /// Puts a checkpoint over the batch; what another process has covered meanwhile is taken out of it first.
     async fn commit(&mut self, mut batch: Vec<Ready>) {
         let mut lost = BTreeSet::new();
+        let seq = batch.iter().map(|ready| ready.seq).max();
         let now = Utc::now();
         while !batch.is_empty() {
             let change = Change {
@@ -177,7 +210,7 @@ impl Committer {
         if !lost.is_empty() {
             let end = |partition| Some((partition, self.chain.position(partition)?.end));
             let positions = lost.into_iter().filter_map(end).collect();
-            self.shared.tell(Notice::Fenced { lane: self.lane, positions });
+            self.shared.tell(Notice::Fenced { lane: self.lane, seq, positions });
         }
     }
 
@@ -269,7 +302,7 @@ impl Committer {
             let Some(archived) = self.chain.position(partition).map(|range| range.end) else {
                 // Nothing is archived yet: the broker's oldest record is where the partition begins.
                 let positions = vec![(partition, earliest)];
-                return self.shared.tell(Notice::Fenced { lane: self.lane, positions });
+                return self.shared.tell(Notice::Fenced { lane: self.lane, seq: None, positions });
             };
             if archived > latest {
                 tracing::error!(
@@ -283,7 +316,7 @@ impl Committer {
             }
             if archived >= earliest {
                 let positions = vec![(partition, archived)];
-                return self.shared.tell(Notice::Fenced { lane: self.lane, positions });
+                return self.shared.tell(Notice::Fenced { lane: self.lane, seq: None, positions });
             }
             let now = Utc::now();
             let gap = Gap { partition, start: archived, end: earliest, reason: GapReason::BrokerRetention, found: now };

@@ -75,6 +75,10 @@ pub(super) struct Part {
     committed: i64,
     /// The position is being asked for anew: what comes meanwhile is dropped.
     held: bool,
+    /// The group wants it back: it stays held until it is removed.
+    leaving: bool,
+    /// The lane's segments up to this number were sealed before the partition began at its present position.
+    begun_after: u64,
     /// Whether the consumer's fetching is paused.
     paused: bool,
     block: Option<Block>,
@@ -194,6 +198,8 @@ impl Lane {
             rows_end: offset,
             committed: offset,
             held: false,
+            leaving: false,
+            begun_after: self.sealed,
             paused: false,
             block: None,
             block_bytes: FIRST_BLOCK_BYTES,
@@ -215,14 +221,32 @@ impl Lane {
         }
     }
 
+    /// Stops taking a partition's records until it is removed or given to the lane again.
+    pub(super) fn leave(&mut self, partition: i32) {
+        if let Some(part) = self.part_mut(partition) {
+            part.held = true;
+            part.leaving = true;
+        }
+    }
+
+    /// Whether a partition has begun anew since segment number `seq` was sealed: then what became of that segment says
+    /// nothing about it any more. To follow it all the same would read again what is on its way into the archive, that
+    /// would be fenced in turn, and so on without end.
+    pub(super) fn is_past(&self, partition: i32, seq: Option<u64>) -> bool {
+        let part = usize::try_from(partition).ok().and_then(|index| self.parts.get(index)?.as_ref());
+        part.is_some_and(|part| seq.is_some_and(|seq| seq <= part.begun_after))
+    }
+
     /// Begins a partition anew at `offset`: what the archive says. The open segment must have been sealed before.
     pub(super) fn reposition(&mut self, partition: i32, offset: i64) {
-        if let Some(part) = self.part_mut(partition) {
+        let sealed = self.sealed;
+        if let Some(part) = self.part_mut(partition).filter(|part| !part.leaving) {
             part.start = offset;
             part.next = offset;
             part.rows_end = offset;
             part.committed = offset;
             part.held = false;
+            part.begun_after = sealed;
             if let Some(block) = part.block.take() {
                 self.memory -= block.memory();
             }

@@ -48,8 +48,9 @@ enum Notice {
     Encoded { lane: LaneId, memory: usize, result: Result<Option<SegmentWriter>> },
     /// The lane's segment number `seq` is in a checkpoint, or nothing was left of it.
     Committed { lane: LaneId, seq: u64, segment: Option<SegmentRef>, empty: Vec<PartitionRange> },
-    /// Another process, or the broker, decided where these partitions go on.
-    Fenced { lane: LaneId, positions: Vec<(i32, i64)> },
+    /// Another process, or the broker, decided where these partitions go on. It was found out with the lane's segment
+    /// number `seq`; `None`: with none, the partitions are held.
+    Fenced { lane: LaneId, seq: Option<u64>, positions: Vec<(i32, i64)> },
     /// The answer to a lane that began anew.
     Positioned { lane: LaneId, seq: u64, positions: Vec<(i32, i64)> },
     /// The log of a topic ends before the archive's position: this life of it is over.
