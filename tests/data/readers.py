@@ -31,7 +31,9 @@ def duckdb_rows(path):
     import duckdb
 
     query = 'select "partition", "offset", epoch_ms("timestamp"), "key", "value", headers from read_parquet(?, hive_partitioning = false)'
-    cursor = duckdb.connect(config={"threads": "1"}).execute(query, [path])
+    cursor = duckdb.connect(config={"threads": "1"})
+    cursor.execute("set enable_progress_bar = false")
+    cursor.execute(query, [path])
     while rows := cursor.fetchmany(8192):
         yield from rows
 

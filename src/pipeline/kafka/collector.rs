@@ -280,7 +280,7 @@ impl Collector {
         for at in &partitions {
             self.seal_topic(&at.topic, Reason::Revoked);
             if let Some(lane) = self.lane_of(&at.topic) {
-                lane.hold(at.partition);
+                lane.leave(at.partition);
                 waits.push((lane.id, lane.sealed()));
             }
         }

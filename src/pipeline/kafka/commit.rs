@@ -67,6 +67,27 @@ pub(super) enum Request {
     OutOfRange { partition: i32 },
 }
 
+impl Request {
+    /// The ranges that a checkpoint would cover.
+    fn ranges(&self) -> &[PartitionRange] {
+        match self {
+            Self::Segment { sealed, .. } => &sealed.partitions,
+            Self::Empty { ranges, .. } => ranges,
+            Self::Where { .. } | Self::OutOfRange { .. } => &[],
+        }
+    }
+
+    /// Whether its ranges begin where the batch's end. They do not when a partition was lost and came back, or was
+    /// fenced, while segments of it were on their way: then the chain must judge the batch first.
+    fn follows(&self, batch: &[Ready]) -> bool {
+        let end = |partition| {
+            let ranges = batch.iter().rev().flat_map(Ready::ranges);
+            ranges.filter(|range| range.partition == partition).map(|range| range.end).max()
+        };
+        self.ranges().iter().all(|range| end(range.partition).is_none_or(|end| end == range.start))
+    }
+}
+
 /// A segment that lies in the store, or empty ranges, before their checkpoint.
 struct Ready {
     seq: u64,
@@ -75,10 +96,9 @@ struct Ready {
 }
 
 impl Ready {
-    /// The partitions that it covers.
-    fn partitions(&self) -> impl Iterator<Item = i32> {
+    fn ranges(&self) -> impl Iterator<Item = &PartitionRange> {
         let segment = self.segment.iter().flat_map(|(sealed, _)| &sealed.partitions);
-        segment.chain(&self.empty).map(|range| range.partition)
+        segment.chain(&self.empty)
     }
 }
 
@@ -104,6 +124,10 @@ impl Committer {
             let mut batch = Vec::new();
             let mut request = Some(request);
             while let Some(next) = request.take() {
+                if !next.follows(&batch) {
+                    put_back = Some(next);
+                    break;
+                }
                 match self.prepare(next).await {
                     Ok(ready) => batch.push(ready),
                     Err(other) => {
@@ -178,7 +202,10 @@ impl Committer {
                     tracing::warn!(topic = &*self.topic, partitions = ?moved, "another process has archived these partitions");
                     for ready in &batch {
                         lost.extend(
-                            ready.partitions().filter(|partition| moved.contains(partition)).map(|p| (p, ready.seq)),
+                            ready
+                                .ranges()
+                                .filter(|range| moved.contains(&range.partition))
+                                .map(|range| (range.partition, ready.seq)),
                         );
                     }
                     batch = self.without(batch, &moved).await;

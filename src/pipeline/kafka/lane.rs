@@ -78,6 +78,8 @@ pub(super) struct Part {
     anew_after: u64,
     /// The position is being asked for anew: what comes meanwhile is dropped.
     held: bool,
+    /// The group wants it back: it stays held until it is removed.
+    leaving: bool,
     /// Whether the consumer's fetching is paused.
     paused: bool,
     block: Option<Block>,
@@ -198,6 +200,7 @@ impl Lane {
             committed: offset,
             anew_after: self.sealed,
             held: false,
+            leaving: false,
             paused: false,
             block: None,
             block_bytes: FIRST_BLOCK_BYTES,
@@ -219,10 +222,18 @@ impl Lane {
         }
     }
 
+    /// Stops taking a partition's records until it is removed or given to the lane again.
+    pub(super) fn leave(&mut self, partition: i32) {
+        if let Some(part) = self.part_mut(partition) {
+            part.held = true;
+            part.leaving = true;
+        }
+    }
+
     /// Begins a partition anew at `offset`: what the archive says. The open segment must have been sealed before.
     pub(super) fn reposition(&mut self, partition: i32, offset: i64) {
         let sealed = self.sealed;
-        if let Some(part) = self.part_mut(partition) {
+        if let Some(part) = self.part_mut(partition).filter(|part| !part.leaving) {
             part.anew_after = sealed;
             part.start = offset;
             part.next = offset;
