@@ -201,35 +201,30 @@ fn members_of_a_new_protocol_group_archive_every_record_once() {
 fn a_stop_commits_what_is_open_and_a_start_goes_on_behind_it() {
     let (kafka, topic) = (shared(), unique("stopped"));
     kafka.create_topic(&topic, 3, &[]);
-    let site = Site::new(&kafka.bootstrap(), &Settings { topics: &[&topic], max_age: "1h", ..Settings::default() });
+    // Segments are sealed by count alone, and 500 records of each round stay open.
+    let settings = Settings { topics: &[&topic], max_age: "1h", max_records: 1000, ..Settings::default() };
+    let site = Site::new(&kafka.bootstrap(), &settings);
+    let archived = || site.ls(&topic).last().map_or(0, |stream| stream["records"].as_i64().expect("a number"));
     for round in 0..3 {
-        produce(kafka, &topic, round * 3000..(round + 1) * 3000, 3);
-        let committed_before = kafka.committed(&site.group, &topic);
+        produce(kafka, &topic, round * 3500..(round + 1) * 3500, 3);
+        let sealed = archived() + 3000;
         let mut program = site.start();
-        // Nothing is archived yet, so nobody may be told; that all has been read shows in what the stop commits.
-        wait_said(&mut program, "partitions assigned");
-        wait_until("records to have come", SOON, || {
-            let spooled = std::fs::read_dir(site.home().path().join("spool")).map_or(0, Iterator::count);
-            assert_eq!(kafka.committed(&site.group, &topic), committed_before);
+        wait_until("three segments", SOON, || {
             program.assert_running();
-            spooled > 0
+            let told = kafka.committed(&site.group, &topic);
+            let ends = site.ends(&topic);
+            let is_archived = |(partition, offset): (&i32, &i64)| ends.get(partition) >= Some(offset);
+            assert!(told.iter().all(is_archived), "the group was told {told:?}, the archive has {ends:?}");
+            archived() >= sealed
         });
         let started = Instant::now();
         program.terminate(STOP);
         assert!(started.elapsed() < Duration::from_secs(15), "the stop took {:?}", started.elapsed());
-        let committed = kafka.committed(&site.group, &topic);
-        let archived = site.ends(&topic);
-        assert!(
-            committed.iter().all(|(partition, offset)| archived.get(partition) >= Some(offset)),
-            "the group was told {committed:?}, the archive has {archived:?}"
-        );
+        assert!(archived() > sealed, "the stop committed nothing of what was open");
+        assert_eq!(kafka.committed(&site.group, &topic), site.ends(&topic), "what the group was told in the end");
     }
-    let settled = Settings { topics: &[&topic], ..Settings::default() };
-    // The last process is one with a short age, on the same archive.
-    let text = std::fs::read_to_string(site.home().path().join("tidelog.toml")).expect("the configuration");
-    site.home().write("tidelog.toml", &text.replace("max_age = \"1h\"", &format!("max_age = \"{}\"", settled.max_age)));
+    site.reconfigure("max_age = \"1h\"", "max_age = \"500ms\"");
     site.archive(kafka, &[&topic]);
-    assert_eq!(kafka.committed(&site.group, &topic), site.ends(&topic), "what the group was told in the end");
     assert_whole(&site, kafka, &topic);
 }
 
@@ -427,14 +422,11 @@ fn directories_that_cannot_be_had_are_said_at_the_start() {
     for (key, setting) in [("url = \"file://", "archive"), ("spool_dir = \"", "spool")] {
         let site = Site::new("127.0.0.1:1", &Settings { topics: &["any"], ..Settings::default() });
         let file = site.home().write("file", "in the way");
-        let path = site.home().path().join("tidelog.toml");
-        let text = std::fs::read_to_string(&path).expect("the configuration");
-        let wrong = text.replace(
-            &format!("{key}{}/{setting}\"", site.home().path().display()),
-            &format!("{key}{}/below\"", file.display()),
+        let path = |of: &std::path::Path| of.display().to_string();
+        site.reconfigure(
+            &format!("{key}{}/{setting}\"", path(site.home().path())),
+            &format!("{key}{}/below\"", path(&file)),
         );
-        assert_ne!(wrong, text);
-        site.home().write("tidelog.toml", &wrong);
         let said = site.tidelog(&["run"]).expect(1).stderr;
         assert!(said.contains("error: ") && said.contains("file/below") && said.contains("  do "), "{said}");
         let checked = site.tidelog(&["check", "--connect"]).expect(1);

@@ -31,12 +31,13 @@ pub(crate) struct Settings<'a> {
     pub(crate) topics: &'a [&'a str],
     pub(crate) format: &'a str,
     pub(crate) max_age: &'a str,
+    pub(crate) max_records: u64,
     pub(crate) properties: &'a [(&'a str, &'a str)],
 }
 
 impl Default for Settings<'_> {
     fn default() -> Self {
-        Settings { topics: &[], format: "parquet", max_age: "500ms", properties: &[] }
+        Settings { topics: &[], format: "parquet", max_age: "500ms", max_records: 1_000_000, properties: &[] }
     }
 }
 
@@ -54,7 +55,7 @@ impl Site {
         let path = home.path().display();
         let properties: String =
             settings.properties.iter().map(|(name, value)| format!("{name:?} = {value:?}\n")).collect();
-        let Settings { topics, format, max_age, .. } = settings;
+        let Settings { topics, format, max_age, max_records, .. } = settings;
         let config = format!(
             r#"[archive]
 url = "file://{path}/archive"
@@ -70,10 +71,18 @@ topics = {topics:?}
 {properties}[kafka.segment]
 format = "{format}"
 max_age = "{max_age}"
+max_records = {max_records}
 "#
         );
         home.write("tidelog.toml", &config);
         Site { home, group, eyes: Cell::new(None) }
+    }
+
+    /// Changes the configuration of processes that start from now on.
+    pub(crate) fn reconfigure(&self, from: &str, to: &str) {
+        let text = std::fs::read_to_string(self.config()).expect("the configuration can be read");
+        assert!(text.contains(from), "{from} is not in:\n{text}");
+        self.home.write("tidelog.toml", &text.replace(from, to));
     }
 
     pub(crate) fn home(&self) -> &Home {

@@ -30,8 +30,11 @@ impl Spool {
         remove_left_over(root)?;
         let directory = root.join(writer);
         let made = std::fs::create_dir(&directory).and_then(|()| {
-            let lock = File::create(directory.join(LOCK))?;
+            // Locked before it has its name: another process that starts now would take it for one that is left over.
+            let unnamed = directory.join("lock.new");
+            let lock = File::create(&unnamed)?;
             lock.lock()?;
+            std::fs::rename(&unnamed, directory.join(LOCK))?;
             // A disk without a free block still makes directories and empty files; a segment would fail later.
             std::fs::write(directory.join("probe"), [0; 64 << 10])?;
             std::fs::remove_file(directory.join("probe"))?;
