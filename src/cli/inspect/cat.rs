@@ -11,7 +11,7 @@ use crate::error::{Error, Kind, Result};
 use crate::replay::{self, Counters, Offsets, Partitions, Plan, Query, Rename, Tempo, topic_pattern};
 use crate::store::Store;
 
-/// Prints records as JSON lines, partition by partition in offset order.
+/// Prints records as JSON lines: segment by segment as they were archived, and each partition in offset order.
 ///
 /// Text stands as text, other bytes as {"base64":"…"}, null as null. Without a range every record is printed.
 #[derive(Debug, clap::Args)]
