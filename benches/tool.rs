@@ -131,7 +131,7 @@ impl Event {
             tx = 70_000 + number / 3,
             later = time + 3,
         );
-        let trace = format!("00-{:016x}{:016x}-{:016x}-01", scramble(dice), dice, scramble(!dice));
+        let trace = format!("00-{:016x}{:016x}-{:016x}-01", scramble(dice ^ 1), dice, scramble(dice ^ 2));
         Self { key, value, headers: [("source", "inventory.public.orders".to_owned()), ("traceparent", trace)] }
     }
 }
@@ -140,8 +140,8 @@ fn row(id: u64, dice: u64) -> String {
     format!(
         concat!(
             r#"{{"order_id":"O-{id:020}","customer_id":{customer},"status":"{status}","total":"{whole}.{cents:02}","#,
-            r#""currency":"EUR","sku":"SKU-{sku:05}","quantity":{quantity},"shipped_at":null,"#,
-            r#""note":"leave it with the neighbours at no. {house}"}}"#
+            r#""email":"customer.{customer}@example.org","currency":"EUR","sku":"SKU-{sku:05}","quantity":{quantity},"#,
+            r#""checksum":"{high:016x}{low:016x}","note":"{note}"}}"#
         ),
         id = id,
         customer = 1 + dice % 5_000,
@@ -150,8 +150,57 @@ fn row(id: u64, dice: u64) -> String {
         cents = dice % 100,
         sku = dice % 30_000,
         quantity = 1 + dice % 5,
-        house = dice % 120,
+        high = scramble(dice),
+        low = scramble(!dice),
+        note = words(dice),
     )
+}
+
+/// Some text without much sense, of about 40 bytes.
+fn words(dice: u64) -> String {
+    const WORDS: [&str; 32] = [
+        "please",
+        "leave",
+        "parcel",
+        "with",
+        "the",
+        "neighbour",
+        "second",
+        "floor",
+        "behind",
+        "garage",
+        "ring",
+        "twice",
+        "before",
+        "noon",
+        "fragile",
+        "glass",
+        "call",
+        "ahead",
+        "gate",
+        "code",
+        "blue",
+        "door",
+        "after",
+        "school",
+        "weekend",
+        "only",
+        "no",
+        "signature",
+        "needed",
+        "dog",
+        "in",
+        "garden",
+    ];
+    let mut dice = scramble(dice.rotate_left(17));
+    let mut text = String::with_capacity(64);
+    while text.len() < 36 {
+        text.push_str(WORDS[(dice % 32) as usize]);
+        text.push(' ');
+        dice >>= 5;
+    }
+    text.truncate(36);
+    text
 }
 
 /// The finaliser of SplitMix64: numbers that look like dice and are the same in every run.

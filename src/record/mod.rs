@@ -143,6 +143,21 @@ impl Block {
         Self { partition, data, rows: Vec::new(), headers: Vec::new(), largest: 0, timestamps: None }
     }
 
+    /// Empties the block, for records of `partition`; it keeps its memory.
+    pub fn clear(&mut self, partition: i32) {
+        self.partition = partition;
+        self.data.clear();
+        self.rows.clear();
+        self.headers.clear();
+        self.largest = 0;
+        self.timestamps = None;
+    }
+
+    /// How many bytes of keys, values and headers it holds before it grows.
+    pub fn capacity(&self) -> usize {
+        self.data.capacity()
+    }
+
     /// The partition of all its records.
     pub fn partition(&self) -> i32 {
         self.partition

@@ -88,8 +88,9 @@ impl SegmentWriter {
     }
 
     /// Writes blocks, in any order: as one row group of Parquet, as a run of Avro blocks. What is given of a partition
-    /// must follow what was given of it before. Holds the given blocks and one encoded column or Avro block, no more.
-    pub fn write(&mut self, mut blocks: Vec<Block>) -> Result<()> {
+    /// must follow what was given of it before. Holds the given blocks and one encoded column or Avro block, no more,
+    /// and gives the blocks back.
+    pub fn write(&mut self, mut blocks: Vec<Block>) -> Result<Vec<Block>> {
         blocks.retain(|block| !block.is_empty());
         blocks.sort_by_key(|block| (block.partition(), block.first_offset()));
         for block in &blocks {
@@ -100,10 +101,11 @@ impl SegmentWriter {
             self.tally.add(block)?;
         }
         match &mut self.encoder {
-            _ if blocks.is_empty() => Ok(()),
-            Encoder::Parquet(writer) => writer.write(&blocks),
-            Encoder::Avro(writer) => writer.write(&blocks),
+            _ if blocks.is_empty() => {}
+            Encoder::Parquet(writer) => writer.write(&blocks)?,
+            Encoder::Avro(writer) => writer.write(&blocks)?,
         }
+        Ok(blocks)
     }
 
     /// Encoded bytes so far.

@@ -20,13 +20,15 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
-use super::Notice;
 use super::commit::{Committer, Request, Shared, another_life};
 use super::coverage::Archived;
 use super::lane::{Encoded, Finish, Lane, LaneId, RETRY_AFTER, Reason, Step};
+use super::pool::Pool;
 use super::resolve::{self, Resolved};
+use super::{Free, Notice};
 use crate::config::Kafka;
 use crate::error::Result;
+use crate::record::Block;
 use crate::segment::{Encoding, SegmentInfo, SegmentWriter};
 use crate::source::kafka::{Consumer, Event, TopicPartition};
 use crate::stream::{PartitionRange, SegmentRef};
@@ -38,6 +40,10 @@ const POLL_WAIT: Duration = Duration::from_millis(50);
 /// librdkafka's until the poll ends.
 const POLL_MESSAGES: usize = 4096;
 const POLL_BYTES: u64 = 4 << 20;
+
+/// This part of the memory budget may wait in the pool: two row groups of the default budget, the one that an encoder
+/// gives back and the one that is being filled meanwhile.
+const POOL_PART: usize = 12;
 
 /// How often ages, pauses and leaving partitions are looked at.
 const TICK: Duration = Duration::from_millis(100);
@@ -98,6 +104,7 @@ pub(super) struct Collector {
     /// The lane that had the last step, so that all get their turn.
     last_encoded: Option<LaneId>,
     memory_budget: usize,
+    pool: Pool,
     full: bool,
     leaving: Vec<Leaving>,
     group_offsets: BTreeMap<TopicPartition, i64>,
@@ -123,6 +130,7 @@ pub(super) struct Parts {
 impl Collector {
     pub(super) fn new(parts: Parts) -> Self {
         let Parts { kafka, shared, consumer, runtime, notices, resolver, coverage, memory_budget } = parts;
+        let memory_budget = usize::try_from(memory_budget).unwrap_or(usize::MAX);
         Self {
             kafka,
             shared,
@@ -138,7 +146,8 @@ impl Collector {
             encoding: 0,
             encoders: std::thread::available_parallelism().map_or(1, |cores| cores.get().saturating_sub(1).clamp(1, 4)),
             last_encoded: None,
-            memory_budget: usize::try_from(memory_budget).unwrap_or(usize::MAX),
+            memory_budget,
+            pool: Pool::new(memory_budget / POOL_PART),
             full: false,
             leaving: Vec::new(),
             group_offsets: BTreeMap::new(),
@@ -188,7 +197,7 @@ impl Collector {
         let most = usize::try_from(POLL_BYTES / self.message_bytes.max(1)).unwrap_or(1).clamp(16, POLL_MESSAGES);
         let now = Instant::now();
         let (mut bytes, mut count) = (0, 0);
-        let (lanes, current) = (&mut self.lanes, &self.current);
+        let (lanes, current, pool) = (&mut self.lanes, &self.current, &mut self.pool);
         let mut last: Option<(u32, Option<LaneId>)> = None;
         self.consumer.poll(
             most,
@@ -205,7 +214,7 @@ impl Collector {
                     }
                 };
                 if let Some(lane) = lane.and_then(|id| lanes.get_mut(&id)) {
-                    lane.push(&message, now);
+                    lane.push(&message, now, pool);
                 }
             },
             events,
@@ -488,35 +497,40 @@ impl Collector {
             let memory = step.memory;
             let finished = step.finish.as_ref().map(|finish| (finish.seq, finish.reason));
             let result = write(&shared, step, writer, info, encoding);
-            let result = match (result, finished, committer) {
-                (Ok(Encoded::Sealed(sealed)), Some((seq, reason)), Some(committer)) => {
-                    let records = sealed.partitions.iter().map(|range| range.records).sum::<u64>();
-                    tracing::debug!(
-                        topic = &*topic,
-                        reason = reason.name(),
-                        records,
-                        bytes = sealed.bytes,
-                        "segment sealed"
-                    );
-                    // The committer has it before the collector hears of it, so their order is the segments' order.
-                    if committer.send(Request::Segment { seq, sealed }).is_err() {
-                        tracing::debug!("a committer has ended");
+            let result = result.map(|(encoded, blocks)| {
+                let writer = match (encoded, finished, committer) {
+                    (Encoded::Sealed(sealed), Some((seq, reason)), Some(committer)) => {
+                        let records = sealed.partitions.iter().map(|range| range.records).sum::<u64>();
+                        tracing::debug!(
+                            topic = &*topic,
+                            reason = reason.name(),
+                            records,
+                            bytes = sealed.bytes,
+                            "segment sealed"
+                        );
+                        // The committer has it before the collector hears of it: their order is the segments' order.
+                        if committer.send(Request::Segment { seq, sealed }).is_err() {
+                            tracing::debug!("a committer has ended");
+                        }
+                        None
                     }
-                    Ok(None)
-                }
-                (Ok(Encoded::Open(writer)), ..) => Ok(Some(writer)),
-                (Ok(Encoded::Sealed(_)), ..) => Ok(None),
-                (Err(error), ..) => Err(error),
-            };
+                    (Encoded::Open(writer), ..) => Some(writer),
+                    (Encoded::Sealed(_), ..) => None,
+                };
+                Free { writer, blocks }
+            });
             shared.tell(Notice::Encoded { lane: id, memory, result });
         });
     }
 
-    fn on_encoded(&mut self, id: LaneId, memory: usize, result: Result<Option<SegmentWriter>>) {
+    fn on_encoded(&mut self, id: LaneId, memory: usize, result: Result<Free>) {
         self.encoding -= 1;
         let Some(lane) = self.lanes.get_mut(&id) else { return };
         match result {
-            Ok(writer) => lane.step_done(memory, writer),
+            Ok(Free { writer, blocks }) => {
+                lane.step_done(memory, writer);
+                self.pool.give_back(blocks);
+            }
             Err(error) => {
                 tracing::error!(
                     topic = &*lane.topic,
@@ -566,11 +580,11 @@ impl Collector {
         Ok(())
     }
 
-    /// Blocks may hold half of the budget before the largest lanes are encoded, and three quarters before fetching
-    /// stops; the rest is for what encoders and librdkafka hold beside them.
+    /// Blocks may hold three eighths of the budget before the largest lanes are encoded, and half of it before fetching
+    /// stops; the rest is for the pool, the encoders and librdkafka. More blocks would only wait longer for an encoder.
     fn keep_memory(&mut self) {
         let held: usize = self.lanes.values().map(Lane::memory).sum();
-        if held > self.memory_budget / 2 {
+        if held > self.memory_budget / 8 * 3 {
             let mut by_size: Vec<(u64, LaneId)> = self.lanes.iter().map(|(id, lane)| (lane.unflushed(), *id)).collect();
             by_size.sort_unstable_by(|a, b| b.cmp(a));
             let mut to_free = (held - self.memory_budget / 4) as u64;
@@ -585,7 +599,7 @@ impl Collector {
                 }
             }
         }
-        self.full = held > if self.full { self.memory_budget / 2 } else { self.memory_budget / 4 * 3 };
+        self.full = held > if self.full { self.memory_budget / 8 * 3 } else { self.memory_budget / 2 };
     }
 
     fn reconcile(&mut self) -> Result<()> {
@@ -682,14 +696,15 @@ fn write(
     writer: Option<SegmentWriter>,
     info: SegmentInfo,
     encoding: Encoding,
-) -> Result<Encoded> {
+) -> Result<(Encoded, Vec<Block>)> {
     let mut writer = match writer {
         Some(writer) => writer,
         None => SegmentWriter::create(&shared.spool.next_file().1, info, encoding)?,
     };
-    writer.write(step.blocks)?;
-    Ok(match step.finish {
+    let blocks = writer.write(step.blocks)?;
+    let encoded = match step.finish {
         Some(finish) => Encoded::Sealed(writer.finish(&finish.ranges)?),
         None => Encoded::Open(writer),
-    })
+    };
+    Ok((encoded, blocks))
 }

@@ -13,15 +13,12 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::pool::{BLOCK_BYTES, Pool};
 use crate::config;
 use crate::record::Block;
 use crate::segment::{Sealed, SegmentWriter};
 use crate::source::kafka::Message;
 use crate::stream::{PartitionRange, StreamId};
-
-/// A partition's records are gathered in blocks of this many bytes: large enough that a block's own cost vanishes,
-/// small enough that a thousand partitions do not hold much.
-const BLOCK_BYTES: u64 = 128 << 10;
 
 /// The first block of a partition of which nothing is known is this large; a later one as large as the last was.
 const FIRST_BLOCK_BYTES: usize = 4 << 10;
@@ -253,7 +250,7 @@ impl Lane {
 
     /// Copies a record in. A record that is not wanted (of a partition given up or held, or one that came already) is
     /// passed over.
-    pub(super) fn push(&mut self, message: &Message<'_>, now: Instant) {
+    pub(super) fn push(&mut self, message: &Message<'_>, now: Instant, pool: &mut Pool) {
         let Some(part) = usize::try_from(message.partition).ok().and_then(|index| self.parts.get_mut(index)?.as_mut())
         else {
             return;
@@ -261,7 +258,7 @@ impl Lane {
         if part.held || message.offset < part.next {
             return;
         }
-        let block = part.block.get_or_insert_with(|| Block::new(message.partition, part.block_bytes));
+        let block = part.block.get_or_insert_with(|| pool.take(message.partition, part.block_bytes));
         let before = if block.is_empty() { 0 } else { block.memory() };
         block.push(
             message.offset,
@@ -277,7 +274,8 @@ impl Lane {
         self.memory = self.memory + block.memory() - before;
         self.records += 1;
         self.since.get_or_insert(now);
-        if block.raw_bytes() >= BLOCK_BYTES {
+        // Before it would grow: another record like the largest does not fit.
+        if block.raw_bytes() + block.largest_record() > BLOCK_BYTES as u64 {
             Self::cut_block(part, &mut self.pending, &mut self.pending_bytes);
             if self.pending_bytes >= ROW_GROUP_BYTES.min(self.settings.max_bytes) {
                 self.flush();
@@ -291,7 +289,7 @@ impl Lane {
     fn cut_block(part: &mut Part, pending: &mut Vec<Block>, pending_bytes: &mut u64) {
         if let Some(block) = part.block.take() {
             let used = usize::try_from(block.raw_bytes()).unwrap_or(usize::MAX);
-            part.block_bytes = used.next_power_of_two().clamp(1 << 10, BLOCK_BYTES as usize);
+            part.block_bytes = used.next_power_of_two().clamp(1 << 10, BLOCK_BYTES);
             *pending_bytes += block.raw_bytes();
             pending.push(block);
         }

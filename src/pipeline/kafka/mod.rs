@@ -13,6 +13,7 @@ mod collector;
 mod commit;
 mod coverage;
 mod lane;
+mod pool;
 mod resolve;
 
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use super::spool::Spool;
 use crate::config::{Config, Kafka};
 use crate::error::{Error, Kind, Result};
+use crate::record::Block;
 use crate::segment::SegmentWriter;
 use crate::source::kafka::{Cluster, Consumer};
 use crate::store::Store;
@@ -44,8 +46,8 @@ const LAST_REPORT_WITHIN: Duration = Duration::from_secs(5);
 enum Notice {
     /// Where to read partitions on.
     Resolved(Vec<Resolved>),
-    /// A step has ended; its blocks' memory is free. The writer comes back unless the segment is whole.
-    Encoded { lane: LaneId, memory: usize, result: Result<Option<SegmentWriter>> },
+    /// A step has ended, and its blocks are free.
+    Encoded { lane: LaneId, memory: usize, result: Result<Free> },
     /// The lane's segment number `seq` is in a checkpoint, or nothing was left of it.
     Committed { lane: LaneId, seq: u64, segment: Option<SegmentRef>, empty: Vec<PartitionRange> },
     /// Another process has moved these partitions: what the lane sealed of each, up to the segment of that number, was
@@ -63,13 +65,10 @@ enum Notice {
     Stop,
 }
 
-/// What was sealed of a partition and not committed, because another process owns it.
-struct Dropped {
-    partition: i32,
-    /// The number of the last segment that lost it.
-    seq: u64,
-    /// Where the archive stands.
-    offset: i64,
+/// What a step gives back: the writer, unless the segment is whole, and the blocks, to be filled again.
+struct Free {
+    writer: Option<SegmentWriter>,
+    blocks: Vec<Block>,
 }
 
 /// Archives what `kafka` says until `stop` turns true.
