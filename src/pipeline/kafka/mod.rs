@@ -65,6 +65,15 @@ enum Notice {
     Stop,
 }
 
+/// What was sealed of a partition and not committed, because another process owns it.
+struct Dropped {
+    partition: i32,
+    /// The number of the last segment that lost it.
+    seq: u64,
+    /// Where the archive stands.
+    offset: i64,
+}
+
 /// What a step gives back: the writer, unless the segment is whole, and the blocks, to be filled again.
 struct Free {
     writer: Option<SegmentWriter>,

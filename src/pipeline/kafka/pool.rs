@@ -33,10 +33,12 @@ impl Pool {
         }
     }
 
-    /// Keeps what is worth it. Small blocks of quiet partitions and grown ones of large records are freed.
+    /// Keeps what is worth it. Small blocks of quiet partitions, grown ones of large records, and those whose rows came
+    /// to hold more than their bytes, because the records are tiny, are freed.
     pub(super) fn give_back(&mut self, blocks: Vec<Block>) {
+        let fits = |block: &Block| block.capacity() == BLOCK_BYTES && block.memory() <= 2 * BLOCK_BYTES;
         let room = self.most - self.blocks.len();
-        self.blocks.extend(blocks.into_iter().filter(|block| block.capacity() == BLOCK_BYTES).take(room));
+        self.blocks.extend(blocks.into_iter().filter(fits).take(room));
     }
 }
 
