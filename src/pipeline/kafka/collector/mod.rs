@@ -12,6 +12,10 @@
 //! time is asked of a task, and its answer comes back as a [`Notice`]. When memory or the spool is full, partitions are
 //! paused; polling goes on, so that the group keeps its member.
 
+mod encode;
+mod ownership;
+mod pressure;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
@@ -20,16 +24,14 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
-use super::commit::{Committer, Request, Shared, another_life};
+use super::Notice;
+use super::commit::{Request, Shared, another_life};
 use super::coverage::Archived;
-use super::lane::{Encoded, Finish, Lane, LaneId, RETRY_AFTER, Reason, Step};
+use super::lane::{Lane, LaneId, Reason};
 use super::pool::Pool;
-use super::resolve::{self, Resolved};
-use super::{Free, Notice};
+use super::resolve;
 use crate::config::Kafka;
 use crate::error::Result;
-use crate::record::Block;
-use crate::segment::{Encoding, SegmentInfo, SegmentWriter};
 use crate::source::kafka::{Consumer, Event, TopicPartition};
 use crate::stream::{PartitionRange, SegmentRef};
 
@@ -60,21 +62,11 @@ const OUTAGE_EVERY: Duration = Duration::from_secs(30);
 /// How often one line says what was archived.
 const SUMMARY_EVERY: Duration = Duration::from_secs(60);
 
-/// How long a revoked partition may wait for its last segment's checkpoint before it is given up.
-const LEAVE_WITHIN: Duration = Duration::from_secs(15);
-
 /// How long leaving the group may take.
 const CLOSE_WITHIN: Duration = Duration::from_secs(5);
 
 /// How long a stop may take; Kubernetes kills after 30 s.
 const STOP_WITHIN: Duration = Duration::from_secs(20);
-
-/// Partitions that the group wants back, and the segments that should be committed first.
-struct Leaving {
-    partitions: Vec<TopicPartition>,
-    waits: Vec<(LaneId, u64)>,
-    deadline: Instant,
-}
 
 /// What was archived since the last summary.
 #[derive(Default)]
@@ -106,7 +98,7 @@ pub(super) struct Collector {
     memory_budget: usize,
     pool: Pool,
     full: bool,
-    leaving: Vec<Leaving>,
+    leaving: Vec<ownership::Leaving>,
     group_offsets: BTreeMap<TopicPartition, i64>,
     message_bytes: u64,
     /// When it was last said that no broker can be reached.
@@ -275,54 +267,6 @@ impl Collector {
         Ok(())
     }
 
-    fn resolve(&self, request: resolve::Request) {
-        if self.resolver.send(request).is_err() {
-            tracing::debug!("the resolver has ended");
-        }
-    }
-
-    /// Seals what is open of the revoked partitions, and lets them go once it is committed. Partitions that were lost
-    /// have another owner already: the fence decides whose segment counts.
-    fn on_revoked(&mut self, partitions: Vec<TopicPartition>, lost: bool) -> Result<()> {
-        tracing::info!(partitions = partitions.len(), lost, "partitions revoked");
-        let mut waits = Vec::new();
-        for at in &partitions {
-            self.seal_topic(&at.topic, Reason::Revoked);
-            if let Some(lane) = self.lane_of(&at.topic) {
-                lane.leave(at.partition);
-                waits.push((lane.id, lane.sealed()));
-            }
-        }
-        waits.sort_unstable();
-        waits.dedup();
-        let now = Instant::now();
-        let deadline = if lost { now } else { now + LEAVE_WITHIN };
-        self.leaving.push(Leaving { partitions, waits, deadline });
-        self.let_go(now)
-    }
-
-    fn let_go(&mut self, now: Instant) -> Result<()> {
-        let mut index = 0;
-        while index < self.leaving.len() {
-            let leaving = &self.leaving[index];
-            let committed = |(id, seq): &(LaneId, u64)| self.lanes.get(id).is_none_or(|lane| lane.committed() >= *seq);
-            if now < leaving.deadline && !leaving.waits.iter().all(committed) {
-                index += 1;
-                continue;
-            }
-            let leaving = self.leaving.remove(index);
-            self.commit_to_group();
-            for at in &leaving.partitions {
-                if let Some(lane) = self.lane_of(&at.topic) {
-                    lane.remove(at.partition);
-                }
-                self.group_offsets.remove(at);
-            }
-            self.consumer.unassign(&leaving.partitions)?;
-        }
-        Ok(())
-    }
-
     fn read_notices(&mut self) -> Result<()> {
         while let Ok(notice) = self.notices.try_recv() {
             self.on_notice(notice)?;
@@ -369,69 +313,6 @@ impl Collector {
         Ok(())
     }
 
-    /// Reads partitions on from where the archive stands.
-    fn reposition(&mut self, id: LaneId, positions: &[(i32, i64)]) -> Result<()> {
-        let Some(lane) = self.lanes.get_mut(&id) else { return Ok(()) };
-        for (partition, offset) in positions {
-            lane.reposition(*partition, *offset);
-        }
-        if self.current.get(&lane.topic) != Some(&id) {
-            return Ok(());
-        }
-        let at = |partition| TopicPartition { topic: Arc::clone(&lane.topic), partition };
-        let seek: Vec<_> = positions.iter().map(|&(partition, offset)| (at(partition), offset)).collect();
-        self.consumer.seek(&seek)
-    }
-
-    /// A topic's life has ended: what came of it is committed to its own chain, and its partitions are asked for anew.
-    /// `cut`: the partition whose log is another one now.
-    fn begin_new_life(&mut self, topic: &Arc<str>, cut: Option<i32>) {
-        self.seal_topic(topic, Reason::Conflict);
-        let Some(id) = self.current.remove(topic) else { return };
-        let Some(lane) = self.lanes.get_mut(&id) else { return };
-        let partitions = lane.partitions();
-        for &partition in &partitions {
-            lane.hold(partition);
-        }
-        let ended = Some(lane.stream.clone());
-        let partitions =
-            partitions.into_iter().map(|partition| TopicPartition { topic: Arc::clone(topic), partition }).collect();
-        self.resolve(resolve::Request { partitions, ended, cut });
-    }
-
-    fn on_resolved(&mut self, resolved: Vec<Resolved>) -> Result<()> {
-        let mut assign = Vec::new();
-        for Resolved { topic, chain, offsets } in resolved {
-            let known = self.lane_of(&topic).filter(|lane| lane.stream == *chain.stream()).map(|lane| lane.id);
-            let id = known.unwrap_or_else(|| self.open_lane(&topic, chain));
-            let Some(lane) = self.lanes.get_mut(&id) else { continue };
-            for (partition, offset) in offsets {
-                lane.add(partition, offset);
-                assign.push((TopicPartition { topic: Arc::clone(&topic), partition }, offset));
-            }
-        }
-        self.consumer.assign(&assign)?;
-        // Those that are read already, in the life of the topic that has ended, may be paused.
-        self.consumer.resume(&assign)
-    }
-
-    fn open_lane(&mut self, topic: &Arc<str>, chain: crate::manifest::Chain) -> LaneId {
-        let id = LaneId(self.next_lane);
-        self.next_lane += 1;
-        let settings = self.kafka.segment_of(topic).clone();
-        let encoding = Encoding { format: settings.format, zstd_level: settings.zstd_level };
-        let topic_id = chain.begin_facts().topic_id.clone();
-        let lane = Lane::new(id, Arc::clone(topic), chain.stream().clone(), topic_id, settings);
-        let (send, inbox) = mpsc::unbounded_channel();
-        let shared = Arc::clone(&self.shared);
-        let committer = Committer { lane: id, topic: Arc::clone(topic), chain, encoding, inbox, shared };
-        self.runtime.spawn(committer.run());
-        self.committers.insert(id, send);
-        self.lanes.insert(id, lane);
-        self.current.insert(Arc::clone(topic), id);
-        id
-    }
-
     fn lane_of(&mut self, topic: &str) -> Option<&mut Lane> {
         self.lanes.get_mut(self.current.get(topic)?)
     }
@@ -447,102 +328,6 @@ impl Collector {
             && committer.send(request).is_err()
         {
             tracing::debug!("a committer has ended");
-        }
-    }
-
-    /// Gives the encoders as many steps as they may have, the lanes in turn.
-    fn encode(&mut self) {
-        let now = Instant::now();
-        while self.encoding < self.encoders {
-            let after = self.last_encoded.map_or(0, |id| id.0 + 1);
-            let mut ready = self.lanes.iter().filter(|(_, lane)| lane.is_ready(now)).map(|(id, _)| *id);
-            let Some(first) = ready.next() else { break };
-            let id = if first.0 >= after { first } else { ready.find(|id| id.0 >= after).unwrap_or(first) };
-            self.last_encoded = Some(id);
-            let Some(lane) = self.lanes.get_mut(&id) else { break };
-            let Some((step, writer)) = lane.next_step(now) else { break };
-            self.start_step(id, step, writer);
-        }
-    }
-
-    fn start_step(&mut self, id: LaneId, step: Step, writer: Option<SegmentWriter>) {
-        if let Some(Finish { seq, ranges, has_rows: false, .. }) = &step.finish {
-            let empty = |&(partition, start, end): &(i32, i64, i64)| PartitionRange {
-                partition,
-                start,
-                end,
-                records: 0,
-                min_timestamp: None,
-                max_timestamp: None,
-            };
-            let request = Request::Empty { seq: *seq, ranges: ranges.iter().map(empty).collect() };
-            if let Some(lane) = self.lanes.get_mut(&id) {
-                lane.step_done(0, None);
-            }
-            return self.ask(id, request);
-        }
-        let Some(lane) = self.lanes.get(&id) else { return };
-        let settings = lane.settings();
-        let encoding = Encoding { format: settings.format, zstd_level: settings.zstd_level };
-        let info = SegmentInfo {
-            stream: lane.stream.clone(),
-            topic_id: lane.topic_id.clone(),
-            writer: self.shared.writer.clone(),
-            created: chrono::Utc::now(),
-        };
-        let committer = self.committers.get(&id).cloned();
-        let (shared, topic) = (Arc::clone(&self.shared), Arc::clone(&lane.topic));
-        self.encoding += 1;
-        self.runtime.spawn_blocking(move || {
-            let memory = step.memory;
-            let finished = step.finish.as_ref().map(|finish| (finish.seq, finish.reason));
-            let result = write(&shared, step, writer, info, encoding);
-            let result = result.map(|(encoded, blocks)| {
-                let writer = match (encoded, finished, committer) {
-                    (Encoded::Sealed(sealed), Some((seq, reason)), Some(committer)) => {
-                        let records = sealed.partitions.iter().map(|range| range.records).sum::<u64>();
-                        tracing::debug!(
-                            topic = &*topic,
-                            reason = reason.name(),
-                            records,
-                            bytes = sealed.bytes,
-                            "segment sealed"
-                        );
-                        // The committer has it before the collector hears of it: their order is the segments' order.
-                        if committer.send(Request::Segment { seq, sealed }).is_err() {
-                            tracing::debug!("a committer has ended");
-                        }
-                        None
-                    }
-                    (Encoded::Open(writer), ..) => Some(writer),
-                    (Encoded::Sealed(_), ..) => None,
-                };
-                Free { writer, blocks }
-            });
-            shared.tell(Notice::Encoded { lane: id, memory, result });
-        });
-    }
-
-    fn on_encoded(&mut self, id: LaneId, memory: usize, result: Result<Free>) {
-        self.encoding -= 1;
-        let Some(lane) = self.lanes.get_mut(&id) else { return };
-        match result {
-            Ok(Free { writer, blocks }) => {
-                lane.step_done(memory, writer);
-                self.pool.give_back(blocks);
-            }
-            Err(error) => {
-                tracing::error!(
-                    topic = &*lane.topic,
-                    %error,
-                    hint = error.hint_text(),
-                    retry_in = ?RETRY_AFTER,
-                    "a segment cannot be written to the spool; its records will be read again"
-                );
-                lane.begin_anew(Instant::now() + RETRY_AFTER);
-                let request = Request::Where { seq: lane.sealed(), partitions: lane.committed_offsets() };
-                self.ask(id, request);
-            }
         }
     }
 
@@ -577,51 +362,6 @@ impl Collector {
             }
             needed
         });
-        Ok(())
-    }
-
-    /// Blocks may hold three eighths of the budget before the largest lanes are encoded, and half of it before fetching
-    /// stops; the rest is for the pool, the encoders and librdkafka. More blocks would only wait longer for an encoder.
-    fn keep_memory(&mut self) {
-        let held: usize = self.lanes.values().map(Lane::memory).sum();
-        if held > self.memory_budget / 8 * 3 {
-            let mut by_size: Vec<(u64, LaneId)> = self.lanes.iter().map(|(id, lane)| (lane.unflushed(), *id)).collect();
-            by_size.sort_unstable_by(|a, b| b.cmp(a));
-            let mut to_free = (held - self.memory_budget / 4) as u64;
-            for (bytes, id) in by_size {
-                let Some(lane) = self.lanes.get_mut(&id) else { continue };
-                if bytes > 0 {
-                    lane.flush();
-                }
-                to_free = to_free.saturating_sub(bytes);
-                if to_free == 0 {
-                    break;
-                }
-            }
-        }
-        self.full = held > if self.full { self.memory_budget / 8 * 3 } else { self.memory_budget / 2 };
-    }
-
-    fn reconcile(&mut self) -> Result<()> {
-        let (mut pause, mut resume) = (Vec::new(), Vec::new());
-        let full = self.full || self.stopping.is_some();
-        for (topic, id) in &self.current {
-            let Some(lane) = self.lanes.get_mut(id) else { continue };
-            let (stop, go) = lane.reconcile(full);
-            pause.extend(stop.into_iter().map(|partition| TopicPartition { topic: Arc::clone(topic), partition }));
-            resume.extend(
-                go.into_iter()
-                    .map(|(partition, offset)| (TopicPartition { topic: Arc::clone(topic), partition }, offset)),
-            );
-        }
-        if !pause.is_empty() {
-            let backed_up = self.lanes.values().filter(|lane| lane.is_backed_up()).count();
-            tracing::debug!(partitions = pause.len(), memory_full = self.full, backed_up, "fetching paused");
-            self.consumer.pause(&pause)?;
-        }
-        if !resume.is_empty() {
-            self.consumer.resume(&resume)?;
-        }
         Ok(())
     }
 
@@ -687,24 +427,4 @@ fn due(last: &mut Instant, period: Duration, now: Instant) -> bool {
         *last = now;
     }
     due
-}
-
-/// Writes a step's blocks to the segment's file, which is made if this is its first step, and ends it if it is its last.
-fn write(
-    shared: &Shared,
-    step: Step,
-    writer: Option<SegmentWriter>,
-    info: SegmentInfo,
-    encoding: Encoding,
-) -> Result<(Encoded, Vec<Block>)> {
-    let mut writer = match writer {
-        Some(writer) => writer,
-        None => SegmentWriter::create(&shared.spool.next_file().1, info, encoding)?,
-    };
-    let blocks = writer.write(step.blocks)?;
-    let encoded = match step.finish {
-        Some(finish) => Encoded::Sealed(writer.finish(&finish.ranges)?),
-        None => Encoded::Open(writer),
-    };
-    Ok((encoded, blocks))
 }

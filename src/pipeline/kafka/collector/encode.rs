@@ -1,0 +1,131 @@
+//! Steps to the encoders and back.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::Collector;
+use crate::error::Result;
+use crate::pipeline::kafka::commit::{Request, Shared};
+use crate::pipeline::kafka::lane::{Encoded, Finish, LaneId, RETRY_AFTER, Step};
+use crate::pipeline::kafka::{Free, Notice};
+use crate::record::Block;
+use crate::segment::{Encoding, SegmentInfo, SegmentWriter};
+use crate::stream::PartitionRange;
+
+impl Collector {
+    /// Gives the encoders as many steps as they may have, the lanes in turn.
+    pub(super) fn encode(&mut self) {
+        let now = Instant::now();
+        while self.encoding < self.encoders {
+            let after = self.last_encoded.map_or(0, |id| id.0 + 1);
+            let mut ready = self.lanes.iter().filter(|(_, lane)| lane.is_ready(now)).map(|(id, _)| *id);
+            let Some(first) = ready.next() else { break };
+            let id = if first.0 >= after { first } else { ready.find(|id| id.0 >= after).unwrap_or(first) };
+            self.last_encoded = Some(id);
+            let Some(lane) = self.lanes.get_mut(&id) else { break };
+            let Some((step, writer)) = lane.next_step(now) else { break };
+            self.start_step(id, step, writer);
+        }
+    }
+
+    fn start_step(&mut self, id: LaneId, step: Step, writer: Option<SegmentWriter>) {
+        if let Some(Finish { seq, ranges, has_rows: false, .. }) = &step.finish {
+            let empty = |&(partition, start, end): &(i32, i64, i64)| PartitionRange {
+                partition,
+                start,
+                end,
+                records: 0,
+                min_timestamp: None,
+                max_timestamp: None,
+            };
+            let request = Request::Empty { seq: *seq, ranges: ranges.iter().map(empty).collect() };
+            if let Some(lane) = self.lanes.get_mut(&id) {
+                lane.step_done(0, None);
+            }
+            return self.ask(id, request);
+        }
+        let Some(lane) = self.lanes.get(&id) else { return };
+        let settings = lane.settings();
+        let encoding = Encoding { format: settings.format, zstd_level: settings.zstd_level };
+        let info = SegmentInfo {
+            stream: lane.stream.clone(),
+            topic_id: lane.topic_id.clone(),
+            writer: self.shared.writer.clone(),
+            created: chrono::Utc::now(),
+        };
+        let committer = self.committers.get(&id).cloned();
+        let (shared, topic) = (Arc::clone(&self.shared), Arc::clone(&lane.topic));
+        self.encoding += 1;
+        self.runtime.spawn_blocking(move || {
+            let memory = step.memory;
+            let finished = step.finish.as_ref().map(|finish| (finish.seq, finish.reason));
+            let result = write(&shared, step, writer, info, encoding);
+            let result = result.map(|(encoded, blocks)| {
+                let writer = match (encoded, finished, committer) {
+                    (Encoded::Sealed(sealed), Some((seq, reason)), Some(committer)) => {
+                        let records = sealed.partitions.iter().map(|range| range.records).sum::<u64>();
+                        tracing::debug!(
+                            topic = &*topic,
+                            reason = reason.name(),
+                            records,
+                            bytes = sealed.bytes,
+                            "segment sealed"
+                        );
+                        // The committer has it before the collector hears of it: their order is the segments' order.
+                        if committer.send(Request::Segment { seq, sealed }).is_err() {
+                            tracing::debug!("a committer has ended");
+                        }
+                        None
+                    }
+                    (Encoded::Open(writer), ..) => Some(writer),
+                    (Encoded::Sealed(_), ..) => None,
+                };
+                Free { writer, blocks }
+            });
+            shared.tell(Notice::Encoded { lane: id, memory, result });
+        });
+    }
+
+    pub(super) fn on_encoded(&mut self, id: LaneId, memory: usize, result: Result<Free>) {
+        self.encoding -= 1;
+        let Some(lane) = self.lanes.get_mut(&id) else { return };
+        match result {
+            Ok(Free { writer, blocks }) => {
+                lane.step_done(memory, writer);
+                self.pool.give_back(blocks);
+            }
+            Err(error) => {
+                tracing::error!(
+                    topic = &*lane.topic,
+                    %error,
+                    hint = error.hint_text(),
+                    retry_in = ?RETRY_AFTER,
+                    "a segment cannot be written to the spool; its records will be read again"
+                );
+                lane.begin_anew(Instant::now() + RETRY_AFTER);
+                let request = Request::Where { seq: lane.sealed(), partitions: lane.committed_offsets() };
+                self.ask(id, request);
+            }
+        }
+    }
+}
+
+/// Writes a step's blocks to the segment's file, which is made if this is its first step, and ends it if it is its last.
+fn write(
+    shared: &Shared,
+    step: Step,
+    writer: Option<SegmentWriter>,
+    info: SegmentInfo,
+    encoding: Encoding,
+) -> Result<(Encoded, Vec<Block>)> {
+    let mut writer = match writer {
+        Some(writer) => writer,
+        None => SegmentWriter::create(&shared.spool.next_file().1, info, encoding)?,
+    };
+    let blocks = writer.write(step.blocks)?;
+    let encoded = match step.finish {
+        Some(finish) => Encoded::Sealed(writer.finish(&finish.ranges)?),
+        None => Encoded::Open(writer),
+    };
+    Ok((encoded, blocks))
+}
