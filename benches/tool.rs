@@ -267,7 +267,8 @@ impl rdkafka::producer::ProducerContext for Silent {
 // ---- bound
 
 /// The program's own fetch settings; a different number of fetches would be a different measurement.
-const FETCH: [(&str, &str); 7] = [
+const FETCH: [(&str, &str); 8] = [
+    ("fetch.min.bytes", "1048576"),
     ("queued.max.messages.kbytes", "8192"),
     ("fetch.max.bytes", "8388608"),
     ("fetch.queue.backoff.ms", "100"),

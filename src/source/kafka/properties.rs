@@ -33,10 +33,9 @@ const DEFAULTS: &[(&str, &str)] = &[
     // process from 82 MB to 35 MB and cost nothing.
     ("queued.max.messages.kbytes", "8192"),
     ("fetch.max.bytes", "8388608"),
-    // A broker answers when it has this much, or after this long: at a low rate an answer for every batch of a producer
-    // would cost more than the records. Nobody waits for an archive that is a quarter of a second younger.
-    ("fetch.min.bytes", "65536"),
-    ("fetch.wait.max.ms", "250"),
+    // An answer of a broker waits until it holds this much, or for fetch.wait.max.ms (half a second). By default every batch
+    // of a producer is an answer of its own: at 1,000 records/s that was 43 us of CPU a record instead of 10.
+    ("fetch.min.bytes", "1048576"),
     // A new topic of a regex, or a new partition, is seen this much later at most.
     ("topic.metadata.refresh.interval.ms", "10000"),
     // A partition whose fetch failed or whose queue was full is tried again after this; the default is a second.
