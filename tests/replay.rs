@@ -310,7 +310,7 @@ fn a_replay_that_was_killed_or_stopped_goes_on_exactly_once() {
 
     for kill in [true, false, true] {
         let before = sent_so_far(kafka, &target);
-        let mut program = archive.home.start(&[&args[..], &["--rate", "2000/s"]].concat());
+        let mut program = archive.home.start(&[&args[..], &["--rate", "500/s"]].concat());
         wait_until("some of it to be committed", Duration::from_secs(60), || {
             program.assert_running();
             sent_so_far(kafka, &target) > before + 1_000
