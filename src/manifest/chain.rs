@@ -209,10 +209,17 @@ impl Chain {
             if !moved.is_empty() {
                 return Ok(Outcome::Moved(moved));
             }
-            self.progress.accepts(&body).map_err(|violation| {
-                Error::new(Kind::Internal, format!("a change of {} must not be committed", self.stream))
-                    .source(violation)
-            })?;
+            if let Err(violation) = self.progress.accepts(&body) {
+                // The caller may know more than this chain: it can have learned a partition's position from another
+                // reader of the manifest, after somebody else had moved it.
+                let known = self.number;
+                self.refresh().await?;
+                if known < self.number {
+                    continue;
+                }
+                let message = format!("a change of {} must not be committed", self.stream);
+                return Err(Error::new(Kind::Internal, message).source(violation));
+            }
             let number = self.number + 1;
             let snapshot = invariants::is_snapshot_number(number);
             let created = match snapshot {

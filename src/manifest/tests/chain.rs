@@ -90,6 +90,18 @@ async fn a_writer_whose_partition_was_moved_yields_it_and_keeps_the_rest() {
 }
 
 #[tokio::test]
+async fn a_position_that_was_learned_elsewhere_is_looked_up_before_it_is_called_a_hole() {
+    let store = faultless().store();
+    let mut frozen = begun(&store).await;
+    committed(&mut frozen, &append("f", vec![range(0, 0, 5)]), "f").await;
+    let mut next = begun(&store).await;
+    committed(&mut next, &append("n", vec![range(0, 5, 50)]), "n").await;
+    // The partition comes back to the first writer, and whoever gave it away has read the chain to its end.
+    let back = append("g", vec![range(0, 50, 65)]);
+    assert_eq!(committed(&mut frozen, &back, "f").await, 3);
+}
+
+#[tokio::test]
 async fn changes_that_break_a_rule_are_refused_before_they_are_written() {
     let faulty = faultless();
     let mut chain = begun(&faulty.store()).await;
