@@ -88,7 +88,8 @@ impl Chain {
     /// Begins a stream's chain, or opens it if it has begun.
     ///
     /// # Errors
-    /// [`Kind::Fenced`] if it has begun for another topic id: the topic was created anew, and a new generation is due.
+    /// [`Kind::Fenced`] if it has begun for another topic id (the topic was created anew, and a new generation is due)
+    /// or for other facts of a Postgres system.
     pub async fn begin(
         store: &Store,
         stream: &StreamId,
@@ -103,7 +104,7 @@ impl Chain {
         }
         loop {
             if let Some(chain) = Self::open(store, stream).await? {
-                return chain.for_topic(&begin);
+                return chain.begun_for(&begin);
             }
             let checkpoint = Checkpoint {
                 format: FORMAT_VERSION,
@@ -123,13 +124,18 @@ impl Chain {
         }
     }
 
-    fn for_topic(self, begin: &Begin) -> Result<Self> {
-        match (&self.begin.topic_id, &begin.topic_id) {
+    fn begun_for(self, begin: &Begin) -> Result<Self> {
+        match (self.begin.topic_id(), begin.topic_id()) {
             (Some(archived), Some(found)) if archived != found => Err(Error::new(
                 Kind::Fenced,
                 format!("{} holds the topic with the id {archived}, and the topic's id is {found}", self.stream),
             )
             .hint("the topic was deleted and created again: its new life is a new generation")),
+            _ if self.begin.system() != begin.system() => Err(Error::new(
+                Kind::Fenced,
+                format!("{} was begun with {:?}, and the server says {:?}", self.stream, self.begin, begin),
+            )
+            .hint("a Postgres system keeps its WAL file size and major version: archive this server elsewhere")),
             _ => Ok(self),
         }
     }
@@ -139,7 +145,8 @@ impl Chain {
         let Entry { object, sha256, checkpoint } = first;
         let number = checkpoint.number;
         let sound = invariants::begins_first(number, &checkpoint.body)
-            .and_then(|()| invariants::snapshot_at_multiple(number, &checkpoint.body));
+            .and_then(|()| invariants::snapshot_at_multiple(number, &checkpoint.body))
+            .and_then(|()| checkpoint.body.begin().map_or(Ok(()), |begin| invariants::begin_fits_stream(stream, begin)));
         sound.map_err(|violation| violation.in_object(&object))?;
         let (begin, progress, pages) = match checkpoint.body {
             Body::Begin(begin) => (begin, Progress::default(), Vec::new()),

@@ -66,6 +66,7 @@ pub struct Walk<'a> {
 
 /// What the entries so far add up to, as far as they could be read.
 struct Known {
+    stream: StreamId,
     begin: Option<Begin>,
     link: Link,
     /// None after damage, until a snapshot says it again.
@@ -95,8 +96,13 @@ impl<'a> Walk<'a> {
             async move { (number, store.get(&key).await) }
         };
         let bytes = stream::iter(0..entries).map(read).buffered(READS_AHEAD).boxed();
-        let known =
-            Known { begin: None, link: Link::Nothing, progress: Some(Progress::default()), tail: Some(Vec::new()) };
+        let known = Known {
+            stream: stream.clone(),
+            begin: None,
+            link: Link::Nothing,
+            progress: Some(Progress::default()),
+            tail: Some(Vec::new()),
+        };
         let (steps, opened) = (VecDeque::new(), BTreeSet::new());
         Ok(Self { store, stream: stream.clone(), entries, bytes, steps, known, opened })
     }
@@ -186,6 +192,7 @@ impl Known {
         }
         invariants::begins_first(checkpoint.number, &checkpoint.body)?;
         invariants::snapshot_at_multiple(checkpoint.number, &checkpoint.body)?;
+        checkpoint.body.begin().map_or(Ok(()), |begin| invariants::begin_fits_stream(&self.stream, begin))?;
         match (&checkpoint.body, &self.progress) {
             (Body::Snapshot(snapshot), progress) => {
                 self.begin.iter().try_for_each(|begin| invariants::snapshot_repeats_begin(begin, snapshot))?;

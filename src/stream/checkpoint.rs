@@ -31,7 +31,7 @@ pub struct Checkpoint {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Body {
-    /// Entry 0: a life of a topic begins.
+    /// Entry 0: a life of a topic or a Postgres system begins.
     Begin(Begin),
     /// Segments are added, and the positions of their partitions move.
     Append(Change),
@@ -84,6 +84,15 @@ impl Body {
         }
     }
 
+    /// The facts of the chain's beginning, where the entry says them.
+    pub fn begin(&self) -> Option<&Begin> {
+        match self {
+            Self::Begin(begin) => Some(begin),
+            Self::Snapshot(snapshot) => Some(&snapshot.begin),
+            Self::Append(_) | Self::Gap { .. } => None,
+        }
+    }
+
     /// The segments that the entry adds.
     pub fn segments(&self) -> &[SegmentRef] {
         match self {
@@ -119,18 +128,81 @@ impl Body {
     }
 }
 
-/// Entry 0 of a chain.
+/// Entry 0 of a chain: the facts that stay the same for the life of its stream.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Begin {
-    /// The topic's id on the cluster, as Kafka's tools print it; none where the broker has none.
-    pub topic_id: Option<String>,
-    /// How many partitions the topic had when its archive began. Those that it got later are archived from their first
-    /// record on, wherever the first ones began.
-    #[serde(default)]
-    pub partitions: i32,
+#[serde(untagged)]
+pub enum Begin {
+    /// A Postgres system begins.
+    Postgres(System),
+    /// A life of a topic begins.
+    Topic {
+        /// The topic's id on the cluster, as Kafka's tools print it; none where the broker has none.
+        topic_id: Option<String>,
+        /// How many partitions the topic had when its archive began. Those that it got later are archived from their
+        /// first record on, wherever the first ones began.
+        #[serde(default)]
+        partitions: i32,
+    },
 }
 
-/// An encoding of record segments.
+impl Begin {
+    /// The beginning of a topic's life.
+    pub fn topic(topic_id: Option<String>, partitions: i32) -> Self {
+        Self::Topic { topic_id, partitions }
+    }
+
+    /// The topic's id, of a topic that has one.
+    pub fn topic_id(&self) -> Option<&str> {
+        match self {
+            Self::Topic { topic_id, .. } => topic_id.as_deref(),
+            Self::Postgres(_) => None,
+        }
+    }
+
+    /// How many partitions the topic had at its beginning; 0 for what is no topic.
+    pub fn partitions(&self) -> i32 {
+        match self {
+            Self::Topic { partitions, .. } => *partitions,
+            Self::Postgres(_) => 0,
+        }
+    }
+
+    /// The facts of a Postgres system.
+    pub fn system(&self) -> Option<&System> {
+        match self {
+            Self::Postgres(system) => Some(system),
+            Self::Topic { .. } => None,
+        }
+    }
+}
+
+/// What never changes in the life of a Postgres system: `initdb` chose it, and `pg_upgrade` makes a new system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct System {
+    /// `pg_control`'s system identifier. In JSON a text, for it needs more digits than a JSON number safely has.
+    #[serde(with = "decimal")]
+    pub system_id: u64,
+    /// The size of a WAL file in bytes, 16 MiB unless `initdb --wal-segsize` said otherwise.
+    pub wal_segment_size: u32,
+    /// The server's major version.
+    pub server_version: u32,
+}
+
+/// A `u64` as a text of decimal digits.
+mod decimal {
+    use serde::{Deserialize, Deserializer, Serializer, de};
+
+    pub(super) fn serialize<S: Serializer>(number: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(number)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(|_| de::Error::custom(format_args!("{text:?} is not a system identifier")))
+    }
+}
+
+/// An encoding of segments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
@@ -138,14 +210,17 @@ pub enum Format {
     Parquet,
     /// An Avro object container file.
     Avro,
+    /// The raw bytes of a write-ahead log, compressed with zstd.
+    Wal,
 }
 
 impl Format {
-    /// The format's name, which is also its objects' extension.
+    /// The format's name; objects of records have it as their extension.
     pub fn name(self) -> &'static str {
         match self {
             Self::Parquet => "parquet",
             Self::Avro => "avro",
+            Self::Wal => "wal",
         }
     }
 }
@@ -234,6 +309,8 @@ impl Gap {
 pub enum GapReason {
     /// The broker had removed the records (retention or DeleteRecords) before they were archived.
     BrokerRetention,
+    /// The server had removed WAL before it was archived: its slot was lost, dropped or never there.
+    ServerRemovedWal,
 }
 
 impl GapReason {
@@ -241,6 +318,7 @@ impl GapReason {
     pub fn words(self) -> &'static str {
         match self {
             Self::BrokerRetention => "broker retention",
+            Self::ServerRemovedWal => "the server removed the WAL",
         }
     }
 
@@ -248,6 +326,7 @@ impl GapReason {
     pub fn name(self) -> &'static str {
         match self {
             Self::BrokerRetention => "broker_retention",
+            Self::ServerRemovedWal => "server_removed_wal",
         }
     }
 }

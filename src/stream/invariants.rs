@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use super::{Begin, Body, Gap, PageRef, PartitionRange, Progress, SegmentRef, Snapshot, Totals};
+use super::{Begin, Body, Format, Gap, PageRef, PartitionRange, Progress, SegmentRef, Snapshot, StreamId, Totals};
 use crate::error::{Error, Kind};
 
 /// Every entry whose number is a positive multiple of this is a snapshot, and a page lists this many of what is below
@@ -172,6 +172,28 @@ pub fn links_to_previous(before: Option<&str>, link: Option<&str>) -> Checked {
 pub fn begins_first(number: u64, body: &Body) -> Checked {
     holds("begins_first", (number == 0) == matches!(body, Body::Begin(_)), || {
         format!("entry {number} is of the kind {:?}; `begin` is entry 0 and no other", body.kind())
+    })
+}
+
+/// A chain begins with the facts of what it is named after.
+pub fn begin_fits_stream(stream: &StreamId, begin: &Begin) -> Checked {
+    let fits = match (stream, begin) {
+        (StreamId::Kafka(_), Begin::Topic { .. }) => true,
+        (StreamId::Postgres { system_id }, Begin::Postgres(system)) => {
+            // Every size that initdb takes (--wal-segsize: a power of two from 1 to 1024 MB).
+            let size = system.wal_segment_size;
+            *system_id == system.system_id && size.is_power_of_two() && (1 << 20..=1 << 30).contains(&size)
+        }
+        _ => false,
+    };
+    holds("begin_fits_stream", fits, || format!("{begin:?} is no beginning of {stream}"))
+}
+
+/// Segments of a topic hold records, those of a Postgres system hold WAL.
+pub fn format_fits_stream(begin: &Begin, segment: &SegmentRef) -> Checked {
+    let wal = matches!(begin, Begin::Postgres(_));
+    holds("format_fits_stream", wal == (segment.format == Format::Wal), || {
+        format!("{}: a segment of the format {:?} does not belong here", segment.object, segment.format.name())
     })
 }
 

@@ -25,7 +25,7 @@ use crate::pipeline::spool::Spool;
 use crate::segment::{Encoding, Sealed, SegmentInfo, rewrite_without};
 use crate::source::kafka::{Cluster, OffsetAt, TopicPartition};
 use crate::store::{Store, layout};
-use crate::stream::{Gap, GapReason, PartitionRange, SegmentRef};
+use crate::stream::{Gap, GapReason, PartitionRange, SegmentRef, TopicLife};
 
 /// A chain takes at most one checkpoint a second of this process, so that small segments do not make a chain long.
 const BETWEEN_CHECKPOINTS: Duration = Duration::from_secs(1);
@@ -105,7 +105,7 @@ impl Ready {
 /// The task that commits one lane's segments.
 pub(super) struct Committer {
     pub(super) lane: LaneId,
-    pub(super) topic: Arc<str>,
+    pub(super) life: TopicLife,
     pub(super) chain: Chain,
     pub(super) encoding: Encoding,
     pub(super) inbox: mpsc::UnboundedReceiver<Request>,
@@ -162,7 +162,7 @@ impl Committer {
 
     async fn upload(&self, sealed: &Sealed) -> SegmentRef {
         let (number, _) = self.shared.spool.next_file();
-        let key = layout::segment(self.chain.stream(), Utc::now(), &self.shared.writer, number, sealed.format);
+        let key = layout::segment(&self.life, Utc::now(), &self.shared.writer, number, sealed.format);
         let mut persistence = Persistence::new();
         loop {
             let permit = self.shared.uploads.acquire().await;
@@ -191,7 +191,7 @@ impl Committer {
             match self.append(&change, now).await {
                 Outcome::Committed { number } => {
                     tracing::debug!(
-                        topic = &*self.topic,
+                        topic = self.life.topic,
                         checkpoint = number,
                         segments = change.segments.len(),
                         "committed"
@@ -199,7 +199,7 @@ impl Committer {
                     break;
                 }
                 Outcome::Moved(moved) => {
-                    tracing::warn!(topic = &*self.topic, partitions = ?moved, "another process has archived these partitions");
+                    tracing::warn!(topic = self.life.topic, partitions = ?moved, "another process has archived these partitions");
                     for ready in &batch {
                         lost.extend(
                             ready
@@ -263,8 +263,8 @@ impl Committer {
         let new = loop {
             let (_, path) = self.shared.spool.next_file();
             let info = SegmentInfo {
-                stream: self.chain.stream().clone(),
-                topic_id: self.chain.begin_facts().topic_id.clone(),
+                stream: self.life.clone(),
+                topic_id: self.chain.begin_facts().topic_id().map(str::to_owned),
                 writer: self.shared.writer.clone(),
                 created: Utc::now(),
             };
@@ -302,7 +302,7 @@ impl Committer {
                 Err(error) => persistence.wait_after("the offsets of a partition cannot be listed", error).await,
             }
         };
-        if another_life(self.chain.begin_facts().topic_id.as_deref(), id.as_deref()) {
+        if another_life(self.chain.begin_facts().topic_id(), id.as_deref()) {
             return self.shared.tell(Notice::LifeEnded { lane: self.lane });
         }
         loop {
@@ -312,7 +312,7 @@ impl Committer {
             };
             if archived > latest {
                 tracing::error!(
-                    topic = &*self.topic,
+                    topic = self.life.topic,
                     partition,
                     archived,
                     latest,
@@ -328,7 +328,7 @@ impl Committer {
             let change = Change { gaps: vec![gap], ..Change::default() };
             if let Outcome::Committed { .. } = self.append(&change, now).await {
                 tracing::error!(
-                    topic = &*self.topic,
+                    topic = self.life.topic,
                     partition,
                     start = archived,
                     end = earliest,
@@ -341,9 +341,9 @@ impl Committer {
 
     /// The topic's id, and the partition's first offset and end, as the broker has them now.
     async fn present(&self, partition: i32) -> Result<(Option<String>, i64, i64)> {
-        let mut described = self.shared.cluster.describe(&[self.topic.to_string()]).await?;
-        let id = described.remove(&*self.topic).and_then(|info| info.id);
-        let at = TopicPartition { topic: Arc::clone(&self.topic), partition };
+        let mut described = self.shared.cluster.describe(std::slice::from_ref(&self.life.topic)).await?;
+        let id = described.remove(&self.life.topic).and_then(|info| info.id);
+        let at = TopicPartition { topic: Arc::from(self.life.topic.as_str()), partition };
         Ok((id, self.offset(&at, OffsetAt::Earliest).await?, self.offset(&at, OffsetAt::Latest).await?))
     }
 
