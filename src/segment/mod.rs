@@ -12,6 +12,8 @@
 //! together by partition. A reader gives back exactly the records that were written: null is not empty, headers keep
 //! their order and their duplicates, names that are not text keep their bytes.
 //!
+//! The segments of a write-ahead log are another thing, in [`wal`].
+//!
 //! A reader trusts nothing: damaged bytes are an error of [`Kind::Corrupt`] that says what is wrong.
 
 mod assemble;
@@ -21,6 +23,7 @@ mod fetch;
 mod filter;
 mod parquet;
 mod spool;
+pub mod wal;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
