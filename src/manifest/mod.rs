@@ -21,8 +21,10 @@ pub mod coverage;
 mod chain;
 mod entry;
 mod head;
+mod live;
 mod page;
 mod select;
+mod upkeep;
 mod walk;
 
 use futures::{StreamExt, TryStreamExt, stream};

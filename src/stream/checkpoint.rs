@@ -40,8 +40,89 @@ pub enum Body {
         /// The lost ranges.
         gaps: Vec<Gap>,
     },
+    /// One segment takes the place of several; no position moves.
+    Merge(Merge),
+    /// What lies before some positions is given up; the beginnings of their partitions move.
+    Expire(Expire),
     /// Everything before, summed up, so that a reader need not go further back.
     Snapshot(Snapshot),
+}
+
+/// One segment of WAL in the place of several that lie next to each other and hold the same bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Merge {
+    /// The segment that holds them all.
+    pub segment: SegmentRef,
+    /// The objects that are no longer needed, in the order of their ranges.
+    pub replaces: Vec<String>,
+    /// What those add up to.
+    pub retired: Retired,
+    /// When it was decided. Replays that began before may still read the objects.
+    pub decided: DateTime<Utc>,
+}
+
+/// The end of a retention time: what lies wholly before a position is no longer a part of the archive.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Expire {
+    /// The partitions that lose their beginnings, each once.
+    pub ranges: Vec<Expired>,
+    /// What the segments that lie wholly before add up to.
+    pub retired: Retired,
+    /// When it was decided.
+    pub decided: DateTime<Utc>,
+}
+
+/// How far the beginning of a partition moves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Expired {
+    /// The partition.
+    pub partition: i32,
+    /// Where its archive began so far.
+    pub from: i64,
+    /// Where it begins from now on.
+    pub before: i64,
+}
+
+/// What objects add up to that are no longer needed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retired {
+    /// Segments.
+    pub segments: u64,
+    /// Records.
+    pub records: u64,
+    /// Bytes before encoding.
+    pub raw_bytes: u64,
+    /// Bytes of the objects.
+    pub stored_bytes: u64,
+}
+
+impl Retired {
+    /// What these segments add up to.
+    pub fn of<'a>(segments: impl IntoIterator<Item = &'a SegmentRef>) -> Self {
+        let mut retired = Self::default();
+        for segment in segments {
+            retired.add(&Self {
+                segments: 1,
+                records: segment.records(),
+                raw_bytes: segment.raw_bytes,
+                stored_bytes: segment.bytes,
+            });
+        }
+        retired
+    }
+
+    /// Adds `other`, up to the greatest number.
+    pub fn add(&mut self, other: &Self) {
+        self.segments = self.segments.saturating_add(other.segments);
+        self.records = self.records.saturating_add(other.records);
+        self.raw_bytes = self.raw_bytes.saturating_add(other.raw_bytes);
+        self.stored_bytes = self.stored_bytes.saturating_add(other.stored_bytes);
+    }
+
+    /// Whether nothing was retired.
+    pub fn is_nothing(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// What one checkpoint adds to a chain, all of it or nothing.
@@ -80,6 +161,8 @@ impl Body {
             Self::Begin(_) => "begin",
             Self::Append(_) => "append",
             Self::Gap { .. } => "gap",
+            Self::Merge(_) => "merge",
+            Self::Expire(_) => "expire",
             Self::Snapshot(_) => "snapshot",
         }
     }
@@ -89,15 +172,31 @@ impl Body {
         match self {
             Self::Begin(begin) => Some(begin),
             Self::Snapshot(snapshot) => Some(&snapshot.begin),
-            Self::Append(_) | Self::Gap { .. } => None,
+            Self::Append(_) | Self::Gap { .. } | Self::Merge(_) | Self::Expire(_) => None,
         }
     }
 
-    /// The segments that the entry adds.
+    /// The segment that the entry puts in the place of others.
+    pub fn merge(&self) -> Option<&Merge> {
+        match self {
+            Self::Merge(merge) => Some(merge),
+            _ => None,
+        }
+    }
+
+    /// What the entry gives up.
+    pub fn expire(&self) -> Option<&Expire> {
+        match self {
+            Self::Expire(expire) => Some(expire),
+            _ => None,
+        }
+    }
+
+    /// The segments by which the entry moves positions.
     pub fn segments(&self) -> &[SegmentRef] {
         match self {
             Self::Append(change) => &change.segments,
-            Self::Begin(_) | Self::Gap { .. } | Self::Snapshot(_) => &[],
+            _ => &[],
         }
     }
 
@@ -105,7 +204,7 @@ impl Body {
     pub fn empty(&self) -> &[PartitionRange] {
         match self {
             Self::Append(change) => &change.empty,
-            Self::Begin(_) | Self::Gap { .. } | Self::Snapshot(_) => &[],
+            _ => &[],
         }
     }
 
@@ -114,7 +213,7 @@ impl Body {
         match self {
             Self::Append(change) => &change.gaps,
             Self::Gap { gaps } => gaps,
-            Self::Begin(_) | Self::Snapshot(_) => &[],
+            _ => &[],
         }
     }
 
@@ -350,6 +449,9 @@ pub struct Totals {
     /// The greatest record timestamp.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_timestamp: Option<i64>,
+    /// What of the segments is no longer needed: replaced by merges, or given up.
+    #[serde(default, skip_serializing_if = "Retired::is_nothing")]
+    pub retired: Retired,
 }
 
 /// The sum of all entries before this one. Its cost does not grow with the archive's age: `pages` is a counter of
@@ -379,6 +481,20 @@ pub struct PageRef {
     pub last: u64,
     /// What it adds up to, to pass over it without opening it.
     pub totals: Totals,
+    /// For WAL: the least and the greatest position of each timeline that it says anything of, for the same purpose.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub spans: Vec<Span>,
+}
+
+/// From the least to the greatest position of a partition that something tells of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Span {
+    /// The partition.
+    pub partition: i32,
+    /// The least position.
+    pub start: i64,
+    /// The position after the greatest.
+    pub end: i64,
 }
 
 /// The sha256 of `bytes` as every object of the archive writes it: 64 lower-case hexadecimal digits.

@@ -97,7 +97,7 @@ pub(crate) async fn run(args: &Args, config: &Config) -> Result<()> {
 }
 
 async fn row(stream: &StreamId, chain: &Chain, claims: &[Coverage]) -> Result<Row> {
-    let totals = chain.totals();
+    let totals = chain.totals().present();
     let complete = coverage::complete_through(claims, chain);
     let partitions: Vec<PartitionRow> = chain
         .positions()

@@ -66,11 +66,12 @@ fn totals() -> Totals {
         gaps: 1,
         min_timestamp: Some(0),
         max_timestamp: Some(9),
+        ..Totals::default()
     }
 }
 
 fn page_ref(bytes: &str, level: u8) -> PageRef {
-    PageRef { sha256: sha256(bytes.as_bytes()), level, first: 0, last: 63, totals: totals() }
+    PageRef { sha256: sha256(bytes.as_bytes()), level, first: 0, last: 63, totals: totals(), spans: vec![] }
 }
 
 fn golden_page(bytes: &[u8], level: u8) -> PageRef {
