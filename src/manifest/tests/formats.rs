@@ -81,7 +81,7 @@ fn golden_page(bytes: &[u8], level: u8) -> PageRef {
         totals = Totals::default();
         (0..64).for_each(|_| totals.add(&page_ref("the page", 0).totals));
     }
-    PageRef { sha256: sha256(bytes), level, first: 0, last, totals }
+    PageRef { sha256: sha256(bytes), level, first: 0, last, totals, spans: vec![] }
 }
 
 #[test]

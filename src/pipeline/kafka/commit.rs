@@ -21,6 +21,7 @@ use super::{Dropped, Notice};
 use crate::config;
 use crate::error::{Error, Kind, Result};
 use crate::manifest::{Chain, Change, Outcome};
+use crate::pipeline::persistence::Persistence;
 use crate::pipeline::spool::Spool;
 use crate::segment::{Encoding, Sealed, SegmentInfo, rewrite_without};
 use crate::source::kafka::{Cluster, OffsetAt, TopicPartition};
@@ -29,10 +30,6 @@ use crate::stream::{Gap, GapReason, PartitionRange, SegmentRef, TopicLife};
 
 /// A chain takes at most one checkpoint a second of this process, so that small segments do not make a chain long.
 const BETWEEN_CHECKPOINTS: Duration = Duration::from_secs(1);
-
-/// The first wait after a failure; it doubles up to [`LONGEST_WAIT`].
-const FIRST_WAIT: Duration = Duration::from_millis(500);
-const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
 /// What every committer shares.
 pub(super) struct Shared {
@@ -362,26 +359,4 @@ impl Committer {
 /// Whether a topic's id shows that it was deleted and created again. A broker without ids shows nothing.
 pub(super) fn another_life(archived: Option<&str>, now: Option<&str>) -> bool {
     matches!((archived, now), (Some(archived), Some(now)) if archived != now)
-}
-
-/// Growing waits between the attempts of something that is tried until it succeeds.
-pub(super) struct Persistence {
-    wait: Duration,
-}
-
-impl Persistence {
-    pub(super) fn new() -> Self {
-        Self { wait: FIRST_WAIT }
-    }
-
-    /// Tells that `what` failed, and waits. What does not pass by itself waits for a person: asking often would not
-    /// help.
-    pub(super) async fn wait_after(&mut self, what: &str, error: Error) {
-        if !error.is_transient() {
-            self.wait = LONGEST_WAIT;
-        }
-        tracing::error!(%error, hint = error.hint_text(), retry_in = ?self.wait, "{what}");
-        tokio::time::sleep(self.wait).await;
-        self.wait = (self.wait * 2).min(LONGEST_WAIT);
-    }
 }

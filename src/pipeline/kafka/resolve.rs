@@ -9,10 +9,11 @@ use futures::{StreamExt, TryStreamExt, stream};
 use tokio::sync::mpsc;
 
 use super::Notice;
-use super::commit::{Persistence, Shared, another_life};
+use super::commit::{Shared, another_life};
 use crate::config::{Kafka, Start};
 use crate::error::{Error, Kind, Result};
 use crate::manifest::{Chain, topics};
+use crate::pipeline::persistence::Persistence;
 use crate::source::kafka::{OffsetAt, TopicInfo, TopicPartition};
 use crate::stream::{Begin, TopicLife};
 

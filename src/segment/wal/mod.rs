@@ -14,6 +14,7 @@
 //! in memory as a whole, however large the server's WAL files are. The layout of pages and records is that of
 //! `access/xlog_internal.h` and `access/xlogrecord.h` of PostgreSQL 13 to 18.
 
+mod history;
 mod read;
 mod records;
 mod write;
@@ -21,8 +22,9 @@ mod write;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+pub use history::{Switch, parse_history};
 pub use read::WalReader;
-pub use records::{Seen, Walker, page_magic};
+pub use records::{Seen, Walker, check_pages, page_magic};
 pub use write::WalWriter;
 
 use crate::error::{Error, Kind, Result, ResultExt};

@@ -67,6 +67,26 @@ pub fn page_magic(server_version: u32) -> Option<u16> {
     }
 }
 
+/// Looks at the headers of the pages that begin within `bytes`, which stand at `at`: the first thing that WAL from a wrong
+/// place or a wrong server would show. All else is the walker's work.
+///
+/// # Errors
+/// [`Kind::Corrupt`] for a page that does not belong there.
+pub fn check_pages(server_version: u32, at: Lsn, bytes: &[u8]) -> Result<()> {
+    let first = at.0.next_multiple_of(PAGE) - at.0;
+    for start in (first..bytes.len() as u64).step_by(PAGE as usize) {
+        // What is cut off is looked at by the walker.
+        let Some(header) = bytes.get(start as usize..).and_then(|rest| rest.get(..SHORT_HEADER)) else { break };
+        let (magic, address) = (u16_at(header, 0), u64_at(header, 8));
+        let unused = header.iter().all(|byte| *byte == 0);
+        let place = at.0 + start;
+        if !unused && (Some(magic) != page_magic(server_version) || address != place) {
+            return Err(damaged(place, &format!("its magic is {magic:04X} and its address {}", Lsn(address))));
+        }
+    }
+    Ok(())
+}
+
 /// What was found in the bytes since the last [`Walker::take`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Seen {
@@ -106,6 +126,7 @@ pub struct Walker {
     state: State,
     /// Where the last record began, which the next one names.
     before: Option<u64>,
+    verified: Option<Lsn>,
     seen: Seen,
 }
 
@@ -136,7 +157,8 @@ struct Body {
 }
 
 impl Walker {
-    /// A walk from `at` on; `switch` is where the timeline left its parent, 0/0 for the first.
+    /// A walk from `at` on; `switch` is where the timeline left its parent: 0/0 for the first, the greatest LSN where
+    /// that is not known.
     ///
     /// # Errors
     /// [`Kind::Unsupported`] for a major version whose pages are not known.
@@ -149,13 +171,14 @@ impl Walker {
             system,
             magic,
             timeline,
-            own_from: switch.0.next_multiple_of(PAGE),
+            own_from: switch.0.checked_next_multiple_of(PAGE).unwrap_or(u64::MAX),
             at: at.0,
             page: [0; LONG_HEADER],
             page_has: at.0.is_multiple_of(PAGE).then_some(0),
             page_timeline: 0,
             state: State::Lost,
             before: None,
+            verified: None,
             seen: Seen::default(),
         })
     }
@@ -163,6 +186,11 @@ impl Walker {
     /// The position of the next byte.
     pub fn position(&self) -> Lsn {
         Lsn(self.at)
+    }
+
+    /// The end of the last record whose CRC was right; none before the first.
+    pub fn verified(&self) -> Option<Lsn> {
+        self.verified
     }
 
     /// What was found since the last call.
@@ -364,6 +392,7 @@ impl Walker {
             return Err(record(body.start, &format!("its CRC is {crc:08X}, and it says {said:08X}")));
         }
         self.before = Some(body.start);
+        self.verified = Some(Lsn(end));
         self.seen.largest_record = self.seen.largest_record.max(u64::from(u32_at(&body.header, 0)));
         let (info, manager) = (body.header[16], body.header[17]);
         if manager == MANAGER_XACT
