@@ -480,7 +480,7 @@ mod tests {
             max_records: 1000,
             max_age: Duration::from_secs(60),
         };
-        let mut lane = Lane::new(LaneId(0), "orders".into(), StreamId::new("main", "orders", 0), None, settings);
+        let mut lane = Lane::new(LaneId(0), "orders".into(), TopicLife::new("main", "orders", 0), None, settings);
         lane.add(0, 100);
         lane.add(2, 7);
         lane
