@@ -5,6 +5,7 @@
 
 mod checkpoint;
 pub mod invariants;
+mod lsn;
 mod progress;
 
 use std::fmt;
@@ -14,6 +15,7 @@ pub use checkpoint::{
     Begin, Body, Change, Checkpoint, FORMAT_VERSION, Format, Gap, GapReason, PageRef, PartitionRange, SegmentRef,
     Snapshot, Totals, sha256,
 };
+pub use lsn::Lsn;
 pub use progress::Progress;
 
 use crate::error::{Error, Kind};
