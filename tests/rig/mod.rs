@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   setup.sh ──► cache (jars, venv) ──► parts() ─┬─► kafka    brokers (JVM processes), topics, records in and out
+//!                                                ├─► postgres servers of several versions, standbys, psql, pgbench
 //!                                                ├─► s3       moto_server (process), s3s-fs (in this process)
 //!                                                └─► python   scripts with duckdb, pyarrow, fastavro
 //!   records ─► load() ─► a topic ─► … ─► another topic ─► compare::assert_same
@@ -15,6 +16,7 @@
 
 pub(crate) mod compare;
 pub(crate) mod kafka;
+pub(crate) mod postgres;
 pub(crate) mod process;
 pub(crate) mod program;
 pub(crate) mod python;
@@ -59,6 +61,8 @@ pub(crate) struct Parts {
     pub(crate) kafka: PathBuf,
     /// a Python venv
     pub(crate) python: PathBuf,
+    /// `debian`, `13`, `17` and `18`, with `bin` in each
+    pub(crate) postgres: PathBuf,
 }
 
 /// The parts in the cache. The first call runs `setup.sh`, so plain `cargo test` on a new machine works as `make test` does.
@@ -76,7 +80,7 @@ pub(crate) fn parts() -> &'static Parts {
             let line = lines.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
             PathBuf::from(line.unwrap_or_else(|| panic!("setup.sh did not print {name}=; it printed:\n{lines}")))
         };
-        Parts { kafka: path("RIG_KAFKA"), python: path("RIG_PYTHON") }
+        Parts { kafka: path("RIG_KAFKA"), python: path("RIG_PYTHON"), postgres: path("RIG_POSTGRES") }
     });
     &PARTS
 }
