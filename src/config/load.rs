@@ -8,6 +8,7 @@ use regex::Regex;
 use toml::Table;
 use url::Url;
 
+use super::postgres;
 use super::raw::{ENVIRONMENT_PREFIX, Section, overlay};
 use super::{Archive, Config, Isolation, Kafka, Segment, Start, TopicOverride, TopicPattern};
 use crate::error::{Error, Kind, Result};
@@ -17,12 +18,8 @@ const MIB: u64 = 1 << 20;
 
 /// Sections that belong to the file's final shape but that this version cannot honour: ignoring one would let its
 /// user believe that it works.
-const NOT_YET: [(&str, &str); 4] = [
-    ("postgres", "archives no write-ahead log"),
-    ("state", "archives no pipeline state"),
-    ("retention", "keeps everything"),
-    ("http", "has no HTTP listener"),
-];
+const NOT_YET: [(&str, &str); 3] =
+    [("state", "archives no pipeline state"), ("retention", "keeps everything"), ("http", "has no HTTP listener")];
 
 impl Config {
     /// Reads the file `path` and lays the process's environment over it.
@@ -67,6 +64,7 @@ impl Config {
             budget
         });
         let kafka = root.section("kafka").map(|section| read_kafka(section, &lookup));
+        let postgres = root.section("postgres").map(|section| postgres::read(section, &lookup));
         for (name, lack) in NOT_YET {
             if root.section(name).is_some() {
                 root.problem(name, format!("is not supported by this version, which {lack}; remove the section"));
@@ -76,7 +74,7 @@ impl Config {
 
         let found = problems.into_found();
         match archive {
-            Some(archive) if found.is_empty() => Ok(Self { archive, memory_budget, kafka }),
+            Some(archive) if found.is_empty() => Ok(Self { archive, memory_budget, kafka, postgres }),
             _ => Err(Error::new(
                 Kind::Config,
                 format!(
@@ -91,7 +89,7 @@ impl Config {
 }
 
 /// How a key's secret or another program's value finds an environment variable.
-type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
+pub(super) type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 fn read_archive(mut section: Section<'_>, lookup: Lookup<'_>) -> Archive {
     let text = section.required_text("url", "file:///var/lib/tidelog/archive");
@@ -281,7 +279,7 @@ fn isolation(text: &str) -> Result<Isolation, String> {
     }
 }
 
-fn zstd_level(text: &str) -> Result<i32, String> {
+pub(super) fn zstd_level(text: &str) -> Result<i32, String> {
     let level = match text.strip_prefix("zstd") {
         Some("") => Some(3),
         Some(rest) => rest.strip_prefix(':').and_then(|level| level.parse().ok()),
@@ -417,8 +415,7 @@ mod tests {
     #[test]
     fn a_section_that_this_version_cannot_honour_is_refused() {
         assert!(
-            problems(&format!("{LEAST}[postgres]\nurl = \"x\"\n"))
-                .contains("postgres: is not supported by this version")
+            problems(&format!("{LEAST}[state]\nevery = \"30s\"\n")).contains("state: is not supported by this version")
         );
     }
 

@@ -4,6 +4,7 @@
 //! program ever sees an invalid value. A section that is absent switches its part off.
 
 mod load;
+mod postgres;
 mod raw;
 
 use std::collections::BTreeMap;
@@ -12,6 +13,8 @@ use std::time::Duration;
 
 use regex::Regex;
 use url::Url;
+
+pub use postgres::{Ack, BaseBackup, Hidden, Postgres};
 
 use crate::stream::Format;
 
@@ -24,6 +27,8 @@ pub struct Config {
     pub memory_budget: u64,
     /// `[kafka]`: what is read from Kafka, if anything is.
     pub kafka: Option<Kafka>,
+    /// `[postgres]`: which server's WAL is archived, if any is.
+    pub postgres: Option<Postgres>,
 }
 
 /// `[archive]`.

@@ -88,10 +88,17 @@ enum State {
     /// Between CopyOuts.
     Between,
     /// Inside one; before 15, of the archive with this index.
-    Copying { archive: usize },
+    Copying {
+        archive: usize,
+    },
     /// The two blocks that end an archive are to be given.
-    EndingArchive { archive: usize },
-    Ended { end: Lsn, timeline: u32 },
+    EndingArchive {
+        archive: usize,
+    },
+    Ended {
+        end: Lsn,
+        timeline: u32,
+    },
 }
 
 /// A base backup on its way.
