@@ -10,3 +10,4 @@ mod rig;
 mod site;
 mod source;
 mod store;
+mod wal;
