@@ -1,6 +1,7 @@
 //! The running service: what flows from the sources into the archive.
 
 mod kafka;
+mod persistence;
 mod spool;
 
 use tokio::sync::watch;

@@ -9,6 +9,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use object_store::path::Path;
 use tokio::sync::mpsc;
 
 use super::Notice;
@@ -17,7 +18,8 @@ use crate::config::Isolation;
 use crate::error::Result;
 use crate::manifest::coverage::{Claim, Coverage};
 use crate::source::kafka::{OffsetAt, TopicPartition};
-use crate::stream::StreamId;
+use crate::store::layout;
+use crate::stream::TopicLife;
 
 /// Claims that wait for their offset, by partition: with a report every 5 s enough for segments of ten minutes. When
 /// there are more, the oldest stay, for they come true first.
@@ -28,7 +30,7 @@ const GONE_AFTER: TimeDelta = TimeDelta::hours(1);
 
 /// How far a partition is archived.
 pub(super) struct Archived {
-    pub(super) stream: StreamId,
+    pub(super) stream: TopicLife,
     pub(super) topic_id: Option<String>,
     pub(super) at: TopicPartition,
     /// Checkpoints cover everything below.
@@ -40,20 +42,20 @@ pub(super) struct Archived {
 /// The task that turns reports into claims.
 pub(super) struct Watch {
     shared: Arc<Shared>,
-    cluster: String,
+    folder: Path,
     coverage: Coverage,
     waiting: HashMap<TopicPartition, VecDeque<(DateTime<Utc>, i64)>>,
 }
 
 impl Watch {
-    pub(super) fn new(shared: Arc<Shared>, cluster: String) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, cluster: &str) -> Self {
         let coverage = Coverage::new(&shared.writer, Utc::now());
-        Self { shared, cluster, coverage, waiting: HashMap::new() }
+        Self { shared, folder: layout::topic_coverages(cluster), coverage, waiting: HashMap::new() }
     }
 
     /// Takes reports until the collector ends. A round that fails is left out: the next one says more.
     pub(super) async fn run(mut self, mut reports: mpsc::Receiver<Vec<Archived>>) {
-        if let Err(error) = self.coverage.adopt(&self.shared.store, &self.cluster, Utc::now() - GONE_AFTER).await {
+        if let Err(error) = self.coverage.adopt(&self.shared.store, &self.folder, Utc::now() - GONE_AFTER).await {
             tracing::warn!(%error, hint = error.hint_text(), "the coverage of replicas that are gone cannot be taken over");
         }
         while let Some(report) = reports.recv().await {
@@ -90,7 +92,7 @@ impl Watch {
             }
             if let Some((complete_through, end)) = reached {
                 let claim = Claim { offset: end.min(archived.covered), complete_through };
-                self.coverage.claim(&archived.stream, archived.at.partition, claim);
+                self.coverage.claim(&archived.stream.stream(), archived.at.partition, claim);
                 changed = true;
             }
         }
@@ -100,7 +102,7 @@ impl Watch {
         }
         if changed {
             self.coverage.at = asked;
-            self.coverage.save(&self.shared.store, &self.cluster).await?;
+            self.coverage.save(&self.shared.store, &self.folder).await?;
         }
         Ok(())
     }

@@ -18,7 +18,7 @@ use crate::config;
 use crate::record::Block;
 use crate::segment::{Sealed, SegmentWriter};
 use crate::source::kafka::Message;
-use crate::stream::{PartitionRange, StreamId};
+use crate::stream::{PartitionRange, TopicLife};
 
 /// The first block of a partition of which nothing is known is this large; a later one as large as the last was.
 const FIRST_BLOCK_BYTES: usize = 4 << 10;
@@ -104,7 +104,7 @@ pub(super) struct Finish {
 pub(super) struct Lane {
     pub(super) id: LaneId,
     pub(super) topic: Arc<str>,
-    pub(super) stream: StreamId,
+    pub(super) stream: TopicLife,
     pub(super) topic_id: Option<String>,
     settings: config::Segment,
     parts: Vec<Option<Part>>,
@@ -128,7 +128,7 @@ impl Lane {
     pub(super) fn new(
         id: LaneId,
         topic: Arc<str>,
-        stream: StreamId,
+        stream: TopicLife,
         topic_id: Option<String>,
         settings: config::Segment,
     ) -> Self {
@@ -480,7 +480,7 @@ mod tests {
             max_records: 1000,
             max_age: Duration::from_secs(60),
         };
-        let mut lane = Lane::new(LaneId(0), "orders".into(), StreamId::new("main", "orders", 0), None, settings);
+        let mut lane = Lane::new(LaneId(0), "orders".into(), TopicLife::new("main", "orders", 0), None, settings);
         lane.add(0, 100);
         lane.add(2, 7);
         lane

@@ -101,7 +101,7 @@ pub(super) async fn run(
     let (resolver, requests) = mpsc::unbounded_channel();
     let (coverage, reports) = mpsc::channel(1);
     tokio::spawn(resolve::run(Arc::clone(&kafka), Arc::clone(&shared), requests));
-    let watch = tokio::spawn(coverage::Watch::new(Arc::clone(&shared), kafka.cluster.clone()).run(reports));
+    let watch = tokio::spawn(coverage::Watch::new(Arc::clone(&shared), &kafka.cluster).run(reports));
 
     let collector = Collector::new(Parts {
         consumer: Consumer::new(&kafka)?,
