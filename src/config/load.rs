@@ -10,7 +10,7 @@ use url::Url;
 
 use super::postgres;
 use super::raw::{ENVIRONMENT_PREFIX, Section, overlay};
-use super::{Archive, Config, Isolation, Kafka, Segment, Start, TopicOverride, TopicPattern};
+use super::{Archive, Config, Isolation, Kafka, Retention, Segment, Start, TopicOverride, TopicPattern};
 use crate::error::{Error, Kind, Result};
 use crate::stream::Format;
 
@@ -18,8 +18,7 @@ const MIB: u64 = 1 << 20;
 
 /// Sections that belong to the file's final shape but that this version cannot honour: ignoring one would let its
 /// user believe that it works.
-const NOT_YET: [(&str, &str); 3] =
-    [("state", "archives no pipeline state"), ("retention", "keeps everything"), ("http", "has no HTTP listener")];
+const NOT_YET: [(&str, &str); 2] = [("state", "archives no pipeline state"), ("http", "has no HTTP listener")];
 
 impl Config {
     /// Reads the file `path` and lays the process's environment over it.
@@ -65,6 +64,7 @@ impl Config {
         });
         let kafka = root.section("kafka").map(|section| read_kafka(section, &lookup));
         let postgres = root.section("postgres").map(|section| postgres::read(section, &lookup));
+        let retention = root.section("retention").map(read_retention).unwrap_or_default();
         for (name, lack) in NOT_YET {
             if root.section(name).is_some() {
                 root.problem(name, format!("is not supported by this version, which {lack}; remove the section"));
@@ -74,7 +74,7 @@ impl Config {
 
         let found = problems.into_found();
         match archive {
-            Some(archive) if found.is_empty() => Ok(Self { archive, memory_budget, kafka, postgres }),
+            Some(archive) if found.is_empty() => Ok(Self { archive, memory_budget, kafka, postgres, retention }),
             _ => Err(Error::new(
                 Kind::Config,
                 format!(
@@ -210,6 +210,17 @@ fn read_segment(section: &mut Section<'_>, default: &Segment) -> Segment {
         max_records: section.count("max_records", default.max_records),
         max_age: section.duration("max_age", default.max_age, Duration::from_millis(100)),
     }
+}
+
+fn read_retention(mut section: Section<'_>) -> Retention {
+    let postgres = section.optional_duration("postgres", Duration::from_secs(3_600));
+    for name in ["kafka", "state"] {
+        if section.text(name).is_some() {
+            section.problem(name, "is not supported by this version, which keeps all of it; remove the key");
+        }
+    }
+    section.finish();
+    Retention { postgres }
 }
 
 fn read_override(mut section: Section<'_>, default: &Segment) -> TopicOverride {

@@ -29,6 +29,15 @@ pub struct Config {
     pub kafka: Option<Kafka>,
     /// `[postgres]`: which server's WAL is archived, if any is.
     pub postgres: Option<Postgres>,
+    /// `[retention]`: how long things are kept.
+    pub retention: Retention,
+}
+
+/// `[retention]`. What is absent is kept for ever.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Retention {
+    /// `postgres`: every moment of this time before now stays recoverable.
+    pub postgres: Option<Duration>,
 }
 
 /// `[archive]`.

@@ -2,9 +2,10 @@
 
 mod kafka;
 mod persistence;
+pub mod postgres;
 mod spool;
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
@@ -17,14 +18,31 @@ use spool::Spool;
 /// A configuration without a source, a store or spool that cannot be written, and what makes a source fail for good.
 /// Everything else is waited for: a broker or a store that is away, a topic that does not exist yet.
 pub async fn run(config: &Config, stop: watch::Receiver<bool>) -> Result<()> {
-    let Some(kafka) = &config.kafka else {
+    if config.kafka.is_none() && config.postgres.is_none() {
         return Err(Error::new(Kind::Config, "the configuration names nothing to archive")
-            .hint("add a section [kafka] with bootstrap_servers and topics"));
-    };
+            .hint("add a section [kafka] with bootstrap_servers and topics, or [postgres] with a url"));
+    }
     let store = Store::open(&config.archive)?;
     store.probe().await?;
     let writer = writer_id()?;
-    kafka::run(config, kafka, store, &writer, stop).await
+    let topics = async {
+        match &config.kafka {
+            Some(kafka) => kafka::run(config, kafka, store.clone(), &writer, stop.clone()).await,
+            None => Ok(()),
+        }
+    };
+    let log = async {
+        match &config.postgres {
+            Some(postgres) => {
+                let status = postgres::Status::new();
+                let (backups, _requests) = mpsc::channel(1);
+                postgres::run(config, postgres, (store.clone(), &writer), status, backups, stop.clone()).await
+            }
+            None => Ok(()),
+        }
+    };
+    // What fails for good on one side ends both: a process that archives half of what it was told looks healthy.
+    tokio::try_join!(topics, log).map(|((), ())| ())
 }
 
 /// Tries whether the spool directory can be written.

@@ -93,6 +93,15 @@ pub fn wal_segment(system_id: u64, timeline: u32, lsns: Range<u64>, writer: &str
     wal_segments(system_id).join(format!("timeline={timeline:08X}")).join(name)
 }
 
+/// The timeline and the LSNs of the segment of WAL that `key` names; none if it names something else.
+pub fn wal_segment_range(key: &Path) -> Option<(u32, Range<u64>)> {
+    let name = key.filename()?.strip_suffix(".wal.zst")?;
+    let folder = key.parts().rev().nth(1)?;
+    let timeline = u32::from_str_radix(folder.as_ref().strip_prefix("timeline=")?, 16).ok()?;
+    let mut parts = name.split('-').map(|part| u64::from_str_radix(part, 16).ok());
+    Some((timeline, parts.next()??..parts.next()??))
+}
+
 /// The history of a timeline, as the server names the file.
 pub fn history(system_id: u64, timeline: u32) -> Path {
     wal_segments(system_id).join("history").join(format!("{timeline:08X}.history"))

@@ -527,6 +527,7 @@ mod tests {
             memory_budget: 0,
             kafka: None,
             postgres: None,
+            retention: Default::default(),
         };
         let digest = |words: &[&str]| args(words).digest(&config);
         let base = digest(&["--from", "-1h", "--topics", "a"]);

@@ -115,7 +115,7 @@ impl Archiver {
                 () = sleep_until(self.next_checkpoint), if !self.ready.is_empty() => self.commit().await,
                 changed = changes.changed() => changed.or_err(Kind::Internal, || "the spool of WAL is gone".into())?,
                 () = sleep_until(wait.unwrap_or_else(Instant::now)), if wait.is_some() => {}
-                _ = stop.wait_for(|stop| *stop), if !stopping => {}
+                () = super::asked(&mut stop), if !stopping => {}
             }
         }
     }
@@ -248,8 +248,9 @@ impl Archiver {
         let (start, end) = (Lsn::at(range.start), Lsn::at(range.end));
         if end.0.is_multiple_of(MOST_BYTES) && !start.0.is_multiple_of(MOST_BYTES) {
             let block = Block { timeline: range.partition, start: Lsn(end.0 - MOST_BYTES).position(), end: range.end };
-            // The merger ends only with the process.
-            drop(self.merges.send(block));
+            if self.merges.send(block).is_err() {
+                tracing::debug!("the upkeep has ended");
+            }
         }
     }
 

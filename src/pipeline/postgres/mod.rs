@@ -95,7 +95,7 @@ pub(super) async fn run(
         None => {
             let begun = tokio::select! {
                 begun = begin(&server, &store, writer, &status) => begun?,
-                _ = stop.wait_for(|stop| *stop) => return Ok(()),
+                () = asked(&mut stop) => return Ok(()),
             };
             begun
         }
@@ -177,6 +177,13 @@ async fn opened(store: &Store, system_id: u64) -> Chain {
             Err(error) => error,
         };
         persistence.wait_after("the chain of the write-ahead log cannot be opened", error).await;
+    }
+}
+
+/// Waits until `stop` turns true. Where nobody is left to ask for it, it goes on.
+async fn asked(stop: &mut channel::Receiver<bool>) {
+    if stop.wait_for(|stop| *stop).await.is_err() {
+        std::future::pending().await
     }
 }
 

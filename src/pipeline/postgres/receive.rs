@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::timelines::{self, Next};
-use super::{DRAIN_WITHIN, SPOOL_LIMIT, Shared, is_final, system_of};
+use super::{DRAIN_WITHIN, SPOOL_LIMIT, Shared, asked, is_final, system_of};
 use crate::config::{self, Ack};
 use crate::error::{Error, Kind, Result};
 use crate::pipeline::persistence::Persistence;
@@ -79,7 +79,7 @@ impl Receiver {
                     self.shared.status.note(|now| now.trouble = Some(error.to_string()));
                     tokio::select! {
                         () = persistence.wait_after("no WAL is received", error) => {}
-                        _ = stop.wait_for(|stop| *stop) => break,
+                        () = asked(&mut stop) => break,
                     }
                 }
             }
@@ -103,7 +103,7 @@ impl Receiver {
         };
         let (replication, next) = tokio::select! {
             connected = connected => connected?,
-            _ = stop.wait_for(|stop| *stop) => return Ok(Ended::Stopped),
+            () = asked(stop) => return Ok(Ended::Stopped),
         };
         self.prepare_spool(&next)?;
         let host = replication.shown().to_owned();
@@ -235,23 +235,22 @@ impl Receiver {
             tracing::warn!(slot = self.config.slot, "the lost slot was made anew");
             return Ok(Ended::GoOn);
         }
-        let kept = own.and_then(|slot| slot.restart);
+        let file = u64::from(self.shared.system.wal_segment_size);
+        let kept = own.and_then(|slot| slot.restart).map(|kept| Lsn(kept.0 / file * file));
         let listed = format!(
             "SELECT min(name) FROM pg_ls_waldir() WHERE name ~ '^[0-9A-F]{{24}}$' AND left(name, 8) = '{:08X}'",
             next.timeline
         );
         let oldest = match sql.query(&listed, "list the WAL files").await {
-            Ok(rows) => rows.into_iter().next().and_then(|row| row.into_iter().next().flatten()),
+            Ok(rows) => rows.into_iter().flatten().next().flatten().and_then(|name| self.file_start(&name)),
             // Only pg_monitor may list them. What the slot keeps is there for sure, but there may be more.
             Err(listing) if listing.kind() == Kind::Denied => {
                 tracing::warn!(error = %listing, hint = "grant pg_monitor to the role of postgres.url", "the oldest WAL file of the server is not known");
-                let file = u64::from(self.shared.system.wal_segment_size);
-                kept.filter(|_| next.switch.is_none()).map(|kept| self.file_name(next.timeline, Lsn(kept.0 / file * file)))
+                kept.filter(|_| next.switch.is_none())
             }
             Err(listing) => return Err(listing),
         };
-        let start = oldest.and_then(|name| self.file_start(&name)).or(next.switch);
-        match start.filter(|start| *start > next.start) {
+        match oldest.or(next.switch).filter(|start| *start > next.start) {
             Some(start) => {
                 self.shared.spool.begin(next.timeline, start, true)?;
                 Ok(Ended::GoOn)
@@ -261,13 +260,7 @@ impl Receiver {
         }
     }
 
-    /// `XLogFileName` (xlog_internal.h), there and back.
-    fn file_name(&self, timeline: u32, start: Lsn) -> String {
-        let file = u64::from(self.shared.system.wal_segment_size);
-        let (number, of_id) = (start.0 / file, (1 << 32) / file);
-        format!("{timeline:08X}{:08X}{:08X}", number / of_id, number % of_id)
-    }
-
+    /// Where a WAL file begins, by its name (`XLogFromFileName`, xlog_internal.h).
     fn file_start(&self, name: &str) -> Option<Lsn> {
         let file = u64::from(self.shared.system.wal_segment_size);
         let part = |range| u64::from_str_radix(name.get(range)?, 16).ok();
@@ -297,7 +290,7 @@ impl Session<'_> {
             // A stop comes first. What was archived or made safe is told before more is read: a commit waits for it.
             tokio::select! {
                 biased;
-                _ = stop.wait_for(|stop| *stop) => return self.leave(drain).await,
+                () = asked(stop) => return self.leave(drain).await,
                 _ = archived.changed() => self.tell(false).await?,
                 _ = tick.tick() => self.ask().await?,
                 event = self.stream.next() => {
@@ -367,7 +360,7 @@ impl Session<'_> {
             self.tell(false).await?;
             tokio::select! {
                 () = tokio::time::sleep(BETWEEN_TRIES) => {}
-                _ = stop.wait_for(|stop| *stop) => return Err(error),
+                () = asked(stop) => return Err(error),
             }
             match spool_from(&self.receiver.shared, self.at, bytes) {
                 Ok(()) => break,

@@ -246,10 +246,8 @@ impl WalSpool {
     pub(super) fn release(&self, timeline: u32, end: Lsn) {
         let mut inner = self.lock();
         // The last file stays: it says where to receive on.
-        while let [first, ..] = inner.files.make_contiguous()
-            && inner.files.len() > 1
-        {
-            let first = *first;
+        while inner.files.len() > 1 {
+            let Some(first) = inner.files.front().copied() else { break };
             if first.timeline > timeline || (first.timeline == timeline && first.end > end) {
                 break;
             }

@@ -150,7 +150,7 @@ mod tests {
     #[test]
     fn what_the_server_had_is_complete_once_the_archive_has_reached_it() {
         let status = Status::new();
-        let at = |seconds| DateTime::from_timestamp(1_800_000_000 + seconds, 0).expect("a time");
+        let at = |seconds: i64| DateTime::from_timestamp(1_800_000_000 + seconds, 0).expect("a time");
         status.server_ends(Lsn(100), at(0));
         status.server_ends(Lsn(150), at(0) + TimeDelta::milliseconds(10));
         status.server_ends(Lsn(200), at(5));

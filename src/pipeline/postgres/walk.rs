@@ -86,7 +86,8 @@ async fn through(shared: &Shared, timeline: u32, switch: Lsn, segments: &[Segmen
     if walker.position() != at {
         return Walker::new(shared.system, timeline, at, switch);
     }
-    drop(walker.take());
+    // What is archived was counted when it was.
+    walker.take();
     Ok(walker)
 }
 
