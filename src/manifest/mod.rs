@@ -16,6 +16,7 @@
 //! [`Chain::select`] answers which segments can matter for a range of time or offsets, [`Walk`] reads every entry and
 //! page for `verify`, [`coverage`] keeps what is known to be complete.
 
+pub mod backups;
 pub mod coverage;
 
 mod chain;

@@ -117,6 +117,21 @@ pub fn backups(system_id: u64) -> Path {
     Path::from_iter(["backups", "postgres", &format!("system={system_id}")])
 }
 
+/// The folder of one base backup.
+pub fn backup(system_id: u64, name: &str) -> Path {
+    backups(system_id).join(name)
+}
+
+/// An object of a base backup.
+pub fn backup_part(system_id: u64, name: &str, part: &str) -> Path {
+    backup(system_id, name).join(part)
+}
+
+/// What makes a base backup count.
+pub fn backup_commit(system_id: u64, name: &str) -> Path {
+    backup_part(system_id, name, "backup.json")
+}
+
 /// The key that a checkpoint or a page writes down.
 ///
 /// # Errors

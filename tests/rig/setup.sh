@@ -67,6 +67,7 @@ system_packages() {
     command -v python3 >/dev/null || echo python3
     has_venv || echo python3-venv
     has_postgres || echo postgresql
+    command -v openssl >/dev/null || echo openssl
     command -v npm >/dev/null || echo npm
     command -v unshare >/dev/null || echo util-linux
     [ "$1" != test ] || return 0

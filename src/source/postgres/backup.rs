@@ -173,8 +173,9 @@ impl BackupStream {
                         return Ok(event);
                     }
                 }
+                Backend::CopyDone if is_typed => {}
                 Backend::CopyDone => {
-                    if let (false, Some(event)) = (is_typed, self.archive_ended()) {
+                    if let Some(event) = self.archive_ended() {
                         return Ok(event);
                     }
                 }

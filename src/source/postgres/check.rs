@@ -1,8 +1,8 @@
 //! Whether the server is fit to be archived: everything that streaming would fail at, asked in advance.
 
 use super::conn::Server;
-use super::replication::Replication;
 use super::slots::{Slot, SlotKind, Slots};
+use super::sql::Sql;
 use crate::config::Postgres;
 use crate::error::{Error, Kind, Result};
 
@@ -12,17 +12,15 @@ use crate::error::{Error, Kind, Result};
 /// The first thing that is missing, and the way out.
 pub async fn check(config: &Postgres) -> Result<String> {
     let server = Server::new(config)?;
+    // SQL first: a server that writes too little WAL takes no replication connection that could be asked why.
+    let mut sql = server.sql().await?;
+    wal_level(&mut sql, &server.shown()).await?;
+    let slots = sql.slots().await?;
+    let limit = setting(&mut sql, "max_replication_slots").await?;
+    let slot = slot(config, &slots, limit.parse().unwrap_or(0))?;
     let mut replication = server.replication().await?;
     let identity = replication.identify().await?;
-    wal_level(&mut replication).await?;
     let segment_size = replication.wal_segment_size().await?;
-    let limit = replication.show("max_replication_slots").await?;
-    let mut sql = server.sql().await.map_err(|error| {
-        let reached = format!("{} lets us in for replication, but not for SQL", replication.shown());
-        error.context(reached)
-    })?;
-    let slots = sql.slots().await?;
-    let slot = slot(config, &slots, limit.parse().unwrap_or(0))?;
     Ok(format!(
         "{}: PostgreSQL {}.{}, system {}, timeline {} at {}, WAL files of {} MiB, {slot}{}",
         replication.shown(),
@@ -36,13 +34,19 @@ pub async fn check(config: &Postgres) -> Result<String> {
     ))
 }
 
-async fn wal_level(replication: &mut Replication) -> Result<()> {
-    let level = replication.show("wal_level").await?;
-    if level == "minimal" {
-        let message = format!("{} writes too little WAL: wal_level is minimal", replication.shown());
-        return Err(
-            Error::new(Kind::Unsupported, message).hint("set wal_level = replica (or logical) and restart the server")
-        );
+async fn setting(sql: &mut Sql, name: &str) -> Result<String> {
+    let mut rows = sql.query(&format!("SHOW {name}"), &format!("read its setting {name}")).await?;
+    Ok(rows.pop().and_then(|mut row| row.pop()).flatten().unwrap_or_default())
+}
+
+async fn wal_level(sql: &mut Sql, shown: &str) -> Result<()> {
+    if setting(sql, "wal_level").await? == "minimal" {
+        return Err(Error::new(Kind::Unsupported, format!("{shown} writes too little WAL: wal_level is minimal"))
+            .hint("set wal_level = replica (or logical) and max_wal_senders, and restart the server"));
+    }
+    if setting(sql, "max_wal_senders").await? == "0" {
+        return Err(Error::new(Kind::Unsupported, format!("{shown} sends no WAL: max_wal_senders is 0"))
+            .hint("set max_wal_senders = 10 and restart the server"));
     }
     Ok(())
 }
