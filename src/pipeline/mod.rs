@@ -54,7 +54,7 @@ pub fn probe_spool(config: &Config) -> Result<()> {
 }
 
 /// A name for this process that no other has: it stands in the names of the objects that it writes.
-fn writer_id() -> Result<String> {
+pub(crate) fn writer_id() -> Result<String> {
     let mut bytes = [0; 6];
     getrandom::fill(&mut bytes)
         .map_err(|error| Error::new(Kind::Unavailable, format!("the system gives no random bytes: {error}")))?;
