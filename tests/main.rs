@@ -11,3 +11,4 @@ mod rig;
 mod site;
 mod source;
 mod store;
+mod wal;

@@ -6,6 +6,7 @@
 mod backup;
 mod check;
 mod demo;
+mod expire;
 mod human;
 mod inspect;
 mod progress;
@@ -73,6 +74,8 @@ enum Command {
     /// Give Postgres a file of its write-ahead log: restore_command = 'tidelog wal-fetch %f %p'. Exit codes: 0
     /// delivered, 1 provably absent, 200 anything else.
     WalFetch(restore::FetchArgs),
+    /// Give up the WAL and the base backups that retention lets go.
+    Expire(expire::Args),
     /// Show everything at work on this machine, without any server.
     Demo(demo::Args),
     /// Print a completion script for a shell.
@@ -124,6 +127,7 @@ fn run_command(cli: Cli) -> Result<()> {
         Command::RestorePostgres(args) => block_on(restore::run(&args, &config()?, &cli.config)),
         // Answered before: its exit codes are Postgres'.
         Command::WalFetch(_) => Err(Error::new(Kind::Internal, "wal-fetch was not answered")),
+        Command::Expire(args) => block_on(expire::run(&args, &config()?)),
         Command::Demo(args) => block_on(demo::run(&args)),
         Command::Completions { shell } => {
             let mut script = Vec::new();

@@ -35,7 +35,8 @@ use std::time::Duration;
 use chrono::Utc;
 use tokio::sync::{mpsc, watch as channel};
 
-pub use status::{SlotStatus, Snapshot, Status, Window};
+pub use status::{SlotStatus, Snapshot, Status};
+pub use upkeep::{Given, give_up, sweep};
 
 use super::persistence::Persistence;
 use super::spool::Spool;

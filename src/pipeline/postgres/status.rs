@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chrono::{DateTime, TimeDelta, Utc};
 
+use crate::manifest::recoverable::Window;
 use crate::source::postgres::Slot;
 use crate::stream::Lsn;
 
@@ -82,15 +83,6 @@ pub struct SlotStatus {
     pub slot: Slot,
     /// Seconds until its WAL is removed, where a limit is set and WAL is being written.
     pub seconds_to_loss: Option<f64>,
-}
-
-/// Every moment from one to another to which the database can be recovered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Window {
-    /// The first moment.
-    pub from: DateTime<Utc>,
-    /// The last.
-    pub to: DateTime<Utc>,
 }
 
 impl Status {

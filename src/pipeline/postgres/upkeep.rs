@@ -15,11 +15,12 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::archive::ZSTD_LEVEL;
 use super::{Block, Shared};
 use crate::error::{Kind, Result, ResultExt as _};
+use crate::manifest::backups::{backups, remove};
 use crate::manifest::coverage::{Claim, Coverage};
-use crate::manifest::{Chain, Selection};
+use crate::manifest::{Chain, Selection, recoverable};
 use crate::segment::Sealed;
 use crate::segment::wal::{MOST_BYTES, Seen, WalFacts, WalReader, WalWriter};
-use crate::store::layout;
+use crate::store::{Store, layout};
 use crate::stream::{Lsn, Merge, Retired, SegmentRef, StreamId};
 
 /// How often the small things are done: coverage, and what can be recovered.
@@ -27,6 +28,9 @@ const ROUND: Duration = Duration::from_secs(5);
 
 /// How often the archive is tidied: retention, and objects that are no longer needed.
 const TIDY_EVERY: TimeDelta = TimeDelta::minutes(10);
+
+/// How often it is worked out what can be recovered.
+const LOOK_EVERY: TimeDelta = TimeDelta::seconds(30);
 
 /// Objects that an entry has retired are deleted after this time: a restore that chose them before is done by then, or
 /// asks again.
@@ -43,12 +47,13 @@ pub(super) struct Upkeep {
     blocks: BTreeSet<Block>,
     coverage: Coverage,
     tidied: Option<DateTime<Utc>>,
+    looked: Option<DateTime<Utc>>,
 }
 
 impl Upkeep {
     pub(super) fn new(shared: Arc<Shared>, retention: Option<Duration>) -> Self {
         let coverage = Coverage::new(&shared.writer, Utc::now());
-        Self { shared, retention, blocks: BTreeSet::new(), coverage, tidied: None }
+        Self { shared, retention, blocks: BTreeSet::new(), coverage, tidied: None, looked: None }
     }
 
     /// Works until it is aborted. What fails is told and comes up again.
@@ -78,6 +83,7 @@ impl Upkeep {
     async fn round(&mut self) -> Result<()> {
         let now = Utc::now();
         self.claim(now).await?;
+        self.look_at_windows(now).await?;
         let due = self.tidied.is_none_or(|last| now - last >= TIDY_EVERY);
         if self.blocks.is_empty() && !due {
             return Ok(());
@@ -93,9 +99,26 @@ impl Upkeep {
             self.blocks.remove(&block);
         }
         if due {
-            delete_retired(&self.shared.store, &chain, self.shared.system.system_id, now - GRACE).await?;
+            if let Some(horizon) = self.retention.and_then(|kept| Some(now - TimeDelta::from_std(kept).ok()?)) {
+                give_up(&self.shared.store, &mut chain, horizon, &format!("{}e", self.shared.writer)).await?;
+            }
+            sweep(&self.shared.store, &chain).await?;
             self.tidied = Some(now);
         }
+        Ok(())
+    }
+
+    /// Works out what can be recovered.
+    async fn look_at_windows(&mut self, now: DateTime<Utc>) -> Result<()> {
+        if self.looked.is_some_and(|last| now - last < LOOK_EVERY) {
+            return Ok(());
+        }
+        self.looked = Some(now);
+        let Some(chain) = Chain::open(&self.shared.store, &self.stream()).await? else { return Ok(()) };
+        let complete_through = self.shared.status.now().complete_through;
+        let windows = recoverable::windows(&self.shared.store, &chain, complete_through).await?;
+        let last = backups(&self.shared.store, self.shared.system.system_id).await?.last().map(|backup| backup.finished);
+        self.shared.status.note(|status| (status.windows, status.last_backup) = (windows, last));
         Ok(())
     }
 
@@ -173,6 +196,38 @@ fn range_of(segments: &[SegmentRef]) -> Option<(i64, i64)> {
     Some((first.start, end))
 }
 
+/// What was given up.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Given {
+    /// Segments of WAL. Their objects are deleted after a grace time.
+    pub wal: Retired,
+    /// Base backups, which are deleted.
+    pub backups: u64,
+}
+
+/// Gives up what is not needed to recover to any moment from `horizon` on.
+pub async fn give_up(store: &Store, chain: &mut Chain, horizon: DateTime<Utc>, writer: &str) -> Result<Given> {
+    let surplus = recoverable::surplus(store, chain, horizon).await?;
+    let wal = match surplus.before.is_empty() {
+        true => Retired::default(),
+        false => chain.expire(&surplus.before, writer, Utc::now()).await?,
+    };
+    // A backup whose WAL is given up is of no use; one that is left by a crash here goes the next time.
+    for backup in &surplus.backups {
+        remove(store, backup).await?;
+    }
+    let given = Given { wal, backups: surplus.backups.len() as u64 };
+    if given != Given::default() {
+        tracing::info!(stream = %chain.stream(), segments = wal.segments, bytes = wal.stored_bytes, backups = given.backups, "retention gave up WAL and backups");
+    }
+    Ok(given)
+}
+
+/// Deletes the objects of what was given up or merged longer ago than the grace time.
+pub async fn sweep(store: &Store, chain: &Chain) -> Result<u64> {
+    delete_retired(store, chain, Utc::now() - GRACE).await
+}
+
 /// The complete blocks that lie in several segments: what an archiver left behind that was killed.
 async fn unmerged(chain: &Chain) -> Result<BTreeSet<Block>> {
     let mut blocks: BTreeMap<Block, u64> = BTreeMap::new();
@@ -191,13 +246,9 @@ async fn unmerged(chain: &Chain) -> Result<BTreeSet<Block>> {
 
 /// Deletes the objects of WAL that entries before `before` have retired. Those that no entry names are left alone: they
 /// may be on their way into the chain.
-pub(super) async fn delete_retired(
-    store: &crate::store::Store,
-    chain: &Chain,
-    system_id: u64,
-    before: DateTime<Utc>,
-) -> Result<u64> {
-    let objects = store.list(&layout::wal_segments(system_id)).await?;
+async fn delete_retired(store: &Store, chain: &Chain, before: DateTime<Utc>) -> Result<u64> {
+    let StreamId::Postgres { system_id } = chain.stream() else { return Ok(0) };
+    let objects = store.list(&layout::wal_segments(*system_id)).await?;
     let needed: BTreeSet<String> =
         chain.select(&Selection::default()).await?.segments.into_iter().map(|segment| segment.object).collect();
     let mut ranges: BTreeMap<i32, std::ops::Range<i64>> = BTreeMap::new();
