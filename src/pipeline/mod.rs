@@ -5,11 +5,15 @@ mod persistence;
 pub mod postgres;
 mod spool;
 
+use std::sync::Arc;
+
 use tokio::sync::{mpsc, watch};
 
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
+use crate::source::postgres::Server;
 use crate::store::Store;
+use postgres::backup::BackupTask;
 use spool::Spool;
 
 /// Archives everything that the configuration names, until `stop` turns true.
@@ -35,8 +39,22 @@ pub async fn run(config: &Config, stop: watch::Receiver<bool>) -> Result<()> {
         match &config.postgres {
             Some(postgres) => {
                 let status = postgres::Status::new();
-                let (backups, _requests) = mpsc::channel(1);
-                postgres::run(config, postgres, (store.clone(), &writer), status, backups, stop.clone()).await
+                let (backups, requests) = mpsc::channel(1);
+                let task = BackupTask {
+                    server: Server::new(postgres)?,
+                    config: postgres.clone(),
+                    store: store.clone(),
+                    writer: writer.clone(),
+                    status: Arc::clone(&status),
+                    requests,
+                    stop: stop.clone(),
+                };
+                let task = tokio::spawn(postgres::backup::run(task));
+                let archive = (store.clone(), writer.as_str());
+                let result = postgres::run(config, postgres, archive, status, backups, stop.clone()).await;
+                // A backup under way counts for nothing until its last object.
+                task.abort();
+                result
             }
             None => Ok(()),
         }

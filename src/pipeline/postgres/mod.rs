@@ -20,6 +20,7 @@
 //! far the local disk goes. Where to receive on is decided by the spool and the archive, never by the slot.
 
 mod archive;
+pub(crate) mod backup;
 mod receive;
 mod spool;
 mod status;
@@ -101,7 +102,8 @@ pub(super) async fn run(
             begun
         }
     };
-    let system = *chain.begin_facts().system().ok_or_else(|| Error::new(Kind::Internal, "the chain is of no Postgres"))?;
+    let system =
+        *chain.begin_facts().system().ok_or_else(|| Error::new(Kind::Internal, "the chain is of no Postgres"))?;
     status.note(|now| now.system_id = Some(system.system_id));
     let shared = Arc::new(Shared {
         spool: WalSpool::open(&config.archive.spool_dir, system.system_id)?,
@@ -113,7 +115,13 @@ pub(super) async fn run(
         archived: channel::Sender::new(chain.positions().copied().collect()),
         backups,
     });
-    tracing::info!(system_id = system.system_id, server_version = system.server_version, slot = postgres.slot, writer, "archiving WAL");
+    tracing::info!(
+        system_id = system.system_id,
+        server_version = system.server_version,
+        slot = postgres.slot,
+        writer,
+        "archiving WAL"
+    );
     let (merges, blocks) = mpsc::unbounded_channel();
     let retention = config.retention.postgres;
     let upkeep = tokio::spawn(Upkeep::new(Arc::clone(&shared), retention).run(blocks));
@@ -155,7 +163,9 @@ async fn serve(
         };
         let Some(ended) = ended else {
             archiver.abort();
-            tracing::warn!("stopped before all WAL was archived; the rest is in the spool, and is archived at the next start");
+            tracing::warn!(
+                "stopped before all WAL was archived; the rest is in the spool, and is archived at the next start"
+            );
             return Ok(());
         };
         match ended.or_err(Kind::Internal, || "the archiving of WAL broke off".into())? {
