@@ -14,6 +14,7 @@
 //! Nothing here sleeps and hopes: all waiting is [`wait_for`] a condition.
 
 pub(crate) mod compare;
+pub(crate) mod http;
 pub(crate) mod kafka;
 pub(crate) mod process;
 pub(crate) mod program;
@@ -63,6 +64,8 @@ pub(crate) struct Parts {
     pub(crate) deploy: PathBuf,
     /// `usr/bin/prometheus`, `usr/bin/promtool`
     pub(crate) prometheus: PathBuf,
+    /// `node_modules` with playwright-core and axe-core
+    pub(crate) page: PathBuf,
 }
 
 /// The parts in the cache. The first call runs `setup.sh`, so plain `cargo test` on a new machine works as `make test` does.
@@ -85,6 +88,7 @@ pub(crate) fn parts() -> &'static Parts {
             python: path("RIG_PYTHON"),
             deploy: path("RIG_DEPLOY"),
             prometheus: path("RIG_PROMETHEUS"),
+            page: path("RIG_PAGE"),
         }
     });
     &PARTS

@@ -5,6 +5,7 @@
 #                        RIG_PYTHON=<cache>/python-<key>    a venv with duckdb, pyarrow, fastavro, moto, confluent-kafka
 #                        RIG_DEPLOY=<cache>/deploy-<key>    a venv with kubectl, kubernetes-validate, hadolint, docker-compose
 #                        RIG_PROMETHEUS=<cache>/prometheus-<key>   usr/bin/prometheus, usr/bin/promtool
+#                        RIG_PAGE=<cache>/page-<key>        node_modules with playwright-core and axe-core
 #     setup.sh bench     the same, and kcat
 #     setup.sh build     only what a build needs: a C++ compiler and the headers of OpenSSL and zlib
 #     setup.sh where     prints the cache's path and does nothing
@@ -65,6 +66,9 @@ system_packages() {
     command -v python3 >/dev/null || echo python3
     has_venv || echo python3-venv
     command -v systemd-analyze >/dev/null || echo systemd
+    command -v node >/dev/null || echo nodejs
+    command -v npm >/dev/null || echo npm
+    command -v chromium >/dev/null || echo chromium fonts-liberation
     [ "$1" != test ] || return 0
     command -v kcat >/dev/null || echo kcat
 }
@@ -191,6 +195,13 @@ make_prometheus() {
     )
 }
 
+# The browser is Debian's chromium; playwright-core brings none.
+make_page() {
+    cp "$here/../page/package.json" "$here/../page/package-lock.json" "$1/"
+    (cd "$1" && retry npm ci --ignore-scripts --no-audit --no-fund --loglevel=error) ||
+        fail "the packages of tests/page could not be fetched by npm; see above"
+}
+
 # The folders' names: what each part is made from, as a hash.
 name_parts() {
     local java
@@ -200,6 +211,7 @@ name_parts() {
     python=python-$({ cat "$here/requirements.txt" &&
         { python3 -c 'import sys; print(sys.version, sys.executable)' 2>/dev/null || true; }; } | hash_of)
     deploy=deploy-$({ cat "$here/../deploy/requirements.txt" && echo "$python"; } | hash_of)
+    page=page-$(hash_of <"$here/../page/package-lock.json")
     prometheus=prometheus-$({ cat /etc/debian_version 2>/dev/null || true; } | hash_of)
 }
 
@@ -220,7 +232,7 @@ name_parts
 # What a build needs is looked at always, since that is cheap. Asking for Java and the venv module means to start them:
 # only when a part is to be made. (Without Java, or with another one, the name of its part is another.)
 if [ "$wanted" = test ] && [ -e "$cache/$kafka/ready" ] && [ -e "$cache/$python/ready" ] &&
-    [ -e "$cache/$deploy/ready" ]; then
+    [ -e "$cache/$deploy/ready" ] && command -v chromium >/dev/null && command -v node >/dev/null; then
     install_system_packages build
 else
     install_system_packages "$wanted"
@@ -231,3 +243,4 @@ make_part RIG_KAFKA "$kafka" make_kafka
 make_part RIG_PYTHON "$python" make_python
 make_part RIG_DEPLOY "$deploy" make_deploy
 make_part RIG_PROMETHEUS "$prometheus" make_prometheus
+make_part RIG_PAGE "$page" make_page
