@@ -116,7 +116,10 @@ fn every_path_answers_as_documented() {
 
     wait_until("three tasks", SOON, || service.tasks() == 3);
     let info = server.json("/connectors/kafka");
-    assert_eq!((&info["name"], &info["type"], info["tasks"].as_array().map(Vec::len)), (&json!("kafka"), &json!("sink"), Some(3)));
+    assert_eq!(
+        (&info["name"], &info["type"], info["tasks"].as_array().map(Vec::len)),
+        (&json!("kafka"), &json!("sink"), Some(3))
+    );
     assert_eq!(info["config"], server.json("/connectors/kafka/config"));
     assert_eq!(info["config"]["topics"], format!("{a},{b}"));
     let task = json!({ "id": { "connector": "kafka", "task": 1 },
@@ -125,9 +128,7 @@ fn every_path_answers_as_documented() {
     assert_eq!(server.json("/connectors/kafka/tasks/2/status")["state"], "RUNNING");
     assert_eq!(server.json("/connectors/kafka/topics"), json!({ "kafka": { "topics": [a, b] } }));
     wait_until("the offsets of what was archived", SOON, || {
-        let offset = |partition: i32| {
-            json!({ "partition": { "kafka_topic": a, "kafka_partition": partition }, "offset": { "kafka_offset": 50 } })
-        };
+        let offset = |partition: i32| json!({ "partition": { "kafka_topic": a, "kafka_partition": partition }, "offset": { "kafka_offset": 50 } });
         let offsets = server.json("/connectors/kafka/offsets");
         [0, 1].iter().all(|partition| offsets["offsets"].as_array().expect("offsets").contains(&offset(*partition)))
     });
@@ -165,7 +166,9 @@ fn every_path_answers_as_documented() {
         assert_eq!((answer.status, &answer.json()["error_code"]), (status, &json!(status)), "{path}");
         assert!(answer.json()["message"].as_str().expect("a message").contains(says), "{path}: {answer:?}");
     }
-    for (method, path) in [("POST", "/connectors"), ("PUT", "/connectors/kafka/config"), ("DELETE", "/connectors/kafka")] {
+    for (method, path) in
+        [("POST", "/connectors"), ("PUT", "/connectors/kafka/config"), ("DELETE", "/connectors/kafka")]
+    {
         assert_eq!(service.change(method, path), 405, "{method} {path}");
     }
     assert_eq!(server.request("GET", "/", &[("Content-Length", "70000")]).status, 413);
@@ -196,7 +199,11 @@ fn only_the_token_changes_something_and_a_pause_is_told_everywhere() {
         for (method, what) in [("PUT", "pause"), ("PUT", "resume"), ("PUT", "stop"), ("POST", "restart")] {
             let answer = service.server.request(method, &format!("/connectors/kafka/{what}"), headers);
             let expected = if headers.is_empty() { 401 } else { 403 };
-            assert_eq!((answer.status, &answer.json()["error_code"]), (expected, &json!(expected)), "{what}: {answer:?}");
+            assert_eq!(
+                (answer.status, &answer.json()["error_code"]),
+                (expected, &json!(expected)),
+                "{what}: {answer:?}"
+            );
             assert_eq!(answer.header("www-authenticate").is_some(), expected == 401, "{what}");
         }
     };
@@ -311,7 +318,8 @@ fn readiness_says_what_is_away() {
         assert_eq!(service.metric("tidelog_ready"), Some(0.0));
     };
     // The archive's disk is gone, or another one is mounted there.
-    let (manifest, away) = (service.site.home().path().join("archive/manifest"), service.site.home().path().join("away"));
+    let (manifest, away) =
+        (service.site.home().path().join("archive/manifest"), service.site.home().path().join("away"));
     fs::rename(&manifest, &away).expect("the manifest is taken away");
     unready(&mut service, "has lost manifest/kafka/main/");
     fs::rename(&away, &manifest).expect("the manifest is brought back");
@@ -332,7 +340,11 @@ fn what_keeps_the_listener_from_its_work_is_told_at_the_start() {
     let _taken = std::net::TcpListener::bind(&server.address).expect("the port is free");
     let refused = site.tidelog(&["run"]).expect(1);
     assert!(refused.stderr.contains(&format!("cannot listen on {}", server.address)), "{}", refused.stderr);
-    assert!(refused.stderr.contains("Address already in use") && refused.stderr.contains("http.listen"), "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains("Address already in use") && refused.stderr.contains("http.listen"),
+        "{}",
+        refused.stderr
+    );
 
     let token = site.home().path().join("token");
     fs::set_permissions(&token, fs::Permissions::from_mode(0o644)).expect("the token's rights");
@@ -520,8 +532,16 @@ fn no_secret_is_ever_shown() {
     let right = [("Authorization", "Bearer hunter2-hunter2-hunter2")];
     assert_eq!(server.request("PUT", "/connectors/kafka/pause", &right).status, 202);
     for path in [
-        "/", "/metrics", "/healthz", "/readyz", "/api/status", "/connectors?expand=info&expand=status", "/connectors/kafka",
-        "/connectors/kafka/config", "/connectors/kafka/tasks", "/connectors/kafka/offsets",
+        "/",
+        "/metrics",
+        "/healthz",
+        "/readyz",
+        "/api/status",
+        "/connectors?expand=info&expand=status",
+        "/connectors/kafka",
+        "/connectors/kafka/config",
+        "/connectors/kafka/tasks",
+        "/connectors/kafka/offsets",
     ] {
         said += &server.get(path).body;
     }
@@ -535,10 +555,16 @@ fn no_secret_is_ever_shown() {
         assert_eq!(line, None, "a secret was shown");
     }
     // Mistakes in a configuration are told without its secrets.
-    for (from, to) in [("[archive]\n", "[archive]\nhunter2 = hunter2\n"), ("[kafka]\n", "[kafka]\n\"sasl.password\" = hunter2\n")] {
+    for (from, to) in
+        [("[archive]\n", "[archive]\nhunter2 = hunter2\n"), ("[kafka]\n", "[kafka]\n\"sasl.password\" = hunter2\n")]
+    {
         site.reconfigure(from, to);
         let refused = site.tidelog(&["check"]).expect(2);
-        assert!(!refused.stderr.contains("hunter2") && refused.stderr.contains("is not TOML: line "), "{}", refused.stderr);
+        assert!(
+            !refused.stderr.contains("hunter2") && refused.stderr.contains("is not TOML: line "),
+            "{}",
+            refused.stderr
+        );
         site.reconfigure(to, from);
     }
 }
