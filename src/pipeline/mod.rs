@@ -16,8 +16,8 @@ use crate::config::Config;
 use crate::error::{Error, Kind, Result};
 use crate::source::postgres::Server;
 use crate::store::Store;
-use postgres::backup::BackupTask;
 use board::{Board, Opened};
+use postgres::backup::BackupTask;
 use spool::Spool;
 
 /// Archives everything that the configuration names, until `stop` turns true. `board` is made from the same
@@ -37,7 +37,9 @@ pub async fn run(config: &Config, board: Arc<Board>, stop: watch::Receiver<bool>
     board.has_opened(&opened);
     let topics = async {
         match (&config.kafka, board.kafka()) {
-            (Some(kafka), Some(board)) => kafka::run(config, kafka, opened.clone(), Arc::clone(board), stop.clone()).await,
+            (Some(kafka), Some(board)) => {
+                kafka::run(config, kafka, opened.clone(), Arc::clone(board), stop.clone()).await
+            }
             _ => Ok(()),
         }
     };
@@ -57,8 +59,7 @@ pub async fn run(config: &Config, board: Arc<Board>, stop: watch::Receiver<bool>
                 };
                 let task = tokio::spawn(postgres::backup::run(task));
                 let archive = (store.clone(), writer.as_str());
-                let result =
-                    postgres::run(config, postgres, archive, Arc::clone(status), backups, stop.clone()).await;
+                let result = postgres::run(config, postgres, archive, Arc::clone(status), backups, stop.clone()).await;
                 // A backup under way counts for nothing until its last object.
                 task.abort();
                 result

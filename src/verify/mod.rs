@@ -218,7 +218,11 @@ impl Work<'_> {
         for backup in backups(self.store, system_id).await? {
             for part in backup.parts() {
                 self.report.bytes += part.stored_bytes;
-                let found = match part.read(self.store).await.and_then(|bytes| if self.deep { part.decompress(&bytes).map(drop) } else { Ok(()) }) {
+                let found = match part
+                    .read(self.store)
+                    .await
+                    .and_then(|bytes| if self.deep { part.decompress(&bytes).map(drop) } else { Ok(()) })
+                {
                     Ok(()) => continue,
                     Err(error) => Finding::of(error),
                 };

@@ -21,6 +21,7 @@
 
 mod archive;
 pub(crate) mod backup;
+mod count;
 mod receive;
 mod spool;
 mod status;

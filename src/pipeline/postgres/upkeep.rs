@@ -117,7 +117,8 @@ impl Upkeep {
         let Some(chain) = Chain::open(&self.shared.store, &self.stream()).await? else { return Ok(()) };
         let complete_through = self.shared.status.now().complete_through;
         let windows = recoverable::windows(&self.shared.store, &chain, complete_through).await?;
-        let last = backups(&self.shared.store, self.shared.system.system_id).await?.last().map(|backup| backup.finished);
+        let last =
+            backups(&self.shared.store, self.shared.system.system_id).await?.last().map(|backup| backup.finished);
         self.shared.status.note(|status| (status.windows, status.last_backup) = (windows, last));
         Ok(())
     }
