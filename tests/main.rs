@@ -5,6 +5,7 @@ mod cli;
 mod docs;
 mod faults;
 mod kafka;
+mod postgres_restore;
 mod postgres_source;
 mod replay;
 mod rig;

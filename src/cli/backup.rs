@@ -71,9 +71,12 @@ pub(super) async fn run(args: &Args, config: &Config) -> Result<()> {
     if is_usable {
         return Ok(());
     }
-    let message =
-        format!("the base backup is stored, and it is of no use before the WAL from {} to {} is archived", backup.start, backup.end);
-    Err(Error::new(Kind::Incomplete, message).hint("let `tidelog run` archive the WAL; `tidelog ls` shows how far it is"))
+    let message = format!(
+        "the base backup is stored, and it is of no use before the WAL from {} to {} is archived",
+        backup.start, backup.end
+    );
+    Err(Error::new(Kind::Incomplete, message)
+        .hint("let `tidelog run` archive the WAL; `tidelog ls` shows how far it is"))
 }
 
 /// Waits until the archive holds the WAL that a restore needs at least; false if it does not in time.

@@ -77,7 +77,8 @@ fn places(archives: &[Archive], into: &Into) -> Result<BTreeMap<u32, PathBuf>> {
     for (old, new) in &into.tablespaces {
         if !tablespaces.iter().any(|tablespace| Path::new(&tablespace.path) == old) {
             let known: Vec<&str> = tablespaces.iter().map(|tablespace| tablespace.path.as_str()).collect();
-            let message = format!("--tablespace {}={}: the backup has no tablespace there", old.display(), new.display());
+            let message =
+                format!("--tablespace {}={}: the backup has no tablespace there", old.display(), new.display());
             return Err(Error::new(Kind::Config, message).hint(format!("its tablespaces are {}", known.join(", "))));
         }
         if !new.is_absolute() {
@@ -113,7 +114,10 @@ fn all_there(files: &Files, written: &[Written]) -> Result<()> {
     match files.keys().find(|name| !is_there(name)) {
         None => Ok(()),
         Some(missing) => {
-            let message = format!("the base backup lacks {}, which is in the server's manifest", String::from_utf8_lossy(missing));
+            let message = format!(
+                "the base backup lacks {}, which is in the server's manifest",
+                String::from_utf8_lossy(missing)
+            );
             Err(Error::new(Kind::Corrupt, message).hint("use another base backup: --backup NAME"))
         }
     }

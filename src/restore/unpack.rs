@@ -42,7 +42,12 @@ pub(super) async fn unpack(
     let (sender, receiver) = mpsc::channel(1);
     let (files, done) = (Arc::clone(files), Arc::clone(done));
     let writer = tokio::task::spawn_blocking(move || {
-        Unpacker { into, prefix, files, written: Written::new() }.run(Pieces { receiver, piece: Vec::new(), at: 0, done })
+        Unpacker { into, prefix, files, written: Written::new() }.run(Pieces {
+            receiver,
+            piece: Vec::new(),
+            at: 0,
+            done,
+        })
     });
     let read = archive.parts.iter().cloned().map(|part| tokio::spawn(read(store.clone(), part)));
     let mut read = futures::stream::iter(read).buffered(AHEAD);
@@ -118,7 +123,10 @@ impl Unpacker {
         let path = entry.path().or_err(Kind::Corrupt, || "the archive holds a name that is none".to_owned())?;
         let path: PathBuf = path.components().filter(|part| *part != Component::CurDir).collect();
         if path.components().any(|part| !matches!(part, Component::Normal(_))) {
-            return Err(Error::new(Kind::Corrupt, format!("the archive holds {}, which leads out of it", path.display())));
+            return Err(Error::new(
+                Kind::Corrupt,
+                format!("the archive holds {}, which leads out of it", path.display()),
+            ));
         }
         let target = self.into.join(&path);
         let mode = entry.header().mode().unwrap_or(0o600) & 0o777;
@@ -135,8 +143,11 @@ impl Unpacker {
                 let name = [&self.prefix[..], path.as_os_str().as_bytes()].concat();
                 self.file(entry, name, &target, mode)
             }
-            other => Err(Error::new(Kind::Unsupported, format!("the archive holds {}, which is a {other:?}", path.display()))
-                .hint("use pg_basebackup for a data directory with links of its own making")),
+            other => Err(Error::new(
+                Kind::Unsupported,
+                format!("the archive holds {}, which is a {other:?}", path.display()),
+            )
+            .hint("use pg_basebackup for a data directory with links of its own making")),
         }
     }
 
@@ -157,7 +168,8 @@ impl Unpacker {
         file.sync_all().map_err(failed)?;
         let shown = String::from_utf8_lossy(&name).into_owned();
         let wrong = |what: String| {
-            Error::new(Kind::Corrupt, format!("{shown} of the base backup {what}")).hint("use another base backup: --backup NAME")
+            Error::new(Kind::Corrupt, format!("{shown} of the base backup {what}"))
+                .hint("use another base backup: --backup NAME")
         };
         let Some(expected) = self.files.get(&name) else {
             return Err(wrong("is not in the server's manifest".to_owned()));
