@@ -41,7 +41,7 @@ pub async fn run(config: &Config, stop: watch::Receiver<bool>) -> Result<()> {
                 let status = postgres::Status::new();
                 let (backups, requests) = mpsc::channel(1);
                 let task = BackupTask {
-                    server: Server::new(postgres)?,
+                    server: Server::new(&postgres.for_backups())?,
                     config: postgres.clone(),
                     store: store.clone(),
                     writer: writer.clone(),
