@@ -45,7 +45,7 @@ pub(super) async fn run(args: &Args, config: &Config) -> Result<()> {
         let (bytes, total) = (followed.bytes.load(Ordering::Relaxed), followed.total.load(Ordering::Relaxed));
         (bytes, total.max(bytes))
     });
-    let backup = take(&Server::new(postgres)?, postgres, &store, &pipeline::writer_id()?, &done).await?;
+    let backup = take(&Server::new(&postgres.for_backups())?, postgres, &store, &pipeline::writer_id()?, &done).await?;
     drop(bar);
     let seconds = begun.elapsed().as_secs_f64();
     let is_usable = wait(&store, &backup, args.wait).await?;
@@ -71,9 +71,12 @@ pub(super) async fn run(args: &Args, config: &Config) -> Result<()> {
     if is_usable {
         return Ok(());
     }
-    let message =
-        format!("the base backup is stored, and it is of no use before the WAL from {} to {} is archived", backup.start, backup.end);
-    Err(Error::new(Kind::Incomplete, message).hint("let `tidelog run` archive the WAL; `tidelog ls` shows how far it is"))
+    let message = format!(
+        "the base backup is stored, and it is of no use before the WAL from {} to {} is archived",
+        backup.start, backup.end
+    );
+    Err(Error::new(Kind::Incomplete, message)
+        .hint("let `tidelog run` archive the WAL; `tidelog ls` shows how far it is"))
 }
 
 /// Waits until the archive holds the WAL that a restore needs at least; false if it does not in time.

@@ -59,7 +59,8 @@ impl Log {
         let chain = Chain::open(store, &stream).await?;
         let chain = chain.ok_or_else(|| Error::new(Kind::NotFound, format!("the chain of {stream} has gone")))?;
         let system = chain.begin_facts().system().copied();
-        let system = system.ok_or_else(|| Error::new(Kind::Corrupt, format!("the chain of {stream} is of no Postgres")))?;
+        let system =
+            system.ok_or_else(|| Error::new(Kind::Corrupt, format!("the chain of {stream} is of no Postgres")))?;
         Ok(Self { store: store.clone(), chain, system })
     }
 
@@ -138,8 +139,10 @@ impl Log {
         {
             return Ok(Found::Absent);
         }
-        let message =
-            format!("WAL of timeline {timeline} from {} on is wanted, and the archive begins at {archived}", file.start);
+        let message = format!(
+            "WAL of timeline {timeline} from {} on is wanted, and the archive begins at {archived}",
+            file.start
+        );
         Err(Error::new(Kind::Incomplete, message)
             .hint("use a newer base backup: what comes before was never archived, or retention has let it go"))
     }
@@ -168,7 +171,8 @@ impl Log {
         }
         let reached = wanted.start + bytes.len() as u64;
         if reached != wanted.end {
-            let message = format!("the archive's segments of timeline {timeline} do not hold {reached}, as its chain says");
+            let message =
+                format!("the archive's segments of timeline {timeline} do not hold {reached}, as its chain says");
             return Err(Error::new(Kind::Corrupt, message).hint("run `tidelog verify`"));
         }
         Ok(bytes)

@@ -42,10 +42,10 @@ struct Entry {
 
 /// Reads a manifest, and checks its own checksum: that of everything before its last line.
 pub(super) fn parse(text: &[u8]) -> Result<Files> {
-    let corrupt = |what: &str| {
-        Error::new(Kind::Corrupt, format!("the backup manifest {what}")).hint("use another base backup")
-    };
-    let manifest: Manifest = serde_json::from_slice(text).or_err(Kind::Corrupt, || "the backup manifest cannot be read".into())?;
+    let corrupt =
+        |what: &str| Error::new(Kind::Corrupt, format!("the backup manifest {what}")).hint("use another base backup");
+    let manifest: Manifest =
+        serde_json::from_slice(text).or_err(Kind::Corrupt, || "the backup manifest cannot be read".into())?;
     if !(1..=2).contains(&manifest.version) {
         let message = format!("the backup manifest has version {}", manifest.version);
         return Err(Error::new(Kind::Unsupported, message).hint("use a newer tidelog"));

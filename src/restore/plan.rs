@@ -71,7 +71,8 @@ pub async fn plan(
         Goal::Time(ms) => backup.finished.timestamp_millis() <= ms,
         Goal::Lsn(lsn) => backup.end <= lsn,
     };
-    let fitting = |backup: &&Backup| name.is_none_or(|name| backup.name == name) && is_before(backup) && lies_on(&path, backup);
+    let fitting =
+        |backup: &&Backup| name.is_none_or(|name| backup.name == name) && is_before(backup) && lies_on(&path, backup);
     let Some(backup) = backups.iter().rev().find(fitting) else {
         return Err(no_backup(backups, &path, goal, name));
     };
@@ -80,7 +81,9 @@ pub async fn plan(
             "the base backup {} is not complete: it needs WAL up to {}, and the archive ends at {end}",
             backup.name, backup.end
         );
-        return Err(Error::new(Kind::Incomplete, message).hint("wait until `tidelog run` has archived it, or use --backup"));
+        return Err(
+            Error::new(Kind::Incomplete, message).hint("wait until `tidelog run` has archived it, or use --backup")
+        );
     }
     let until = match goal {
         Goal::Lsn(lsn) => lsn,
@@ -125,15 +128,22 @@ async fn within_reach(store: &Store, log: &Log, path: &[Stretch], goal: Goal) ->
     let end = path.last().map(|stretch| stretch.lsns.end).unwrap_or_default();
     match goal {
         Goal::Latest => Ok(goal),
-        Goal::Lsn(lsn) if lsn <= end => Ok(goal),
-        Goal::Lsn(lsn) => Err(Error::new(Kind::NotFound, format!("{lsn} lies after the end of the archived WAL, {end}"))
-            .hint("the nearest that can be reached is --to latest")),
+        Goal::Lsn(lsn) if lsn < end => Ok(goal),
+        // Postgres stops before the first record from there on, and would miss it.
+        Goal::Lsn(lsn) if lsn == end => Ok(Goal::Latest),
+        Goal::Lsn(lsn) => {
+            Err(Error::new(Kind::NotFound, format!("{lsn} lies after the end of the archived WAL, {end}"))
+                .hint("the nearest that can be reached is --to latest"))
+        }
         Goal::Time(ms) if first_later(log, path, ms).await?.is_some() => Ok(goal),
         Goal::Time(ms) => match complete_through(store, log).await? {
             Some(complete) if ms <= complete.timestamp_millis() => Ok(Goal::Latest),
             complete => {
                 let known = complete.map_or_else(|| "an unknown time".to_owned(), time::utc);
-                let message = format!("{} lies after the end of the archived WAL, which is complete up to {known}", time::rfc3339(ms));
+                let message = format!(
+                    "{} lies after the end of the archived WAL, which is complete up to {known}",
+                    time::rfc3339(ms)
+                );
                 Err(Error::new(Kind::NotFound, message).hint("the nearest that can be reached is --to latest"))
             }
         },
@@ -172,7 +182,9 @@ async fn without_gap(log: &Log, path: &[Stretch], backup: &Backup, until: Lsn) -
                 "WAL of timeline {} from {} to {} is needed, and the archive has {} to {}",
                 stretch.timeline, wanted.start, wanted.end, archived.start, archived.end
             );
-            return Err(Error::new(Kind::Incomplete, message).hint("choose another moment, or another backup with --backup"));
+            return Err(
+                Error::new(Kind::Incomplete, message).hint("choose another moment, or another backup with --backup")
+            );
         }
         if let Some(gap) = log.select(stretch.timeline, &wanted).await?.gaps.first() {
             let (start, end) = (Lsn::at(gap.start), Lsn::at(gap.end));
@@ -181,8 +193,9 @@ async fn without_gap(log: &Log, path: &[Stretch], backup: &Backup, until: Lsn) -
                 gap.reason.words(),
                 backup.name
             );
-            return Err(Error::new(Kind::Incomplete, message)
-                .hint(format!("--to-lsn {start} is the last moment before it; a backup taken after it leads further")));
+            return Err(Error::new(Kind::Incomplete, message).hint(format!(
+                "--to-lsn {start} is the last moment before it; a backup taken after it leads further"
+            )));
         }
     }
     Ok(())

@@ -15,7 +15,7 @@ use super::plan::Plan;
 use super::settings;
 use super::unpack::{Written, sync_directories, unpack};
 use crate::error::{Error, Kind, Result};
-use crate::manifest::backups::{Archive, Tablespace};
+use crate::manifest::backups::{Archive, Backup, Tablespace};
 use crate::store::Store;
 
 /// Where and how to restore.
@@ -42,21 +42,15 @@ pub async fn restore(store: &Store, plan: &Plan, into: &Into, done: &Arc<AtomicU
     for place in places.values() {
         must_be_empty(place)?;
     }
-    let text = backup.manifest.decompress(&backup.manifest.read(store).await?)?;
-    let files = Arc::new(manifest::parse(&text)?);
+    let (text, files) = manifest_of(store, backup).await?;
     make_private(&into.data)?;
     let jobs = backup.archives.iter().map(|archive| {
-        let target = match &archive.tablespace {
-            None => (into.data.clone(), Vec::new()),
-            Some(tablespace) => {
-                let place = places.get(&tablespace.oid).cloned().unwrap_or_default();
-                (place, format!("pg_tblspc/{}/", tablespace.oid).into_bytes())
-            }
-        };
+        let place = archive.tablespace.as_ref().and_then(|tablespace| places.get(&tablespace.oid));
+        let target = place.unwrap_or(&into.data);
         let (files, done) = (&files, done);
         async move {
-            make_private(&target.0)?;
-            unpack(store, archive, target, files, done).await
+            make_private(target)?;
+            unpack(store, archive, (Some(target.clone()), prefix(archive)), files, done).await
         }
     });
     let written = futures::future::try_join_all(jobs).await?;
@@ -71,13 +65,42 @@ pub async fn restore(store: &Store, plan: &Plan, into: &Into, done: &Arc<AtomicU
     Ok(())
 }
 
+/// Reads a backup through and checks every file against the server's manifest, without a byte on the disk.
+///
+/// # Errors
+/// [`Kind::Corrupt`] and [`Kind::NotFound`] for what a restore would fail at.
+pub async fn check(store: &Store, backup: &Backup) -> Result<()> {
+    let (_, files) = manifest_of(store, backup).await?;
+    let mut written = Vec::new();
+    for archive in &backup.archives {
+        written.push(unpack(store, archive, (None, prefix(archive)), &files, &Arc::default()).await?);
+    }
+    all_there(&files, &written)
+}
+
+async fn manifest_of(store: &Store, backup: &Backup) -> Result<(Vec<u8>, Arc<Files>)> {
+    let text = backup.manifest.decompress(&backup.manifest.read(store).await?)?;
+    let files = Arc::new(manifest::parse(&text)?);
+    Ok((text, files))
+}
+
+/// What stands before an archive's files in the manifest.
+fn prefix(archive: &Archive) -> Vec<u8> {
+    archive
+        .tablespace
+        .as_ref()
+        .map(|tablespace| format!("pg_tblspc/{}/", tablespace.oid).into_bytes())
+        .unwrap_or_default()
+}
+
 /// Where each tablespace goes: to its old place, unless told otherwise.
 fn places(archives: &[Archive], into: &Into) -> Result<BTreeMap<u32, PathBuf>> {
     let tablespaces: Vec<&Tablespace> = archives.iter().filter_map(|archive| archive.tablespace.as_ref()).collect();
     for (old, new) in &into.tablespaces {
         if !tablespaces.iter().any(|tablespace| Path::new(&tablespace.path) == old) {
             let known: Vec<&str> = tablespaces.iter().map(|tablespace| tablespace.path.as_str()).collect();
-            let message = format!("--tablespace {}={}: the backup has no tablespace there", old.display(), new.display());
+            let message =
+                format!("--tablespace {}={}: the backup has no tablespace there", old.display(), new.display());
             return Err(Error::new(Kind::Config, message).hint(format!("its tablespaces are {}", known.join(", "))));
         }
         if !new.is_absolute() {
@@ -113,7 +136,10 @@ fn all_there(files: &Files, written: &[Written]) -> Result<()> {
     match files.keys().find(|name| !is_there(name)) {
         None => Ok(()),
         Some(missing) => {
-            let message = format!("the base backup lacks {}, which is in the server's manifest", String::from_utf8_lossy(missing));
+            let message = format!(
+                "the base backup lacks {}, which is in the server's manifest",
+                String::from_utf8_lossy(missing)
+            );
             Err(Error::new(Kind::Corrupt, message).hint("use another base backup: --backup NAME"))
         }
     }

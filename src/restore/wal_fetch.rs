@@ -140,7 +140,9 @@ pub fn deliver_prefetched(name: WalName, path: &Path, patience: Duration) -> Res
         match std::fs::rename(&ready, path) {
             Ok(()) => return Ok(true),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(Error::io(error, format!("cannot move {} to {}", ready.display(), path.display()))),
+            Err(error) => {
+                return Err(Error::io(error, format!("cannot move {} to {}", ready.display(), path.display())));
+            }
         }
         if !is_at_work || begun.elapsed() >= patience {
             return Ok(false);
