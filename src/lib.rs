@@ -2,11 +2,12 @@
 //!
 //! A module uses only modules that stand before it here: [`error`], [`time`], [`stream`], [`telemetry`], [`config`],
 //! [`record`], [`store`], [`segment`], [`manifest`], [`source`], [`pipeline`], [`replay`], [`restore`], [`verify`],
-//! [`cli`].
+//! [`http`], [`cli`].
 
 pub mod cli;
 pub mod config;
 pub mod error;
+pub mod http;
 pub mod manifest;
 pub mod pipeline;
 pub mod record;

@@ -8,6 +8,7 @@ mod postgres;
 mod raw;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -31,6 +32,8 @@ pub struct Config {
     pub postgres: Option<Postgres>,
     /// `[retention]`: how long things are kept.
     pub retention: Retention,
+    /// `[http]`: the listener, if there is one.
+    pub http: Option<Http>,
 }
 
 /// `[retention]`. What is absent is kept for ever.
@@ -49,6 +52,17 @@ pub struct Archive {
     pub spool_dir: PathBuf,
     /// `[archive.options]`: object_store's own keys, lower case.
     pub options: BTreeMap<String, String>,
+}
+
+/// `[http]`.
+#[derive(Debug, Clone)]
+pub struct Http {
+    /// `listen`: where the listener listens.
+    pub listen: SocketAddr,
+    /// `admin_token_file`: the file that holds the token of changing calls; without it there are none.
+    pub admin_token_file: Option<PathBuf>,
+    /// `max_topic_labels`: how many topics have series of their own in `/metrics`.
+    pub max_topic_labels: usize,
 }
 
 /// `[kafka]`.

@@ -57,7 +57,9 @@ impl Live {
         let of = |expired: &crate::stream::Expired| {
             let below = self.segments.range((expired.partition, i64::MIN)..(expired.partition, expired.before));
             let before = expired.before;
-            below.map(|(_, segment)| segment).filter(move |segment| segment.partitions.iter().all(|at| at.end <= before))
+            below
+                .map(|(_, segment)| segment)
+                .filter(move |segment| segment.partitions.iter().all(|at| at.end <= before))
         };
         expire.ranges.iter().flat_map(of)
     }

@@ -82,7 +82,10 @@ impl Chain {
         let partitions = ranges.iter().map(|expired| (expired.partition, expired.from..expired.before)).collect();
         let selected = self.select(&Selection { timestamps: None, partitions: Some(partitions) }).await?;
         let below = |segment: &&SegmentRef| {
-            segment.partitions.iter().all(|range| before.get(&range.partition).is_some_and(|before| range.end <= *before))
+            segment
+                .partitions
+                .iter()
+                .all(|range| before.get(&range.partition).is_some_and(|before| range.end <= *before))
         };
         let retired = Retired::of(selected.segments.iter().filter(below));
         Ok(Expire { ranges, retired, decided: now })

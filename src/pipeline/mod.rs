@@ -1,6 +1,9 @@
-//! The running service: what flows from the sources into the archive.
+//! The running service: what flows from the sources into the archive. What it shows of itself, and what is asked of it,
+//! stands on its [`board`].
 
-mod kafka;
+pub mod board;
+pub mod kafka;
+
 mod persistence;
 pub mod postgres;
 mod spool;
@@ -14,49 +17,53 @@ use crate::error::{Error, Kind, Result};
 use crate::source::postgres::Server;
 use crate::store::Store;
 use postgres::backup::BackupTask;
+use board::{Board, Opened};
 use spool::Spool;
 
-/// Archives everything that the configuration names, until `stop` turns true.
+/// Archives everything that the configuration names, until `stop` turns true. `board` is made from the same
+/// configuration.
 ///
 /// # Errors
 /// A configuration without a source, a store or spool that cannot be written, and what makes a source fail for good.
 /// Everything else is waited for: a broker or a store that is away, a topic that does not exist yet.
-pub async fn run(config: &Config, stop: watch::Receiver<bool>) -> Result<()> {
+pub async fn run(config: &Config, board: Arc<Board>, stop: watch::Receiver<bool>) -> Result<()> {
     if config.kafka.is_none() && config.postgres.is_none() {
         return Err(Error::new(Kind::Config, "the configuration names nothing to archive")
             .hint("add a section [kafka] with bootstrap_servers and topics, or [postgres] with a url"));
     }
     let store = Store::open(&config.archive)?;
     store.probe().await?;
-    let writer = writer_id()?;
+    let opened = Opened { store, writer: writer_id()? };
+    board.has_opened(&opened);
     let topics = async {
-        match &config.kafka {
-            Some(kafka) => kafka::run(config, kafka, store.clone(), &writer, stop.clone()).await,
-            None => Ok(()),
+        match (&config.kafka, board.kafka()) {
+            (Some(kafka), Some(board)) => kafka::run(config, kafka, opened.clone(), Arc::clone(board), stop.clone()).await,
+            _ => Ok(()),
         }
     };
+    let Opened { store, writer } = &opened;
     let log = async {
-        match &config.postgres {
-            Some(postgres) => {
-                let status = postgres::Status::new();
+        match (&config.postgres, board.postgres()) {
+            (Some(postgres), Some(status)) => {
                 let (backups, requests) = mpsc::channel(1);
                 let task = BackupTask {
                     server: Server::new(&postgres.for_backups())?,
                     config: postgres.clone(),
                     store: store.clone(),
                     writer: writer.clone(),
-                    status: Arc::clone(&status),
+                    status: Arc::clone(status),
                     requests,
                     stop: stop.clone(),
                 };
                 let task = tokio::spawn(postgres::backup::run(task));
                 let archive = (store.clone(), writer.as_str());
-                let result = postgres::run(config, postgres, archive, status, backups, stop.clone()).await;
+                let result =
+                    postgres::run(config, postgres, archive, Arc::clone(status), backups, stop.clone()).await;
                 // A backup under way counts for nothing until its last object.
                 task.abort();
                 result
             }
-            None => Ok(()),
+            _ => Ok(()),
         }
     };
     // What fails for good on one side ends both: a process that archives half of what it was told looks healthy.

@@ -11,11 +11,13 @@ const LONGEST_WAIT: Duration = Duration::from_secs(30);
 /// How long the next wait is.
 pub(super) struct Persistence {
     wait: Duration,
+    /// Whether anything has failed.
+    pub(super) has_waited: bool,
 }
 
 impl Persistence {
     pub(super) fn new() -> Self {
-        Self { wait: FIRST_WAIT }
+        Self { wait: FIRST_WAIT, has_waited: false }
     }
 
     /// Tells that `what` failed, and waits. What does not pass by itself waits for a person: asking often would not
@@ -25,6 +27,7 @@ impl Persistence {
             self.wait = LONGEST_WAIT;
         }
         tracing::error!(%error, hint = error.hint_text(), retry_in = ?self.wait, "{what}");
+        self.has_waited = true;
         tokio::time::sleep(self.wait).await;
         self.wait = (self.wait * 2).min(LONGEST_WAIT);
     }

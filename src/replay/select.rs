@@ -115,7 +115,10 @@ pub async fn sources(store: &Store, cluster: Option<&str>, query: &Query) -> Res
     for stream in streams {
         let Some(chain) = Chain::open(store, &stream.stream()).await? else { continue };
         if !claims.contains_key(&stream.cluster) {
-            claims.insert(stream.cluster.clone(), coverage::load_all(store, &layout::topic_coverages(&stream.cluster)).await?);
+            claims.insert(
+                stream.cluster.clone(),
+                coverage::load_all(store, &layout::topic_coverages(&stream.cluster)).await?,
+            );
         }
         let complete_through = coverage::complete_through(&claims[&stream.cluster], &chain);
         let positions: Vec<PartitionRange> = chain.positions().copied().collect();

@@ -173,7 +173,9 @@ pub fn merge_replaces_its_range(merge: &Merge, replaced: &[SegmentRef]) -> Check
     for segment in replaced {
         let follows = |range: &PartitionRange| range.partition == covers.partition && range.start == next;
         let range = segment.partitions.first().filter(|range| follows(range));
-        holds(rule, range.is_some(), || format!("{}: {} does not begin at {next}", merge.segment.object, segment.object))?;
+        holds(rule, range.is_some(), || {
+            format!("{}: {} does not begin at {next}", merge.segment.object, segment.object)
+        })?;
         next = range.map_or(next, |range| range.end);
     }
     let retired = Retired::of(replaced);
@@ -185,7 +187,8 @@ pub fn merge_replaces_its_range(merge: &Merge, replaced: &[SegmentRef]) -> Check
 /// A merge covers what is archived and was not given up.
 pub fn merge_within_position(progress: &Progress, merge: &Merge) -> Checked {
     merge.segment.partitions.iter().try_for_each(|range| {
-        let within = progress.position(range.partition).is_some_and(|at| at.start <= range.start && range.end <= at.end);
+        let within =
+            progress.position(range.partition).is_some_and(|at| at.start <= range.start && range.end <= at.end);
         holds("merge_within_position", within, || {
             format!("{}: [{}, {}) is not what is archived", merge.segment.object, range.start, range.end)
         })
@@ -202,7 +205,8 @@ pub fn expires_partition_once(expire: &Expire) -> Checked {
 /// The beginning of a partition moves forward, and not beyond its end.
 pub fn expires_forward(progress: &Progress, expired: &Expired) -> Checked {
     let position = progress.position(expired.partition);
-    let ok = position.is_some_and(|at| at.start == expired.from && at.start < expired.before && expired.before <= at.end);
+    let ok =
+        position.is_some_and(|at| at.start == expired.from && at.start < expired.before && expired.before <= at.end);
     holds("expires_forward", ok, || format!("{expired:?} does not fit what is archived, {position:?}"))
 }
 

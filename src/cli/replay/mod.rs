@@ -528,6 +528,7 @@ mod tests {
             kafka: None,
             postgres: None,
             retention: Default::default(),
+            http: None,
         };
         let digest = |words: &[&str]| args(words).digest(&config);
         let base = digest(&["--from", "-1h", "--topics", "a"]);

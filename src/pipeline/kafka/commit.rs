@@ -16,8 +16,9 @@ use chrono::{DateTime, Utc};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 
+use super::count::Counters;
 use super::lane::LaneId;
-use super::{Dropped, Notice};
+use super::{Dropped, Notice, gaps};
 use crate::config;
 use crate::error::{Error, Kind, Result};
 use crate::manifest::{Chain, Change, Outcome};
@@ -40,6 +41,7 @@ pub(super) struct Shared {
     /// How many uploads may run at once.
     pub(super) uploads: Semaphore,
     pub(super) notices: std::sync::mpsc::Sender<Notice>,
+    pub(super) counters: Counters,
 }
 
 impl Shared {
@@ -166,8 +168,11 @@ impl Committer {
             let uploaded = self.shared.store.upload(&key, &sealed.path).await;
             drop(permit);
             match uploaded {
-                Ok(()) => return sealed.to_ref(key.to_string()),
-                Err(error) => persistence.wait_after("a segment cannot be uploaded", error).await,
+                Ok(()) => {
+                    self.recovered(&persistence);
+                    return sealed.to_ref(key.to_string());
+                }
+                Err(error) => self.wait_after(&mut persistence, "a segment cannot be uploaded", error).await,
             }
         }
     }
@@ -196,6 +201,7 @@ impl Committer {
                     break;
                 }
                 Outcome::Moved(moved) => {
+                    self.shared.counters.conflicts.increment(1);
                     tracing::warn!(topic = self.life.topic, partitions = ?moved, "another process has archived these partitions");
                     for ready in &batch {
                         lost.extend(
@@ -209,6 +215,7 @@ impl Committer {
                 }
             }
         }
+        self.shared.tell(Notice::Archived { lane: self.lane, totals: *self.chain.totals() });
         self.tell_committed(batch);
         if !lost.is_empty() {
             let dropped = lost.into_iter().filter_map(|(partition, seq)| {
@@ -222,9 +229,26 @@ impl Committer {
         let mut persistence = Persistence::new();
         loop {
             match self.chain.commit(change, &self.shared.writer, now).await {
-                Ok(outcome) => return outcome,
-                Err(error) => persistence.wait_after("a checkpoint cannot be written", error).await,
+                Ok(outcome) => {
+                    self.recovered(&persistence);
+                    return outcome;
+                }
+                Err(error) => self.wait_after(&mut persistence, "a checkpoint cannot be written", error).await,
             }
+        }
+    }
+
+    /// Tells that `what` failed, shows it, and waits.
+    async fn wait_after(&self, persistence: &mut Persistence, what: &str, error: Error) {
+        let why = Some(format!("{what}: {error}").into());
+        self.shared.tell(Notice::Failing { lane: self.lane, why });
+        persistence.wait_after(what, error).await;
+    }
+
+    /// What failed before has succeeded.
+    fn recovered(&self, persistence: &Persistence) {
+        if persistence.has_waited {
+            self.shared.tell(Notice::Failing { lane: self.lane, why: None });
         }
     }
 
@@ -267,9 +291,10 @@ impl Committer {
             };
             match rewrite_without(&sealed, moved, info, self.encoding, &path).await {
                 Ok(new) => break new,
-                Err(error) => persistence.wait_after("a segment cannot be written anew", error).await,
+                Err(error) => self.wait_after(&mut persistence, "a segment cannot be written anew", error).await,
             }
         };
+        self.recovered(&persistence);
         self.shared.spool.remove(&sealed.path);
         let new = new?;
         let reference = self.upload(&new).await;
@@ -296,9 +321,12 @@ impl Committer {
         let (id, earliest, latest) = loop {
             match self.present(partition).await {
                 Ok(present) => break present,
-                Err(error) => persistence.wait_after("the offsets of a partition cannot be listed", error).await,
+                Err(error) => {
+                    self.wait_after(&mut persistence, "the offsets of a partition cannot be listed", error).await;
+                }
             }
         };
+        self.recovered(&persistence);
         if another_life(self.chain.begin_facts().topic_id(), id.as_deref()) {
             return self.shared.tell(Notice::LifeEnded { lane: self.lane });
         }
@@ -322,8 +350,13 @@ impl Committer {
             }
             let now = Utc::now();
             let gap = Gap { partition, start: archived, end: earliest, reason: GapReason::BrokerRetention, found: now };
+            let before = self.chain.position(partition).and_then(|range| range.max_timestamp);
+            let shown = gaps::span(&gap, before, None);
             let change = Change { gaps: vec![gap], ..Change::default() };
             if let Outcome::Committed { .. } = self.append(&change, now).await {
+                self.shared.counters.gaps.increment(1);
+                self.shared.tell(Notice::Gaps { lane: self.lane, gaps: vec![shown] });
+                self.shared.tell(Notice::Archived { lane: self.lane, totals: *self.chain.totals() });
                 tracing::error!(
                     topic = self.life.topic,
                     partition,

@@ -62,7 +62,13 @@ pub struct WalFacts {
 
 impl WalFacts {
     /// The facts of a segment that is about to be written.
-    pub fn new(system: System, timeline: u32, lsns: std::ops::Range<Lsn>, writer: &str, created: DateTime<Utc>) -> Self {
+    pub fn new(
+        system: System,
+        timeline: u32,
+        lsns: std::ops::Range<Lsn>,
+        writer: &str,
+        created: DateTime<Utc>,
+    ) -> Self {
         let (start, end) = (lsns.start, lsns.end);
         Self { format: FORMAT_VERSION, system, timeline, start, end, writer: writer.to_owned(), created }
     }
@@ -104,7 +110,8 @@ impl WalFacts {
             let message = format!("it has format version {version}, this tidelog reads up to {FORMAT_VERSION}");
             return Err(Error::new(Kind::Unsupported, message).hint("read it with the newer tidelog that wrote it"));
         }
-        let facts: Self = serde_json::from_slice(json).map_err(|error| corrupt("its facts cannot be read").source(error))?;
+        let facts: Self =
+            serde_json::from_slice(json).map_err(|error| corrupt("its facts cannot be read").source(error))?;
         if facts.start >= facts.end || facts.len() > MOST_BYTES {
             return Err(corrupt(&format!("it says that it goes from {} to {}", facts.start, facts.end)));
         }

@@ -33,7 +33,8 @@ impl WalReader {
         })?;
         let found = sha256(&object);
         if found != segment.sha256 {
-            let message = format!("the segment {key} is damaged: its sha256 is {found}, its checkpoint says {}", segment.sha256);
+            let message =
+                format!("the segment {key} is damaged: its sha256 is {found}, its checkpoint says {}", segment.sha256);
             return Err(Error::new(Kind::Corrupt, message)
                 .hint("restore the object from a copy of the archive; `tidelog verify` lists all damage"));
         }
@@ -77,7 +78,8 @@ impl WalReader {
         let read = self.decoder.read(buffer).or_err(Kind::Corrupt, || "its bytes cannot be decompressed".into())?;
         let expected = if read == 0 { self.left == 0 } else { read as u64 <= self.left };
         if !expected {
-            let message = format!("it holds another number of bytes of WAL than from {} to {}", self.facts.start, self.facts.end);
+            let message =
+                format!("it holds another number of bytes of WAL than from {} to {}", self.facts.start, self.facts.end);
             return Err(Error::new(Kind::Corrupt, message));
         }
         self.left -= read as u64;

@@ -266,7 +266,10 @@ impl Walker {
         if flags & !ALL_FLAGS != 0 || (flags & HAS_LONG_HEADER != 0) != first_of_file {
             return wrong(format!("its flags are {flags:04X}"));
         }
-        if timeline > self.timeline || timeline < self.page_timeline || (start >= self.own_from && timeline != self.timeline) {
+        if timeline > self.timeline
+            || timeline < self.page_timeline
+            || (start >= self.own_from && timeline != self.timeline)
+        {
             return wrong(format!("it belongs to timeline {timeline}, and this is timeline {}", self.timeline));
         }
         self.page_timeline = timeline;
@@ -383,7 +386,10 @@ impl Walker {
         let named = u64_at(&header, 8);
         if self.before.is_some_and(|before| before != named) {
             let before = Lsn(self.before.unwrap_or_default());
-            return Err(record(start, &format!("it follows a record at {}, and the last one is at {before}", Lsn(named))));
+            return Err(record(
+                start,
+                &format!("it follows a record at {}, and the last one is at {before}", Lsn(named)),
+            ));
         }
         let left = u32_at(&header, 0) - RECORD_HEADER as u32;
         let body = Body { start, header, prefix: [0; PREFIX], prefix_has: 0, crc: 0, left };

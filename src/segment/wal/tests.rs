@@ -128,12 +128,8 @@ fn walk(log: &Log, piece: usize) -> Result<Seen> {
 #[test]
 fn records_are_followed_over_pages_and_files_whatever_the_pieces() {
     let log = log();
-    let expected = Seen {
-        commits: 3,
-        first_commit: Some(1_000),
-        last_commit: Some(946_684_800_000),
-        largest_record: 30_024,
-    };
+    let expected =
+        Seen { commits: 3, first_commit: Some(1_000), last_commit: Some(946_684_800_000), largest_record: 30_024 };
     for piece in [1, 7, 24, 8_191, 8_192, 100_000, usize::MAX] {
         assert_eq!(walk(&log, piece).expect("sound WAL"), expected, "pieces of {piece}");
     }
@@ -159,7 +155,9 @@ fn what_is_wrong_is_named_with_its_place() {
         assert_eq!(error.kind(), Kind::Corrupt);
         error.to_string()
     };
-    assert!(said(0, &[0x13, 0xD1]).contains("0/100000 cannot be right: its magic is D113, that of PostgreSQL 15 is D110"));
+    assert!(
+        said(0, &[0x13, 0xD1]).contains("0/100000 cannot be right: its magic is D113, that of PostgreSQL 15 is D110")
+    );
     assert!(said(8_192 + 8, &[1]).contains("its address is 0/102001"));
     assert!(said(8_192 + 2, &[0x11]).contains("flags"));
     assert!(said(4, &[2]).contains("belongs to timeline 2"));

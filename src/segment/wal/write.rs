@@ -45,8 +45,7 @@ impl WalWriter {
     pub fn finish(self, seen: &Seen) -> Result<Sealed> {
         let Self { facts, encoder, written } = self;
         if written != facts.len() {
-            let message =
-                format!("a segment from {} to {} was given {written} bytes of WAL", facts.start, facts.end);
+            let message = format!("a segment from {} to {} was given {written} bytes of WAL", facts.start, facts.end);
             return Err(Error::new(Kind::Internal, message));
         }
         let path = encoder.get_ref().path().to_owned();
