@@ -104,7 +104,7 @@ mod tests {
     #[test]
     fn the_target_is_written_and_no_other_one_is_left() {
         let text = of(Goal::Lsn(Lsn(0x1_0000_0010)));
-        assert!(text.contains("recovery_target_lsn = '1/10'\n") && !text.contains("recovery_target_time"), "{text}");
+        assert!(text.contains("recovery_target_lsn = '1/10'\n") && !text.contains("recovery_target_time ="), "{text}");
         assert!(
             text.contains("recovery_target_timeline = '3'\n") && text.contains("recovery_target_action = 'pause'\n")
         );
