@@ -30,7 +30,16 @@ fn every_key_is_described() {
     for key in keys_of("") {
         assert!(CONFIG.contains(&format!("`[{key}]`")), "docs/CONFIG.md does not name [{key}]");
     }
-    for section in ["[archive]", "[memory]", "[http]", "[kafka]", "[kafka.segment]", "[[kafka.topic]]"] {
+    for section in [
+        "[archive]",
+        "[memory]",
+        "[http]",
+        "[kafka]",
+        "[kafka.segment]",
+        "[[kafka.topic]]",
+        "[postgres]",
+        "[postgres.base_backup]",
+    ] {
         for key in keys_of(section) {
             assert!(CONFIG.contains(&format!("| `{key}` |")), "docs/CONFIG.md does not describe {key} of {section}");
         }

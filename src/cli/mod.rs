@@ -5,6 +5,7 @@
 
 mod check;
 mod demo;
+mod expire;
 mod human;
 mod inspect;
 mod progress;
@@ -64,6 +65,8 @@ enum Command {
     Replay(replay::Args),
     /// Check chains, objects and counts; with --deep, decode every record.
     Verify(inspect::VerifyArgs),
+    /// Give up the WAL and the base backups that retention lets go.
+    Expire(expire::Args),
     /// Show everything at work on this machine, without any server.
     Demo(demo::Args),
     /// Print a completion script for a shell.
@@ -105,6 +108,7 @@ fn run_command(cli: Cli) -> Result<()> {
         Command::Cat(args) => block_on(inspect::cat(&args, &config()?)),
         Command::Replay(args) => block_on(replay::run(&args, &config()?)),
         Command::Verify(args) => block_on(inspect::verify(&args, &config()?)),
+        Command::Expire(args) => block_on(expire::run(&args, &config()?)),
         Command::Demo(args) => block_on(demo::run(&args)),
         Command::Completions { shell } => {
             let mut script = Vec::new();

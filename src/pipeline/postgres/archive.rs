@@ -60,14 +60,27 @@ pub(super) struct Archiver {
 
 /// What is to be done next.
 enum Work {
-    Segment { timeline: u32, start: Lsn, end: Lsn },
-    Gap { timeline: u32, start: Lsn, end: Lsn },
+    Segment {
+        timeline: u32,
+        start: Lsn,
+        end: Lsn,
+    },
+    Gap {
+        timeline: u32,
+        start: Lsn,
+        end: Lsn,
+    },
     /// Nothing before this moment, or before more comes.
     Wait(Option<Instant>),
 }
 
 impl Archiver {
-    pub(super) fn new(shared: Arc<Shared>, chain: Chain, max_age: Duration, merges: mpsc::UnboundedSender<Block>) -> Self {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        chain: Chain,
+        max_age: Duration,
+        merges: mpsc::UnboundedSender<Block>,
+    ) -> Self {
         Self {
             shared,
             chain,
@@ -115,7 +128,7 @@ impl Archiver {
                 () = sleep_until(self.next_checkpoint), if !self.ready.is_empty() => self.commit().await,
                 changed = changes.changed() => changed.or_err(Kind::Internal, || "the spool of WAL is gone".into())?,
                 () = sleep_until(wait.unwrap_or_else(Instant::now)), if wait.is_some() => {}
-                _ = stop.wait_for(|stop| *stop), if !stopping => {}
+                () = super::asked(&mut stop), if !stopping => {}
             }
         }
     }
@@ -183,8 +196,9 @@ impl Archiver {
                 "the archive has timeline {} up to {archived}, and the spool goes on at {}",
                 extent.timeline, extent.start
             );
-            return Err(Error::new(Kind::Incomplete, message)
-                .hint("files of the spool are missing: put them back, or move the spool's directory away to receive again"));
+            return Err(Error::new(Kind::Incomplete, message).hint(
+                "files of the spool are missing: put them back, or move the spool's directory away to receive again",
+            ));
         }
         Ok(archived)
     }
@@ -232,9 +246,11 @@ impl Archiver {
                     let last = change.segments.iter().filter_map(SegmentRef::max_timestamp).max();
                     now.last_commit = now.last_commit.max(last.and_then(DateTime::from_timestamp_millis));
                 });
+                change.segments.iter().for_each(|segment| self.shared.counters.archived(segment, MOST_BYTES));
                 change.segments.iter().for_each(|segment| self.ask_for_merge(segment));
             }
             Outcome::Moved(timelines) => {
+                self.shared.counters.conflicts.increment(1);
                 tracing::warn!(stream = %self.chain.stream(), ?timelines, "another process has archived this WAL; going on behind it");
                 self.start_over().await;
             }
@@ -248,8 +264,9 @@ impl Archiver {
         let (start, end) = (Lsn::at(range.start), Lsn::at(range.end));
         if end.0.is_multiple_of(MOST_BYTES) && !start.0.is_multiple_of(MOST_BYTES) {
             let block = Block { timeline: range.partition, start: Lsn(end.0 - MOST_BYTES).position(), end: range.end };
-            // The merger ends only with the process.
-            drop(self.merges.send(block));
+            if self.merges.send(block).is_err() {
+                tracing::debug!("the upkeep has ended");
+            }
         }
     }
 
@@ -265,6 +282,7 @@ impl Archiver {
         match self.append(&change).await {
             Outcome::Committed { .. } => {
                 self.shared.status.note(|now| now.gaps += 1);
+                self.shared.counters.gaps.increment(1);
                 tracing::error!(
                     timeline,
                     %start,
@@ -353,7 +371,8 @@ impl Job {
     }
 
     fn encode(&self, path: &std::path::Path) -> Result<Sealed> {
-        let facts = WalFacts::new(self.shared.system, self.timeline, self.start..self.end, &self.shared.writer, Utc::now());
+        let facts =
+            WalFacts::new(self.shared.system, self.timeline, self.start..self.end, &self.shared.writer, Utc::now());
         let mut writer = WalWriter::create(path, facts, ZSTD_LEVEL)?;
         let mut buffer = vec![0; PIECE];
         let mut at = self.start;

@@ -1,0 +1,337 @@
+//! Postgres' write-ahead log into the archive, by `tidelog run` against real servers: killed, promoted, outrun, filled up.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::Value;
+use tidelog::manifest::{Chain, Selection};
+use tidelog::segment::wal::WalReader;
+use tidelog::store::Store;
+use tidelog::stream::{Gap, Lsn, StreamId};
+
+use crate::archive::on_disk;
+use crate::rig::postgres::{Postgres, PostgresOptions, Version};
+use crate::rig::process::{Process, temporary_directory};
+use crate::rig::program::{self, Home, Output, Program};
+use crate::rig::wait_until;
+
+/// For a machine five times slower than an idle one.
+const PATIENCE: Duration = Duration::from_secs(120);
+const STOP: Duration = Duration::from_secs(40);
+
+/// The settings of servers that are archived: small, and nothing is written that the test did not ask for.
+const QUIET: [(&str, &str); 3] = [("autovacuum", "off"), ("wal_keep_size", "1GB"), ("bgwriter_delay", "10s")];
+
+/// A directory with a configuration, an archive and a spool.
+struct WalSite {
+    home: Home,
+}
+
+impl WalSite {
+    fn new(url: &str, more: &str) -> Self {
+        let home = Home::new();
+        let path = home.path().display();
+        let config = format!(
+            "[archive]\nurl = \"file://{path}/archive\"\nspool_dir = \"{path}/spool\"\n\
+             [postgres]\nurl = \"{url}\"\nmax_age = \"500ms\"\n{more}"
+        );
+        home.write("tidelog.toml", &config);
+        WalSite { home }
+    }
+
+    fn of(postgres: &Postgres) -> Self {
+        Self::new(&postgres.url("postgres"), "")
+    }
+
+    fn start(&self) -> Program {
+        self.home.start(&["-c", "tidelog.toml", "run"])
+    }
+
+    fn tidelog(&self, args: &[&str]) -> Output {
+        self.home.run(&[&["-c", "tidelog.toml"], args].concat())
+    }
+
+    fn store(&self) -> Store {
+        let directory = self.home.path().join("archive");
+        std::fs::create_dir_all(&directory).expect("a directory can be made");
+        on_disk(&directory)
+    }
+
+    /// The chain, if it has begun.
+    fn chain(&self) -> Option<Chain> {
+        let store = self.store();
+        block_on(async {
+            let streams = tidelog::manifest::streams(&store).await.expect("the archive can be listed");
+            let system = streams.into_iter().find(|stream| matches!(stream, StreamId::Postgres { .. }))?;
+            Chain::open(&store, &system).await.expect("the chain can be opened")
+        })
+    }
+
+    /// Up to where each timeline is archived.
+    fn ends(&self) -> BTreeMap<i32, Lsn> {
+        let chain = self.chain();
+        let positions = chain.iter().flat_map(Chain::positions);
+        positions.map(|position| (position.partition, Lsn::at(position.end))).collect()
+    }
+
+    fn end(&self, timeline: i32) -> Lsn {
+        self.ends().get(&timeline).copied().unwrap_or_default()
+    }
+
+    /// Waits until everything that the server has written by now is archived.
+    fn wait_archived(&self, postgres: &Postgres, timeline: i32, program: &mut Program) {
+        let end = flushed(postgres);
+        wait_until(&format!("timeline {timeline} to be archived up to {end}"), PATIENCE, || {
+            program.assert_running();
+            self.end(timeline) >= end
+        });
+    }
+
+    fn gaps(&self) -> Vec<Gap> {
+        let chain = self.chain().expect("the chain has begun");
+        block_on(chain.select(&Selection::default())).expect("the chain can be read").gaps
+    }
+
+    /// The WAL files of a timeline that the archive holds whole or from their beginning, by their names.
+    fn files(&self, timeline: i32, file: u64) -> BTreeMap<String, Vec<u8>> {
+        let (store, chain) = (self.store(), self.chain().expect("the chain has begun"));
+        let partitions = Some(BTreeMap::from([(timeline, 0..i64::MAX)]));
+        block_on(async {
+            let selected =
+                chain.select(&Selection { timestamps: None, partitions }).await.expect("the chain can be read");
+            let mut files: BTreeMap<String, Vec<u8>> = BTreeMap::new();
+            for segment in &selected.segments {
+                let reader = WalReader::open(&store, segment).await.expect("a segment");
+                let mut at = reader.facts().start.0;
+                let bytes = reader.all().expect("its bytes");
+                let mut rest = bytes.as_slice();
+                while !rest.is_empty() {
+                    let content = files.entry(file_name(timeline, at, file)).or_default();
+                    assert_eq!(content.len() as u64, at % file, "no hole within a file");
+                    let piece = rest.len().min((file - at % file) as usize);
+                    content.extend_from_slice(&rest[..piece]);
+                    at += piece as u64;
+                    rest = &rest[piece..];
+                }
+            }
+            files
+        })
+    }
+
+    /// The archive's files of a timeline are those in `directory`; a file whose end is not archived yet is its beginning.
+    fn assert_same(&self, timeline: i32, directory: &Path, file: u64) -> usize {
+        let files = self.files(timeline, file);
+        for (name, archived) in &files {
+            let own = [name.clone(), format!("{name}.partial")].map(|name| directory.join(name));
+            let own = own
+                .iter()
+                .find(|path| path.exists())
+                .unwrap_or_else(|| panic!("{name} is not in {}", directory.display()));
+            let bytes = std::fs::read(own).expect("a WAL file can be read");
+            let same = archived.iter().zip(&bytes).take_while(|(one, other)| one == other).count();
+            assert!(same == archived.len(), "{name} differs at byte {same} of {}", archived.len());
+        }
+        files.len()
+    }
+
+    /// `verify --deep` finds nothing wrong.
+    fn assert_sound(&self) -> Value {
+        self.tidelog(&["verify", "--deep", "--json"]).expect(0).json()
+    }
+}
+
+fn block_on<T>(work: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .expect("a runtime")
+        .block_on(work)
+}
+
+fn file_name(timeline: i32, at: u64, file: u64) -> String {
+    let (number, of_id) = (at / file, (1_u64 << 32) / file);
+    format!("{timeline:08X}{:08X}{:08X}", number / of_id, number % of_id)
+}
+
+fn flushed(postgres: &Postgres) -> Lsn {
+    postgres.psql("SELECT pg_current_wal_flush_lsn()").parse().expect("an LSN")
+}
+
+/// `pg_receivewal` beside tidelog: what it writes is what tidelog should have.
+struct Receivewal {
+    process: Process,
+    directory: tempfile::TempDir,
+}
+
+impl Receivewal {
+    fn start(postgres: &Postgres) -> Self {
+        let directory = temporary_directory("receivewal");
+        let mut create = postgres.client("pg_receivewal");
+        create.args(["--slot", "witness", "--create-slot", "--if-not-exists", "-D"]).arg(directory.path());
+        program::run(create).expect(0);
+        let mut receive: Command = postgres.client("pg_receivewal");
+        receive.args(["--slot", "witness", "--synchronous", "-D"]).arg(directory.path());
+        let process = Process::start(receive, &directory.path().join("log"));
+        Self { process, directory }
+    }
+
+    /// Waits until it has written down all that the server has.
+    fn wait_for(&self, postgres: &Postgres) -> &Path {
+        let end = flushed(postgres);
+        wait_until("pg_receivewal to be there, too", PATIENCE, || {
+            let at = postgres.psql("SELECT coalesce(max(flush_lsn), '0/0') FROM pg_stat_replication WHERE application_name = 'pg_receivewal'");
+            at.parse::<Lsn>().expect("an LSN") >= end
+        });
+        self.directory.path()
+    }
+}
+
+#[test]
+fn what_is_archived_is_the_servers_wal_byte_for_byte() {
+    for (version, segsize) in [(Version::Debian, 16), (Version::V13, 1), (Version::V18, 64)] {
+        let size = format!("--wal-segsize={segsize}");
+        let config = [QUIET.as_slice(), &[("min_wal_size", "256MB")]].concat();
+        let postgres =
+            Postgres::start(PostgresOptions { version, config: &config, initdb: &[&size], ..Default::default() });
+        let site = WalSite::of(&postgres);
+        let mut program = site.start();
+        postgres.pgbench(&["-i", "-s", "2", "-q"]);
+        postgres.psql("SELECT pg_switch_wal()");
+        postgres.pgbench(&["-t", "50", "-c", "2"]);
+        site.wait_archived(&postgres, 1, &mut program);
+        assert!(site.assert_same(1, &postgres.wal_dir(), segsize << 20) >= 2);
+        let committed = site.chain().expect("a chain").totals().records;
+        assert!(committed >= 100, "{committed} commits were seen");
+        program.terminate(STOP);
+        let report = site.assert_sound();
+        assert_eq!(
+            (report["errors"].as_array().map(Vec::len), report["gaps"].as_array().map(Vec::len)),
+            (Some(0), Some(0))
+        );
+    }
+}
+
+#[test]
+fn killed_twenty_times_it_archives_every_byte_once() {
+    let postgres = Postgres::start(PostgresOptions { config: &QUIET, ..Default::default() });
+    let site = WalSite::of(&postgres);
+    let mut program = site.start();
+    wait_until("the archive to begin", PATIENCE, || {
+        program.assert_running();
+        site.chain().is_some()
+    });
+    let witness = Receivewal::start(&postgres);
+    postgres.pgbench(&["-i", "-s", "3", "-q"]);
+    let mut load = postgres.pgbench_start(&["-T", "600", "-c", "2", "-n"]);
+    for _ in 0..20 {
+        let before = site.end(1);
+        wait_until("more WAL to be archived", PATIENCE, || {
+            program.assert_running();
+            site.end(1) > before
+        });
+        program.kill();
+        program = site.start();
+    }
+    load.kill();
+    postgres.psql("SELECT pg_switch_wal()");
+    site.wait_archived(&postgres, 1, &mut program);
+    let files = site.assert_same(1, witness.wait_for(&postgres), 16 << 20);
+    assert!(files > 2, "{files} files");
+    program.terminate(STOP);
+    drop(witness.process);
+    site.assert_sound();
+    assert_eq!(site.gaps(), []);
+}
+
+#[test]
+fn two_promotions_are_followed_from_timeline_to_timeline() {
+    let first = Postgres::start(PostgresOptions { config: &QUIET, ..Default::default() });
+    let second = first.standby(PostgresOptions { config: &QUIET, ..Default::default() });
+    // The first host of the URL that takes writes: failover needs no new configuration.
+    let third = second.standby(PostgresOptions { config: &QUIET, ..Default::default() });
+    let hosts: Vec<String> = [&first, &second, &third].iter().map(|at| format!("127.0.0.1:{}", at.port())).collect();
+    let url = format!("postgres://postgres@{}/postgres?target_session_attrs=read-write", hosts.join(","));
+    let site = WalSite::new(&url, "");
+    let mut program = site.start();
+    first.pgbench(&["-i", "-s", "1", "-q"]);
+    site.wait_archived(&first, 1, &mut program);
+    let reached = |standby: &Postgres, end: Lsn| {
+        wait_until("the standby to have everything", PATIENCE, || {
+            standby.psql("SELECT pg_last_wal_replay_lsn()").parse::<Lsn>().expect("an LSN") >= end
+        });
+    };
+    let promotions = [(2, &first, &second, vec![&second, &third]), (3, &second, &third, vec![&third])];
+    for (timeline, old, new, later) in promotions {
+        let end = flushed(old);
+        later.iter().for_each(|standby| reached(standby, end));
+        old.kill();
+        new.promote();
+        new.psql(&format!("CREATE TABLE on_timeline_{timeline} (n int)"));
+        new.pgbench(&["-t", "30", "-n"]);
+        site.wait_archived(new, timeline, &mut program);
+        site.assert_same(timeline - 1, &new.wal_dir(), 16 << 20);
+    }
+    assert_eq!(site.ends().keys().copied().collect::<Vec<_>>(), [1, 2, 3]);
+    site.assert_same(3, &third.wal_dir(), 16 << 20);
+    program.terminate(STOP);
+    site.assert_sound();
+    let histories = site.home.path().join("archive/segments/postgres");
+    let system = std::fs::read_dir(histories).expect("the system's folder").flatten().next().expect("one").path();
+    for timeline in [2, 3] {
+        let name = format!("{timeline:08X}.history");
+        let archived = std::fs::read(system.join("history").join(&name)).expect("an archived history");
+        assert_eq!(archived, std::fs::read(third.wal_dir().join(&name)).expect("the server's"));
+    }
+}
+
+#[test]
+fn wal_that_the_server_removed_is_a_recorded_gap() {
+    let config = [("autovacuum", "off"), ("wal_keep_size", "0"), ("min_wal_size", "32MB"), ("max_wal_size", "32MB")];
+    let postgres = Postgres::start(PostgresOptions { config: &config, ..Default::default() });
+    let site = WalSite::of(&postgres);
+    let mut program = site.start();
+    postgres.psql("CREATE TABLE t AS SELECT generate_series(1, 1000) n");
+    site.wait_archived(&postgres, 1, &mut program);
+    program.terminate(STOP);
+    let before = site.end(1);
+    postgres.psql("SELECT pg_drop_replication_slot('tidelog')");
+    for _ in 0..4 {
+        postgres.psql("INSERT INTO t SELECT generate_series(1, 1000)");
+        postgres.psql("SELECT pg_switch_wal()");
+        postgres.psql("CHECKPOINT");
+    }
+    let gone = postgres.wal_dir().join(file_name(1, before.0, 16 << 20));
+    assert!(!gone.exists(), "the server has removed the file");
+    let mut program = site.start();
+    site.wait_archived(&postgres, 1, &mut program);
+    assert!(program.output().contains("WAL is lost"), "{}", program.output());
+    let gaps = site.gaps();
+    assert_eq!(gaps.len(), 1, "{gaps:?}");
+    assert_eq!((gaps[0].partition, Lsn::at(gaps[0].start), gaps[0].reason.name()), (1, before, "server_removed_wal"));
+    program.terminate(STOP);
+    let report = site.assert_sound();
+    assert_eq!(report["gaps"][0]["start"], before.to_string());
+    let listing = site.tidelog(&["ls", "--json"]).expect(0).json();
+    assert_eq!(listing["streams"][0]["gaps"][0]["reason"], "server_removed_wal");
+    assert!(site.tidelog(&["ls"]).expect(0).stdout.contains("lost: the server removed the WAL"));
+}
+
+#[test]
+fn another_system_is_refused_by_name() {
+    let postgres = Postgres::start(PostgresOptions { config: &QUIET, ..Default::default() });
+    let site = WalSite::of(&postgres);
+    let mut program = site.start();
+    postgres.psql("CREATE TABLE t AS SELECT generate_series(1, 1000) n");
+    site.wait_archived(&postgres, 1, &mut program);
+    program.terminate(STOP);
+    let other = Postgres::start(PostgresOptions { config: &QUIET, ..Default::default() });
+    let config = std::fs::read_to_string(site.home.path().join("tidelog.toml")).expect("the configuration");
+    site.home.write("tidelog.toml", &config.replace(&postgres.url("postgres"), &other.url("postgres")));
+    let refused = site.tidelog(&["run"]).expect(2);
+    let id = |of: &Postgres| of.psql("SELECT system_identifier FROM pg_control_system()");
+    assert!(refused.stderr.contains(&id(&postgres)) && refused.stderr.contains(&id(&other)), "{}", refused.stderr);
+    assert!(refused.stderr.contains("point postgres.url at the right server"), "{}", refused.stderr);
+}
