@@ -49,6 +49,26 @@ impl WalSite {
         self.home.start(&["-c", "tidelog.toml", "run"])
     }
 
+    /// As [`WalSite::start`], in a mount namespace of its own that `before` has prepared.
+    fn start_after(&self, before: &str) -> Program {
+        let tidelog = self.home.command(&["-c", "tidelog.toml", "run"]);
+        let mut command = Command::new("unshare");
+        let exec = format!("{before} && exec {:?} -c tidelog.toml run", tidelog.get_program());
+        command.args(["-m", "sh", "-ec", &exec]).current_dir(self.home.path());
+        for (name, _) in tidelog.get_envs().filter(|(_, value)| value.is_none()) {
+            command.env_remove(name);
+        }
+        Program::start(command, &self.home.path().join("output"))
+    }
+
+    /// Puts the archived WAL files of a timeline into `directory`, the last one filled up with zeros, as a restore does.
+    fn unpack(&self, timeline: i32, directory: &Path) {
+        for (name, mut bytes) in self.files(timeline, 16 << 20) {
+            bytes.resize(16 << 20, 0);
+            std::fs::write(directory.join(name), bytes).expect("a WAL file can be written");
+        }
+    }
+
     fn tidelog(&self, args: &[&str]) -> Output {
         self.home.run(&[&["-c", "tidelog.toml"], args].concat())
     }
@@ -334,4 +354,139 @@ fn another_system_is_refused_by_name() {
     let id = |of: &Postgres| of.psql("SELECT system_identifier FROM pg_control_system()");
     assert!(refused.stderr.contains(&id(&postgres)) && refused.stderr.contains(&id(&other)), "{}", refused.stderr);
     assert!(refused.stderr.contains("point postgres.url at the right server"), "{}", refused.stderr);
+}
+
+/// What a session of `psql` has been told, row by row.
+struct Client {
+    process: Process,
+    said: std::path::PathBuf,
+    _directory: tempfile::TempDir,
+}
+
+impl Client {
+    /// Inserts the numbers from 1 on, each in a transaction of its own.
+    fn start(postgres: &Postgres) -> Self {
+        let directory = temporary_directory("client");
+        let script: String = (1..200_000).map(|n| format!("INSERT INTO marks VALUES ({n}) RETURNING n;\n")).collect();
+        let (file, said) = (directory.path().join("script"), directory.path().join("said"));
+        std::fs::write(&file, script).expect("a script can be written");
+        let mut psql = postgres.client("psql");
+        psql.args(["-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-f"]).arg(&file);
+        let process = Process::start(psql, &said);
+        Self { process, said, _directory: directory }
+    }
+
+    /// The last number whose commit it was told of.
+    fn last(&self) -> u64 {
+        let said = std::fs::read_to_string(&self.said).unwrap_or_default();
+        // A line that is not whole yet is none.
+        let whole = said.rsplit_once('\n').map_or("", |(whole, _)| whole);
+        whole.lines().filter_map(|line| line.parse().ok()).next_back().unwrap_or(0)
+    }
+}
+
+#[test]
+fn as_a_synchronous_standby_it_has_every_commit_that_a_client_saw() {
+    let postgres = Postgres::start(PostgresOptions { config: &QUIET, ..Default::default() });
+    postgres.psql("CREATE TABLE marks (n bigint)");
+    let site = WalSite::new(&postgres.url("postgres"), "ack = \"spool\"\n");
+    let mut program = site.start();
+    wait_until("tidelog to stream", PATIENCE, || {
+        program.assert_running();
+        postgres
+            .psql("SELECT count(*) FROM pg_stat_replication WHERE application_name = 'tidelog' AND state = 'streaming'")
+            == "1"
+    });
+    let backup = temporary_directory("backup");
+    let data = backup.path().join("data");
+    program::run({
+        let mut take = postgres.client("pg_basebackup");
+        take.args(["-c", "fast", "-X", "none", "--no-sync", "-D"]).arg(&data);
+        take
+    })
+    .expect(0);
+    postgres.psql("ALTER SYSTEM SET synchronous_standby_names = 'tidelog'");
+    postgres.reload();
+    wait_until("tidelog to be the synchronous standby", PATIENCE, || {
+        postgres.psql("SELECT sync_state FROM pg_stat_replication WHERE application_name = 'tidelog'") == "sync"
+    });
+    let client = Client::start(&postgres);
+    wait_until("the client to have committed", PATIENCE, || client.last() > 500);
+    // Both die, tidelog last: what it had acknowledged is in the spool and not in the archive yet.
+    postgres.kill();
+    program.kill();
+    drop(client.process);
+    let directory = &client.said;
+    let seen = {
+        let said = std::fs::read_to_string(directory).expect("what the client was told");
+        said.lines().filter_map(|line| line.parse::<u64>().ok()).next_back().expect("commits")
+    };
+    let spooled = site.end(1);
+    // The server is gone for good; what is in the spool is archived all the same.
+    let mut program = site.start();
+    wait_until("the spool to be archived", PATIENCE, || {
+        program.assert_running();
+        let spool = std::fs::read_dir(site.home.path().join("spool"))
+            .expect("the spool")
+            .flatten()
+            .find(|at| at.file_name().to_string_lossy().starts_with("postgres-"))
+            .expect("it");
+        let end = std::fs::read_dir(spool.path()).expect("its files").flatten().filter_map(|file| {
+            let name = file.file_name().to_string_lossy().into_owned();
+            let start = u64::from_str_radix(name.strip_suffix(".wal")?.split_once('-')?.1, 16).ok()?;
+            Some(start + file.metadata().ok()?.len())
+        });
+        site.end(1) >= Lsn(end.max().expect("a file"))
+    });
+    assert!(site.end(1) >= spooled);
+    program.terminate(STOP);
+    let wal = temporary_directory("wal");
+    site.unpack(1, wal.path());
+    std::fs::write(data.join("recovery.signal"), "").expect("a signal can be left");
+    let restore = format!("cp {}/%f %p", wal.path().display());
+    let restored =
+        Postgres::adopt(&data, PostgresOptions { config: &[("restore_command", &restore)], ..Default::default() });
+    restored.wait_ready();
+    wait_until("recovery to end", PATIENCE, || restored.psql("SELECT pg_is_in_recovery()") == "f");
+    let count: u64 = restored.psql("SELECT count(*) FROM marks").parse().expect("a number");
+    assert!(count >= seen, "the client saw {seen} commits, and {count} are there");
+    // At most the one that was on its way came besides.
+    assert!(count <= seen + 1 && restored.psql("SELECT max(n) FROM marks") == count.to_string());
+    site.assert_sound();
+}
+
+#[test]
+fn a_spool_that_is_full_is_waited_for_and_nothing_is_lost() {
+    let postgres = Postgres::start(PostgresOptions { config: &QUIET, ..Default::default() });
+    let site = WalSite::of(&postgres);
+    std::fs::create_dir(site.home.path().join("spool")).expect("a directory can be made");
+    let mut program =
+        site.start_after("mount -t tmpfs -o size=40m tmpfs spool && head -c 38M /dev/zero > spool/ballast");
+    wait_until("the program to start", PATIENCE, || {
+        let output = program.output();
+        let refused = output.contains("ermission") || output.contains("not permitted");
+        refused || {
+            program.assert_running();
+            output.contains("receiving WAL")
+        }
+    });
+    if !program.output().contains("receiving WAL") {
+        eprintln!("SKIPPED: a disk that is full needs the right to mount one: {}", program.output());
+        return;
+    }
+    postgres.psql("CREATE TABLE t AS SELECT generate_series(1, 200000) n");
+    wait_until("the spool to be full", PATIENCE, || {
+        program.assert_running();
+        program.output().contains("the spool is full")
+    });
+    // The connection is kept all the while.
+    let active = "SELECT active FROM pg_replication_slots WHERE slot_name = 'tidelog'";
+    assert_eq!(postgres.psql(active), "t");
+    let ballast = format!("/proc/{}/root{}/spool/ballast", program.id(), site.home.path().display());
+    std::fs::remove_file(ballast).expect("the ballast can be removed");
+    site.wait_archived(&postgres, 1, &mut program);
+    assert!(program.output().contains("the spool has room again"), "{}", program.output());
+    site.assert_same(1, &postgres.wal_dir(), 16 << 20);
+    program.terminate(STOP);
+    site.assert_sound();
 }

@@ -18,15 +18,16 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::Instant;
 
-use super::Status;
+use super::{Status, archived_system, system_of};
 use crate::config;
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::manifest::backups::{self, Archive, Backup, Part, Tablespace};
 use crate::pipeline::persistence::Persistence;
-use crate::source::postgres::{BackupEvent, BackupOptions, BackupStream, Replication, Server};
+use crate::source::postgres::{BackupEvent, BackupOptions, BackupStream, Server};
 use crate::store::{Store, layout};
-use crate::stream::{FORMAT_VERSION, System, sha256};
+use crate::stream::{FORMAT_VERSION, Lsn, sha256};
 
 /// What is compressed at once, into a frame of its own: long enough for zstd's window at the levels in question.
 const FRAME: usize = 4 << 20;
@@ -39,6 +40,9 @@ const MOST_WORKERS: usize = 4;
 
 /// How many parts are on their way into the store.
 const UPLOADS: usize = 2;
+
+/// How long a store that is away is waited for. Meanwhile the server holds the backup open; it costs it little.
+const STORE_PATIENCE: Duration = Duration::from_secs(600);
 
 /// How often the task looks whether a backup is due.
 const LOOK: Duration = Duration::from_secs(1);
@@ -67,40 +71,31 @@ pub(crate) async fn run(mut task: BackupTask) {
             reason = due(&task).await;
         }
         let Some(why) = &reason else {
-            if ended(&mut task.stop, LOOK).await {
-                return;
+            tokio::select! {
+                () = tokio::time::sleep(LOOK) => continue,
+                () = super::asked(&mut task.stop) => return,
             }
-            continue;
         };
         tracing::info!(why, "taking a base backup");
+        let done = Done::default();
         let taken = tokio::select! {
-            taken = take(&task.server, &task.config, &task.store, &task.writer, &Arc::new(Done::default())) => taken,
-            _ = task.stop.wait_for(|stop| *stop) => return,
+            taken = take(&task.server, &task.config, &task.store, &task.writer, &done) => taken,
+            () = super::asked(&mut task.stop) => return,
         };
-        let wait = match taken {
+        match taken {
             Ok(backup) => {
                 tracing::info!(name = backup.name, start = %backup.start, end = %backup.end, bytes = backup.bytes(),
                     stored_bytes = backup.stored_bytes(), "base backup taken");
                 task.status.note(|now| now.last_backup = Some(backup.finished));
                 persistence = Persistence::new();
                 reason = None;
-                LOOK
             }
-            Err(error) => {
-                let wait = persistence.next_wait();
-                tracing::error!(%error, hint = error.hint_text(), retry_in = ?wait, "cannot take a base backup");
-                wait
-            }
-        };
-        if ended(&mut task.stop, wait).await {
-            return;
+            Err(error) => tokio::select! {
+                () = persistence.wait_after("cannot take a base backup", error) => {}
+                () = super::asked(&mut task.stop) => return,
+            },
         }
     }
-}
-
-/// Whether the service stops within `wait`.
-async fn ended(stop: &mut watch::Receiver<bool>, wait: Duration) -> bool {
-    tokio::time::timeout(wait, stop.wait_for(|stop| *stop)).await.is_ok()
 }
 
 /// Why a backup is due, if it is. Backups by hand and of other processes count.
@@ -129,26 +124,37 @@ fn is_due(last: DateTime<Utc>, every: Duration, now: DateTime<Utc>) -> bool {
 
 /// How far a backup is, for a progress bar.
 #[derive(Debug, Default)]
-pub struct Done {
+pub(crate) struct Done {
     /// Bytes that came.
-    pub bytes: AtomicU64,
+    pub(crate) bytes: AtomicU64,
     /// Bytes that the server expects to send.
-    pub total: AtomicU64,
+    pub(crate) total: AtomicU64,
 }
 
 /// Takes a base backup. When it returns, the backup is committed.
 ///
 /// # Errors
 /// What the server or the store refuses; [`Kind::Config`] for a server of another system than the archive's.
-pub async fn take(
+pub(crate) async fn take(
     server: &Server,
     config: &config::Postgres,
     store: &Store,
     writer: &str,
-    done: &Arc<Done>,
+    done: &Done,
 ) -> Result<Backup> {
     let mut replication = server.replication().await?;
-    let system = identify(&mut replication).await?;
+    let system = system_of(&mut replication).await?;
+    if let Some(chain) = archived_system(store).await?
+        && let Some(archived) = chain.begin_facts().system().filter(|archived| archived.system_id != system.system_id)
+    {
+        let message = format!(
+            "{} is system {}, and the archive holds system {}",
+            replication.shown(),
+            system.system_id,
+            archived.system_id
+        );
+        return Err(Error::new(Kind::Config, message).hint("give each system an archive of its own (archive.url)"));
+    }
     let started = Utc::now();
     let name = format!("{}-{writer}", started.format("%Y%m%dT%H%M%SZ"));
     let label = format!("tidelog {name}");
@@ -159,7 +165,8 @@ pub async fn take(
     let (mut archives, ends) = receive(&mut stream, packer, done).await?;
     let (end, end_timeline) = ends;
     let manifest = archives.pop().filter(|last| last.name == MANIFEST).and_then(|last| last.parts.into_iter().next());
-    let manifest = manifest.ok_or_else(|| Error::new(Kind::Internal, "the server sent a base backup without a manifest"))?;
+    let manifest =
+        manifest.ok_or_else(|| Error::new(Kind::Internal, "the server sent a base backup without a manifest"))?;
     let backup = Backup {
         format: FORMAT_VERSION,
         name,
@@ -178,22 +185,11 @@ pub async fn take(
     Ok(backup)
 }
 
-async fn identify(replication: &mut Replication) -> Result<System> {
-    let system_id = replication.identify().await?.system_id;
-    let size = replication.wal_segment_size().await?;
-    let wal_segment_size = u32::try_from(size).or_err(Kind::Unsupported, || format!("WAL files of {size} bytes"))?;
-    Ok(System { system_id, wal_segment_size, server_version: replication.version() / 10_000 })
-}
-
 /// What the manifest's object is called, before its ending.
 const MANIFEST: &str = "backup_manifest";
 
 /// Brings everything that the server sends into the store. Gives the archives, the manifest's last, and the end.
-async fn receive(
-    stream: &mut BackupStream,
-    mut packer: Packer,
-    done: &Done,
-) -> Result<(Vec<Archive>, (crate::stream::Lsn, u32))> {
+async fn receive(stream: &mut BackupStream, mut packer: Packer, done: &Done) -> Result<(Vec<Archive>, (Lsn, u32))> {
     let places: Vec<_> = stream.tablespaces().iter().filter_map(|tablespace| tablespace.place.clone()).collect();
     loop {
         match stream.next().await? {
@@ -318,12 +314,11 @@ impl Packer {
         let store = self.store.clone();
         self.uploads.spawn(async move {
             let mut persistence = Persistence::new();
+            let begun = Instant::now();
             loop {
                 match store.put(&key, bytes.clone()).await {
-                    Err(error) if error.is_transient() && persistence.goes_on() => {
-                        let wait = persistence.next_wait();
-                        tracing::warn!(%error, retry_in = ?wait, "a part of a base backup cannot be stored");
-                        tokio::time::sleep(wait).await;
+                    Err(error) if error.is_transient() && begun.elapsed() < STORE_PATIENCE => {
+                        persistence.wait_after("a part of a base backup cannot be stored", error).await;
                     }
                     result => return result,
                 }

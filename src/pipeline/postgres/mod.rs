@@ -20,6 +20,7 @@
 //! far the local disk goes. Where to receive on is decided by the spool and the archive, never by the slot.
 
 mod archive;
+pub(crate) mod backup;
 mod count;
 mod receive;
 mod spool;
