@@ -16,8 +16,9 @@ use crate::config::Config;
 use crate::error::{Error, Kind, Result};
 use crate::source::postgres::Server;
 use crate::store::Store;
+
 use board::{Board, Opened};
-use postgres::backup::BackupTask;
+use postgres::{Steered, backup::BackupTask};
 use spool::Spool;
 
 /// Archives everything that the configuration names, until `stop` turns true. `board` is made from the same
@@ -43,6 +44,7 @@ pub async fn run(config: &Config, board: Arc<Board>, stop: watch::Receiver<bool>
             _ => Ok(()),
         }
     };
+    let Opened { store, writer } = &opened;
     let log = async {
         match (&config.postgres, board.postgres()) {
             (Some(postgres), Some(board)) => {
@@ -50,14 +52,14 @@ pub async fn run(config: &Config, board: Arc<Board>, stop: watch::Receiver<bool>
                 let task = BackupTask {
                     server: Server::new(postgres)?,
                     config: postgres.clone(),
-                    store: opened.store.clone(),
-                    writer: opened.writer.clone(),
+                    store: store.clone(),
+                    writer: writer.clone(),
                     status: Arc::clone(&board.status),
                     requests,
                     stop: stop.clone(),
                 };
                 let task = tokio::spawn(postgres::backup::run(task));
-                let log = postgres::Steered { config, postgres, opened: &opened, board, backups };
+                let log = Steered { config, postgres, opened: &opened, board, backups };
                 let result = log.run(stop.clone()).await;
                 // A backup under way counts for nothing until its last object.
                 task.abort();

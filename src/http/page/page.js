@@ -261,13 +261,14 @@ function toggle(row) {
   row.open.setAttribute("aria-expanded", String(row.detail !== null));
 }
 
-function table(caption, headings, lines) {
+/** A small table; its first `texts` columns are texts, the others numbers. */
+function table(caption, headings, lines, texts = 1) {
   const head = make("tr", "", ...headings.map((text, index) => {
-    const th = make("th", index > 0 ? "number" : "", text);
+    const th = make("th", index >= texts ? "number" : "", text);
     th.scope = "col";
     return th;
   }));
-  const body = lines.map((line) => make("tr", "", ...line.map((text, index) => make("td", index > 0 ? "number" : "", text))));
+  const body = lines.map((line) => make("tr", "", ...line.map((text, index) => make("td", index >= texts ? "number" : "", text))));
   const scroll = make("div", "scroll", make("table", "inner", make("caption", "", caption), make("thead", "", head), make("tbody", "", ...body)));
   scroll.tabIndex = 0;
   scroll.setAttribute("role", "region");
@@ -419,7 +420,7 @@ function drawSlots(slots) {
   const box = $("postgres-slots");
   if (box.dataset.key === key) return;
   box.dataset.key = key;
-  box.replaceChildren(...(slots.length > 0 ? [table("Replication slots", ["Slot", "Kind", "In use", "State", "Kept on the server", "Time to loss"], lines)] : []));
+  box.replaceChildren(...(slots.length > 0 ? [table("Replication slots", ["Slot", "Kind", "In use", "State", "Kept on the server", "Time to loss"], lines, 4)] : []));
   [...box.querySelectorAll("tbody tr")].forEach((line, index) => {
     const slot = slots[index];
     const tone = slot.wal_status === "lost" ? "bad" : slot.wal_status === "unreserved" || (slot.seconds_to_loss ?? Infinity) < 3600 ? "warn" : "";

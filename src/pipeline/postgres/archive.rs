@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
+use super::count::{Counters, Reason};
 use super::spool::Extent;
 use super::walk::{self, Walk};
 use super::{Block, Shared};
@@ -56,6 +57,7 @@ pub(super) struct Archiver {
     jobs: FuturesOrdered<JoinHandle<(SegmentRef, u32)>>,
     ready: Vec<SegmentRef>,
     next_checkpoint: Instant,
+    counters: Counters,
 }
 
 /// What is to be done next.
@@ -64,6 +66,7 @@ enum Work {
         timeline: u32,
         start: Lsn,
         end: Lsn,
+        reason: Reason,
     },
     Gap {
         timeline: u32,
@@ -92,6 +95,7 @@ impl Archiver {
             jobs: FuturesOrdered::new(),
             ready: Vec::new(),
             next_checkpoint: Instant::now(),
+            counters: Counters::new(),
         }
     }
 
@@ -107,7 +111,10 @@ impl Archiver {
             let mut wait = None;
             while self.jobs.len() < SEGMENTS_AT_ONCE {
                 match self.next_work(stopping)? {
-                    Work::Segment { timeline, start, end } => self.begin_segment(timeline, start, end).await?,
+                    Work::Segment { timeline, start, end, reason } => {
+                        self.begin_segment(timeline, start, end).await?;
+                        self.counters.sealed(reason);
+                    }
                     Work::Gap { timeline, start, end } if self.is_idle() => self.commit_gap(timeline, start, end).await,
                     Work::Gap { .. } => break,
                     Work::Wait(until) => {
@@ -151,17 +158,20 @@ impl Archiver {
         let full = Lsn((at.0 + 1).next_multiple_of(MOST_BYTES));
         if available >= full {
             self.since = None;
-            return Ok(Work::Segment { timeline, start: at, end: full });
+            return Ok(Work::Segment { timeline, start: at, end: full, reason: Reason::Size });
         }
         if available > at {
             let due = *self.since.get_or_insert_with(Instant::now) + self.max_age;
             // Nothing more comes of a timeline that was left, or before a gap.
             let over = next.is_some_and(|next| next.timeline > timeline || next.after_gap);
-            if hurry || over || Instant::now() >= due {
-                self.since = None;
-                return Ok(Work::Segment { timeline, start: at, end: available });
-            }
-            return Ok(Work::Wait(Some(due)));
+            let reason = match () {
+                () if over => Reason::End,
+                () if hurry => Reason::Stop,
+                () if Instant::now() >= due => Reason::Age,
+                () => return Ok(Work::Wait(Some(due))),
+            };
+            self.since = None;
+            return Ok(Work::Segment { timeline, start: at, end: available, reason });
         }
         self.since = None;
         match next {
@@ -246,12 +256,14 @@ impl Archiver {
                     let last = change.segments.iter().filter_map(SegmentRef::max_timestamp).max();
                     now.last_commit = now.last_commit.max(last.and_then(DateTime::from_timestamp_millis));
                 });
-                change.segments.iter().for_each(|segment| self.shared.counters.archived(segment, MOST_BYTES));
-                change.segments.iter().for_each(|segment| self.ask_for_merge(segment));
+                for segment in &change.segments {
+                    self.counters.archived(segment);
+                    self.ask_for_merge(segment);
+                }
             }
             Outcome::Moved(timelines) => {
-                self.shared.counters.conflicts.increment(1);
                 tracing::warn!(stream = %self.chain.stream(), ?timelines, "another process has archived this WAL; going on behind it");
+                self.counters.conflicts.increment(1);
                 self.start_over().await;
             }
         }
@@ -281,8 +293,8 @@ impl Archiver {
         let change = Change { gaps: vec![gap], ..Change::default() };
         match self.append(&change).await {
             Outcome::Committed { .. } => {
+                self.counters.gaps.increment(1);
                 self.shared.status.note(|now| now.gaps += 1);
-                self.shared.counters.gaps.increment(1);
                 tracing::error!(
                     timeline,
                     %start,

@@ -74,7 +74,6 @@ struct Shared {
     archived: channel::Sender<Vec<PartitionRange>>,
     /// Asks for a new base backup, with the reason.
     backups: mpsc::Sender<String>,
-    counters: count::Counters,
 }
 
 /// A range of 16 MiB of one timeline, as positions in its chain.
@@ -118,7 +117,6 @@ pub(super) async fn run(
         status,
         archived: channel::Sender::new(chain.positions().copied().collect()),
         backups,
-        counters: count::Counters::new(),
     });
     tracing::info!(
         system_id = system.system_id,
