@@ -163,6 +163,28 @@ fn every_moment_comes_back_exactly() {
     assert_eq!(latest.psql("SHOW archive_mode"), "off", "it runs on its own");
     assert!(!latest.wal_dir().join(".tidelog").exists(), "nothing fetched in advance is left");
 
+    // The archive is whole, file by file; a flipped byte in the backup is found, and no restore uses it.
+    let report = place.tidelog(&["verify", "--deep", "--json"]).expect(0).json();
+    assert_eq!(report["errors"], serde_json::json!([]), "{report}");
+    let name = backup["name"].as_str().expect("a name");
+    let folder = format!("archive/backups/postgres/system={}/{name}", backup["system_id"].as_str().expect("an id"));
+    let part = place.home.path().join(folder).join("base.tar.00000.zst");
+    let sound = std::fs::read(&part).expect("a part");
+    let mut flipped = sound.clone();
+    flipped[1000] ^= 1;
+    std::fs::write(&part, flipped).expect("damage can be done");
+    let report = place.tidelog(&["verify", "--json"]).expect(3).json();
+    assert!(
+        report["errors"][0]["object"].as_str().is_some_and(|object| object.ends_with("base.tar.00000.zst")),
+        "{report}"
+    );
+    let into = place.home.path().join("damaged").display().to_string();
+    let refusal = place.tidelog(
+        &[&["restore-postgres", "--into", &into][..], &moved("damaged-fast").each_ref().map(String::as_str)].concat(),
+    );
+    assert!(refusal.expect(3).stderr.contains("is damaged"));
+    std::fs::write(&part, sound).expect("it is mended");
+
     // What cannot be reached says what can.
     let refused = |target: [&str; 2], parts: &[&str]| {
         let into = place.home.path().join("refused").display().to_string();
@@ -278,4 +300,45 @@ fn every_version_comes_back() {
         let configured = std::fs::read_to_string(data.join("postgresql.auto.conf")).expect("its settings");
         assert!(configured.contains("wal-fetch"), "{configured}");
     }
+}
+
+#[test]
+fn a_backup_may_come_from_a_standby() {
+    let place = Place::new(Version::Debian);
+    let standby = place.postgres.standby(PostgresOptions::default());
+    let config = std::fs::read_to_string(place.home.path().join("tidelog.toml")).expect("the configuration");
+    let more = format!("[postgres.base_backup]\nurl = \"{}\"\n", standby.url("postgres"));
+    place.home.write("tidelog.toml", &(config + &more));
+    let checked = place.tidelog(&["check", "--connect"]).expect(0).stdout;
+    assert!(checked.contains("ok     base backups"), "{checked}");
+    place.mark(1);
+    let backup = place.back_up();
+    place.mark(2);
+    place.wait_archived();
+    let data = place.restore("data", &["--backup", backup["name"].as_str().expect("a name")]);
+    let label = std::fs::read_to_string(data.join("backup_label")).expect("the label");
+    assert!(label.contains("BACKUP FROM: standby"), "{label}");
+    let postgres = place.adopt(&data, Version::Debian);
+    wait_recovered(&postgres);
+    assert_eq!(markers(&postgres), "2|2");
+}
+
+#[test]
+fn backups_come_by_the_clock() {
+    let place = Place::new(Version::Debian);
+    let config = std::fs::read_to_string(place.home.path().join("tidelog.toml")).expect("the configuration");
+    place.stop_archiving();
+    place.home.write("tidelog.toml", &format!("{config}[postgres.base_backup]\nevery = \"60s\"\n"));
+    let mut program = place.home.start(&["-c", "tidelog.toml", "run"]);
+    let folder = place.home.path().join("archive/backups/postgres");
+    let committed = || {
+        let systems = std::fs::read_dir(&folder).into_iter().flatten().flatten();
+        let backups = systems.flat_map(|system| std::fs::read_dir(system.path()).into_iter().flatten().flatten());
+        backups.filter(|backup| backup.path().join("backup.json").exists()).count()
+    };
+    wait_until("the first base backup", PATIENCE, || {
+        program.assert_running();
+        committed() == 1
+    });
+    program.terminate(STOP);
 }

@@ -38,6 +38,14 @@ pub(super) fn write(data: &Path, plan: &Plan, action: Action, command: &str) -> 
     };
     text.push_str(&settings(plan, action, command));
     std::fs::write(&file, text).and_then(|()| std::fs::File::open(&file)?.sync_all()).map_err(failed)?;
+    // A backup of a standby holds its signal, which would win: the server would wait for its old primary for ever.
+    let standby = data.join("standby.signal");
+    match std::fs::remove_file(&standby) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(Error::io(error, format!("cannot remove {}", standby.display())));
+        }
+        _ => {}
+    }
     let signal = data.join("recovery.signal");
     let made = std::fs::File::create(&signal).and_then(|made| made.sync_all());
     made.map_err(|source| Error::io(source, format!("cannot write {}", signal.display())))
