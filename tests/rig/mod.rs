@@ -59,6 +59,10 @@ pub(crate) struct Parts {
     pub(crate) kafka: PathBuf,
     /// a Python venv
     pub(crate) python: PathBuf,
+    /// another one: `bin/kubectl`, `bin/kubernetes-validate`, `bin/hadolint`, `bin/docker-compose`
+    pub(crate) deploy: PathBuf,
+    /// `usr/bin/prometheus`, `usr/bin/promtool`
+    pub(crate) prometheus: PathBuf,
 }
 
 /// The parts in the cache. The first call runs `setup.sh`, so plain `cargo test` on a new machine works as `make test` does.
@@ -76,7 +80,12 @@ pub(crate) fn parts() -> &'static Parts {
             let line = lines.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
             PathBuf::from(line.unwrap_or_else(|| panic!("setup.sh did not print {name}=; it printed:\n{lines}")))
         };
-        Parts { kafka: path("RIG_KAFKA"), python: path("RIG_PYTHON") }
+        Parts {
+            kafka: path("RIG_KAFKA"),
+            python: path("RIG_PYTHON"),
+            deploy: path("RIG_DEPLOY"),
+            prometheus: path("RIG_PROMETHEUS"),
+        }
     });
     &PARTS
 }

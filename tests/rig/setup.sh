@@ -3,6 +3,8 @@
 #
 #     setup.sh [test]    RIG_KAFKA=<cache>/kafka-<key>      libs/*.jar, bootstrap.checkpoint, classes.jsa
 #                        RIG_PYTHON=<cache>/python-<key>    a venv with duckdb, pyarrow, fastavro, moto, confluent-kafka
+#                        RIG_DEPLOY=<cache>/deploy-<key>    a venv with kubectl, kubernetes-validate, hadolint, docker-compose
+#                        RIG_PROMETHEUS=<cache>/prometheus-<key>   usr/bin/prometheus, usr/bin/promtool
 #     setup.sh bench     the same, and kcat
 #     setup.sh build     only what a build needs: a C++ compiler and the headers of OpenSSL and zlib
 #     setup.sh where     prints the cache's path and does nothing
@@ -62,6 +64,7 @@ system_packages() {
     command -v mvn >/dev/null || echo maven
     command -v python3 >/dev/null || echo python3
     has_venv || echo python3-venv
+    command -v systemd-analyze >/dev/null || echo systemd
     [ "$1" != test ] || return 0
     command -v kcat >/dev/null || echo kcat
 }
@@ -163,11 +166,29 @@ PROPERTIES
     ((tries < 600))
 }
 
-make_python() {
+# make_venv FOLDER REQUIREMENTS
+make_venv() {
     python3 -m venv "$1" >&2 || fail "python3 -m venv failed; see above"
-    retry "$1/bin/python" -m pip install -q --no-deps --disable-pip-version-check -r "$here/requirements.txt" ||
+    retry "$1/bin/python" -m pip install -q --no-deps --disable-pip-version-check -r "$2" ||
         fail "the Python packages could not be fetched by pip; see above"
-    "$1/bin/python" -m pip check >&2 || fail "tests/rig/requirements.txt does not name all that its packages need"
+    "$1/bin/python" -m pip check >&2 || fail "$2 does not name all that its packages need"
+}
+
+make_python() { make_venv "$1" "$here/requirements.txt"; }
+
+make_deploy() { make_venv "$1" "$here/../deploy/requirements.txt"; }
+
+# Debian's package is unpacked and not installed: installing it would start a service on port 9090.
+make_prometheus() {
+    (
+        cd "$1"
+        retry apt-get download -q -o APT::Sandbox::User=root prometheus ||
+            { [ "$(id -u)" = 0 ] && retry apt-get update -qq && retry apt-get download -q -o APT::Sandbox::User=root prometheus; } ||
+            fail "the Debian package prometheus could not be fetched; sudo apt-get update, and try again"
+        dpkg-deb -x prometheus_*.deb . >&2
+        rm -rf prometheus_*.deb etc lib var usr/share
+        usr/bin/promtool --version >&2 || fail "promtool does not run on this machine; see above"
+    )
 }
 
 # The folders' names: what each part is made from, as a hash.
@@ -178,6 +199,8 @@ name_parts() {
         { stat -Lc '%n %s %Y' "$java" 2>/dev/null || true; }; } | hash_of)
     python=python-$({ cat "$here/requirements.txt" &&
         { python3 -c 'import sys; print(sys.version, sys.executable)' 2>/dev/null || true; }; } | hash_of)
+    deploy=deploy-$({ cat "$here/../deploy/requirements.txt" && echo "$python"; } | hash_of)
+    prometheus=prometheus-$({ cat /etc/debian_version 2>/dev/null || true; } | hash_of)
 }
 
 # ---- the run
@@ -196,7 +219,8 @@ mkdir -p "$cache"
 name_parts
 # What a build needs is looked at always, since that is cheap. Asking for Java and the venv module means to start them:
 # only when a part is to be made. (Without Java, or with another one, the name of its part is another.)
-if [ "$wanted" = test ] && [ -e "$cache/$kafka/ready" ] && [ -e "$cache/$python/ready" ]; then
+if [ "$wanted" = test ] && [ -e "$cache/$kafka/ready" ] && [ -e "$cache/$python/ready" ] &&
+    [ -e "$cache/$deploy/ready" ]; then
     install_system_packages build
 else
     install_system_packages "$wanted"
@@ -205,3 +229,5 @@ fi
 [ "$wanted" != build ] || exit 0
 make_part RIG_KAFKA "$kafka" make_kafka
 make_part RIG_PYTHON "$python" make_python
+make_part RIG_DEPLOY "$deploy" make_deploy
+make_part RIG_PROMETHEUS "$prometheus" make_prometheus
