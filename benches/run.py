@@ -19,6 +19,7 @@ import json
 import os
 import pathlib
 import platform
+import re
 import shutil
 import signal
 import socket
@@ -414,14 +415,15 @@ def machine(parts):
     python = output(f"{parts['RIG_PYTHON']}/bin/python", "-c", "import confluent_kafka as c, pyarrow as p; "
                     "print('confluent-kafka', c.version()[0] if isinstance(c.version(), tuple) else c.version(),"
                     " 'pyarrow', p.__version__)")
-    java = output("java", "-version").splitlines()[0]
-    kcat = output("kcat", "-V")
-    kcat = next((each for each in kcat.splitlines() if each.startswith("Version")), kcat)
+    java = re.search(r'"([^"]+)"', output("java", "-version"))[1]
+    kcat = re.search(r"Version (\S+) .*(librdkafka \S+)", output("kcat", "-V"), re.DOTALL)
+    zstd = re.search(r"v(\d[\d.]+)", output("zstd", "-V"))[1]
     return [
         ("date", datetime.datetime.now(datetime.timezone.utc).strftime("%F")),
-        ("machine", f"{os.cpu_count()} cores, {cpu}, {memory} GiB, Linux {platform.release()}"),
+        ("machine", f"{os.cpu_count()} cores, {cpu}, {memory} GiB, Linux {platform.release().split('-')[0]}"),
         ("load", "1, 5, 15 minutes: " + ", ".join(f"{each:.1f}" for each in os.getloadavg())),
-        ("versions", "; ".join([output(TIDELOG, "--version"), kafka.stem, java, kcat, python, output("zstd", "-V")])),
+        ("versions", "; ".join([output(TIDELOG, "--version"), kafka.stem, f"OpenJDK {java}",
+                                f"kcat {kcat[1]} ({kcat[2]})", python, f"zstd {zstd}"])),
     ]
 
 

@@ -385,3 +385,45 @@ impl Persistence {
         self.wait = (self.wait * 2).min(LONGEST_WAIT);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn range(partition: i32, start: i64, end: i64) -> PartitionRange {
+        PartitionRange { partition, start, end, records: 0, min_timestamp: None, max_timestamp: None }
+    }
+
+    fn request(ranges: &[PartitionRange]) -> Request {
+        Request::Empty { seq: 9, ranges: ranges.to_vec() }
+    }
+
+    fn batch(ranges: &[&[PartitionRange]]) -> Vec<Ready> {
+        (1..).zip(ranges).map(|(seq, ranges)| Ready { seq, segment: None, empty: ranges.to_vec() }).collect()
+    }
+
+    #[test]
+    fn a_request_joins_a_batch_whose_ranges_it_follows() {
+        let batch = batch(&[&[range(0, 5, 9), range(1, 0, 3)], &[range(0, 9, 12)]]);
+        for follower in [vec![range(0, 12, 13)], vec![range(1, 3, 4), range(2, 50, 60)], vec![range(3, 0, 1)], vec![]] {
+            assert!(request(&follower).follows(&batch), "{follower:?}");
+        }
+        assert!(request(&[range(0, 40, 41)]).follows(&[]), "the first of a batch is the chain's to judge");
+    }
+
+    #[test]
+    fn a_request_that_was_read_anew_does_not_join() {
+        let batch = batch(&[&[range(0, 5, 9), range(1, 0, 3)], &[range(0, 9, 12)]]);
+        for stranger in [vec![range(0, 9, 20)], vec![range(0, 13, 14)], vec![range(2, 0, 1), range(1, 0, 3)]] {
+            assert!(!request(&stranger).follows(&batch), "{stranger:?}");
+        }
+    }
+
+    #[test]
+    fn only_two_known_ids_can_tell_two_lives_apart() {
+        assert!(another_life(Some("a"), Some("b")));
+        for (archived, now) in [(Some("a"), Some("a")), (None, Some("b")), (Some("a"), None), (None, None)] {
+            assert!(!another_life(archived, now), "{archived:?} {now:?}");
+        }
+    }
+}

@@ -125,11 +125,11 @@ async fn offsets(
         return Ok(offsets);
     }
     let topic: Arc<str> = Arc::from(chain.stream().topic.as_str());
-    let list = |at: OffsetAt| list(shared, kafka, &topic, &unknown, at);
-    let earliest = list(OffsetAt::Earliest).await?;
+    let broker = Broker { shared, kafka, topic: &topic, partitions: &unknown };
+    let earliest = broker.all(OffsetAt::Earliest).await?;
     if chain.stream().generation > 0 {
         let before = same_topic_before(shared, chain).await?;
-        let latest = list(OffsetAt::Latest).await?;
+        let latest = broker.all(OffsetAt::Latest).await?;
         offsets.extend(unknown.iter().map(|&partition| {
             let (first, end) = (earliest[&partition], latest[&partition]);
             let archived = before.as_ref().and_then(|chain| chain.position(partition)).map(|range| range.end);
@@ -140,10 +140,10 @@ async fn offsets(
     }
     let start = match kafka.start {
         Start::Earliest => earliest.clone(),
-        Start::Latest => list(OffsetAt::Latest).await?,
+        Start::Latest => broker.all(OffsetAt::Latest).await?,
         Start::Timestamp(time) => {
-            let mut found = list(OffsetAt::Latest).await?;
-            found.extend(list_known(shared, kafka, &topic, &unknown, OffsetAt::Timestamp(time)).await?);
+            let mut found = broker.all(OffsetAt::Latest).await?;
+            found.extend(broker.known(OffsetAt::Timestamp(time)).await?);
             found
         }
     };
@@ -166,38 +166,37 @@ async fn same_topic_before(shared: &Shared, chain: &Chain) -> Result<Option<Chai
     Ok(before.filter(|before| id.is_some() && before.begin_facts().topic_id == *id))
 }
 
-/// The offsets that the broker gives for each partition; all must have one.
-async fn list(
-    shared: &Shared,
-    kafka: &Kafka,
-    topic: &Arc<str>,
-    partitions: &[i32],
-    at: OffsetAt,
-) -> Result<BTreeMap<i32, i64>> {
-    let known = list_known(shared, kafka, topic, partitions, at).await?;
-    match partitions.iter().find(|partition| !known.contains_key(partition)) {
-        None => Ok(known),
-        Some(partition) => {
-            Err(Error::new(Kind::Unavailable, format!("the broker gave no offset of {topic} partition {partition}")))
-        }
-    }
+/// What the broker says of some partitions of a topic.
+struct Broker<'a> {
+    shared: &'a Shared,
+    kafka: &'a Kafka,
+    topic: &'a Arc<str>,
+    partitions: &'a [i32],
 }
 
-/// The offsets that the broker gives for each partition that has one.
-async fn list_known(
-    shared: &Shared,
-    kafka: &Kafka,
-    topic: &Arc<str>,
-    partitions: &[i32],
-    at: OffsetAt,
-) -> Result<BTreeMap<i32, i64>> {
-    let wanted: Vec<TopicPartition> =
-        partitions.iter().map(|&partition| TopicPartition { topic: Arc::clone(topic), partition }).collect();
-    let mut known = BTreeMap::new();
-    for (at, offset) in shared.cluster.list_offsets(&wanted, at, kafka.isolation).await? {
-        if let Some(offset) = offset? {
-            known.insert(at.partition, offset);
+impl Broker<'_> {
+    /// The offset of each partition; all must have one.
+    async fn all(&self, at: OffsetAt) -> Result<BTreeMap<i32, i64>> {
+        let known = self.known(at).await?;
+        match self.partitions.iter().find(|partition| !known.contains_key(partition)) {
+            None => Ok(known),
+            Some(partition) => {
+                let message = format!("the broker gave no offset of {} partition {partition}", self.topic);
+                Err(Error::new(Kind::Unavailable, message))
+            }
         }
     }
-    Ok(known)
+
+    /// The offset of each partition that has one.
+    async fn known(&self, at: OffsetAt) -> Result<BTreeMap<i32, i64>> {
+        let at_partition = |&partition| TopicPartition { topic: Arc::clone(self.topic), partition };
+        let wanted: Vec<TopicPartition> = self.partitions.iter().map(at_partition).collect();
+        let mut known = BTreeMap::new();
+        for (at, offset) in self.shared.cluster.list_offsets(&wanted, at, self.kafka.isolation).await? {
+            if let Some(offset) = offset? {
+                known.insert(at.partition, offset);
+            }
+        }
+        Ok(known)
+    }
 }
