@@ -1,4 +1,4 @@
-"""Reads manifests from standard input, refuses what an API server would refuse or silently drop, and prints them as JSON.
+"""Reads files of manifests, refuses what an API server would refuse or silently drop, and prints them as one JSON list a file.
 
 Kubernetes' own kinds are checked against the strict schemas of kubernetes-validate; those of the Prometheus operator
 against models made from its custom resource definitions.
@@ -13,22 +13,33 @@ from cloudcoil.models.prometheus_operator import v1 as operator
 
 VERSION = "1.37"
 
-wrong = []
-documents = [document for document in yaml.safe_load_all(sys.stdin) if document]
-for document in documents:
-    name = f"{document.get('kind')}/{document.get('metadata', {}).get('name')}"
+
+
+def refusal(document):
+    """Why the document would not be taken as it is; None if it would."""
     try:
-        if document.get("apiVersion") == "monitoring.coreos.com/v1":
+        if document["apiVersion"] == "monitoring.coreos.com/v1":
             model = getattr(operator, document["kind"]).model_validate(document)
             # The models ignore what they do not know: then it is missing from what they give back.
             kept = model.model_dump(by_alias=True, exclude_unset=True, mode="json")
             if kept != document:
-                raise ValueError(f"has fields that the operator does not know; it would keep {json.dumps(kept)}")
+                return f"has fields that the operator does not know; it would keep {json.dumps(kept)}"
         else:
             kubernetes_validate.validate(document, VERSION, strict=True)
-    except Exception as error:  # whatever it is, it is said with the name
+    except Exception as error:  # whatever it is, the caller says it with the document's name
         where = ".".join(str(step) for step in getattr(error, "absolute_path", []))
-        wrong.append(f"{name} {where}: {getattr(error, 'message', error)}")
+        return f"{where}: {getattr(error, 'message', error)}"
+    return None
+
+
+wrong, files = [], []
+for path in sys.argv[1:]:
+    with open(path, encoding="utf-8") as file:
+        documents = [document for document in yaml.safe_load_all(file) if document]
+    files.append(documents)
+    for document in documents:
+        if why := refusal(document):
+            wrong.append(f"{path}: {document.get('kind')}/{document['metadata']['name']}: {why}")
 if wrong:
     sys.exit("\n".join(wrong))
-json.dump(documents, sys.stdout)
+json.dump(files, sys.stdout)

@@ -1,0 +1,152 @@
+//! The Grafana dashboard: a model that Grafana takes, with queries that Prometheus takes, of metrics that the program has.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+
+use serde_json::Value;
+
+use super::{promtool, read};
+use crate::rig::process::temporary_directory;
+
+/// What Prometheus itself adds to every target, and what every client has.
+const GENERAL: [&str; 6] = [
+    "up",
+    "process_start_time_seconds",
+    "process_resident_memory_bytes",
+    "process_cpu_seconds_total",
+    "process_open_fds",
+    "process_max_fds",
+];
+
+/// The program's metrics, without the prefix.
+const METRICS: &[&str] = &[
+    "archived_records_total",
+    "archived_bytes_total",
+    "stored_bytes_total",
+    "segments_sealed_total",
+    "checkpoint_position",
+    "lag_records",
+    "lag_seconds",
+    "complete_through_timestamp_seconds",
+    "gaps_total",
+    "fence_conflicts_total",
+    "store_request_seconds_bucket",
+    "store_request_seconds_sum",
+    "store_request_seconds_count",
+    "store_errors_total",
+    "memory_used_bytes",
+    "memory_budget_bytes",
+    "rebalances_total",
+    "paused",
+    "ready",
+    "assigned_partitions",
+    "segments_waiting",
+    "last_checkpoint_timestamp_seconds",
+    "build_info",
+    "wal_received_lsn_bytes",
+    "wal_durable_lsn_bytes",
+    "wal_lag_bytes",
+    "wal_lag_seconds",
+    "slot_retained_bytes",
+    "slot_safe_bytes",
+    "slot_lost",
+    "slot_seconds_to_loss",
+    "base_backup_last_success_timestamp_seconds",
+    "recoverable_from_timestamp_seconds",
+    "recoverable_to_timestamp_seconds",
+];
+
+/// Every metric that `query` selects is one of ours, or one that Prometheus knows of every target.
+pub(super) fn assert_metrics(where_: &str, query: &str) {
+    let names = regex::Regex::new(r"\b(tidelog_[a-z_]+|process_[a-z_]+|up)\b(?:\s*[^(a-z_]|$)").expect("a regex");
+    let mut found = 0;
+    for name in names.captures_iter(query) {
+        let name = &name[1];
+        let known =
+            GENERAL.contains(&name) || name.strip_prefix("tidelog_").is_some_and(|name| METRICS.contains(&name));
+        assert!(known, "{where_}: no metric is called {name}: {query}");
+        found += 1;
+    }
+    assert!(found > 0, "{where_}: no metric in {query}");
+}
+
+fn dashboard() -> Value {
+    serde_json::from_str(&read("deploy/grafana/tidelog.json")).expect("JSON")
+}
+
+fn list<'a>(value: &'a Value, pointer: &str) -> &'a Vec<Value> {
+    value.pointer(pointer).and_then(Value::as_array).unwrap_or_else(|| panic!("no list at {pointer}"))
+}
+
+/// Every query with where it stands: of panels and annotations.
+fn queries(dashboard: &Value) -> Vec<(String, String)> {
+    let text = |value: &Value| value.as_str().expect("a text").to_owned();
+    let mut queries = Vec::new();
+    for panel in list(dashboard, "/panels").iter().filter(|panel| panel["type"] != "row") {
+        for target in list(panel, "/targets") {
+            queries.push((text(&panel["title"]), text(&target["expr"])));
+        }
+    }
+    for annotation in list(dashboard, "/annotations/list") {
+        queries.push((text(&annotation["name"]), text(&annotation["expr"])));
+    }
+    queries
+}
+
+#[test]
+fn every_query_is_one_that_prometheus_takes() {
+    let dashboard = dashboard();
+    let queries = queries(&dashboard);
+    assert!(queries.len() > 40, "{}", queries.len());
+    let mut rules = "groups:\n  - name: dashboard\n    rules:\n".to_owned();
+    for (number, (title, query)) in queries.iter().enumerate() {
+        assert_metrics(title, query);
+        // A query that forgets a variable shows all that there is, whatever is chosen.
+        assert!(query.contains("namespace=~\"$namespace\", instance=~\"$instance\""), "{title}: {query}");
+        let filled = query.replace("$__rate_interval", "1m");
+        writeln!(rules, "      - record: query:{number}\n        expr: {}", Value::from(filled)).expect("a text grows");
+    }
+    for variable in list(&dashboard, "/templating/list").iter().filter(|variable| variable["type"] == "query") {
+        let query = variable["definition"].as_str().expect("a query");
+        let selector = query.strip_prefix("label_values(").and_then(|rest| rest.rsplit_once(", ")).expect(query).0;
+        assert_metrics("variables", selector);
+        writeln!(
+            rules,
+            "      - record: variable:{}\n        expr: {}",
+            variable["name"].as_str().expect("a name"),
+            Value::from(selector)
+        )
+        .expect("a text grows");
+    }
+    let directory = temporary_directory("dashboard");
+    std::fs::write(directory.path().join("rules.yaml"), rules).expect("a file can be written");
+    promtool(directory.path(), &["check", "rules", "rules.yaml"]).expect(0);
+}
+
+#[test]
+fn the_model_is_whole() {
+    let dashboard = dashboard();
+    assert!(dashboard["schemaVersion"].as_u64() >= Some(41), "an old schema");
+    assert_eq!(dashboard.get("id"), None, "an id belongs to one Grafana");
+    let names: Vec<_> = list(&dashboard, "/templating/list").iter().map(|one| one["name"].clone()).collect();
+    assert_eq!(names, ["datasource", "namespace", "instance", "topic"]);
+    let mut ids = BTreeSet::new();
+    let mut taken = BTreeSet::new();
+    for panel in list(&dashboard, "/panels") {
+        let title = panel["title"].as_str().expect("a title");
+        assert!(ids.insert(panel["id"].as_u64().expect("an id")), "{title}: the id is another panel's");
+        let at = |name: &str| panel["gridPos"][name].as_u64().expect("a position");
+        for (x, y) in (at("x")..at("x") + at("w")).flat_map(|x| (at("y")..at("y") + at("h")).map(move |y| (x, y))) {
+            assert!(x < 24 && taken.insert((x, y)), "{title} lies over another panel, or beside the grid");
+        }
+        if panel["type"] == "row" {
+            continue;
+        }
+        assert!(panel["description"].as_str().is_some_and(|text| text.len() > 5), "{title} does not say what it shows");
+        assert!(panel["fieldConfig"]["defaults"]["unit"].is_string(), "{title} has no unit");
+        let sources = list(panel, "/targets").iter().map(|target| &target["datasource"]).chain([&panel["datasource"]]);
+        for source in sources {
+            assert_eq!(source["uid"], "${datasource}", "{title} is bound to one data source");
+        }
+    }
+}
