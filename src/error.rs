@@ -37,6 +37,25 @@ pub enum Kind {
     Internal,
 }
 
+impl Kind {
+    /// The kind's name as metrics and status documents write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Config => "config",
+            Self::NotFound => "not_found",
+            Self::Corrupt => "corrupt",
+            Self::Unavailable => "unavailable",
+            Self::Denied => "denied",
+            Self::Full => "full",
+            Self::Unsupported => "unsupported",
+            Self::Fenced => "fenced",
+            Self::Interrupted => "interrupted",
+            Self::Incomplete => "incomplete",
+            Self::Internal => "internal",
+        }
+    }
+}
+
 /// A failure, with what was being done and what to do about it.
 pub struct Error {
     kind: Kind,

@@ -1,11 +1,13 @@
 //! tidelog archives a change-data pipeline continuously and gives back any time range.
 //!
 //! A module uses only modules that stand before it here: [`error`], [`time`], [`stream`], [`telemetry`], [`config`],
-//! [`record`], [`store`], [`segment`], [`manifest`], [`source`], [`pipeline`], [`replay`], [`verify`], [`cli`].
+//! [`record`], [`store`], [`segment`], [`manifest`], [`source`], [`pipeline`], [`replay`], [`verify`],
+//! [`http`], [`cli`].
 
 pub mod cli;
 pub mod config;
 pub mod error;
+pub mod http;
 pub mod manifest;
 pub mod pipeline;
 pub mod record;

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::config::{Config, Kafka, TopicPattern};
 use crate::error::{Error, Kind, Result};
+use crate::http;
 use crate::pipeline;
 use crate::source::kafka::{Cluster, validate};
 use crate::store::Store;
@@ -62,6 +63,12 @@ pub(super) async fn run(args: &Args, path: &Path) -> Result<()> {
     if args.connect {
         let spool = pipeline::probe_spool(&config).map(|()| config.archive.spool_dir.display().to_string());
         answers.push(Answer::of("spool", spool));
+    }
+    if let Some(http) = &config.http {
+        let usable = http::validate(http).map(|()| http.listen.to_string());
+        if args.connect || usable.is_err() {
+            answers.push(Answer::of("http", usable));
+        }
     }
     match (properties, &config.kafka) {
         (Err(error), _) => answers.push(Answer::of("kafka", Err(error))),

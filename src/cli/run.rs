@@ -1,17 +1,25 @@
 //! `tidelog run`: the service, from its start to a stop by signal.
 
+use std::sync::Arc;
+
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
-use crate::pipeline;
+use crate::http::Listener;
+use crate::pipeline::{self, board::Board};
 
 /// Archives until SIGTERM or SIGINT. A second signal ends at once: killing is a correct way to stop, only dearer.
 pub(super) async fn run(config: &Config) -> Result<()> {
     let (stop, stopped) = watch::channel(false);
     let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
-    let mut service = Box::pin(pipeline::run(config, stopped));
+    let board = Board::new(config);
+    if let Some(http) = &config.http {
+        let listener = Listener::bind(http, config, Arc::clone(&board)).await?;
+        tokio::spawn(listener.serve());
+    }
+    let mut service = Box::pin(pipeline::run(config, board, stopped));
     loop {
         tokio::select! {
             result = &mut service => return result,

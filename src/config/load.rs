@@ -1,6 +1,7 @@
 //! From the file and the environment to a validated [`Config`].
 
 use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use toml::Table;
 use url::Url;
 
 use super::raw::{ENVIRONMENT_PREFIX, Section, overlay};
-use super::{Archive, Config, Isolation, Kafka, Segment, Start, TopicOverride, TopicPattern};
+use super::{Archive, Config, Http, Isolation, Kafka, Segment, Start, TopicOverride, TopicPattern};
 use crate::error::{Error, Kind, Result};
 use crate::stream::Format;
 
@@ -17,11 +18,10 @@ const MIB: u64 = 1 << 20;
 
 /// Sections that belong to the file's final shape but that this version cannot honour: ignoring one would let its
 /// user believe that it works.
-const NOT_YET: [(&str, &str); 4] = [
+const NOT_YET: [(&str, &str); 3] = [
     ("postgres", "archives no write-ahead log"),
     ("state", "archives no pipeline state"),
     ("retention", "keeps everything"),
-    ("http", "has no HTTP listener"),
 ];
 
 impl Config {
@@ -49,7 +49,13 @@ impl Config {
     /// Reads a configuration's `text`, named `origin` in messages, with `environment` laid over it.
     pub fn parse(text: &str, origin: &str, environment: &BTreeMap<String, String>) -> Result<Self> {
         let mut table: Table = toml::from_str(text).map_err(|error| {
-            Error::new(Kind::Config, format!("{origin} is not TOML\n{}", error.to_string().trim_end()))
+            // The error's own text shows the line, which may hold a secret.
+            let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+            let line = before.matches('\n').count() + 1;
+            Error::new(
+                Kind::Config,
+                format!("{origin} is not TOML: line {line}: {}", error.message().replace('\n', ", ")),
+            )
         })?;
         let variables = environment.iter().map(|(name, value)| (name.clone(), value.clone()));
         let problems = overlay(&mut table, variables);
@@ -67,6 +73,7 @@ impl Config {
             budget
         });
         let kafka = root.section("kafka").map(|section| read_kafka(section, &lookup));
+        let http = root.section("http").map(read_http);
         for (name, lack) in NOT_YET {
             if root.section(name).is_some() {
                 root.problem(name, format!("is not supported by this version, which {lack}; remove the section"));
@@ -76,7 +83,7 @@ impl Config {
 
         let found = problems.into_found();
         match archive {
-            Some(archive) if found.is_empty() => Ok(Self { archive, memory_budget, kafka }),
+            Some(archive) if found.is_empty() => Ok(Self { archive, memory_budget, kafka, http }),
             _ => Err(Error::new(
                 Kind::Config,
                 format!(
@@ -106,10 +113,7 @@ fn read_archive(mut section: Section<'_>, lookup: Lookup<'_>) -> Archive {
     };
     let spool_dir = section.parsed(
         "spool_dir",
-        |text| match Path::new(text) {
-            path if path.is_absolute() => Ok(path.to_owned()),
-            _ => Err(format!("{text:?} is not an absolute path; write it from the root, like /var/lib/tidelog/spool")),
-        },
+        |text| absolute_path(text, "/var/lib/tidelog/spool"),
         PathBuf::from("/var/lib/tidelog/spool"),
     );
     let options = section.section("options").map(|section| section.free(lookup)).unwrap_or_default();
@@ -117,7 +121,39 @@ fn read_archive(mut section: Section<'_>, lookup: Lookup<'_>) -> Archive {
     Archive { url, spool_dir, options }
 }
 
+fn absolute_path(text: &str, example: &str) -> Result<PathBuf, String> {
+    match Path::new(text) {
+        path if path.is_absolute() => Ok(path.to_owned()),
+        _ => Err(format!("{text:?} is not an absolute path; write it from the root, like {example}")),
+    }
+}
+
+fn read_http(mut section: Section<'_>) -> Http {
+    let listen = section.parsed("listen", listen_address, SocketAddr::from((Ipv4Addr::LOCALHOST, 9095)));
+    let token = section.parsed("admin_token_file", |text| absolute_path(text, "/etc/tidelog/token").map(Some), None);
+    let labels = section.count("max_topic_labels", 200);
+    section.finish();
+    Http { listen, admin_token_file: token, max_topic_labels: usize::try_from(labels).unwrap_or(usize::MAX) }
+}
+
+fn listen_address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        format!("{text:?} is not an address; use \"127.0.0.1:9095\", or \"0.0.0.0:9095\" for all interfaces")
+    })
+}
+
+/// Whether a URL or an address holds a name or a password, which would be shown wherever the address is.
+fn holds_credentials(text: &str) -> bool {
+    let authority = text.split_once("://").map_or(text, |(_, rest)| rest);
+    authority.split(['/', '?', '#']).next().is_some_and(|authority| authority.contains('@'))
+}
+
 fn archive_url(text: &str) -> Result<Url, String> {
+    if holds_credentials(text) {
+        return Err("credentials do not belong into the URL; use the cloud's usual environment variables or \
+                    [archive.options]"
+            .to_owned());
+    }
     if text.starts_with('/') {
         return Err(format!("{text:?} is a path; write it as file://{text}"));
     }
@@ -138,6 +174,12 @@ fn archive_url(text: &str) -> Result<Url, String> {
 fn read_kafka(mut section: Section<'_>, lookup: Lookup<'_>) -> Kafka {
     let cluster = section.parsed("cluster", cluster_name, "main".to_owned());
     let bootstrap_servers = section.required_text("bootstrap_servers", "localhost:9092");
+    if bootstrap_servers.split(',').any(holds_credentials) {
+        section.problem(
+            "bootstrap_servers",
+            "credentials do not belong into the address; use sasl.username and sasl.password of [kafka.properties]",
+        );
+    }
     let group_id = section.parsed(
         "group_id",
         |text| {
@@ -412,6 +454,45 @@ mod tests {
         assert_eq!(kafka.segment_of("orders").max_age, Duration::from_secs(5));
         assert_eq!(kafka.segment_of("orange").format, Format::Avro);
         assert_eq!(kafka.segment_of("other").format, Format::Parquet);
+    }
+
+    #[test]
+    fn the_listener_has_defaults_and_takes_no_host_names() {
+        let http = |text: &str| parse(&format!("{LEAST}[http]\n{text}"));
+        let least = http("").expect("an empty section is enough").http.expect("[http] is there");
+        assert_eq!((least.listen.to_string().as_str(), least.admin_token_file), ("127.0.0.1:9095", None));
+        assert_eq!(least.max_topic_labels, 200);
+        assert!(parse(LEAST).expect("it is valid").http.is_none());
+        let all = http("listen = \"[::]:1\"\nadmin_token_file = \"/t\"\nmax_topic_labels = 3\n");
+        let all = all.expect("it is valid").http.expect("[http] is there");
+        assert_eq!((all.listen.to_string().as_str(), all.max_topic_labels), ("[::]:1", 3));
+        for (text, says) in [
+            (
+                "listen = \"localhost:9095\"",
+                "http.listen: \"localhost:9095\" is not an address; use \"127.0.0.1:9095\"",
+            ),
+            ("listen = \"9095\"", "http.listen: \"9095\" is not an address"),
+            ("admin_token_file = \"token\"", "http.admin_token_file: \"token\" is not an absolute path"),
+            ("max_topic_labels = 0", "http.max_topic_labels: is not allowed, use a whole number of 1 or more"),
+            ("port = 1", "http.port: is not a key; the keys here are admin_token_file, listen, max_topic_labels"),
+        ] {
+            let error = http(text).expect_err(text).to_string();
+            assert!(error.contains(says), "{error}");
+        }
+    }
+
+    #[test]
+    fn credentials_in_an_address_are_refused_and_not_repeated() {
+        for url in ["s3://key:hunter2@bucket/x", "file://hunter2@host/x", "ftp://hunter2@x"] {
+            let text = problems(&format!("[archive]\nurl = {url:?}\n"));
+            assert!(text.contains("archive.url: credentials do not belong into the URL"), "{text}");
+            assert!(!text.contains("hunter2"), "{text}");
+        }
+        let text = problems(&LEAST.replace("b:1", "a:1,SASL_SSL://me:hunter2@b:1"));
+        assert!(text.contains("kafka.bootstrap_servers: credentials do not belong"), "{text}");
+        assert!(!text.contains("hunter2"), "{text}");
+        // An @ in a path is no credential.
+        assert!(parse("[archive]\nurl = \"file:///tmp/a@b\"\n").is_ok());
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod load;
 mod raw;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -24,6 +25,8 @@ pub struct Config {
     pub memory_budget: u64,
     /// `[kafka]`: what is read from Kafka, if anything is.
     pub kafka: Option<Kafka>,
+    /// `[http]`: the listener, if there is one.
+    pub http: Option<Http>,
 }
 
 /// `[archive]`.
@@ -35,6 +38,17 @@ pub struct Archive {
     pub spool_dir: PathBuf,
     /// `[archive.options]`: object_store's own keys, lower case.
     pub options: BTreeMap<String, String>,
+}
+
+/// `[http]`.
+#[derive(Debug, Clone)]
+pub struct Http {
+    /// `listen`: where the listener listens.
+    pub listen: SocketAddr,
+    /// `admin_token_file`: the file that holds the token of changing calls; without it there are none.
+    pub admin_token_file: Option<PathBuf>,
+    /// `max_topic_labels`: how many topics have series of their own in `/metrics`.
+    pub max_topic_labels: usize,
 }
 
 /// `[kafka]`.

@@ -15,6 +15,7 @@ pub mod layout;
 
 mod backend;
 pub(crate) mod fault;
+mod meter;
 
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -27,6 +28,7 @@ use tokio::task::JoinSet;
 
 use crate::config::Archive;
 use crate::error::{Error, Kind, Result, ResultExt};
+use meter::{Meter, Operation};
 
 /// The bytes of one part of an upload. S3 wants 5 MiB or more, and 10,000 parts at most, which makes 80 GiB.
 const PART_BYTES: u64 = 8 * 1024 * 1024;
@@ -39,6 +41,7 @@ const PARTS_IN_FLIGHT: usize = 2;
 pub struct Store {
     objects: Arc<dyn ObjectStore>,
     url: Arc<str>,
+    meter: Meter,
 }
 
 /// What [`Store::create`] found.
@@ -64,7 +67,7 @@ impl Store {
 
     /// A store over objects that are already open, for wrappers that count, limit or break requests.
     pub fn over(objects: Arc<dyn ObjectStore>, url: &str) -> Self {
-        Self { objects, url: url.into() }
+        Self { objects, url: url.into(), meter: Meter::new() }
     }
 
     /// The objects, with keys relative to the archive's root.
@@ -82,17 +85,23 @@ impl Store {
     /// An error leaves it open whether the object was created: the answer may have been lost on its way.
     pub async fn create(&self, key: &Path, bytes: Bytes) -> Result<Created> {
         let options = PutOptions::from(PutMode::Create);
-        match self.objects.put_opts(key, PutPayload::from_bytes(bytes), options).await {
-            Ok(_) => Ok(Created::Yes),
-            Err(object_store::Error::AlreadyExists { .. }) => Ok(Created::Exists),
-            Err(error) => Err(self.fault(error, "create", key)),
-        }
+        let create = async {
+            match self.objects.put_opts(key, PutPayload::from_bytes(bytes), options).await {
+                Ok(_) => Ok(Created::Yes),
+                Err(object_store::Error::AlreadyExists { .. }) => Ok(Created::Exists),
+                Err(error) => Err(self.fault(error, "create", key)),
+            }
+        };
+        self.meter.time(Operation::Create, create).await
     }
 
     /// Writes an object, over an older one if there is one. It is durable when the call returns.
     pub async fn put(&self, key: &Path, bytes: Bytes) -> Result<()> {
-        let put = self.objects.put(key, PutPayload::from_bytes(bytes)).await;
-        put.map(|_| ()).map_err(|error| self.fault(error, "write", key))
+        let put = async {
+            let put = self.objects.put(key, PutPayload::from_bytes(bytes)).await;
+            put.map(|_| ()).map_err(|error| self.fault(error, "write", key))
+        };
+        self.meter.time(Operation::Put, put).await
     }
 
     /// Writes the bytes of a local file as an object, over an older one if there is one. It is durable when the call
@@ -100,6 +109,10 @@ impl Store {
     ///
     /// Memory is bounded: a few parts of 8 MiB, whatever the file's size.
     pub async fn upload(&self, key: &Path, file: &std::path::Path) -> Result<()> {
+        self.meter.time(Operation::Upload, self.upload_parts(key, file)).await
+    }
+
+    async fn upload_parts(&self, key: &Path, file: &std::path::Path) -> Result<()> {
         let shown = file.display();
         let opened = tokio::fs::File::open(file).await.map_err(|e| Error::io(e, format!("cannot open {shown}")))?;
         let facts = opened.metadata().await.map_err(|e| Error::io(e, format!("cannot look at {shown}")))?;
@@ -107,7 +120,8 @@ impl Store {
         let size = facts.len();
         if size <= PART_BYTES {
             let bytes = read_part(source, 0, size).await.map_err(|e| e.context(format!("cannot read {shown}")))?;
-            return self.put(key, bytes).await;
+            let put = self.objects.put(key, PutPayload::from_bytes(bytes)).await;
+            return put.map(|_| ()).map_err(|error| self.fault(error, "write", key));
         }
         let mut upload = self.objects.put_multipart(key).await.map_err(|e| self.fault(e, "upload", key))?;
         let mut parts = JoinSet::new();
@@ -151,46 +165,63 @@ impl Store {
 
     /// An object's bytes; none if there is no such object.
     pub async fn get(&self, key: &Path) -> Result<Option<Bytes>> {
-        let got = match self.objects.get(key).await {
-            Ok(got) => got.bytes().await,
-            Err(error) => Err(error),
+        let get = async {
+            let got = match self.objects.get(key).await {
+                Ok(got) => got.bytes().await,
+                Err(error) => Err(error),
+            };
+            self.found(got, "read", key)
         };
-        self.found(got, "read", key)
+        self.meter.time(Operation::Get, get).await
     }
 
     /// An object's size in bytes; none if there is no such object.
     pub async fn size(&self, key: &Path) -> Result<Option<u64>> {
-        let head = self.objects.head(key).await.map(|meta| meta.size);
-        self.found(head, "look at", key)
+        let head = async {
+            let head = self.objects.head(key).await.map(|meta| meta.size);
+            self.found(head, "look at", key)
+        };
+        self.meter.time(Operation::Head, head).await
     }
 
     /// The objects whose keys lie below `prefix`, in the order of their keys.
     pub async fn list(&self, prefix: &Path) -> Result<Vec<ObjectMeta>> {
-        let listed: object_store::Result<Vec<_>> = self.objects.list(Some(prefix)).try_collect().await;
-        let mut objects = listed.map_err(|error| self.fault(error, "list", prefix))?;
+        let list = async {
+            let listed: object_store::Result<Vec<_>> = self.objects.list(Some(prefix)).try_collect().await;
+            listed.map_err(|error| self.fault(error, "list", prefix))
+        };
+        let mut objects = self.meter.time(Operation::List, list).await?;
         objects.sort_unstable_by(|a, b| a.location.cmp(&b.location));
         Ok(objects)
     }
 
     /// Whether at least one object lies below `prefix`.
     pub async fn any_below(&self, prefix: &Path) -> Result<bool> {
-        let mut listed: BoxStream<'_, _> = self.objects.list(Some(prefix));
-        let first = listed.next().await.transpose().map_err(|error| self.fault(error, "list", prefix))?;
-        Ok(first.is_some())
+        let list = async {
+            let mut listed: BoxStream<'_, _> = self.objects.list(Some(prefix));
+            listed.next().await.transpose().map_err(|error| self.fault(error, "list", prefix))
+        };
+        Ok(self.meter.time(Operation::List, list).await?.is_some())
     }
 
     /// The folders right below `prefix`, in the order of their names. On `file://` one may be empty.
     pub async fn list_folders(&self, prefix: &Path) -> Result<Vec<Path>> {
-        let listed = self.objects.list_with_delimiter(Some(prefix)).await;
-        let mut folders = listed.map_err(|error| self.fault(error, "list", prefix))?.common_prefixes;
+        let list = async {
+            let listed = self.objects.list_with_delimiter(Some(prefix)).await;
+            listed.map(|listed| listed.common_prefixes).map_err(|error| self.fault(error, "list", prefix))
+        };
+        let mut folders = self.meter.time(Operation::List, list).await?;
         folders.sort_unstable();
         Ok(folders)
     }
 
     /// Deletes an object; it is no error if there is none.
     pub async fn delete(&self, key: &Path) -> Result<()> {
-        let deleted = self.objects.delete(key).await;
-        self.found(deleted, "delete", key).map(|_| ())
+        let delete = async {
+            let deleted = self.objects.delete(key).await;
+            self.found(deleted, "delete", key).map(|_| ())
+        };
+        self.meter.time(Operation::Delete, delete).await
     }
 
     /// Tries what tidelog needs of a store: that objects can be created, read and deleted, and that the second create

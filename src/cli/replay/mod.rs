@@ -526,6 +526,7 @@ mod tests {
             },
             memory_budget: 0,
             kafka: None,
+            http: None,
         };
         let digest = |words: &[&str]| args(words).digest(&config);
         let base = digest(&["--from", "-1h", "--topics", "a"]);

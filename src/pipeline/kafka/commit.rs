@@ -16,8 +16,9 @@ use chrono::{DateTime, Utc};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 
+use super::count::Counters;
 use super::lane::LaneId;
-use super::{Dropped, Notice};
+use super::{Dropped, Notice, gaps};
 use crate::config;
 use crate::error::{Error, Kind, Result};
 use crate::manifest::{Chain, Change, Outcome};
@@ -43,6 +44,7 @@ pub(super) struct Shared {
     /// How many uploads may run at once.
     pub(super) uploads: Semaphore,
     pub(super) notices: std::sync::mpsc::Sender<Notice>,
+    pub(super) counters: Counters,
 }
 
 impl Shared {
@@ -169,8 +171,11 @@ impl Committer {
             let uploaded = self.shared.store.upload(&key, &sealed.path).await;
             drop(permit);
             match uploaded {
-                Ok(()) => return sealed.to_ref(key.to_string()),
-                Err(error) => persistence.wait_after("a segment cannot be uploaded", error).await,
+                Ok(()) => {
+                    self.recovered(&persistence);
+                    return sealed.to_ref(key.to_string());
+                }
+                Err(error) => self.wait_after(&mut persistence, "a segment cannot be uploaded", error).await,
             }
         }
     }
@@ -199,6 +204,7 @@ impl Committer {
                     break;
                 }
                 Outcome::Moved(moved) => {
+                    self.shared.counters.conflicts.increment(1);
                     tracing::warn!(topic = &*self.topic, partitions = ?moved, "another process has archived these partitions");
                     for ready in &batch {
                         lost.extend(
@@ -212,6 +218,7 @@ impl Committer {
                 }
             }
         }
+        self.shared.tell(Notice::Archived { lane: self.lane, totals: *self.chain.totals() });
         self.tell_committed(batch);
         if !lost.is_empty() {
             let dropped = lost.into_iter().filter_map(|(partition, seq)| {
@@ -225,9 +232,26 @@ impl Committer {
         let mut persistence = Persistence::new();
         loop {
             match self.chain.commit(change, &self.shared.writer, now).await {
-                Ok(outcome) => return outcome,
-                Err(error) => persistence.wait_after("a checkpoint cannot be written", error).await,
+                Ok(outcome) => {
+                    self.recovered(&persistence);
+                    return outcome;
+                }
+                Err(error) => self.wait_after(&mut persistence, "a checkpoint cannot be written", error).await,
             }
+        }
+    }
+
+    /// Tells that `what` failed, shows it, and waits.
+    async fn wait_after(&self, persistence: &mut Persistence, what: &str, error: Error) {
+        let why = Some(format!("{what}: {error}").into());
+        self.shared.tell(Notice::Failing { lane: self.lane, why });
+        persistence.wait_after(what, error).await;
+    }
+
+    /// What failed before has succeeded.
+    fn recovered(&self, persistence: &Persistence) {
+        if persistence.has_waited {
+            self.shared.tell(Notice::Failing { lane: self.lane, why: None });
         }
     }
 
@@ -270,9 +294,10 @@ impl Committer {
             };
             match rewrite_without(&sealed, moved, info, self.encoding, &path).await {
                 Ok(new) => break new,
-                Err(error) => persistence.wait_after("a segment cannot be written anew", error).await,
+                Err(error) => self.wait_after(&mut persistence, "a segment cannot be written anew", error).await,
             }
         };
+        self.recovered(&persistence);
         self.shared.spool.remove(&sealed.path);
         let new = new?;
         let reference = self.upload(&new).await;
@@ -299,9 +324,12 @@ impl Committer {
         let (id, earliest, latest) = loop {
             match self.present(partition).await {
                 Ok(present) => break present,
-                Err(error) => persistence.wait_after("the offsets of a partition cannot be listed", error).await,
+                Err(error) => {
+                    self.wait_after(&mut persistence, "the offsets of a partition cannot be listed", error).await;
+                }
             }
         };
+        self.recovered(&persistence);
         if another_life(self.chain.begin_facts().topic_id.as_deref(), id.as_deref()) {
             return self.shared.tell(Notice::LifeEnded { lane: self.lane });
         }
@@ -325,8 +353,13 @@ impl Committer {
             }
             let now = Utc::now();
             let gap = Gap { partition, start: archived, end: earliest, reason: GapReason::BrokerRetention, found: now };
+            let before = self.chain.position(partition).and_then(|range| range.max_timestamp);
+            let shown = gaps::span(&gap, before, None);
             let change = Change { gaps: vec![gap], ..Change::default() };
             if let Outcome::Committed { .. } = self.append(&change, now).await {
+                self.shared.counters.gaps.increment(1);
+                self.shared.tell(Notice::Gaps { lane: self.lane, gaps: vec![shown] });
+                self.shared.tell(Notice::Archived { lane: self.lane, totals: *self.chain.totals() });
                 tracing::error!(
                     topic = &*self.topic,
                     partition,
@@ -367,11 +400,13 @@ pub(super) fn another_life(archived: Option<&str>, now: Option<&str>) -> bool {
 /// Growing waits between the attempts of something that is tried until it succeeds.
 pub(super) struct Persistence {
     wait: Duration,
+    /// Whether anything has failed.
+    pub(super) has_waited: bool,
 }
 
 impl Persistence {
     pub(super) fn new() -> Self {
-        Self { wait: FIRST_WAIT }
+        Self { wait: FIRST_WAIT, has_waited: false }
     }
 
     /// Tells that `what` failed, and waits. What does not pass by itself waits for a person: asking often would not
@@ -381,6 +416,7 @@ impl Persistence {
             self.wait = LONGEST_WAIT;
         }
         tracing::error!(%error, hint = error.hint_text(), retry_in = ?self.wait, "{what}");
+        self.has_waited = true;
         tokio::time::sleep(self.wait).await;
         self.wait = (self.wait * 2).min(LONGEST_WAIT);
     }

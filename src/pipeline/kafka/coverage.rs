@@ -15,7 +15,8 @@ use super::Notice;
 use super::commit::{Shared, another_life};
 use crate::config::Isolation;
 use crate::error::Result;
-use crate::manifest::coverage::{Claim, Coverage};
+use crate::manifest::coverage::{self, Claim, Coverage};
+use crate::pipeline::board::KafkaBoard;
 use crate::source::kafka::{OffsetAt, TopicPartition};
 use crate::stream::StreamId;
 
@@ -37,18 +38,29 @@ pub(super) struct Archived {
     pub(super) archived: i64,
 }
 
+/// What a round has found of a partition.
+#[derive(Debug)]
+pub(super) struct Seen {
+    pub(super) at: TopicPartition,
+    /// Its end on the broker.
+    pub(super) end: Option<i64>,
+    /// Everything that was there at this time is archived.
+    pub(super) complete_through: Option<DateTime<Utc>>,
+}
+
 /// The task that turns reports into claims.
 pub(super) struct Watch {
     shared: Arc<Shared>,
+    board: Arc<KafkaBoard>,
     cluster: String,
     coverage: Coverage,
     waiting: HashMap<TopicPartition, VecDeque<(DateTime<Utc>, i64)>>,
 }
 
 impl Watch {
-    pub(super) fn new(shared: Arc<Shared>, cluster: String) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, cluster: String, board: Arc<KafkaBoard>) -> Self {
         let coverage = Coverage::new(&shared.writer, Utc::now());
-        Self { shared, cluster, coverage, waiting: HashMap::new() }
+        Self { shared, board, cluster, coverage, waiting: HashMap::new() }
     }
 
     /// Takes reports until the collector ends. A round that fails is left out: the next one says more.
@@ -57,17 +69,23 @@ impl Watch {
             tracing::warn!(%error, hint = error.hint_text(), "the coverage of replicas that are gone cannot be taken over");
         }
         while let Some(report) = reports.recv().await {
-            if let Err(error) = self.round(&report).await {
+            let seen = self.round(&report).await.map_err(|error| {
                 tracing::warn!(%error, hint = error.hint_text(), "coverage is not known now");
-            }
+                Arc::from(error.to_string())
+            });
+            self.shared.tell(Notice::Seen(seen));
         }
     }
 
-    async fn round(&mut self, report: &[Archived]) -> Result<()> {
+    async fn round(&mut self, report: &[Archived]) -> Result<Vec<Seen>> {
+        if self.board.cluster_id().is_none() {
+            self.board.learn_cluster_id(self.shared.cluster.id().await?);
+        }
         if report.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         self.look_for_new_lives(report).await?;
+        let mut seen = self.known_before(report).await?;
         let asked = Utc::now();
         let partitions: Vec<TopicPartition> = report.iter().map(|archived| archived.at.clone()).collect();
         // The log's end, not the last stable offset: records of a transaction that is open now lie before it, and a claim
@@ -76,7 +94,8 @@ impl Watch {
         for (at, end) in ends {
             // A partition that has no leader now makes no claim.
             let Ok(Some(end)) = end else { continue };
-            let waiting = self.waiting.entry(at).or_default();
+            let waiting = self.waiting.entry(at.clone()).or_default();
+            seen.push(Seen { at, end: Some(end), complete_through: None });
             if waiting.len() < MOST_WAITING {
                 waiting.push_back((asked, end));
             }
@@ -91,6 +110,7 @@ impl Watch {
             if let Some((complete_through, end)) = reached {
                 let claim = Claim { offset: end.min(archived.covered), complete_through };
                 self.coverage.claim(&archived.stream, archived.at.partition, claim);
+                seen.push(Seen { at: archived.at.clone(), end: None, complete_through: Some(complete_through) });
                 changed = true;
             }
         }
@@ -102,7 +122,24 @@ impl Watch {
             self.coverage.at = asked;
             self.coverage.save(&self.shared.store, &self.cluster).await?;
         }
-        Ok(())
+        Ok(seen)
+    }
+
+    /// Up to which time partitions that are new to this process are complete: what whoever had them before has claimed.
+    async fn known_before(&self, report: &[Archived]) -> Result<Vec<Seen>> {
+        let new: Vec<&Archived> = report.iter().filter(|archived| !self.waiting.contains_key(&archived.at)).collect();
+        if new.is_empty() {
+            return Ok(Vec::new());
+        }
+        let claimed = coverage::load_all(&self.shared.store, &self.cluster).await?;
+        let seen = |archived: &&Archived| {
+            let stream = archived.stream.to_string();
+            let claims = claimed.iter().filter_map(|other| other.streams.get(&stream)?.get(&archived.at.partition));
+            let valid = claims.filter(|claim| claim.offset <= archived.covered);
+            let complete_through = valid.map(|claim| claim.complete_through).max();
+            Seen { at: archived.at.clone(), end: None, complete_through }
+        };
+        Ok(new.iter().map(seen).collect())
     }
 
     async fn look_for_new_lives(&self, report: &[Archived]) -> Result<()> {

@@ -14,6 +14,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::pool::{BLOCK_BYTES, Pool};
+use super::shown::Shown;
+use super::status::{PartitionStatus, StreamStatus};
 use crate::config;
 use crate::record::Block;
 use crate::segment::{Sealed, SegmentWriter};
@@ -43,10 +45,15 @@ pub(super) enum Reason {
     Age,
     Revoked,
     Conflict,
+    Paused,
     Stop,
 }
 
 impl Reason {
+    /// All of them, in the order of their declaration.
+    pub(super) const ALL: [Self; 7] =
+        [Self::Size, Self::Records, Self::Age, Self::Revoked, Self::Conflict, Self::Paused, Self::Stop];
+
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Size => "size",
@@ -54,6 +61,7 @@ impl Reason {
             Self::Age => "age",
             Self::Revoked => "revoked",
             Self::Conflict => "conflict",
+            Self::Paused => "paused",
             Self::Stop => "stop",
         }
     }
@@ -111,6 +119,10 @@ pub(super) struct Lane {
     /// When the first record of the open segment came.
     since: Option<Instant>,
     records: u64,
+    /// Records of segments that are not open any more, and bytes that are not pending any more: what came in all is this
+    /// and what is open.
+    records_before: u64,
+    bytes_before: u64,
     pending: Vec<Block>,
     pending_bytes: u64,
     steps: VecDeque<Step>,
@@ -122,15 +134,16 @@ pub(super) struct Lane {
     /// Nothing is encoded before this, after a failure.
     retry_at: Option<Instant>,
     memory: usize,
+    pub(super) shown: Shown,
 }
 
 impl Lane {
     pub(super) fn new(
         id: LaneId,
-        topic: Arc<str>,
-        stream: StreamId,
+        (topic, stream): (Arc<str>, StreamId),
         topic_id: Option<String>,
         settings: config::Segment,
+        shown: Shown,
     ) -> Self {
         Self {
             id,
@@ -141,6 +154,8 @@ impl Lane {
             parts: Vec::new(),
             since: None,
             records: 0,
+            records_before: 0,
+            bytes_before: 0,
             pending: Vec::new(),
             pending_bytes: 0,
             steps: VecDeque::new(),
@@ -150,6 +165,7 @@ impl Lane {
             committed: 0,
             retry_at: None,
             memory: 0,
+            shown,
         }
     }
 
@@ -187,6 +203,7 @@ impl Lane {
     /// Takes a partition on, from `offset`.
     pub(super) fn add(&mut self, partition: i32, offset: i64) {
         let Ok(index) = usize::try_from(partition) else { return };
+        self.shown.forget(partition);
         if self.parts.len() <= index {
             self.parts.resize_with(index + 1, || None);
         }
@@ -210,6 +227,7 @@ impl Lane {
         if let Some(block) = slot.and_then(Option::take).and_then(|part| part.block) {
             self.memory -= block.memory();
         }
+        self.shown.forget(partition);
     }
 
     /// Stops taking a partition's records, until [`Lane::reposition`].
@@ -316,7 +334,7 @@ impl Lane {
             Self::cut_block(part, &mut self.pending, &mut self.pending_bytes);
         }
         let blocks = std::mem::take(&mut self.pending);
-        self.pending_bytes = 0;
+        self.bytes_before += std::mem::take(&mut self.pending_bytes);
         if blocks.is_empty() && finish.is_none() {
             return;
         }
@@ -335,7 +353,7 @@ impl Lane {
         }
         let has_rows = self.records > 0;
         self.since = None;
-        self.records = 0;
+        self.records_before += std::mem::take(&mut self.records);
         if ranges.is_empty() {
             return;
         }
@@ -398,8 +416,8 @@ impl Lane {
         self.writer = None;
         self.steps.clear();
         self.pending.clear();
-        self.pending_bytes = 0;
-        self.records = 0;
+        self.bytes_before += std::mem::take(&mut self.pending_bytes);
+        self.records_before += std::mem::take(&mut self.records);
         self.since = None;
         self.memory = 0;
         self.retry_at = Some(retry_at);
@@ -451,6 +469,33 @@ impl Lane {
         })
     }
 
+    /// The lane as it is shown, and a sample of its pace.
+    pub(super) fn show(&mut self, now: Instant) -> StreamStatus {
+        let (records, bytes) = (self.records_before + self.records, self.bytes_before + self.unflushed());
+        let (records_per_second, bytes_per_second) = self.shown.pace.sample(now, records, bytes);
+        let partitions = self.live().map(|(partition, part)| {
+            let archived = if part.rows_end <= part.committed { part.next } else { part.committed };
+            let (committed, next, held) = (part.committed, part.next, part.held);
+            let mut status =
+                PartitionStatus { partition, committed, archived, next, end: None, complete_through: None, held };
+            self.shown.fill(&mut status);
+            status
+        });
+        StreamStatus {
+            stream: self.stream.to_string().into(),
+            topic: Arc::clone(&self.topic),
+            label: Arc::clone(&self.shown.label),
+            generation: self.stream.generation,
+            partitions: partitions.collect(),
+            totals: self.shown.totals,
+            gaps: Arc::clone(&self.shown.gaps),
+            records_per_second,
+            bytes_per_second,
+            waiting: self.sealed - self.committed,
+            trouble: self.shown.trouble.clone(),
+        }
+    }
+
     /// Where the archive stands for each partition, as far as this lane knows.
     pub(super) fn committed_offsets(&self) -> Vec<(i32, i64)> {
         self.live().map(|(partition, part)| (partition, part.committed)).collect()
@@ -480,7 +525,13 @@ mod tests {
             max_records: 1000,
             max_age: Duration::from_secs(60),
         };
-        let mut lane = Lane::new(LaneId(0), "orders".into(), StreamId::new("main", "orders", 0), None, settings);
+        let mut lane = Lane::new(
+            LaneId(0),
+            ("orders".into(), StreamId::new("main", "orders", 0)),
+            None,
+            settings,
+            Shown::new("orders".into(), crate::stream::Totals::default()),
+        );
         lane.add(0, 100);
         lane.add(2, 7);
         lane

@@ -9,12 +9,17 @@
 //! | notices | tasks → collector | answers to what the collector asked: bounded by the above |
 //! | reports | collector → coverage | 1: one that comes too early is dropped |
 
+pub mod status;
+
 mod collector;
 mod commit;
+mod count;
 mod coverage;
+mod gaps;
 mod lane;
 mod pool;
 mod resolve;
+mod shown;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,18 +27,21 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
+use super::board::{KafkaBoard, Opened};
 use super::spool::Spool;
 use crate::config::{Config, Kafka};
 use crate::error::{Error, Kind, Result};
 use crate::record::Block;
 use crate::segment::SegmentWriter;
 use crate::source::kafka::{Cluster, Consumer};
-use crate::store::Store;
-use crate::stream::{PartitionRange, SegmentRef};
+use crate::stream::{PartitionRange, SegmentRef, Totals};
 use collector::{Collector, Parts};
 use commit::Shared;
+use count::Counters;
+use coverage::Seen;
 use lane::LaneId;
 use resolve::Resolved;
+use status::GapSpan;
 
 /// How many uploads run at once: enough to hide a cloud store's latency, few enough that their buffers (a part of
 /// 8 MiB each) stay small beside the memory budget.
@@ -61,6 +69,16 @@ enum Notice {
     LifeEnded { lane: LaneId },
     /// A topic has another id than its lane.
     Recreated { topic: Arc<str>, topic_id: String },
+    /// What the lane's chain adds up to after a checkpoint.
+    Archived { lane: LaneId, totals: Totals },
+    /// Gaps of the lane's chain.
+    Gaps { lane: LaneId, gaps: Vec<GapSpan> },
+    /// Something fails on the lane's way to the store and is tried again; none: it has succeeded.
+    Failing { lane: LaneId, why: Option<Arc<str>> },
+    /// The positions of assigned partitions cannot be found, and are looked for again; none: they were found.
+    NoPositions(Option<Arc<str>>),
+    /// Where partitions end, or why the brokers do not tell.
+    Seen(std::result::Result<Vec<Seen>, Arc<str>>),
     /// Seal, commit, leave the group, end.
     Stop,
 }
@@ -84,24 +102,27 @@ struct Free {
 pub(super) async fn run(
     config: &Config,
     kafka: &Kafka,
-    store: Store,
-    writer: &str,
+    opened: Opened,
+    board: Arc<KafkaBoard>,
     mut stop: watch::Receiver<bool>,
 ) -> Result<()> {
     let kafka = Arc::new(kafka.clone());
+    let Opened { store, writer } = opened;
     let (notices, inbox) = std::sync::mpsc::channel();
     let shared = Arc::new(Shared {
         store,
-        spool: Spool::open(&config.archive.spool_dir, writer)?,
+        spool: Spool::open(&config.archive.spool_dir, &writer)?,
         cluster: Cluster::new(&kafka)?,
-        writer: writer.to_owned(),
+        writer: writer.clone(),
         uploads: Semaphore::new(UPLOADS_AT_ONCE),
         notices: notices.clone(),
+        counters: Counters::new(),
     });
     let (resolver, requests) = mpsc::unbounded_channel();
     let (coverage, reports) = mpsc::channel(1);
     tokio::spawn(resolve::run(Arc::clone(&kafka), Arc::clone(&shared), requests));
-    let watch = tokio::spawn(coverage::Watch::new(Arc::clone(&shared), kafka.cluster.clone()).run(reports));
+    let watch = coverage::Watch::new(Arc::clone(&shared), kafka.cluster.clone(), Arc::clone(&board));
+    let watch = tokio::spawn(watch.run(reports));
 
     let collector = Collector::new(Parts {
         consumer: Consumer::new(&kafka)?,
@@ -111,7 +132,9 @@ pub(super) async fn run(
         notices: inbox,
         resolver,
         coverage,
+        board,
         memory_budget: config.memory_budget,
+        most_labels: config.http.as_ref().map_or(0, |http| http.max_topic_labels),
     });
     tracing::info!(
         cluster = kafka.cluster,

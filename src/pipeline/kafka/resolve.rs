@@ -43,10 +43,15 @@ pub(super) async fn run(kafka: Arc<Kafka>, shared: Arc<Shared>, mut inbox: mpsc:
             match resolve(&kafka, &shared, &request).await {
                 Ok(resolved) => break resolved,
                 Err(error) => {
-                    persistence.wait_after("the positions of assigned partitions cannot be found", error).await
+                    let what = "the positions of assigned partitions cannot be found";
+                    shared.tell(Notice::NoPositions(Some(format!("{what}: {error}").into())));
+                    persistence.wait_after(what, error).await;
                 }
             }
         };
+        if persistence.has_waited {
+            shared.tell(Notice::NoPositions(None));
+        }
         shared.tell(Notice::Resolved(resolved));
     }
 }

@@ -23,7 +23,7 @@ use super::TopicPartition;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Slot {
     /// The group gave it to this member.
-    owned: bool,
+    pub(super) owned: bool,
     /// librdkafka was told to read it.
     pub(super) reading: bool,
     /// The caller paused it.

@@ -58,6 +58,11 @@ impl Cluster {
         Ok(self.request("cannot reach the Kafka cluster", |handle, wait| raw::metadata(handle, wait)).await?.brokers)
     }
 
+    /// The cluster's own id, as its brokers tell it.
+    pub async fn id(&self) -> Result<String> {
+        self.request("cannot ask for the cluster's id", raw::cluster_id).await
+    }
+
     /// All topics that this client may see.
     pub async fn topics(&self) -> Result<Vec<String>> {
         let metadata = self.request("cannot list topics", |handle, wait| raw::metadata(handle, wait)).await?;

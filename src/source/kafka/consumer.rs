@@ -67,6 +67,10 @@ pub struct Consumer {
     handle: Arc<Handle>,
     queue: Queue,
     assignment: Assignment,
+    /// What is subscribed to.
+    topics: Vec<String>,
+    /// Whether the group has assigned anything, be it nothing, since this member joined it.
+    member: bool,
     /// Topics that are not read although the group assigns them.
     exclude: Vec<TopicPattern>,
     /// Whether the group moves single partitions or all at once.
@@ -89,25 +93,49 @@ impl Consumer {
     /// Joins the group and subscribes. Nothing is connected yet when it returns: a broker that cannot be reached is told
     /// by [`Event::AllBrokersDown`] and [`Event::Fault`].
     pub fn new(config: &Kafka) -> Result<Self> {
-        let mut topics = List::new();
-        for topic in properties::subscription(config)? {
-            topics.add(&topic, -1, OFFSET_INVALID)?;
-        }
         let handle = Arc::new(Handle::consumer(&properties::consumer(config)?)?);
         let queue = Queue::of_consumer(&handle)?;
-        handle.subscribe(&topics).map_err(|failure| {
-            Error::new(Kind::Config, format!("kafka.topics: cannot subscribe: {}", failure.text))
-                .hint("a topic is a name, or ^ and a regex")
-        })?;
-        Ok(Self {
+        let mut consumer = Self {
             handle,
             queue,
             assignment: Assignment::default(),
+            topics: properties::subscription(config)?,
+            member: false,
             exclude: config.exclude.clone(),
             cooperative: true,
             revoked: None,
             callbacks: Vec::new(),
+        };
+        consumer.join()?;
+        Ok(consumer)
+    }
+
+    /// Subscribes, also anew after [`Consumer::leave`].
+    pub fn join(&mut self) -> Result<()> {
+        let mut topics = List::new();
+        for topic in &self.topics {
+            topics.add(topic, -1, OFFSET_INVALID)?;
+        }
+        self.handle.subscribe(&topics).map_err(|failure| {
+            Error::new(Kind::Config, format!("kafka.topics: cannot subscribe: {}", failure.text))
+                .hint("a topic is a name, or ^ and a regex")
         })
+    }
+
+    /// Leaves the group. What is assigned comes back as [`Event::Revoked`], and the group waits for its answer first.
+    pub fn leave(&mut self) -> Result<()> {
+        self.member = false;
+        self.handle.unsubscribe().map_err(|failure| failure.into_error("cannot leave the group"))
+    }
+
+    /// Whether the group has this member, as far as it has told.
+    pub fn is_member(&self) -> bool {
+        self.member
+    }
+
+    /// Whether the group has given a partition to this member and not taken it away since.
+    pub fn owns(&self, at: &TopicPartition) -> bool {
+        self.assignment.key(at).and_then(|key| self.assignment.slot(key)).is_some_and(|slot| slot.owned)
     }
 
     /// Gives at most `max` records to `on_message` and everything else to `events`; returns when it has `max`, or when
@@ -159,6 +187,7 @@ impl Consumer {
             match callback {
                 Callback::Assigned(partitions) => {
                     self.cooperative = self.handle.is_cooperative();
+                    self.member = true;
                     let wanted = partitions.into_iter().filter(|(topic, _)| !self.excludes(topic));
                     let owned: Vec<_> = wanted.collect();
                     if !owned.is_empty() {
@@ -166,7 +195,10 @@ impl Consumer {
                         events.push(Event::Assigned(owned.collect()));
                     }
                 }
-                Callback::Revoked { partitions, lost } => self.revoke(partitions, lost, events)?,
+                Callback::Revoked { partitions, lost } => {
+                    self.member &= !lost;
+                    self.revoke(partitions, lost, events)?;
+                }
                 Callback::CommitFailed(failure) => {
                     events.push(Event::Fault { error: failure.into_error("cannot commit offsets"), fatal: false });
                 }

@@ -63,6 +63,7 @@ impl Collector {
             let result = result.map(|(encoded, blocks)| {
                 let writer = match (encoded, finished, committer) {
                     (Encoded::Sealed(sealed), Some((seq, reason)), Some(committer)) => {
+                        shared.counters.sealed(reason);
                         let records = sealed.partitions.iter().map(|range| range.records).sum::<u64>();
                         tracing::debug!(
                             topic = &*topic,

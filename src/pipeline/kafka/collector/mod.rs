@@ -13,10 +13,12 @@
 //! paused; polling goes on, so that the group keeps its member.
 
 mod encode;
+mod orders;
 mod ownership;
 mod pressure;
+mod show;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
@@ -29,11 +31,13 @@ use super::commit::{Request, Shared, another_life};
 use super::coverage::Archived;
 use super::lane::{Lane, LaneId, Reason};
 use super::pool::Pool;
-use super::resolve;
+use super::{resolve, shown};
 use crate::config::Kafka;
 use crate::error::Result;
+use crate::pipeline::board::KafkaBoard;
 use crate::source::kafka::{Consumer, Event, TopicPartition};
 use crate::stream::{PartitionRange, SegmentRef};
+use crate::telemetry::metrics::TopicLabels;
 
 /// How long one poll waits for messages. It is also how late a notice may be read.
 const POLL_WAIT: Duration = Duration::from_millis(50);
@@ -52,6 +56,9 @@ const TICK: Duration = Duration::from_millis(100);
 
 /// How often coverage is told how far each partition is archived.
 const COVERAGE_EVERY: Duration = Duration::from_secs(5);
+
+/// How often the state is published for whoever looks.
+const PUBLISH_EVERY: Duration = Duration::from_secs(1);
 
 /// How often offsets are committed to the group; they are only an echo for other tools.
 const GROUP_COMMIT_EVERY: Duration = Duration::from_secs(1);
@@ -101,6 +108,12 @@ pub(super) struct Collector {
     leaving: Vec<ownership::Leaving>,
     group_offsets: BTreeMap<TopicPartition, i64>,
     message_bytes: u64,
+    board: Arc<KafkaBoard>,
+    obeyed: orders::Obeyed,
+    news: show::News,
+    labels: TopicLabels,
+    /// Partitions whose positions are being looked up.
+    resolving: BTreeSet<TopicPartition>,
     /// When it was last said that no broker can be reached.
     outage_told: Option<Instant>,
     summary: Summary,
@@ -116,21 +129,23 @@ pub(super) struct Parts {
     pub(super) notices: Receiver<Notice>,
     pub(super) resolver: mpsc::UnboundedSender<resolve::Request>,
     pub(super) coverage: mpsc::Sender<Vec<Archived>>,
+    pub(super) board: Arc<KafkaBoard>,
     pub(super) memory_budget: u64,
+    /// How many topics have series of their own in the metrics.
+    pub(super) most_labels: usize,
 }
 
 impl Collector {
     pub(super) fn new(parts: Parts) -> Self {
-        let Parts { kafka, shared, consumer, runtime, notices, resolver, coverage, memory_budget } = parts;
-        let memory_budget = usize::try_from(memory_budget).unwrap_or(usize::MAX);
+        let memory_budget = usize::try_from(parts.memory_budget).unwrap_or(usize::MAX);
         Self {
-            kafka,
-            shared,
-            consumer,
-            runtime,
-            notices,
-            resolver,
-            coverage,
+            kafka: parts.kafka,
+            shared: parts.shared,
+            consumer: parts.consumer,
+            runtime: parts.runtime,
+            notices: parts.notices,
+            resolver: parts.resolver,
+            coverage: parts.coverage,
             lanes: BTreeMap::new(),
             committers: HashMap::new(),
             current: HashMap::new(),
@@ -144,6 +159,11 @@ impl Collector {
             leaving: Vec::new(),
             group_offsets: BTreeMap::new(),
             message_bytes: 1024,
+            board: parts.board,
+            obeyed: orders::Obeyed::default(),
+            news: show::News::default(),
+            labels: TopicLabels::new(parts.most_labels),
+            resolving: BTreeSet::new(),
             outage_told: None,
             summary: Summary::default(),
             stopping: None,
@@ -154,7 +174,7 @@ impl Collector {
     pub(super) fn run(mut self) -> Result<()> {
         let mut events = Vec::new();
         let start = Instant::now();
-        let (mut tick, mut group, mut coverage, mut summary) = (start, start, start, start);
+        let (mut tick, mut publish, mut group, mut coverage, mut summary) = (start, start, start, start, start);
         loop {
             self.read_notices()?;
             self.poll(&mut events)?;
@@ -168,6 +188,9 @@ impl Collector {
                 if self.is_stopped(now) {
                     break;
                 }
+            }
+            if due(&mut publish, PUBLISH_EVERY, now) {
+                self.publish(now);
             }
             if due(&mut group, GROUP_COMMIT_EVERY, now) {
                 self.commit_to_group();
@@ -222,6 +245,7 @@ impl Collector {
         match event {
             Event::Assigned(partitions) => {
                 tracing::info!(partitions = partitions.len(), "partitions assigned");
+                self.shared.counters.rebalances.increment(1);
                 self.resolve(resolve::Request { partitions, ended: None, cut: None });
             }
             Event::Revoked { partitions, lost } => self.on_revoked(partitions, lost)?,
@@ -308,6 +332,24 @@ impl Collector {
                     self.begin_new_life(&topic, None);
                 }
             }
+            Notice::Archived { lane, totals } => {
+                if let Some(lane) = self.lanes.get_mut(&lane) {
+                    lane.shown.totals = totals;
+                }
+                self.news.last_checkpoint = Some(chrono::Utc::now());
+            }
+            Notice::Gaps { lane, gaps } => {
+                if let Some(lane) = self.lanes.get_mut(&lane) {
+                    lane.shown.add_gaps(gaps);
+                }
+            }
+            Notice::Failing { lane, why } => {
+                if let Some(lane) = self.lanes.get_mut(&lane) {
+                    shown::note(&mut lane.shown.trouble, why, chrono::Utc::now());
+                }
+            }
+            Notice::NoPositions(why) => shown::note(&mut self.news.positions, why, chrono::Utc::now()),
+            Notice::Seen(seen) => self.on_seen(seen),
             Notice::Stop => self.stop()?,
         }
         Ok(())
@@ -338,8 +380,11 @@ impl Collector {
             self.summary.raw_bytes += segment.raw_bytes;
             self.summary.stored_bytes += segment.bytes;
         }
-        let ranges = segment.map_or(empty, |segment| segment.partitions);
         let Some(lane) = self.lanes.get_mut(&id) else { return };
+        if let Some(segment) = &segment {
+            lane.shown.counters.archived(segment);
+        }
+        let ranges = segment.map_or(empty, |segment| segment.partitions);
         lane.covered(seq, &ranges);
         if self.current.get(&lane.topic) == Some(&id) {
             let at = |partition| TopicPartition { topic: Arc::clone(&lane.topic), partition };
@@ -348,12 +393,15 @@ impl Collector {
     }
 
     fn on_tick(&mut self, now: Instant) -> Result<()> {
+        self.board.tick(now);
+        self.follow_orders()?;
         for lane in self.lanes.values_mut() {
             lane.seal_if_old(now);
         }
         self.keep_memory();
         self.reconcile()?;
         self.let_go(now)?;
+        self.publish_change(now);
         let (current, committers) = (&self.current, &mut self.committers);
         self.lanes.retain(|id, lane| {
             let needed = current.get(&lane.topic) == Some(id) || !lane.is_idle();
@@ -396,8 +444,8 @@ impl Collector {
     fn log_summary(&mut self) {
         let Summary { segments, records, raw_bytes, stored_bytes } = std::mem::take(&mut self.summary);
         let memory_bytes: usize = self.lanes.values().map(Lane::memory).sum();
-        let topics = self.current.len();
-        tracing::info!(topics, records, segments, raw_bytes, stored_bytes, memory_bytes, "archived");
+        let (state, topics) = (self.state().name(), self.current.len());
+        tracing::info!(state, topics, records, segments, raw_bytes, stored_bytes, memory_bytes, "archived");
     }
 
     /// Stops fetching, and seals what came.

@@ -9,8 +9,10 @@ use super::Collector;
 use crate::error::Result;
 use crate::manifest::Chain;
 use crate::pipeline::kafka::commit::Committer;
+use crate::pipeline::kafka::gaps;
 use crate::pipeline::kafka::lane::{Lane, LaneId, Reason};
 use crate::pipeline::kafka::resolve::{self, Resolved};
+use crate::pipeline::kafka::shown::Shown;
 use crate::segment::Encoding;
 use crate::source::kafka::TopicPartition;
 
@@ -25,7 +27,8 @@ pub(super) struct Leaving {
 }
 
 impl Collector {
-    pub(super) fn resolve(&self, request: resolve::Request) {
+    pub(super) fn resolve(&mut self, request: resolve::Request) {
+        self.resolving.extend(request.partitions.iter().cloned());
         if self.resolver.send(request).is_err() {
             tracing::debug!("the resolver has ended");
         }
@@ -35,6 +38,7 @@ impl Collector {
     /// have another owner already: the fence decides whose segment counts.
     pub(super) fn on_revoked(&mut self, partitions: Vec<TopicPartition>, lost: bool) -> Result<()> {
         tracing::info!(partitions = partitions.len(), lost, "partitions revoked");
+        self.shared.counters.rebalances.increment(1);
         let mut waits = Vec::new();
         for at in &partitions {
             self.seal_topic(&at.topic, Reason::Revoked);
@@ -110,8 +114,13 @@ impl Collector {
             let id = known.unwrap_or_else(|| self.open_lane(&topic, chain));
             let Some(lane) = self.lanes.get_mut(&id) else { continue };
             for (partition, offset) in offsets {
-                lane.add(partition, offset);
-                assign.push((TopicPartition { topic: Arc::clone(&topic), partition }, offset));
+                let at = TopicPartition { topic: Arc::clone(&topic), partition };
+                self.resolving.remove(&at);
+                // The group may have taken it away meanwhile.
+                if self.consumer.owns(&at) {
+                    lane.add(partition, offset);
+                    assign.push((at, offset));
+                }
             }
         }
         self.consumer.assign(&assign)?;
@@ -125,7 +134,11 @@ impl Collector {
         let settings = self.kafka.segment_of(topic).clone();
         let encoding = Encoding { format: settings.format, zstd_level: settings.zstd_level };
         let topic_id = chain.begin_facts().topic_id.clone();
-        let lane = Lane::new(id, Arc::clone(topic), chain.stream().clone(), topic_id, settings);
+        let shown = Shown::new(self.labels.of(topic), *chain.totals());
+        if shown.totals.gaps > 0 {
+            self.runtime.spawn(gaps::look(Arc::clone(&self.shared), id, chain.stream().clone()));
+        }
+        let lane = Lane::new(id, (Arc::clone(topic), chain.stream().clone()), topic_id, settings, shown);
         let (send, inbox) = mpsc::unbounded_channel();
         let shared = Arc::clone(&self.shared);
         let committer = Committer { lane: id, topic: Arc::clone(topic), chain, encoding, inbox, shared };

@@ -32,7 +32,7 @@ impl Collector {
 
     pub(super) fn reconcile(&mut self) -> Result<()> {
         let (mut pause, mut resume) = (Vec::new(), Vec::new());
-        let full = self.full || self.stopping.is_some();
+        let full = self.full || self.stopping.is_some() || self.is_paused();
         for (topic, id) in &self.current {
             let Some(lane) = self.lanes.get_mut(id) else { continue };
             let (stop, go) = lane.reconcile(full);

@@ -96,6 +96,20 @@ fn silence() -> Failure {
 /// How much longer than the request itself its answer is waited for.
 const GRACE: Duration = Duration::from_secs(5);
 
+/// The cluster's id (`rd_kafka_clusterid` waits until a broker has told it).
+pub(crate) fn cluster_id(handle: &Arc<Handle>, wait: Duration) -> Result<String, Failure> {
+    // SAFETY: the client is live; the answer is null or a C string that is ours to free, with librdkafka's own function.
+    unsafe {
+        let id = sys::rd_kafka_clusterid(handle.rk(), millis(wait));
+        if id.is_null() {
+            return Err(silence());
+        }
+        let text = string(id);
+        sys::rd_kafka_mem_free(handle.rk(), id.cast());
+        Ok(text)
+    }
+}
+
 /// The broker to ask about topics: the controller, or any broker where none is named (librdkafka's mock cluster
 /// names one that does not exist, and a request to it would wait until it times out).
 fn controller(handle: &Handle, wait: Duration) -> Result<i32, Failure> {

@@ -199,6 +199,12 @@ impl Handle {
         check_code(unsafe { sys::rd_kafka_subscribe(self.rk(), topics.as_ptr()) } as i32)
     }
 
+    /// Gives everything back and leaves the group; a revocation of what is assigned is called back first.
+    pub(crate) fn unsubscribe(&self) -> Result<(), Failure> {
+        // SAFETY: the client is live.
+        check_code(unsafe { sys::rd_kafka_unsubscribe(self.rk()) } as i32)
+    }
+
     /// Whether the group moves single partitions (cooperative, KIP-848) or all of them (eager).
     pub(crate) fn is_cooperative(&self) -> bool {
         is_cooperative(self.rk())

@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use rdkafka_sys as sys;
 
-pub(crate) use admin::{describe_topics, list_offsets, metadata};
+pub(crate) use admin::{cluster_id, describe_topics, list_offsets, metadata};
 pub(crate) use batch::{Queue, RawHeaders, RawMessage};
 pub(crate) use handle::{Callback, Handle};
 pub(crate) use list::List;

@@ -1,0 +1,183 @@
+//! What the status page shows, as JSON; described in `docs/HTTP.md`.
+//!
+//! Nothing in it depends on when it is asked for, so an answer has an ETag and a page that asks again gets 304 while
+//! nothing has changed; the time stands in the header `Date`.
+
+use std::hash::Hasher;
+
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use chrono::{DateTime, Utc};
+use serde_json::{Value, json};
+use twox_hash::XxHash64;
+
+use super::{App, AppState, health, refusal};
+use crate::pipeline::kafka::status::{GapSpan, PartitionStatus, Status, StreamStatus, Trouble};
+use crate::telemetry::{REVISION, VERSION};
+use crate::time;
+
+/// `GET /api/status`.
+pub(super) async fn status(State(app): AppState, headers: HeaderMap) -> Response {
+    let health = health::ready(&app).await;
+    tagged(&headers, &overview(&app, &health))
+}
+
+/// `GET /api/streams/<topic>`: the partitions of a topic that this process owns.
+pub(super) fn stream(
+    State(app): AppState,
+    Path(topic): Path<String>,
+    headers: HeaderMap,
+) -> std::future::Ready<Response> {
+    let status = app.board.kafka().map(|kafka| kafka.status()).unwrap_or_default();
+    let found = status.streams.iter().find(|stream| *stream.topic == *topic);
+    std::future::ready(match found {
+        None => refusal(StatusCode::NOT_FOUND, format!("this process has no partition of a topic {topic}")),
+        Some(stream) => {
+            let mut answer = shown(stream);
+            answer["partitions"] = stream.partitions.iter().map(partition).collect();
+            answer["gaps"] = stream.gaps.iter().map(gap).collect();
+            tagged(&headers, &answer)
+        }
+    })
+}
+
+/// Answers 304 if the client has this answer already.
+fn tagged(headers: &HeaderMap, answer: &Value) -> Response {
+    let body = answer.to_string();
+    let mut hash = XxHash64::with_seed(0);
+    hash.write(body.as_bytes());
+    let tag = format!("\"{:016x}\"", hash.finish());
+    let known = headers.get(header::IF_NONE_MATCH).is_some_and(|known| known.as_bytes() == tag.as_bytes());
+    let mut response = if known {
+        StatusCode::NOT_MODIFIED.into_response()
+    } else {
+        ([(header::CONTENT_TYPE, "application/json")], body).into_response()
+    };
+    let headers = response.headers_mut();
+    if let Ok(tag) = HeaderValue::from_str(&tag) {
+        headers.insert(header::ETAG, tag);
+    }
+    // Kept, and asked for each time.
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    response
+}
+
+fn overview(app: &App, health: &health::Health) -> Value {
+    let opened = app.board.opened();
+    json!({
+        "version": VERSION,
+        "revision": REVISION,
+        "worker": app.worker,
+        "writer": opened.map(|opened| opened.writer.as_str()),
+        "started": time::utc(app.board.started()),
+        "ready": health.reasons.is_empty(),
+        "reasons": health.reasons,
+        "notes": health.notes,
+        "archive": app.config.archive.url.as_str(),
+        "memory_budget_bytes": app.config.memory_budget,
+        "kafka": app.board.kafka().zip(app.config.kafka.as_ref()).map(|(board, config)| {
+            let mut kafka = kafka(&board.status());
+            kafka["cluster"] = json!(config.cluster);
+            kafka["cluster_id"] = json!(board.cluster_id());
+            kafka["group_id"] = json!(config.group_id);
+            kafka
+        }),
+    })
+}
+
+fn kafka(status: &Status) -> Value {
+    json!({
+        "state": status.state.name(),
+        "since": status.since.map(time::utc),
+        "member": status.member,
+        "resolving": status.resolving,
+        "brokers": status.brokers.as_ref().map(trouble),
+        "memory_used_bytes": status.memory_used,
+        "last_checkpoint": status.last_checkpoint.map(time::utc),
+        "streams": status.streams.iter().map(|stream| {
+            let mut answer = shown(stream);
+            answer["partitions"] = json!(stream.partitions.len());
+            answer["gaps"] = stream.gaps.iter().map(gap).collect();
+            answer
+        }).collect::<Vec<_>>(),
+    })
+}
+
+/// A stream without its partitions and gaps.
+fn shown(stream: &StreamStatus) -> Value {
+    let totals = &stream.totals;
+    json!({
+        "stream": *stream.stream,
+        "topic": *stream.topic,
+        "generation": stream.generation,
+        "records": totals.records,
+        "bytes": totals.raw_bytes,
+        "stored_bytes": totals.stored_bytes,
+        "segments": totals.segments,
+        "gap_count": totals.gaps,
+        "min_time": totals.min_timestamp.map(time::rfc3339),
+        "max_time": totals.max_timestamp.map(time::rfc3339),
+        "complete_through": utc(stream.complete_through()),
+        "lag_records": stream.lag_records(),
+        // Digits that nobody reads would make every answer a new one.
+        "records_per_second": rounded(stream.records_per_second),
+        "bytes_per_second": rounded(stream.bytes_per_second),
+        "segments_waiting": stream.waiting,
+        "trouble": stream.trouble.as_ref().map(trouble),
+    })
+}
+
+fn rounded(rate: f64) -> f64 {
+    (rate * 10.0).round() / 10.0
+}
+
+fn utc(at: Option<DateTime<Utc>>) -> Option<String> {
+    at.map(time::utc)
+}
+
+fn trouble(trouble: &Trouble) -> Value {
+    json!({ "since": time::utc(trouble.since), "text": *trouble.text })
+}
+
+fn partition(at: &PartitionStatus) -> Value {
+    json!({
+        "partition": at.partition,
+        "checkpoint_position": at.committed,
+        "archived": at.archived,
+        "next": at.next,
+        "end": at.end,
+        "lag_records": at.lag_records(),
+        "complete_through": utc(at.complete_through),
+        "held": at.held,
+    })
+}
+
+fn gap(gap: &GapSpan) -> Value {
+    json!({
+        "partition": gap.partition,
+        "start": gap.start,
+        "end": gap.end,
+        "offsets": gap.end - gap.start,
+        "reason": gap.reason,
+        "from": gap.from.map(time::rfc3339),
+        "to": time::rfc3339(gap.to),
+        "found": time::rfc3339(gap.found),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_that_the_client_has_is_not_sent_again() {
+        let (one, other) = (json!({ "a": 1 }), json!({ "a": 2 }));
+        let first = tagged(&HeaderMap::new(), &one);
+        let tag = first.headers()[header::ETAG].clone();
+        let asked = HeaderMap::from_iter([(header::IF_NONE_MATCH, tag)]);
+        assert_eq!(first.status(), StatusCode::OK);
+        assert_eq!(tagged(&asked, &one).status(), StatusCode::NOT_MODIFIED);
+        assert_eq!(tagged(&asked, &other).status(), StatusCode::OK);
+    }
+}

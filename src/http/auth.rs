@@ -1,0 +1,166 @@
+//! Who may change something: whoever knows the token.
+//!
+//! The token is the content of a file that only its user and group can reach. It is read anew for each changing call, so
+//! that a token can be exchanged while the process runs. It is compared by its SHA-256, whose comparison tells nothing
+//! about the token by the time that it takes.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::Response;
+use sha2::{Digest, Sha256};
+
+use super::{App, refusal};
+use crate::error::{Error, Kind, Result};
+
+/// A shorter token could be guessed.
+const LEAST_BYTES: usize = 16;
+
+/// A longer file is no token.
+const MOST_BYTES: u64 = 4096;
+
+/// The rights of everybody else (chmod(2)).
+const OTHERS: u32 = 0o007;
+
+/// The file that holds the token.
+#[derive(Debug)]
+pub(super) struct Token {
+    file: PathBuf,
+}
+
+impl Token {
+    /// Takes a file whose token can be used.
+    ///
+    /// # Errors
+    /// [`Kind::Config`]: the file cannot be read, is open to everybody, or holds no token.
+    pub(super) fn open(file: &Path) -> Result<Self> {
+        let token = Self { file: file.to_owned() };
+        token.read().map(|_| token)
+    }
+
+    fn wrong(&self, what: &str) -> Error {
+        Error::new(Kind::Config, format!("http.admin_token_file: {} {what}", self.file.display()))
+    }
+
+    /// The SHA-256 of the token.
+    fn read(&self) -> Result<[u8; 32]> {
+        let unreadable = |source| {
+            self.wrong("cannot be read").source(source).hint(
+                "write a random text into it, for example `openssl rand -hex 32`, and give it to tidelog's user; or \
+                 remove the key",
+            )
+        };
+        let facts = fs::metadata(&self.file).map_err(unreadable)?;
+        let mode = facts.permissions().mode();
+        if mode & OTHERS != 0 {
+            return Err(self.wrong(&format!("is open to every user of this machine (mode {:04o})", mode & 0o7777)).hint(
+                "take the rights of others away: chmod o-rwx, or defaultMode: 0440 of a Kubernetes volume with fsGroup",
+            ));
+        }
+        if facts.len() > MOST_BYTES {
+            return Err(self.wrong("is too large for a token").hint("it holds one line of 16 to 4096 characters"));
+        }
+        let text = fs::read_to_string(&self.file).map_err(unreadable)?;
+        let token = text.trim_end_matches(['\r', '\n']);
+        if token.len() < LEAST_BYTES || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(self
+                .wrong("holds no token")
+                .hint("it holds one line of 16 or more printable ASCII characters without a space"));
+        }
+        Ok(digest(token))
+    }
+}
+
+fn digest(token: &str) -> [u8; 32] {
+    Sha256::digest(token.as_bytes()).into()
+}
+
+/// Whether the request may change something; else the answer to it.
+pub(super) fn allow(app: &App, headers: &HeaderMap) -> Result<(), Box<Response>> {
+    let Some(token) = &app.token else {
+        return refuse(StatusCode::FORBIDDEN, "nothing can be changed here: http.admin_token_file is not set");
+    };
+    let given = headers.get(header::AUTHORIZATION).and_then(|value| bearer(value.to_str().ok()?));
+    let Some(given) = given else {
+        let mut answer = refusal(StatusCode::UNAUTHORIZED, "changing needs the header Authorization: Bearer <token>");
+        answer.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"tidelog\""));
+        return Err(Box::new(answer));
+    };
+    match token.read() {
+        Ok(expected) if same(&expected, &digest(given)) => Ok(()),
+        Ok(_) => refuse(StatusCode::FORBIDDEN, "this is not the token of http.admin_token_file"),
+        Err(error) => {
+            tracing::error!(%error, hint = error.hint_text(), "a changing call was refused");
+            refuse(StatusCode::FORBIDDEN, "the token file cannot be used now; the log says why")
+        }
+    }
+}
+
+fn refuse(status: StatusCode, message: &str) -> Result<(), Box<Response>> {
+    Err(Box::new(refusal(status, message)))
+}
+
+/// The token of `Bearer <token>`; the scheme's name in any case (RFC 9110, 11.1).
+fn bearer(value: &str) -> Option<&str> {
+    let (scheme, token) = value.split_once(' ')?;
+    (scheme.eq_ignore_ascii_case("bearer") && !token.trim().is_empty()).then(|| token.trim())
+}
+
+/// Looks at every byte, whether or not one differed before.
+fn same(left: &[u8; 32], right: &[u8; 32]) -> bool {
+    left.iter().zip(right).fold(0, |different, (left, right)| different | (left ^ right)) == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(text: &str, mode: u32) -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        fs::write(file.path(), text).expect("it can be written");
+        fs::set_permissions(file.path(), fs::Permissions::from_mode(mode)).expect("its rights can be set");
+        file
+    }
+
+    #[test]
+    fn a_token_file_must_be_private_and_hold_a_token() {
+        let good = file("0123456789abcdef\n", 0o640);
+        let token = Token::open(good.path()).expect("it is private");
+        assert_eq!(token.read().expect("it is read"), digest("0123456789abcdef"));
+        for (text, mode, says) in [
+            ("0123456789abcdef", 0o644, "is open to every user of this machine (mode 0644)"),
+            ("0123456789abcdef", 0o642, "mode 0642"),
+            ("0123456789abcde\n", 0o600, "holds no token"),
+            ("0123456789 abcdef", 0o600, "holds no token"),
+            (&"x".repeat(5000), 0o600, "is too large"),
+            ("", 0o600, "holds no token"),
+        ] {
+            let error = Token::open(file(text, mode).path()).expect_err(says);
+            assert!(error.to_string().contains(says) && error.hint_text().is_some(), "{error:?}");
+            assert!(error.to_string().starts_with("http.admin_token_file: ") && error.exit_code() == 2);
+            assert!(text.is_empty() || !format!("{error:?}").contains(text), "the token is not repeated");
+        }
+        let error = Token::open(Path::new("/does/not/exist")).expect_err("no such file");
+        assert!(error.to_string().contains("cannot be read: No such file"), "{error}");
+    }
+
+    #[test]
+    fn a_token_is_exchanged_by_writing_the_file() {
+        let held = file("0123456789abcdef", 0o600);
+        let token = Token::open(held.path()).expect("it is private");
+        fs::write(held.path(), "fedcba9876543210").expect("it can be written");
+        assert_eq!(token.read().expect("it is read"), digest("fedcba9876543210"));
+    }
+
+    #[test]
+    fn only_a_bearer_counts() {
+        assert_eq!(bearer("Bearer abc"), Some("abc"));
+        assert_eq!(bearer("bearer  abc "), Some("abc"));
+        for value in ["Basic abc", "Bearer", "Bearer ", "abc"] {
+            assert_eq!(bearer(value), None, "{value}");
+        }
+        assert!(same(&digest("a"), &digest("a")) && !same(&digest("a"), &digest("b")));
+    }
+}

@@ -1,0 +1,176 @@
+//! Kafka Connect's REST shapes, so that tools which watch and steer Connect can watch and steer tidelog (Kafka's
+//! documentation, "Kafka Connect", "REST API"; `ConnectorsResource` and `RestServer` in Kafka's source).
+//!
+//! The connector `kafka` is a sink: it takes records out of Kafka, and its tasks are the partitions that this process
+//! owns, numbered in the order of topic and partition. What Connect would let one create, change or delete is set in
+//! tidelog's configuration; those calls are refused.
+
+mod masked;
+mod shape;
+
+use std::future::{Ready, ready};
+
+use axum::Json;
+use axum::extract::{Path, RawQuery, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Map, Value, json};
+
+use super::{App, AppState, auth, refusal};
+use crate::pipeline::board::{Orders, Wish};
+use crate::telemetry::VERSION;
+use shape::Connector;
+
+/// `GET /connector-plugins`.
+pub(super) fn plugins(State(_): AppState) -> Ready<Response> {
+    ready(Json(json!([{ "class": shape::KAFKA_CLASS, "type": "sink", "version": VERSION }])).into_response())
+}
+
+/// `GET /connectors`, also with `?expand=info` and `?expand=status`.
+pub(super) fn connectors(State(app): AppState, RawQuery(query): RawQuery) -> Ready<Response> {
+    let all = Connector::all(&app);
+    let expand = values(query.as_deref(), "expand");
+    if expand.is_empty() {
+        let names: Vec<&str> = all.iter().map(|connector| connector.name).collect();
+        return ready(Json(names).into_response());
+    }
+    let mut answer = Map::new();
+    for connector in &all {
+        let mut parts = Map::new();
+        for what in &expand {
+            match what.as_str() {
+                "info" => drop(parts.insert("info".to_owned(), connector.info())),
+                "status" => drop(parts.insert("status".to_owned(), connector.status())),
+                // Connect passes over what it does not know, too.
+                _ => {}
+            }
+        }
+        answer.insert(connector.name.to_owned(), Value::Object(parts));
+    }
+    ready(Json(answer).into_response())
+}
+
+/// The values of a parameter that may come several times.
+fn values(query: Option<&str>, name: &str) -> Vec<String> {
+    let pairs = url::form_urlencoded::parse(query.unwrap_or_default().as_bytes());
+    pairs.filter(|(key, _)| key == name).map(|(_, value)| value.into_owned()).collect()
+}
+
+/// Answers with what `show` makes of the connector.
+fn shown(app: &App, name: &str, show: impl FnOnce(&Connector) -> Value) -> Ready<Response> {
+    let connectors = Connector::all(app);
+    let found = connectors.iter().find(|connector| connector.name == name);
+    ready(found.map_or_else(|| no_connector(name), |connector| Json(show(connector)).into_response()))
+}
+
+fn no_connector(name: &str) -> Response {
+    refusal(StatusCode::NOT_FOUND, format!("Connector {name} not found"))
+}
+
+/// `GET /connectors/<name>`.
+pub(super) fn connector(State(app): AppState, Path(name): Path<String>) -> Ready<Response> {
+    shown(&app, &name, Connector::info)
+}
+
+/// `GET /connectors/<name>/config`.
+pub(super) fn config(State(app): AppState, Path(name): Path<String>) -> Ready<Response> {
+    shown(&app, &name, |connector| json!(connector.config))
+}
+
+/// `GET /connectors/<name>/status`.
+pub(super) fn status(State(app): AppState, Path(name): Path<String>) -> Ready<Response> {
+    shown(&app, &name, Connector::status)
+}
+
+/// `GET /connectors/<name>/tasks`.
+pub(super) fn tasks(State(app): AppState, Path(name): Path<String>) -> Ready<Response> {
+    shown(&app, &name, Connector::task_configs)
+}
+
+/// `GET /connectors/<name>/topics`.
+pub(super) fn topics(State(app): AppState, Path(name): Path<String>) -> Ready<Response> {
+    shown(&app, &name, |connector| json!({ connector.name: { "topics": connector.topics } }))
+}
+
+/// `GET /connectors/<name>/offsets`: what checkpoints cover.
+pub(super) fn offsets(State(app): AppState, Path(name): Path<String>) -> Ready<Response> {
+    shown(&app, &name, Connector::offsets)
+}
+
+/// `GET /connectors/<name>/tasks/<number>/status`.
+pub(super) fn task_status(State(app): AppState, Path((name, task)): Path<(String, String)>) -> Ready<Response> {
+    let connectors = Connector::all(&app);
+    let Some(connector) = connectors.iter().find(|connector| connector.name == name) else {
+        return ready(no_connector(&name));
+    };
+    let found = task.parse().ok().and_then(|number| connector.task_status(number));
+    ready(found.map_or_else(
+        || refusal(StatusCode::NOT_FOUND, format!("No status found for task {name}-{task}")),
+        |status| Json(status).into_response(),
+    ))
+}
+
+/// `PUT /connectors/<name>/pause`.
+pub(super) fn pause(state: AppState, name: Path<String>, headers: HeaderMap) -> Ready<Response> {
+    change(&state, &name, &headers, StatusCode::ACCEPTED, |orders| orders.ask(Wish::Pause))
+}
+
+/// `PUT /connectors/<name>/resume`.
+pub(super) fn resume(state: AppState, name: Path<String>, headers: HeaderMap) -> Ready<Response> {
+    change(&state, &name, &headers, StatusCode::ACCEPTED, |orders| orders.ask(Wish::Run))
+}
+
+/// `PUT /connectors/<name>/stop`.
+pub(super) fn stop(state: AppState, name: Path<String>, headers: HeaderMap) -> Ready<Response> {
+    change(&state, &name, &headers, StatusCode::NO_CONTENT, |orders| orders.ask(Wish::Stop))
+}
+
+/// `POST /connectors/<name>/restart`. With `includeTasks` or `onlyFailed` Connect answers with the state (KIP-745).
+pub(super) fn restart(
+    state: AppState,
+    name: Path<String>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Ready<Response> {
+    let is_true = |name| values(query.as_deref(), name).iter().any(|value| value.eq_ignore_ascii_case("true"));
+    let answer = change(&state, &name, &headers, StatusCode::NO_CONTENT, Orders::restart).into_inner();
+    if answer.status().is_success() && (is_true("includeTasks") || is_true("onlyFailed")) {
+        let connectors = Connector::all(&state);
+        if let Some(connector) = connectors.iter().find(|connector| connector.name == name.as_str()) {
+            return ready((StatusCode::ACCEPTED, Json(connector.restarting())).into_response());
+        }
+    }
+    ready(answer)
+}
+
+/// Does a change that the caller may make, to a connector that is there.
+fn change(
+    app: &App,
+    name: &str,
+    headers: &HeaderMap,
+    done: StatusCode,
+    order: impl FnOnce(&Orders),
+) -> Ready<Response> {
+    if let Err(refused) = auth::allow(app, headers) {
+        return ready(*refused);
+    }
+    match app.board.kafka().filter(|_| name == shape::KAFKA) {
+        Some(kafka) => {
+            order(&kafka.orders);
+            ready(done.into_response())
+        }
+        None => ready(no_connector(name)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_parameter_may_come_several_times() {
+        assert_eq!(values(Some("expand=info&x=1&expand=status"), "expand"), ["info", "status"]);
+        assert_eq!(values(Some("includeTasks=True"), "includeTasks"), ["True"]);
+        assert!(values(None, "expand").is_empty() && values(Some(""), "expand").is_empty());
+    }
+}

@@ -1,0 +1,207 @@
+//! A connector as Connect describes one, made from what the pipeline shows.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use super::masked;
+use crate::http::App;
+use crate::pipeline::kafka::status::{PartitionStatus, State, Status, StreamStatus};
+
+/// The name of the connector that archives Kafka's topics.
+pub(super) const KAFKA: &str = "kafka";
+
+/// What stands as its class.
+pub(super) const KAFKA_CLASS: &str = "tidelog.Kafka";
+
+/// A connector at one moment.
+pub(super) struct Connector {
+    pub(super) name: &'static str,
+    pub(super) config: BTreeMap<String, String>,
+    pub(super) topics: Vec<String>,
+    kind: &'static str,
+    state: &'static str,
+    worker: String,
+    tasks: Vec<Task>,
+}
+
+/// A task of it: a partition.
+struct Task {
+    state: &'static str,
+    /// Why it failed.
+    trace: Option<String>,
+    config: Value,
+    partition: Value,
+    offset: Value,
+}
+
+impl Connector {
+    /// The connectors that the configuration has.
+    pub(super) fn all(app: &App) -> Vec<Self> {
+        let kafka = app.config.kafka.as_ref().zip(app.board.kafka());
+        let kafka = kafka.map(|(config, board)| {
+            let status = board.status();
+            Self {
+                name: KAFKA,
+                config: masked::kafka(&app.config, config),
+                topics: status.streams.iter().map(|stream| stream.topic.to_string()).collect(),
+                kind: "sink",
+                state: connector_state(status.state),
+                worker: app.worker.clone(),
+                tasks: tasks(&status),
+            }
+        });
+        kafka.into_iter().collect()
+    }
+
+    fn task_ids(&self) -> Vec<Value> {
+        (0..self.tasks.len()).map(|task| json!({ "connector": self.name, "task": task })).collect()
+    }
+
+    /// Connect's `ConnectorInfo`.
+    pub(super) fn info(&self) -> Value {
+        json!({ "name": self.name, "config": self.config, "tasks": self.task_ids(), "type": self.kind })
+    }
+
+    /// Connect's `ConnectorStateInfo`.
+    pub(super) fn status(&self) -> Value {
+        let tasks = (0..self.tasks.len()).filter_map(|task| self.task_status(task));
+        json!({
+            "name": self.name,
+            "connector": { "state": self.state, "worker_id": self.worker },
+            "tasks": tasks.collect::<Vec<_>>(),
+            "type": self.kind,
+        })
+    }
+
+    /// As [`Connector::status`], with everything about to restart.
+    pub(super) fn restarting(&self) -> Value {
+        let mut status = self.status();
+        status["connector"]["state"] = json!("RESTARTING");
+        for task in status["tasks"].as_array_mut().into_iter().flatten() {
+            task["state"] = json!("RESTARTING");
+        }
+        status
+    }
+
+    /// Connect's `TaskState`.
+    pub(super) fn task_status(&self, number: usize) -> Option<Value> {
+        let task = self.tasks.get(number)?;
+        let mut status = json!({ "id": number, "state": task.state, "worker_id": self.worker });
+        if let Some(trace) = &task.trace {
+            status["trace"] = json!(trace);
+        }
+        Some(status)
+    }
+
+    /// Connect's list of `TaskInfo`.
+    pub(super) fn task_configs(&self) -> Value {
+        let tasks = self.task_ids().into_iter().zip(&self.tasks);
+        tasks.map(|(id, task)| json!({ "id": id, "config": task.config })).collect()
+    }
+
+    /// Connect's `ConnectorOffsets` (KIP-875).
+    pub(super) fn offsets(&self) -> Value {
+        let offsets = self.tasks.iter().map(|task| json!({ "partition": task.partition, "offset": task.offset }));
+        json!({ "offsets": offsets.collect::<Vec<_>>() })
+    }
+}
+
+/// The states of Connect (`AbstractStatus.State`).
+fn connector_state(state: State) -> &'static str {
+    match state {
+        State::Joining => "UNASSIGNED",
+        State::Running | State::Ending => "RUNNING",
+        State::Paused => "PAUSED",
+        State::Stopped => "STOPPED",
+        State::Restarting => "RESTARTING",
+    }
+}
+
+fn tasks(status: &Status) -> Vec<Task> {
+    let partitions = status.streams.iter().flat_map(|stream| stream.partitions.iter().map(move |at| (stream, at)));
+    partitions.map(|(stream, at)| task(status.state, stream, at)).collect()
+}
+
+/// A partition whose topic cannot reach the store counts as failed, although it goes on by itself: that is the state for
+/// which people set alarms.
+fn task(state: State, stream: &StreamStatus, at: &PartitionStatus) -> Task {
+    let (state, trace) = match &stream.trouble {
+        Some(trouble) => ("FAILED", Some(trouble.text.to_string())),
+        None if at.held && state == State::Running => ("UNASSIGNED", None),
+        None => (connector_state(state), None),
+    };
+    Task {
+        state,
+        trace,
+        config: json!({ "task.class": KAFKA_CLASS, "topic": *stream.topic, "partition": at.partition.to_string() }),
+        partition: json!({ "kafka_topic": *stream.topic, "kafka_partition": at.partition }),
+        offset: json!({ "kafka_offset": at.committed }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use chrono::DateTime;
+
+    use super::*;
+    use crate::pipeline::kafka::status::Trouble;
+    use crate::stream::Totals;
+
+    fn stream(topic: &str, trouble: Option<Trouble>) -> StreamStatus {
+        let partition = |partition, held| PartitionStatus {
+            partition,
+            committed: 5,
+            archived: 5,
+            next: 7,
+            end: None,
+            complete_through: None,
+            held,
+        };
+        StreamStatus {
+            stream: format!("kafka/main/{topic}.0").into(),
+            topic: topic.into(),
+            label: topic.into(),
+            generation: 0,
+            partitions: vec![partition(0, false), partition(2, true)],
+            totals: Totals::default(),
+            gaps: Arc::new([]),
+            records_per_second: 0.0,
+            bytes_per_second: 0.0,
+            waiting: 0,
+            trouble,
+        }
+    }
+
+    #[test]
+    fn partitions_are_tasks_in_order_and_one_that_fails_says_why() {
+        let trouble = Trouble { since: DateTime::from_timestamp_millis(0).expect("a time"), text: "no disk".into() };
+        let streams = vec![stream("a", None), stream("b", Some(trouble))];
+        let connector = Connector {
+            name: KAFKA,
+            config: BTreeMap::new(),
+            topics: Vec::new(),
+            kind: "sink",
+            state: "RUNNING",
+            worker: "host:1".to_owned(),
+            tasks: tasks(&Status { state: State::Running, streams, ..Status::default() }),
+        };
+        let status = connector.status();
+        let states: Vec<_> = status["tasks"].as_array().expect("tasks").iter().map(|task| &task["state"]).collect();
+        assert_eq!(states, ["RUNNING", "UNASSIGNED", "FAILED", "FAILED"]);
+        assert_eq!(
+            status["tasks"][3],
+            json!({ "id": 3, "state": "FAILED", "worker_id": "host:1", "trace": "no disk" })
+        );
+        assert_eq!(connector.task_configs()[1]["config"]["partition"], "2");
+        let first =
+            json!({ "partition": { "kafka_topic": "a", "kafka_partition": 0 }, "offset": { "kafka_offset": 5 } });
+        assert_eq!(connector.offsets()["offsets"][0], first);
+        assert_eq!(connector.restarting()["tasks"][0]["state"], "RESTARTING");
+        assert!(connector.task_status(4).is_none());
+        let paused = tasks(&Status { state: State::Paused, streams: vec![stream("a", None)], ..Status::default() });
+        assert!(paused.iter().all(|task| task.state == "PAUSED"));
+    }
+}

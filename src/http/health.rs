@@ -1,0 +1,223 @@
+//! Whether the process makes progress (`/healthz`), and whether it does its work (`/readyz`); if not, why not.
+//!
+//! A process that is not healthy is to be killed. One that is not ready waits for something: a broker, the store, the
+//! group; killing it would not help. Somebody's pause is neither.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use object_store::path::Path;
+use serde::Serialize;
+use tokio::sync::Mutex;
+
+use super::{App, AppState};
+use crate::pipeline::board::Opened;
+use crate::pipeline::kafka::status::{State as KafkaState, Status, Trouble};
+use crate::store::layout;
+use crate::time;
+
+/// The collector goes round ten times a second; librdkafka may hold it for some seconds when partitions move.
+const SILENT_AT_MOST: Duration = Duration::from_secs(30);
+
+/// What the store answered counts for this long.
+const STORE_ANSWER_LASTS: Duration = Duration::from_secs(5);
+
+/// A store that takes longer to say whether an object is there does not answer.
+const STORE_WITHIN: Duration = Duration::from_secs(3);
+
+/// So many topics that fail are named.
+const MOST_NAMED: usize = 3;
+
+/// What is wrong, and what else one should know.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Health {
+    pub(super) reasons: Vec<String>,
+    pub(super) notes: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Answer {
+    status: &'static str,
+    reasons: Vec<String>,
+    notes: Vec<String>,
+}
+
+impl Health {
+    fn answer(self, good: &'static str, bad: &'static str) -> Response {
+        let Self { reasons, notes } = self;
+        let (code, status) =
+            if reasons.is_empty() { (StatusCode::OK, good) } else { (StatusCode::SERVICE_UNAVAILABLE, bad) };
+        (code, Json(Answer { status, reasons, notes })).into_response()
+    }
+}
+
+/// `GET /healthz`.
+pub(super) fn healthz(State(app): AppState) -> std::future::Ready<Response> {
+    std::future::ready(live(&app, Instant::now()).answer("ok", "failing"))
+}
+
+/// `GET /readyz`.
+pub(super) async fn readyz(State(app): AppState) -> Response {
+    ready(&app).await.answer("ready", "not ready")
+}
+
+fn live(app: &App, now: Instant) -> Health {
+    let mut health = Health::default();
+    match (app.board.opened(), app.board.kafka()) {
+        (None, _) => health.notes.push("the archive is being opened".to_owned()),
+        (Some(_), Some(kafka)) if kafka.silent_for(now) > SILENT_AT_MOST => health.reasons.push(format!(
+            "the collector has made no round for {} s: restart the process; nothing is lost by it",
+            kafka.silent_for(now).as_secs()
+        )),
+        _ => {}
+    }
+    health
+}
+
+/// What keeps the process from its work.
+pub(super) async fn ready(app: &App) -> Health {
+    let mut health = live(app, Instant::now());
+    let Some(opened) = app.board.opened() else {
+        health.reasons.append(&mut health.notes);
+        return health;
+    };
+    let status = app.board.kafka().map(|kafka| kafka.status()).unwrap_or_default();
+    if app.board.kafka().is_some() {
+        judge(&status, &mut health);
+    }
+    let stream = status.streams.first().map(|stream| &*stream.stream);
+    if let Err(why) = app.store.ask(opened, stream).await {
+        health.reasons.push(why.to_string());
+    }
+    health
+}
+
+fn judge(status: &Status, health: &mut Health) {
+    let since = status.since.map(|since| format!(" since {}", time::utc(since))).unwrap_or_default();
+    match status.state {
+        KafkaState::Running => {}
+        KafkaState::Paused => {
+            health.notes.push(format!("kafka is paused{since}: PUT /connectors/kafka/resume goes on"));
+        }
+        KafkaState::Stopped => {
+            health.notes.push(format!("kafka is stopped{since}: PUT /connectors/kafka/resume goes on"));
+        }
+        KafkaState::Ending => health.reasons.push("the process is ending".to_owned()),
+        KafkaState::Restarting => health.reasons.push("kafka is restarting".to_owned()),
+        KafkaState::Joining => {
+            health.reasons.push(format!("the consumer group has not taken this process in{since}: see the log"));
+        }
+    }
+    if status.resolving > 0 {
+        health.reasons.push(format!("the positions of {} partitions are being looked up", status.resolving));
+    }
+    let tell = |trouble: &Trouble| format!("{} (since {})", trouble.text, time::utc(trouble.since));
+    health.reasons.extend(status.positions.as_ref().map(tell));
+    health.reasons.extend(status.brokers.as_ref().map(|trouble| format!("kafka: {}", tell(trouble))));
+    let failing = || status.streams.iter().filter_map(|stream| Some((&stream.topic, stream.trouble.as_ref()?)));
+    health.reasons.extend(failing().take(MOST_NAMED).map(|(topic, trouble)| format!("{topic}: {}", tell(trouble))));
+    let more = failing().count().saturating_sub(MOST_NAMED);
+    if more > 0 {
+        health.reasons.push(format!("{more} more topics fail"));
+    }
+    if status.memory_full {
+        health.notes.push("fetching pauses: memory.budget is used up".to_owned());
+    }
+}
+
+/// Asks the store now and then whether it is there, however often somebody wants to know.
+#[derive(Default)]
+pub(super) struct StoreProbe {
+    last: Mutex<Option<(Instant, Result<(), Arc<str>>)>>,
+}
+
+impl StoreProbe {
+    /// Whether the store answers, and still has the beginning of `stream`.
+    async fn ask(&self, opened: &Opened, stream: Option<&str>) -> Result<(), Arc<str>> {
+        let mut last = self.last.lock().await;
+        if let Some((at, answer)) = &*last
+            && at.elapsed() < STORE_ANSWER_LASTS
+        {
+            return answer.clone();
+        }
+        let begin = stream.and_then(|stream| stream.parse().ok()).map(|stream| layout::entry(&stream, 0));
+        let key = begin.clone().unwrap_or_else(|| Path::from("tidelog-is-this-store-there"));
+        let answer = match tokio::time::timeout(STORE_WITHIN, opened.store.size(&key)).await {
+            Ok(Ok(Some(_))) => Ok(()),
+            Ok(Ok(None)) if begin.is_none() => Ok(()),
+            Ok(Ok(None)) => Err(format!("the archive at {} has lost {key}", opened.store.url())),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err(format!("the store at {} does not answer within 3 s", opened.store.url())),
+        };
+        let answer = answer.map_err(Arc::from);
+        *last = Some((Instant::now(), answer.clone()));
+        answer
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::DateTime;
+
+    use super::*;
+
+    fn trouble(text: &str) -> Option<Trouble> {
+        Some(Trouble { since: DateTime::from_timestamp_millis(0).expect("a time"), text: text.into() })
+    }
+
+    fn judged(status: &Status) -> Health {
+        let mut health = Health::default();
+        judge(status, &mut health);
+        health
+    }
+
+    #[test]
+    fn only_what_keeps_it_from_work_makes_it_unready() {
+        let since = DateTime::from_timestamp_millis(0);
+        let running = Status { state: KafkaState::Running, since, ..Status::default() };
+        assert_eq!(judged(&running), Health::default());
+        let paused = judged(&Status { state: KafkaState::Paused, ..running.clone() });
+        assert_eq!(
+            (paused.reasons.len(), paused.notes),
+            (
+                0,
+                vec!["kafka is paused since 1970-01-01T00:00:00.000Z: PUT /connectors/kafka/resume goes on".to_owned()]
+            )
+        );
+        for (status, says) in [
+            (
+                Status { state: KafkaState::Joining, ..running.clone() },
+                "the consumer group has not taken this process in",
+            ),
+            (Status { state: KafkaState::Ending, ..running.clone() }, "is ending"),
+            (Status { resolving: 3, ..running.clone() }, "the positions of 3 partitions"),
+            (Status { brokers: trouble("no answer"), ..running.clone() }, "kafka: no answer (since 1970"),
+            (Status { positions: trouble("the store is away"), ..running.clone() }, "the store is away (since"),
+        ] {
+            let health = judged(&status);
+            assert!(health.reasons.len() == 1 && health.reasons[0].contains(says), "{health:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_store_that_has_lost_the_archive_is_told() {
+        use object_store::memory::InMemory;
+        let store = crate::store::Store::over(Arc::new(InMemory::new()), "memory:///");
+        let opened = Opened { store, writer: "w".into() };
+        assert_eq!(StoreProbe::default().ask(&opened, None).await, Ok(()));
+        let probe = StoreProbe::default();
+        let lost = probe.ask(&opened, Some("kafka/main/orders.0")).await.expect_err("the entry is not there");
+        assert!(lost.contains("has lost manifest/kafka/main/orders.0/00000000000000000000.json"), "{lost}");
+        opened
+            .store
+            .put(&layout::entry(&"kafka/main/orders.0".parse().expect("a stream"), 0), "x".into())
+            .await
+            .expect("put");
+        assert!(probe.ask(&opened, Some("kafka/main/orders.0")).await.is_err(), "an answer lasts for a while");
+        assert_eq!(StoreProbe::default().ask(&opened, Some("kafka/main/orders.0")).await, Ok(()));
+    }
+}

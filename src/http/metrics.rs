@@ -1,0 +1,154 @@
+//! `/metrics`: what was counted, and what is so now.
+
+use std::ops::Add;
+
+use axum::extract::State;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use chrono::{DateTime, Utc};
+
+use super::{AppState, health};
+use crate::pipeline::kafka::status::{PartitionStatus, State as KafkaState, Status};
+use crate::telemetry::metrics::{
+    ALL_PARTITIONS, ASSIGNED_PARTITIONS, BUILD_INFO, CHECKPOINT_POSITION, COMPLETE_THROUGH, Exposition, LAG_RECORDS,
+    LAG_SECONDS, LAST_CHECKPOINT, MEMORY_BUDGET, MEMORY_USED, Metric, OTHER_TOPICS, PAUSED, READY, SEGMENTS_WAITING,
+};
+use crate::telemetry::{REVISION, VERSION, process};
+
+/// `GET /metrics`.
+pub(super) async fn metrics(State(app): AppState) -> Response {
+    let ready = health::ready(&app).await.reasons.is_empty();
+    let mut out = Exposition::after(app.recorder.render());
+    out.single(&BUILD_INFO, &[("version", VERSION), ("revision", REVISION)], 1.0);
+    out.single(&READY, &[], f64::from(u8::from(ready)));
+    out.single(&MEMORY_BUDGET, &[], app.config.memory_budget as f64);
+    if let Some(kafka) = app.board.kafka() {
+        expose_kafka(&kafka.status(), Utc::now(), &mut out);
+    }
+    process::expose(&mut out);
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], out.finish()).into_response()
+}
+
+fn expose_kafka(status: &Status, now: DateTime<Utc>, out: &mut Exposition) {
+    let asked_to_wait = matches!(status.state, KafkaState::Paused | KafkaState::Stopped);
+    out.single(&PAUSED, &[("connector", "kafka")], f64::from(u8::from(asked_to_wait)));
+    out.single(&MEMORY_USED, &[], status.memory_used as f64);
+    let partitions: usize = status.streams.iter().map(|stream| stream.partitions.len()).sum();
+    out.single(&ASSIGNED_PARTITIONS, &[], partitions as f64);
+    let waiting: u64 = status.streams.iter().map(|stream| stream.waiting).sum();
+    out.single(&SEGMENTS_WAITING, &[], waiting as f64);
+    if let Some(at) = status.last_checkpoint {
+        out.single(&LAST_CHECKPOINT, &[("kind", "kafka")], seconds(at));
+    }
+    let lag = |at: &PartitionStatus| at.complete_through.map(|through| seconds(now) - seconds(through));
+    per_partition(&CHECKPOINT_POSITION, status, |at| Some(at.committed as f64), Add::add, out);
+    per_partition(&LAG_RECORDS, status, |at| at.lag_records().map(|lag| lag as f64), Add::add, out);
+    per_partition(&LAG_SECONDS, status, |at| lag(at).map(|lag| lag.max(0.0)), f64::max, out);
+    per_partition(&COMPLETE_THROUGH, status, |at| at.complete_through.map(seconds), f64::min, out);
+}
+
+fn seconds(time: DateTime<Utc>) -> f64 {
+    time.timestamp_millis() as f64 / 1000.0
+}
+
+/// Writes a series for each partition of a topic that has its own label, and one for all others together.
+fn per_partition(
+    metric: &Metric,
+    status: &Status,
+    value: impl Fn(&PartitionStatus) -> Option<f64>,
+    fold: impl Fn(f64, f64) -> f64,
+    out: &mut Exposition,
+) {
+    let mut others: Option<f64> = None;
+    out.family(metric, |samples| {
+        for stream in &status.streams {
+            let known = stream.partitions.iter().filter_map(|at| Some((at.partition, value(at)?)));
+            if &*stream.label == OTHER_TOPICS {
+                for (_, value) in known {
+                    others = Some(others.map_or(value, |sum| fold(sum, value)));
+                }
+                continue;
+            }
+            for (partition, value) in known {
+                samples.add(&[("topic", &stream.label), ("partition", &partition.to_string())], value);
+            }
+        }
+        if let Some(value) = others {
+            samples.add(&[("topic", OTHER_TOPICS), ("partition", ALL_PARTITIONS)], value);
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::pipeline::kafka::status::StreamStatus;
+    use crate::stream::Totals;
+
+    fn at(ms: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp_millis(ms).expect("a time")
+    }
+
+    fn stream(topic: &str, label: &str, partitions: &[(i64, Option<i64>, Option<i64>)]) -> StreamStatus {
+        let partition =
+            |(number, &(archived, end, complete)): (i32, &(i64, Option<i64>, Option<i64>))| PartitionStatus {
+                partition: number,
+                committed: archived,
+                archived,
+                next: archived,
+                end,
+                complete_through: complete.map(at),
+                held: false,
+            };
+        StreamStatus {
+            stream: format!("kafka/main/{topic}.0").into(),
+            topic: topic.into(),
+            label: label.into(),
+            generation: 0,
+            partitions: (0..).zip(partitions).map(partition).collect(),
+            totals: Totals::default(),
+            gaps: Arc::new([]),
+            records_per_second: 0.0,
+            bytes_per_second: 0.0,
+            waiting: 2,
+            trouble: None,
+        }
+    }
+
+    #[test]
+    fn topics_beyond_the_limit_are_summed_and_what_is_not_known_is_left_out() {
+        let status = Status {
+            state: KafkaState::Paused,
+            streams: vec![
+                stream("a", "a", &[(10, Some(15), Some(1_000)), (7, None, None)]),
+                stream("b", OTHER_TOPICS, &[(100, Some(101), Some(4_000)), (200, Some(205), Some(3_000))]),
+                stream("c", OTHER_TOPICS, &[(1, Some(1), Some(5_000))]),
+            ],
+            ..Status::default()
+        };
+        let mut out = Exposition::default();
+        expose_kafka(&status, at(6_000), &mut out);
+        let text = out.finish();
+        let samples: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
+        assert_eq!(
+            samples,
+            [
+                "tidelog_paused{connector=\"kafka\"} 1",
+                "tidelog_memory_used_bytes 0",
+                "tidelog_assigned_partitions 5",
+                "tidelog_segments_waiting 6",
+                "tidelog_checkpoint_position{topic=\"a\",partition=\"0\"} 10",
+                "tidelog_checkpoint_position{topic=\"a\",partition=\"1\"} 7",
+                "tidelog_checkpoint_position{topic=\"(other)\",partition=\"(all)\"} 301",
+                "tidelog_lag_records{topic=\"a\",partition=\"0\"} 5",
+                "tidelog_lag_records{topic=\"(other)\",partition=\"(all)\"} 6",
+                "tidelog_lag_seconds{topic=\"a\",partition=\"0\"} 5",
+                "tidelog_lag_seconds{topic=\"(other)\",partition=\"(all)\"} 3",
+                "tidelog_complete_through_timestamp_seconds{topic=\"a\",partition=\"0\"} 1",
+                "tidelog_complete_through_timestamp_seconds{topic=\"(other)\",partition=\"(all)\"} 3",
+            ]
+        );
+    }
+}

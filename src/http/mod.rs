@@ -1,0 +1,183 @@
+//! The HTTP listener: metrics for Prometheus, health for Kubernetes, a status page for people, and Kafka Connect's REST
+//! shapes for tools that speak them.
+//!
+//! ```text
+//!   Prometheus ── /metrics ──────────────┐
+//!   Kubernetes ── /healthz, /readyz ─────┤                      ┌── status ── the running pipeline
+//!   a browser ─── /, /api/status ────────┼──► App ──► Board ────┤
+//!   Connect's tools ─ /connectors … ─────┘      │               └── orders ─► pause, stop, restart, go on
+//!                     PUT, POST: Authorization: Bearer ── token file
+//! ```
+//!
+//! Reading is open to whoever reaches the listener. Changing takes the token of `http.admin_token_file`; without that
+//! key nothing can be changed. Every answer is made from what the pipeline has published, so no request makes it wait.
+//! `docs/HTTP.md` describes the answers.
+
+mod api;
+mod auth;
+mod connect;
+mod health;
+mod metrics;
+mod page;
+mod server;
+
+use std::future::{Ready, ready};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header};
+use axum::middleware::{Next, from_fn};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post, put};
+use serde_json::json;
+use tokio::net::TcpListener;
+
+use crate::config::{Config, Http};
+use crate::error::{Error, Kind, Result};
+use crate::pipeline::board::Board;
+use crate::telemetry::metrics::{Recorder, install};
+use auth::Token;
+
+/// No answer takes longer than this.
+const ANSWER_WITHIN: Duration = Duration::from_secs(15);
+
+/// A request with a larger body is refused. None needs one.
+const MOST_BODY_BYTES: u64 = 64 << 10;
+
+/// How often measurements that wait are summed up, should nobody read them.
+const TIDY_EVERY: Duration = Duration::from_secs(5);
+
+/// What every answer is made from.
+struct App {
+    config: Config,
+    board: Arc<Board>,
+    recorder: Recorder,
+    token: Option<Token>,
+    /// This process as Connect's tools name a worker.
+    worker: String,
+    store: health::StoreProbe,
+}
+
+/// The listener, bound and not yet serving.
+pub struct Listener {
+    socket: TcpListener,
+    app: Arc<App>,
+}
+
+/// Whether the listener's settings are usable: the token file, if there is one.
+///
+/// # Errors
+/// [`Kind::Config`], naming the key and the way out.
+pub fn validate(http: &Http) -> Result<()> {
+    http.admin_token_file.as_deref().map(Token::open).transpose().map(drop)
+}
+
+impl Listener {
+    /// Binds `http.listen`, and makes the process count. It must come before what is to be counted is opened.
+    ///
+    /// # Errors
+    /// A token file that is unusable, an address that is taken or not of this machine.
+    pub async fn bind(http: &Http, config: &Config, board: Arc<Board>) -> Result<Self> {
+        let token = http.admin_token_file.as_deref().map(Token::open).transpose()?;
+        let socket = TcpListener::bind(http.listen).await.map_err(|source| {
+            Error::new(Kind::Unavailable, format!("cannot listen on {}", http.listen))
+                .source(source)
+                .hint("set http.listen to an address of this machine and a port that is free")
+        })?;
+        let port = socket.local_addr().map_or(http.listen.port(), |address| address.port());
+        let worker = format!("{}:{port}", host_name());
+        let (config, recorder, store) = (config.clone(), install()?, health::StoreProbe::default());
+        tracing::info!(listen = %http.listen, changes = token.is_some(), "listening for HTTP");
+        Ok(Self { socket, app: Arc::new(App { config, board, recorder, token, worker, store }) })
+    }
+
+    /// Serves until the future is dropped.
+    pub async fn serve(self) {
+        let Self { socket, app } = self;
+        let tidy = async {
+            loop {
+                tokio::time::sleep(TIDY_EVERY).await;
+                app.recorder.tidy();
+            }
+        };
+        tokio::join!(server::serve(socket, routes(Arc::clone(&app))), tidy);
+    }
+}
+
+fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    if name.trim().is_empty() { "localhost".to_owned() } else { name.trim().to_owned() }
+}
+
+fn routes(app: Arc<App>) -> Router {
+    let connector = Router::new()
+        .route("/", get(connect::connector))
+        .route("/config", get(connect::config))
+        .route("/status", get(connect::status))
+        .route("/tasks", get(connect::tasks))
+        .route("/tasks/{task}/status", get(connect::task_status))
+        .route("/topics", get(connect::topics))
+        .route("/offsets", get(connect::offsets))
+        .route("/pause", put(connect::pause))
+        .route("/resume", put(connect::resume))
+        .route("/stop", put(connect::stop))
+        .route("/restart", post(connect::restart));
+    Router::new()
+        .route("/", get(page::root))
+        .route("/page.css", get(page::style))
+        .route("/page.js", get(page::script))
+        .route("/metrics", get(metrics::metrics))
+        .route("/healthz", get(health::healthz))
+        .route("/readyz", get(health::readyz))
+        .route("/api/status", get(api::status))
+        .route("/api/streams/{topic}", get(api::stream))
+        .route("/connectors", get(connect::connectors))
+        .route("/connector-plugins", get(connect::plugins))
+        .nest("/connectors/{connector}", connector)
+        .fallback(unknown_path)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(from_fn(guard))
+        .with_state(app)
+}
+
+/// What holds for every request and every answer: bounds, and headers that keep a browser from doing more than it should.
+async fn guard(request: Request, next: Next) -> Response {
+    let length = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    let mut answer = if length.is_some_and(|bytes: u64| bytes > MOST_BODY_BYTES) {
+        refusal(StatusCode::PAYLOAD_TOO_LARGE, "a request's body may have 64 KiB; none is needed")
+    } else {
+        match tokio::time::timeout(ANSWER_WITHIN, next.run(request)).await {
+            Ok(answer) => answer,
+            Err(_) => refusal(StatusCode::SERVICE_UNAVAILABLE, "no answer in time; see /healthz and the log"),
+        }
+    };
+    let headers = answer.headers_mut();
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(HeaderName::from_static("referrer-policy"), HeaderValue::from_static("no-referrer"));
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    answer
+}
+
+/// An error as Kafka Connect writes it.
+fn refusal(status: StatusCode, message: impl Into<String>) -> Response {
+    let message: String = message.into();
+    (status, axum::Json(json!({ "error_code": status.as_u16(), "message": message }))).into_response()
+}
+
+fn unknown_path(uri: Uri) -> Ready<Response> {
+    let message = format!("there is no {}; docs/HTTP.md lists the paths", uri.path());
+    ready(refusal(StatusCode::NOT_FOUND, message))
+}
+
+fn wrong_method(method: Method, uri: Uri) -> Ready<Response> {
+    let message = format!("{method} is not allowed on {}; what is archived is set in the configuration", uri.path());
+    ready(refusal(StatusCode::METHOD_NOT_ALLOWED, message))
+}
+
+/// What the handlers take.
+type AppState = State<Arc<App>>;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,141 @@
+//! What a lane shows of its topic beside its positions: what the archive holds of it, what fails, how fast it goes.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Instant;
+
+use chrono::{DateTime, Utc};
+
+use super::count::TopicCounters;
+use super::coverage::Seen;
+use super::status::{GapSpan, PartitionStatus, Trouble};
+use crate::stream::Totals;
+
+/// Rates are taken over this many samples, of which there is one a second.
+const SAMPLES: usize = 10;
+
+/// A topic with more gaps than this shows the newest.
+pub(super) const MOST_GAPS: usize = 50;
+
+/// One topic as it is shown.
+pub(super) struct Shown {
+    pub(super) label: Arc<str>,
+    pub(super) counters: TopicCounters,
+    pub(super) totals: Totals,
+    pub(super) gaps: Arc<[GapSpan]>,
+    pub(super) trouble: Option<Trouble>,
+    pub(super) pace: Pace,
+    seen: BTreeMap<i32, (Option<i64>, Option<DateTime<Utc>>)>,
+}
+
+impl Shown {
+    pub(super) fn new(label: Arc<str>, totals: Totals) -> Self {
+        let counters = TopicCounters::new(&label);
+        let (gaps, pace, seen) = (Arc::new([]), Pace::default(), BTreeMap::new());
+        Self { label, counters, totals, gaps, trouble: None, pace, seen }
+    }
+
+    /// Takes in where a partition ends and how far it is complete.
+    pub(super) fn see(&mut self, seen: &Seen) {
+        let (end, complete) = self.seen.entry(seen.at.partition).or_default();
+        *end = seen.end.or(*end);
+        *complete = seen.complete_through.max(*complete);
+    }
+
+    /// What was seen of a partition is another's matter now.
+    pub(super) fn forget(&mut self, partition: i32) {
+        self.seen.remove(&partition);
+    }
+
+    /// Fills in what was seen of a partition.
+    pub(super) fn fill(&self, status: &mut PartitionStatus) {
+        if let Some((end, complete)) = self.seen.get(&status.partition) {
+            (status.end, status.complete_through) = (*end, *complete);
+        }
+    }
+
+    /// Adds gaps, each once; the newest stay.
+    pub(super) fn add_gaps(&mut self, new: Vec<GapSpan>) {
+        let mut gaps: Vec<GapSpan> = self.gaps.iter().cloned().chain(new).collect();
+        gaps.sort_by_key(|gap| (gap.found, gap.partition, gap.start));
+        gaps.dedup_by_key(|gap| (gap.partition, gap.start));
+        self.gaps = gaps.split_off(gaps.len().saturating_sub(MOST_GAPS)).into();
+    }
+}
+
+/// Notes that something fails, since when, or that it does not any more.
+pub(super) fn note(trouble: &mut Option<Trouble>, why: Option<Arc<str>>, now: DateTime<Utc>) {
+    *trouble = why.map(|text| Trouble { since: trouble.as_ref().map_or(now, |trouble| trouble.since), text });
+}
+
+/// How fast records come.
+#[derive(Default)]
+pub(super) struct Pace {
+    samples: VecDeque<(Instant, u64, u64)>,
+}
+
+impl Pace {
+    /// Takes a sample of two sums that only grow, and gives how much each has grown a second.
+    pub(super) fn sample(&mut self, now: Instant, records: u64, bytes: u64) -> (f64, f64) {
+        if self.samples.len() > SAMPLES {
+            self.samples.pop_front();
+        }
+        self.samples.push_back((now, records, bytes));
+        let Some((then, records_then, bytes_then)) = self.samples.front() else { return (0.0, 0.0) };
+        let seconds = now.duration_since(*then).as_secs_f64();
+        if seconds <= 0.0 {
+            return (0.0, 0.0);
+        }
+        let rate = |grown: u64| grown as f64 / seconds;
+        (rate(records.saturating_sub(*records_then)), rate(bytes.saturating_sub(*bytes_then)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn the_pace_is_that_of_the_last_ten_seconds() {
+        let (mut pace, start) = (Pace::default(), Instant::now());
+        let at = |second| start + Duration::from_secs(second);
+        assert_eq!(pace.sample(at(0), 100, 0), (0.0, 0.0));
+        assert_eq!(pace.sample(at(1), 150, 10), (50.0, 10.0));
+        for second in 2..=20 {
+            pace.sample(at(second), 150, 10);
+        }
+        assert_eq!(pace.sample(at(21), 250, 10), (10.0, 0.0));
+        assert_eq!(pace.sample(at(22), 0, 0), (0.0, 0.0), "a sum that fell is no negative rate");
+    }
+
+    #[test]
+    fn trouble_keeps_its_beginning() {
+        let at = |ms| DateTime::from_timestamp_millis(ms).expect("a time");
+        let mut trouble = None;
+        note(&mut trouble, Some("first".into()), at(1));
+        note(&mut trouble, Some("second".into()), at(2));
+        assert_eq!(trouble, Some(Trouble { since: at(1), text: "second".into() }));
+        note(&mut trouble, None, at(3));
+        assert_eq!(trouble, None);
+    }
+
+    #[test]
+    fn gaps_come_once_and_the_newest_stay() {
+        let gap = |start: i64| GapSpan {
+            partition: 0,
+            start,
+            end: start + 1,
+            reason: "broker_retention",
+            from: None,
+            to: start,
+            found: start,
+        };
+        let mut shown = Shown::new("a".into(), Totals::default());
+        shown.add_gaps(vec![gap(3), gap(1)]);
+        shown.add_gaps((1..=60).map(gap).collect());
+        assert_eq!(shown.gaps.len(), MOST_GAPS);
+        assert_eq!((shown.gaps[0].start, shown.gaps[MOST_GAPS - 1].start), (11, 60));
+    }
+}

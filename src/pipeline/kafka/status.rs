@@ -1,0 +1,201 @@
+//! What the collector shows of itself: published once a second and at every change of state, never changed afterwards.
+
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+
+use crate::stream::Totals;
+
+/// Kafka's archiver as it stood a moment ago.
+#[derive(Debug, Clone, Default)]
+pub struct Status {
+    /// What it is doing.
+    pub state: State,
+    /// Since when it is in that state.
+    pub since: Option<DateTime<Utc>>,
+    /// Whether the group has it as a member.
+    pub member: bool,
+    /// Partitions that the group has assigned and whose position in the archive is being looked up.
+    pub resolving: usize,
+    /// Why the brokers cannot be asked, if they cannot.
+    pub brokers: Option<Trouble>,
+    /// Why positions cannot be looked up, if they cannot.
+    pub positions: Option<Trouble>,
+    /// Bytes of the memory budget that records hold.
+    pub memory_used: u64,
+    /// Whether fetching pauses because the budget is used up.
+    pub memory_full: bool,
+    /// When this process last wrote a checkpoint.
+    pub last_checkpoint: Option<DateTime<Utc>>,
+    /// The topics of which it owns partitions, in the order of their names.
+    pub streams: Vec<StreamStatus>,
+}
+
+/// What an archiver is doing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum State {
+    /// It is not a member of the group yet, or not any more.
+    #[default]
+    Joining,
+    /// It archives.
+    Running,
+    /// It keeps its partitions and reads nothing.
+    Paused,
+    /// It has given its partitions back, or is doing so, and owns nothing.
+    Stopped,
+    /// It gives its partitions back, to begin anew.
+    Restarting,
+    /// The process is ending.
+    Ending,
+}
+
+impl State {
+    /// The state as status documents and log lines write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Joining => "joining",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Stopped => "stopped",
+            Self::Restarting => "restarting",
+            Self::Ending => "ending",
+        }
+    }
+}
+
+/// Something that fails, and is tried again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trouble {
+    /// Since when.
+    pub since: DateTime<Utc>,
+    /// What fails and why.
+    pub text: Arc<str>,
+}
+
+/// One life of one topic.
+#[derive(Debug, Clone)]
+pub struct StreamStatus {
+    /// Its stream, as [`crate::stream::StreamId`] is written.
+    pub stream: Arc<str>,
+    /// The topic.
+    pub topic: Arc<str>,
+    /// The topic's label in metrics.
+    pub label: Arc<str>,
+    /// Which life of the topic.
+    pub generation: u32,
+    /// The partitions that this process owns, in order.
+    pub partitions: Vec<PartitionStatus>,
+    /// What the stream's chain adds up to, other processes' checkpoints included.
+    pub totals: Totals,
+    /// The newest gaps, oldest first.
+    pub gaps: Arc<[GapSpan]>,
+    /// Records a second that came from Kafka, over the last ten seconds or so.
+    pub records_per_second: f64,
+    /// Bytes of keys, values and headers a second.
+    pub bytes_per_second: f64,
+    /// Segments that are sealed and not in a checkpoint yet.
+    pub waiting: u64,
+    /// What fails on the way to the store, if something does.
+    pub trouble: Option<Trouble>,
+}
+
+impl StreamStatus {
+    /// Up to which time all of the partitions that this process owns are complete; none if it is not known of one.
+    pub fn complete_through(&self) -> Option<DateTime<Utc>> {
+        let times = self.partitions.iter().map(|at| at.complete_through);
+        times.collect::<Option<Vec<_>>>()?.into_iter().min()
+    }
+
+    /// The lag of all partitions; none if it is not known of one.
+    pub fn lag_records(&self) -> Option<u64> {
+        self.partitions.iter().map(PartitionStatus::lag_records).sum()
+    }
+}
+
+/// One partition that this process owns.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PartitionStatus {
+    /// Its number.
+    pub partition: i32,
+    /// Checkpoints cover everything below this offset.
+    pub committed: i64,
+    /// Everything below this offset is archived; offsets from `committed` on have no record.
+    pub archived: i64,
+    /// The offset that is read next.
+    pub next: i64,
+    /// The partition's end on the broker, as it was last told.
+    pub end: Option<i64>,
+    /// Everything that was there at this time is archived.
+    pub complete_through: Option<DateTime<Utc>>,
+    /// Its position is being asked for anew, or the group wants it back: nothing is read.
+    pub held: bool,
+}
+
+impl PartitionStatus {
+    /// Offsets between what is archived and the end.
+    pub fn lag_records(&self) -> Option<u64> {
+        self.end.map(|end| u64::try_from(end - self.archived).unwrap_or(0))
+    }
+}
+
+/// A range that is lost, and when the lost records were written, as far as the archive can tell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GapSpan {
+    /// The partition.
+    pub partition: i32,
+    /// The first lost offset.
+    pub start: i64,
+    /// The offset after the last lost one.
+    pub end: i64,
+    /// Why, as metrics write it.
+    pub reason: &'static str,
+    /// The greatest timestamp before the gap (ms since 1970); none if nothing is archived before it.
+    pub from: Option<i64>,
+    /// The least timestamp after the gap or, before anything came, the time at which it was found.
+    pub to: i64,
+    /// When it was found (ms since 1970).
+    pub found: i64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn partition(archived: i64, end: Option<i64>, complete_through: Option<i64>) -> PartitionStatus {
+        let complete_through = complete_through.and_then(DateTime::from_timestamp_millis);
+        PartitionStatus {
+            partition: 0,
+            committed: archived,
+            archived,
+            next: archived,
+            end,
+            complete_through,
+            held: false,
+        }
+    }
+
+    fn stream(partitions: Vec<PartitionStatus>) -> StreamStatus {
+        StreamStatus {
+            stream: "kafka/main/a.0".into(),
+            topic: "a".into(),
+            label: "a".into(),
+            generation: 0,
+            partitions,
+            totals: Totals::default(),
+            gaps: Arc::new([]),
+            records_per_second: 0.0,
+            bytes_per_second: 0.0,
+            waiting: 0,
+            trouble: None,
+        }
+    }
+
+    #[test]
+    fn a_stream_is_as_complete_as_its_least_partition_and_lags_by_the_sum() {
+        let known = stream(vec![partition(5, Some(8), Some(2_000)), partition(9, Some(7), Some(1_000))]);
+        assert_eq!(known.lag_records(), Some(3), "an end that was told before more was archived is no negative lag");
+        assert_eq!(known.complete_through().map(|time| time.timestamp_millis()), Some(1_000));
+        let unknown = stream(vec![partition(5, Some(8), Some(2_000)), partition(0, None, None)]);
+        assert_eq!((unknown.lag_records(), unknown.complete_through()), (None, None));
+    }
+}
