@@ -153,7 +153,11 @@ impl fmt::Debug for Error {
     }
 }
 
-impl StdError for Error {}
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.source.as_deref().map(|source| source as &(dyn StdError + 'static))
+    }
+}
 
 /// Turns a foreign error into an [`Error`] at the place where the operation is known.
 pub trait ResultExt<T> {

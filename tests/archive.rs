@@ -8,7 +8,7 @@ use tidelog::manifest::{Chain, Change, Outcome};
 use tidelog::record::{Block, Header, TimestampType};
 use tidelog::segment::{Encoding, SegmentInfo, SegmentWriter};
 use tidelog::store::{Created, Store, layout};
-use tidelog::stream::{Begin, Format, StreamId};
+use tidelog::stream::{Begin, Format, TopicLife};
 
 use crate::rig::process::temporary_directory;
 
@@ -34,6 +34,7 @@ impl Record {
 /// One life of a topic that grows.
 pub(crate) struct Topic {
     store: Store,
+    life: TopicLife,
     chain: Chain,
     spool: TempDir,
     segments: u64,
@@ -66,19 +67,18 @@ fn now() -> DateTime<Utc> {
 impl Topic {
     /// Begins the topic's life.
     pub(crate) async fn begin(store: &Store, topic: &str, generation: u32) -> Topic {
-        let stream = StreamId::new("main", topic, generation);
-        let begin = Begin { topic_id: Some(format!("id-{generation}")), partitions: 1 };
-        let chain = Chain::begin(store, &stream, begin, "test", now()).await.expect("a chain begins");
-        Topic { store: store.clone(), chain, spool: temporary_directory("spool"), segments: 0 }
+        let life = TopicLife::new("main", topic, generation);
+        let begin = Begin::topic(Some(format!("id-{generation}")), 1);
+        let chain = Chain::begin(store, &life.stream(), begin, "test", now()).await.expect("a chain begins");
+        Topic { store: store.clone(), life, chain, spool: temporary_directory("spool"), segments: 0 }
     }
 
     /// Archives records (of each partition in offset order) as one segment, committed; each partition's range goes on
     /// from where it ended to behind its last record. Gives the segment's object.
     pub(crate) async fn append(&mut self, format: Format, records: &[Record]) -> String {
-        let stream = self.chain.stream().clone();
         self.segments += 1;
         let path = self.spool.path().join(self.segments.to_string());
-        let info = SegmentInfo { stream: stream.clone(), topic_id: None, writer: "test".into(), created: now() };
+        let info = SegmentInfo { stream: self.life.clone(), topic_id: None, writer: "test".into(), created: now() };
         let mut writer = SegmentWriter::create(&path, info, Encoding { format, zstd_level: 1 }).expect("a spool file");
         let mut blocks: Vec<Block> = Vec::new();
         let mut ranges: Vec<(i32, i64, i64)> = Vec::new();
@@ -97,7 +97,7 @@ impl Topic {
         writer.write(blocks).expect("blocks are encoded");
         ranges.sort_unstable();
         let sealed = writer.finish(&ranges).expect("a segment is sealed");
-        let object = layout::segment(&stream, now(), "test", self.segments, format);
+        let object = layout::segment(&self.life, now(), "test", self.segments, format);
         self.store.upload(&object, &path).await.expect("a segment is stored");
         let change = Change { segments: vec![sealed.to_ref(object.to_string())], ..Change::default() };
         match self.chain.commit(&change, "test", now()).await.expect("a change is committed") {
@@ -108,7 +108,7 @@ impl Topic {
 
     /// Stores an object beside the segments that no checkpoint names.
     pub(crate) async fn orphan(&self) {
-        let key = layout::segment(self.chain.stream(), now(), "killed", 1, Format::Avro);
+        let key = layout::segment(&self.life, now(), "killed", 1, Format::Avro);
         let created = self.store.create(&key, Bytes::from_static(b"unfinished")).await.expect("an object is stored");
         assert_eq!(created, Created::Yes);
     }

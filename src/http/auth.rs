@@ -3,6 +3,9 @@
 //! The token is the content of a file that only its user and group can reach. It is read anew for each changing call, so
 //! that a token can be exchanged while the process runs. It is compared by its SHA-256, whose comparison tells nothing
 //! about the token by the time that it takes.
+//!
+//! It comes as a bearer token (RFC 6750). Clients of Kafka Connect know only Basic authentication (RFC 7617), so it is also
+//! taken as a password, whatever the user's name.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -10,6 +13,8 @@ use std::path::{Path, PathBuf};
 
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::Response;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest, Sha256};
 
 use super::{App, refusal};
@@ -82,14 +87,14 @@ pub(super) fn allow(app: &App, headers: &HeaderMap) -> Result<(), Box<Response>>
     let Some(token) = &app.token else {
         return refuse(StatusCode::FORBIDDEN, "nothing can be changed here: http.admin_token_file is not set");
     };
-    let given = headers.get(header::AUTHORIZATION).and_then(|value| bearer(value.to_str().ok()?));
+    let given = headers.get(header::AUTHORIZATION).and_then(|value| presented(value.to_str().ok()?));
     let Some(given) = given else {
         let mut answer = refusal(StatusCode::UNAUTHORIZED, "changing needs the header Authorization: Bearer <token>");
         answer.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"tidelog\""));
         return Err(Box::new(answer));
     };
     match token.read() {
-        Ok(expected) if same(&expected, &digest(given)) => Ok(()),
+        Ok(expected) if same(&expected, &digest(&given)) => Ok(()),
         Ok(_) => refuse(StatusCode::FORBIDDEN, "this is not the token of http.admin_token_file"),
         Err(error) => {
             tracing::error!(%error, hint = error.hint_text(), "a changing call was refused");
@@ -102,10 +107,18 @@ fn refuse(status: StatusCode, message: &str) -> Result<(), Box<Response>> {
     Err(Box::new(refusal(status, message)))
 }
 
-/// The token of `Bearer <token>`; the scheme's name in any case (RFC 9110, 11.1).
-fn bearer(value: &str) -> Option<&str> {
-    let (scheme, token) = value.split_once(' ')?;
-    (scheme.eq_ignore_ascii_case("bearer") && !token.trim().is_empty()).then(|| token.trim())
+/// The token of `Bearer <token>` or `Basic <base64 of user:token>`; the scheme's name in any case (RFC 9110, 11.1).
+fn presented(value: &str) -> Option<String> {
+    let (scheme, credentials) = value.split_once(' ')?;
+    let token = if scheme.eq_ignore_ascii_case("bearer") {
+        credentials.trim().to_owned()
+    } else if scheme.eq_ignore_ascii_case("basic") {
+        let pair = String::from_utf8(STANDARD.decode(credentials.trim()).ok()?).ok()?;
+        pair.split_once(':')?.1.to_owned()
+    } else {
+        return None;
+    };
+    (!token.is_empty()).then_some(token)
 }
 
 /// Looks at every byte, whether or not one differed before.
@@ -155,11 +168,13 @@ mod tests {
     }
 
     #[test]
-    fn only_a_bearer_counts() {
-        assert_eq!(bearer("Bearer abc"), Some("abc"));
-        assert_eq!(bearer("bearer  abc "), Some("abc"));
-        for value in ["Basic abc", "Bearer", "Bearer ", "abc"] {
-            assert_eq!(bearer(value), None, "{value}");
+    fn a_token_comes_as_a_bearer_or_as_a_password() {
+        for value in ["Bearer abc", "bearer  abc ", &format!("Basic {}", STANDARD.encode("me:abc"))] {
+            assert_eq!(presented(value).as_deref(), Some("abc"), "{value}");
+        }
+        let nothing = format!("Basic {}", STANDARD.encode("me:"));
+        for value in ["Digest abc", "Basic abc", "Basic !", "Bearer", "Bearer ", "abc", &nothing] {
+            assert_eq!(presented(value), None, "{value}");
         }
         assert!(same(&digest("a"), &digest("a")) && !same(&digest("a"), &digest("b")));
     }

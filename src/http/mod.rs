@@ -134,6 +134,8 @@ fn routes(app: Arc<App>) -> Router {
         .route("/api/status", get(api::status))
         .route("/api/streams/{topic}", get(api::stream))
         .route("/connectors", get(connect::connectors))
+        .route("/connectors/", get(connect::connectors))
+        .route("/connectors/{connector}/", get(connect::connector))
         .route("/connector-plugins", get(connect::plugins))
         .nest("/connectors/{connector}", connector)
         .fallback(unknown_path)
@@ -178,6 +180,3 @@ fn wrong_method(method: Method, uri: Uri) -> Ready<Response> {
 
 /// What the handlers take.
 type AppState = State<Arc<App>>;
-
-#[cfg(test)]
-mod tests;

@@ -32,9 +32,9 @@ pub struct Chain {
     pub(super) store: Store,
     pub(super) stream: StreamId,
     begin: Begin,
-    number: u64,
+    pub(super) number: u64,
     sha256: String,
-    progress: Progress,
+    pub(super) progress: Progress,
     /// What the last snapshot lists.
     pub(super) pages: Vec<PageRef>,
     /// The entries after the last snapshot.
@@ -42,9 +42,9 @@ pub struct Chain {
     /// Partitions that other writers moved since this one last did.
     foreign: BTreeSet<i32>,
     /// Who commits through this chain.
-    writer: Option<String>,
+    pub(super) writer: Option<String>,
     /// Entries of that writer that were not answered and are in the chain all the same: the caller does not know yet.
-    landed: Vec<(u64, Body)>,
+    pub(super) landed: Vec<(u64, Body)>,
 }
 
 /// How a commit ended.
@@ -88,7 +88,8 @@ impl Chain {
     /// Begins a stream's chain, or opens it if it has begun.
     ///
     /// # Errors
-    /// [`Kind::Fenced`] if it has begun for another topic id: the topic was created anew, and a new generation is due.
+    /// [`Kind::Fenced`] if it has begun for another topic id (the topic was created anew, and a new generation is due)
+    /// or for other facts of a Postgres system.
     pub async fn begin(
         store: &Store,
         stream: &StreamId,
@@ -103,7 +104,7 @@ impl Chain {
         }
         loop {
             if let Some(chain) = Self::open(store, stream).await? {
-                return chain.for_topic(&begin);
+                return chain.begun_for(&begin);
             }
             let checkpoint = Checkpoint {
                 format: FORMAT_VERSION,
@@ -123,13 +124,18 @@ impl Chain {
         }
     }
 
-    fn for_topic(self, begin: &Begin) -> Result<Self> {
-        match (&self.begin.topic_id, &begin.topic_id) {
+    fn begun_for(self, begin: &Begin) -> Result<Self> {
+        match (self.begin.topic_id(), begin.topic_id()) {
             (Some(archived), Some(found)) if archived != found => Err(Error::new(
                 Kind::Fenced,
                 format!("{} holds the topic with the id {archived}, and the topic's id is {found}", self.stream),
             )
             .hint("the topic was deleted and created again: its new life is a new generation")),
+            _ if self.begin.system() != begin.system() => Err(Error::new(
+                Kind::Fenced,
+                format!("{} was begun with {:?}, and the server says {:?}", self.stream, self.begin, begin),
+            )
+            .hint("a Postgres system keeps its WAL file size and major version: archive this server elsewhere")),
             _ => Ok(self),
         }
     }
@@ -139,7 +145,8 @@ impl Chain {
         let Entry { object, sha256, checkpoint } = first;
         let number = checkpoint.number;
         let sound = invariants::begins_first(number, &checkpoint.body)
-            .and_then(|()| invariants::snapshot_at_multiple(number, &checkpoint.body));
+            .and_then(|()| invariants::snapshot_at_multiple(number, &checkpoint.body))
+            .and_then(|()| invariants::body_fits_stream(stream, &checkpoint.body));
         sound.map_err(|violation| violation.in_object(&object))?;
         let (begin, progress, pages) = match checkpoint.body {
             Body::Begin(begin) => (begin, Progress::default(), Vec::new()),
@@ -148,7 +155,7 @@ impl Chain {
                 let progress = Progress::from_snapshot(&snapshot);
                 (snapshot.begin, progress, snapshot.pages)
             }
-            Body::Append(_) | Body::Gap { .. } => {
+            Body::Append(_) | Body::Gap { .. } | Body::Merge(_) | Body::Expire(_) => {
                 return Err(Error::new(Kind::Internal, format!("{object} is no beginning of a chain")));
             }
         };
@@ -209,7 +216,8 @@ impl Chain {
             if !moved.is_empty() {
                 return Ok(Outcome::Moved(moved));
             }
-            if let Err(violation) = self.progress.accepts(&body) {
+            let allowed = invariants::body_fits_stream(&self.stream, &body).and_then(|()| self.progress.accepts(&body));
+            if let Err(violation) = allowed {
                 // The caller may know more than this chain: it can have learned a partition's position from another
                 // reader of the manifest, after somebody else had moved it.
                 let known = self.number;
@@ -220,23 +228,34 @@ impl Chain {
                 let message = format!("a change of {} must not be committed", self.stream);
                 return Err(Error::new(Kind::Internal, message).source(violation));
             }
-            let number = self.number + 1;
-            let snapshot = invariants::is_snapshot_number(number);
-            let created = match snapshot {
-                true => self.create_snapshot(writer, now).await?,
-                false => self.create_next(body, writer, now).await?,
-            };
-            match created {
-                Created::Yes if snapshot => {}
-                Created::Yes => {
-                    self.acknowledge(change);
-                    return Ok(Outcome::Committed { number });
-                }
-                Created::Exists => {
-                    self.refresh().await?;
-                    refusals = if self.number < number { refusals + 1 } else { 0 };
-                    self.pause_after(refusals).await?;
-                }
+            if let Some(number) = self.try_create(body, (writer, now), &mut refusals).await? {
+                self.acknowledge(change);
+                return Ok(Outcome::Committed { number });
+            }
+        }
+    }
+
+    /// Tries once to create the next entry with `body`; gives its number. None where somebody else was faster, or where
+    /// a snapshot was due first: the caller looks again whether `body` still fits.
+    pub(super) async fn try_create(
+        &mut self,
+        body: Body,
+        (writer, now): (&str, DateTime<Utc>),
+        refusals: &mut u32,
+    ) -> Result<Option<u64>> {
+        let number = self.number + 1;
+        let snapshot = invariants::is_snapshot_number(number);
+        let created = match snapshot {
+            true => self.create_snapshot(writer, now).await?,
+            false => self.create_next(body, writer, now).await?,
+        };
+        match created {
+            Created::Yes => Ok((!snapshot).then_some(number)),
+            Created::Exists => {
+                self.refresh().await?;
+                *refusals = if self.number < number { *refusals + 1 } else { 0 };
+                self.pause_after(*refusals).await?;
+                Ok(None)
             }
         }
     }
@@ -356,6 +375,7 @@ impl Chain {
         invariants::links_to_previous(Some(&self.sha256), checkpoint.previous.as_deref())?;
         invariants::begins_first(checkpoint.number, &checkpoint.body)?;
         invariants::snapshot_at_multiple(checkpoint.number, &checkpoint.body)?;
+        invariants::body_fits_stream(&self.stream, &checkpoint.body)?;
         match &checkpoint.body {
             Body::Snapshot(snapshot) => {
                 invariants::snapshot_repeats_begin(&self.begin, snapshot)?;

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use futures::{StreamExt, TryStreamExt, stream};
+use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::{Chain, READS_AT_ONCE, entry};
@@ -54,16 +55,16 @@ impl Coverage {
     }
 
     /// Writes the replica's object.
-    pub async fn save(&self, store: &Store, cluster: &str) -> Result<()> {
+    pub async fn save(&self, store: &Store, folder: &Path) -> Result<()> {
         let bytes = serde_json::to_vec(self).or_err(Kind::Internal, || "cannot write coverage as JSON".into())?;
-        store.put(&layout::coverage(cluster, &self.writer), Bytes::from(bytes)).await
+        store.put(&layout::coverage(folder, &self.writer), Bytes::from(bytes)).await
     }
 
     /// Takes over the claims of replicas that wrote nothing since `before` and removes their objects, so that restarts
     /// leave no heap of objects. Our own object is durable before theirs are gone; a replica that lives after all
     /// writes its object anew.
-    pub async fn adopt(&mut self, store: &Store, cluster: &str, before: DateTime<Utc>) -> Result<()> {
-        let mut old = load_all(store, cluster).await?;
+    pub async fn adopt(&mut self, store: &Store, folder: &Path, before: DateTime<Utc>) -> Result<()> {
+        let mut old = load_all(store, folder).await?;
         old.retain(|other| other.writer != self.writer && other.at < before);
         if old.is_empty() {
             return Ok(());
@@ -74,17 +75,17 @@ impl Coverage {
                 claims.iter().for_each(|(partition, claim)| self.claim(&stream, *partition, *claim));
             }
         }
-        self.save(store, cluster).await?;
+        self.save(store, folder).await?;
         for other in &old {
-            store.delete(&layout::coverage(cluster, &other.writer)).await?;
+            store.delete(&layout::coverage(folder, &other.writer)).await?;
         }
         Ok(())
     }
 }
 
-/// What all replicas of a cluster know. An object that vanishes meanwhile was adopted by another replica.
-pub async fn load_all(store: &Store, cluster: &str) -> Result<Vec<Coverage>> {
-    let objects = store.list(&layout::coverages(cluster)).await?;
+/// What all replicas know that write into `folder`. An object that vanishes meanwhile was adopted by another replica.
+pub async fn load_all(store: &Store, folder: &Path) -> Result<Vec<Coverage>> {
+    let objects = store.list(folder).await?;
     let read = stream::iter(objects).map(|object| async move {
         let Some(bytes) = store.get(&object.location).await? else { return Ok(None) };
         entry::check_format(&object.location, &bytes)?;

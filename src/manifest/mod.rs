@@ -21,11 +21,14 @@ pub mod coverage;
 mod chain;
 mod entry;
 mod head;
+mod live;
 mod page;
 mod select;
+mod upkeep;
 mod walk;
 
 use futures::{StreamExt, TryStreamExt, stream};
+use object_store::path::Path;
 
 pub use crate::stream::Change;
 pub use chain::{Chain, Outcome};
@@ -34,7 +37,7 @@ pub use walk::{Step, Walk};
 
 use crate::error::Result;
 use crate::store::{Store, layout};
-use crate::stream::StreamId;
+use crate::stream::{StreamId, TopicLife};
 
 /// How many objects are read at a time. It hides the round trips of a cloud store; a local one is fast anyway.
 const READS_AT_ONCE: usize = 32;
@@ -43,17 +46,35 @@ const READS_AT_ONCE: usize = 32;
 ///
 /// A stream counts as soon as one object of its chain exists, be it damaged: `verify` must see it.
 pub async fn streams(store: &Store) -> Result<Vec<StreamId>> {
+    let mut found = topics_named(store).await?;
+    found.extend(store.list_folders(&layout::postgres_chains()).await?.iter().filter_map(chain_in));
+    with_objects(store, found).await
+}
+
+/// The lives of topics that the archive holds, in the order of their names.
+pub async fn topics(store: &Store) -> Result<Vec<TopicLife>> {
+    let found = with_objects(store, topics_named(store).await?).await?;
+    Ok(found.iter().filter_map(StreamId::topic).cloned().collect())
+}
+
+async fn topics_named(store: &Store) -> Result<Vec<StreamId>> {
     let mut found = Vec::new();
-    for cluster in store.list_folders(&layout::chains()).await? {
-        for folder in store.list_folders(&cluster).await? {
-            match layout::stream_of(&folder) {
-                Some(stream) => found.push(stream),
-                None => {
-                    tracing::warn!(%folder, "this folder among the chains is not named like one and is passed over")
-                }
-            }
-        }
+    for cluster in store.list_folders(&layout::topic_chains()).await? {
+        found.extend(store.list_folders(&cluster).await?.iter().filter_map(chain_in));
     }
+    Ok(found)
+}
+
+fn chain_in(folder: &Path) -> Option<StreamId> {
+    let stream = layout::stream_of(folder);
+    if stream.is_none() {
+        tracing::warn!(%folder, "this folder among the chains is not named like one and is passed over");
+    }
+    stream
+}
+
+/// Those of `found` that have an object, in the order of their names.
+async fn with_objects(store: &Store, found: Vec<StreamId>) -> Result<Vec<StreamId>> {
     let with_objects = stream::iter(found)
         .map(|id| async move {
             // On file:// a folder without an entry is left when the very first write of a chain fails.

@@ -7,7 +7,9 @@
 //! ```
 //!
 //! A page of level 0 lists the segments, empty ranges and gaps of 64 entries; a page of level `n` lists 64 pages of level
-//! `n - 1`. It is JSON, compressed with zstd and named by the sha256 of the compressed bytes.
+//! `n - 1`. The page of WAL of a Postgres system also lists its merges and what was given up. It is JSON, compressed with zstd and named by the sha256 of the compressed bytes.
+
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use object_store::path::Path;
@@ -17,7 +19,9 @@ use super::entry;
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::store::{Store, layout};
 use crate::stream::invariants::{Checked, SNAPSHOT_EVERY, page_lists_entries, page_lists_pages, totals_add_up};
-use crate::stream::{Body, FORMAT_VERSION, Gap, PageRef, PartitionRange, SegmentRef, StreamId, Totals, sha256};
+use crate::stream::{
+    Body, Expire, FORMAT_VERSION, Gap, Merge, PageRef, PartitionRange, SegmentRef, Span, StreamId, Totals, sha256,
+};
 
 /// zstd's default level: pages are written once every 64 commits and read often.
 const ZSTD_LEVEL: i32 = 3;
@@ -39,6 +43,12 @@ pub(super) struct Page {
     /// Level 0: the gaps.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) gaps: Vec<Gap>,
+    /// Level 0: the merges.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) merges: Vec<Merge>,
+    /// Level 0: what was given up.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) expires: Vec<Expire>,
     /// Higher levels: the pages of the level below.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) pages: Vec<PageRef>,
@@ -85,7 +95,8 @@ fn rolled(stream: &StreamId, page: Page) -> Result<Rolled> {
     let json = serde_json::to_vec(&page).or_err(Kind::Internal, what)?;
     let bytes = zstd::bulk::compress(&json, ZSTD_LEVEL).or_err(Kind::Internal, what)?;
     let Page { level, first, last, .. } = page;
-    let reference = PageRef { sha256: sha256(&bytes), level, first, last, totals: page.totals() };
+    let spans = if matches!(stream, StreamId::Postgres { .. }) { page.spans() } else { Vec::new() };
+    let reference = PageRef { sha256: sha256(&bytes), level, first, last, totals: page.totals(), spans };
     Ok(Rolled { reference, bytes: bytes.into() })
 }
 
@@ -95,7 +106,8 @@ impl Page {
         page_lists_pages(self.level, self.first, &self.pages)?;
         let Some(entries) = entries else { return Ok(()) };
         let listed = Self::of_entries(self.first, entries);
-        let same = (&self.segments, &self.empty, &self.gaps) == (&listed.segments, &listed.empty, &listed.gaps);
+        let same = (&self.segments, &self.empty, &self.gaps) == (&listed.segments, &listed.empty, &listed.gaps)
+            && (&self.merges, &self.expires) == (&listed.merges, &listed.expires);
         page_lists_entries(self.first, self.last, same)
     }
 
@@ -107,14 +119,37 @@ impl Page {
             segments: entries.iter().flat_map(Body::segments).cloned().collect(),
             empty: entries.iter().flat_map(Body::empty).copied().collect(),
             gaps: entries.iter().flat_map(Body::gaps).cloned().collect(),
+            merges: entries.iter().filter_map(Body::merge).cloned().collect(),
+            expires: entries.iter().filter_map(Body::expire).cloned().collect(),
             ..Self::default()
         }
     }
 
     fn totals(&self) -> Totals {
         let mut totals = Totals::of(&self.segments, &self.gaps);
+        self.merges.iter().for_each(|merge| totals.add(&Totals::of_merge(merge)));
+        self.expires.iter().for_each(|expire| totals.add(&Totals::of_expire(expire)));
         self.pages.iter().for_each(|page| totals.add(&page.totals));
         totals
+    }
+}
+
+impl Page {
+    /// From where to where the page tells of each partition.
+    fn spans(&self) -> Vec<Span> {
+        let mut spans: BTreeMap<i32, Span> = BTreeMap::new();
+        let mut cover = |partition, start, end| {
+            let span = spans.entry(partition).or_insert(Span { partition, start, end });
+            (span.start, span.end) = (span.start.min(start), span.end.max(end));
+        };
+        let segments = self.segments.iter().chain(self.merges.iter().map(|merge| &merge.segment));
+        let ranges = segments.flat_map(|segment| &segment.partitions).chain(&self.empty);
+        ranges.for_each(|range| cover(range.partition, range.start, range.end));
+        self.gaps.iter().for_each(|gap| cover(gap.partition, gap.start, gap.end));
+        let expired = self.expires.iter().flat_map(|expire| &expire.ranges);
+        expired.for_each(|expired| cover(expired.partition, expired.from, expired.before));
+        self.pages.iter().flat_map(|page| &page.spans).for_each(|span| cover(span.partition, span.start, span.end));
+        spans.into_values().collect()
     }
 }
 

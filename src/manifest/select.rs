@@ -1,8 +1,9 @@
 //! Which segments and gaps can matter for a range of time or offsets.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 
+use chrono::{DateTime, Utc};
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::entry::{self, Entry};
@@ -10,7 +11,9 @@ use super::page::{self, Page};
 use super::{Chain, READS_AT_ONCE};
 use crate::error::{Kind, Result, ResultExt};
 use crate::stream::invariants::{self, SNAPSHOT_EVERY};
-use crate::stream::{Body, Gap, PageRef, PartitionRange, SegmentRef, Snapshot, Totals};
+use crate::stream::{
+    Body, Expire, Expired, Gap, Merge, PageRef, PartitionRange, SegmentRef, Snapshot, Span, StreamId, Totals,
+};
 
 /// From how many snapshots on it is worth looking for those between which wanted offsets lie: below, opening all pages
 /// takes no longer.
@@ -63,10 +66,28 @@ impl Selection {
     }
 
     fn wants_offsets(&self, range: &PartitionRange) -> bool {
+        self.wants_positions(range.partition, range.start..range.end)
+    }
+
+    /// Whether a page can hold anything wanted by position. One that does not say may.
+    fn wants_spans(&self, spans: &[Span]) -> bool {
+        spans.is_empty() || spans.iter().any(|span| self.wants_positions(span.partition, span.start..span.end))
+    }
+
+    fn wants_positions(&self, partition: i32, range: Range<i64>) -> bool {
         self.partitions.as_ref().is_none_or(|wanted| {
-            wanted.get(&range.partition).is_some_and(|wanted| range.start < wanted.end && wanted.start < range.end)
+            wanted.get(&partition).is_some_and(|wanted| range.start < wanted.end && wanted.start < range.end)
         })
     }
+}
+
+/// What the entries list that can matter, whatever became of it later.
+#[derive(Default)]
+struct Listed {
+    segments: Vec<SegmentRef>,
+    gaps: Vec<Gap>,
+    merges: Vec<Merge>,
+    expires: Vec<Expire>,
 }
 
 /// A selection, and the entries that can hold anything of it.
@@ -77,30 +98,75 @@ struct Wanted<'a> {
 
 impl Wanted<'_> {
     fn any_of(&self, page: &PageRef) -> bool {
-        page.first < self.entries.end && self.entries.start <= page.last && self.selection.wants_any_of(&page.totals)
+        let overlaps = page.first < self.entries.end && self.entries.start <= page.last;
+        overlaps && self.selection.wants_any_of(&page.totals) && self.selection.wants_spans(&page.spans)
     }
 }
 
 impl Chain {
-    /// The segments and gaps that can matter, oldest first. Pages that cannot match are not opened.
+    /// The segments and gaps that can matter, oldest first; those of WAL by timeline and position. What a merge has
+    /// replaced or an expiry has given up is left out. Pages that cannot match are not opened.
     pub async fn select(&self, selection: &Selection) -> Result<Selected> {
+        let Listed { mut segments, mut gaps, merges, .. } = self.listed(selection).await?;
+        if let StreamId::Postgres { .. } = self.stream {
+            let replaced: HashSet<&str> = merges.iter().flat_map(|merge| &merge.replaces).map(String::as_str).collect();
+            segments.extend(merges.iter().map(|merge| merge.segment.clone()));
+            segments.retain(|segment| !replaced.contains(segment.object.as_str()));
+            segments.sort_by_key(|segment| segment.partitions.first().map(|range| (range.partition, range.start)));
+        }
+        segments.retain(|segment| segment.partitions.iter().any(|range| self.is_kept(range)));
+        gaps.retain(|gap| self.is_kept(&gap.range()));
+        Ok(Selected { segments, gaps })
+    }
+
+    /// Objects of the ranges `partitions` that are no longer needed, and since when.
+    pub async fn retired(&self, partitions: BTreeMap<i32, Range<i64>>) -> Result<BTreeMap<String, DateTime<Utc>>> {
+        let selection = Selection { timestamps: None, partitions: Some(partitions) };
+        let Listed { segments, merges, expires, .. } = self.listed(&selection).await?;
+        let mut retired = BTreeMap::new();
+        for segment in segments.iter().chain(merges.iter().map(|merge| &merge.segment)) {
+            let given_up = expires.iter().find(|expire| {
+                let below = |range: &PartitionRange| {
+                    let of = |expired: &&Expired| expired.partition == range.partition && range.end <= expired.before;
+                    expire.ranges.iter().find(of).is_some()
+                };
+                segment.partitions.iter().all(below)
+            });
+            retired.extend(given_up.map(|expire| (segment.object.clone(), expire.decided)));
+        }
+        for merge in &merges {
+            retired.extend(merge.replaces.iter().map(|object| (object.clone(), merge.decided)));
+        }
+        Ok(retired)
+    }
+
+    /// Whether no expiry has given the whole range up.
+    fn is_kept(&self, range: &PartitionRange) -> bool {
+        self.position(range.partition).is_none_or(|position| position.start < range.end)
+    }
+
+    async fn listed(&self, selection: &Selection) -> Result<Listed> {
         let wanted = Wanted { selection, entries: self.entries_of(selection).await? };
         let mut pages: Vec<PageRef> = self.pages.iter().filter(|page| wanted.any_of(page)).cloned().collect();
         while pages.iter().any(|page| page.level > 0) {
             pages = self.one_level_down(pages, &wanted).await?;
         }
-        let mut selected = Selected::default();
+        let mut listed = Listed::default();
         let mut read = stream::iter(pages).map(|page| self.read_page(page)).buffered(READS_AT_ONCE);
         while let Some(page) = read.try_next().await? {
-            selected.segments.extend(page.segments.into_iter().filter(|segment| selection.wants_segment(segment)));
-            selected.gaps.extend(page.gaps.into_iter().filter(|gap| selection.wants_gap(gap)));
+            listed.segments.extend(page.segments.into_iter().filter(|segment| selection.wants_segment(segment)));
+            listed.gaps.extend(page.gaps.into_iter().filter(|gap| selection.wants_gap(gap)));
+            listed.merges.extend(page.merges.into_iter().filter(|merge| selection.wants_segment(&merge.segment)));
+            listed.expires.extend(page.expires);
         }
         for body in &self.tail {
             let segments = body.segments().iter().filter(|segment| selection.wants_segment(segment));
-            selected.segments.extend(segments.cloned());
-            selected.gaps.extend(body.gaps().iter().filter(|gap| selection.wants_gap(gap)).cloned());
+            listed.segments.extend(segments.cloned());
+            listed.gaps.extend(body.gaps().iter().filter(|gap| selection.wants_gap(gap)).cloned());
+            listed.merges.extend(body.merge().filter(|merge| selection.wants_segment(&merge.segment)).cloned());
+            listed.expires.extend(body.expire().cloned());
         }
-        Ok(selected)
+        Ok(listed)
     }
 
     /// Replaces the pages above level 0 by those that they list and that can match, in their order.
@@ -127,7 +193,9 @@ impl Chain {
     /// searches over the snapshots find the first and the last page that can matter.
     async fn entries_of(&self, selection: &Selection) -> Result<Range<u64>> {
         let snapshots = self.pages.last().map_or(0, |page| page.last + 1) / SNAPSHOT_EVERY;
-        let Some(wanted) = selection.partitions.as_ref().filter(|_| snapshots >= WORTH_SEARCHING) else {
+        // Pages of WAL say themselves which positions they tell of, and a merge may stand far behind what it replaces.
+        let searched = snapshots >= WORTH_SEARCHING && self.stream.topic().is_some();
+        let Some(wanted) = selection.partitions.as_ref().filter(|_| searched) else {
             return Ok(0..u64::MAX);
         };
         let reached = |snapshot: &Snapshot, partition: i32, offset: i64| {

@@ -12,6 +12,7 @@ use object_store::path::Path;
 
 use super::chain::pages_are_sound;
 use super::entry::{self, Entry};
+use super::live::Live;
 use super::page;
 use crate::error::{Error, Kind, Result};
 use crate::store::{Store, layout};
@@ -66,12 +67,15 @@ pub struct Walk<'a> {
 
 /// What the entries so far add up to, as far as they could be read.
 struct Known {
+    stream: StreamId,
     begin: Option<Begin>,
     link: Link,
     /// None after damage, until a snapshot says it again.
     progress: Option<Progress>,
     /// The entries since the last snapshot; none if one of them is damaged.
     tail: Option<Vec<Body>>,
+    /// The segments that are needed, of a stream whose segments are merged; none after damage.
+    live: Option<Live>,
 }
 
 /// What the next entry must name as the entry before it.
@@ -95,8 +99,14 @@ impl<'a> Walk<'a> {
             async move { (number, store.get(&key).await) }
         };
         let bytes = stream::iter(0..entries).map(read).buffered(READS_AHEAD).boxed();
-        let known =
-            Known { begin: None, link: Link::Nothing, progress: Some(Progress::default()), tail: Some(Vec::new()) };
+        let known = Known {
+            stream: stream.clone(),
+            begin: None,
+            link: Link::Nothing,
+            progress: Some(Progress::default()),
+            tail: Some(Vec::new()),
+            live: matches!(stream, StreamId::Postgres { .. }).then(Live::default),
+        };
         let (steps, opened) = (VecDeque::new(), BTreeSet::new());
         Ok(Self { store, stream: stream.clone(), entries, bytes, steps, known, opened })
     }
@@ -186,13 +196,17 @@ impl Known {
         }
         invariants::begins_first(checkpoint.number, &checkpoint.body)?;
         invariants::snapshot_at_multiple(checkpoint.number, &checkpoint.body)?;
+        invariants::body_fits_stream(&self.stream, &checkpoint.body)?;
         match (&checkpoint.body, &self.progress) {
             (Body::Snapshot(snapshot), progress) => {
                 self.begin.iter().try_for_each(|begin| invariants::snapshot_repeats_begin(begin, snapshot))?;
                 progress.iter().try_for_each(|sum| invariants::snapshot_repeats_progress(sum, snapshot))?;
                 pages_are_sound(checkpoint.number, snapshot)
             }
-            (body, Some(progress)) => progress.accepts(body),
+            (body, Some(progress)) => {
+                progress.accepts(body)?;
+                self.live.as_ref().map_or(Ok(()), |live| live.allows(body))
+            }
             (body, None) => invariants::body_is_sound(body),
         }
     }
@@ -206,7 +220,11 @@ impl Known {
                 self.progress = Some(Progress::from_snapshot(snapshot));
                 self.tail = Some(Vec::new());
             }
-            body @ (Body::Append(_) | Body::Gap { .. }) => {
+            body @ (Body::Append(_) | Body::Gap { .. } | Body::Merge(_) | Body::Expire(_)) => {
+                match &mut self.live {
+                    Some(live) if sound => live.take_in(body),
+                    live => *live = None,
+                }
                 match &mut self.progress {
                     Some(progress) if sound => progress.add(body),
                     progress => *progress = None,
@@ -220,6 +238,9 @@ impl Known {
     fn lose(&mut self, number: u64) {
         self.link = Link::Unknown;
         self.progress = None;
+        if !number.is_multiple_of(SNAPSHOT_EVERY) {
+            self.live = None;
+        }
         // A lost snapshot holds nothing of its own that the next page would list.
         self.tail = number.is_multiple_of(SNAPSHOT_EVERY).then(Vec::new);
     }

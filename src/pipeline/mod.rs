@@ -4,6 +4,7 @@
 pub mod board;
 pub mod kafka;
 
+mod persistence;
 mod spool;
 
 use std::sync::Arc;

@@ -13,7 +13,7 @@ use regex::{Captures, Regex};
 use super::select::{Query, Source};
 use crate::error::{Error, Kind, Result};
 use crate::segment::Filter;
-use crate::stream::{PartitionRange, SegmentRef, StreamId};
+use crate::stream::{PartitionRange, SegmentRef, TopicLife};
 
 /// How far a replay has come: by target topic and partition.
 pub type Marks = BTreeMap<(String, i32), Mark>;
@@ -38,7 +38,7 @@ pub struct Plan {
 #[derive(Debug, Clone)]
 pub struct Part {
     /// The topic and its life.
-    pub stream: StreamId,
+    pub stream: TopicLife,
     /// The topic that it is sent to.
     pub target: String,
     /// How many partitions the source has.
@@ -326,7 +326,7 @@ mod tests {
             segment(vec![range(0, 20..30, 10, 150..300), range(1, 15..16, 0, 0..0)]),
         ];
         Source {
-            stream: StreamId::new("main", "orders", generation),
+            stream: TopicLife::new("main", "orders", generation),
             positions: vec![range(0, 0..30, 30, 100..300), range(1, 5..16, 8, 100..200)],
             segments,
             gaps: Vec::new(),
@@ -387,7 +387,7 @@ mod tests {
 
     #[test]
     fn two_topics_never_go_to_one() {
-        let other = Source { stream: StreamId::new("main", "users", 0), ..source(0) };
+        let other = Source { stream: TopicLife::new("main", "users", 0), ..source(0) };
         let rename = Rename::parse(".*=all").expect("a rule");
         let error = Plan::new(vec![source(0), other], &Query::default(), &rename).expect_err("a clash");
         assert!(error.to_string().contains("orders and users would both be sent to all"));

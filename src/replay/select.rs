@@ -15,8 +15,8 @@ use crate::config::TopicPattern;
 use crate::error::{Error, Kind, Result, ResultExt as _};
 use crate::manifest::coverage::{self, Coverage};
 use crate::manifest::{self, Chain, Selected, Selection};
-use crate::store::Store;
-use crate::stream::{Gap, PartitionRange, SegmentRef, StreamId};
+use crate::store::{Store, layout};
+use crate::stream::{Gap, PartitionRange, SegmentRef, TopicLife};
 use crate::time;
 
 /// Which records are wanted. `Default` means all of them.
@@ -39,7 +39,7 @@ pub struct Query {
 #[derive(Debug, Clone)]
 pub struct Source {
     /// The topic and its life.
-    pub stream: StreamId,
+    pub stream: TopicLife,
     /// How far each partition is archived.
     pub positions: Vec<PartitionRange>,
     /// The segments that can hold wanted records, in chain order.
@@ -62,15 +62,15 @@ impl Query {
     ///
     /// # Errors
     /// `Kind::NotFound` for a name that no archived topic has: a misspelt name must not end as an empty replay.
-    pub fn streams(&self, archive: &[StreamId], cluster: Option<&str>) -> Result<Vec<StreamId>> {
-        let here: Vec<&StreamId> = archive.iter().filter(|id| cluster.is_none_or(|name| id.cluster == name)).collect();
+    pub fn streams(&self, archive: &[TopicLife], cluster: Option<&str>) -> Result<Vec<TopicLife>> {
+        let here: Vec<&TopicLife> = archive.iter().filter(|id| cluster.is_none_or(|name| id.cluster == name)).collect();
         for pattern in &self.topics {
             if !here.iter().any(|id| pattern.matches(&id.topic)) {
                 return Err(no_topic(pattern, &here));
             }
         }
-        let named = |id: &StreamId| self.topics.is_empty() || self.topics.iter().any(|topic| topic.matches(&id.topic));
-        let mut streams: Vec<StreamId> = here.into_iter().filter(|id| named(id)).cloned().collect();
+        let named = |id: &TopicLife| self.topics.is_empty() || self.topics.iter().any(|topic| topic.matches(&id.topic));
+        let mut streams: Vec<TopicLife> = here.into_iter().filter(|id| named(id)).cloned().collect();
         streams.sort();
         let newest: BTreeMap<(String, String), u32> =
             streams.iter().map(|id| ((id.cluster.clone(), id.topic.clone()), id.generation)).collect();
@@ -89,7 +89,7 @@ impl Query {
     }
 }
 
-fn no_topic(pattern: &TopicPattern, here: &[&StreamId]) -> Error {
+fn no_topic(pattern: &TopicPattern, here: &[&TopicLife]) -> Error {
     const SHOWN: usize = 20;
     let wanted = match pattern {
         TopicPattern::Name(name) => format!("the archive has no topic {name:?}"),
@@ -109,13 +109,16 @@ fn no_topic(pattern: &TopicPattern, here: &[&StreamId]) -> Error {
 
 /// Finds what of the archive can hold records of `query`.
 pub async fn sources(store: &Store, cluster: Option<&str>, query: &Query) -> Result<Vec<Source>> {
-    let streams = query.streams(&manifest::streams(store).await?, cluster)?;
+    let streams = query.streams(&manifest::topics(store).await?, cluster)?;
     let mut sources = Vec::with_capacity(streams.len());
     let mut claims: BTreeMap<String, Vec<Coverage>> = BTreeMap::new();
     for stream in streams {
-        let Some(chain) = Chain::open(store, &stream).await? else { continue };
+        let Some(chain) = Chain::open(store, &stream.stream()).await? else { continue };
         if !claims.contains_key(&stream.cluster) {
-            claims.insert(stream.cluster.clone(), coverage::load_all(store, &stream.cluster).await?);
+            claims.insert(
+                stream.cluster.clone(),
+                coverage::load_all(store, &layout::topic_coverages(&stream.cluster)).await?,
+            );
         }
         let complete_through = coverage::complete_through(&claims[&stream.cluster], &chain);
         let positions: Vec<PartitionRange> = chain.positions().copied().collect();
@@ -282,9 +285,9 @@ impl fmt::Display for Offsets {
 mod tests {
     use super::*;
 
-    fn archive() -> Vec<StreamId> {
+    fn archive() -> Vec<TopicLife> {
         let ids = [("main", "orders", 1), ("main", "orders", 0), ("main", "cdc.users", 0), ("other", "orders", 0)];
-        ids.map(|(cluster, topic, generation)| StreamId::new(cluster, topic, generation)).to_vec()
+        ids.map(|(cluster, topic, generation)| TopicLife::new(cluster, topic, generation)).to_vec()
     }
 
     fn named(query: &Query) -> Result<Vec<String>> {
@@ -346,7 +349,7 @@ mod tests {
         let lost =
             Gap { partition: 1, start: 5, end: 9, reason: crate::stream::GapReason::BrokerRetention, found: time(0) };
         let old = Source {
-            stream: StreamId::new("main", "orders", 0),
+            stream: TopicLife::new("main", "orders", 0),
             positions: vec![at(0), at(1)],
             segments: Vec::new(),
             gaps: Vec::new(),

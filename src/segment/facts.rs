@@ -25,7 +25,7 @@ use twox_hash::XxHash64;
 
 use super::SegmentInfo;
 use crate::error::{Error, Kind, Result, ResultExt};
-use crate::stream::{FORMAT_VERSION, PartitionRange, StreamId};
+use crate::stream::{FORMAT_VERSION, PartitionRange, TopicLife};
 
 const FORMAT: &str = "tidelog.format";
 const STREAM: &str = "tidelog.stream";
@@ -47,7 +47,7 @@ pub struct SegmentFacts {
     /// The version of the format.
     pub format_version: u32,
     /// The stream.
-    pub stream: StreamId,
+    pub stream: TopicLife,
     /// The topic's id on the cluster, if the broker has one.
     pub topic_id: Option<String>,
     /// The id of the process that wrote the segment.

@@ -12,6 +12,8 @@
 //! together by partition. A reader gives back exactly the records that were written: null is not empty, headers keep
 //! their order and their duplicates, names that are not text keep their bytes.
 //!
+//! The segments of a write-ahead log are another thing, in [`wal`].
+//!
 //! A reader trusts nothing: damaged bytes are an error of [`Kind::Corrupt`] that says what is wrong.
 
 mod assemble;
@@ -21,6 +23,7 @@ mod fetch;
 mod filter;
 mod parquet;
 mod spool;
+pub mod wal;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -39,13 +42,13 @@ use self::spool::Tally;
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::record::Block;
 pub use crate::stream::Format;
-use crate::stream::{PartitionRange, SegmentRef, StreamId};
+use crate::stream::{PartitionRange, SegmentRef, TopicLife};
 
 /// What a segment is part of, for its file metadata.
 #[derive(Debug, Clone)]
 pub struct SegmentInfo {
     /// The stream.
-    pub stream: StreamId,
+    pub stream: TopicLife,
     /// The topic's id on the cluster, if the broker has one.
     pub topic_id: Option<String>,
     /// The id of the process that writes.
@@ -83,6 +86,7 @@ impl SegmentWriter {
         let encoder = match encoding.format {
             Format::Parquet => Encoder::Parquet(Box::new(ParquetWriter::create(path, encoding.zstd_level)?)),
             Format::Avro => Encoder::Avro(Box::new(AvroWriter::create(path, encoding.zstd_level)?)),
+            Format::Wal => return Err(no_records()),
         };
         Ok(Self { info, tally: Tally::default(), encoder })
     }
@@ -190,6 +194,7 @@ impl SegmentReader {
         let decoder = match format {
             Format::Parquet => ParquetReader::open(object.clone(), filter).await.map(Box::new).map(Decoder::Parquet),
             Format::Avro => AvroReader::open(object.clone(), filter).await.map(Box::new).map(Decoder::Avro),
+            Format::Wal => Err(no_records()),
         };
         match decoder {
             Ok(decoder) => Ok(Self { object, decoder }),
@@ -214,6 +219,10 @@ impl SegmentReader {
             Decoder::Avro(reader) => reader.facts(),
         }
     }
+}
+
+fn no_records() -> Error {
+    Error::new(Kind::Unsupported, "a segment of a write-ahead log holds no records of a topic")
 }
 
 /// Blocks of about this many bytes are written at once when a segment is written anew.

@@ -1,30 +1,46 @@
 //! The keys of the archive: the only place that builds and takes apart the name of an object.
 //!
 //! ```text
-//! manifest/kafka/<cluster>/<topic>.<generation>/<number, 20 digits>.json     an entry of a chain
-//! manifest/kafka/<cluster>/<topic>.<generation>/pages/<sha256>.json.zst      a page of a snapshot
+//! manifest/<stream>/<number, 20 digits>.json     an entry of a chain
+//! manifest/<stream>/pages/<sha256>.json.zst      a page of a snapshot
+//!     where a stream is kafka/<cluster>/<topic>.<generation> or postgres/<system id>
 //! segments/kafka/cluster=…/topic=…/generation=…/date=YYYY-MM-DD/<HHMMSS>-<writer>-<n>.<parquet|avro>
-//! coverage/kafka/<cluster>/<writer>.json                                     what a replica knows to be complete
+//! segments/postgres/system=<id>/timeline=<8 hex>/<start, 16 hex>-<end, 16 hex>-<writer>-<n>.wal.zst
+//! segments/postgres/system=<id>/history/<8 hex>.history                      where a timeline left its parent
+//! coverage/kafka/<cluster>/<writer>.json                                     what an archiver knows to be complete
+//! coverage/postgres/<system id>/<writer>.json
+//! backups/postgres/system=<id>/<name>/…                                      base backups, see `restore`
 //! ```
 //!
-//! Segments lie in folders as Hive names them, so that DuckDB, Spark and Trino see cluster, topic, generation and date
-//! as columns. Entries sort by their numbers.
+//! Segments of records lie in folders as Hive names them, so that DuckDB, Spark and Trino see cluster, topic,
+//! generation and date as columns. Entries sort by their numbers, segments of WAL by timeline and LSN.
+
+use std::ops::Range;
 
 use chrono::{DateTime, Utc};
 use object_store::path::Path;
 
 use crate::error::{Kind, Result, ResultExt};
-use crate::stream::{Format, StreamId};
+use crate::stream::{Format, StreamId, TopicLife};
 
-/// The folder of all Kafka chains.
-pub fn chains() -> Path {
+/// The folder of all clusters' chains.
+pub fn topic_chains() -> Path {
     Path::from_iter(["manifest", "kafka"])
+}
+
+/// The folder of all Postgres systems' chains.
+pub fn postgres_chains() -> Path {
+    Path::from_iter(["manifest", "postgres"])
 }
 
 /// The folder of a stream's chain.
 pub fn chain(stream: &StreamId) -> Path {
-    let folder = format!("{}.{}", stream.topic, stream.generation);
-    Path::from_iter(["manifest", "kafka", stream.cluster.as_str(), folder.as_str()])
+    match stream {
+        StreamId::Kafka(TopicLife { cluster, topic, generation }) => {
+            Path::from_iter(["manifest", "kafka", cluster.as_str(), &format!("{topic}.{generation}")])
+        }
+        StreamId::Postgres { system_id } => Path::from_iter(["manifest", "postgres", &system_id.to_string()]),
+    }
 }
 
 /// Entry `number` of a stream's chain.
@@ -48,22 +64,48 @@ pub fn page(stream: &StreamId, sha256: &str) -> Path {
     chain(stream).join("pages").join(format!("{sha256}.json.zst"))
 }
 
-/// The `n`th segment that `writer` sealed, at `sealed`.
-pub fn segment(stream: &StreamId, sealed: DateTime<Utc>, writer: &str, n: u64, format: Format) -> Path {
+/// The `n`th segment of a topic that `writer` sealed, at `sealed`.
+pub fn segment(life: &TopicLife, sealed: DateTime<Utc>, writer: &str, n: u64, format: Format) -> Path {
     Path::from_iter([
         "segments",
         "kafka",
-        &format!("cluster={}", stream.cluster),
-        &format!("topic={}", stream.topic),
-        &format!("generation={}", stream.generation),
+        &format!("cluster={}", life.cluster),
+        &format!("topic={}", life.topic),
+        &format!("generation={}", life.generation),
         &format!("date={}", sealed.format("%Y-%m-%d")),
         &format!("{}-{writer}-{n}.{}", sealed.format("%H%M%S"), format.name()),
     ])
 }
 
-/// The folder of all segments of Kafka topics.
+/// The folder of all segments, of topics and of WAL.
 pub fn segments() -> Path {
-    Path::from_iter(["segments", "kafka"])
+    Path::from("segments")
+}
+
+/// The folder of everything that is archived of a Postgres system but its base backups.
+pub fn wal_segments(system_id: u64) -> Path {
+    Path::from_iter(["segments", "postgres", &format!("system={system_id}")])
+}
+
+/// The `n`th segment of WAL that `writer` wrote, of `lsns` of a timeline.
+pub fn wal_segment(system_id: u64, timeline: u32, lsns: Range<u64>, writer: &str, n: u64) -> Path {
+    let name = format!("{:016X}-{:016X}-{writer}-{n}.wal.zst", lsns.start, lsns.end);
+    wal_segments(system_id).join(format!("timeline={timeline:08X}")).join(name)
+}
+
+/// The history of a timeline, as the server names the file.
+pub fn history(system_id: u64, timeline: u32) -> Path {
+    wal_segments(system_id).join("history").join(format!("{timeline:08X}.history"))
+}
+
+/// Whether `key` is the history of a timeline. No checkpoint names it.
+pub fn is_history(key: &Path) -> bool {
+    key.as_ref().starts_with("segments/postgres/") && key.extension() == Some("history")
+}
+
+/// The folder of a Postgres system's base backups.
+pub fn backups(system_id: u64) -> Path {
+    Path::from_iter(["backups", "postgres", &format!("system={system_id}")])
 }
 
 /// The key that a checkpoint or a page writes down.
@@ -74,12 +116,20 @@ pub fn object(key: &str) -> Result<Path> {
     Path::parse(key).or_err(Kind::Corrupt, || format!("{key:?} cannot be the key of an object"))
 }
 
-/// The folder of what the replicas of a cluster know to be complete.
-pub fn coverages(cluster: &str) -> Path {
+/// The folder of what the archivers of a cluster's topics know to be complete.
+pub fn topic_coverages(cluster: &str) -> Path {
     Path::from_iter(["coverage", "kafka", cluster])
 }
 
-/// What `writer` knows to be complete.
-pub fn coverage(cluster: &str, writer: &str) -> Path {
-    coverages(cluster).join(format!("{writer}.json"))
+/// The folder of what the archivers of a stream know to be complete; topics of a cluster share one.
+pub fn coverages(stream: &StreamId) -> Path {
+    match stream {
+        StreamId::Kafka(life) => topic_coverages(&life.cluster),
+        StreamId::Postgres { system_id } => Path::from_iter(["coverage", "postgres", &system_id.to_string()]),
+    }
+}
+
+/// What `writer` knows to be complete, in that folder.
+pub fn coverage(folder: &Path, writer: &str) -> Path {
+    folder.clone().join(format!("{writer}.json"))
 }

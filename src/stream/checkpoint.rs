@@ -31,7 +31,7 @@ pub struct Checkpoint {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Body {
-    /// Entry 0: a life of a topic begins.
+    /// Entry 0: a life of a topic or a Postgres system begins.
     Begin(Begin),
     /// Segments are added, and the positions of their partitions move.
     Append(Change),
@@ -40,8 +40,89 @@ pub enum Body {
         /// The lost ranges.
         gaps: Vec<Gap>,
     },
+    /// One segment takes the place of several; no position moves.
+    Merge(Merge),
+    /// What lies before some positions is given up; the beginnings of their partitions move.
+    Expire(Expire),
     /// Everything before, summed up, so that a reader need not go further back.
     Snapshot(Snapshot),
+}
+
+/// One segment of WAL in the place of several that lie next to each other and hold the same bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Merge {
+    /// The segment that holds them all.
+    pub segment: SegmentRef,
+    /// The objects that are no longer needed, in the order of their ranges.
+    pub replaces: Vec<String>,
+    /// What those add up to.
+    pub retired: Retired,
+    /// When it was decided. Replays that began before may still read the objects.
+    pub decided: DateTime<Utc>,
+}
+
+/// The end of a retention time: what lies wholly before a position is no longer a part of the archive.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Expire {
+    /// The partitions that lose their beginnings, each once.
+    pub ranges: Vec<Expired>,
+    /// What the segments that lie wholly before add up to.
+    pub retired: Retired,
+    /// When it was decided.
+    pub decided: DateTime<Utc>,
+}
+
+/// How far the beginning of a partition moves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Expired {
+    /// The partition.
+    pub partition: i32,
+    /// Where its archive began so far.
+    pub from: i64,
+    /// Where it begins from now on.
+    pub before: i64,
+}
+
+/// What objects add up to that are no longer needed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retired {
+    /// Segments.
+    pub segments: u64,
+    /// Records.
+    pub records: u64,
+    /// Bytes before encoding.
+    pub raw_bytes: u64,
+    /// Bytes of the objects.
+    pub stored_bytes: u64,
+}
+
+impl Retired {
+    /// What these segments add up to.
+    pub fn of<'a>(segments: impl IntoIterator<Item = &'a SegmentRef>) -> Self {
+        let mut retired = Self::default();
+        for segment in segments {
+            retired.add(&Self {
+                segments: 1,
+                records: segment.records(),
+                raw_bytes: segment.raw_bytes,
+                stored_bytes: segment.bytes,
+            });
+        }
+        retired
+    }
+
+    /// Adds `other`, up to the greatest number.
+    pub fn add(&mut self, other: &Self) {
+        self.segments = self.segments.saturating_add(other.segments);
+        self.records = self.records.saturating_add(other.records);
+        self.raw_bytes = self.raw_bytes.saturating_add(other.raw_bytes);
+        self.stored_bytes = self.stored_bytes.saturating_add(other.stored_bytes);
+    }
+
+    /// Whether nothing was retired.
+    pub fn is_nothing(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// What one checkpoint adds to a chain, all of it or nothing.
@@ -80,15 +161,42 @@ impl Body {
             Self::Begin(_) => "begin",
             Self::Append(_) => "append",
             Self::Gap { .. } => "gap",
+            Self::Merge(_) => "merge",
+            Self::Expire(_) => "expire",
             Self::Snapshot(_) => "snapshot",
         }
     }
 
-    /// The segments that the entry adds.
+    /// The facts of the chain's beginning, where the entry says them.
+    pub fn begin(&self) -> Option<&Begin> {
+        match self {
+            Self::Begin(begin) => Some(begin),
+            Self::Snapshot(snapshot) => Some(&snapshot.begin),
+            Self::Append(_) | Self::Gap { .. } | Self::Merge(_) | Self::Expire(_) => None,
+        }
+    }
+
+    /// The segment that the entry puts in the place of others.
+    pub fn merge(&self) -> Option<&Merge> {
+        match self {
+            Self::Merge(merge) => Some(merge),
+            _ => None,
+        }
+    }
+
+    /// What the entry gives up.
+    pub fn expire(&self) -> Option<&Expire> {
+        match self {
+            Self::Expire(expire) => Some(expire),
+            _ => None,
+        }
+    }
+
+    /// The segments by which the entry moves positions.
     pub fn segments(&self) -> &[SegmentRef] {
         match self {
             Self::Append(change) => &change.segments,
-            Self::Begin(_) | Self::Gap { .. } | Self::Snapshot(_) => &[],
+            _ => &[],
         }
     }
 
@@ -96,7 +204,7 @@ impl Body {
     pub fn empty(&self) -> &[PartitionRange] {
         match self {
             Self::Append(change) => &change.empty,
-            Self::Begin(_) | Self::Gap { .. } | Self::Snapshot(_) => &[],
+            _ => &[],
         }
     }
 
@@ -105,7 +213,7 @@ impl Body {
         match self {
             Self::Append(change) => &change.gaps,
             Self::Gap { gaps } => gaps,
-            Self::Begin(_) | Self::Snapshot(_) => &[],
+            _ => &[],
         }
     }
 
@@ -119,18 +227,81 @@ impl Body {
     }
 }
 
-/// Entry 0 of a chain.
+/// Entry 0 of a chain: the facts that stay the same for the life of its stream.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Begin {
-    /// The topic's id on the cluster, as Kafka's tools print it; none where the broker has none.
-    pub topic_id: Option<String>,
-    /// How many partitions the topic had when its archive began. Those that it got later are archived from their first
-    /// record on, wherever the first ones began.
-    #[serde(default)]
-    pub partitions: i32,
+#[serde(untagged)]
+pub enum Begin {
+    /// A Postgres system begins.
+    Postgres(System),
+    /// A life of a topic begins.
+    Topic {
+        /// The topic's id on the cluster, as Kafka's tools print it; none where the broker has none.
+        topic_id: Option<String>,
+        /// How many partitions the topic had when its archive began. Those that it got later are archived from their
+        /// first record on, wherever the first ones began.
+        #[serde(default)]
+        partitions: i32,
+    },
 }
 
-/// An encoding of record segments.
+impl Begin {
+    /// The beginning of a topic's life.
+    pub fn topic(topic_id: Option<String>, partitions: i32) -> Self {
+        Self::Topic { topic_id, partitions }
+    }
+
+    /// The topic's id, of a topic that has one.
+    pub fn topic_id(&self) -> Option<&str> {
+        match self {
+            Self::Topic { topic_id, .. } => topic_id.as_deref(),
+            Self::Postgres(_) => None,
+        }
+    }
+
+    /// How many partitions the topic had at its beginning; 0 for what is no topic.
+    pub fn partitions(&self) -> i32 {
+        match self {
+            Self::Topic { partitions, .. } => *partitions,
+            Self::Postgres(_) => 0,
+        }
+    }
+
+    /// The facts of a Postgres system.
+    pub fn system(&self) -> Option<&System> {
+        match self {
+            Self::Postgres(system) => Some(system),
+            Self::Topic { .. } => None,
+        }
+    }
+}
+
+/// What never changes in the life of a Postgres system: `initdb` chose it, and `pg_upgrade` makes a new system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct System {
+    /// `pg_control`'s system identifier. In JSON a text, for it needs more digits than a JSON number safely has.
+    #[serde(with = "decimal")]
+    pub system_id: u64,
+    /// The size of a WAL file in bytes, 16 MiB unless `initdb --wal-segsize` said otherwise.
+    pub wal_segment_size: u32,
+    /// The server's major version.
+    pub server_version: u32,
+}
+
+/// A `u64` as a text of decimal digits.
+mod decimal {
+    use serde::{Deserialize, Deserializer, Serializer, de};
+
+    pub(super) fn serialize<S: Serializer>(number: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(number)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(|_| de::Error::custom(format_args!("{text:?} is not a system identifier")))
+    }
+}
+
+/// An encoding of segments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
@@ -138,14 +309,17 @@ pub enum Format {
     Parquet,
     /// An Avro object container file.
     Avro,
+    /// The raw bytes of a write-ahead log, compressed with zstd.
+    Wal,
 }
 
 impl Format {
-    /// The format's name, which is also its objects' extension.
+    /// The format's name; objects of records have it as their extension.
     pub fn name(self) -> &'static str {
         match self {
             Self::Parquet => "parquet",
             Self::Avro => "avro",
+            Self::Wal => "wal",
         }
     }
 }
@@ -234,6 +408,8 @@ impl Gap {
 pub enum GapReason {
     /// The broker had removed the records (retention or DeleteRecords) before they were archived.
     BrokerRetention,
+    /// The server had removed WAL before it was archived: its slot was lost, dropped or never there.
+    ServerRemovedWal,
 }
 
 impl GapReason {
@@ -241,6 +417,7 @@ impl GapReason {
     pub fn words(self) -> &'static str {
         match self {
             Self::BrokerRetention => "broker retention",
+            Self::ServerRemovedWal => "the server removed the WAL",
         }
     }
 
@@ -248,6 +425,7 @@ impl GapReason {
     pub fn name(self) -> &'static str {
         match self {
             Self::BrokerRetention => "broker_retention",
+            Self::ServerRemovedWal => "server_removed_wal",
         }
     }
 }
@@ -271,6 +449,9 @@ pub struct Totals {
     /// The greatest record timestamp.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_timestamp: Option<i64>,
+    /// What of the segments is no longer needed: replaced by merges, or given up.
+    #[serde(default, skip_serializing_if = "Retired::is_nothing")]
+    pub retired: Retired,
 }
 
 /// The sum of all entries before this one. Its cost does not grow with the archive's age: `pages` is a counter of
@@ -300,6 +481,20 @@ pub struct PageRef {
     pub last: u64,
     /// What it adds up to, to pass over it without opening it.
     pub totals: Totals,
+    /// For WAL: the least and the greatest position of each timeline that it says anything of, for the same purpose.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub spans: Vec<Span>,
+}
+
+/// From the least to the greatest position of a partition that something tells of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Span {
+    /// The partition.
+    pub partition: i32,
+    /// The least position.
+    pub start: i64,
+    /// The position after the greatest.
+    pub end: i64,
 }
 
 /// The sha256 of `bytes` as every object of the archive writes it: 64 lower-case hexadecimal digits.

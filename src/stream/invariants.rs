@@ -6,7 +6,10 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use super::{Begin, Body, Gap, PageRef, PartitionRange, Progress, SegmentRef, Snapshot, Totals};
+use super::{
+    Begin, Body, Expire, Expired, Format, Gap, Merge, PageRef, PartitionRange, Progress, Retired, SegmentRef, Snapshot,
+    StreamId, Totals,
+};
 use crate::error::{Error, Kind};
 
 /// Every entry whose number is a positive multiple of this is a snapshot, and a page lists this many of what is below
@@ -114,7 +117,8 @@ pub fn empty_has_no_records(range: &PartitionRange) -> Checked {
 /// An entry that moves partitions moves at least one.
 pub fn moves_something(body: &Body) -> Checked {
     let moves = match body {
-        Body::Begin(_) | Body::Snapshot(_) => true,
+        Body::Begin(_) | Body::Snapshot(_) | Body::Merge(_) => true,
+        Body::Expire(expire) => !expire.ranges.is_empty(),
         Body::Append(change) => !(change.segments.is_empty() && change.empty.is_empty()),
         Body::Gap { gaps } => !gaps.is_empty(),
     };
@@ -133,6 +137,8 @@ pub fn body_is_sound(body: &Body) -> Checked {
         range_is_sound(range)?;
         empty_has_no_records(range)?;
     }
+    body.merge().map_or(Ok(()), merge_is_sound)?;
+    body.expire().map_or(Ok(()), expires_partition_once)?;
     body.gaps().iter().try_for_each(gap_is_not_empty)
 }
 
@@ -140,6 +146,75 @@ fn range_is_sound(range: &PartitionRange) -> Checked {
     range_is_not_empty(range)?;
     records_fit_range(range)?;
     timestamps_fit_records(range)
+}
+
+/// A merge puts one segment of WAL into the place of at least two others, which add up to it.
+pub fn merge_is_sound(merge: &Merge) -> Checked {
+    let Merge { segment, replaces, retired, .. } = merge;
+    partition_once(segment)?;
+    hash_is_hex(&segment.object, &segment.sha256)?;
+    segment.partitions.iter().try_for_each(range_is_sound)?;
+    let distinct: BTreeSet<&String> = replaces.iter().filter(|object| **object != segment.object).collect();
+    let same = (retired.segments, retired.records, retired.raw_bytes)
+        == (replaces.len() as u64, segment.records(), segment.raw_bytes);
+    let ok = segment.format == Format::Wal && segment.partitions.len() == 1 && distinct.len() == replaces.len();
+    holds("merge_is_sound", ok && same && replaces.len() >= 2, || {
+        format!("{}: it cannot take the place of {} objects with {retired:?}", segment.object, replaces.len())
+    })
+}
+
+/// What a merge replaces lies next to each other, and is all that it covers.
+pub fn merge_replaces_its_range(merge: &Merge, replaced: &[SegmentRef]) -> Checked {
+    let rule = "merge_replaces_its_range";
+    let named = replaced.iter().map(|segment| &segment.object).eq(&merge.replaces);
+    holds(rule, named, || format!("{}: what it replaces is not what covers its range", merge.segment.object))?;
+    let Some(covers) = merge.segment.partitions.first() else { return partition_once(&merge.segment) };
+    let mut next = covers.start;
+    for segment in replaced {
+        let follows = |range: &PartitionRange| range.partition == covers.partition && range.start == next;
+        let range = segment.partitions.first().filter(|range| follows(range));
+        holds(rule, range.is_some(), || {
+            format!("{}: {} does not begin at {next}", merge.segment.object, segment.object)
+        })?;
+        next = range.map_or(next, |range| range.end);
+    }
+    let retired = Retired::of(replaced);
+    holds(rule, next == covers.end && retired == merge.retired, || {
+        format!("{}: what it replaces ends at {next} and adds up to {retired:?}", merge.segment.object)
+    })
+}
+
+/// A merge covers what is archived and was not given up.
+pub fn merge_within_position(progress: &Progress, merge: &Merge) -> Checked {
+    merge.segment.partitions.iter().try_for_each(|range| {
+        let within =
+            progress.position(range.partition).is_some_and(|at| at.start <= range.start && range.end <= at.end);
+        holds("merge_within_position", within, || {
+            format!("{}: [{}, {}) is not what is archived", merge.segment.object, range.start, range.end)
+        })
+    })
+}
+
+/// An expiry names each partition once.
+pub fn expires_partition_once(expire: &Expire) -> Checked {
+    let mut seen = BTreeSet::new();
+    let twice = expire.ranges.iter().find(|range| !seen.insert(range.partition));
+    holds("expires_partition_once", twice.is_none(), || format!("{twice:?} names its partition again"))
+}
+
+/// The beginning of a partition moves forward, and not beyond its end.
+pub fn expires_forward(progress: &Progress, expired: &Expired) -> Checked {
+    let position = progress.position(expired.partition);
+    let ok =
+        position.is_some_and(|at| at.start == expired.from && at.start < expired.before && expired.before <= at.end);
+    holds("expires_forward", ok, || format!("{expired:?} does not fit what is archived, {position:?}"))
+}
+
+/// What an expiry retires is what lies wholly before the new beginnings.
+pub fn expire_adds_up(expire: &Expire, retired: &Retired) -> Checked {
+    holds("expire_adds_up", expire.retired == *retired, || {
+        format!("{:?} is said to be given up, {retired:?} is what lies before", expire.retired)
+    })
 }
 
 /// A range starts where the last one of its partition ended. The first of a partition starts anywhere.
@@ -173,6 +248,31 @@ pub fn begins_first(number: u64, body: &Body) -> Checked {
     holds("begins_first", (number == 0) == matches!(body, Body::Begin(_)), || {
         format!("entry {number} is of the kind {:?}; `begin` is entry 0 and no other", body.kind())
     })
+}
+
+/// A chain begins with the facts of what it is named after.
+pub fn begin_fits_stream(stream: &StreamId, begin: &Begin) -> Checked {
+    let fits = match (stream, begin) {
+        (StreamId::Kafka(_), Begin::Topic { .. }) => true,
+        (StreamId::Postgres { system_id }, Begin::Postgres(system)) => {
+            // Every size that initdb takes (--wal-segsize: a power of two from 1 to 1024 MB).
+            let size = system.wal_segment_size;
+            *system_id == system.system_id && size.is_power_of_two() && (1 << 20..=1 << 30).contains(&size)
+        }
+        _ => false,
+    };
+    holds("begin_fits_stream", fits, || format!("{begin:?} is no beginning of {stream}"))
+}
+
+/// Segments of a topic hold records; those of a Postgres system hold WAL, and only they are merged.
+pub fn body_fits_stream(stream: &StreamId, body: &Body) -> Checked {
+    let wal = matches!(stream, StreamId::Postgres { .. });
+    let odd = body.segments().iter().find(|segment| wal != (segment.format == Format::Wal));
+    holds("body_fits_stream", odd.is_none() && (wal || body.merge().is_none()), || match odd {
+        Some(odd) => format!("{}: a segment of the format {:?} does not belong here", odd.object, odd.format.name()),
+        None => "segments of a topic are not merged".to_owned(),
+    })?;
+    body.begin().map_or(Ok(()), |begin| begin_fits_stream(stream, begin))
 }
 
 /// Snapshots stand at the positive multiples of [`SNAPSHOT_EVERY`] and nowhere else, so that they are found by number.

@@ -1,29 +1,44 @@
 //! The pure algebra of progress: which stream, which partition, which range of offsets, and what a checkpoint says.
 //!
-//! Nothing in here does I/O. Positions are `i64` offsets; a range is half-open, `[start, end)`, and counts offsets, not
-//! records: control records, aborted transactions and compacted records lie inside a range without a row.
+//! Nothing in here does I/O. Positions are `i64`: offsets of a topic, LSNs of a write-ahead log. A range is half-open,
+//! `[start, end)`, and counts positions, not records: control records, aborted transactions and compacted records lie
+//! inside a range without a row, and of a log only commits and aborts are counted as records.
 
 mod checkpoint;
 pub mod invariants;
+mod lsn;
 mod progress;
 
 use std::fmt;
 use std::str::FromStr;
 
 pub use checkpoint::{
-    Begin, Body, Change, Checkpoint, FORMAT_VERSION, Format, Gap, GapReason, PageRef, PartitionRange, SegmentRef,
-    Snapshot, Totals, sha256,
+    Begin, Body, Change, Checkpoint, Expire, Expired, FORMAT_VERSION, Format, Gap, GapReason, Merge, PageRef,
+    PartitionRange, Retired, SegmentRef, Snapshot, Span, System, Totals, sha256,
 };
+pub use lsn::Lsn;
 pub use progress::Progress;
 
 use crate::error::{Error, Kind};
 
-/// One life of one Kafka topic: what a chain of checkpoints belongs to.
+/// What a chain of checkpoints belongs to: one life of one Kafka topic, or the write-ahead log of one Postgres system.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum StreamId {
+    /// Its partitions are the topic's, its positions offsets.
+    Kafka(TopicLife),
+    /// Its partitions are the timelines, its positions LSNs: bytes of WAL since the system began.
+    Postgres {
+        /// `pg_control`'s system identifier.
+        system_id: u64,
+    },
+}
+
+/// One life of one Kafka topic.
 ///
 /// Written `kafka/<cluster>/<topic>.<generation>`; the generation stands after the last dot, for topic names may hold
 /// dots themselves.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct StreamId {
+pub struct TopicLife {
     /// The name that the configuration gives the cluster (`kafka.cluster`).
     pub cluster: String,
     /// The topic's name.
@@ -32,22 +47,66 @@ pub struct StreamId {
     pub generation: u32,
 }
 
-impl StreamId {
-    /// The stream of `topic`'s life number `generation` on `cluster`.
+impl TopicLife {
+    /// `topic`'s life number `generation` on `cluster`.
     pub fn new(cluster: impl Into<String>, topic: impl Into<String>, generation: u32) -> Self {
         Self { cluster: cluster.into(), topic: topic.into(), generation }
     }
 
-    /// The stream's next life.
+    /// The topic's next life.
     #[must_use]
     pub fn next_generation(&self) -> Self {
         Self { generation: self.generation + 1, ..self.clone() }
+    }
+
+    /// The stream that archives it.
+    pub fn stream(&self) -> StreamId {
+        StreamId::Kafka(self.clone())
+    }
+}
+
+impl StreamId {
+    /// The life of a topic that it archives, if it is one.
+    pub fn topic(&self) -> Option<&TopicLife> {
+        match self {
+            Self::Kafka(life) => Some(life),
+            Self::Postgres { .. } => None,
+        }
+    }
+}
+
+impl fmt::Display for TopicLife {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "kafka/{}/{}.{}", self.cluster, self.topic, self.generation)
     }
 }
 
 impl fmt::Display for StreamId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "kafka/{}/{}.{}", self.cluster, self.topic, self.generation)
+        match self {
+            Self::Kafka(life) => life.fmt(f),
+            Self::Postgres { system_id } => write!(f, "postgres/{system_id}"),
+        }
+    }
+}
+
+fn no_stream(text: &str) -> Error {
+    Error::new(Kind::Config, format!("{text:?} is not the name of a stream")).hint(
+        "a stream is written kafka/<cluster>/<topic>.<generation> or postgres/<system id>; `tidelog ls` prints them",
+    )
+}
+
+impl FromStr for TopicLife {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let parts = text.strip_prefix("kafka/").and_then(|rest| rest.split_once('/'));
+        let parts = parts.and_then(|(cluster, name)| Some((cluster, name.rsplit_once('.')?)));
+        let Some((cluster, (topic, generation))) = parts else { return Err(no_stream(text)) };
+        if cluster.is_empty() || topic.is_empty() || topic.contains('/') {
+            return Err(no_stream(text));
+        }
+        Ok(Self::new(cluster, topic, generation.parse().map_err(|_| no_stream(text))?))
     }
 }
 
@@ -55,15 +114,25 @@ impl FromStr for StreamId {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
-        let wrong = || {
-            Error::new(Kind::Config, format!("{text:?} is not the name of a stream"))
-                .hint("a stream is written kafka/<cluster>/<topic>.<generation>; `tidelog ls` prints them")
-        };
-        let (cluster, topic) = text.strip_prefix("kafka/").and_then(|rest| rest.split_once('/')).ok_or_else(wrong)?;
-        let (topic, generation) = topic.rsplit_once('.').ok_or_else(wrong)?;
-        if cluster.is_empty() || topic.is_empty() || topic.contains('/') {
-            return Err(wrong());
+        let Some(system_id) = text.strip_prefix("postgres/") else { return text.parse().map(Self::Kafka) };
+        let parsed = system_id.parse().ok().filter(|number: &u64| number.to_string() == system_id);
+        parsed.map(|system_id| Self::Postgres { system_id }).ok_or_else(|| no_stream(text))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn streams_are_read_as_they_are_written() {
+        for text in ["kafka/main/cdc.users.3", "kafka/a-b/orders.0", "postgres/7291123456789012345"] {
+            assert_eq!(text.parse::<StreamId>().expect(text).to_string(), text);
         }
-        Ok(Self::new(cluster, topic, generation.parse().map_err(|_| wrong())?))
+        for wrong in
+            ["", "kafka/main", "kafka/main/orders", "kafka//orders.0", "kafka/a/b/c.0", "postgres/", "postgres/07"]
+        {
+            assert_eq!(wrong.parse::<StreamId>().expect_err(wrong).exit_code(), 2);
+        }
     }
 }

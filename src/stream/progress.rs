@@ -44,6 +44,12 @@ impl Progress {
     /// The first rule that it breaks.
     pub fn accepts(&self, body: &Body) -> Result<(), Violation> {
         invariants::body_is_sound(body)?;
+        if let Some(merge) = body.merge() {
+            invariants::merge_within_position(self, merge)?;
+        }
+        for expired in body.expire().into_iter().flat_map(|expire| &expire.ranges) {
+            invariants::expires_forward(self, expired)?;
+        }
         let mut reached: Option<PartitionRange> = None;
         for range in body.ranges() {
             let before = match reached {
@@ -61,7 +67,14 @@ impl Progress {
         for range in body.ranges() {
             self.positions.entry(range.partition).and_modify(|position| position.extend(&range)).or_insert(range);
         }
+        for expired in body.expire().into_iter().flat_map(|expire| &expire.ranges) {
+            if let Some(position) = self.positions.get_mut(&expired.partition) {
+                position.start = expired.before;
+            }
+        }
         self.totals.add(&Totals::of(body.segments(), body.gaps()));
+        body.merge().into_iter().for_each(|merge| self.totals.add(&Totals::of_merge(merge)));
+        body.expire().into_iter().for_each(|expire| self.totals.add(&Totals::of_expire(expire)));
     }
 }
 
@@ -88,9 +101,34 @@ impl Totals {
                 gaps: 0,
                 min_timestamp: segment.min_timestamp(),
                 max_timestamp: segment.max_timestamp(),
+                retired: super::Retired::default(),
             });
         }
         totals
+    }
+
+    /// What a merge adds: its segment, and that others are retired.
+    pub fn of_merge(merge: &super::Merge) -> Self {
+        Self { retired: merge.retired, ..Self::of(std::slice::from_ref(&merge.segment), &[]) }
+    }
+
+    /// What an expiry adds: that segments are retired.
+    pub fn of_expire(expire: &super::Expire) -> Self {
+        Self { retired: expire.retired, ..Self::default() }
+    }
+
+    /// What is there now: the sums without what is retired. Gaps and timestamps stay.
+    #[must_use]
+    pub fn present(&self) -> Self {
+        let super::Retired { segments, records, raw_bytes, stored_bytes } = self.retired;
+        Self {
+            segments: self.segments.saturating_sub(segments),
+            records: self.records.saturating_sub(records),
+            raw_bytes: self.raw_bytes.saturating_sub(raw_bytes),
+            stored_bytes: self.stored_bytes.saturating_sub(stored_bytes),
+            retired: super::Retired::default(),
+            ..*self
+        }
     }
 
     /// Adds `other`. Sums stop at the greatest number instead of overflowing: they may come from damaged bytes.
@@ -100,6 +138,7 @@ impl Totals {
         self.raw_bytes = self.raw_bytes.saturating_add(other.raw_bytes);
         self.stored_bytes = self.stored_bytes.saturating_add(other.stored_bytes);
         self.gaps = self.gaps.saturating_add(other.gaps);
+        self.retired.add(&other.retired);
         self.min_timestamp = least(self.min_timestamp, other.min_timestamp);
         self.max_timestamp = self.max_timestamp.max(other.max_timestamp);
     }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   setup.sh ──► cache (jars, venv) ──► parts() ─┬─► kafka    brokers (JVM processes), topics, records in and out
+//!                                                ├─► postgres servers of several versions, standbys, psql, pgbench
 //!                                                ├─► s3       moto_server (process), s3s-fs (in this process)
 //!                                                └─► python   scripts with duckdb, pyarrow, fastavro
 //!   records ─► load() ─► a topic ─► … ─► another topic ─► compare::assert_same
@@ -14,7 +15,9 @@
 //! Nothing here sleeps and hopes: all waiting is [`wait_for`] a condition.
 
 pub(crate) mod compare;
+pub(crate) mod http;
 pub(crate) mod kafka;
+pub(crate) mod postgres;
 pub(crate) mod process;
 pub(crate) mod program;
 pub(crate) mod python;
@@ -63,6 +66,10 @@ pub(crate) struct Parts {
     pub(crate) deploy: PathBuf,
     /// `usr/bin/prometheus`, `usr/bin/promtool`
     pub(crate) prometheus: PathBuf,
+    /// `node_modules` with playwright-core and axe-core
+    pub(crate) page: PathBuf,
+    /// `debian`, `13`, `17` and `18`, with `bin` in each
+    pub(crate) postgres: PathBuf,
 }
 
 /// The parts in the cache. The first call runs `setup.sh`, so plain `cargo test` on a new machine works as `make test` does.
@@ -83,8 +90,10 @@ pub(crate) fn parts() -> &'static Parts {
         Parts {
             kafka: path("RIG_KAFKA"),
             python: path("RIG_PYTHON"),
+            postgres: path("RIG_POSTGRES"),
             deploy: path("RIG_DEPLOY"),
             prometheus: path("RIG_PROMETHEUS"),
+            page: path("RIG_PAGE"),
         }
     });
     &PARTS

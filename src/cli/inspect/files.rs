@@ -4,7 +4,7 @@ use chrono::Utc;
 use serde::Serialize;
 use url::Url;
 
-use super::{chosen, print, print_json, times};
+use super::{Place, chosen, print, print_json, times};
 use crate::config::Config;
 use crate::error::Result;
 use crate::manifest::{self, Chain, Selection};
@@ -58,8 +58,8 @@ struct File {
 #[derive(Debug, Serialize)]
 struct Range {
     partition: i32,
-    start: i64,
-    end: i64,
+    start: Place,
+    end: Place,
     records: u64,
 }
 
@@ -83,8 +83,8 @@ pub(crate) async fn run(args: &Args, config: &Config) -> Result<()> {
 fn file(archive: &Url, stream: &StreamId, segment: &SegmentRef) -> File {
     let range = |at: &crate::stream::PartitionRange| Range {
         partition: at.partition,
-        start: at.start,
-        end: at.end,
+        start: Place::of(stream, at.start),
+        end: Place::of(stream, at.end),
         records: at.records,
     };
     File {

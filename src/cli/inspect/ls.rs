@@ -4,15 +4,16 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use object_store::path::Path;
 use serde::Serialize;
 
-use super::{chosen, print, print_json};
+use super::{Place, chosen, print, print_json};
 use crate::cli::human;
 use crate::config::Config;
 use crate::error::Result;
 use crate::manifest::coverage::{self, Coverage};
 use crate::manifest::{self, Chain, Selection};
-use crate::store::Store;
+use crate::store::{Store, layout};
 use crate::stream::{Gap, StreamId};
 use crate::time;
 
@@ -40,8 +41,8 @@ struct Listing {
 struct Row {
     stream: String,
     kind: &'static str,
-    topic: String,
-    generation: u32,
+    topic: Option<String>,
+    generation: Option<u32>,
     records: u64,
     bytes: u64,
     stored_bytes: u64,
@@ -60,9 +61,11 @@ struct Row {
 #[derive(Debug, Serialize)]
 struct GapRow {
     partition: i32,
-    start: i64,
-    end: i64,
+    start: Place,
+    end: Place,
     reason: &'static str,
+    #[serde(skip)]
+    lost: u64,
     #[serde(skip)]
     words: &'static str,
 }
@@ -70,8 +73,8 @@ struct GapRow {
 #[derive(Debug, Serialize)]
 struct PartitionRow {
     partition: i32,
-    start: i64,
-    end: i64,
+    start: Place,
+    end: Place,
     records: u64,
     complete_through: Option<String>,
 }
@@ -80,39 +83,44 @@ struct PartitionRow {
 pub(crate) async fn run(args: &Args, config: &Config) -> Result<()> {
     let store = Store::open(&config.archive)?;
     let streams = chosen(manifest::streams(&store).await?, &args.streams)?;
-    let mut claims: BTreeMap<String, Vec<Coverage>> = BTreeMap::new();
+    let mut claims: BTreeMap<Path, Vec<Coverage>> = BTreeMap::new();
     let mut rows = Vec::with_capacity(streams.len());
     for stream in streams {
         let Some(chain) = Chain::open(&store, &stream).await? else { continue };
-        if !claims.contains_key(&stream.cluster) {
-            claims.insert(stream.cluster.clone(), coverage::load_all(&store, &stream.cluster).await?);
+        let folder = layout::coverages(&stream);
+        if !claims.contains_key(&folder) {
+            claims.insert(folder.clone(), coverage::load_all(&store, &folder).await?);
         }
-        rows.push(row(&stream, &chain, &claims[&stream.cluster]).await?);
+        rows.push(row(&stream, &chain, &claims[&folder]).await?);
     }
     if args.json { print_json(&Listing { streams: rows }) } else { print(&table(&rows, Utc::now())) }
 }
 
 async fn row(stream: &StreamId, chain: &Chain, claims: &[Coverage]) -> Result<Row> {
-    let totals = chain.totals();
+    let totals = chain.totals().present();
     let complete = coverage::complete_through(claims, chain);
     let partitions: Vec<PartitionRow> = chain
         .positions()
         .map(|at| PartitionRow {
             partition: at.partition,
-            start: at.start,
-            end: at.end,
+            start: Place::of(stream, at.start),
+            end: Place::of(stream, at.end),
             records: at.records,
             complete_through: complete.get(&at.partition).map(|through| time::utc(*through)),
         })
         .collect();
-    // A topic is complete where all of its partitions are.
+    let life = stream.topic();
     let all_known = chain.positions().all(|at| complete.contains_key(&at.partition));
-    let through = if all_known { complete.values().min().copied() } else { None };
+    let through = match life {
+        // A topic is complete where all of its partitions are, a write-ahead log where its last timeline is.
+        Some(_) => complete.values().min().copied().filter(|_| all_known),
+        None => complete.values().max().copied(),
+    };
     Ok(Row {
         stream: stream.to_string(),
-        kind: "kafka",
-        topic: stream.topic.clone(),
-        generation: stream.generation,
+        kind: if life.is_some() { "kafka" } else { "postgres" },
+        topic: life.map(|life| life.topic.clone()),
+        generation: life.map(|life| life.generation),
         records: totals.records,
         bytes: totals.raw_bytes,
         stored_bytes: totals.stored_bytes,
@@ -120,21 +128,22 @@ async fn row(stream: &StreamId, chain: &Chain, claims: &[Coverage]) -> Result<Ro
         min_time: totals.min_timestamp.map(time::rfc3339),
         max_time: totals.max_timestamp.map(time::rfc3339),
         complete_through: through.map(time::utc),
-        gaps: if totals.gaps > 0 { gaps(chain).await? } else { Vec::new() },
+        gaps: if totals.gaps > 0 { gaps(stream, chain).await? } else { Vec::new() },
         partitions,
         through,
         first: totals.min_timestamp,
     })
 }
 
-async fn gaps(chain: &Chain) -> Result<Vec<GapRow>> {
+async fn gaps(stream: &StreamId, chain: &Chain) -> Result<Vec<GapRow>> {
     // No record is that old, so no page is opened for its segments alone.
     let only_gaps = Selection { timestamps: Some(i64::MIN..i64::MIN + 1), partitions: None };
     let selected = chain.select(&only_gaps).await?;
     let row = |gap: &Gap| GapRow {
         partition: gap.partition,
-        start: gap.start,
-        end: gap.end,
+        start: Place::of(stream, gap.start),
+        end: Place::of(stream, gap.end),
+        lost: gap.end.abs_diff(gap.start),
         reason: gap.reason.name(),
         words: gap.reason.words(),
     };
@@ -149,24 +158,23 @@ fn table(rows: &[Row], now: DateTime<Utc>) -> String {
     if rows.is_empty() {
         return "the archive is empty: `tidelog run` fills it\n".to_owned();
     }
-    let mut lives: BTreeMap<(&str, &str), u32> = BTreeMap::new();
+    let mut lives: BTreeMap<&str, u32> = BTreeMap::new();
     for row in rows {
-        *lives.entry((row.stream.rsplit_once('.').map_or("", |(name, _)| name), &row.topic)).or_default() += 1;
+        *lives.entry(row.name()).or_default() += 1;
     }
     let cells = |row: &Row| {
-        let name = row.stream.rsplit_once('.').map_or("", |(name, _)| name);
         // The number of a life matters where there are several.
-        let only_life = row.generation == 0 && lives.get(&(name, row.topic.as_str())) == Some(&1);
+        let only_life = row.generation == Some(0) && lives.get(row.name()) == Some(&1);
         [
-            if only_life { name.to_owned() } else { row.stream.clone() },
+            if only_life { row.name().to_owned() } else { row.stream.clone() },
             row.partitions.len().to_string(),
-            human::rough(row.records),
+            row.generation.map_or("–".to_owned(), |_| human::rough(row.records)),
             human::bytes(row.stored_bytes),
             ratio(row.bytes, row.stored_bytes),
             row.first.map_or("–".to_owned(), time::short),
             row.through.map_or("not known".to_owned(), |through| time::short(through.timestamp_millis())),
             row.through.map_or("–".to_owned(), |through| lag(now, through)),
-            gap_words(&row.gaps),
+            row.gap_words(),
         ]
     };
     aligned(&rows.iter().map(cells).collect::<Vec<_>>())
@@ -199,10 +207,24 @@ fn lag(now: DateTime<Utc>, through: DateTime<Utc>) -> String {
     human::span((now - through).to_std().unwrap_or(Duration::ZERO))
 }
 
-fn gap_words(gaps: &[GapRow]) -> String {
-    let Some(first) = gaps.first() else { return "none".to_owned() };
-    let offsets: u64 = gaps.iter().map(|gap| (gap.end - gap.start).unsigned_abs()).sum();
-    format!("{} ({} offsets lost: {})", gaps.len(), human::exact(offsets), first.words)
+impl Row {
+    /// The stream without the number of a topic's life.
+    fn name(&self) -> &str {
+        match self.generation {
+            Some(_) => self.stream.rsplit_once('.').map_or("", |(name, _)| name),
+            None => &self.stream,
+        }
+    }
+
+    fn gap_words(&self) -> String {
+        let Some(first) = self.gaps.first() else { return "none".to_owned() };
+        let lost: u64 = self.gaps.iter().map(|gap| gap.lost).sum();
+        let lost = match self.generation {
+            Some(_) => format!("{} offsets", human::exact(lost)),
+            None => human::bytes(lost),
+        };
+        format!("{} ({lost} lost: {})", self.gaps.len(), first.words)
+    }
 }
 
 #[cfg(test)]
@@ -210,12 +232,18 @@ mod tests {
     use super::*;
 
     fn row(stream: &str, generation: u32, gaps: Vec<GapRow>) -> Row {
-        let partition = PartitionRow { partition: 0, start: 0, end: 5, records: 5, complete_through: None };
+        let partition = PartitionRow {
+            partition: 0,
+            start: Place::Offset(0),
+            end: Place::Offset(5),
+            records: 5,
+            complete_through: None,
+        };
         Row {
             stream: format!("kafka/main/{stream}.{generation}"),
             kind: "kafka",
-            topic: stream.to_owned(),
-            generation,
+            topic: Some(stream.to_owned()),
+            generation: Some(generation),
             records: 4_100_000,
             bytes: 1_766_640_844,
             stored_bytes: 327_155_712,
@@ -233,7 +261,14 @@ mod tests {
     #[test]
     fn the_table_reads_as_the_contract_shows_it() {
         let now = DateTime::from_timestamp_millis(1_795_334_712_345).expect("a time");
-        let lost = GapRow { partition: 1, start: 0, end: 1_204, reason: "broker_retention", words: "broker retention" };
+        let lost = GapRow {
+            partition: 1,
+            start: Place::Offset(0),
+            end: Place::Offset(1_204),
+            reason: "broker_retention",
+            lost: 1_204,
+            words: "broker retention",
+        };
         let text =
             table(&[row("orders", 0, vec![]), row("cdc.users", 0, vec![]), row("cdc.users", 1, vec![lost])], now);
         let lines: Vec<&str> = text.lines().collect();

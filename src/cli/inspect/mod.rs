@@ -19,7 +19,7 @@ pub(crate) use verify::{Args as VerifyArgs, run as verify};
 use crate::config::{Config, TopicPattern};
 use crate::error::{Error, Kind, Result, ResultExt as _};
 use crate::replay::topic_pattern;
-use crate::stream::StreamId;
+use crate::stream::{Lsn, StreamId};
 use crate::time;
 
 /// Prints text on the standard output. A reader that has seen enough (`| head`) is no error.
@@ -62,8 +62,25 @@ pub(super) fn cluster(config: &Config) -> Option<&str> {
     config.kafka.as_ref().map(|kafka| kafka.cluster.as_str())
 }
 
-/// A stream as a user names it: a topic, `^` and a regex, or a stream as `ls` prints it, with or without the number of
-/// its life.
+/// A position in a stream, as JSON has it: an offset is a number, an LSN a text.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub(super) enum Place {
+    Offset(i64),
+    Lsn(Lsn),
+}
+
+impl Place {
+    pub(super) fn of(stream: &StreamId, position: i64) -> Self {
+        match stream {
+            StreamId::Kafka(_) => Self::Offset(position),
+            StreamId::Postgres { .. } => Self::Lsn(Lsn::at(position)),
+        }
+    }
+}
+
+/// A stream as a user names it: a topic, `^` and a regex, `postgres`, or a stream as `ls` prints it, with or without the
+/// number of its life.
 pub(super) enum Named {
     Topic(TopicPattern),
     Stream(String),
@@ -76,9 +93,12 @@ impl Named {
 
     pub(super) fn matches(&self, stream: &StreamId) -> bool {
         match self {
-            Self::Topic(pattern) => pattern.matches(&stream.topic),
+            // A topic may have that name, too: then both are meant.
+            Self::Topic(TopicPattern::Name(name)) if name == "postgres" && stream.topic().is_none() => true,
+            Self::Topic(pattern) => stream.topic().is_some_and(|life| pattern.matches(&life.topic)),
             Self::Stream(name) => {
-                *name == stream.to_string() || *name == format!("kafka/{}/{}", stream.cluster, stream.topic)
+                let every_life = stream.topic().map(|life| format!("kafka/{}/{}", life.cluster, life.topic));
+                *name == stream.to_string() || every_life.as_ref() == Some(name)
             }
         }
     }
@@ -100,6 +120,7 @@ pub(super) fn chosen(archive: Vec<StreamId>, names: &[String]) -> Result<Vec<Str
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stream::TopicLife;
 
     #[test]
     fn one_end_of_a_range_may_be_left_out() {
@@ -113,12 +134,13 @@ mod tests {
     }
 
     #[test]
-    fn streams_are_named_in_four_ways() {
+    fn streams_are_named_in_many_ways() {
         let archive = || {
             vec![
-                StreamId::new("main", "cdc.users", 0),
-                StreamId::new("main", "cdc.users", 1),
-                StreamId::new("main", "orders", 0),
+                TopicLife::new("main", "cdc.users", 0).stream(),
+                TopicLife::new("main", "cdc.users", 1).stream(),
+                TopicLife::new("main", "orders", 0).stream(),
+                StreamId::Postgres { system_id: 7291 },
             ]
         };
         let count = |name: &str| chosen(archive(), &[name.to_owned()]).map(|streams| streams.len());
@@ -127,6 +149,8 @@ mod tests {
         assert_eq!(count("kafka/main/cdc.users").expect("all lives"), 2);
         assert_eq!(count("kafka/main/cdc.users.1").expect("one life"), 1);
         assert!(count("user").is_err() && count("kafka/other/orders").is_err());
-        assert_eq!(chosen(archive(), &[]).expect("all").len(), 3);
+        assert_eq!(count("postgres/7291").expect("a system"), 1);
+        assert_eq!(count("postgres").expect("every system"), 1);
+        assert_eq!(chosen(archive(), &[]).expect("all").len(), 4);
     }
 }

@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{print, print_json};
+use super::{Place, print, print_json};
 use crate::cli::human;
 use crate::cli::progress::{Progress, Unit};
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
 use crate::store::Store;
+use crate::stream::{Lsn, StreamId};
 use crate::verify::{self, Damage, DamageKind, Report, Seen};
 
 /// Checks every chain of checkpoints and every segment: numbers, links, sizes, hashes, and the files' own facts.
@@ -52,16 +53,16 @@ struct ErrorRow<'a> {
 #[derive(Debug, Serialize)]
 struct RangeRow {
     partition: i32,
-    start: i64,
-    end: i64,
+    start: Place,
+    end: Place,
 }
 
 #[derive(Debug, Serialize)]
 struct GapRow {
     stream: String,
     partition: i32,
-    start: i64,
-    end: i64,
+    start: Place,
+    end: Place,
     reason: &'static str,
 }
 
@@ -86,9 +87,15 @@ pub(crate) async fn run(args: &Args, config: &Config) -> Result<()> {
 }
 
 fn listing(report: &Report) -> Listing<'_> {
-    let range = |&(partition, start, end, _): &(i32, i64, i64, u64)| RangeRow { partition, start, end };
-    let error =
-        |damage: &'_ Damage| (damage.stream.to_string(), damage.kind.name(), damage.ranges.iter().map(range).collect());
+    let ranges = |damage: &Damage| {
+        let place = |position| Place::of(&damage.stream, position);
+        let row = |&(partition, start, end, _): &(i32, i64, i64, u64)| RangeRow {
+            partition,
+            start: place(start),
+            end: place(end),
+        };
+        damage.ranges.iter().map(row).collect()
+    };
     Listing {
         streams: report.streams,
         segments: report.segments,
@@ -97,9 +104,12 @@ fn listing(report: &Report) -> Listing<'_> {
         errors: report
             .errors
             .iter()
-            .map(|damage| {
-                let (stream, kind, ranges) = error(damage);
-                ErrorRow { stream, object: &damage.object, kind, detail: &damage.detail, ranges }
+            .map(|damage| ErrorRow {
+                stream: damage.stream.to_string(),
+                object: &damage.object,
+                kind: damage.kind.name(),
+                detail: &damage.detail,
+                ranges: ranges(damage),
             })
             .collect(),
         gaps: report
@@ -108,8 +118,8 @@ fn listing(report: &Report) -> Listing<'_> {
             .map(|(stream, gap)| GapRow {
                 stream: stream.to_string(),
                 partition: gap.partition,
-                start: gap.start,
-                end: gap.end,
+                start: Place::of(stream, gap.start),
+                end: Place::of(stream, gap.end),
                 reason: gap.reason.name(),
             })
             .collect(),
@@ -132,12 +142,11 @@ fn text(report: &Report, deep: bool) -> String {
         human::bytes(report.bytes)
     ));
     for (stream, gap) in &report.gaps {
-        let (start, end) = (gap.start, gap.end);
-        say(format!(
-            "known gap: {stream} partition {}: offsets {start}..{end} are lost ({})",
-            gap.partition,
-            gap.reason.words()
-        ));
+        let lost = match stream {
+            StreamId::Kafka(_) => format!("partition {}: offsets {}..{}", gap.partition, gap.start, gap.end),
+            StreamId::Postgres { .. } => span_words(stream, gap.partition, gap.start, gap.end),
+        };
+        say(format!("known gap: {stream} {lost} are lost ({})", gap.reason.words()));
     }
     if report.orphans > 0 {
         say(format!(
@@ -151,21 +160,35 @@ fn text(report: &Report, deep: bool) -> String {
     text
 }
 
+/// A range of a stream in words: offsets of a partition, or WAL of a timeline.
+fn span_words(stream: &StreamId, partition: i32, start: i64, end: i64) -> String {
+    match stream {
+        StreamId::Kafka(_) => {
+            let (first, last) = (human::exact(start.unsigned_abs()), human::exact((end - 1).unsigned_abs()));
+            format!("partition {partition}: offsets {first}..{last}")
+        }
+        StreamId::Postgres { .. } => {
+            format!("timeline {partition}: the bytes of WAL from {} to {}", Lsn::at(start), Lsn::at(end))
+        }
+    }
+}
+
 fn paragraph(damage: &Damage) -> String {
-    let offsets = |start: i64, end: i64| {
-        format!("offsets {}..{}", human::exact(start.unsigned_abs()), human::exact((end - 1).unsigned_abs()))
+    let name = match &damage.stream {
+        StreamId::Kafka(life) => format!("kafka/{}/{}", life.cluster, life.topic),
+        StreamId::Postgres { .. } => damage.stream.to_string(),
     };
-    let name = format!("kafka/{}/{}", damage.stream.cluster, damage.stream.topic);
+    let at = |partition: i32, start: i64, end: i64| span_words(&damage.stream, partition, start, end);
     let what = match (damage.kind, damage.ranges.as_slice()) {
         (DamageKind::Chain, _) | (_, []) => format!("{}: its chain of checkpoints is damaged", damage.stream),
         (_, [(partition, start, end, _)]) => {
-            format!("{name} partition {partition}: {} cannot be read", offsets(*start, *end))
+            format!("{name} {} cannot be read", at(*partition, *start, *end))
         }
         (_, several) => {
             let mut text = format!("{name}: these cannot be read:");
             for (partition, start, end, _) in several {
                 // Writing to a string does not fail.
-                write!(text, "\n  partition {partition}: {}", offsets(*start, *end)).unwrap_or_default();
+                write!(text, "\n  {}", at(*partition, *start, *end)).unwrap_or_default();
             }
             text
         }
@@ -198,12 +221,12 @@ fn verdict(report: &Report) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stream::StreamId;
+    use crate::stream::TopicLife;
 
     #[test]
     fn damage_reads_as_the_contract_shows_it() {
         let damage = Damage {
-            stream: StreamId::new("main", "orders", 0),
+            stream: TopicLife::new("main", "orders", 0).stream(),
             object: "segments/a.parquet".to_owned(),
             kind: DamageKind::Changed,
             detail: "its sha256 is 9b, the checkpoint 00000000000000000412 says 77".to_owned(),

@@ -204,13 +204,13 @@ async fn another_topic_id_is_fenced_and_an_unknown_one_is_not() {
     begun(&store).await;
     let error = Chain::begin(&store, &orders(), begin_of("other"), "w", at(0)).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Fenced);
-    Chain::begin(&store, &orders(), Begin { topic_id: None, partitions: 1 }, "w", at(0)).await.unwrap();
+    Chain::begin(&store, &orders(), Begin::topic(None, 1), "w", at(0)).await.unwrap();
 }
 
 #[tokio::test]
 async fn a_name_that_a_key_cannot_hold_is_refused() {
     for cluster in ["..", "a b%", "ä"] {
-        let stream = StreamId::new(cluster, "t", 0);
+        let stream = TopicLife::new(cluster, "t", 0).stream();
         let error = Chain::begin(&faultless().store(), &stream, begin_of("id"), "w", at(0)).await.unwrap_err();
         assert_eq!(error.kind(), Kind::Config, "{cluster}");
     }

@@ -20,26 +20,28 @@ async fn the_latest_claim_counts_that_the_chain_has_reached() {
     a.claim(&orders(), 2, claim(0, 9));
     b.claim(&orders(), 0, claim(11, 8));
     b.claim(&orders(), 1, claim(10, 6));
-    a.save(&store, "main").await.unwrap();
-    b.save(&store, "main").await.unwrap();
-    let all = load_all(&store, "main").await.unwrap();
+    let folder = layout::coverages(&orders());
+    a.save(&store, &folder).await.unwrap();
+    b.save(&store, &folder).await.unwrap();
+    let all = load_all(&store, &folder).await.unwrap();
     let complete: Vec<_> = complete_through(&all, &chain).into_iter().collect();
     assert_eq!(complete, [(0, at(5)), (1, at(7))]);
-    assert!(load_all(&store, "other").await.unwrap().is_empty());
+    assert!(load_all(&store, &layout::topic_coverages("other")).await.unwrap().is_empty());
 }
 
 #[tokio::test]
 async fn the_claims_of_dead_replicas_are_adopted_and_their_objects_removed() {
     let store = faultless().store();
+    let folder = layout::topic_coverages("main");
     for (writer, written) in [("dead", 10), ("alive", 100)] {
         let mut coverage = Coverage::new(writer, at(written));
         coverage.claim(&orders(), 0, claim(10, written));
-        coverage.save(&store, "main").await.unwrap();
+        coverage.save(&store, &folder).await.unwrap();
     }
     let mut mine = Coverage::new("mine", at(120));
-    mine.adopt(&store, "main", at(60)).await.unwrap();
+    mine.adopt(&store, &folder, at(60)).await.unwrap();
     assert_eq!(mine.streams[&orders().to_string()][&0], claim(10, 10));
-    let all = load_all(&store, "main").await.unwrap();
+    let all = load_all(&store, &folder).await.unwrap();
     assert_eq!(all.iter().map(|coverage| coverage.writer.as_str()).collect::<Vec<_>>(), ["alive", "mine"]);
-    assert!(store.get(&layout::coverage("main", "dead")).await.unwrap().is_none());
+    assert!(store.get(&layout::coverage(&folder, "dead")).await.unwrap().is_none());
 }

@@ -66,11 +66,12 @@ fn totals() -> Totals {
         gaps: 1,
         min_timestamp: Some(0),
         max_timestamp: Some(9),
+        ..Totals::default()
     }
 }
 
 fn page_ref(bytes: &str, level: u8) -> PageRef {
-    PageRef { sha256: sha256(bytes.as_bytes()), level, first: 0, last: 63, totals: totals() }
+    PageRef { sha256: sha256(bytes.as_bytes()), level, first: 0, last: 63, totals: totals(), spans: vec![] }
 }
 
 fn golden_page(bytes: &[u8], level: u8) -> PageRef {
@@ -80,7 +81,7 @@ fn golden_page(bytes: &[u8], level: u8) -> PageRef {
         totals = Totals::default();
         (0..64).for_each(|_| totals.add(&page_ref("the page", 0).totals));
     }
-    PageRef { sha256: sha256(bytes), level, first: 0, last, totals }
+    PageRef { sha256: sha256(bytes), level, first: 0, last, totals, spans: vec![] }
 }
 
 #[test]
@@ -116,11 +117,11 @@ fn golden_coverage_is_read_and_written_to_the_byte() {
 
 #[test]
 fn keys_are_as_the_format_says() {
-    let segment = layout::segment(&orders(), at(0), "a41c2b9d", 7, Format::Avro);
+    let segment = layout::segment(&life(), at(0), "a41c2b9d", 7, Format::Avro);
     let keys = [
         (layout::entry(&orders(), 412), "manifest/kafka/main/orders.0/00000000000000000412.json"),
         (layout::page(&orders(), "9b1c"), "manifest/kafka/main/orders.0/pages/9b1c.json.zst"),
-        (layout::coverage("main", "a41c2b9d"), "coverage/kafka/main/a41c2b9d.json"),
+        (layout::coverage(&layout::coverages(&orders()), "a41c2b9d"), "coverage/kafka/main/a41c2b9d.json"),
         (segment, "segments/kafka/cluster=main/topic=orders/generation=0/date=2027-01-15/080000-a41c2b9d-7.avro"),
     ];
     for (key, expected) in keys {

@@ -15,15 +15,19 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::{Chain, Change, Outcome};
 use crate::store::Store;
-use crate::stream::{Begin, Format, Gap, GapReason, PartitionRange, SegmentRef, StreamId, sha256};
+use crate::stream::{Begin, Format, Gap, GapReason, PartitionRange, SegmentRef, StreamId, TopicLife, sha256};
 use faulty::{Faults, Faulty};
 
+fn life() -> TopicLife {
+    TopicLife::new("main", "orders", 0)
+}
+
 fn orders() -> StreamId {
-    StreamId::new("main", "orders", 0)
+    life().stream()
 }
 
 fn begin_of(id: &str) -> Begin {
-    Begin { topic_id: Some(id.to_owned()), partitions: 3 }
+    Begin::topic(Some(id.to_owned()), 3)
 }
 
 /// The time of a test, `seconds` after it began.

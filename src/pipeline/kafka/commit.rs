@@ -22,18 +22,15 @@ use super::{Dropped, Notice, gaps};
 use crate::config;
 use crate::error::{Error, Kind, Result};
 use crate::manifest::{Chain, Change, Outcome};
+use crate::pipeline::persistence::Persistence;
 use crate::pipeline::spool::Spool;
 use crate::segment::{Encoding, Sealed, SegmentInfo, rewrite_without};
 use crate::source::kafka::{Cluster, OffsetAt, TopicPartition};
 use crate::store::{Store, layout};
-use crate::stream::{Gap, GapReason, PartitionRange, SegmentRef};
+use crate::stream::{Gap, GapReason, PartitionRange, SegmentRef, TopicLife};
 
 /// A chain takes at most one checkpoint a second of this process, so that small segments do not make a chain long.
 const BETWEEN_CHECKPOINTS: Duration = Duration::from_secs(1);
-
-/// The first wait after a failure; it doubles up to [`LONGEST_WAIT`].
-const FIRST_WAIT: Duration = Duration::from_millis(500);
-const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
 /// What every committer shares.
 pub(super) struct Shared {
@@ -107,7 +104,7 @@ impl Ready {
 /// The task that commits one lane's segments.
 pub(super) struct Committer {
     pub(super) lane: LaneId,
-    pub(super) topic: Arc<str>,
+    pub(super) life: TopicLife,
     pub(super) chain: Chain,
     pub(super) encoding: Encoding,
     pub(super) inbox: mpsc::UnboundedReceiver<Request>,
@@ -164,7 +161,7 @@ impl Committer {
 
     async fn upload(&self, sealed: &Sealed) -> SegmentRef {
         let (number, _) = self.shared.spool.next_file();
-        let key = layout::segment(self.chain.stream(), Utc::now(), &self.shared.writer, number, sealed.format);
+        let key = layout::segment(&self.life, Utc::now(), &self.shared.writer, number, sealed.format);
         let mut persistence = Persistence::new();
         loop {
             let permit = self.shared.uploads.acquire().await;
@@ -196,7 +193,7 @@ impl Committer {
             match self.append(&change, now).await {
                 Outcome::Committed { number } => {
                     tracing::debug!(
-                        topic = &*self.topic,
+                        topic = self.life.topic,
                         checkpoint = number,
                         segments = change.segments.len(),
                         "committed"
@@ -205,7 +202,7 @@ impl Committer {
                 }
                 Outcome::Moved(moved) => {
                     self.shared.counters.conflicts.increment(1);
-                    tracing::warn!(topic = &*self.topic, partitions = ?moved, "another process has archived these partitions");
+                    tracing::warn!(topic = self.life.topic, partitions = ?moved, "another process has archived these partitions");
                     for ready in &batch {
                         lost.extend(
                             ready
@@ -287,8 +284,8 @@ impl Committer {
         let new = loop {
             let (_, path) = self.shared.spool.next_file();
             let info = SegmentInfo {
-                stream: self.chain.stream().clone(),
-                topic_id: self.chain.begin_facts().topic_id.clone(),
+                stream: self.life.clone(),
+                topic_id: self.chain.begin_facts().topic_id().map(str::to_owned),
                 writer: self.shared.writer.clone(),
                 created: Utc::now(),
             };
@@ -330,7 +327,7 @@ impl Committer {
             }
         };
         self.recovered(&persistence);
-        if another_life(self.chain.begin_facts().topic_id.as_deref(), id.as_deref()) {
+        if another_life(self.chain.begin_facts().topic_id(), id.as_deref()) {
             return self.shared.tell(Notice::LifeEnded { lane: self.lane });
         }
         loop {
@@ -340,7 +337,7 @@ impl Committer {
             };
             if archived > latest {
                 tracing::error!(
-                    topic = &*self.topic,
+                    topic = self.life.topic,
                     partition,
                     archived,
                     latest,
@@ -361,7 +358,7 @@ impl Committer {
                 self.shared.tell(Notice::Gaps { lane: self.lane, gaps: vec![shown] });
                 self.shared.tell(Notice::Archived { lane: self.lane, totals: *self.chain.totals() });
                 tracing::error!(
-                    topic = &*self.topic,
+                    topic = self.life.topic,
                     partition,
                     start = archived,
                     end = earliest,
@@ -374,9 +371,9 @@ impl Committer {
 
     /// The topic's id, and the partition's first offset and end, as the broker has them now.
     async fn present(&self, partition: i32) -> Result<(Option<String>, i64, i64)> {
-        let mut described = self.shared.cluster.describe(&[self.topic.to_string()]).await?;
-        let id = described.remove(&*self.topic).and_then(|info| info.id);
-        let at = TopicPartition { topic: Arc::clone(&self.topic), partition };
+        let mut described = self.shared.cluster.describe(std::slice::from_ref(&self.life.topic)).await?;
+        let id = described.remove(&self.life.topic).and_then(|info| info.id);
+        let at = TopicPartition { topic: Arc::from(self.life.topic.as_str()), partition };
         Ok((id, self.offset(&at, OffsetAt::Earliest).await?, self.offset(&at, OffsetAt::Latest).await?))
     }
 
@@ -395,31 +392,6 @@ impl Committer {
 /// Whether a topic's id shows that it was deleted and created again. A broker without ids shows nothing.
 pub(super) fn another_life(archived: Option<&str>, now: Option<&str>) -> bool {
     matches!((archived, now), (Some(archived), Some(now)) if archived != now)
-}
-
-/// Growing waits between the attempts of something that is tried until it succeeds.
-pub(super) struct Persistence {
-    wait: Duration,
-    /// Whether anything has failed.
-    pub(super) has_waited: bool,
-}
-
-impl Persistence {
-    pub(super) fn new() -> Self {
-        Self { wait: FIRST_WAIT, has_waited: false }
-    }
-
-    /// Tells that `what` failed, and waits. What does not pass by itself waits for a person: asking often would not
-    /// help.
-    pub(super) async fn wait_after(&mut self, what: &str, error: Error) {
-        if !error.is_transient() {
-            self.wait = LONGEST_WAIT;
-        }
-        tracing::error!(%error, hint = error.hint_text(), retry_in = ?self.wait, "{what}");
-        self.has_waited = true;
-        tokio::time::sleep(self.wait).await;
-        self.wait = (self.wait * 2).min(LONGEST_WAIT);
-    }
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use object_store::path::Path;
 use tokio::sync::mpsc;
 
 use super::Notice;
@@ -18,7 +19,8 @@ use crate::error::Result;
 use crate::manifest::coverage::{self, Claim, Coverage};
 use crate::pipeline::board::KafkaBoard;
 use crate::source::kafka::{OffsetAt, TopicPartition};
-use crate::stream::StreamId;
+use crate::store::layout;
+use crate::stream::TopicLife;
 
 /// Claims that wait for their offset, by partition: with a report every 5 s enough for segments of ten minutes. When
 /// there are more, the oldest stay, for they come true first.
@@ -29,7 +31,7 @@ const GONE_AFTER: TimeDelta = TimeDelta::hours(1);
 
 /// How far a partition is archived.
 pub(super) struct Archived {
-    pub(super) stream: StreamId,
+    pub(super) stream: TopicLife,
     pub(super) topic_id: Option<String>,
     pub(super) at: TopicPartition,
     /// Checkpoints cover everything below.
@@ -52,20 +54,23 @@ pub(super) struct Seen {
 pub(super) struct Watch {
     shared: Arc<Shared>,
     board: Arc<KafkaBoard>,
-    cluster: String,
+    folder: Path,
     coverage: Coverage,
     waiting: HashMap<TopicPartition, VecDeque<(DateTime<Utc>, i64)>>,
 }
 
 impl Watch {
-    pub(super) fn new(shared: Arc<Shared>, cluster: String, board: Arc<KafkaBoard>) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, cluster: &str, board: Arc<KafkaBoard>) -> Self {
         let coverage = Coverage::new(&shared.writer, Utc::now());
-        Self { shared, board, cluster, coverage, waiting: HashMap::new() }
+        Self { shared, board, folder: layout::topic_coverages(cluster), coverage, waiting: HashMap::new() }
     }
 
     /// Takes reports until the collector ends. A round that fails is left out: the next one says more.
     pub(super) async fn run(mut self, mut reports: mpsc::Receiver<Vec<Archived>>) {
-        if let Err(error) = self.coverage.adopt(&self.shared.store, &self.cluster, Utc::now() - GONE_AFTER).await {
+        if let Ok(id) = self.shared.cluster.id().await {
+            self.board.learn_cluster_id(id);
+        }
+        if let Err(error) = self.coverage.adopt(&self.shared.store, &self.folder, Utc::now() - GONE_AFTER).await {
             tracing::warn!(%error, hint = error.hint_text(), "the coverage of replicas that are gone cannot be taken over");
         }
         while let Some(report) = reports.recv().await {
@@ -109,7 +114,7 @@ impl Watch {
             }
             if let Some((complete_through, end)) = reached {
                 let claim = Claim { offset: end.min(archived.covered), complete_through };
-                self.coverage.claim(&archived.stream, archived.at.partition, claim);
+                self.coverage.claim(&archived.stream.stream(), archived.at.partition, claim);
                 seen.push(Seen { at: archived.at.clone(), end: None, complete_through: Some(complete_through) });
                 changed = true;
             }
@@ -120,7 +125,7 @@ impl Watch {
         }
         if changed {
             self.coverage.at = asked;
-            self.coverage.save(&self.shared.store, &self.cluster).await?;
+            self.coverage.save(&self.shared.store, &self.folder).await?;
         }
         Ok(seen)
     }
@@ -131,9 +136,9 @@ impl Watch {
         if new.is_empty() {
             return Ok(Vec::new());
         }
-        let claimed = coverage::load_all(&self.shared.store, &self.cluster).await?;
+        let claimed = coverage::load_all(&self.shared.store, &self.folder).await?;
         let seen = |archived: &&Archived| {
-            let stream = archived.stream.to_string();
+            let stream = archived.stream.stream().to_string();
             let claims = claimed.iter().filter_map(|other| other.streams.get(&stream)?.get(&archived.at.partition));
             let valid = claims.filter(|claim| claim.offset <= archived.covered);
             let complete_through = valid.map(|claim| claim.complete_through).max();

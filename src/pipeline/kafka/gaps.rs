@@ -70,7 +70,7 @@ mod tests {
     use object_store::memory::InMemory;
 
     use super::*;
-    use crate::stream::{Begin, Change, Format, GapReason, SegmentRef};
+    use crate::stream::{Begin, Change, Format, GapReason, SegmentRef, TopicLife};
 
     fn time(ms: i64) -> DateTime<Utc> {
         DateTime::from_timestamp_millis(ms).expect("a time")
@@ -100,8 +100,8 @@ mod tests {
     #[tokio::test]
     async fn a_gap_lies_between_its_neighbours() {
         let store = Store::over(Arc::new(InMemory::new()), "memory:///");
-        let stream = StreamId::new("main", "orders", 0);
-        let begin = Begin { topic_id: None, partitions: 4 };
+        let stream = TopicLife::new("main", "orders", 0).stream();
+        let begin = Begin::topic(None, 4);
         let mut chain = Chain::begin(&store, &stream, begin, "w", time(0)).await.expect("it begins");
         let gap = |start, end| Gap { partition: 3, start, end, reason: GapReason::BrokerRetention, found: time(9_000) };
         for change in [

@@ -20,7 +20,7 @@ use crate::config;
 use crate::record::Block;
 use crate::segment::{Sealed, SegmentWriter};
 use crate::source::kafka::Message;
-use crate::stream::{PartitionRange, StreamId};
+use crate::stream::{PartitionRange, TopicLife};
 
 /// The first block of a partition of which nothing is known is this large; a later one as large as the last was.
 const FIRST_BLOCK_BYTES: usize = 4 << 10;
@@ -112,7 +112,7 @@ pub(super) struct Finish {
 pub(super) struct Lane {
     pub(super) id: LaneId,
     pub(super) topic: Arc<str>,
-    pub(super) stream: StreamId,
+    pub(super) stream: TopicLife,
     pub(super) topic_id: Option<String>,
     settings: config::Segment,
     parts: Vec<Option<Part>>,
@@ -140,7 +140,7 @@ pub(super) struct Lane {
 impl Lane {
     pub(super) fn new(
         id: LaneId,
-        (topic, stream): (Arc<str>, StreamId),
+        (topic, stream): (Arc<str>, TopicLife),
         topic_id: Option<String>,
         settings: config::Segment,
         shown: Shown,
@@ -482,7 +482,7 @@ impl Lane {
             status
         });
         StreamStatus {
-            stream: self.stream.to_string().into(),
+            stream: self.stream.stream().to_string().into(),
             topic: Arc::clone(&self.topic),
             label: Arc::clone(&self.shown.label),
             generation: self.stream.generation,
@@ -527,7 +527,7 @@ mod tests {
         };
         let mut lane = Lane::new(
             LaneId(0),
-            ("orders".into(), StreamId::new("main", "orders", 0)),
+            ("orders".into(), TopicLife::new("main", "orders", 0)),
             None,
             settings,
             Shown::new("orders".into(), crate::stream::Totals::default()),

@@ -121,7 +121,7 @@ pub(super) async fn run(
     let (resolver, requests) = mpsc::unbounded_channel();
     let (coverage, reports) = mpsc::channel(1);
     tokio::spawn(resolve::run(Arc::clone(&kafka), Arc::clone(&shared), requests));
-    let watch = coverage::Watch::new(Arc::clone(&shared), kafka.cluster.clone(), Arc::clone(&board));
+    let watch = coverage::Watch::new(Arc::clone(&shared), &kafka.cluster, Arc::clone(&board));
     let watch = tokio::spawn(watch.run(reports));
 
     let collector = Collector::new(Parts {

@@ -9,12 +9,13 @@ use futures::{StreamExt, TryStreamExt, stream};
 use tokio::sync::mpsc;
 
 use super::Notice;
-use super::commit::{Persistence, Shared, another_life};
+use super::commit::{Shared, another_life};
 use crate::config::{Kafka, Start};
 use crate::error::{Error, Kind, Result};
-use crate::manifest::{Chain, streams};
+use crate::manifest::{Chain, topics};
+use crate::pipeline::persistence::Persistence;
 use crate::source::kafka::{OffsetAt, TopicInfo, TopicPartition};
-use crate::stream::{Begin, StreamId};
+use crate::stream::{Begin, TopicLife};
 
 /// How many chains are opened at once: each costs a few requests to the store.
 const CHAINS_AT_ONCE: usize = 16;
@@ -23,7 +24,7 @@ const CHAINS_AT_ONCE: usize = 16;
 pub(super) struct Request {
     pub(super) partitions: Vec<TopicPartition>,
     /// The life that is known to have ended, though the topic's id may be the same.
-    pub(super) ended: Option<StreamId>,
+    pub(super) ended: Option<TopicLife>,
     /// The partition that must be read from its first record, for its log is another one than before.
     pub(super) cut: Option<i32>,
 }
@@ -31,6 +32,7 @@ pub(super) struct Request {
 /// A topic's present life, and where to read its partitions on.
 pub(super) struct Resolved {
     pub(super) topic: Arc<str>,
+    pub(super) life: TopicLife,
     pub(super) chain: Chain,
     pub(super) offsets: Vec<(i32, i64)>,
 }
@@ -57,28 +59,28 @@ pub(super) async fn run(kafka: Arc<Kafka>, shared: Arc<Shared>, mut inbox: mpsc:
 }
 
 async fn resolve(kafka: &Kafka, shared: &Shared, request: &Request) -> Result<Vec<Resolved>> {
-    let mut topics: BTreeMap<Arc<str>, Vec<i32>> = BTreeMap::new();
+    let mut wanted: BTreeMap<Arc<str>, Vec<i32>> = BTreeMap::new();
     for at in &request.partitions {
-        topics.entry(Arc::clone(&at.topic)).or_default().push(at.partition);
+        wanted.entry(Arc::clone(&at.topic)).or_default().push(at.partition);
     }
-    let names: Vec<String> = topics.keys().map(ToString::to_string).collect();
+    let names: Vec<String> = wanted.keys().map(ToString::to_string).collect();
     let described = shared.cluster.describe(&names).await?;
-    let mut newest: BTreeMap<String, StreamId> = BTreeMap::new();
-    for stream in streams(&shared.store).await? {
-        if stream.cluster == kafka.cluster && topics.contains_key(stream.topic.as_str()) {
-            let known = newest.entry(stream.topic.clone()).or_insert_with(|| stream.clone());
-            if known.generation < stream.generation {
-                *known = stream;
+    let mut newest: BTreeMap<String, TopicLife> = BTreeMap::new();
+    for life in topics(&shared.store).await? {
+        if life.cluster == kafka.cluster && wanted.contains_key(life.topic.as_str()) {
+            let known = newest.entry(life.topic.clone()).or_insert_with(|| life.clone());
+            if known.generation < life.generation {
+                *known = life;
             }
         }
     }
-    stream::iter(topics)
+    stream::iter(wanted)
         .map(|(topic, partitions)| {
             let (newest, info) = (newest.get(&*topic), described.get(&*topic));
             async move {
-                let chain = present_life(kafka, shared, &topic, newest, info, request.ended.as_ref()).await?;
-                let offsets = offsets(kafka, shared, &chain, &partitions, request.cut).await?;
-                Ok(Resolved { topic, chain, offsets })
+                let (life, chain) = present_life(kafka, shared, &topic, newest, info, request.ended.as_ref()).await?;
+                let offsets = offsets(kafka, shared, &life, &chain, &partitions, request.cut).await?;
+                Ok(Resolved { topic, life, chain, offsets })
             }
         })
         .buffered(CHAINS_AT_ONCE)
@@ -91,33 +93,35 @@ async fn present_life(
     kafka: &Kafka,
     shared: &Shared,
     topic: &str,
-    newest: Option<&StreamId>,
+    newest: Option<&TopicLife>,
     info: Option<&TopicInfo>,
-    ended: Option<&StreamId>,
-) -> Result<Chain> {
+    ended: Option<&TopicLife>,
+) -> Result<(TopicLife, Chain)> {
     let topic_id = info.and_then(|info| info.id.clone());
-    let begin = Begin { topic_id: topic_id.clone(), partitions: info.map_or(0, |info| info.partitions) };
-    let Some(newest) = newest else {
-        let first = StreamId::new(&kafka.cluster, topic, 0);
-        return Chain::begin(&shared.store, &first, begin, &shared.writer, Utc::now()).await;
+    let life = match newest {
+        None => TopicLife::new(&kafka.cluster, topic, 0),
+        Some(newest) => match Chain::open(&shared.store, &newest.stream()).await? {
+            None => newest.clone(),
+            Some(chain)
+                if ended == Some(newest) || another_life(chain.begin_facts().topic_id(), topic_id.as_deref()) =>
+            {
+                let next = newest.next_generation();
+                tracing::warn!(topic, generation = next.generation, "the topic has begun another life");
+                next
+            }
+            Some(chain) => return Ok((newest.clone(), chain)),
+        },
     };
-    match Chain::open(&shared.store, newest).await? {
-        None => Chain::begin(&shared.store, newest, begin, &shared.writer, Utc::now()).await,
-        Some(chain)
-            if ended == Some(newest) || another_life(chain.begin_facts().topic_id.as_deref(), topic_id.as_deref()) =>
-        {
-            let next = newest.next_generation();
-            tracing::warn!(topic, generation = next.generation, "the topic has begun another life");
-            Chain::begin(&shared.store, &next, begin, &shared.writer, Utc::now()).await
-        }
-        Some(chain) => Ok(chain),
-    }
+    let begin = Begin::topic(topic_id, info.map_or(0, |info| info.partitions));
+    let chain = Chain::begin(&shared.store, &life.stream(), begin, &shared.writer, Utc::now()).await?;
+    Ok((life, chain))
 }
 
 /// The offset to read each partition on from.
 async fn offsets(
     kafka: &Kafka,
     shared: &Shared,
+    life: &TopicLife,
     chain: &Chain,
     partitions: &[i32],
     cut: Option<i32>,
@@ -129,11 +133,11 @@ async fn offsets(
     if unknown.is_empty() {
         return Ok(offsets);
     }
-    let topic: Arc<str> = Arc::from(chain.stream().topic.as_str());
+    let topic: Arc<str> = Arc::from(life.topic.as_str());
     let broker = Broker { shared, kafka, topic: &topic, partitions: &unknown };
     let earliest = broker.all(OffsetAt::Earliest).await?;
-    if chain.stream().generation > 0 {
-        let before = same_topic_before(shared, chain).await?;
+    if life.generation > 0 {
+        let before = same_topic_before(shared, life, chain).await?;
         let latest = broker.all(OffsetAt::Latest).await?;
         offsets.extend(unknown.iter().map(|&partition| {
             let (first, end) = (earliest[&partition], latest[&partition]);
@@ -153,7 +157,7 @@ async fn offsets(
         }
     };
     // A partition that the topic got while it was archived is new as a whole: nothing of it may be passed over.
-    let first_ones = chain.begin_facts().partitions;
+    let first_ones = chain.begin_facts().partitions();
     offsets.extend(
         unknown.iter().map(|partition| {
             (*partition, if *partition < first_ones { start[partition] } else { earliest[partition] })
@@ -163,12 +167,11 @@ async fn offsets(
 }
 
 /// The life before, if it was the same topic by its id (its log was cut): what is archived there need not come again.
-async fn same_topic_before(shared: &Shared, chain: &Chain) -> Result<Option<Chain>> {
-    let stream = chain.stream();
-    let before = StreamId { generation: stream.generation - 1, ..stream.clone() };
-    let before = Chain::open(&shared.store, &before).await?;
-    let id = &chain.begin_facts().topic_id;
-    Ok(before.filter(|before| id.is_some() && before.begin_facts().topic_id == *id))
+async fn same_topic_before(shared: &Shared, life: &TopicLife, chain: &Chain) -> Result<Option<Chain>> {
+    let before = TopicLife { generation: life.generation - 1, ..life.clone() };
+    let before = Chain::open(&shared.store, &before.stream()).await?;
+    let id = chain.begin_facts().topic_id();
+    Ok(before.filter(|before| id.is_some() && before.begin_facts().topic_id() == id))
 }
 
 /// What the broker says of some partitions of a topic.

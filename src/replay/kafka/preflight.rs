@@ -312,7 +312,7 @@ mod tests {
     use super::*;
     use crate::replay::plan::PlannedPartition;
     use crate::segment::Filter;
-    use crate::stream::{Format, SegmentRef, StreamId};
+    use crate::stream::{Format, SegmentRef, TopicLife};
 
     const NOW: i64 = 1_795_334_712_000;
     const HOUR: i64 = 3_600_000;
@@ -338,7 +338,7 @@ mod tests {
         };
         Plan {
             parts: vec![Part {
-                stream: StreamId::new("main", "orders", 0),
+                stream: TopicLife::new("main", "orders", 0),
                 target: "copy".to_owned(),
                 source_partitions: 6,
                 segments: vec![segment],

@@ -107,7 +107,7 @@ fn calls(most: usize) -> impl Strategy<Value = Calls> {
 
 fn info() -> SegmentInfo {
     SegmentInfo {
-        stream: StreamId::new("main", "cdc.orders", 2),
+        stream: TopicLife::new("main", "cdc.orders", 2),
         topic_id: Some("p8Bm5Jq_TDqyy2zL9Dg_Kw".into()),
         writer: "a41c".into(),
         created: DateTime::from_timestamp_millis(1_763_822_345_678).unwrap(),

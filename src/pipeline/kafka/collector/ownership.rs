@@ -15,6 +15,7 @@ use crate::pipeline::kafka::resolve::{self, Resolved};
 use crate::pipeline::kafka::shown::Shown;
 use crate::segment::Encoding;
 use crate::source::kafka::TopicPartition;
+use crate::stream::TopicLife;
 
 /// How long a revoked partition may wait for its last segment's checkpoint before it is given up.
 const LEAVE_WITHIN: Duration = Duration::from_secs(15);
@@ -109,9 +110,9 @@ impl Collector {
 
     pub(super) fn on_resolved(&mut self, resolved: Vec<Resolved>) -> Result<()> {
         let mut assign = Vec::new();
-        for Resolved { topic, chain, offsets } in resolved {
-            let known = self.lane_of(&topic).filter(|lane| lane.stream == *chain.stream()).map(|lane| lane.id);
-            let id = known.unwrap_or_else(|| self.open_lane(&topic, chain));
+        for Resolved { topic, life, chain, offsets } in resolved {
+            let known = self.lane_of(&topic).filter(|lane| lane.stream == life).map(|lane| lane.id);
+            let id = known.unwrap_or_else(|| self.open_lane(&topic, life, chain));
             let Some(lane) = self.lanes.get_mut(&id) else { continue };
             for (partition, offset) in offsets {
                 let at = TopicPartition { topic: Arc::clone(&topic), partition };
@@ -128,20 +129,20 @@ impl Collector {
         self.consumer.resume(&assign)
     }
 
-    pub(super) fn open_lane(&mut self, topic: &Arc<str>, chain: Chain) -> LaneId {
+    pub(super) fn open_lane(&mut self, topic: &Arc<str>, life: TopicLife, chain: Chain) -> LaneId {
         let id = LaneId(self.next_lane);
         self.next_lane += 1;
         let settings = self.kafka.segment_of(topic).clone();
         let encoding = Encoding { format: settings.format, zstd_level: settings.zstd_level };
-        let topic_id = chain.begin_facts().topic_id.clone();
+        let topic_id = chain.begin_facts().topic_id().map(str::to_owned);
         let shown = Shown::new(self.labels.of(topic), *chain.totals());
         if shown.totals.gaps > 0 {
             self.runtime.spawn(gaps::look(Arc::clone(&self.shared), id, chain.stream().clone()));
         }
-        let lane = Lane::new(id, (Arc::clone(topic), chain.stream().clone()), topic_id, settings, shown);
+        let lane = Lane::new(id, (Arc::clone(topic), life.clone()), topic_id, settings, shown);
         let (send, inbox) = mpsc::unbounded_channel();
         let shared = Arc::clone(&self.shared);
-        let committer = Committer { lane: id, topic: Arc::clone(topic), chain, encoding, inbox, shared };
+        let committer = Committer { lane: id, life, chain, encoding, inbox, shared };
         self.runtime.spawn(committer.run());
         self.committers.insert(id, send);
         self.lanes.insert(id, lane);

@@ -1,0 +1,368 @@
+//! From the spool into the archive: the only task of this process that adds WAL to the stream's chain.
+//!
+//! ```text
+//!  spool ─► cut: 16 MiB, or less by age ─► walk (pages, CRCs, commits) ─► compress ─► upload ─► checkpoint ─► release
+//!           in order                       in order                       up to 2 at once      1 a second     the spool
+//! ```
+//!
+//! What is cut is always the next range of its timeline, so the chain grows without a hole. Where the receiver found
+//! that the server has no more what comes next, the range up to where it goes on is committed as a gap.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use futures::StreamExt as _;
+use futures::stream::FuturesOrdered;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until};
+
+use super::spool::Extent;
+use super::walk::{self, Walk};
+use super::{Block, Shared};
+use crate::error::{Error, Kind, Result, ResultExt as _};
+use crate::manifest::{Chain, Change, Outcome};
+use crate::pipeline::persistence::Persistence;
+use crate::segment::Sealed;
+use crate::segment::wal::{MOST_BYTES, Seen, WalFacts, WalWriter};
+use crate::store::layout;
+use crate::stream::{Gap, GapReason, Lsn, SegmentRef};
+
+/// A chain takes at most one checkpoint a second of this process, so that small segments do not make a chain long.
+const BETWEEN_CHECKPOINTS: Duration = Duration::from_secs(1);
+
+/// Segments that are compressed and uploaded at a time: one is compressed while another is on its way.
+const SEGMENTS_AT_ONCE: usize = 2;
+
+/// The level of zstd. WAL of transactions shrinks 20 times at level 1, at less than half the CPU of level 3.
+pub(super) const ZSTD_LEVEL: i32 = 1;
+
+/// How much of the spool is held in memory at a time.
+const PIECE: usize = 1 << 20;
+
+/// The task that archives.
+pub(super) struct Archiver {
+    shared: Arc<Shared>,
+    chain: Chain,
+    max_age: Duration,
+    /// Complete blocks of 16 MiB that lie in several segments.
+    merges: mpsc::UnboundedSender<Block>,
+    /// The next range begins here.
+    cut: Option<(u32, Lsn)>,
+    walk: Option<Walk>,
+    /// Since when bytes wait that do not fill a segment yet.
+    since: Option<Instant>,
+    jobs: FuturesOrdered<JoinHandle<(SegmentRef, u32)>>,
+    ready: Vec<SegmentRef>,
+    next_checkpoint: Instant,
+}
+
+/// What is to be done next.
+enum Work {
+    Segment { timeline: u32, start: Lsn, end: Lsn },
+    Gap { timeline: u32, start: Lsn, end: Lsn },
+    /// Nothing before this moment, or before more comes.
+    Wait(Option<Instant>),
+}
+
+impl Archiver {
+    pub(super) fn new(shared: Arc<Shared>, chain: Chain, max_age: Duration, merges: mpsc::UnboundedSender<Block>) -> Self {
+        Self {
+            shared,
+            chain,
+            max_age,
+            merges,
+            cut: None,
+            walk: None,
+            since: None,
+            jobs: FuturesOrdered::new(),
+            ready: Vec::new(),
+            next_checkpoint: Instant::now(),
+        }
+    }
+
+    /// Archives what comes into the spool until `stop` turns true and everything is archived.
+    ///
+    /// # Errors
+    /// [`Kind::Corrupt`] for bytes that are no WAL: the spool was cut before them, and they have to be received again.
+    pub(super) async fn run(mut self, mut stop: watch::Receiver<bool>) -> Result<()> {
+        let mut changes = self.shared.spool.changes();
+        self.tell_positions();
+        loop {
+            let stopping = *stop.borrow();
+            let mut wait = None;
+            while self.jobs.len() < SEGMENTS_AT_ONCE {
+                match self.next_work(stopping)? {
+                    Work::Segment { timeline, start, end } => self.begin_segment(timeline, start, end).await?,
+                    Work::Gap { timeline, start, end } if self.is_idle() => self.commit_gap(timeline, start, end).await,
+                    Work::Gap { .. } => break,
+                    Work::Wait(until) => {
+                        wait = until;
+                        break;
+                    }
+                }
+            }
+            if self.is_idle() && stopping && wait.is_none() {
+                return Ok(());
+            }
+            tokio::select! {
+                biased;
+                Some(job) = self.jobs.next() => {
+                    let (segment, _) = job.or_err(Kind::Internal, || "the encoding of WAL broke off".into())?;
+                    self.ready.push(segment);
+                }
+                () = sleep_until(self.next_checkpoint), if !self.ready.is_empty() => self.commit().await,
+                changed = changes.changed() => changed.or_err(Kind::Internal, || "the spool of WAL is gone".into())?,
+                () = sleep_until(wait.unwrap_or_else(Instant::now)), if wait.is_some() => {}
+                _ = stop.wait_for(|stop| *stop), if !stopping => {}
+            }
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.jobs.is_empty() && self.ready.is_empty()
+    }
+
+    /// What follows the last range that was cut.
+    fn next_work(&mut self, hurry: bool) -> Result<Work> {
+        let extents = self.shared.spool.extents();
+        let Some((timeline, at)) = self.place(&extents)? else { return Ok(Work::Wait(None)) };
+        let mut available = at;
+        for extent in extents.iter().filter(|extent| extent.timeline == timeline) {
+            if extent.start <= available && extent.safe > available {
+                available = extent.safe;
+            }
+        }
+        let next = extents.iter().find(|extent| (extent.timeline, extent.start) > (timeline, available));
+        let full = Lsn((at.0 + 1).next_multiple_of(MOST_BYTES));
+        if available >= full {
+            self.since = None;
+            return Ok(Work::Segment { timeline, start: at, end: full });
+        }
+        if available > at {
+            let due = *self.since.get_or_insert_with(Instant::now) + self.max_age;
+            // Nothing more comes of a timeline that was left, or before a gap.
+            let over = next.is_some_and(|next| next.timeline > timeline || next.after_gap);
+            if hurry || over || Instant::now() >= due {
+                self.since = None;
+                return Ok(Work::Segment { timeline, start: at, end: available });
+            }
+            return Ok(Work::Wait(Some(due)));
+        }
+        self.since = None;
+        match next {
+            Some(next) if next.timeline == timeline && next.after_gap => {
+                Ok(Work::Gap { timeline, start: at, end: next.start })
+            }
+            Some(next) if next.timeline > timeline => {
+                self.cut = Some((next.timeline, self.begins(next)?));
+                self.walk = None;
+                self.next_work(hurry)
+            }
+            _ => Ok(Work::Wait(None)),
+        }
+    }
+
+    /// Where the next range begins; none before anything was received.
+    fn place(&mut self, extents: &[Extent]) -> Result<Option<(u32, Lsn)>> {
+        if self.cut.is_none()
+            && let Some(first) = extents.first()
+        {
+            self.cut = Some((first.timeline, self.begins(first)?));
+        }
+        Ok(self.cut)
+    }
+
+    /// Where a timeline goes on whose first bytes in the spool are `extent`.
+    fn begins(&self, extent: &Extent) -> Result<Lsn> {
+        let Some(position) = self.chain.position(extent.timeline.cast_signed()) else { return Ok(extent.start) };
+        let archived = Lsn::at(position.end);
+        if archived < extent.start && !extent.after_gap {
+            let message = format!(
+                "the archive has timeline {} up to {archived}, and the spool goes on at {}",
+                extent.timeline, extent.start
+            );
+            return Err(Error::new(Kind::Incomplete, message)
+                .hint("files of the spool are missing: put them back, or move the spool's directory away to receive again"));
+        }
+        Ok(archived)
+    }
+
+    /// Looks at the bytes of the next segment, and has it encoded and uploaded.
+    async fn begin_segment(&mut self, timeline: u32, start: Lsn, end: Lsn) -> Result<()> {
+        let mut walk = match self.walk.take().filter(|walk| walk.is_at(timeline, start)) {
+            Some(walk) => walk,
+            None => walk::resume(&self.shared, &self.chain, timeline, start).await?,
+        };
+        let shared = Arc::clone(&self.shared);
+        let walked = tokio::task::spawn_blocking(move || {
+            let walked = walk.over_spool(&shared.spool, end);
+            (walk, walked)
+        });
+        let (walk, walked) = walked.await.or_err(Kind::Internal, || "the walk through WAL broke off".into())?;
+        let seen = match walked {
+            Ok(seen) => seen,
+            Err(error) if error.kind() == Kind::Corrupt => {
+                let keep = walk.verified().map_or(start, |verified| verified.max(start));
+                self.shared.spool.cut(timeline, keep)?;
+                return Err(error.context(format_args!("WAL of timeline {timeline} in the spool")));
+            }
+            Err(error) => return Err(error),
+        };
+        self.walk = Some(walk);
+        self.cut = Some((timeline, end));
+        let job = Job { shared: Arc::clone(&self.shared), timeline, start, end, seen };
+        self.jobs.push_back(tokio::spawn(async move { (job.run().await, timeline) }));
+        Ok(())
+    }
+
+    /// Puts a checkpoint over the segments that are ready.
+    async fn commit(&mut self) {
+        let change = Change { segments: std::mem::take(&mut self.ready), ..Change::default() };
+        let outcome = self.append(&change).await;
+        self.next_checkpoint = Instant::now() + BETWEEN_CHECKPOINTS;
+        match outcome {
+            Outcome::Committed { number } => {
+                tracing::debug!(stream = %self.chain.stream(), checkpoint = number, segments = change.segments.len(), "committed");
+                self.shared.status.note(|now| {
+                    now.segments += change.segments.len() as u64;
+                    now.raw_bytes += change.segments.iter().map(|segment| segment.raw_bytes).sum::<u64>();
+                    now.stored_bytes += change.segments.iter().map(|segment| segment.bytes).sum::<u64>();
+                    let last = change.segments.iter().filter_map(SegmentRef::max_timestamp).max();
+                    now.last_commit = now.last_commit.max(last.and_then(DateTime::from_timestamp_millis));
+                });
+                change.segments.iter().for_each(|segment| self.ask_for_merge(segment));
+            }
+            Outcome::Moved(timelines) => {
+                tracing::warn!(stream = %self.chain.stream(), ?timelines, "another process has archived this WAL; going on behind it");
+                self.start_over().await;
+            }
+        }
+        self.tell_positions();
+    }
+
+    /// A block of 16 MiB is complete: if it lies in several segments, they can become one.
+    fn ask_for_merge(&self, segment: &SegmentRef) {
+        let Some(range) = segment.partitions.first() else { return };
+        let (start, end) = (Lsn::at(range.start), Lsn::at(range.end));
+        if end.0.is_multiple_of(MOST_BYTES) && !start.0.is_multiple_of(MOST_BYTES) {
+            let block = Block { timeline: range.partition, start: Lsn(end.0 - MOST_BYTES).position(), end: range.end };
+            // The merger ends only with the process.
+            drop(self.merges.send(block));
+        }
+    }
+
+    async fn commit_gap(&mut self, timeline: u32, start: Lsn, end: Lsn) {
+        let gap = Gap {
+            partition: timeline.cast_signed(),
+            start: start.position(),
+            end: end.position(),
+            reason: GapReason::ServerRemovedWal,
+            found: Utc::now(),
+        };
+        let change = Change { gaps: vec![gap], ..Change::default() };
+        match self.append(&change).await {
+            Outcome::Committed { .. } => {
+                self.shared.status.note(|now| now.gaps += 1);
+                tracing::error!(
+                    timeline,
+                    %start,
+                    %end,
+                    bytes = end - start,
+                    "WAL is lost: the server removed it before it was archived; the gap is recorded, and a new base backup is asked for"
+                );
+                let why = format!("WAL of timeline {timeline} from {start} to {end} is lost");
+                // One that waits already is enough.
+                if self.shared.backups.try_send(why).is_err() {
+                    tracing::debug!("a base backup is asked for already");
+                }
+                self.cut = Some((timeline, end));
+                self.walk = None;
+            }
+            Outcome::Moved(_) => self.start_over().await,
+        }
+        self.tell_positions();
+    }
+
+    async fn append(&mut self, change: &Change) -> Outcome {
+        let mut persistence = Persistence::new();
+        loop {
+            match self.chain.commit(change, &self.shared.writer, Utc::now()).await {
+                Ok(outcome) => return outcome,
+                Err(error) => persistence.wait_after("a checkpoint of WAL cannot be written", error).await,
+            }
+        }
+    }
+
+    /// Another process has come further: what was cut is dropped, and the chain says where to go on.
+    async fn start_over(&mut self) {
+        while self.jobs.next().await.is_some() {}
+        self.ready.clear();
+        self.walk = None;
+        if let Some((timeline, at)) = self.cut {
+            let archived = self.chain.position(timeline.cast_signed()).map(|position| Lsn::at(position.end));
+            self.cut = Some((timeline, archived.unwrap_or(at)));
+        }
+    }
+
+    /// Tells the receiver how far the archive is, and frees the spool.
+    fn tell_positions(&self) {
+        let positions: Vec<_> = self.chain.positions().copied().collect();
+        if let Some(last) = positions.last() {
+            let (timeline, end) = (last.partition.cast_unsigned(), Lsn::at(last.end));
+            self.shared.spool.release(timeline, end);
+            self.shared.status.durable_to(end);
+        }
+        self.shared.archived.send_replace(positions);
+    }
+}
+
+/// One segment on its way from the spool into the store.
+struct Job {
+    shared: Arc<Shared>,
+    timeline: u32,
+    start: Lsn,
+    end: Lsn,
+    seen: Seen,
+}
+
+impl Job {
+    /// Tries until it succeeds: the spool keeps the bytes.
+    async fn run(self) -> SegmentRef {
+        let mut persistence = Persistence::new();
+        let (number, path) = self.shared.scratch.next_file();
+        let job = Arc::new(self);
+        let sealed = loop {
+            let (of, path) = (Arc::clone(&job), path.clone());
+            let encoded = tokio::task::spawn_blocking(move || of.encode(&path)).await;
+            match encoded.or_err(Kind::Internal, || "the encoding of WAL broke off".into()).flatten() {
+                Ok(sealed) => break sealed,
+                Err(error) => persistence.wait_after("a segment of WAL cannot be written", error).await,
+            }
+        };
+        let shared = &job.shared;
+        let lsns = job.start.0..job.end.0;
+        let key = layout::wal_segment(shared.system.system_id, job.timeline, lsns, &shared.writer, number);
+        let mut persistence = Persistence::new();
+        while let Err(error) = shared.store.upload(&key, &sealed.path).await {
+            persistence.wait_after("a segment of WAL cannot be uploaded", error).await;
+        }
+        shared.scratch.remove(&sealed.path);
+        sealed.to_ref(key.to_string())
+    }
+
+    fn encode(&self, path: &std::path::Path) -> Result<Sealed> {
+        let facts = WalFacts::new(self.shared.system, self.timeline, self.start..self.end, &self.shared.writer, Utc::now());
+        let mut writer = WalWriter::create(path, facts, ZSTD_LEVEL)?;
+        let mut buffer = vec![0; PIECE];
+        let mut at = self.start;
+        while at < self.end {
+            let piece = usize::try_from(self.end - at).unwrap_or(PIECE).min(PIECE);
+            self.shared.spool.read(self.timeline, at, &mut buffer[..piece])?;
+            writer.write(&buffer[..piece])?;
+            at = at + piece as u64;
+        }
+        writer.finish(&self.seen)
+    }
+}

@@ -1,0 +1,163 @@
+//! What the running archiver of WAL knows of itself, for metrics, the status page and the REST interface.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use crate::source::postgres::Slot;
+use crate::stream::Lsn;
+
+/// Ends of WAL that wait until the archive has reached them. With one a second, enough for a store that is away for
+/// an hour; when there are more, the oldest stay, for they come true first.
+const MOST_WAITING: usize = 3_600;
+
+/// Two ends of WAL are noted at least this far apart.
+const BETWEEN_ENDS: TimeDelta = TimeDelta::seconds(1);
+
+/// The state of the running archiver. One for the life of the process.
+#[derive(Debug, Default)]
+pub struct Status {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    now: Snapshot,
+    /// When the server's WAL ended where.
+    ends: VecDeque<(DateTime<Utc>, Lsn)>,
+}
+
+/// The state at one moment.
+#[derive(Debug, Clone, Default)]
+pub struct Snapshot {
+    /// Whether WAL is being received right now.
+    pub connected: bool,
+    /// The server that it comes from.
+    pub host: Option<String>,
+    /// What is wrong, in words; none while all is well.
+    pub trouble: Option<String>,
+    /// The system that is archived.
+    pub system_id: Option<u64>,
+    /// The timeline that is received.
+    pub timeline: Option<u32>,
+    /// The end of the server's WAL, as it last said.
+    pub server: Lsn,
+    /// Up to where WAL was received.
+    pub received: Lsn,
+    /// Up to where it is safe in the spool.
+    pub spooled: Lsn,
+    /// Up to where it is in the archive, with its checkpoint.
+    pub durable: Lsn,
+    /// Bytes from there to the end of the server's WAL.
+    pub lag_bytes: u64,
+    /// Everything that the server had written by then is in the archive.
+    pub complete_through: Option<DateTime<Utc>>,
+    /// The time of the last commit that is in the archive.
+    pub last_commit: Option<DateTime<Utc>>,
+    /// Bytes of WAL archived since the start of the process.
+    pub raw_bytes: u64,
+    /// Bytes of their objects.
+    pub stored_bytes: u64,
+    /// Segments archived since the start.
+    pub segments: u64,
+    /// Blocks of 16 MiB whose segments were merged since the start.
+    pub merged: u64,
+    /// Gaps recorded since the start.
+    pub gaps: u64,
+    /// All replication slots of the server.
+    pub slots: Vec<SlotStatus>,
+    /// When they were looked at.
+    pub slots_at: Option<DateTime<Utc>>,
+    /// The end of the last base backup.
+    pub last_backup: Option<DateTime<Utc>>,
+    /// The times to which the database can be recovered, oldest first.
+    pub windows: Vec<Window>,
+}
+
+/// A replication slot, and when the server will remove what it needs if nothing changes.
+#[derive(Debug, Clone)]
+pub struct SlotStatus {
+    /// The slot.
+    pub slot: Slot,
+    /// Seconds until its WAL is removed, where a limit is set and WAL is being written.
+    pub seconds_to_loss: Option<f64>,
+}
+
+/// Every moment from one to another to which the database can be recovered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Window {
+    /// The first moment.
+    pub from: DateTime<Utc>,
+    /// The last.
+    pub to: DateTime<Utc>,
+}
+
+impl Status {
+    /// A process that has not begun yet.
+    pub fn new() -> Arc<Self> {
+        Arc::default()
+    }
+
+    /// The state now.
+    pub fn now(&self) -> Snapshot {
+        let mut now = self.lock().now.clone();
+        now.lag_bytes = now.server - now.durable;
+        now
+    }
+
+    /// Notes something.
+    pub(super) fn note(&self, change: impl FnOnce(&mut Snapshot)) {
+        change(&mut self.lock().now);
+    }
+
+    /// The server's WAL ends at `end` at this moment.
+    pub(super) fn server_ends(&self, end: Lsn, at: DateTime<Utc>) {
+        let mut inner = self.lock();
+        inner.now.server = inner.now.server.max(end);
+        let due = inner.ends.back().is_none_or(|(last, _)| at - *last >= BETWEEN_ENDS);
+        if due && inner.ends.len() < MOST_WAITING {
+            inner.ends.push_back((at, end));
+        }
+        inner.complete();
+    }
+
+    /// The archive has come to `durable`.
+    pub(super) fn durable_to(&self, durable: Lsn) {
+        let mut inner = self.lock();
+        inner.now.durable = durable;
+        inner.complete();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn complete(&mut self) {
+        while let Some((at, _)) = self.ends.front().copied().filter(|(_, end)| *end <= self.now.durable) {
+            self.now.complete_through = Some(at);
+            self.ends.pop_front();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_server_had_is_complete_once_the_archive_has_reached_it() {
+        let status = Status::new();
+        let at = |seconds| DateTime::from_timestamp(1_800_000_000 + seconds, 0).expect("a time");
+        status.server_ends(Lsn(100), at(0));
+        status.server_ends(Lsn(150), at(0) + TimeDelta::milliseconds(10));
+        status.server_ends(Lsn(200), at(5));
+        status.durable_to(Lsn(199));
+        let now = status.now();
+        assert_eq!((now.complete_through, now.lag_bytes), (Some(at(0)), 1));
+        status.durable_to(Lsn(200));
+        assert_eq!((status.now().complete_through, status.now().lag_bytes), (Some(at(5)), 0));
+    }
+}

@@ -1,0 +1,101 @@
+//! The walk through the records of a timeline, from one segment to the next, and from one process to the next.
+//!
+//! A process that starts in the middle of a record needs what came before it: the last block of the archive is read
+//! back and walked through, so that every record's CRC is checked and every commit is counted once.
+
+use std::collections::BTreeMap;
+
+use super::Shared;
+use super::spool::WalSpool;
+use crate::error::{Kind, Result, ResultExt as _};
+use crate::manifest::{Chain, Selection};
+use crate::segment::wal::{MOST_BYTES, Seen, WalReader, Walker, parse_history};
+use crate::store::{Store, layout};
+use crate::stream::{Lsn, SegmentRef};
+
+/// How much of the spool is held in memory at a time.
+const PIECE: usize = 256 << 10;
+
+/// A walk through one timeline.
+pub(super) struct Walk {
+    timeline: u32,
+    walker: Walker,
+}
+
+impl Walk {
+    /// Whether the walk has come just to this place.
+    pub(super) fn is_at(&self, timeline: u32, at: Lsn) -> bool {
+        self.timeline == timeline && self.walker.position() == at
+    }
+
+    /// The end of the last record that was right.
+    pub(super) fn verified(&self) -> Option<Lsn> {
+        self.walker.verified()
+    }
+
+    /// Goes on to `end` through what the spool holds.
+    pub(super) fn over_spool(&mut self, spool: &WalSpool, end: Lsn) -> Result<Seen> {
+        let mut buffer = vec![0; PIECE];
+        while self.walker.position() < end {
+            let at = self.walker.position();
+            let piece = usize::try_from(end - at).unwrap_or(PIECE).min(PIECE);
+            spool.read(self.timeline, at, &mut buffer[..piece])?;
+            self.walker.feed(&buffer[..piece])?;
+        }
+        Ok(self.walker.take())
+    }
+}
+
+/// A walk that goes on at `at`.
+pub(super) async fn resume(shared: &Shared, chain: &Chain, timeline: u32, at: Lsn) -> Result<Walk> {
+    let switch = switch_of(&shared.store, shared.system.system_id, timeline).await?;
+    let partition = timeline.cast_signed();
+    let block = Lsn(at.0.saturating_sub(1) / MOST_BYTES * MOST_BYTES);
+    let archived = chain.position(partition).filter(|position| Lsn::at(position.end) == at);
+    if let Some(position) = archived {
+        let from = block.max(Lsn::at(position.start));
+        let partitions = BTreeMap::from([(partition, from.position()..at.position())]);
+        let selected = chain.select(&Selection { timestamps: None, partitions: Some(partitions) }).await?;
+        match through(shared, timeline, switch, &selected.segments, at).await {
+            Ok(walker) => return Ok(Walk { timeline, walker }),
+            // The archive's damage is verify's matter. What comes now is walked through from the next page on.
+            Err(error) => {
+                tracing::error!(%error, hint = error.hint_text(), "the end of the archived WAL cannot be read back");
+            }
+        }
+    }
+    Ok(Walk { timeline, walker: Walker::new(shared.system, timeline, at, switch)? })
+}
+
+/// A walker that has come through these segments to `at`.
+async fn through(shared: &Shared, timeline: u32, switch: Lsn, segments: &[SegmentRef], at: Lsn) -> Result<Walker> {
+    let start = segments.first().and_then(|segment| segment.partitions.first()).map_or(at, |range| Lsn::at(range.start));
+    let mut walker = Walker::new(shared.system, timeline, start, switch)?;
+    for segment in segments {
+        let reader = WalReader::open(&shared.store, segment).await?;
+        if reader.facts().start != walker.position() {
+            // A gap: what lies before it is of no use.
+            walker = Walker::new(shared.system, timeline, reader.facts().start, switch)?;
+        }
+        let walked = tokio::task::spawn_blocking(move || {
+            let bytes = reader.all()?;
+            walker.feed(&bytes).map(|()| walker)
+        });
+        walker = walked.await.or_err(Kind::Internal, || "the walk through WAL broke off".into())??;
+    }
+    if walker.position() != at {
+        return Walker::new(shared.system, timeline, at, switch);
+    }
+    drop(walker.take());
+    Ok(walker)
+}
+
+/// Where a timeline left its parent: 0/0 for the first, the greatest LSN where its history is not archived.
+pub(super) async fn switch_of(store: &Store, system_id: u64, timeline: u32) -> Result<Lsn> {
+    if timeline == 1 {
+        return Ok(Lsn(0));
+    }
+    let history = store.get(&layout::history(system_id, timeline)).await?;
+    let switches = history.map(|text| parse_history(timeline, &text)).transpose()?.unwrap_or_default();
+    Ok(switches.last().map_or(Lsn(u64::MAX), |switch| switch.at))
+}
