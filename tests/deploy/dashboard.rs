@@ -69,6 +69,27 @@ fn queries(dashboard: &Value) -> Vec<(String, String)> {
     queries
 }
 
+/// The queries of panels that a process without Postgres fills, each with its panel, with everything chosen.
+pub(super) fn of_kafka() -> Vec<(String, String)> {
+    let dashboard = dashboard();
+    let rows = list(&dashboard, "/panels").iter().filter(|panel| panel["type"] == "row");
+    let top = |panel: &Value| panel["gridPos"]["y"].as_u64().expect("a position");
+    let tops: Vec<(u64, &str)> = rows.map(|row| (top(row), row["title"].as_str().expect("a title"))).collect();
+    let row_of = |panel: &Value| tops.iter().rev().find(|(row, _)| *row < top(panel)).expect("a row").1;
+    let panels = list(&dashboard, "/panels").iter().filter(|panel| panel["type"] != "row");
+    let chosen = |query: &Value| {
+        let query = query.as_str().expect("a query").replace("$__rate_interval", "1m");
+        ["$namespace", "$instance", "$topic"].iter().fold(query, |query, variable| query.replace(variable, ".*"))
+    };
+    panels
+        .filter(|panel| row_of(panel) != "Postgres")
+        .flat_map(|panel| {
+            let title = panel["title"].as_str().expect("a title").to_owned();
+            list(panel, "/targets").iter().map(move |target| (title.clone(), chosen(&target["expr"])))
+        })
+        .collect()
+}
+
 #[test]
 fn every_query_is_one_that_prometheus_takes() {
     let dashboard = dashboard();

@@ -3,18 +3,19 @@
 //! What a machine without a cluster lacks is set by variables, which win over the file: where the archive and the spool
 //! are, the broker's address, the port.
 
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
 use std::process::Command;
 use std::time::Duration;
 
 use serde_json::Value;
 
+use super::dashboard;
 use super::manifests::{build, of_kind, the};
+use crate::http;
 use crate::rig::compare::assert_same;
+use crate::rig::http::Server;
 use crate::rig::kafka::{Kafka, free_port, shared};
 use crate::rig::program::{self, Home, Program};
-use crate::rig::{records, unique, wait_for, wait_until};
+use crate::rig::{records, unique, wait_until};
 
 const CONFIG: &str = "/etc/tidelog/tidelog.toml";
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -90,23 +91,11 @@ impl Container {
         command
     }
 
-    /// The status and the body that a probe gets.
-    fn probe(&self, probe: &str, port: u16) -> Option<(u16, String)> {
+    /// Whether a probe of the kubelet succeeds.
+    fn passes(&self, probe: &str, server: &Server) -> bool {
         let path = self.container()[probe]["httpGet"]["path"].as_str().expect("a path");
-        get(port, path)
+        server.is_up() && server.get(path).status == 200
     }
-}
-
-/// `GET path`; none while nobody listens.
-fn get(port: u16, path: &str) -> Option<(u16, String)> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
-    stream.set_read_timeout(Some(PATIENCE)).expect("a time-out can be set");
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: tidelog\r\nConnection: close\r\n\r\n").ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).ok()?;
-    let (head, body) = answer.split_once("\r\n\r\n")?;
-    let status = head.split(' ').nth(1)?.parse().ok()?;
-    Some((status, body.to_owned()))
 }
 
 /// Where this machine differs from the cluster.
@@ -121,25 +110,26 @@ fn here(kafka: &Kafka, home: &Home, topics: &str) -> Vec<(&'static str, String)>
     ]
 }
 
-/// The Deployment, ready, with everything of `topic` in the archive.
-fn deployed(kafka: &Kafka, topic: &str, home: &Home, archiver: &Container, port: u16) -> Program {
+/// The Deployment, ready, with everything of `topic` in the archive; and where it listens.
+fn deployed(kafka: &Kafka, topic: &str, home: &Home, archiver: &Container) -> (Program, Server) {
+    let server = Server::new(format!("127.0.0.1:{}", free_port()));
     let mut variables = here(kafka, home, topic);
-    variables.push(("TIDELOG__HTTP__LISTEN", format!("127.0.0.1:{port}")));
+    variables.push(("TIDELOG__HTTP__LISTEN", server.address.clone()));
     let variables: Vec<(&str, &str)> = variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
     let mut program = Program::start(archiver.command(home, &variables), &home.path().join("log"));
     for probe in ["startupProbe", "livenessProbe", "readinessProbe"] {
-        wait_for(probe, PATIENCE, || {
+        wait_until(probe, PATIENCE, || {
             program.assert_running();
-            archiver.probe(probe, port).filter(|(status, _)| *status == 200)
+            archiver.passes(probe, &server)
         });
     }
     let records: i64 = kafka.watermarks(topic).iter().map(|(first, end)| end - first).sum();
     let counted = format!("tidelog_archived_records_total{{topic=\"{topic}\"}} {records}\n");
     wait_until(&counted, PATIENCE, || {
         program.assert_running();
-        get(port, "/metrics").is_some_and(|(_, metrics)| metrics.contains(&counted))
+        server.get("/metrics").body.contains(&counted)
     });
-    program
+    (program, server)
 }
 
 #[test]
@@ -162,11 +152,17 @@ fn the_deployment_runs_with_exactly_its_configuration_and_is_ready() {
     let (kafka, topic, home) = (shared(), unique("cdc.deployed"), Home::new());
     kafka.create_topic(&topic, 2, &[]);
     records::load(kafka, &topic, 2, 500, 11);
-    let port = free_port();
-    let program = deployed(kafka, &topic, &home, &archiver, port);
-    let (status, metrics) = get(port, "/metrics").expect("an answer");
-    assert_eq!(status, 200);
-    assert!(metrics.contains("tidelog_build_info{"), "{metrics}");
+    let (mut program, server) = deployed(kafka, &topic, &home, &archiver);
+
+    // The dashboard shows something of it in every panel, those of Postgres apart.
+    let (mut process, prometheus) = http::start_prometheus(home.path(), &server.address);
+    for (panel, query) in dashboard::of_kafka() {
+        wait_until(&format!("data of the panel {panel}"), PATIENCE, || {
+            program.assert_running();
+            assert!(process.ended().is_none(), "Prometheus has ended:\n{}", process.output());
+            !http::query(&prometheus, &query).is_empty()
+        });
+    }
     // A stop within what the pod has.
     let grace = archiver.pod()["terminationGracePeriodSeconds"].as_u64().expect("seconds");
     program.terminate(Duration::from_secs(grace));
@@ -179,7 +175,7 @@ fn the_indexes_of_a_replay_job_send_every_record_once() {
     kafka.create_topic(&topic, PARTITIONS, &[]);
     records::load(kafka, &topic, PARTITIONS, 900, 12);
     let archiver = Container::of("base", "Deployment");
-    deployed(kafka, &topic, &home, &archiver, free_port()).terminate(Duration::from_secs(30));
+    deployed(kafka, &topic, &home, &archiver).0.terminate(Duration::from_secs(30));
 
     let job = Container::of("overlays/replay", "Job");
     let spec = &the(job.resources, "Job")["spec"];
