@@ -1,5 +1,6 @@
 //! What runs on one machine: the systemd unit, the image's recipe, and the laptop's compose file.
 
+use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 
 use serde_json::Value;
@@ -59,6 +60,30 @@ fn the_dockerfile_has_no_fault_that_hadolint_knows() {
             assert!(deploy("..").join(path).exists(), "{path} is copied and does not exist");
         }
     }
+}
+
+#[test]
+fn the_image_holds_all_that_the_program_loads() {
+    let root = temporary_directory("rootfs");
+    let root = root.path().join("root");
+    let mut rootfs = Command::new(deploy("rootfs.sh"));
+    rootfs.arg(env!("CARGO_BIN_EXE_tidelog")).arg(&root).env("SOURCE_DATE_EPOCH", "1700000000");
+    program::run(rootfs).expect(0);
+    let inside = |args: &[&str]| {
+        let mut command = Command::new("chroot");
+        command.arg("--userspec=65532:65532").arg(&root).args(args);
+        program::run(command)
+    };
+    let version = inside(&["/usr/bin/tidelog", "--version"]).expect(0);
+    assert_eq!(version.stdout.trim(), concat!("tidelog ", env!("CARGO_PKG_VERSION")));
+    assert_eq!(inside(&["/bin/sh", "-c", "true"]).status, Some(127), "there is no shell");
+    // Its user may write where volumes are mounted, and nowhere else.
+    for (folder, owner) in [("var/lib/tidelog/archive", 65532), ("var/lib/tidelog/spool", 65532), ("usr/bin", 0)] {
+        let data = std::fs::metadata(root.join(folder)).expect("the folder is there");
+        assert_eq!((data.uid(), data.mtime()), (owner, 1_700_000_000), "{folder}");
+    }
+    let authorities = std::fs::read_to_string(root.join("etc/ssl/certs/ca-certificates.crt")).expect("a file");
+    assert!(authorities.contains("BEGIN CERTIFICATE"), "no certificate authorities");
 }
 
 #[test]
