@@ -25,6 +25,7 @@ mod count;
 mod receive;
 mod spool;
 mod status;
+mod steered;
 mod timelines;
 mod upkeep;
 mod walk;
@@ -37,6 +38,7 @@ use chrono::Utc;
 use tokio::sync::{mpsc, watch as channel};
 
 pub use status::{SlotStatus, Snapshot, Status};
+pub(super) use steered::Steered;
 pub use upkeep::{Given, give_up, sweep};
 
 use super::persistence::Persistence;
