@@ -479,9 +479,9 @@ def write(path, section, facts, text):
     """Puts a section's tables in its place; those of the others stay."""
     kept, _, tables = path.read_text().partition(MARK) if path.exists() else ("", "", "")
     sections = dict(each.split(" -->\n", 1) for each in tables.split("<!-- section ")[1:])
-    sections[section] = "\n".join(["", *text, *(f"- {name}: {value}" for name, value in facts), "", ""])
-    ordered = (f"<!-- section {name} -->\n{sections[name]}" for name in SECTIONS if name in sections)
-    path.write_text("\n".join([kept.rstrip("\n"), "", MARK]) + "\n" + "".join(ordered).rstrip("\n") + "\n")
+    sections[section] = "\n".join([*text, *(f"- {name}: {value}" for name, value in facts)])
+    ordered = [f"<!-- section {name} -->\n\n{sections[name].strip()}\n" for name in SECTIONS if name in sections]
+    path.write_text("\n".join([kept.rstrip("\n"), "", MARK, *ordered]))
 
 
 if __name__ == "__main__":
