@@ -119,7 +119,8 @@ impl WalSite {
         let (store, chain) = (self.store(), self.chain().expect("the chain has begun"));
         let partitions = Some(BTreeMap::from([(timeline, 0..i64::MAX)]));
         block_on(async {
-            let selected = chain.select(&Selection { timestamps: None, partitions }).await.expect("the chain can be read");
+            let selected =
+                chain.select(&Selection { timestamps: None, partitions }).await.expect("the chain can be read");
             let mut files: BTreeMap<String, Vec<u8>> = BTreeMap::new();
             for segment in &selected.segments {
                 let reader = WalReader::open(&store, segment).await.expect("a segment");
@@ -144,12 +145,23 @@ impl WalSite {
         let files = self.files(timeline, file);
         for (name, archived) in &files {
             let own = [name.clone(), format!("{name}.partial")].map(|name| directory.join(name));
-            let own = own.iter().find(|path| path.exists()).unwrap_or_else(|| panic!("{name} is not in {}", directory.display()));
+            let own = own
+                .iter()
+                .find(|path| path.exists())
+                .unwrap_or_else(|| panic!("{name} is not in {}", directory.display()));
             let bytes = std::fs::read(own).expect("a WAL file can be read");
             let same = archived.iter().zip(&bytes).take_while(|(one, other)| one == other).count();
             assert!(same == archived.len(), "{name} differs at byte {same} of {}", archived.len());
         }
         files.len()
+    }
+
+    /// The times between which `ls` says that the database can be recovered.
+    fn windows(&self) -> Vec<(String, String)> {
+        let listing = self.tidelog(&["ls", "--json"]).expect(0).json();
+        let text = |value: &Value| value.as_str().expect("a time").to_owned();
+        let windows = listing["recoverable"].as_array().expect("windows");
+        windows.iter().map(|window| (text(&window["from"]), text(&window["to"]))).collect()
     }
 
     /// `verify --deep` finds nothing wrong.
@@ -159,7 +171,12 @@ impl WalSite {
 }
 
 fn block_on<T>(work: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime").block_on(work)
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .expect("a runtime")
+        .block_on(work)
 }
 
 fn file_name(timeline: i32, at: u64, file: u64) -> String {
@@ -205,7 +222,8 @@ fn what_is_archived_is_the_servers_wal_byte_for_byte() {
     for (version, segsize) in [(Version::Debian, 16), (Version::V13, 1), (Version::V18, 64)] {
         let size = format!("--wal-segsize={segsize}");
         let config = [QUIET.as_slice(), &[("min_wal_size", "256MB")]].concat();
-        let postgres = Postgres::start(PostgresOptions { version, config: &config, initdb: &[&size], ..Default::default() });
+        let postgres =
+            Postgres::start(PostgresOptions { version, config: &config, initdb: &[&size], ..Default::default() });
         let site = WalSite::of(&postgres);
         let mut program = site.start();
         postgres.pgbench(&["-i", "-s", "2", "-q"]);
@@ -217,7 +235,10 @@ fn what_is_archived_is_the_servers_wal_byte_for_byte() {
         assert!(committed >= 100, "{committed} commits were seen");
         program.terminate(STOP);
         let report = site.assert_sound();
-        assert_eq!((report["errors"].as_array().map(Vec::len), report["gaps"].as_array().map(Vec::len)), (Some(0), Some(0)));
+        assert_eq!(
+            (report["errors"].as_array().map(Vec::len), report["gaps"].as_array().map(Vec::len)),
+            (Some(0), Some(0))
+        );
     }
 }
 
@@ -302,7 +323,12 @@ fn wal_that_the_server_removed_is_a_recorded_gap() {
     let mut program = site.start();
     postgres.psql("CREATE TABLE t AS SELECT generate_series(1, 1000) n");
     site.wait_archived(&postgres, 1, &mut program);
+    assert!(site.tidelog(&["ls"]).expect(0).stdout.contains("recoverable: nothing yet"));
+    site.tidelog(&["backup"]).expect(0);
+    postgres.psql("INSERT INTO t SELECT generate_series(1, 1000)");
+    site.wait_archived(&postgres, 1, &mut program);
     program.terminate(STOP);
+    assert_eq!(site.windows().len(), 1);
     let before = site.end(1);
     postgres.psql("SELECT pg_drop_replication_slot('tidelog')");
     for _ in 0..4 {
@@ -318,12 +344,52 @@ fn wal_that_the_server_removed_is_a_recorded_gap() {
     let gaps = site.gaps();
     assert_eq!(gaps.len(), 1, "{gaps:?}");
     assert_eq!((gaps[0].partition, Lsn::at(gaps[0].start), gaps[0].reason.name()), (1, before, "server_removed_wal"));
+    // Nothing behind the gap can be recovered from the backup before it: a new one is taken without being asked for.
+    wait_until("a new base backup, and the WAL that it needs", PATIENCE, || {
+        program.assert_running();
+        site.windows().len() == 2
+    });
+    let windows = site.windows();
+    assert!(windows[0].0 <= windows[0].1 && windows[0].1 < windows[1].0, "{windows:?}");
     program.terminate(STOP);
     let report = site.assert_sound();
     assert_eq!(report["gaps"][0]["start"], before.to_string());
     let listing = site.tidelog(&["ls", "--json"]).expect(0).json();
     assert_eq!(listing["streams"][0]["gaps"][0]["reason"], "server_removed_wal");
-    assert!(site.tidelog(&["ls"]).expect(0).stdout.contains("lost: the server removed the WAL"));
+    let said = site.tidelog(&["ls"]).expect(0).stdout;
+    assert!(said.contains("lost: the server removed the WAL") && said.contains("gaps: 1 between them"), "{said}");
+}
+
+#[test]
+fn retention_keeps_what_the_time_needs_and_gives_up_the_rest() {
+    let postgres = Postgres::start(PostgresOptions { config: &QUIET, ..Default::default() });
+    let site = WalSite::new(&postgres.url("postgres"), "[retention]\npostgres = \"1s\"\n");
+    let mut program = site.start();
+    postgres.psql("CREATE TABLE t AS SELECT generate_series(1, 1000) n");
+    for _ in 0..2 {
+        site.wait_archived(&postgres, 1, &mut program);
+        site.tidelog(&["backup"]).expect(0);
+        postgres.psql("INSERT INTO t SELECT generate_series(1, 100000)");
+        postgres.psql("SELECT pg_switch_wal()");
+        postgres.psql("INSERT INTO t VALUES (1)");
+    }
+    site.wait_archived(&postgres, 1, &mut program);
+    let first = site.windows();
+    assert_eq!(first.len(), 1);
+    program.terminate(STOP);
+    let expire = |args: &[&str]| site.tidelog(&[&["expire", "--json"], args].concat()).expect(0).json();
+    // The second backup has to be a second old.
+    wait_until("the first backup not to be needed", PATIENCE, || expire(&["--dry-run"])["backups"] == 1);
+    let dry = expire(&["--dry-run"]);
+    assert!(dry["segments"].as_u64() > Some(0), "{dry}");
+    assert_eq!(site.windows(), first, "a dry run changes nothing");
+    let done = expire(&[]);
+    assert_eq!((&done["segments"], &done["backups"]), (&dry["segments"], &dry["backups"]));
+    assert_eq!(expire(&[])["segments"], 0);
+    let then = site.windows();
+    assert!(then.len() == 1 && first[0].0 < then[0].0 && then[0].1 == first[0].1, "{first:?} {then:?}");
+    site.assert_sound();
+    assert!(site.tidelog(&["ls"]).expect(0).stdout.contains("gaps: none\n"));
 }
 
 #[test]
@@ -380,7 +446,9 @@ fn as_a_synchronous_standby_it_has_every_commit_that_a_client_saw() {
     let mut program = site.start();
     wait_until("tidelog to stream", PATIENCE, || {
         program.assert_running();
-        postgres.psql("SELECT count(*) FROM pg_stat_replication WHERE application_name = 'tidelog' AND state = 'streaming'") == "1"
+        postgres
+            .psql("SELECT count(*) FROM pg_stat_replication WHERE application_name = 'tidelog' AND state = 'streaming'")
+            == "1"
     });
     let backup = temporary_directory("backup");
     let data = backup.path().join("data");
@@ -411,7 +479,11 @@ fn as_a_synchronous_standby_it_has_every_commit_that_a_client_saw() {
     let mut program = site.start();
     wait_until("the spool to be archived", PATIENCE, || {
         program.assert_running();
-        let spool = std::fs::read_dir(site.home.path().join("spool")).expect("the spool").flatten().find(|at| at.file_name().to_string_lossy().starts_with("postgres-")).expect("it");
+        let spool = std::fs::read_dir(site.home.path().join("spool"))
+            .expect("the spool")
+            .flatten()
+            .find(|at| at.file_name().to_string_lossy().starts_with("postgres-"))
+            .expect("it");
         let end = std::fs::read_dir(spool.path()).expect("its files").flatten().filter_map(|file| {
             let name = file.file_name().to_string_lossy().into_owned();
             let start = u64::from_str_radix(name.strip_suffix(".wal")?.split_once('-')?.1, 16).ok()?;
@@ -425,7 +497,8 @@ fn as_a_synchronous_standby_it_has_every_commit_that_a_client_saw() {
     site.unpack(1, wal.path());
     std::fs::write(data.join("recovery.signal"), "").expect("a signal can be left");
     let restore = format!("cp {}/%f %p", wal.path().display());
-    let restored = Postgres::adopt(&data, PostgresOptions { config: &[("restore_command", &restore)], ..Default::default() });
+    let restored =
+        Postgres::adopt(&data, PostgresOptions { config: &[("restore_command", &restore)], ..Default::default() });
     restored.wait_ready();
     wait_until("recovery to end", PATIENCE, || restored.psql("SELECT pg_is_in_recovery()") == "f");
     let count: u64 = restored.psql("SELECT count(*) FROM marks").parse().expect("a number");

@@ -51,7 +51,8 @@ pub(crate) async fn run(args: &Args, config: &Config) -> Result<()> {
             .hint("set it, for example [retention] postgres = \"7d\"")
     })?;
     let now = Utc::now();
-    let horizon = now - TimeDelta::from_std(kept).or_err(Kind::Config, || "retention.postgres is too long".to_owned())?;
+    let horizon =
+        now - TimeDelta::from_std(kept).or_err(Kind::Config, || "retention.postgres is too long".to_owned())?;
     let store = Store::open(&config.archive)?;
     let (mut given, mut deleted) = (Given::default(), 0);
     for stream in manifest::streams(&store).await?.iter().filter(|stream| stream.topic().is_none()) {

@@ -82,9 +82,7 @@ impl Config {
 
         let found = problems.into_found();
         match archive {
-            Some(archive) if found.is_empty() => {
-                Ok(Self { archive, memory_budget, kafka, postgres, retention, http })
-            }
+            Some(archive) if found.is_empty() => Ok(Self { archive, memory_budget, kafka, postgres, retention, http }),
             _ => Err(Error::new(
                 Kind::Config,
                 format!(
@@ -258,7 +256,7 @@ fn read_segment(section: &mut Section<'_>, default: &Segment) -> Segment {
 }
 
 fn read_retention(mut section: Section<'_>) -> Retention {
-    let postgres = section.optional_duration("postgres", Duration::from_secs(3_600));
+    let postgres = section.optional_duration("postgres", Duration::from_secs(1));
     for name in ["kafka", "state"] {
         if section.text(name).is_some() {
             section.problem(name, "is not supported by this version, which keeps all of it; remove the key");

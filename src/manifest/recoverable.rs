@@ -90,7 +90,8 @@ fn limit_of<'a>(backup: &Backup, gaps: &'a [Gap]) -> Option<&'a Gap> {
 async fn last_commit_before(chain: &Chain, gap: &Gap) -> Result<Option<DateTime<Utc>>> {
     let partitions = Some(BTreeMap::from([(gap.partition, 0..gap.start)]));
     let before = chain.select(&Selection { timestamps: None, partitions }).await?;
-    let earlier = before.segments.iter().filter(|segment| segment.partitions.iter().all(|range| range.end <= gap.start));
+    let earlier =
+        before.segments.iter().filter(|segment| segment.partitions.iter().all(|range| range.end <= gap.start));
     Ok(earlier.filter_map(|segment| segment.max_timestamp()).max().and_then(DateTime::from_timestamp_millis))
 }
 
@@ -109,7 +110,9 @@ pub async fn surplus(store: &Store, chain: &Chain, horizon: DateTime<Utc>) -> Re
     let Some(system) = chain.begin_facts().system() else { return Ok(Surplus::default()) };
     let gaps = gaps(chain).await?;
     let usable = usable(store, chain, &gaps).await?;
-    let Some(oldest) = usable.iter().rev().find(|backup| backup.finished <= horizon) else { return Ok(Surplus::default()) };
+    let Some(oldest) = usable.iter().rev().find(|backup| backup.finished <= horizon) else {
+        return Ok(Surplus::default());
+    };
     let file = u64::from(system.wal_segment_size);
     let kept_from = Lsn(oldest.start.0 / file * file).position();
     let mut before = BTreeMap::new();

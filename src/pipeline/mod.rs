@@ -16,8 +16,9 @@ use crate::config::Config;
 use crate::error::{Error, Kind, Result};
 use crate::source::postgres::Server;
 use crate::store::Store;
-use postgres::backup::BackupTask;
+
 use board::{Board, Opened};
+use postgres::{Steered, backup::BackupTask};
 use spool::Spool;
 
 /// Archives everything that the configuration names, until `stop` turns true. `board` is made from the same
@@ -37,28 +38,29 @@ pub async fn run(config: &Config, board: Arc<Board>, stop: watch::Receiver<bool>
     board.has_opened(&opened);
     let topics = async {
         match (&config.kafka, board.kafka()) {
-            (Some(kafka), Some(board)) => kafka::run(config, kafka, opened.clone(), Arc::clone(board), stop.clone()).await,
+            (Some(kafka), Some(board)) => {
+                kafka::run(config, kafka, opened.clone(), Arc::clone(board), stop.clone()).await
+            }
             _ => Ok(()),
         }
     };
     let Opened { store, writer } = &opened;
     let log = async {
         match (&config.postgres, board.postgres()) {
-            (Some(postgres), Some(status)) => {
+            (Some(postgres), Some(board)) => {
                 let (backups, requests) = mpsc::channel(1);
                 let task = BackupTask {
                     server: Server::new(&postgres.for_backups())?,
                     config: postgres.clone(),
                     store: store.clone(),
                     writer: writer.clone(),
-                    status: Arc::clone(status),
+                    status: Arc::clone(&board.status),
                     requests,
                     stop: stop.clone(),
                 };
                 let task = tokio::spawn(postgres::backup::run(task));
-                let archive = (store.clone(), writer.as_str());
-                let result =
-                    postgres::run(config, postgres, archive, Arc::clone(status), backups, stop.clone()).await;
+                let log = Steered { config, postgres, opened: &opened, board, backups };
+                let result = log.run(stop.clone()).await;
                 // A backup under way counts for nothing until its last object.
                 task.abort();
                 result

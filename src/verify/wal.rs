@@ -58,7 +58,8 @@ pub(super) async fn facts_agree(store: &Store, system_id: u64, segment: &Segment
         return Err(contradiction(format!("its facts say that it is of the system {found}")));
     }
     if reader.facts().len() != segment.raw_bytes {
-        let message = format!("its facts say {} bytes of WAL, the checkpoint says {}", reader.facts().len(), segment.raw_bytes);
+        let message =
+            format!("its facts say {} bytes of WAL, the checkpoint says {}", reader.facts().len(), segment.raw_bytes);
         return Err(contradiction(message));
     }
     Ok(())
@@ -75,9 +76,9 @@ pub(super) async fn walk(system: System, mut checks: Vec<Check>) -> Result<Vec<D
     let mut walker: Option<(i32, Walker)> = None;
     for check in &checks {
         let Some(range) = check.segment.partitions.first() else { continue };
-        let continued = walker.take().filter(|(timeline, walker)| {
-            (*timeline, walker.position().position()) == (range.partition, range.start)
-        });
+        let continued = walker
+            .take()
+            .filter(|(timeline, walker)| (*timeline, walker.position().position()) == (range.partition, range.start));
         let mut current = match continued {
             Some((_, walker)) => walker,
             None => {
@@ -96,7 +97,11 @@ pub(super) async fn walk(system: System, mut checks: Vec<Check>) -> Result<Vec<D
         let whole = current.verified().is_some() || range.start.cast_unsigned().is_multiple_of(8192);
         match through(check, &mut current).await {
             Ok(seen) => {
-                damages.extend(counts_agree(&check.segment, &seen).filter(|_| whole).map(|detail| check.damage(DamageKind::Contradiction, detail)));
+                damages.extend(
+                    counts_agree(&check.segment, &seen)
+                        .filter(|_| whole)
+                        .map(|detail| check.damage(DamageKind::Contradiction, detail)),
+                );
                 walker = Some((range.partition, current));
             }
             Err(Finding::Damage(kind, detail)) => damages.push(check.damage(kind, detail)),

@@ -86,7 +86,10 @@ async fn a_merge_takes_the_place_of_what_it_replaces() {
     assert_eq!(named(&chain, &[(1, 0, 64)]).await, "all");
     assert!(!chain.merge(&merged("all", &all), "m", at(5)).await.unwrap(), "it came a second time");
     let retired = chain.retired(BTreeMap::from([(1, 0..64)])).await.unwrap();
-    assert_eq!(retired.keys().map(|key| key.trim_start_matches("segments/")).collect::<Vec<_>>(), ["a", "b", "c", "d", "m"]);
+    assert_eq!(
+        retired.keys().map(|key| key.trim_start_matches("segments/")).collect::<Vec<_>>(),
+        ["a", "b", "c", "d", "m"]
+    );
 }
 
 #[tokio::test]
@@ -205,7 +208,12 @@ impl Process {
         acknowledged
     }
 
-    async fn append(&mut self, chain: &mut Chain, writer: &str, told: &mut Vec<SegmentRef>) -> crate::error::Result<()> {
+    async fn append(
+        &mut self,
+        chain: &mut Chain,
+        writer: &str,
+        told: &mut Vec<SegmentRef>,
+    ) -> crate::error::Result<()> {
         let timeline = 1 + i32::from(self.dice.percent(10));
         let start = chain.position(timeline).map_or(0, |at| at.end);
         let end = (start + 1 + self.dice.below(30) as i64).min((start / BLOCK + 1) * BLOCK);
@@ -244,8 +252,13 @@ async fn check(seed: u64, archivers: u64, faults: Faults) {
     let faulty = Faulty::new(seed, faults);
     let roles = (0..archivers).map(|_| Role::Archiver).chain([Role::Merger, Role::Merger, Role::Retention]);
     let processes = roles.enumerate().map(|(n, role)| {
-        let process =
-            Process { role, name: format!("p{n}"), dice: Dice::new(seed ^ (n as u64 + 1)), store: faulty.store(), sealed: 0 };
+        let process = Process {
+            role,
+            name: format!("p{n}"),
+            dice: Dice::new(seed ^ (n as u64 + 1)),
+            store: faulty.store(),
+            sealed: 0,
+        };
         tokio::spawn(process.run(80))
     });
     let mut told = Vec::new();
@@ -267,7 +280,13 @@ async fn check(seed: u64, archivers: u64, faults: Faults) {
     // Whatever was merged and given up: what a reader sees covers every position that is kept, once.
     let all = chain.select(&Selection::default()).await.unwrap();
     for position in chain.positions() {
-        let own: Vec<PartitionRange> = all.segments.iter().flat_map(|segment| &segment.partitions).filter(|range| range.partition == position.partition).copied().collect();
+        let own: Vec<PartitionRange> = all
+            .segments
+            .iter()
+            .flat_map(|segment| &segment.partitions)
+            .filter(|range| range.partition == position.partition)
+            .copied()
+            .collect();
         let mut next = own.first().map_or(position.end, |range| range.start);
         assert!(next <= position.start);
         for range in &own {
@@ -277,13 +296,20 @@ async fn check(seed: u64, archivers: u64, faults: Faults) {
         assert_eq!(next, position.end);
     }
     let present = chain.totals().present();
-    assert_eq!((present.segments, present.raw_bytes), (all.segments.len() as u64, Retired::of(&all.segments).raw_bytes));
+    assert_eq!(
+        (present.segments, present.raw_bytes),
+        (all.segments.len() as u64, Retired::of(&all.segments).raw_bytes)
+    );
     // What was acknowledged is needed, or an entry says why it is not.
     let needed: BTreeSet<&str> = all.segments.iter().map(|segment| segment.object.as_str()).collect();
     let ranges = chain.positions().map(|position| (position.partition, 0..i64::MAX)).collect();
     let retired = chain.retired(ranges).await.unwrap();
     for segment in &told {
-        assert!(needed.contains(segment.object.as_str()) != retired.contains_key(&segment.object), "{}", segment.object);
+        assert!(
+            needed.contains(segment.object.as_str()) != retired.contains_key(&segment.object),
+            "{}",
+            segment.object
+        );
     }
 }
 

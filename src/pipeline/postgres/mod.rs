@@ -21,9 +21,11 @@
 
 mod archive;
 pub(crate) mod backup;
+mod count;
 mod receive;
 mod spool;
 mod status;
+mod steered;
 mod timelines;
 mod upkeep;
 mod walk;
@@ -36,6 +38,7 @@ use chrono::Utc;
 use tokio::sync::{mpsc, watch as channel};
 
 pub use status::{SlotStatus, Snapshot, Status};
+pub(super) use steered::Steered;
 pub use upkeep::{Given, give_up, sweep};
 
 use super::persistence::Persistence;
@@ -65,6 +68,7 @@ struct Shared {
     /// Compressed segments on their way into the store.
     scratch: Spool,
     writer: String,
+    zstd_level: i32,
     system: System,
     status: Arc<Status>,
     /// How far each timeline is archived.
@@ -110,6 +114,7 @@ pub(super) async fn run(
         scratch: Spool::open(&config.archive.spool_dir, &format!("{writer}-wal"))?,
         store,
         writer: writer.to_owned(),
+        zstd_level: postgres.zstd_level,
         system,
         status,
         archived: channel::Sender::new(chain.positions().copied().collect()),

@@ -118,7 +118,8 @@ impl Receiver {
             (now.connected, now.host, now.trouble) = (true, Some(host), None);
             (now.timeline, now.received, now.spooled) = (Some(next.timeline), next.start, next.start);
         });
-        let mut session = Session { receiver: self, stream, next, at: next.start, synced: Instant::now(), heard: Instant::now() };
+        let mut session =
+            Session { receiver: self, stream, next, at: next.start, synced: Instant::now(), heard: Instant::now() };
         let received = session.receive(stop, drain).await;
         let removed = received.as_ref().err().is_some_and(is_removed_wal);
         if removed && session.at == next.start {
@@ -139,7 +140,8 @@ impl Receiver {
         if found == archived {
             return Ok(());
         }
-        let message = format!("{shown} is the Postgres system {found}, and the archive holds the WAL of the system {archived}");
+        let message =
+            format!("{shown} is the Postgres system {found}, and the archive holds the WAL of the system {archived}");
         Err(Error::new(Kind::Config, message).hint(
             "point postgres.url at the right server; a system that initdb or pg_upgrade made anew needs an archive of its own",
         ))
@@ -193,7 +195,10 @@ impl Receiver {
         }
         let Some(next) = timelines::next(history, current, &known, file) else {
             if !known.is_empty() {
-                tracing::warn!(timeline = current, "no archived timeline leads to the server's; it begins a history of its own");
+                tracing::warn!(
+                    timeline = current,
+                    "no archived timeline leads to the server's; it begins a history of its own"
+                );
             }
             // The file that the server is writing is the first of the archive: it has it whole.
             let start = Lsn(flush.0 / file * file);
@@ -256,7 +261,10 @@ impl Receiver {
                 Ok(Ended::GoOn)
             }
             // It was there when we looked again.
-            None => Err(Error::new(Kind::Unavailable, "the WAL that was said to be removed may be there again").source(error)),
+            None => {
+                Err(Error::new(Kind::Unavailable, "the WAL that was said to be removed may be there again")
+                    .source(error))
+            }
         }
     }
 
@@ -377,7 +385,10 @@ impl Session<'_> {
     /// Asks the server for a sign of life.
     async fn ask(&mut self) -> Result<()> {
         if self.heard.elapsed() > SILENT_FOR {
-            return Err(Error::new(Kind::Unavailable, format!("the server has said nothing for {} s", SILENT_FOR.as_secs())));
+            return Err(Error::new(
+                Kind::Unavailable,
+                format!("the server has said nothing for {} s", SILENT_FOR.as_secs()),
+            ));
         }
         self.tell(true).await
     }
@@ -406,7 +417,8 @@ impl Session<'_> {
     fn switch(&mut self, next_timeline: u32, switch: Lsn) -> Result<Ended> {
         self.sync()?;
         if self.at != switch {
-            let message = format!("the server left timeline {} at {switch}, and sent it up to {}", self.next.timeline, self.at);
+            let message =
+                format!("the server left timeline {} at {switch}, and sent it up to {}", self.next.timeline, self.at);
             return Err(Error::new(Kind::Corrupt, message));
         }
         tracing::info!(timeline = self.next.timeline, %switch, next_timeline, "the server has changed to another timeline");

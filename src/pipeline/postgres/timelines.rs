@@ -43,7 +43,8 @@ mod tests {
     const FILE: u64 = 100;
 
     fn way(history: &[(u32, u64)], current: u32, known: &[(u32, u64)]) -> Option<(u32, u64, Option<u64>, bool)> {
-        let history: Vec<Switch> = history.iter().map(|(timeline, at)| Switch { timeline: *timeline, at: Lsn(*at) }).collect();
+        let history: Vec<Switch> =
+            history.iter().map(|(timeline, at)| Switch { timeline: *timeline, at: Lsn(*at) }).collect();
         let known = known.iter().map(|(timeline, end)| (*timeline, Lsn(*end))).collect();
         let next = next(&history, current, &known, FILE)?;
         Some((next.timeline, next.start.0, next.switch.map(|lsn| lsn.0), next.beyond.is_some()))

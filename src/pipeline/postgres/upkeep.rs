@@ -12,7 +12,6 @@ use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::archive::ZSTD_LEVEL;
 use super::{Block, Shared};
 use crate::error::{Kind, Result, ResultExt as _};
 use crate::manifest::backups::{backups, remove};
@@ -117,7 +116,8 @@ impl Upkeep {
         let Some(chain) = Chain::open(&self.shared.store, &self.stream()).await? else { return Ok(()) };
         let complete_through = self.shared.status.now().complete_through;
         let windows = recoverable::windows(&self.shared.store, &chain, complete_through).await?;
-        let last = backups(&self.shared.store, self.shared.system.system_id).await?.last().map(|backup| backup.finished);
+        let last =
+            backups(&self.shared.store, self.shared.system.system_id).await?.last().map(|backup| backup.finished);
         self.shared.status.note(|status| (status.windows, status.last_backup) = (windows, last));
         Ok(())
     }
@@ -168,7 +168,7 @@ impl Upkeep {
 
     /// The bytes of several segments as one file.
     async fn rewrite(&self, segments: &[SegmentRef], facts: WalFacts, path: &std::path::Path) -> Result<Sealed> {
-        let mut writer = WalWriter::create(path, facts, ZSTD_LEVEL)?;
+        let mut writer = WalWriter::create(path, facts, self.shared.zstd_level)?;
         let mut seen = Seen::default();
         for segment in segments {
             let reader = WalReader::open(&self.shared.store, segment).await?;

@@ -33,8 +33,10 @@ pub(super) async fn run(server: Server, status: Arc<Status>) {
         match look(&server, &mut connection).await {
             Ok((current, slots)) => {
                 rate.observe(began.elapsed(), current);
-                let slots: Vec<SlotStatus> =
-                    slots.into_iter().map(|slot| SlotStatus { seconds_to_loss: rate.seconds_to_loss(&slot), slot }).collect();
+                let slots: Vec<SlotStatus> = slots
+                    .into_iter()
+                    .map(|slot| SlotStatus { seconds_to_loss: rate.seconds_to_loss(&slot), slot })
+                    .collect();
                 warn(&slots, &mut warned);
                 status.note(|now| (now.slots, now.slots_at) = (slots, Some(Utc::now())));
             }
@@ -57,7 +59,8 @@ async fn look(server: &Server, connection: &mut Option<Sql>) -> Result<(crate::s
 
 /// Tells once of each slot that is lost or will be soon, and again when it has recovered in between.
 fn warn(slots: &[SlotStatus], warned: &mut Vec<String>) {
-    let endangered = |slot: &SlotStatus| slot.slot.is_lost() || slot.seconds_to_loss.is_some_and(|left| left < WARN_BEFORE);
+    let endangered =
+        |slot: &SlotStatus| slot.slot.is_lost() || slot.seconds_to_loss.is_some_and(|left| left < WARN_BEFORE);
     warned.retain(|name| slots.iter().any(|slot| slot.slot.name == *name && endangered(slot)));
     for status in slots.iter().filter(|slot| endangered(slot)) {
         let slot = &status.slot;
@@ -66,7 +69,11 @@ fn warn(slots: &[SlotStatus], warned: &mut Vec<String>) {
         }
         warned.push(slot.name.clone());
         if slot.is_lost() {
-            tracing::error!(slot = slot.name, reason = slot.invalidation_reason, "a replication slot is lost: its client has to begin anew");
+            tracing::error!(
+                slot = slot.name,
+                reason = slot.invalidation_reason,
+                "a replication slot is lost: its client has to begin anew"
+            );
         } else {
             tracing::warn!(
                 slot = slot.name,
