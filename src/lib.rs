@@ -1,7 +1,7 @@
 //! tidelog archives a change-data pipeline continuously and gives back any time range.
 //!
 //! A module uses only modules that stand before it here: [`error`], [`time`], [`stream`], [`telemetry`], [`config`],
-//! [`record`], [`store`], [`segment`], [`manifest`], [`source`], [`pipeline`], [`replay`], [`verify`],
+//! [`record`], [`store`], [`segment`], [`manifest`], [`source`], [`pipeline`], [`replay`], [`restore`], [`verify`],
 //! [`http`], [`cli`].
 
 pub mod cli;
@@ -12,6 +12,7 @@ pub mod manifest;
 pub mod pipeline;
 pub mod record;
 pub mod replay;
+pub mod restore;
 pub mod segment;
 pub mod source;
 pub mod store;

@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 
 use tidelog::config::Config;
 use tidelog::source::kafka::Cluster;
+use tidelog::telemetry::metrics::ALL;
 
 const README: &str = include_str!("../README.md");
 const CONFIG: &str = include_str!("../docs/CONFIG.md");
+const HTTP: &str = include_str!("../docs/HTTP.md");
 const LEAST: &str = "[archive]\nurl = \"memory://\"\n[kafka]\nbootstrap_servers = \"b:1\"\ntopics = [\"a\"]\n";
 
 fn none() -> BTreeMap<String, String> {
@@ -28,11 +30,36 @@ fn every_key_is_described() {
     for key in keys_of("") {
         assert!(CONFIG.contains(&format!("`[{key}]`")), "docs/CONFIG.md does not name [{key}]");
     }
-    for section in ["[archive]", "[memory]", "[kafka]", "[kafka.segment]", "[[kafka.topic]]"] {
+    for section in [
+        "[archive]",
+        "[memory]",
+        "[http]",
+        "[kafka]",
+        "[kafka.segment]",
+        "[[kafka.topic]]",
+        "[postgres]",
+        "[postgres.base_backup]",
+    ] {
         for key in keys_of(section) {
             assert!(CONFIG.contains(&format!("| `{key}` |")), "docs/CONFIG.md does not describe {key} of {section}");
         }
     }
+}
+
+#[test]
+fn every_metric_is_described_with_its_labels_and_no_other() {
+    let rows: BTreeMap<&str, &str> = HTTP
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split_once('`'))
+        .filter(|(name, _)| name.starts_with("tidelog_") || name.starts_with("process_"))
+        .collect();
+    for metric in ALL {
+        let row = rows.get(metric.name).unwrap_or_else(|| panic!("docs/HTTP.md does not describe {}", metric.name));
+        let labels: Vec<String> = metric.labels.iter().map(|label| format!("`{label}`")).collect();
+        let told = row.split('|').nth(2).expect("a column of labels").trim();
+        assert_eq!(told, labels.join(", "), "labels of {}", metric.name);
+    }
+    assert_eq!(rows.len(), ALL.len(), "docs/HTTP.md describes a metric that is not there");
 }
 
 #[test]

@@ -14,8 +14,9 @@ use serde_json::{Value, json};
 
 use crate::rig::http::Server;
 use crate::rig::kafka::{Kafka, KafkaOptions, free_port, shared};
+use crate::rig::postgres::{Postgres, PostgresOptions};
 use crate::rig::process::Process;
-use crate::rig::program::Program;
+use crate::rig::program::{Home, Program};
 use crate::rig::topics::{Codec, Message};
 use crate::rig::{parts, python, unique, wait_for, wait_until};
 use crate::site::{STOP, Settings, Site};
@@ -443,6 +444,15 @@ pub(crate) fn query(prometheus: &Server, text: &str) -> Vec<Value> {
     answer["data"]["result"].as_array().expect("a result").clone()
 }
 
+/// promtool has nothing to say about the metrics in `file`.
+fn assert_lints(file: &Path) {
+    let mut promtool = Command::new(parts().prometheus.join("usr/bin/promtool"));
+    promtool.args(["check", "metrics"]).stdin(fs::File::open(file).expect("the metrics"));
+    let checked = promtool.output().expect("promtool can be started");
+    let said = format!("{}{}", String::from_utf8_lossy(&checked.stdout), String::from_utf8_lossy(&checked.stderr));
+    assert!(checked.status.success() && said.trim().is_empty(), "promtool: {said}");
+}
+
 #[test]
 fn prometheus_scrapes_every_metric_and_promtool_finds_no_fault() {
     let (kafka, a, b) = (shared(), unique("http-prom-a"), unique("http-prom-b"));
@@ -472,18 +482,121 @@ fn prometheus_scrapes_every_metric_and_promtool_finds_no_fault() {
 
     let metrics = service.server.get("/metrics");
     assert_eq!(metrics.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
-    let file = service.site.home().write("metrics", &metrics.body);
-    let mut promtool = Command::new(parts().prometheus.join("usr/bin/promtool"));
-    promtool.args(["check", "metrics"]).stdin(fs::File::open(file).expect("the metrics"));
-    let checked = promtool.output().expect("promtool can be started");
-    let said = format!("{}{}", String::from_utf8_lossy(&checked.stdout), String::from_utf8_lossy(&checked.stderr));
-    assert!(checked.status.success() && said.trim().is_empty(), "promtool: {said}");
+    assert_lints(&service.site.home().write("metrics", &metrics.body));
     let described: BTreeSet<&str> =
         metrics.body.lines().filter_map(|line| line.strip_prefix("# HELP ")?.split(' ').next()).collect();
     let typed: BTreeSet<&str> =
         metrics.body.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
     assert_eq!(described, typed);
     service.program.terminate(STOP);
+}
+
+// ---- Postgres
+
+#[test]
+fn postgres_is_shown_and_steered() {
+    let settings = [("autovacuum", "off"), ("max_slot_wal_keep_size", "16MB"), ("bgwriter_delay", "10s")];
+    let postgres = Postgres::start(PostgresOptions { config: &settings, ..PostgresOptions::default() });
+    postgres.psql("create table t (n int); select pg_create_physical_replication_slot('idle', true)");
+    // The server trusts everybody, so that this password is not needed; it must not be seen all the same.
+    let url = postgres.url("postgres").replace("postgres@", "postgres:hunter2-hunter2@");
+    let server = Server::new(format!("127.0.0.1:{}", free_port()));
+    let home = Home::new();
+    let path = home.path().display();
+    let token = home.write("token", TOKEN);
+    fs::set_permissions(&token, fs::Permissions::from_mode(0o600)).expect("the token's rights");
+    home.write(
+        "tidelog.toml",
+        &format!(
+            "[archive]\nurl = \"file://{path}/archive\"\nspool_dir = \"{path}/spool\"\n\
+             [postgres]\nurl = \"{url}\"\nmax_age = \"500ms\"\n[postgres.base_backup]\nevery = \"1h\"\n\
+             [http]\nlisten = {:?}\nadmin_token_file = \"{path}/token\"\n",
+            server.address
+        ),
+    );
+    let mut command = home.command(&["-c", "tidelog.toml", "run"]);
+    command.env("TIDELOG_LOG", "debug,tidelog=trace");
+    let mut program = Program::start(command, &home.path().join("output"));
+    let metric = |series: &str| {
+        let text = server.get("/metrics").body;
+        text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse::<f64>().ok())
+    };
+    let change = |method: &str, path: &str| {
+        server.request(method, path, &[("Authorization", &format!("Bearer {TOKEN}"))]).status
+    };
+    let wait_state = |state: &str| {
+        wait_until(&format!("postgres to be {state}"), SOON, || {
+            server.json("/connectors/postgres/status")["connector"]["state"] == state
+        });
+    };
+    let durable = || server.json("/api/status")["postgres"]["durable_lsn"].clone();
+    wait_until("the archiver to be ready", SOON, || {
+        program.assert_running();
+        server.is_up() && server.get("/readyz").status == 200
+    });
+    assert_eq!(server.json("/connectors"), json!(["postgres"]));
+    wait_state("RUNNING");
+
+    // A base backup makes moments recoverable; a slot that nobody reads is lost by and by.
+    for _ in 0..4 {
+        postgres.psql("insert into t select generate_series(1, 1000); select pg_switch_wal(); checkpoint");
+    }
+    for series in [
+        "tidelog_wal_received_lsn_bytes",
+        "tidelog_wal_durable_lsn_bytes",
+        "tidelog_wal_lag_bytes",
+        "tidelog_wal_lag_seconds",
+        "tidelog_slot_retained_bytes{slot=\"tidelog\"}",
+        "tidelog_slot_safe_bytes{slot=\"tidelog\"}",
+        "tidelog_base_backup_last_success_timestamp_seconds",
+        "tidelog_recoverable_from_timestamp_seconds",
+        "tidelog_recoverable_to_timestamp_seconds",
+        "tidelog_gaps_total{kind=\"postgres\",reason=\"server_removed_wal\"}",
+        "tidelog_segments_sealed_total{kind=\"postgres\",reason=\"age\"}",
+    ] {
+        wait_until(series, SOON, || {
+            program.assert_running();
+            metric(series).is_some()
+        });
+    }
+    wait_until("a slot to be lost", SOON, || metric("tidelog_slot_lost{slot=\"idle\"}") == Some(1.0));
+    assert_eq!(metric("tidelog_slot_lost{slot=\"tidelog\"}"), Some(0.0));
+    assert!(metric("tidelog_archived_bytes_total{kind=\"postgres\"}").is_some_and(|bytes| bytes > 0.0));
+    let notes = server.json("/readyz")["notes"].to_string();
+    assert!(notes.contains("the replication slot idle is lost"), "{notes}");
+    assert_lints(&home.write("metrics", &server.get("/metrics").body));
+
+    // Paused it receives nothing, and goes on where it stood.
+    assert_eq!(server.request("PUT", "/connectors/postgres/pause", &[]).status, 401);
+    assert_eq!(change("PUT", "/connectors/postgres/pause"), 202);
+    wait_state("PAUSED");
+    wait_until("the connection to be closed", SOON, || {
+        postgres.psql("select count(*) from pg_stat_replication") == "0"
+    });
+    assert_eq!(metric("tidelog_paused{connector=\"postgres\"}"), Some(1.0));
+    let before = durable();
+    postgres.psql("insert into t select generate_series(1, 1000)");
+    assert!(server.json("/readyz")["notes"].to_string().contains("postgres is paused since"));
+    assert_eq!(durable(), before);
+    assert_eq!(change("PUT", "/connectors/postgres/resume"), 202);
+    wait_state("RUNNING");
+    let end = postgres.psql("select pg_current_wal_flush_lsn()");
+    let lsn = |text: &str| text.parse::<tidelog::stream::Lsn>().expect("an LSN");
+    wait_until("what was written meanwhile", SOON, || durable().as_str().is_some_and(|at| lsn(at) >= lsn(&end)));
+    let offsets = server.json("/connectors/postgres/offsets");
+    assert!(offsets["offsets"][0]["offset"]["lsn"].is_string(), "{offsets}");
+    assert_eq!(change("POST", "/connectors/postgres/restart"), 204);
+    wait_state("RUNNING");
+
+    let mut said = program.output();
+    for path in
+        ["/api/status", "/connectors?expand=info&expand=status", "/connectors/postgres/config", "/readyz", "/metrics"]
+    {
+        said += &server.get(path).body;
+    }
+    assert!(said.contains("\"postgres.url\":\"********\""), "the key is shown, its value is not");
+    assert_eq!(said.lines().find(|line| line.contains("hunter2")), None, "a secret was shown");
+    program.terminate(STOP);
 }
 
 // ---- secrets

@@ -11,6 +11,7 @@ use crate::error::{Error, Kind, Result};
 use crate::http;
 use crate::pipeline;
 use crate::source::kafka::{Cluster, validate};
+use crate::source::postgres;
 use crate::store::Store;
 
 /// What `tidelog check` is asked.
@@ -74,6 +75,13 @@ pub(super) async fn run(args: &Args, path: &Path) -> Result<()> {
         (Err(error), _) => answers.push(Answer::of("kafka", Err(error))),
         (Ok(()), Some(kafka)) if args.connect => answers.push(Answer::of("kafka", check_kafka(kafka).await)),
         (Ok(()), _) => {}
+    }
+    if let Some(config) = &config.postgres {
+        match postgres::Server::new(config) {
+            Err(error) => answers.push(Answer::of("postgres", Err(error))),
+            Ok(_) if args.connect => answers.push(Answer::of("postgres", postgres::check(config).await)),
+            Ok(_) => {}
+        }
     }
     print(args, &answers)?;
     let failed = answers.iter().filter(|answer| !answer.ok).count();

@@ -3,12 +3,15 @@
 //! Results go to standard output, everything else (logs, progress, errors) to standard error. Exit codes: 0 done,
 //! 1 failed, 2 usage or configuration, 3 finished, and what was found is damaged or incomplete.
 
+mod backup;
 mod check;
 mod demo;
+mod expire;
 mod human;
 mod inspect;
 mod progress;
 mod replay;
+mod restore;
 mod run;
 
 use std::future::Future;
@@ -64,6 +67,15 @@ enum Command {
     Replay(replay::Args),
     /// Check chains, objects and counts; with --deep, decode every record.
     Verify(inspect::VerifyArgs),
+    /// Take a Postgres base backup now.
+    Backup(backup::Args),
+    /// Make a Postgres data directory out of the archive, ready to start.
+    RestorePostgres(restore::RestoreArgs),
+    /// Give Postgres a file of its write-ahead log: restore_command = 'tidelog wal-fetch %f %p'. Exit codes: 0
+    /// delivered, 1 provably absent, 200 anything else.
+    WalFetch(restore::FetchArgs),
+    /// Give up the WAL and the base backups that retention lets go.
+    Expire(expire::Args),
     /// Show everything at work on this machine, without any server.
     Demo(demo::Args),
     /// Print a completion script for a shell.
@@ -80,9 +92,15 @@ pub fn main() -> ExitCode {
         // Help and version are no failure; clap knows.
         Err(error) => {
             drop(error.print());
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+            let code = u8::try_from(error.exit_code()).unwrap_or(2);
+            // To Postgres every code up to 125 means that there is no such file.
+            let is_asked_by_postgres = std::env::args_os().any(|word| word == "wal-fetch");
+            return ExitCode::from(if is_asked_by_postgres && code != 0 { restore::UNKNOWN } else { code });
         }
     };
+    if let Command::WalFetch(args) = &cli.command {
+        return restore::fetch(args, &cli.config, cli.log_format);
+    }
     match run_command(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -105,6 +123,11 @@ fn run_command(cli: Cli) -> Result<()> {
         Command::Cat(args) => block_on(inspect::cat(&args, &config()?)),
         Command::Replay(args) => block_on(replay::run(&args, &config()?)),
         Command::Verify(args) => block_on(inspect::verify(&args, &config()?)),
+        Command::Backup(args) => block_on(backup::run(&args, &config()?)),
+        Command::RestorePostgres(args) => block_on(restore::run(&args, &config()?, &cli.config)),
+        // Answered before: its exit codes are Postgres'.
+        Command::WalFetch(_) => Err(Error::new(Kind::Internal, "wal-fetch was not answered")),
+        Command::Expire(args) => block_on(expire::run(&args, &config()?)),
         Command::Demo(args) => block_on(demo::run(&args)),
         Command::Completions { shell } => {
             let mut script = Vec::new();
@@ -115,7 +138,7 @@ fn run_command(cli: Cli) -> Result<()> {
 }
 
 /// Two threads for everything that waits; work on bytes has threads of its own.
-fn block_on(work: impl Future<Output = Result<()>>) -> Result<()> {
+fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .max_blocking_threads(16)

@@ -9,8 +9,9 @@ use regex::Regex;
 use toml::Table;
 use url::Url;
 
+use super::postgres;
 use super::raw::{ENVIRONMENT_PREFIX, Section, overlay};
-use super::{Archive, Config, Http, Isolation, Kafka, Segment, Start, TopicOverride, TopicPattern};
+use super::{Archive, Config, Http, Isolation, Kafka, Retention, Segment, Start, TopicOverride, TopicPattern};
 use crate::error::{Error, Kind, Result};
 use crate::stream::Format;
 
@@ -18,11 +19,7 @@ const MIB: u64 = 1 << 20;
 
 /// Sections that belong to the file's final shape but that this version cannot honour: ignoring one would let its
 /// user believe that it works.
-const NOT_YET: [(&str, &str); 3] = [
-    ("postgres", "archives no write-ahead log"),
-    ("state", "archives no pipeline state"),
-    ("retention", "keeps everything"),
-];
+const NOT_YET: [(&str, &str); 1] = [("state", "archives no pipeline state")];
 
 impl Config {
     /// Reads the file `path` and lays the process's environment over it.
@@ -73,6 +70,8 @@ impl Config {
             budget
         });
         let kafka = root.section("kafka").map(|section| read_kafka(section, &lookup));
+        let postgres = root.section("postgres").map(|section| postgres::read(section, &lookup));
+        let retention = root.section("retention").map(read_retention).unwrap_or_default();
         let http = root.section("http").map(read_http);
         for (name, lack) in NOT_YET {
             if root.section(name).is_some() {
@@ -83,7 +82,7 @@ impl Config {
 
         let found = problems.into_found();
         match archive {
-            Some(archive) if found.is_empty() => Ok(Self { archive, memory_budget, kafka, http }),
+            Some(archive) if found.is_empty() => Ok(Self { archive, memory_budget, kafka, postgres, retention, http }),
             _ => Err(Error::new(
                 Kind::Config,
                 format!(
@@ -98,7 +97,7 @@ impl Config {
 }
 
 /// How a key's secret or another program's value finds an environment variable.
-type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
+pub(super) type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 fn read_archive(mut section: Section<'_>, lookup: Lookup<'_>) -> Archive {
     let text = section.required_text("url", "file:///var/lib/tidelog/archive");
@@ -256,6 +255,17 @@ fn read_segment(section: &mut Section<'_>, default: &Segment) -> Segment {
     }
 }
 
+fn read_retention(mut section: Section<'_>) -> Retention {
+    let postgres = section.optional_duration("postgres", Duration::from_secs(1));
+    for name in ["kafka", "state"] {
+        if section.text(name).is_some() {
+            section.problem(name, "is not supported by this version, which keeps all of it; remove the key");
+        }
+    }
+    section.finish();
+    Retention { postgres }
+}
+
 fn read_override(mut section: Section<'_>, default: &Segment) -> TopicOverride {
     let text = section.required_text("match", "^cdc\\.audit");
     let pattern = TopicPattern::parse(&text).unwrap_or_else(|problem| {
@@ -323,7 +333,7 @@ fn isolation(text: &str) -> Result<Isolation, String> {
     }
 }
 
-fn zstd_level(text: &str) -> Result<i32, String> {
+pub(super) fn zstd_level(text: &str) -> Result<i32, String> {
     let level = match text.strip_prefix("zstd") {
         Some("") => Some(3),
         Some(rest) => rest.strip_prefix(':').and_then(|level| level.parse().ok()),
@@ -498,8 +508,7 @@ mod tests {
     #[test]
     fn a_section_that_this_version_cannot_honour_is_refused() {
         assert!(
-            problems(&format!("{LEAST}[postgres]\nurl = \"x\"\n"))
-                .contains("postgres: is not supported by this version")
+            problems(&format!("{LEAST}[state]\nevery = \"30s\"\n")).contains("state: is not supported by this version")
         );
     }
 

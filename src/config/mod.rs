@@ -4,6 +4,7 @@
 //! program ever sees an invalid value. A section that is absent switches its part off.
 
 mod load;
+mod postgres;
 mod raw;
 
 use std::collections::BTreeMap;
@@ -13,6 +14,8 @@ use std::time::Duration;
 
 use regex::Regex;
 use url::Url;
+
+pub use postgres::{Ack, BaseBackup, Hidden, Postgres};
 
 use crate::stream::Format;
 
@@ -25,8 +28,19 @@ pub struct Config {
     pub memory_budget: u64,
     /// `[kafka]`: what is read from Kafka, if anything is.
     pub kafka: Option<Kafka>,
+    /// `[postgres]`: which server's WAL is archived, if any is.
+    pub postgres: Option<Postgres>,
+    /// `[retention]`: how long things are kept.
+    pub retention: Retention,
     /// `[http]`: the listener, if there is one.
     pub http: Option<Http>,
+}
+
+/// `[retention]`. What is absent is kept for ever.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Retention {
+    /// `postgres`: every moment of this time before now stays recoverable.
+    pub postgres: Option<Duration>,
 }
 
 /// `[archive]`.

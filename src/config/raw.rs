@@ -154,6 +154,38 @@ impl<'a> Section<'a> {
         text.unwrap_or_default()
     }
 
+    /// A text that must be there and may be a secret: `{ file = "…" }` or `{ env = "…" }`.
+    pub(super) fn secret(
+        &mut self,
+        key: &'static str,
+        example: &str,
+        environment: &dyn Fn(&str) -> Option<String>,
+    ) -> String {
+        match self.table.get(key) {
+            Some(Value::Table(table)) if is_secret(table) => {}
+            _ => return self.required_text(key, example),
+        }
+        let Some(value) = self.take(key) else { return String::new() };
+        plain_or_secret(value, environment).unwrap_or_else(|problem| {
+            self.problem(key, problem);
+            String::new()
+        })
+    }
+
+    /// `true` or `false`.
+    pub(super) fn truth(&mut self, key: &'static str, default: bool) -> bool {
+        match self.take(key) {
+            None => default,
+            Some(Value::Boolean(truth)) => truth,
+            // The environment has only texts.
+            Some(Value::String(text)) if text == "true" || text == "false" => text == "true",
+            Some(other) => {
+                self.problem(key, format!("{other} is neither true nor false"));
+                default
+            }
+        }
+    }
+
     /// A list of texts, if it is there. The environment writes it as a TOML list or with commas.
     pub(super) fn list(&mut self, key: &'static str) -> Option<Vec<String>> {
         let items = match self.take(key)? {
@@ -222,6 +254,14 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// As [`Section::size`], for a key without a default.
+    pub(super) fn optional_size(&mut self, key: &'static str, bounds: (u64, u64)) -> Option<u64> {
+        self.table.contains_key(key).then(|| self.size(key, bounds.0, bounds)).or_else(|| {
+            self.asked.insert(key);
+            None
+        })
+    }
+
     /// A whole number of at least 1.
     pub(super) fn count(&mut self, key: &'static str, default: u64) -> u64 {
         let number = match self.take(key) {
@@ -237,6 +277,14 @@ impl<'a> Section<'a> {
                 default
             }
         }
+    }
+
+    /// As [`Section::duration`], for a key without a default.
+    pub(super) fn optional_duration(&mut self, key: &'static str, least: Duration) -> Option<Duration> {
+        self.table.contains_key(key).then(|| self.duration(key, least, least)).or_else(|| {
+            self.asked.insert(key);
+            None
+        })
     }
 
     /// A time span (`"60s"`, `"24h"`) of at least `least`.

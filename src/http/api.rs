@@ -5,7 +5,7 @@
 
 use std::hash::Hasher;
 
-use axum::extract::{Path, State};
+use axum::extract::{Path, State as Held};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
@@ -13,19 +13,23 @@ use serde_json::{Value, json};
 use twox_hash::XxHash64;
 
 use super::{App, AppState, health, refusal};
+use crate::pipeline::board::State;
 use crate::pipeline::kafka::status::{GapSpan, PartitionStatus, Status, StreamStatus, Trouble};
+use crate::pipeline::postgres::{SlotStatus, Snapshot};
+use crate::source::postgres::{SlotKind, WalStatus};
+use crate::stream::Lsn;
 use crate::telemetry::{REVISION, VERSION};
 use crate::time;
 
 /// `GET /api/status`.
-pub(super) async fn status(State(app): AppState, headers: HeaderMap) -> Response {
+pub(super) async fn status(Held(app): AppState, headers: HeaderMap) -> Response {
     let health = health::ready(&app).await;
     tagged(&headers, &overview(&app, &health))
 }
 
 /// `GET /api/streams/<topic>`: the partitions of a topic that this process owns.
 pub(super) fn stream(
-    State(app): AppState,
+    Held(app): AppState,
     Path(topic): Path<String>,
     headers: HeaderMap,
 ) -> std::future::Ready<Response> {
@@ -83,6 +87,7 @@ fn overview(app: &App, health: &health::Health) -> Value {
             kafka["group_id"] = json!(config.group_id);
             kafka
         }),
+        "postgres": app.board.postgres().map(|board| postgres(board.state(), &board.status.now())),
     })
 }
 
@@ -100,6 +105,50 @@ fn kafka(status: &Status) -> Value {
             answer["partitions"] = json!(stream.partitions.len());
             answer["gaps"] = stream.gaps.iter().map(gap).collect();
             answer
+        }).collect::<Vec<_>>(),
+    })
+}
+
+fn postgres((state, since): (State, DateTime<Utc>), now: &Snapshot) -> Value {
+    let slot = |status: &SlotStatus| {
+        let (kind, database) = match &status.slot.kind {
+            SlotKind::Physical => ("physical", None),
+            SlotKind::Logical { database, .. } => ("logical", Some(database)),
+        };
+        json!({
+            "slot": status.slot.name,
+            "kind": kind,
+            "database": database,
+            "active": status.slot.active,
+            "wal_status": status.slot.wal_status.map(WalStatus::name),
+            "retained_bytes": status.slot.retained_bytes,
+            "safe_bytes": status.slot.safe_bytes,
+            "seconds_to_loss": status.seconds_to_loss.map(f64::round),
+        })
+    };
+    let lsn = |lsn: Lsn| (lsn.0 > 0).then(|| lsn.to_string());
+    json!({
+        "state": state.name(),
+        "since": time::utc(since),
+        "host": now.host,
+        "trouble": now.trouble,
+        // As text: JavaScript's numbers do not hold it.
+        "system_id": now.system_id.map(|id| id.to_string()),
+        "timeline": now.timeline,
+        "server_lsn": lsn(now.server),
+        "received_lsn": lsn(now.received),
+        "durable_lsn": lsn(now.durable),
+        "lag_bytes": now.lag_bytes,
+        "complete_through": utc(now.complete_through),
+        "last_commit": utc(now.last_commit),
+        "bytes": now.raw_bytes,
+        "stored_bytes": now.stored_bytes,
+        "segments": now.segments,
+        "gaps": now.gaps,
+        "slots": now.slots.iter().map(slot).collect::<Vec<_>>(),
+        "last_backup": utc(now.last_backup),
+        "windows": now.windows.iter().map(|window| {
+            json!({ "from": time::utc(window.from), "to": time::utc(window.to) })
         }).collect::<Vec<_>>(),
     })
 }

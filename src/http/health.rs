@@ -10,13 +10,17 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use chrono::{DateTime, Utc};
 use object_store::path::Path;
 use serde::Serialize;
 use tokio::sync::Mutex;
 
 use super::{App, AppState};
 use crate::pipeline::board::Opened;
-use crate::pipeline::kafka::status::{State as KafkaState, Status, Trouble};
+use crate::pipeline::board::State as Activity;
+use crate::pipeline::kafka::status::{Status, Trouble};
+use crate::pipeline::postgres::Snapshot;
+use crate::source::postgres::WalStatus;
 use crate::store::layout;
 use crate::time;
 
@@ -89,6 +93,9 @@ pub(super) async fn ready(app: &App) -> Health {
     if app.board.kafka().is_some() {
         judge(&status, &mut health);
     }
+    if let Some(postgres) = app.board.postgres() {
+        judge_postgres(postgres.state(), &postgres.status.now(), &mut health);
+    }
     let stream = status.streams.first().map(|stream| &*stream.stream);
     if let Err(why) = app.store.ask(opened, stream).await {
         health.reasons.push(why.to_string());
@@ -96,22 +103,33 @@ pub(super) async fn ready(app: &App) -> Health {
     health
 }
 
-fn judge(status: &Status, health: &mut Health) {
-    let since = status.since.map(|since| format!(" since {}", time::utc(since))).unwrap_or_default();
-    match status.state {
-        KafkaState::Running => {}
-        KafkaState::Paused => {
-            health.notes.push(format!("kafka is paused{since}: PUT /connectors/kafka/resume goes on"));
+/// What the state of a connector means for readiness; `connecting` says why it is not there yet.
+fn judge_state(name: &str, (state, since): (Activity, Option<DateTime<Utc>>), connecting: &str, health: &mut Health) {
+    let since = since.map(|since| format!(" since {}", time::utc(since))).unwrap_or_default();
+    match state {
+        Activity::Running => {}
+        Activity::Paused | Activity::Stopped => {
+            let state = state.name();
+            health.notes.push(format!("{name} is {state}{since}: PUT /connectors/{name}/resume goes on"));
         }
-        KafkaState::Stopped => {
-            health.notes.push(format!("kafka is stopped{since}: PUT /connectors/kafka/resume goes on"));
-        }
-        KafkaState::Ending => health.reasons.push("the process is ending".to_owned()),
-        KafkaState::Restarting => health.reasons.push("kafka is restarting".to_owned()),
-        KafkaState::Joining => {
-            health.reasons.push(format!("the consumer group has not taken this process in{since}: see the log"));
-        }
+        Activity::Ending => health.reasons.push("the process is ending".to_owned()),
+        Activity::Restarting => health.reasons.push(format!("{name} is restarting")),
+        Activity::Connecting => health.reasons.push(format!("{connecting}{since}: see the log")),
     }
+}
+
+fn judge_postgres(state: (Activity, DateTime<Utc>), now: &Snapshot, health: &mut Health) {
+    let resting = matches!(state.0, Activity::Paused | Activity::Stopped);
+    match &now.trouble {
+        Some(trouble) if !resting => health.reasons.push(format!("postgres: {trouble}")),
+        _ => judge_state("postgres", (state.0, Some(state.1)), "no write-ahead log is received", health),
+    }
+    let lost = now.slots.iter().filter(|slot| slot.slot.wal_status == Some(WalStatus::Lost));
+    health.notes.extend(lost.map(|slot| format!("the replication slot {} is lost", slot.slot.name)));
+}
+
+fn judge(status: &Status, health: &mut Health) {
+    judge_state("kafka", (status.state, status.since), "the consumer group has not taken this process in", health);
     if status.resolving > 0 {
         health.reasons.push(format!("the positions of {} partitions are being looked up", status.resolving));
     }
@@ -161,8 +179,6 @@ impl StoreProbe {
 
 #[cfg(test)]
 mod tests {
-    use chrono::DateTime;
-
     use super::*;
 
     fn trouble(text: &str) -> Option<Trouble> {
@@ -178,9 +194,9 @@ mod tests {
     #[test]
     fn only_what_keeps_it_from_work_makes_it_unready() {
         let since = DateTime::from_timestamp_millis(0);
-        let running = Status { state: KafkaState::Running, since, ..Status::default() };
+        let running = Status { state: Activity::Running, since, ..Status::default() };
         assert_eq!(judged(&running), Health::default());
-        let paused = judged(&Status { state: KafkaState::Paused, ..running.clone() });
+        let paused = judged(&Status { state: Activity::Paused, ..running.clone() });
         assert_eq!(
             (paused.reasons.len(), paused.notes),
             (
@@ -190,10 +206,10 @@ mod tests {
         );
         for (status, says) in [
             (
-                Status { state: KafkaState::Joining, ..running.clone() },
+                Status { state: Activity::Connecting, ..running.clone() },
                 "the consumer group has not taken this process in",
             ),
-            (Status { state: KafkaState::Ending, ..running.clone() }, "is ending"),
+            (Status { state: Activity::Ending, ..running.clone() }, "is ending"),
             (Status { resolving: 3, ..running.clone() }, "the positions of 3 partitions"),
             (Status { brokers: trouble("no answer"), ..running.clone() }, "kafka: no answer (since 1970"),
             (Status { positions: trouble("the store is away"), ..running.clone() }, "the store is away (since"),

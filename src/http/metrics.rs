@@ -8,10 +8,15 @@ use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
 
 use super::{AppState, health};
-use crate::pipeline::kafka::status::{PartitionStatus, State as KafkaState, Status};
+use crate::pipeline::board::State as Activity;
+use crate::pipeline::kafka::status::{PartitionStatus, Status};
+use crate::pipeline::postgres::{SlotStatus, Snapshot};
+use crate::source::postgres::WalStatus;
 use crate::telemetry::metrics::{
-    ALL_PARTITIONS, ASSIGNED_PARTITIONS, BUILD_INFO, CHECKPOINT_POSITION, COMPLETE_THROUGH, Exposition, LAG_RECORDS,
-    LAG_SECONDS, LAST_CHECKPOINT, MEMORY_BUDGET, MEMORY_USED, Metric, OTHER_TOPICS, PAUSED, READY, SEGMENTS_WAITING,
+    ALL_PARTITIONS, ASSIGNED_PARTITIONS, BASE_BACKUP, BUILD_INFO, CHECKPOINT_POSITION, COMPLETE_THROUGH, Exposition,
+    LAG_RECORDS, LAG_SECONDS, LAST_CHECKPOINT, MEMORY_BUDGET, MEMORY_USED, Metric, OTHER_TOPICS, PAUSED, READY,
+    RECOVERABLE_FROM, RECOVERABLE_TO, SEGMENTS_WAITING, SLOT_LOST, SLOT_RETAINED, SLOT_SAFE, SLOT_SECONDS_TO_LOSS,
+    WAL_DURABLE, WAL_LAG_BYTES, WAL_LAG_SECONDS, WAL_RECEIVED,
 };
 use crate::telemetry::{REVISION, VERSION, process};
 
@@ -20,18 +25,30 @@ pub(super) async fn metrics(State(app): AppState) -> Response {
     let ready = health::ready(&app).await.reasons.is_empty();
     let mut out = Exposition::after(app.recorder.render());
     out.single(&BUILD_INFO, &[("version", VERSION), ("revision", REVISION)], 1.0);
-    out.single(&READY, &[], f64::from(u8::from(ready)));
+    out.single(&READY, &[], flag(ready));
     out.single(&MEMORY_BUDGET, &[], app.config.memory_budget as f64);
+    let kafka = app.board.kafka().map(|kafka| ("kafka", kafka.status().state));
+    let postgres = app.board.postgres().map(|postgres| ("postgres", postgres.state().0));
+    out.family(&PAUSED, |samples| {
+        for (connector, state) in kafka.into_iter().chain(postgres) {
+            samples.add(&[("connector", connector)], flag(matches!(state, Activity::Paused | Activity::Stopped)));
+        }
+    });
     if let Some(kafka) = app.board.kafka() {
         expose_kafka(&kafka.status(), Utc::now(), &mut out);
+    }
+    if let Some(postgres) = app.board.postgres() {
+        expose_postgres(&postgres.status.now(), Utc::now(), &mut out);
     }
     process::expose(&mut out);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], out.finish()).into_response()
 }
 
+fn flag(holds: bool) -> f64 {
+    f64::from(u8::from(holds))
+}
+
 fn expose_kafka(status: &Status, now: DateTime<Utc>, out: &mut Exposition) {
-    let asked_to_wait = matches!(status.state, KafkaState::Paused | KafkaState::Stopped);
-    out.single(&PAUSED, &[("connector", "kafka")], f64::from(u8::from(asked_to_wait)));
     out.single(&MEMORY_USED, &[], status.memory_used as f64);
     let partitions: usize = status.streams.iter().map(|stream| stream.partitions.len()).sum();
     out.single(&ASSIGNED_PARTITIONS, &[], partitions as f64);
@@ -45,6 +62,41 @@ fn expose_kafka(status: &Status, now: DateTime<Utc>, out: &mut Exposition) {
     per_partition(&LAG_RECORDS, status, |at| at.lag_records().map(|lag| lag as f64), Add::add, out);
     per_partition(&LAG_SECONDS, status, |at| lag(at).map(|lag| lag.max(0.0)), f64::max, out);
     per_partition(&COMPLETE_THROUGH, status, |at| at.complete_through.map(seconds), f64::min, out);
+}
+
+fn expose_postgres(now: &Snapshot, at: DateTime<Utc>, out: &mut Exposition) {
+    // Nothing was received yet: 0 would be a position that is wrong.
+    if now.received.0 > 0 {
+        out.single(&WAL_RECEIVED, &[], now.received.0 as f64);
+    }
+    if now.durable.0 > 0 {
+        out.single(&WAL_DURABLE, &[], now.durable.0 as f64);
+        out.single(&WAL_LAG_BYTES, &[], now.lag_bytes as f64);
+    }
+    if let Some(through) = now.complete_through {
+        out.single(&WAL_LAG_SECONDS, &[], (seconds(at) - seconds(through)).max(0.0));
+    }
+    per_slot(&SLOT_RETAINED, now, |slot| slot.slot.retained_bytes.map(|bytes| bytes as f64), out);
+    per_slot(&SLOT_SAFE, now, |slot| slot.slot.safe_bytes.map(|bytes| bytes as f64), out);
+    per_slot(&SLOT_LOST, now, |slot| Some(flag(slot.slot.wal_status == Some(WalStatus::Lost))), out);
+    per_slot(&SLOT_SECONDS_TO_LOSS, now, |slot| slot.seconds_to_loss, out);
+    if let Some(last) = now.last_backup {
+        out.single(&BASE_BACKUP, &[], seconds(last));
+    }
+    if let Some(window) = now.windows.last() {
+        out.single(&RECOVERABLE_FROM, &[], seconds(window.from));
+        out.single(&RECOVERABLE_TO, &[], seconds(window.to));
+    }
+}
+
+fn per_slot(metric: &Metric, now: &Snapshot, value: impl Fn(&SlotStatus) -> Option<f64>, out: &mut Exposition) {
+    out.family(metric, |samples| {
+        for slot in &now.slots {
+            if let Some(value) = value(slot) {
+                samples.add(&[("slot", &slot.slot.name)], value);
+            }
+        }
+    });
 }
 
 fn seconds(time: DateTime<Utc>) -> f64 {
@@ -120,7 +172,6 @@ mod tests {
     #[test]
     fn topics_beyond_the_limit_are_summed_and_what_is_not_known_is_left_out() {
         let status = Status {
-            state: KafkaState::Paused,
             streams: vec![
                 stream("a", "a", &[(10, Some(15), Some(1_000)), (7, None, None)]),
                 stream("b", OTHER_TOPICS, &[(100, Some(101), Some(4_000)), (200, Some(205), Some(3_000))]),
@@ -135,7 +186,6 @@ mod tests {
         assert_eq!(
             samples,
             [
-                "tidelog_paused{connector=\"kafka\"} 1",
                 "tidelog_memory_used_bytes 0",
                 "tidelog_assigned_partitions 5",
                 "tidelog_segments_waiting 6",

@@ -16,7 +16,9 @@
 //! [`Chain::select`] answers which segments can matter for a range of time or offsets, [`Walk`] reads every entry and
 //! page for `verify`, [`coverage`] keeps what is known to be complete.
 
+pub mod backups;
 pub mod coverage;
+pub mod recoverable;
 
 mod chain;
 mod entry;

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, Utc};
 
 use super::kafka::status::Status;
+use super::postgres;
 use crate::config::Config;
 use crate::store::Store;
 
@@ -24,6 +25,7 @@ pub struct Board {
     started: DateTime<Utc>,
     opened: OnceLock<Opened>,
     kafka: Option<Arc<KafkaBoard>>,
+    postgres: Option<Arc<PostgresBoard>>,
 }
 
 /// What is there once the pipeline has started.
@@ -39,7 +41,8 @@ impl Board {
     /// The board of a pipeline that has not started.
     pub fn new(config: &Config) -> Arc<Self> {
         let kafka = config.kafka.as_ref().map(|_| Arc::new(KafkaBoard::new()));
-        Arc::new(Self { started: Utc::now(), opened: OnceLock::new(), kafka })
+        let postgres = config.postgres.as_ref().map(|_| Arc::new(PostgresBoard::new(Utc::now())));
+        Arc::new(Self { started: Utc::now(), opened: OnceLock::new(), kafka, postgres })
     }
 
     /// When the process started.
@@ -55,6 +58,11 @@ impl Board {
     /// Kafka, if the configuration has it.
     pub fn kafka(&self) -> Option<&Arc<KafkaBoard>> {
         self.kafka.as_ref()
+    }
+
+    /// Postgres, if the configuration has it.
+    pub fn postgres(&self) -> Option<&Arc<PostgresBoard>> {
+        self.postgres.as_ref()
     }
 
     pub(super) fn has_opened(&self, opened: &Opened) {
@@ -75,6 +83,38 @@ pub enum Wish {
     Pause,
     /// Give back what it owns, and own nothing.
     Stop,
+}
+
+/// What an archiver is doing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum State {
+    /// It has no connection, or the group has not taken it in.
+    #[default]
+    Connecting,
+    /// It archives.
+    Running,
+    /// It keeps what it owns and reads nothing.
+    Paused,
+    /// It has given back what it owned, or is doing so.
+    Stopped,
+    /// It gives back what it owns, to begin anew.
+    Restarting,
+    /// The process is ending.
+    Ending,
+}
+
+impl State {
+    /// The state as status documents and log lines write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Connecting => "connecting",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Stopped => "stopped",
+            Self::Restarting => "restarting",
+            Self::Ending => "ending",
+        }
+    }
 }
 
 /// What was asked of an archiver last.
@@ -158,6 +198,38 @@ impl KafkaBoard {
     pub(super) fn tick(&self, now: Instant) {
         let since = u64::try_from(now.duration_since(self.begun).as_millis()).unwrap_or(u64::MAX);
         self.ticked.store(since, Ordering::Relaxed);
+    }
+}
+
+/// Postgres' part of the board.
+#[derive(Debug)]
+pub struct PostgresBoard {
+    /// What is asked of the archiver of WAL.
+    pub orders: Orders,
+    /// What it knows of itself.
+    pub status: Arc<postgres::Status>,
+    /// What was done of the orders, and since when.
+    phase: Mutex<(State, DateTime<Utc>)>,
+}
+
+impl PostgresBoard {
+    fn new(now: DateTime<Utc>) -> Self {
+        let (orders, status) = (Orders::default(), postgres::Status::new());
+        Self { orders, status, phase: Mutex::new((State::Connecting, now)) }
+    }
+
+    /// What the archiver is doing, and since when it was let or kept from it.
+    pub fn state(&self) -> (State, DateTime<Utc>) {
+        let (phase, since) = *self.phase.lock().unwrap_or_else(PoisonError::into_inner);
+        let connected = phase == State::Connecting && self.status.now().connected;
+        (if connected { State::Running } else { phase }, since)
+    }
+
+    pub(super) fn enter(&self, phase: State) {
+        let mut now = self.phase.lock().unwrap_or_else(PoisonError::into_inner);
+        if now.0 != phase {
+            *now = (phase, Utc::now());
+        }
     }
 }
 

@@ -5,16 +5,20 @@ pub mod board;
 pub mod kafka;
 
 mod persistence;
+pub mod postgres;
 mod spool;
 
 use std::sync::Arc;
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
+use crate::source::postgres::Server;
 use crate::store::Store;
+
 use board::{Board, Opened};
+use postgres::{Steered, backup::BackupTask};
 use spool::Spool;
 
 /// Archives everything that the configuration names, until `stop` turns true. `board` is made from the same
@@ -24,15 +28,48 @@ use spool::Spool;
 /// A configuration without a source, a store or spool that cannot be written, and what makes a source fail for good.
 /// Everything else is waited for: a broker or a store that is away, a topic that does not exist yet.
 pub async fn run(config: &Config, board: Arc<Board>, stop: watch::Receiver<bool>) -> Result<()> {
-    let (Some(kafka), Some(kafka_board)) = (&config.kafka, board.kafka()) else {
+    if config.kafka.is_none() && config.postgres.is_none() {
         return Err(Error::new(Kind::Config, "the configuration names nothing to archive")
-            .hint("add a section [kafka] with bootstrap_servers and topics"));
-    };
+            .hint("add a section [kafka] with bootstrap_servers and topics, or [postgres] with a url"));
+    }
     let store = Store::open(&config.archive)?;
     store.probe().await?;
     let opened = Opened { store, writer: writer_id()? };
     board.has_opened(&opened);
-    kafka::run(config, kafka, opened, Arc::clone(kafka_board), stop).await
+    let topics = async {
+        match (&config.kafka, board.kafka()) {
+            (Some(kafka), Some(board)) => {
+                kafka::run(config, kafka, opened.clone(), Arc::clone(board), stop.clone()).await
+            }
+            _ => Ok(()),
+        }
+    };
+    let Opened { store, writer } = &opened;
+    let log = async {
+        match (&config.postgres, board.postgres()) {
+            (Some(postgres), Some(board)) => {
+                let (backups, requests) = mpsc::channel(1);
+                let task = BackupTask {
+                    server: Server::new(postgres)?,
+                    config: postgres.clone(),
+                    store: store.clone(),
+                    writer: writer.clone(),
+                    status: Arc::clone(&board.status),
+                    requests,
+                    stop: stop.clone(),
+                };
+                let task = tokio::spawn(postgres::backup::run(task));
+                let log = Steered { config, postgres, opened: &opened, board, backups };
+                let result = log.run(stop.clone()).await;
+                // A backup under way counts for nothing until its last object.
+                task.abort();
+                result
+            }
+            _ => Ok(()),
+        }
+    };
+    // What fails for good on one side ends both: a process that archives half of what it was told looks healthy.
+    tokio::try_join!(topics, log).map(|((), ())| ())
 }
 
 /// Tries whether the spool directory can be written.
@@ -44,7 +81,7 @@ pub fn probe_spool(config: &Config) -> Result<()> {
 }
 
 /// A name for this process that no other has: it stands in the names of the objects that it writes.
-fn writer_id() -> Result<String> {
+pub(crate) fn writer_id() -> Result<String> {
     let mut bytes = [0; 6];
     getrandom::fill(&mut bytes)
         .map_err(|error| Error::new(Kind::Unavailable, format!("the system gives no random bytes: {error}")))?;

@@ -1,3 +1,4 @@
 //! Where data comes from: the readers of foreign systems. Foreign callbacks become one event enum each.
 
 pub mod kafka;
+pub mod postgres;

@@ -93,6 +93,15 @@ pub fn wal_segment(system_id: u64, timeline: u32, lsns: Range<u64>, writer: &str
     wal_segments(system_id).join(format!("timeline={timeline:08X}")).join(name)
 }
 
+/// The timeline and the LSNs of the segment of WAL that `key` names; none if it names something else.
+pub fn wal_segment_range(key: &Path) -> Option<(u32, Range<u64>)> {
+    let name = key.filename()?.strip_suffix(".wal.zst")?;
+    let folder = key.parts().rev().nth(1)?;
+    let timeline = u32::from_str_radix(folder.as_ref().strip_prefix("timeline=")?, 16).ok()?;
+    let mut parts = name.split('-').map(|part| u64::from_str_radix(part, 16).ok());
+    Some((timeline, parts.next()??..parts.next()??))
+}
+
 /// The history of a timeline, as the server names the file.
 pub fn history(system_id: u64, timeline: u32) -> Path {
     wal_segments(system_id).join("history").join(format!("{timeline:08X}.history"))
@@ -106,6 +115,21 @@ pub fn is_history(key: &Path) -> bool {
 /// The folder of a Postgres system's base backups.
 pub fn backups(system_id: u64) -> Path {
     Path::from_iter(["backups", "postgres", &format!("system={system_id}")])
+}
+
+/// The folder of one base backup.
+pub fn backup(system_id: u64, name: &str) -> Path {
+    backups(system_id).join(name)
+}
+
+/// An object of a base backup.
+pub fn backup_part(system_id: u64, name: &str, part: &str) -> Path {
+    backup(system_id, name).join(part)
+}
+
+/// What makes a base backup count.
+pub fn backup_commit(system_id: u64, name: &str) -> Path {
+    backup_part(system_id, name, "backup.json")
 }
 
 /// The key that a checkpoint or a page writes down.

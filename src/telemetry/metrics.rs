@@ -103,6 +103,28 @@ metrics! {
         "Segments that were sealed and are not in a checkpoint yet.";
     LAST_CHECKPOINT = Gauge "tidelog_last_checkpoint_timestamp_seconds" ["kind"]
         "When this process last wrote a checkpoint, as a Unix timestamp.";
+    WAL_RECEIVED = Gauge "tidelog_wal_received_lsn_bytes" []
+        "The position in the write-ahead log up to which it was received.";
+    WAL_DURABLE = Gauge "tidelog_wal_durable_lsn_bytes" []
+        "The position in the write-ahead log up to which checkpoints cover it.";
+    WAL_LAG_BYTES = Gauge "tidelog_wal_lag_bytes" []
+        "Bytes of write-ahead log that the server has written and that are not archived.";
+    WAL_LAG_SECONDS = Gauge "tidelog_wal_lag_seconds" []
+        "Seconds since the time up to which the write-ahead log is completely archived.";
+    SLOT_RETAINED = Gauge "tidelog_slot_retained_bytes" ["slot"]
+        "Bytes of write-ahead log that the server keeps for a replication slot.";
+    SLOT_SAFE = Gauge "tidelog_slot_safe_bytes" ["slot"]
+        "Bytes that may still be written before a replication slot can be lost; only where the server has a limit.";
+    SLOT_LOST = Gauge "tidelog_slot_lost" ["slot"]
+        "1 if the server has removed what a replication slot needs, else 0.";
+    SLOT_SECONDS_TO_LOSS = Gauge "tidelog_slot_seconds_to_loss" ["slot"]
+        "Seconds until a replication slot can be lost at the present rate; only where the server has a limit.";
+    BASE_BACKUP = Gauge "tidelog_base_backup_last_success_timestamp_seconds" []
+        "When the last base backup ended, as a Unix timestamp.";
+    RECOVERABLE_FROM = Gauge "tidelog_recoverable_from_timestamp_seconds" []
+        "The first moment of the newest span to which the database can be recovered, as a Unix timestamp.";
+    RECOVERABLE_TO = Gauge "tidelog_recoverable_to_timestamp_seconds" []
+        "The last moment of the newest span to which the database can be recovered, as a Unix timestamp.";
     BUILD_INFO = Gauge "tidelog_build_info" ["version", "revision"]
         "Always 1; its labels say which program this is.";
     PROCESS_CPU = Counter "process_cpu_seconds_total" []

@@ -3,7 +3,7 @@
 // a store that fails. Prints what is wrong and fails; prints "the page is sound" and ends with 0.
 import assert from "node:assert/strict";
 import { axe, desktop, open, phone, start } from "./browser.mjs";
-import { fixture } from "./fixture.mjs";
+import { fixture, postgres } from "./fixture.mjs";
 
 const [url, topic] = process.argv.slice(2);
 const browser = await start();
@@ -96,11 +96,25 @@ async function states() {
   await failing.close();
 }
 
+async function database() {
+  const { page, complaints, close } = await open(browser, url, { status: fixture({ database: postgres(true) }) });
+  assert.match(await page.locator("#postgres-facts").textContent(), /2A\/7F380000, timeline 3.*last base backup2026-11-22 02:53:12/);
+  assert.equal(await page.locator("#postgres-line .have").count(), 2);
+  assert.equal(await page.locator("#postgres-line .gap").count(), 1);
+  const slots = page.getByRole("region", { name: "Replication slots" });
+  assert.equal(await slots.locator("tbody tr").count(), 3);
+  assert.equal(await slots.locator("td.bad").textContent(), "lost");
+  assert.equal(await slots.locator("td.warn").textContent(), "in 44 min");
+  await accessible(page, "Postgres");
+  assert.deepEqual(complaints, []);
+  await close();
+}
+
 async function looks() {
   for (const [viewport, name] of [[desktop, "desktop"], [phone, "phone"], [{ width: 900, height: 700 }, "tablet"]]) {
     for (const dark of [false, true]) {
       const what = `${name}, ${dark ? "dark" : "light"}`;
-      const { page, complaints, close } = await open(browser, url, { viewport, dark, status: fixture({ gaps: true, trouble: true }) });
+      const { page, complaints, close } = await open(browser, url, { viewport, dark, status: fixture({ gaps: true, trouble: true, database: postgres(true) }) });
       await page.getByRole("button", { name: "cdc.shop.orders" }).click();
       await page.getByText("Lost for good").waitFor();
       await fits(page, what);
@@ -115,6 +129,7 @@ try {
   if (topic) await live();
   await many();
   await states();
+  await database();
   await looks();
   console.log("the page is sound");
 } finally {

@@ -48,8 +48,23 @@ function partitions_of(stream) {
   });
 }
 
+/** A Postgres with a window, and a slot that is or is not lost. */
+export function postgres(lost = false) {
+  const at = Date.parse("2026-11-22T08:05:12.000Z");
+  const iso = (ago) => new Date(at - ago).toISOString();
+  const slot = (slot, more) => ({ slot, kind: "physical", database: null, active: true, wal_status: "reserved", retained_bytes: 1.2e6,
+    safe_bytes: 10e9, seconds_to_loss: null, ...more });
+  return { state: "running", since: iso(60 * HOUR), host: "db-1:5432", trouble: null, system_id: "7291843117650028351", timeline: 3,
+    server_lsn: "2A/7F3C1A80", received_lsn: "2A/7F3C1A80", durable_lsn: "2A/7F380000", lag_bytes: 268928, complete_through: iso(2100),
+    last_commit: iso(2400), bytes: 46.2e9, stored_bytes: 2.31e9, segments: 11804, gaps: lost ? 1 : 0,
+    slots: [slot("tidelog"), slot("debezium", { kind: "logical", database: "shop", retained_bytes: 7.9e9, safe_bytes: 2.1e9, seconds_to_loss: 2640, wal_status: "extended" }),
+      ...(lost ? [slot("reports", { kind: "logical", database: "shop", active: false, wal_status: "lost", retained_bytes: null, safe_bytes: null })] : [])],
+    last_backup: iso(5.2 * HOUR),
+    windows: lost ? [{ from: iso(150 * HOUR), to: iso(11 * HOUR) }, { from: iso(9.5 * HOUR), to: iso(2400) }] : [{ from: iso(150 * HOUR), to: iso(2400) }] };
+}
+
 /** What the page is told: `count` topics; with a gap, paused, or with a store that does not answer. */
-export function fixture({ count = 6, gaps = false, paused = false, trouble = false, postgres = null } = {}) {
+export function fixture({ count = 6, gaps = false, paused = false, trouble = false, database = null } = {}) {
   const at = Date.parse("2026-11-22T08:05:12.000Z");
   const random = numbers(count);
   const name = (n) => (n < SIX.length ? SIX[n]
@@ -81,7 +96,7 @@ export function fixture({ count = 6, gaps = false, paused = false, trouble = fal
     kafka: { state: paused ? "paused" : "running", since: "2026-11-22T07:52:40.118Z", member: true, resolving: 0, brokers: null,
       memory_used_bytes: Math.floor((paused ? 0.4 : 37.2) * 2 ** 20), last_checkpoint: new Date(at - 1300).toISOString(), streams,
       cluster: "main", cluster_id: "5L6g3nShT-eMCtK--X86sw", group_id: "tidelog" },
-    postgres,
+    postgres: database,
   };
   const of = (topic) => {
     const found = streams.find((stream) => stream.topic === topic);

@@ -70,6 +70,7 @@ system_packages() {
     command -v python3 >/dev/null || echo python3
     has_venv || echo python3-venv
     has_postgres || echo postgresql
+    command -v openssl >/dev/null || echo openssl
     command -v unshare >/dev/null || echo util-linux
     command -v systemd-analyze >/dev/null || echo systemd
     [ -e /etc/ssl/certs/ca-certificates.crt ] || echo ca-certificates

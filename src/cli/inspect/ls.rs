@@ -12,7 +12,8 @@ use crate::cli::human;
 use crate::config::Config;
 use crate::error::Result;
 use crate::manifest::coverage::{self, Coverage};
-use crate::manifest::{self, Chain, Selection};
+use crate::manifest::recoverable::{self, Window, windows};
+use crate::manifest::{self, Chain};
 use crate::store::{Store, layout};
 use crate::stream::{Gap, StreamId};
 use crate::time;
@@ -35,6 +36,18 @@ pub(crate) struct Args {
 #[derive(Debug, Serialize)]
 struct Listing {
     streams: Vec<Row>,
+    /// To which moments the database can be recovered; absent without WAL.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    recoverable: Option<Vec<Recoverable>>,
+}
+
+#[derive(Debug, Serialize)]
+struct Recoverable {
+    stream: String,
+    from: String,
+    to: String,
+    #[serde(skip)]
+    window: Window,
 }
 
 #[derive(Debug, Serialize)]
@@ -85,15 +98,46 @@ pub(crate) async fn run(args: &Args, config: &Config) -> Result<()> {
     let streams = chosen(manifest::streams(&store).await?, &args.streams)?;
     let mut claims: BTreeMap<Path, Vec<Coverage>> = BTreeMap::new();
     let mut rows = Vec::with_capacity(streams.len());
+    let mut recoverable: Option<Vec<Recoverable>> = None;
     for stream in streams {
         let Some(chain) = Chain::open(&store, &stream).await? else { continue };
         let folder = layout::coverages(&stream);
         if !claims.contains_key(&folder) {
             claims.insert(folder.clone(), coverage::load_all(&store, &folder).await?);
         }
-        rows.push(row(&stream, &chain, &claims[&folder]).await?);
+        let row = row(&stream, &chain, &claims[&folder]).await?;
+        if stream.topic().is_none() {
+            let windows = windows(&store, &chain, row.through).await?;
+            recoverable.get_or_insert_default().extend(windows.into_iter().map(|window| Recoverable {
+                stream: stream.to_string(),
+                from: time::utc(window.from),
+                to: time::utc(window.to),
+                window,
+            }));
+        }
+        rows.push(row);
     }
-    if args.json { print_json(&Listing { streams: rows }) } else { print(&table(&rows, Utc::now())) }
+    if args.json {
+        return print_json(&Listing { streams: rows, recoverable });
+    }
+    print(&(table(&rows, Utc::now()) + &recoverable_words(recoverable.as_deref())))
+}
+
+/// The windows in words, one a line.
+fn recoverable_words(windows: Option<&[Recoverable]>) -> String {
+    let short = |time: DateTime<Utc>| time::short(time.timestamp_millis());
+    match windows {
+        None => String::new(),
+        Some([]) => "recoverable: nothing yet; a base backup is needed, and the WAL through its end: `tidelog backup` takes one\n".to_owned(),
+        Some([one]) => {
+            format!("recoverable: Postgres from {} to {}, gaps: none\n", short(one.window.from), short(one.window.to))
+        }
+        Some(several) => {
+            let line = |at: &Recoverable| format!("recoverable: Postgres from {} to {}\n", short(at.window.from), short(at.window.to));
+            let lines: String = several.iter().map(line).collect();
+            lines + &format!("             gaps: {} between them\n", several.len() - 1)
+        }
+    }
 }
 
 async fn row(stream: &StreamId, chain: &Chain, claims: &[Coverage]) -> Result<Row> {
@@ -136,9 +180,6 @@ async fn row(stream: &StreamId, chain: &Chain, claims: &[Coverage]) -> Result<Ro
 }
 
 async fn gaps(stream: &StreamId, chain: &Chain) -> Result<Vec<GapRow>> {
-    // No record is that old, so no page is opened for its segments alone.
-    let only_gaps = Selection { timestamps: Some(i64::MIN..i64::MIN + 1), partitions: None };
-    let selected = chain.select(&only_gaps).await?;
     let row = |gap: &Gap| GapRow {
         partition: gap.partition,
         start: Place::of(stream, gap.start),
@@ -147,7 +188,7 @@ async fn gaps(stream: &StreamId, chain: &Chain) -> Result<Vec<GapRow>> {
         reason: gap.reason.name(),
         words: gap.reason.words(),
     };
-    Ok(selected.gaps.iter().map(row).collect())
+    Ok(recoverable::gaps(chain).await?.iter().map(row).collect())
 }
 
 const HEADINGS: [&str; 9] = ["STREAM", "PARTS", "RECORDS", "STORED", "RATIO", "FROM", "COMPLETE TO", "LAG", "GAPS"];

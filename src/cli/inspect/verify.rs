@@ -39,6 +39,7 @@ struct Listing<'a> {
     errors: Vec<ErrorRow<'a>>,
     gaps: Vec<GapRow>,
     orphans: u64,
+    backups: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -124,6 +125,7 @@ fn listing(report: &Report) -> Listing<'_> {
             })
             .collect(),
         orphans: report.orphans,
+        backups: report.backups,
     }
 }
 
@@ -141,6 +143,9 @@ fn text(report: &Report, deep: bool) -> String {
         human::many(report.records, "record"),
         human::bytes(report.bytes)
     ));
+    if report.backups > 0 {
+        say(format!("{}: every part is there", human::many(report.backups, "base backup")));
+    }
     for (stream, gap) in &report.gaps {
         let lost = match stream {
             StreamId::Kafka(_) => format!("partition {}: offsets {}..{}", gap.partition, gap.start, gap.end),

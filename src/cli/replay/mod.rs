@@ -526,6 +526,8 @@ mod tests {
             },
             memory_budget: 0,
             kafka: None,
+            postgres: None,
+            retention: Default::default(),
             http: None,
         };
         let digest = |words: &[&str]| args(words).digest(&config);

@@ -5,8 +5,8 @@
 
 use std::collections::BTreeMap;
 
-use super::shape::{KAFKA, KAFKA_CLASS};
-use crate::config::{Config, Kafka, Start};
+use super::shape::{KAFKA, KAFKA_CLASS, POSTGRES, POSTGRES_CLASS};
+use crate::config::{Ack, Config, Kafka, Postgres, Start};
 use crate::time;
 
 /// What stands in place of a value.
@@ -51,11 +51,8 @@ pub(super) fn kafka(config: &Config, kafka: &Kafka) -> BTreeMap<String, String> 
         Start::Timestamp(ms) => time::rfc3339(ms),
     };
     let segment = &kafka.segment;
-    let mut all = vec![
-        ("name".to_owned(), KAFKA.to_owned()),
-        ("connector.class".to_owned(), KAFKA_CLASS.to_owned()),
-        ("archive.url".to_owned(), config.archive.url.to_string()),
-        ("archive.spool_dir".to_owned(), config.archive.spool_dir.display().to_string()),
+    let mut all = archive(config, KAFKA, KAFKA_CLASS);
+    all.extend([
         ("memory.budget".to_owned(), config.memory_budget.to_string()),
         ("kafka.cluster".to_owned(), kafka.cluster.clone()),
         ("kafka.bootstrap_servers".to_owned(), kafka.bootstrap_servers.clone()),
@@ -67,7 +64,7 @@ pub(super) fn kafka(config: &Config, kafka: &Kafka) -> BTreeMap<String, String> 
         ("kafka.segment.max_bytes".to_owned(), segment.max_bytes.to_string()),
         ("kafka.segment.max_records".to_owned(), segment.max_records.to_string()),
         ("kafka.segment.max_age".to_owned(), humantime::format_duration(segment.max_age).to_string()),
-    ];
+    ]);
     // Connect's own keys for what a sink reads.
     if !names.is_empty() {
         all.push(("topics".to_owned(), names.join(",")));
@@ -77,9 +74,37 @@ pub(super) fn kafka(config: &Config, kafka: &Kafka) -> BTreeMap<String, String> 
     }
     let properties =
         kafka.properties.iter().map(|(name, value)| (format!("kafka.properties.{name}"), masked(name, value)));
-    let options =
-        config.archive.options.iter().map(|(name, value)| (format!("archive.options.{name}"), masked(name, value)));
-    all.into_iter().chain(properties).chain(options).collect()
+    all.into_iter().chain(properties).collect()
+}
+
+/// `[postgres]` and what it archives to. Its URL may hold a password.
+pub(super) fn postgres(config: &Config, postgres: &Postgres) -> BTreeMap<String, String> {
+    let ack = if postgres.ack == Ack::Archive { "archive" } else { "spool" };
+    let every = postgres.base_backup.every.map(|every| humantime::format_duration(every).to_string());
+    let mut all = archive(config, POSTGRES, POSTGRES_CLASS);
+    all.extend([
+        ("postgres.url".to_owned(), HIDDEN.to_owned()),
+        ("postgres.slot".to_owned(), postgres.slot.clone()),
+        ("postgres.create_slot".to_owned(), postgres.create_slot.to_string()),
+        ("postgres.ack".to_owned(), ack.to_owned()),
+        ("postgres.max_age".to_owned(), humantime::format_duration(postgres.max_age).to_string()),
+        ("postgres.compression".to_owned(), format!("zstd:{}", postgres.zstd_level)),
+    ]);
+    all.extend(every.map(|every| ("postgres.base_backup.every".to_owned(), every)));
+    all.into_iter().collect()
+}
+
+/// What every connector has: its name, and the archive.
+fn archive(config: &Config, name: &str, class: &str) -> Vec<(String, String)> {
+    let options = config.archive.options.iter();
+    let options = options.map(|(name, value)| (format!("archive.options.{name}"), masked(name, value)));
+    let own = [
+        ("name".to_owned(), name.to_owned()),
+        ("connector.class".to_owned(), class.to_owned()),
+        ("archive.url".to_owned(), config.archive.url.to_string()),
+        ("archive.spool_dir".to_owned(), config.archive.spool_dir.display().to_string()),
+    ];
+    own.into_iter().chain(options).collect()
 }
 
 fn masked(name: &str, value: &str) -> String {

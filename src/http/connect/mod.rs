@@ -2,7 +2,8 @@
 //! documentation, "Kafka Connect", "REST API"; `ConnectorsResource` and `RestServer` in Kafka's source).
 //!
 //! The connector `kafka` is a sink: it takes records out of Kafka, and its tasks are the partitions that this process
-//! owns, numbered in the order of topic and partition. What Connect would let one create, change or delete is set in
+//! owns, numbered in the order of topic and partition. The connector `postgres` is a source, whose one task is the timeline
+//! that is received. What Connect would let one create, change or delete is set in
 //! tidelog's configuration; those calls are refused.
 
 mod masked;
@@ -23,7 +24,11 @@ use shape::Connector;
 
 /// `GET /connector-plugins`.
 pub(super) fn plugins(State(_): AppState) -> Ready<Response> {
-    ready(Json(json!([{ "class": shape::KAFKA_CLASS, "type": "sink", "version": VERSION }])).into_response())
+    let plugins = json!([
+        { "class": shape::KAFKA_CLASS, "type": "sink", "version": VERSION },
+        { "class": shape::POSTGRES_CLASS, "type": "source", "version": VERSION },
+    ]);
+    ready(Json(plugins).into_response())
 }
 
 /// `GET /connectors`, also with `?expand=info` and `?expand=status`.
@@ -154,13 +159,14 @@ fn change(
     if let Err(refused) = auth::allow(app, headers) {
         return ready(*refused);
     }
-    match app.board.kafka().filter(|_| name == shape::KAFKA) {
-        Some(kafka) => {
-            order(&kafka.orders);
-            ready(done.into_response())
-        }
-        None => ready(no_connector(name)),
-    }
+    let orders = match name {
+        shape::KAFKA => app.board.kafka().map(|kafka| &kafka.orders),
+        shape::POSTGRES => app.board.postgres().map(|postgres| &postgres.orders),
+        _ => None,
+    };
+    let Some(orders) = orders else { return ready(no_connector(name)) };
+    order(orders);
+    ready(done.into_response())
 }
 
 #[cfg(test)]

@@ -6,13 +6,19 @@ use serde_json::{Value, json};
 
 use super::masked;
 use crate::http::App;
-use crate::pipeline::kafka::status::{PartitionStatus, State, Status, StreamStatus};
+use crate::pipeline::board::State;
+use crate::pipeline::kafka::status::{PartitionStatus, Status, StreamStatus};
+use crate::pipeline::postgres::Snapshot;
 
 /// The name of the connector that archives Kafka's topics.
 pub(super) const KAFKA: &str = "kafka";
 
-/// What stands as its class.
+/// The name of the connector that archives Postgres' write-ahead log.
+pub(super) const POSTGRES: &str = "postgres";
+
+/// What stands as their classes.
 pub(super) const KAFKA_CLASS: &str = "tidelog.Kafka";
+pub(super) const POSTGRES_CLASS: &str = "tidelog.Postgres";
 
 /// A connector at one moment.
 pub(super) struct Connector {
@@ -51,7 +57,20 @@ impl Connector {
                 tasks: tasks(&status),
             }
         });
-        kafka.into_iter().collect()
+        let postgres = app.config.postgres.as_ref().zip(app.board.postgres());
+        let postgres = postgres.map(|(config, board)| {
+            let ((state, _), now) = (board.state(), board.status.now());
+            Self {
+                name: POSTGRES,
+                config: masked::postgres(&app.config, config),
+                topics: Vec::new(),
+                kind: "source",
+                state: connector_state(state),
+                worker: app.worker.clone(),
+                tasks: wal_task(state, &now).into_iter().collect(),
+            }
+        });
+        kafka.into_iter().chain(postgres).collect()
     }
 
     fn task_ids(&self) -> Vec<Value> {
@@ -110,7 +129,7 @@ impl Connector {
 /// The states of Connect (`AbstractStatus.State`).
 fn connector_state(state: State) -> &'static str {
     match state {
-        State::Joining => "UNASSIGNED",
+        State::Connecting => "UNASSIGNED",
         State::Running | State::Ending => "RUNNING",
         State::Paused => "PAUSED",
         State::Stopped => "STOPPED",
@@ -138,6 +157,19 @@ fn task(state: State, stream: &StreamStatus, at: &PartitionStatus) -> Task {
         partition: json!({ "kafka_topic": *stream.topic, "kafka_partition": at.partition }),
         offset: json!({ "kafka_offset": at.committed }),
     }
+}
+
+/// The one timeline that is received; a connector that was stopped has no task.
+fn wal_task(state: State, now: &Snapshot) -> Option<Task> {
+    let (system, timeline) = now.system_id.zip(now.timeline).filter(|_| state != State::Stopped)?;
+    let failing = now.trouble.clone().filter(|_| matches!(state, State::Connecting | State::Running));
+    Some(Task {
+        state: if failing.is_some() { "FAILED" } else { connector_state(state) },
+        trace: failing,
+        config: json!({ "task.class": POSTGRES_CLASS, "system_id": system.to_string(), "timeline": timeline.to_string() }),
+        partition: json!({ "system_id": system.to_string(), "timeline": timeline }),
+        offset: json!({ "lsn": now.durable.to_string() }),
+    })
 }
 
 #[cfg(test)]

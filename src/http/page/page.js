@@ -113,7 +113,7 @@ function window_of(streams) {
   const hours = Number(choice.span);
   if (hours > 0) return [to - hours * HOUR, to];
   const first = streams.reduce((least, stream) => Math.min(least, stream.first ?? to), to - HOUR / 60);
-  return [first, to];
+  return [(status.postgres?.windows ?? []).reduce((least, { from }) => Math.min(least, parse(from)), first), to];
 }
 
 const STEPS = [1 / 60, 5 / 60, 0.25, 0.5, 1, 3, 6, 12, 24, 48, 168, 720, 2160, 8760, 87600].map((hours) => hours * HOUR);
@@ -221,6 +221,7 @@ function drawRow(row, stream, window) {
 }
 
 function drawRows(streams, window) {
+  $("streams").hidden = !status.kafka;
   const body = $("rows");
   const visible = chosen(streams);
   for (const stream of visible) {
@@ -260,13 +261,14 @@ function toggle(row) {
   row.open.setAttribute("aria-expanded", String(row.detail !== null));
 }
 
-function table(caption, headings, lines) {
+/** A small table; its first `texts` columns are texts, the others numbers. */
+function table(caption, headings, lines, texts = 1) {
   const head = make("tr", "", ...headings.map((text, index) => {
-    const th = make("th", index > 0 ? "number" : "", text);
+    const th = make("th", index >= texts ? "number" : "", text);
     th.scope = "col";
     return th;
   }));
-  const body = lines.map((line) => make("tr", "", ...line.map((text, index) => make("td", index > 0 ? "number" : "", text))));
+  const body = lines.map((line) => make("tr", "", ...line.map((text, index) => make("td", index >= texts ? "number" : "", text))));
   const scroll = make("div", "scroll", make("table", "inner", make("caption", "", caption), make("thead", "", head), make("tbody", "", ...body)));
   scroll.tabIndex = 0;
   scroll.setAttribute("role", "region");
@@ -310,12 +312,14 @@ async function refreshDetail(row) {
 // ---- the head of the page
 
 const STATES = {
-  running: ["good", "Archiving"], paused: ["warn", "Paused"], stopped: ["warn", "Stopped"], joining: ["warn", "Joining the group"],
+  running: ["good", "Archiving"], paused: ["warn", "Paused"], stopped: ["warn", "Stopped"], connecting: ["warn", "Connecting"],
   restarting: ["warn", "Restarting"], ending: ["warn", "Ending"],
 };
 
 function drawHead() {
-  let [tone, text] = STATES[status.kafka?.state] ?? ["good", "Running"];
+  // Of two archivers the one that does not archive is of interest.
+  const states = [status.kafka, status.postgres].filter(Boolean).map(({ state }) => STATES[state] ?? ["warn", state]);
+  let [tone, text] = states.find(([tone]) => tone !== "good") ?? states[0] ?? ["warn", "Nothing to archive"];
   if (!status.ready && tone === "good") [tone, text] = ["bad", "Not ready"];
   if (failed) [tone, text] = ["bad", "No answer"];
   mark($("state"), "tone", tone);
@@ -374,6 +378,56 @@ function drawTiles(streams) {
   }
 }
 
+// ---- Postgres
+
+function drawPostgres(window) {
+  const state = status.postgres;
+  $("postgres").hidden = !state;
+  if (!state) return;
+  const through = parse(state.complete_through);
+  const words = { connecting: "not connected", running: "streaming from " + state.host }[state.state] ?? state.state;
+  say($("postgres-state"), words);
+  const time = (text) => text && stamp(parse(text));
+  const ago = (text) => text && `${time(text)} (${span(now() - parse(text))} ago)`;
+  const newest = state.windows.at(-1);
+  const list = facts([["archived to", state.durable_lsn && `${state.durable_lsn}, timeline ${state.timeline}`],
+    ["server at", state.server_lsn], ["lag", through === null ? "not known yet" : `${span(now() - through)}, ${bytes(state.lag_bytes)}`],
+    ["recoverable", newest ? `${time(newest.from)} to ${time(newest.to)}` : "no moment yet"],
+    ["last base backup", state.last_backup ? ago(state.last_backup) : "none yet"], ["last commit archived", time(state.last_commit)],
+    ["since the start", `${bytes(state.bytes)} as ${bytes(state.stored_bytes)}, ${ratio(state.bytes, state.stored_bytes)} smaller`],
+    ["gaps", state.gaps > 0 ? exact(state.gaps) : ""], ["system", state.system_id]]);
+  const key = list.textContent;
+  if ($("postgres-facts").dataset.key !== key) {
+    $("postgres-facts").dataset.key = key;
+    $("postgres-facts").replaceChildren(...list.children);
+  }
+  const spans = state.windows.map(({ from, to }) => ["have", parse(from), parse(to), `${time(from)} to ${time(to)}`]);
+  const holes = state.windows.slice(1).map(({ from }, index) => {
+    const end = state.windows[index].to;
+    return ["gap", parse(end), parse(from), `not recoverable: ${time(end)} to ${time(from)}`];
+  });
+  drawTrack($("postgres-line"), window, [...spans, ...holes, ...(newest ? [["late", parse(newest.to), now()]] : [])]);
+  const label = newest ? `recoverable from ${time(newest.from)} to ${time(newest.to)}` : "no moment is recoverable yet";
+  if ($("postgres-line").getAttribute("aria-label") !== label) $("postgres-line").setAttribute("aria-label", label);
+  drawSlots(state.slots);
+}
+
+function drawSlots(slots) {
+  const loss = (slot) => (slot.wal_status === "lost" ? "lost" : slot.seconds_to_loss === null ? "no limit or no writes" : "in " + span(slot.seconds_to_loss * 1000));
+  const lines = slots.map((slot) => [slot.slot, slot.database ? `${slot.kind}, ${slot.database}` : slot.kind, slot.active ? "yes" : "no",
+    slot.wal_status ?? "–", slot.retained_bytes === null ? "–" : bytes(slot.retained_bytes), loss(slot)]);
+  const key = JSON.stringify(lines);
+  const box = $("postgres-slots");
+  if (box.dataset.key === key) return;
+  box.dataset.key = key;
+  box.replaceChildren(...(slots.length > 0 ? [table("Replication slots", ["Slot", "Kind", "In use", "State", "Kept on the server", "Time to loss"], lines, 4)] : []));
+  [...box.querySelectorAll("tbody tr")].forEach((line, index) => {
+    const slot = slots[index];
+    const tone = slot.wal_status === "lost" ? "bad" : slot.wal_status === "unreserved" || (slot.seconds_to_loss ?? Infinity) < 3600 ? "warn" : "";
+    if (tone) line.lastChild.className = "number " + tone;
+  });
+}
+
 function drawFoot() {
   if ($("footer").childElementCount > 0) return;
   const link = (path) => {
@@ -396,6 +450,7 @@ function draw() {
   const window = window_of(streams);
   drawHead();
   drawTiles(streams);
+  drawPostgres(window);
   drawAxis(window);
   drawRows(streams, window);
   drawFoot();

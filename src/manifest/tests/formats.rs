@@ -7,7 +7,7 @@ use crate::error::Kind;
 use crate::manifest::coverage::{Claim, Coverage};
 use crate::manifest::{entry, page};
 use crate::store::layout;
-use crate::stream::{Body, Checkpoint, PageRef, Snapshot, Totals};
+use crate::stream::{Body, Checkpoint, Expire, Expired, Merge, PageRef, Retired, Snapshot, Span, System, Totals};
 
 const ENTRIES: [&[u8]; 5] = [
     include_bytes!("golden/begin.json"),
@@ -93,6 +93,76 @@ fn golden_entries_are_read_and_written_to_the_byte() {
     }
 }
 
+const OF_WAL: [&[u8]; 4] = [
+    include_bytes!("golden/wal-begin.json"),
+    include_bytes!("golden/wal-append.json"),
+    include_bytes!("golden/wal-merge.json"),
+    include_bytes!("golden/wal-expire.json"),
+];
+const PAGE_OF_WAL: &[u8] = include_bytes!("golden/wal-page.json.zst");
+
+/// What the golden entries of a Postgres system say.
+fn checkpoints_of_wal() -> Vec<Checkpoint> {
+    let stream = StreamId::Postgres { system_id: 7_291_123_456_789_012_345 };
+    let wal = |name: &str, start, end| SegmentRef {
+        format: Format::Wal,
+        ..segment(name, vec![PartitionRange { records: 2, ..range(1, start, end) }])
+    };
+    let small = [wal("small-1", 16_777_216, 20_000_000), wal("small-2", 20_000_000, 33_554_432)];
+    let merge = Merge {
+        segment: SegmentRef {
+            partitions: vec![PartitionRange { records: 4, ..range(1, 16_777_216, 33_554_432) }],
+            raw_bytes: 10_000,
+            ..wal("merged", 16_777_216, 33_554_432)
+        },
+        replaces: small.iter().map(|segment| segment.object.clone()).collect(),
+        retired: Retired::of(&small),
+        decided: at(2),
+    };
+    let expire = Expire {
+        ranges: vec![Expired { partition: 1, from: 16_777_216, before: 33_554_432 }],
+        retired: Retired::of([&merge.segment]),
+        decided: at(3),
+    };
+    let bodies = [
+        Body::Begin(Begin::Postgres(golden_system())),
+        Body::Append(Change { segments: small.to_vec(), ..Change::default() }),
+        Body::Merge(merge),
+        Body::Expire(expire),
+    ];
+    let checkpoint = |(number, body)| Checkpoint {
+        format: 1,
+        stream: stream.to_string(),
+        number,
+        previous: (number > 0).then(|| sha256(b"the entry before")),
+        writer: "a41c2b9d".into(),
+        at: at(i64::try_from(number).unwrap()),
+        body,
+    };
+    (0..).zip(bodies).map(checkpoint).collect()
+}
+
+fn golden_system() -> System {
+    System { system_id: 7_291_123_456_789_012_345, wal_segment_size: 16 << 20, server_version: 15 }
+}
+
+#[test]
+fn golden_entries_of_wal_are_read_and_written_to_the_byte() {
+    let stream = StreamId::Postgres { system_id: golden_system().system_id };
+    let checkpoints = checkpoints_of_wal();
+    for (bytes, checkpoint) in OF_WAL.into_iter().zip(&checkpoints) {
+        let key = layout::entry(&stream, checkpoint.number);
+        assert_eq!(entry::decode(&stream, checkpoint.number, key, bytes).unwrap().checkpoint, *checkpoint);
+        assert_eq!(entry::encode(checkpoint).unwrap(), bytes);
+    }
+    let bodies: Vec<Body> = checkpoints.into_iter().map(|checkpoint| checkpoint.body).collect();
+    let (pages, _) = page::roll(&stream, 64, &[], &bodies).unwrap();
+    let reference = PageRef { sha256: sha256(PAGE_OF_WAL), ..pages[0].clone() };
+    let read = page::decode(&stream, &reference, &layout::page(&stream, &reference.sha256), PAGE_OF_WAL).unwrap();
+    read.lists(Some(&bodies)).unwrap();
+    assert_eq!(reference.spans, [Span { partition: 1, start: 16_777_216, end: 33_554_432 }]);
+}
+
 #[test]
 fn golden_pages_are_read() {
     let bodies: Vec<Body> = checkpoints().into_iter().take(3).map(|checkpoint| checkpoint.body).collect();
@@ -122,12 +192,20 @@ fn keys_are_as_the_format_says() {
         (layout::entry(&orders(), 412), "manifest/kafka/main/orders.0/00000000000000000412.json"),
         (layout::page(&orders(), "9b1c"), "manifest/kafka/main/orders.0/pages/9b1c.json.zst"),
         (layout::coverage(&layout::coverages(&orders()), "a41c2b9d"), "coverage/kafka/main/a41c2b9d.json"),
+        (layout::history(7, 3), "segments/postgres/system=7/history/00000003.history"),
+        (
+            layout::wal_segment(7, 1, 0x1600_0000..0x16B3_74D8_48, "a41c2b9d", 7),
+            "segments/postgres/system=7/timeline=00000001/0000000016000000-00000016B374D848-a41c2b9d-7.wal.zst",
+        ),
         (segment, "segments/kafka/cluster=main/topic=orders/generation=0/date=2027-01-15/080000-a41c2b9d-7.avro"),
     ];
     for (key, expected) in keys {
         assert_eq!(key.as_ref(), expected);
         assert_eq!(layout::object(expected).unwrap(), key);
     }
+    let wal = layout::wal_segment(7, 0xAB, 5..0x16B3_74D8_48, "a41c-m", 7);
+    assert_eq!(layout::wal_segment_range(&wal), Some((0xAB, 5..0x16B3_74D8_48)));
+    assert_eq!(layout::wal_segment_range(&layout::history(7, 3)), None);
     let number = |name: &str| layout::entry_number(&layout::chain(&orders()).join(name));
     assert_eq!(number("00000000000000000412.json"), Some(412));
     for name in ["412.json", "0000000000000000041x.json", "99999999999999999999.json", "00000000000000000412.json.zst"]

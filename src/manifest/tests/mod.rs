@@ -6,6 +6,7 @@ mod coverage;
 mod faulty;
 mod formats;
 mod interleavings;
+mod merges;
 mod select;
 mod walk;
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
+use crate::pipeline::board::State;
 use crate::stream::Totals;
 
 /// Kafka's archiver as it stood a moment ago.
@@ -29,38 +30,6 @@ pub struct Status {
     pub last_checkpoint: Option<DateTime<Utc>>,
     /// The topics of which it owns partitions, in the order of their names.
     pub streams: Vec<StreamStatus>,
-}
-
-/// What an archiver is doing.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum State {
-    /// It is not a member of the group yet, or not any more.
-    #[default]
-    Joining,
-    /// It archives.
-    Running,
-    /// It keeps its partitions and reads nothing.
-    Paused,
-    /// It has given its partitions back, or is doing so, and owns nothing.
-    Stopped,
-    /// It gives its partitions back, to begin anew.
-    Restarting,
-    /// The process is ending.
-    Ending,
-}
-
-impl State {
-    /// The state as status documents and log lines write it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Joining => "joining",
-            Self::Running => "running",
-            Self::Paused => "paused",
-            Self::Stopped => "stopped",
-            Self::Restarting => "restarting",
-            Self::Ending => "ending",
-        }
-    }
 }
 
 /// Something that fails, and is tried again.

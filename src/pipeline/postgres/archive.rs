@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
+use super::count::{Counters, Reason};
 use super::spool::Extent;
 use super::walk::{self, Walk};
 use super::{Block, Shared};
@@ -56,18 +57,33 @@ pub(super) struct Archiver {
     jobs: FuturesOrdered<JoinHandle<(SegmentRef, u32)>>,
     ready: Vec<SegmentRef>,
     next_checkpoint: Instant,
+    counters: Counters,
 }
 
 /// What is to be done next.
 enum Work {
-    Segment { timeline: u32, start: Lsn, end: Lsn },
-    Gap { timeline: u32, start: Lsn, end: Lsn },
+    Segment {
+        timeline: u32,
+        start: Lsn,
+        end: Lsn,
+        reason: Reason,
+    },
+    Gap {
+        timeline: u32,
+        start: Lsn,
+        end: Lsn,
+    },
     /// Nothing before this moment, or before more comes.
     Wait(Option<Instant>),
 }
 
 impl Archiver {
-    pub(super) fn new(shared: Arc<Shared>, chain: Chain, max_age: Duration, merges: mpsc::UnboundedSender<Block>) -> Self {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        chain: Chain,
+        max_age: Duration,
+        merges: mpsc::UnboundedSender<Block>,
+    ) -> Self {
         Self {
             shared,
             chain,
@@ -79,6 +95,7 @@ impl Archiver {
             jobs: FuturesOrdered::new(),
             ready: Vec::new(),
             next_checkpoint: Instant::now(),
+            counters: Counters::new(),
         }
     }
 
@@ -94,7 +111,10 @@ impl Archiver {
             let mut wait = None;
             while self.jobs.len() < SEGMENTS_AT_ONCE {
                 match self.next_work(stopping)? {
-                    Work::Segment { timeline, start, end } => self.begin_segment(timeline, start, end).await?,
+                    Work::Segment { timeline, start, end, reason } => {
+                        self.begin_segment(timeline, start, end).await?;
+                        self.counters.sealed(reason);
+                    }
                     Work::Gap { timeline, start, end } if self.is_idle() => self.commit_gap(timeline, start, end).await,
                     Work::Gap { .. } => break,
                     Work::Wait(until) => {
@@ -115,7 +135,7 @@ impl Archiver {
                 () = sleep_until(self.next_checkpoint), if !self.ready.is_empty() => self.commit().await,
                 changed = changes.changed() => changed.or_err(Kind::Internal, || "the spool of WAL is gone".into())?,
                 () = sleep_until(wait.unwrap_or_else(Instant::now)), if wait.is_some() => {}
-                _ = stop.wait_for(|stop| *stop), if !stopping => {}
+                () = super::asked(&mut stop), if !stopping => {}
             }
         }
     }
@@ -138,17 +158,20 @@ impl Archiver {
         let full = Lsn((at.0 + 1).next_multiple_of(MOST_BYTES));
         if available >= full {
             self.since = None;
-            return Ok(Work::Segment { timeline, start: at, end: full });
+            return Ok(Work::Segment { timeline, start: at, end: full, reason: Reason::Size });
         }
         if available > at {
             let due = *self.since.get_or_insert_with(Instant::now) + self.max_age;
             // Nothing more comes of a timeline that was left, or before a gap.
             let over = next.is_some_and(|next| next.timeline > timeline || next.after_gap);
-            if hurry || over || Instant::now() >= due {
-                self.since = None;
-                return Ok(Work::Segment { timeline, start: at, end: available });
-            }
-            return Ok(Work::Wait(Some(due)));
+            let reason = match () {
+                () if over => Reason::End,
+                () if hurry => Reason::Stop,
+                () if Instant::now() >= due => Reason::Age,
+                () => return Ok(Work::Wait(Some(due))),
+            };
+            self.since = None;
+            return Ok(Work::Segment { timeline, start: at, end: available, reason });
         }
         self.since = None;
         match next {
@@ -183,8 +206,9 @@ impl Archiver {
                 "the archive has timeline {} up to {archived}, and the spool goes on at {}",
                 extent.timeline, extent.start
             );
-            return Err(Error::new(Kind::Incomplete, message)
-                .hint("files of the spool are missing: put them back, or move the spool's directory away to receive again"));
+            return Err(Error::new(Kind::Incomplete, message).hint(
+                "files of the spool are missing: put them back, or move the spool's directory away to receive again",
+            ));
         }
         Ok(archived)
     }
@@ -232,10 +256,14 @@ impl Archiver {
                     let last = change.segments.iter().filter_map(SegmentRef::max_timestamp).max();
                     now.last_commit = now.last_commit.max(last.and_then(DateTime::from_timestamp_millis));
                 });
-                change.segments.iter().for_each(|segment| self.ask_for_merge(segment));
+                for segment in &change.segments {
+                    self.counters.archived(segment);
+                    self.ask_for_merge(segment);
+                }
             }
             Outcome::Moved(timelines) => {
                 tracing::warn!(stream = %self.chain.stream(), ?timelines, "another process has archived this WAL; going on behind it");
+                self.counters.conflicts.increment(1);
                 self.start_over().await;
             }
         }
@@ -248,8 +276,9 @@ impl Archiver {
         let (start, end) = (Lsn::at(range.start), Lsn::at(range.end));
         if end.0.is_multiple_of(MOST_BYTES) && !start.0.is_multiple_of(MOST_BYTES) {
             let block = Block { timeline: range.partition, start: Lsn(end.0 - MOST_BYTES).position(), end: range.end };
-            // The merger ends only with the process.
-            drop(self.merges.send(block));
+            if self.merges.send(block).is_err() {
+                tracing::debug!("the upkeep has ended");
+            }
         }
     }
 
@@ -264,6 +293,7 @@ impl Archiver {
         let change = Change { gaps: vec![gap], ..Change::default() };
         match self.append(&change).await {
             Outcome::Committed { .. } => {
+                self.counters.gaps.increment(1);
                 self.shared.status.note(|now| now.gaps += 1);
                 tracing::error!(
                     timeline,
@@ -353,7 +383,8 @@ impl Job {
     }
 
     fn encode(&self, path: &std::path::Path) -> Result<Sealed> {
-        let facts = WalFacts::new(self.shared.system, self.timeline, self.start..self.end, &self.shared.writer, Utc::now());
+        let facts =
+            WalFacts::new(self.shared.system, self.timeline, self.start..self.end, &self.shared.writer, Utc::now());
         let mut writer = WalWriter::create(path, facts, ZSTD_LEVEL)?;
         let mut buffer = vec![0; PIECE];
         let mut at = self.start;

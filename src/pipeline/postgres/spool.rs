@@ -119,7 +119,8 @@ impl WalSpool {
             let marker = self.directory.join(extent.name()).with_extension("gap");
             File::create(&marker).and_then(|file| file.sync_all()).map_err(|source| self.failed(source))?;
         }
-        let file = File::options().create(true).truncate(true).read(true).write(true).open(self.directory.join(extent.name()));
+        let file =
+            File::options().create(true).truncate(true).read(true).write(true).open(self.directory.join(extent.name()));
         let file = file.map_err(|source| self.failed(source))?;
         sync_directory(&self.directory).map_err(|source| self.failed(source))?;
         inner.open = Some(Arc::new(file));
@@ -164,7 +165,9 @@ impl WalSpool {
 
     fn update(&self, extent: Extent) {
         let mut inner = self.lock();
-        if let Some(last) = inner.files.back_mut().filter(|last| (last.timeline, last.start) == (extent.timeline, extent.start)) {
+        if let Some(last) =
+            inner.files.back_mut().filter(|last| (last.timeline, last.start) == (extent.timeline, extent.start))
+        {
             *last = extent;
         }
     }
@@ -229,13 +232,19 @@ impl WalSpool {
         let mut filled = 0;
         while filled < buffer.len() {
             let at = start + filled as u64;
-            let found = self.lock().files.iter().copied().find(|file| file.timeline == timeline && file.start <= at && at < file.end);
+            let found = self
+                .lock()
+                .files
+                .iter()
+                .copied()
+                .find(|file| file.timeline == timeline && file.start <= at && at < file.end);
             let extent = found.ok_or_else(|| {
                 Error::new(Kind::Internal, format!("the spool does not hold the WAL of timeline {timeline} at {at}"))
             })?;
             let length = (buffer.len() - filled).min(usize::try_from(extent.end - at).unwrap_or(usize::MAX));
             let path = self.directory.join(extent.name());
-            let read = File::open(&path).and_then(|file| file.read_exact_at(&mut buffer[filled..filled + length], at - extent.start));
+            let read = File::open(&path)
+                .and_then(|file| file.read_exact_at(&mut buffer[filled..filled + length], at - extent.start));
             read.map_err(|source| Error::io(source, format!("cannot read the spool file {}", path.display())))?;
             filled += length;
         }
@@ -246,10 +255,8 @@ impl WalSpool {
     pub(super) fn release(&self, timeline: u32, end: Lsn) {
         let mut inner = self.lock();
         // The last file stays: it says where to receive on.
-        while let [first, ..] = inner.files.make_contiguous()
-            && inner.files.len() > 1
-        {
-            let first = *first;
+        while inner.files.len() > 1 {
+            let Some(first) = inner.files.front().copied() else { break };
             if first.timeline > timeline || (first.timeline == timeline && first.end > end) {
                 break;
             }
@@ -361,7 +368,8 @@ mod tests {
             spool.begin(2, Lsn(2 * M), false).expect("a file");
         }
         let spool = WalSpool::open(root.path(), 7).expect("a spool");
-        let kept: Vec<_> = spool.extents().iter().map(|extent| (extent.timeline, extent.start.0, extent.after_gap)).collect();
+        let kept: Vec<_> =
+            spool.extents().iter().map(|extent| (extent.timeline, extent.start.0, extent.after_gap)).collect();
         assert_eq!(kept, [(1, 0, false), (1, M, true), (2, 2 * M, false)]);
         assert!(root.path().join("postgres-7/00000001-0000000003000000.stray").exists());
         spool.cut(1, Lsn(M + 40)).expect("a disk");

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chrono::{DateTime, TimeDelta, Utc};
 
+use crate::manifest::recoverable::Window;
 use crate::source::postgres::Slot;
 use crate::stream::Lsn;
 
@@ -84,15 +85,6 @@ pub struct SlotStatus {
     pub seconds_to_loss: Option<f64>,
 }
 
-/// Every moment from one to another to which the database can be recovered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Window {
-    /// The first moment.
-    pub from: DateTime<Utc>,
-    /// The last.
-    pub to: DateTime<Utc>,
-}
-
 impl Status {
     /// A process that has not begun yet.
     pub fn new() -> Arc<Self> {
@@ -150,7 +142,7 @@ mod tests {
     #[test]
     fn what_the_server_had_is_complete_once_the_archive_has_reached_it() {
         let status = Status::new();
-        let at = |seconds| DateTime::from_timestamp(1_800_000_000 + seconds, 0).expect("a time");
+        let at = |seconds: i64| DateTime::from_timestamp(1_800_000_000 + seconds, 0).expect("a time");
         status.server_ends(Lsn(100), at(0));
         status.server_ends(Lsn(150), at(0) + TimeDelta::milliseconds(10));
         status.server_ends(Lsn(200), at(5));

@@ -69,7 +69,8 @@ pub(super) async fn resume(shared: &Shared, chain: &Chain, timeline: u32, at: Ls
 
 /// A walker that has come through these segments to `at`.
 async fn through(shared: &Shared, timeline: u32, switch: Lsn, segments: &[SegmentRef], at: Lsn) -> Result<Walker> {
-    let start = segments.first().and_then(|segment| segment.partitions.first()).map_or(at, |range| Lsn::at(range.start));
+    let start =
+        segments.first().and_then(|segment| segment.partitions.first()).map_or(at, |range| Lsn::at(range.start));
     let mut walker = Walker::new(shared.system, timeline, start, switch)?;
     for segment in segments {
         let reader = WalReader::open(&shared.store, segment).await?;
@@ -86,7 +87,8 @@ async fn through(shared: &Shared, timeline: u32, switch: Lsn, segments: &[Segmen
     if walker.position() != at {
         return Walker::new(shared.system, timeline, at, switch);
     }
-    drop(walker.take());
+    // What is archived was counted when it was.
+    walker.take();
     Ok(walker)
 }
 

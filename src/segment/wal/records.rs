@@ -101,10 +101,19 @@ pub struct Seen {
 }
 
 impl Seen {
+    /// Adds what was found elsewhere.
+    pub fn add(&mut self, other: &Self) {
+        self.commits += other.commits;
+        self.first_commit = match (self.first_commit, other.first_commit) {
+            (Some(one), Some(another)) => Some(one.min(another)),
+            (one, another) => one.or(another),
+        };
+        self.last_commit = self.last_commit.max(other.last_commit);
+        self.largest_record = self.largest_record.max(other.largest_record);
+    }
+
     fn commit(&mut self, at: i64) {
-        self.commits += 1;
-        self.first_commit = Some(self.first_commit.map_or(at, |first| first.min(at)));
-        self.last_commit = Some(self.last_commit.map_or(at, |last| last.max(at)));
+        self.add(&Self { commits: 1, first_commit: Some(at), last_commit: Some(at), largest_record: 0 });
     }
 }
 

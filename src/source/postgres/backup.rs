@@ -88,10 +88,17 @@ enum State {
     /// Between CopyOuts.
     Between,
     /// Inside one; before 15, of the archive with this index.
-    Copying { archive: usize },
+    Copying {
+        archive: usize,
+    },
     /// The two blocks that end an archive are to be given.
-    EndingArchive { archive: usize },
-    Ended { end: Lsn, timeline: u32 },
+    EndingArchive {
+        archive: usize,
+    },
+    Ended {
+        end: Lsn,
+        timeline: u32,
+    },
 }
 
 /// A base backup on its way.
@@ -166,8 +173,9 @@ impl BackupStream {
                         return Ok(event);
                     }
                 }
+                Backend::CopyDone if is_typed => {}
                 Backend::CopyDone => {
-                    if let (false, Some(event)) = (is_typed, self.archive_ended()) {
+                    if let Some(event) = self.archive_ended() {
                         return Ok(event);
                     }
                 }

@@ -67,10 +67,9 @@ fn kind_of(error: &ServerError) -> (Kind, Option<&'static str>) {
         // too_many_connections: all of max_wal_senders or max_connections are taken
         "53300" => (Kind::Unavailable, Some("raise max_wal_senders (or max_connections), or end a connection")),
         // configuration_limit_exceeded: all replication slots are in use
-        "53400" => (
-            Kind::Full,
-            Some("raise max_replication_slots and restart the server, or drop a slot that nobody needs"),
-        ),
+        "53400" => {
+            (Kind::Full, Some("raise max_replication_slots and restart the server, or drop a slot that nobody needs"))
+        }
         // disk_full
         "53100" => (Kind::Full, None),
         // undefined_file: a WAL file that was removed; undefined_object: a slot; invalid_catalog_name
@@ -131,12 +130,10 @@ mod tests {
 
     #[test]
     fn a_server_error_keeps_its_state_and_gets_a_way_out() {
-        let error = server("28P01", "password authentication failed for user \"a\"").into_error("cannot connect to h:1");
+        let error =
+            server("28P01", "password authentication failed for user \"a\"").into_error("cannot connect to h:1");
         assert_eq!(error.kind(), Kind::Denied);
-        assert_eq!(
-            error.to_string(),
-            "cannot connect to h:1: password authentication failed for user \"a\" (28P01)"
-        );
+        assert_eq!(error.to_string(), "cannot connect to h:1: password authentication failed for user \"a\" (28P01)");
         assert!(error.hint_text().is_some_and(|hint| hint.contains("PGPASSWORD")));
         let wrapped = Error::new(Kind::Denied, "outer").source(error);
         assert_eq!(server_error(&wrapped).map(|found| found.sqlstate.as_str()), Some("28P01"));

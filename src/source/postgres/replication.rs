@@ -67,7 +67,11 @@ impl Replication {
         let columns = rows.first().map(Vec::as_slice).unwrap_or_default();
         let text = |index: usize| columns.get(index).and_then(Option::as_deref).unwrap_or_default();
         let identity = || {
-            Some(Identity { system_id: text(0).parse().ok()?, timeline: text(1).parse().ok()?, flush: text(2).parse().ok()? })
+            Some(Identity {
+                system_id: text(0).parse().ok()?,
+                timeline: text(1).parse().ok()?,
+                flush: text(2).parse().ok()?,
+            })
         };
         identity().ok_or_else(|| self.connection.unexpected("identify the system"))
     }
@@ -140,7 +144,9 @@ impl Replication {
             match self.connection.next().await? {
                 // Two columns, the file's name and its bytes, which need not be text.
                 Backend::DataRow(row) => content = row.bytes(1).map(Bytes::copy_from_slice),
-                Backend::Error(error) if error.severity != "ERROR" => return Err(self.connection.refused(error, &doing)),
+                Backend::Error(error) if error.severity != "ERROR" => {
+                    return Err(self.connection.refused(error, &doing));
+                }
                 Backend::Error(error) => failure = Some(error),
                 Backend::ReadyForQuery => break,
                 _ => {}
@@ -160,7 +166,13 @@ impl Replication {
     /// also come with the first [`WalStream::next`].
     pub async fn stream(self, slot: Option<&str>, timeline: u32, start: Lsn) -> Result<WalStream> {
         let slot = slot.map(slot_name).transpose()?.map(|slot| format!("SLOT {slot} ")).unwrap_or_default();
-        WalStream::start(self, &format!("START_REPLICATION {slot}PHYSICAL {start} TIMELINE {timeline}"), timeline, start).await
+        WalStream::start(
+            self,
+            &format!("START_REPLICATION {slot}PHYSICAL {start} TIMELINE {timeline}"),
+            timeline,
+            start,
+        )
+        .await
     }
 
     /// Starts a base backup.
@@ -223,7 +235,10 @@ mod tests {
 
     #[test]
     fn sizes_are_read_as_show_writes_them() {
-        assert_eq!(["16MB", "1GB", "512kB", "8192B"].map(memory_size), [Some(16 << 20), Some(1 << 30), Some(512 << 10), Some(8192)]);
+        assert_eq!(
+            ["16MB", "1GB", "512kB", "8192B"].map(memory_size),
+            [Some(16 << 20), Some(1 << 30), Some(512 << 10), Some(8192)]
+        );
         assert_eq!(["", "16", "MB", "16 MB"].map(memory_size), [None; 4]);
     }
 }

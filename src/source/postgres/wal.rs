@@ -70,8 +70,12 @@ pub struct Status {
 enum State {
     Streaming,
     /// The server is done; ours is queued, and the result is read.
-    Ending { next: Option<(u32, Lsn)> },
-    Ended { next: Option<(u32, Lsn)> },
+    Ending {
+        next: Option<(u32, Lsn)>,
+    },
+    Ended {
+        next: Option<(u32, Lsn)>,
+    },
 }
 
 /// A stream of one timeline's WAL.

@@ -12,9 +12,8 @@
 
 use super::Collector;
 use crate::error::Result;
-use crate::pipeline::board::{Order, Wish};
+use crate::pipeline::board::{Order, State, Wish};
 use crate::pipeline::kafka::lane::Reason;
-use crate::pipeline::kafka::status::State;
 
 /// What was done of the orders.
 #[derive(Debug, Default)]
@@ -89,7 +88,7 @@ impl Collector {
             _ if self.stopping.is_some() => State::Ending,
             Wish::Stop => State::Stopped,
             _ if self.obeyed.rejoin => State::Restarting,
-            _ if !self.consumer.is_member() => State::Joining,
+            _ if !self.consumer.is_member() => State::Connecting,
             Wish::Pause => State::Paused,
             Wish::Run => State::Running,
         }

@@ -6,10 +6,11 @@ use std::time::Instant;
 use chrono::{DateTime, Utc};
 
 use super::Collector;
+use crate::pipeline::board::State;
 use crate::pipeline::kafka::coverage::Seen;
 use crate::pipeline::kafka::lane::Lane;
 use crate::pipeline::kafka::shown;
-use crate::pipeline::kafka::status::{State, Status, Trouble};
+use crate::pipeline::kafka::status::{Status, Trouble};
 
 /// What the collector was told and only shows.
 #[derive(Debug, Default)]

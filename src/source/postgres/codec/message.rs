@@ -25,7 +25,10 @@ pub(in crate::source::postgres) fn frame(buffer: &[u8]) -> Result<Option<usize>>
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::source::postgres) enum Backend<'a> {
     Authentication(Authentication<'a>),
-    ParameterStatus { name: &'a [u8], value: &'a [u8] },
+    ParameterStatus {
+        name: &'a [u8],
+        value: &'a [u8],
+    },
     ReadyForQuery,
     RowDescription,
     DataRow(Row<'a>),
@@ -48,7 +51,9 @@ pub(in crate::source::postgres) enum Backend<'a> {
 pub(in crate::source::postgres) enum Authentication<'a> {
     Ok,
     Cleartext,
-    Md5 { salt: [u8; 4] },
+    Md5 {
+        salt: [u8; 4],
+    },
     /// The mechanisms that it offers.
     Sasl(Vec<&'a [u8]>),
     SaslContinue(&'a [u8]),
@@ -63,7 +68,8 @@ impl<'a> Backend<'a> {
     /// # Errors
     /// [`Kind::Corrupt`] for a message that the protocol does not know or that is cut off.
     pub(in crate::source::postgres) fn parse(tag: u8, body: &'a [u8]) -> Result<Self> {
-        Self::read(tag, Reader(body)).ok_or_else(|| broken(format!("a message {:?} that cannot be read", char::from(tag))))
+        Self::read(tag, Reader(body))
+            .ok_or_else(|| broken(format!("a message {:?} that cannot be read", char::from(tag))))
     }
 
     fn read(tag: u8, mut body: Reader<'a>) -> Option<Self> {

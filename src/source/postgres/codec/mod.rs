@@ -15,7 +15,7 @@
 mod message;
 mod replication;
 
-pub(super) use message::{Authentication, Backend, Row, frame};
+pub(super) use message::{Authentication, Backend, frame};
 pub(super) use replication::{Archive, Stream, standby_status};
 
 /// Takes numbers and texts off the front of a message; none at its end.

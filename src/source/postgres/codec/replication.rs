@@ -46,7 +46,10 @@ impl<'a> Stream<'a> {
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::source::postgres) enum Archive<'a> {
     /// An archive begins. The tablespace is the path on the server, none for the data directory itself.
-    New { name: String, tablespace: Option<String> },
+    New {
+        name: String,
+        tablespace: Option<String>,
+    },
     Data(&'a [u8]),
     Manifest,
     Progress(u64),

@@ -126,16 +126,20 @@ impl Server {
         if connection.suits(session).await? {
             return Ok(connection);
         }
-        Err(Error::new(Kind::Unavailable, format!("{} is not of the kind that target_session_attrs asks for", host.shown()))
-            .hint("name the servers of the whole cluster in postgres.url, or wait until one is promoted"))
+        Err(Error::new(
+            Kind::Unavailable,
+            format!("{} is not of the kind that target_session_attrs asks for", host.shown()),
+        )
+        .hint("name the servers of the whole cluster in postgres.url, or wait until one is promoted"))
     }
 
     async fn within_time<T>(&self, host: &Host, work: impl Future<Output = Result<T>>) -> Result<T> {
         let Some(limit) = self.target.connect_timeout else { return work.await };
         tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
             let message = format!("{} did not answer within {} s", host.shown(), limit.as_secs());
-            Err(Error::new(Kind::Unavailable, message)
-                .hint("check host and port of postgres.url and what lies between; connect_timeout is the limit in seconds"))
+            Err(Error::new(Kind::Unavailable, message).hint(
+                "check host and port of postgres.url and what lies between; connect_timeout is the limit in seconds",
+            ))
         })
     }
 

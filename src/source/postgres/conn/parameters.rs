@@ -70,7 +70,8 @@ const REFUSED: &[(&str, &str)] = &[
 /// [`Kind::Config`] with the parameter or the variable and the way out. A password is never repeated.
 pub(super) fn parameters(url: &str, environment: Lookup<'_>) -> Result<Parameters> {
     let mut found = Parameters::new();
-    let given = if url.starts_with("postgres://") || url.starts_with("postgresql://") { uri(url)? } else { pairs(url)? };
+    let given =
+        if url.starts_with("postgres://") || url.starts_with("postgresql://") { uri(url)? } else { pairs(url)? };
     for (name, value) in given {
         let name = known(&name, "postgres.url")?;
         if let Some(name) = name {
@@ -162,7 +163,8 @@ fn uri(text: &str) -> Result<Vec<(String, String)>> {
 /// A host and its port; an IPv6 address stands in brackets.
 fn split_host(host: &str) -> Result<(&str, &str)> {
     if let Some(rest) = host.strip_prefix('[') {
-        let (address, rest) = rest.split_once(']').ok_or_else(|| wrong("postgres.url: an IPv6 address lacks its ]".to_owned()))?;
+        let (address, rest) =
+            rest.split_once(']').ok_or_else(|| wrong("postgres.url: an IPv6 address lacks its ]".to_owned()))?;
         return Ok((address, rest.strip_prefix(':').unwrap_or(rest)));
     }
     Ok(host.split_once(':').unwrap_or((host, "")))
@@ -182,7 +184,11 @@ fn decode(text: &str) -> Result<String> {
         match digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
             Some(byte) if byte != 0 => bytes.push(byte),
             // Whatever stands there may be a part of a password.
-            _ => return Err(wrong("postgres.url: a % is not followed by two hexadecimal digits; write %25 for %".to_owned())),
+            _ => {
+                return Err(wrong(
+                    "postgres.url: a % is not followed by two hexadecimal digits; write %25 for %".to_owned(),
+                ));
+            }
         }
         rest = &tail[2..];
     }
@@ -217,7 +223,9 @@ fn pairs(text: &str) -> Result<Vec<(String, String)>> {
                 Some('\\') => value.extend(chars.next()),
                 Some(c) if !quoted && c.is_whitespace() => break,
                 Some(c) => value.push(c),
-                None if quoted => return Err(wrong(format!("postgres.url: the value of {name} lacks its closing quote"))),
+                None if quoted => {
+                    return Err(wrong(format!("postgres.url: the value of {name} lacks its closing quote")));
+                }
                 None => break,
             }
         }
@@ -311,7 +319,8 @@ mod tests {
     fn the_url_counts_before_the_service_and_the_service_before_variables() {
         let folder = tempfile::tempdir().expect("a directory");
         let file = folder.path().join("services");
-        std::fs::write(&file, "[other]\nhost=no\n[mine]\n# comment\nhost = from-service\nport=7\n\n[last]\nhost=no\n").expect("a file");
+        std::fs::write(&file, "[other]\nhost=no\n[mine]\n# comment\nhost = from-service\nport=7\n\n[last]\nhost=no\n")
+            .expect("a file");
         let variables = |name: &str| match name {
             "PGSERVICE" => Some("mine".to_owned()),
             "PGSERVICEFILE" => Some(file.display().to_string()),

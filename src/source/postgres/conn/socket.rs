@@ -62,8 +62,10 @@ pub(super) async fn open(host: &Host, target: &Target, tls: &Tls, attempt: Attem
                 Attempt::Tls | Attempt::Offered => offers_tls(&mut stream, host).await?,
             };
             match attempt {
-                Attempt::Tls if !wants_tls => Err(Error::new(Kind::Unsupported, format!("{} has no TLS", host.shown()))
-                    .hint("switch it on (ssl = on), or allow connections without: sslmode=prefer in postgres.url")),
+                Attempt::Tls if !wants_tls => {
+                    Err(Error::new(Kind::Unsupported, format!("{} has no TLS", host.shown()))
+                        .hint("switch it on (ssl = on), or allow connections without: sslmode=prefer in postgres.url"))
+                }
                 _ if !wants_tls => Ok(plain(Box::new(stream))),
                 _ => {
                     let stream = tls.connect(stream, name).await?;

@@ -160,14 +160,15 @@ impl Target {
 
     /// The password for `host`: as given, or from the password file.
     pub(super) fn password(&self, host: &Host, database: &str) -> Option<Secret> {
-        let wanted = |host, port| Wanted { host, port, database, user: &self.user };
-        self.password.clone().or_else(|| match (self.passfile.as_deref()?, host) {
-            (file, Host::Tcp { name, port, .. }) => from_file(file, &wanted(name, *port)),
-            (file, Host::Unix { folder, port }) if folder == Path::new(SOCKET_FOLDER) => {
-                from_file(file, &wanted("localhost", *port))
-            }
-            (file, Host::Unix { folder, port }) => from_file(file, &wanted(&folder.to_string_lossy(), *port)),
-        })
+        if self.password.is_some() {
+            return self.password.clone();
+        }
+        let (name, port) = match host {
+            Host::Tcp { name, port, .. } => (name.as_str().into(), *port),
+            Host::Unix { folder, port } if folder == Path::new(SOCKET_FOLDER) => ("localhost".into(), *port),
+            Host::Unix { folder, port } => (folder.to_string_lossy(), *port),
+        };
+        from_file(self.passfile.as_deref()?, &Wanted { host: &name, port, database, user: &self.user })
     }
 }
 
@@ -180,11 +181,8 @@ const SESSIONS: &[(&str, Session)] = &[
     ("prefer-standby", Session::PreferStandby),
 ];
 
-const BINDINGS: &[(&str, ChannelBinding)] = &[
-    ("prefer", ChannelBinding::Prefer),
-    ("disable", ChannelBinding::Disable),
-    ("require", ChannelBinding::Require),
-];
+const BINDINGS: &[(&str, ChannelBinding)] =
+    &[("prefer", ChannelBinding::Prefer), ("disable", ChannelBinding::Disable), ("require", ChannelBinding::Require)];
 
 const MODES: &[(&str, SslMode)] = &[
     ("prefer", SslMode::Prefer),
@@ -221,7 +219,8 @@ fn seconds(all: &Parameters, name: &str) -> Result<Option<Duration>> {
 fn connect_timeout(all: &Parameters) -> Result<Option<Duration>> {
     let name = "connect_timeout";
     let Some(text) = all.get(name) else { return Ok(Some(CONNECT_TIMEOUT)) };
-    let seconds: i64 = text.parse().map_err(|_| wrong(name, format!("is {text:?}, which is not a number of seconds")))?;
+    let seconds: i64 =
+        text.parse().map_err(|_| wrong(name, format!("is {text:?}, which is not a number of seconds")))?;
     Ok(u64::try_from(seconds).ok().filter(|seconds| *seconds > 0).map(Duration::from_secs))
 }
 
@@ -260,9 +259,11 @@ fn hosts(all: &Parameters) -> Result<Vec<Host>> {
             }
         };
         let (name, address) = (at(&names, index), at(&addresses, index));
-        let address = match address.as_str() {
+        let address: Option<IpAddr> = match address.as_str() {
             "" => None,
-            text => Some(text.parse().map_err(|_| wrong("hostaddr", format!("is {text:?}, which is not an IP address")))?),
+            text => {
+                Some(text.parse().map_err(|_| wrong("hostaddr", format!("is {text:?}, which is not an IP address")))?)
+            }
         };
         Ok(match (name.as_str(), address) {
             (name, _) if name.starts_with('/') => Host::Unix { folder: name.into(), port },
@@ -340,7 +341,10 @@ mod tests {
     fn defaults_are_those_of_libpq() {
         let target = target("postgres://u@h").expect("it is enough");
         assert_eq!((target.hosts, target.database.as_str()), (vec![tcp("h", 5432)], "u"));
-        assert_eq!((target.ssl.mode, target.session, target.channel_binding), (SslMode::Prefer, Session::Any, ChannelBinding::Prefer));
+        assert_eq!(
+            (target.ssl.mode, target.session, target.channel_binding),
+            (SslMode::Prefer, Session::Any, ChannelBinding::Prefer)
+        );
         assert_eq!((target.application_name.as_str(), target.connect_timeout), ("tidelog", Some(CONNECT_TIMEOUT)));
         assert!(target.keepalive.is_on && !target.is_random);
     }
@@ -394,7 +398,8 @@ mod tests {
     #[test]
     fn a_password_file_is_asked_by_host() {
         let file = tempfile::NamedTempFile::new().expect("a file");
-        std::fs::write(file.path(), "h1:5432:replication:u:one\nlocalhost:5432:*:u:two\n/run:5432:*:u:three\n").expect("written");
+        std::fs::write(file.path(), "h1:5432:replication:u:one\nlocalhost:5432:*:u:two\n/run:5432:*:u:three\n")
+            .expect("written");
         let url = format!("host=h1,/var/run/postgresql,/run,h2 user=u passfile={}", file.path().display());
         let target = target(&url).expect("it is enough");
         let password = |index: usize| target.password(&target.hosts[index], "replication");

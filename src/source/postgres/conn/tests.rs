@@ -97,7 +97,8 @@ async fn a_server_that_skips_its_proof_is_not_believed() {
 async fn a_server_that_is_silent_costs_the_timeout_and_the_next_host_is_asked() {
     let (silent, first) = listen().await;
     let (listener, second) = listen().await;
-    let server = server(&format!("postgres://u@127.0.0.1:{first},127.0.0.1:{second}/d?sslmode=disable&connect_timeout=1"), "");
+    let server =
+        server(&format!("postgres://u@127.0.0.1:{first},127.0.0.1:{second}/d?sslmode=disable&connect_timeout=1"), "");
     let (heard, result) = tokio::join!(serve(listener, vec![ready()]), server.connect(Purpose::Replication));
     assert!(result.expect("the second one answers").shown.ends_with(&second.to_string()));
     assert!(String::from_utf8_lossy(&heard[0]).contains("replication\0true\0"));

@@ -3,7 +3,10 @@
 //! Every chain is walked from its first entry ([`Walk`] checks links, numbers, pages and rules); every segment that an
 //! entry names is looked for, hashed as a stream, and asked for its own facts; `deep` also decodes every record. Damage
 //! is collected, not thrown: one bad object hides no other. Objects below `segments/` that no checkpoint names are
-//! orphans: what a writer leaves that was killed or lost a race, and no error.
+//! orphans: what a writer leaves that was killed or lost a race, and no error. Objects that a merge or an expiry has
+//! retired may be there or not. The WAL of a Postgres system is checked in [`wal`], its base backups by their parts.
+
+mod wal;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
@@ -16,11 +19,12 @@ use sha2::{Digest as _, Sha256};
 use tokio::task::JoinSet;
 
 use crate::error::{Error, Kind, Result, ResultExt as _};
+use crate::manifest::backups::backups;
 use crate::manifest::{self, Step, Walk};
 use crate::record::Block;
 use crate::segment::{Filter, SegmentReader};
 use crate::store::{Store, layout};
-use crate::stream::{Body, Format, Gap, PartitionRange, SegmentRef, StreamId};
+use crate::stream::{Body, Format, Gap, PartitionRange, SegmentRef, StreamId, System};
 
 /// Segments that are checked side by side: a store far away answers several at once, and decoding uses several cores.
 const CHECKS_AT_ONCE: usize = 4;
@@ -42,6 +46,8 @@ pub struct Report {
     pub gaps: Vec<(StreamId, Gap)>,
     /// Segment objects that no checkpoint names.
     pub orphans: u64,
+    /// Base backups.
+    pub backups: u64,
 }
 
 /// One object that is not as it should be.
@@ -126,12 +132,29 @@ pub async fn verify(store: &Store, deep: bool, seen: &Arc<Seen>) -> Result<Repor
     // Before the chains: a segment that comes meanwhile is then neither listed nor missed.
     let objects = store.list(&layout::segments()).await?;
     seen.total.store(objects.iter().map(|object| object.size).sum(), Ordering::Relaxed);
-    let mut work = Work { store, deep, seen, report: Report::default(), named: HashSet::new(), checks: JoinSet::new() };
+    let mut work = Work {
+        store,
+        deep,
+        seen,
+        report: Report::default(),
+        named: HashSet::new(),
+        checks: JoinSet::new(),
+        retired: wal::Retired::default(),
+        walks: Vec::new(),
+    };
     for stream in manifest::streams(store).await? {
         work.stream(&stream).await?;
     }
     while !work.checks.is_empty() {
         work.finish_one().await?;
+    }
+    for (system, checks) in std::mem::take(&mut work.walks) {
+        for damage in wal::walk(system, checks).await? {
+            // What cannot be read at all was told when it was hashed.
+            if !work.report.errors.iter().any(|told| told.object == damage.object) {
+                work.report.errors.push(damage);
+            }
+        }
     }
     let Work { mut report, named, .. } = work;
     let orphan = |key: &Path| !named.contains(key.as_ref()) && !layout::is_history(key);
@@ -148,11 +171,20 @@ struct Work<'a> {
     /// The objects that entries name.
     named: HashSet<String>,
     checks: JoinSet<Result<Option<Damage>>>,
+    /// What the stream at hand no longer needs.
+    retired: wal::Retired,
+    /// The WAL that is to be walked through, by system.
+    walks: Vec<(System, Vec<Check>)>,
 }
 
 impl Work<'_> {
     async fn stream(&mut self, stream: &StreamId) -> Result<()> {
         self.report.streams += 1;
+        if let StreamId::Postgres { system_id } = stream {
+            self.retired = wal::Retired::of(self.store, stream).await?;
+            self.walks.extend(self.retired.system.map(|system| (system, Vec::new())).filter(|_| self.deep));
+            self.backups(stream, *system_id).await?;
+        }
         let mut walk = Walk::new(self.store, stream).await?;
         while let Some(step) = walk.next().await? {
             match step {
@@ -170,23 +202,58 @@ impl Work<'_> {
 
     async fn body(&mut self, stream: &StreamId, number: u64, body: Body) -> Result<()> {
         self.report.gaps.extend(body.gaps().iter().map(|gap| (stream.clone(), gap.clone())));
-        if let Body::Append(change) = body {
-            for segment in change.segments {
-                self.segment(stream, number, segment).await?;
+        let segments = match body {
+            Body::Append(change) => change.segments,
+            Body::Merge(merge) => vec![merge.segment],
+            Body::Begin(_) | Body::Gap { .. } | Body::Expire(_) | Body::Snapshot(_) => Vec::new(),
+        };
+        for segment in segments {
+            self.segment(stream, number, segment).await?;
+        }
+        Ok(())
+    }
+
+    /// The parts of base backups: they are there, and their bytes are those that were written.
+    async fn backups(&mut self, stream: &StreamId, system_id: u64) -> Result<()> {
+        for backup in backups(self.store, system_id).await? {
+            for part in backup.parts() {
+                self.report.bytes += part.stored_bytes;
+                let found = match part
+                    .read(self.store)
+                    .await
+                    .and_then(|bytes| if self.deep { part.decompress(&bytes).map(drop) } else { Ok(()) })
+                {
+                    Ok(()) => continue,
+                    Err(error) => Finding::of(error),
+                };
+                let (kind, detail) = match found {
+                    Finding::Damage(kind, detail) => (kind, detail),
+                    Finding::Trouble(error) => return Err(error),
+                };
+                let (stream, object) = (stream.clone(), part.object.clone());
+                self.report.errors.push(Damage { stream, object, kind, detail, ranges: Vec::new() });
             }
+            self.report.backups += 1;
         }
         Ok(())
     }
 
     async fn segment(&mut self, stream: &StreamId, number: u64, segment: SegmentRef) -> Result<()> {
+        self.named.insert(segment.object.clone());
+        let wal = segment.format == Format::Wal;
+        if wal && self.retired.has(&segment) {
+            return Ok(());
+        }
         self.report.segments += 1;
         self.report.records += segment.records();
         self.report.bytes += segment.bytes;
-        self.named.insert(segment.object.clone());
         while self.checks.len() >= CHECKS_AT_ONCE {
             self.finish_one().await?;
         }
         let check = Check { store: self.store.clone(), stream: stream.clone(), number, segment };
+        if let Some((_, checks)) = self.walks.last_mut().filter(|_| wal) {
+            checks.push(check.clone());
+        }
         let (deep, seen) = (self.deep, Arc::clone(self.seen));
         self.checks.spawn(async move {
             let found = check.run(deep).await;
@@ -206,6 +273,7 @@ impl Work<'_> {
 }
 
 /// One segment to look at.
+#[derive(Clone)]
 struct Check {
     store: Store,
     stream: StreamId,
@@ -218,14 +286,14 @@ impl Check {
     async fn run(&self, deep: bool) -> Result<Option<Damage>> {
         match self.look(deep).await {
             Ok(()) => Ok(None),
-            Err(Finding::Damage(kind, detail)) => {
-                let ranges =
-                    self.segment.partitions.iter().map(|at| (at.partition, at.start, at.end, at.records)).collect();
-                let (stream, object) = (self.stream.clone(), self.segment.object.clone());
-                Ok(Some(Damage { stream, object, kind, detail, ranges }))
-            }
+            Err(Finding::Damage(kind, detail)) => Ok(Some(self.damage(kind, detail))),
             Err(Finding::Trouble(error)) => Err(error),
         }
+    }
+
+    fn damage(&self, kind: DamageKind, detail: String) -> Damage {
+        let ranges = self.segment.partitions.iter().map(|at| (at.partition, at.start, at.end, at.records)).collect();
+        Damage { stream: self.stream.clone(), object: self.segment.object.clone(), kind, detail, ranges }
     }
 
     async fn look(&self, deep: bool) -> Result<(), Finding> {
@@ -244,8 +312,8 @@ impl Check {
             return Err(Finding::Damage(DamageKind::Changed, detail));
         }
         let segment = &self.segment;
-        if segment.format == Format::Wal {
-            return Ok(());
+        if let StreamId::Postgres { system_id } = self.stream {
+            return wal::facts_agree(&self.store, system_id, segment).await;
         }
         let mut reader =
             SegmentReader::open(self.store.objects(), &key, segment.bytes, segment.format, Filter::default())

@@ -1,0 +1,104 @@
+//! `tidelog backup`: a Postgres base backup now.
+
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use super::human;
+use super::progress::{Progress, Unit};
+use crate::config::Config;
+use crate::error::{Error, Kind, Result};
+use crate::manifest::Chain;
+use crate::manifest::backups::Backup;
+use crate::pipeline;
+use crate::pipeline::postgres::backup::{Done, take};
+use crate::source::postgres::Server;
+use crate::store::Store;
+use crate::stream::StreamId;
+
+/// What `tidelog backup` is asked.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// How long to wait until the WAL that belongs to the backup is archived.
+    #[arg(long, value_name = "SPAN", default_value = "2m", value_parser = humantime::parse_duration)]
+    wait: Duration,
+    /// Print the result as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// How often the chain is looked at.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Takes a base backup, and waits until a restore could use it.
+pub(super) async fn run(args: &Args, config: &Config) -> Result<()> {
+    let Some(postgres) = &config.postgres else {
+        return Err(Error::new(Kind::Config, "the configuration names no Postgres server")
+            .hint("add a section [postgres] with a url"));
+    };
+    let begun = Instant::now();
+    let store = Store::open(&config.archive)?;
+    let done = Arc::new(Done::default());
+    let followed = Arc::clone(&done);
+    let bar = Progress::follow("backing up", Unit::Bytes, move || {
+        let (bytes, total) = (followed.bytes.load(Ordering::Relaxed), followed.total.load(Ordering::Relaxed));
+        (bytes, total.max(bytes))
+    });
+    let backup = take(&Server::new(postgres)?, postgres, &store, &pipeline::writer_id()?, &done).await?;
+    drop(bar);
+    let seconds = begun.elapsed().as_secs_f64();
+    let is_usable = wait(&store, &backup, args.wait).await?;
+    let text = if args.json {
+        let answer = serde_json::json!({
+            "name": backup.name, "system_id": backup.system.system_id.to_string(), "timeline": backup.timeline,
+            "start": backup.start, "end": backup.end, "bytes": backup.bytes(), "stored_bytes": backup.stored_bytes(),
+            "seconds": seconds, "usable": is_usable,
+        });
+        format!("{answer}\n")
+    } else {
+        format!(
+            "base backup {}: {} ({} stored) in {}, WAL {} to {}\n",
+            backup.name,
+            human::bytes(backup.bytes()),
+            human::bytes(backup.stored_bytes()),
+            human::span(Duration::from_secs_f64(seconds)),
+            backup.start,
+            backup.end
+        )
+    };
+    std::io::stdout().write_all(text.as_bytes()).map_err(|source| Error::io(source, "cannot print"))?;
+    if is_usable {
+        return Ok(());
+    }
+    let message = format!(
+        "the base backup is stored, and it is of no use before the WAL from {} to {} is archived",
+        backup.start, backup.end
+    );
+    Err(Error::new(Kind::Incomplete, message)
+        .hint("let `tidelog run` archive the WAL; `tidelog ls` shows how far it is"))
+}
+
+/// Waits until the archive holds the WAL that a restore needs at least; false if it does not in time.
+async fn wait(store: &Store, backup: &Backup, patience: Duration) -> Result<bool> {
+    let begun = Instant::now();
+    loop {
+        let stream = StreamId::Postgres { system_id: backup.system.system_id };
+        if let Some(chain) = Chain::open(store, &stream).await?
+            && holds(&chain, backup)
+        {
+            return Ok(true);
+        }
+        if begun.elapsed() >= patience {
+            return Ok(false);
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+fn holds(chain: &Chain, backup: &Backup) -> bool {
+    let timeline = backup.end_timeline.cast_signed();
+    let reached = chain.position(timeline).is_some_and(|position| position.end >= backup.end.position());
+    let first = chain.position(backup.timeline.cast_signed());
+    reached && first.is_some_and(|position| position.start <= backup.start.position())
+}

@@ -1,0 +1,95 @@
+//! `tidelog expire`: retention by hand.
+
+use std::time::Duration;
+
+use chrono::{TimeDelta, Utc};
+use serde::Serialize;
+
+use super::human;
+use super::inspect::{print, print_json};
+use crate::config::Config;
+use crate::error::{Error, Kind, Result, ResultExt as _};
+use crate::manifest::{self, Chain, recoverable};
+use crate::pipeline::postgres::{Given, give_up, sweep};
+use crate::pipeline::writer_id;
+use crate::store::Store;
+use crate::time;
+
+/// Gives up what `[retention]` lets go: WAL and base backups without which every moment of the time stays recoverable.
+///
+/// `tidelog run` does this by itself. Objects are deleted an hour after they were given up: a restore that is under way
+/// still finds them.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  tidelog expire --dry-run     what would go
+  tidelog expire")]
+pub(crate) struct Args {
+    /// Only print what would be given up
+    #[arg(long)]
+    dry_run: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct Outcome {
+    dry_run: bool,
+    /// Every moment from here on stays recoverable.
+    keep_from: String,
+    segments: u64,
+    stored_bytes: u64,
+    backups: u64,
+    /// Objects that were deleted now, given up earlier.
+    deleted: u64,
+}
+
+/// Runs the command.
+pub(crate) async fn run(args: &Args, config: &Config) -> Result<()> {
+    let kept = config.retention.postgres.ok_or_else(|| {
+        Error::new(Kind::Config, "retention.postgres is not set, and everything is kept")
+            .hint("set it, for example [retention] postgres = \"7d\"")
+    })?;
+    let now = Utc::now();
+    let horizon =
+        now - TimeDelta::from_std(kept).or_err(Kind::Config, || "retention.postgres is too long".to_owned())?;
+    let store = Store::open(&config.archive)?;
+    let (mut given, mut deleted) = (Given::default(), 0);
+    for stream in manifest::streams(&store).await?.iter().filter(|stream| stream.topic().is_none()) {
+        let Some(mut chain) = Chain::open(&store, stream).await? else { continue };
+        if args.dry_run {
+            let surplus = recoverable::surplus(&store, &chain, horizon).await?;
+            given.wal.add(&chain.to_expire(&surplus.before, now).await?.retired);
+            given.backups += surplus.backups.len() as u64;
+        } else {
+            let one = give_up(&store, &mut chain, horizon, &writer_id()?).await?;
+            given.wal.add(&one.wal);
+            given.backups += one.backups;
+            deleted += sweep(&store, &chain).await?;
+        }
+    }
+    let outcome = Outcome {
+        dry_run: args.dry_run,
+        keep_from: time::utc(horizon),
+        segments: given.wal.segments,
+        stored_bytes: given.wal.stored_bytes,
+        backups: given.backups,
+        deleted,
+    };
+    if args.json { print_json(&outcome) } else { print(&text(&outcome, kept)) }
+}
+
+fn text(outcome: &Outcome, kept: Duration) -> String {
+    let verb = if outcome.dry_run { "would be given up" } else { "given up" };
+    let mut text = format!(
+        "{} of WAL ({}) and {} {verb}; every moment of the last {} stays recoverable\n",
+        human::many(outcome.segments, "segment"),
+        human::bytes(outcome.stored_bytes),
+        human::many(outcome.backups, "base backup"),
+        human::span(kept)
+    );
+    if outcome.deleted > 0 {
+        text.push_str(&format!("{} deleted that were given up earlier\n", human::many(outcome.deleted, "object")));
+    }
+    text
+}

@@ -1,0 +1,264 @@
+//! `tidelog restore-postgres` and `tidelog wal-fetch`.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use chrono::Utc;
+
+use super::human;
+use super::progress::{Progress, Unit};
+use crate::config::Config;
+use crate::error::{Error, Kind, Result, ResultExt};
+use crate::manifest::backups;
+use crate::restore::Log;
+use crate::restore::plan::{Goal, plan};
+use crate::restore::postgres::{Action, Into, restore, shell_word};
+use crate::restore::wal_fetch::{self, Answer, Name, WalName};
+use crate::store::Store;
+use crate::stream::Lsn;
+use crate::telemetry::{self, LogFormat};
+use crate::time;
+
+/// What `tidelog restore-postgres` is asked.
+#[derive(Debug, clap::Args)]
+pub(super) struct RestoreArgs {
+    /// The data directory to make; it must be missing or empty.
+    #[arg(long, value_name = "DIR")]
+    into: PathBuf,
+    /// Every transaction that committed up to this time: RFC 3339, now, -90m, -2h, -7d.
+    #[arg(long, value_name = "TIME", conflicts_with = "to_lsn", allow_hyphen_values = true)]
+    to_time: Option<String>,
+    /// Everything up to this position of the log.
+    #[arg(long, value_name = "LSN")]
+    to_lsn: Option<Lsn>,
+    /// Everything that is archived [the default].
+    #[arg(long, value_name = "latest", conflicts_with_all = ["to_time", "to_lsn"], value_parser = ["latest"])]
+    to: Option<String>,
+    /// The timeline to follow [default: the newest].
+    #[arg(long, value_name = "N")]
+    timeline: Option<u32>,
+    /// The base backup to start from [default: the newest before the target].
+    #[arg(long, value_name = "NAME")]
+    backup: Option<String>,
+    /// The system to restore, where the archive holds several.
+    #[arg(long, value_name = "ID")]
+    system: Option<u64>,
+    /// Puts a tablespace elsewhere; may be repeated.
+    #[arg(long, value_name = "OLD=NEW")]
+    tablespace: Vec<String>,
+    /// What Postgres does when it has reached the target.
+    #[arg(long, value_enum, default_value_t = Action::Promote)]
+    action: Action,
+    /// Print the result as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Restores, and says how to start.
+pub(super) async fn run(args: &RestoreArgs, config: &Config, config_file: &Path) -> Result<()> {
+    let begun = Instant::now();
+    let store = Store::open(&config.archive)?;
+    let log = Log::open(&store, args.system).await?;
+    let backups = backups::backups(&store, log.system().system_id).await?;
+    let goal = match (&args.to_time, args.to_lsn) {
+        (Some(text), _) => Goal::Time(time::parse(text, Utc::now())?),
+        (None, Some(lsn)) => Goal::Lsn(lsn),
+        (None, None) => Goal::Latest,
+    };
+    let plan = plan(&store, &log, &backups, goal, (args.timeline, args.backup.as_deref())).await?;
+    let into = Into {
+        data: std::path::absolute(&args.into).map_err(|e| Error::io(e, "cannot tell the working directory"))?,
+        tablespaces: args.tablespace.iter().map(|text| mapping(text)).collect::<Result<_>>()?,
+        action: args.action,
+        command: fetch_command(config_file)?,
+    };
+    let done = Arc::new(AtomicU64::new(0));
+    let (followed, total) = (Arc::clone(&done), plan.backup.bytes());
+    let bar = Progress::follow("restoring", Unit::Bytes, move || (followed.load(Ordering::Relaxed), total));
+    restore(&store, &plan, &into, &done).await?;
+    drop(bar);
+    let seconds = begun.elapsed().as_secs_f64();
+    let backup = &plan.backup;
+    let text = if args.json {
+        let target = match plan.goal {
+            Goal::Latest => serde_json::json!("latest"),
+            Goal::Time(ms) => serde_json::json!(time::rfc3339(ms)),
+            Goal::Lsn(lsn) => serde_json::json!(lsn),
+        };
+        let answer = serde_json::json!({
+            "into": into.data, "backup": backup.name, "timeline": plan.timeline, "start": backup.start, "end": backup.end,
+            "target": target, "bytes": backup.bytes(), "seconds": seconds,
+        });
+        format!("{answer}\n")
+    } else {
+        format!(
+            "restored {} of base backup {} into {} in {}\nstart PostgreSQL {} there as its own user: it replays WAL from the archive up to {}\n",
+            human::bytes(backup.bytes()),
+            backup.name,
+            into.data.display(),
+            human::span(Duration::from_secs_f64(seconds)),
+            backup.system.server_version,
+            match plan.goal {
+                Goal::Latest => "its end".to_owned(),
+                Goal::Time(ms) => time::rfc3339(ms),
+                Goal::Lsn(lsn) => lsn.to_string(),
+            },
+        )
+    };
+    std::io::stdout().write_all(text.as_bytes()).map_err(|source| Error::io(source, "cannot print"))
+}
+
+fn mapping(text: &str) -> Result<(PathBuf, PathBuf)> {
+    match text.split_once('=') {
+        Some((old, new)) if !old.is_empty() && !new.is_empty() => Ok((old.into(), new.into())),
+        _ => Err(Error::new(Kind::Config, format!("--tablespace {text:?} is not OLD=NEW"))
+            .hint("write --tablespace /old/place=/new/place")),
+    }
+}
+
+/// How Postgres calls this very program with this very configuration.
+fn fetch_command(config_file: &Path) -> Result<String> {
+    let program = std::env::current_exe().map_err(|source| Error::io(source, "cannot tell where this program is"))?;
+    let config = std::path::absolute(config_file).map_err(|e| Error::io(e, "cannot tell the working directory"))?;
+    Ok(format!("{} --config {}", shell_word(&program.to_string_lossy()), shell_word(&config.to_string_lossy())))
+}
+
+/// What `tidelog wal-fetch` is asked.
+#[derive(Debug, clap::Args)]
+pub(super) struct FetchArgs {
+    /// The file that Postgres wants: %f.
+    name: String,
+    /// Where it wants it: %p.
+    path: PathBuf,
+    /// The system, where the archive holds several.
+    #[arg(long, value_name = "ID")]
+    system: Option<u64>,
+    /// Fetch the files after NAME into a folder beside PATH; wal-fetch starts this by itself.
+    #[arg(long, hide = true)]
+    ahead: bool,
+}
+
+/// The exit code for "it is not known": above 125, Postgres stops the recovery (`RestoreArchivedFile`, xlogarchive.c).
+pub(super) const UNKNOWN: u8 = 200;
+
+/// The exit code for "there is provably none".
+const ABSENT: u8 = 1;
+
+/// How long a store that does not answer is asked again.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long a file that is being fetched in advance is waited for.
+const PREFETCH_PATIENCE: Duration = Duration::from_secs(120);
+
+/// Answers Postgres. A panic is an answer, too: its usual exit code would mean that there is no such file.
+pub(super) fn fetch(args: &FetchArgs, config_file: &Path, log_format: Option<LogFormat>) -> ExitCode {
+    let answered = std::panic::catch_unwind(|| {
+        telemetry::start(log_format, "warn")?;
+        answer(args, config_file)
+    });
+    match answered {
+        Ok(Ok(Answer::Delivered)) => ExitCode::SUCCESS,
+        Ok(Ok(Answer::Absent)) => ExitCode::from(ABSENT),
+        Ok(Err(error)) => {
+            super::report(&error);
+            ExitCode::from(UNKNOWN)
+        }
+        Err(_) => ExitCode::from(UNKNOWN),
+    }
+}
+
+fn answer(args: &FetchArgs, config_file: &Path) -> Result<Answer> {
+    let name: Name = args.name.parse()?;
+    if let (Name::Wal(wal), false) = (name, args.ahead)
+        && wal_fetch::deliver_prefetched(wal, &args.path, PREFETCH_PATIENCE)?
+    {
+        start_ahead(args, wal, config_file);
+        return Ok(Answer::Delivered);
+    }
+    let answer = super::block_on(Fetching { args, config_file, name }.run())?;
+    if let (Name::Wal(wal), Answer::Delivered, false) = (name, answer, args.ahead) {
+        start_ahead(args, wal, config_file);
+    }
+    Ok(answer)
+}
+
+/// One request.
+struct Fetching<'a> {
+    args: &'a FetchArgs,
+    config_file: &'a Path,
+    name: Name,
+}
+
+impl Fetching<'_> {
+    /// Fetches, again and again while the store does not answer.
+    async fn run(self) -> Result<Answer> {
+        let config = Config::load(self.config_file)?;
+        let begun = Instant::now();
+        loop {
+            match self.once(&config).await {
+                Err(error) if error.is_transient() && begun.elapsed() < PATIENCE && !self.args.ahead => {
+                    super::report(&error);
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    async fn once(&self, config: &Config) -> Result<Answer> {
+        let store = Store::open(&config.archive)?;
+        let log = Log::open(&store, self.args.system).await?;
+        match self.name {
+            Name::Wal(wal) if self.args.ahead => {
+                wal_fetch::fetch_ahead(&log, wal, &self.args.path).await.map(|()| Answer::Delivered)
+            }
+            name => wal_fetch::fetch(&log, name, &self.args.path).await,
+        }
+    }
+}
+
+/// Starts a process that fetches the next files. What keeps it from starting is told by nobody: the next request works
+/// without it.
+fn start_ahead(args: &FetchArgs, name: WalName, config_file: &Path) {
+    let started = || -> Result<()> {
+        let size = wal_fetch::size_of(&args.path)?;
+        if !wal_fetch::wants_more(name, &args.path, size) {
+            return Ok(());
+        }
+        use std::os::unix::process::CommandExt as _;
+        let program = std::env::current_exe().or_err(Kind::Internal, || "where is this program?".to_owned())?;
+        let mut command = Command::new(program);
+        command.arg("--config").arg(config_file).args(["wal-fetch", "--ahead"]);
+        if let Some(system) = args.system {
+            command.args(["--system", &system.to_string()]);
+        }
+        command.arg(&args.name).arg(&args.path);
+        // Its own group, and none of Postgres' files: it must not hold up anything that waits for this request.
+        command.process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.spawn().map(drop).or_err(Kind::Internal, || "cannot start".to_owned())
+    };
+    if let Err(error) = started() {
+        tracing::debug!(%error, "nothing is fetched in advance");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn a_mapping_has_two_sides() {
+        assert_eq!(mapping("/a=/b=c").expect("a mapping"), ("/a".into(), "/b=c".into()));
+        for wrong in ["/a", "=/b", "/a=", ""] {
+            assert_eq!(mapping(wrong).expect_err("none").exit_code(), 2, "{wrong}");
+        }
+        let all: Result<BTreeMap<_, _>> = ["/a=/b", "/c=/d"].iter().map(|text| mapping(text)).collect();
+        assert_eq!(all.expect("two").len(), 2);
+    }
+}

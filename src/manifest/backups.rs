@@ -1,0 +1,275 @@
+//! Base backups that the archive holds.
+//!
+//! ```text
+//! backups/postgres/system=<id>/<YYYYMMDDTHHMMSSZ>-<writer>/base.tar.00000.zst, …      zstd frames of a tar file, in parts
+//!                                                         /16384.tar.00000.zst, …     of a tablespace
+//!                                                         /backup_manifest.zst        the server's own manifest
+//!                                                         /backup.json                written last: the commit
+//! ```
+//!
+//! The parts of an archive, put together, are one zstd stream: `cat base.tar.*.zst | zstd -d | tar -x` unpacks it. A
+//! folder without `backup.json` is no backup. A backup is of use once the chain holds the WAL from its start to its end.
+
+use std::io::Read;
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use futures::{StreamExt, TryStreamExt, stream};
+use serde::{Deserialize, Serialize};
+
+use super::READS_AT_ONCE;
+use crate::error::{Error, Kind, Result, ResultExt};
+use crate::store::{Created, Store, layout};
+use crate::stream::{FORMAT_VERSION, Lsn, System, sha256};
+
+/// A base backup.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Backup {
+    /// The version of the format.
+    pub format: u32,
+    /// The name of its folder.
+    pub name: String,
+    /// What the server was told that it is called.
+    pub label: String,
+    /// Of which cluster.
+    #[serde(flatten)]
+    pub system: System,
+    /// The timeline of `start`.
+    pub timeline: u32,
+    /// A restore needs the WAL from here …
+    pub start: Lsn,
+    /// … to here, at least.
+    pub end: Lsn,
+    /// The timeline of `end`.
+    pub end_timeline: u32,
+    /// When it was begun.
+    pub started: DateTime<Utc>,
+    /// When the server had sent all of it: no earlier moment can be restored from it.
+    pub finished: DateTime<Utc>,
+    /// The data directory (`base.tar`) and the tablespaces.
+    pub archives: Vec<Archive>,
+    /// The server's manifest of all files, with their SHA-256.
+    pub manifest: Part,
+}
+
+/// A tar file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Archive {
+    /// `base.tar` or `<oid>.tar`.
+    pub name: String,
+    /// The tablespace that it holds; none for the data directory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tablespace: Option<Tablespace>,
+    /// In order.
+    pub parts: Vec<Part>,
+}
+
+/// A tablespace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tablespace {
+    /// Its number.
+    pub oid: u32,
+    /// Where it was on the server.
+    pub path: String,
+}
+
+/// An object with compressed bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Part {
+    /// Its key.
+    pub object: String,
+    /// Its bytes before compression.
+    pub bytes: u64,
+    /// Its size.
+    pub stored_bytes: u64,
+    /// Its sha256.
+    pub sha256: String,
+}
+
+impl Backup {
+    /// All its objects but `backup.json`.
+    pub fn parts(&self) -> impl Iterator<Item = &Part> {
+        self.archives.iter().flat_map(|archive| &archive.parts).chain([&self.manifest])
+    }
+
+    /// Its bytes before compression.
+    pub fn bytes(&self) -> u64 {
+        self.parts().map(|part| part.bytes).sum()
+    }
+
+    /// The size of its objects.
+    pub fn stored_bytes(&self) -> u64 {
+        self.parts().map(|part| part.stored_bytes).sum()
+    }
+}
+
+impl Part {
+    /// The object's bytes, checked, still compressed.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] for an object that is missing, [`Kind::Corrupt`] for one that is another than was written.
+    pub async fn read(&self, store: &Store) -> Result<Bytes> {
+        let key = layout::object(&self.object)?;
+        let bytes = store.get(&key).await?.ok_or_else(|| {
+            Error::new(Kind::NotFound, format!("{key} of a base backup is missing"))
+                .hint("restore the object from a copy of the archive, or use another base backup")
+        })?;
+        let found = sha256(&bytes);
+        if found != self.sha256 {
+            let message = format!("{key} of a base backup is damaged: its sha256 is {found}, not {}", self.sha256);
+            return Err(Error::new(Kind::Corrupt, message)
+                .hint("restore the object from a copy of the archive, or use another base backup"));
+        }
+        Ok(bytes)
+    }
+
+    /// The bytes before compression of an object that was [read](Part::read).
+    pub fn decompress(&self, stored: &[u8]) -> Result<Vec<u8>> {
+        let damaged = || format!("{} cannot be decompressed", self.object);
+        let mut bytes = Vec::with_capacity(usize::try_from(self.bytes).unwrap_or(0));
+        let decoder = zstd::Decoder::with_buffer(stored).or_err(Kind::Corrupt, damaged)?;
+        // One byte more than it should have shows that it has more.
+        decoder.take(self.bytes.saturating_add(1)).read_to_end(&mut bytes).or_err(Kind::Corrupt, damaged)?;
+        if bytes.len() as u64 != self.bytes {
+            return Err(Error::new(Kind::Corrupt, format!("{} has another length than its backup says", self.object)));
+        }
+        Ok(bytes)
+    }
+}
+
+/// The base backups of a Postgres system, oldest first.
+pub async fn backups(store: &Store, system_id: u64) -> Result<Vec<Backup>> {
+    let folders = store.list_folders(&layout::backups(system_id)).await?;
+    let names: Vec<String> = folders.iter().filter_map(|folder| folder.filename().map(str::to_owned)).collect();
+    let read = stream::iter(names).map(|name| async move {
+        let key = layout::backup_commit(system_id, &name);
+        store.get(&key).await?.map(|bytes| parse(&key, &bytes)).transpose()
+    });
+    let found: Vec<Option<Backup>> = read.buffered(READS_AT_ONCE).try_collect().await?;
+    let mut found: Vec<Backup> = found.into_iter().flatten().collect();
+    found.sort_by_key(|backup| (backup.finished, backup.start));
+    Ok(found)
+}
+
+fn parse(key: &object_store::path::Path, bytes: &[u8]) -> Result<Backup> {
+    #[derive(Deserialize)]
+    struct Version {
+        format: u32,
+    }
+    let corrupt = || format!("{key} cannot be read as a base backup");
+    let Version { format } = serde_json::from_slice(bytes).or_err(Kind::Corrupt, corrupt)?;
+    if format > FORMAT_VERSION {
+        let message = format!("{key} has format version {format}, this tidelog reads up to {FORMAT_VERSION}");
+        return Err(Error::new(Kind::Unsupported, message).hint("read it with the newer tidelog that wrote it"));
+    }
+    serde_json::from_slice(bytes).or_err(Kind::Corrupt, corrupt)
+}
+
+/// Makes a backup count, all objects of which are durable.
+pub async fn commit(store: &Store, backup: &Backup) -> Result<()> {
+    let key = layout::backup_commit(backup.system.system_id, &backup.name);
+    let json = serde_json::to_vec_pretty(backup).or_err(Kind::Internal, || format!("cannot write {key}"))?;
+    match store.create(&key, json.clone().into()).await? {
+        Created::Yes => Ok(()),
+        // The answer to an earlier try was lost.
+        Created::Exists if store.get(&key).await?.as_deref() == Some(&json) => Ok(()),
+        Created::Exists => Err(Error::new(Kind::Fenced, format!("{key} is there already, and is another backup's"))),
+    }
+}
+
+/// Removes a backup: first what makes it count, then everything else.
+pub async fn remove(store: &Store, backup: &Backup) -> Result<()> {
+    store.delete(&layout::backup_commit(backup.system.system_id, &backup.name)).await?;
+    for object in store.list(&layout::backup(backup.system.system_id, &backup.name)).await? {
+        store.delete(&object.location).await?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::path::PathBuf;
+
+    use super::*;
+
+    fn memory() -> Store {
+        let archive = crate::config::Archive {
+            url: url::Url::parse("memory:///").expect("a URL"),
+            spool_dir: PathBuf::new(),
+            options: BTreeMap::new(),
+        };
+        Store::open(&archive).expect("a store")
+    }
+
+    async fn backup(store: &Store, name: &str, finished_ms: i64) -> Backup {
+        let raw = vec![7; 100_000];
+        let stored = zstd::bulk::compress(&raw, 1).expect("compressed");
+        let key = layout::backup_part(1, name, "base.tar.00000.zst");
+        store.put(&key, stored.clone().into()).await.expect("stored");
+        let part = Part {
+            object: key.to_string(),
+            bytes: raw.len() as u64,
+            stored_bytes: stored.len() as u64,
+            sha256: sha256(&stored),
+        };
+        let time = DateTime::from_timestamp_millis(finished_ms).expect("a time");
+        Backup {
+            format: FORMAT_VERSION,
+            name: name.to_owned(),
+            label: "test".to_owned(),
+            system: System { system_id: 1, wal_segment_size: 16 << 20, server_version: 15 },
+            timeline: 1,
+            start: Lsn(1),
+            end: Lsn(2),
+            end_timeline: 1,
+            started: time,
+            finished: time,
+            archives: vec![Archive { name: "base.tar".into(), tablespace: None, parts: vec![part.clone()] }],
+            manifest: part,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_backup_counts_from_its_commit_to_its_removal() {
+        let store = memory();
+        let (later, earlier) = (backup(&store, "a", 2000).await, backup(&store, "b", 1000).await);
+        assert_eq!(backups(&store, 1).await.expect("a list"), [], "parts alone are no backup");
+        for one in [&later, &earlier] {
+            commit(&store, one).await.expect("committed");
+            commit(&store, one).await.expect("a second try finds its own");
+        }
+        assert_eq!(backups(&store, 1).await.expect("a list"), [earlier.clone(), later.clone()]);
+        let other = Backup { label: "other".into(), ..earlier.clone() };
+        assert_eq!(commit(&store, &other).await.expect_err("the name is taken").kind(), Kind::Fenced);
+        remove(&store, &earlier).await.expect("removed");
+        assert_eq!(backups(&store, 1).await.expect("a list"), [later]);
+        assert!(store.list(&layout::backup(1, "b")).await.expect("a list").is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_part_is_what_was_written_or_an_error() {
+        let store = memory();
+        let part = backup(&store, "a", 0).await.manifest;
+        let stored = part.read(&store).await.expect("it is sound");
+        assert_eq!(part.decompress(&stored).expect("it is sound"), vec![7; 100_000]);
+        for bytes in [99_999, 100_001] {
+            let wrong = Part { bytes, ..part.clone() };
+            assert_eq!(wrong.decompress(&stored).expect_err("another length").kind(), Kind::Corrupt);
+        }
+        store.put(&layout::object(&part.object).expect("a key"), vec![0; 9].into()).await.expect("damaged");
+        assert_eq!(part.read(&store).await.expect_err("it is damaged").kind(), Kind::Corrupt);
+        store.delete(&layout::object(&part.object).expect("a key")).await.expect("deleted");
+        assert_eq!(part.read(&store).await.expect_err("it is missing").kind(), Kind::NotFound);
+    }
+
+    #[tokio::test]
+    async fn a_newer_backup_is_not_misread() {
+        let store = memory();
+        let key = layout::backup_commit(1, "x");
+        store.put(&key, br#"{"format":9,"name":1}"#.to_vec().into()).await.expect("stored");
+        assert_eq!(backups(&store, 1).await.expect_err("it is newer").kind(), Kind::Unsupported);
+        store.put(&key, b"{}".to_vec().into()).await.expect("stored");
+        assert_eq!(backups(&store, 1).await.expect_err("it is damaged").kind(), Kind::Corrupt);
+    }
+}

@@ -1,0 +1,245 @@
+//! Postgres' write-ahead log into the archive.
+//!
+//! ```text
+//!   server ──► receiver ──► spool (files, fdatasynced) ──► archiver ──► segments, checkpoints
+//!      ▲           │ status                                   │              │
+//!      └───────────┘◄──────── how far the archive is ◄────────┘              ▼
+//!                                                              upkeep: merges, retention, what is recoverable
+//! ```
+//!
+//! | queue | from → to | bound | when it is full |
+//! |---|---|---|---|
+//! | WAL | socket → spool | 1 MiB in the connection's buffer | the server waits |
+//! | the spool | receiver → archiver | [`SPOOL_LIMIT`], or the disk | receiving waits, statuses go on |
+//! | segments | archiver → store | 2 at a time | cutting waits |
+//! | checkpoints | archiver → chain | 1 a second | what is ready meanwhile goes into the same one |
+//! | merges | archiver → upkeep | one for each 16 MiB that came in pieces | cannot be |
+//!
+//! The receiver never waits for an upload: it writes to the spool, makes it safe whenever the socket is drained, and
+//! tells the server how far it is. With `ack = "archive"` that is how far the checkpoints go, with `ack = "spool"` how
+//! far the local disk goes. Where to receive on is decided by the spool and the archive, never by the slot.
+
+mod archive;
+pub(crate) mod backup;
+mod count;
+mod receive;
+mod spool;
+mod status;
+mod steered;
+mod timelines;
+mod upkeep;
+mod walk;
+mod watch;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::Utc;
+use tokio::sync::{mpsc, watch as channel};
+
+pub use status::{SlotStatus, Snapshot, Status};
+pub(super) use steered::Steered;
+pub use upkeep::{Given, give_up, sweep};
+
+use super::persistence::Persistence;
+use super::spool::Spool;
+use crate::config::{self, Config};
+use crate::error::{Error, Kind, Result, ResultExt as _};
+use crate::manifest::{self, Chain};
+use crate::source::postgres::{Replication, Server};
+use crate::store::Store;
+use crate::stream::{Begin, PartitionRange, StreamId, System};
+use archive::Archiver;
+use receive::Receiver;
+use spool::WalSpool;
+use upkeep::Upkeep;
+
+/// The spool is not filled further than this. An archive that is away is waited for, with WAL of several minutes at full
+/// speed or of days of a quiet server; beyond that the server keeps its own files.
+const SPOOL_LIMIT: u64 = 8 << 30;
+
+/// How long the last WAL may take on its way into the archive as the process stops.
+const DRAIN_WITHIN: Duration = Duration::from_secs(20);
+
+/// What the tasks share.
+struct Shared {
+    store: Store,
+    spool: WalSpool,
+    /// Compressed segments on their way into the store.
+    scratch: Spool,
+    writer: String,
+    system: System,
+    status: Arc<Status>,
+    /// How far each timeline is archived.
+    archived: channel::Sender<Vec<PartitionRange>>,
+    /// Asks for a new base backup, with the reason.
+    backups: mpsc::Sender<String>,
+}
+
+/// A range of 16 MiB of one timeline, as positions in its chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Block {
+    timeline: i32,
+    start: i64,
+    end: i64,
+}
+
+/// Archives the WAL of the server that `postgres` names until `stop` turns true. Reasons for a new base backup come out
+/// of `backups`.
+pub(super) async fn run(
+    config: &Config,
+    postgres: &config::Postgres,
+    (store, writer): (Store, &str),
+    status: Arc<Status>,
+    backups: mpsc::Sender<String>,
+    mut stop: channel::Receiver<bool>,
+) -> Result<()> {
+    let server = Server::new(postgres)?;
+    let chain = match archived_system(&store).await? {
+        Some(chain) => chain,
+        None => {
+            let begun = tokio::select! {
+                begun = begin(&server, &store, writer, &status) => begun?,
+                () = asked(&mut stop) => return Ok(()),
+            };
+            begun
+        }
+    };
+    let system =
+        *chain.begin_facts().system().ok_or_else(|| Error::new(Kind::Internal, "the chain is of no Postgres"))?;
+    status.note(|now| now.system_id = Some(system.system_id));
+    let shared = Arc::new(Shared {
+        spool: WalSpool::open(&config.archive.spool_dir, system.system_id)?,
+        scratch: Spool::open(&config.archive.spool_dir, &format!("{writer}-wal"))?,
+        store,
+        writer: writer.to_owned(),
+        system,
+        status,
+        archived: channel::Sender::new(chain.positions().copied().collect()),
+        backups,
+    });
+    tracing::info!(
+        system_id = system.system_id,
+        server_version = system.server_version,
+        slot = postgres.slot,
+        writer,
+        "archiving WAL"
+    );
+    let (merges, blocks) = mpsc::unbounded_channel();
+    let retention = config.retention.postgres;
+    let upkeep = tokio::spawn(Upkeep::new(Arc::clone(&shared), retention).run(blocks));
+    let slots = tokio::spawn(watch::run(server.clone(), Arc::clone(&shared.status)));
+    let result = serve(&server, postgres, &shared, chain, merges, stop).await;
+    slots.abort();
+    // Retention and merges are entries of the chain: broken off at any point they leave nothing half done.
+    upkeep.abort();
+    result
+}
+
+/// Receives and archives. Bytes that turn out to be no WAL are received again.
+async fn serve(
+    server: &Server,
+    postgres: &config::Postgres,
+    shared: &Arc<Shared>,
+    chain: Chain,
+    merges: mpsc::UnboundedSender<Block>,
+    stop: channel::Receiver<bool>,
+) -> Result<()> {
+    let mut persistence = Persistence::new();
+    let mut chain = Some(chain);
+    let mut receiver = Receiver::new(server.clone(), postgres.clone(), Arc::clone(shared));
+    loop {
+        let opened = match chain.take() {
+            Some(chain) => chain,
+            None => opened(&shared.store, shared.system.system_id).await,
+        };
+        // The archiver goes on until what the receiver has left behind is archived.
+        let (drain, drained) = channel::channel(false);
+        let archiver = Archiver::new(Arc::clone(shared), opened, postgres.max_age, merges.clone());
+        let mut archiver = tokio::spawn(archiver.run(drained));
+        let ended = tokio::select! {
+            received = receiver.run(stop.clone(), &drain) => {
+                received?;
+                tokio::time::timeout(DRAIN_WITHIN, &mut archiver).await.ok()
+            }
+            archived = &mut archiver => Some(archived),
+        };
+        let Some(ended) = ended else {
+            archiver.abort();
+            tracing::warn!(
+                "stopped before all WAL was archived; the rest is in the spool, and is archived at the next start"
+            );
+            return Ok(());
+        };
+        match ended.or_err(Kind::Internal, || "the archiving of WAL broke off".into())? {
+            Ok(()) => return Ok(()),
+            Err(error) if error.kind() == Kind::Corrupt => {
+                shared.status.note(|now| now.trouble = Some(error.to_string()));
+                persistence.wait_after("what was received is no WAL; it is received again", error).await;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+async fn opened(store: &Store, system_id: u64) -> Chain {
+    let mut persistence = Persistence::new();
+    loop {
+        let error = match Chain::open(store, &StreamId::Postgres { system_id }).await {
+            Ok(Some(chain)) => return chain,
+            Ok(None) => Error::new(Kind::NotFound, "the chain of the write-ahead log has gone"),
+            Err(error) => error,
+        };
+        persistence.wait_after("the chain of the write-ahead log cannot be opened", error).await;
+    }
+}
+
+/// Waits until `stop` turns true. Where nobody is left to ask for it, it goes on.
+async fn asked(stop: &mut channel::Receiver<bool>) {
+    if stop.wait_for(|stop| *stop).await.is_err() {
+        std::future::pending().await
+    }
+}
+
+/// The chain of the Postgres system that the archive holds, if it holds one.
+async fn archived_system(store: &Store) -> Result<Option<Chain>> {
+    let systems: Vec<StreamId> =
+        manifest::streams(store).await?.into_iter().filter(|stream| stream.topic().is_none()).collect();
+    match systems.as_slice() {
+        [] => Ok(None),
+        [system] => Chain::open(store, system).await,
+        _ => Err(Error::new(Kind::Config, "the archive holds the WAL of several Postgres systems")
+            .hint("one archive holds one system: set archive.url to an archive of its own for each")),
+    }
+}
+
+/// Begins the chain of the system that the server belongs to. A server that is away is waited for.
+async fn begin(server: &Server, store: &Store, writer: &str, status: &Status) -> Result<Chain> {
+    let mut persistence = Persistence::new();
+    loop {
+        let system = async { system_of(&mut server.replication().await?).await };
+        let error = match system.await {
+            Ok(system) => {
+                let stream = StreamId::Postgres { system_id: system.system_id };
+                return Chain::begin(store, &stream, Begin::Postgres(system), writer, Utc::now()).await;
+            }
+            Err(error) if is_final(&error) => return Err(error),
+            Err(error) => error,
+        };
+        status.note(|now| now.trouble = Some(error.to_string()));
+        persistence.wait_after("the Postgres server cannot be reached", error).await;
+    }
+}
+
+/// Whether an error before the first success means that the configuration is wrong, and a retry helps nobody.
+fn is_final(error: &Error) -> bool {
+    matches!(error.kind(), Kind::Config | Kind::Denied | Kind::Unsupported)
+}
+
+/// The facts of the system behind a connection.
+async fn system_of(replication: &mut Replication) -> Result<System> {
+    let system_id = replication.identify().await?.system_id;
+    let size = replication.wal_segment_size().await?;
+    let wal_segment_size = u32::try_from(size).or_err(Kind::Unsupported, || format!("WAL files of {size} bytes"))?;
+    Ok(System { system_id, wal_segment_size, server_version: replication.version() / 10_000 })
+}

@@ -1,0 +1,279 @@
+//! What keeps an archive of WAL in order while it grows: small segments are merged, what retention lets go is given up,
+//! objects that nobody needs any more are deleted, and what can be recovered is worked out.
+//!
+//! Everything here is an entry of the chain like the archiver's own, made by a chain of its own under a writer's id of
+//! its own; broken off at any point it leaves nothing half done.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use tokio::sync::mpsc;
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::archive::ZSTD_LEVEL;
+use super::{Block, Shared};
+use crate::error::{Kind, Result, ResultExt as _};
+use crate::manifest::backups::{backups, remove};
+use crate::manifest::coverage::{Claim, Coverage};
+use crate::manifest::{Chain, Selection, recoverable};
+use crate::segment::Sealed;
+use crate::segment::wal::{MOST_BYTES, Seen, WalFacts, WalReader, WalWriter};
+use crate::store::{Store, layout};
+use crate::stream::{Lsn, Merge, Retired, SegmentRef, StreamId};
+
+/// How often the small things are done: coverage, and what can be recovered.
+const ROUND: Duration = Duration::from_secs(5);
+
+/// How often the archive is tidied: retention, and objects that are no longer needed.
+const TIDY_EVERY: TimeDelta = TimeDelta::minutes(10);
+
+/// How often it is worked out what can be recovered.
+const LOOK_EVERY: TimeDelta = TimeDelta::seconds(30);
+
+/// Objects that an entry has retired are deleted after this time: a restore that chose them before is done by then, or
+/// asks again.
+const GRACE: TimeDelta = TimeDelta::hours(1);
+
+/// An archiver that wrote no coverage for this long is gone, and its claims are taken over.
+const GONE_AFTER: TimeDelta = TimeDelta::hours(1);
+
+/// The task.
+pub(super) struct Upkeep {
+    shared: Arc<Shared>,
+    retention: Option<Duration>,
+    /// Blocks that may lie in several segments.
+    blocks: BTreeSet<Block>,
+    coverage: Coverage,
+    tidied: Option<DateTime<Utc>>,
+    looked: Option<DateTime<Utc>>,
+}
+
+impl Upkeep {
+    pub(super) fn new(shared: Arc<Shared>, retention: Option<Duration>) -> Self {
+        let coverage = Coverage::new(&shared.writer, Utc::now());
+        Self { shared, retention, blocks: BTreeSet::new(), coverage, tidied: None, looked: None }
+    }
+
+    /// Works until it is aborted. What fails is told and comes up again.
+    pub(super) async fn run(mut self, mut blocks: mpsc::UnboundedReceiver<Block>) {
+        let folder = layout::coverages(&self.stream());
+        if let Err(error) = self.coverage.adopt(&self.shared.store, &folder, Utc::now() - GONE_AFTER).await {
+            tracing::warn!(%error, hint = error.hint_text(), "the coverage of archivers that are gone cannot be taken over");
+        }
+        let mut tick = interval(ROUND);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                Some(block) = blocks.recv() => drop(self.blocks.insert(block)),
+                _ = tick.tick() => {
+                    if let Err(error) = self.round().await {
+                        tracing::warn!(%error, hint = error.hint_text(), "the upkeep of the archived WAL is put off");
+                    }
+                }
+            }
+        }
+    }
+
+    fn stream(&self) -> StreamId {
+        StreamId::Postgres { system_id: self.shared.system.system_id }
+    }
+
+    async fn round(&mut self) -> Result<()> {
+        let now = Utc::now();
+        self.claim(now).await?;
+        self.look_at_windows(now).await?;
+        let due = self.tidied.is_none_or(|last| now - last >= TIDY_EVERY);
+        if self.blocks.is_empty() && !due {
+            return Ok(());
+        }
+        let Some(mut chain) = Chain::open(&self.shared.store, &self.stream()).await? else { return Ok(()) };
+        if self.tidied.is_none() {
+            self.blocks.extend(unmerged(&chain).await?);
+        }
+        while let Some(block) = self.blocks.first().copied() {
+            if self.merge(&mut chain, block).await? {
+                self.shared.status.note(|status| status.merged += 1);
+            }
+            self.blocks.remove(&block);
+        }
+        if due {
+            if let Some(horizon) = self.retention.and_then(|kept| Some(now - TimeDelta::from_std(kept).ok()?)) {
+                give_up(&self.shared.store, &mut chain, horizon, &format!("{}e", self.shared.writer)).await?;
+            }
+            sweep(&self.shared.store, &chain).await?;
+            self.tidied = Some(now);
+        }
+        Ok(())
+    }
+
+    /// Works out what can be recovered.
+    async fn look_at_windows(&mut self, now: DateTime<Utc>) -> Result<()> {
+        if self.looked.is_some_and(|last| now - last < LOOK_EVERY) {
+            return Ok(());
+        }
+        self.looked = Some(now);
+        let Some(chain) = Chain::open(&self.shared.store, &self.stream()).await? else { return Ok(()) };
+        let complete_through = self.shared.status.now().complete_through;
+        let windows = recoverable::windows(&self.shared.store, &chain, complete_through).await?;
+        let last =
+            backups(&self.shared.store, self.shared.system.system_id).await?.last().map(|backup| backup.finished);
+        self.shared.status.note(|status| (status.windows, status.last_backup) = (windows, last));
+        Ok(())
+    }
+
+    /// Writes down up to when the archive is complete.
+    async fn claim(&mut self, now: DateTime<Utc>) -> Result<()> {
+        let status = self.shared.status.now();
+        let position = self.shared.archived.borrow().last().copied();
+        let (Some(complete_through), Some(position)) = (status.complete_through, position) else { return Ok(()) };
+        let claim = Claim { offset: position.end, complete_through };
+        self.coverage.claim(&self.stream(), position.partition, claim);
+        self.coverage.at = now;
+        self.coverage.save(&self.shared.store, &layout::coverages(&self.stream())).await
+    }
+
+    /// Makes one segment of those that lie in a block; false if they are one already, or not all there.
+    async fn merge(&self, chain: &mut Chain, block: Block) -> Result<bool> {
+        chain.refresh().await?;
+        let partitions = BTreeMap::from([(block.timeline, block.start..block.end)]);
+        let segments = chain.select(&Selection { timestamps: None, partitions: Some(partitions) }).await?.segments;
+        let Some((start, end)) = range_of(&segments).filter(|_| segments.len() > 1) else { return Ok(false) };
+        if end != block.end || start < block.start {
+            return Ok(false);
+        }
+        let timeline = block.timeline.cast_unsigned();
+        let (number, path) = self.shared.scratch.next_file();
+        let writer = format!("{}m", self.shared.writer);
+        let facts = WalFacts::new(self.shared.system, timeline, Lsn::at(start)..Lsn::at(end), &writer, Utc::now());
+        let sealed = self.rewrite(&segments, facts, &path).await?;
+        let key = layout::wal_segment(
+            self.shared.system.system_id,
+            timeline,
+            start.cast_unsigned()..end.cast_unsigned(),
+            &writer,
+            number,
+        );
+        let uploaded = self.shared.store.upload(&key, &path).await;
+        self.shared.scratch.remove(&path);
+        uploaded?;
+        let merge = Merge {
+            segment: sealed.to_ref(key.to_string()),
+            replaces: segments.iter().map(|segment| segment.object.clone()).collect(),
+            retired: Retired::of(&segments),
+            decided: Utc::now(),
+        };
+        chain.merge(&merge, &writer, merge.decided).await
+    }
+
+    /// The bytes of several segments as one file.
+    async fn rewrite(&self, segments: &[SegmentRef], facts: WalFacts, path: &std::path::Path) -> Result<Sealed> {
+        let mut writer = WalWriter::create(path, facts, ZSTD_LEVEL)?;
+        let mut seen = Seen::default();
+        for segment in segments {
+            let reader = WalReader::open(&self.shared.store, segment).await?;
+            let written = tokio::task::spawn_blocking(move || {
+                let bytes = reader.all()?;
+                writer.write(&bytes).map(|()| writer)
+            });
+            writer = written.await.or_err(Kind::Internal, || "a merge broke off".into())??;
+            seen.add(&Seen {
+                commits: segment.records(),
+                first_commit: segment.min_timestamp(),
+                last_commit: segment.max_timestamp(),
+                largest_record: segment.largest_record,
+            });
+        }
+        writer.finish(&seen)
+    }
+}
+
+/// From where to where segments go that follow each other without a hole.
+fn range_of(segments: &[SegmentRef]) -> Option<(i64, i64)> {
+    let mut ranges = segments.iter().filter_map(|segment| segment.partitions.first());
+    let first = ranges.next()?;
+    let end = ranges.try_fold(first.end, |end, range| (range.start == end).then_some(range.end))?;
+    Some((first.start, end))
+}
+
+/// What was given up.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Given {
+    /// Segments of WAL. Their objects are deleted after a grace time.
+    pub wal: Retired,
+    /// Base backups, which are deleted.
+    pub backups: u64,
+}
+
+/// Gives up what is not needed to recover to any moment from `horizon` on.
+pub async fn give_up(store: &Store, chain: &mut Chain, horizon: DateTime<Utc>, writer: &str) -> Result<Given> {
+    let surplus = recoverable::surplus(store, chain, horizon).await?;
+    let wal = match surplus.before.is_empty() {
+        true => Retired::default(),
+        false => chain.expire(&surplus.before, writer, Utc::now()).await?,
+    };
+    // A backup whose WAL is given up is of no use; one that is left by a crash here goes the next time.
+    for backup in &surplus.backups {
+        remove(store, backup).await?;
+    }
+    let given = Given { wal, backups: surplus.backups.len() as u64 };
+    if given != Given::default() {
+        tracing::info!(stream = %chain.stream(), segments = wal.segments, bytes = wal.stored_bytes, backups = given.backups, "retention gave up WAL and backups");
+    }
+    Ok(given)
+}
+
+/// Deletes the objects of what was given up or merged longer ago than the grace time.
+pub async fn sweep(store: &Store, chain: &Chain) -> Result<u64> {
+    delete_retired(store, chain, Utc::now() - GRACE).await
+}
+
+/// The complete blocks that lie in several segments: what an archiver left behind that was killed.
+async fn unmerged(chain: &Chain) -> Result<BTreeSet<Block>> {
+    let mut blocks: BTreeMap<Block, u64> = BTreeMap::new();
+    for segment in chain.select(&Selection::default()).await?.segments {
+        for range in &segment.partitions {
+            let end = Lsn((Lsn::at(range.start).0 + 1).next_multiple_of(MOST_BYTES)).position();
+            let start = end.saturating_sub(MOST_BYTES.cast_signed());
+            let archived = chain.position(range.partition).is_some_and(|position| position.end >= end);
+            if archived {
+                *blocks.entry(Block { timeline: range.partition, start, end }).or_default() += 1;
+            }
+        }
+    }
+    Ok(blocks.into_iter().filter(|(_, segments)| *segments > 1).map(|(block, _)| block).collect())
+}
+
+/// Deletes the objects of WAL that entries before `before` have retired. Those that no entry names are left alone: they
+/// may be on their way into the chain.
+async fn delete_retired(store: &Store, chain: &Chain, before: DateTime<Utc>) -> Result<u64> {
+    let StreamId::Postgres { system_id } = chain.stream() else { return Ok(0) };
+    let objects = store.list(&layout::wal_segments(*system_id)).await?;
+    let needed: BTreeSet<String> =
+        chain.select(&Selection::default()).await?.segments.into_iter().map(|segment| segment.object).collect();
+    let mut ranges: BTreeMap<i32, std::ops::Range<i64>> = BTreeMap::new();
+    let mut candidates = Vec::new();
+    for object in objects.into_iter().filter(|object| !needed.contains(object.location.as_ref())) {
+        let Some((timeline, lsns)) = layout::wal_segment_range(&object.location) else { continue };
+        let (start, end) = (Lsn(lsns.start).position(), Lsn(lsns.end).position());
+        let range = ranges.entry(timeline.cast_signed()).or_insert(start..end);
+        *range = range.start.min(start)..range.end.max(end);
+        candidates.push(object.location);
+    }
+    if candidates.is_empty() {
+        return Ok(0);
+    }
+    let retired = chain.retired(ranges).await?;
+    let mut deleted = 0;
+    for object in candidates {
+        if retired.get(object.as_ref()).is_some_and(|decided| *decided < before) {
+            store.delete(&object).await?;
+            deleted += 1;
+        }
+    }
+    if deleted > 0 {
+        tracing::info!(objects = deleted, "deleted segments of WAL that are no longer needed");
+    }
+    Ok(deleted)
+}

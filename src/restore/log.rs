@@ -1,0 +1,180 @@
+//! The write-ahead log of one system, as a restore sees it: files by name, and what is provably not there.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use bytes::Bytes;
+
+use crate::error::{Error, Kind, Result};
+use crate::manifest::{self, Chain, Selected, Selection};
+use crate::segment::wal::{Switch, WalReader, check_pages, parse_history};
+use crate::store::{Store, layout};
+use crate::stream::{Lsn, StreamId, System};
+
+/// The archived WAL of one Postgres system.
+pub struct Log {
+    store: Store,
+    chain: Chain,
+    system: System,
+}
+
+/// What the archive has of a WAL file.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Found {
+    /// All of it.
+    Whole(Vec<u8>),
+    /// Its beginning, up to where the timeline's archive ends, and zeros: to Postgres that is where the log ends.
+    Begun(Vec<u8>),
+    /// Nothing, and nothing that comes later on this timeline. No such WAL was ever archived.
+    Absent,
+}
+
+impl Log {
+    /// Opens the log of the only system in the archive, or of the one that is named.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] if there is none: an archive without a log proves nothing about what is absent from it.
+    pub async fn open(store: &Store, system_id: Option<u64>) -> Result<Self> {
+        let streams = manifest::streams(store).await?;
+        let systems: Vec<u64> = streams
+            .iter()
+            .filter_map(|stream| match stream {
+                StreamId::Postgres { system_id } => Some(*system_id),
+                StreamId::Kafka(_) => None,
+            })
+            .filter(|found| system_id.is_none_or(|wanted| wanted == *found))
+            .collect();
+        let system_id = match systems[..] {
+            [system_id] => system_id,
+            [] => {
+                return Err(Error::new(Kind::NotFound, format!("the archive at {} holds no WAL of it", store.url()))
+                    .hint("check archive.url; `tidelog ls` lists what is archived"));
+            }
+            _ => {
+                return Err(Error::new(Kind::Config, "the archive holds the WAL of several systems")
+                    .hint("name one with --system; `tidelog ls` lists them"));
+            }
+        };
+        let stream = StreamId::Postgres { system_id };
+        let chain = Chain::open(store, &stream).await?;
+        let chain = chain.ok_or_else(|| Error::new(Kind::NotFound, format!("the chain of {stream} has gone")))?;
+        let system = chain.begin_facts().system().copied();
+        let system =
+            system.ok_or_else(|| Error::new(Kind::Corrupt, format!("the chain of {stream} is of no Postgres")))?;
+        Ok(Self { store: store.clone(), chain, system })
+    }
+
+    /// Which system it is.
+    pub fn system(&self) -> System {
+        self.system
+    }
+
+    /// What the archive holds of a timeline; none if nothing.
+    pub fn range(&self, timeline: u32) -> Option<Range<Lsn>> {
+        let position = self.chain.position(timeline.cast_signed())?;
+        Some(Lsn::at(position.start)..Lsn::at(position.end))
+    }
+
+    /// The timelines of which something is archived.
+    pub fn timelines(&self) -> impl Iterator<Item = u32> {
+        self.chain.positions().map(|position| position.partition.cast_unsigned())
+    }
+
+    /// The chain beneath.
+    pub(super) fn chain(&self) -> &Chain {
+        &self.chain
+    }
+
+    /// The history file of a timeline; none if it has none in the archive.
+    pub async fn history(&self, timeline: u32) -> Result<Option<Bytes>> {
+        self.store.get(&layout::history(self.system.system_id, timeline)).await
+    }
+
+    /// The timelines that `timeline` comes from, oldest first.
+    pub async fn ancestors(&self, timeline: u32) -> Result<Vec<Switch>> {
+        if timeline == 1 {
+            return Ok(Vec::new());
+        }
+        let history = self.history(timeline).await?.ok_or_else(|| {
+            Error::new(Kind::NotFound, format!("the archive has no history of timeline {timeline}"))
+                .hint("name another timeline; `tidelog ls` shows what is archived")
+        })?;
+        parse_history(timeline, &history)
+    }
+
+    /// Segments and gaps of a timeline that touch `lsns`.
+    pub(super) async fn select(&self, timeline: u32, lsns: &Range<Lsn>) -> Result<Selected> {
+        let range = lsns.start.position()..lsns.end.position();
+        let partitions = Some(BTreeMap::from([(timeline.cast_signed(), range)]));
+        self.chain.select(&Selection { timestamps: None, partitions }).await
+    }
+
+    /// A file of WAL by its timeline and the position of its first byte.
+    ///
+    /// # Errors
+    /// Whenever the archive should have it and cannot give it: a gap, a segment that is missing or damaged, WAL that was
+    /// there before the archive began or that retention has let go.
+    pub async fn file(&self, timeline: u32, start: Lsn) -> Result<Found> {
+        let size = u64::from(self.system.wal_segment_size);
+        let end = start + size;
+        let Some(archived) = self.range(timeline) else { return Ok(Found::Absent) };
+        if start >= archived.end {
+            return Ok(Found::Absent);
+        }
+        if start < archived.start {
+            return self.before_its_beginning(timeline, start..end, archived.start).await;
+        }
+        let wanted = start..end.min(archived.end);
+        let mut bytes = self.bytes(timeline, &wanted).await?;
+        let is_whole = wanted.end == end;
+        bytes.resize(usize::try_from(size).unwrap_or(0), 0);
+        check_pages(self.system.server_version, start, &bytes)?;
+        Ok(if is_whole { Found::Whole(bytes) } else { Found::Begun(bytes) })
+    }
+
+    /// A timeline's files begin with the one in which it left its parent. One before that never was.
+    async fn before_its_beginning(&self, timeline: u32, file: Range<Lsn>, archived: Lsn) -> Result<Found> {
+        if let Some(origin) = self.ancestors(timeline).await?.last()
+            && file.end <= origin.at
+        {
+            return Ok(Found::Absent);
+        }
+        let message = format!(
+            "WAL of timeline {timeline} from {} on is wanted, and the archive begins at {archived}",
+            file.start
+        );
+        Err(Error::new(Kind::Incomplete, message)
+            .hint("use a newer base backup: what comes before was never archived, or retention has let it go"))
+    }
+
+    /// The bytes of `wanted`, all of which the chain says are archived.
+    async fn bytes(&self, timeline: u32, wanted: &Range<Lsn>) -> Result<Vec<u8>> {
+        let Selected { segments, gaps } = self.select(timeline, wanted).await?;
+        if let Some(gap) = gaps.first() {
+            let (start, end) = (Lsn::at(gap.start), Lsn::at(gap.end));
+            let message = format!("WAL of timeline {timeline} from {start} to {end} is lost: {}", gap.reason.words());
+            return Err(Error::new(Kind::Incomplete, message)
+                .hint("recover to a moment before it, or from a base backup that was taken after it"));
+        }
+        let mut bytes = Vec::with_capacity(usize::try_from(wanted.end - wanted.start).unwrap_or(0));
+        for segment in &segments {
+            let reader = WalReader::open(&self.store, segment).await?;
+            let (start, end) = (reader.facts().start, reader.facts().end);
+            let at = wanted.start + bytes.len() as u64;
+            if start > at {
+                break;
+            }
+            let piece = reader.all()?;
+            let skip = usize::try_from(at - start).unwrap_or(usize::MAX);
+            let take = usize::try_from(end.min(wanted.end) - at).unwrap_or(0);
+            bytes.extend_from_slice(piece.get(skip..).and_then(|rest| rest.get(..take)).unwrap_or_default());
+        }
+        let reached = wanted.start + bytes.len() as u64;
+        if reached != wanted.end {
+            let message =
+                format!("the archive's segments of timeline {timeline} do not hold {reached}, as its chain says");
+            return Err(Error::new(Kind::Corrupt, message).hint("run `tidelog verify`"));
+        }
+        Ok(bytes)
+    }
+}

@@ -1,0 +1,23 @@
+//! From the archive back to a running Postgres.
+//!
+//! ```text
+//!   backup.json ─► plan (which backup, which timelines, is the target within reach?) ─► unpack, checked by the manifest
+//!                                                                                             │
+//!   a data directory, ready to start  ◄── recovery settings ◄─────────────────────────────────┘
+//!           │
+//!           └─ Postgres asks for WAL, file by file ─► wal_fetch ─► log ─► the file, or "there is none", or "stop"
+//! ```
+//!
+//! What Postgres must never get is a wrong "there is none": it would take it for the end of the log, open with less than
+//! was archived, and call it success. So [`wal_fetch`] says so only where the archive proves it.
+
+pub mod plan;
+pub mod postgres;
+pub mod wal_fetch;
+
+mod log;
+mod manifest;
+mod settings;
+mod unpack;
+
+pub use log::Log;

@@ -1,0 +1,107 @@
+//! What a restored data directory is told: where its WAL comes from, and where to stop.
+
+use std::path::Path;
+
+use super::plan::{Goal, Plan};
+use crate::error::{Error, Result};
+use crate::time;
+
+/// What Postgres does once it has reached the target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Action {
+    /// Opens for writing, on a timeline of its own.
+    Promote,
+    /// Waits, open for reading, for `pg_wal_replay_resume()`.
+    Pause,
+    /// Stops, so that the target can be moved further.
+    Shutdown,
+}
+
+impl Action {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Promote => "promote",
+            Self::Pause => "pause",
+            Self::Shutdown => "shutdown",
+        }
+    }
+}
+
+/// Appends the settings to `postgresql.auto.conf`, where the last one of a name counts, and asks for a recovery.
+pub(super) fn write(data: &Path, plan: &Plan, action: Action, command: &str) -> Result<()> {
+    let file = data.join("postgresql.auto.conf");
+    let failed = |source| Error::io(source, format!("cannot write {}", file.display()));
+    let mut text = match std::fs::read_to_string(&file) {
+        Ok(text) => without_old_targets(&text),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+        Err(error) => return Err(failed(error)),
+    };
+    text.push_str(&settings(plan, action, command));
+    std::fs::write(&file, text).and_then(|()| std::fs::File::open(&file)?.sync_all()).map_err(failed)?;
+    let signal = data.join("recovery.signal");
+    let made = std::fs::File::create(&signal).and_then(|made| made.sync_all());
+    made.map_err(|source| Error::io(source, format!("cannot write {}", signal.display())))
+}
+
+/// What an earlier restore has left there. Two targets are an error to Postgres, also if one of them is empty
+/// (`assign_recovery_target_lsn` and the like, xlogrecovery.c).
+fn without_old_targets(text: &str) -> String {
+    let is_old = |line: &&str| {
+        ["recovery_target", "recovery_end_command", "restore_command"]
+            .iter()
+            .any(|name| line.trim_start().starts_with(name))
+    };
+    text.lines().filter(|line| !is_old(line)).map(|line| format!("{line}\n")).collect()
+}
+
+fn settings(plan: &Plan, action: Action, command: &str) -> String {
+    let mut text = format!("\n# tidelog restore-postgres, base backup {}\n", plan.backup.name);
+    let mut set = |name: &str, value: &str| {
+        text += &format!("{name} = '{}'\n", value.replace('\'', "''"));
+    };
+    set("restore_command", &format!("{command} wal-fetch \"%f\" \"%p\""));
+    // What was fetched in advance and not asked for. The working directory is the data directory.
+    set("recovery_end_command", "rm -rf pg_wal/.tidelog");
+    set("recovery_target_timeline", &plan.timeline.to_string());
+    match plan.goal {
+        Goal::Time(ms) => set("recovery_target_time", &time::rfc3339(ms)),
+        Goal::Lsn(lsn) => set("recovery_target_lsn", &lsn.to_string()),
+        Goal::Latest => {}
+    }
+    set("recovery_target_inclusive", "on");
+    set("recovery_target_action", action.name());
+    text
+}
+
+/// A word as a shell takes it, for the command that Postgres runs. A `%` is Postgres' own.
+pub fn shell_word(word: &str) -> String {
+    format!("'{}'", word.replace('\'', "'\\''").replace('%', "%%"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::restore::plan::tests::backup;
+    use crate::stream::Lsn;
+
+    fn of(goal: Goal) -> String {
+        let plan = Plan { backup: backup("b", 1, 1, 2), goal, timeline: 3 };
+        settings(&plan, Action::Pause, &format!("{} -c {}", shell_word("/a b/tidelog"), shell_word("/it's")))
+    }
+
+    #[test]
+    fn the_target_is_written_and_no_other_one_is_left() {
+        let text = of(Goal::Lsn(Lsn(0x1_0000_0010)));
+        assert!(text.contains("recovery_target_lsn = '1/10'\n") && !text.contains("recovery_target_time"), "{text}");
+        assert!(
+            text.contains("recovery_target_timeline = '3'\n") && text.contains("recovery_target_action = 'pause'\n")
+        );
+        let command = "restore_command = '''/a b/tidelog'' -c ''/it''\\''''s'' wal-fetch \"%f\" \"%p\"'\n";
+        assert!(text.contains(command), "{text}");
+        assert!(of(Goal::Time(1_500)).contains("recovery_target_time = '1970-01-01T00:00:01.500Z'\n"));
+        assert!(!of(Goal::Latest).contains("recovery_target_lsn"));
+        let old = "work_mem = '8MB'\nrecovery_target_lsn = '0/1'\n restore_command = 'x'\n";
+        assert_eq!(without_old_targets(old), "work_mem = '8MB'\n");
+        assert_eq!(shell_word("100%"), "'100%%'");
+    }
+}

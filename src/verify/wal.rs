@@ -1,0 +1,149 @@
+//! Whether the archived WAL of a Postgres system is what its checkpoints say.
+//!
+//! Segments are asked for their facts one by one, like those of topics. With `deep` the bytes of each timeline are also
+//! walked through in their order, over the ends of segments: pages, the CRC of every record, and the number and the
+//! times of commits.
+
+use std::collections::{BTreeMap, HashSet};
+
+use super::{Check, Damage, DamageKind, Finding};
+use crate::error::{Kind, Result};
+use crate::manifest::{Step, Walk};
+use crate::segment::wal::{Seen, WalReader, Walker, parse_history};
+use crate::store::{Store, layout};
+use crate::stream::{Body, Lsn, SegmentRef, StreamId, System};
+
+/// Objects that later entries of a chain have retired.
+#[derive(Debug, Default)]
+pub(super) struct Retired {
+    replaced: HashSet<String>,
+    /// Below these positions nothing is needed.
+    floors: BTreeMap<i32, i64>,
+    /// The facts of the system.
+    pub(super) system: Option<System>,
+}
+
+impl Retired {
+    /// Reads a chain for what it retires. What is damaged is told by the walk after this one.
+    pub(super) async fn of(store: &Store, stream: &StreamId) -> Result<Self> {
+        let mut retired = Self::default();
+        let mut walk = Walk::new(store, stream).await?;
+        while let Some(step) = walk.next().await? {
+            let Step::Entry { checkpoint, .. } = step else { continue };
+            match checkpoint.body {
+                Body::Merge(merge) => retired.replaced.extend(merge.replaces),
+                Body::Expire(expire) => {
+                    retired.floors.extend(expire.ranges.iter().map(|expired| (expired.partition, expired.before)));
+                }
+                body => retired.system = body.begin().and_then(|begin| begin.system().copied()).or(retired.system),
+            }
+        }
+        Ok(retired)
+    }
+
+    /// Whether a segment is no longer needed, so that its object may be gone.
+    pub(super) fn has(&self, segment: &SegmentRef) -> bool {
+        let below = |range: &crate::stream::PartitionRange| {
+            self.floors.get(&range.partition).is_some_and(|floor| range.end <= *floor)
+        };
+        self.replaced.contains(&segment.object) || segment.partitions.iter().all(below)
+    }
+}
+
+/// What a segment's file says about itself must be what its checkpoint says; opening it checks range and hash.
+pub(super) async fn facts_agree(store: &Store, system_id: u64, segment: &SegmentRef) -> Result<(), Finding> {
+    let reader = WalReader::open(store, segment).await.map_err(Finding::of)?;
+    let found = reader.facts().system.system_id;
+    if found != system_id {
+        return Err(contradiction(format!("its facts say that it is of the system {found}")));
+    }
+    if reader.facts().len() != segment.raw_bytes {
+        let message =
+            format!("its facts say {} bytes of WAL, the checkpoint says {}", reader.facts().len(), segment.raw_bytes);
+        return Err(contradiction(message));
+    }
+    Ok(())
+}
+
+fn contradiction(detail: String) -> Finding {
+    Finding::Damage(DamageKind::Contradiction, detail)
+}
+
+/// Walks through all WAL of a system, timeline by timeline. The segments stand in any order.
+pub(super) async fn walk(system: System, mut checks: Vec<Check>) -> Result<Vec<Damage>> {
+    checks.sort_by_key(|check| check.segment.partitions.first().map(|range| (range.partition, range.start)));
+    let mut damages = Vec::new();
+    let mut walker: Option<(i32, Walker)> = None;
+    for check in &checks {
+        let Some(range) = check.segment.partitions.first() else { continue };
+        let continued = walker
+            .take()
+            .filter(|(timeline, walker)| (*timeline, walker.position().position()) == (range.partition, range.start));
+        let mut current = match continued {
+            Some((_, walker)) => walker,
+            None => {
+                let timeline = range.partition.cast_unsigned();
+                let switch = switch_of(&check.store, system.system_id, timeline).await?;
+                match Walker::new(system, timeline, Lsn::at(range.start), switch) {
+                    Ok(walker) => walker,
+                    Err(error) => {
+                        damages.push(check.damage(DamageKind::Unreadable, error.to_string()));
+                        continue;
+                    }
+                }
+            }
+        };
+        // A walk that begins within a page does not see what lies before the next one.
+        let whole = current.verified().is_some() || range.start.cast_unsigned().is_multiple_of(8192);
+        match through(check, &mut current).await {
+            Ok(seen) => {
+                damages.extend(
+                    counts_agree(&check.segment, &seen)
+                        .filter(|_| whole)
+                        .map(|detail| check.damage(DamageKind::Contradiction, detail)),
+                );
+                walker = Some((range.partition, current));
+            }
+            Err(Finding::Damage(kind, detail)) => damages.push(check.damage(kind, detail)),
+            Err(Finding::Trouble(error)) => return Err(error),
+        }
+    }
+    Ok(damages)
+}
+
+/// Where a timeline left its parent; a history that is missing or damaged takes a part of the check away, no more.
+async fn switch_of(store: &Store, system_id: u64, timeline: u32) -> Result<Lsn> {
+    if timeline == 1 {
+        return Ok(Lsn(0));
+    }
+    let text = store.get(&layout::history(system_id, timeline)).await?;
+    let switches = text.and_then(|text| parse_history(timeline, &text).ok());
+    Ok(switches.and_then(|switches| Some(switches.last()?.at)).unwrap_or(Lsn(u64::MAX)))
+}
+
+async fn through(check: &Check, walker: &mut Walker) -> Result<Seen, Finding> {
+    let mut reader = match WalReader::open(&check.store, &check.segment).await {
+        Ok(reader) => reader,
+        // Told already, when its hash was taken.
+        Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::NotFound | Kind::Unsupported) => {
+            return Err(Finding::Damage(DamageKind::Unreadable, error.to_string()));
+        }
+        Err(error) => return Err(Finding::Trouble(error)),
+    };
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        let read = reader.read(&mut buffer).map_err(Finding::of)?;
+        if read == 0 {
+            return Ok(walker.take());
+        }
+        walker.feed(&buffer[..read]).map_err(|error| contradiction(error.to_string()))?;
+    }
+}
+
+/// The commits of a segment are those that its checkpoint counts.
+fn counts_agree(segment: &SegmentRef, seen: &Seen) -> Option<String> {
+    let range = segment.partitions.first()?;
+    let said = (range.records, range.min_timestamp, range.max_timestamp);
+    let found = (seen.commits, seen.first_commit, seen.last_commit);
+    (said != found).then(|| format!("it holds {found:?} commits and their times, its checkpoint says {said:?}"))
+}
