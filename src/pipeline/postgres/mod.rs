@@ -68,6 +68,7 @@ struct Shared {
     /// Compressed segments on their way into the store.
     scratch: Spool,
     writer: String,
+    zstd_level: i32,
     system: System,
     status: Arc<Status>,
     /// How far each timeline is archived.
@@ -113,6 +114,7 @@ pub(super) async fn run(
         scratch: Spool::open(&config.archive.spool_dir, &format!("{writer}-wal"))?,
         store,
         writer: writer.to_owned(),
+        zstd_level: postgres.zstd_level,
         system,
         status,
         archived: channel::Sender::new(chain.positions().copied().collect()),

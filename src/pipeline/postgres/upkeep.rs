@@ -12,7 +12,6 @@ use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::archive::ZSTD_LEVEL;
 use super::{Block, Shared};
 use crate::error::{Kind, Result, ResultExt as _};
 use crate::manifest::backups::{backups, remove};
@@ -169,7 +168,7 @@ impl Upkeep {
 
     /// The bytes of several segments as one file.
     async fn rewrite(&self, segments: &[SegmentRef], facts: WalFacts, path: &std::path::Path) -> Result<Sealed> {
-        let mut writer = WalWriter::create(path, facts, ZSTD_LEVEL)?;
+        let mut writer = WalWriter::create(path, facts, self.shared.zstd_level)?;
         let mut seen = Seen::default();
         for segment in segments {
             let reader = WalReader::open(&self.shared.store, segment).await?;
