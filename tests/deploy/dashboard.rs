@@ -9,21 +9,6 @@ use tidelog::telemetry::metrics::{self, Metric, Type};
 use super::{promtool, read};
 use crate::rig::process::temporary_directory;
 
-/// The metrics of the write-ahead log, which a process has that archives one.
-const POSTGRES: [&str; 11] = [
-    "tidelog_wal_received_lsn_bytes",
-    "tidelog_wal_durable_lsn_bytes",
-    "tidelog_wal_lag_bytes",
-    "tidelog_wal_lag_seconds",
-    "tidelog_slot_retained_bytes",
-    "tidelog_slot_safe_bytes",
-    "tidelog_slot_lost",
-    "tidelog_slot_seconds_to_loss",
-    "tidelog_base_backup_last_success_timestamp_seconds",
-    "tidelog_recoverable_from_timestamp_seconds",
-    "tidelog_recoverable_to_timestamp_seconds",
-];
-
 /// Whether a scrape of the program has series of this name; `up` is what Prometheus itself adds.
 fn is_known(name: &str) -> bool {
     let of_histogram = |metric: &Metric| {
@@ -31,7 +16,7 @@ fn is_known(name: &str) -> bool {
             && ["_bucket", "_sum", "_count"].iter().any(|part| name.strip_suffix(part) == Some(metric.name))
     };
     let of = |metric: &Metric| (metric.kind != Type::Histogram && metric.name == name) || of_histogram(metric);
-    name == "up" || POSTGRES.contains(&name) || metrics::ALL.iter().any(|metric| of(metric))
+    name == "up" || metrics::ALL.iter().any(|metric| of(metric))
 }
 
 /// Every metric that `query` selects is one of ours, or one that Prometheus knows of every target.

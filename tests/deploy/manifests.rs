@@ -1,4 +1,5 @@
-//! The Kubernetes manifests: built, checked against the schemas, and held against what the issue of a cluster would be.
+//! The Kubernetes manifests: built, checked against the schemas, and looked through for what a cluster would only show later:
+//! selectors that find nothing, ports that differ, pods that may too much.
 
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
@@ -9,7 +10,17 @@ use super::{deploy, tool};
 use crate::rig::process::temporary_directory;
 
 /// What somebody applies.
-pub(super) const BUILDS: [&str; 5] = ["base", "overlays/plain", "overlays/s3", "overlays/replay", "overlays/replay-s3"];
+pub(super) const BUILDS: [&str; 9] = [
+    "base",
+    "overlays/plain",
+    "overlays/s3",
+    "overlays/replay",
+    "overlays/replay-s3",
+    "overlays/postgres",
+    "overlays/postgres-s3",
+    "overlays/restore-postgres",
+    "overlays/restore-postgres-s3",
+];
 
 /// What `kubectl apply -k` would send, after the schemas of the API server and of the Prometheus operator have been asked.
 pub(super) fn build(folder: &str) -> &'static [Value] {
@@ -43,11 +54,13 @@ pub(super) fn the<'a>(resources: &'a [Value], kind: &str) -> &'a Value {
     found[0]
 }
 
-/// The pods that resources ask for.
+/// The pods that resources ask for, each with the name of what asks for it.
 fn pods(resources: &[Value]) -> Vec<(String, &Value)> {
-    let name = |resource: &Value| format!("{}/{}", resource["kind"], resource["metadata"]["name"]);
-    let pod = |resource: &'_ Value| resource.pointer("/spec/template/spec").is_some();
-    resources.iter().filter(|one| pod(one)).map(|one| (name(one), &one["spec"]["template"])).collect()
+    let template = |resource: &'_ Value| {
+        ["/spec/template", "/spec/jobTemplate/spec/template"].into_iter().find(|path| resource.pointer(path).is_some())
+    };
+    let named = |resource: &Value| format!("{} {}", resource["kind"], resource["metadata"]["name"]);
+    resources.iter().filter_map(|one| Some((named(one), one.pointer(template(one)?)?))).collect()
 }
 
 /// Strings of a list under `pointer`.
@@ -75,6 +88,10 @@ fn every_build_is_taken_and_stays_in_the_namespace() {
         assert!(!kinds.iter().any(|kind| kind.contains("Role")), "{folder} gives rights at the API server");
         assert_eq!(kinds.contains("PodMonitor"), folder != "overlays/plain", "{folder}");
     }
+    let folders = std::fs::read_dir(deploy("kubernetes/overlays")).expect("a folder");
+    for folder in folders.map(|folder| folder.expect("a folder").file_name().to_string_lossy().into_owned()) {
+        assert!(BUILDS.contains(&format!("overlays/{folder}").as_str()), "nobody looks at overlays/{folder}");
+    }
     let example = super::read("deploy/kubernetes/base/secret.example.yaml");
     assert!(example.contains("kind: Secret\nmetadata:\n  name: tidelog\n"), "{example}");
 }
@@ -89,7 +106,9 @@ fn no_pod_may_more_than_it_needs() {
             assert_eq!(spec["automountServiceAccountToken"], false, "{folder} {name}");
             assert_eq!(spec["serviceAccountName"], "tidelog", "{folder} {name}");
             assert_eq!(context["runAsNonRoot"], true, "{folder} {name}");
-            assert_eq!((&context["runAsUser"], &context["fsGroup"]), (&json!(65532), &json!(65532)), "{folder} {name}");
+            // A directory of Postgres belongs to Postgres' user: 999 in its image.
+            let user = if name.contains("restore") { 999 } else { 65532 };
+            assert_eq!((&context["runAsUser"], &context["fsGroup"]), (&json!(user), &json!(user)), "{folder} {name}");
             assert_eq!(context["seccompProfile"]["type"], "RuntimeDefault", "{folder} {name}");
             assert_eq!(spec["containers"].as_array().map(Vec::len), Some(1), "{folder} {name}");
             let container = &spec["containers"][0];
@@ -118,13 +137,9 @@ fn a_volume_has_one_archiver_and_a_bucket_several() {
     let volume = the(base, "Deployment");
     assert_eq!((&volume["spec"]["replicas"], &volume["spec"]["strategy"]), (&json!(1), &json!({"type": "Recreate"})));
     assert_eq!(volume["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"], "500m");
-    let claims: BTreeSet<_> = of_kind(base, "PersistentVolumeClaim")
-        .iter()
-        .map(|one| &one["metadata"]["name"])
-        .cloned()
-        .map(|name| name.to_string())
-        .collect();
-    assert_eq!(claims, ["\"tidelog-archive\"", "\"tidelog-spool\""].map(str::to_owned).into());
+    let claims = of_kind(base, "PersistentVolumeClaim");
+    let claims: Vec<&str> = claims.iter().filter_map(|claim| claim["metadata"]["name"].as_str()).collect();
+    assert_eq!(claims, ["tidelog-archive", "tidelog-spool"]);
 
     let s3 = build("overlays/s3");
     let bucket = the(s3, "Deployment");
@@ -138,6 +153,20 @@ fn a_volume_has_one_archiver_and_a_bucket_several() {
     assert_eq!(spread.len(), 2, "nodes and zones");
     assert!(spread.iter().all(|one| selects(&one["labelSelector"], pod)), "{spread:?}");
     assert!(pod["spec"]["volumes"].to_string().contains("volumeClaimTemplate"), "each replica has its own spool");
+}
+
+#[test]
+fn nothing_that_runs_from_a_bucket_has_a_volume_archive() {
+    for folder in BUILDS {
+        for (name, pod) in pods(build(folder)) {
+            let text = pod["spec"].to_string();
+            let bucket = text.contains("TIDELOG__ARCHIVE__URL");
+            assert_eq!(bucket, folder.ends_with("s3"), "{folder} {name}");
+            assert_eq!(text.contains("tidelog-archive"), !bucket, "{folder} {name}");
+        }
+    }
+    // One connection holds the replication slot.
+    assert_eq!(the(build("overlays/postgres-s3"), "Deployment")["spec"]["replicas"], 1);
 }
 
 #[test]

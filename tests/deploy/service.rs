@@ -14,10 +14,13 @@ use crate::http;
 use crate::rig::compare::assert_same;
 use crate::rig::http::Server;
 use crate::rig::kafka::{Kafka, free_port, shared};
+use crate::rig::postgres::{Postgres, PostgresOptions};
 use crate::rig::program::{self, Home, Program};
 use crate::rig::{records, unique, wait_until};
 
 const CONFIG: &str = "/etc/tidelog/tidelog.toml";
+/// Where a volume is mounted for what is restored.
+const RESTORED: &str = "/restored";
 const PATIENCE: Duration = Duration::from_secs(90);
 
 /// The container of a Deployment or Job, with what the cluster would put into it.
@@ -32,7 +35,8 @@ impl Container {
     }
 
     fn pod(&self) -> &Value {
-        &the(self.resources, self.kind)["spec"]["template"]["spec"]
+        let spec = &the(self.resources, self.kind)["spec"];
+        &spec.get("jobTemplate").map_or(spec, |job| &job["spec"])["template"]["spec"]
     }
 
     fn container(&self) -> &Value {
@@ -78,6 +82,7 @@ impl Container {
         let arguments: Vec<String> = arguments
             .map(|argument| {
                 let mut argument = argument.as_str().expect("a text").replace(CONFIG, "tidelog.toml");
+                argument = argument.replace(RESTORED, &home.path().join("restored").display().to_string());
                 // The last of a name counts.
                 for (name, value) in variables.iter().rev() {
                     argument = argument.replace(&format!("$({name})"), value);
@@ -98,8 +103,14 @@ impl Container {
     }
 }
 
+type Variables = Vec<(&'static str, String)>;
+
+fn borrowed(variables: &Variables) -> Vec<(&str, &str)> {
+    variables.iter().map(|(name, value)| (*name, value.as_str())).collect()
+}
+
 /// Where this machine differs from the cluster.
-fn here(kafka: &Kafka, home: &Home, topics: &str) -> Vec<(&'static str, String)> {
+fn here(kafka: &Kafka, home: &Home, topics: &str) -> Variables {
     vec![
         ("TIDELOG__ARCHIVE__URL", format!("file://{}/archive", home.path().display())),
         ("TIDELOG__ARCHIVE__SPOOL_DIR", home.path().join("spool").display().to_string()),
@@ -112,23 +123,27 @@ fn here(kafka: &Kafka, home: &Home, topics: &str) -> Vec<(&'static str, String)>
 
 /// The Deployment, ready, with everything of `topic` in the archive; and where it listens.
 fn deployed(kafka: &Kafka, topic: &str, home: &Home, archiver: &Container) -> (Program, Server) {
-    let server = Server::new(format!("127.0.0.1:{}", free_port()));
-    let mut variables = here(kafka, home, topic);
-    variables.push(("TIDELOG__HTTP__LISTEN", server.address.clone()));
-    let variables: Vec<(&str, &str)> = variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
-    let mut program = Program::start(archiver.command(home, &variables), &home.path().join("log"));
-    for probe in ["startupProbe", "livenessProbe", "readinessProbe"] {
-        wait_until(probe, PATIENCE, || {
-            program.assert_running();
-            archiver.passes(probe, &server)
-        });
-    }
+    let (mut program, server) = ready(home, archiver, here(kafka, home, topic));
     let records: i64 = kafka.watermarks(topic).iter().map(|(first, end)| end - first).sum();
     let counted = format!("tidelog_archived_records_total{{topic=\"{topic}\"}} {records}\n");
     wait_until(&counted, PATIENCE, || {
         program.assert_running();
         server.get("/metrics").body.contains(&counted)
     });
+    (program, server)
+}
+
+/// The Deployment, after its probes have passed; and where it listens.
+fn ready(home: &Home, archiver: &Container, mut variables: Variables) -> (Program, Server) {
+    let server = Server::new(format!("127.0.0.1:{}", free_port()));
+    variables.push(("TIDELOG__HTTP__LISTEN", server.address.clone()));
+    let mut program = Program::start(archiver.command(home, &borrowed(&variables)), &home.path().join("log"));
+    for probe in ["startupProbe", "livenessProbe", "readinessProbe"] {
+        wait_until(probe, PATIENCE, || {
+            program.assert_running();
+            archiver.passes(probe, &server)
+        });
+    }
     (program, server)
 }
 
@@ -193,8 +208,7 @@ fn the_indexes_of_a_replay_job_send_every_record_once() {
             ("ID", id.clone()),
             ("INDEX", index.to_string()),
         ]);
-        let variables: Vec<(&str, &str)> = variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
-        program::run(job.command(&home, &variables)).expect(0).json()
+        program::run(job.command(&home, &borrowed(&variables))).expect(0).json()
     };
     // One more index than there are partitions, as for the narrower of two topics; and one that is run again.
     let sent: Vec<i64> = (0..=PARTITIONS).map(|index| run(index)["records"].as_i64().expect("a number")).collect();
@@ -203,4 +217,42 @@ fn the_indexes_of_a_replay_job_send_every_record_once() {
     let rename = job.variables(&[]).into_iter().find(|(name, _)| name == "RENAME").expect("RENAME").1;
     assert_eq!(rename, "(.*)=replay.$1");
     assert_eq!(assert_same((kafka, &topic), (kafka, &format!("replay.{topic}"))), 900);
+}
+
+#[test]
+fn a_database_comes_back_by_the_cronjob_and_the_restore_job() {
+    let postgres = Postgres::start(PostgresOptions::default());
+    postgres.psql("create table t (n int)");
+    let (kafka, home, topic) = (shared(), Home::new(), unique("cdc.beside-postgres"));
+    kafka.create_topic(&topic, 1, &[]);
+    let mut variables = here(kafka, &home, &topic);
+    variables.push(("TIDELOG__POSTGRES__URL", postgres.url("postgres")));
+    variables.push(("TIDELOG__POSTGRES__MAX_AGE", "500ms".to_owned()));
+    let (mut archiver, server) = ready(&home, &Container::of("overlays/postgres", "Deployment"), variables.clone());
+
+    let backup = Container::of("overlays/postgres", "CronJob");
+    let backup = program::run(backup.command(&home, &borrowed(&variables))).expect(0).json();
+    assert_eq!(backup["usable"], true, "{backup}");
+
+    // A moment, and a commit behind it that shows that the moment is archived.
+    let moment = postgres.psql("select to_char(now() at time zone 'utc', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"')");
+    let later = postgres.psql("insert into t values (1); select pg_current_wal_flush_lsn() - '0/0'");
+    let later: f64 = later.lines().last().and_then(|line| line.trim().parse().ok()).expect("a position");
+    wait_until("the commit behind it to be archived", PATIENCE, || {
+        archiver.assert_running();
+        let metrics = server.get("/metrics").body;
+        let mut lines = metrics.lines();
+        let durable = lines.find_map(|line| line.strip_prefix("tidelog_wal_durable_lsn_bytes ")?.parse().ok());
+        durable.is_some_and(|durable: f64| durable >= later)
+    });
+
+    // A stop writes down at once up to when the archive is complete.
+    archiver.terminate(Duration::from_secs(30));
+    let restore = Container::of("overlays/restore-postgres", "Job");
+    std::fs::create_dir(home.path().join("restored")).expect("the volume");
+    let mut variables = here(kafka, &home, &topic);
+    variables.push(("TO_TIME", moment.trim().to_owned()));
+    program::run(restore.command(&home, &borrowed(&variables))).expect(0);
+    let data = home.path().join("restored/data");
+    assert!(data.join("PG_VERSION").is_file() && data.join("recovery.signal").is_file(), "{}", data.display());
 }

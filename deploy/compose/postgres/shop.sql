@@ -14,3 +14,6 @@ insert into orders (item) select 'item ' || n from generate_series(1, 1000) as n
 create role debezium with login replication password 'debezium';
 grant select on all tables in schema public to debezium;
 create publication cdc for all tables;
+
+-- tidelog: physical replication, and SQL for the state of the slots.
+create role tidelog with login replication password 'tidelog';
