@@ -180,7 +180,7 @@ fn every_path_answers_as_documented() {
     assert!(page.header("content-type").is_some_and(|kind| kind.starts_with("text/html")), "{page:?}");
     let policy = page.header("content-security-policy").expect("a policy");
     assert!(policy.contains("default-src 'none'") && !policy.contains("unsafe"), "{policy}");
-    for path in ["/page.css", "/page.js"] {
+    for path in ["/page.css", "/page.js", "/text.js"] {
         assert_eq!(server.get(path).header("x-content-type-options"), Some("nosniff"), "{path}");
     }
     service.program.terminate(STOP);
@@ -488,6 +488,45 @@ fn prometheus_scrapes_every_metric_and_promtool_finds_no_fault() {
         metrics.body.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
     assert_eq!(described, typed);
     service.program.terminate(STOP);
+}
+
+#[test]
+fn a_replay_shows_how_far_it_is() {
+    let (kafka, topic, target) = (shared(), unique("http-replay"), unique("http-replay-to"));
+    kafka.create_topic(&topic, 1, &[]);
+    produce(kafka, &topic, 1, 5000);
+    let (site, _) = site_with_listener(kafka, &Settings { topics: &[&topic], ..Settings::default() }, "");
+    site.archive(kafka, &[&topic]);
+    let server = Server::new(format!("127.0.0.1:{}", free_port()));
+    let rename = format!("^.*$={target}");
+    let mut program = site.home().start(&[
+        "-c",
+        "tidelog.toml",
+        "replay",
+        "--from",
+        "2000-01-01T00:00:00Z",
+        "--topics",
+        &topic,
+        "--rename",
+        &rename,
+        "--rate",
+        "500/s",
+        "--id",
+        "r-http",
+        "--metrics",
+        &server.address,
+    ]);
+    let sent = || {
+        let text = server.get("/metrics").body;
+        text.lines()
+            .find_map(|line| line.strip_prefix("tidelog_replay_records_total{replay=\"r-http\"} ")?.parse::<u64>().ok())
+    };
+    wait_until("records to be counted", SOON, || {
+        program.assert_running();
+        server.is_up() && sent() > Some(0)
+    });
+    assert_lints(&site.home().write("metrics", &server.get("/metrics").body));
+    program.kill();
 }
 
 // ---- Postgres
