@@ -300,6 +300,40 @@ fn clients_of_kafka_connect_steer_it() {
     service.site.assert_holds(&topic, 0, &kafka.consume_all(&topic));
 }
 
+#[test]
+fn a_gap_is_counted_once_and_shown_for_ever() {
+    let (kafka, topic) = (shared(), unique("http-gap"));
+    kafka.create_topic(&topic, 1, &[]);
+    produce(kafka, &topic, 1, 10);
+    let (site, server) = site_with_listener(kafka, &Settings { topics: &[&topic], ..Settings::default() }, "");
+    site.archive(kafka, &[&topic]);
+    produce(kafka, &topic, 1, 50);
+    kafka.delete_records(&topic, 0, 35);
+    let mut service = Service { program: site.start(), site, server };
+    service.site.wait_archived(kafka, &[&topic], &mut [&mut service.program]);
+    let counter = "tidelog_gaps_total{kind=\"kafka\",reason=\"broker_retention\"}";
+    assert_eq!(service.metric(counter), Some(1.0));
+    let gap = |service: &Service| {
+        let gaps = service.server.json(&format!("/api/streams/{topic}"))["gaps"].clone();
+        gaps.as_array().filter(|gaps| gaps.len() == 1).map(|gaps| gaps[0].clone())
+    };
+    let found = wait_for("the gap to be shown", SOON, || gap(&service));
+    assert_eq!((&found["start"], &found["end"], &found["offsets"]), (&json!(10), &json!(35), &json!(25)));
+    assert!(found["from"].as_str() <= found["to"].as_str() && found["from"].is_string(), "{found}");
+    service.program.terminate(STOP);
+
+    // Another process counts nothing, and still knows when the lost records were written: between their neighbours.
+    service.program = service.site.start();
+    service.wait_ready();
+    let known = wait_for("the gap of the archive", SOON, || gap(&service));
+    assert_eq!((&known["from"], &known["start"], service.metric(counter)), (&found["from"], &json!(10), Some(0.0)));
+    assert!(
+        known["to"].as_str() <= found["to"].as_str(),
+        "the next record was written before the gap was found: {known}"
+    );
+    service.program.terminate(STOP);
+}
+
 // ---- health
 
 #[test]
