@@ -7,6 +7,7 @@ mod faults;
 mod http;
 mod kafka;
 mod page;
+mod postgres_restore;
 mod postgres_source;
 mod replay;
 mod rig;

@@ -239,6 +239,21 @@ async fn wal_that_was_removed_is_told_from_a_server_that_is_away() {
     postgres.stop();
     let error = refused(server(&postgres.url("postgres")).replication().await);
     assert!(error.is_transient() && !is_removed_wal(&error), "{error:?}");
+    postgres.restart();
+    let mut client = replication(&postgres).await;
+    let now = client.identify().await.expect("an answer").flush;
+    let mut stream = client.stream(None, 1, now).await.expect("what comes from now on is there");
+    postgres.kill();
+    let error = timeout(PATIENCE, async {
+        loop {
+            if let Err(error) = stream.next().await {
+                return error;
+            }
+        }
+    });
+    assert!(error.await.expect("in time").is_transient());
+    postgres.restart();
+    assert!(replication(&postgres).await.identify().await.is_ok(), "it starts again over what it left");
 }
 
 #[tokio::test(flavor = "multi_thread")]

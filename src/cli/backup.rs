@@ -45,7 +45,7 @@ pub(super) async fn run(args: &Args, config: &Config) -> Result<()> {
         let (bytes, total) = (followed.bytes.load(Ordering::Relaxed), followed.total.load(Ordering::Relaxed));
         (bytes, total.max(bytes))
     });
-    let backup = take(&Server::new(postgres)?, postgres, &store, &pipeline::writer_id()?, &done).await?;
+    let backup = take(&Server::new(&postgres.for_backups())?, postgres, &store, &pipeline::writer_id()?, &done).await?;
     drop(bar);
     let seconds = begun.elapsed().as_secs_f64();
     let is_usable = wait(&store, &backup, args.wait).await?;

@@ -82,6 +82,13 @@ pub(super) async fn run(args: &Args, path: &Path) -> Result<()> {
             Ok(_) if args.connect => answers.push(Answer::of("postgres", postgres::check(config).await)),
             Ok(_) => {}
         }
+        if config.base_backup.url.is_some() {
+            match postgres::Server::new(&config.for_backups()) {
+                Err(error) => answers.push(Answer::of("base backups", Err(error.context("postgres.base_backup")))),
+                Ok(server) if args.connect => answers.push(Answer::of("base backups", check_backups(&server).await)),
+                Ok(_) => {}
+            }
+        }
     }
     print(args, &answers)?;
     let failed = answers.iter().filter(|answer| !answer.ok).count();
@@ -112,6 +119,12 @@ fn print(args: &Args, answers: &[Answer]) -> Result<()> {
 async fn check_archive(store: &Store) -> Result<String> {
     store.probe().await?;
     Ok(format!("{} can be written, and creates conditionally", store.url()))
+}
+
+async fn check_backups(server: &postgres::Server) -> Result<String> {
+    let mut replication = server.replication().await?;
+    let identity = replication.identify().await?;
+    Ok(format!("{}: system {}, timeline {}", replication.shown(), identity.system_id, identity.timeline))
 }
 
 async fn check_kafka(kafka: &Kafka) -> Result<String> {

@@ -44,6 +44,15 @@ pub struct Postgres {
     pub base_backup: BaseBackup,
 }
 
+impl Postgres {
+    /// The settings for the server that base backups come from.
+    #[must_use]
+    pub fn for_backups(&self) -> Self {
+        let url = self.base_backup.url.clone().unwrap_or_else(|| self.url.clone());
+        Self { url, ..self.clone() }
+    }
+}
+
 /// When the server is told that WAL is safe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ack {
@@ -54,8 +63,10 @@ pub enum Ack {
 }
 
 /// `[postgres.base_backup]`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BaseBackup {
+    /// `url`: another server of the same system to take backups from, such as a standby.
+    pub url: Option<Hidden>,
     /// `every`: how often a base backup is taken; none without the key.
     pub every: Option<Duration>,
     /// `max_rate`: bytes a second that the server is asked to send at most.
@@ -82,6 +93,7 @@ pub(super) fn read(mut section: Section<'_>, lookup: Lookup<'_>) -> Postgres {
     let base_backup = match section.section("base_backup") {
         Some(mut section) => {
             let base_backup = BaseBackup {
+                url: section.optional_secret("url", "postgres://replicator@standby:5432/postgres", lookup).map(Hidden),
                 every: section.optional_duration("every", LEAST_EVERY),
                 max_rate: section.optional_size("max_rate", RATES),
                 zstd_level: section.parsed("compression", zstd_level, level),
@@ -89,7 +101,7 @@ pub(super) fn read(mut section: Section<'_>, lookup: Lookup<'_>) -> Postgres {
             section.finish();
             base_backup
         }
-        None => BaseBackup { every: None, max_rate: None, zstd_level: level },
+        None => BaseBackup { url: None, every: None, max_rate: None, zstd_level: level },
     };
     section.finish();
     Postgres { url, slot, create_slot, ack, max_age, zstd_level: level, allow_md5, base_backup }
@@ -132,8 +144,11 @@ mod tests {
         let postgres = parse("url = \"postgres://u:s3cret@h\"\n").expect("it is enough");
         assert_eq!((postgres.slot.as_str(), postgres.create_slot, postgres.ack), ("tidelog", true, Ack::Archive));
         assert_eq!((postgres.max_age, postgres.allow_md5), (Duration::from_secs(5), false));
-        assert_eq!(postgres.base_backup, BaseBackup { every: None, max_rate: None, zstd_level: 1 });
+        assert_eq!(postgres.base_backup, BaseBackup { url: None, every: None, max_rate: None, zstd_level: 1 });
         assert!(!format!("{postgres:?}").contains("s3cret"));
+        assert_eq!(postgres.for_backups().url, postgres.url);
+        let standby = parse("url = \"host=h\"\n[postgres.base_backup]\nurl = \"host=standby\"\n").expect("it is valid");
+        assert_eq!(standby.for_backups().url.reveal(), "host=standby");
         assert_eq!(postgres.url.reveal(), "postgres://u:s3cret@h");
     }
 
@@ -143,7 +158,7 @@ mod tests {
                     allow_md5 = true\n[postgres.base_backup]\nevery = \"24h\"\nmax_rate = \"50MiB\"\ncompression = \"zstd:5\"\n";
         let postgres = parse(text).expect("it is valid");
         assert_eq!((postgres.create_slot, postgres.ack, postgres.zstd_level), (false, Ack::Spool, 3));
-        let expected = BaseBackup { every: Some(Duration::from_secs(86_400)), max_rate: Some(50 << 20), zstd_level: 5 };
+        let expected = BaseBackup { url: None, every: Some(Duration::from_secs(86_400)), max_rate: Some(50 << 20), zstd_level: 5 };
         assert_eq!(postgres.base_backup, expected);
     }
 

@@ -172,6 +172,19 @@ impl<'a> Section<'a> {
         })
     }
 
+    /// As [`Section::secret`], for a key without a default.
+    pub(super) fn optional_secret(
+        &mut self,
+        key: &'static str,
+        example: &str,
+        environment: &dyn Fn(&str) -> Option<String>,
+    ) -> Option<String> {
+        self.table.contains_key(key).then(|| self.secret(key, example, environment)).or_else(|| {
+            self.asked.insert(key);
+            None
+        })
+    }
+
     /// `true` or `false`.
     pub(super) fn truth(&mut self, key: &'static str, default: bool) -> bool {
         match self.take(key) {

@@ -50,7 +50,7 @@ pub async fn run(config: &Config, board: Arc<Board>, stop: watch::Receiver<bool>
             (Some(postgres), Some(board)) => {
                 let (backups, requests) = mpsc::channel(1);
                 let task = BackupTask {
-                    server: Server::new(postgres)?,
+                    server: Server::new(&postgres.for_backups())?,
                     config: postgres.clone(),
                     store: store.clone(),
                     writer: writer.clone(),

@@ -128,7 +128,9 @@ async fn within_reach(store: &Store, log: &Log, path: &[Stretch], goal: Goal) ->
     let end = path.last().map(|stretch| stretch.lsns.end).unwrap_or_default();
     match goal {
         Goal::Latest => Ok(goal),
-        Goal::Lsn(lsn) if lsn <= end => Ok(goal),
+        Goal::Lsn(lsn) if lsn < end => Ok(goal),
+        // Postgres stops before the first record from there on, and would miss it.
+        Goal::Lsn(lsn) if lsn == end => Ok(Goal::Latest),
         Goal::Lsn(lsn) => {
             Err(Error::new(Kind::NotFound, format!("{lsn} lies after the end of the archived WAL, {end}"))
                 .hint("the nearest that can be reached is --to latest"))

@@ -15,7 +15,7 @@ use super::plan::Plan;
 use super::settings;
 use super::unpack::{Written, sync_directories, unpack};
 use crate::error::{Error, Kind, Result};
-use crate::manifest::backups::{Archive, Tablespace};
+use crate::manifest::backups::{Archive, Backup, Tablespace};
 use crate::store::Store;
 
 /// Where and how to restore.
@@ -42,21 +42,15 @@ pub async fn restore(store: &Store, plan: &Plan, into: &Into, done: &Arc<AtomicU
     for place in places.values() {
         must_be_empty(place)?;
     }
-    let text = backup.manifest.decompress(&backup.manifest.read(store).await?)?;
-    let files = Arc::new(manifest::parse(&text)?);
+    let (text, files) = manifest_of(store, backup).await?;
     make_private(&into.data)?;
     let jobs = backup.archives.iter().map(|archive| {
-        let target = match &archive.tablespace {
-            None => (into.data.clone(), Vec::new()),
-            Some(tablespace) => {
-                let place = places.get(&tablespace.oid).cloned().unwrap_or_default();
-                (place, format!("pg_tblspc/{}/", tablespace.oid).into_bytes())
-            }
-        };
+        let place = archive.tablespace.as_ref().and_then(|tablespace| places.get(&tablespace.oid));
+        let target = place.unwrap_or(&into.data);
         let (files, done) = (&files, done);
         async move {
-            make_private(&target.0)?;
-            unpack(store, archive, target, files, done).await
+            make_private(target)?;
+            unpack(store, archive, (Some(target.clone()), prefix(archive)), files, done).await
         }
     });
     let written = futures::future::try_join_all(jobs).await?;
@@ -69,6 +63,34 @@ pub async fn restore(store: &Store, plan: &Plan, into: &Into, done: &Arc<AtomicU
         sync_directories(root)?;
     }
     Ok(())
+}
+
+/// Reads a backup through and checks every file against the server's manifest, without a byte on the disk.
+///
+/// # Errors
+/// [`Kind::Corrupt`] and [`Kind::NotFound`] for what a restore would fail at.
+pub async fn check(store: &Store, backup: &Backup) -> Result<()> {
+    let (_, files) = manifest_of(store, backup).await?;
+    let mut written = Vec::new();
+    for archive in &backup.archives {
+        written.push(unpack(store, archive, (None, prefix(archive)), &files, &Arc::default()).await?);
+    }
+    all_there(&files, &written)
+}
+
+async fn manifest_of(store: &Store, backup: &Backup) -> Result<(Vec<u8>, Arc<Files>)> {
+    let text = backup.manifest.decompress(&backup.manifest.read(store).await?)?;
+    let files = Arc::new(manifest::parse(&text)?);
+    Ok((text, files))
+}
+
+/// What stands before an archive's files in the manifest.
+fn prefix(archive: &Archive) -> Vec<u8> {
+    archive
+        .tablespace
+        .as_ref()
+        .map(|tablespace| format!("pg_tblspc/{}/", tablespace.oid).into_bytes())
+        .unwrap_or_default()
 }
 
 /// Where each tablespace goes: to its old place, unless told otherwise.

@@ -38,6 +38,14 @@ pub(super) fn write(data: &Path, plan: &Plan, action: Action, command: &str) -> 
     };
     text.push_str(&settings(plan, action, command));
     std::fs::write(&file, text).and_then(|()| std::fs::File::open(&file)?.sync_all()).map_err(failed)?;
+    // A backup of a standby holds its signal, which would win: the server would wait for its old primary for ever.
+    let standby = data.join("standby.signal");
+    match std::fs::remove_file(&standby) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(Error::io(error, format!("cannot remove {}", standby.display())));
+        }
+        _ => {}
+    }
     let signal = data.join("recovery.signal");
     let made = std::fs::File::create(&signal).and_then(|made| made.sync_all());
     made.map_err(|source| Error::io(source, format!("cannot write {}", signal.display())))
@@ -64,11 +72,15 @@ fn settings(plan: &Plan, action: Action, command: &str) -> String {
     set("recovery_end_command", "rm -rf pg_wal/.tidelog");
     set("recovery_target_timeline", &plan.timeline.to_string());
     match plan.goal {
-        Goal::Time(ms) => set("recovery_target_time", &time::rfc3339(ms)),
-        Goal::Lsn(lsn) => set("recovery_target_lsn", &lsn.to_string()),
+        // With an offset in digits: at this point of its start Postgres knows no zone by a name, not even `Z`.
+        Goal::Time(ms) => set("recovery_target_time", &time::rfc3339(ms).replace('Z', "+00")),
+        Goal::Lsn(lsn) => {
+            set("recovery_target_lsn", &lsn.to_string());
+            // A record that begins there does not belong to it.
+            set("recovery_target_inclusive", "off");
+        }
         Goal::Latest => {}
     }
-    set("recovery_target_inclusive", "on");
     set("recovery_target_action", action.name());
     text
 }
@@ -92,13 +104,13 @@ mod tests {
     #[test]
     fn the_target_is_written_and_no_other_one_is_left() {
         let text = of(Goal::Lsn(Lsn(0x1_0000_0010)));
-        assert!(text.contains("recovery_target_lsn = '1/10'\n") && !text.contains("recovery_target_time"), "{text}");
+        assert!(text.contains("recovery_target_lsn = '1/10'\n") && !text.contains("recovery_target_time ="), "{text}");
         assert!(
             text.contains("recovery_target_timeline = '3'\n") && text.contains("recovery_target_action = 'pause'\n")
         );
         let command = "restore_command = '''/a b/tidelog'' -c ''/it''\\''''s'' wal-fetch \"%f\" \"%p\"'\n";
         assert!(text.contains(command), "{text}");
-        assert!(of(Goal::Time(1_500)).contains("recovery_target_time = '1970-01-01T00:00:01.500Z'\n"));
+        assert!(of(Goal::Time(1_500)).contains("recovery_target_time = '1970-01-01T00:00:01.500+00'\n"));
         assert!(!of(Goal::Latest).contains("recovery_target_lsn"));
         let old = "work_mem = '8MB'\nrecovery_target_lsn = '0/1'\n restore_command = 'x'\n";
         assert_eq!(without_old_targets(old), "work_mem = '8MB'\n");

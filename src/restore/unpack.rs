@@ -31,11 +31,12 @@ const AHEAD: usize = 3;
 /// The files that were written, by their paths in the manifest.
 pub(super) type Written = BTreeSet<Vec<u8>>;
 
-/// Unpacks one archive into `into`; its files stand below `prefix` in the manifest.
+/// Unpacks one archive into `into`, or looks at it only if there is none; its files stand below `prefix` in the
+/// manifest.
 pub(super) async fn unpack(
     store: &Store,
     archive: &Archive,
-    (into, prefix): (PathBuf, Vec<u8>),
+    (into, prefix): (Option<PathBuf>, Vec<u8>),
     files: &Arc<Files>,
     done: &Arc<AtomicU64>,
 ) -> Result<Written> {
@@ -103,7 +104,8 @@ impl Read for Pieces {
 }
 
 struct Unpacker {
-    into: PathBuf,
+    /// None: nothing is written.
+    into: Option<PathBuf>,
     prefix: Vec<u8>,
     files: Arc<Files>,
     written: Written,
@@ -128,44 +130,49 @@ impl Unpacker {
                 format!("the archive holds {}, which leads out of it", path.display()),
             ));
         }
-        let target = self.into.join(&path);
+        let target = self.into.as_ref().map(|into| into.join(&path));
         let mode = entry.header().mode().unwrap_or(0o600) & 0o777;
-        let failed = |source| Error::io(source, format!("cannot write {}", target.display()));
-        match entry.header().entry_type() {
-            tar::EntryType::Directory => {
-                fs::create_dir_all(&target).map_err(failed)?;
-                fs::set_permissions(&target, fs::Permissions::from_mode(mode)).map_err(failed)
+        match (entry.header().entry_type(), target) {
+            (tar::EntryType::Directory, None) => Ok(()),
+            (tar::EntryType::Directory, Some(target)) => {
+                let made = fs::create_dir_all(&target)
+                    .and_then(|()| fs::set_permissions(&target, fs::Permissions::from_mode(mode)));
+                made.map_err(|source| Error::io(source, format!("cannot make {}", target.display())))
             }
-            tar::EntryType::Regular => {
-                if let Some(folder) = target.parent() {
-                    fs::create_dir_all(folder).map_err(failed)?;
-                }
+            (tar::EntryType::Regular, target) => {
                 let name = [&self.prefix[..], path.as_os_str().as_bytes()].concat();
-                self.file(entry, name, &target, mode)
+                self.file(entry, name, target.as_deref().map(|target| (target, mode)))
             }
-            other => Err(Error::new(
-                Kind::Unsupported,
-                format!("the archive holds {}, which is a {other:?}", path.display()),
-            )
-            .hint("use pg_basebackup for a data directory with links of its own making")),
+            (other, _) => {
+                let message = format!("the archive holds {}, which is a {other:?}", path.display());
+                Err(Error::new(Kind::Unsupported, message)
+                    .hint("use pg_basebackup for a data directory with links of its own making"))
+            }
         }
     }
 
-    fn file(&mut self, from: &mut impl Read, name: Vec<u8>, target: &Path, mode: u32) -> Result<()> {
-        let failed = |source| Error::io(source, format!("cannot write {}", target.display()));
-        let mut file = File::create(target).map_err(failed)?;
+    /// Reads a file through, checks it, and writes it if it has a target.
+    fn file(&mut self, from: &mut impl Read, name: Vec<u8>, target: Option<(&Path, u32)>) -> Result<()> {
+        let failed = |source| {
+            let shown = target.map(|(target, _)| target.display().to_string()).unwrap_or_default();
+            Error::io(source, format!("cannot write {shown}"))
+        };
+        let mut file = target.map(|(target, _)| create(target)).transpose().map_err(failed)?;
         let (mut hash, mut size, mut buffer) = (Sha256::new(), 0u64, vec![0; 256 << 10]);
         loop {
             let count = from.read(&mut buffer).or_err(Kind::Corrupt, || "the archive is cut off".to_owned())?;
             if count == 0 {
                 break;
             }
-            file.write_all(&buffer[..count]).map_err(failed)?;
+            if let Some(file) = &mut file {
+                file.write_all(&buffer[..count]).map_err(failed)?;
+            }
             hash.update(&buffer[..count]);
             size += count as u64;
         }
-        file.set_permissions(fs::Permissions::from_mode(mode)).map_err(failed)?;
-        file.sync_all().map_err(failed)?;
+        if let (Some(file), Some((_, mode))) = (file, target) {
+            file.set_permissions(fs::Permissions::from_mode(mode)).and_then(|()| file.sync_all()).map_err(failed)?;
+        }
         let shown = String::from_utf8_lossy(&name).into_owned();
         let wrong = |what: String| {
             Error::new(Kind::Corrupt, format!("{shown} of the base backup {what}"))
@@ -184,6 +191,13 @@ impl Unpacker {
         self.written.insert(name);
         Ok(())
     }
+}
+
+fn create(target: &Path) -> io::Result<File> {
+    if let Some(folder) = target.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    File::create(target)
 }
 
 /// Makes the names in a directory, and in all below it, durable.
@@ -238,7 +252,7 @@ mod tests {
         drop(sender);
         let pieces = Pieces { receiver, piece: Vec::new(), at: 0, done: Arc::default() };
         let unpacker = Unpacker {
-            into: into.path().to_owned(),
+            into: Some(into.path().to_owned()),
             prefix: b"p/".to_vec(),
             files: Arc::clone(files),
             written: Written::new(),

@@ -22,6 +22,7 @@ use crate::error::{Error, Kind, Result, ResultExt as _};
 use crate::manifest::backups::backups;
 use crate::manifest::{self, Step, Walk};
 use crate::record::Block;
+use crate::restore::postgres as restore;
 use crate::segment::{Filter, SegmentReader};
 use crate::store::{Store, layout};
 use crate::stream::{Body, Format, Gap, PartitionRange, SegmentRef, StreamId, System};
@@ -213,25 +214,25 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// The parts of base backups: they are there, and their bytes are those that were written.
+    /// The parts of base backups: they are there, and their bytes are those that were written. `deep` looks at every
+    /// file within, by the server's manifest.
     async fn backups(&mut self, stream: &StreamId, system_id: u64) -> Result<()> {
         for backup in backups(self.store, system_id).await? {
+            let commit = layout::backup_commit(system_id, &backup.name).to_string();
+            let mut found = Vec::new();
             for part in backup.parts() {
                 self.report.bytes += part.stored_bytes;
-                let found = match part
-                    .read(self.store)
-                    .await
-                    .and_then(|bytes| if self.deep { part.decompress(&bytes).map(drop) } else { Ok(()) })
-                {
-                    Ok(()) => continue,
-                    Err(error) => Finding::of(error),
-                };
-                let (kind, detail) = match found {
+                found.extend(part.read(self.store).await.err().map(|error| (part.object.clone(), error)));
+            }
+            if self.deep && found.is_empty() {
+                found.extend(restore::check(self.store, &backup).await.err().map(|error| (commit, error)));
+            }
+            for (object, error) in found {
+                let (kind, detail) = match Finding::of(error) {
                     Finding::Damage(kind, detail) => (kind, detail),
                     Finding::Trouble(error) => return Err(error),
                 };
-                let (stream, object) = (stream.clone(), part.object.clone());
-                self.report.errors.push(Damage { stream, object, kind, detail, ranges: Vec::new() });
+                self.report.errors.push(Damage { stream: stream.clone(), object, kind, detail, ranges: Vec::new() });
             }
             self.report.backups += 1;
         }

@@ -225,16 +225,6 @@ impl Postgres {
         self.process().take();
     }
 
-    /// SIGSTOP for the postmaster alone: nobody can connect, and those who are connected go on.
-    pub(crate) fn freeze(&self) {
-        self.signal(libc::SIGSTOP);
-    }
-
-    /// SIGCONT.
-    pub(crate) fn thaw(&self) {
-        self.signal(libc::SIGCONT);
-    }
-
     fn signal(&self, signal: i32) {
         self.process().as_mut().expect("the server runs").signal(signal);
     }
@@ -256,11 +246,6 @@ impl Postgres {
     /// Ends recovery: a standby becomes a primary on a timeline of its own.
     pub(crate) fn promote(&self) {
         assert_eq!(self.psql("SELECT pg_promote(true, 120)"), "t", "{}", tail(&self.log(), 40));
-    }
-
-    /// Adds or changes a setting; it takes effect at the next start.
-    pub(crate) fn set(&mut self, name: &str, value: &str) {
-        self.settings.push((name.to_owned(), value.to_owned()));
     }
 
     /// All that it has logged so far.

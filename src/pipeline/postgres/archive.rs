@@ -36,9 +36,6 @@ const BETWEEN_CHECKPOINTS: Duration = Duration::from_secs(1);
 /// Segments that are compressed and uploaded at a time: one is compressed while another is on its way.
 const SEGMENTS_AT_ONCE: usize = 2;
 
-/// The level of zstd. WAL of transactions shrinks 20 times at level 1, at less than half the CPU of level 3.
-pub(super) const ZSTD_LEVEL: i32 = 1;
-
 /// How much of the spool is held in memory at a time.
 const PIECE: usize = 1 << 20;
 
@@ -385,7 +382,7 @@ impl Job {
     fn encode(&self, path: &std::path::Path) -> Result<Sealed> {
         let facts =
             WalFacts::new(self.shared.system, self.timeline, self.start..self.end, &self.shared.writer, Utc::now());
-        let mut writer = WalWriter::create(path, facts, ZSTD_LEVEL)?;
+        let mut writer = WalWriter::create(path, facts, self.shared.zstd_level)?;
         let mut buffer = vec![0; PIECE];
         let mut at = self.start;
         while at < self.end {

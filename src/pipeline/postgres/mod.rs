@@ -68,6 +68,7 @@ struct Shared {
     /// Compressed segments on their way into the store.
     scratch: Spool,
     writer: String,
+    zstd_level: i32,
     system: System,
     status: Arc<Status>,
     /// How far each timeline is archived.
@@ -113,6 +114,7 @@ pub(super) async fn run(
         scratch: Spool::open(&config.archive.spool_dir, &format!("{writer}-wal"))?,
         store,
         writer: writer.to_owned(),
+        zstd_level: postgres.zstd_level,
         system,
         status,
         archived: channel::Sender::new(chain.positions().copied().collect()),
@@ -157,12 +159,19 @@ async fn serve(
         let (drain, drained) = channel::channel(false);
         let archiver = Archiver::new(Arc::clone(shared), opened, postgres.max_age, merges.clone());
         let mut archiver = tokio::spawn(archiver.run(drained));
+        let mut receiving = Box::pin(receiver.run(stop.clone(), &drain));
         let ended = tokio::select! {
-            received = receiver.run(stop.clone(), &drain) => {
+            received = &mut receiving => {
                 received?;
                 tokio::time::timeout(DRAIN_WITHIN, &mut archiver).await.ok()
             }
-            archived = &mut archiver => Some(archived),
+            archived = &mut archiver => {
+                if matches!(archived, Ok(Ok(()))) {
+                    // Everything is archived, and the receiver tells the server so.
+                    receiving.await?;
+                }
+                Some(archived)
+            }
         };
         let Some(ended) = ended else {
             archiver.abort();

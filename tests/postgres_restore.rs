@@ -1,0 +1,344 @@
+//! Base backups and recovery: what comes back is exactly what was committed, and a recovery that lacks something stops.
+//!
+//! ```text
+//!   server ─► tidelog run, tidelog backup ─► archive ─► restore-postgres ─► a real server, fed by wal-fetch
+//!      └───────────────────────── the same rows, up to the target? ─────────────────────┘
+//! ```
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use futures::executor::block_on;
+use serde_json::Value;
+use tidelog::manifest::{Chain, Selection};
+use tidelog::stream::{Lsn, StreamId};
+
+use crate::archive::on_disk;
+use crate::rig::postgres::{Postgres, PostgresOptions, Version};
+use crate::rig::process::tail;
+use crate::rig::program::{self, Home, Output, Program};
+use crate::rig::wait_until;
+
+/// For a machine that does other work, too.
+const PATIENCE: Duration = Duration::from_secs(120);
+const STOP: Duration = Duration::from_secs(40);
+
+/// A server, its archive, and the program that archives it.
+struct Place {
+    home: Home,
+    postgres: Postgres,
+    program: RefCell<Option<Program>>,
+}
+
+impl Place {
+    fn new(version: Version) -> Place {
+        let config = [("autovacuum", "off"), ("max_wal_size", "64MB")];
+        let postgres = Postgres::start(PostgresOptions { version, config: &config, ..PostgresOptions::default() });
+        let home = Home::new();
+        let path = home.path().display();
+        home.write(
+            "tidelog.toml",
+            &format!(
+                "[archive]\nurl = \"file://{path}/archive\"\nspool_dir = \"{path}/spool\"\n\
+                 [postgres]\nurl = \"{}\"\nmax_age = \"300ms\"\n",
+                postgres.url("postgres")
+            ),
+        );
+        let program = home.start(&["-c", "tidelog.toml", "run"]);
+        let place = Place { home, postgres, program: RefCell::new(Some(program)) };
+        place.postgres.psql("CREATE TABLE markers(id int PRIMARY KEY, filler text)");
+        place
+    }
+
+    fn tidelog(&self, args: &[&str]) -> Output {
+        self.home.run(&[&["-c", "tidelog.toml"], args].concat())
+    }
+
+    fn back_up(&self) -> Value {
+        self.tidelog(&["backup", "--json"]).expect(0).json()
+    }
+
+    /// One transaction; gives the position after it and a time after it.
+    fn mark(&self, id: u32) -> (Lsn, String) {
+        self.postgres.psql(&format!("INSERT INTO markers SELECT {id}, repeat('x', 200)"));
+        let said = self.postgres.psql(
+            "SELECT pg_current_wal_insert_lsn(), to_char(clock_timestamp() + '1 ms', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'), pg_sleep(0.01)",
+        );
+        let mut columns = said.split('|');
+        let lsn = columns.next().and_then(|lsn| lsn.parse().ok()).expect("an LSN");
+        (lsn, columns.next().expect("a time").to_owned())
+    }
+
+    fn chain(&self) -> Option<Chain> {
+        let store = on_disk(&self.home.path().join("archive"));
+        block_on(async {
+            let streams = tidelog::manifest::streams(&store).await.expect("the archive can be listed");
+            let system = streams.into_iter().find(|stream| matches!(stream, StreamId::Postgres { .. }))?;
+            Chain::open(&store, &system).await.expect("the chain can be opened")
+        })
+    }
+
+    fn wait_archived(&self) -> Lsn {
+        let end: Lsn = self.postgres.psql("SELECT pg_current_wal_flush_lsn()").parse().expect("an LSN");
+        wait_until(&format!("the archive to reach {end}"), PATIENCE, || {
+            self.program.borrow_mut().as_mut().expect("it archives").assert_running();
+            self.chain().and_then(|chain| chain.position(1).copied()).is_some_and(|at| Lsn::at(at.end) >= end)
+        });
+        end
+    }
+
+    fn stop_archiving(&self) {
+        self.program.take().expect("it archives").terminate(STOP);
+    }
+
+    /// A restored directory.
+    fn restore(&self, name: &str, target: &[&str]) -> PathBuf {
+        let into = self.home.path().join(name);
+        let shown = into.display().to_string();
+        self.tidelog(&[&["restore-postgres", "--into", &shown], target].concat()).expect(0);
+        into
+    }
+
+    fn adopt(&self, data: &Path, version: Version) -> Postgres {
+        Postgres::adopt(data, PostgresOptions { version, ..PostgresOptions::default() })
+    }
+}
+
+/// Waits until a restored server has reached its target and opened.
+fn wait_recovered(postgres: &Postgres) {
+    postgres.wait_ready();
+    wait_until("the end of the recovery", PATIENCE, || postgres.psql("SELECT pg_is_in_recovery()") == "f");
+}
+
+fn markers(postgres: &Postgres) -> String {
+    postgres.psql("SELECT count(*), coalesce(max(id), 0) FROM markers")
+}
+
+#[test]
+fn every_moment_comes_back_exactly() {
+    let place = Place::new(Version::Debian);
+    let tablespace = place.home.path().join("fast");
+    std::fs::create_dir(&tablespace).expect("a directory");
+    place.postgres.psql(&format!("CREATE TABLESPACE fast LOCATION '{}'", tablespace.display()));
+    place.postgres.psql("CREATE TABLE placed TABLESPACE fast AS SELECT generate_series(1, 10000) AS x");
+    let before = place.mark(1);
+    let backup = place.back_up();
+    assert_eq!((&backup["usable"], &backup["timeline"]), (&true.into(), &1.into()), "{backup}");
+    let marks: BTreeMap<u32, (Lsn, String)> = (2..=6).map(|id| (id, place.mark(id))).collect();
+    place.postgres.psql("SELECT pg_switch_wal()");
+    place.postgres.psql("INSERT INTO placed SELECT generate_series(1, 20000)");
+    place.mark(7);
+    place.wait_archived();
+
+    let moved = |name: &str| {
+        let place = place.home.path().join(name).display().to_string();
+        ["--tablespace".to_owned(), format!("{}={place}", tablespace.display())]
+    };
+    let restore = |name: &str, target: [&str; 2]| {
+        let moved = moved(&format!("{name}-fast"));
+        let data = place.restore(name, &[&target[..], &moved.each_ref().map(String::as_str)].concat());
+        let postgres = place.adopt(&data, Version::Debian);
+        wait_recovered(&postgres);
+        postgres
+    };
+    let by_lsn = restore("lsn", ["--to-lsn", &marks[&3].0.to_string()]);
+    assert_eq!(markers(&by_lsn), "3|3");
+    assert_eq!(by_lsn.psql("SELECT count(*) FROM placed"), "10000");
+    let by_time = restore("time", ["--to-time", &marks[&5].1]);
+    assert_eq!(markers(&by_time), "5|5");
+
+    place.stop_archiving();
+    place.postgres.kill();
+    let latest = restore("latest", ["--to", "latest"]);
+    assert_eq!(markers(&latest), "7|7");
+    assert_eq!(latest.psql("SELECT count(*) FROM placed"), "30000");
+    let map = latest.data_dir().join("pg_tblspc");
+    let link = std::fs::read_dir(map).expect("a directory").next().expect("a link").expect("a link").path();
+    assert_eq!(std::fs::read_link(link).expect("a link"), place.home.path().join("latest-fast"));
+    let mut amcheck = latest.client("pg_amcheck");
+    amcheck.args(["--install-missing", "--all"]);
+    program::run(amcheck).expect(0);
+    assert_eq!(latest.psql("SHOW archive_mode"), "off", "it runs on its own");
+    assert!(!latest.wal_dir().join(".tidelog").exists(), "nothing fetched in advance is left");
+
+    // The archive is whole, file by file; a flipped byte in the backup is found, and no restore uses it.
+    let report = place.tidelog(&["verify", "--deep", "--json"]).expect(0).json();
+    assert_eq!(report["errors"], serde_json::json!([]), "{report}");
+    let name = backup["name"].as_str().expect("a name");
+    let folder = format!("archive/backups/postgres/system={}/{name}", backup["system_id"].as_str().expect("an id"));
+    let part = place.home.path().join(folder).join("base.tar.00000.zst");
+    let sound = std::fs::read(&part).expect("a part");
+    let mut flipped = sound.clone();
+    flipped[1000] ^= 1;
+    std::fs::write(&part, flipped).expect("damage can be done");
+    let report = place.tidelog(&["verify", "--json"]).expect(3).json();
+    assert!(
+        report["errors"][0]["object"].as_str().is_some_and(|object| object.ends_with("base.tar.00000.zst")),
+        "{report}"
+    );
+    let into = place.home.path().join("damaged").display().to_string();
+    let refusal = place.tidelog(
+        &[&["restore-postgres", "--into", &into][..], &moved("damaged-fast").each_ref().map(String::as_str)].concat(),
+    );
+    assert!(refusal.expect(3).stderr.contains("is damaged"));
+    std::fs::write(&part, sound).expect("it is mended");
+
+    // What cannot be reached says what can.
+    let refused = |target: [&str; 2], parts: &[&str]| {
+        let into = place.home.path().join("refused").display().to_string();
+        let output = place.tidelog(&["restore-postgres", "--into", &into, target[0], target[1]]);
+        assert_ne!(output.status, Some(0), "{target:?}");
+        for part in parts {
+            assert!(output.stderr.contains(part), "{part:?} is not in {}", output.stderr);
+        }
+    };
+    refused(["--to-lsn", &before.0.to_string()], &["before the end of the first base backup", "nearest"]);
+    refused(["--to-time", &before.1], &["before the end of the first base backup", "--to-lsn"]);
+    refused(["--to-time", "2090-01-01T00:00:00Z"], &["after the end of the archived WAL", "--to latest"]);
+    refused(["--to-lsn", "FF/0"], &["after the end of the archived WAL", "--to latest"]);
+    refused(["--backup", "other"], &["no base backup other"]);
+    let full = place.home.path().join("lsn").display().to_string();
+    assert!(place.tidelog(&["restore-postgres", "--into", &full]).expect(2).stderr.contains("is not empty"));
+}
+
+#[test]
+fn a_recovery_stops_where_the_archive_lacks_something() {
+    let place = Place::new(Version::Debian);
+    place.mark(1);
+    place.back_up();
+    for id in 2..=5 {
+        place.mark(id);
+        place.postgres.psql("SELECT pg_switch_wal()");
+    }
+    place.wait_archived();
+    place.stop_archiving();
+    let chain = place.chain().expect("there is one");
+    let mut segments = block_on(chain.select(&Selection::default())).expect("it can be read").segments;
+    segments.sort_by_key(|segment| segment.partitions[0].start);
+    let middle = &segments[segments.len() - 2];
+    let archive = place.home.path().join("archive");
+    let object = archive.join(&middle.object);
+    let sound = std::fs::read(&object).expect("the segment");
+
+    let stops = |name: &str, expected: &str| {
+        let data = place.restore(name, &[]);
+        (data, expected.to_owned())
+    };
+    let jobs = [stops("missing", "is missing"), stops("damaged", "sha256"), stops("away", "holds no WAL")];
+    let run = |data: &Path, expected: &str| {
+        let postgres = place.adopt(data, Version::Debian);
+        let ended = postgres.wait_ended(PATIENCE);
+        let log = postgres.log();
+        assert!(ended.is_some_and(|status| !status.success()), "it has to stop: {}", tail(&log, 20));
+        assert!(log.contains(expected) && log.contains("error: "), "{expected}: {}", tail(&log, 20));
+        assert!(!log.contains("selected new timeline ID"), "{}", tail(&log, 20));
+    };
+    std::fs::remove_file(&object).expect("damage can be done");
+    run(&jobs[0].0, &jobs[0].1);
+    let mut flipped = sound.clone();
+    let at = flipped.len() - 20;
+    flipped[at] ^= 1;
+    std::fs::write(&object, flipped).expect("damage can be done");
+    run(&jobs[1].0, &jobs[1].1);
+    std::fs::write(&object, &sound).expect("it is mended");
+    let hidden = place.home.path().join("hidden");
+    std::fs::rename(&archive, &hidden).expect("it goes away");
+    run(&jobs[2].0, &jobs[2].1);
+
+    // The archive comes back, and the very same directory goes on to the end.
+    std::fs::remove_dir_all(&archive).expect("what was made in its place");
+    std::fs::rename(&hidden, &archive).expect("it comes back");
+    let postgres = place.adopt(&jobs[2].0, Version::Debian);
+    wait_recovered(&postgres);
+    assert_eq!(markers(&postgres), "5|5");
+}
+
+#[test]
+fn wal_fetch_answers_as_postgres_reads_it() {
+    let place = Place::new(Version::Debian);
+    place.postgres.psql("SELECT pg_switch_wal()");
+    place.mark(1);
+    let end = place.wait_archived();
+    let name = |lsn: Lsn| format!("0000000100000000{:08X}", lsn.0 >> 24);
+    let target = place.home.path().join("RECOVERYXLOG");
+    let path = target.display().to_string();
+    let fetch = |name: &str| place.tidelog(&["wal-fetch", name, &path]);
+    let begun = name(end);
+    fetch(&begun).expect(0);
+    let fetched = std::fs::read(&target).expect("the file");
+    let file = std::fs::read(place.postgres.wal_dir().join(&begun)).expect("the server's file");
+    let known = (end.0 % (16 << 20)) as usize;
+    assert!(fetched.len() == 16 << 20 && fetched[..known] == file[..known], "what is archived, and zeros");
+    for absent in [name(end + (16 << 20)), "00000002.history".into(), format!("{begun}.00000028.backup")] {
+        fetch(&absent).expect(1);
+    }
+    fetch("000000050000000000000001").expect(1);
+    let before = fetch("000000010000000000000000").expect(200);
+    assert!(before.stderr.contains("the archive begins at"), "{}", before.stderr);
+    fetch("nonsense").expect(200);
+    place.home.run(&["-c", "none.toml", "wal-fetch", &begun, &path]).expect(200);
+    place.tidelog(&["wal-fetch"]).expect(200);
+    place.tidelog(&["wal-fetch", &begun, "/nowhere/at/all"]).expect(200);
+}
+
+#[test]
+fn every_version_comes_back() {
+    for version in [Version::V13, Version::V17, Version::V18] {
+        let place = Place::new(version);
+        place.mark(1);
+        place.back_up();
+        place.mark(2);
+        place.wait_archived();
+        place.stop_archiving();
+        place.postgres.kill();
+        let data = place.restore("data", &[]);
+        let postgres = place.adopt(&data, version);
+        wait_recovered(&postgres);
+        assert_eq!(markers(&postgres), "2|2", "{version:?}");
+        let configured = std::fs::read_to_string(data.join("postgresql.auto.conf")).expect("its settings");
+        assert!(configured.contains("wal-fetch"), "{configured}");
+    }
+}
+
+#[test]
+fn a_backup_may_come_from_a_standby() {
+    let place = Place::new(Version::Debian);
+    let standby = place.postgres.standby(PostgresOptions::default());
+    let config = std::fs::read_to_string(place.home.path().join("tidelog.toml")).expect("the configuration");
+    let more = format!("[postgres.base_backup]\nurl = \"{}\"\n", standby.url("postgres"));
+    place.home.write("tidelog.toml", &(config + &more));
+    let checked = place.tidelog(&["check", "--connect"]).expect(0).stdout;
+    assert!(checked.contains("ok     base backups"), "{checked}");
+    place.mark(1);
+    let backup = place.back_up();
+    place.mark(2);
+    place.wait_archived();
+    let data = place.restore("data", &["--backup", backup["name"].as_str().expect("a name")]);
+    let label = std::fs::read_to_string(data.join("backup_label")).expect("the label");
+    assert!(label.contains("BACKUP FROM: standby"), "{label}");
+    let postgres = place.adopt(&data, Version::Debian);
+    wait_recovered(&postgres);
+    assert_eq!(markers(&postgres), "2|2");
+}
+
+#[test]
+fn backups_come_by_the_clock() {
+    let place = Place::new(Version::Debian);
+    let config = std::fs::read_to_string(place.home.path().join("tidelog.toml")).expect("the configuration");
+    place.stop_archiving();
+    place.home.write("tidelog.toml", &format!("{config}[postgres.base_backup]\nevery = \"60s\"\n"));
+    let mut program = place.home.start(&["-c", "tidelog.toml", "run"]);
+    let folder = place.home.path().join("archive/backups/postgres");
+    let committed = || {
+        let systems = std::fs::read_dir(&folder).into_iter().flatten().flatten();
+        let backups = systems.flat_map(|system| std::fs::read_dir(system.path()).into_iter().flatten().flatten());
+        backups.filter(|backup| backup.path().join("backup.json").exists()).count()
+    };
+    wait_until("the first base backup", PATIENCE, || {
+        program.assert_running();
+        committed() == 1
+    });
+    program.terminate(STOP);
+}
