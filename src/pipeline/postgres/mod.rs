@@ -98,13 +98,10 @@ pub(super) async fn run(
     let server = Server::new(postgres)?;
     let chain = match archived_system(&store).await? {
         Some(chain) => chain,
-        None => {
-            let begun = tokio::select! {
-                begun = begin(&server, &store, writer, &status) => begun?,
-                () = asked(&mut stop) => return Ok(()),
-            };
-            begun
-        }
+        None => tokio::select! {
+            begun = begin(&server, &store, writer, &status) => begun?,
+            () = asked(&mut stop) => return Ok(()),
+        },
     };
     let system =
         *chain.begin_facts().system().ok_or_else(|| Error::new(Kind::Internal, "the chain is of no Postgres"))?;
