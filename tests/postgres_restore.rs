@@ -85,10 +85,14 @@ impl Place {
     }
 
     fn wait_archived(&self) -> Lsn {
-        let end: Lsn = self.postgres.psql("SELECT pg_current_wal_flush_lsn()").parse().expect("an LSN");
+        self.wait_archived_of(&self.postgres, 1)
+    }
+
+    fn wait_archived_of(&self, postgres: &Postgres, timeline: i32) -> Lsn {
+        let end: Lsn = postgres.psql("SELECT pg_current_wal_flush_lsn()").parse().expect("an LSN");
         wait_until(&format!("the archive to reach {end}"), PATIENCE, || {
             self.program().as_mut().expect("it archives").assert_running();
-            self.chain().and_then(|chain| chain.position(1).copied()).is_some_and(|at| Lsn::at(at.end) >= end)
+            self.chain().and_then(|chain| chain.position(timeline).copied()).is_some_and(|at| Lsn::at(at.end) >= end)
         });
         end
     }
@@ -325,6 +329,40 @@ fn a_backup_may_come_from_a_standby() {
     let postgres = place.adopt(&data, Version::Debian);
     wait_recovered(&postgres);
     assert_eq!(markers(&postgres), "2|2");
+}
+
+#[test]
+fn a_recovery_follows_a_promotion_or_stays_before_it() {
+    let place = Place::new(Version::Debian);
+    let standby = place.postgres.standby(PostgresOptions::default());
+    place.stop_archiving();
+    let config = std::fs::read_to_string(place.home.path().join("tidelog.toml")).expect("the configuration");
+    let (first, second) = (place.postgres.port(), standby.port());
+    let both = format!("127.0.0.1:{first},127.0.0.1:{second}/postgres?target_session_attrs=primary");
+    let config = config.replace(&format!("127.0.0.1:{first}/postgres"), &both);
+    place.home.write("tidelog.toml", &config);
+    *place.program() = Some(place.home.start(&["-c", "tidelog.toml", "run"]));
+    place.mark(1);
+    place.back_up();
+    place.mark(2);
+    place.wait_archived();
+    wait_until("the standby to have it all", PATIENCE, || markers(&standby) == "2|2");
+    place.postgres.kill();
+    standby.promote();
+    standby.psql("INSERT INTO markers VALUES (3, 'on timeline 2')");
+    place.wait_archived_of(&standby, 2);
+    place.stop_archiving();
+    for (name, target, expected) in [("newest", &[] as &[&str], "3|3"), ("old", &["--timeline", "1"], "2|2")] {
+        let data = place.restore(name, target);
+        let postgres = place.adopt(&data, Version::Debian);
+        wait_recovered(&postgres);
+        assert_eq!(markers(&postgres), expected, "{name}");
+        assert_eq!(
+            postgres.psql("SELECT timeline_id FROM pg_control_checkpoint()").parse::<u32>().ok(),
+            Some(3),
+            "{name}"
+        );
+    }
 }
 
 #[test]
