@@ -7,6 +7,7 @@
     replay    that archive into a new topic, beside kafka-producer-perf-test
     live      1,000 records a second, 10,000 over 50 partitions, 1,000 partitions
     plan      ls and replay --dry-run over 100,000 segments
+    postgres  WAL, base backups and recovery beside PostgreSQL's own tools (postgres.py)
 
 CPU is user + system of the measured processes alone, from the kernel's own accounts (wait4, /proc/PID/stat), so that
 a busy machine blurs it less than it blurs the clock. The variants take turns, `--repeat` times, and the medians count.
@@ -15,6 +16,7 @@ The programs come from target/release (or CARGO_TARGET_DIR), the servers and Pyt
 
 import argparse
 import datetime
+import functools
 import json
 import os
 import pathlib
@@ -29,12 +31,14 @@ import sys
 import tempfile
 import time
 
+import postgres
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
 TIDELOG, TOOL = TARGET / "tidelog", TARGET / "tidelog-bench"
 TOPIC, PARTITIONS = "bench", 12
 EVENT_BYTES = 1014  # about; what one event of tool.rs holds
-SECTIONS = ["archive", "replay", "live", "plan"]
+SECTIONS = ["archive", "replay", "live", "plan", "postgres"]
 TICK = os.sysconf("SC_CLK_TCK")
 
 
@@ -375,9 +379,22 @@ def measure_plan(run):
 class Run:
     def __init__(self, options, parts, work):
         self.records, self.repeat, self.scale = options.records, options.repeat, options.scale
-        self.python, self.work = parts["RIG_PYTHON"], work
-        self.broker = Broker(parts["RIG_KAFKA"], work)
-        self.archive, self.text = None, []
+        self.python, self.postgres, self.work = parts["RIG_PYTHON"], f"{parts['RIG_POSTGRES']}/debian", work
+        self.kafka, self.archive, self.text = parts["RIG_KAFKA"], None, []
+        self.tidelog, self.say, self.wait_for = TIDELOG, say, wait_for
+
+    @functools.cached_property
+    def broker(self):
+        return Broker(self.kafka, self.work)
+
+    def stop(self):
+        if "broker" in vars(self):
+            self.broker.stop()
+
+    def reap(self, process):
+        """CPU seconds and peak RSS in MiB of a process that ends."""
+        usage = reap(process, process.args)
+        return usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
     def topic(self, topic, partitions):
         pipeline(self.broker.java("org.apache.kafka.tools.TopicCommand", "--bootstrap-server", self.broker.bootstrap,
@@ -423,7 +440,8 @@ def machine(parts):
         ("machine", f"{os.cpu_count()} cores, {cpu}, {memory} GiB, Linux {platform.release().split('-')[0]}"),
         ("load", "1, 5, 15 minutes: " + ", ".join(f"{each:.1f}" for each in os.getloadavg())),
         ("versions", "; ".join([output(TIDELOG, "--version"), kafka.stem, f"OpenJDK {java}",
-                                f"kcat {kcat[1]} ({kcat[2]})", python, f"zstd {zstd}"])),
+                                f"kcat {kcat[1]} ({kcat[2]})", python, f"zstd {zstd}",
+                                output(f"{parts['RIG_POSTGRES']}/debian/bin/postgres", "--version")])),
     ]
 
 
@@ -432,34 +450,38 @@ def main():
     parser.add_argument("--write", metavar="FILE", help="put the tables into FILE, below the line that says so")
     parser.add_argument("--records", type=int, default=1_000_000)
     parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--scale", type=float, default=1.0, help="shortens the sections live and plan")
+    parser.add_argument("--scale", type=float, default=1.0, help="shortens the sections live, plan and postgres")
     parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"of {', '.join(SECTIONS)}; all if none is named")
     options = parser.parse_args()
     if unknown := set(options.sections) - set(SECTIONS):
         parser.error(f"there is no section {unknown.pop()!r}; choose from {', '.join(SECTIONS)}")
     setup = subprocess.run(["bash", ROOT / "tests/rig/setup.sh", "bench"], stdout=subprocess.PIPE, text=True, check=True)
     parts = dict(each.split("=", 1) for each in setup.stdout.split())
-    facts = machine(parts)
-    measures = {name: globals()[f"measure_{name}"] for name in options.sections or SECTIONS}
+    command = ("command", " ".join(["make bench, which is: benches/run.py", *sys.argv[1:]]))
+    measures = {"archive": measure_archive, "replay": measure_replay, "live": measure_live, "plan": measure_plan,
+                "postgres": postgres.measure_postgres}
     with tempfile.TemporaryDirectory(prefix="tidelog-bench-") as work:
         run = Run(options, parts, pathlib.Path(work))
         try:
-            for measure in measures.values():
-                measure(run)
+            for section in options.sections or SECTIONS:
+                facts, run.text = [*machine(parts), command], []
+                measures[section](run)
+                if options.write:
+                    write(pathlib.Path(options.write), section, facts, run.text)
         finally:
-            run.broker.stop()
-    if options.write:
-        facts.append(("command", " ".join(["make bench, which is: benches/run.py", *sys.argv[1:]])))
-        write(pathlib.Path(options.write), facts, run.text)
+            run.stop()
 
 
-MARK = "<!-- below this line: written by benches/run.py --write -->"
+MARK = "<!-- below this line: written by benches/run.py --write -->\n"
 
 
-def write(path, facts, text):
-    kept = path.read_text().split(MARK)[0] if path.exists() else ""
-    lines = [f"- {name}: {value}" for name, value in facts]
-    path.write_text(kept + "\n".join([MARK, "", *lines, "", *text]))
+def write(path, section, facts, text):
+    """Puts a section's tables in its place; those of the others stay."""
+    kept, _, tables = path.read_text().partition(MARK) if path.exists() else ("", "", "")
+    sections = dict(each.split(" -->\n", 1) for each in tables.split("<!-- section ")[1:])
+    sections[section] = "\n".join([*text, *(f"- {name}: {value}" for name, value in facts)])
+    ordered = [f"<!-- section {name} -->\n\n{sections[name].strip()}\n" for name in SECTIONS if name in sections]
+    path.write_text("\n".join([kept.rstrip("\n"), "", MARK, *ordered]))
 
 
 if __name__ == "__main__":

@@ -450,7 +450,8 @@ const NAMES: &[&str] = &[
     "process_start_time_seconds",
 ];
 
-fn start_prometheus(directory: &Path, target: &str) -> (Process, Server) {
+/// A Prometheus that scrapes `target` every second.
+pub(crate) fn start_prometheus(directory: &Path, target: &str) -> (Process, Server) {
     let config = format!(
         "global: {{ scrape_interval: 1s }}\n\
          scrape_configs: [{{ job_name: tidelog, static_configs: [{{ targets: [{target:?}] }}] }}]\n"
@@ -471,7 +472,7 @@ fn start_prometheus(directory: &Path, target: &str) -> (Process, Server) {
 }
 
 /// The result of a query, as Prometheus's HTTP API gives it.
-fn query(prometheus: &Server, text: &str) -> Vec<Value> {
+pub(crate) fn query(prometheus: &Server, text: &str) -> Vec<Value> {
     let query: String = url::form_urlencoded::byte_serialize(text.as_bytes()).collect();
     let answer = prometheus.json(&format!("/api/v1/query?query={query}"));
     answer["data"]["result"].as_array().expect("a result").clone()

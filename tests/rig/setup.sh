@@ -73,6 +73,7 @@ system_packages() {
     command -v openssl >/dev/null || echo openssl
     command -v unshare >/dev/null || echo util-linux
     command -v systemd-analyze >/dev/null || echo systemd
+    [ -e /etc/ssl/certs/ca-certificates.crt ] || echo ca-certificates
     command -v node >/dev/null || echo nodejs
     command -v npm >/dev/null || echo npm
     command -v chromium >/dev/null || echo chromium fonts-liberation
