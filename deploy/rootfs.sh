@@ -15,11 +15,13 @@ ldd "$program" | sed -n 's/.* => \(\/[^ ]*\) .*/\1/p; s/^[[:space:]]*\(\/[^ ]*\)
 
 install -D -m 0644 /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/ca-certificates.crt"
 printf 'hosts: files dns\n' >"$root/etc/nsswitch.conf"
-printf 'root:x:0:0:root:/:/sbin/nologin\ntidelog:x:65532:65532:tidelog:/var/lib/tidelog:/sbin/nologin\n' >"$root/etc/passwd"
+printf '%s\n' 'root:x:0:0:root:/:/sbin/nologin' 'tidelog:x:65532:65532:tidelog:/var/lib/tidelog:/sbin/nologin' \
+    >"$root/etc/passwd"
 printf 'root:x:0:\ntidelog:x:65532:\n' >"$root/etc/group"
 # Where the configuration is mounted, and where it writes: a volume that is made from these folders has their owner.
 install -d -m 0755 "$root/etc/tidelog"
-install -d -m 0750 -o 65532 -g 65532 "$root/var/lib/tidelog" "$root/var/lib/tidelog/archive" "$root/var/lib/tidelog/spool"
+state=$root/var/lib/tidelog
+install -d -m 0750 -o 65532 -g 65532 "$state" "$state/archive" "$state/spool"
 install -d -m 1777 "$root/tmp"
 
 # Every file as old as the source.
