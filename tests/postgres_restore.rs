@@ -420,7 +420,7 @@ fn twenty_random_moments_under_load_come_back_exactly() {
         let mut random = [0; 8];
         getrandom::fill(&mut random).expect("the system gives random bytes");
         let mark = &marks[usize::try_from(u64::from_ne_bytes(random) % marks.len() as u64).expect("small")];
-        let target = if number % 2 == 0 { ["--to-lsn", mark[1]] } else { ["--to-time", mark[2]] };
+        let target = if number.is_multiple_of(2) { ["--to-lsn", mark[1]] } else { ["--to-time", mark[2]] };
         let data = place.restore(&format!("restored-{number}"), &target);
         let postgres = place.adopt(&data, Version::Debian);
         wait_recovered(&postgres);
