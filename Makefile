@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench clean-cache
+.PHONY: help demo test lint bench fuzz clean-cache
 
 setup := bash tests/rig/setup.sh
 # The one place where the cache's path is decided is setup.sh; this asks it.
@@ -35,6 +35,9 @@ bench: ## measure against the alternatives on one real broker, and print the tab
 	@$(setup) bench >/dev/null
 	cargo build --release --locked --features bench --bins
 	python3 benches/run.py $(BENCH)
+
+fuzz: ## fuzz the parsers for a minute each; needs cargo-fuzz and a nightly toolchain
+	cargo +nightly fuzz run postgres -- -max_total_time=60
 
 clean-cache: ## remove the test servers and what CI has built
 	rm -rf "$(cache)"

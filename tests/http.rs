@@ -180,7 +180,7 @@ fn every_path_answers_as_documented() {
     assert!(page.header("content-type").is_some_and(|kind| kind.starts_with("text/html")), "{page:?}");
     let policy = page.header("content-security-policy").expect("a policy");
     assert!(policy.contains("default-src 'none'") && !policy.contains("unsafe"), "{policy}");
-    for path in ["/page.css", "/page.js"] {
+    for path in ["/page.css", "/page.js", "/text.js"] {
         assert_eq!(server.get(path).header("x-content-type-options"), Some("nosniff"), "{path}");
     }
     service.program.terminate(STOP);
@@ -298,6 +298,40 @@ fn clients_of_kafka_connect_steer_it() {
     service.site.wait_archived(kafka, &[&topic], &mut [&mut service.program]);
     service.program.terminate(STOP);
     service.site.assert_holds(&topic, 0, &kafka.consume_all(&topic));
+}
+
+#[test]
+fn a_gap_is_counted_once_and_shown_for_ever() {
+    let (kafka, topic) = (shared(), unique("http-gap"));
+    kafka.create_topic(&topic, 1, &[]);
+    produce(kafka, &topic, 1, 10);
+    let (site, server) = site_with_listener(kafka, &Settings { topics: &[&topic], ..Settings::default() }, "");
+    site.archive(kafka, &[&topic]);
+    produce(kafka, &topic, 1, 50);
+    kafka.delete_records(&topic, 0, 35);
+    let mut service = Service { program: site.start(), site, server };
+    service.site.wait_archived(kafka, &[&topic], &mut [&mut service.program]);
+    let counter = "tidelog_gaps_total{kind=\"kafka\",reason=\"broker_retention\"}";
+    assert_eq!(service.metric(counter), Some(1.0));
+    let gap = |service: &Service| {
+        let gaps = service.server.json(&format!("/api/streams/{topic}"))["gaps"].clone();
+        gaps.as_array().filter(|gaps| gaps.len() == 1).map(|gaps| gaps[0].clone())
+    };
+    let found = wait_for("the gap to be shown", SOON, || gap(&service));
+    assert_eq!((&found["start"], &found["end"], &found["offsets"]), (&json!(10), &json!(35), &json!(25)));
+    assert!(found["from"].as_str() <= found["to"].as_str() && found["from"].is_string(), "{found}");
+    service.program.terminate(STOP);
+
+    // Another process counts nothing, and still knows when the lost records were written: between their neighbours.
+    service.program = service.site.start();
+    service.wait_ready();
+    let known = wait_for("the gap of the archive", SOON, || gap(&service));
+    assert_eq!((&known["from"], &known["start"], service.metric(counter)), (&found["from"], &json!(10), Some(0.0)));
+    assert!(
+        known["to"].as_str() <= found["to"].as_str(),
+        "the next record was written before the gap was found: {known}"
+    );
+    service.program.terminate(STOP);
 }
 
 // ---- health
@@ -489,6 +523,45 @@ fn prometheus_scrapes_every_metric_and_promtool_finds_no_fault() {
         metrics.body.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
     assert_eq!(described, typed);
     service.program.terminate(STOP);
+}
+
+#[test]
+fn a_replay_shows_how_far_it_is() {
+    let (kafka, topic, target) = (shared(), unique("http-replay"), unique("http-replay-to"));
+    kafka.create_topic(&topic, 1, &[]);
+    produce(kafka, &topic, 1, 5000);
+    let (site, _) = site_with_listener(kafka, &Settings { topics: &[&topic], ..Settings::default() }, "");
+    site.archive(kafka, &[&topic]);
+    let server = Server::new(format!("127.0.0.1:{}", free_port()));
+    let rename = format!("^.*$={target}");
+    let mut program = site.home().start(&[
+        "-c",
+        "tidelog.toml",
+        "replay",
+        "--from",
+        "2000-01-01T00:00:00Z",
+        "--topics",
+        &topic,
+        "--rename",
+        &rename,
+        "--rate",
+        "500/s",
+        "--id",
+        "r-http",
+        "--metrics",
+        &server.address,
+    ]);
+    let sent = || {
+        let text = server.get("/metrics").body;
+        text.lines()
+            .find_map(|line| line.strip_prefix("tidelog_replay_records_total{replay=\"r-http\"} ")?.parse::<u64>().ok())
+    };
+    wait_until("records to be counted", SOON, || {
+        program.assert_running();
+        server.is_up() && sent() > Some(0)
+    });
+    assert_lints(&site.home().write("metrics", &server.get("/metrics").body));
+    program.kill();
 }
 
 // ---- Postgres

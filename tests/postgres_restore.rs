@@ -5,9 +5,9 @@
 //!      └───────────────────────── the same rows, up to the target? ─────────────────────┘
 //! ```
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::executor::block_on;
@@ -29,7 +29,7 @@ const STOP: Duration = Duration::from_secs(40);
 struct Place {
     home: Home,
     postgres: Postgres,
-    program: RefCell<Option<Program>>,
+    program: Mutex<Option<Program>>,
 }
 
 impl Place {
@@ -47,9 +47,13 @@ impl Place {
             ),
         );
         let program = home.start(&["-c", "tidelog.toml", "run"]);
-        let place = Place { home, postgres, program: RefCell::new(Some(program)) };
+        let place = Place { home, postgres, program: Mutex::new(Some(program)) };
         place.postgres.psql("CREATE TABLE markers(id int PRIMARY KEY, filler text)");
         place
+    }
+
+    fn program(&self) -> MutexGuard<'_, Option<Program>> {
+        self.program.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn tidelog(&self, args: &[&str]) -> Output {
@@ -81,16 +85,20 @@ impl Place {
     }
 
     fn wait_archived(&self) -> Lsn {
-        let end: Lsn = self.postgres.psql("SELECT pg_current_wal_flush_lsn()").parse().expect("an LSN");
+        self.wait_archived_of(&self.postgres, 1)
+    }
+
+    fn wait_archived_of(&self, postgres: &Postgres, timeline: i32) -> Lsn {
+        let end: Lsn = postgres.psql("SELECT pg_current_wal_flush_lsn()").parse().expect("an LSN");
         wait_until(&format!("the archive to reach {end}"), PATIENCE, || {
-            self.program.borrow_mut().as_mut().expect("it archives").assert_running();
-            self.chain().and_then(|chain| chain.position(1).copied()).is_some_and(|at| Lsn::at(at.end) >= end)
+            self.program().as_mut().expect("it archives").assert_running();
+            self.chain().and_then(|chain| chain.position(timeline).copied()).is_some_and(|at| Lsn::at(at.end) >= end)
         });
         end
     }
 
     fn stop_archiving(&self) {
-        self.program.take().expect("it archives").terminate(STOP);
+        self.program().take().expect("it archives").terminate(STOP);
     }
 
     /// A restored directory.
@@ -324,6 +332,40 @@ fn a_backup_may_come_from_a_standby() {
 }
 
 #[test]
+fn a_recovery_follows_a_promotion_or_stays_before_it() {
+    let place = Place::new(Version::Debian);
+    let standby = place.postgres.standby(PostgresOptions::default());
+    place.stop_archiving();
+    let config = std::fs::read_to_string(place.home.path().join("tidelog.toml")).expect("the configuration");
+    let (first, second) = (place.postgres.port(), standby.port());
+    let both = format!("127.0.0.1:{first},127.0.0.1:{second}/postgres?target_session_attrs=primary");
+    let config = config.replace(&format!("127.0.0.1:{first}/postgres"), &both);
+    place.home.write("tidelog.toml", &config);
+    *place.program() = Some(place.home.start(&["-c", "tidelog.toml", "run"]));
+    place.mark(1);
+    place.back_up();
+    place.mark(2);
+    place.wait_archived();
+    wait_until("the standby to have it all", PATIENCE, || markers(&standby) == "2|2");
+    place.postgres.kill();
+    standby.promote();
+    standby.psql("INSERT INTO markers VALUES (3, 'on timeline 2')");
+    place.wait_archived_of(&standby, 2);
+    place.stop_archiving();
+    for (name, target, expected) in [("newest", &[] as &[&str], "3|3"), ("old", &["--timeline", "1"], "2|2")] {
+        let data = place.restore(name, target);
+        let postgres = place.adopt(&data, Version::Debian);
+        wait_recovered(&postgres);
+        assert_eq!(markers(&postgres), expected, "{name}");
+        assert_eq!(
+            postgres.psql("SELECT timeline_id FROM pg_control_checkpoint()").parse::<u32>().ok(),
+            Some(3),
+            "{name}"
+        );
+    }
+}
+
+#[test]
 fn backups_come_by_the_clock() {
     let place = Place::new(Version::Debian);
     let config = std::fs::read_to_string(place.home.path().join("tidelog.toml")).expect("the configuration");
@@ -341,4 +383,61 @@ fn backups_come_by_the_clock() {
         committed() == 1
     });
     program.terminate(STOP);
+}
+
+/// How many marks lie between the backup and the end of the load, and how many of them are restored to.
+const MARKS: u32 = 60;
+const RESTORES: usize = 20;
+
+#[test]
+fn twenty_random_moments_under_load_come_back_exactly() {
+    let place = Place::new(Version::Debian);
+    place.postgres.pgbench(&["-i", "-s", "1", "-q"]);
+    let mut load = place.postgres.pgbench_start(&["-n", "-c", "2", "-R", "400", "-T", "600"]);
+    place.mark(1);
+    place.back_up();
+    let script: String = (2..=MARKS)
+        .map(|id| {
+            format!(
+                "INSERT INTO markers VALUES ({id}, 'x');\n\
+                 SELECT {id}, pg_current_wal_insert_lsn(), to_char(clock_timestamp() + '1 ms', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'), pg_sleep(0.03);\n"
+            )
+        })
+        .collect();
+    let mut psql = place.postgres.client("psql");
+    psql.args(["-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-f"]).arg(place.home.write("marks.sql", &script));
+    let said = program::run(psql).expect(0).stdout;
+    let marks: Vec<Vec<&str>> = said.lines().map(|line| line.split('|').collect()).collect();
+    assert_eq!(marks.len(), MARKS as usize - 1);
+    assert!(load.ended().is_none(), "pgbench runs: {}", load.output());
+    place.wait_archived();
+    load.kill();
+    place.mark(MARKS + 1);
+    place.wait_archived();
+
+    let place = &place;
+    let restore = |number: usize| {
+        let mut random = [0; 8];
+        getrandom::fill(&mut random).expect("the system gives random bytes");
+        let mark = &marks[usize::try_from(u64::from_ne_bytes(random) % marks.len() as u64).expect("small")];
+        let target = if number.is_multiple_of(2) { ["--to-lsn", mark[1]] } else { ["--to-time", mark[2]] };
+        let data = place.restore(&format!("restored-{number}"), &target);
+        let postgres = place.adopt(&data, Version::Debian);
+        wait_recovered(&postgres);
+        assert_eq!(markers(&postgres), format!("{0}|{0}", mark[0]), "{target:?}");
+        // What pgbench promises of its tables at any moment.
+        let sums = "SELECT (SELECT sum(abalance) FROM pgbench_accounts) = (SELECT sum(delta) FROM pgbench_history) \
+                    AND (SELECT sum(bbalance) FROM pgbench_branches) = (SELECT sum(delta) FROM pgbench_history)";
+        assert_eq!(postgres.psql(sums), "t", "{target:?}");
+        let mut amcheck = postgres.client("pg_amcheck");
+        amcheck.args(["--install-missing", "--heapallindexed", "-d", "postgres"]);
+        program::run(amcheck).expect(0);
+        drop(postgres);
+        std::fs::remove_dir_all(&data).expect("it can go");
+    };
+    std::thread::scope(|scope| {
+        for lane in 0..2 {
+            scope.spawn(move || (lane..RESTORES).step_by(2).for_each(restore));
+        }
+    });
 }

@@ -361,6 +361,39 @@ fn wal_that_the_server_removed_is_a_recorded_gap() {
 }
 
 #[test]
+fn a_slot_that_the_server_gave_up_is_made_anew() {
+    let config = [
+        ("autovacuum", "off"),
+        ("wal_keep_size", "0"),
+        ("max_wal_size", "32MB"),
+        ("min_wal_size", "32MB"),
+        ("max_slot_wal_keep_size", "16MB"),
+    ];
+    let postgres = Postgres::start(PostgresOptions { config: &config, ..Default::default() });
+    let site = WalSite::of(&postgres);
+    let mut program = site.start();
+    postgres.psql("CREATE TABLE t AS SELECT generate_series(1, 1000) n");
+    site.wait_archived(&postgres, 1, &mut program);
+    // A server waits for the connection of a slot that it gives up; one that nobody uses goes at once.
+    program.kill();
+    let status = "SELECT wal_status FROM pg_replication_slots WHERE slot_name = 'tidelog'";
+    wait_until("the slot to be lost", PATIENCE, || {
+        postgres.psql("INSERT INTO t SELECT generate_series(1, 100000)");
+        postgres.psql("SELECT pg_switch_wal()");
+        postgres.psql("CHECKPOINT");
+        postgres.psql(status) == "lost"
+    });
+    let mut program = site.start();
+    site.wait_archived(&postgres, 1, &mut program);
+    let said = program.output();
+    assert!(said.contains("the lost slot was made anew") && said.contains("WAL is lost"), "{said}");
+    assert_ne!(postgres.psql(status), "lost");
+    assert_eq!(site.gaps().len(), 1);
+    program.terminate(STOP);
+    site.assert_sound();
+}
+
+#[test]
 fn retention_keeps_what_the_time_needs_and_gives_up_the_rest() {
     let postgres = Postgres::start(PostgresOptions { config: &QUIET, ..Default::default() });
     let site = WalSite::new(&postgres.url("postgres"), "[retention]\npostgres = \"1s\"\n");

@@ -16,7 +16,7 @@ use crate::error::{Error, Kind, Result, ResultExt};
 use crate::manifest::backups;
 use crate::restore::Log;
 use crate::restore::plan::{Goal, plan};
-use crate::restore::postgres::{Action, Into, restore, shell_word};
+use crate::restore::postgres::{Action, Destination, restore, shell_word};
 use crate::restore::wal_fetch::{self, Answer, Name, WalName};
 use crate::store::Store;
 use crate::stream::Lsn;
@@ -70,7 +70,7 @@ pub(super) async fn run(args: &RestoreArgs, config: &Config, config_file: &Path)
         (None, None) => Goal::Latest,
     };
     let plan = plan(&store, &log, &backups, goal, (args.timeline, args.backup.as_deref())).await?;
-    let into = Into {
+    let into = Destination {
         data: std::path::absolute(&args.into).map_err(|e| Error::io(e, "cannot tell the working directory"))?,
         tablespaces: args.tablespace.iter().map(|text| mapping(text)).collect::<Result<_>>()?,
         action: args.action,

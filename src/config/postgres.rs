@@ -158,7 +158,8 @@ mod tests {
                     allow_md5 = true\n[postgres.base_backup]\nevery = \"24h\"\nmax_rate = \"50MiB\"\ncompression = \"zstd:5\"\n";
         let postgres = parse(text).expect("it is valid");
         assert_eq!((postgres.create_slot, postgres.ack, postgres.zstd_level), (false, Ack::Spool, 3));
-        let expected = BaseBackup { url: None, every: Some(Duration::from_secs(86_400)), max_rate: Some(50 << 20), zstd_level: 5 };
+        let expected =
+            BaseBackup { url: None, every: Some(Duration::from_secs(86_400)), max_rate: Some(50 << 20), zstd_level: 5 };
         assert_eq!(postgres.base_backup, expected);
     }
 

@@ -22,6 +22,7 @@ use crate::pipeline::kafka::status::{Status, Trouble};
 use crate::pipeline::postgres::Snapshot;
 use crate::source::postgres::WalStatus;
 use crate::store::layout;
+use crate::stream::StreamId;
 use crate::time;
 
 /// The collector goes round ten times a second; librdkafka may hold it for some seconds when partitions move.
@@ -93,11 +94,13 @@ pub(super) async fn ready(app: &App) -> Health {
     if app.board.kafka().is_some() {
         judge(&status, &mut health);
     }
+    let mut stream = status.streams.first().map(|stream| stream.stream.to_string());
     if let Some(postgres) = app.board.postgres() {
-        judge_postgres(postgres.state(), &postgres.status.now(), &mut health);
+        let now = postgres.status.now();
+        judge_postgres(postgres.state(), &now, &mut health);
+        stream = stream.or(now.system_id.map(|system_id| StreamId::Postgres { system_id }.to_string()));
     }
-    let stream = status.streams.first().map(|stream| &*stream.stream);
-    if let Err(why) = app.store.ask(opened, stream).await {
+    if let Err(why) = app.store.ask(opened, stream.as_deref()).await {
         health.reasons.push(why.to_string());
     }
     health

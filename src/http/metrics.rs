@@ -41,6 +41,11 @@ pub(super) async fn metrics(State(app): AppState) -> Response {
         expose_postgres(&postgres.status.now(), Utc::now(), &mut out);
     }
     process::expose(&mut out);
+    answer(out)
+}
+
+/// The answer of a path that Prometheus reads.
+pub(super) fn answer(out: Exposition) -> Response {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], out.finish()).into_response()
 }
 

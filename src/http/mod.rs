@@ -19,9 +19,11 @@ mod connect;
 mod health;
 mod metrics;
 mod page;
+mod replay;
 mod server;
 
 use std::future::{Ready, ready};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,6 +41,7 @@ use crate::error::{Error, Kind, Result};
 use crate::pipeline::board::Board;
 use crate::telemetry::metrics::{Recorder, install};
 use auth::Token;
+pub use replay::ReplayListener;
 
 /// No answer takes longer than this.
 const ANSWER_WITHIN: Duration = Duration::from_secs(15);
@@ -81,11 +84,7 @@ impl Listener {
     /// A token file that is unusable, an address that is taken or not of this machine.
     pub async fn bind(http: &Http, config: &Config, board: Arc<Board>) -> Result<Self> {
         let token = http.admin_token_file.as_deref().map(Token::open).transpose()?;
-        let socket = TcpListener::bind(http.listen).await.map_err(|source| {
-            Error::new(Kind::Unavailable, format!("cannot listen on {}", http.listen))
-                .source(source)
-                .hint("set http.listen to an address of this machine and a port that is free")
-        })?;
+        let socket = bind(http.listen, "http.listen").await?;
         let port = socket.local_addr().map_or(http.listen.port(), |address| address.port());
         let worker = format!("{}:{port}", host_name());
         let (config, recorder, store) = (config.clone(), install()?, health::StoreProbe::default());
@@ -104,6 +103,15 @@ impl Listener {
         };
         tokio::join!(server::serve(socket, routes(Arc::clone(&app))), tidy);
     }
+}
+
+/// Binds an address that was set by `key`.
+async fn bind(listen: SocketAddr, key: &str) -> Result<TcpListener> {
+    TcpListener::bind(listen).await.map_err(|source| {
+        Error::new(Kind::Unavailable, format!("cannot listen on {listen}"))
+            .source(source)
+            .hint(format!("set {key} to an address of this machine and a port that is free"))
+    })
 }
 
 fn host_name() -> String {
@@ -128,6 +136,7 @@ fn routes(app: Arc<App>) -> Router {
         .route("/", get(page::root))
         .route("/page.css", get(page::style))
         .route("/page.js", get(page::script))
+        .route("/text.js", get(page::text))
         .route("/metrics", get(metrics::metrics))
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))

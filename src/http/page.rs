@@ -17,6 +17,7 @@ use crate::telemetry::{REVISION, VERSION};
 const PAGE: &str = include_str!("page/page.html");
 const STYLE: &str = include_str!("page/page.css");
 const SCRIPT: &str = include_str!("page/page.js");
+const TEXT: &str = include_str!("page/text.js");
 
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; \
                       base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
@@ -42,6 +43,11 @@ pub(super) fn style(State(_): AppState) -> Ready<Response> {
 /// `GET /page.js`.
 pub(super) fn script(State(_): AppState) -> Ready<Response> {
     ready(file("text/javascript; charset=utf-8", SCRIPT))
+}
+
+/// `GET /text.js`, which the script imports.
+pub(super) fn text(State(_): AppState) -> Ready<Response> {
+    ready(file("text/javascript; charset=utf-8", TEXT))
 }
 
 fn file(kind: &'static str, text: &'static str) -> Response {
@@ -85,7 +91,7 @@ mod tests {
 
     #[test]
     fn nothing_of_the_page_comes_from_elsewhere() {
-        for text in [PAGE, STYLE, SCRIPT] {
+        for text in [PAGE, STYLE, SCRIPT, TEXT] {
             assert!(!text.contains("http://") && !text.contains("https://") && !text.contains("//cdn"));
         }
         assert!(!PAGE.contains("style=") && !PAGE.contains("onclick") && !SCRIPT.contains("innerHTML"));

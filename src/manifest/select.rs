@@ -127,8 +127,9 @@ impl Chain {
         for segment in segments.iter().chain(merges.iter().map(|merge| &merge.segment)) {
             let given_up = expires.iter().find(|expire| {
                 let below = |range: &PartitionRange| {
-                    let of = |expired: &&Expired| expired.partition == range.partition && range.end <= expired.before;
-                    expire.ranges.iter().find(of).is_some()
+                    let covers =
+                        |expired: &Expired| expired.partition == range.partition && range.end <= expired.before;
+                    expire.ranges.iter().any(covers)
                 };
                 segment.partitions.iter().all(below)
             });

@@ -20,7 +20,7 @@ use crate::store::Store;
 
 /// Where and how to restore.
 #[derive(Debug, Clone)]
-pub struct Into {
+pub struct Destination {
     /// The data directory: missing or empty.
     pub data: PathBuf,
     /// Other places for tablespaces, by their places on the server.
@@ -35,7 +35,7 @@ pub struct Into {
 ///
 /// # Errors
 /// A directory that is not empty, a part or a file that is missing or damaged, a full disk.
-pub async fn restore(store: &Store, plan: &Plan, into: &Into, done: &Arc<AtomicU64>) -> Result<()> {
+pub async fn restore(store: &Store, plan: &Plan, into: &Destination, done: &Arc<AtomicU64>) -> Result<()> {
     let backup = &plan.backup;
     let places = places(&backup.archives, into)?;
     must_be_empty(&into.data)?;
@@ -94,7 +94,7 @@ fn prefix(archive: &Archive) -> Vec<u8> {
 }
 
 /// Where each tablespace goes: to its old place, unless told otherwise.
-fn places(archives: &[Archive], into: &Into) -> Result<BTreeMap<u32, PathBuf>> {
+fn places(archives: &[Archive], into: &Destination) -> Result<BTreeMap<u32, PathBuf>> {
     let tablespaces: Vec<&Tablespace> = archives.iter().filter_map(|archive| archive.tablespace.as_ref()).collect();
     for (old, new) in &into.tablespaces {
         if !tablespaces.iter().any(|tablespace| Path::new(&tablespace.path) == old) {
@@ -171,8 +171,8 @@ fn write_map(data: &Path, archives: &[Archive], places: &BTreeMap<u32, PathBuf>)
 mod tests {
     use super::*;
 
-    fn into(data: &Path, tablespaces: &[(&str, &str)]) -> Into {
-        Into {
+    fn into(data: &Path, tablespaces: &[(&str, &str)]) -> Destination {
+        Destination {
             data: data.to_owned(),
             tablespaces: tablespaces.iter().map(|(old, new)| (old.into(), new.into())).collect(),
             action: Action::Promote,

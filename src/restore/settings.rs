@@ -67,7 +67,7 @@ fn settings(plan: &Plan, action: Action, command: &str) -> String {
     let mut set = |name: &str, value: &str| {
         text += &format!("{name} = '{}'\n", value.replace('\'', "''"));
     };
-    set("restore_command", &format!("{command} wal-fetch \"%f\" \"%p\""));
+    set("restore_command", &format!("{command} wal-fetch --system {} \"%f\" \"%p\"", plan.backup.system.system_id));
     // What was fetched in advance and not asked for. The working directory is the data directory.
     set("recovery_end_command", "rm -rf pg_wal/.tidelog");
     set("recovery_target_timeline", &plan.timeline.to_string());
@@ -104,11 +104,11 @@ mod tests {
     #[test]
     fn the_target_is_written_and_no_other_one_is_left() {
         let text = of(Goal::Lsn(Lsn(0x1_0000_0010)));
-        assert!(text.contains("recovery_target_lsn = '1/10'\n") && !text.contains("recovery_target_time"), "{text}");
+        assert!(text.contains("recovery_target_lsn = '1/10'\n") && !text.contains("recovery_target_time ="), "{text}");
         assert!(
             text.contains("recovery_target_timeline = '3'\n") && text.contains("recovery_target_action = 'pause'\n")
         );
-        let command = "restore_command = '''/a b/tidelog'' -c ''/it''\\''''s'' wal-fetch \"%f\" \"%p\"'\n";
+        let command = "restore_command = '''/a b/tidelog'' -c ''/it''\\''''s'' wal-fetch --system 1 \"%f\" \"%p\"'\n";
         assert!(text.contains(command), "{text}");
         assert!(of(Goal::Time(1_500)).contains("recovery_target_time = '1970-01-01T00:00:01.500+00'\n"));
         assert!(!of(Goal::Latest).contains("recovery_target_lsn"));

@@ -125,6 +125,8 @@ metrics! {
         "The first moment of the newest span to which the database can be recovered, as a Unix timestamp.";
     RECOVERABLE_TO = Gauge "tidelog_recoverable_to_timestamp_seconds" []
         "The last moment of the newest span to which the database can be recovered, as a Unix timestamp.";
+    REPLAY_RECORDS = Counter "tidelog_replay_records_total" ["replay"]
+        "Records that this run of a replay has sent.";
     BUILD_INFO = Gauge "tidelog_build_info" ["version", "revision"]
         "Always 1; its labels say which program this is.";
     PROCESS_CPU = Counter "process_cpu_seconds_total" []

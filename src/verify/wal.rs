@@ -147,3 +147,80 @@ fn counts_agree(segment: &SegmentRef, seen: &Seen) -> Option<String> {
     let found = (seen.commits, seen.first_commit, seen.last_commit);
     (said != found).then(|| format!("it holds {found:?} commits and their times, its checkpoint says {said:?}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use chrono::DateTime;
+
+    use super::*;
+    use crate::manifest::{Chain, Change};
+    use crate::segment::wal::{WalFacts, WalWriter};
+    use crate::stream::{Begin, Merge, Retired as Sum};
+    use crate::verify::{Report, Seen as Progress, verify};
+
+    const SYSTEM: System = System { system_id: 7, wal_segment_size: 16 << 20, server_version: 15 };
+
+    fn now() -> chrono::DateTime<chrono::Utc> {
+        DateTime::from_timestamp(1_800_000_000, 0).expect("a time")
+    }
+
+    /// An archive with two segments of bytes that are no WAL, beginning with a page that says so.
+    async fn archive() -> (Store, Chain, Vec<SegmentRef>) {
+        let store = Store::over(Arc::new(object_store::memory::InMemory::new()), "memory:///");
+        let stream = StreamId::Postgres { system_id: 7 };
+        let mut chain = Chain::begin(&store, &stream, Begin::Postgres(SYSTEM), "w", now()).await.expect("it begins");
+        let mut segments = Vec::new();
+        for n in 0..2_u64 {
+            segments.push(stored(&store, 8_192 * n..8_192 * (n + 1), n).await);
+        }
+        let change = Change { segments: segments.clone(), ..Change::default() };
+        chain.commit(&change, "w", now()).await.expect("it is committed");
+        (store, chain, segments)
+    }
+
+    async fn stored(store: &Store, lsns: std::ops::Range<u64>, n: u64) -> SegmentRef {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("segment");
+        let facts = WalFacts::new(SYSTEM, 1, Lsn(lsns.start)..Lsn(lsns.end), "w", now());
+        let mut writer = WalWriter::create(&path, facts, 1).expect("a file");
+        writer.write(&vec![7; (lsns.end - lsns.start) as usize]).expect("it is written");
+        let sealed = writer.finish(&Seen::default()).expect("it is sealed");
+        let key = layout::wal_segment(7, 1, lsns, "w", n);
+        store.upload(&key, &path).await.expect("it is stored");
+        sealed.to_ref(key.to_string())
+    }
+
+    async fn report(store: &Store, deep: bool) -> Report {
+        verify(store, deep, &Arc::new(Progress::default())).await.expect("the store answers")
+    }
+
+    #[tokio::test]
+    async fn bytes_that_are_no_wal_are_found_by_a_deep_look() {
+        let (store, _, segments) = archive().await;
+        assert_eq!(report(&store, false).await.errors, []);
+        let errors = report(&store, true).await.errors;
+        let first = errors.iter().find(|damage| damage.object == segments[0].object).expect("it is told");
+        assert_eq!(first.kind, DamageKind::Contradiction);
+        assert!(first.detail.contains("the page of WAL at 0/0 cannot be right: its magic is 0707"), "{}", first.detail);
+    }
+
+    #[tokio::test]
+    async fn what_is_missing_is_told_unless_a_merge_has_replaced_it() {
+        let (store, mut chain, segments) = archive().await;
+        store.delete(&layout::object(&segments[0].object).expect("a key")).await.expect("it is deleted");
+        let errors = report(&store, false).await.errors;
+        assert_eq!(errors.iter().map(|damage| damage.kind).collect::<Vec<_>>(), [DamageKind::Missing]);
+        assert_eq!(errors[0].ranges, [(1, 0, 8_192, 0)]);
+        let merge = Merge {
+            segment: stored(&store, 0..16_384, 9).await,
+            replaces: segments.iter().map(|segment| segment.object.clone()).collect(),
+            retired: Sum::of(&segments),
+            decided: now(),
+        };
+        assert!(chain.merge(&merge, "m", now()).await.expect("the store answers"));
+        let report = report(&store, false).await;
+        assert_eq!((report.errors, report.segments, report.orphans), (vec![], 1, 0));
+    }
+}

@@ -68,7 +68,7 @@ async function many() {
   assert.match(page.url(), /sort=gaps&down=1.*trouble=1/);
   // One poll of 500 topics is drawn within a moment.
   await page.getByRole("checkbox", { name: "only with gaps or trouble" }).uncheck();
-  const took = await page.evaluate(() => { const began = performance.now(); draw(); return performance.now() - began; });
+  const took = await page.evaluate(() => { const began = performance.now(); window.dispatchEvent(new Event("resize")); return performance.now() - began; });
   assert.ok(took < 500, `drawing 500 topics took ${took} ms`);
   await accessible(page, "500 topics");
   assert.deepEqual(complaints, []);

@@ -16,6 +16,7 @@ use super::inspect::{cluster, print, print_json, times};
 use super::progress::{Progress, Unit};
 use crate::config::{Config, Kafka};
 use crate::error::{Error, Kind, Result};
+use crate::http::ReplayListener;
 use crate::replay::kafka::{self, Connection, Findings, Identity, Progress as Known, Ready, Target};
 use crate::replay::{
     self, Counters, Offsets, Partitions, Plan, Query, Rate, Rename, Source, Speed, Tempo, topic_pattern,
@@ -77,6 +78,9 @@ pub(crate) struct Args {
     /// Name this replay, to be able to go on with it; one is made up otherwise
     #[arg(long, value_name = "ID", value_parser = valid_id)]
     id: Option<String>,
+    /// While records are sent, show Prometheus how many, at http://ADDRESS/metrics
+    #[arg(long, value_name = "ADDRESS", conflicts_with = "to_stdout")]
+    metrics: Option<std::net::SocketAddr>,
     /// Print the plan and what the target has against it, and send nothing
     #[arg(long)]
     dry_run: bool,
@@ -360,6 +364,9 @@ async fn send(args: &Args, store: &Store, replay: Prepared, tempo: Tempo) -> Res
         eprintln!("replay {id} begins");
     }
     let counters = Arc::new(Counters::default());
+    if let Some(listen) = args.metrics {
+        tokio::spawn(ReplayListener::bind(listen, &id, Arc::clone(&counters)).await?.serve());
+    }
     let (most, _) = plan.records();
     let stopped = Arc::new(std::sync::atomic::AtomicBool::new(false));
     let stop = {

@@ -194,7 +194,7 @@ fn keys_are_as_the_format_says() {
         (layout::coverage(&layout::coverages(&orders()), "a41c2b9d"), "coverage/kafka/main/a41c2b9d.json"),
         (layout::history(7, 3), "segments/postgres/system=7/history/00000003.history"),
         (
-            layout::wal_segment(7, 1, 0x1600_0000..0x16B3_74D8_48, "a41c2b9d", 7),
+            layout::wal_segment(7, 1, 0x1600_0000..0x0016_B374_D848, "a41c2b9d", 7),
             "segments/postgres/system=7/timeline=00000001/0000000016000000-00000016B374D848-a41c2b9d-7.wal.zst",
         ),
         (segment, "segments/kafka/cluster=main/topic=orders/generation=0/date=2027-01-15/080000-a41c2b9d-7.avro"),
@@ -203,8 +203,8 @@ fn keys_are_as_the_format_says() {
         assert_eq!(key.as_ref(), expected);
         assert_eq!(layout::object(expected).unwrap(), key);
     }
-    let wal = layout::wal_segment(7, 0xAB, 5..0x16B3_74D8_48, "a41c-m", 7);
-    assert_eq!(layout::wal_segment_range(&wal), Some((0xAB, 5..0x16B3_74D8_48)));
+    let wal = layout::wal_segment(7, 0xAB, 5..0x0016_B374_D848, "a41c-m", 7);
+    assert_eq!(layout::wal_segment_range(&wal), Some((0xAB, 5..0x0016_B374_D848)));
     assert_eq!(layout::wal_segment_range(&layout::history(7, 3)), None);
     let number = |name: &str| layout::entry_number(&layout::chain(&orders()).join(name));
     assert_eq!(number("00000000000000000412.json"), Some(412));

@@ -129,8 +129,8 @@ async fn what_is_given_up_is_seen_no_more() {
     let retired = chain.expire(&BTreeMap::from([(1, 40)]), "e", at(6)).await.unwrap();
     assert_eq!(retired, Retired::of(&segments[..2]), "c is still needed for its end");
     assert_eq!(chain.expire(&BTreeMap::from([(1, 40), (2, 9)]), "e", at(6)).await.unwrap(), Retired::default());
-    let again = Chain::open(&store, &postgres()).await.unwrap().unwrap();
-    for chain in [&mut chain, &mut Some(again).unwrap()] {
+    let mut again = Chain::open(&store, &postgres()).await.unwrap().unwrap();
+    for chain in [&mut chain, &mut again] {
         assert_eq!(named(chain, &[(1, 0, 100)]).await, "c d");
         assert_eq!(chain.position(1).map(|at| (at.start, at.end)), Some((40, 70)));
         assert_eq!(chain.totals().present().segments, 2);

@@ -51,7 +51,7 @@ pub(super) struct Archiver {
     walk: Option<Walk>,
     /// Since when bytes wait that do not fill a segment yet.
     since: Option<Instant>,
-    jobs: FuturesOrdered<JoinHandle<(SegmentRef, u32)>>,
+    jobs: FuturesOrdered<JoinHandle<SegmentRef>>,
     ready: Vec<SegmentRef>,
     next_checkpoint: Instant,
     counters: Counters,
@@ -126,8 +126,7 @@ impl Archiver {
             tokio::select! {
                 biased;
                 Some(job) = self.jobs.next() => {
-                    let (segment, _) = job.or_err(Kind::Internal, || "the encoding of WAL broke off".into())?;
-                    self.ready.push(segment);
+                    self.ready.push(job.or_err(Kind::Internal, || "the encoding of WAL broke off".into())?);
                 }
                 () = sleep_until(self.next_checkpoint), if !self.ready.is_empty() => self.commit().await,
                 changed = changes.changed() => changed.or_err(Kind::Internal, || "the spool of WAL is gone".into())?,
@@ -161,11 +160,14 @@ impl Archiver {
             let due = *self.since.get_or_insert_with(Instant::now) + self.max_age;
             // Nothing more comes of a timeline that was left, or before a gap.
             let over = next.is_some_and(|next| next.timeline > timeline || next.after_gap);
-            let reason = match () {
-                () if over => Reason::End,
-                () if hurry => Reason::Stop,
-                () if Instant::now() >= due => Reason::Age,
-                () => return Ok(Work::Wait(Some(due))),
+            let reason = if over {
+                Reason::End
+            } else if hurry {
+                Reason::Stop
+            } else if Instant::now() >= due {
+                Reason::Age
+            } else {
+                return Ok(Work::Wait(Some(due)));
             };
             self.since = None;
             return Ok(Work::Segment { timeline, start: at, end: available, reason });
@@ -234,7 +236,7 @@ impl Archiver {
         self.walk = Some(walk);
         self.cut = Some((timeline, end));
         let job = Job { shared: Arc::clone(&self.shared), timeline, start, end, seen };
-        self.jobs.push_back(tokio::spawn(async move { (job.run().await, timeline) }));
+        self.jobs.push_back(tokio::spawn(job.run()));
         Ok(())
     }
 

@@ -98,13 +98,10 @@ pub(super) async fn run(
     let server = Server::new(postgres)?;
     let chain = match archived_system(&store).await? {
         Some(chain) => chain,
-        None => {
-            let begun = tokio::select! {
-                begun = begin(&server, &store, writer, &status) => begun?,
-                () = asked(&mut stop) => return Ok(()),
-            };
-            begun
-        }
+        None => tokio::select! {
+            begun = begin(&server, &store, writer, &status) => begun?,
+            () = asked(&mut stop) => return Ok(()),
+        },
     };
     let system =
         *chain.begin_facts().system().ok_or_else(|| Error::new(Kind::Internal, "the chain is of no Postgres"))?;
@@ -159,12 +156,19 @@ async fn serve(
         let (drain, drained) = channel::channel(false);
         let archiver = Archiver::new(Arc::clone(shared), opened, postgres.max_age, merges.clone());
         let mut archiver = tokio::spawn(archiver.run(drained));
+        let mut receiving = Box::pin(receiver.run(stop.clone(), &drain));
         let ended = tokio::select! {
-            received = receiver.run(stop.clone(), &drain) => {
+            received = &mut receiving => {
                 received?;
                 tokio::time::timeout(DRAIN_WITHIN, &mut archiver).await.ok()
             }
-            archived = &mut archiver => Some(archived),
+            archived = &mut archiver => {
+                if matches!(archived, Ok(Ok(()))) {
+                    // Everything is archived, and the receiver tells the server so.
+                    receiving.await?;
+                }
+                Some(archived)
+            }
         };
         let Some(ended) = ended else {
             archiver.abort();

@@ -438,11 +438,7 @@ impl Session<'_> {
             }
             self.tell(false).await?;
         }
-        let farewell = async {
-            self.tell(false).await?;
-            Ok::<_, Error>(())
-        };
-        if !matches!(timeout(LEAVE_WITHIN, farewell).await, Ok(Ok(()))) {
+        if !matches!(timeout(LEAVE_WITHIN, self.tell(false)).await, Ok(Ok(()))) {
             tracing::debug!("the server does not listen any more");
         }
         Ok(Ended::Stopped)

@@ -47,12 +47,13 @@ pub(super) struct Upkeep {
     coverage: Coverage,
     tidied: Option<DateTime<Utc>>,
     looked: Option<DateTime<Utc>>,
+    chain: Option<Chain>,
 }
 
 impl Upkeep {
     pub(super) fn new(shared: Arc<Shared>, retention: Option<Duration>) -> Self {
         let coverage = Coverage::new(&shared.writer, Utc::now());
-        Self { shared, retention, blocks: BTreeSet::new(), coverage, tidied: None, looked: None }
+        Self { shared, retention, blocks: BTreeSet::new(), coverage, tidied: None, looked: None, chain: None }
     }
 
     /// Works until it is aborted. What fails is told and comes up again.
@@ -82,12 +83,21 @@ impl Upkeep {
     async fn round(&mut self) -> Result<()> {
         let now = Utc::now();
         self.claim(now).await?;
-        self.look_at_windows(now).await?;
-        let due = self.tidied.is_none_or(|last| now - last >= TIDY_EVERY);
-        if self.blocks.is_empty() && !due {
+        let since = |last: Option<DateTime<Utc>>, every| last.is_none_or(|last| now - last >= every);
+        let (tidy, look) = (since(self.tidied, TIDY_EVERY), since(self.looked, LOOK_EVERY));
+        if self.blocks.is_empty() && !tidy && !look {
             return Ok(());
         }
-        let Some(mut chain) = Chain::open(&self.shared.store, &self.stream()).await? else { return Ok(()) };
+        // Kept open from round to round: to open a chain anew takes some dozens of requests. After an error it is opened
+        // anew all the same.
+        let opened = match self.chain.take() {
+            Some(mut chain) => {
+                chain.refresh().await?;
+                Some(chain)
+            }
+            None => Chain::open(&self.shared.store, &self.stream()).await?,
+        };
+        let Some(mut chain) = opened else { return Ok(()) };
         if self.tidied.is_none() {
             self.blocks.extend(unmerged(&chain).await?);
         }
@@ -97,25 +107,25 @@ impl Upkeep {
             }
             self.blocks.remove(&block);
         }
-        if due {
+        if tidy {
             if let Some(horizon) = self.retention.and_then(|kept| Some(now - TimeDelta::from_std(kept).ok()?)) {
                 give_up(&self.shared.store, &mut chain, horizon, &format!("{}e", self.shared.writer)).await?;
             }
             sweep(&self.shared.store, &chain).await?;
             self.tidied = Some(now);
         }
+        if look {
+            self.look_at_windows(&chain).await?;
+            self.looked = Some(now);
+        }
+        self.chain = Some(chain);
         Ok(())
     }
 
     /// Works out what can be recovered.
-    async fn look_at_windows(&mut self, now: DateTime<Utc>) -> Result<()> {
-        if self.looked.is_some_and(|last| now - last < LOOK_EVERY) {
-            return Ok(());
-        }
-        self.looked = Some(now);
-        let Some(chain) = Chain::open(&self.shared.store, &self.stream()).await? else { return Ok(()) };
+    async fn look_at_windows(&self, chain: &Chain) -> Result<()> {
         let complete_through = self.shared.status.now().complete_through;
-        let windows = recoverable::windows(&self.shared.store, &chain, complete_through).await?;
+        let windows = recoverable::windows(&self.shared.store, chain, complete_through).await?;
         let last =
             backups(&self.shared.store, self.shared.system.system_id).await?.last().map(|backup| backup.finished);
         self.shared.status.note(|status| (status.windows, status.last_backup) = (windows, last));

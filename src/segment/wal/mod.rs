@@ -104,7 +104,7 @@ impl WalFacts {
         }
         let length = u32::from_le_bytes(*length) as usize;
         let json = rest.get(..length).ok_or_else(|| corrupt("its facts are cut off"))?;
-        let version = |json: &[u8]| Some(serde_json::from_slice::<serde_json::Value>(json).ok()?["format"].as_u64()?);
+        let version = |json: &[u8]| serde_json::from_slice::<serde_json::Value>(json).ok()?["format"].as_u64();
         let version = version(json).ok_or_else(|| corrupt("its facts name no format"))?;
         if version > u64::from(FORMAT_VERSION) {
             let message = format!("it has format version {version}, this tidelog reads up to {FORMAT_VERSION}");

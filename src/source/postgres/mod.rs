@@ -37,3 +37,20 @@ pub use replication::{Identity, Replication, SlotPosition};
 pub use slots::{Rate, Slot, SlotKind, Slots, WalStatus};
 pub use sql::Sql;
 pub use wal::{Event, Status, WalStream};
+
+/// The door for `fuzz/`; `cargo fuzz` sets this configuration.
+#[cfg(any(fuzzing, test))]
+pub mod fuzzing {
+    use super::codec::{Archive, Backend, Stream, frame};
+
+    /// Does with a server's bytes what a connection does, from the socket to the innermost message.
+    pub fn server_bytes(mut bytes: &[u8]) {
+        while let Ok(Some(length)) = frame(bytes) {
+            let Some((message, rest)) = bytes.split_at_checked(length) else { return };
+            if let Ok(Backend::CopyData(data)) = Backend::parse(message[0], &message[5..]) {
+                drop((Stream::parse(data), Archive::parse(data)));
+            }
+            bytes = rest;
+        }
+    }
+}

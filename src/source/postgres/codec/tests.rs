@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::error::Kind;
 use crate::source::postgres::error::ServerError;
+use crate::source::postgres::fuzzing::server_bytes;
 use crate::stream::Lsn;
 
 fn parse(tag: u8, body: &[u8]) -> Backend<'_> {
@@ -110,21 +111,10 @@ fn a_report_is_written_as_the_server_reads_it() {
     assert_eq!(out, [&b"d\0\0\0\x26r"[..], &positions, &7i64.to_be_bytes(), &[1]].concat());
 }
 
-/// What a client does with bytes, from the socket to the innermost message.
-fn consume(mut bytes: &[u8]) {
-    while let Ok(Some(length)) = frame(bytes) {
-        let Some((message, rest)) = bytes.split_at_checked(length) else { return };
-        if let Ok(Backend::CopyData(data)) = Backend::parse(message[0], &message[5..]) {
-            drop((Stream::parse(data), Archive::parse(data)));
-        }
-        bytes = rest;
-    }
-}
-
 proptest! {
     #[test]
     fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-        consume(&bytes);
+        server_bytes(&bytes);
         drop((Stream::parse(&bytes), Archive::parse(&bytes)));
     }
 
@@ -139,7 +129,7 @@ proptest! {
             bytes.extend((body.len() as i32 + 4).to_be_bytes());
             bytes.extend(body);
         }
-        consume(&bytes);
+        server_bytes(&bytes);
     }
 
     #[test]
