@@ -160,6 +160,10 @@ def catch_up(run, server):
     variants = {"pg_receivewal --synchronous": ["--synchronous"], "pg_receivewal --synchronous --compress=gzip:1":
                 ["--synchronous", "--compress=gzip:1"], "tidelog, zstd": None}
     waiting = {}
+    # A new slot begins where the last checkpoint would redo from, tidelog with the file that is being written: the same.
+    server.psql("CHECKPOINT")
+    server.psql("SELECT pg_switch_wal()")
+    server.psql("CHECKPOINT")
     for turn in range(run.repeat):
         for name in variants:
             slot = f"bench_{len(waiting)}"
