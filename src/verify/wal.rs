@@ -156,7 +156,7 @@ mod tests {
 
     use super::*;
     use crate::manifest::{Chain, Change};
-    use crate::segment::wal::{WalFacts, WalWriter};
+    use crate::segment::wal::{WalFacts, seal};
     use crate::stream::{Begin, Merge, Retired as Sum};
     use crate::verify::{Report, Seen as Progress, verify};
 
@@ -181,15 +181,12 @@ mod tests {
     }
 
     async fn stored(store: &Store, lsns: std::ops::Range<u64>, n: u64) -> SegmentRef {
-        let directory = tempfile::tempdir().expect("a directory");
-        let path = directory.path().join("segment");
+        let key = layout::wal_segment(7, 1, lsns.clone(), "w", n);
+        let wal = vec![7; (lsns.end - lsns.start) as usize];
         let facts = WalFacts::new(SYSTEM, 1, Lsn(lsns.start)..Lsn(lsns.end), "w", now());
-        let mut writer = WalWriter::create(&path, facts, 1).expect("a file");
-        writer.write(&vec![7; (lsns.end - lsns.start) as usize]).expect("it is written");
-        let sealed = writer.finish(&Seen::default()).expect("it is sealed");
-        let key = layout::wal_segment(7, 1, lsns, "w", n);
-        store.upload(&key, &path).await.expect("it is stored");
-        sealed.to_ref(key.to_string())
+        let (segment, object) = seal(&key, &facts, &wal, &Seen::default(), 1).expect("it is sealed");
+        store.put(&key, object).await.expect("it is stored");
+        segment
     }
 
     async fn report(store: &Store, deep: bool) -> Report {

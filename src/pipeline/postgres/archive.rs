@@ -2,18 +2,19 @@
 //!
 //! ```text
 //!  spool ─► cut: 16 MiB, or less by age ─► walk (pages, CRCs, commits) ─► compress ─► upload ─► checkpoint ─► release
-//!           in order                       in order                       up to 2 at once      1 a second     the spool
+//!           in order                       in order                       up to 3 at once      1 a second     the spool
 //! ```
 //!
 //! What is cut is always the next range of its timeline, so the chain grows without a hole. Where the receiver found
 //! that the server has no more what comes next, the range up to where it goes on is committed as a gap.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use futures::StreamExt as _;
 use futures::stream::FuturesOrdered;
+use object_store::path::Path;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
@@ -25,19 +26,22 @@ use super::{Block, Shared};
 use crate::error::{Error, Kind, Result, ResultExt as _};
 use crate::manifest::{Chain, Change, Outcome};
 use crate::pipeline::persistence::Persistence;
-use crate::segment::Sealed;
-use crate::segment::wal::{MOST_BYTES, Seen, WalFacts, WalWriter};
+use crate::segment::wal::{MOST_BYTES, Seen, WalFacts, seal};
 use crate::store::layout;
 use crate::stream::{Gap, GapReason, Lsn, SegmentRef};
 
-/// A chain takes at most one checkpoint a second of this process, so that small segments do not make a chain long.
+/// While there is more to do a checkpoint is written once a second, so that many segments share one.
 const BETWEEN_CHECKPOINTS: Duration = Duration::from_secs(1);
 
-/// Segments that are compressed and uploaded at a time: one is compressed while another is on its way.
-const SEGMENTS_AT_ONCE: usize = 2;
+/// With nothing more to do nothing is waited for, but for this: the chain must not grow faster than anybody reads it.
+const BETWEEN_LAST_CHECKPOINTS: Duration = Duration::from_millis(200);
 
-/// How much of the spool is held in memory at a time.
-const PIECE: usize = 1 << 20;
+/// The spool is looked at this often at the most: it changes with every commit, which should not have to share a
+/// processor with somebody who wakes up for it.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
+
+/// Segments that are compressed and uploaded at a time: one is compressed while others are on their way.
+const SEGMENTS_AT_ONCE: usize = 3;
 
 /// The task that archives.
 pub(super) struct Archiver {
@@ -51,9 +55,11 @@ pub(super) struct Archiver {
     walk: Option<Walk>,
     /// Since when bytes wait that do not fill a segment yet.
     since: Option<Instant>,
-    jobs: FuturesOrdered<JoinHandle<SegmentRef>>,
+    jobs: FuturesOrdered<JoinHandle<Result<SegmentRef>>>,
     ready: Vec<SegmentRef>,
-    next_checkpoint: Instant,
+    /// When the last checkpoint was written.
+    committed: Option<Instant>,
+    buffers: Arc<Buffers>,
     counters: Counters,
 }
 
@@ -91,7 +97,8 @@ impl Archiver {
             since: None,
             jobs: FuturesOrdered::new(),
             ready: Vec::new(),
-            next_checkpoint: Instant::now(),
+            committed: None,
+            buffers: Arc::default(),
             counters: Counters::new(),
         }
     }
@@ -120,16 +127,26 @@ impl Archiver {
                     }
                 }
             }
-            if self.is_idle() && stopping && wait.is_none() {
-                return Ok(());
+            if self.is_idle() {
+                if stopping && wait.is_none() {
+                    return Ok(());
+                }
+                self.buffers.clear();
             }
+            let since = if self.jobs.is_empty() { BETWEEN_LAST_CHECKPOINTS } else { BETWEEN_CHECKPOINTS };
+            let checkpoint = self.committed.map_or_else(Instant::now, |committed| committed + since);
+            let look = Instant::now() + BETWEEN_LOOKS;
+            let changed = async {
+                sleep_until(look).await;
+                changes.changed().await
+            };
             tokio::select! {
                 biased;
                 Some(job) = self.jobs.next() => {
-                    self.ready.push(job.or_err(Kind::Internal, || "the encoding of WAL broke off".into())?);
+                    self.ready.push(job.or_err(Kind::Internal, || "the encoding of WAL broke off".into())??);
                 }
-                () = sleep_until(self.next_checkpoint), if !self.ready.is_empty() => self.commit().await,
-                changed = changes.changed() => changed.or_err(Kind::Internal, || "the spool of WAL is gone".into())?,
+                () = sleep_until(checkpoint), if !self.ready.is_empty() => self.commit().await,
+                changed = changed => changed.or_err(Kind::Internal, || "the spool of WAL is gone".into())?,
                 () = sleep_until(wait.unwrap_or_else(Instant::now)), if wait.is_some() => {}
                 () = super::asked(&mut stop), if !stopping => {}
             }
@@ -219,13 +236,14 @@ impl Archiver {
             None => walk::resume(&self.shared, &self.chain, timeline, start).await?,
         };
         let shared = Arc::clone(&self.shared);
+        let mut wal = self.buffers.take(end - start);
         let walked = tokio::task::spawn_blocking(move || {
-            let walked = walk.over_spool(&shared.spool, end);
-            (walk, walked)
+            let walked = walk.over_spool(&shared.spool, &mut wal);
+            (walk, walked.map(|seen| (wal, seen)))
         });
         let (walk, walked) = walked.await.or_err(Kind::Internal, || "the walk through WAL broke off".into())?;
-        let seen = match walked {
-            Ok(seen) => seen,
+        let (wal, seen) = match walked {
+            Ok(walked) => walked,
             Err(error) if error.kind() == Kind::Corrupt => {
                 let keep = walk.verified().map_or(start, |verified| verified.max(start));
                 self.shared.spool.cut(timeline, keep)?;
@@ -235,7 +253,16 @@ impl Archiver {
         };
         self.walk = Some(walk);
         self.cut = Some((timeline, end));
-        let job = Job { shared: Arc::clone(&self.shared), timeline, start, end, seen };
+        let (system, writer) = (self.shared.system, &self.shared.writer);
+        let number = self.shared.next_number();
+        let job = Job {
+            shared: Arc::clone(&self.shared),
+            buffers: Arc::clone(&self.buffers),
+            key: layout::wal_segment(system.system_id, timeline, start.0..end.0, writer, number),
+            facts: WalFacts::new(system, timeline, start..end, writer, Utc::now()),
+            wal,
+            seen,
+        };
         self.jobs.push_back(tokio::spawn(job.run()));
         Ok(())
     }
@@ -244,7 +271,7 @@ impl Archiver {
     async fn commit(&mut self) {
         let change = Change { segments: std::mem::take(&mut self.ready), ..Change::default() };
         let outcome = self.append(&change).await;
-        self.next_checkpoint = Instant::now() + BETWEEN_CHECKPOINTS;
+        self.committed = Some(Instant::now());
         match outcome {
             Outcome::Committed { number } => {
                 tracing::debug!(stream = %self.chain.stream(), checkpoint = number, segments = change.segments.len(), "committed");
@@ -350,49 +377,49 @@ impl Archiver {
 /// One segment on its way from the spool into the store.
 struct Job {
     shared: Arc<Shared>,
-    timeline: u32,
-    start: Lsn,
-    end: Lsn,
+    buffers: Arc<Buffers>,
+    key: Path,
+    facts: WalFacts,
+    wal: Vec<u8>,
     seen: Seen,
 }
 
 impl Job {
-    /// Tries until it succeeds: the spool keeps the bytes.
-    async fn run(self) -> SegmentRef {
+    /// Uploads until it succeeds: the spool keeps the bytes.
+    async fn run(self) -> Result<SegmentRef> {
+        let Self { shared, buffers, key, facts, wal, seen } = self;
+        let (of, level) = (key.clone(), shared.zstd_level);
+        let sealed = tokio::task::spawn_blocking(move || {
+            let sealed = seal(&of, &facts, &wal, &seen, level);
+            buffers.give_back(wal);
+            sealed
+        });
+        let (segment, object) = sealed.await.or_err(Kind::Internal, || "the encoding of WAL broke off".into())??;
         let mut persistence = Persistence::new();
-        let (number, path) = self.shared.scratch.next_file();
-        let job = Arc::new(self);
-        let sealed = loop {
-            let (of, path) = (Arc::clone(&job), path.clone());
-            let encoded = tokio::task::spawn_blocking(move || of.encode(&path)).await;
-            match encoded.or_err(Kind::Internal, || "the encoding of WAL broke off".into()).flatten() {
-                Ok(sealed) => break sealed,
-                Err(error) => persistence.wait_after("a segment of WAL cannot be written", error).await,
-            }
-        };
-        let shared = &job.shared;
-        let lsns = job.start.0..job.end.0;
-        let key = layout::wal_segment(shared.system.system_id, job.timeline, lsns, &shared.writer, number);
-        let mut persistence = Persistence::new();
-        while let Err(error) = shared.store.upload(&key, &sealed.path).await {
+        while let Err(error) = shared.store.put(&key, object.clone()).await {
             persistence.wait_after("a segment of WAL cannot be uploaded", error).await;
         }
-        shared.scratch.remove(&sealed.path);
-        sealed.to_ref(key.to_string())
+        Ok(segment)
+    }
+}
+
+/// Buffers that are used again: the pages of a new one of 16 MiB cost as much as walking through it.
+#[derive(Debug, Default)]
+struct Buffers(Mutex<Vec<Vec<u8>>>);
+
+impl Buffers {
+    /// A buffer of `length` bytes, whatever they are.
+    fn take(&self, length: u64) -> Vec<u8> {
+        let mut buffer = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
+        buffer.resize(usize::try_from(length).unwrap_or(usize::MAX), 0);
+        buffer
     }
 
-    fn encode(&self, path: &std::path::Path) -> Result<Sealed> {
-        let facts =
-            WalFacts::new(self.shared.system, self.timeline, self.start..self.end, &self.shared.writer, Utc::now());
-        let mut writer = WalWriter::create(path, facts, self.shared.zstd_level)?;
-        let mut buffer = vec![0; PIECE];
-        let mut at = self.start;
-        while at < self.end {
-            let piece = usize::try_from(self.end - at).unwrap_or(PIECE).min(PIECE);
-            self.shared.spool.read(self.timeline, at, &mut buffer[..piece])?;
-            writer.write(&buffer[..piece])?;
-            at = at + piece as u64;
-        }
-        writer.finish(&self.seen)
+    fn give_back(&self, buffer: Vec<u8>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(buffer);
+    }
+
+    fn clear(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 }

@@ -11,8 +11,8 @@
 //! |---|---|---|---|
 //! | WAL | socket → spool | 1 MiB in the connection's buffer | the server waits |
 //! | the spool | receiver → archiver | [`SPOOL_LIMIT`], or the disk | receiving waits, statuses go on |
-//! | segments | archiver → store | 2 at a time | cutting waits |
-//! | checkpoints | archiver → chain | 1 a second | what is ready meanwhile goes into the same one |
+//! | segments | archiver → store | 3 at a time | cutting waits |
+//! | checkpoints | archiver → chain | 1 a second, 5 when nothing more is to be done | what is ready meanwhile goes into the same one |
 //! | merges | archiver → upkeep | one for each 16 MiB that came in pieces | cannot be |
 //!
 //! The receiver never waits for an upload: it writes to the spool, makes it safe whenever the socket is drained, and
@@ -32,6 +32,7 @@ mod walk;
 mod watch;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use chrono::Utc;
@@ -42,7 +43,6 @@ pub(super) use steered::Steered;
 pub use upkeep::{Given, give_up, sweep};
 
 use super::persistence::Persistence;
-use super::spool::Spool;
 use crate::config::{self, Config};
 use crate::error::{Error, Kind, Result, ResultExt as _};
 use crate::manifest::{self, Chain};
@@ -65,9 +65,9 @@ const DRAIN_WITHIN: Duration = Duration::from_secs(20);
 struct Shared {
     store: Store,
     spool: WalSpool,
-    /// Compressed segments on their way into the store.
-    scratch: Spool,
     writer: String,
+    /// Segments of this writer so far; the number is part of a segment's key.
+    segments: AtomicU64,
     zstd_level: i32,
     system: System,
     status: Arc<Status>,
@@ -75,6 +75,13 @@ struct Shared {
     archived: channel::Sender<Vec<PartitionRange>>,
     /// Asks for a new base backup, with the reason.
     backups: mpsc::Sender<String>,
+}
+
+impl Shared {
+    /// A number for a new segment.
+    fn next_number(&self) -> u64 {
+        self.segments.fetch_add(1, Ordering::Relaxed)
+    }
 }
 
 /// A range of 16 MiB of one timeline, as positions in its chain.
@@ -108,9 +115,9 @@ pub(super) async fn run(
     status.note(|now| now.system_id = Some(system.system_id));
     let shared = Arc::new(Shared {
         spool: WalSpool::open(&config.archive.spool_dir, system.system_id)?,
-        scratch: Spool::open(&config.archive.spool_dir, &format!("{writer}-wal"))?,
         store,
         writer: writer.to_owned(),
+        segments: AtomicU64::new(0),
         zstd_level: postgres.zstd_level,
         system,
         status,
@@ -156,16 +163,16 @@ async fn serve(
         let (drain, drained) = channel::channel(false);
         let archiver = Archiver::new(Arc::clone(shared), opened, postgres.max_age, merges.clone());
         let mut archiver = tokio::spawn(archiver.run(drained));
-        let mut receiving = Box::pin(receiver.run(stop.clone(), &drain));
+        let mut receiving = receiver.begin(stop.clone(), drain)?;
         let ended = tokio::select! {
-            received = &mut receiving => {
+            received = receiving.ended() => {
                 received?;
                 tokio::time::timeout(DRAIN_WITHIN, &mut archiver).await.ok()
             }
             archived = &mut archiver => {
                 if matches!(archived, Ok(Ok(()))) {
                     // Everything is archived, and the receiver tells the server so.
-                    receiving.await?;
+                    receiving.ended().await?;
                 }
                 Some(archived)
             }
@@ -181,6 +188,7 @@ async fn serve(
             Ok(()) => return Ok(()),
             Err(error) if error.kind() == Kind::Corrupt => {
                 shared.status.note(|now| now.trouble = Some(error.to_string()));
+                receiver = receiving.break_off().await?;
                 persistence.wait_after("what was received is no WAL; it is received again", error).await;
             }
             Err(error) => return Err(error),

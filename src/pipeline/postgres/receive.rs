@@ -1,4 +1,4 @@
-//! From the server into the spool: the only task that speaks the streaming protocol.
+//! From the server into the spool: the only thread that speaks the streaming protocol.
 //!
 //! A session is one connection and one timeline. It asks who the server is, archives the histories of its timelines,
 //! finds the next range to receive, and writes what comes into the spool until the timeline ends, the connection breaks
@@ -9,13 +9,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::Utc;
-use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::runtime::{Builder, Handle};
+use tokio::sync::{oneshot, watch};
+use tokio::task::{JoinHandle, yield_now};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
+use super::spool::WalSpool;
 use super::timelines::{self, Next};
 use super::{DRAIN_WITHIN, SPOOL_LIMIT, Shared, asked, is_final, system_of};
 use crate::config::{self, Ack};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, ResultExt as _};
 use crate::pipeline::persistence::Persistence;
 use crate::segment::wal::{MOST_BYTES, Switch, check_pages, parse_history};
 use crate::source::postgres::{Event, Replication, Server, Status, WalStream, is_removed_wal};
@@ -37,11 +40,13 @@ const BETWEEN_TRIES: Duration = Duration::from_millis(500);
 /// How long the good-bye to the server may take.
 const LEAVE_WITHIN: Duration = Duration::from_secs(5);
 
-/// The task that receives.
+/// What receives.
 pub(super) struct Receiver {
     server: Server,
     config: config::Postgres,
     shared: Arc<Shared>,
+    /// The runtime of everything else: the store's connections belong to it.
+    others: Handle,
     /// Whether a session got as far as streaming: what is wrong later is no mistake of the configuration.
     streamed: bool,
 }
@@ -53,9 +58,60 @@ enum Ended {
     GoOn,
 }
 
+/// A receiver at work.
+pub(super) struct Receiving {
+    end: oneshot::Receiver<(Receiver, Result<()>)>,
+    /// The receiver, once it has ended.
+    receiver: Option<Receiver>,
+    /// It breaks off when this is gone.
+    go_on: oneshot::Sender<()>,
+}
+
+impl Receiving {
+    /// Waits until it ends by itself.
+    pub(super) async fn ended(&mut self) -> Result<()> {
+        let end = (&mut self.end).await.or_err(Kind::Internal, || "the receiving of WAL broke off".into());
+        let (receiver, received) = end?;
+        self.receiver = Some(receiver);
+        received
+    }
+
+    /// Ends it, and gives the receiver back once nothing is at work any more.
+    pub(super) async fn break_off(self) -> Result<Receiver> {
+        drop(self.go_on);
+        match self.receiver {
+            Some(receiver) => Ok(receiver),
+            None => Ok(self.end.await.or_err(Kind::Internal, || "the receiving of WAL broke off".into())?.0),
+        }
+    }
+}
+
 impl Receiver {
     pub(super) fn new(server: Server, config: config::Postgres, shared: Arc<Shared>) -> Self {
-        Self { server, config, shared, streamed: false }
+        Self { server, config, shared, others: Handle::current(), streamed: false }
+    }
+
+    /// Begins to receive on a thread of its own. It writes and syncs where it reads, so that a commit that waits for the
+    /// spool waits for no other thread to wake up.
+    pub(super) fn begin(mut self, stop: watch::Receiver<bool>, drain: watch::Sender<bool>) -> Result<Receiving> {
+        let (ended, end) = oneshot::channel();
+        let (go_on, mut broken_off) = oneshot::channel::<()>();
+        let runtime = Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|source| Error::io(source, "cannot start the receiver of WAL"))?;
+        let receive = move || {
+            let received = runtime.block_on(async {
+                tokio::select! {
+                    received = self.run(stop, &drain) => received,
+                    _ = &mut broken_off => Ok(()),
+                }
+            });
+            if ended.send((self, received)).is_err() {
+                tracing::debug!("the receiver of WAL was given up");
+            }
+        };
+        let thread = std::thread::Builder::new().name("wal-receiver".into()).spawn(receive);
+        thread.map_err(|source| Error::io(source, "cannot start the receiver of WAL"))?;
+        Ok(Receiving { end, receiver: None, go_on })
     }
 
     /// Receives until `stop` turns true; then `drain` is set, and the server is told what was archived last.
@@ -105,6 +161,11 @@ impl Receiver {
             connected = connected => connected?,
             () = asked(stop) => return Ok(Ended::Stopped),
         };
+        // Who waits for the spool waits for every sync. In smaller WAL files the zeros behind a switch could be lost.
+        let prepares = self.config.ack == Ack::Spool && u64::from(self.shared.system.wal_segment_size) >= MOST_BYTES;
+        if prepares && self.shared.spool.wants_spare() {
+            prepare(&self.shared.spool);
+        }
         self.prepare_spool(&next)?;
         let host = replication.shown().to_owned();
         let slot = Some(self.config.slot.as_str());
@@ -118,8 +179,18 @@ impl Receiver {
             (now.connected, now.host, now.trouble) = (true, Some(host), None);
             (now.timeline, now.received, now.spooled) = (Some(next.timeline), next.start, next.start);
         });
-        let mut session =
-            Session { receiver: self, stream, next, at: next.start, synced: Instant::now(), heard: Instant::now() };
+        let mut session = Session {
+            receiver: self,
+            stream,
+            next,
+            at: next.start,
+            safe: next.start,
+            server_end: Lsn(0),
+            prepares,
+            preparing: None,
+            synced: Instant::now(),
+            heard: Instant::now(),
+        };
         let received = session.receive(stop, drain).await;
         let removed = received.as_ref().err().is_some_and(is_removed_wal);
         if removed && session.at == next.start {
@@ -131,7 +202,7 @@ impl Receiver {
             };
         }
         drop(session);
-        self.shared.spool.cut_to_safe();
+        self.shared.spool.cut_to_safe()?;
         received
     }
 
@@ -167,14 +238,21 @@ impl Receiver {
 
     async fn history(&self, replication: &mut Replication, timeline: u32) -> Result<Vec<Switch>> {
         let key = layout::history(self.shared.system.system_id, timeline);
-        if let Some(text) = self.shared.store.get(&key).await? {
+        let (store, of) = (self.shared.store.clone(), key.clone());
+        if let Some(text) = self.apart(async move { store.get(&of).await }).await? {
             return parse_history(timeline, &text);
         }
         let text = replication.timeline_history(timeline).await?;
         let switches = parse_history(timeline, &text)?;
-        self.shared.store.create(&key, text).await?;
+        let store = self.shared.store.clone();
+        self.apart(async move { store.create(&key, text).await }).await?;
         tracing::info!(timeline, "archived the history of a timeline");
         Ok(switches)
+    }
+
+    /// Does something where the store's connections live.
+    async fn apart<T: Send + 'static>(&self, work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+        self.others.spawn(work).await.or_err(Kind::Internal, || "a request to the store broke off".into())?
     }
 
     /// What to receive next.
@@ -213,7 +291,7 @@ impl Receiver {
     /// The spool's last file must end where receiving goes on.
     fn prepare_spool(&self, next: &Next) -> Result<()> {
         let spool = &self.shared.spool;
-        spool.cut_to_safe();
+        spool.cut_to_safe()?;
         match spool.end() {
             Some((timeline, end)) if (timeline, end) == (next.timeline, next.start) => Ok(()),
             end => {
@@ -283,6 +361,14 @@ struct Session<'a> {
     next: Next,
     /// Up to where WAL was received.
     at: Lsn,
+    /// Up to where it is safe in the spool.
+    safe: Lsn,
+    /// Where the server's log ended when it sent the last piece: up to there more comes at once.
+    server_end: Lsn,
+    /// Whether files of the spool are made ready in advance.
+    prepares: bool,
+    /// The work on the next one.
+    preparing: Option<JoinHandle<()>>,
     /// When the spool was last made safe.
     synced: Instant,
     /// When the server last said something.
@@ -295,6 +381,9 @@ impl Session<'_> {
         let mut tick = interval(BETWEEN_STATUSES);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            let (has_all, due) = (self.at >= self.server_end, self.synced + BETWEEN_SYNCS);
+            // Looked at once more: what has come meanwhile is made safe together with what came before.
+            let drained = async move { if has_all { yield_now().await } else { sleep_until(due).await } };
             // A stop comes first. What was archived or made safe is told before more is read: a commit waits for it.
             tokio::select! {
                 biased;
@@ -315,7 +404,7 @@ impl Session<'_> {
                             check_pages(shared.system.server_version, start, bytes)?;
                             self.receiver.streamed = true;
                             shared.status.server_ends(server_end, Utc::now());
-                            self.at = start + bytes.len() as u64;
+                            (self.at, self.server_end) = (start + bytes.len() as u64, server_end);
                             full = spool(shared, bytes).err().map(|error| (error, bytes.to_vec()));
                         }
                         Event::Keepalive { server_end, reply_requested, .. } => {
@@ -327,30 +416,45 @@ impl Session<'_> {
                     if let Some((error, bytes)) = full {
                         self.wait_for_room(error, &bytes, stop).await?;
                     }
-                    let moved = self.sync_if_due()?;
-                    if wanted || (moved && self.receiver.config.ack == Ack::Spool) {
+                    if self.safe < self.at && self.synced.elapsed() >= BETWEEN_SYNCS {
+                        self.sync_and_tell().await?;
+                    }
+                    if wanted {
                         self.tell(false).await?;
                     }
+                }
+                () = drained, if self.safe < self.at => {
+                    if self.prepares {
+                        self.prepare();
+                    }
+                    self.sync_and_tell().await?;
                 }
             }
         }
     }
 
-    /// Makes the spool safe when nothing more has arrived, or when it is time; whether that moved anything.
-    fn sync_if_due(&mut self) -> Result<bool> {
-        if self.stream.is_drained() || self.synced.elapsed() >= BETWEEN_SYNCS { self.sync() } else { Ok(false) }
+    /// Makes the spool safe, and tells the server if that is what it waits for.
+    async fn sync_and_tell(&mut self) -> Result<()> {
+        self.sync()?;
+        if self.receiver.config.ack == Ack::Spool { self.tell(false).await } else { Ok(()) }
     }
 
-    fn sync(&mut self) -> Result<bool> {
+    /// Has the spool's next file made ready, by somebody else.
+    fn prepare(&mut self) {
+        let is_at_work = self.preparing.as_ref().is_some_and(|work| !work.is_finished());
+        if is_at_work || !self.receiver.shared.spool.wants_spare() {
+            return;
+        }
+        let shared = Arc::clone(&self.receiver.shared);
+        self.preparing = Some(self.receiver.others.spawn_blocking(move || prepare(&shared.spool)));
+    }
+
+    fn sync(&mut self) -> Result<()> {
         let shared = &self.receiver.shared;
-        let safe = tokio::task::block_in_place(|| shared.spool.sync())?;
-        self.synced = Instant::now();
-        let mut moved = false;
-        shared.status.note(|now| {
-            moved = now.spooled < safe;
-            (now.received, now.spooled) = (safe, safe);
-        });
-        Ok(moved)
+        let safe = shared.spool.sync()?;
+        (self.safe, self.synced) = (safe, Instant::now());
+        shared.status.note(|now| (now.received, now.spooled) = (safe, safe));
+        Ok(())
     }
 
     /// Keeps the connection while the spool is full.
@@ -395,16 +499,16 @@ impl Session<'_> {
 
     /// Tells the server how far the WAL is safe.
     async fn tell(&mut self, reply: bool) -> Result<()> {
-        let flush = self.safe();
+        let flush = self.acknowledged();
         let status = Status { write: self.at, flush, apply: Lsn(0), reply };
         self.stream.send_status(status).await
     }
 
     /// Up to where the server need not keep anything: 0/0, which it passes over, where nothing of the timeline is safe.
-    fn safe(&self) -> Lsn {
+    fn acknowledged(&self) -> Lsn {
         let shared = &self.receiver.shared;
         match self.receiver.config.ack {
-            Ack::Spool => shared.spool.end().map_or(Lsn(0), |_| shared.status.now().spooled),
+            Ack::Spool => self.safe,
             Ack::Archive => {
                 let archived = shared.archived.borrow();
                 let own = archived.iter().find(|position| position.partition == self.next.timeline.cast_signed());
@@ -431,7 +535,7 @@ impl Session<'_> {
         drain.send_replace(true);
         let mut archived = self.receiver.shared.archived.subscribe();
         let deadline = Instant::now() + DRAIN_WITHIN;
-        while self.safe() < self.at && Instant::now() < deadline {
+        while self.acknowledged() < self.at && Instant::now() < deadline {
             tokio::select! {
                 _ = archived.changed() => {}
                 () = tokio::time::sleep(BETWEEN_STATUSES) => {}
@@ -445,13 +549,20 @@ impl Session<'_> {
     }
 }
 
+/// Makes the spool's next file ready. Without it everything works all the same.
+fn prepare(spool: &WalSpool) {
+    if let Err(error) = spool.prepare() {
+        tracing::debug!(%error, "no file of the spool is ready in advance");
+    }
+}
+
 /// Writes received bytes; refuses where the spool has come to its limit.
 fn spool(shared: &Shared, bytes: &[u8]) -> Result<()> {
     if shared.spool.bytes() + bytes.len() as u64 > SPOOL_LIMIT.max(2 * MOST_BYTES) {
         return Err(Error::new(Kind::Full, format!("the spool holds {SPOOL_LIMIT} bytes that are not archived yet"))
             .hint("the archive does not keep up: see the errors of its store"));
     }
-    tokio::task::block_in_place(|| shared.spool.append(bytes))
+    shared.spool.append(bytes)
 }
 
 /// Writes what is missing of bytes that end at `end`, after a part of them may have been written.

@@ -4,6 +4,7 @@
 //!  <spool_dir>/postgres-<system id>/wal.lock                             held by the process that uses it
 //!                                   <timeline, 8 hex>-<start, 16 hex>.wal    raw bytes from `start` on
 //!                                   <timeline, 8 hex>-<start, 16 hex>.gap    the server has nothing before `start`
+//!                                   spare                                    zeros, for the next file
 //!
 //!  receiver ─► append, sync ─► files ─► read ─► archiver ─► release (files are removed)
 //! ```
@@ -12,6 +13,11 @@
 //! these bytes are safe, and may have removed its own. A file ends where the LSN is a multiple of 16 MiB, so that they
 //! can be removed one by one. Files of one timeline follow each other without a hole, unless a `.gap` file says that the
 //! server had nothing in between.
+//!
+//! A file may have been filled with zeros before: to make bytes safe in a file that does not grow takes half the time, for
+//! nothing but the bytes has to be written. Such a file is never the last one once it is complete, so the last one of full
+//! length ends where its zeros begin. Zeros that came from the server are lost to that at a restart, and come again: they
+//! are within a WAL file that the server still has.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -27,6 +33,9 @@ use crate::stream::Lsn;
 
 const LOCK: &str = "wal.lock";
 
+/// A file of zeros that is ready to become the next one.
+const SPARE: &str = "spare";
+
 /// Received WAL on the local disk.
 #[derive(Debug)]
 pub(super) struct WalSpool {
@@ -41,6 +50,7 @@ pub(super) struct WalSpool {
 struct Inner {
     files: VecDeque<Extent>,
     open: Option<Arc<File>>,
+    spare: Option<File>,
 }
 
 /// A file of the spool.
@@ -59,6 +69,11 @@ pub(super) struct Extent {
 impl Extent {
     fn name(&self) -> String {
         format!("{:08X}-{:016X}.wal", self.timeline, self.start.0)
+    }
+
+    /// Where the file ends at the latest.
+    fn full(&self) -> Lsn {
+        Lsn((self.start.0 + 1).next_multiple_of(MOST_BYTES))
     }
 }
 
@@ -79,7 +94,7 @@ impl WalSpool {
         }
         let files = left_over(&directory).map_err(failed)?;
         sync_directory(&directory).map_err(failed)?;
-        let inner = Mutex::new(Inner { files, open: None });
+        let inner = Mutex::new(Inner { files, open: None, spare: None });
         Ok(Self { directory, inner, changes: watch::Sender::new(0), _lock: lock })
     }
 
@@ -114,13 +129,22 @@ impl WalSpool {
     /// Begins a file at `start`, of a timeline that begins there or behind what the server has no more.
     pub(super) fn begin(&self, timeline: u32, start: Lsn, after_gap: bool) -> Result<()> {
         let extent = Extent { timeline, start, end: start, safe: start, after_gap };
-        let mut inner = self.lock();
+        let (before, mut inner) = (self.last().ok(), self.lock());
+        if let Some((last, open)) = before.filter(|(last, _)| last.end < last.full()) {
+            // Nothing more comes into it, so it must have the length of what it holds.
+            let cut = open.set_len(last.end - last.start).and_then(|()| open.sync_all());
+            cut.map_err(|source| self.failed(source))?;
+        }
         if after_gap {
             let marker = self.directory.join(extent.name()).with_extension("gap");
             File::create(&marker).and_then(|file| file.sync_all()).map_err(|source| self.failed(source))?;
         }
-        let file =
-            File::options().create(true).truncate(true).read(true).write(true).open(self.directory.join(extent.name()));
+        let path = self.directory.join(extent.name());
+        let spare = inner.spare.take_if(|_| start.0.is_multiple_of(MOST_BYTES));
+        let file = match spare {
+            Some(spare) => std::fs::rename(self.directory.join(SPARE), path).map(|()| spare),
+            None => File::options().create(true).truncate(true).read(true).write(true).open(path),
+        };
         let file = file.map_err(|source| self.failed(source))?;
         sync_directory(&self.directory).map_err(|source| self.failed(source))?;
         inner.open = Some(Arc::new(file));
@@ -130,24 +154,54 @@ impl WalSpool {
         Ok(())
     }
 
-    /// Writes the next bytes of the last file's timeline. After an error the same call can be made again.
+    /// Whether [`WalSpool::prepare`] has something to do.
+    pub(super) fn wants_spare(&self) -> bool {
+        self.lock().spare.is_none()
+    }
+
+    /// Makes a file ready to become the next one.
+    pub(super) fn prepare(&self) -> Result<()> {
+        let zeros = vec![0; 1 << 20];
+        let path = self.directory.join(SPARE);
+        let prepared =
+            File::options().create(true).truncate(true).read(true).write(true).open(&path).and_then(|file| {
+                for at in (0..MOST_BYTES).step_by(zeros.len()) {
+                    file.write_all_at(&zeros, at)?;
+                }
+                file.sync_all()?;
+                Ok(file)
+            });
+        match prepared {
+            Ok(file) => self.lock().spare = Some(file),
+            Err(source) => {
+                // It must not take the room that the WAL itself needs.
+                remove(&path);
+                return Err(self.failed(source));
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the next bytes of the last file's timeline. After an error the same call can be made again with what is
+    /// missing.
     pub(super) fn append(&self, mut bytes: &[u8]) -> Result<()> {
-        while !bytes.is_empty() {
+        loop {
             let (mut last, open) = self.last()?;
-            let room = last.end.0.next_multiple_of(MOST_BYTES) - last.end.0;
-            if room == 0 && last.end > last.start {
+            let full = last.full();
+            if last.end == full {
                 self.sync()?;
-                self.begin(last.timeline, last.end, false)?;
+                self.begin(last.timeline, full, false)?;
                 continue;
             }
-            let room = if room == 0 { MOST_BYTES } else { room };
-            let piece = &bytes[..bytes.len().min(usize::try_from(room).unwrap_or(bytes.len()))];
+            if bytes.is_empty() {
+                return Ok(());
+            }
+            let piece = &bytes[..bytes.len().min(usize::try_from(full - last.end).unwrap_or(bytes.len()))];
             open.write_all_at(piece, last.end - last.start).map_err(|source| self.failed(source))?;
             last.end = last.end + piece.len() as u64;
             self.update(last);
             bytes = &bytes[piece.len()..];
         }
-        Ok(())
     }
 
     /// The last file, opened if it is not.
@@ -185,12 +239,15 @@ impl WalSpool {
     }
 
     /// Forgets what was written and is not safe: after a failed sync nobody knows what the disk has.
-    pub(super) fn cut_to_safe(&self) {
+    pub(super) fn cut_to_safe(&self) -> Result<()> {
         let mut inner = self.lock();
         inner.open = None;
-        if let Some(last) = inner.files.back_mut() {
+        if let Some(last) = inner.files.back_mut().filter(|last| last.safe < last.end) {
+            let file = File::options().write(true).open(self.directory.join(last.name()));
+            file.and_then(|file| file.set_len(last.safe - last.start)).map_err(|source| self.failed(source))?;
             last.end = last.safe;
         }
+        Ok(())
     }
 
     /// Forgets everything from `end` of the timeline on: it is no WAL, and has to be received again.
@@ -286,6 +343,7 @@ fn remove(path: &Path) {
 /// The files that an earlier process left. One that does not follow the others is put aside: it says nothing that can be
 /// used, and is not ours to delete.
 fn left_over(directory: &Path) -> std::io::Result<VecDeque<Extent>> {
+    remove(&directory.join(SPARE));
     let mut found = Vec::new();
     for entry in std::fs::read_dir(directory)? {
         let path = entry?.path();
@@ -312,6 +370,11 @@ fn left_over(directory: &Path) -> std::io::Result<VecDeque<Extent>> {
             tracing::error!(file = %path.display(), "a spool file does not follow those before it, and is put aside");
             std::fs::rename(&path, path.with_extension("stray"))?;
         }
+    }
+    if let Some(last) = kept.back_mut().filter(|last| last.end - last.start == MOST_BYTES) {
+        let bytes = std::fs::read(directory.join(last.name()))?;
+        let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |at| at + 1);
+        (last.end, last.safe) = (last.start + used as u64, last.start + used as u64);
     }
     Ok(kept)
 }
@@ -353,6 +416,51 @@ mod tests {
         assert_eq!(spool.extents()[0].start, Lsn(M));
         spool.release(1, Lsn(3 * M));
         assert_eq!(spool.extents().len(), 1, "the last file says where to go on");
+    }
+
+    #[test]
+    fn a_file_that_was_made_ready_ends_where_its_bytes_end() {
+        let root = tempfile::tempdir().expect("a directory");
+        let bytes: Vec<u8> = (0..M + 3_000).map(|n| (n % 250) as u8 + 1).collect();
+        let length = |name: &str| std::fs::metadata(root.path().join("postgres-7").join(name)).map(|facts| facts.len());
+        {
+            let spool = WalSpool::open(root.path(), 7).expect("a spool");
+            spool.prepare().expect("room");
+            assert!(!spool.wants_spare());
+            spool.begin(1, Lsn(M), false).expect("a file");
+            assert!(spool.wants_spare());
+            spool.prepare().expect("room");
+            spool.append(&bytes[..2_000]).expect("room");
+            spool.sync().expect("a disk");
+        }
+        {
+            let spool = WalSpool::open(root.path(), 7).expect("a spool");
+            assert_eq!(length("00000001-0000000001000000.wal").ok(), Some(M));
+            assert_eq!((spool.end(), spool.wants_spare()), (Some((1, Lsn(M + 2_000))), true));
+            assert!(length("spare").is_err(), "it may be half made");
+            // Zeros to the end of the block, as behind a switch of files: nothing says that they come again.
+            let mut bytes = bytes[2_000..].to_vec();
+            bytes[1_000_000..M as usize - 2_000].fill(0);
+            spool.append(&bytes[..M as usize - 2_000]).expect("room");
+        }
+        {
+            let spool = WalSpool::open(root.path(), 7).expect("a spool");
+            assert_eq!(spool.end(), Some((1, Lsn(2 * M))));
+            spool.prepare().expect("room");
+            spool.append(&bytes[..M as usize + 10]).expect("room");
+            spool.prepare().expect("room");
+            spool.append(&bytes[..M as usize]).expect("room");
+            spool.sync().expect("a disk");
+            assert_eq!(length("00000001-0000000004000000.wal").ok(), Some(M));
+            spool.append(&[7; 100]).expect("room");
+            spool.cut_to_safe().expect("a disk");
+            // Another timeline: the file that was left has the length of what it holds.
+            spool.begin(2, Lsn(4 * M + 10), false).expect("a file");
+            assert_eq!(length("00000001-0000000004000000.wal").ok(), Some(10));
+        }
+        let spool = WalSpool::open(root.path(), 7).expect("a spool");
+        let ends: Vec<_> = spool.extents().iter().map(|extent| (extent.timeline, extent.end.0)).collect();
+        assert_eq!(ends, [(1, 2 * M), (1, 3 * M), (1, 4 * M), (1, 4 * M + 10), (2, 4 * M + 10)]);
     }
 
     #[test]

@@ -8,17 +8,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
+use object_store::path::Path;
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::{Block, Shared};
-use crate::error::{Kind, Result, ResultExt as _};
+use crate::error::{Error, Kind, Result, ResultExt as _};
 use crate::manifest::backups::{backups, remove};
 use crate::manifest::coverage::{Claim, Coverage};
 use crate::manifest::{Chain, Selection, recoverable};
-use crate::segment::Sealed;
-use crate::segment::wal::{MOST_BYTES, Seen, WalFacts, WalReader, WalWriter};
+use crate::segment::wal::{MOST_BYTES, Seen, WalFacts, WalReader, seal};
 use crate::store::{Store, layout};
 use crate::stream::{Lsn, Merge, Retired, SegmentRef, StreamId};
 
@@ -153,22 +154,15 @@ impl Upkeep {
             return Ok(false);
         }
         let timeline = block.timeline.cast_unsigned();
-        let (number, path) = self.shared.scratch.next_file();
+        let (start, end) = (Lsn::at(start), Lsn::at(end));
         let writer = format!("{}m", self.shared.writer);
-        let facts = WalFacts::new(self.shared.system, timeline, Lsn::at(start)..Lsn::at(end), &writer, Utc::now());
-        let sealed = self.rewrite(&segments, facts, &path).await?;
-        let key = layout::wal_segment(
-            self.shared.system.system_id,
-            timeline,
-            start.cast_unsigned()..end.cast_unsigned(),
-            &writer,
-            number,
-        );
-        let uploaded = self.shared.store.upload(&key, &path).await;
-        self.shared.scratch.remove(&path);
-        uploaded?;
+        let number = self.shared.next_number();
+        let key = layout::wal_segment(self.shared.system.system_id, timeline, start.0..end.0, &writer, number);
+        let facts = WalFacts::new(self.shared.system, timeline, start..end, &writer, Utc::now());
+        let (merged, object) = self.rewrite(&segments, facts, &key).await?;
+        self.shared.store.put(&key, object).await?;
         let merge = Merge {
-            segment: sealed.to_ref(key.to_string()),
+            segment: merged,
             replaces: segments.iter().map(|segment| segment.object.clone()).collect(),
             retired: Retired::of(&segments),
             decided: Utc::now(),
@@ -176,17 +170,17 @@ impl Upkeep {
         chain.merge(&merge, &writer, merge.decided).await
     }
 
-    /// The bytes of several segments as one file.
-    async fn rewrite(&self, segments: &[SegmentRef], facts: WalFacts, path: &std::path::Path) -> Result<Sealed> {
-        let mut writer = WalWriter::create(path, facts, self.shared.zstd_level)?;
+    /// The bytes of several segments as one, which is to be stored as `key`.
+    async fn rewrite(&self, segments: &[SegmentRef], facts: WalFacts, key: &Path) -> Result<(SegmentRef, Bytes)> {
+        let mut wal = Vec::with_capacity(usize::try_from(facts.len()).unwrap_or(0));
         let mut seen = Seen::default();
         for segment in segments {
             let reader = WalReader::open(&self.shared.store, segment).await?;
-            let written = tokio::task::spawn_blocking(move || {
-                let bytes = reader.all()?;
-                writer.write(&bytes).map(|()| writer)
+            let read = tokio::task::spawn_blocking(move || {
+                wal.extend_from_slice(&reader.all()?);
+                Ok::<_, Error>(wal)
             });
-            writer = written.await.or_err(Kind::Internal, || "a merge broke off".into())??;
+            wal = read.await.or_err(Kind::Internal, || "a merge broke off".into())??;
             seen.add(&Seen {
                 commits: segment.records(),
                 first_commit: segment.min_timestamp(),
@@ -194,7 +188,9 @@ impl Upkeep {
                 largest_record: segment.largest_record,
             });
         }
-        writer.finish(&seen)
+        let (key, level) = (key.clone(), self.shared.zstd_level);
+        let sealed = tokio::task::spawn_blocking(move || seal(&key, &facts, &wal, &seen, level));
+        sealed.await.or_err(Kind::Internal, || "a merge broke off".into())?
     }
 }
 

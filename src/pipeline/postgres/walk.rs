@@ -13,7 +13,7 @@ use crate::segment::wal::{MOST_BYTES, Seen, WalReader, Walker, parse_history};
 use crate::store::{Store, layout};
 use crate::stream::{Lsn, SegmentRef};
 
-/// How much of the spool is held in memory at a time.
+/// How much is read at a time.
 const PIECE: usize = 256 << 10;
 
 /// A walk through one timeline.
@@ -33,14 +33,12 @@ impl Walk {
         self.walker.verified()
     }
 
-    /// Goes on to `end` through what the spool holds.
-    pub(super) fn over_spool(&mut self, spool: &WalSpool, end: Lsn) -> Result<Seen> {
-        let mut buffer = vec![0; PIECE];
-        while self.walker.position() < end {
-            let at = self.walker.position();
-            let piece = usize::try_from(end - at).unwrap_or(PIECE).min(PIECE);
-            spool.read(self.timeline, at, &mut buffer[..piece])?;
-            self.walker.feed(&buffer[..piece])?;
+    /// Goes on through the next bytes that the spool holds, and leaves them in `buffer`, which they fill.
+    pub(super) fn over_spool(&mut self, spool: &WalSpool, buffer: &mut [u8]) -> Result<Seen> {
+        // Walked through while the processor still has them.
+        for piece in buffer.chunks_mut(PIECE) {
+            spool.read(self.timeline, self.walker.position(), piece)?;
+            self.walker.feed(piece)?;
         }
         Ok(self.walker.take())
     }

@@ -6,7 +6,7 @@
 //!           JSON               WalFacts: whose bytes these are
 //!           zstd frame         the bytes of WAL from `start` to `end`, with content size and checksum
 //!
-//!  bytes ─► WalWriter ─► spool file ─► (store) ─► object ─► WalReader ─► the same bytes
+//!  bytes ─► seal ─► object ─► (store) ─► object ─► WalReader ─► the same bytes
 //!    └────► Walker: page headers, records, their CRCs, the times of commits
 //! ```
 //!
@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 pub use history::{Switch, parse_history};
 pub use read::WalReader;
 pub use records::{Seen, Walker, check_pages, page_magic};
-pub use write::WalWriter;
+pub use write::seal;
 
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::stream::{FORMAT_VERSION, Lsn, System};

@@ -211,16 +211,12 @@ fn facts(length: u64) -> WalFacts {
 
 /// A segment, as a checkpoint names it, and its object.
 fn written(bytes: &[u8]) -> (SegmentRef, Vec<u8>) {
-    let directory = tempfile::tempdir().expect("a directory");
-    let path = directory.path().join("segment");
-    let mut writer = WalWriter::create(&path, facts(bytes.len() as u64), 1).expect("a file");
-    bytes.chunks(10_007).for_each(|piece| writer.write(piece).expect("it is written"));
     let seen = Seen { commits: 2, first_commit: Some(1), last_commit: Some(5), largest_record: 9 };
-    let sealed = writer.finish(&seen).expect("it is sealed");
-    let object = std::fs::read(&path).expect("it can be read");
-    assert_eq!((sealed.format, sealed.bytes, &sealed.sha256), (Format::Wal, object.len() as u64, &sha256(&object)));
-    assert_eq!((sealed.partitions[0].records, sealed.partitions[0].max_timestamp), (2, Some(5)));
-    (sealed.to_ref("segments/x.wal.zst".to_owned()), object)
+    let facts = facts(bytes.len() as u64);
+    let (segment, object) = seal(&"segments/x.wal.zst".into(), &facts, bytes, &seen, 1).expect("it is sealed");
+    assert_eq!((segment.format, segment.bytes, &segment.sha256), (Format::Wal, object.len() as u64, &sha256(&object)));
+    assert_eq!((segment.partitions[0].records, segment.partitions[0].max_timestamp), (2, Some(5)));
+    (segment, object.into())
 }
 
 #[test]
@@ -235,13 +231,9 @@ fn an_object_gives_back_its_bytes_and_is_plain_zstd() {
 }
 
 #[test]
-fn a_segment_of_the_wrong_length_is_not_sealed_and_leaves_no_file() {
-    let directory = tempfile::tempdir().expect("a directory");
-    let path = directory.path().join("segment");
-    let mut writer = WalWriter::create(&path, facts(10), 1).expect("a file");
-    writer.write(&[1; 9]).expect("it is written");
-    assert_eq!(writer.finish(&Seen::default()).expect_err("a byte is missing").kind(), Kind::Internal);
-    assert!(!path.exists());
+fn a_segment_of_the_wrong_length_is_not_sealed() {
+    let sealed = seal(&"segments/x.wal.zst".into(), &facts(10), &[1; 9], &Seen::default(), 1);
+    assert_eq!(sealed.expect_err("a byte is missing").kind(), Kind::Internal);
 }
 
 #[tokio::test]

@@ -198,11 +198,6 @@ impl WalStream {
         Ok(())
     }
 
-    /// Whether everything that has arrived was given out, so that it is worth making it durable now.
-    pub fn is_drained(&self) -> bool {
-        self.replication.connection.is_drained()
-    }
-
     /// Tells the server how far we are. May be dropped half way: the rest is sent with the next one.
     ///
     /// At the end of a timeline, when nobody listens to it any more, it does nothing.

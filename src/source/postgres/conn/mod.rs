@@ -152,7 +152,6 @@ impl Server {
             start: 0,
             taken: 0,
             filled: 0,
-            was_full: false,
             out: BytesMut::new(),
             shown: host.shown(),
             parameters: BTreeMap::new(),
@@ -194,8 +193,6 @@ pub(super) struct Connection {
     start: usize,
     taken: usize,
     filled: usize,
-    /// The last read filled all the room there was, so the socket may have more.
-    was_full: bool,
     out: BytesMut,
     /// The server, as it stands in messages.
     pub(super) shown: String,
@@ -257,24 +254,14 @@ impl Connection {
             (self.start, self.filled) = (0, self.filled - self.start);
         }
         self.widen(length);
-        let room = &mut self.buffer[self.filled..];
-        let space = room.len();
-        match self.socket.read(room).await {
+        match self.socket.read(&mut self.buffer[self.filled..]).await {
             Ok(0) => Err(Error::new(Kind::Unavailable, format!("{} closed the connection", self.shown))),
             Ok(count) => {
                 self.filled += count;
-                self.was_full = count == space;
                 Ok(())
             }
             Err(source) => Err(self.broke(source)),
         }
-    }
-
-    /// Whether everything that the socket had was given out, but for the piece of a message at most.
-    pub(super) fn is_drained(&self) -> bool {
-        let rest = &self.buffer[self.start + self.taken..self.filled];
-        let has_more = matches!(frame(rest), Ok(Some(length)) if length <= rest.len());
-        !has_more && !self.was_full
     }
 
     /// Adds a message to those that [`Connection::flush`] sends.

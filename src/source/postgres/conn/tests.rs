@@ -121,7 +121,7 @@ async fn a_refusal_ends_the_search_and_an_absence_names_all_hosts() {
 }
 
 #[tokio::test]
-async fn messages_of_any_length_come_whole_and_the_socket_is_known_to_be_drained() {
+async fn messages_of_any_length_come_whole() {
     let (listener, port) = listen().await;
     let server = server(&format!("postgres://u@127.0.0.1:{port}/d?sslmode=disable"), "");
     let sizes = [0usize, 1, BUFFER - 5, BUFFER, 3 * BUFFER, 7];
@@ -146,7 +146,6 @@ async fn messages_of_any_length_come_whole_and_the_socket_is_known_to_be_drained
             };
             assert_eq!(found.expect("a message"), Backend::CopyData(&vec![7; size]));
         }
-        assert!(connection.is_drained());
         connection
     };
     let (stream, mut connection) = tokio::join!(serving, reading);
