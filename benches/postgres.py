@@ -3,11 +3,12 @@
     catch up      WAL that pgbench has written: pg_receivewal --synchronous, --compress, tidelog
     standby       pgbench with nobody, pg_receivewal --synchronous and tidelog (ack = "spool") as synchronous standby
     base backup   pg_basebackup -z and tidelog backup, both with SHA-256 in the manifest
-    recovery      WAL files by `zstd -dc` from a folder, and by tidelog wal-fetch, which fetches ahead
+    recovery      a server that replays WAL: from pg_wal, by `zstd -dc` from a folder, by tidelog wal-fetch
 
 The server is Debian's newest, with its defaults for durability (fsync on).
 """
 
+import datetime
 import os
 import pathlib
 import re
@@ -158,7 +159,8 @@ def catch_up(run, server):
     """Everything is in the server's files before anybody begins, and every contender has a slot at the same place."""
     wanted = int(2048 * run.scale) * MIB
     variants = {"pg_receivewal --synchronous": ["--synchronous"], "pg_receivewal --synchronous --compress=gzip:1":
-                ["--synchronous", "--compress=gzip:1"], "tidelog, zstd": None}
+                ["--synchronous", "--compress=gzip:1"], "pg_receivewal --synchronous --compress=lz4":
+                ["--synchronous", "--compress=lz4"], "tidelog, zstd": None}
     waiting = {}
     # A new slot begins where the last checkpoint would redo from, tidelog with the file that is being written: the same.
     server.psql("CHECKPOINT")
@@ -292,44 +294,52 @@ def base_backup(run, server):
 
 
 def recovery(run, server, archiver):
-    """How long Postgres waits for its WAL files: each is asked for when the one before was replayed."""
+    """The redo of a restored server by its own account, with the same WAL from different places."""
     start = server.position()
     wanted = int(1024 * run.scale) * MIB
     while server.position() - start < wanted:
         server.pgbench("-n", "-c", 8, "-j", 2, "-T", 5)
     server.psql("SELECT pg_switch_wal()")
     end = server.position() // FILE * FILE
-    files = range(start // FILE + 1, end // FILE)
-    names = [f"00000001{number >> 8:08X}{number & 0xFF:08X}" for number in files]
-    plain = run.work / "plain"
-    plain.mkdir()
     archiver.wait(end)
-    for name in names:
-        subprocess.run(["zstd", "-q", "-1", server.data / "pg_wal" / name, "-o", plain / f"{name}.zst"], check=True)
-    rows, base = [], None
-    commands = {"zstd -dc": f"zstd -q -d -c {plain}/%f.zst > %p",
-                "tidelog wal-fetch": f"{run.tidelog} -c {archiver.config} wal-fetch %f %p"}
-    for label, think in (("as fast as they come", 0), ("50 ms of replay a file", 0.05)):
+    local, plain, restored = run.work / "local", run.work / "plain", run.work / "restored"
+    restore = [run.tidelog, "restore-postgres", "-c", archiver.config, "--into", restored, "--to-lsn", shown(end - FILE + 256),
+               "--action", "shutdown"]
+    subprocess.run(restore, check=True, stdout=subprocess.DEVNULL, stderr=archiver.log)
+    for folder in (local, plain):
+        folder.mkdir()
+    for path in (server.data / "pg_wal").glob("0" * 7 + "1*"):
+        if int(path.name[8:16], 16) << 32 | int(path.name[16:], 16) * FILE < end:
+            shutil.copyfile(path, local / path.name)
+            subprocess.run(["zstd", "-q", "-1", path, "-o", plain / f"{path.name}.zst"], check=True)
+    # What stands on the command line goes before what the restore has written.
+    commands = {"WAL in pg_wal": "false", "zstd -dc": f"zstd -q -d -c {plain}/%f.zst > %p", "tidelog wal-fetch": None}
+    results = {name: [] for name in commands}
+    for _ in range(run.repeat):
         for name, command in commands.items():
-            seconds = []
-            for _ in range(run.repeat):
-                # What the server does: its data directory is where the command runs, and it takes each file away.
-                data = pathlib.Path(tempfile.mkdtemp(dir=run.work, prefix="restored-"))
-                (data / "pg_wal").mkdir()
-                waited = 0
-                for wal in names:
-                    began = time.monotonic()
-                    subprocess.run(["sh", "-c", command.replace("%f", wal).replace("%p", "pg_wal/RECOVERYXLOG")], cwd=data,
-                                   check=True, stderr=subprocess.DEVNULL)
-                    waited += time.monotonic() - began
-                    (data / "pg_wal/RECOVERYXLOG").unlink()
-                    time.sleep(think)
-                seconds.append(waited)
-                shutil.rmtree(data)
-            waited = statistics.median(seconds)
-            base = waited if name == "zstd -dc" else base
-            rows.append([name, label, f"{waited / len(names) * 1000:.1f}", f"{base / waited:.2f}"])
-            run.say(f"recovery, {name}, {label}: {waited / len(names) * 1000:.1f} ms a file")
+            data = run.work / "recovering"
+            shutil.copytree(restored, data, copy_function=shutil.copyfile)
+            data.chmod(0o700)
+            if name == "WAL in pg_wal":
+                shutil.copytree(local, data / "pg_wal", dirs_exist_ok=True)
+            subprocess.run(["sync"], check=True)
+            given = {"restore_command": command} if command else {}
+            recovering = Server(run.postgres, run.work, free_port(), data, given)
+            recovering.process.wait()
+            log = (recovering.folder / "log").read_text()
+            begun, done = (re.search(rf"^(\S+ \S+) .*{what}", log, re.MULTILINE) for what in ("redo starts at", "recovery stopping"))
+            if not begun or not done:
+                sys.exit(f"bench: error: no recovery by {name}: {log[-2000:]}")
+            begun, done = (datetime.datetime.fromisoformat(each[1]) for each in (begun, done))
+            results[name].append((done - begun).total_seconds())
+            run.say(f"recovery, {name}: {results[name][-1]:.2f} s")
+            shutil.rmtree(data)
     archiver.stop()
-    run.table(f"{len(names)} WAL files asked for in turn by a recovery",
-              ["restore_command", "replay", "ms of waiting a file", "times as fast"], rows)
+    bound = statistics.median(results["WAL in pg_wal"])
+    base = statistics.median(results["zstd -dc"])
+    rows = []
+    for name, measured in results.items():
+        seconds = statistics.median(measured)
+        waits = "" if name == "WAL in pg_wal" else f"{(seconds - bound) / ((end - start) / FILE) * 1000:.0f}"
+        rows.append([name, f"{seconds:.2f}", f"{base / seconds:.2f}", waits])
+    run.table(f"Redo of {(end - start) / MIB:,.0f} MiB of WAL", ["", "seconds", "times as fast", "ms a file beyond pg_wal"], rows)

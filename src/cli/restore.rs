@@ -15,9 +15,10 @@ use crate::config::Config;
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::manifest::backups;
 use crate::restore::Log;
+use crate::restore::ahead::Ahead;
 use crate::restore::plan::{Goal, plan};
 use crate::restore::postgres::{Action, Destination, restore, shell_word};
-use crate::restore::wal_fetch::{self, Answer, Name, WalName};
+use crate::restore::wal_fetch::{self, Answer, Name};
 use crate::store::Store;
 use crate::stream::Lsn;
 use crate::telemetry::{self, LogFormat};
@@ -151,9 +152,6 @@ const ABSENT: u8 = 1;
 /// How long a store that does not answer is asked again.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How long a file that is being fetched in advance is waited for.
-const PREFETCH_PATIENCE: Duration = Duration::from_secs(120);
-
 /// Answers Postgres. A panic is an answer, too: its usual exit code would mean that there is no such file.
 pub(super) fn fetch(args: &FetchArgs, config_file: &Path, log_format: Option<LogFormat>) -> ExitCode {
     let answered = std::panic::catch_unwind(|| {
@@ -173,17 +171,18 @@ pub(super) fn fetch(args: &FetchArgs, config_file: &Path, log_format: Option<Log
 
 fn answer(args: &FetchArgs, config_file: &Path) -> Result<Answer> {
     let name: Name = args.name.parse()?;
-    if let (Name::Wal(wal), false) = (name, args.ahead)
-        && wal_fetch::deliver_prefetched(wal, &args.path, PREFETCH_PATIENCE)?
-    {
-        start_ahead(args, wal, config_file);
+    // Taken before the archive is opened, which takes a while.
+    let lock = if args.ahead { Ahead::beside(&args.path).lock()? } else { None };
+    if args.ahead && lock.is_none() {
         return Ok(Answer::Delivered);
     }
-    let answer = super::block_on(Fetching { args, config_file, name }.run())?;
-    if let (Name::Wal(wal), Answer::Delivered, false) = (name, answer, args.ahead) {
-        start_ahead(args, wal, config_file);
+    if let (Name::Wal(wal), false) = (name, args.ahead)
+        && Ahead::beside(&args.path).deliver(wal, &args.path)?
+    {
+        start_ahead(args, config_file);
+        return Ok(Answer::Delivered);
     }
-    Ok(answer)
+    super::block_on(Fetching { args, config_file, name }.run())
 }
 
 /// One request.
@@ -214,19 +213,27 @@ impl Fetching<'_> {
         let log = Log::open(&store, self.args.system).await?;
         match self.name {
             Name::Wal(wal) if self.args.ahead => {
-                wal_fetch::fetch_ahead(&log, wal, &self.args.path).await.map(|()| Answer::Delivered)
+                Ahead::beside(&self.args.path).follow(Arc::new(log), wal).await.map(|()| Answer::Delivered)
             }
-            name => wal_fetch::fetch(&log, name, &self.args.path).await,
+            name => {
+                let size = u64::from(log.system().wal_segment_size);
+                if let Name::Wal(wal) = name
+                    && log.reaches(wal.timeline(), wal.start(size)?)
+                {
+                    // It gets the next ones while this one is fetched.
+                    start_ahead(self.args, self.config_file);
+                }
+                wal_fetch::fetch(&log, name, &self.args.path).await
+            }
         }
     }
 }
 
-/// Starts a process that fetches the next files. What keeps it from starting is told by nobody: the next request works
+/// Starts a process that fetches the next files, where there is none. What keeps it from starting is told by nobody: the next request works
 /// without it.
-fn start_ahead(args: &FetchArgs, name: WalName, config_file: &Path) {
+fn start_ahead(args: &FetchArgs, config_file: &Path) {
     let started = || -> Result<()> {
-        let size = wal_fetch::size_of(&args.path)?;
-        if !wal_fetch::wants_more(name, &args.path, size) {
+        if Ahead::beside(&args.path).is_locked() {
             return Ok(());
         }
         use std::os::unix::process::CommandExt as _;

@@ -109,6 +109,11 @@ impl Log {
         self.chain.select(&Selection { timestamps: None, partitions }).await
     }
 
+    /// Whether the archive goes beyond `start` on a timeline.
+    pub fn reaches(&self, timeline: u32, start: Lsn) -> bool {
+        self.range(timeline).is_some_and(|archived| start < archived.end)
+    }
+
     /// A file of WAL by its timeline and the position of its first byte.
     ///
     /// # Errors
@@ -156,7 +161,7 @@ impl Log {
             return Err(Error::new(Kind::Incomplete, message)
                 .hint("recover to a moment before it, or from a base backup that was taken after it"));
         }
-        let mut bytes = Vec::with_capacity(usize::try_from(wanted.end - wanted.start).unwrap_or(0));
+        let mut bytes = Vec::new();
         for segment in &segments {
             let reader = WalReader::open(&self.store, segment).await?;
             let (start, end) = (reader.facts().start, reader.facts().end);
@@ -167,6 +172,11 @@ impl Log {
             let piece = reader.all()?;
             let skip = usize::try_from(at - start).unwrap_or(usize::MAX);
             let take = usize::try_from(end.min(wanted.end) - at).unwrap_or(0);
+            if (skip, take) == (0, piece.len()) && bytes.is_empty() {
+                // The usual case: a segment is a file.
+                bytes = piece;
+                continue;
+            }
             bytes.extend_from_slice(piece.get(skip..).and_then(|rest| rest.get(..take)).unwrap_or_default());
         }
         let reached = wanted.start + bytes.len() as u64;

@@ -122,7 +122,7 @@ async fn switch_of(store: &Store, system_id: u64, timeline: u32) -> Result<Lsn> 
 }
 
 async fn through(check: &Check, walker: &mut Walker) -> Result<Seen, Finding> {
-    let mut reader = match WalReader::open(&check.store, &check.segment).await {
+    let reader = match WalReader::open(&check.store, &check.segment).await {
         Ok(reader) => reader,
         // Told already, when its hash was taken.
         Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::NotFound | Kind::Unsupported) => {
@@ -130,14 +130,8 @@ async fn through(check: &Check, walker: &mut Walker) -> Result<Seen, Finding> {
         }
         Err(error) => return Err(Finding::Trouble(error)),
     };
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        let read = reader.read(&mut buffer).map_err(Finding::of)?;
-        if read == 0 {
-            return Ok(walker.take());
-        }
-        walker.feed(&buffer[..read]).map_err(|error| contradiction(error.to_string()))?;
-    }
+    walker.feed(&reader.all().map_err(Finding::of)?).map_err(|error| contradiction(error.to_string()))?;
+    Ok(walker.take())
 }
 
 /// The commits of a segment are those that its checkpoint counts.

@@ -1,23 +1,18 @@
-//! Reads one segment of WAL: whole from the store, then decompressed piece by piece.
-
-use std::io::{Cursor, Read};
+//! Reads one segment of WAL: whole from the store, and decompressed in one piece, for it holds 16 MiB at the most.
 
 use bytes::Bytes;
-use zstd::stream::read::Decoder;
+use zstd::bulk::Decompressor;
 
 use super::WalFacts;
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::store::{Store, layout};
 use crate::stream::{SegmentRef, sha256};
 
-/// The largest window that a decompressor makes room for, as a power of two: that of level 19 for [`super::MOST_BYTES`].
-const WINDOW_LOG_MAX: u32 = 24;
-
 /// Gives back the bytes of WAL of one segment.
 pub struct WalReader {
     facts: WalFacts,
-    decoder: Decoder<'static, Cursor<Bytes>>,
-    left: u64,
+    /// The zstd frame.
+    compressed: Bytes,
 }
 
 impl WalReader {
@@ -56,10 +51,7 @@ impl WalReader {
     /// Opens an object's bytes, wherever they come from.
     pub fn decode(object: Bytes) -> Result<Self> {
         let (facts, length) = WalFacts::from_frame(&object)?;
-        let damaged = || "its bytes cannot be decompressed".to_owned();
-        let mut decoder = Decoder::with_buffer(Cursor::new(object.slice(length..))).or_err(Kind::Corrupt, damaged)?;
-        decoder.window_log_max(WINDOW_LOG_MAX).or_err(Kind::Internal, damaged)?;
-        Ok(Self { left: facts.len(), facts, decoder })
+        Ok(Self { facts, compressed: object.slice(length..) })
     }
 
     /// What the segment says about itself.
@@ -67,37 +59,24 @@ impl WalReader {
         &self.facts
     }
 
-    /// Reads the next bytes of WAL; 0 at the end.
+    /// All its bytes: [`super::MOST_BYTES`] at the most.
     ///
     /// # Errors
     /// [`Kind::Corrupt`] for bytes that cannot be decompressed, and for more or fewer than the segment says.
-    pub fn read(&mut self, buffer: &mut [u8]) -> Result<usize> {
-        if buffer.is_empty() {
-            return Ok(0);
-        }
-        let read = self.decoder.read(buffer).or_err(Kind::Corrupt, || "its bytes cannot be decompressed".into())?;
-        let expected = if read == 0 { self.left == 0 } else { read as u64 <= self.left };
-        if !expected {
-            let message =
-                format!("it holds another number of bytes of WAL than from {} to {}", self.facts.start, self.facts.end);
+    pub fn all(self) -> Result<Vec<u8>> {
+        let length = usize::try_from(self.facts.len()).unwrap_or(usize::MAX);
+        let damaged = || "its bytes cannot be decompressed".to_owned();
+        let mut decompressor = Decompressor::new().or_err(Kind::Internal, damaged)?;
+        let bytes = decompressor.decompress(&self.compressed, length).or_err(Kind::Corrupt, damaged)?;
+        if bytes.len() != length {
+            let message = format!(
+                "it holds {} bytes of WAL, and from {} to {} there are {length}",
+                bytes.len(),
+                self.facts.start,
+                self.facts.end
+            );
             return Err(Error::new(Kind::Corrupt, message));
         }
-        self.left -= read as u64;
-        Ok(read)
-    }
-
-    /// All bytes that are left: [`super::MOST_BYTES`] at the most.
-    pub fn all(mut self) -> Result<Vec<u8>> {
-        let mut bytes = vec![0; usize::try_from(self.left).unwrap_or(0)];
-        let mut filled = 0;
-        while filled < bytes.len() {
-            match self.read(&mut bytes[filled..])? {
-                0 => break,
-                read => filled += read,
-            }
-        }
-        // What follows must be the end.
-        self.read(&mut [0])?;
         Ok(bytes)
     }
 }
