@@ -229,8 +229,8 @@ impl Fetching<'_> {
     }
 }
 
-/// Starts a process that fetches the next files, where there is none. What keeps it from starting is told by nobody: the next request works
-/// without it.
+/// Starts a process that fetches the next files, where there is none. What keeps it from starting is told by nobody: the
+/// next request works without it.
 fn start_ahead(args: &FetchArgs, config_file: &Path) {
     let started = || -> Result<()> {
         if Ahead::beside(&args.path).is_locked() {

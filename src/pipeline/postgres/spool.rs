@@ -41,6 +41,8 @@ const SPARE: &str = "spare";
 pub(super) struct WalSpool {
     directory: PathBuf,
     inner: Mutex<Inner>,
+    /// Held by who makes the spare file: there is one.
+    preparing: Mutex<()>,
     /// Counts what readers may want to know of: bytes that are safe now, files that went.
     changes: watch::Sender<u64>,
     _lock: File,
@@ -95,7 +97,7 @@ impl WalSpool {
         let files = left_over(&directory).map_err(failed)?;
         sync_directory(&directory).map_err(failed)?;
         let inner = Mutex::new(Inner { files, open: None, spare: None });
-        Ok(Self { directory, inner, changes: watch::Sender::new(0), _lock: lock })
+        Ok(Self { directory, inner, preparing: Mutex::default(), changes: watch::Sender::new(0), _lock: lock })
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -159,8 +161,12 @@ impl WalSpool {
         self.lock().spare.is_none()
     }
 
-    /// Makes a file ready to become the next one.
+    /// Makes a file ready to become the next one, if there is none.
     pub(super) fn prepare(&self) -> Result<()> {
+        let _preparing = self.preparing.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.wants_spare() {
+            return Ok(());
+        }
         let zeros = vec![0; 1 << 20];
         let path = self.directory.join(SPARE);
         let prepared =
@@ -373,7 +379,8 @@ fn left_over(directory: &Path) -> std::io::Result<VecDeque<Extent>> {
     }
     if let Some(last) = kept.back_mut().filter(|last| last.end - last.start == MOST_BYTES) {
         let bytes = std::fs::read(directory.join(last.name()))?;
-        let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |at| at + 1);
+        // Records, and what a server sends, end at multiples of 8: a commit must not lose the zeros at its end.
+        let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |at| (at + 1).next_multiple_of(8));
         (last.end, last.safe) = (last.start + used as u64, last.start + used as u64);
     }
     Ok(kept)
@@ -429,8 +436,13 @@ mod tests {
             assert!(!spool.wants_spare());
             spool.begin(1, Lsn(M), false).expect("a file");
             assert!(spool.wants_spare());
-            spool.prepare().expect("room");
-            spool.append(&bytes[..2_000]).expect("room");
+            std::thread::scope(|scope| {
+                for _ in 0..2 {
+                    scope.spawn(|| spool.prepare().expect("room"));
+                }
+            });
+            spool.append(&bytes[..1_993]).expect("room");
+            spool.append(&[0; 7]).expect("room");
             spool.sync().expect("a disk");
         }
         {
