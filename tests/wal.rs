@@ -73,6 +73,13 @@ impl WalSite {
         self.home.run(&[&["-c", "tidelog.toml"], args].concat())
     }
 
+    /// Bytes in the files of the spool.
+    fn spooled(&self) -> u64 {
+        let systems = std::fs::read_dir(self.home.path().join("spool")).expect("the spool").flatten();
+        let files = systems.flat_map(|system| std::fs::read_dir(system.path()).expect("its files").flatten());
+        files.map(|file| file.metadata().map_or(0, |facts| facts.len())).sum()
+    }
+
     fn store(&self) -> Store {
         let directory = self.home.path().join("archive");
         std::fs::create_dir_all(&directory).expect("a directory can be made");
@@ -577,4 +584,83 @@ fn a_spool_that_is_full_is_waited_for_and_nothing_is_lost() {
     site.assert_same(1, &postgres.wal_dir(), 16 << 20);
     program.terminate(STOP);
     site.assert_sound();
+}
+
+/// Leaves the server 320 MiB ahead of the archive.
+fn fall_behind(site: &WalSite, postgres: &Postgres) {
+    let mut program = site.start();
+    postgres.psql("CREATE TABLE filled (n int, content text)");
+    site.wait_archived(postgres, 1, &mut program);
+    program.kill();
+    let begun = site.end(1);
+    while flushed(postgres) - begun < 320 << 20 {
+        postgres.psql("INSERT INTO filled SELECT n, repeat(md5(n::text), 30) FROM generate_series(1, 20000) AS n");
+    }
+}
+
+#[test]
+fn far_behind_it_catches_up_through_memory_however_often_it_is_killed() {
+    let postgres = Postgres::start(PostgresOptions { config: &QUIET, ..Default::default() });
+    let site = WalSite::of(&postgres);
+    fall_behind(&site, &postgres);
+    let mut program = site.start();
+    for _ in 0..4 {
+        let before = site.end(1);
+        wait_until("more WAL to be archived", PATIENCE, || {
+            program.assert_running();
+            site.end(1) > before
+        });
+        program.kill();
+        // What the server has whole stays off the disk.
+        assert!(site.spooled() <= 32 << 20, "{} bytes are in the spool", site.spooled());
+        program = site.start();
+    }
+    program.kill();
+    // A store that is away holds up the receiving, and not the connection.
+    let (segments, aside) = (site.home.path().join("archive/segments"), site.home.path().join("archive/aside"));
+    std::fs::rename(&segments, &aside).expect("the segments can be moved");
+    site.home.write("archive/segments", "no directory");
+    let away = site.end(1);
+    let mut program = site.start();
+    wait_until("an upload to fail", PATIENCE, || {
+        program.assert_running();
+        program.output().contains("a segment of WAL cannot be uploaded")
+    });
+    assert_eq!(postgres.psql("SELECT active FROM pg_replication_slots WHERE slot_name = 'tidelog'"), "t");
+    assert_eq!(site.end(1), away);
+    std::fs::remove_file(&segments).expect("it is a file");
+    std::fs::rename(&aside, &segments).expect("the segments can be moved");
+    site.wait_archived(&postgres, 1, &mut program);
+    assert!(site.assert_same(1, &postgres.wal_dir(), 16 << 20) >= 20);
+    program.terminate(STOP);
+    site.assert_sound();
+    assert_eq!(site.gaps(), []);
+}
+
+#[test]
+fn of_two_that_catch_up_the_slower_one_receives_again() {
+    let postgres = Postgres::start(PostgresOptions { config: &QUIET, ..Default::default() });
+    let site = WalSite::of(&postgres);
+    fall_behind(&site, &postgres);
+    let config = std::fs::read_to_string(site.home.path().join("tidelog.toml")).expect("a configuration");
+    let other = config.replace("/spool\"", "/other\"").replace("[postgres]\n", "[postgres]\nslot = \"other\"\n");
+    site.home.write("other.toml", &other);
+    let mut programs = [site.start(), site.home.start(&["-c", "other.toml", "run"])];
+    for program in &mut programs {
+        site.wait_archived(&postgres, 1, program);
+    }
+    wait_until("one to be overtaken", PATIENCE, || {
+        programs.iter().any(|program| program.output().contains("another process has archived this WAL"))
+    });
+    // Both go on.
+    postgres.psql("INSERT INTO filled VALUES (0, 'both')");
+    for program in &mut programs {
+        site.wait_archived(&postgres, 1, program);
+    }
+    assert!(site.assert_same(1, &postgres.wal_dir(), 16 << 20) >= 20);
+    for program in programs {
+        program.terminate(STOP);
+    }
+    site.assert_sound();
+    assert_eq!(site.gaps(), []);
 }

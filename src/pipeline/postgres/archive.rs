@@ -8,7 +8,7 @@
 //! What is cut is always the next range of its timeline, so the chain grows without a hole. Where the receiver found
 //! that the server has no more what comes next, the range up to where it goes on is committed as a gap.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
+use super::buffers::Buffer;
 use super::count::{Counters, Reason};
 use super::spool::Extent;
 use super::walk::{self, Walk};
@@ -59,8 +60,18 @@ pub(super) struct Archiver {
     ready: Vec<SegmentRef>,
     /// When the last checkpoint was written.
     committed: Option<Instant>,
-    buffers: Arc<Buffers>,
+    /// Another process was faster, and memory held what comes next.
+    overtaken: bool,
     counters: Counters,
+}
+
+/// How the archiver ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// Everything is archived.
+    Done,
+    /// Another process was faster, and what this one held in memory is gone: it has to be received again.
+    Overtaken,
 }
 
 /// What is to be done next.
@@ -98,7 +109,7 @@ impl Archiver {
             jobs: FuturesOrdered::new(),
             ready: Vec::new(),
             committed: None,
-            buffers: Arc::default(),
+            overtaken: false,
             counters: Counters::new(),
         }
     }
@@ -107,7 +118,7 @@ impl Archiver {
     ///
     /// # Errors
     /// [`Kind::Corrupt`] for bytes that are no WAL: the spool was cut before them, and they have to be received again.
-    pub(super) async fn run(mut self, mut stop: watch::Receiver<bool>) -> Result<()> {
+    pub(super) async fn run(mut self, mut stop: watch::Receiver<bool>) -> Result<Ended> {
         let mut changes = self.shared.spool.changes();
         self.tell_positions();
         loop {
@@ -129,9 +140,12 @@ impl Archiver {
             }
             if self.is_idle() {
                 if stopping && wait.is_none() {
-                    return Ok(());
+                    return Ok(Ended::Done);
                 }
-                self.buffers.clear();
+                self.shared.buffers.shrink();
+            }
+            if self.overtaken {
+                return Ok(Ended::Overtaken);
             }
             let since = if self.jobs.is_empty() { BETWEEN_LAST_CHECKPOINTS } else { BETWEEN_CHECKPOINTS };
             let checkpoint = self.committed.map_or_else(Instant::now, |committed| committed + since);
@@ -146,6 +160,7 @@ impl Archiver {
                     self.ready.push(job.or_err(Kind::Internal, || "the encoding of WAL broke off".into())??);
                 }
                 () = sleep_until(checkpoint), if !self.ready.is_empty() => self.commit().await,
+                () = self.shared.spool.full() => {}
                 changed = changed => changed.or_err(Kind::Internal, || "the spool of WAL is gone".into())?,
                 () = sleep_until(wait.unwrap_or_else(Instant::now)), if wait.is_some() => {}
                 () = super::asked(&mut stop), if !stopping => {}
@@ -236,10 +251,9 @@ impl Archiver {
             None => walk::resume(&self.shared, &self.chain, timeline, start).await?,
         };
         let shared = Arc::clone(&self.shared);
-        let mut wal = self.buffers.take(end - start);
         let walked = tokio::task::spawn_blocking(move || {
-            let walked = walk.over_spool(&shared.spool, &mut wal);
-            (walk, walked.map(|seen| (wal, seen)))
+            let walked = walk.over(&shared, start, end);
+            (walk, walked)
         });
         let (walk, walked) = walked.await.or_err(Kind::Internal, || "the walk through WAL broke off".into())?;
         let (wal, seen) = match walked {
@@ -257,7 +271,6 @@ impl Archiver {
         let number = self.shared.next_number();
         let job = Job {
             shared: Arc::clone(&self.shared),
-            buffers: Arc::clone(&self.buffers),
             key: layout::wal_segment(system.system_id, timeline, start.0..end.0, writer, number),
             facts: WalFacts::new(system, timeline, start..end, writer, Utc::now()),
             wal,
@@ -356,6 +369,7 @@ impl Archiver {
         while self.jobs.next().await.is_some() {}
         self.ready.clear();
         self.walk = None;
+        self.overtaken = self.shared.spool.forget();
         if let Some((timeline, at)) = self.cut {
             let archived = self.chain.position(timeline.cast_signed()).map(|position| Lsn::at(position.end));
             self.cut = Some((timeline, archived.unwrap_or(at)));
@@ -377,49 +391,23 @@ impl Archiver {
 /// One segment on its way from the spool into the store.
 struct Job {
     shared: Arc<Shared>,
-    buffers: Arc<Buffers>,
     key: Path,
     facts: WalFacts,
-    wal: Vec<u8>,
+    wal: Buffer,
     seen: Seen,
 }
 
 impl Job {
     /// Uploads until it succeeds: the spool keeps the bytes.
     async fn run(self) -> Result<SegmentRef> {
-        let Self { shared, buffers, key, facts, wal, seen } = self;
+        let Self { shared, key, facts, wal, seen } = self;
         let (of, level) = (key.clone(), shared.zstd_level);
-        let sealed = tokio::task::spawn_blocking(move || {
-            let sealed = seal(&of, &facts, &wal, &seen, level);
-            buffers.give_back(wal);
-            sealed
-        });
+        let sealed = tokio::task::spawn_blocking(move || seal(&of, &facts, &wal, &seen, level));
         let (segment, object) = sealed.await.or_err(Kind::Internal, || "the encoding of WAL broke off".into())??;
         let mut persistence = Persistence::new();
         while let Err(error) = shared.store.put(&key, object.clone()).await {
             persistence.wait_after("a segment of WAL cannot be uploaded", error).await;
         }
         Ok(segment)
-    }
-}
-
-/// Buffers that are used again: the pages of a new one of 16 MiB cost as much as walking through it.
-#[derive(Debug, Default)]
-struct Buffers(Mutex<Vec<Vec<u8>>>);
-
-impl Buffers {
-    /// A buffer of `length` bytes, whatever they are.
-    fn take(&self, length: u64) -> Vec<u8> {
-        let mut buffer = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
-        buffer.resize(usize::try_from(length).unwrap_or(usize::MAX), 0);
-        buffer
-    }
-
-    fn give_back(&self, buffer: Vec<u8>) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(buffer);
-    }
-
-    fn clear(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 }

@@ -21,6 +21,7 @@
 
 mod archive;
 pub(crate) mod backup;
+mod buffers;
 mod count;
 mod receive;
 mod spool;
@@ -43,13 +44,14 @@ pub(super) use steered::Steered;
 pub use upkeep::{Given, give_up, sweep};
 
 use super::persistence::Persistence;
-use crate::config::{self, Config};
+use crate::config::{self, Ack, Config};
 use crate::error::{Error, Kind, Result, ResultExt as _};
 use crate::manifest::{self, Chain};
 use crate::source::postgres::{Replication, Server};
 use crate::store::Store;
 use crate::stream::{Begin, PartitionRange, StreamId, System};
-use archive::Archiver;
+use archive::{Archiver, Ended};
+use buffers::Buffers;
 use receive::Receiver;
 use spool::WalSpool;
 use upkeep::Upkeep;
@@ -65,6 +67,7 @@ const DRAIN_WITHIN: Duration = Duration::from_secs(20);
 struct Shared {
     store: Store,
     spool: WalSpool,
+    buffers: Arc<Buffers>,
     writer: String,
     /// Segments of this writer so far; the number is part of a segment's key.
     segments: AtomicU64,
@@ -113,8 +116,11 @@ pub(super) async fn run(
     let system =
         *chain.begin_facts().system().ok_or_else(|| Error::new(Kind::Internal, "the chain is of no Postgres"))?;
     status.note(|now| now.system_id = Some(system.system_id));
+    let buffers = Arc::<Buffers>::default();
+    let held = (postgres.ack == Ack::Archive).then(|| Arc::clone(&buffers));
     let shared = Arc::new(Shared {
-        spool: WalSpool::open(&config.archive.spool_dir, system.system_id)?,
+        spool: WalSpool::open(&config.archive.spool_dir, system.system_id, held)?,
+        buffers,
         store,
         writer: writer.to_owned(),
         segments: AtomicU64::new(0),
@@ -170,7 +176,7 @@ async fn serve(
                 tokio::time::timeout(DRAIN_WITHIN, &mut archiver).await.ok()
             }
             archived = &mut archiver => {
-                if matches!(archived, Ok(Ok(()))) {
+                if matches!(archived, Ok(Ok(Ended::Done))) {
                     // Everything is archived, and the receiver tells the server so.
                     receiving.ended().await?;
                 }
@@ -179,13 +185,12 @@ async fn serve(
         };
         let Some(ended) = ended else {
             archiver.abort();
-            tracing::warn!(
-                "stopped before all WAL was archived; the rest is in the spool, and is archived at the next start"
-            );
+            tracing::warn!("stopped before all WAL was archived; the rest is archived after the next start");
             return Ok(());
         };
         match ended.or_err(Kind::Internal, || "the archiving of WAL broke off".into())? {
-            Ok(()) => return Ok(()),
+            Ok(Ended::Done) => return Ok(()),
+            Ok(Ended::Overtaken) => receiver = receiving.break_off().await?,
             Err(error) if error.kind() == Kind::Corrupt => {
                 shared.status.note(|now| now.trouble = Some(error.to_string()));
                 receiver = receiving.break_off().await?;

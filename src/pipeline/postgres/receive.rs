@@ -155,9 +155,9 @@ impl Receiver {
             let identity = replication.identify().await?;
             let history = self.histories(&mut replication, identity.timeline).await?;
             let next = self.next(&history, identity.timeline, identity.flush)?;
-            Ok::<_, Error>((replication, next))
+            Ok::<_, Error>((replication, next, identity.flush))
         };
-        let (replication, next) = tokio::select! {
+        let (replication, next, server_end) = tokio::select! {
             connected = connected => connected?,
             () = asked(stop) => return Ok(Ended::Stopped),
         };
@@ -166,12 +166,15 @@ impl Receiver {
         if prepares && self.shared.spool.wants_spare() {
             prepare(&self.shared.spool);
         }
-        self.prepare_spool(&next)?;
+        tokio::select! {
+            prepared = self.prepare_spool(&next, server_end) => prepared?,
+            () = asked(stop) => return Ok(Ended::Stopped),
+        }
         let host = replication.shown().to_owned();
         let slot = Some(self.config.slot.as_str());
         let stream = match replication.stream(slot, next.timeline, next.start).await {
             Ok(stream) => stream,
-            Err(error) if is_removed_wal(&error) => return self.removed(&next, error).await,
+            Err(error) if is_removed_wal(&error) => return self.removed_until(&next, error, stop).await,
             Err(error) => return Err(error),
         };
         tracing::info!(timeline = next.timeline, start = %next.start, host, "receiving WAL");
@@ -186,6 +189,7 @@ impl Receiver {
             at: next.start,
             safe: next.start,
             server_end: Lsn(0),
+            waiting: Vec::new(),
             prepares,
             preparing: None,
             synced: Instant::now(),
@@ -197,7 +201,7 @@ impl Receiver {
             // The server noticed only after it had begun.
             drop(session);
             return match received {
-                Err(error) => self.removed(&next, error).await,
+                Err(error) => self.removed_until(&next, error, stop).await,
                 Ok(ended) => Ok(ended),
             };
         }
@@ -289,18 +293,32 @@ impl Receiver {
     }
 
     /// The spool's last file must end where receiving goes on.
-    fn prepare_spool(&self, next: &Next) -> Result<()> {
+    async fn prepare_spool(&self, next: &Next, server_end: Lsn) -> Result<()> {
         let spool = &self.shared.spool;
         spool.cut_to_safe()?;
-        match spool.end() {
-            Some((timeline, end)) if (timeline, end) == (next.timeline, next.start) => Ok(()),
-            end => {
-                // Behind the archive: another process has come further.
-                if end.is_some_and(|(timeline, _)| timeline == next.timeline) {
-                    spool.clear();
-                }
-                spool.begin(next.timeline, next.start, false)
-            }
+        let end = spool.end();
+        if end == Some((next.timeline, next.start)) {
+            return Ok(());
+        }
+        // Behind the archive: another process has come further.
+        if end.is_some_and(|(timeline, _)| timeline == next.timeline) {
+            spool.clear();
+        }
+        self.begin_file(next.timeline, next.start, false, server_end).await
+    }
+
+    /// Begins a part of the spool once there is room for it.
+    async fn begin_file(&self, timeline: u32, start: Lsn, after_gap: bool, server_end: Lsn) -> Result<()> {
+        while !self.shared.spool.begin(timeline, start, after_gap, server_end)? {
+            self.shared.spool.room().await;
+        }
+        Ok(())
+    }
+
+    async fn removed_until(&self, next: &Next, error: Error, stop: &mut watch::Receiver<bool>) -> Result<Ended> {
+        tokio::select! {
+            ended = self.removed(next, error) => ended,
+            () = asked(stop) => Ok(Ended::Stopped),
         }
     }
 
@@ -335,7 +353,7 @@ impl Receiver {
         };
         match oldest.or(next.switch).filter(|start| *start > next.start) {
             Some(start) => {
-                self.shared.spool.begin(next.timeline, start, true)?;
+                self.begin_file(next.timeline, start, true, start).await?;
                 Ok(Ended::GoOn)
             }
             // It was there when we looked again.
@@ -365,6 +383,8 @@ struct Session<'a> {
     safe: Lsn,
     /// Where the server's log ended when it sent the last piece: up to there more comes at once.
     server_end: Lsn,
+    /// The last of what was received, while the spool has no room for it.
+    waiting: Vec<u8>,
     /// Whether files of the spool are made ready in advance.
     prepares: bool,
     /// The work on the next one.
@@ -377,10 +397,12 @@ struct Session<'a> {
 
 impl Session<'_> {
     async fn receive(&mut self, stop: &mut watch::Receiver<bool>, drain: &watch::Sender<bool>) -> Result<Ended> {
-        let mut archived = self.receiver.shared.archived.subscribe();
+        let shared = Arc::clone(&self.receiver.shared);
+        let mut archived = shared.archived.subscribe();
         let mut tick = interval(BETWEEN_STATUSES);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            let waits = !self.waiting.is_empty();
             let (has_all, due) = (self.at >= self.server_end, self.synced + BETWEEN_SYNCS);
             // Looked at once more: what has come meanwhile is made safe together with what came before.
             let drained = async move { if has_all { yield_now().await } else { sleep_until(due).await } };
@@ -390,13 +412,13 @@ impl Session<'_> {
                 () = asked(stop) => return self.leave(drain).await,
                 _ = archived.changed() => self.tell(false).await?,
                 _ = tick.tick() => self.ask().await?,
-                event = self.stream.next() => {
+                () = shared.spool.room(), if waits => self.go_on(stop).await?,
+                event = self.stream.next(), if !waits => {
                     self.heard = Instant::now();
                     let mut wanted = false;
                     let mut full = None;
                     match event? {
                         Event::Data { start, server_end, bytes, .. } => {
-                            let shared = &self.receiver.shared;
                             if start != self.at {
                                 let message = format!("WAL came from {start} on, and {} was next", self.at);
                                 return Err(Error::new(Kind::Corrupt, message));
@@ -405,10 +427,13 @@ impl Session<'_> {
                             self.receiver.streamed = true;
                             shared.status.server_ends(server_end, Utc::now());
                             (self.at, self.server_end) = (start + bytes.len() as u64, server_end);
-                            full = spool(shared, bytes).err().map(|error| (error, bytes.to_vec()));
+                            match spool(&shared, bytes, server_end) {
+                                Ok(taken) => self.waiting.extend_from_slice(&bytes[taken..]),
+                                Err(error) => full = Some((error, bytes.to_vec())),
+                            }
                         }
                         Event::Keepalive { server_end, reply_requested, .. } => {
-                            self.receiver.shared.status.server_ends(server_end, Utc::now());
+                            shared.status.server_ends(server_end, Utc::now());
                             wanted = reply_requested;
                         }
                         Event::TimelineEnded { next_timeline, switch } => return self.switch(next_timeline, switch),
@@ -423,7 +448,7 @@ impl Session<'_> {
                         self.tell(false).await?;
                     }
                 }
-                () = drained, if self.safe < self.at => {
+                () = drained, if self.safe < self.at && !waits => {
                     if self.prepares {
                         self.prepare();
                     }
@@ -457,6 +482,16 @@ impl Session<'_> {
         Ok(())
     }
 
+    /// Writes what waited for room in the spool.
+    async fn go_on(&mut self, stop: &mut watch::Receiver<bool>) -> Result<()> {
+        let waiting = std::mem::take(&mut self.waiting);
+        match spool(&self.receiver.shared, &waiting, self.server_end) {
+            Ok(taken) => self.waiting.extend_from_slice(&waiting[taken..]),
+            Err(error) => self.wait_for_room(error, &waiting, stop).await?,
+        }
+        Ok(())
+    }
+
     /// Keeps the connection while the spool is full.
     async fn wait_for_room(&mut self, mut error: Error, bytes: &[u8], stop: &mut watch::Receiver<bool>) -> Result<()> {
         if error.kind() != Kind::Full {
@@ -474,8 +509,11 @@ impl Session<'_> {
                 () = tokio::time::sleep(BETWEEN_TRIES) => {}
                 () = asked(stop) => return Err(error),
             }
-            match spool_from(&self.receiver.shared, self.at, bytes) {
-                Ok(()) => break,
+            match spool_from(&self.receiver.shared, (self.at, self.server_end), bytes) {
+                Ok(rest) => {
+                    self.waiting.extend_from_slice(rest);
+                    break;
+                }
                 Err(again) if again.kind() == Kind::Full => error = again,
                 Err(other) => return Err(other),
             }
@@ -488,6 +526,11 @@ impl Session<'_> {
 
     /// Asks the server for a sign of life.
     async fn ask(&mut self) -> Result<()> {
+        if !self.waiting.is_empty() {
+            // Nothing is read until there is room for it.
+            self.heard = Instant::now();
+            return self.tell(false).await;
+        }
         if self.heard.elapsed() > SILENT_FOR {
             return Err(Error::new(
                 Kind::Unavailable,
@@ -532,6 +575,8 @@ impl Session<'_> {
     /// Says good-bye once what was received is archived, so that the slot keeps nothing that is not needed.
     async fn leave(&mut self, drain: &watch::Sender<bool>) -> Result<Ended> {
         self.sync()?;
+        // What waits for room comes again.
+        self.at = self.safe;
         drain.send_replace(true);
         let mut archived = self.receiver.shared.archived.subscribe();
         let deadline = Instant::now() + DRAIN_WITHIN;
@@ -556,18 +601,20 @@ fn prepare(spool: &WalSpool) {
     }
 }
 
-/// Writes received bytes; refuses where the spool has come to its limit.
-fn spool(shared: &Shared, bytes: &[u8]) -> Result<()> {
+/// Writes received bytes, or the first of them where the rest has to wait; gives how many. Refuses where the spool has come
+/// to its limit.
+fn spool(shared: &Shared, bytes: &[u8], server_end: Lsn) -> Result<usize> {
     if shared.spool.bytes() + bytes.len() as u64 > SPOOL_LIMIT.max(2 * MOST_BYTES) {
         return Err(Error::new(Kind::Full, format!("the spool holds {SPOOL_LIMIT} bytes that are not archived yet"))
             .hint("the archive does not keep up: see the errors of its store"));
     }
-    shared.spool.append(bytes)
+    shared.spool.append(bytes, server_end)
 }
 
-/// Writes what is missing of bytes that end at `end`, after a part of them may have been written.
-fn spool_from(shared: &Shared, end: Lsn, bytes: &[u8]) -> Result<()> {
+/// Writes what is missing of bytes that end at `end`, after a part of them may have been written; gives the rest.
+fn spool_from<'a>(shared: &Shared, (end, server_end): (Lsn, Lsn), bytes: &'a [u8]) -> Result<&'a [u8]> {
     let written = shared.spool.end().map_or(end, |(_, written)| written);
     let missing = usize::try_from(end - written).unwrap_or(0).min(bytes.len());
-    spool(shared, &bytes[bytes.len() - missing..])
+    let missing = &bytes[bytes.len() - missing..];
+    Ok(&missing[spool(shared, missing, server_end)?..])
 }

@@ -18,15 +18,23 @@
 //! nothing but the bytes has to be written. Such a file is never the last one once it is complete, so the last one of full
 //! length ends where its zeros begin. Zeros that came from the server are lost to that at a restart, and come again: they
 //! are within a WAL file that the server still has.
+//!
+//! ## What goes through memory
+//!
+//! With `postgres.ack = "archive"` the server keeps everything until the archive has it. A block of 16 MiB that the server
+//! has whole already would gain nothing by a stay on the disk: it is held in memory until the archiver takes it, and comes
+//! again if the process ends before. Such blocks are few ([`super::buffers::MOST`]), and receiving waits for one to come back.
+//! What is on the disk goes on where the archive ends: nothing is written behind a block in memory before that is archived.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
+use super::buffers::{Buffer, Buffers};
 use crate::error::{Error, Kind, Result};
 use crate::segment::wal::MOST_BYTES;
 use crate::stream::Lsn;
@@ -45,24 +53,40 @@ pub(super) struct WalSpool {
     preparing: Mutex<()>,
     /// Counts what readers may want to know of: bytes that are safe now, files that went.
     changes: watch::Sender<u64>,
+    /// A block in memory is full.
+    full: Notify,
+    /// Where blocks are held in memory; none where all has to be on the disk.
+    buffers: Option<Arc<Buffers>>,
     _lock: File,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
     files: VecDeque<Extent>,
+    /// The blocks in memory, by where they begin. They are the last of `files`.
+    held: BTreeMap<(u32, Lsn), Held>,
+    /// The timeline and the position up to which the archive is known to be.
+    archived: (u32, Lsn),
     open: Option<Arc<File>>,
     spare: Option<File>,
 }
 
-/// A file of the spool.
+/// A block that never was on the disk.
+#[derive(Debug)]
+enum Held {
+    Here(Buffer),
+    /// The archiver has it.
+    Taken,
+}
+
+/// A file of the spool, or a block in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Extent {
     pub(super) timeline: u32,
     pub(super) start: Lsn,
     /// Up to where it was written.
     pub(super) end: Lsn,
-    /// Up to where it is on the disk.
+    /// Up to where it is on the disk, or as good as that: the server keeps what is in memory.
     pub(super) safe: Lsn,
     /// Whether the server has nothing between the file before and this one.
     pub(super) after_gap: bool,
@@ -73,6 +97,10 @@ impl Extent {
         format!("{:08X}-{:016X}.wal", self.timeline, self.start.0)
     }
 
+    fn key(&self) -> (u32, Lsn) {
+        (self.timeline, self.start)
+    }
+
     /// Where the file ends at the latest.
     fn full(&self) -> Lsn {
         Lsn((self.start.0 + 1).next_multiple_of(MOST_BYTES))
@@ -80,11 +108,12 @@ impl Extent {
 }
 
 impl WalSpool {
-    /// Opens the spool of a system, with what an earlier process left in it.
+    /// Opens the spool of a system, with what an earlier process left in it. With `buffers`, memory is used where the disk is
+    /// of no use.
     ///
     /// # Errors
     /// [`Kind::Config`] if another process uses it, and those of the file system.
-    pub(super) fn open(root: &Path, system_id: u64) -> Result<Self> {
+    pub(super) fn open(root: &Path, system_id: u64, buffers: Option<Arc<Buffers>>) -> Result<Self> {
         let directory = root.join(format!("postgres-{system_id}"));
         let hint = "set archive.spool_dir to a directory on a local disk that tidelog may write to";
         let failed = |source| Error::io(source, format!("cannot open the spool {}", directory.display())).hint(hint);
@@ -96,8 +125,16 @@ impl WalSpool {
         }
         let files = left_over(&directory).map_err(failed)?;
         sync_directory(&directory).map_err(failed)?;
-        let inner = Mutex::new(Inner { files, open: None, spare: None });
-        Ok(Self { directory, inner, preparing: Mutex::default(), changes: watch::Sender::new(0), _lock: lock })
+        let inner = Mutex::new(Inner { files, ..Inner::default() });
+        Ok(Self {
+            directory,
+            inner,
+            preparing: Mutex::default(),
+            changes: watch::Sender::new(0),
+            full: Notify::new(),
+            buffers,
+            _lock: lock,
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -118,9 +155,16 @@ impl WalSpool {
         self.lock().files.iter().copied().collect()
     }
 
-    /// Bytes that it holds.
+    /// Waits until a block in memory is full; one that became full since the last call counts.
+    pub(super) async fn full(&self) {
+        self.full.notified().await;
+    }
+
+    /// Bytes that it holds on the disk.
     pub(super) fn bytes(&self) -> u64 {
-        self.lock().files.iter().map(|file| file.end - file.start).sum()
+        let inner = self.lock();
+        let files = inner.files.iter().filter(|file| !inner.held.contains_key(&file.key()));
+        files.map(|file| file.end - file.start).sum()
     }
 
     /// The timeline and the position behind the last byte; none if it is empty.
@@ -128,14 +172,25 @@ impl WalSpool {
         self.lock().files.back().map(|file| (file.timeline, file.end))
     }
 
-    /// Begins a file at `start`, of a timeline that begins there or behind what the server has no more.
-    pub(super) fn begin(&self, timeline: u32, start: Lsn, after_gap: bool) -> Result<()> {
+    /// Begins a block at `start`, of a timeline that begins there or behind what the server has no more. It is held in
+    /// memory if the server, whose log ends at `server_end`, has it whole; else it is a file.
+    ///
+    /// False: nothing was begun, for no block of memory is free, or blocks in memory have to be archived first. That may be
+    /// different once [`WalSpool::room`] has come.
+    pub(super) fn begin(&self, timeline: u32, start: Lsn, after_gap: bool, server_end: Lsn) -> Result<bool> {
         let extent = Extent { timeline, start, end: start, safe: start, after_gap };
-        let (before, mut inner) = (self.last().ok(), self.lock());
-        if let Some((last, open)) = before.filter(|(last, _)| last.end < last.full()) {
-            // Nothing more comes into it, so it must have the length of what it holds.
-            let cut = open.set_len(last.end - last.start).and_then(|()| open.sync_all());
-            cut.map_err(|source| self.failed(source))?;
+        self.end_last()?;
+        let mut inner = self.lock();
+        if let Some(buffers) = self.buffers.as_ref().filter(|_| !after_gap && extent.full() <= server_end) {
+            let Some(buffer) = buffers.try_take() else { return Ok(false) };
+            inner.held.insert(extent.key(), Held::Here(buffer));
+            inner.open = None;
+            inner.files.push_back(extent);
+            return Ok(true);
+        }
+        let is_archived = |file: &Extent| (file.timeline, file.end) <= inner.archived;
+        if inner.files.iter().any(|file| inner.held.contains_key(&file.key()) && !is_archived(file)) {
+            return Ok(false);
         }
         if after_gap {
             let marker = self.directory.join(extent.name()).with_extension("gap");
@@ -153,7 +208,22 @@ impl WalSpool {
         inner.files.push_back(extent);
         drop(inner);
         self.changed();
-        Ok(())
+        Ok(true)
+    }
+
+    /// Nothing more comes into the last file, so it must have the length of what it holds.
+    fn end_last(&self) -> Result<()> {
+        let Some(last) = self.lock().files.back().copied().filter(|last| last.end < last.full()) else { return Ok(()) };
+        let Some(file) = self.file(&last)? else { return Ok(()) };
+        file.set_len(last.end - last.start).and_then(|()| file.sync_all()).map_err(|source| self.failed(source))
+    }
+
+    /// Waits until [`WalSpool::begin`] may have room; one waits at a time.
+    pub(super) async fn room(&self) {
+        match &self.buffers {
+            Some(buffers) => buffers.returned().await,
+            None => std::future::pending().await,
+        }
     }
 
     /// Whether [`WalSpool::prepare`] has something to do.
@@ -188,39 +258,90 @@ impl WalSpool {
         Ok(())
     }
 
-    /// Writes the next bytes of the last file's timeline. After an error the same call can be made again with what is
-    /// missing.
-    pub(super) fn append(&self, mut bytes: &[u8]) -> Result<()> {
+    /// Takes the next bytes of the last block's timeline; `server_end` is where the server's log ends. Gives how many bytes
+    /// it took: fewer than there are where [`WalSpool::begin`] had no room. After an error the same call can be made again
+    /// with what is missing.
+    pub(super) fn append(&self, bytes: &[u8], server_end: Lsn) -> Result<usize> {
+        let mut taken = 0;
         loop {
-            let (mut last, open) = self.last()?;
+            let mut last = self.last()?;
             let full = last.full();
             if last.end == full {
                 self.sync()?;
-                self.begin(last.timeline, full, false)?;
+                if !self.begin(last.timeline, full, false, server_end)? {
+                    return Ok(taken);
+                }
                 continue;
             }
-            if bytes.is_empty() {
-                return Ok(());
+            let rest = &bytes[taken..];
+            if rest.is_empty() {
+                return Ok(taken);
             }
-            let piece = &bytes[..bytes.len().min(usize::try_from(full - last.end).unwrap_or(bytes.len()))];
-            open.write_all_at(piece, last.end - last.start).map_err(|source| self.failed(source))?;
+            let piece = &rest[..rest.len().min(usize::try_from(full - last.end).unwrap_or(rest.len()))];
+            taken += piece.len();
+            if self.hold(&last, piece) {
+                continue;
+            }
+            let file = self.file(&last)?.ok_or_else(|| Error::new(Kind::Internal, "a block of WAL is nowhere"))?;
+            file.write_all_at(piece, last.end - last.start).map_err(|source| self.failed(source))?;
             last.end = last.end + piece.len() as u64;
             self.update(last);
-            bytes = &bytes[piece.len()..];
         }
     }
 
-    /// The last file, opened if it is not.
-    fn last(&self) -> Result<(Extent, Arc<File>)> {
+    /// Adds bytes to the last block if it is in memory.
+    fn hold(&self, last: &Extent, bytes: &[u8]) -> bool {
         let mut inner = self.lock();
-        let last = *inner.files.back().ok_or_else(|| Error::new(Kind::Internal, "the spool of WAL has no file"))?;
+        let Some(Held::Here(block)) = inner.held.get_mut(&last.key()) else { return false };
+        block.extend(bytes);
+        let end = last.end + bytes.len() as u64;
+        if let Some(extent) = inner.files.back_mut() {
+            (extent.end, extent.safe) = (end, end);
+        }
+        drop(inner);
+        if end == last.full() {
+            self.full.notify_one();
+        }
+        true
+    }
+
+    /// The last file or block.
+    fn last(&self) -> Result<Extent> {
+        self.lock().files.back().copied().ok_or_else(|| Error::new(Kind::Internal, "the spool of WAL has no file"))
+    }
+
+    /// The last file, opened if it is not; none for a block in memory.
+    fn file(&self, last: &Extent) -> Result<Option<Arc<File>>> {
+        let mut inner = self.lock();
+        if inner.held.contains_key(&last.key()) {
+            return Ok(None);
+        }
         if let Some(open) = &inner.open {
-            return Ok((last, Arc::clone(open)));
+            return Ok(Some(Arc::clone(open)));
         }
         let file = File::options().read(true).write(true).open(self.directory.join(last.name()));
         let file = Arc::new(file.map_err(|source| self.failed(source))?);
         inner.open = Some(Arc::clone(&file));
-        Ok((last, file))
+        Ok(Some(file))
+    }
+
+    /// Gives away a full block that is in memory; none if it is not there.
+    pub(super) fn take(&self, timeline: u32, start: Lsn, end: Lsn) -> Option<Buffer> {
+        let mut inner = self.lock();
+        inner.files.iter().find(|file| file.key() == (timeline, start) && file.end == end && end == file.full())?;
+        let held = inner.held.get_mut(&(timeline, start))?;
+        match std::mem::replace(held, Held::Taken) {
+            Held::Here(block) => Some(block),
+            Held::Taken => None,
+        }
+    }
+
+    /// Forgets the blocks in memory: they have to be received again. True if there were any.
+    pub(super) fn forget(&self) -> bool {
+        let mut inner = self.lock();
+        let held = std::mem::take(&mut inner.held);
+        inner.files.retain(|file| !held.contains_key(&file.key()));
+        !held.is_empty()
     }
 
     fn update(&self, extent: Extent) {
@@ -234,12 +355,16 @@ impl WalSpool {
 
     /// Brings everything that was written to the disk; gives up to where it is safe.
     pub(super) fn sync(&self) -> Result<Lsn> {
-        let (mut last, open) = self.last()?;
-        if last.safe < last.end {
-            open.sync_data().map_err(|source| self.failed(source))?;
-            last.safe = last.end;
-            self.update(last);
-            self.changed();
+        let mut last = self.last()?;
+        match self.file(&last)? {
+            Some(file) if last.safe < last.end => {
+                file.sync_data().map_err(|source| self.failed(source))?;
+                last.safe = last.end;
+                self.update(last);
+                self.changed();
+            }
+            Some(_) => {}
+            None => self.changed(),
         }
         Ok(last.safe)
     }
@@ -258,6 +383,7 @@ impl WalSpool {
 
     /// Forgets everything from `end` of the timeline on: it is no WAL, and has to be received again.
     pub(super) fn cut(&self, timeline: u32, end: Lsn) -> Result<()> {
+        self.forget();
         let mut inner = self.lock();
         inner.open = None;
         while let Some(last) = inner.files.back().copied() {
@@ -281,6 +407,7 @@ impl WalSpool {
 
     /// Forgets everything: the archive has come further.
     pub(super) fn clear(&self) {
+        self.forget();
         let mut inner = self.lock();
         inner.open = None;
         for extent in inner.files.drain(..) {
@@ -295,16 +422,21 @@ impl WalSpool {
         let mut filled = 0;
         while filled < buffer.len() {
             let at = start + filled as u64;
-            let found = self
-                .lock()
-                .files
-                .iter()
-                .copied()
-                .find(|file| file.timeline == timeline && file.start <= at && at < file.end);
-            let extent = found.ok_or_else(|| {
+            let missing = || {
                 Error::new(Kind::Internal, format!("the spool does not hold the WAL of timeline {timeline} at {at}"))
-            })?;
+            };
+            let inner = self.lock();
+            let holds = |file: &&Extent| file.timeline == timeline && file.start <= at && at < file.end;
+            let extent = *inner.files.iter().find(holds).ok_or_else(missing)?;
             let length = (buffer.len() - filled).min(usize::try_from(extent.end - at).unwrap_or(usize::MAX));
+            if let Some(held) = inner.held.get(&extent.key()) {
+                let Held::Here(block) = held else { return Err(missing()) };
+                let from = usize::try_from(at - extent.start).unwrap_or(usize::MAX);
+                buffer[filled..filled + length].copy_from_slice(&block[from..from + length]);
+                filled += length;
+                continue;
+            }
+            drop(inner);
             let path = self.directory.join(extent.name());
             let read = File::open(&path)
                 .and_then(|file| file.read_exact_at(&mut buffer[filled..filled + length], at - extent.start));
@@ -317,19 +449,25 @@ impl WalSpool {
     /// Removes the files that lie wholly before `end` of `timeline`, which the archive holds.
     pub(super) fn release(&self, timeline: u32, end: Lsn) {
         let mut inner = self.lock();
+        inner.archived = (timeline, end);
         // The last file stays: it says where to receive on.
         while inner.files.len() > 1 {
             let Some(first) = inner.files.front().copied() else { break };
             if first.timeline > timeline || (first.timeline == timeline && first.end > end) {
                 break;
             }
-            let path = self.directory.join(first.name());
-            remove(&path);
-            remove(&path.with_extension("gap"));
+            if inner.held.remove(&first.key()).is_none() {
+                let path = self.directory.join(first.name());
+                remove(&path);
+                remove(&path.with_extension("gap"));
+            }
             inner.files.pop_front();
         }
         drop(inner);
         self.changed();
+        if let Some(buffers) = &self.buffers {
+            buffers.wake();
+        }
     }
 
     fn failed(&self, source: std::io::Error) -> Error {
@@ -391,108 +529,4 @@ fn sync_directory(directory: &Path) -> std::io::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const M: u64 = MOST_BYTES;
-
-    fn read(spool: &WalSpool, timeline: u32, start: u64, length: usize) -> Vec<u8> {
-        let mut buffer = vec![0; length];
-        spool.read(timeline, Lsn(start), &mut buffer).expect("it is there");
-        buffer
-    }
-
-    #[test]
-    fn what_was_synced_is_found_again_and_what_is_archived_goes() {
-        let root = tempfile::tempdir().expect("a directory");
-        let bytes: Vec<u8> = (0..M + 5_000).map(|n| (n % 251) as u8).collect();
-        {
-            let spool = WalSpool::open(root.path(), 7).expect("a spool");
-            assert!(WalSpool::open(root.path(), 7).is_err_and(|error| error.kind() == Kind::Config), "it is in use");
-            spool.begin(1, Lsn(M - 1_000), false).expect("a file");
-            bytes.chunks(70_000).for_each(|piece| spool.append(piece).expect("room"));
-            assert_eq!(spool.sync().expect("a disk"), Lsn(2 * M + 4_000));
-            assert_eq!(spool.extents().len(), 3);
-        }
-        let spool = WalSpool::open(root.path(), 7).expect("a spool");
-        assert_eq!((spool.end(), spool.bytes()), (Some((1, Lsn(2 * M + 4_000))), M + 5_000));
-        assert_eq!(read(&spool, 1, M - 1_000, bytes.len()), bytes);
-        spool.append(&[9; 10]).expect("it goes on");
-        assert_eq!(read(&spool, 1, 2 * M + 3_999, 11)[1..], [9; 10]);
-        spool.release(1, Lsn(2 * M - 1));
-        assert_eq!(spool.extents()[0].start, Lsn(M));
-        spool.release(1, Lsn(3 * M));
-        assert_eq!(spool.extents().len(), 1, "the last file says where to go on");
-    }
-
-    #[test]
-    fn a_file_that_was_made_ready_ends_where_its_bytes_end() {
-        let root = tempfile::tempdir().expect("a directory");
-        let bytes: Vec<u8> = (0..M + 3_000).map(|n| (n % 250) as u8 + 1).collect();
-        let length = |name: &str| std::fs::metadata(root.path().join("postgres-7").join(name)).map(|facts| facts.len());
-        {
-            let spool = WalSpool::open(root.path(), 7).expect("a spool");
-            spool.prepare().expect("room");
-            assert!(!spool.wants_spare());
-            spool.begin(1, Lsn(M), false).expect("a file");
-            assert!(spool.wants_spare());
-            std::thread::scope(|scope| {
-                for _ in 0..2 {
-                    scope.spawn(|| spool.prepare().expect("room"));
-                }
-            });
-            spool.append(&bytes[..1_993]).expect("room");
-            spool.append(&[0; 7]).expect("room");
-            spool.sync().expect("a disk");
-        }
-        {
-            let spool = WalSpool::open(root.path(), 7).expect("a spool");
-            assert_eq!(length("00000001-0000000001000000.wal").ok(), Some(M));
-            assert_eq!((spool.end(), spool.wants_spare()), (Some((1, Lsn(M + 2_000))), true));
-            assert!(length("spare").is_err(), "it may be half made");
-            // Zeros to the end of the block, as behind a switch of files: nothing says that they come again.
-            let mut bytes = bytes[2_000..].to_vec();
-            bytes[1_000_000..M as usize - 2_000].fill(0);
-            spool.append(&bytes[..M as usize - 2_000]).expect("room");
-        }
-        {
-            let spool = WalSpool::open(root.path(), 7).expect("a spool");
-            assert_eq!(spool.end(), Some((1, Lsn(2 * M))));
-            spool.prepare().expect("room");
-            spool.append(&bytes[..M as usize + 10]).expect("room");
-            spool.prepare().expect("room");
-            spool.append(&bytes[..M as usize]).expect("room");
-            spool.sync().expect("a disk");
-            assert_eq!(length("00000001-0000000004000000.wal").ok(), Some(M));
-            spool.append(&[7; 100]).expect("room");
-            spool.cut_to_safe().expect("a disk");
-            // Another timeline: the file that was left has the length of what it holds.
-            spool.begin(2, Lsn(4 * M + 10), false).expect("a file");
-            assert_eq!(length("00000001-0000000004000000.wal").ok(), Some(10));
-        }
-        let spool = WalSpool::open(root.path(), 7).expect("a spool");
-        let ends: Vec<_> = spool.extents().iter().map(|extent| (extent.timeline, extent.end.0)).collect();
-        assert_eq!(ends, [(1, 2 * M), (1, 3 * M), (1, 4 * M), (1, 4 * M + 10), (2, 4 * M + 10)]);
-    }
-
-    #[test]
-    fn a_hole_needs_a_reason() {
-        let root = tempfile::tempdir().expect("a directory");
-        {
-            let spool = WalSpool::open(root.path(), 7).expect("a spool");
-            for (start, gap) in [(0, false), (M, true), (3 * M, false)] {
-                spool.begin(1, Lsn(start), gap).expect("a file");
-                spool.append(&[1; 100]).expect("room");
-                spool.sync().expect("a disk");
-            }
-            spool.begin(2, Lsn(2 * M), false).expect("a file");
-        }
-        let spool = WalSpool::open(root.path(), 7).expect("a spool");
-        let kept: Vec<_> =
-            spool.extents().iter().map(|extent| (extent.timeline, extent.start.0, extent.after_gap)).collect();
-        assert_eq!(kept, [(1, 0, false), (1, M, true), (2, 2 * M, false)]);
-        assert!(root.path().join("postgres-7/00000001-0000000003000000.stray").exists());
-        spool.cut(1, Lsn(M + 40)).expect("a disk");
-        assert_eq!(spool.end(), Some((1, Lsn(M + 40))));
-    }
-}
+mod tests;

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use super::Shared;
-use super::spool::WalSpool;
+use super::buffers::Buffer;
 use crate::error::{Kind, Result, ResultExt as _};
 use crate::manifest::{Chain, Selection};
 use crate::segment::wal::{MOST_BYTES, Seen, WalReader, Walker, parse_history};
@@ -33,14 +33,19 @@ impl Walk {
         self.walker.verified()
     }
 
-    /// Goes on through the next bytes that the spool holds, and leaves them in `buffer`, which they fill.
-    pub(super) fn over_spool(&mut self, spool: &WalSpool, buffer: &mut [u8]) -> Result<Seen> {
+    /// Goes on through the bytes from `start` to `end`, which the spool holds; gives them.
+    pub(super) fn over(&mut self, shared: &Shared, start: Lsn, end: Lsn) -> Result<(Buffer, Seen)> {
+        if let Some(buffer) = shared.spool.take(self.timeline, start, end) {
+            self.walker.feed(&buffer)?;
+            return Ok((buffer, self.walker.take()));
+        }
+        let mut buffer = shared.buffers.take(end - start);
         // Walked through while the processor still has them.
         for piece in buffer.chunks_mut(PIECE) {
-            spool.read(self.timeline, self.walker.position(), piece)?;
+            shared.spool.read(self.timeline, self.walker.position(), piece)?;
             self.walker.feed(piece)?;
         }
-        Ok(self.walker.take())
+        Ok((buffer, self.walker.take()))
     }
 }
 

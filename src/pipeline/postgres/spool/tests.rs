@@ -1,0 +1,182 @@
+use super::super::buffers::MOST;
+use super::*;
+
+const M: u64 = MOST_BYTES;
+
+/// The end of the log of a server that has nothing more than what it sends.
+const NOWHERE: Lsn = Lsn(0);
+
+fn opened(root: &Path) -> Result<WalSpool> {
+    WalSpool::open(root, 7, None)
+}
+
+fn append(spool: &WalSpool, bytes: &[u8]) {
+    assert_eq!(spool.append(bytes, NOWHERE).expect("room"), bytes.len());
+}
+
+fn read(spool: &WalSpool, timeline: u32, start: u64, length: usize) -> Vec<u8> {
+    let mut buffer = vec![0; length];
+    spool.read(timeline, Lsn(start), &mut buffer).expect("it is there");
+    buffer
+}
+
+#[test]
+fn what_was_synced_is_found_again_and_what_is_archived_goes() {
+    let root = tempfile::tempdir().expect("a directory");
+    let bytes: Vec<u8> = (0..M + 5_000).map(|n| (n % 251) as u8).collect();
+    {
+        let spool = opened(root.path()).expect("a spool");
+        assert!(opened(root.path()).is_err_and(|error| error.kind() == Kind::Config), "it is in use");
+        assert!(spool.begin(1, Lsn(M - 1_000), false, NOWHERE).expect("a file"));
+        bytes.chunks(70_000).for_each(|piece| append(&spool, piece));
+        assert_eq!(spool.sync().expect("a disk"), Lsn(2 * M + 4_000));
+        assert_eq!(spool.extents().len(), 3);
+    }
+    let spool = opened(root.path()).expect("a spool");
+    assert_eq!((spool.end(), spool.bytes()), (Some((1, Lsn(2 * M + 4_000))), M + 5_000));
+    assert_eq!(read(&spool, 1, M - 1_000, bytes.len()), bytes);
+    append(&spool, &[9; 10]);
+    assert_eq!(read(&spool, 1, 2 * M + 3_999, 11)[1..], [9; 10]);
+    spool.release(1, Lsn(2 * M - 1));
+    assert_eq!(spool.extents()[0].start, Lsn(M));
+    spool.release(1, Lsn(3 * M));
+    assert_eq!(spool.extents().len(), 1, "the last file says where to go on");
+}
+
+#[test]
+fn a_file_that_was_made_ready_ends_where_its_bytes_end() {
+    let root = tempfile::tempdir().expect("a directory");
+    let bytes: Vec<u8> = (0..M + 3_000).map(|n| (n % 250) as u8 + 1).collect();
+    let length = |name: &str| std::fs::metadata(root.path().join("postgres-7").join(name)).map(|facts| facts.len());
+    {
+        let spool = opened(root.path()).expect("a spool");
+        spool.prepare().expect("room");
+        assert!(!spool.wants_spare());
+        assert!(spool.begin(1, Lsn(M), false, NOWHERE).expect("a file"));
+        assert!(spool.wants_spare());
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| spool.prepare().expect("room"));
+            }
+        });
+        append(&spool, &bytes[..1_993]);
+        append(&spool, &[0; 7]);
+        spool.sync().expect("a disk");
+    }
+    {
+        let spool = opened(root.path()).expect("a spool");
+        assert_eq!(length("00000001-0000000001000000.wal").ok(), Some(M));
+        assert_eq!((spool.end(), spool.wants_spare()), (Some((1, Lsn(M + 2_000))), true));
+        assert!(length("spare").is_err(), "it may be half made");
+        // Zeros to the end of the block, as behind a switch of files: nothing says that they come again.
+        let mut bytes = bytes[2_000..].to_vec();
+        bytes[1_000_000..M as usize - 2_000].fill(0);
+        append(&spool, &bytes[..M as usize - 2_000]);
+    }
+    {
+        let spool = opened(root.path()).expect("a spool");
+        assert_eq!(spool.end(), Some((1, Lsn(2 * M))));
+        spool.prepare().expect("room");
+        append(&spool, &bytes[..M as usize + 10]);
+        spool.prepare().expect("room");
+        append(&spool, &bytes[..M as usize]);
+        spool.sync().expect("a disk");
+        assert_eq!(length("00000001-0000000004000000.wal").ok(), Some(M));
+        append(&spool, &[7; 100]);
+        spool.cut_to_safe().expect("a disk");
+        // Another timeline: the file that was left has the length of what it holds.
+        assert!(spool.begin(2, Lsn(4 * M + 10), false, NOWHERE).expect("a file"));
+        assert_eq!(length("00000001-0000000004000000.wal").ok(), Some(10));
+    }
+    let spool = opened(root.path()).expect("a spool");
+    let ends: Vec<_> = spool.extents().iter().map(|extent| (extent.timeline, extent.end.0)).collect();
+    assert_eq!(ends, [(1, 2 * M), (1, 3 * M), (1, 4 * M), (1, 4 * M + 10), (2, 4 * M + 10)]);
+}
+
+#[test]
+fn a_hole_needs_a_reason() {
+    let root = tempfile::tempdir().expect("a directory");
+    {
+        let spool = opened(root.path()).expect("a spool");
+        for (start, gap) in [(0, false), (M, true), (3 * M, false)] {
+            assert!(spool.begin(1, Lsn(start), gap, NOWHERE).expect("a file"));
+            append(&spool, &[1; 100]);
+            spool.sync().expect("a disk");
+        }
+        assert!(spool.begin(2, Lsn(2 * M), false, NOWHERE).expect("a file"));
+    }
+    let spool = opened(root.path()).expect("a spool");
+    let kept: Vec<_> =
+        spool.extents().iter().map(|extent| (extent.timeline, extent.start.0, extent.after_gap)).collect();
+    assert_eq!(kept, [(1, 0, false), (1, M, true), (2, 2 * M, false)]);
+    assert!(root.path().join("postgres-7/00000001-0000000003000000.stray").exists());
+    spool.cut(1, Lsn(M + 40)).expect("a disk");
+    assert_eq!(spool.end(), Some((1, Lsn(M + 40))));
+}
+
+/// The bytes at `start`, of which each is its place modulo a prime number.
+fn bytes_at(start: u64, length: u64) -> Vec<u8> {
+    (start..start + length).map(|at| (at % 251) as u8).collect()
+}
+
+#[tokio::test]
+async fn what_the_server_has_whole_stays_in_memory_until_it_is_archived() {
+    let root = tempfile::tempdir().expect("a directory");
+    let folder = root.path().join("postgres-7");
+    let files = || std::fs::read_dir(&folder).expect("a folder").count() - 1;
+    {
+        let spool = WalSpool::open(root.path(), 7, Some(Arc::default())).expect("a spool");
+        let (start, server_end) = (M - 1_000, Lsn(2 * M + 500));
+        assert!(spool.begin(1, Lsn(start), false, server_end).expect("room"));
+        let bytes = bytes_at(start, M + 1_500);
+        assert_eq!(spool.append(&bytes, server_end).expect("room"), 1_000 + M as usize, "the third is not whole");
+        spool.full().await;
+        assert_eq!((spool.sync().expect("nothing to do"), files(), spool.bytes()), (Lsn(2 * M), 0, 0));
+        assert_eq!(read(&spool, 1, M - 10, 20), bytes_at(M - 10, 20));
+        assert!(spool.take(1, Lsn(start), Lsn(M - 1)).is_none(), "it is given away whole");
+        let block = spool.take(1, Lsn(start), Lsn(M)).expect("it is full");
+        assert_eq!(block[..], bytes[..1_000]);
+        assert!(spool.take(1, Lsn(start), Lsn(M)).is_none(), "it is given away once");
+        drop(block);
+        spool.room().await;
+        assert_eq!(spool.append(&bytes[1_000 + M as usize..], server_end).expect("it waits"), 0);
+        // Not before the archive has it may anything behind it be on the disk.
+        spool.release(1, Lsn(2 * M - 8));
+        assert_eq!(spool.append(&bytes[1_000 + M as usize..], server_end).expect("it waits"), 0);
+        spool.release(1, Lsn(2 * M));
+        spool.room().await;
+        assert_eq!(spool.append(&bytes[1_000 + M as usize..], server_end).expect("room"), 500);
+        spool.sync().expect("a disk");
+        assert_eq!((files(), spool.bytes()), (1, 500));
+        spool.release(1, Lsn(2 * M));
+        assert_eq!(spool.extents().len(), 1);
+        assert!(!spool.forget(), "nothing is in memory any more");
+        // The next one is whole again; the process ends before it is archived.
+        assert_eq!(spool.append(&bytes_at(2 * M + 500, M), Lsn(5 * M)).expect("room"), M as usize);
+        assert_eq!(spool.end(), Some((1, Lsn(3 * M + 500))));
+    }
+    let spool = opened(root.path()).expect("a spool");
+    assert_eq!(spool.end(), Some((1, Lsn(3 * M))), "what was in memory comes again");
+}
+
+#[tokio::test]
+async fn memory_is_bounded_and_what_was_in_it_can_be_forgotten() {
+    let root = tempfile::tempdir().expect("a directory");
+    let buffers = Arc::<Buffers>::default();
+    let (spool, server_end) =
+        (WalSpool::open(root.path(), 7, Some(Arc::clone(&buffers))).expect("a spool"), Lsn(9 * M));
+    assert!(spool.begin(1, Lsn(0), false, Lsn(10)).expect("room"), "the server has only begun it");
+    append(&spool, &bytes_at(0, M - 10));
+    let rest = bytes_at(M - 10, 7 * M);
+    let room = 10 + MOST * M as usize;
+    assert_eq!(spool.append(&rest, server_end).expect("room"), room);
+    assert_eq!(spool.append(&rest[room..], server_end).expect("it waits"), 0);
+    assert!(!spool.begin(2, Lsn(5 * M), false, NOWHERE).expect("it waits"), "nor is there room for a timeline");
+    drop(spool.take(1, Lsn(M), Lsn(2 * M)));
+    spool.room().await;
+    assert_eq!(spool.append(&rest[room..], server_end).expect("room"), M as usize);
+    // Bytes that turn out to be no WAL: what memory held has to come again, too.
+    spool.cut(1, Lsn(3 * M)).expect("a disk");
+    assert_eq!((spool.end(), spool.extents().len()), (Some((1, Lsn(M))), 1));
+    assert!(buffers.try_take().is_some());
+}
