@@ -326,6 +326,21 @@ function drawTiles(streams) {
     tile("Gaps", gaps > 0 ? exact(gaps) : "none", gaps > 0 ? many(streams.filter((stream) => stream.gap_count > 0).length, "topic") : "nothing lost", { tone: gaps > 0 ? "bad" : "" });
     tile("Memory", bytes(status.kafka.memory_used_bytes), "of " + bytes(status.memory_budget_bytes), { part: status.kafka.memory_used_bytes / status.memory_budget_bytes });
   }
+  if (status.postgres) drawPostgresTiles(status.postgres);
+}
+
+function drawPostgresTiles({ complete_through, lag_bytes, windows, slots }) {
+  const through = parse(complete_through);
+  tile("WAL lag", through === null ? "–" : span(now() - through), through === null ? "not known yet" : bytes(lag_bytes) + " not archived");
+  const from = parse(windows.at(-1)?.from);
+  tile("Recoverable", from === null ? "nothing" : span(parse(windows.at(-1).to) - from), from === null ? "no base backup yet" : "since " + stamp(from),
+    { tone: from === null ? "bad" : "" });
+  const lost = slots.filter(isLost);
+  const near = slots.filter(isNear).sort((a, b) => (a.seconds_to_loss ?? 0) - (b.seconds_to_loss ?? 0));
+  const names = (some) => some.map(({ slot }) => slot).join(", ");
+  if (lost.length > 0) tile("Slots", exact(lost.length) + " lost", names(lost), { tone: "bad" });
+  else if (near.length > 0) tile("Slots", toLoss(near[0]), names(near) + " near loss", { tone: "bad" });
+  else tile("Slots", exact(slots.length), slots.length > 0 ? "none near loss" : "none on the server");
 }
 
 // ---- Postgres
@@ -362,10 +377,15 @@ function drawPostgres(window) {
   drawSlots(state.slots);
 }
 
+/** A slot within this time of its loss is shown in colour, as the log warns of it. */
+const NEAR_SECONDS = 3600;
+const isLost = (slot) => slot.wal_status === "lost";
+const isNear = (slot) => !isLost(slot) && (slot.wal_status === "unreserved" || (slot.seconds_to_loss ?? Infinity) < NEAR_SECONDS);
+const toLoss = (slot) => (isLost(slot) ? "lost" : slot.seconds_to_loss === null ? "no limit or no writes" : "in " + span(slot.seconds_to_loss * 1000));
+
 function drawSlots(slots) {
-  const loss = (slot) => (slot.wal_status === "lost" ? "lost" : slot.seconds_to_loss === null ? "no limit or no writes" : "in " + span(slot.seconds_to_loss * 1000));
   const lines = slots.map((slot) => [slot.slot, slot.database ? `${slot.kind}, ${slot.database}` : slot.kind, slot.active ? "yes" : "no",
-    slot.wal_status ?? "–", slot.retained_bytes === null ? "–" : bytes(slot.retained_bytes), loss(slot)]);
+    slot.wal_status ?? "–", slot.retained_bytes === null ? "–" : bytes(slot.retained_bytes), toLoss(slot)]);
   const key = JSON.stringify(lines);
   const box = $("postgres-slots");
   if (box.dataset.key === key) return;
@@ -373,7 +393,7 @@ function drawSlots(slots) {
   box.replaceChildren(...(slots.length > 0 ? [table("Replication slots", ["Slot", "Kind", "In use", "State", "Kept on the server", "Time to loss"], lines, 4)] : []));
   [...box.querySelectorAll("tbody tr")].forEach((line, index) => {
     const slot = slots[index];
-    const tone = slot.wal_status === "lost" ? "bad" : slot.wal_status === "unreserved" || (slot.seconds_to_loss ?? Infinity) < 3600 ? "warn" : "";
+    const tone = isLost(slot) ? "bad" : isNear(slot) ? "warn" : "";
     if (tone) line.lastChild.className = "number " + tone;
   });
 }

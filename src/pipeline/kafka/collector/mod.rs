@@ -445,7 +445,17 @@ impl Collector {
         let Summary { segments, records, raw_bytes, stored_bytes } = std::mem::take(&mut self.summary);
         let memory_bytes: usize = self.lanes.values().map(Lane::memory).sum();
         let (state, topics) = (self.state().name(), self.current.len());
-        tracing::info!(state, topics, records, segments, raw_bytes, stored_bytes, memory_bytes, "archived");
+        tracing::info!(
+            connector = "kafka",
+            state,
+            topics,
+            records,
+            segments,
+            raw_bytes,
+            stored_bytes,
+            memory_bytes,
+            "archived"
+        );
     }
 
     /// Stops fetching, and seals what came.
