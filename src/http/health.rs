@@ -20,6 +20,7 @@ use crate::pipeline::board::Opened;
 use crate::pipeline::board::State as Activity;
 use crate::pipeline::kafka::status::{Status, Trouble};
 use crate::pipeline::postgres::{SlotStatus, Snapshot};
+use crate::source::postgres::WalStatus;
 use crate::store::layout;
 use crate::stream::StreamId;
 use crate::time;
@@ -131,9 +132,15 @@ fn judge_postgres(state: (Activity, DateTime<Utc>), now: &Snapshot, health: &mut
     }
     let lost = now.slots.iter().filter(|slot| slot.slot.is_lost());
     health.notes.extend(lost.map(|slot| format!("the replication slot {} is lost", slot.slot.name)));
-    let soon = |slot: &&SlotStatus| !slot.slot.is_lost() && slot.seconds_to_loss.is_some_and(|left| left < NEAR_LOSS);
-    let near = now.slots.iter().filter(soon);
+    let near = now.slots.iter().filter(|slot| is_near_loss(slot));
     health.notes.extend(near.map(|slot| format!("the replication slot {} can be lost within an hour", slot.slot.name)));
+}
+
+/// Whether a slot loses its log within the hour if nothing changes. One whose reader is there and has not fallen behind is
+/// as far from its loss as it can be, however small `max_slot_wal_keep_size` is.
+fn is_near_loss(status: &SlotStatus) -> bool {
+    let keeps_up = status.slot.active && status.slot.wal_status == Some(WalStatus::Reserved);
+    !status.slot.is_lost() && !keeps_up && status.seconds_to_loss.is_some_and(|left| left < NEAR_LOSS)
 }
 
 fn judge(status: &Status, health: &mut Health) {
@@ -188,7 +195,7 @@ impl StoreProbe {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::source::postgres::{Slot, SlotKind, WalStatus};
+    use crate::source::postgres::{Slot, SlotKind};
 
     fn trouble(text: &str) -> Option<Trouble> {
         Some(Trouble { since: DateTime::from_timestamp_millis(0).expect("a time"), text: text.into() })
@@ -244,7 +251,10 @@ mod tests {
             },
             seconds_to_loss,
         };
+        let mut read = slot("read", WalStatus::Reserved, Some(10.0));
+        read.slot.active = true;
         let slots = vec![
+            read,
             slot("gone", WalStatus::Lost, Some(0.0)),
             slot("near", WalStatus::Extended, Some(3_599.0)),
             slot("far", WalStatus::Extended, Some(3_600.0)),

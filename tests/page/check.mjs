@@ -17,8 +17,10 @@ async function accessible(page, what) {
   assert.deepEqual(serious.map(({ id, nodes }) => `${id}: ${nodes.map(({ html, any }) => `${html} ${any.map((one) => one.message)}`).join("; ")}`), [], what);
 }
 
-/** Nothing is wider than the window. */
+/** Nothing is wider than the window, and the rows are as wide as their table. */
 async function fits(page, what) {
+  const [table, row] = await page.evaluate(() => ["#streams > table", "tr.row"].map((of) => document.querySelector(of).getBoundingClientRect().right));
+  assert.ok(Math.abs(table - row) < 3, `${what}: the table ends at ${table} px, its rows at ${row} px`);
   const over = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
   assert.equal(over, 0, `${what}: wider than the window by ${over} px`);
 }
@@ -44,14 +46,18 @@ async function glance() {
   assert.equal(await cell(page, "cdc.shop.orders", "Gaps").getAttribute("data-tone"), "bad");
   assert.equal(await page.locator("tr.row .gap").count(), 1);
   assert.match(await page.locator("tr.row .gap").getAttribute("title"), /^partition 0: 1,204 offsets lost \(broker retention\), found /);
+  // Where the lost records were in time: an hour, eight hours ago.
+  const [left, width] = await page.locator("tr.row .gap").evaluate((gap) => [parseFloat(gap.style.left), parseFloat(gap.style.width)]);
+  assert.ok(Math.abs(left - (15 / 24) * 100) < 1 && Math.abs(width - 100 / 24) < 1, `${left} % and ${width} % wide`);
   assert.match(await cell(page, "cdc.shop.orders", "Ratio").textContent(), /^\d+\.\d×$/);
   // The database: how far it can be recovered, since when, and what the server may throw away.
-  assert.match(await text(page, "#postgres-facts"), /archived to[0-9A-F]+\/[0-9A-F]+, timeline 1.*recoverable20.* to 20.*last base backup20.* ago\).*smaller/);
+  assert.match(await text(page, "#postgres-facts"), /archived to[0-9A-F]+\/[0-9A-F]+, timeline 1.*recoverable20.* to 20.*last base backup20.* ago\).*ratio \d+\.\d×/);
   assert.ok((await page.locator("#postgres-line .have").count()) >= 1);
   const slots = page.getByRole("region", { name: "Replication slots" });
   assert.equal(await slots.locator("tbody tr").count(), 3);
   assert.equal(await slots.locator("td.bad").textContent(), "lost");
-  assert.match(await slots.locator("tr", { hasText: "debezium" }).locator("td").last().textContent(), /^in \d+ (s|min|h)$/);
+  assert.match(await slots.locator("tr", { hasText: "debezium" }).locator("td.warn").textContent(), /^in \d+ (s|min)$/);
+  assert.doesNotMatch(await text(page, "#messages"), /slot tidelog/, "its reader keeps up");
   // Live, and without a reload: records come.
   await page.evaluate(() => { globalThis.loadedOnce = true; });
   const records = await cell(page, "web.clicks", "Records").getAttribute("title");

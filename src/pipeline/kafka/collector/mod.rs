@@ -383,6 +383,7 @@ impl Collector {
         let Some(lane) = self.lanes.get_mut(&id) else { return };
         if let Some(segment) = &segment {
             lane.shown.counters.archived(segment);
+            segment.partitions.iter().for_each(|range| lane.shown.follow(range));
         }
         let ranges = segment.map_or(empty, |segment| segment.partitions);
         lane.covered(seq, &ranges);
