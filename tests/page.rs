@@ -8,7 +8,7 @@
 //!   500 topics ─────────────────────────────────────────────────────────────────────────────────────────────► check.mjs many
 //! ```
 //!
-//! `TIDELOG_PICTURES=docs cargo test --test main the_page` takes the pictures that docs/ shows.
+//! `TIDELOG_PICTURES=DIRECTORY cargo test --test main the_page` takes pictures; docs/ shows some of them.
 
 use std::fs;
 use std::path::Path;

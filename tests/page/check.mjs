@@ -1,6 +1,6 @@
 // The status page as a person and a machine meet it, over a running archiver: node check.mjs URL STAGE
 // tests/page.rs brings the archiver into each stage. Prints what is wrong and fails; prints "the page is sound" and ends
-// with 0. With PICTURES=DIRECTORY it also takes the pictures that docs/ shows.
+// with 0. With PICTURES=DIRECTORY it also takes pictures.
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { axe, desktop, open, phone, start } from "./browser.mjs";
