@@ -340,6 +340,8 @@ fn a_topic_that_is_made_again_is_another_life() {
     program.terminate(STOP);
 
     site.assert_sound();
+    let ended: Vec<_> = site.ls(&topic).iter().map(|stream| stream["ended"].clone()).collect();
+    assert_eq!(ended, [true, true, true, false], "only the present life goes on");
     for (generation, records) in (0..).zip(&lives) {
         site.assert_holds(&topic, generation, records);
         let target = unique(&format!("{topic}-life"));

@@ -24,7 +24,7 @@ use crate::site::{STOP, Settings, Site};
 /// How long something that happens within seconds on an idle machine may take.
 const SOON: Duration = Duration::from_secs(60);
 
-const TOKEN: &str = "correct-horse-battery-staple";
+pub(crate) const TOKEN: &str = "correct-horse-battery-staple";
 
 /// An archiver with a listener.
 pub(crate) struct Service {
@@ -34,7 +34,7 @@ pub(crate) struct Service {
 }
 
 /// A site whose configuration has a listener and a token.
-fn site_with_listener(kafka: &Kafka, settings: &Settings<'_>, more: &str) -> (Site, Server) {
+pub(crate) fn site_with_listener(kafka: &Kafka, settings: &Settings<'_>, more: &str) -> (Site, Server) {
     let site = Site::new(&kafka.bootstrap(), settings);
     let token = site.home().write("token", TOKEN);
     fs::set_permissions(&token, fs::Permissions::from_mode(0o600)).expect("the token's rights");
@@ -58,7 +58,7 @@ impl Service {
         service
     }
 
-    fn wait_ready(&mut self) {
+    pub(crate) fn wait_ready(&mut self) {
         let ready = || self.server.is_up() && self.server.get("/readyz").status == 200;
         wait_until("the archiver to be ready", SOON, || {
             self.program.assert_running();
@@ -161,16 +161,21 @@ fn every_path_answers_as_documented() {
         ("/connectors/kafka/tasks/3/status", 404, "No status found for task kafka-3"),
         ("/connectors/kafka/tasks/x/status", 404, "No status found"),
         ("/api/streams/none", 404, "no partition of a topic none"),
-        ("/connectors/kafka/pause", 405, "GET is not allowed"),
+        ("/connectors/kafka/pause", 405, "GET is not allowed on /connectors/kafka/pause: it takes PUT"),
+        ("/connectors/kafka/restart", 405, "it takes POST"),
     ] {
         let answer = server.get(path);
         assert_eq!((answer.status, &answer.json()["error_code"]), (status, &json!(status)), "{path}");
         assert!(answer.json()["message"].as_str().expect("a message").contains(says), "{path}: {answer:?}");
     }
-    for (method, path) in
-        [("POST", "/connectors"), ("PUT", "/connectors/kafka/config"), ("DELETE", "/connectors/kafka")]
-    {
-        assert_eq!(service.change(method, path), 405, "{method} {path}");
+    for (method, path, says) in [
+        ("POST", "/connectors", "is set in the configuration"),
+        ("PUT", "/connectors/kafka/config", "is set in the configuration"),
+        ("DELETE", "/connectors/kafka", "is set in the configuration"),
+        ("POST", "/metrics", "it is only read, with GET"),
+    ] {
+        let answer = server.request(method, path, &[]);
+        assert!(answer.status == 405 && answer.body.contains(says), "{method} {path}: {answer:?}");
     }
     assert_eq!(server.request("GET", "/", &[("Content-Length", "70000")]).status, 413);
     assert_eq!(server.request("GET", "/", &[("X-Long", &"x".repeat(40_000))]).status, 431);
@@ -670,6 +675,11 @@ fn postgres_is_shown_and_steered() {
     assert!(said.contains("\"postgres.url\":\"********\""), "the key is shown, its value is not");
     assert_eq!(said.lines().find(|line| line.contains("hunter2")), None, "a secret was shown");
     program.terminate(STOP);
+    let log = fs::read_to_string(home.path().join("output")).expect("the log");
+    assert!(
+        log.contains(r#""message":"archived""#) && log.contains(r#""connector":"postgres""#),
+        "the last summary: {log}"
+    );
 }
 
 // ---- secrets

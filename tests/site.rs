@@ -94,13 +94,13 @@ max_records = {max_records}
         self.home.start(&["-c", "tidelog.toml", "run"])
     }
 
-    /// `tidelog run` by a shell that prepares its machine with `before`, in a mount namespace of its own: what is mounted
-    /// there is gone with the process.
+    /// `tidelog run` by a shell that prepares its machine with `before`, in namespaces of its own: what is mounted there is
+    /// gone with the process, and so is the name that the machine is given.
     pub(crate) fn start_after(&self, before: &str) -> Program {
         let tidelog = self.home.command(&["-c", "tidelog.toml", "run"]);
         let mut command = Command::new("unshare");
         let exec = format!("{before} && exec {:?} -c tidelog.toml run", tidelog.get_program());
-        command.args(["-m", "sh", "-ec", &exec]).current_dir(self.home.path());
+        command.args(["-m", "-u", "sh", "-ec", &exec]).current_dir(self.home.path());
         for (name, value) in tidelog.get_envs() {
             match value {
                 Some(value) => command.env(name, value),

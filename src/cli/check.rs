@@ -53,13 +53,18 @@ impl Answer {
 pub(super) async fn run(args: &Args, path: &Path) -> Result<()> {
     let config = Config::load(path)?;
     let mut answers = vec![Answer::of("configuration", Ok(format!("{} is valid", path.display())))];
-    // What only the libraries know to be wrong: their options and properties. No server is asked.
-    let store = Store::open(&config.archive);
+    // What only the libraries know to be wrong: their options and properties. No server is asked, and no directory made:
+    // one that root makes here would not be the service's.
+    let valid = Store::validate(&config.archive);
     let properties = config.kafka.as_ref().map_or(Ok(()), validate);
-    match (args.connect, store) {
-        (true, Ok(store)) => answers.push(Answer::of("archive", check_archive(&store).await)),
-        (false, Ok(_)) => {}
-        (_, Err(error)) => answers.push(Answer::of("archive", Err(error))),
+    if let Err(error) = valid {
+        answers.push(Answer::of("archive", Err(error)));
+    } else if args.connect {
+        let answer = match Store::open(&config.archive) {
+            Ok(store) => check_archive(&store).await,
+            Err(error) => Err(error),
+        };
+        answers.push(Answer::of("archive", answer));
     }
     if args.connect {
         let spool = pipeline::probe_spool(&config).map(|()| config.archive.spool_dir.display().to_string());

@@ -19,7 +19,7 @@ use super::{App, AppState};
 use crate::pipeline::board::Opened;
 use crate::pipeline::board::State as Activity;
 use crate::pipeline::kafka::status::{Status, Trouble};
-use crate::pipeline::postgres::Snapshot;
+use crate::pipeline::postgres::{SlotStatus, Snapshot};
 use crate::source::postgres::WalStatus;
 use crate::store::layout;
 use crate::stream::StreamId;
@@ -36,6 +36,9 @@ const STORE_WITHIN: Duration = Duration::from_secs(3);
 
 /// So many topics that fail are named.
 const MOST_NAMED: usize = 3;
+
+/// Seconds to its loss under which a replication slot is told of, as the log and the page do.
+const NEAR_LOSS: f64 = 3_600.0;
 
 /// What is wrong, and what else one should know.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -127,8 +130,17 @@ fn judge_postgres(state: (Activity, DateTime<Utc>), now: &Snapshot, health: &mut
         Some(trouble) if !resting => health.reasons.push(format!("postgres: {trouble}")),
         _ => judge_state("postgres", (state.0, Some(state.1)), "no write-ahead log is received", health),
     }
-    let lost = now.slots.iter().filter(|slot| slot.slot.wal_status == Some(WalStatus::Lost));
+    let lost = now.slots.iter().filter(|slot| slot.slot.is_lost());
     health.notes.extend(lost.map(|slot| format!("the replication slot {} is lost", slot.slot.name)));
+    let near = now.slots.iter().filter(|slot| is_near_loss(slot));
+    health.notes.extend(near.map(|slot| format!("the replication slot {} can be lost within an hour", slot.slot.name)));
+}
+
+/// Whether a slot loses its log within the hour if nothing changes. One whose reader is there and has not fallen behind is
+/// as far from its loss as it can be, however small `max_slot_wal_keep_size` is.
+fn is_near_loss(status: &SlotStatus) -> bool {
+    let keeps_up = status.slot.active && status.slot.wal_status == Some(WalStatus::Reserved);
+    !status.slot.is_lost() && !keeps_up && status.seconds_to_loss.is_some_and(|left| left < NEAR_LOSS)
 }
 
 fn judge(status: &Status, health: &mut Health) {
@@ -183,6 +195,7 @@ impl StoreProbe {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::source::postgres::{Slot, SlotKind};
 
     fn trouble(text: &str) -> Option<Trouble> {
         Some(Trouble { since: DateTime::from_timestamp_millis(0).expect("a time"), text: text.into() })
@@ -220,6 +233,41 @@ mod tests {
             let health = judged(&status);
             assert!(health.reasons.len() == 1 && health.reasons[0].contains(says), "{health:?}");
         }
+    }
+
+    #[test]
+    fn a_slot_is_told_of_before_it_is_lost_and_after() {
+        let slot = |name: &str, wal_status, seconds_to_loss| SlotStatus {
+            slot: Slot {
+                name: name.to_owned(),
+                kind: SlotKind::Physical,
+                active: false,
+                wal_status: Some(wal_status),
+                restart: None,
+                retained_bytes: None,
+                safe_bytes: None,
+                inactive_since_ms: None,
+                invalidation_reason: None,
+            },
+            seconds_to_loss,
+        };
+        let mut read = slot("read", WalStatus::Reserved, Some(10.0));
+        read.slot.active = true;
+        let slots = vec![
+            read,
+            slot("gone", WalStatus::Lost, Some(0.0)),
+            slot("near", WalStatus::Extended, Some(3_599.0)),
+            slot("far", WalStatus::Extended, Some(3_600.0)),
+            slot("safe", WalStatus::Reserved, None),
+        ];
+        let mut health = Health::default();
+        let running = (Activity::Running, DateTime::default());
+        judge_postgres(running, &Snapshot { slots, ..Snapshot::default() }, &mut health);
+        assert_eq!(
+            health.notes,
+            ["the replication slot gone is lost", "the replication slot near can be lost within an hour"]
+        );
+        assert!(health.reasons.is_empty(), "{health:?}");
     }
 
     #[tokio::test]

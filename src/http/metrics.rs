@@ -11,7 +11,6 @@ use super::{AppState, health};
 use crate::pipeline::board::State as Activity;
 use crate::pipeline::kafka::status::{PartitionStatus, Status};
 use crate::pipeline::postgres::{SlotStatus, Snapshot};
-use crate::source::postgres::WalStatus;
 use crate::telemetry::metrics::{
     ALL_PARTITIONS, ASSIGNED_PARTITIONS, BASE_BACKUP, BUILD_INFO, CHECKPOINT_POSITION, COMPLETE_THROUGH, Exposition,
     LAG_RECORDS, LAG_SECONDS, LAST_CHECKPOINT, MEMORY_BUDGET, MEMORY_USED, Metric, OTHER_TOPICS, PAUSED, READY,
@@ -83,7 +82,7 @@ fn expose_postgres(now: &Snapshot, at: DateTime<Utc>, out: &mut Exposition) {
     }
     per_slot(&SLOT_RETAINED, now, |slot| slot.slot.retained_bytes.map(|bytes| bytes as f64), out);
     per_slot(&SLOT_SAFE, now, |slot| slot.slot.safe_bytes.map(|bytes| bytes as f64), out);
-    per_slot(&SLOT_LOST, now, |slot| Some(flag(slot.slot.wal_status == Some(WalStatus::Lost))), out);
+    per_slot(&SLOT_LOST, now, |slot| Some(flag(slot.slot.is_lost())), out);
     per_slot(&SLOT_SECONDS_TO_LOSS, now, |slot| slot.seconds_to_loss, out);
     if let Some(last) = now.last_backup {
         out.single(&BASE_BACKUP, &[], seconds(last));

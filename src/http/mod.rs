@@ -183,8 +183,15 @@ fn unknown_path(uri: Uri) -> Ready<Response> {
 }
 
 fn wrong_method(method: Method, uri: Uri) -> Ready<Response> {
-    let message = format!("{method} is not allowed on {}; what is archived is set in the configuration", uri.path());
-    ready(refusal(StatusCode::METHOD_NOT_ALLOWED, message))
+    let path = uri.path();
+    let way_out = match path.rsplit('/').next() {
+        Some("pause" | "resume" | "stop") => "it takes PUT",
+        Some("restart") => "it takes POST",
+        // What Connect would let one create, change or delete.
+        _ if path.starts_with("/connectors") => "what is archived is set in the configuration",
+        _ => "it is only read, with GET",
+    };
+    ready(refusal(StatusCode::METHOD_NOT_ALLOWED, format!("{method} is not allowed on {path}: {way_out}")))
 }
 
 /// What the handlers take.

@@ -7,6 +7,7 @@ pub mod kafka;
 mod persistence;
 pub mod postgres;
 mod spool;
+mod summary;
 
 use std::sync::Arc;
 
@@ -20,6 +21,7 @@ use crate::store::Store;
 use board::{Board, Opened};
 use postgres::{Steered, backup::BackupTask};
 use spool::Spool;
+use summary::Summary;
 
 /// Archives everything that the configuration names, until `stop` turns true. `board` is made from the same
 /// configuration.
@@ -60,7 +62,12 @@ pub async fn run(config: &Config, board: Arc<Board>, stop: watch::Receiver<bool>
                 };
                 let task = tokio::spawn(postgres::backup::run(task));
                 let log = Steered { config, postgres, opened: &opened, board, backups };
-                let result = log.run(stop.clone()).await;
+                let mut summary = Summary::default();
+                let result = tokio::select! {
+                    result = log.run(stop.clone()) => result,
+                    never = summary.every_minute(board) => match never {},
+                };
+                summary.tell(board);
                 // A backup under way counts for nothing until its last object.
                 task.abort();
                 result

@@ -157,6 +157,11 @@ pub fn shortfalls(sources: &[Source], query: &Query) -> Vec<String> {
 impl Source {
     fn not_reached(&self, query: &Query) -> Option<String> {
         let topic = &self.stream.topic;
+        if self.positions.is_empty() {
+            return Some(format!(
+                "nothing of {topic} is archived yet: up to when it is complete is not known, records may be missing"
+            ));
+        }
         let wanted = query.ranges(&self.positions);
         if let Some(end) = query.offsets.and_then(|offsets| offsets.end) {
             let short = self.positions.iter().find(|at| wanted.contains_key(&at.partition) && at.end < end)?;
@@ -365,6 +370,8 @@ mod tests {
         let late = shortfalls(&[old.clone(), new.clone()], &until(1_001));
         assert!(late.len() == 1 && late[0].contains("complete through 1970-01-01T00:00:01.000Z"), "{late:?}");
         assert!(shortfalls(std::slice::from_ref(&old), &until(1))[0].contains("not known"));
+        let begun = Source { positions: Vec::new(), ..old.clone() };
+        assert!(shortfalls(&[begun], &until(1))[0].contains("nothing of orders is archived yet"));
         let offsets = Query { offsets: Some("0..101".parse().expect("offsets")), ..Query::default() };
         assert!(
             shortfalls(std::slice::from_ref(&new), &offsets)[0].contains("partition 0 is archived up to offset 100")

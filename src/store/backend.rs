@@ -27,6 +27,11 @@ const RETRIES: usize = 7;
 /// After this time no request is sent again.
 const RETRY_FOR: Duration = Duration::from_secs(20);
 
+/// Whether `archive` can be opened, as far as its URL and options say; makes nothing.
+pub(super) fn validate(archive: &Archive) -> Result<()> {
+    if archive.url.scheme() == "file" { local_root(archive).map(drop) } else { open(archive).map(drop) }
+}
+
 /// Opens the backend of `archive`.
 pub(super) fn open(archive: &Archive) -> Result<Arc<dyn ObjectStore>> {
     let url = &archive.url;
@@ -58,13 +63,17 @@ pub(super) fn open(archive: &Archive) -> Result<Arc<dyn ObjectStore>> {
     }
 }
 
-fn local(archive: &Archive) -> Result<Arc<dyn ObjectStore>> {
+/// The directory that the URL names.
+fn local_root(archive: &Archive) -> Result<PathBuf> {
     no_options(archive)?;
-    let url = &archive.url;
-    let root = url.to_file_path().map_err(|()| {
-        Error::new(Kind::Config, format!("archive.url: {url} does not name a local directory"))
+    archive.url.to_file_path().map_err(|()| {
+        Error::new(Kind::Config, format!("archive.url: {} does not name a local directory", archive.url))
             .hint("write an absolute path with three slashes, as in file:///var/lib/tidelog/archive")
-    })?;
+    })
+}
+
+fn local(archive: &Archive) -> Result<Arc<dyn ObjectStore>> {
+    let (root, url) = (local_root(archive)?, &archive.url);
     make_directory(&root).map_err(|error| {
         Error::io(error, format!("cannot make the archive's directory {}", root.display()))
             .hint("make the directory by hand and give it to the user that runs tidelog")

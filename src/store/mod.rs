@@ -65,6 +65,14 @@ impl Store {
         Ok(Self::over(backend::open(archive)?, archive.url.as_str()))
     }
 
+    /// Whether the archive's URL and options are ones that a store knows. Nothing is sent, and nothing made.
+    ///
+    /// # Errors
+    /// [`Kind::Config`], as of [`Store::open`].
+    pub fn validate(archive: &Archive) -> Result<()> {
+        backend::validate(archive)
+    }
+
     /// A store over objects that are already open, for wrappers that count, limit or break requests.
     pub fn over(objects: Arc<dyn ObjectStore>, url: &str) -> Self {
         Self { objects, url: url.into(), meter: Meter::new() }

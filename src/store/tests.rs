@@ -256,3 +256,14 @@ async fn a_file_that_shrinks_while_it_is_uploaded_is_an_error() {
     file.set_len(10).unwrap();
     assert!(read_part(Arc::new(file), 5, 6).await.is_err());
 }
+
+#[test]
+fn an_archive_that_is_only_looked_at_is_not_made() {
+    let directory = tempfile::tempdir().unwrap();
+    let url = format!("file://{}/archive", directory.path().display());
+    Store::validate(&archive(&url, &[])).unwrap();
+    assert!(!directory.path().join("archive").exists());
+    for (url, options) in [(url.as_str(), &[("aws_region", "r")][..]), ("s3://bucket", &[("aws_nonsense", "x")])] {
+        assert_eq!(Store::validate(&archive(url, options)).unwrap_err().kind(), Kind::Config, "{url}");
+    }
+}

@@ -17,11 +17,8 @@ export function start() {
   return chromium.launch({ executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", args: ["--no-sandbox", "--disable-gpu"] });
 }
 
-/**
- * Opens the page in a window of its own; `complaints` gathers what the console and the network have to complain of.
- * With `status` the page is given that in place of what the server says.
- */
-export async function open(browser, url, { viewport = desktop, dark = false, status = null, hash = "" } = {}) {
+/** Opens the page in a window of its own; `complaints` gathers what the console and the network have to complain of. */
+export async function open(browser, url, { viewport = desktop, dark = false, hash = "" } = {}) {
   const context = await browser.newContext({ viewport, colorScheme: dark ? "dark" : "light", bypassCSP: false, reducedMotion: "reduce" });
   const page = await context.newPage();
   const complaints = [];
@@ -31,14 +28,6 @@ export async function open(browser, url, { viewport = desktop, dark = false, sta
   page.on("request", (request) => {
     if (!request.url().startsWith(url) && !request.url().startsWith("data:")) complaints.push(`asked for ${request.url()}`);
   });
-  if (status) {
-    const json = (route, body) => route.fulfill({ json: body, headers: { date: new Date(status.at).toUTCString() } });
-    await page.route("**/api/status", (route) => json(route, status.answer));
-    await page.route("**/api/streams/*", (route) => {
-      const topic = decodeURIComponent(route.request().url().split("/").at(-1));
-      return json(route, status.stream(topic));
-    });
-  }
   await page.goto(`${url}/${hash}`);
   await page.waitForFunction(() => document.querySelectorAll("#tiles .tile").length > 0);
   return { page, complaints, close: () => context.close() };

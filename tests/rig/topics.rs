@@ -131,6 +131,19 @@ impl Kafka {
         self.wait_for_partitions(name, partitions);
     }
 
+    /// Creates many topics of one replica with one request, and waits until each partition has a leader.
+    pub(crate) fn create_topics(&self, names: &[String], partitions: i32) {
+        let topics: Vec<NewTopic<'_>> =
+            names.iter().map(|name| NewTopic::new(name, partitions, TopicReplication::Fixed(1))).collect();
+        let answers = block_on(self.admin().create_topics(&topics, &admin_options())).expect("the cluster answers");
+        for answer in answers {
+            one_answer(Ok(answer), "create topics");
+        }
+        for name in names {
+            self.wait_for_partitions(name, partitions);
+        }
+    }
+
     /// Raises the number of partitions of a topic to `partitions`.
     pub(crate) fn grow_topic(&self, name: &str, partitions: i32) {
         let wanted = NewPartitions::new(name, usize::try_from(partitions).expect("a count of partitions"));

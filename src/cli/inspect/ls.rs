@@ -1,6 +1,6 @@
 //! `tidelog ls`: what the archive holds, how far it is complete, and what is lost.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -15,7 +15,7 @@ use crate::manifest::coverage::{self, Coverage};
 use crate::manifest::recoverable::{self, Window, windows};
 use crate::manifest::{self, Chain};
 use crate::store::{Store, layout};
-use crate::stream::{Gap, StreamId};
+use crate::stream::{Gap, StreamId, TopicLife};
 use crate::time;
 
 /// Lists the streams of the archive, their ranges, coverage and gaps.
@@ -63,6 +63,8 @@ struct Row {
     min_time: Option<String>,
     max_time: Option<String>,
     complete_through: Option<String>,
+    /// A later life of the topic has begun: nothing comes any more, and `complete_through` does not move.
+    ended: bool,
     gaps: Vec<GapRow>,
     partitions: Vec<PartitionRow>,
     #[serde(skip)]
@@ -95,7 +97,9 @@ struct PartitionRow {
 /// Runs the command.
 pub(crate) async fn run(args: &Args, config: &Config) -> Result<()> {
     let store = Store::open(&config.archive)?;
-    let streams = chosen(manifest::streams(&store).await?, &args.streams)?;
+    let archive = manifest::streams(&store).await?;
+    let lives: BTreeSet<TopicLife> = archive.iter().filter_map(|stream| stream.topic().cloned()).collect();
+    let streams = chosen(archive, &args.streams)?;
     let mut claims: BTreeMap<Path, Vec<Coverage>> = BTreeMap::new();
     let mut rows = Vec::with_capacity(streams.len());
     let mut recoverable: Option<Vec<Recoverable>> = None;
@@ -105,7 +109,8 @@ pub(crate) async fn run(args: &Args, config: &Config) -> Result<()> {
         if !claims.contains_key(&folder) {
             claims.insert(folder.clone(), coverage::load_all(&store, &folder).await?);
         }
-        let row = row(&stream, &chain, &claims[&folder]).await?;
+        let mut row = row(&stream, &chain, &claims[&folder]).await?;
+        row.ended = stream.topic().is_some_and(|life| lives.contains(&life.next_generation()));
         if stream.topic().is_none() {
             let windows = windows(&store, &chain, row.through).await?;
             recoverable.get_or_insert_default().extend(windows.into_iter().map(|window| Recoverable {
@@ -172,6 +177,7 @@ async fn row(stream: &StreamId, chain: &Chain, claims: &[Coverage]) -> Result<Ro
         min_time: totals.min_timestamp.map(time::rfc3339),
         max_time: totals.max_timestamp.map(time::rfc3339),
         complete_through: through.map(time::utc),
+        ended: false,
         gaps: if totals.gaps > 0 { gaps(stream, chain).await? } else { Vec::new() },
         partitions,
         through,
@@ -214,7 +220,11 @@ fn table(rows: &[Row], now: DateTime<Utc>) -> String {
             ratio(row.bytes, row.stored_bytes),
             row.first.map_or("–".to_owned(), time::short),
             row.through.map_or("not known".to_owned(), |through| time::short(through.timestamp_millis())),
-            row.through.map_or("–".to_owned(), |through| lag(now, through)),
+            if row.ended {
+                "ended".to_owned()
+            } else {
+                row.through.map_or("–".to_owned(), |through| lag(now, through))
+            },
             row.gap_words(),
         ]
     };
@@ -292,6 +302,7 @@ mod tests {
             min_time: None,
             max_time: None,
             complete_through: None,
+            ended: false,
             gaps,
             partitions: vec![partition],
             through: DateTime::from_timestamp_millis(1_795_334_710_000),
@@ -325,5 +336,7 @@ mod tests {
         assert!(lines[3].ends_with("1 (1,204 offsets lost: broker retention)"));
         let unknown = Row { through: None, first: None, stored_bytes: 0, ..row("a", 0, vec![]) };
         assert!(table(&[unknown], now).contains("not known"));
+        let ended = Row { ended: true, ..row("a", 0, vec![]) };
+        assert!(table(&[ended, row("a", 1, vec![])], now).contains("2026-11-22 08:05:10  ended  none"));
     }
 }

@@ -1,6 +1,6 @@
 // The status page: asks api/status every two seconds and shows what has changed. It changes nothing on the server.
 import {
-  make, say, mark, place, rough, bytes, exact, ratio, many, span, stamp, parse,
+  make, say, mark, place, rough, bytes, exact, ratio, many, span, stamp, parse, readable,
 } from "./text.js";
 
 const HOUR = 3600e3;
@@ -70,12 +70,14 @@ const STEPS = [1 / 60, 5 / 60, 0.25, 0.5, 1, 3, 6, 12, 24, 48, 168, 720, 2160, 8
 
 function drawAxis([from, to]) {
   const axis = $("axis");
-  const room = Math.max(2, Math.floor(axis.clientWidth / 96));
+  const room = Math.max(1, Math.floor(axis.clientWidth / 96));
   const step = STEPS.find((step) => (to - from) / step <= room) ?? STEPS.at(-1);
   const labels = [];
   for (let at = Math.ceil(from / step) * step; at < to; at += step) {
     const percent = ((at - from) / (to - from)) * 100;
-    if (percent > 4 && percent < 88) {
+    // Half a label to the left, one and a half to `now` on the right.
+    const pixels = (percent / 100) * axis.clientWidth;
+    if (pixels > 16 && axis.clientWidth - pixels > 56) {
       const iso = new Date(at).toISOString();
       labels.push([percent, step < 24 * HOUR ? iso.slice(11, 16) : iso.slice(5, 10)]);
     }
@@ -172,6 +174,8 @@ function drawRow(row, stream, window) {
 
 function drawRows(streams, window) {
   $("streams").hidden = !status.kafka;
+  const width = columns();
+  for (const { detail } of rows.values()) if (detail && detail.firstChild.colSpan !== width) detail.firstChild.colSpan = width;
   const body = $("rows");
   const visible = chosen(streams);
   for (const stream of visible) {
@@ -197,13 +201,16 @@ function drawRows(streams, window) {
 
 // ---- a stream's partitions, when its row is open
 
+/** How many columns there are now: narrow windows have less. */
+const columns = () => [...document.querySelectorAll("#streams > table > thead th")].filter((th) => th.offsetParent !== null).length;
+
 function toggle(row) {
   if (row.detail) {
     row.detail.remove();
     row.detail = null;
   } else {
     const cell = make("td", "", "…");
-    cell.colSpan = 8;
+    cell.colSpan = columns();
     row.detail = make("tr", "detail", cell);
     row.element.after(row.detail);
     refreshDetail(row);
@@ -243,7 +250,7 @@ async function refreshDetail(row) {
   const key = JSON.stringify(stream);
   if (row.detail.dataset.key === key) return;
   row.detail.dataset.key = key;
-  const partitions = stream.partitions.map((at) => [String(at.partition), exact(at.checkpoint_position), at.end === null ? "–" : exact(at.end),
+  const partitions = stream.partitions.map((at) => [String(at.partition), exact(at.checkpoint_position), at.end === null ? "–" : exact(Math.max(at.end, at.archived)),
     at.lag_records === null ? "–" : exact(at.lag_records), at.complete_through ? stamp(parse(at.complete_through)) : "–"]);
   const gaps = stream.gaps.map((gap) => [String(gap.partition), `${exact(gap.start)} … ${exact(gap.end - 1)}`, exact(gap.offsets),
     gap.reason.replaceAll("_", " "), stamp(parse(gap.found))]);
@@ -287,7 +294,7 @@ function drawHead() {
     box.dataset.key = key;
     box.hidden = messages.length === 0;
     box.replaceChildren(...messages.map(([tone, title, text]) =>
-      make("p", "message " + tone, ...(title ? [make("b", "", title), " "] : []), text)));
+      make("p", "message " + tone, ...(title ? [make("b", "", title), " "] : []), ...readable(text))));
   }
 }
 
@@ -322,10 +329,25 @@ function drawTiles(streams) {
     tile("Lag", worst ? span(worst.lag) : "–", worst ? "at most, " + worst.topic : "not known yet");
     tile("Rate", rough(sum("records_per_second")) + "/s", bytes(sum("bytes_per_second")) + "/s from Kafka");
     tile("Records", rough(sum("records")), many(streams.length, "topic") + ", " + many(partitions, "partition"));
-    tile("Stored", bytes(stored), `${ratio(raw, stored)} smaller, ${many(sum("segments"), "segment")}`);
+    tile("Stored", bytes(stored), `ratio ${ratio(raw, stored)}, ${many(sum("segments"), "segment")}`);
     tile("Gaps", gaps > 0 ? exact(gaps) : "none", gaps > 0 ? many(streams.filter((stream) => stream.gap_count > 0).length, "topic") : "nothing lost", { tone: gaps > 0 ? "bad" : "" });
     tile("Memory", bytes(status.kafka.memory_used_bytes), "of " + bytes(status.memory_budget_bytes), { part: status.kafka.memory_used_bytes / status.memory_budget_bytes });
   }
+  if (status.postgres) drawPostgresTiles(status.postgres);
+}
+
+function drawPostgresTiles({ complete_through, lag_bytes, windows, slots }) {
+  const through = parse(complete_through);
+  tile("WAL lag", through === null ? "–" : span(now() - through), through === null ? "not known yet" : bytes(lag_bytes) + " not archived");
+  const from = parse(windows.at(-1)?.from);
+  tile("Recoverable", from === null ? "nothing" : span(parse(windows.at(-1).to) - from), from === null ? "no base backup yet" : "since " + stamp(from).slice(0, 16),
+    { tone: from === null ? "bad" : "" });
+  const lost = slots.filter(isLost);
+  const near = slots.filter(isNear).sort((a, b) => (a.seconds_to_loss ?? 0) - (b.seconds_to_loss ?? 0));
+  const names = (some) => some.map(({ slot }) => slot).join(", ");
+  if (lost.length > 0) tile("Slots", exact(lost.length) + " lost", names(lost), { tone: "bad" });
+  else if (near.length > 0) tile("Slots", toLoss(near[0]), names(near) + " near loss", { tone: "bad" });
+  else tile("Slots", exact(slots.length), slots.length > 0 ? "none near loss" : "none on the server");
 }
 
 // ---- Postgres
@@ -344,7 +366,7 @@ function drawPostgres(window) {
     ["server at", state.server_lsn], ["lag", through === null ? "not known yet" : `${span(now() - through)}, ${bytes(state.lag_bytes)}`],
     ["recoverable", newest ? `${time(newest.from)} to ${time(newest.to)}` : "no moment yet"],
     ["last base backup", state.last_backup ? ago(state.last_backup) : "none yet"], ["last commit archived", time(state.last_commit)],
-    ["since the start", `${bytes(state.bytes)} as ${bytes(state.stored_bytes)}, ${ratio(state.bytes, state.stored_bytes)} smaller`],
+    ["since the start", `${bytes(state.bytes)} as ${bytes(state.stored_bytes)}, ratio ${ratio(state.bytes, state.stored_bytes)}`],
     ["gaps", state.gaps > 0 ? exact(state.gaps) : ""], ["system", state.system_id]]);
   const key = list.textContent;
   if ($("postgres-facts").dataset.key !== key) {
@@ -362,10 +384,21 @@ function drawPostgres(window) {
   drawSlots(state.slots);
 }
 
+/** A slot within this time of its loss is shown in colour, as the log warns of it. */
+const NEAR_SECONDS = 3600;
+const isLost = (slot) => slot.wal_status === "lost";
+/** One whose reader is there and has not fallen behind is as far from its loss as it can be. */
+const keepsUp = (slot) => slot.active && slot.wal_status === "reserved";
+const isNear = (slot) => !isLost(slot) && !keepsUp(slot) && (slot.wal_status === "unreserved" || (slot.seconds_to_loss ?? Infinity) < NEAR_SECONDS);
+function toLoss(slot) {
+  if (isLost(slot)) return "lost";
+  if (slot.safe_bytes === null) return "no limit";
+  return slot.seconds_to_loss === null ? bytes(Math.max(0, slot.safe_bytes)) + " left" : "in " + span(slot.seconds_to_loss * 1000);
+}
+
 function drawSlots(slots) {
-  const loss = (slot) => (slot.wal_status === "lost" ? "lost" : slot.seconds_to_loss === null ? "no limit or no writes" : "in " + span(slot.seconds_to_loss * 1000));
   const lines = slots.map((slot) => [slot.slot, slot.database ? `${slot.kind}, ${slot.database}` : slot.kind, slot.active ? "yes" : "no",
-    slot.wal_status ?? "–", slot.retained_bytes === null ? "–" : bytes(slot.retained_bytes), loss(slot)]);
+    slot.wal_status ?? "–", slot.retained_bytes === null ? "–" : bytes(slot.retained_bytes), toLoss(slot)]);
   const key = JSON.stringify(lines);
   const box = $("postgres-slots");
   if (box.dataset.key === key) return;
@@ -373,7 +406,7 @@ function drawSlots(slots) {
   box.replaceChildren(...(slots.length > 0 ? [table("Replication slots", ["Slot", "Kind", "In use", "State", "Kept on the server", "Time to loss"], lines, 4)] : []));
   [...box.querySelectorAll("tbody tr")].forEach((line, index) => {
     const slot = slots[index];
-    const tone = slot.wal_status === "lost" ? "bad" : slot.wal_status === "unreserved" || (slot.seconds_to_loss ?? Infinity) < 3600 ? "warn" : "";
+    const tone = isLost(slot) ? "bad" : isNear(slot) ? "warn" : "";
     if (tone) line.lastChild.className = "number " + tone;
   });
 }

@@ -51,3 +51,8 @@ export function span(ms) {
 }
 export const stamp = (ms) => new Date(ms).toISOString().slice(0, 19).replace("T", " ");
 export const parse = (text) => (text ? Date.parse(text) : null);
+
+/** A text with its times (RFC 3339) as the page writes times, each of them in one piece. */
+export function readable(text) {
+  return text.split(/(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z)/).map((part, index) => (index % 2 === 1 ? make("time", "", stamp(parse(part))) : part));
+}

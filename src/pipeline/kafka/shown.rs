@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use super::count::TopicCounters;
 use super::coverage::Seen;
 use super::status::{GapSpan, PartitionStatus, Trouble};
-use crate::stream::Totals;
+use crate::stream::{PartitionRange, Totals};
 
 /// Rates are taken over this many samples, of which there is one a second.
 const SAMPLES: usize = 10;
@@ -60,6 +60,23 @@ impl Shown {
         gaps.sort_by_key(|gap| (gap.found, gap.partition, gap.start));
         gaps.dedup_by_key(|gap| (gap.partition, gap.start));
         self.gaps = gaps.split_off(gaps.len().saturating_sub(MOST_GAPS)).into();
+    }
+}
+
+impl Shown {
+    /// Takes in what was archived of a partition: the records that follow a gap say until when the lost ones were written.
+    pub(super) fn follow(&mut self, range: &PartitionRange) {
+        let Some(after) = range.min_timestamp else { return };
+        let follows = |gap: &GapSpan| {
+            gap.partition == range.partition && gap.to == gap.found && (range.start..range.end).contains(&gap.end)
+        };
+        if self.gaps.iter().any(follows) {
+            let ended = |gap: &GapSpan| {
+                let to = after.min(gap.found);
+                GapSpan { to, from: gap.from.map(|from| from.min(to)), ..gap.clone() }
+            };
+            self.gaps = self.gaps.iter().map(|gap| if follows(gap) { ended(gap) } else { gap.clone() }).collect();
+        }
     }
 }
 
@@ -119,6 +136,37 @@ mod tests {
         assert_eq!(trouble, Some(Trouble { since: at(1), text: "second".into() }));
         note(&mut trouble, None, at(3));
         assert_eq!(trouble, None);
+    }
+
+    #[test]
+    fn a_gap_ends_where_the_next_records_begin() {
+        let gap = GapSpan {
+            partition: 1,
+            start: 10,
+            end: 30,
+            reason: "broker_retention",
+            from: Some(2_000),
+            to: 9_000,
+            found: 9_000,
+        };
+        let range = |partition, start, min| PartitionRange {
+            partition,
+            start,
+            end: start + 10,
+            records: 10,
+            min_timestamp: min,
+            max_timestamp: min,
+        };
+        let mut shown = Shown::new("a".into(), Totals::default());
+        shown.add_gaps(vec![gap]);
+        for other in [range(0, 30, Some(1)), range(1, 0, Some(1)), range(1, 30, None)] {
+            shown.follow(&other);
+            assert_eq!(shown.gaps[0].to, 9_000, "{other:?}");
+        }
+        shown.follow(&range(1, 30, Some(5_000)));
+        assert_eq!((shown.gaps[0].from, shown.gaps[0].to), (Some(2_000), 5_000));
+        shown.follow(&range(1, 30, Some(4_000)));
+        assert_eq!(shown.gaps[0].to, 5_000, "once it is known, it is known");
     }
 
     #[test]

@@ -383,6 +383,7 @@ impl Collector {
         let Some(lane) = self.lanes.get_mut(&id) else { return };
         if let Some(segment) = &segment {
             lane.shown.counters.archived(segment);
+            segment.partitions.iter().for_each(|range| lane.shown.follow(range));
         }
         let ranges = segment.map_or(empty, |segment| segment.partitions);
         lane.covered(seq, &ranges);
@@ -445,7 +446,17 @@ impl Collector {
         let Summary { segments, records, raw_bytes, stored_bytes } = std::mem::take(&mut self.summary);
         let memory_bytes: usize = self.lanes.values().map(Lane::memory).sum();
         let (state, topics) = (self.state().name(), self.current.len());
-        tracing::info!(state, topics, records, segments, raw_bytes, stored_bytes, memory_bytes, "archived");
+        tracing::info!(
+            connector = "kafka",
+            state,
+            topics,
+            records,
+            segments,
+            raw_bytes,
+            stored_bytes,
+            memory_bytes,
+            "archived"
+        );
     }
 
     /// Stops fetching, and seals what came.
