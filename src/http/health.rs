@@ -28,6 +28,9 @@ use crate::time;
 /// The collector goes round ten times a second; librdkafka may hold it for some seconds when partitions move.
 const SILENT_AT_MOST: Duration = Duration::from_secs(30);
 
+/// The receiver of WAL shows itself once a second; a disk may hold up a sync for a while.
+const HELD_UP_AT_MOST: Duration = Duration::from_secs(60);
+
 /// What the store answered counts for this long.
 const STORE_ANSWER_LASTS: Duration = Duration::from_secs(5);
 
@@ -82,6 +85,13 @@ fn live(app: &App, now: Instant) -> Health {
             kafka.silent_for(now).as_secs()
         )),
         _ => {}
+    }
+    let held_up = app.board.postgres().map_or(Duration::ZERO, |postgres| postgres.status.silent_for(now));
+    if held_up > HELD_UP_AT_MOST {
+        health.reasons.push(format!(
+            "the receiver of WAL has been held up for {} s, by the disk of archive.spool_dir or a fault: restart the process; nothing is lost by it",
+            held_up.as_secs()
+        ));
     }
     health
 }

@@ -296,6 +296,12 @@ impl Archiver {
                     now.last_commit = now.last_commit.max(last.and_then(DateTime::from_timestamp_millis));
                 });
                 for segment in &change.segments {
+                    tracing::debug!(
+                        object = segment.object,
+                        raw_bytes = segment.raw_bytes,
+                        bytes = segment.bytes,
+                        "archived a segment"
+                    );
                     self.counters.archived(segment);
                     self.ask_for_merge(segment);
                 }

@@ -11,11 +11,12 @@
 //! |---|---|---|---|
 //! | WAL | socket → spool | 1 MiB in the connection's buffer | the server waits |
 //! | the spool | receiver → archiver | [`SPOOL_LIMIT`], or the disk | receiving waits, statuses go on |
+//! | WAL that the server has whole | receiver → archiver | [`buffers::MOST`] blocks of 16 MiB | receiving waits, statuses go on |
 //! | segments | archiver → store | 3 at a time | cutting waits |
 //! | checkpoints | archiver → chain | 1 a second, 5 when nothing more is to be done | what is ready meanwhile goes into the same one |
 //! | merges | archiver → upkeep | one for each 16 MiB that came in pieces | cannot be |
 //!
-//! The receiver never waits for an upload: it writes to the spool, makes it safe whenever the socket is drained, and
+//! A status never waits for an upload: the receiver writes to the spool, makes it safe whenever the socket is drained, and
 //! tells the server how far it is. With `ack = "archive"` that is how far the checkpoints go, with `ack = "spool"` how
 //! far the local disk goes. Where to receive on is decided by the spool and the archive, never by the slot.
 

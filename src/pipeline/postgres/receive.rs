@@ -99,12 +99,15 @@ impl Receiver {
         let runtime = Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|source| Error::io(source, "cannot start the receiver of WAL"))?;
         let receive = move || {
+            let status = Arc::clone(&self.shared.status);
             let received = runtime.block_on(async {
                 tokio::select! {
                     received = self.run(stop, &drain) => received,
                     _ = &mut broken_off => Ok(()),
+                    never = status.beat() => match never {},
                 }
             });
+            status.rest();
             if ended.send((self, received)).is_err() {
                 tracing::debug!("the receiver of WAL was given up");
             }

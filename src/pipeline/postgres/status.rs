@@ -1,9 +1,12 @@
 //! What the running archiver of WAL knows of itself, for metrics, the status page and the REST interface.
 
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
+use tokio::time::interval;
 
 use crate::manifest::recoverable::Window;
 use crate::source::postgres::Slot;
@@ -16,10 +19,15 @@ const MOST_WAITING: usize = 3_600;
 /// Two ends of WAL are noted at least this far apart.
 const BETWEEN_ENDS: TimeDelta = TimeDelta::seconds(1);
 
+/// How often the receiver shows that it lives.
+const BETWEEN_BEATS: Duration = Duration::from_secs(1);
+
 /// The state of the running archiver. One for the life of the process.
 #[derive(Debug, Default)]
 pub struct Status {
     inner: Mutex<Inner>,
+    /// When the receiver last came round; none while there is none.
+    beat: Mutex<Option<Instant>>,
 }
 
 #[derive(Debug, Default)]
@@ -98,6 +106,26 @@ impl Status {
         now
     }
 
+    /// How long the receiver's thread has been held up: no time where there is no receiver.
+    pub fn silent_for(&self, now: Instant) -> Duration {
+        let beat = *self.beat.lock().unwrap_or_else(PoisonError::into_inner);
+        beat.map_or(Duration::ZERO, |beat| now.saturating_duration_since(beat))
+    }
+
+    /// Shows that the thread of the receiver goes on, as long as this is polled there.
+    pub(super) async fn beat(&self) -> Infallible {
+        let mut tick = interval(BETWEEN_BEATS);
+        loop {
+            let at = tick.tick().await.into_std();
+            *self.beat.lock().unwrap_or_else(PoisonError::into_inner) = Some(at);
+        }
+    }
+
+    /// There is no receiver any more.
+    pub(super) fn rest(&self) {
+        *self.beat.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
     /// Notes something.
     pub(super) fn note(&self, change: impl FnOnce(&mut Snapshot)) {
         change(&mut self.lock().now);
@@ -138,6 +166,20 @@ impl Inner {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_receiver_that_is_held_up_is_silent() {
+        let (status, now) = (Status::new(), Instant::now());
+        assert_eq!(status.silent_for(now), Duration::ZERO, "there is none yet");
+        tokio::select! {
+            never = status.beat() => match never {},
+            () = tokio::task::yield_now() => {}
+        }
+        let later = Instant::now() + Duration::from_secs(60);
+        assert!(status.silent_for(later) >= Duration::from_secs(60));
+        status.rest();
+        assert_eq!(status.silent_for(later), Duration::ZERO, "a stopped one is not silent");
+    }
 
     #[test]
     fn what_the_server_had_is_complete_once_the_archive_has_reached_it() {
