@@ -219,7 +219,9 @@ impl Receivewal {
 
 #[test]
 fn what_is_archived_is_the_servers_wal_byte_for_byte() {
-    for (version, segsize) in [(Version::Debian, 16), (Version::V13, 1), (Version::V18, 64)] {
+    for (version, segsize) in
+        [(Version::Debian, 16), (Version::V13, 1), (Version::V14, 16), (Version::V16, 16), (Version::V18, 64)]
+    {
         let size = format!("--wal-segsize={segsize}");
         let config = [QUIET.as_slice(), &[("min_wal_size", "256MB")]].concat();
         let postgres =
@@ -410,6 +412,8 @@ fn retention_keeps_what_the_time_needs_and_gives_up_the_rest() {
     let first = site.windows();
     assert_eq!(first.len(), 1);
     program.terminate(STOP);
+    let oldest = || site.tidelog(&["ls", "--json"]).expect(0).json()["streams"][0]["min_time"].clone();
+    let began = oldest();
     let expire = |args: &[&str]| site.tidelog(&[&["expire", "--json"], args].concat()).expect(0).json();
     // The second backup has to be a second old.
     wait_until("the first backup not to be needed", PATIENCE, || expire(&["--dry-run"])["backups"] == 1);
@@ -419,6 +423,7 @@ fn retention_keeps_what_the_time_needs_and_gives_up_the_rest() {
     let done = expire(&[]);
     assert_eq!((&done["segments"], &done["backups"]), (&dry["segments"], &dry["backups"]));
     assert_eq!(expire(&[])["segments"], 0);
+    assert!(began.as_str() < oldest().as_str(), "FROM is that of what is left");
     let then = site.windows();
     assert!(then.len() == 1 && first[0].0 < then[0].0 && then[0].1 == first[0].1, "{first:?} {then:?}");
     site.assert_sound();

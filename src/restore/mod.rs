@@ -1,7 +1,7 @@
 //! From the archive back to a running Postgres.
 //!
 //! ```text
-//!   backup.json ─► plan (which backup, which timelines, is the target within reach?) ─► unpack, checked by the manifest
+//!   backup.json ─► plan (which backup, which timelines, where to stop?) ─► unpack, checked by the manifest
 //!                                                                                             │
 //!   a data directory, ready to start  ◄── recovery settings ◄─────────────────────────────────┘
 //!           │
@@ -20,6 +20,8 @@ pub mod wal_fetch;
 mod log;
 mod manifest;
 mod settings;
+mod stop;
 mod unpack;
 
 pub use log::Log;
+pub use stop::Stop;
