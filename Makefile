@@ -36,8 +36,8 @@ bench: ## measure against the alternatives on one real broker, and print the tab
 	cargo build --release --locked --features bench --bins
 	python3 benches/run.py $(BENCH)
 
-fuzz: ## fuzz the parsers for a minute each; needs cargo-fuzz and a nightly toolchain
-	cargo +nightly fuzz run postgres -- -max_total_time=60
+fuzz: ## fuzz the parsers for a minute each; FUZZ=300 for longer
+	bash fuzz/run.sh $(FUZZ)
 
 clean-cache: ## remove the test servers and what CI has built
 	rm -rf "$(cache)"

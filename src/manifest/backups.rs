@@ -151,7 +151,7 @@ pub async fn backups(store: &Store, system_id: u64) -> Result<Vec<Backup>> {
     Ok(found)
 }
 
-fn parse(key: &object_store::path::Path, bytes: &[u8]) -> Result<Backup> {
+pub(super) fn parse(key: &object_store::path::Path, bytes: &[u8]) -> Result<Backup> {
     #[derive(Deserialize)]
     struct Version {
         format: u32,

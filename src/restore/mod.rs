@@ -25,3 +25,13 @@ mod unpack;
 
 pub use log::Log;
 pub use stop::Stop;
+
+/// The door for `fuzz/`; `cargo fuzz` sets this configuration.
+#[cfg(any(fuzzing, test))]
+pub mod fuzzing {
+    /// Reads the bytes as the server's manifest of a base backup, and as an archive of it.
+    pub fn backup_bytes(bytes: &[u8]) {
+        drop(super::manifest::parse(bytes));
+        super::unpack::read_through(bytes);
+    }
+}

@@ -50,8 +50,11 @@ async fn last_of_stretch(log: &Log, stretch: &Stretch, from: Lsn, end: Lsn) -> R
     let archived = log.range(stretch.timeline).unwrap_or_default();
     // A file of the timeline begins with what its parent wrote.
     let first = Lsn(from.0 / PAGE * PAGE).max(archived.start);
+    if first >= end {
+        return Ok(None);
+    }
     let mut back = MOST_BYTES;
-    while first < end {
+    loop {
         let start = Lsn(end.0.next_multiple_of(MOST_BYTES).saturating_sub(back)).max(first);
         let mut walker = Walker::new(log.system(), stretch.timeline, start, stretch.lsns.start)?;
         while walker.position() < end {
@@ -64,5 +67,4 @@ async fn last_of_stretch(log: &Log, stretch: &Stretch, from: Lsn, end: Lsn) -> R
         }
         back *= 2;
     }
-    Ok(None)
 }
