@@ -365,6 +365,24 @@ fn wal_fetch_answers_as_postgres_reads_it() {
 }
 
 #[test]
+fn a_store_that_does_not_answer_is_waited_for() {
+    let home = Home::new();
+    home.write(
+        "tidelog.toml",
+        "[archive]\nurl = \"s3://away/archive\"\n[archive.options]\naws_endpoint = \"http://127.0.0.1:1\"\n\
+         aws_allow_http = \"true\"\naws_access_key_id = \"a\"\naws_secret_access_key = \"b\"\n[postgres]\nurl = \"host=a\"\n",
+    );
+    let mut fetch = home.start(&["-c", "tidelog.toml", "wal-fetch", "000000010000000000000001", "file"]);
+    wait_until("it to say what is wrong", PATIENCE, || {
+        fetch.assert_running();
+        fetch.output().contains("error: ")
+    });
+    // Postgres waits as long; in the end it hears 200, and stops.
+    fetch.assert_running();
+    fetch.kill();
+}
+
+#[test]
 fn every_version_comes_back() {
     for version in Version::ALL.into_iter().filter(|version| *version != Version::Debian) {
         let place = Place::new(version);
@@ -375,6 +393,11 @@ fn every_version_comes_back() {
         place.stop_archiving();
         place.postgres.kill();
         let data = place.restore("data", &[]);
+        // Another major version says so, and does no harm.
+        let other = place.adopt(&data, Version::Debian);
+        assert!(other.wait_ended(PATIENCE).is_some_and(|status| !status.success()));
+        assert!(other.log().contains("FATAL: "), "{}", other.log());
+        drop(other);
         let postgres = place.adopt(&data, version);
         wait_recovered(&postgres);
         assert_eq!(markers(&postgres), "2|2", "{version:?}");
