@@ -11,8 +11,6 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 seconds=${1:-60}
 tools=$(bash "$root/tests/rig/setup.sh" where)/cargo-fuzz
 export PATH="$tools/bin:$PATH"
-# An environment that was set up for a nightly toolchain would be taken for one.
-unset RUSTUP_TOOLCHAIN
 
 if ! cargo fuzz --version >/dev/null 2>&1; then
     cargo install --quiet --locked --root "$tools" cargo-fuzz ||

@@ -5,6 +5,7 @@
 //!      ▲           │ status                                   │              │
 //!      └───────────┘◄──────── how far the archive is ◄────────┘              ▼
 //!                                                              upkeep: merges, retention, what is recoverable
+//!                                                              claims: up to when the archive is complete
 //! ```
 //!
 //! | queue | from → to | bound | when it is full |
