@@ -1,13 +1,17 @@
 //! Whatever stands where a segment of records should be: Parquet and Avro, read whole and by a range of time.
 #![no_main]
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use object_store::{ObjectStore, ObjectStoreExt, memory::InMemory};
 use tidelog::segment::{Filter, Format, SegmentReader};
 
+/// What is fetched ahead is a task.
+static RUNTIME: LazyLock<tokio::runtime::Runtime> =
+    LazyLock::new(|| tokio::runtime::Builder::new_current_thread().build().expect("a runtime"));
+
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
-    futures::executor::block_on(async {
+    RUNTIME.block_on(async {
         let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
         let path = "segment".into();
         store.put(&path, bytes.to_vec().into()).await.expect("memory takes it");
