@@ -28,16 +28,21 @@ lint: ## formatting, clippy, documentation, and cargo-deny where it is installed
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings $(doc_allows)" cargo doc --locked --no-deps --document-private-items
-	@if cargo deny --version >/dev/null 2>&1; then cargo deny --locked check; else \
-	    echo "lint: NOT CHECKED: licences and advisories (deny.toml): cargo-deny is not installed; cargo install cargo-deny"; fi
+	@if ! cargo deny --version >/dev/null 2>&1; then \
+	    echo "lint: NOT CHECKED: licences and advisories (deny.toml): cargo-deny is not installed; cargo install cargo-deny"; \
+	else \
+	    cargo deny --locked check --hide-inclusion-graph licenses bans sources; \
+	    if cargo deny --locked fetch db >/dev/null 2>&1; then cargo deny --locked check --disable-fetch advisories; \
+	    else echo "lint: NOT CHECKED: advisories: their database cannot be fetched; cargo deny fetch db says why"; fi; \
+	fi
 
 bench: ## measure against the alternatives on one real broker, and print the tables; BENCH="--write docs/PERFORMANCE.md" keeps them
 	@$(setup) bench >/dev/null
 	cargo build --release --locked --features bench --bins
 	python3 benches/run.py $(BENCH)
 
-fuzz: ## fuzz the parsers for a minute each; needs cargo-fuzz and a nightly toolchain
-	cargo +nightly fuzz run postgres -- -max_total_time=60
+fuzz: ## fuzz the parsers for a minute each; FUZZ=300 for longer
+	bash fuzz/run.sh $(FUZZ)
 
 clean-cache: ## remove the test servers and what CI has built
 	rm -rf "$(cache)"

@@ -181,6 +181,7 @@ impl Error {
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => Kind::Full,
             _ => Kind::Unavailable,
         };
-        Self::new(kind, doing).source(source)
+        let error = Self::new(kind, doing).source(source);
+        if kind == Kind::Full { error.hint("make room on that disk, or raise its quota") } else { error }
     }
 }

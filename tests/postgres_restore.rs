@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use chrono::DateTime;
 use futures::executor::block_on;
 use serde_json::Value;
 use tidelog::manifest::{Chain, Selection};
@@ -95,6 +96,34 @@ impl Place {
             self.chain().and_then(|chain| chain.position(timeline).copied()).is_some_and(|at| Lsn::at(at.end) >= end)
         });
         end
+    }
+
+    /// Up to where a timeline is archived.
+    fn end(&self, timeline: i32) -> Lsn {
+        let position = self.chain().and_then(|chain| chain.position(timeline).copied());
+        Lsn::at(position.expect("the timeline is archived").end)
+    }
+
+    /// Waits until the archive is known to be complete up to `time`.
+    fn wait_complete(&self, time: &str) {
+        let time = DateTime::parse_from_rfc3339(time).expect("a time");
+        wait_until(&format!("the archive to be complete up to {time}"), PATIENCE, || {
+            let listing = self.tidelog(&["ls", "--json"]).expect(0).json();
+            let through = listing["streams"][0]["complete_through"].as_str().map(DateTime::parse_from_rfc3339);
+            through.is_some_and(|through| through.expect("a time") >= time)
+        });
+    }
+
+    /// Where the record of the last commit begins, by the server's own tool.
+    fn last_commit(&self) -> Lsn {
+        let file = self.postgres.psql("SELECT pg_walfile_name(pg_current_wal_insert_lsn())");
+        let mut waldump = self.postgres.client("pg_waldump");
+        waldump.args(["--rmgr", "Transaction"]).arg(self.postgres.wal_dir().join(file));
+        // It ends with an error, where the log ends.
+        let said = program::run(waldump).stdout;
+        let commit = said.lines().rfind(|line| line.contains("desc: COMMIT")).expect("a commit");
+        let lsn = commit.split("lsn: ").nth(1).and_then(|rest| rest.split(',').next()).expect("its position");
+        lsn.parse().expect("an LSN")
     }
 
     fn stop_archiving(&self) {
@@ -212,6 +241,50 @@ fn every_moment_comes_back_exactly() {
 }
 
 #[test]
+fn a_recovery_ends_where_its_plan_ended_whatever_is_archived_later() {
+    let place = Place::new(Version::Debian);
+    place.mark(1);
+    place.back_up();
+    // A record of more than one WAL file, and a target in it.
+    let before: Lsn = place.postgres.psql("SELECT pg_current_wal_insert_lsn()").parse().expect("an LSN");
+    place.postgres.psql("SELECT pg_logical_emit_message(true, 'long', repeat('x', 40000000))");
+    let in_the_long_one = before + 38_000_000;
+    let (_, time) = place.mark(2);
+    place.wait_complete(&time);
+    place.stop_archiving();
+    let long = place.restore("long", &["--to-lsn", &in_the_long_one.to_string()]);
+    let end = place.end(1).to_string();
+    let within = place.last_commit() + 9;
+    let by_lsn = place.restore("lsn", &["--to-lsn", &end]);
+    let by_time = place.restore("time", &["--to-time", &time]);
+    let looked_at = place.restore("looked-at", &["--action", "pause"]);
+    let cut = place.restore("cut", &["--to-lsn", &within.to_string()]);
+
+    *place.program() = Some(place.home.start(&["-c", "tidelog.toml", "run"]));
+    place.mark(3);
+    place.postgres.psql("SELECT pg_switch_wal()");
+    place.mark(4);
+    place.wait_archived();
+    for (data, expected) in [(&by_lsn, "2|2"), (&by_time, "2|2"), (&cut, "1|1"), (&long, "1|1")] {
+        let postgres = place.adopt(data, Version::Debian);
+        wait_recovered(&postgres);
+        assert_eq!(markers(&postgres), expected, "{}", tail(&postgres.log(), 20));
+    }
+    let paused = place.adopt(&looked_at, Version::Debian);
+    paused.wait_ready();
+    wait_until("the recovery to pause", PATIENCE, || paused.psql("SELECT pg_get_wal_replay_pause_state()") == "paused");
+    assert_eq!(markers(&paused), "2|2");
+    drop(paused);
+    // Without a target all that is archived by then comes back.
+    let open = place.restore("open", &[]);
+    place.mark(5);
+    place.wait_archived();
+    let postgres = place.adopt(&open, Version::Debian);
+    wait_recovered(&postgres);
+    assert_eq!(markers(&postgres), "5|5");
+}
+
+#[test]
 fn a_recovery_stops_where_the_archive_lacks_something() {
     let place = Place::new(Version::Debian);
     place.mark(1);
@@ -292,8 +365,26 @@ fn wal_fetch_answers_as_postgres_reads_it() {
 }
 
 #[test]
+fn a_store_that_does_not_answer_is_waited_for() {
+    let home = Home::new();
+    home.write(
+        "tidelog.toml",
+        "[archive]\nurl = \"s3://away/archive\"\n[archive.options]\naws_endpoint = \"http://127.0.0.1:1\"\n\
+         aws_allow_http = \"true\"\naws_access_key_id = \"a\"\naws_secret_access_key = \"b\"\n[postgres]\nurl = \"host=a\"\n",
+    );
+    let mut fetch = home.start(&["-c", "tidelog.toml", "wal-fetch", "000000010000000000000001", "file"]);
+    wait_until("it to say what is wrong", PATIENCE, || {
+        fetch.assert_running();
+        fetch.output().contains("error: ")
+    });
+    // Postgres waits as long; in the end it hears 200, and stops.
+    fetch.assert_running();
+    fetch.kill();
+}
+
+#[test]
 fn every_version_comes_back() {
-    for version in [Version::V13, Version::V17, Version::V18] {
+    for version in Version::ALL.into_iter().filter(|version| *version != Version::Debian) {
         let place = Place::new(version);
         place.mark(1);
         place.back_up();
@@ -302,6 +393,11 @@ fn every_version_comes_back() {
         place.stop_archiving();
         place.postgres.kill();
         let data = place.restore("data", &[]);
+        // Another major version says so, and does no harm.
+        let other = place.adopt(&data, Version::Debian);
+        assert!(other.wait_ended(PATIENCE).is_some_and(|status| !status.success()));
+        assert!(other.log().contains("FATAL: "), "{}", other.log());
+        drop(other);
         let postgres = place.adopt(&data, version);
         wait_recovered(&postgres);
         assert_eq!(markers(&postgres), "2|2", "{version:?}");
@@ -348,12 +444,21 @@ fn a_recovery_follows_a_promotion_or_stays_before_it() {
     place.wait_archived();
     wait_until("the standby to have it all", PATIENCE, || markers(&standby) == "2|2");
     place.postgres.kill();
+    wait_until("the end of timeline 1 to be archived", PATIENCE, || {
+        place.end(1) >= standby.psql("SELECT pg_last_wal_receive_lsn()").parse().expect("an LSN")
+    });
+    let before = place.restore("before", &["--to-lsn", &place.end(1).to_string()]);
     standby.promote();
     standby.psql("INSERT INTO markers VALUES (3, 'on timeline 2')");
     place.wait_archived_of(&standby, 2);
+    let between = place.restore("between", &["--to-lsn", &place.end(2).to_string()]);
+    standby.psql("INSERT INTO markers VALUES (4, 'on timeline 2')");
+    place.wait_archived_of(&standby, 2);
     place.stop_archiving();
-    for (name, target, expected) in [("newest", &[] as &[&str], "3|3"), ("old", &["--timeline", "1"], "2|2")] {
-        let data = place.restore(name, target);
+    let newest = place.restore("newest", &[]);
+    let old = place.restore("old", &["--timeline", "1"]);
+    let all = [("before", before, "2|2"), ("between", between, "3|3"), ("newest", newest, "4|4"), ("old", old, "2|2")];
+    for (name, data, expected) in all {
         let postgres = place.adopt(&data, Version::Debian);
         wait_recovered(&postgres);
         assert_eq!(markers(&postgres), expected, "{name}");

@@ -481,6 +481,44 @@ async fn logins_are_as_safe_as_the_url_asks() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn tls_may_come_without_a_question_from_17_on() {
+    let folder = temporary_directory("certificates");
+    certificates(folder.path());
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    let (key, certificate) = (at("server.key"), at("server.crt"));
+    // PyPI's 18 comes without OpenSSL.
+    for version in [Version::V16, Version::V17] {
+        let config = [("ssl", "on"), ("ssl_key_file", key.as_str()), ("ssl_cert_file", certificate.as_str())];
+        let postgres = Postgres::start(PostgresOptions { version, config: &config, ..PostgresOptions::default() });
+        let more = format!("sslmode=verify-full&sslrootcert={}&sslnegotiation=direct", at("ca.crt"));
+        let url = format!("postgres://postgres@localhost:{}/postgres?{more}", postgres.port());
+        match server(&url).replication().await {
+            Ok(mut client) => {
+                assert!(version == Version::V17 && client.is_tls());
+                client.identify().await.expect("it answers");
+            }
+            Err(error) => {
+                assert_eq!(version, Version::V16, "{error:?}");
+                let hint = error.hint_text().unwrap_or_default();
+                assert!(hint.contains("needs PostgreSQL 17"), "{error:?}");
+            }
+        }
+    }
+    // Any other service with that certificate.
+    let mut other = Command::new("openssl");
+    let port = crate::rig::kafka::free_port();
+    other.args(["s_server", "-quiet", "-accept", &port.to_string(), "-cert", &certificate, "-key", &key]);
+    let mut other = crate::rig::process::Process::start(other, &folder.path().join("openssl.log"));
+    wait_until("openssl to listen", PATIENCE, || {
+        assert!(other.ended().is_none());
+        std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
+    });
+    let url = format!("postgres://postgres@127.0.0.1:{port}/postgres?sslmode=require&sslnegotiation=direct");
+    let error = refused(server(&url).replication().await);
+    assert!(error.kind() == Kind::Denied && error.to_string().contains("does not say"), "{error:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_primary_of_several_servers_is_found() {
     let primary = Postgres::start(PostgresOptions::default());
     let standby = primary.standby(PostgresOptions::default());

@@ -1,5 +1,6 @@
 //! Postgres' write-ahead log into the archive, by `tidelog run` against real servers: killed, promoted, outrun, filled up.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
@@ -27,6 +28,8 @@ const QUIET: [(&str, &str); 3] = [("autovacuum", "off"), ("wal_keep_size", "1GB"
 /// A directory with a configuration, an archive and a spool.
 struct WalSite {
     home: Home,
+    /// The process through whose mounts commands see the archive, if it has mounts of its own.
+    eyes: Cell<Option<u32>>,
 }
 
 impl WalSite {
@@ -38,7 +41,7 @@ impl WalSite {
              [postgres]\nurl = \"{url}\"\nmax_age = \"500ms\"\n{more}"
         );
         home.write("tidelog.toml", &config);
-        WalSite { home }
+        WalSite { home, eyes: Cell::new(None) }
     }
 
     fn of(postgres: &Postgres) -> Self {
@@ -51,13 +54,7 @@ impl WalSite {
 
     /// As [`WalSite::start`], in a mount namespace of its own that `before` has prepared.
     fn start_after(&self, before: &str) -> Program {
-        let tidelog = self.home.command(&["-c", "tidelog.toml", "run"]);
-        let mut command = Command::new("unshare");
-        let exec = format!("{before} && exec {:?} -c tidelog.toml run", tidelog.get_program());
-        command.args(["-m", "sh", "-ec", &exec]).current_dir(self.home.path());
-        for (name, _) in tidelog.get_envs().filter(|(_, value)| value.is_none()) {
-            command.env_remove(name);
-        }
+        let command = self.home.shell(&format!("{before} && exec \"$0\" -c tidelog.toml run"));
         Program::start(command, &self.home.path().join("output"))
     }
 
@@ -70,7 +67,12 @@ impl WalSite {
     }
 
     fn tidelog(&self, args: &[&str]) -> Output {
-        self.home.run(&[&["-c", "tidelog.toml"], args].concat())
+        let config = self.home.path().join("tidelog.toml").display().to_string();
+        let command = self.home.command(&[&["-c", &config], args].concat());
+        let Some(id) = self.eyes.get() else { return program::run(command) };
+        let mut through = Command::new("nsenter");
+        through.args(["-m", "-t", &id.to_string()]).arg(command.get_program()).args(command.get_args());
+        program::run(through)
     }
 
     /// Bytes in the files of the spool.
@@ -226,7 +228,9 @@ impl Receivewal {
 
 #[test]
 fn what_is_archived_is_the_servers_wal_byte_for_byte() {
-    for (version, segsize) in [(Version::Debian, 16), (Version::V13, 1), (Version::V18, 64)] {
+    for (version, segsize) in
+        [(Version::Debian, 16), (Version::V13, 1), (Version::V14, 16), (Version::V16, 16), (Version::V18, 64)]
+    {
         let size = format!("--wal-segsize={segsize}");
         let config = [QUIET.as_slice(), &[("min_wal_size", "256MB")]].concat();
         let postgres =
@@ -417,6 +421,8 @@ fn retention_keeps_what_the_time_needs_and_gives_up_the_rest() {
     let first = site.windows();
     assert_eq!(first.len(), 1);
     program.terminate(STOP);
+    let oldest = || site.tidelog(&["ls", "--json"]).expect(0).json()["streams"][0]["min_time"].clone();
+    let began = oldest();
     let expire = |args: &[&str]| site.tidelog(&[&["expire", "--json"], args].concat()).expect(0).json();
     // The second backup has to be a second old.
     wait_until("the first backup not to be needed", PATIENCE, || expire(&["--dry-run"])["backups"] == 1);
@@ -426,6 +432,7 @@ fn retention_keeps_what_the_time_needs_and_gives_up_the_rest() {
     let done = expire(&[]);
     assert_eq!((&done["segments"], &done["backups"]), (&dry["segments"], &dry["backups"]));
     assert_eq!(expire(&[])["segments"], 0);
+    assert!(began.as_str() < oldest().as_str(), "FROM is that of what is left");
     let then = site.windows();
     assert!(then.len() == 1 && first[0].0 < then[0].0 && then[0].1 == first[0].1, "{first:?} {then:?}");
     site.assert_sound();
@@ -548,6 +555,106 @@ fn as_a_synchronous_standby_it_has_every_commit_that_a_client_saw() {
     // At most the one that was on its way came besides.
     assert!(count <= seen + 1 && restored.psql("SELECT max(n) FROM marks") == count.to_string());
     site.assert_sound();
+}
+
+/// Whether this machine lets a test mount a disk of its own; says so if not.
+fn may_mount() -> bool {
+    let mut mount = Command::new("unshare");
+    mount.args(["-m", "sh", "-ec", "mount -t tmpfs -o size=1m tmpfs /mnt"]);
+    let output = program::run(mount);
+    if output.status != Some(0) {
+        eprintln!("SKIPPED: a disk that is full needs the right to mount one: {}", output.stderr);
+    }
+    output.status == Some(0)
+}
+
+#[test]
+fn an_archive_disk_that_is_full_is_waited_for_while_wal_goes_on_coming() {
+    if !may_mount() {
+        return;
+    }
+    let postgres = Postgres::start(PostgresOptions { config: &QUIET, ..Default::default() });
+    let site = WalSite::of(&postgres);
+    let archive = site.home.path().join("archive");
+    std::fs::create_dir(&archive).expect("a directory can be made");
+    let mut program =
+        site.start_after("mount -t tmpfs -o size=40m tmpfs archive && head -c 39M /dev/zero > archive/ballast");
+    wait_until("WAL to be received", PATIENCE, || {
+        program.assert_running();
+        program.output().contains("receiving WAL")
+    });
+    site.eyes.set(Some(program.id()));
+    let archived = || {
+        let listing = site.tidelog(&["ls", "--json"]).expect(0).json();
+        let end = listing["streams"][0]["partitions"][0]["end"].as_str().map(str::parse::<Lsn>);
+        end.map_or(Lsn(0), |end| end.expect("an LSN"))
+    };
+    postgres.psql("CREATE TABLE t AS SELECT md5(random()::text) FROM generate_series(1, 200000)");
+    wait_until("the archive to be full", PATIENCE, || {
+        program.assert_running();
+        program.output().contains("a segment of WAL cannot be uploaded")
+    });
+    let said = program.output();
+    assert!(said.contains("No space left") && said.contains("make room on the archive's disk"), "{said}");
+    // What comes meanwhile is received and safe in the spool.
+    postgres.psql("INSERT INTO t SELECT md5(random()::text) FROM generate_series(1, 1000)");
+    let end = flushed(&postgres);
+    wait_until("WAL to come in all the same", PATIENCE, || {
+        let at = "SELECT coalesce(max(write_lsn), '0/0') FROM pg_stat_replication WHERE application_name = 'tidelog'";
+        postgres.psql(at).parse::<Lsn>().expect("an LSN") >= end
+    });
+    assert!(archived() < end);
+    let ballast = format!("/proc/{}/root{}/ballast", program.id(), archive.display());
+    std::fs::remove_file(ballast).expect("the ballast can be removed");
+    wait_until("all of it to be archived", PATIENCE, || {
+        program.assert_running();
+        archived() >= end
+    });
+    assert_eq!(site.assert_sound()["errors"], serde_json::json!([]));
+    program.terminate(STOP);
+}
+
+#[test]
+fn a_base_backup_or_a_restore_without_room_says_so_and_leaves_nothing_that_counts() {
+    if !may_mount() {
+        return;
+    }
+    let postgres = Postgres::start(PostgresOptions { config: &QUIET, ..Default::default() });
+    let site = WalSite::of(&postgres);
+    let mut program = site.start();
+    postgres.psql("CREATE TABLE t AS SELECT generate_series(1, 1000) n");
+    site.wait_archived(&postgres, 1, &mut program);
+    // Only the backup sees this disk. It waits, counts for nothing, and goes on when there is room.
+    std::fs::create_dir(site.home.path().join("archive/backups")).expect("a directory can be made");
+    let script = "mount -t tmpfs -o size=1m tmpfs archive/backups
+                  \"$0\" -c tidelog.toml backup
+                  find archive/backups -name backup.json";
+    let mut backup = Program::start(site.home.shell(script), &site.home.path().join("backup-output"));
+    wait_until("the backup to find no room", PATIENCE, || {
+        backup.assert_running();
+        backup.output().contains("a part of a base backup cannot be stored")
+    });
+    let said = backup.output();
+    assert!(said.contains("No space left") && said.contains("make room on the archive's disk"), "{said}");
+    site.eyes.set(Some(backup.id()));
+    assert_eq!(site.windows(), []);
+    site.eyes.set(None);
+    let mut more = Command::new("nsenter");
+    more.args(["-m", "-t", &backup.id().to_string(), "mount", "-o", "remount,size=64m"]);
+    more.arg(site.home.path().join("archive/backups"));
+    program::run(more).expect(0);
+    assert_eq!(backup.wait(PATIENCE), 0);
+    let said = std::fs::read_to_string(site.home.path().join("backup-output")).expect("what it said");
+    assert!(said.contains("/backup.json\n"), "{said}");
+    site.tidelog(&["backup"]).expect(0);
+    let script = "mkdir restored && mount -t tmpfs -o size=4m tmpfs restored
+                  \"$0\" -c tidelog.toml restore-postgres --into restored || { code=$?; ls restored; exit $code; }";
+    let failed = program::run(site.home.shell(script)).expect(1);
+    assert!(failed.stderr.contains("No space left") && failed.stderr.contains("/restored/"), "{}", failed.stderr);
+    assert!(failed.stderr.contains("make room on that disk, empty the directory"), "{}", failed.stderr);
+    assert!(!failed.stdout.contains("recovery.signal"), "{}", failed.stdout);
+    program.terminate(STOP);
+    assert_eq!(site.assert_sound()["errors"], serde_json::json!([]));
 }
 
 #[test]

@@ -36,7 +36,7 @@ pub(super) struct RestoreArgs {
     /// Everything up to this position of the log.
     #[arg(long, value_name = "LSN")]
     to_lsn: Option<Lsn>,
-    /// Everything that is archived [the default].
+    /// Everything that is archived by the time Postgres has replayed it [the default].
     #[arg(long, value_name = "latest", conflicts_with_all = ["to_time", "to_lsn"], value_parser = ["latest"])]
     to: Option<String>,
     /// The timeline to follow [default: the newest].
@@ -68,7 +68,9 @@ pub(super) async fn run(args: &RestoreArgs, config: &Config, config_file: &Path)
     let goal = match (&args.to_time, args.to_lsn) {
         (Some(text), _) => Goal::Time(time::parse(text, Utc::now())?),
         (None, Some(lsn)) => Goal::Lsn(lsn),
-        (None, None) => Goal::Latest,
+        (None, None) if args.action == Action::Promote => Goal::Latest,
+        // Without a target Postgres would promote all the same.
+        (None, None) => Goal::Present,
     };
     let plan = plan(&store, &log, &backups, goal, (args.timeline, args.backup.as_deref())).await?;
     let into = Destination {
@@ -86,7 +88,7 @@ pub(super) async fn run(args: &RestoreArgs, config: &Config, config_file: &Path)
     let backup = &plan.backup;
     let text = if args.json {
         let target = match plan.goal {
-            Goal::Latest => serde_json::json!("latest"),
+            Goal::Latest | Goal::Present => serde_json::json!("latest"),
             Goal::Time(ms) => serde_json::json!(time::rfc3339(ms)),
             Goal::Lsn(lsn) => serde_json::json!(lsn),
         };
@@ -104,7 +106,7 @@ pub(super) async fn run(args: &RestoreArgs, config: &Config, config_file: &Path)
             human::span(Duration::from_secs_f64(seconds)),
             backup.system.server_version,
             match plan.goal {
-                Goal::Latest => "its end".to_owned(),
+                Goal::Latest | Goal::Present => "its end".to_owned(),
                 Goal::Time(ms) => time::rfc3339(ms),
                 Goal::Lsn(lsn) => lsn.to_string(),
             },

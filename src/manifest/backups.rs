@@ -151,7 +151,7 @@ pub async fn backups(store: &Store, system_id: u64) -> Result<Vec<Backup>> {
     Ok(found)
 }
 
-fn parse(key: &object_store::path::Path, bytes: &[u8]) -> Result<Backup> {
+pub(super) fn parse(key: &object_store::path::Path, bytes: &[u8]) -> Result<Backup> {
     #[derive(Deserialize)]
     struct Version {
         format: u32,
@@ -163,6 +163,14 @@ fn parse(key: &object_store::path::Path, bytes: &[u8]) -> Result<Backup> {
         return Err(Error::new(Kind::Unsupported, message).hint("read it with the newer tidelog that wrote it"));
     }
     serde_json::from_slice(bytes).or_err(Kind::Corrupt, corrupt)
+}
+
+/// Removes what there is of a backup that was never committed.
+pub async fn remove_parts(store: &Store, system_id: u64, name: &str) -> Result<()> {
+    for object in store.list(&layout::backup(system_id, name)).await? {
+        store.delete(&object.location).await?;
+    }
+    Ok(())
 }
 
 /// Makes a backup count, all objects of which are durable.
@@ -180,10 +188,7 @@ pub async fn commit(store: &Store, backup: &Backup) -> Result<()> {
 /// Removes a backup: first what makes it count, then everything else.
 pub async fn remove(store: &Store, backup: &Backup) -> Result<()> {
     store.delete(&layout::backup_commit(backup.system.system_id, &backup.name)).await?;
-    for object in store.list(&layout::backup(backup.system.system_id, &backup.name)).await? {
-        store.delete(&object.location).await?;
-    }
-    Ok(())
+    remove_parts(store, backup.system.system_id, &backup.name).await
 }
 
 #[cfg(test)]

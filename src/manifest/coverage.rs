@@ -88,12 +88,14 @@ pub async fn load_all(store: &Store, folder: &Path) -> Result<Vec<Coverage>> {
     let objects = store.list(folder).await?;
     let read = stream::iter(objects).map(|object| async move {
         let Some(bytes) = store.get(&object.location).await? else { return Ok(None) };
-        entry::check_format(&object.location, &bytes)?;
-        let read =
-            serde_json::from_slice(&bytes).or_err(Kind::Corrupt, || format!("{} cannot be read", object.location));
-        read.map(Some)
+        decode(&object.location, &bytes).map(Some)
     });
     read.buffered(READS_AT_ONCE).try_filter_map(async |coverage| Ok(coverage)).try_collect().await
+}
+
+pub(super) fn decode(object: &Path, bytes: &[u8]) -> Result<Coverage> {
+    entry::check_format(object, bytes)?;
+    serde_json::from_slice(bytes).or_err(Kind::Corrupt, || format!("{object} cannot be read"))
 }
 
 /// Up to which time each partition of a chain is complete, as far as that is known.

@@ -89,5 +89,32 @@ async fn with_objects(store: &Store, found: Vec<StreamId>) -> Result<Vec<StreamI
     Ok(streams)
 }
 
+/// The door for `fuzz/`; `cargo fuzz` sets this configuration.
+#[cfg(any(fuzzing, test))]
+pub mod fuzzing {
+    use object_store::path::Path;
+
+    use super::{backups, coverage, entry, page};
+    use crate::stream::{PageRef, StreamId, Totals, sha256};
+
+    /// Reads the bytes as each kind of object that describes an archive.
+    pub fn object_bytes(bytes: &[u8]) {
+        let object = Path::from("object");
+        drop((coverage::decode(&object, bytes), backups::parse(&object, bytes)));
+        let streams = ["kafka/main/orders.0", "postgres/7291123456789012345"];
+        let compressed = zstd::bulk::compress(bytes, 1).unwrap_or_default();
+        for stream in streams.iter().filter_map(|stream| stream.parse::<StreamId>().ok()) {
+            for number in [0, 1, 64] {
+                drop(entry::decode(&stream, number, object.clone(), bytes));
+            }
+            for level in [0, 1] {
+                let (sha256, last) = (sha256(&compressed), if level == 0 { 63 } else { 4095 });
+                let reference = PageRef { sha256, level, first: 0, last, totals: Totals::default(), spans: Vec::new() };
+                drop(page::decode(&stream, &reference, &object, &compressed));
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests;

@@ -16,8 +16,9 @@ use chrono::{DateTime, Utc};
 use super::backups::{Backup, backups};
 use super::{Chain, Selection};
 use crate::error::Result;
+use crate::segment::wal::MOST_BYTES;
 use crate::store::Store;
-use crate::stream::{Gap, Lsn, StreamId};
+use crate::stream::{Gap, Lsn, SegmentRef, StreamId};
 
 /// Every moment from one to another to which the database can be recovered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +45,27 @@ fn is_usable(backup: &Backup, chain: &Chain, gaps: &[Gap]) -> bool {
         timelines.contains(&gap.partition) && gap.start < backup.end.position() && gap.end > backup.start.position()
     });
     begun && ended && !torn
+}
+
+/// The time of the first commit that is still archived, in ms since 1970: a chain's sums keep what retention has let go.
+pub async fn first_commit(chain: &Chain) -> Result<Option<i64>> {
+    for position in chain.positions() {
+        let mut reach = MOST_BYTES.cast_signed();
+        loop {
+            let end = position.start.saturating_add(reach).min(position.end);
+            let partitions = Some(BTreeMap::from([(position.partition, position.start..end)]));
+            let selected = chain.select(&Selection { timestamps: None, partitions }).await?;
+            let first = selected.segments.iter().filter_map(SegmentRef::min_timestamp).min();
+            if first.is_some() {
+                return Ok(first);
+            }
+            if end == position.end {
+                break;
+            }
+            reach = reach.saturating_mul(8);
+        }
+    }
+    Ok(None)
 }
 
 /// The gaps of a chain.

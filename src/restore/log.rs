@@ -153,7 +153,7 @@ impl Log {
     }
 
     /// The bytes of `wanted`, all of which the chain says are archived.
-    async fn bytes(&self, timeline: u32, wanted: &Range<Lsn>) -> Result<Vec<u8>> {
+    pub(super) async fn bytes(&self, timeline: u32, wanted: &Range<Lsn>) -> Result<Vec<u8>> {
         let Selected { segments, gaps } = self.select(timeline, wanted).await?;
         if let Some(gap) = gaps.first() {
             let (start, end) = (Lsn::at(gap.start), Lsn::at(gap.end));

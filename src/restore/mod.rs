@@ -1,7 +1,7 @@
 //! From the archive back to a running Postgres.
 //!
 //! ```text
-//!   backup.json ─► plan (which backup, which timelines, is the target within reach?) ─► unpack, checked by the manifest
+//!   backup.json ─► plan (which backup, which timelines, where to stop?) ─► unpack, checked by the manifest
 //!                                                                                             │
 //!   a data directory, ready to start  ◄── recovery settings ◄─────────────────────────────────┘
 //!           │
@@ -20,6 +20,18 @@ pub mod wal_fetch;
 mod log;
 mod manifest;
 mod settings;
+mod stop;
 mod unpack;
 
 pub use log::Log;
+pub use stop::Stop;
+
+/// The door for `fuzz/`; `cargo fuzz` sets this configuration.
+#[cfg(any(fuzzing, test))]
+pub mod fuzzing {
+    /// Reads the bytes as the server's manifest of a base backup, and as an archive of it.
+    pub fn backup_bytes(bytes: &[u8]) {
+        drop(super::manifest::parse(bytes));
+        super::unpack::read_through(bytes);
+    }
+}

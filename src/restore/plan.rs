@@ -13,6 +13,7 @@ use std::ops::Range;
 use chrono::{DateTime, Utc};
 
 use super::log::Log;
+use super::stop::{Stop, last_record};
 use crate::error::{Error, Kind, Result};
 use crate::manifest::backups::Backup;
 use crate::manifest::{Selection, coverage};
@@ -23,8 +24,10 @@ use crate::time;
 /// Where to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Goal {
-    /// The end of what is archived.
+    /// The end of what is archived when Postgres comes there.
     Latest,
+    /// The end of what is archived now.
+    Present,
     /// Every transaction that committed up to this time, in ms since 1970.
     Time(i64),
     /// Everything up to this position.
@@ -36,17 +39,19 @@ pub enum Goal {
 pub struct Plan {
     /// What is unpacked.
     pub backup: Backup,
-    /// Where Postgres is told to stop.
+    /// What was asked for. It is never [`Goal::Present`], but the position that this is.
     pub goal: Goal,
+    /// Where Postgres is told to stop.
+    pub stop: Stop,
     /// The timeline that it follows.
     pub timeline: u32,
 }
 
 /// A stretch of one timeline.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Stretch {
-    timeline: u32,
-    lsns: Range<Lsn>,
+pub(super) struct Stretch {
+    pub(super) timeline: u32,
+    pub(super) lsns: Range<Lsn>,
 }
 
 /// Makes a plan, or says what is the nearest that can be reached.
@@ -65,9 +70,10 @@ pub async fn plan(
     let timeline = timeline.ok_or_else(|| Error::new(Kind::NotFound, "the archive holds no WAL yet"))?;
     let path = path(log, timeline).await?;
     let end = path.last().map(|stretch| stretch.lsns.end).unwrap_or_default();
-    let goal = within_reach(store, log, &path, goal).await?;
+    let goal = if goal == Goal::Present { Goal::Lsn(end) } else { goal };
+    let until = within_reach(store, log, &path, goal).await?;
     let is_before = |backup: &Backup| match goal {
-        Goal::Latest => true,
+        Goal::Latest | Goal::Present => true,
         Goal::Time(ms) => backup.finished.timestamp_millis() <= ms,
         Goal::Lsn(lsn) => backup.end <= lsn,
     };
@@ -85,13 +91,13 @@ pub async fn plan(
             Error::new(Kind::Incomplete, message).hint("wait until `tidelog run` has archived it, or use --backup")
         );
     }
-    let until = match goal {
-        Goal::Lsn(lsn) => lsn,
-        Goal::Time(ms) => first_later(log, &path, ms).await?.unwrap_or(end),
-        Goal::Latest => end,
+    without_gap(log, &path, backup, until.unwrap_or(end)).await?;
+    let stop = match (goal, until) {
+        (Goal::Latest, _) => Stop::End,
+        (Goal::Time(ms), Some(_)) => Stop::Time(ms),
+        _ => Stop::After(last_record(log, &path, backup.start, until.unwrap_or(end)).await?),
     };
-    without_gap(log, &path, backup, until).await?;
-    Ok(Plan { backup: backup.clone(), goal, timeline })
+    Ok(Plan { backup: backup.clone(), goal, stop, timeline })
 }
 
 /// The stretches that lead to the end of `timeline`.
@@ -122,51 +128,60 @@ fn lies_on(path: &[Stretch], backup: &Backup) -> bool {
     })
 }
 
-/// The goal, if the archive reaches it. A time after the last commit that is known to be the last is the end: Postgres
-/// itself would fail for want of a later one.
-async fn within_reach(store: &Store, log: &Log, path: &[Stretch], goal: Goal) -> Result<Goal> {
+/// How far the WAL is needed for a goal that the archive reaches; none: to its end.
+async fn within_reach(store: &Store, log: &Log, path: &[Stretch], goal: Goal) -> Result<Option<Lsn>> {
     let end = path.last().map(|stretch| stretch.lsns.end).unwrap_or_default();
-    match goal {
-        Goal::Latest => Ok(goal),
-        Goal::Lsn(lsn) if lsn < end => Ok(goal),
-        // Postgres stops before the first record from there on, and would miss it.
-        Goal::Lsn(lsn) if lsn == end => Ok(Goal::Latest),
+    let ms = match goal {
+        Goal::Latest | Goal::Present => return Ok(None),
+        Goal::Lsn(lsn) if lsn <= end => return Ok(Some(lsn)),
         Goal::Lsn(lsn) => {
-            Err(Error::new(Kind::NotFound, format!("{lsn} lies after the end of the archived WAL, {end}"))
-                .hint("the nearest that can be reached is --to latest"))
+            let message = format!("{lsn} lies after the end of the archived WAL, {end}");
+            return Err(Error::new(Kind::NotFound, message).hint("the nearest that can be reached is --to latest"));
         }
-        Goal::Time(ms) if first_later(log, path, ms).await?.is_some() => Ok(goal),
-        Goal::Time(ms) => match complete_through(store, log).await? {
-            Some(complete) if ms <= complete.timestamp_millis() => Ok(Goal::Latest),
-            complete => {
-                let known = complete.map_or_else(|| "an unknown time".to_owned(), time::utc);
-                let message = format!(
-                    "{} lies after the end of the archived WAL, which is complete up to {known}",
-                    time::rfc3339(ms)
-                );
-                Err(Error::new(Kind::NotFound, message).hint("the nearest that can be reached is --to latest"))
-            }
-        },
+        Goal::Time(ms) => ms,
+    };
+    // Of a commit within the very same millisecond Postgres knows whether it comes later.
+    for least in [ms.saturating_add(1), ms] {
+        let later = first_commit(log, path, least).await?;
+        if later.is_some() {
+            return Ok(later);
+        }
     }
+    let complete = complete_through(store, log, path).await?;
+    if complete.is_some_and(|complete| ms <= complete.timestamp_millis()) {
+        // Nothing that is archived was committed later, and nothing that was committed by then is missing.
+        return Ok(None);
+    }
+    let known = complete.map_or_else(|| "an unknown time".to_owned(), time::utc);
+    let message =
+        format!("{} lies after the end of the archived WAL, which is complete up to {known}", time::rfc3339(ms));
+    Err(Error::new(Kind::NotFound, message).hint(
+        "the nearest that can be reached is --to latest; a moment that has just passed can be once `tidelog ls` says that the log is complete up to it, which takes some seconds",
+    ))
 }
 
-/// The end of the first segment with a commit after `ms`.
-async fn first_later(log: &Log, path: &[Stretch], ms: i64) -> Result<Option<Lsn>> {
+/// The end of the first segment with a commit at `least` ms since 1970 or later.
+async fn first_commit(log: &Log, path: &[Stretch], least: i64) -> Result<Option<Lsn>> {
     let partitions = path.iter().map(|stretch| {
         let range = stretch.lsns.start.position()..stretch.lsns.end.position();
         (stretch.timeline.cast_signed(), range)
     });
-    let selection =
-        Selection { timestamps: Some(ms.saturating_add(1)..i64::MAX), partitions: Some(partitions.collect()) };
+    let selection = Selection { timestamps: Some(least..i64::MAX), partitions: Some(partitions.collect()) };
     let found = log.chain().select(&selection).await?.segments;
     let ranges = found.iter().flat_map(|segment| &segment.partitions);
-    Ok(ranges.filter(|range| range.max_timestamp.is_some_and(|last| last > ms)).map(|range| Lsn::at(range.end)).min())
+    Ok(ranges
+        .filter(|range| range.max_timestamp.is_some_and(|last| last >= least))
+        .map(|range| Lsn::at(range.end))
+        .min())
 }
 
-async fn complete_through(store: &Store, log: &Log) -> Result<Option<DateTime<Utc>>> {
+/// Up to when the archive is complete on the way's last timeline: what is known of another one says nothing about it.
+async fn complete_through(store: &Store, log: &Log, path: &[Stretch]) -> Result<Option<DateTime<Utc>>> {
     let stream = StreamId::Postgres { system_id: log.system().system_id };
     let coverages = coverage::load_all(store, &layout::coverages(&stream)).await?;
-    Ok(coverage::complete_through(&coverages, log.chain()).into_values().max())
+    let last = path.last().map(|stretch| stretch.timeline.cast_signed());
+    let complete = coverage::complete_through(&coverages, log.chain());
+    Ok(last.and_then(|timeline| complete.get(&timeline)).copied())
 }
 
 /// Looks for what is lost between a backup and the goal.
@@ -214,7 +229,7 @@ fn no_backup(backups: &[Backup], path: &[Stretch], goal: Goal, name: Option<&str
             let shown = match goal {
                 Goal::Time(ms) => time::rfc3339(ms),
                 Goal::Lsn(lsn) => lsn.to_string(),
-                Goal::Latest => "the end".to_owned(),
+                Goal::Latest | Goal::Present => "the end".to_owned(),
             };
             let nearest = format!("--to-time {} or --to-lsn {}", time::utc(first.finished), first.end);
             Error::new(Kind::NotFound, format!("{shown} lies before the end of the first base backup"))

@@ -36,6 +36,14 @@ pub struct Destination {
 /// # Errors
 /// A directory that is not empty, a part or a file that is missing or damaged, a full disk.
 pub async fn restore(store: &Store, plan: &Plan, into: &Destination, done: &Arc<AtomicU64>) -> Result<()> {
+    let restored = unpack_and_set_up(store, plan, into, done).await;
+    restored.map_err(|error| match error.kind() {
+        Kind::Full => error.hint("make room on that disk, empty the directory, and begin again"),
+        _ => error,
+    })
+}
+
+async fn unpack_and_set_up(store: &Store, plan: &Plan, into: &Destination, done: &Arc<AtomicU64>) -> Result<()> {
     let backup = &plan.backup;
     let places = places(&backup.archives, into)?;
     must_be_empty(&into.data)?;

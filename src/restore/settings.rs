@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use super::plan::{Goal, Plan};
+use super::plan::Plan;
+use super::stop::Stop;
 use crate::error::{Error, Result};
 use crate::time;
 
@@ -71,15 +72,14 @@ fn settings(plan: &Plan, action: Action, command: &str) -> String {
     // What was fetched in advance and not asked for. The working directory is the data directory.
     set("recovery_end_command", "rm -rf pg_wal/.tidelog");
     set("recovery_target_timeline", &plan.timeline.to_string());
-    match plan.goal {
+    match plan.stop {
         // With an offset in digits: at this point of its start Postgres knows no zone by a name, not even `Z`.
-        Goal::Time(ms) => set("recovery_target_time", &time::rfc3339(ms).replace('Z', "+00")),
-        Goal::Lsn(lsn) => {
-            set("recovery_target_lsn", &lsn.to_string());
-            // A record that begins there does not belong to it.
-            set("recovery_target_inclusive", "off");
+        Stop::Time(ms) => set("recovery_target_time", &time::rfc3339(ms).replace('Z', "+00")),
+        Stop::After(record) => {
+            set("recovery_target_lsn", &record.to_string());
+            set("recovery_target_inclusive", "on");
         }
-        Goal::Latest => {}
+        Stop::End => {}
     }
     set("recovery_target_action", action.name());
     text
@@ -93,25 +93,26 @@ pub fn shell_word(word: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::restore::plan::Goal;
     use crate::restore::plan::tests::backup;
     use crate::stream::Lsn;
 
-    fn of(goal: Goal) -> String {
-        let plan = Plan { backup: backup("b", 1, 1, 2), goal, timeline: 3 };
+    fn of(stop: Stop) -> String {
+        let plan = Plan { backup: backup("b", 1, 1, 2), goal: Goal::Latest, stop, timeline: 3 };
         settings(&plan, Action::Pause, &format!("{} -c {}", shell_word("/a b/tidelog"), shell_word("/it's")))
     }
 
     #[test]
     fn the_target_is_written_and_no_other_one_is_left() {
-        let text = of(Goal::Lsn(Lsn(0x1_0000_0010)));
+        let text = of(Stop::After(Lsn(0x1_0000_0010)));
         assert!(text.contains("recovery_target_lsn = '1/10'\n") && !text.contains("recovery_target_time ="), "{text}");
         assert!(
             text.contains("recovery_target_timeline = '3'\n") && text.contains("recovery_target_action = 'pause'\n")
         );
         let command = "restore_command = '''/a b/tidelog'' -c ''/it''\\''''s'' wal-fetch --system 1 \"%f\" \"%p\"'\n";
         assert!(text.contains(command), "{text}");
-        assert!(of(Goal::Time(1_500)).contains("recovery_target_time = '1970-01-01T00:00:01.500+00'\n"));
-        assert!(!of(Goal::Latest).contains("recovery_target_lsn"));
+        assert!(of(Stop::Time(1_500)).contains("recovery_target_time = '1970-01-01T00:00:01.500+00'\n"));
+        assert!(!of(Stop::End).contains("recovery_target_lsn"));
         let old = "work_mem = '8MB'\nrecovery_target_lsn = '0/1'\n restore_command = 'x'\n";
         assert_eq!(without_old_targets(old), "work_mem = '8MB'\n");
         assert_eq!(shell_word("100%"), "'100%%'");

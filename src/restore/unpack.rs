@@ -193,6 +193,18 @@ impl Unpacker {
     }
 }
 
+/// Reads an archive of which nothing is known, without a byte on the disk.
+#[cfg(any(fuzzing, test))]
+pub(super) fn read_through(tar: &[u8]) {
+    let (sender, receiver) = mpsc::channel(1);
+    if sender.try_send(tar.to_vec()).is_ok() {
+        drop(sender);
+        let pieces = Pieces { receiver, piece: Vec::new(), at: 0, done: Arc::default() };
+        let unpacker = Unpacker { into: None, prefix: Vec::new(), files: Arc::default(), written: Written::new() };
+        drop(unpacker.run(pieces));
+    }
+}
+
 fn create(target: &Path) -> io::Result<File> {
     if let Some(folder) = target.parent() {
         fs::create_dir_all(folder)?;

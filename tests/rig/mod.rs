@@ -68,7 +68,7 @@ pub(crate) struct Parts {
     pub(crate) prometheus: PathBuf,
     /// `node_modules` with playwright-core and axe-core
     pub(crate) page: PathBuf,
-    /// `debian`, `13`, `17` and `18`, with `bin` in each
+    /// `debian`, `13`, `14`, `16`, `17` and `18`, with `bin` in each
     pub(crate) postgres: PathBuf,
 }
 

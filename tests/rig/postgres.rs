@@ -33,6 +33,10 @@ pub(crate) enum Version {
     Debian,
     /// 13: the last but one whose BASE_BACKUP sends an archive a CopyOut. The server only.
     V13,
+    /// 14: the last one of that kind. The server only.
+    V14,
+    /// 16. The server only.
+    V16,
     /// 17: the first with incremental backups. With its tools.
     V17,
     /// 18, with its tools.
@@ -40,13 +44,16 @@ pub(crate) enum Version {
 }
 
 impl Version {
-    pub(crate) const ALL: [Version; 4] = [Version::V13, Version::Debian, Version::V17, Version::V18];
+    pub(crate) const ALL: [Version; 6] =
+        [Version::V13, Version::V14, Version::Debian, Version::V16, Version::V17, Version::V18];
 
     /// One of its programs; the distribution's where this version came without it.
     pub(crate) fn program(self, name: &str) -> PathBuf {
         let folder = match self {
             Version::Debian => "debian",
             Version::V13 => "13",
+            Version::V14 => "14",
+            Version::V16 => "16",
             Version::V17 => "17",
             Version::V18 => "18",
         };

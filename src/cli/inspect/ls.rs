@@ -159,6 +159,10 @@ async fn row(stream: &StreamId, chain: &Chain, claims: &[Coverage]) -> Result<Ro
         })
         .collect();
     let life = stream.topic();
+    let first = match life {
+        Some(_) => totals.min_timestamp,
+        None => recoverable::first_commit(chain).await?,
+    };
     let all_known = chain.positions().all(|at| complete.contains_key(&at.partition));
     let through = match life {
         // A topic is complete where all of its partitions are, a write-ahead log where its last timeline is.
@@ -174,14 +178,14 @@ async fn row(stream: &StreamId, chain: &Chain, claims: &[Coverage]) -> Result<Ro
         bytes: totals.raw_bytes,
         stored_bytes: totals.stored_bytes,
         segments: totals.segments,
-        min_time: totals.min_timestamp.map(time::rfc3339),
+        min_time: first.map(time::rfc3339),
         max_time: totals.max_timestamp.map(time::rfc3339),
         complete_through: through.map(time::utc),
         ended: false,
         gaps: if totals.gaps > 0 { gaps(stream, chain).await? } else { Vec::new() },
         partitions,
         through,
-        first: totals.min_timestamp,
+        first,
     })
 }
 

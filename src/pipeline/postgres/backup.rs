@@ -162,8 +162,15 @@ pub(crate) async fn take(
     let mut stream = replication.base_backup(&options).await?;
     done.total.store(stream.tablespaces().iter().map(|tablespace| tablespace.size).sum(), Ordering::Relaxed);
     let packer = Packer::new(store.clone(), system.system_id, name.clone(), config.base_backup.zstd_level);
-    let (mut archives, ends) = receive(&mut stream, packer, done).await?;
-    let (end, end_timeline) = ends;
+    let received = receive(&mut stream, packer, done).await;
+    if received.is_err() {
+        // What it has stored would stay for ever, and on a disk that is full leave no room for WAL either.
+        let removed = backups::remove_parts(store, system.system_id, &name).await;
+        if let Err(error) = removed {
+            tracing::warn!(%error, name, "the parts of a base backup that broke off cannot be removed");
+        }
+    }
+    let (mut archives, (end, end_timeline)) = received?;
     let manifest = archives.pop().filter(|last| last.name == MANIFEST).and_then(|last| last.parts.into_iter().next());
     let manifest =
         manifest.ok_or_else(|| Error::new(Kind::Internal, "the server sent a base backup without a manifest"))?;

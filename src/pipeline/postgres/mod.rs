@@ -5,6 +5,7 @@
 //!      ▲           │ status                                   │              │
 //!      └───────────┘◄──────── how far the archive is ◄────────┘              ▼
 //!                                                              upkeep: merges, retention, what is recoverable
+//!                                                              claims: up to when the archive is complete
 //! ```
 //!
 //! | queue | from → to | bound | when it is full |
@@ -23,6 +24,7 @@
 mod archive;
 pub(crate) mod backup;
 mod buffers;
+mod claims;
 mod count;
 mod receive;
 mod spool;
@@ -53,6 +55,7 @@ use crate::store::Store;
 use crate::stream::{Begin, PartitionRange, StreamId, System};
 use archive::{Archiver, Ended};
 use buffers::Buffers;
+use claims::Claims;
 use receive::Receiver;
 use spool::WalSpool;
 use upkeep::Upkeep;
@@ -141,11 +144,13 @@ pub(super) async fn run(
     let (merges, blocks) = mpsc::unbounded_channel();
     let retention = config.retention.postgres;
     let upkeep = tokio::spawn(Upkeep::new(Arc::clone(&shared), retention).run(blocks));
+    let claims = tokio::spawn(Claims::new(Arc::clone(&shared)).run());
     let slots = tokio::spawn(watch::run(server.clone(), Arc::clone(&shared.status)));
     let result = serve(&server, postgres, &shared, chain, merges, stop).await;
     slots.abort();
     // Retention and merges are entries of the chain: broken off at any point they leave nothing half done.
     upkeep.abort();
+    claims.abort();
     result
 }
 

@@ -33,6 +33,9 @@ pub struct Status {
 #[derive(Debug, Default)]
 struct Inner {
     now: Snapshot,
+    /// The end of the server's WAL that is known, on the timeline that is received.
+    known: Lsn,
+    on: Option<u32>,
     /// When the server's WAL ended where.
     ends: VecDeque<(DateTime<Utc>, Lsn)>,
 }
@@ -132,8 +135,20 @@ impl Status {
     }
 
     /// The server's WAL ends at `end` at this moment.
+    ///
+    /// With a sign of life it only says how much it has sent (`WalSndKeepalive`, walsender.c): less than it has, where it
+    /// said more before.
     pub(super) fn server_ends(&self, end: Lsn, at: DateTime<Utc>) {
         let mut inner = self.lock();
+        if inner.on != inner.now.timeline {
+            // The new timeline may never come to where the old one ended.
+            (inner.on, inner.known) = (inner.now.timeline, Lsn(0));
+            inner.ends.clear();
+        }
+        if end < inner.known {
+            return;
+        }
+        inner.known = end;
         inner.now.server = inner.now.server.max(end);
         let due = inner.ends.back().is_none_or(|(last, _)| at - *last >= BETWEEN_ENDS);
         if due && inner.ends.len() < MOST_WAITING {
@@ -193,5 +208,13 @@ mod tests {
         assert_eq!((now.complete_through, now.lag_bytes), (Some(at(0)), 1));
         status.durable_to(Lsn(200));
         assert_eq!((status.now().complete_through, status.now().lag_bytes), (Some(at(5)), 0));
+        status.server_ends(Lsn(900), at(6));
+        status.server_ends(Lsn(300), at(7));
+        status.durable_to(Lsn(300));
+        assert_eq!(status.now().complete_through, Some(at(5)), "it had sent that much, and had more");
+        status.note(|now| now.timeline = Some(2));
+        status.server_ends(Lsn(310), at(8));
+        status.durable_to(Lsn(310));
+        assert_eq!(status.now().complete_through, Some(at(8)), "the new timeline is complete");
     }
 }

@@ -17,13 +17,12 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::{Block, Shared};
 use crate::error::{Error, Kind, Result, ResultExt as _};
 use crate::manifest::backups::{backups, remove};
-use crate::manifest::coverage::{Claim, Coverage};
 use crate::manifest::{Chain, Selection, recoverable};
 use crate::segment::wal::{MOST_BYTES, Seen, WalFacts, WalReader, seal};
 use crate::store::{Store, layout};
 use crate::stream::{Lsn, Merge, Retired, SegmentRef, StreamId};
 
-/// How often the small things are done: coverage, and what can be recovered.
+/// How often it is looked whether something is to be done.
 const ROUND: Duration = Duration::from_secs(5);
 
 /// How often the archive is tidied: retention, and objects that are no longer needed.
@@ -36,16 +35,12 @@ const LOOK_EVERY: TimeDelta = TimeDelta::seconds(30);
 /// asks again.
 const GRACE: TimeDelta = TimeDelta::hours(1);
 
-/// An archiver that wrote no coverage for this long is gone, and its claims are taken over.
-const GONE_AFTER: TimeDelta = TimeDelta::hours(1);
-
 /// The task.
 pub(super) struct Upkeep {
     shared: Arc<Shared>,
     retention: Option<Duration>,
     /// Blocks that may lie in several segments.
     blocks: BTreeSet<Block>,
-    coverage: Coverage,
     tidied: Option<DateTime<Utc>>,
     looked: Option<DateTime<Utc>>,
     chain: Option<Chain>,
@@ -53,16 +48,11 @@ pub(super) struct Upkeep {
 
 impl Upkeep {
     pub(super) fn new(shared: Arc<Shared>, retention: Option<Duration>) -> Self {
-        let coverage = Coverage::new(&shared.writer, Utc::now());
-        Self { shared, retention, blocks: BTreeSet::new(), coverage, tidied: None, looked: None, chain: None }
+        Self { shared, retention, blocks: BTreeSet::new(), tidied: None, looked: None, chain: None }
     }
 
     /// Works until it is aborted. What fails is told and comes up again.
     pub(super) async fn run(mut self, mut blocks: mpsc::UnboundedReceiver<Block>) {
-        let folder = layout::coverages(&self.stream());
-        if let Err(error) = self.coverage.adopt(&self.shared.store, &folder, Utc::now() - GONE_AFTER).await {
-            tracing::warn!(%error, hint = error.hint_text(), "the coverage of archivers that are gone cannot be taken over");
-        }
         let mut tick = interval(ROUND);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -83,7 +73,6 @@ impl Upkeep {
 
     async fn round(&mut self) -> Result<()> {
         let now = Utc::now();
-        self.claim(now).await?;
         let since = |last: Option<DateTime<Utc>>, every| last.is_none_or(|last| now - last >= every);
         let (tidy, look) = (since(self.tidied, TIDY_EVERY), since(self.looked, LOOK_EVERY));
         if self.blocks.is_empty() && !tidy && !look {
@@ -131,17 +120,6 @@ impl Upkeep {
             backups(&self.shared.store, self.shared.system.system_id).await?.last().map(|backup| backup.finished);
         self.shared.status.note(|status| (status.windows, status.last_backup) = (windows, last));
         Ok(())
-    }
-
-    /// Writes down up to when the archive is complete.
-    async fn claim(&mut self, now: DateTime<Utc>) -> Result<()> {
-        let status = self.shared.status.now();
-        let position = self.shared.archived.borrow().last().copied();
-        let (Some(complete_through), Some(position)) = (status.complete_through, position) else { return Ok(()) };
-        let claim = Claim { offset: position.end, complete_through };
-        self.coverage.claim(&self.stream(), position.partition, claim);
-        self.coverage.at = now;
-        self.coverage.save(&self.shared.store, &layout::coverages(&self.stream())).await
     }
 
     /// Makes one segment of those that lie in a block; false if they are one already, or not all there.

@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 
 pub use history::{Switch, parse_history};
 pub use read::WalReader;
-pub use records::{Seen, Walker, check_pages, page_magic};
+pub use records::{PAGE, Seen, Walker, check_pages, page_magic};
 pub use write::seal;
 
 use crate::error::{Error, Kind, Result, ResultExt};

@@ -17,9 +17,9 @@
 use crate::error::{Error, Kind, Result};
 use crate::stream::{Lsn, System};
 
-/// The size of a page. `--with-wal-blocksize` could change it when a server is built; the header of a file's first page
+/// The size of a page, in bytes. `--with-wal-blocksize` could change it when a server is built; the header of a file's first page
 /// tells, and anything else is refused.
-const PAGE: u64 = 8192;
+pub const PAGE: u64 = 8192;
 const SHORT_HEADER: usize = 24;
 const LONG_HEADER: usize = 40;
 const RECORD_HEADER: usize = 24;
@@ -200,6 +200,11 @@ impl Walker {
     /// The end of the last record whose CRC was right; none before the first.
     pub fn verified(&self) -> Option<Lsn> {
         self.verified
+    }
+
+    /// Where the last record began whose CRC was right; none before the first.
+    pub fn last_record(&self) -> Option<Lsn> {
+        self.before.map(Lsn)
     }
 
     /// What was found since the last call.

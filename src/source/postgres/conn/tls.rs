@@ -25,10 +25,18 @@ use tokio_rustls::rustls::{self, ClientConfig, DigitallySignedStruct, RootCertSt
 use super::target::{Roots, Ssl, SslMode};
 use crate::error::{Error, Kind, Result, ResultExt};
 
+/// The protocol's name in the handshake (ALPN).
+const PROTOCOL: &[u8] = b"postgresql";
+
+const DIRECT: &str =
+    "sslnegotiation=direct needs PostgreSQL 17 or newer with ssl = on: leave it out of postgres.url for an older one";
+
 /// Makes TLS connections with one set of trusted authorities.
 #[derive(Clone)]
 pub(super) struct Tls {
     connector: TlsConnector,
+    /// Without a question before it.
+    is_direct: bool,
 }
 
 impl Tls {
@@ -62,9 +70,9 @@ impl Tls {
         };
         if ssl.is_direct {
             // Required with it (protocol chapter, "SSL Session Encryption"): a server of another kind does not know it.
-            config.alpn_protocols = vec![b"postgresql".to_vec()];
+            config.alpn_protocols = vec![PROTOCOL.to_vec()];
         }
-        Ok(Self { connector: TlsConnector::from(Arc::new(config)) })
+        Ok(Self { connector: TlsConnector::from(Arc::new(config)), is_direct: ssl.is_direct })
     }
 
     /// The handshake with the server named `host`.
@@ -75,7 +83,7 @@ impl Tls {
     ) -> Result<TlsStream<S>> {
         let name = ServerName::try_from(host.to_owned())
             .or_err(Kind::Config, || format!("postgres.url: TLS needs a host name or an IP address, not {host:?}"))?;
-        self.connector.connect(name, socket).await.map_err(|source| {
+        let connected = self.connector.connect(name, socket).await.map_err(|source| {
             // rustls' own errors are about certificates and protocols; the others are the network's.
             let is_refused = source.get_ref().is_some_and(|inner| inner.is::<rustls::Error>());
             let kind = if is_refused { Kind::Denied } else { Kind::Unavailable };
@@ -84,10 +92,19 @@ impl Tls {
                 error.hint(
                     "check sslmode, sslrootcert, sslcert and sslkey of postgres.url against the server's certificate",
                 )
+            } else if self.is_direct {
+                // A server that does not know it takes our first bytes for a packet that cannot be, and hangs up.
+                error.hint(DIRECT)
             } else {
                 error
             }
-        })
+        })?;
+        if self.is_direct && connected.get_ref().1.alpn_protocol() != Some(PROTOCOL) {
+            // libpq refuses it, too: it may be any other service with that certificate.
+            let message = format!("{host} does not say that it speaks Postgres' protocol over TLS");
+            return Err(Error::new(Kind::Denied, message).hint(DIRECT));
+        }
+        Ok(connected)
     }
 }
 

@@ -1,0 +1,70 @@
+//! Up to when the archive is complete, written down for those who restore: a small object of this process, over and over.
+//!
+//! It is written beside the upkeep and not by it: a merge or the retention of a large archive takes a while, and a restore
+//! to a moment a few seconds ago is refused until the archive is known to be complete up to that moment.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::Shared;
+use crate::error::Result;
+use crate::manifest::coverage::{Claim, Coverage};
+use crate::store::layout;
+use crate::stream::StreamId;
+
+/// How often it is written: as often as a quiet server's WAL is archived.
+const EVERY: Duration = Duration::from_secs(5);
+
+/// An archiver that wrote nothing for this long is gone, and its claims are taken over.
+const GONE_AFTER: TimeDelta = TimeDelta::hours(1);
+
+/// The task.
+pub(super) struct Claims {
+    shared: Arc<Shared>,
+    stream: StreamId,
+    coverage: Coverage,
+    /// What was written last.
+    written: Option<DateTime<Utc>>,
+}
+
+impl Claims {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        let coverage = Coverage::new(&shared.writer, Utc::now());
+        let stream = StreamId::Postgres { system_id: shared.system.system_id };
+        Self { shared, stream, coverage, written: None }
+    }
+
+    /// Works until it is aborted. What fails is told and comes up again.
+    pub(super) async fn run(mut self) {
+        let folder = layout::coverages(&self.stream);
+        if let Err(error) = self.coverage.adopt(&self.shared.store, &folder, Utc::now() - GONE_AFTER).await {
+            tracing::warn!(%error, hint = error.hint_text(), "the coverage of archivers that are gone cannot be taken over");
+        }
+        let mut tick = interval(EVERY);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            if let Err(error) = self.claim(Utc::now()).await {
+                tracing::warn!(%error, hint = error.hint_text(), "it cannot be written down up to when the archive is complete");
+            }
+        }
+    }
+
+    async fn claim(&mut self, now: DateTime<Utc>) -> Result<()> {
+        let status = self.shared.status.now();
+        let position = self.shared.archived.borrow().last().copied();
+        let (Some(complete_through), Some(position)) = (status.complete_through, position) else { return Ok(()) };
+        if self.written == Some(complete_through) {
+            return Ok(());
+        }
+        let claim = Claim { offset: position.end, complete_through };
+        self.coverage.claim(&self.stream, position.partition, claim);
+        self.coverage.at = now;
+        self.coverage.save(&self.shared.store, &layout::coverages(&self.stream)).await?;
+        self.written = Some(complete_through);
+        Ok(())
+    }
+}

@@ -1,0 +1,70 @@
+//! Where Postgres is told to stop, so that nothing comes back that was archived after the plan was made.
+//!
+//! ```text
+//!   --to-lsn L    ──┬─ record ─┬─ record ─┬─ rec-L-ord ─┬──    after the last record that is whole at L
+//!                              └ recovery_target_lsn, inclusive
+//!   --to-time T   ── commit ≤ T ─┬─ commit > T ──              before the first commit after T: recovery_target_time
+//!                 ── commit ≤ T ─┴─ end                        none is archived: after the last record that is
+//!   --to latest   ── … ──────────── end ── …                   where the archive ends once Postgres comes there
+//! ```
+//!
+//! A target that Postgres has to reach is better than an end of the files that it runs into: with less than was planned it
+//! fails ("recovery ended before configured recovery target was reached", xlogrecovery.c) instead of opening, and
+//! `recovery_target_action` has an effect. Told to stop *before* a position it would need a record that comes after it,
+//! and would replay one that only begins before it.
+
+use super::log::Log;
+use super::plan::Stretch;
+use crate::error::{Error, Kind, Result};
+use crate::segment::wal::{MOST_BYTES, PAGE, Walker};
+use crate::stream::Lsn;
+
+/// Where the recovery ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// Where the archive ends by the time Postgres comes there.
+    End,
+    /// Before the first transaction that ended after this time, in ms since 1970. The archive has one.
+    Time(i64),
+    /// After the record that begins here.
+    After(Lsn),
+}
+
+/// Where the last record begins that ends at `until` or before it, on a way on which WAL from `from` on is archived.
+pub(super) async fn last_record(log: &Log, path: &[Stretch], from: Lsn, mut until: Lsn) -> Result<Lsn> {
+    for stretch in path.iter().rev().filter(|stretch| stretch.lsns.start < stretch.lsns.end) {
+        let end = until.min(stretch.lsns.end);
+        if end > stretch.lsns.start
+            && let Some(record) = last_of_stretch(log, stretch, from, end).await?
+        {
+            return Ok(record);
+        }
+        until = until.min(stretch.lsns.start);
+    }
+    let message = format!("no record of the archived WAL from {from} on is whole at the target");
+    Err(Error::new(Kind::NotFound, message).hint("choose a later target, or an earlier backup with --backup"))
+}
+
+/// The same within one timeline. Most often the last 16 MiB are enough; a record may be longer.
+async fn last_of_stretch(log: &Log, stretch: &Stretch, from: Lsn, end: Lsn) -> Result<Option<Lsn>> {
+    let archived = log.range(stretch.timeline).unwrap_or_default();
+    // A file of the timeline begins with what its parent wrote.
+    let first = Lsn(from.0 / PAGE * PAGE).max(archived.start);
+    if first >= end {
+        return Ok(None);
+    }
+    let mut back = MOST_BYTES;
+    loop {
+        let start = Lsn(end.0.next_multiple_of(MOST_BYTES).saturating_sub(back)).max(first);
+        let mut walker = Walker::new(log.system(), stretch.timeline, start, stretch.lsns.start)?;
+        while walker.position() < end {
+            let at = walker.position();
+            let piece = at..Lsn((at.0 + 1).next_multiple_of(MOST_BYTES)).min(end);
+            walker.feed(&log.bytes(stretch.timeline, &piece).await?)?;
+        }
+        if walker.last_record().is_some() || start == first {
+            return Ok(walker.last_record());
+        }
+        back *= 2;
+    }
+}
