@@ -124,7 +124,7 @@ impl Archiver {
         loop {
             let stopping = *stop.borrow();
             let mut wait = None;
-            while self.jobs.len() < SEGMENTS_AT_ONCE {
+            while !self.overtaken && self.jobs.len() < SEGMENTS_AT_ONCE {
                 match self.next_work(stopping)? {
                     Work::Segment { timeline, start, end, reason } => {
                         self.begin_segment(timeline, start, end).await?;
@@ -138,14 +138,14 @@ impl Archiver {
                     }
                 }
             }
+            if self.overtaken {
+                return Ok(Ended::Overtaken);
+            }
             if self.is_idle() {
                 if stopping && wait.is_none() {
                     return Ok(Ended::Done);
                 }
                 self.shared.buffers.shrink();
-            }
-            if self.overtaken {
-                return Ok(Ended::Overtaken);
             }
             let since = if self.jobs.is_empty() { BETWEEN_LAST_CHECKPOINTS } else { BETWEEN_CHECKPOINTS };
             let checkpoint = self.committed.map_or_else(Instant::now, |committed| committed + since);
