@@ -8,6 +8,7 @@ mod faults;
 mod http;
 mod kafka;
 mod page;
+mod postgres_lost;
 mod postgres_restore;
 mod postgres_source;
 mod replay;

@@ -3,6 +3,7 @@
 //! Results go to standard output, everything else (logs, progress, errors) to standard error. Exit codes: 0 done,
 //! 1 failed, 2 usage or configuration, 3 finished, and what was found is damaged or incomplete.
 
+mod allocator;
 mod backup;
 mod check;
 mod demo;
@@ -87,6 +88,7 @@ enum Command {
 
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
+    allocator::keep_little();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         // Help and version are no failure; clap knows.
