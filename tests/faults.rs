@@ -487,9 +487,7 @@ fn a_thousand_partitions_fit_in_a_quarter_of_a_gigabyte() {
     let mut topics: Vec<&str> = others.iter().map(String::as_str).collect();
     topics.push("wide");
     site.wait_archived(&kafka, &topics, &mut [&mut program]);
-    let status = std::fs::read_to_string(format!("/proc/{}/status", program.id())).expect("the process runs");
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB"));
-    let peak: u64 = peak.and_then(|kib| kib.trim().parse().ok()).expect("VmHWM in kB");
+    let peak = program.peak_kib();
     eprintln!("1,050 partitions: peak RSS {} MiB", peak >> 10);
     assert!(peak <= LIMIT_KIB, "peak RSS is {peak} KiB");
     program.terminate(STOP);

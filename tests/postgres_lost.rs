@@ -38,6 +38,15 @@ struct Lost {
     seconds: f64,
 }
 
+impl Lost {
+    fn tell(&self, with: &str) {
+        let Self { told, missing, seconds } = self;
+        eprintln!(
+            "{with}: {missing} of {told} commits that clients were told of are lost, those of the last {seconds:.3} s"
+        );
+    }
+}
+
 /// Loses a server that tidelog archives with `ack`, and restores it.
 fn lose(ack: &str) -> Lost {
     let server = Postgres::start(PostgresOptions::default());
@@ -128,13 +137,13 @@ fn compare(told: &ByClient<Vec<f64>>, there: &str) -> Lost {
 #[test]
 fn with_a_synchronous_spool_every_commit_that_a_client_saw_comes_back() {
     let lost = lose("spool");
-    eprintln!("ack = \"spool\", synchronous: {lost:?}");
+    lost.tell("ack = \"spool\", synchronous");
     assert_eq!(lost.missing, 0, "{lost:?}");
 }
 
 #[test]
 fn without_at_most_the_last_seconds_are_lost() {
     let lost = lose("archive");
-    eprintln!("ack = \"archive\": {lost:?}");
+    lost.tell("ack = \"archive\"");
     assert!(lost.seconds < 5.0, "{lost:?}");
 }

@@ -388,7 +388,7 @@ impl Archiver {
         if let Some(last) = positions.last() {
             let (timeline, end) = (last.partition.cast_unsigned(), Lsn::at(last.end));
             self.shared.spool.release(timeline, end);
-            self.shared.status.durable_to(end);
+            self.shared.status.durable_to(timeline, end);
         }
         self.shared.archived.send_replace(positions);
     }

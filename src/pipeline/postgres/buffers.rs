@@ -14,8 +14,9 @@ use tokio::sync::Notify;
 
 use crate::segment::wal::MOST_BYTES;
 
-/// One is being filled, one waits, and two are compressed.
-pub(super) const MOST: usize = 4;
+/// One is being filled, two are walked through and compressed. What comes of a segment that cannot be compressed takes as
+/// much again.
+pub(super) const MOST: usize = 3;
 
 /// The buffers of one archiver.
 #[derive(Debug, Default)]

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::{oneshot, watch};
 use tokio::task::{JoinHandle, yield_now};
@@ -421,22 +421,22 @@ impl Session<'_> {
                     let mut wanted = false;
                     let mut full = None;
                     match event? {
-                        Event::Data { start, server_end, bytes, .. } => {
+                        Event::Data { start, server_end, sent_us, bytes } => {
                             if start != self.at {
                                 let message = format!("WAL came from {start} on, and {} was next", self.at);
                                 return Err(Error::new(Kind::Corrupt, message));
                             }
                             check_pages(shared.system.server_version, start, bytes)?;
                             self.receiver.streamed = true;
-                            shared.status.server_ends(server_end, Utc::now());
+                            shared.status.server_ends(server_end, clock(sent_us));
                             (self.at, self.server_end) = (start + bytes.len() as u64, server_end);
                             match spool(&shared, bytes, server_end) {
                                 Ok(taken) => self.waiting.extend_from_slice(&bytes[taken..]),
                                 Err(error) => full = Some((error, bytes.to_vec())),
                             }
                         }
-                        Event::Keepalive { server_end, reply_requested, .. } => {
-                            shared.status.server_ends(server_end, Utc::now());
+                        Event::Keepalive { server_end, sent_us, reply_requested } => {
+                            shared.status.server_has_sent(server_end, clock(sent_us));
                             wanted = reply_requested;
                         }
                         Event::TimelineEnded { next_timeline, switch } => return self.switch(next_timeline, switch),
@@ -595,6 +595,11 @@ impl Session<'_> {
         }
         Ok(Ended::Stopped)
     }
+}
+
+/// The server's clock. Commits carry its time, whatever ours says.
+fn clock(sent_us: i64) -> DateTime<Utc> {
+    DateTime::from_timestamp_micros(sent_us).unwrap_or_default()
 }
 
 /// Makes the spool's next file ready. Without it everything works all the same.

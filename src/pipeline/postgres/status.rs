@@ -19,6 +19,9 @@ const MOST_WAITING: usize = 3_600;
 /// Two ends of WAL are noted at least this far apart.
 const BETWEEN_ENDS: TimeDelta = TimeDelta::seconds(1);
 
+/// A commit is in the log this long after the time that it carries, unless a disk hangs.
+const COMMITS_WITHIN: TimeDelta = TimeDelta::seconds(1);
+
 /// How often the receiver shows that it lives.
 const BETWEEN_BEATS: Duration = Duration::from_secs(1);
 
@@ -36,6 +39,10 @@ struct Inner {
     /// The end of the server's WAL that is known, on the timeline that is received.
     known: Lsn,
     on: Option<u32>,
+    /// The last sign of life, if no WAL has come since.
+    sign: Option<(DateTime<Utc>, Lsn)>,
+    /// The timeline on which the archive is at `now.durable`.
+    durable_on: Option<u32>,
     /// When the server's WAL ended where.
     ends: VecDeque<(DateTime<Utc>, Lsn)>,
 }
@@ -134,33 +141,31 @@ impl Status {
         change(&mut self.lock().now);
     }
 
-    /// The server's WAL ends at `end` at this moment.
+    /// The server's WAL ended at `end` as it sent a piece of it, by its own clock.
     ///
-    /// With a sign of life it only says how much it has sent (`WalSndKeepalive`, walsender.c): less than it has, where it
-    /// said more before.
+    /// It looks where its log ends, reads the piece, and takes the time last (`XLogSendPhysical`, walsender.c); a commit
+    /// takes its own time before it is in the log. What came in between is allowed for.
     pub(super) fn server_ends(&self, end: Lsn, at: DateTime<Utc>) {
         let mut inner = self.lock();
-        if inner.on != inner.now.timeline {
-            // The new timeline may never come to where the old one ended.
-            (inner.on, inner.known) = (inner.now.timeline, Lsn(0));
-            inner.ends.clear();
-        }
-        if end < inner.known {
-            return;
-        }
-        inner.known = end;
-        inner.now.server = inner.now.server.max(end);
-        let due = inner.ends.back().is_none_or(|(last, _)| at - *last >= BETWEEN_ENDS);
-        if due && inner.ends.len() < MOST_WAITING {
-            inner.ends.push_back((at, end));
-        }
-        inner.complete();
+        inner.sign = None;
+        inner.ended(end, at - COMMITS_WITHIN);
     }
 
-    /// The archive has come to `durable`.
-    pub(super) fn durable_to(&self, durable: Lsn) {
+    /// The server has sent its WAL up to `end`, by a sign of life. That it has no more is known when the next one says the same
+    /// (`WalSndKeepalive`, walsender.c).
+    pub(super) fn server_has_sent(&self, end: Lsn, at: DateTime<Utc>) {
+        let mut inner = self.lock();
+        let before = inner.sign.replace((at, end));
+        if let Some((before, _)) = before.filter(|(_, same)| *same == end) {
+            inner.ended(end, before);
+        }
+    }
+
+    /// The archive has come to `durable` on a timeline.
+    pub(super) fn durable_to(&self, timeline: u32, durable: Lsn) {
         let mut inner = self.lock();
         inner.now.durable = durable;
+        inner.durable_on = Some(timeline);
         inner.complete();
     }
 
@@ -170,7 +175,28 @@ impl Status {
 }
 
 impl Inner {
+    fn ended(&mut self, end: Lsn, at: DateTime<Utc>) {
+        if self.on != self.now.timeline {
+            // The new timeline may never come to where the old one ended.
+            (self.on, self.known) = (self.now.timeline, Lsn(0));
+            self.ends.clear();
+        }
+        if end < self.known {
+            return;
+        }
+        self.known = end;
+        self.now.server = self.now.server.max(end);
+        let due = self.ends.back().is_none_or(|(last, _)| at - *last >= BETWEEN_ENDS);
+        if due && self.ends.len() < MOST_WAITING {
+            self.ends.push_back((at, end));
+        }
+        self.complete();
+    }
+
     fn complete(&mut self) {
+        if self.durable_on != self.on {
+            return;
+        }
         while let Some((at, _)) = self.ends.front().copied().filter(|(_, end)| *end <= self.now.durable) {
             self.now.complete_through = Some(at);
             self.ends.pop_front();
@@ -200,21 +226,30 @@ mod tests {
     fn what_the_server_had_is_complete_once_the_archive_has_reached_it() {
         let status = Status::new();
         let at = |seconds: i64| DateTime::from_timestamp(1_800_000_000 + seconds, 0).expect("a time");
-        status.server_ends(Lsn(100), at(0));
-        status.server_ends(Lsn(150), at(0) + TimeDelta::milliseconds(10));
-        status.server_ends(Lsn(200), at(5));
-        status.durable_to(Lsn(199));
+        status.note(|now| now.timeline = Some(1));
+        status.server_ends(Lsn(100), at(1));
+        status.server_ends(Lsn(150), at(1) + TimeDelta::milliseconds(10));
+        status.server_ends(Lsn(200), at(6));
+        status.durable_to(1, Lsn(199));
         let now = status.now();
         assert_eq!((now.complete_through, now.lag_bytes), (Some(at(0)), 1));
-        status.durable_to(Lsn(200));
+        status.durable_to(1, Lsn(200));
         assert_eq!((status.now().complete_through, status.now().lag_bytes), (Some(at(5)), 0));
-        status.server_ends(Lsn(900), at(6));
-        status.server_ends(Lsn(300), at(7));
-        status.durable_to(Lsn(300));
-        assert_eq!(status.now().complete_through, Some(at(5)), "it had sent that much, and had more");
+        status.server_has_sent(Lsn(200), at(10));
+        assert_eq!(status.now().complete_through, Some(at(5)), "there may be more that it has not sent");
+        status.server_has_sent(Lsn(200), at(11));
+        assert_eq!(status.now().complete_through, Some(at(10)), "there was no more");
+        status.server_ends(Lsn(900), at(12));
+        for seconds in [13, 14] {
+            status.server_has_sent(Lsn(300), at(seconds));
+        }
+        status.durable_to(1, Lsn(300));
+        assert_eq!(status.now().complete_through, Some(at(10)), "it had sent that much, and had more");
         status.note(|now| now.timeline = Some(2));
-        status.server_ends(Lsn(310), at(8));
-        status.durable_to(Lsn(310));
-        assert_eq!(status.now().complete_through, Some(at(8)), "the new timeline is complete");
+        status.server_ends(Lsn(310), at(21));
+        status.durable_to(1, Lsn(400));
+        assert_eq!(status.now().complete_through, Some(at(10)), "that is of the timeline before");
+        status.durable_to(2, Lsn(310));
+        assert_eq!(status.now().complete_through, Some(at(20)), "the new timeline is complete");
     }
 }
