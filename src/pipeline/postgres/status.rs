@@ -213,6 +213,7 @@ mod tests {
         let (status, now) = (Status::new(), Instant::now());
         assert_eq!(status.silent_for(now), Duration::ZERO, "there is none yet");
         tokio::select! {
+            biased;
             never = status.beat() => match never {},
             () = tokio::task::yield_now() => {}
         }
