@@ -352,6 +352,38 @@ fn a_topic_that_is_made_again_is_another_life() {
     }
 }
 
+/// librdkafka fetches on at the same offset of a topic that was made again: what comes so must not get into the chain of
+/// the life before, and what that one had must not get lost.
+#[test]
+fn records_of_two_lives_do_not_mix_while_nobody_looks() {
+    let (kafka, topic) = (shared(), unique("lives"));
+    kafka.create_topic(&topic, 2, &[]);
+    produce(kafka, &topic, 0..120, 2);
+    let old = kafka.consume_all(&topic);
+    let site = Site::new(&kafka.bootstrap(), &Settings { topics: &[&topic], max_age: "60s", ..Settings::default() });
+    // A client that looks at its topics every second would see that this one is gone.
+    site.reconfigure("interval.ms\" = \"1000\"", "interval.ms\" = \"300000\"");
+    let mut program = site.start();
+    wait_said(&mut program, "partitions assigned");
+    // Three looks at the topic's id, of which nothing is told.
+    thread::sleep(Duration::from_secs(15));
+    program.freeze();
+    kafka.delete_topic(&topic);
+    kafka.create_topic(&topic, 2, &[]);
+    produce(kafka, &topic, 10_000..10_500, 2);
+    program.thaw();
+    let new = kafka.consume_all(&topic);
+    wait_said(&mut program, "the topic has begun another life");
+    program.terminate(STOP);
+    site.reconfigure("60s", "500ms");
+    let mut program = site.start();
+    wait_for_life(&site, kafka, &topic, 1, &mut program);
+    program.terminate(STOP);
+    site.assert_sound();
+    site.assert_holds(&topic, 0, &old);
+    site.assert_holds(&topic, 1, &new);
+}
+
 fn wait_for_life(site: &Site, kafka: &Kafka, topic: &str, generation: u64, program: &mut Program) {
     wait_until(&format!("life {generation} of {topic}"), SOON, || {
         program.assert_running();

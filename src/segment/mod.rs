@@ -25,7 +25,7 @@ mod parquet;
 mod spool;
 pub mod wal;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -228,21 +228,16 @@ fn no_records() -> Error {
 /// Blocks of about this many bytes are written at once when a segment is written anew.
 const REWRITE: u64 = 8 << 20;
 
-/// Writes the rows of `sealed` whose partition is not in `drop` to the new file `to`; nothing if no partition is left.
-/// For a writer that lost partitions to another one.
-pub async fn rewrite_without(
+/// Writes the rows of `sealed` that lie in `ranges` of `(partition, start, end)` to the new file `to`. For a writer that
+/// may not keep all that it has sealed.
+pub async fn rewrite(
     sealed: &Sealed,
-    drop: &BTreeSet<i32>,
+    ranges: &[(i32, i64, i64)],
     info: SegmentInfo,
     encoding: Encoding,
     to: &Path,
-) -> Result<Option<Sealed>> {
-    let kept: Vec<&PartitionRange> =
-        sealed.partitions.iter().filter(|range| !drop.contains(&range.partition)).collect();
-    if kept.is_empty() {
-        return Ok(None);
-    }
-    let wanted: BTreeMap<_, _> = kept.iter().map(|range| (range.partition, range.start..range.end)).collect();
+) -> Result<Sealed> {
+    let wanted: BTreeMap<_, _> = ranges.iter().map(|&(partition, start, end)| (partition, start..end)).collect();
     let filter = Filter { partitions: Some(wanted), timestamps: None };
     let doing = || format!("cannot read the spool file {}", sealed.path.display());
     let path = object_store::path::Path::from_filesystem_path(&sealed.path).or_err(Kind::Internal, doing)?;
@@ -260,8 +255,7 @@ pub async fn rewrite_without(
         }
     }
     writer.write(blocks)?;
-    let ranges: Vec<_> = kept.iter().map(|range| (range.partition, range.start, range.end)).collect();
-    writer.finish(&ranges).map(Some)
+    writer.finish(ranges)
 }
 
 #[cfg(test)]

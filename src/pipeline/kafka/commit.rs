@@ -8,7 +8,7 @@
 //! before anybody is told. A failure is tried again until the process ends, for Kafka still has every record; only a
 //! conflict (another process moved a partition) changes what is written.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,13 +18,14 @@ use tokio::time::Instant;
 
 use super::count::Counters;
 use super::lane::LaneId;
+use super::lives::{Lives, Verified, kept};
 use super::{Dropped, Notice, gaps};
 use crate::config;
 use crate::error::{Error, Kind, Result};
 use crate::manifest::{Chain, Change, Outcome};
 use crate::pipeline::persistence::Persistence;
 use crate::pipeline::spool::Spool;
-use crate::segment::{Encoding, Sealed, SegmentInfo, rewrite_without};
+use crate::segment::{Encoding, Sealed, SegmentInfo, rewrite};
 use crate::source::kafka::{Cluster, OffsetAt, TopicPartition};
 use crate::store::{Store, layout};
 use crate::stream::{Gap, GapReason, PartitionRange, SegmentRef, TopicLife};
@@ -32,11 +33,16 @@ use crate::stream::{Gap, GapReason, PartitionRange, SegmentRef, TopicLife};
 /// A chain takes at most one checkpoint a second of this process, so that small segments do not make a chain long.
 const BETWEEN_CHECKPOINTS: Duration = Duration::from_secs(1);
 
+/// How long the end of a new log is asked for, and how often: it may have no leader yet.
+const LATEST_WITHIN: Duration = Duration::from_secs(3);
+const LATEST_AGAIN: Duration = Duration::from_millis(100);
+
 /// What every committer shares.
 pub(super) struct Shared {
     pub(super) store: Store,
     pub(super) spool: Spool,
     pub(super) cluster: Cluster,
+    pub(super) lives: Lives,
     pub(super) writer: String,
     /// How many uploads may run at once.
     pub(super) uploads: Semaphore,
@@ -106,6 +112,7 @@ pub(super) struct Committer {
     pub(super) lane: LaneId,
     pub(super) life: TopicLife,
     pub(super) chain: Chain,
+    pub(super) verified: Arc<Verified>,
     pub(super) encoding: Encoding,
     pub(super) inbox: mpsc::UnboundedReceiver<Request>,
     pub(super) shared: Arc<Shared>,
@@ -177,8 +184,10 @@ impl Committer {
         }
     }
 
-    /// Puts a checkpoint over the batch; what another process has covered meanwhile is taken out of it first.
-    async fn commit(&mut self, mut batch: Vec<Ready>) {
+    /// Puts a checkpoint over the batch; what may be of another life of the topic, and what another process has covered
+    /// meanwhile, is taken out of it first.
+    async fn commit(&mut self, batch: Vec<Ready>) {
+        let mut batch = self.of_this_life(batch).await;
         let mut lost: BTreeMap<i32, u64> = BTreeMap::new();
         let now = Utc::now();
         while !batch.is_empty() {
@@ -211,7 +220,9 @@ impl Committer {
                                 .map(|range| (range.partition, ready.seq)),
                         );
                     }
-                    batch = self.without(batch, &moved).await;
+                    let end =
+                        |range: &PartitionRange| if moved.contains(&range.partition) { range.start } else { range.end };
+                    batch = self.cut(batch, end).await;
                 }
             }
         }
@@ -262,14 +273,62 @@ impl Committer {
         }
     }
 
-    /// The batch without the partitions that this process no longer owns.
-    async fn without(&self, batch: Vec<Ready>, moved: &BTreeSet<i32>) -> Vec<Ready> {
+    /// The batch without what may have been fetched from another life of the topic.
+    async fn of_this_life(&self, batch: Vec<Ready>) -> Vec<Ready> {
+        let id = match self.chain.begin_facts().topic_id() {
+            Some(known) => self.shared.lives.id_of(&self.life.topic).await.filter(|id| id != known),
+            None => None,
+        };
+        let Some(topic_id) = id else { return batch };
+        self.shared.tell(Notice::Recreated { topic: Arc::from(self.life.topic.as_str()), topic_id });
+        let mut fetched: BTreeMap<i32, PartitionRange> = BTreeMap::new();
+        for range in batch.iter().flat_map(Ready::ranges) {
+            fetched.entry(range.partition).or_insert(*range).end = range.end;
+        }
+        let mut ends = BTreeMap::new();
+        for (partition, PartitionRange { start, end, .. }) in fetched {
+            let kept = kept(start, end, self.verified.of(partition), self.latest(partition).await);
+            if kept < end {
+                tracing::warn!(
+                    topic = self.life.topic,
+                    generation = self.life.generation,
+                    partition,
+                    start = kept,
+                    end,
+                    "the topic was deleted and created again: offsets that may be of its new life are not kept in the old one"
+                );
+            }
+            ends.insert(partition, kept);
+        }
+        self.cut(batch, |range| ends.get(&range.partition).map_or(range.end, |end| range.end.min(*end))).await
+    }
+
+    /// Where a partition of the topic's new life ends: nowhere yet if it has no such partition, unknown if no broker tells
+    /// soon.
+    async fn latest(&self, partition: i32) -> Option<i64> {
+        let at = TopicPartition { topic: Arc::from(self.life.topic.as_str()), partition };
+        let until = Instant::now() + LATEST_WITHIN;
+        loop {
+            match tokio::time::timeout_at(until, self.offset(&at, OffsetAt::Latest)).await.ok()? {
+                Ok(latest) => return Some(latest),
+                Err(error) if error.kind() == Kind::NotFound => return Some(0),
+                Err(error) => tracing::debug!(%at, %error, "the end of a new log is not known yet"),
+            }
+            tokio::time::timeout_at(until, tokio::time::sleep(LATEST_AGAIN)).await.ok()?;
+        }
+    }
+
+    /// The batch with every range up to its `end` only; what ends where it begins is left out.
+    async fn cut(&self, batch: Vec<Ready>, end: impl Fn(&PartitionRange) -> i64) -> Vec<Ready> {
         let mut kept = Vec::new();
         for mut ready in batch {
-            ready.empty.retain(|range| !moved.contains(&range.partition));
+            ready.empty.iter_mut().for_each(|range| range.end = end(range));
+            ready.empty.retain(|range| range.start < range.end);
             ready.segment = match ready.segment {
-                Some((sealed, _)) if sealed.partitions.iter().any(|range| moved.contains(&range.partition)) => {
-                    self.rewritten(sealed, moved).await
+                Some((sealed, _)) if sealed.partitions.iter().any(|range| end(range) < range.end) => {
+                    let ranges = sealed.partitions.iter().map(|range| (range.partition, range.start, end(range)));
+                    let ranges: Vec<_> = ranges.filter(|(_, start, end)| start < end).collect();
+                    self.rewritten(sealed, &ranges).await
                 }
                 other => other,
             };
@@ -279,7 +338,11 @@ impl Committer {
         kept
     }
 
-    async fn rewritten(&self, sealed: Sealed, moved: &BTreeSet<i32>) -> Option<(Sealed, SegmentRef)> {
+    async fn rewritten(&self, sealed: Sealed, ranges: &[(i32, i64, i64)]) -> Option<(Sealed, SegmentRef)> {
+        if ranges.is_empty() {
+            self.shared.spool.remove(&sealed.path);
+            return None;
+        }
         let mut persistence = Persistence::new();
         let new = loop {
             let (_, path) = self.shared.spool.next_file();
@@ -289,14 +352,13 @@ impl Committer {
                 writer: self.shared.writer.clone(),
                 created: Utc::now(),
             };
-            match rewrite_without(&sealed, moved, info, self.encoding, &path).await {
+            match rewrite(&sealed, ranges, info, self.encoding, &path).await {
                 Ok(new) => break new,
                 Err(error) => self.wait_after(&mut persistence, "a segment cannot be written anew", error).await,
             }
         };
         self.recovered(&persistence);
         self.shared.spool.remove(&sealed.path);
-        let new = new?;
         let reference = self.upload(&new).await;
         Some((new, reference))
     }

@@ -14,6 +14,8 @@ use tokio::sync::mpsc;
 
 use super::Notice;
 use super::commit::{Shared, another_life};
+use super::lane::Reached;
+use super::lives::Verified;
 use crate::config::Isolation;
 use crate::error::Result;
 use crate::manifest::coverage::{self, Claim, Coverage};
@@ -29,15 +31,13 @@ const MOST_WAITING: usize = 128;
 /// A replica that wrote no coverage for this long is gone, and its claims are taken over.
 const GONE_AFTER: TimeDelta = TimeDelta::hours(1);
 
-/// How far a partition is archived.
-pub(super) struct Archived {
+/// How far a partition is.
+pub(super) struct Report {
     pub(super) stream: TopicLife,
     pub(super) topic_id: Option<String>,
+    pub(super) verified: Arc<Verified>,
     pub(super) at: TopicPartition,
-    /// Checkpoints cover everything below.
-    pub(super) covered: i64,
-    /// All records below are archived; offsets from `covered` on have none.
-    pub(super) archived: i64,
+    pub(super) reached: Reached,
 }
 
 /// What a round has found of a partition.
@@ -66,7 +66,7 @@ impl Watch {
     }
 
     /// Takes reports until the collector ends. A round that fails is left out: the next one says more.
-    pub(super) async fn run(mut self, mut reports: mpsc::Receiver<Vec<Archived>>) {
+    pub(super) async fn run(mut self, mut reports: mpsc::Receiver<Vec<Report>>) {
         if let Ok(id) = self.shared.cluster.id().await {
             self.board.learn_cluster_id(id);
         }
@@ -82,7 +82,7 @@ impl Watch {
         }
     }
 
-    async fn round(&mut self, report: &[Archived]) -> Result<Vec<Seen>> {
+    async fn round(&mut self, report: &[Report]) -> Result<Vec<Seen>> {
         if self.board.cluster_id().is_none() {
             self.board.learn_cluster_id(self.shared.cluster.id().await?);
         }
@@ -92,7 +92,7 @@ impl Watch {
         self.look_for_new_lives(report).await?;
         let mut seen = self.known_before(report).await?;
         let asked = Utc::now();
-        let partitions: Vec<TopicPartition> = report.iter().map(|archived| archived.at.clone()).collect();
+        let partitions: Vec<TopicPartition> = report.iter().map(|one| one.at.clone()).collect();
         // The log's end, not the last stable offset: records of a transaction that is open now lie before it, and a claim
         // must not be made before they are archived or aborted.
         let ends = self.shared.cluster.list_offsets(&partitions, OffsetAt::Latest, Isolation::ReadUncommitted).await?;
@@ -106,22 +106,22 @@ impl Watch {
             }
         }
         let mut changed = false;
-        for archived in report {
-            let Some(waiting) = self.waiting.get_mut(&archived.at) else { continue };
+        for one in report {
+            let Some(waiting) = self.waiting.get_mut(&one.at) else { continue };
             let mut reached = None;
-            while waiting.front().is_some_and(|(_, end)| *end <= archived.archived) {
+            while waiting.front().is_some_and(|(_, end)| *end <= one.reached.archived) {
                 reached = waiting.pop_front();
             }
             if let Some((complete_through, end)) = reached {
-                let claim = Claim { offset: end.min(archived.covered), complete_through };
-                self.coverage.claim(&archived.stream.stream(), archived.at.partition, claim);
-                seen.push(Seen { at: archived.at.clone(), end: None, complete_through: Some(complete_through) });
+                let claim = Claim { offset: end.min(one.reached.covered), complete_through };
+                self.coverage.claim(&one.stream.stream(), one.at.partition, claim);
+                seen.push(Seen { at: one.at.clone(), end: None, complete_through: Some(complete_through) });
                 changed = true;
             }
         }
         // Claims of partitions that went to another replica come to nothing.
         if self.waiting.len() > report.len() {
-            self.waiting.retain(|at, _| report.iter().any(|archived| archived.at == *at));
+            self.waiting.retain(|at, _| report.iter().any(|one| one.at == *at));
         }
         if changed {
             self.coverage.at = asked;
@@ -131,33 +131,36 @@ impl Watch {
     }
 
     /// Up to which time partitions that are new to this process are complete: what whoever had them before has claimed.
-    async fn known_before(&self, report: &[Archived]) -> Result<Vec<Seen>> {
-        let new: Vec<&Archived> = report.iter().filter(|archived| !self.waiting.contains_key(&archived.at)).collect();
+    async fn known_before(&self, report: &[Report]) -> Result<Vec<Seen>> {
+        let new: Vec<&Report> = report.iter().filter(|one| !self.waiting.contains_key(&one.at)).collect();
         if new.is_empty() {
             return Ok(Vec::new());
         }
         let claimed = coverage::load_all(&self.shared.store, &self.folder).await?;
-        let seen = |archived: &&Archived| {
-            let stream = archived.stream.stream().to_string();
-            let claims = claimed.iter().filter_map(|other| other.streams.get(&stream)?.get(&archived.at.partition));
-            let valid = claims.filter(|claim| claim.offset <= archived.covered);
+        let seen = |one: &&Report| {
+            let stream = one.stream.stream().to_string();
+            let claims = claimed.iter().filter_map(|other| other.streams.get(&stream)?.get(&one.at.partition));
+            let valid = claims.filter(|claim| claim.offset <= one.reached.covered);
             let complete_through = valid.map(|claim| claim.complete_through).max();
-            Seen { at: archived.at.clone(), end: None, complete_through }
+            Seen { at: one.at.clone(), end: None, complete_through }
         };
         Ok(new.iter().map(seen).collect())
     }
 
-    async fn look_for_new_lives(&self, report: &[Archived]) -> Result<()> {
-        let mut known: HashMap<&Arc<str>, Option<&str>> = HashMap::new();
-        for archived in report {
-            known.insert(&archived.at.topic, archived.topic_id.as_deref());
+    /// Looks at the ids of all topics: what had come of one before the question is verified, or it has another life.
+    async fn look_for_new_lives(&self, report: &[Report]) -> Result<()> {
+        let mut topics: HashMap<&Arc<str>, Vec<&Report>> = HashMap::new();
+        for one in report {
+            topics.entry(&one.at.topic).or_default().push(one);
         }
-        let names: Vec<String> = known.keys().map(ToString::to_string).collect();
-        let described = self.shared.cluster.describe(&names).await?;
-        for (topic, archived_id) in known {
-            let Some(topic_id) = described.get(&**topic).and_then(|info| info.id.clone()) else { continue };
-            if another_life(archived_id, Some(&topic_id)) {
+        let names: Vec<String> = topics.keys().map(ToString::to_string).collect();
+        let mut described = self.shared.cluster.describe(&names).await?;
+        for (topic, reports) in topics {
+            let Some(topic_id) = described.remove(&**topic).and_then(|info| info.id) else { continue };
+            if another_life(reports[0].topic_id.as_deref(), Some(&topic_id)) {
                 self.shared.tell(Notice::Recreated { topic: Arc::clone(topic), topic_id });
+            } else {
+                reports.iter().for_each(|one| one.verified.note(one.at.partition, one.reached.received));
             }
         }
         Ok(())

@@ -13,6 +13,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::lives::Verified;
 use super::pool::{BLOCK_BYTES, Pool};
 use super::shown::Shown;
 use super::status::{PartitionStatus, StreamStatus};
@@ -91,6 +92,17 @@ pub(super) struct Part {
     block_bytes: usize,
 }
 
+/// How far a partition is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Reached {
+    /// Checkpoints cover everything below.
+    pub(super) covered: i64,
+    /// All records below are archived; offsets from `covered` on have none.
+    pub(super) archived: i64,
+    /// The consumer has brought everything below.
+    pub(super) received: i64,
+}
+
 /// What the encoder is to do next for a lane.
 pub(super) struct Step {
     pub(super) blocks: Vec<Block>,
@@ -114,6 +126,7 @@ pub(super) struct Lane {
     pub(super) topic: Arc<str>,
     pub(super) stream: TopicLife,
     pub(super) topic_id: Option<String>,
+    pub(super) verified: Arc<Verified>,
     settings: config::Segment,
     parts: Vec<Option<Part>>,
     /// When the first record of the open segment came.
@@ -150,6 +163,7 @@ impl Lane {
             topic,
             stream,
             topic_id,
+            verified: Arc::default(),
             settings,
             parts: Vec::new(),
             since: None,
@@ -204,6 +218,7 @@ impl Lane {
     pub(super) fn add(&mut self, partition: i32, offset: i64) {
         let Ok(index) = usize::try_from(partition) else { return };
         self.shown.forget(partition);
+        self.verified.forget(partition);
         if self.parts.len() <= index {
             self.parts.resize_with(index + 1, || None);
         }
@@ -248,6 +263,7 @@ impl Lane {
     /// Begins a partition anew at `offset`: what the archive says. The open segment must have been sealed before.
     pub(super) fn reposition(&mut self, partition: i32, offset: i64) {
         let sealed = self.sealed;
+        self.verified.forget(partition);
         if let Some(part) = self.part_mut(partition).filter(|part| !part.leaving) {
             part.anew_after = sealed;
             part.start = offset;
@@ -461,11 +477,11 @@ impl Lane {
         self.sealed - self.committed >= MOST_WAITING
     }
 
-    /// For coverage: of each partition, the offset up to which checkpoints cover it, and the one up to which all
-    /// records are archived; between the two, no offset has a record.
-    pub(super) fn archived(&self) -> impl Iterator<Item = (i32, i64, i64)> {
+    /// For coverage: how far each partition is.
+    pub(super) fn reached(&self) -> impl Iterator<Item = (i32, Reached)> {
         self.live().filter(|(_, part)| !part.held).map(|(partition, part)| {
-            (partition, part.committed, if part.rows_end <= part.committed { part.next } else { part.committed })
+            let archived = if part.rows_end <= part.committed { part.next } else { part.committed };
+            (partition, Reached { covered: part.committed, archived, received: part.next })
         })
     }
 

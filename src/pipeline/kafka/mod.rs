@@ -17,6 +17,7 @@ mod count;
 mod coverage;
 mod gaps;
 mod lane;
+mod lives;
 mod pool;
 mod resolve;
 mod shown;
@@ -40,6 +41,7 @@ use commit::Shared;
 use count::Counters;
 use coverage::Seen;
 use lane::LaneId;
+use lives::Lives;
 use resolve::Resolved;
 use status::GapSpan;
 
@@ -109,10 +111,12 @@ pub(super) async fn run(
     let kafka = Arc::new(kafka.clone());
     let Opened { store, writer } = opened;
     let (notices, inbox) = std::sync::mpsc::channel();
+    let cluster = Cluster::new(&kafka)?;
     let shared = Arc::new(Shared {
         store,
         spool: Spool::open(&config.archive.spool_dir, &writer)?,
-        cluster: Cluster::new(&kafka)?,
+        lives: Lives::new(&cluster),
+        cluster,
         writer: writer.clone(),
         uploads: Semaphore::new(UPLOADS_AT_ONCE),
         notices: notices.clone(),

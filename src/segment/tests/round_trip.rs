@@ -126,25 +126,26 @@ fn the_sha256_is_that_of_the_file() {
 }
 
 #[test]
-fn rewriting_leaves_out_the_dropped_partitions() {
+fn rewriting_keeps_the_given_ranges() {
     for format in [Format::Parquet, Format::Avro] {
         let folder = tempfile::tempdir().unwrap();
         let calls =
             vec![vec![small(0, 0..50), small(1, 0..50), small(2, 7..9)], vec![small(1, 60..70), small(0, 50..99)]];
         let sealed = write(&folder.path().join("a segment"), format, &calls).unwrap();
         let to = folder.path().join("anew");
-        let drop = BTreeSet::from([0, 7]);
-        let anew = wait(rewrite_without(&sealed, &drop, info(), encoding(format), &to)).unwrap().unwrap();
-        assert_eq!(anew.partitions, sealed.partitions[1..]);
+        let ranges = [(1, 0, 65), (2, 7, 9)];
+        let anew = wait(rewrite(&sealed, &ranges, info(), encoding(format), &to)).unwrap();
+        let covered: Vec<_> = anew.partitions.iter().map(|range| (range.partition, range.start, range.end)).collect();
+        assert_eq!(covered, ranges);
         let bytes = std::fs::read(&anew.path).unwrap();
         let (_, records) = read(&bytes, anew.bytes, format, Filter::default()).unwrap();
-        let kept = flat(&calls).into_iter().filter(|record| record.partition != 0).collect();
-        assert_eq!(by_partition(records), by_partition(kept));
+        let kept = |record: &Owned| record.partition == 2 || record.partition == 1 && record.offset < 65;
+        assert_eq!(by_partition(records), by_partition(flat(&calls).into_iter().filter(kept).collect()));
 
-        let all = BTreeSet::from([0, 1, 2]);
-        let nothing = wait(rewrite_without(&sealed, &all, info(), encoding(format), &folder.path().join("none")));
-        assert_eq!(nothing.unwrap(), None);
-        assert!(!folder.path().join("none").exists());
+        let to = folder.path().join("without a record");
+        let empty = wait(rewrite(&sealed, &[(1, 50, 60)], info(), encoding(format), &to)).unwrap();
+        let (facts, records) = read(&std::fs::read(to).unwrap(), empty.bytes, format, Filter::default()).unwrap();
+        assert_eq!((facts.partitions[0].start, facts.partitions[0].end, records.len()), (50, 60, 0));
     }
 }
 

@@ -53,6 +53,11 @@ impl Cluster {
         Ok(Self { handle: Arc::new(Handle::admin(&properties::admin(config)?)?), wait: REQUEST })
     }
 
+    /// The same client, whose requests may take only this long.
+    pub fn within(&self, wait: Duration) -> Self {
+        Self { wait, ..self.clone() }
+    }
+
     /// How many brokers there are. An error if none answers.
     pub async fn ping(&self) -> Result<usize> {
         Ok(self.request("cannot reach the Kafka cluster", |handle, wait| raw::metadata(handle, wait)).await?.brokers)
@@ -189,7 +194,7 @@ mod tests {
         // A port that was free a moment ago: nothing listens there.
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let config = super::super::tests::config(&format!("127.0.0.1:{port}"), &["a"], &[]);
-        let cluster = Cluster { wait: Duration::from_secs(1), ..Cluster::new(&config).unwrap() };
+        let cluster = Cluster::new(&config).unwrap().within(Duration::from_secs(1));
         let error = cluster.ping().await.unwrap_err();
         assert_eq!(error.kind(), Kind::Unavailable);
         assert!(error.to_string().contains("Connection refused"), "{error}");

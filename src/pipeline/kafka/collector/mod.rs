@@ -28,7 +28,7 @@ use tokio::sync::mpsc;
 
 use super::Notice;
 use super::commit::{Request, Shared, another_life};
-use super::coverage::Archived;
+use super::coverage::Report;
 use super::lane::{Lane, LaneId, Reason};
 use super::pool::Pool;
 use super::{resolve, shown};
@@ -91,7 +91,7 @@ pub(super) struct Collector {
     runtime: Handle,
     notices: Receiver<Notice>,
     resolver: mpsc::UnboundedSender<resolve::Request>,
-    coverage: mpsc::Sender<Vec<Archived>>,
+    coverage: mpsc::Sender<Vec<Report>>,
     lanes: BTreeMap<LaneId, Lane>,
     committers: HashMap<LaneId, mpsc::UnboundedSender<Request>>,
     /// The lane that takes a topic's records now.
@@ -128,7 +128,7 @@ pub(super) struct Parts {
     pub(super) runtime: Handle,
     pub(super) notices: Receiver<Notice>,
     pub(super) resolver: mpsc::UnboundedSender<resolve::Request>,
-    pub(super) coverage: mpsc::Sender<Vec<Archived>>,
+    pub(super) coverage: mpsc::Sender<Vec<Report>>,
     pub(super) board: Arc<KafkaBoard>,
     pub(super) memory_budget: u64,
     /// How many topics have series of their own in the metrics.
@@ -428,12 +428,12 @@ impl Collector {
         let mut report = Vec::new();
         for (topic, id) in &self.current {
             let Some(lane) = self.lanes.get_mut(id) else { continue };
-            report.extend(lane.archived().map(|(partition, covered, archived)| Archived {
+            report.extend(lane.reached().map(|(partition, reached)| Report {
                 stream: lane.stream.clone(),
                 topic_id: lane.topic_id.clone(),
+                verified: Arc::clone(&lane.verified),
                 at: TopicPartition { topic: Arc::clone(topic), partition },
-                covered,
-                archived,
+                reached,
             }));
         }
         // One that is still busy with the last report, because no broker answers, misses this one.

@@ -142,7 +142,8 @@ impl Collector {
         let lane = Lane::new(id, (Arc::clone(topic), life.clone()), topic_id, settings, shown);
         let (send, inbox) = mpsc::unbounded_channel();
         let shared = Arc::clone(&self.shared);
-        let committer = Committer { lane: id, life, chain, encoding, inbox, shared };
+        let verified = Arc::clone(&lane.verified);
+        let committer = Committer { lane: id, life, chain, verified, encoding, inbox, shared };
         self.runtime.spawn(committer.run());
         self.committers.insert(id, send);
         self.lanes.insert(id, lane);

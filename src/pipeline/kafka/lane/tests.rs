@@ -163,8 +163,9 @@ fn fetching_pauses_while_the_store_is_behind_and_goes_on_where_it_stopped() {
 fn coverage_reaches_over_offsets_without_records_only() {
     let (mut lane, now) = (lane(), Instant::now());
     lane.advance(0, 130, now);
-    let archived = |lane: &Lane| lane.archived().collect::<Vec<_>>();
-    assert_eq!(archived(&lane), [(0, 100, 130), (2, 7, 7)]);
+    let reached = |lane: &Lane| lane.reached().collect::<Vec<_>>();
+    let idle = (2, Reached { covered: 7, archived: 7, received: 7 });
+    assert_eq!(reached(&lane), [(0, Reached { covered: 100, archived: 130, received: 130 }), idle]);
     lane.hold(0);
-    assert_eq!(archived(&lane), [(2, 7, 7)], "nothing is known of a held partition");
+    assert_eq!(reached(&lane), [idle], "nothing is known of a held partition");
 }
