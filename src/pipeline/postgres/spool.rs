@@ -258,13 +258,20 @@ impl WalSpool {
         Ok(())
     }
 
-    /// Takes the next bytes of the last block's timeline; `server_end` is where the server's log ends. Gives how many bytes
-    /// it took: fewer than there are where [`WalSpool::begin`] had no room. After an error the same call can be made again
-    /// with what is missing.
-    pub(super) fn append(&self, bytes: &[u8], server_end: Lsn) -> Result<usize> {
+    /// Takes the bytes of a timeline from `at` on, where the last block ends; `server_end` is where the server's log ends.
+    /// Gives how many bytes it took: fewer than there are where [`WalSpool::begin`] had no room. After an error the same call
+    /// can be made again with what is missing.
+    ///
+    /// # Errors
+    /// [`Kind::Unavailable`] if it ends elsewhere, for something was cut off or forgotten meanwhile: they come again.
+    pub(super) fn append(&self, (timeline, at): (u32, Lsn), bytes: &[u8], server_end: Lsn) -> Result<usize> {
         let mut taken = 0;
         loop {
             let mut last = self.last()?;
+            if (last.timeline, last.end) != (timeline, at + taken as u64) {
+                let message = format!("the spool of WAL ends at {} now, not at {}", last.end, at + taken as u64);
+                return Err(Error::new(Kind::Unavailable, message));
+            }
             let full = last.full();
             if last.end == full {
                 self.sync()?;

@@ -113,7 +113,7 @@ impl<'a> Session<'a> {
                             self.receiver.streamed = true;
                             shared.status.server_ends(server_end, clock(sent_us));
                             (self.at, self.server_end) = (start + bytes.len() as u64, server_end);
-                            match spool(&shared, bytes, server_end) {
+                            match spool(&shared, (self.next.timeline, start), bytes, server_end) {
                                 Ok(taken) => self.waiting.extend_from_slice(&bytes[taken..]),
                                 Err(error) => full = Some((error, bytes.to_vec())),
                             }
@@ -171,7 +171,8 @@ impl<'a> Session<'a> {
     /// Writes what waited for room in the spool.
     async fn go_on(&mut self, stop: &mut watch::Receiver<bool>) -> Result<()> {
         let waiting = std::mem::take(&mut self.waiting);
-        match spool(&self.receiver.shared, &waiting, self.server_end) {
+        let at = Lsn(self.at.0 - waiting.len() as u64);
+        match spool(&self.receiver.shared, (self.next.timeline, at), &waiting, self.server_end) {
             Ok(taken) => self.waiting.extend_from_slice(&waiting[taken..]),
             Err(error) => self.wait_for_room(error, &waiting, stop).await?,
         }
@@ -195,7 +196,7 @@ impl<'a> Session<'a> {
                 () = tokio::time::sleep(BETWEEN_TRIES) => {}
                 () = asked(stop) => return Err(error),
             }
-            match spool_from(&self.receiver.shared, (self.at, self.server_end), bytes) {
+            match self.spool_missing(bytes) {
                 Ok(rest) => {
                     self.waiting.extend_from_slice(rest);
                     break;
@@ -208,6 +209,15 @@ impl<'a> Session<'a> {
         self.receiver.shared.status.note(|now| now.trouble = None);
         self.heard = Instant::now();
         Ok(())
+    }
+
+    /// Writes what is missing of the last bytes received, after a part of them may have been written; gives the rest.
+    fn spool_missing<'b>(&self, bytes: &'b [u8]) -> Result<&'b [u8]> {
+        let shared = &self.receiver.shared;
+        let written = shared.spool.end().map_or(self.at, |(_, written)| written);
+        let missing = usize::try_from(self.at - written).unwrap_or(0).min(bytes.len());
+        let (at, missing) = (Lsn(self.at.0 - missing as u64), &bytes[bytes.len() - missing..]);
+        Ok(&missing[spool(shared, (self.next.timeline, at), missing, self.server_end)?..])
     }
 
     /// Asks the server for a sign of life.
@@ -292,20 +302,12 @@ pub(super) fn prepare(spool: &WalSpool) {
     }
 }
 
-/// Writes received bytes, or the first of them where the rest has to wait; gives how many. Refuses where the spool has come
-/// to its limit.
-fn spool(shared: &Shared, bytes: &[u8], server_end: Lsn) -> Result<usize> {
+/// Writes bytes received of a timeline from a place on, or the first of them where the rest has to wait; gives how many.
+/// Refuses where the spool has come to its limit.
+fn spool(shared: &Shared, at: (u32, Lsn), bytes: &[u8], server_end: Lsn) -> Result<usize> {
     if shared.spool.bytes() + bytes.len() as u64 > SPOOL_LIMIT.max(2 * MOST_BYTES) {
         return Err(Error::new(Kind::Full, format!("the spool holds {SPOOL_LIMIT} bytes that are not archived yet"))
             .hint("the archive does not keep up: see the errors of its store"));
     }
-    shared.spool.append(bytes, server_end)
-}
-
-/// Writes what is missing of bytes that end at `end`, after a part of them may have been written; gives the rest.
-fn spool_from<'a>(shared: &Shared, (end, server_end): (Lsn, Lsn), bytes: &'a [u8]) -> Result<&'a [u8]> {
-    let written = shared.spool.end().map_or(end, |(_, written)| written);
-    let missing = usize::try_from(end - written).unwrap_or(0).min(bytes.len());
-    let missing = &bytes[bytes.len() - missing..];
-    Ok(&missing[spool(shared, missing, server_end)?..])
+    shared.spool.append(at, bytes, server_end)
 }

@@ -11,7 +11,13 @@ fn opened(root: &Path) -> Result<WalSpool> {
 }
 
 fn append(spool: &WalSpool, bytes: &[u8]) {
-    assert_eq!(spool.append(bytes, NOWHERE).expect("room"), bytes.len());
+    assert_eq!(take(spool, bytes, NOWHERE), bytes.len());
+}
+
+/// Appends what comes next; gives how much there was room for.
+fn take(spool: &WalSpool, bytes: &[u8], server_end: Lsn) -> usize {
+    let end = spool.end().expect("it has begun");
+    spool.append(end, bytes, server_end).expect("a disk")
 }
 
 fn read(spool: &WalSpool, timeline: u32, start: u64, length: usize) -> Vec<u8> {
@@ -129,7 +135,7 @@ async fn what_the_server_has_whole_stays_in_memory_until_it_is_archived() {
         let (start, server_end) = (M - 1_000, Lsn(2 * M + 500));
         assert!(spool.begin(1, Lsn(start), false, server_end).expect("room"));
         let bytes = bytes_at(start, M + 1_500);
-        assert_eq!(spool.append(&bytes, server_end).expect("room"), 1_000 + M as usize, "the third is not whole");
+        assert_eq!(take(&spool, &bytes, server_end), 1_000 + M as usize, "the third is not whole");
         spool.full().await;
         assert_eq!((spool.sync().expect("nothing to do"), files(), spool.bytes()), (Lsn(2 * M), 0, 0));
         assert_eq!(read(&spool, 1, M - 10, 20), bytes_at(M - 10, 20));
@@ -139,20 +145,20 @@ async fn what_the_server_has_whole_stays_in_memory_until_it_is_archived() {
         assert!(spool.take(1, Lsn(start), Lsn(M)).is_none(), "it is given away once");
         drop(block);
         spool.room().await;
-        assert_eq!(spool.append(&bytes[1_000 + M as usize..], server_end).expect("it waits"), 0);
+        assert_eq!(take(&spool, &bytes[1_000 + M as usize..], server_end), 0);
         // Not before the archive has it may anything behind it be on the disk.
         spool.release(1, Lsn(2 * M - 8));
-        assert_eq!(spool.append(&bytes[1_000 + M as usize..], server_end).expect("it waits"), 0);
+        assert_eq!(take(&spool, &bytes[1_000 + M as usize..], server_end), 0);
         spool.release(1, Lsn(2 * M));
         spool.room().await;
-        assert_eq!(spool.append(&bytes[1_000 + M as usize..], server_end).expect("room"), 500);
+        assert_eq!(take(&spool, &bytes[1_000 + M as usize..], server_end), 500);
         spool.sync().expect("a disk");
         assert_eq!((files(), spool.bytes()), (1, 500));
         spool.release(1, Lsn(2 * M));
         assert_eq!(spool.extents().len(), 1);
         assert!(!spool.forget(), "nothing is in memory any more");
         // The next one is whole again; the process ends before it is archived.
-        assert_eq!(spool.append(&bytes_at(2 * M + 500, M), Lsn(5 * M)).expect("room"), M as usize);
+        assert_eq!(take(&spool, &bytes_at(2 * M + 500, M), Lsn(5 * M)), M as usize);
         assert_eq!(spool.end(), Some((1, Lsn(3 * M + 500))));
     }
     let spool = opened(root.path()).expect("a spool");
@@ -169,14 +175,17 @@ async fn memory_is_bounded_and_what_was_in_it_can_be_forgotten() {
     append(&spool, &bytes_at(0, M - 10));
     let rest = bytes_at(M - 10, 7 * M);
     let room = 10 + MOST * M as usize;
-    assert_eq!(spool.append(&rest, server_end).expect("room"), room);
-    assert_eq!(spool.append(&rest[room..], server_end).expect("it waits"), 0);
+    assert_eq!(take(&spool, &rest, server_end), room);
+    assert_eq!(take(&spool, &rest[room..], server_end), 0);
     assert!(!spool.begin(2, Lsn(5 * M), false, NOWHERE).expect("it waits"), "nor is there room for a timeline");
     drop(spool.take(1, Lsn(M), Lsn(2 * M)));
     spool.room().await;
-    assert_eq!(spool.append(&rest[room..], server_end).expect("room"), M as usize);
+    assert_eq!(take(&spool, &rest[room..], server_end), M as usize);
     // Bytes that turn out to be no WAL: what memory held has to come again, too.
     spool.cut(1, Lsn(3 * M)).expect("a disk");
     assert_eq!((spool.end(), spool.extents().len()), (Some((1, Lsn(M))), 1));
     assert!(buffers.try_take().is_some());
+    // Who has not heard of it goes on with what came behind that.
+    assert!(spool.append((1, Lsn(5 * M)), &[1; 10], NOWHERE).is_err_and(|error| error.kind() == Kind::Unavailable));
+    assert_eq!(spool.end(), Some((1, Lsn(M))));
 }
