@@ -43,9 +43,9 @@ fn what_was_synced_is_found_again_and_what_is_archived_goes() {
     assert_eq!(read(&spool, 1, M - 1_000, bytes.len()), bytes);
     append(&spool, &[9; 10]);
     assert_eq!(read(&spool, 1, 2 * M + 3_999, 11)[1..], [9; 10]);
-    spool.release(1, Lsn(2 * M - 1));
+    spool.release(BTreeMap::from([(1, Lsn(2 * M - 1))]));
     assert_eq!(spool.extents()[0].start, Lsn(M));
-    spool.release(1, Lsn(3 * M));
+    spool.release(BTreeMap::from([(1, Lsn(3 * M))]));
     assert_eq!(spool.extents().len(), 1, "the last file says where to go on");
 }
 
@@ -120,6 +120,22 @@ fn a_hole_needs_a_reason() {
     assert_eq!(spool.end(), Some((1, Lsn(M + 40))));
 }
 
+#[tokio::test]
+async fn a_later_timeline_in_the_archive_says_nothing_of_an_earlier_one() {
+    let root = tempfile::tempdir().expect("a directory");
+    let spool = WalSpool::open(root.path(), 7, Some(Arc::default())).expect("a spool");
+    // The server went from timeline 1 to 3, and 2 is one that was given up.
+    let archived = |end| BTreeMap::from([(1, Lsn(end)), (2, Lsn(8 * M))]);
+    spool.release(archived(M));
+    assert!(spool.begin(1, Lsn(M), false, Lsn(3 * M)).expect("room"));
+    assert_eq!(take(&spool, &bytes_at(M, 2 * M), Lsn(3 * M)), 2 * M as usize);
+    assert_eq!(take(&spool, &[1; 10], Lsn(3 * M)), 0, "no file behind what is only in memory");
+    spool.release(archived(M));
+    assert_eq!(read(&spool, 1, M, 20), bytes_at(M, 20));
+    spool.release(archived(3 * M));
+    assert_eq!(take(&spool, &[1; 10], Lsn(3 * M)), 10);
+}
+
 /// The bytes at `start`, of which each is its place modulo a prime number.
 fn bytes_at(start: u64, length: u64) -> Vec<u8> {
     (start..start + length).map(|at| (at % 251) as u8).collect()
@@ -147,14 +163,14 @@ async fn what_the_server_has_whole_stays_in_memory_until_it_is_archived() {
         spool.room().await;
         assert_eq!(take(&spool, &bytes[1_000 + M as usize..], server_end), 0);
         // Not before the archive has it may anything behind it be on the disk.
-        spool.release(1, Lsn(2 * M - 8));
+        spool.release(BTreeMap::from([(1, Lsn(2 * M - 8))]));
         assert_eq!(take(&spool, &bytes[1_000 + M as usize..], server_end), 0);
-        spool.release(1, Lsn(2 * M));
+        spool.release(BTreeMap::from([(1, Lsn(2 * M))]));
         spool.room().await;
         assert_eq!(take(&spool, &bytes[1_000 + M as usize..], server_end), 500);
         spool.sync().expect("a disk");
         assert_eq!((files(), spool.bytes()), (1, 500));
-        spool.release(1, Lsn(2 * M));
+        spool.release(BTreeMap::from([(1, Lsn(2 * M))]));
         assert_eq!(spool.extents().len(), 1);
         assert!(!spool.forget(), "nothing is in memory any more");
         // The next one is whole again; the process ends before it is archived.
