@@ -24,7 +24,7 @@ use crate::source::postgres::{Server, is_removed_wal};
 use crate::stream::Lsn;
 use session::{Session, prepare};
 
-/// A server that says nothing for this long, although it is asked every second, is gone.
+/// A server that says nothing for this long, although it is asked, is gone.
 const SILENT_FOR: Duration = Duration::from_secs(30);
 
 /// What receives.
@@ -168,6 +168,7 @@ impl Receiver {
             Err(error) => return Err(error),
         };
         tracing::info!(timeline = next.timeline, start = %next.start, host, "receiving WAL");
+        self.shared.status.begins();
         self.shared.status.note(|now| {
             (now.connected, now.host, now.trouble) = (true, Some(host), None);
             (now.timeline, now.received, now.spooled) = (Some(next.timeline), next.start, next.start);

@@ -20,7 +20,7 @@ use crate::segment::wal::{MOST_BYTES, check_pages};
 use crate::source::postgres::{Event, Status, WalStream};
 use crate::stream::Lsn;
 
-/// A status is sent at least this often, and asks for an answer: it tells where the server's log ends.
+/// A status is sent at least this often, and asks for an answer if none is owed: it tells where the server's log ends.
 const BETWEEN_STATUSES: Duration = Duration::from_secs(1);
 
 /// While bytes keep coming the spool is made safe this often; measured, it costs nothing then.
@@ -53,6 +53,8 @@ pub(super) struct Session<'a> {
     synced: Instant,
     /// When the server last said something.
     heard: Instant,
+    /// Whether it still owes the sign of life that it was asked for.
+    owes: bool,
 }
 
 impl<'a> Session<'a> {
@@ -69,6 +71,7 @@ impl<'a> Session<'a> {
             preparing: None,
             synced: Instant::now(),
             heard: Instant::now(),
+            owes: false,
         }
     }
 
@@ -121,6 +124,8 @@ impl<'a> Session<'a> {
                         Event::Keepalive { server_end, sent_us, reply_requested } => {
                             shared.status.server_has_sent(server_end, clock(sent_us));
                             wanted = reply_requested;
+                            // One that wants an answer is none.
+                            self.owes &= reply_requested;
                         }
                         Event::TimelineEnded { next_timeline, switch } => return self.switch(next_timeline, switch),
                     }
@@ -233,7 +238,10 @@ impl<'a> Session<'a> {
                 format!("the server has said nothing for {} s", SILENT_FOR.as_secs()),
             ));
         }
-        self.tell(true).await
+        // Two that wait for the same slow connection to take them would not show that the server has looked in between.
+        let asks = !self.owes;
+        self.owes = true;
+        self.tell(asks).await
     }
 
     /// Tells the server how far the WAL is safe.
