@@ -145,7 +145,8 @@ impl Receiver {
             let identity = replication.identify().await?;
             let history = self.histories(&mut replication, identity.timeline).await?;
             let next = self.next(&history, identity.timeline, identity.flush)?;
-            Ok::<_, Error>((replication, next, identity.flush))
+            // A timeline that was left ends there, however far the server has come on another one.
+            Ok::<_, Error>((replication, next, next.switch.unwrap_or(identity.flush)))
         };
         let (replication, next, server_end) = tokio::select! {
             connected = connected => connected?,
