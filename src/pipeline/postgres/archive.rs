@@ -385,9 +385,9 @@ impl Archiver {
     /// Tells the receiver how far the archive is, and frees the spool.
     fn tell_positions(&self) {
         let positions: Vec<_> = self.chain.positions().copied().collect();
-        if let Some(last) = positions.last() {
-            let (timeline, end) = (last.partition.cast_unsigned(), Lsn::at(last.end));
-            self.shared.spool.release(timeline, end);
+        let ends = || positions.iter().map(|position| (position.partition.cast_unsigned(), Lsn::at(position.end)));
+        self.shared.spool.release(ends().collect());
+        if let Some((timeline, end)) = ends().next_back() {
             self.shared.status.durable_to(timeline, end);
         }
         self.shared.archived.send_replace(positions);

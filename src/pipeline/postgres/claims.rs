@@ -54,14 +54,12 @@ impl Claims {
     }
 
     async fn claim(&mut self, now: DateTime<Utc>) -> Result<()> {
-        let status = self.shared.status.now();
-        let position = self.shared.archived.borrow().last().copied();
-        let (Some(complete_through), Some(position)) = (status.complete_through, position) else { return Ok(()) };
+        let Some((timeline, end, complete_through)) = self.shared.status.complete() else { return Ok(()) };
         if self.written == Some(complete_through) {
             return Ok(());
         }
-        let claim = Claim { offset: position.end, complete_through };
-        self.coverage.claim(&self.stream, position.partition, claim);
+        let claim = Claim { offset: end.position(), complete_through };
+        self.coverage.claim(&self.stream, timeline.cast_signed(), claim);
         self.coverage.at = now;
         self.coverage.save(&self.shared.store, &layout::coverages(&self.stream)).await?;
         self.written = Some(complete_through);

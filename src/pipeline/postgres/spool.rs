@@ -65,8 +65,8 @@ struct Inner {
     files: VecDeque<Extent>,
     /// The blocks in memory, by where they begin. They are the last of `files`.
     held: BTreeMap<(u32, Lsn), Held>,
-    /// The timeline and the position up to which the archive is known to be.
-    archived: (u32, Lsn),
+    /// Up to where the archive is known to have each timeline.
+    archived: BTreeMap<u32, Lsn>,
     open: Option<Arc<File>>,
     spare: Option<File>,
 }
@@ -104,6 +104,14 @@ impl Extent {
     /// Where the file ends at the latest.
     fn full(&self) -> Lsn {
         Lsn((self.start.0 + 1).next_multiple_of(MOST_BYTES))
+    }
+}
+
+impl Inner {
+    /// Whether the archive has all of it. A later timeline in the archive says nothing: it may be one that was given up.
+    fn is_archived(&self, file: &Extent) -> bool {
+        let is_empty = file.start == file.end && !file.after_gap;
+        is_empty || self.archived.get(&file.timeline).is_some_and(|archived| file.end <= *archived)
     }
 }
 
@@ -188,8 +196,7 @@ impl WalSpool {
             inner.files.push_back(extent);
             return Ok(true);
         }
-        let is_archived = |file: &Extent| (file.timeline, file.end) <= inner.archived;
-        if inner.files.iter().any(|file| inner.held.contains_key(&file.key()) && !is_archived(file)) {
+        if inner.files.iter().any(|file| inner.held.contains_key(&file.key()) && !inner.is_archived(file)) {
             return Ok(false);
         }
         if after_gap {
@@ -258,13 +265,20 @@ impl WalSpool {
         Ok(())
     }
 
-    /// Takes the next bytes of the last block's timeline; `server_end` is where the server's log ends. Gives how many bytes
-    /// it took: fewer than there are where [`WalSpool::begin`] had no room. After an error the same call can be made again
-    /// with what is missing.
-    pub(super) fn append(&self, bytes: &[u8], server_end: Lsn) -> Result<usize> {
+    /// Takes the bytes of a timeline from `at` on, where the last block ends; `server_end` is where the server's log ends.
+    /// Gives how many bytes it took: fewer than there are where [`WalSpool::begin`] had no room. After an error the same call
+    /// can be made again with what is missing.
+    ///
+    /// # Errors
+    /// [`Kind::Unavailable`] if it ends elsewhere, for something was cut off or forgotten meanwhile: they come again.
+    pub(super) fn append(&self, (timeline, at): (u32, Lsn), bytes: &[u8], server_end: Lsn) -> Result<usize> {
         let mut taken = 0;
         loop {
             let mut last = self.last()?;
+            if (last.timeline, last.end) != (timeline, at + taken as u64) {
+                let message = format!("the spool of WAL ends at {} now, not at {}", last.end, at + taken as u64);
+                return Err(Error::new(Kind::Unavailable, message));
+            }
             let full = last.full();
             if last.end == full {
                 self.sync()?;
@@ -446,16 +460,13 @@ impl WalSpool {
         Ok(())
     }
 
-    /// Removes the files that lie wholly before `end` of `timeline`, which the archive holds.
-    pub(super) fn release(&self, timeline: u32, end: Lsn) {
+    /// Removes the files of which the archive, that is at these positions, holds all.
+    pub(super) fn release(&self, archived: BTreeMap<u32, Lsn>) {
         let mut inner = self.lock();
-        inner.archived = (timeline, end);
+        inner.archived = archived;
         // The last file stays: it says where to receive on.
         while inner.files.len() > 1 {
-            let Some(first) = inner.files.front().copied() else { break };
-            if first.timeline > timeline || (first.timeline == timeline && first.end > end) {
-                break;
-            }
+            let Some(first) = inner.files.front().copied().filter(|first| inner.is_archived(first)) else { break };
             if inner.held.remove(&first.key()).is_none() {
                 let path = self.directory.join(first.name());
                 remove(&path);

@@ -43,6 +43,8 @@ struct Inner {
     sign: Option<(DateTime<Utc>, Lsn)>,
     /// The timeline on which the archive is at `now.durable`.
     durable_on: Option<u32>,
+    /// What `now.complete_through` stands on.
+    complete_at: Option<(u32, Lsn)>,
     /// When the server's WAL ended where.
     ends: VecDeque<(DateTime<Utc>, Lsn)>,
 }
@@ -141,6 +143,18 @@ impl Status {
         change(&mut self.lock().now);
     }
 
+    /// Up to when which timeline is complete, once the archive has come to a place on it.
+    pub(super) fn complete(&self) -> Option<(u32, Lsn, DateTime<Utc>)> {
+        let inner = self.lock();
+        let (timeline, end) = inner.complete_at?;
+        Some((timeline, end, inner.now.complete_through?))
+    }
+
+    /// A connection begins: what was said last on another one is no answer to its first sign of life.
+    pub(super) fn begins(&self) {
+        self.lock().sign = None;
+    }
+
     /// The server's WAL ended at `end` as it sent a piece of it, by its own clock.
     ///
     /// It looks where its log ends, reads the piece, and takes the time last (`XLogSendPhysical`, walsender.c); a commit
@@ -152,12 +166,13 @@ impl Status {
     }
 
     /// The server has sent its WAL up to `end`, by a sign of life. That it has no more is known when the next one says the same
-    /// (`WalSndKeepalive`, walsender.c).
+    /// (`WalSndKeepalive`, walsender.c), asked for after the first one came: between the two it has looked. What was not in
+    /// the log yet is allowed for as in [`Status::server_ends`].
     pub(super) fn server_has_sent(&self, end: Lsn, at: DateTime<Utc>) {
         let mut inner = self.lock();
         let before = inner.sign.replace((at, end));
         if let Some((before, _)) = before.filter(|(_, same)| *same == end) {
-            inner.ended(end, before);
+            inner.ended(end, before.min(at - COMMITS_WITHIN));
         }
     }
 
@@ -197,8 +212,9 @@ impl Inner {
         if self.durable_on != self.on {
             return;
         }
-        while let Some((at, _)) = self.ends.front().copied().filter(|(_, end)| *end <= self.now.durable) {
+        while let Some((at, end)) = self.ends.front().copied().filter(|(_, end)| *end <= self.now.durable) {
             self.now.complete_through = Some(at);
+            self.complete_at = self.on.map(|timeline| (timeline, end));
             self.ends.pop_front();
         }
     }
@@ -251,5 +267,25 @@ mod tests {
         assert_eq!(status.now().complete_through, Some(at(10)), "that is of the timeline before");
         status.durable_to(2, Lsn(310));
         assert_eq!(status.now().complete_through, Some(at(20)), "the new timeline is complete");
+    }
+
+    #[test]
+    fn a_sign_of_life_needs_one_that_confirms_it() {
+        let status = Status::new();
+        let at = |ms: i64| DateTime::from_timestamp_millis(1_800_000_000_000 + ms).expect("a time");
+        status.note(|now| now.timeline = Some(1));
+        status.durable_to(1, Lsn(100));
+        status.server_has_sent(Lsn(100), at(0));
+        status.begins();
+        status.server_has_sent(Lsn(100), at(5_000));
+        assert_eq!(status.complete(), None, "the other connection broke, and there may be more");
+        status.server_has_sent(Lsn(100), at(5_010));
+        assert_eq!(status.complete(), Some((1, Lsn(100), at(4_010))), "a commit may be on its way into the log");
+        status.server_has_sent(Lsn(100), at(9_000));
+        assert_eq!(status.complete(), Some((1, Lsn(100), at(5_010))));
+        status.note(|now| now.timeline = Some(2));
+        status.server_ends(Lsn(300), at(20_000));
+        status.durable_to(2, Lsn(200));
+        assert_eq!(status.complete(), Some((1, Lsn(100), at(5_010))), "nothing is known of the new timeline");
     }
 }

@@ -11,7 +11,13 @@ fn opened(root: &Path) -> Result<WalSpool> {
 }
 
 fn append(spool: &WalSpool, bytes: &[u8]) {
-    assert_eq!(spool.append(bytes, NOWHERE).expect("room"), bytes.len());
+    assert_eq!(take(spool, bytes, NOWHERE), bytes.len());
+}
+
+/// Appends what comes next; gives how much there was room for.
+fn take(spool: &WalSpool, bytes: &[u8], server_end: Lsn) -> usize {
+    let end = spool.end().expect("it has begun");
+    spool.append(end, bytes, server_end).expect("a disk")
 }
 
 fn read(spool: &WalSpool, timeline: u32, start: u64, length: usize) -> Vec<u8> {
@@ -37,9 +43,9 @@ fn what_was_synced_is_found_again_and_what_is_archived_goes() {
     assert_eq!(read(&spool, 1, M - 1_000, bytes.len()), bytes);
     append(&spool, &[9; 10]);
     assert_eq!(read(&spool, 1, 2 * M + 3_999, 11)[1..], [9; 10]);
-    spool.release(1, Lsn(2 * M - 1));
+    spool.release(BTreeMap::from([(1, Lsn(2 * M - 1))]));
     assert_eq!(spool.extents()[0].start, Lsn(M));
-    spool.release(1, Lsn(3 * M));
+    spool.release(BTreeMap::from([(1, Lsn(3 * M))]));
     assert_eq!(spool.extents().len(), 1, "the last file says where to go on");
 }
 
@@ -114,6 +120,22 @@ fn a_hole_needs_a_reason() {
     assert_eq!(spool.end(), Some((1, Lsn(M + 40))));
 }
 
+#[tokio::test]
+async fn a_later_timeline_in_the_archive_says_nothing_of_an_earlier_one() {
+    let root = tempfile::tempdir().expect("a directory");
+    let spool = WalSpool::open(root.path(), 7, Some(Arc::default())).expect("a spool");
+    // The server went from timeline 1 to 3, and 2 is one that was given up.
+    let archived = |end| BTreeMap::from([(1, Lsn(end)), (2, Lsn(8 * M))]);
+    spool.release(archived(M));
+    assert!(spool.begin(1, Lsn(M), false, Lsn(3 * M)).expect("room"));
+    assert_eq!(take(&spool, &bytes_at(M, 2 * M), Lsn(3 * M)), 2 * M as usize);
+    assert_eq!(take(&spool, &[1; 10], Lsn(3 * M)), 0, "no file behind what is only in memory");
+    spool.release(archived(M));
+    assert_eq!(read(&spool, 1, M, 20), bytes_at(M, 20));
+    spool.release(archived(3 * M));
+    assert_eq!(take(&spool, &[1; 10], Lsn(3 * M)), 10);
+}
+
 /// The bytes at `start`, of which each is its place modulo a prime number.
 fn bytes_at(start: u64, length: u64) -> Vec<u8> {
     (start..start + length).map(|at| (at % 251) as u8).collect()
@@ -129,7 +151,7 @@ async fn what_the_server_has_whole_stays_in_memory_until_it_is_archived() {
         let (start, server_end) = (M - 1_000, Lsn(2 * M + 500));
         assert!(spool.begin(1, Lsn(start), false, server_end).expect("room"));
         let bytes = bytes_at(start, M + 1_500);
-        assert_eq!(spool.append(&bytes, server_end).expect("room"), 1_000 + M as usize, "the third is not whole");
+        assert_eq!(take(&spool, &bytes, server_end), 1_000 + M as usize, "the third is not whole");
         spool.full().await;
         assert_eq!((spool.sync().expect("nothing to do"), files(), spool.bytes()), (Lsn(2 * M), 0, 0));
         assert_eq!(read(&spool, 1, M - 10, 20), bytes_at(M - 10, 20));
@@ -139,20 +161,20 @@ async fn what_the_server_has_whole_stays_in_memory_until_it_is_archived() {
         assert!(spool.take(1, Lsn(start), Lsn(M)).is_none(), "it is given away once");
         drop(block);
         spool.room().await;
-        assert_eq!(spool.append(&bytes[1_000 + M as usize..], server_end).expect("it waits"), 0);
+        assert_eq!(take(&spool, &bytes[1_000 + M as usize..], server_end), 0);
         // Not before the archive has it may anything behind it be on the disk.
-        spool.release(1, Lsn(2 * M - 8));
-        assert_eq!(spool.append(&bytes[1_000 + M as usize..], server_end).expect("it waits"), 0);
-        spool.release(1, Lsn(2 * M));
+        spool.release(BTreeMap::from([(1, Lsn(2 * M - 8))]));
+        assert_eq!(take(&spool, &bytes[1_000 + M as usize..], server_end), 0);
+        spool.release(BTreeMap::from([(1, Lsn(2 * M))]));
         spool.room().await;
-        assert_eq!(spool.append(&bytes[1_000 + M as usize..], server_end).expect("room"), 500);
+        assert_eq!(take(&spool, &bytes[1_000 + M as usize..], server_end), 500);
         spool.sync().expect("a disk");
         assert_eq!((files(), spool.bytes()), (1, 500));
-        spool.release(1, Lsn(2 * M));
+        spool.release(BTreeMap::from([(1, Lsn(2 * M))]));
         assert_eq!(spool.extents().len(), 1);
         assert!(!spool.forget(), "nothing is in memory any more");
         // The next one is whole again; the process ends before it is archived.
-        assert_eq!(spool.append(&bytes_at(2 * M + 500, M), Lsn(5 * M)).expect("room"), M as usize);
+        assert_eq!(take(&spool, &bytes_at(2 * M + 500, M), Lsn(5 * M)), M as usize);
         assert_eq!(spool.end(), Some((1, Lsn(3 * M + 500))));
     }
     let spool = opened(root.path()).expect("a spool");
@@ -169,14 +191,17 @@ async fn memory_is_bounded_and_what_was_in_it_can_be_forgotten() {
     append(&spool, &bytes_at(0, M - 10));
     let rest = bytes_at(M - 10, 7 * M);
     let room = 10 + MOST * M as usize;
-    assert_eq!(spool.append(&rest, server_end).expect("room"), room);
-    assert_eq!(spool.append(&rest[room..], server_end).expect("it waits"), 0);
+    assert_eq!(take(&spool, &rest, server_end), room);
+    assert_eq!(take(&spool, &rest[room..], server_end), 0);
     assert!(!spool.begin(2, Lsn(5 * M), false, NOWHERE).expect("it waits"), "nor is there room for a timeline");
     drop(spool.take(1, Lsn(M), Lsn(2 * M)));
     spool.room().await;
-    assert_eq!(spool.append(&rest[room..], server_end).expect("room"), M as usize);
+    assert_eq!(take(&spool, &rest[room..], server_end), M as usize);
     // Bytes that turn out to be no WAL: what memory held has to come again, too.
     spool.cut(1, Lsn(3 * M)).expect("a disk");
     assert_eq!((spool.end(), spool.extents().len()), (Some((1, Lsn(M))), 1));
     assert!(buffers.try_take().is_some());
+    // Who has not heard of it goes on with what came behind that.
+    assert!(spool.append((1, Lsn(5 * M)), &[1; 10], NOWHERE).is_err_and(|error| error.kind() == Kind::Unavailable));
+    assert_eq!(spool.end(), Some((1, Lsn(M))));
 }
