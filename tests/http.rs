@@ -666,6 +666,26 @@ fn postgres_is_shown_and_steered() {
     assert_eq!(change("POST", "/connectors/postgres/restart"), 204);
     wait_state("RUNNING");
 
+    // A pause while the store takes nothing: what is not archived waits in the spool.
+    let (segments, away) = (home.path().join("archive/segments"), home.path().join("away"));
+    fs::rename(&segments, &away).expect("the segments are taken away");
+    fs::write(&segments, "").expect("a file can be written");
+    postgres.psql("insert into t select generate_series(1, 1000)");
+    wait_until("an upload to fail", SOON, || program.output().contains("a segment of WAL cannot be uploaded"));
+    assert_eq!(change("PUT", "/connectors/postgres/pause"), 202);
+    wait_until("the pause to give up", SOON, || program.output().contains("stopped before all WAL was archived"));
+    wait_state("PAUSED");
+    assert_eq!(change("PUT", "/connectors/postgres/resume"), 202);
+    wait_until("the connection to be open", SOON, || {
+        program.assert_running();
+        postgres.psql("select count(*) from pg_stat_replication") == "1"
+    });
+    fs::remove_file(&segments).expect("the file is removed");
+    fs::rename(&away, &segments).expect("the segments are brought back");
+    let end = postgres.psql("select pg_current_wal_flush_lsn()");
+    wait_until("what had waited", SOON, || durable().as_str().is_some_and(|at| lsn(at) >= lsn(&end)));
+    wait_state("RUNNING");
+
     let mut said = program.output();
     for path in
         ["/api/status", "/connectors?expand=info&expand=status", "/connectors/postgres/config", "/readyz", "/metrics"]

@@ -12,11 +12,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use futures::StreamExt as _;
+use futures::future::RemoteHandle;
 use futures::stream::FuturesOrdered;
+use futures::{FutureExt as _, StreamExt as _};
 use object_store::path::Path;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
 use super::buffers::Buffer;
@@ -56,7 +56,8 @@ pub(super) struct Archiver {
     walk: Option<Walk>,
     /// Since when bytes wait that do not fill a segment yet.
     since: Option<Instant>,
-    jobs: FuturesOrdered<JoinHandle<Result<SegmentRef>>>,
+    /// They end with the archiver.
+    jobs: FuturesOrdered<RemoteHandle<Result<SegmentRef>>>,
     ready: Vec<SegmentRef>,
     /// When the last checkpoint was written.
     committed: Option<Instant>,
@@ -157,7 +158,7 @@ impl Archiver {
             tokio::select! {
                 biased;
                 Some(job) = self.jobs.next() => {
-                    self.ready.push(job.or_err(Kind::Internal, || "the encoding of WAL broke off".into())??);
+                    self.ready.push(job?);
                 }
                 () = sleep_until(checkpoint), if !self.ready.is_empty() => self.commit().await,
                 () = self.shared.spool.full() => {}
@@ -276,7 +277,9 @@ impl Archiver {
             wal,
             seen,
         };
-        self.jobs.push_back(tokio::spawn(job.run()));
+        let (job, segment) = job.run().remote_handle();
+        tokio::spawn(job);
+        self.jobs.push_back(segment);
         Ok(())
     }
 

@@ -110,12 +110,9 @@ pub(super) async fn run(
     mut stop: channel::Receiver<bool>,
 ) -> Result<()> {
     let server = Server::new(postgres)?;
-    let chain = match archived_system(&store).await? {
-        Some(chain) => chain,
-        None => tokio::select! {
-            begun = begin(&server, &store, writer, &status) => begun?,
-            () = asked(&mut stop) => return Ok(()),
-        },
+    let chain = tokio::select! {
+        chain = present(&server, &store, writer, &status) => chain?,
+        () = asked(&mut stop) => return Ok(()),
     };
     let system =
         *chain.begin_facts().system().ok_or_else(|| Error::new(Kind::Internal, "the chain is of no Postgres"))?;
@@ -151,6 +148,7 @@ pub(super) async fn run(
     // Retention and merges are entries of the chain: broken off at any point they leave nothing half done.
     upkeep.abort();
     claims.abort();
+    shared.spool.close();
     result
 }
 
@@ -191,6 +189,8 @@ async fn serve(
         };
         let Some(ended) = ended else {
             archiver.abort();
+            // Not before its tasks are told to end, too, may the spool be given to another one.
+            drop(archiver.await);
             tracing::warn!("stopped before all WAL was archived; the rest is archived after the next start");
             return Ok(());
         };
@@ -235,6 +235,22 @@ async fn archived_system(store: &Store) -> Result<Option<Chain>> {
         [system] => Chain::open(store, system).await,
         _ => Err(Error::new(Kind::Config, "the archive holds the WAL of several Postgres systems")
             .hint("one archive holds one system: set archive.url to an archive of its own for each")),
+    }
+}
+
+/// The archive's chain, begun if there is none. A store or a server that is away is waited for.
+async fn present(server: &Server, store: &Store, writer: &str, status: &Status) -> Result<Chain> {
+    let mut persistence = Persistence::new();
+    loop {
+        let error = match archived_system(store).await {
+            Ok(Some(chain)) => return Ok(chain),
+            Ok(None) => return begin(server, store, writer, status).await,
+            Err(error) if error.is_transient() => error,
+            Err(error) => return Err(error),
+        };
+        let what = "the archive's write-ahead log cannot be looked up";
+        status.note(|now| now.trouble = Some(format!("{what}: {error}")));
+        persistence.wait_after(what, error).await;
     }
 }
 

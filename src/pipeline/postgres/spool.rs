@@ -57,7 +57,7 @@ pub(super) struct WalSpool {
     full: Notify,
     /// Where blocks are held in memory; none where all has to be on the disk.
     buffers: Option<Arc<Buffers>>,
-    _lock: File,
+    lock: File,
 }
 
 #[derive(Debug, Default)]
@@ -141,8 +141,15 @@ impl WalSpool {
             changes: watch::Sender::new(0),
             full: Notify::new(),
             buffers,
-            _lock: lock,
+            lock,
         })
+    }
+
+    /// Lets it be opened anew, although a task that was broken off may still know it for a moment.
+    pub(super) fn close(&self) {
+        if let Err(error) = self.lock.unlock() {
+            tracing::warn!(%error, "the lock of the spool of WAL cannot be given back");
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
