@@ -33,7 +33,7 @@ use crate::stream::{Gap, GapReason, PartitionRange, SegmentRef, TopicLife};
 /// A chain takes at most one checkpoint a second of this process, so that small segments do not make a chain long.
 const BETWEEN_CHECKPOINTS: Duration = Duration::from_secs(1);
 
-/// How long the end of a new log is asked for, and how often: it may have no leader yet.
+/// How long the ends of a new topic's logs are asked for, and how often: they may have no leader yet.
 const LATEST_WITHIN: Duration = Duration::from_secs(3);
 const LATEST_AGAIN: Duration = Duration::from_millis(100);
 
@@ -286,8 +286,9 @@ impl Committer {
             fetched.entry(range.partition).or_insert(*range).end = range.end;
         }
         let mut ends = BTreeMap::new();
+        let until = Instant::now() + LATEST_WITHIN;
         for (partition, PartitionRange { start, end, .. }) in fetched {
-            let kept = kept(start, end, self.verified.of(partition), self.latest(partition).await);
+            let kept = kept(start, end, self.verified.of(partition), self.latest(partition, until).await);
             if kept < end {
                 tracing::warn!(
                     topic = self.life.topic,
@@ -304,10 +305,9 @@ impl Committer {
     }
 
     /// Where a partition of the topic's new life ends: nowhere yet if it has no such partition, unknown if no broker tells
-    /// soon.
-    async fn latest(&self, partition: i32) -> Option<i64> {
+    /// until then.
+    async fn latest(&self, partition: i32, until: Instant) -> Option<i64> {
         let at = TopicPartition { topic: Arc::from(self.life.topic.as_str()), partition };
-        let until = Instant::now() + LATEST_WITHIN;
         loop {
             match tokio::time::timeout_at(until, self.offset(&at, OffsetAt::Latest)).await.ok()? {
                 Ok(latest) => return Some(latest),
