@@ -68,7 +68,7 @@ impl Topic {
     /// Begins the topic's life.
     pub(crate) async fn begin(store: &Store, topic: &str, generation: u32) -> Topic {
         let life = TopicLife::new("main", topic, generation);
-        let begin = Begin::topic(Some(format!("id-{generation}")), 1);
+        let begin = Begin::topic(Some(format!("id-{generation}")), vec![Some(0)]);
         let chain = Chain::begin(store, &life.stream(), begin, "test", now()).await.expect("a chain begins");
         Topic { store: store.clone(), life, chain, spool: temporary_directory("spool"), segments: 0 }
     }

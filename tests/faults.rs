@@ -397,6 +397,66 @@ fn wait_for_life(site: &Site, kafka: &Kafka, topic: &str, generation: u64, progr
     });
 }
 
+#[test]
+fn what_comes_to_an_empty_partition_while_nobody_archives_is_not_passed_over() {
+    let (kafka, topic) = (shared(), unique("empty"));
+    kafka.create_topic(&topic, 3, &[]);
+    produce(kafka, &topic, 0..30, 3);
+    let site = Site::new(&kafka.bootstrap(), &Settings { topics: &[&topic], ..Settings::default() });
+    site.reconfigure("[kafka.properties]", "start = \"latest\"\n[kafka.properties]");
+    let mut program = site.start();
+    wait_said(&mut program, "partitions assigned");
+    wait_until("the topic to be known as complete without a record", SOON, || {
+        program.assert_running();
+        site.ls(&topic).pop().is_some_and(|stream| stream["complete_through"].is_string())
+    });
+    let first = |n: i32| Message::new(0, "key", &format!("archived at once {n}"));
+    kafka.produce(&topic, Codec::None, &(0..5).map(first).collect::<Vec<_>>());
+    wait_until("the first partition to be archived", SOON, || site.ends(&topic) == [(0, 15)].into());
+    program.terminate(STOP);
+    produce(kafka, &topic, 100..130, 3);
+    // Of partition 2 the broker removes what nobody has archived.
+    kafka.delete_records(&topic, 2, 14);
+    let mut program = site.start();
+    wait_until("all that came since the beginning", SOON, || {
+        program.assert_running();
+        site.ends(&topic) == [(0, 25), (1, 20), (2, 20)].into()
+    });
+    program.terminate(STOP);
+    let gaps = site.ls(&topic).pop().expect("the topic")["gaps"].clone();
+    let lost = json!([{"partition": 2, "start": 10, "end": 14, "reason": "broker_retention"}]);
+    assert_eq!(gaps, lost, "what was lost since the archive began is told");
+    site.assert_sound();
+    let held: Vec<_> = kafka.consume_all(&topic).into_iter().filter(|record| record.offset >= 10).collect();
+    site.assert_holds(&topic, 0, &held);
+}
+
+#[test]
+fn a_partition_without_a_leader_holds_up_no_other() {
+    let kafka = Kafka::start(KafkaOptions { brokers: 3, ..KafkaOptions::default() });
+    let (split, whole) = (unique("split"), unique("whole"));
+    kafka.create_topic_on(&split, &[1, 3]);
+    kafka.create_topic(&whole, 2, &[]);
+    produce(&kafka, &split, 0..100, 2);
+    produce(&kafka, &whole, 0..100, 2);
+    kafka.stop(3);
+    let site = Site::new(&kafka.bootstrap(), &Settings { topics: &[&split, &whole], ..Settings::default() });
+    let mut program = site.start();
+    site.wait_archived(&kafka, &[&whole], &mut [&mut program]);
+    wait_said(&mut program, "assigned partitions cannot be read yet");
+    wait_until("the partition that has a leader", SOON, || {
+        program.assert_running();
+        site.ends(&split) == [(0, 50)].into()
+    });
+    let known = site.ls(&split).pop().expect("the topic")["complete_through"].clone();
+    assert!(known.is_null(), "one partition is not archived at all, and the topic is said to be complete to {known}");
+    kafka.restart(3);
+    site.wait_archived(&kafka, &[&split], &mut [&mut program]);
+    program.terminate(STOP);
+    assert_whole(&site, &kafka, &split);
+    assert_whole(&site, &kafka, &whole);
+}
+
 // ---- disks and configuration
 
 /// Records of 100 KB that hardly compress.

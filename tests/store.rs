@@ -146,7 +146,7 @@ async fn the_probe_leaves_nothing(store: &Store) {
 async fn a_chain_lives_there(store: &Store) {
     let now: DateTime<Utc> = DateTime::from_timestamp(1_800_000_000, 0).unwrap();
     let stream = TopicLife::new("main", "cdc.users", 0).stream();
-    let begin = Begin::topic(Some("id".into()), 2);
+    let begin = Begin::topic(Some("id".into()), vec![Some(0); 2]);
     let mut a = Chain::begin(store, &stream, begin.clone(), "a", now).await.unwrap();
     let mut b = Chain::begin(store, &stream, begin, "b", now).await.unwrap();
     for n in 0..70 {
@@ -220,7 +220,7 @@ async fn what_a_crash_leaves_on_the_disk_disturbs_nobody() {
     let stream = TopicLife::new("main", "orders", 0).stream();
     assert_eq!(streams(&store).await.unwrap(), []);
     assert!(Chain::open(&store, &stream).await.unwrap().is_none());
-    Chain::begin(&store, &stream, Begin::topic(None, 1), "w", Utc::now()).await.unwrap();
+    Chain::begin(&store, &stream, Begin::topic(None, vec![Some(0)]), "w", Utc::now()).await.unwrap();
     std::fs::write(chain.join("00000000000000000001.json#7"), b"{\"form").unwrap();
     assert_eq!(Chain::open(&store, &stream).await.unwrap().unwrap().head(), 0);
     assert_eq!(store.list(&Path::default()).await.unwrap().len(), 1);

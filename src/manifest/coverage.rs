@@ -5,7 +5,7 @@
 //! the offset that it stands on: it counts only while the chain has come at least that far, so that neither a claim that
 //! ran ahead of its checkpoint nor one that survived a restored bucket can promise too much.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -98,15 +98,26 @@ pub(super) fn decode(object: &Path, bytes: &[u8]) -> Result<Coverage> {
     serde_json::from_slice(bytes).or_err(Kind::Corrupt, || format!("{object} cannot be read"))
 }
 
-/// Up to which time each partition of a chain is complete, as far as that is known.
+/// Up to which time each partition of a chain is complete, as far as that is known. A partition of which nothing is
+/// archived is as far as where its archive begins.
 pub fn complete_through(coverages: &[Coverage], chain: &Chain) -> BTreeMap<i32, DateTime<Utc>> {
     let stream = chain.stream().to_string();
+    let reached = |partition| match chain.position(partition) {
+        Some(position) => Some(position.end),
+        None => chain.begin_facts().start_of(partition),
+    };
     let mut complete = BTreeMap::new();
     for (partition, claim) in coverages.iter().filter_map(|coverage| coverage.streams.get(&stream)).flatten() {
-        if chain.position(*partition).is_some_and(|position| position.end >= claim.offset) {
+        if reached(*partition).is_some_and(|end| end >= claim.offset) {
             let through = complete.entry(*partition).or_insert(claim.complete_through);
             *through = claim.complete_through.max(*through);
         }
     }
     complete
+}
+
+/// The partitions of a topic's chain: those of which something is archived, and those that the topic had when its archive
+/// began.
+pub fn partitions(chain: &Chain) -> BTreeSet<i32> {
+    chain.positions().map(|at| at.partition).chain(chain.begin_facts().partitions()).collect()
 }

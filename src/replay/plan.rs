@@ -330,6 +330,7 @@ mod tests {
             positions: vec![range(0, 0..30, 30, 100..300), range(1, 5..16, 8, 100..200)],
             segments,
             gaps: Vec::new(),
+            partitions: BTreeSet::from([0, 1]),
             complete_through: BTreeMap::new(),
         }
     }

@@ -3,7 +3,7 @@
 //! In goes a [`Query`]; out come [`Source`]s: the lives of topics that it names, oldest first, each with the segments
 //! and gaps that can matter. Which records of a segment count is decided later, by the segment's reader.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::{Range, RangeInclusive};
 use std::str::FromStr;
@@ -46,6 +46,8 @@ pub struct Source {
     pub segments: Vec<SegmentRef>,
     /// The gaps that can lie in what is wanted.
     pub gaps: Vec<Gap>,
+    /// The partitions that the topic is known to have.
+    pub partitions: BTreeSet<i32>,
     /// Up to which time each partition is known to be complete.
     pub complete_through: BTreeMap<i32, DateTime<Utc>>,
 }
@@ -121,11 +123,12 @@ pub async fn sources(store: &Store, cluster: Option<&str>, query: &Query) -> Res
             );
         }
         let complete_through = coverage::complete_through(&claims[&stream.cluster], &chain);
+        let partitions = coverage::partitions(&chain);
         let positions: Vec<PartitionRange> = chain.positions().copied().collect();
         let selection = Selection { timestamps: query.timestamps.clone(), partitions: Some(query.ranges(&positions)) };
         let selected = chain.select(&selection).await?;
         let Selected { segments, gaps } = selected;
-        sources.push(Source { stream, positions, segments, gaps, complete_through });
+        sources.push(Source { stream, positions, segments, gaps, partitions, complete_through });
     }
     Ok(sources)
 }
@@ -157,23 +160,31 @@ pub fn shortfalls(sources: &[Source], query: &Query) -> Vec<String> {
 impl Source {
     fn not_reached(&self, query: &Query) -> Option<String> {
         let topic = &self.stream.topic;
-        if self.positions.is_empty() {
+        if self.partitions.is_empty() {
             return Some(format!(
                 "nothing of {topic} is archived yet: up to when it is complete is not known, records may be missing"
             ));
         }
-        let wanted = query.ranges(&self.positions);
+        let wanted = || {
+            let named = |partition: &&i32| query.partitions.as_ref().is_none_or(|set| set.contains(**partition));
+            self.partitions.iter().filter(named)
+        };
         if let Some(end) = query.offsets.and_then(|offsets| offsets.end) {
-            let short = self.positions.iter().find(|at| wanted.contains_key(&at.partition) && at.end < end)?;
-            return Some(format!("{topic} partition {} is archived up to offset {}", short.partition, short.end));
+            return wanted().find_map(|partition| match self.positions.iter().find(|at| at.partition == *partition) {
+                None => Some(format!("nothing of {topic} partition {partition} is archived")),
+                Some(at) if at.end < end => {
+                    Some(format!("{topic} partition {partition} is archived up to offset {}", at.end))
+                }
+                Some(_) => None,
+            });
         }
         let to = query.timestamps.as_ref()?.end;
-        if let Some(unknown) = wanted.keys().find(|partition| !self.complete_through.contains_key(partition)) {
+        if let Some(unknown) = wanted().find(|partition| !self.complete_through.contains_key(partition)) {
             return Some(format!(
                 "{topic}: up to when partition {unknown} is complete is not known, records may be missing"
             ));
         }
-        let through = wanted.keys().filter_map(|partition| self.complete_through.get(partition)).min()?;
+        let through = wanted().filter_map(|partition| self.complete_through.get(partition)).min()?;
         (through.timestamp_millis() < to).then(|| {
             format!("{topic} is complete through {}: of later records some or all may be missing", time::utc(*through))
         })
@@ -358,6 +369,7 @@ mod tests {
             positions: vec![at(0), at(1)],
             segments: Vec::new(),
             gaps: Vec::new(),
+            partitions: BTreeSet::from([0, 1]),
             complete_through: BTreeMap::new(),
         };
         let new = Source {
@@ -370,12 +382,17 @@ mod tests {
         let late = shortfalls(&[old.clone(), new.clone()], &until(1_001));
         assert!(late.len() == 1 && late[0].contains("complete through 1970-01-01T00:00:01.000Z"), "{late:?}");
         assert!(shortfalls(std::slice::from_ref(&old), &until(1))[0].contains("not known"));
-        let begun = Source { positions: Vec::new(), ..old.clone() };
+        let begun = Source { positions: Vec::new(), partitions: BTreeSet::new(), ..old.clone() };
         assert!(shortfalls(&[begun], &until(1))[0].contains("nothing of orders is archived yet"));
         let offsets = Query { offsets: Some("0..101".parse().expect("offsets")), ..Query::default() };
         assert!(
             shortfalls(std::slice::from_ref(&new), &offsets)[0].contains("partition 0 is archived up to offset 100")
         );
+        let one_never_came = Source { partitions: BTreeSet::from([0, 1, 2]), ..new.clone() };
+        let unknown = shortfalls(std::slice::from_ref(&one_never_came), &until(1_000));
+        assert!(unknown[0].contains("up to when partition 2 is complete is not known"), "{unknown:?}");
+        let third = Query { partitions: Some("2".parse().expect("partitions")), ..offsets };
+        assert!(shortfalls(&[one_never_came], &third)[0].contains("nothing of orders partition 2 is archived"));
         let gap = shortfalls(&[Source { gaps: vec![lost], ..new }], &until(1_000));
         assert!(gap[0].contains("offsets 5..9 are lost (broker retention)"), "{gap:?}");
     }

@@ -1,5 +1,7 @@
 //! What one object of a chain says, as it stands in the archive (JSON, described in `docs/FORMAT.md`).
 
+use std::ops::Range;
+
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -241,13 +243,17 @@ pub enum Begin {
         /// first record on, wherever the first ones began.
         #[serde(default)]
         partitions: i32,
+        /// The offset from which each of them is archived; none where no broker had the partition. Empty in archives of
+        /// before this was kept.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        starts: Vec<Option<i64>>,
     },
 }
 
 impl Begin {
-    /// The beginning of a topic's life.
-    pub fn topic(topic_id: Option<String>, partitions: i32) -> Self {
-        Self::Topic { topic_id, partitions }
+    /// The beginning of a topic's life, and where each of its partitions begins.
+    pub fn topic(topic_id: Option<String>, starts: Vec<Option<i64>>) -> Self {
+        Self::Topic { topic_id, partitions: i32::try_from(starts.len()).unwrap_or(i32::MAX), starts }
     }
 
     /// The topic's id, of a topic that has one.
@@ -258,11 +264,24 @@ impl Begin {
         }
     }
 
-    /// How many partitions the topic had at its beginning; 0 for what is no topic.
-    pub fn partitions(&self) -> i32 {
+    /// The partitions that the topic had at its beginning, as far as it says where they begin; none of what is no topic.
+    pub fn partitions(&self) -> Range<i32> {
         match self {
-            Self::Topic { partitions, .. } => *partitions,
-            Self::Postgres(_) => 0,
+            Self::Topic { partitions, starts, .. } if !starts.is_empty() => 0..*partitions,
+            Self::Topic { .. } | Self::Postgres(_) => 0..0,
+        }
+    }
+
+    /// The offset from which a partition of the topic is archived, as far as that is known: of one that the topic got later
+    /// all is.
+    pub fn start_of(&self, partition: i32) -> Option<i64> {
+        match self {
+            Self::Topic { partitions, starts, .. } => {
+                let later = *partitions > 0 && partition >= *partitions;
+                let known = usize::try_from(partition).ok().and_then(|index| starts.get(index).copied());
+                known.unwrap_or(later.then_some(0))
+            }
+            Self::Postgres(_) => None,
         }
     }
 

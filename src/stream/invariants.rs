@@ -253,7 +253,10 @@ pub fn begins_first(number: u64, body: &Body) -> Checked {
 /// A chain begins with the facts of what it is named after.
 pub fn begin_fits_stream(stream: &StreamId, begin: &Begin) -> Checked {
     let fits = match (stream, begin) {
-        (StreamId::Kafka(_), Begin::Topic { .. }) => true,
+        (StreamId::Kafka(_), Begin::Topic { partitions, starts, .. }) => {
+            let each = i32::try_from(starts.len()).is_ok_and(|count| count == *partitions);
+            starts.is_empty() || (each && starts.iter().flatten().all(|start| *start >= 0))
+        }
         (StreamId::Postgres { system_id }, Begin::Postgres(system)) => {
             // Every size that initdb takes (--wal-segsize: a power of two from 1 to 1024 MB).
             let size = system.wal_segment_size;

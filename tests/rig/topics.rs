@@ -144,6 +144,17 @@ impl Kafka {
         }
     }
 
+    /// Creates a topic with a partition for each of `brokers`, which alone has it, and waits until each has a leader.
+    pub(crate) fn create_topic_on(&self, name: &str, brokers: &[i32]) {
+        let assignment: Vec<&[i32]> = brokers.iter().map(std::slice::from_ref).collect();
+        let partitions = i32::try_from(brokers.len()).expect("a count of partitions");
+        let topic =
+            NewTopic::new(name, partitions, TopicReplication::Variable(&assignment)).set("min.insync.replicas", "1");
+        let answer = block_on(self.admin().create_topics([&topic], &admin_options()));
+        one_answer(answer.map(|mut results| results.remove(0)), &format!("create topic {name}"));
+        self.wait_for_partitions(name, partitions);
+    }
+
     /// Raises the number of partitions of a topic to `partitions`.
     pub(crate) fn grow_topic(&self, name: &str, partitions: i32) {
         let wanted = NewPartitions::new(name, usize::try_from(partitions).expect("a count of partitions"));

@@ -163,10 +163,12 @@ async fn row(stream: &StreamId, chain: &Chain, claims: &[Coverage]) -> Result<Ro
         Some(_) => totals.min_timestamp,
         None => recoverable::first_commit(chain).await?,
     };
-    let all_known = chain.positions().all(|at| complete.contains_key(&at.partition));
     let through = match life {
         // A topic is complete where all of its partitions are, a write-ahead log where its last timeline is.
-        Some(_) => complete.values().min().copied().filter(|_| all_known),
+        Some(_) => {
+            let all_known = coverage::partitions(chain).iter().all(|partition| complete.contains_key(partition));
+            complete.values().min().copied().filter(|_| all_known)
+        }
         None => complete.values().max().copied(),
     };
     Ok(Row {

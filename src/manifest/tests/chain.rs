@@ -204,7 +204,7 @@ async fn another_topic_id_is_fenced_and_an_unknown_one_is_not() {
     begun(&store).await;
     let error = Chain::begin(&store, &orders(), begin_of("other"), "w", at(0)).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Fenced);
-    Chain::begin(&store, &orders(), Begin::topic(None, 1), "w", at(0)).await.unwrap();
+    Chain::begin(&store, &orders(), Begin::topic(None, vec![Some(0)]), "w", at(0)).await.unwrap();
 }
 
 #[tokio::test]

@@ -1,7 +1,9 @@
 //! Claims count only as far as the chain has come.
 
 use super::*;
-use crate::manifest::coverage::{Claim, Coverage, complete_through, load_all};
+use std::collections::BTreeSet;
+
+use crate::manifest::coverage::{Claim, Coverage, complete_through, load_all, partitions};
 use crate::store::layout;
 
 fn claim(offset: i64, seconds: i64) -> Claim {
@@ -27,6 +29,21 @@ async fn the_latest_claim_counts_that_the_chain_has_reached() {
     let complete: Vec<_> = complete_through(&all, &chain).into_iter().collect();
     assert_eq!(complete, [(0, at(5)), (1, at(7))]);
     assert!(load_all(&store, &layout::topic_coverages("other")).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_partition_without_a_record_is_complete_from_where_it_begins() {
+    let store = faultless().store();
+    let starts = vec![Some(0), Some(50), Some(50), None];
+    let mut chain = Chain::begin(&store, &orders(), Begin::topic(None, starts), "w", at(0)).await.unwrap();
+    committed(&mut chain, &append("a", vec![range(0, 0, 10)]), "w").await;
+    let mut claims = Coverage::new("a", at(0));
+    for (partition, offset) in [(0, 10), (1, 50), (2, 51), (3, 0), (4, 0)] {
+        claims.claim(&orders(), partition, claim(offset, 5));
+    }
+    let complete: Vec<_> = complete_through(&[claims], &chain).into_keys().collect();
+    assert_eq!(complete, [0, 1, 4], "2 has not come as far, of 3 nothing is known");
+    assert_eq!(partitions(&chain), BTreeSet::from([0, 1, 2, 3]));
 }
 
 #[tokio::test]

@@ -93,6 +93,20 @@ fn golden_entries_are_read_and_written_to_the_byte() {
     }
 }
 
+#[test]
+fn where_partitions_begin_is_read_and_written_to_the_byte() {
+    let bytes = include_bytes!("golden/begin-with-starts.json");
+    let key = layout::entry(&orders(), 0);
+    let checkpoint = entry::decode(&orders(), 0, key, bytes).unwrap().checkpoint;
+    assert_eq!(entry::encode(&checkpoint).unwrap(), bytes[..]);
+    let begin = checkpoint.body.begin().unwrap().clone();
+    assert_eq!(begin, Begin::topic(Some("4fDdTkB8RFqHyhpVGkEXjg".into()), vec![Some(0), Some(1204), None]));
+    let starts: Vec<_> = (0..4).map(|partition| begin.start_of(partition)).collect();
+    assert_eq!(starts, [Some(0), Some(1204), None, Some(0)], "a partition that came later is archived as a whole");
+    let before_they_were_kept = begin_of("4fDdTkB8RFqHyhpVGkEXjg");
+    assert_eq!((before_they_were_kept.start_of(2), before_they_were_kept.start_of(3)), (None, Some(0)));
+}
+
 const OF_WAL: [&[u8]; 4] = [
     include_bytes!("golden/wal-begin.json"),
     include_bytes!("golden/wal-append.json"),

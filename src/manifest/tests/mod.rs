@@ -28,7 +28,7 @@ fn orders() -> StreamId {
 }
 
 fn begin_of(id: &str) -> Begin {
-    Begin::topic(Some(id.to_owned()), 3)
+    Begin::Topic { topic_id: Some(id.to_owned()), partitions: 3, starts: Vec::new() }
 }
 
 /// The time of a test, `seconds` after it began.

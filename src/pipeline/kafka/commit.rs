@@ -393,8 +393,12 @@ impl Committer {
             return self.shared.tell(Notice::LifeEnded { lane: self.lane });
         }
         loop {
-            let Some(archived) = self.chain.position(partition).map(|range| range.end) else {
-                // Nothing is archived yet: the broker's oldest record is where the partition begins.
+            let archived = match self.chain.position(partition) {
+                Some(range) => Some(range.end),
+                None => self.chain.begin_facts().start_of(partition),
+            };
+            let Some(archived) = archived else {
+                // Nobody knows where it begins: with the broker's oldest record.
                 return self.shared.tell(Notice::Found { lane: self.lane, partition, offset: earliest });
             };
             if archived > latest {
@@ -434,7 +438,7 @@ impl Committer {
     /// The topic's id, and the partition's first offset and end, as the broker has them now.
     async fn present(&self, partition: i32) -> Result<(Option<String>, i64, i64)> {
         let mut described = self.shared.cluster.describe(std::slice::from_ref(&self.life.topic)).await?;
-        let id = described.remove(&self.life.topic).and_then(|info| info.id);
+        let id = described.remove(&self.life.topic).transpose()?.and_then(|info| info.id);
         let at = TopicPartition { topic: Arc::from(self.life.topic.as_str()), partition };
         Ok((id, self.offset(&at, OffsetAt::Earliest).await?, self.offset(&at, OffsetAt::Latest).await?))
     }

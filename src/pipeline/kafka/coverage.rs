@@ -156,7 +156,15 @@ impl Watch {
         let names: Vec<String> = topics.keys().map(ToString::to_string).collect();
         let mut described = self.shared.cluster.describe(&names).await?;
         for (topic, reports) in topics {
-            let Some(topic_id) = described.remove(&**topic).and_then(|info| info.id) else { continue };
+            let topic_id = match described.remove(&**topic) {
+                Some(Ok(info)) => info.id,
+                Some(Err(error)) => {
+                    tracing::warn!(%error, hint = error.hint_text(), "whether a topic was created again is not known now");
+                    None
+                }
+                None => None,
+            };
+            let Some(topic_id) = topic_id else { continue };
             if another_life(reports[0].topic_id.as_deref(), Some(&topic_id)) {
                 self.shared.tell(Notice::Recreated { topic: Arc::clone(topic), topic_id });
             } else {

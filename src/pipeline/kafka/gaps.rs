@@ -101,7 +101,7 @@ mod tests {
     async fn a_gap_lies_between_its_neighbours() {
         let store = Store::over(Arc::new(InMemory::new()), "memory:///");
         let stream = TopicLife::new("main", "orders", 0).stream();
-        let begin = Begin::topic(None, 4);
+        let begin = Begin::topic(None, vec![Some(0); 4]);
         let mut chain = Chain::begin(&store, &stream, begin, "w", time(0)).await.expect("it begins");
         let gap = |start, end| Gap { partition: 3, start, end, reason: GapReason::BrokerRetention, found: time(9_000) };
         for change in [

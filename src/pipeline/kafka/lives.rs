@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
+use crate::error::Error;
 use crate::source::kafka::Cluster;
 
 /// How long an answer may take. Without one the checkpoint is written: the brokers may never come back.
@@ -43,12 +44,22 @@ async fn answer(cluster: Cluster, mut inbox: mpsc::UnboundedReceiver<Asked>) {
     let mut asked = Vec::new();
     while inbox.recv_many(&mut asked, usize::MAX).await > 0 {
         let topics: Vec<String> = asked.iter().map(|asked| asked.topic.clone()).collect();
-        let described = cluster.describe(&topics).await.unwrap_or_else(|error| {
+        let not_looked_at = |error: &Error| {
             tracing::warn!(%error, hint = error.hint_text(), "a checkpoint is written without a look at its topic's id");
+        };
+        let described = cluster.describe(&topics).await.unwrap_or_else(|error| {
+            not_looked_at(&error);
             BTreeMap::new()
         });
         for Asked { topic, answer } in asked.drain(..) {
-            let id = described.get(&topic).and_then(|info| info.id.clone());
+            let id = match described.get(&topic) {
+                Some(Ok(info)) => info.id.clone(),
+                Some(Err(error)) => {
+                    not_looked_at(error);
+                    None
+                }
+                None => None,
+            };
             // Whoever asked may have been given up with its lane.
             drop(answer.send(id));
         }

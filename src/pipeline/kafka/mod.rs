@@ -42,7 +42,7 @@ use count::Counters;
 use coverage::Seen;
 use lane::LaneId;
 use lives::Lives;
-use resolve::Resolved;
+use resolve::{Resolved, Unresolved};
 use status::GapSpan;
 
 /// How many uploads run at once: enough to hide a cloud store's latency, few enough that their buffers (a part of
@@ -54,8 +54,8 @@ const LAST_REPORT_WITHIN: Duration = Duration::from_secs(5);
 
 /// What the collector is told.
 enum Notice {
-    /// Where to read partitions on.
-    Resolved(Vec<Resolved>),
+    /// Where to read partitions on, and those of which it is not known yet.
+    Resolved(Vec<Resolved>, Option<Unresolved>),
     /// A step has ended, and its blocks are free.
     Encoded { lane: LaneId, memory: usize, result: Result<Free> },
     /// The lane's segment number `seq` is in a checkpoint, or nothing was left of it.
@@ -77,8 +77,8 @@ enum Notice {
     Gaps { lane: LaneId, gaps: Vec<GapSpan> },
     /// Something fails on the lane's way to the store and is tried again; none: it has succeeded.
     Failing { lane: LaneId, why: Option<Arc<str>> },
-    /// The positions of assigned partitions cannot be found, and are looked for again; none: they were found.
-    NoPositions(Option<Arc<str>>),
+    /// The positions of assigned partitions cannot be found, and are looked for again.
+    NoPositions(Arc<str>),
     /// Where partitions end, or why the brokers do not tell.
     Seen(std::result::Result<Vec<Seen>, Arc<str>>),
     /// Seal, commit, leave the group, end.

@@ -74,8 +74,8 @@ impl Cluster {
         Ok(metadata.topics.into_iter().filter(|(_, code)| *code == 0).map(|(name, _)| name).collect())
     }
 
-    /// The topics of `topics` that exist.
-    pub async fn describe(&self, topics: &[String]) -> Result<BTreeMap<String, TopicInfo>> {
+    /// The topics of `topics` that exist. An error of one (no right to see it) does not keep the others from their answer.
+    pub async fn describe(&self, topics: &[String]) -> Result<BTreeMap<String, Result<TopicInfo>>> {
         let mut names = topics.to_vec();
         names.sort_unstable();
         names.dedup();
@@ -92,14 +92,14 @@ impl Cluster {
         for topic in described.await? {
             if topic.failure.code != 0 {
                 let error = topic.failure.into_error(format_args!("cannot describe topic {}", topic.name));
-                if error.kind() == Kind::NotFound {
-                    continue;
+                if error.kind() != Kind::NotFound {
+                    found.insert(topic.name, Err(error));
                 }
-                return Err(error);
+                continue;
             }
             let id = (topic.id != [0; 16]).then(|| URL_SAFE_NO_PAD.encode(topic.id));
             let partitions = i32::try_from(topic.partitions).unwrap_or(i32::MAX);
-            found.insert(topic.name, TopicInfo { id, partitions });
+            found.insert(topic.name, Ok(TopicInfo { id, partitions }));
         }
         Ok(found)
     }

@@ -114,6 +114,8 @@ pub(super) struct Collector {
     labels: TopicLabels,
     /// Partitions whose positions are being looked up.
     resolving: BTreeSet<TopicPartition>,
+    /// Those of them that no broker knows now, and when they are asked for again.
+    unresolved: Vec<(Instant, resolve::Request)>,
     /// When it was last said that no broker can be reached.
     outage_told: Option<Instant>,
     summary: Summary,
@@ -164,6 +166,7 @@ impl Collector {
             news: show::News::default(),
             labels: TopicLabels::new(parts.most_labels),
             resolving: BTreeSet::new(),
+            unresolved: Vec::new(),
             outage_told: None,
             summary: Summary::default(),
             stopping: None,
@@ -300,7 +303,7 @@ impl Collector {
 
     fn on_notice(&mut self, notice: Notice) -> Result<()> {
         match notice {
-            Notice::Resolved(resolved) => self.on_resolved(resolved)?,
+            Notice::Resolved(resolved, unresolved) => self.on_resolved(resolved, unresolved)?,
             Notice::Encoded { lane, memory, result } => self.on_encoded(lane, memory, result),
             Notice::Committed { lane, seq, segment, empty } => self.on_committed(lane, seq, segment, empty),
             Notice::Fenced { lane: id, mut dropped } => {
@@ -348,7 +351,7 @@ impl Collector {
                     shown::note(&mut lane.shown.trouble, why, chrono::Utc::now());
                 }
             }
-            Notice::NoPositions(why) => shown::note(&mut self.news.positions, why, chrono::Utc::now()),
+            Notice::NoPositions(why) => shown::note(&mut self.news.positions, Some(why), chrono::Utc::now()),
             Notice::Seen(seen) => self.on_seen(seen),
             Notice::Stop => self.stop()?,
         }
@@ -402,6 +405,7 @@ impl Collector {
         self.keep_memory();
         self.reconcile()?;
         self.let_go(now)?;
+        self.resolve_again(now);
         self.publish_change(now);
         let (current, committers) = (&self.current, &mut self.committers);
         self.lanes.retain(|id, lane| {

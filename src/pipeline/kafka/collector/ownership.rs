@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use chrono::Utc;
 use tokio::sync::mpsc;
 
 use super::Collector;
@@ -11,14 +12,17 @@ use crate::manifest::Chain;
 use crate::pipeline::kafka::commit::Committer;
 use crate::pipeline::kafka::gaps;
 use crate::pipeline::kafka::lane::{Lane, LaneId, Reason};
-use crate::pipeline::kafka::resolve::{self, Resolved};
-use crate::pipeline::kafka::shown::Shown;
+use crate::pipeline::kafka::resolve::{self, Resolved, Unresolved};
+use crate::pipeline::kafka::shown::{self, Shown};
 use crate::segment::Encoding;
 use crate::source::kafka::TopicPartition;
 use crate::stream::TopicLife;
 
 /// How long a revoked partition may wait for its last segment's checkpoint before it is given up.
 const LEAVE_WITHIN: Duration = Duration::from_secs(15);
+
+/// How long a partition waits that no broker knows, before they are asked again.
+const RESOLVE_AGAIN: Duration = Duration::from_secs(5);
 
 /// Partitions that the group wants back, and the segments that should be committed first.
 pub(super) struct Leaving {
@@ -108,7 +112,22 @@ impl Collector {
         self.resolve(resolve::Request { partitions, ended, cut });
     }
 
-    pub(super) fn on_resolved(&mut self, resolved: Vec<Resolved>) -> Result<()> {
+    pub(super) fn on_resolved(&mut self, resolved: Vec<Resolved>, unresolved: Option<Unresolved>) -> Result<()> {
+        if let Some(Unresolved { request, why }) = unresolved {
+            let partitions = request.partitions.len();
+            tracing::warn!(
+                partitions,
+                error = %why,
+                hint = why.hint_text(),
+                retry_in = ?RESOLVE_AGAIN,
+                "assigned partitions cannot be read yet"
+            );
+            let why = format!("{partitions} assigned partitions cannot be read yet: {why}");
+            shown::note(&mut self.news.positions, Some(why.into()), Utc::now());
+            self.unresolved.push((Instant::now() + RESOLVE_AGAIN, request));
+        } else if self.unresolved.is_empty() {
+            self.news.positions = None;
+        }
         let mut assign = Vec::new();
         for Resolved { topic, life, chain, offsets } in resolved {
             let known = self.lane_of(&topic).filter(|lane| lane.stream == life).map(|lane| lane.id);
@@ -116,9 +135,8 @@ impl Collector {
             let Some(lane) = self.lanes.get_mut(&id) else { continue };
             for (partition, offset) in offsets {
                 let at = TopicPartition { topic: Arc::clone(&topic), partition };
-                self.resolving.remove(&at);
-                // The group may have taken it away meanwhile.
-                if self.consumer.owns(&at) {
+                // The group may have taken it away meanwhile; what was given back and assigned anew is answered once.
+                if self.resolving.remove(&at) && self.consumer.owns(&at) {
                     lane.add(partition, offset);
                     assign.push((at, offset));
                 }
@@ -127,6 +145,21 @@ impl Collector {
         self.consumer.assign(&assign)?;
         // Those that are read already, in the life of the topic that has ended, may be paused.
         self.consumer.resume(&assign)
+    }
+
+    /// Asks again for partitions that no broker knew, where the group has not taken them away meanwhile.
+    pub(super) fn resolve_again(&mut self, now: Instant) {
+        for (at, mut request) in std::mem::take(&mut self.unresolved) {
+            let gone: Vec<_> = request.partitions.extract_if(.., |at| !self.consumer.owns(at)).collect();
+            self.resolving.retain(|at| !gone.contains(at));
+            if request.partitions.is_empty() {
+                self.news.positions = None;
+            } else if at <= now {
+                self.resolve(request);
+            } else {
+                self.unresolved.push((at, request));
+            }
+        }
     }
 
     pub(super) fn open_lane(&mut self, topic: &Arc<str>, life: TopicLife, chain: Chain) -> LaneId {

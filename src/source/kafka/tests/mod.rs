@@ -373,5 +373,5 @@ async fn the_cluster_tells_topics_and_offsets() {
     assert!(cluster.describe(&[]).await.unwrap().is_empty());
     assert!(cluster.list_offsets(&[], OffsetAt::Latest, Isolation::ReadCommitted).await.unwrap().is_empty());
     let described = cluster.describe(&["a".into(), "a".into()]).await.unwrap();
-    assert_eq!(described["a"].partitions, 3);
+    assert_eq!(described["a"].as_ref().unwrap().partitions, 3);
 }
