@@ -114,16 +114,12 @@ impl Collector {
 
     pub(super) fn on_resolved(&mut self, resolved: Vec<Resolved>, unresolved: Option<Unresolved>) -> Result<()> {
         if let Some(Unresolved { request, why }) = unresolved {
-            let partitions = request.partitions.len();
-            tracing::warn!(
-                partitions,
-                error = %why,
-                hint = why.hint_text(),
-                retry_in = ?RESOLVE_AGAIN,
-                "assigned partitions cannot be read yet"
-            );
-            let why = format!("{partitions} assigned partitions cannot be read yet: {why}");
-            shown::note(&mut self.news.positions, Some(why.into()), Utc::now());
+            let text = format!("{} assigned partitions cannot be read yet: {why}", request.partitions.len());
+            // Told once, not at every attempt.
+            if self.news.positions.as_ref().is_none_or(|told| *told.text != *text) {
+                tracing::warn!(hint = why.hint_text(), retry_in = ?RESOLVE_AGAIN, "{text}");
+            }
+            shown::note(&mut self.news.positions, Some(text.into()), Utc::now());
             self.unresolved.push((Instant::now() + RESOLVE_AGAIN, request));
         } else if self.unresolved.is_empty() {
             self.news.positions = None;
@@ -149,16 +145,21 @@ impl Collector {
 
     /// Asks again for partitions that no broker knew, where the group has not taken them away meanwhile.
     pub(super) fn resolve_again(&mut self, now: Instant) {
-        for (at, mut request) in std::mem::take(&mut self.unresolved) {
-            let gone: Vec<_> = request.partitions.extract_if(.., |at| !self.consumer.owns(at)).collect();
-            self.resolving.retain(|at| !gone.contains(at));
-            if request.partitions.is_empty() {
-                self.news.positions = None;
-            } else if at <= now {
-                self.resolve(request);
-            } else {
-                self.unresolved.push((at, request));
+        if self.unresolved.is_empty() {
+            return;
+        }
+        for (due, mut request) in std::mem::take(&mut self.unresolved) {
+            for at in request.partitions.extract_if(.., |at| !self.consumer.owns(at)) {
+                self.resolving.remove(&at);
             }
+            if due <= now && !request.partitions.is_empty() {
+                self.resolve(request);
+            } else if !request.partitions.is_empty() {
+                self.unresolved.push((due, request));
+            }
+        }
+        if self.resolving.is_empty() {
+            self.news.positions = None;
         }
     }
 
