@@ -10,6 +10,8 @@
 //! ```
 
 use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
@@ -17,9 +19,10 @@ use futures::executor::block_on;
 use rdkafka::admin::{AdminOptions, AlterConfig, ResourceSpecifier};
 
 use crate::rig::compare::{Contents, assert_same, contents};
-use crate::rig::kafka::{Kafka, shared};
-use crate::rig::topics::{Codec, End, Message, PATIENCE};
-use crate::rig::{python, records, unique, wait_until};
+use crate::rig::kafka::{Kafka, KafkaOptions, free_port, java, shared};
+use crate::rig::process::temporary_directory;
+use crate::rig::topics::{Codec, End, Isolation, Message, PATIENCE, Record};
+use crate::rig::{program, python, records, unique, wait_until};
 use crate::site::{Settings, Site};
 
 const FORMATS: [&str; 2] = ["parquet", "avro"];
@@ -152,4 +155,91 @@ fn load_compacted(kafka: &Kafka, topic: &str) {
         let now = contents(kafka, topic);
         std::mem::replace(&mut before, now.clone()) == now
     });
+}
+
+// ---- TLS and SASL
+
+/// A broker whose second listener wants TLS and a password (SCRAM-SHA-512), and the user that has it.
+fn secured(folder: &Path, user: &str, password: &str) -> (Kafka, String) {
+    let script = r#"
+        set -eu
+        openssl req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.crt -subj /CN=ca -days 2
+        openssl req -newkey rsa:2048 -nodes -keyout server.key -out server.csr -subj /CN=broker
+        printf 'subjectAltName=IP:127.0.0.1\n' >ext
+        openssl x509 -req -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial -extfile ext -out server.crt -days 2
+        cat server.key server.crt >server.pem
+        openssl req -x509 -newkey rsa:2048 -nodes -keyout other.key -out other.crt -subj /CN=other -days 2"#;
+    let mut shell = Command::new("bash");
+    shell.args(["-c", script]).current_dir(folder);
+    program::run(shell).expect(0);
+    let address = format!("127.0.0.1:{}", free_port());
+    let login = "org.apache.kafka.common.security.scram.ScramLoginModule required;";
+    let properties = [
+        ("listener.security.protocol.map", "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SECURE:SASL_SSL"),
+        ("sasl.enabled.mechanisms", "SCRAM-SHA-512"),
+        ("listener.name.secure.scram-sha-512.sasl.jaas.config", login),
+        ("ssl.keystore.type", "PEM"),
+        ("ssl.keystore.location", &folder.join("server.pem").display().to_string()),
+    ];
+    let kafka = Kafka::start(KafkaOptions {
+        properties: properties.map(|(name, value)| (name, value.to_owned())).to_vec(),
+        listener: Some(format!("SECURE://{address}")),
+        ..KafkaOptions::default()
+    });
+    let mut add = java();
+    add.args(["kafka.admin.ConfigCommand", "--bootstrap-server", &kafka.bootstrap(), "--alter"])
+        .args(["--entity-type", "users", "--entity-name", user])
+        .args(["--add-config", &format!("SCRAM-SHA-512=[password={password}]")]);
+    program::run(add).expect(0);
+    (kafka, address)
+}
+
+#[test]
+fn a_cluster_that_wants_tls_and_a_password_is_archived_and_replayed_into() {
+    let folder = temporary_directory("secured");
+    let (kafka, address) = secured(folder.path(), "archiver", "a secret, of course");
+    let topic = unique("secured");
+    kafka.create_topic(&topic, 2, &[]);
+    let messages: Vec<Message> = (0..100).map(|n| Message::new(n % 2, "key", &format!("record {n}"))).collect();
+    kafka.produce(&topic, Codec::Lz4, &messages);
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    std::fs::write(path("password"), "a secret, of course\n").expect("the password can be written");
+    let authority = path("ca.crt");
+    let properties = [
+        ("security.protocol", "SASL_SSL"),
+        ("sasl.mechanisms", "SCRAM-SHA-512"),
+        ("sasl.username", "archiver"),
+        ("ssl.ca.location", &authority),
+    ];
+    let site = Site::new(&address, &Settings { topics: &[&topic], properties: &properties, ..Settings::default() });
+    let from_file = format!("\"sasl.password\" = {{ file = {:?} }}\n\"sasl.username\"", path("password"));
+    site.reconfigure("\"sasl.username\"", &from_file);
+    site.tidelog(&["check", "--connect"]).expect(0);
+    site.archive(&kafka, &[&topic]);
+    let held = kafka.consume_all(&topic);
+    site.assert_holds(&topic, 0, &held);
+
+    // Replays: by the configuration, and into the cluster that a file of properties describes.
+    let (back, other) = (format!("{topic}.back"), format!("{topic}.other"));
+    assert_eq!(site.replay(&topic, &back, &[])["records"], 100);
+    let described = format!(
+        "bootstrap.servers={address}\nsecurity.protocol=SASL_SSL\nsasl.mechanisms=SCRAM-SHA-512\nsasl.username=archiver\nsasl.password=a secret, of course\nssl.ca.location={authority}\n"
+    );
+    std::fs::write(path("into.properties"), described).expect("the file can be written");
+    assert_eq!(site.replay(&topic, &other, &["--into-config", &path("into.properties")])["records"], 100);
+    for copy in [back, other] {
+        let values = |records: Vec<Record>| records.into_iter().map(|record| record.value).collect::<Vec<_>>();
+        assert_eq!(values(kafka.consume(&copy, Isolation::Committed)), values(held.clone()), "{copy}");
+    }
+
+    // What is wrong is told, and the password never.
+    std::fs::write(path("password"), "another one").expect("the password can be written");
+    let refused = |words: &str| {
+        let output = site.tidelog(&["check", "--connect"]);
+        let said = format!("{}{}", output.stdout, output.stderr);
+        assert!(output.status == Some(1) && said.contains(words) && !said.contains("another one"), "{said}");
+    };
+    refused("uthentication");
+    site.reconfigure("ca.crt", "other.crt");
+    refused("certificate");
 }

@@ -37,6 +37,8 @@ pub(crate) struct KafkaOptions {
     pub(crate) brokers: usize,
     /// More server properties, over the rig's own.
     pub(crate) properties: Vec<(&'static str, String)>,
+    /// One more listener, as `listeners` has it: `NAME://host:port`.
+    pub(crate) listener: Option<String>,
 }
 
 /// A running cluster. Dropping it kills it and removes its data.
@@ -89,6 +91,10 @@ impl Kafka {
                 process: Mutex::new(None),
             };
             let mut properties = server_properties(&node, controller, &voters);
+            if let Some(listener) = &options.listener {
+                let listeners = properties.iter_mut().filter(|(name, _)| *name == "listeners");
+                listeners.for_each(|(_, value)| *value += &format!(",{listener}"));
+            }
             properties.extend(options.properties.iter().map(|(name, value)| (*name, value.clone())));
             node.format(&cluster, &properties);
             node

@@ -130,7 +130,7 @@ fn three_brokers_outlive_one() {
 #[should_panic(expected = "Unknown configuration")]
 fn a_broker_that_cannot_start_tells_why() {
     let properties = vec![("process.roles", "Unknown configuration".to_owned())];
-    Kafka::start(KafkaOptions { brokers: 1, properties });
+    Kafka::start(KafkaOptions { brokers: 1, properties, ..Default::default() });
 }
 
 #[test]
