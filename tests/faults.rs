@@ -509,6 +509,31 @@ fn a_full_disk_is_waited_for(directory: &str, words: &str) {
     program.terminate(STOP);
 }
 
+/// A volume that is unmounted leaves an empty directory, or none.
+#[test]
+fn an_archive_that_is_not_there_for_a_while_is_not_begun_anew() {
+    let (kafka, topic) = (shared(), unique("away"));
+    kafka.create_topic(&topic, 1, &[]);
+    let site = Site::new(&kafka.bootstrap(), &Settings { topics: &[&topic], ..Settings::default() });
+    let mut program = site.start();
+    produce(kafka, &topic, 0..100, 1);
+    site.wait_archived(kafka, &[&topic], &mut [&mut program]);
+    let [archive, away] = ["archive", "away"].map(|name| site.home().path().join(name));
+    std::fs::rename(&archive, &away).expect("the archive can be moved");
+    produce(kafka, &topic, 100..200, 1);
+    let words = "is not the one that was opened";
+    wait_said(&mut program, words);
+    assert!(!archive.exists(), "the archive was begun anew where there was none");
+    std::fs::create_dir(&archive).expect("a directory can be made");
+    let told = program.output().matches(words).count();
+    wait_until("the empty directory to be refused", SOON, || program.output().matches(words).count() > told + 2);
+    std::fs::remove_dir(&archive).expect("nothing was written into the empty directory");
+    std::fs::rename(&away, &archive).expect("the archive can be brought back");
+    site.wait_archived(kafka, &[&topic], &mut [&mut program]);
+    program.terminate(STOP);
+    assert_whole(&site, kafka, &topic);
+}
+
 #[test]
 fn a_spool_disk_that_is_full_is_waited_for() {
     a_full_disk_is_waited_for("spool", "a segment cannot be written to the spool");

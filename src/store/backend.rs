@@ -64,7 +64,7 @@ pub(super) fn open(archive: &Archive) -> Result<Arc<dyn ObjectStore>> {
 }
 
 /// The directory that the URL names.
-fn local_root(archive: &Archive) -> Result<PathBuf> {
+pub(super) fn local_root(archive: &Archive) -> Result<PathBuf> {
     no_options(archive)?;
     archive.url.to_file_path().map_err(|()| {
         Error::new(Kind::Config, format!("archive.url: {} does not name a local directory", archive.url))

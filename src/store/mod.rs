@@ -16,6 +16,7 @@ pub mod layout;
 mod backend;
 pub(crate) mod fault;
 mod meter;
+mod root;
 
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -29,6 +30,7 @@ use tokio::task::JoinSet;
 use crate::config::Archive;
 use crate::error::{Error, Kind, Result, ResultExt};
 use meter::{Meter, Operation};
+use root::Root;
 
 /// The bytes of one part of an upload. S3 wants 5 MiB or more, and 10,000 parts at most, which makes 80 GiB.
 const PART_BYTES: u64 = 8 * 1024 * 1024;
@@ -40,6 +42,8 @@ const PARTS_IN_FLIGHT: usize = 2;
 #[derive(Debug, Clone)]
 pub struct Store {
     objects: Arc<dyn ObjectStore>,
+    /// Of `file://` alone.
+    root: Option<Arc<Root>>,
     url: Arc<str>,
     meter: Meter,
 }
@@ -62,7 +66,12 @@ impl Store {
     /// [`Kind::Config`] for a URL or an option that the store does not know, the errors of the file system for
     /// `file://`.
     pub fn open(archive: &Archive) -> Result<Self> {
-        Ok(Self::over(backend::open(archive)?, archive.url.as_str()))
+        let objects = backend::open(archive)?;
+        let root = match archive.url.scheme() {
+            "file" => Some(Arc::new(Root::open(backend::local_root(archive)?)?)),
+            _ => None,
+        };
+        Ok(Self { root, ..Self::over(objects, archive.url.as_str()) })
     }
 
     /// Whether the archive's URL and options are ones that a store knows. Nothing is sent, and nothing made.
@@ -75,7 +84,7 @@ impl Store {
 
     /// A store over objects that are already open, for wrappers that count, limit or break requests.
     pub fn over(objects: Arc<dyn ObjectStore>, url: &str) -> Self {
-        Self { objects, url: url.into(), meter: Meter::new() }
+        Self { objects, root: None, url: url.into(), meter: Meter::new() }
     }
 
     /// The objects, with keys relative to the archive's root.
@@ -94,11 +103,13 @@ impl Store {
     pub async fn create(&self, key: &Path, bytes: Bytes) -> Result<Created> {
         let options = PutOptions::from(PutMode::Create);
         let create = async {
-            match self.objects.put_opts(key, PutPayload::from_bytes(bytes), options).await {
-                Ok(_) => Ok(Created::Yes),
-                Err(object_store::Error::AlreadyExists { .. }) => Ok(Created::Exists),
-                Err(error) => Err(self.fault(error, "create", key)),
-            }
+            self.is_there().await?;
+            let created = match self.objects.put_opts(key, PutPayload::from_bytes(bytes), options).await {
+                Ok(_) => Created::Yes,
+                Err(object_store::Error::AlreadyExists { .. }) => Created::Exists,
+                Err(error) => return Err(self.fault(error, "create", key)),
+            };
+            self.is_there().await.map(|()| created)
         };
         self.meter.time(Operation::Create, create).await
     }
@@ -106,8 +117,10 @@ impl Store {
     /// Writes an object, over an older one if there is one. It is durable when the call returns.
     pub async fn put(&self, key: &Path, bytes: Bytes) -> Result<()> {
         let put = async {
+            self.is_there().await?;
             let put = self.objects.put(key, PutPayload::from_bytes(bytes)).await;
-            put.map(|_| ()).map_err(|error| self.fault(error, "write", key))
+            put.map_err(|error| self.fault(error, "write", key))?;
+            self.is_there().await
         };
         self.meter.time(Operation::Put, put).await
     }
@@ -117,7 +130,12 @@ impl Store {
     ///
     /// Memory is bounded: a few parts of 8 MiB, whatever the file's size.
     pub async fn upload(&self, key: &Path, file: &std::path::Path) -> Result<()> {
-        self.meter.time(Operation::Upload, self.upload_parts(key, file)).await
+        let upload = async {
+            self.is_there().await?;
+            self.upload_parts(key, file).await?;
+            self.is_there().await
+        };
+        self.meter.time(Operation::Upload, upload).await
     }
 
     async fn upload_parts(&self, key: &Path, file: &std::path::Path) -> Result<()> {
@@ -174,6 +192,7 @@ impl Store {
     /// An object's bytes; none if there is no such object.
     pub async fn get(&self, key: &Path) -> Result<Option<Bytes>> {
         let get = async {
+            self.is_there().await?;
             let got = match self.objects.get(key).await {
                 Ok(got) => got.bytes().await,
                 Err(error) => Err(error),
@@ -186,6 +205,7 @@ impl Store {
     /// An object's size in bytes; none if there is no such object.
     pub async fn size(&self, key: &Path) -> Result<Option<u64>> {
         let head = async {
+            self.is_there().await?;
             let head = self.objects.head(key).await.map(|meta| meta.size);
             self.found(head, "look at", key)
         };
@@ -195,6 +215,7 @@ impl Store {
     /// The objects whose keys lie below `prefix`, in the order of their keys.
     pub async fn list(&self, prefix: &Path) -> Result<Vec<ObjectMeta>> {
         let list = async {
+            self.is_there().await?;
             let listed: object_store::Result<Vec<_>> = self.objects.list(Some(prefix)).try_collect().await;
             listed.map_err(|error| self.fault(error, "list", prefix))
         };
@@ -206,6 +227,7 @@ impl Store {
     /// Whether at least one object lies below `prefix`.
     pub async fn any_below(&self, prefix: &Path) -> Result<bool> {
         let list = async {
+            self.is_there().await?;
             let mut listed: BoxStream<'_, _> = self.objects.list(Some(prefix));
             listed.next().await.transpose().map_err(|error| self.fault(error, "list", prefix))
         };
@@ -215,6 +237,7 @@ impl Store {
     /// The folders right below `prefix`, in the order of their names. On `file://` one may be empty.
     pub async fn list_folders(&self, prefix: &Path) -> Result<Vec<Path>> {
         let list = async {
+            self.is_there().await?;
             let listed = self.objects.list_with_delimiter(Some(prefix)).await;
             listed.map(|listed| listed.common_prefixes).map_err(|error| self.fault(error, "list", prefix))
         };
@@ -226,6 +249,7 @@ impl Store {
     /// Deletes an object; it is no error if there is none.
     pub async fn delete(&self, key: &Path) -> Result<()> {
         let delete = async {
+            self.is_there().await?;
             let deleted = self.objects.delete(key).await;
             self.found(deleted, "delete", key).map(|_| ())
         };
@@ -272,6 +296,14 @@ impl Store {
                 .hint("look for a proxy or a cache between tidelog and the store, and use the store directly"));
         }
         Ok(())
+    }
+
+    /// Before whatever is asked of the store, and after what was written: see [`root`].
+    async fn is_there(&self) -> Result<()> {
+        match &self.root {
+            Some(root) => root.is_there().await,
+            None => Ok(()),
+        }
     }
 
     /// Turns "not found" into none. A missing bucket is an error all the same: it is not an empty archive.
