@@ -109,7 +109,7 @@ impl Prepared {
             if dry_run { format!("Plan {}  (nothing is sent)", self.id) } else { format!("Replay {}", self.id) };
         let mut text = format!("{heading}\n{}", extent(&self.plan, &self.query));
         if self.resumed {
-            text.push_str("  goes on  an earlier run of this id has sent the records before these\n");
+            text.push_str("  goes on   an earlier run of this id has sent the records before these\n");
         }
         if !self.plan.parts.is_empty() {
             text.push_str(&format!("  to        {}: {}\n", self.target.bootstrap(), self.targets()));
