@@ -406,6 +406,14 @@ impl Chain {
         self.progress.position(partition)
     }
 
+    /// Where the archive of a partition stands: at the end of what it has, or where it begins, as far as that is known.
+    pub fn reached(&self, partition: i32) -> Option<i64> {
+        match self.position(partition) {
+            Some(range) => Some(range.end),
+            None => self.begin.start_of(partition),
+        }
+    }
+
     /// What is archived of each partition.
     pub fn positions(&self) -> impl ExactSizeIterator<Item = &PartitionRange> {
         self.progress.positions()

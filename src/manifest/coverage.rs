@@ -102,13 +102,9 @@ pub(super) fn decode(object: &Path, bytes: &[u8]) -> Result<Coverage> {
 /// archived is as far as where its archive begins.
 pub fn complete_through(coverages: &[Coverage], chain: &Chain) -> BTreeMap<i32, DateTime<Utc>> {
     let stream = chain.stream().to_string();
-    let reached = |partition| match chain.position(partition) {
-        Some(position) => Some(position.end),
-        None => chain.begin_facts().start_of(partition),
-    };
     let mut complete = BTreeMap::new();
     for (partition, claim) in coverages.iter().filter_map(|coverage| coverage.streams.get(&stream)).flatten() {
-        if reached(*partition).is_some_and(|end| end >= claim.offset) {
+        if chain.reached(*partition).is_some_and(|end| end >= claim.offset) {
             let through = complete.entry(*partition).or_insert(claim.complete_through);
             *through = claim.complete_through.max(*through);
         }

@@ -393,11 +393,7 @@ impl Committer {
             return self.shared.tell(Notice::LifeEnded { lane: self.lane });
         }
         loop {
-            let archived = match self.chain.position(partition) {
-                Some(range) => Some(range.end),
-                None => self.chain.begin_facts().start_of(partition),
-            };
-            let Some(archived) = archived else {
+            let Some(archived) = self.chain.reached(partition) else {
                 // Nobody knows where it begins: with the broker's oldest record.
                 return self.shared.tell(Notice::Found { lane: self.lane, partition, offset: earliest });
             };

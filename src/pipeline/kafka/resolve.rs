@@ -128,13 +128,10 @@ impl Known {
     }
 }
 
-/// Where a partition's archive stands: at the end of what it has, or where it begins. Whoever began the chain did not know
-/// of a `cut` partition that its log is another one.
+/// Where a partition's archive stands. Whoever began the chain did not know of a `cut` partition that its log is another one,
+/// so where that one begins says nothing.
 fn position(chain: &Chain, partition: i32, cut: Option<i32>) -> Option<i64> {
-    match chain.position(partition) {
-        Some(range) => Some(range.end),
-        None => chain.begin_facts().start_of(partition).filter(|_| cut != Some(partition)),
-    }
+    if cut == Some(partition) { chain.position(partition).map(|range| range.end) } else { chain.reached(partition) }
 }
 
 async fn resolve(kafka: &Kafka, shared: &Shared, request: &Request) -> Result<(Vec<Resolved>, Option<Unresolved>)> {
