@@ -360,7 +360,7 @@ async fn archive(root: PathBuf, segments: u64) -> Done {
     let store = Store::open(&Archive { url, spool_dir: root.join("spool"), options: Default::default() })?;
     let stream = TopicLife::new("main", "planned", 0).stream();
     let first: DateTime<Utc> = "2026-01-01T00:00:00Z".parse()?;
-    let begin = Begin::topic(None, PARTITIONS);
+    let begin = Begin::topic(None, (0..PARTITIONS).map(|_| Some(0)).collect());
     let mut chain = Chain::begin(&store, &stream, begin, "bench", first).await?;
     for number in 0..segments {
         let now = first + TimeDelta::minutes(number as i64);
