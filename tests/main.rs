@@ -6,6 +6,7 @@ mod deploy;
 mod docs;
 mod faults;
 mod http;
+mod isolation;
 mod kafka;
 mod page;
 mod postgres_lost;

@@ -9,12 +9,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, stream};
 use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::{Chain, READS_AT_ONCE, entry};
-use crate::error::{Kind, Result, ResultExt};
+use crate::error::{Error, Kind, Result, ResultExt};
 use crate::store::{Store, layout};
 use crate::stream::{FORMAT_VERSION, StreamId};
 
@@ -64,14 +64,17 @@ impl Coverage {
     /// leave no heap of objects. Our own object is durable before theirs are gone; a replica that lives after all
     /// writes its object anew.
     pub async fn adopt(&mut self, store: &Store, folder: &Path, before: DateTime<Utc>) -> Result<()> {
-        let mut old = load_all(store, folder).await?;
+        let loaded = load_all(store, folder).await?;
+        loaded.tell_unreadable();
+        let mut old = loaded.known;
         old.retain(|other| other.writer != self.writer && other.at < before);
         if old.is_empty() {
             return Ok(());
         }
         for other in &old {
             for (stream, claims) in &other.streams {
-                let stream = stream.parse()?;
+                // What no program of ours can have written is no claim of anything.
+                let Ok(stream) = stream.parse() else { continue };
                 claims.iter().for_each(|(partition, claim)| self.claim(&stream, *partition, *claim));
             }
         }
@@ -83,19 +86,52 @@ impl Coverage {
     }
 }
 
-/// What all replicas know that write into `folder`. An object that vanishes meanwhile was adopted by another replica.
-pub async fn load_all(store: &Store, folder: &Path) -> Result<Vec<Coverage>> {
+/// What the objects of a folder of coverage say.
+#[derive(Debug, Default)]
+pub struct Loaded {
+    /// What replicas know.
+    pub known: Vec<Coverage>,
+    /// Why objects cannot be read. What stands in them only counts for nothing: a stream may be complete further than is
+    /// known now.
+    pub unreadable: Vec<Error>,
+}
+
+impl Loaded {
+    /// Tells the log of what cannot be read.
+    pub fn tell_unreadable(&self) {
+        for error in &self.unreadable {
+            tracing::warn!(%error, hint = error.hint_text(), "claims of completeness are passed over");
+        }
+    }
+}
+
+/// What all replicas know that write into `folder`. An object that vanishes meanwhile was adopted by another replica, and one
+/// that is damaged takes away no other's claims.
+pub async fn load_all(store: &Store, folder: &Path) -> Result<Loaded> {
     let objects = store.list(folder).await?;
     let read = stream::iter(objects).map(|object| async move {
         let Some(bytes) = store.get(&object.location).await? else { return Ok(None) };
         decode(&object.location, &bytes).map(Some)
     });
-    read.buffered(READS_AT_ONCE).try_filter_map(async |coverage| Ok(coverage)).try_collect().await
+    let mut read = read.buffered(READS_AT_ONCE);
+    let mut loaded = Loaded::default();
+    while let Some(coverage) = read.next().await {
+        match coverage {
+            Ok(coverage) => loaded.known.extend(coverage),
+            Err(error) if error.is_transient() => return Err(error),
+            Err(error) => loaded.unreadable.push(error),
+        }
+    }
+    Ok(loaded)
 }
 
 pub(super) fn decode(object: &Path, bytes: &[u8]) -> Result<Coverage> {
     entry::check_format(object, bytes)?;
-    serde_json::from_slice(bytes).or_err(Kind::Corrupt, || format!("{object} cannot be read"))
+    serde_json::from_slice(bytes).map_err(|error| {
+        Error::new(Kind::Corrupt, format!("{object} cannot be read")).source(error).hint(
+            "delete the object: nothing but claims of completeness is lost with it, and archivers make them again",
+        )
+    })
 }
 
 /// Up to which time each partition of a chain is complete, as far as that is known. A partition of which nothing is

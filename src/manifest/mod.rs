@@ -59,6 +59,13 @@ pub async fn topics(store: &Store) -> Result<Vec<TopicLife>> {
     Ok(found.iter().filter_map(StreamId::topic).cloned().collect())
 }
 
+/// The lives of a cluster's topics that have a folder of their own, in no order. None of them is looked into, so none that
+/// is damaged is in the way; a folder may hold no object yet.
+pub async fn lives_named(store: &Store, cluster: &str) -> Result<Vec<TopicLife>> {
+    let folders = store.list_folders(&layout::topic_chains().join(cluster)).await?;
+    Ok(folders.iter().filter_map(chain_in).filter_map(|stream| stream.topic().cloned()).collect())
+}
+
 async fn topics_named(store: &Store) -> Result<Vec<StreamId>> {
     let mut found = Vec::new();
     for cluster in store.list_folders(&layout::topic_chains()).await? {

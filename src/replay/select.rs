@@ -119,7 +119,7 @@ pub async fn sources(store: &Store, cluster: Option<&str>, query: &Query) -> Res
         if !claims.contains_key(&stream.cluster) {
             claims.insert(
                 stream.cluster.clone(),
-                coverage::load_all(store, &layout::topic_coverages(&stream.cluster)).await?,
+                coverage::load_all(store, &layout::topic_coverages(&stream.cluster)).await?.known,
             );
         }
         let complete_through = coverage::complete_through(&claims[&stream.cluster], &chain);

@@ -178,7 +178,9 @@ async fn first_commit(log: &Log, path: &[Stretch], least: i64) -> Result<Option<
 /// Up to when the archive is complete on the way's last timeline: what is known of another one says nothing about it.
 async fn complete_through(store: &Store, log: &Log, path: &[Stretch]) -> Result<Option<DateTime<Utc>>> {
     let stream = StreamId::Postgres { system_id: log.system().system_id };
-    let coverages = coverage::load_all(store, &layout::coverages(&stream)).await?;
+    let claims = coverage::load_all(store, &layout::coverages(&stream)).await?;
+    claims.tell_unreadable();
+    let coverages = claims.known;
     let last = path.last().map(|stretch| stretch.timeline.cast_signed());
     let complete = coverage::complete_through(&coverages, log.chain());
     Ok(last.and_then(|timeline| complete.get(&timeline)).copied())

@@ -107,7 +107,7 @@ pub(crate) async fn run(args: &Args, config: &Config) -> Result<()> {
         let Some(chain) = Chain::open(&store, &stream).await? else { continue };
         let folder = layout::coverages(&stream);
         if !claims.contains_key(&folder) {
-            claims.insert(folder.clone(), coverage::load_all(&store, &folder).await?);
+            claims.insert(folder.clone(), coverage::load_all(&store, &folder).await?.known);
         }
         let mut row = row(&stream, &chain, &claims[&folder]).await?;
         row.ended = stream.topic().is_some_and(|life| lives.contains(&life.next_generation()));

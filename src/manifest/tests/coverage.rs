@@ -3,6 +3,9 @@
 use super::*;
 use std::collections::BTreeSet;
 
+use bytes::Bytes;
+
+use crate::error::Kind;
 use crate::manifest::coverage::{Claim, Coverage, complete_through, load_all, partitions};
 use crate::store::layout;
 
@@ -25,10 +28,10 @@ async fn the_latest_claim_counts_that_the_chain_has_reached() {
     let folder = layout::coverages(&orders());
     a.save(&store, &folder).await.unwrap();
     b.save(&store, &folder).await.unwrap();
-    let all = load_all(&store, &folder).await.unwrap();
+    let all = load_all(&store, &folder).await.unwrap().known;
     let complete: Vec<_> = complete_through(&all, &chain).into_iter().collect();
     assert_eq!(complete, [(0, at(5)), (1, at(7))]);
-    assert!(load_all(&store, &layout::topic_coverages("other")).await.unwrap().is_empty());
+    assert!(load_all(&store, &layout::topic_coverages("other")).await.unwrap().known.is_empty());
 }
 
 #[tokio::test]
@@ -58,7 +61,29 @@ async fn the_claims_of_dead_replicas_are_adopted_and_their_objects_removed() {
     let mut mine = Coverage::new("mine", at(120));
     mine.adopt(&store, &folder, at(60)).await.unwrap();
     assert_eq!(mine.streams[&orders().to_string()][&0], claim(10, 10));
-    let all = load_all(&store, &folder).await.unwrap();
+    let all = load_all(&store, &folder).await.unwrap().known;
     assert_eq!(all.iter().map(|coverage| coverage.writer.as_str()).collect::<Vec<_>>(), ["alive", "mine"]);
     assert!(store.get(&layout::coverage(&folder, "dead")).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn damaged_claims_take_away_no_others() {
+    let store = faultless().store();
+    let folder = layout::topic_coverages("main");
+    let mut sound = Coverage::new("sound", at(10));
+    sound.claim(&orders(), 0, claim(10, 10));
+    sound.save(&store, &folder).await.unwrap();
+    for (writer, bytes) in [("cut", b"{\"form".as_slice()), ("empty", b""), ("newer", b"{\"format\":2}")] {
+        store.put(&layout::coverage(&folder, writer), Bytes::from_static(bytes)).await.unwrap();
+    }
+    let loaded = load_all(&store, &folder).await.unwrap();
+    assert_eq!(loaded.known, [sound]);
+    let unreadable: Vec<_> =
+        loaded.unreadable.iter().map(|error| (error.kind(), error.hint_text().is_some())).collect();
+    assert_eq!(unreadable, [(Kind::Corrupt, true), (Kind::Corrupt, true), (Kind::Unsupported, true)]);
+
+    let mut mine = Coverage::new("mine", at(120));
+    mine.adopt(&store, &folder, at(60)).await.unwrap();
+    assert_eq!(mine.streams[&orders().to_string()][&0], claim(10, 10));
+    assert_eq!(load_all(&store, &folder).await.unwrap().unreadable.len(), 3, "what is not understood is not deleted");
 }

@@ -136,7 +136,9 @@ impl Watch {
         if new.is_empty() {
             return Ok(Vec::new());
         }
-        let claimed = coverage::load_all(&self.shared.store, &self.folder).await?;
+        let loaded = coverage::load_all(&self.shared.store, &self.folder).await?;
+        loaded.tell_unreadable();
+        let claimed = loaded.known;
         let seen = |one: &&Report| {
             let stream = one.stream.stream().to_string();
             let claims = claimed.iter().filter_map(|other| other.streams.get(&stream)?.get(&one.at.partition));

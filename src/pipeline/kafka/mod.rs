@@ -55,7 +55,7 @@ const LAST_REPORT_WITHIN: Duration = Duration::from_secs(5);
 /// What the collector is told.
 enum Notice {
     /// Where to read partitions on, and those of which it is not known yet.
-    Resolved(Vec<Resolved>, Option<Unresolved>),
+    Resolved(Vec<Resolved>, Vec<Unresolved>),
     /// A step has ended, and its blocks are free.
     Encoded { lane: LaneId, memory: usize, result: Result<Free> },
     /// The lane's segment number `seq` is in a checkpoint, or nothing was left of it.

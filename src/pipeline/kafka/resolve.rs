@@ -3,25 +3,34 @@
 //!
 //! Where the archive of each partition begins is decided once, for all partitions of a topic, and stands in the first entry
 //! of its chain: what came while a partition had no record yet and nobody was there to archive it must not be passed over.
+//!
+//! Topics share a request, for a question to the brokers costs the same for one as for all of them, but no failure: a chain
+//! that is damaged, refused or too new keeps its own topic from being read, and is asked for again by itself.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use chrono::Utc;
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, stream};
 use tokio::sync::mpsc;
 
 use super::Notice;
 use super::commit::{Shared, another_life};
 use crate::config::{Kafka, Start};
 use crate::error::{Error, Kind, Result};
-use crate::manifest::{Chain, topics};
+use crate::manifest::{self, Chain};
 use crate::pipeline::persistence::Persistence;
 use crate::source::kafka::{OffsetAt, TopicInfo, TopicPartition};
 use crate::stream::{Begin, TopicLife};
 
 /// How many chains are opened at once: each costs a few requests to the store.
 const CHAINS_AT_ONCE: usize = 16;
+
+/// How long a topic waits that cannot be resolved, before it is asked for again; twice as long after each attempt in which
+/// its archive was what failed.
+const AGAIN: Duration = Duration::from_secs(5);
+const AGAIN_AT_MOST: Duration = Duration::from_secs(60);
 
 /// Partitions whose positions are wanted.
 pub(super) struct Request {
@@ -40,19 +49,22 @@ pub(super) struct Resolved {
     pub(super) offsets: Vec<(i32, i64)>,
 }
 
-/// Partitions of which no broker says where they begin now, to be asked for again.
+/// Partitions of one topic whose positions are not known now, to be asked for again after a while.
 pub(super) struct Unresolved {
+    pub(super) topic: Arc<str>,
     pub(super) request: Request,
     pub(super) why: Error,
+    pub(super) again: Duration,
 }
 
-/// Answers requests in order until the collector ends. A failure of the store or of all brokers is tried again: without a
-/// position nothing can be read.
+/// Answers requests in order until the collector ends. Only what concerns every topic (no broker answers, the archive cannot
+/// be listed) is tried again here: without a position nothing can be read. What concerns one topic is that topic's answer.
 pub(super) async fn run(kafka: Arc<Kafka>, shared: Arc<Shared>, mut inbox: mpsc::UnboundedReceiver<Request>) {
+    let mut waits = Waits::default();
     while let Some(request) = inbox.recv().await {
         let mut persistence = Persistence::new();
         let (resolved, unresolved) = loop {
-            match resolve(&kafka, &shared, &request).await {
+            match resolve(&kafka, &shared, &request, &mut waits).await {
                 Ok(answer) => break answer,
                 Err(error) => {
                     let what = "the positions of assigned partitions cannot be found";
@@ -62,6 +74,20 @@ pub(super) async fn run(kafka: Arc<Kafka>, shared: Arc<Shared>, mut inbox: mpsc:
             }
         };
         shared.tell(Notice::Resolved(resolved, unresolved));
+    }
+}
+
+/// How long each topic waits whose archive failed.
+#[derive(Default)]
+struct Waits(HashMap<Arc<str>, Duration>);
+
+impl Waits {
+    /// The wait after another failure of the topic's archive.
+    fn longer(&mut self, topic: &Arc<str>) -> Duration {
+        let wait = self.0.entry(Arc::clone(topic)).or_insert(AGAIN);
+        let now = *wait;
+        *wait = (now * 2).min(AGAIN_AT_MOST);
+        now
     }
 }
 
@@ -134,97 +160,157 @@ fn position(chain: &Chain, partition: i32, cut: Option<i32>) -> Option<i64> {
     if cut == Some(partition) { chain.position(partition).map(|range| range.end) } else { chain.reached(partition) }
 }
 
-async fn resolve(kafka: &Kafka, shared: &Shared, request: &Request) -> Result<(Vec<Resolved>, Option<Unresolved>)> {
-    let (wanted, mut why) = describe(shared, request).await?;
-    let known = known(kafka, shared, request, wanted).await?;
+/// Why topics have no answer, by topic.
+#[derive(Default)]
+struct Failures {
+    /// The brokers do not tell.
+    brokers: BTreeMap<Arc<str>, Error>,
+    /// Its archive cannot be read or begun.
+    archive: BTreeMap<Arc<str>, Error>,
+}
+
+async fn resolve(
+    kafka: &Kafka,
+    shared: &Shared,
+    request: &Request,
+    waits: &mut Waits,
+) -> Result<(Vec<Resolved>, Vec<Unresolved>)> {
+    let mut failures = Failures::default();
+    let wanted = describe(shared, request, &mut failures).await?;
+    let known = known(kafka, shared, request, wanted, &mut failures).await?;
     let asked: Vec<TopicPartition> = known.iter().flat_map(|known| known.asked(request.cut)).collect();
-    let starts = Starts::ask(kafka, shared, &asked).await.unwrap_or_else(|error| {
-        why.get_or_insert(error);
-        Starts::default()
+    let starts = Starts::ask(kafka, shared, &asked, &mut failures).await;
+    let begun = stream::iter(known).map(|known| {
+        let topic = Arc::clone(&known.wanted.topic);
+        let resolved = known.resolved(shared, &starts, request.cut);
+        async move { (topic, resolved.await) }
     });
-    let mut resolved = Vec::with_capacity(known.len());
-    let mut begun =
-        stream::iter(known).map(|known| known.resolved(shared, &starts, request.cut)).buffered(CHAINS_AT_ONCE);
-    while let Some(one) = begun.try_next().await? {
-        resolved.extend(one);
+    let begun: Vec<_> = begun.buffered(CHAINS_AT_ONCE).collect().await;
+    let mut resolved = Vec::with_capacity(begun.len());
+    for (topic, one) in begun {
+        match one {
+            Ok(one) => resolved.extend(one),
+            Err(error) => drop(failures.archive.insert(topic, error)),
+        }
     }
-    drop(begun);
-    let found: BTreeSet<(&str, i32)> = resolved
-        .iter()
-        .flat_map(|one: &Resolved| one.offsets.iter().map(|(partition, _)| (&*one.topic, *partition)))
-        .collect();
-    let missing = request.partitions.iter().filter(|at| !found.contains(&(&*at.topic, at.partition)));
-    let missing: Vec<TopicPartition> = missing.cloned().collect();
-    let unresolved = missing.first().cloned().map(|first| {
-        let without = || Error::new(Kind::Unavailable, format!("no broker says where {first} begins"));
-        let why = why.or(starts.refused).unwrap_or_else(without);
-        Unresolved { request: Request { partitions: missing, ended: request.ended.clone(), cut: request.cut }, why }
-    });
+    let unresolved = unanswered(request, &resolved, failures, waits);
     Ok((resolved, unresolved))
 }
 
-/// The request's topics as the brokers know them, and why one of them is missing.
-async fn describe(shared: &Shared, request: &Request) -> Result<(Vec<Wanted>, Option<Error>)> {
+/// What of a request has no answer, by topic.
+fn unanswered(request: &Request, resolved: &[Resolved], mut failures: Failures, waits: &mut Waits) -> Vec<Unresolved> {
+    let found: BTreeSet<(&str, i32)> =
+        resolved.iter().flat_map(|one| one.offsets.iter().map(|(partition, _)| (&*one.topic, *partition))).collect();
+    let mut missing: BTreeMap<Arc<str>, Vec<TopicPartition>> = BTreeMap::new();
+    for at in request.partitions.iter().filter(|at| !found.contains(&(&*at.topic, at.partition))) {
+        missing.entry(Arc::clone(&at.topic)).or_default().push(at.clone());
+    }
+    for one in resolved {
+        waits.0.remove(&one.topic);
+    }
+    let unresolved = missing.into_iter().map(|(topic, partitions)| {
+        let (why, again) = match failures.archive.remove(&topic) {
+            Some(error) => (error, waits.longer(&topic)),
+            None => {
+                let without =
+                    || Error::new(Kind::Unavailable, format!("no broker says where {} begins", partitions[0]));
+                (failures.brokers.remove(&topic).unwrap_or_else(without), AGAIN)
+            }
+        };
+        let request = Request { partitions, ended: request.ended.clone(), cut: request.cut };
+        Unresolved { topic, request, why, again }
+    });
+    unresolved.collect()
+}
+
+/// The request's topics as the brokers know them.
+async fn describe(shared: &Shared, request: &Request, failures: &mut Failures) -> Result<Vec<Wanted>> {
     let mut partitions: BTreeMap<Arc<str>, Vec<i32>> = BTreeMap::new();
     for at in &request.partitions {
         partitions.entry(Arc::clone(&at.topic)).or_default().push(at.partition);
     }
     let names: Vec<String> = partitions.keys().map(ToString::to_string).collect();
     let mut described = shared.cluster.describe(&names).await?;
-    let (mut wanted, mut why) = (Vec::with_capacity(partitions.len()), None);
+    let mut wanted = Vec::with_capacity(partitions.len());
     for (topic, partitions) in partitions {
-        match described.remove(&*topic) {
-            Some(Ok(info)) => wanted.push(Wanted { topic, partitions, info }),
-            Some(Err(error)) => why = Some(error),
-            None => why = Some(Error::new(Kind::Unavailable, format!("the brokers do not know the topic {topic} now"))),
+        let unknown = || Err(Error::new(Kind::Unavailable, format!("the brokers do not know the topic {topic} now")));
+        match described.remove(&*topic).unwrap_or_else(unknown) {
+            Ok(info) => wanted.push(Wanted { topic, partitions, info }),
+            Err(error) => drop(failures.brokers.insert(topic, error)),
         }
     }
-    Ok((wanted, why))
+    Ok(wanted)
 }
 
 /// What the archive has of the topics.
-async fn known(kafka: &Kafka, shared: &Shared, request: &Request, wanted: Vec<Wanted>) -> Result<Vec<Known>> {
+async fn known(
+    kafka: &Kafka,
+    shared: &Shared,
+    request: &Request,
+    wanted: Vec<Wanted>,
+    failures: &mut Failures,
+) -> Result<Vec<Known>> {
     let names: BTreeSet<&str> = wanted.iter().map(|wanted| &*wanted.topic).collect();
-    let mut newest: BTreeMap<String, TopicLife> = BTreeMap::new();
-    for life in topics(&shared.store).await? {
-        if life.cluster == kafka.cluster && names.contains(life.topic.as_str()) {
-            let known = newest.entry(life.topic.clone()).or_insert_with(|| life.clone());
-            if known.generation < life.generation {
-                *known = life;
-            }
+    let mut lives: BTreeMap<String, Vec<TopicLife>> = BTreeMap::new();
+    for life in manifest::lives_named(&shared.store, &kafka.cluster).await? {
+        if names.contains(life.topic.as_str()) {
+            lives.entry(life.topic.clone()).or_default().push(life);
         }
     }
     let known = stream::iter(wanted).map(|wanted| {
-        let newest = newest.remove(&*wanted.topic);
+        let mut lives = lives.remove(&*wanted.topic).unwrap_or_default();
+        lives.sort_unstable_by_key(|life| life.generation);
         async move {
-            let ended = request.ended.as_ref();
-            let (life, chain) = present_life(kafka, shared, &wanted, newest, ended).await?;
-            let before = match &chain {
-                None => same_topic_before(shared, &life, &wanted.info).await?,
-                Some(_) => None,
-            };
-            Ok(Known { wanted, life, chain, before })
+            let topic = Arc::clone(&wanted.topic);
+            (topic, known_of(kafka, shared, request, wanted, &lives).await)
         }
     });
-    known.buffered(CHAINS_AT_ONCE).try_collect().await
+    let known: Vec<_> = known.buffered(CHAINS_AT_ONCE).collect().await;
+    let mut sound = Vec::with_capacity(known.len());
+    for (topic, known) in known {
+        match known {
+            Ok(known) => sound.push(known),
+            Err(error) => drop(failures.archive.insert(topic, error)),
+        }
+    }
+    Ok(sound)
+}
+
+/// What the archive has of one topic, of which it may hold these lives, oldest first.
+async fn known_of(
+    kafka: &Kafka,
+    shared: &Shared,
+    request: &Request,
+    wanted: Wanted,
+    lives: &[TopicLife],
+) -> Result<Known> {
+    let (life, chain) = present_life(kafka, shared, request.ended.as_ref(), &wanted, lives).await?;
+    let before = match &chain {
+        None => same_topic_before(shared, &life, &wanted.info).await?,
+        Some(_) => None,
+    };
+    Ok(Known { wanted, life, chain, before })
 }
 
 /// The topic's present life, and its chain if it has begun.
 async fn present_life(
     kafka: &Kafka,
     shared: &Shared,
-    wanted: &Wanted,
-    newest: Option<TopicLife>,
     ended: Option<&TopicLife>,
+    wanted: &Wanted,
+    lives: &[TopicLife],
 ) -> Result<(TopicLife, Option<Chain>)> {
-    let Some(newest) = newest else { return Ok((TopicLife::new(&kafka.cluster, &*wanted.topic, 0), None)) };
-    let Some(chain) = Chain::open(&shared.store, &newest.stream()).await? else { return Ok((newest, None)) };
-    if ended == Some(&newest) || another_life(chain.begin_facts().topic_id(), wanted.info.id.as_deref()) {
-        let next = newest.next_generation();
-        tracing::warn!(topic = &*wanted.topic, generation = next.generation, "the topic has begun another life");
-        return Ok((next, None));
+    for newest in lives.iter().rev() {
+        // On file:// a folder without an entry is left when the very first write of a chain fails.
+        let Some(chain) = Chain::open(&shared.store, &newest.stream()).await? else { continue };
+        if ended == Some(newest) || another_life(chain.begin_facts().topic_id(), wanted.info.id.as_deref()) {
+            let next = newest.next_generation();
+            tracing::warn!(topic = &*wanted.topic, generation = next.generation, "the topic has begun another life");
+            return Ok((next, None));
+        }
+        return Ok((newest.clone(), Some(chain)));
     }
-    Ok((newest, Some(chain)))
+    Ok((TopicLife::new(&kafka.cluster, &*wanted.topic, 0), None))
 }
 
 /// The life before, if it was the same topic by its id (its log was cut): what is archived there need not come again.
@@ -242,23 +328,38 @@ struct Starts {
     latest: BTreeMap<TopicPartition, i64>,
     /// By `kafka.start`.
     configured: BTreeMap<TopicPartition, i64>,
-    /// What was said of one that is not in it.
-    refused: Option<Error>,
 }
 
 impl Starts {
-    async fn ask(kafka: &Kafka, shared: &Shared, partitions: &[TopicPartition]) -> Result<Self> {
-        let mut starts = Self::default();
+    /// Asks the brokers; why one says nothing of a topic is noted in `failures`.
+    async fn ask(kafka: &Kafka, shared: &Shared, partitions: &[TopicPartition], failures: &mut Failures) -> Self {
+        let (starts, refused) = match Self::listed(kafka, shared, partitions).await {
+            Ok(answer) => answer,
+            Err(error) => {
+                let told = |at: &TopicPartition| (Arc::clone(&at.topic), Error::new(error.kind(), error.to_string()));
+                (Self::default(), partitions.iter().map(told).collect())
+            }
+        };
+        failures.brokers.extend(refused);
+        starts
+    }
+
+    /// What the brokers say, and by topic why one of them says nothing of a partition.
+    async fn listed(
+        kafka: &Kafka,
+        shared: &Shared,
+        partitions: &[TopicPartition],
+    ) -> Result<(Self, BTreeMap<Arc<str>, Error>)> {
+        let (mut starts, mut refused) = (Self::default(), BTreeMap::new());
         if partitions.is_empty() {
-            return Ok(starts);
+            return Ok((starts, refused));
         }
-        let mut refused = None;
         let mut list = async |at: OffsetAt| -> Result<BTreeMap<TopicPartition, i64>> {
             let mut known = BTreeMap::new();
             for (at, offset) in shared.cluster.list_offsets(partitions, at, kafka.isolation).await? {
                 match offset {
                     Ok(offset) => known.extend(offset.map(|offset| (at, offset))),
-                    Err(error) => refused = Some(error),
+                    Err(error) => drop(refused.insert(at.topic, error)),
                 }
             }
             Ok(known)
@@ -274,8 +375,7 @@ impl Starts {
                 found
             }
         };
-        starts.refused = refused;
-        Ok(starts)
+        Ok((starts, refused))
     }
 
     /// Where a partition of `life` begins. A topic's first life begins as configured; a later one with its first record, or

@@ -114,7 +114,7 @@ pub(super) struct Collector {
     labels: TopicLabels,
     /// Partitions whose positions are being looked up.
     resolving: BTreeSet<TopicPartition>,
-    /// Those of them that no broker knows now, and when they are asked for again.
+    /// Those of them that have no answer now, and when they are asked for again.
     unresolved: Vec<(Instant, resolve::Request)>,
     /// When it was last said that no broker can be reached.
     outage_told: Option<Instant>,

@@ -1,5 +1,6 @@
 //! Which partitions this process reads, and from where: assigned, revoked, fenced, begun anew.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,9 +21,6 @@ use crate::stream::TopicLife;
 
 /// How long a revoked partition may wait for its last segment's checkpoint before it is given up.
 const LEAVE_WITHIN: Duration = Duration::from_secs(15);
-
-/// How long a partition waits that no broker knows, before they are asked again.
-const RESOLVE_AGAIN: Duration = Duration::from_secs(5);
 
 /// Partitions that the group wants back, and the segments that should be committed first.
 pub(super) struct Leaving {
@@ -112,17 +110,27 @@ impl Collector {
         self.resolve(resolve::Request { partitions, ended, cut });
     }
 
-    pub(super) fn on_resolved(&mut self, resolved: Vec<Resolved>, unresolved: Option<Unresolved>) -> Result<()> {
-        if let Some(Unresolved { request, why }) = unresolved {
-            let text = format!("{} assigned partitions cannot be read yet: {why}", request.partitions.len());
+    pub(super) fn on_resolved(&mut self, resolved: Vec<Resolved>, unresolved: Vec<Unresolved>) -> Result<()> {
+        self.news.positions = None;
+        for one in resolved.iter().filter(|one| unresolved.iter().all(|other| other.topic != one.topic)) {
+            self.news.unresolved.remove(&one.topic);
+        }
+        for Unresolved { topic, request, why, again } in unresolved {
+            let partitions = request.partitions.len();
+            let text = match why.hint_text() {
+                Some(hint) => format!("{topic}: {partitions} assigned partitions cannot be read yet: {why}; {hint}"),
+                None => format!("{topic}: {partitions} assigned partitions cannot be read yet: {why}"),
+            };
+            let known = self.news.unresolved.remove(&topic);
             // Told once, not at every attempt.
-            if self.news.positions.as_ref().is_none_or(|told| *told.text != *text) {
-                tracing::warn!(hint = why.hint_text(), retry_in = ?RESOLVE_AGAIN, "{text}");
+            if known.as_ref().is_none_or(|told| *told.text != *text) {
+                let (topic, hint) = (&*topic, why.hint_text());
+                tracing::warn!(topic, partitions, %why, hint, retry_in = ?again, "assigned partitions cannot be read yet");
             }
-            shown::note(&mut self.news.positions, Some(text.into()), Utc::now());
-            self.unresolved.push((Instant::now() + RESOLVE_AGAIN, request));
-        } else if self.unresolved.is_empty() {
-            self.news.positions = None;
+            let mut trouble = known;
+            shown::note(&mut trouble, Some(text.into()), Utc::now());
+            self.news.unresolved.extend(trouble.map(|trouble| (topic, trouble)));
+            self.unresolved.push((Instant::now() + again, request));
         }
         let mut assign = Vec::new();
         for Resolved { topic, life, chain, offsets } in resolved {
@@ -143,24 +151,33 @@ impl Collector {
         self.consumer.resume(&assign)
     }
 
-    /// Asks again for partitions that no broker knew, where the group has not taken them away meanwhile.
+    /// Asks again for partitions whose positions were not known, where the group has not taken them away meanwhile. Those
+    /// that are due ask together.
     pub(super) fn resolve_again(&mut self, now: Instant) {
         if self.unresolved.is_empty() {
             return;
         }
+        let mut together = resolve::Request { partitions: Vec::new(), ended: None, cut: None };
         for (due, mut request) in std::mem::take(&mut self.unresolved) {
             for at in request.partitions.extract_if(.., |at| !self.consumer.owns(at)) {
                 self.resolving.remove(&at);
             }
-            if due <= now && !request.partitions.is_empty() {
-                self.resolve(request);
-            } else if !request.partitions.is_empty() {
+            if request.partitions.is_empty() {
+                continue;
+            }
+            if due > now {
                 self.unresolved.push((due, request));
+            } else if request.ended.is_none() && request.cut.is_none() {
+                together.partitions.append(&mut request.partitions);
+            } else {
+                self.resolve(request);
             }
         }
-        if self.resolving.is_empty() {
-            self.news.positions = None;
+        if !together.partitions.is_empty() {
+            self.resolve(together);
         }
+        let resolving: BTreeSet<&str> = self.resolving.iter().map(|at| &*at.topic).collect();
+        self.news.unresolved.retain(|topic, _| resolving.contains(&**topic));
     }
 
     pub(super) fn open_lane(&mut self, topic: &Arc<str>, life: TopicLife, chain: Chain) -> LaneId {

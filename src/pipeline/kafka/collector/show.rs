@@ -1,5 +1,6 @@
 //! The collector's state as others see it: once a second, and at once when it changes what it does.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -16,10 +17,26 @@ use crate::pipeline::kafka::status::{Status, Trouble};
 #[derive(Debug, Default)]
 pub(super) struct News {
     pub(super) last_checkpoint: Option<DateTime<Utc>>,
+    /// Why no positions can be found at all.
     pub(super) positions: Option<Trouble>,
+    /// Why those of a topic cannot be found.
+    pub(super) unresolved: BTreeMap<Arc<str>, Trouble>,
     brokers: Option<Trouble>,
     /// The state that was published last, and since when it is so.
     state: Option<(State, DateTime<Utc>)>,
+}
+
+/// How many topics are named whose positions cannot be found.
+const MOST_NAMED: usize = 3;
+
+/// The topics whose positions cannot be found, in one text.
+fn unresolved(topics: &BTreeMap<Arc<str>, Trouble>) -> Option<Trouble> {
+    let since = topics.values().map(|trouble| trouble.since).min()?;
+    let mut text = topics.values().take(MOST_NAMED).map(|trouble| &*trouble.text).collect::<Vec<_>>().join(" · ");
+    if topics.len() > MOST_NAMED {
+        text += &format!(" · and {} more topics", topics.len() - MOST_NAMED);
+    }
+    Some(Trouble { since, text: text.into() })
 }
 
 impl Collector {
@@ -69,7 +86,7 @@ impl Collector {
             member: self.consumer.is_member(),
             resolving: self.resolving.len(),
             brokers: self.news.brokers.clone(),
-            positions: self.news.positions.clone(),
+            positions: self.news.positions.clone().or_else(|| unresolved(&self.news.unresolved)),
             memory_used: memory as u64,
             memory_full: self.full,
             last_checkpoint: self.news.last_checkpoint,
