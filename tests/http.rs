@@ -85,7 +85,7 @@ impl Service {
     }
 
     /// The value of a series of /metrics, named with its labels.
-    fn metric(&self, series: &str) -> Option<f64> {
+    pub(crate) fn metric(&self, series: &str) -> Option<f64> {
         let text = self.server.get("/metrics").body;
         text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok())
     }

@@ -16,5 +16,6 @@ mod replay;
 mod rig;
 mod site;
 mod source;
+mod stalls;
 mod store;
 mod wal;

@@ -17,7 +17,7 @@ pub(super) async fn run(config: &Config) -> Result<()> {
     let board = Board::new(config);
     if let Some(http) = &config.http {
         let listener = Listener::bind(http, config, Arc::clone(&board)).await?;
-        tokio::spawn(listener.serve());
+        board.tasks().spawn("http", listener.serve());
     }
     let mut service = Box::pin(pipeline::run(config, board, stopped));
     loop {

@@ -16,6 +16,7 @@ use super::{App, AppState, health, refusal};
 use crate::pipeline::board::State;
 use crate::pipeline::kafka::status::{GapSpan, PartitionStatus, Status, StreamStatus, Trouble};
 use crate::pipeline::postgres::{SlotStatus, Snapshot};
+use crate::pipeline::tasks::{Failure, Weight};
 use crate::source::postgres::{SlotKind, WalStatus};
 use crate::stream::Lsn;
 use crate::telemetry::{REVISION, VERSION};
@@ -78,6 +79,7 @@ fn overview(app: &App, health: &health::Health) -> Value {
         "ready": health.reasons.is_empty(),
         "reasons": health.reasons,
         "notes": health.notes,
+        "failing": app.board.tasks().failing().iter().map(failure).collect::<Vec<_>>(),
         "archive": app.config.archive.url.as_str(),
         "memory_budget_bytes": app.config.memory_budget,
         "kafka": app.board.kafka().zip(app.config.kafka.as_ref()).map(|(board, config)| {
@@ -183,6 +185,18 @@ fn rounded(rate: f64) -> f64 {
 
 fn utc(at: Option<DateTime<Utc>>) -> Option<String> {
     at.map(time::utc)
+}
+
+fn failure(failure: &Failure) -> Value {
+    json!({
+        "task": failure.task.name(),
+        "about": *failure.about,
+        "since": time::utc(failure.since),
+        "text": *failure.text,
+        "hint": failure.hint.as_deref(),
+        "next_try": utc(failure.next_try),
+        "stops_archiving": failure.task.weight() == Weight::Stops,
+    })
 }
 
 fn trouble(trouble: &Trouble) -> Value {

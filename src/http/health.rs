@@ -18,8 +18,9 @@ use tokio::sync::Mutex;
 use super::{App, AppState};
 use crate::pipeline::board::Opened;
 use crate::pipeline::board::State as Activity;
-use crate::pipeline::kafka::status::{Status, Trouble};
+use crate::pipeline::kafka::status::Status;
 use crate::pipeline::postgres::{SlotStatus, Snapshot};
+use crate::pipeline::tasks::{Failure, Weight};
 use crate::source::postgres::WalStatus;
 use crate::store::layout;
 use crate::stream::StreamId;
@@ -107,6 +108,8 @@ pub(super) async fn ready(app: &App) -> Health {
     if app.board.kafka().is_some() {
         judge(&status, &mut health);
     }
+    let resting = app.board.postgres().is_some_and(|postgres| is_resting(postgres.state().0));
+    judge_failures(&app.board.tasks().failing(), resting, &mut health);
     let mut stream = status.streams.first().map(|stream| stream.stream.to_string());
     if let Some(postgres) = app.board.postgres() {
         let now = postgres.status.now();
@@ -135,15 +138,45 @@ fn judge_state(name: &str, (state, since): (Activity, Option<DateTime<Utc>>), co
 }
 
 fn judge_postgres(state: (Activity, DateTime<Utc>), now: &Snapshot, health: &mut Health) {
-    let resting = matches!(state.0, Activity::Paused | Activity::Stopped);
     match &now.trouble {
-        Some(trouble) if !resting => health.reasons.push(format!("postgres: {trouble}")),
+        // It is told with everything that fails.
+        Some(_) if !is_resting(state.0) => {}
         _ => judge_state("postgres", (state.0, Some(state.1)), "no write-ahead log is received", health),
     }
     let lost = now.slots.iter().filter(|slot| slot.slot.is_lost());
     health.notes.extend(lost.map(|slot| format!("the replication slot {} is lost", slot.slot.name)));
     let near = now.slots.iter().filter(|slot| is_near_loss(slot));
     health.notes.extend(near.map(|slot| format!("the replication slot {} can be lost within an hour", slot.slot.name)));
+}
+
+fn is_resting(state: Activity) -> bool {
+    matches!(state, Activity::Paused | Activity::Stopped)
+}
+
+/// What fails and is tried again: of each task a few are named.
+fn judge_failures(failing: &[Failure], postgres_rests: bool, health: &mut Health) {
+    for of_task in failing.chunk_by(|one, next| one.task == next.task) {
+        let task = of_task[0].task;
+        if postgres_rests && task.is_of_postgres() {
+            continue;
+        }
+        let into = if task.weight() == Weight::Stops { &mut health.reasons } else { &mut health.notes };
+        into.extend(of_task.iter().take(MOST_NAMED).map(tell));
+        let more = of_task.len().saturating_sub(MOST_NAMED);
+        if more > 0 {
+            into.push(format!("{more} more of {} fail", task.name()));
+        }
+    }
+}
+
+fn tell(failure: &Failure) -> String {
+    let about = match &*failure.about {
+        "" if failure.task.is_of_postgres() => "postgres",
+        "" => "kafka",
+        about => about,
+    };
+    let hint = failure.hint.as_deref().map(|hint| format!(", do: {hint}")).unwrap_or_default();
+    format!("{about}: {} (since {}{hint})", failure.text, time::utc(failure.since))
 }
 
 /// Whether a slot loses its log within the hour if nothing changes. One whose reader is there and has not fallen behind is
@@ -157,15 +190,6 @@ fn judge(status: &Status, health: &mut Health) {
     judge_state("kafka", (status.state, status.since), "the consumer group has not taken this process in", health);
     if status.resolving > 0 {
         health.reasons.push(format!("the positions of {} partitions are being looked up", status.resolving));
-    }
-    let tell = |trouble: &Trouble| format!("{} (since {})", trouble.text, time::utc(trouble.since));
-    health.reasons.extend(status.positions.as_ref().map(tell));
-    health.reasons.extend(status.brokers.as_ref().map(|trouble| format!("kafka: {}", tell(trouble))));
-    let failing = || status.streams.iter().filter_map(|stream| Some((&stream.topic, stream.trouble.as_ref()?)));
-    health.reasons.extend(failing().take(MOST_NAMED).map(|(topic, trouble)| format!("{topic}: {}", tell(trouble))));
-    let more = failing().count().saturating_sub(MOST_NAMED);
-    if more > 0 {
-        health.reasons.push(format!("{more} more topics fail"));
     }
     if status.memory_full {
         health.notes.push("fetching pauses: memory.budget is used up".to_owned());
@@ -205,11 +229,8 @@ impl StoreProbe {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pipeline::tasks::Task;
     use crate::source::postgres::{Slot, SlotKind};
-
-    fn trouble(text: &str) -> Option<Trouble> {
-        Some(Trouble { since: DateTime::from_timestamp_millis(0).expect("a time"), text: text.into() })
-    }
 
     fn judged(status: &Status) -> Health {
         let mut health = Health::default();
@@ -237,12 +258,34 @@ mod tests {
             ),
             (Status { state: Activity::Ending, ..running.clone() }, "is ending"),
             (Status { resolving: 3, ..running.clone() }, "the positions of 3 partitions"),
-            (Status { brokers: trouble("no answer"), ..running.clone() }, "kafka: no answer (since 1970"),
-            (Status { positions: trouble("the store is away"), ..running.clone() }, "the store is away (since"),
         ] {
             let health = judged(&status);
             assert!(health.reasons.len() == 1 && health.reasons[0].contains(says), "{health:?}");
         }
+    }
+
+    #[test]
+    fn what_stops_archiving_is_a_reason_and_what_hinders_it_a_note() {
+        let failure = |task, about: &str| Failure {
+            task,
+            about: about.into(),
+            since: DateTime::from_timestamp_millis(0).expect("a time"),
+            text: "an upload: no answer".into(),
+            hint: Some("wait".into()),
+            next_try: None,
+        };
+        let mut failing: Vec<Failure> = ["a", "b", "c", "d", "e"].map(|at| failure(Task::KafkaUpload, at)).into();
+        failing.push(failure(Task::WalReceive, ""));
+        failing.push(failure(Task::BaseBackup, ""));
+        let mut health = Health::default();
+        judge_failures(&failing, false, &mut health);
+        assert_eq!(health.reasons.len(), 5);
+        assert_eq!(health.reasons[0], "a: an upload: no answer (since 1970-01-01T00:00:00.000Z, do: wait)");
+        assert_eq!(health.reasons[3], "2 more of kafka_upload fail");
+        assert!(health.reasons[4].starts_with("postgres: an upload") && health.notes.len() == 1, "{health:?}");
+        let mut resting = Health::default();
+        judge_failures(&failing, true, &mut resting);
+        assert_eq!((resting.reasons.len(), resting.notes.len()), (4, 0), "somebody has paused it");
     }
 
     #[test]

@@ -11,11 +11,12 @@ use super::{AppState, health};
 use crate::pipeline::board::State as Activity;
 use crate::pipeline::kafka::status::{PartitionStatus, Status};
 use crate::pipeline::postgres::{SlotStatus, Snapshot};
+use crate::pipeline::tasks::{Task, Tasks};
 use crate::telemetry::metrics::{
     ALL_PARTITIONS, ASSIGNED_PARTITIONS, BASE_BACKUP, BUILD_INFO, CHECKPOINT_POSITION, COMPLETE_THROUGH, Exposition,
     LAG_RECORDS, LAG_SECONDS, LAST_CHECKPOINT, MEMORY_BUDGET, MEMORY_USED, Metric, OTHER_TOPICS, PAUSED, READY,
     RECOVERABLE_FROM, RECOVERABLE_TO, SEGMENTS_WAITING, SLOT_LOST, SLOT_RETAINED, SLOT_SAFE, SLOT_SECONDS_TO_LOSS,
-    WAL_DURABLE, WAL_LAG_BYTES, WAL_LAG_SECONDS, WAL_RECEIVED,
+    TASK_FAILING, TASK_FAILING_SINCE, WAL_DURABLE, WAL_LAG_BYTES, WAL_LAG_SECONDS, WAL_RECEIVED,
 };
 use crate::telemetry::{REVISION, VERSION, process};
 
@@ -33,6 +34,7 @@ pub(super) async fn metrics(State(app): AppState) -> Response {
             samples.add(&[("connector", connector)], flag(matches!(state, Activity::Paused | Activity::Stopped)));
         }
     });
+    expose_tasks(app.board.tasks(), &mut out);
     if let Some(kafka) = app.board.kafka() {
         expose_kafka(&kafka.status(), Utc::now(), &mut out);
     }
@@ -66,6 +68,21 @@ fn expose_kafka(status: &Status, now: DateTime<Utc>, out: &mut Exposition) {
     per_partition(&LAG_RECORDS, status, |at| at.lag_records().map(|lag| lag as f64), Add::add, out);
     per_partition(&LAG_SECONDS, status, |at| lag(at).map(|lag| lag.max(0.0)), f64::max, out);
     per_partition(&COMPLETE_THROUGH, status, |at| at.complete_through.map(seconds), f64::min, out);
+}
+
+fn expose_tasks(tasks: &Tasks, out: &mut Exposition) {
+    out.family(&TASK_FAILING, |samples| {
+        for task in Task::ALL {
+            samples.add(&[("task", task.name())], tasks.failing_of(*task).0 as f64);
+        }
+    });
+    out.family(&TASK_FAILING_SINCE, |samples| {
+        for task in Task::ALL {
+            if let Some(since) = tasks.failing_of(*task).1 {
+                samples.add(&[("task", task.name())], seconds(since));
+            }
+        }
+    });
 }
 
 fn expose_postgres(now: &Snapshot, at: DateTime<Utc>, out: &mut Exposition) {

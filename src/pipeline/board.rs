@@ -16,6 +16,7 @@ use chrono::{DateTime, Utc};
 
 use super::kafka::status::Status;
 use super::postgres;
+use super::tasks::Tasks;
 use crate::config::Config;
 use crate::store::Store;
 
@@ -23,6 +24,7 @@ use crate::store::Store;
 #[derive(Debug)]
 pub struct Board {
     started: DateTime<Utc>,
+    tasks: Arc<Tasks>,
     opened: OnceLock<Opened>,
     kafka: Option<Arc<KafkaBoard>>,
     postgres: Option<Arc<PostgresBoard>>,
@@ -40,9 +42,15 @@ pub struct Opened {
 impl Board {
     /// The board of a pipeline that has not started.
     pub fn new(config: &Config) -> Arc<Self> {
-        let kafka = config.kafka.as_ref().map(|_| Arc::new(KafkaBoard::new()));
-        let postgres = config.postgres.as_ref().map(|_| Arc::new(PostgresBoard::new(Utc::now())));
-        Arc::new(Self { started: Utc::now(), opened: OnceLock::new(), kafka, postgres })
+        let tasks = Arc::<Tasks>::default();
+        let kafka = config.kafka.as_ref().map(|_| Arc::new(KafkaBoard::new(Arc::clone(&tasks))));
+        let postgres = config.postgres.as_ref().map(|_| Arc::new(PostgresBoard::new(Arc::clone(&tasks), Utc::now())));
+        Arc::new(Self { started: Utc::now(), tasks, opened: OnceLock::new(), kafka, postgres })
+    }
+
+    /// The tasks of the process, and what fails of them.
+    pub fn tasks(&self) -> &Arc<Tasks> {
+        &self.tasks
     }
 
     /// When the process started.
@@ -154,6 +162,7 @@ impl Orders {
 pub struct KafkaBoard {
     /// What is asked of the collector.
     pub orders: Orders,
+    pub(super) tasks: Arc<Tasks>,
     status: RwLock<Arc<Status>>,
     cluster_id: OnceLock<String>,
     begun: Instant,
@@ -162,9 +171,10 @@ pub struct KafkaBoard {
 }
 
 impl KafkaBoard {
-    fn new() -> Self {
+    fn new(tasks: Arc<Tasks>) -> Self {
         Self {
             orders: Orders::default(),
+            tasks,
             status: RwLock::default(),
             cluster_id: OnceLock::new(),
             begun: Instant::now(),
@@ -213,8 +223,8 @@ pub struct PostgresBoard {
 }
 
 impl PostgresBoard {
-    fn new(now: DateTime<Utc>) -> Self {
-        let (orders, status) = (Orders::default(), postgres::Status::new());
+    fn new(tasks: Arc<Tasks>, now: DateTime<Utc>) -> Self {
+        let (orders, status) = (Orders::default(), postgres::Status::new(tasks));
         Self { orders, status, phase: Mutex::new((State::Connecting, now)) }
     }
 
@@ -250,7 +260,7 @@ mod tests {
 
     #[test]
     fn silence_is_counted_from_the_last_tick() {
-        let board = KafkaBoard::new();
+        let board = KafkaBoard::new(Arc::default());
         let later = |seconds| board.begun + Duration::from_secs(seconds);
         assert_eq!(board.silent_for(later(40)), Duration::from_secs(40));
         board.tick(later(40));

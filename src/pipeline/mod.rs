@@ -8,6 +8,7 @@ mod persistence;
 pub mod postgres;
 mod spool;
 mod summary;
+pub mod tasks;
 
 use std::sync::Arc;
 
@@ -46,7 +47,7 @@ pub async fn run(config: &Config, board: Arc<Board>, stop: watch::Receiver<bool>
             _ => Ok(()),
         }
     };
-    let Opened { store, writer } = &opened;
+    let (tasks, Opened { store, writer }) = (board.tasks(), &opened);
     let log = async {
         match (&config.postgres, board.postgres()) {
             (Some(postgres), Some(board)) => {
@@ -60,7 +61,7 @@ pub async fn run(config: &Config, board: Arc<Board>, stop: watch::Receiver<bool>
                     requests,
                     stop: stop.clone(),
                 };
-                let task = tokio::spawn(postgres::backup::run(task));
+                let task = tasks.spawn("base-backup", postgres::backup::run(task));
                 let log = Steered { config, postgres, opened: &opened, board, backups };
                 let mut summary = Summary::default();
                 let result = tokio::select! {
@@ -76,7 +77,12 @@ pub async fn run(config: &Config, board: Arc<Board>, stop: watch::Receiver<bool>
         }
     };
     // What fails for good on one side ends both: a process that archives half of what it was told looks healthy.
-    tokio::try_join!(topics, log).map(|((), ())| ())
+    let both = async { tokio::try_join!(topics, log).map(|((), ())| ()) };
+    tokio::select! {
+        biased;
+        panicked = tasks.panicked() => Err(panicked),
+        result = both => result,
+    }
 }
 
 /// Tries whether the spool directory can be written.
@@ -93,4 +99,46 @@ pub(crate) fn writer_id() -> Result<String> {
     getrandom::fill(&mut bytes)
         .map_err(|error| Error::new(Kind::Unavailable, format!("the system gives no random bytes: {error}")))?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_task_that_panics_ends_the_service_with_its_name() {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        let runtime = runtime.expect("a runtime");
+        let error = runtime.block_on(Box::pin(ends_with_a_panic()));
+        // What still asks the broker, which is not there, is not waited for.
+        runtime.shutdown_background();
+        assert!(error.to_string().contains("the task committer has panicked: the chain is upside down"), "{error}");
+        assert_eq!(error.exit_code(), 1);
+    }
+
+    async fn ends_with_a_panic() -> Error {
+        let home = tempfile::tempdir().expect("a directory");
+        let text = format!(
+            "[archive]\nurl = \"file://{0}/archive\"\nspool_dir = \"{0}/spool\"\n[kafka]\ncluster = \"main\"\n\
+             bootstrap_servers = \"127.0.0.1:1\"\ngroup_id = \"g\"\ntopics = [\"a\"]\n",
+            home.path().display()
+        );
+        let path = home.path().join("tidelog.toml");
+        std::fs::write(&path, text).expect("a configuration");
+        let config = Config::load(&path).expect("it is valid");
+        let board = Board::new(&config);
+        let (_stop, stopped) = watch::channel(false);
+        let service = tokio::spawn({
+            let (config, board) = (config.clone(), Arc::clone(&board));
+            async move { run(&config, board, stopped).await }
+        });
+        while board.kafka().expect("it has Kafka").status().since.is_none() {
+            assert!(!service.is_finished());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        board.tasks().spawn("committer", async { panic!("the chain is upside down") });
+        service.await.expect("the service itself does not panic").expect_err("it has ended")
+    }
 }

@@ -97,6 +97,10 @@ metrics! {
         "1 while somebody has paused or stopped the connector, else 0.";
     READY = Gauge "tidelog_ready" []
         "1 while /readyz says ready, else 0.";
+    TASK_FAILING = Gauge "tidelog_task_failing" ["task"]
+        "How many loops of a task have failed and are trying again.";
+    TASK_FAILING_SINCE = Gauge "tidelog_task_failing_since_timestamp_seconds" ["task"]
+        "Since when a task has failed without a success, as a Unix timestamp; only while it fails.";
     ASSIGNED_PARTITIONS = Gauge "tidelog_assigned_partitions" []
         "Partitions that this process archives.";
     SEGMENTS_WAITING = Gauge "tidelog_segments_waiting" []

@@ -25,6 +25,7 @@ use crate::error::{Error, Kind, Result};
 use crate::manifest::{Chain, Change, Outcome};
 use crate::pipeline::persistence::Persistence;
 use crate::pipeline::spool::Spool;
+use crate::pipeline::tasks::{Task, Tasks};
 use crate::segment::{Encoding, Sealed, SegmentInfo, rewrite};
 use crate::source::kafka::{Cluster, OffsetAt, TopicPartition};
 use crate::store::{Store, layout};
@@ -48,6 +49,7 @@ pub(super) struct Shared {
     pub(super) uploads: Semaphore,
     pub(super) notices: std::sync::mpsc::Sender<Notice>,
     pub(super) counters: Counters,
+    pub(super) tasks: Arc<Tasks>,
 }
 
 impl Shared {
@@ -169,17 +171,14 @@ impl Committer {
     async fn upload(&self, sealed: &Sealed) -> SegmentRef {
         let (number, _) = self.shared.spool.next_file();
         let key = layout::segment(&self.life, Utc::now(), &self.shared.writer, number, sealed.format);
-        let mut persistence = Persistence::new();
+        let mut persistence = self.persistence(Task::KafkaUpload);
         loop {
             let permit = self.shared.uploads.acquire().await;
             let uploaded = self.shared.store.upload(&key, &sealed.path).await;
             drop(permit);
             match uploaded {
-                Ok(()) => {
-                    self.recovered(&persistence);
-                    return sealed.to_ref(key.to_string());
-                }
-                Err(error) => self.wait_after(&mut persistence, "a segment cannot be uploaded", error).await,
+                Ok(()) => return sealed.to_ref(key.to_string()),
+                Err(error) => persistence.wait_after("a segment cannot be uploaded", error).await,
             }
         }
     }
@@ -237,30 +236,18 @@ impl Committer {
     }
 
     async fn append(&mut self, change: &Change, now: DateTime<Utc>) -> Outcome {
-        let mut persistence = Persistence::new();
+        let mut persistence = self.persistence(Task::KafkaCheckpoint);
         loop {
             match self.chain.commit(change, &self.shared.writer, now).await {
-                Ok(outcome) => {
-                    self.recovered(&persistence);
-                    return outcome;
-                }
-                Err(error) => self.wait_after(&mut persistence, "a checkpoint cannot be written", error).await,
+                Ok(outcome) => return outcome,
+                Err(error) => persistence.wait_after("a checkpoint cannot be written", error).await,
             }
         }
     }
 
-    /// Tells that `what` failed, shows it, and waits.
-    async fn wait_after(&self, persistence: &mut Persistence, what: &str, error: Error) {
-        let why = Some(format!("{what}: {error}").into());
-        self.shared.tell(Notice::Failing { lane: self.lane, why });
-        persistence.wait_after(what, error).await;
-    }
-
-    /// What failed before has succeeded.
-    fn recovered(&self, persistence: &Persistence) {
-        if persistence.has_waited {
-            self.shared.tell(Notice::Failing { lane: self.lane, why: None });
-        }
+    /// Waits of a loop that works for this topic.
+    fn persistence(&self, task: Task) -> Persistence {
+        Persistence::new(self.shared.tasks.reporter(task, self.life.topic.as_str()))
     }
 
     fn tell_committed(&self, batch: Vec<Ready>) {
@@ -343,7 +330,7 @@ impl Committer {
             self.shared.spool.remove(&sealed.path);
             return None;
         }
-        let mut persistence = Persistence::new();
+        let mut persistence = self.persistence(Task::KafkaSpool);
         let new = loop {
             let (_, path) = self.shared.spool.next_file();
             let info = SegmentInfo {
@@ -354,10 +341,10 @@ impl Committer {
             };
             match rewrite(&sealed, ranges, info, self.encoding, &path).await {
                 Ok(new) => break new,
-                Err(error) => self.wait_after(&mut persistence, "a segment cannot be written anew", error).await,
+                Err(error) => persistence.wait_after("a segment cannot be written anew", error).await,
             }
         };
-        self.recovered(&persistence);
+        drop(persistence);
         self.shared.spool.remove(&sealed.path);
         let reference = self.upload(&new).await;
         Some((new, reference))
@@ -379,16 +366,16 @@ impl Committer {
     /// Finds out why the broker does not have the offset after the archive's last: its retention has outrun the
     /// archiver (a gap is recorded), the log ends before it (another life of the topic), or neither (try again).
     async fn out_of_range(&mut self, partition: i32) {
-        let mut persistence = Persistence::new();
+        let mut persistence = self.persistence(Task::KafkaPositions);
         let (id, earliest, latest) = loop {
             match self.present(partition).await {
                 Ok(present) => break present,
                 Err(error) => {
-                    self.wait_after(&mut persistence, "the offsets of a partition cannot be listed", error).await;
+                    persistence.wait_after("the offsets of a partition cannot be listed", error).await;
                 }
             }
         };
-        self.recovered(&persistence);
+        drop(persistence);
         if another_life(self.chain.begin_facts().topic_id(), id.as_deref()) {
             return self.shared.tell(Notice::LifeEnded { lane: self.lane });
         }

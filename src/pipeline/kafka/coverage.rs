@@ -20,6 +20,7 @@ use crate::config::Isolation;
 use crate::error::Result;
 use crate::manifest::coverage::{self, Claim, Coverage};
 use crate::pipeline::board::KafkaBoard;
+use crate::pipeline::tasks::Task;
 use crate::source::kafka::{OffsetAt, TopicPartition};
 use crate::store::layout;
 use crate::stream::TopicLife;
@@ -73,12 +74,18 @@ impl Watch {
         if let Err(error) = self.coverage.adopt(&self.shared.store, &self.folder, Utc::now() - GONE_AFTER).await {
             tracing::warn!(%error, hint = error.hint_text(), "the coverage of replicas that are gone cannot be taken over");
         }
+        let reporter = self.shared.tasks.reporter(Task::KafkaEnds, "");
         while let Some(report) = reports.recv().await {
-            let seen = self.round(&report).await.map_err(|error| {
-                tracing::warn!(%error, hint = error.hint_text(), "coverage is not known now");
-                Arc::from(error.to_string())
-            });
-            self.shared.tell(Notice::Seen(seen));
+            match self.round(&report).await {
+                Ok(seen) => {
+                    reporter.succeeded();
+                    self.shared.tell(Notice::Seen(seen));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, hint = error.hint_text(), "coverage is not known now");
+                    reporter.failed("coverage is not known now", &error, None);
+                }
+            }
         }
     }
 

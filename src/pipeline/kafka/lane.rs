@@ -508,7 +508,7 @@ impl Lane {
             records_per_second,
             bytes_per_second,
             waiting: self.sealed - self.committed,
-            trouble: self.shown.trouble.clone(),
+            trouble: None,
         }
     }
 

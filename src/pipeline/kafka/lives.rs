@@ -6,12 +6,13 @@
 //! if it is still the chain's, so was every record; if not, what a segment may keep is told by [`kept`].
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
 use crate::error::Error;
+use crate::pipeline::tasks::{Reporter, Task, Tasks};
 use crate::source::kafka::Cluster;
 
 /// How long an answer may take. Without one the checkpoint is written: the brokers may never come back.
@@ -26,9 +27,10 @@ struct Asked {
 }
 
 impl Lives {
-    pub(super) fn new(cluster: &Cluster) -> Self {
+    pub(super) fn new(cluster: &Cluster, tasks: &Arc<Tasks>) -> Self {
         let (send, inbox) = mpsc::unbounded_channel();
-        tokio::spawn(answer(cluster.within(ANSWER_WITHIN), inbox));
+        let reporter = tasks.reporter(Task::KafkaTopicIds, "");
+        tasks.spawn("topic-ids", answer(cluster.within(ANSWER_WITHIN), inbox, reporter));
         Self(send)
     }
 
@@ -40,13 +42,16 @@ impl Lives {
     }
 }
 
-async fn answer(cluster: Cluster, mut inbox: mpsc::UnboundedReceiver<Asked>) {
+async fn answer(cluster: Cluster, mut inbox: mpsc::UnboundedReceiver<Asked>, reporter: Reporter) {
     let mut asked = Vec::new();
     while inbox.recv_many(&mut asked, usize::MAX).await > 0 {
         let topics: Vec<String> = asked.iter().map(|asked| asked.topic.clone()).collect();
+        let what = "a checkpoint is written without a look at its topic's id";
         let not_looked_at = |error: &Error| {
-            tracing::warn!(%error, hint = error.hint_text(), "a checkpoint is written without a look at its topic's id");
+            tracing::warn!(%error, hint = error.hint_text(), "{what}");
+            reporter.failed(what, error, None);
         };
+        reporter.succeeded();
         let described = cluster.describe(&topics).await.unwrap_or_else(|error| {
             not_looked_at(&error);
             BTreeMap::new()

@@ -75,12 +75,8 @@ enum Notice {
     Archived { lane: LaneId, totals: Totals },
     /// Gaps of the lane's chain.
     Gaps { lane: LaneId, gaps: Vec<GapSpan> },
-    /// Something fails on the lane's way to the store and is tried again; none: it has succeeded.
-    Failing { lane: LaneId, why: Option<Arc<str>> },
-    /// The positions of assigned partitions cannot be found, and are looked for again.
-    NoPositions(Arc<str>),
-    /// Where partitions end, or why the brokers do not tell.
-    Seen(std::result::Result<Vec<Seen>, Arc<str>>),
+    /// Where partitions end.
+    Seen(Vec<Seen>),
     /// Seal, commit, leave the group, end.
     Stop,
 }
@@ -112,21 +108,23 @@ pub(super) async fn run(
     let Opened { store, writer } = opened;
     let (notices, inbox) = std::sync::mpsc::channel();
     let cluster = Cluster::new(&kafka)?;
+    let tasks = Arc::clone(&board.tasks);
     let shared = Arc::new(Shared {
         store,
         spool: Spool::open(&config.archive.spool_dir, &writer)?,
-        lives: Lives::new(&cluster),
+        lives: Lives::new(&cluster, &tasks),
         cluster,
         writer: writer.clone(),
         uploads: Semaphore::new(UPLOADS_AT_ONCE),
         notices: notices.clone(),
         counters: Counters::new(),
+        tasks: Arc::clone(&tasks),
     });
     let (resolver, requests) = mpsc::unbounded_channel();
     let (coverage, reports) = mpsc::channel(1);
-    tokio::spawn(resolve::run(Arc::clone(&kafka), Arc::clone(&shared), requests));
+    tasks.spawn("resolver", resolve::run(Arc::clone(&kafka), Arc::clone(&shared), requests));
     let watch = coverage::Watch::new(Arc::clone(&shared), &kafka.cluster, Arc::clone(&board));
-    let watch = tokio::spawn(watch.run(reports));
+    let watch = tasks.spawn("coverage", watch.run(reports));
 
     let collector = Collector::new(Parts {
         consumer: Consumer::new(&kafka)?,
@@ -149,11 +147,10 @@ pub(super) async fn run(
         "archiving"
     );
     let (ended, mut end) = oneshot::channel();
-    let spawned = std::thread::Builder::new().name("collector".to_owned()).spawn(move || {
+    tasks.thread("collector", move || {
         // The receiver is gone only when the process is ending anyway.
         drop(ended.send(collector.run()));
-    });
-    spawned.map_err(|source| Error::io(source, "cannot start the collector's thread"))?;
+    })?;
     let result = tokio::select! {
         result = &mut end => result,
         () = asked(&mut stop) => {

@@ -21,6 +21,7 @@ use crate::config::{Kafka, Start};
 use crate::error::{Error, Kind, Result};
 use crate::manifest::{self, Chain};
 use crate::pipeline::persistence::Persistence;
+use crate::pipeline::tasks::Task;
 use crate::source::kafka::{OffsetAt, TopicInfo, TopicPartition};
 use crate::stream::{Begin, TopicLife};
 
@@ -62,14 +63,12 @@ pub(super) struct Unresolved {
 pub(super) async fn run(kafka: Arc<Kafka>, shared: Arc<Shared>, mut inbox: mpsc::UnboundedReceiver<Request>) {
     let mut waits = Waits::default();
     while let Some(request) = inbox.recv().await {
-        let mut persistence = Persistence::new();
+        let mut persistence = Persistence::new(shared.tasks.reporter(Task::KafkaPositions, ""));
         let (resolved, unresolved) = loop {
             match resolve(&kafka, &shared, &request, &mut waits).await {
                 Ok(answer) => break answer,
                 Err(error) => {
-                    let what = "the positions of assigned partitions cannot be found";
-                    shared.tell(Notice::NoPositions(format!("{what}: {error}").into()));
-                    persistence.wait_after(what, error).await;
+                    persistence.wait_after("the positions of assigned partitions cannot be found", error).await;
                 }
             }
         };

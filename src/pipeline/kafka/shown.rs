@@ -8,7 +8,8 @@ use chrono::{DateTime, Utc};
 
 use super::count::TopicCounters;
 use super::coverage::Seen;
-use super::status::{GapSpan, PartitionStatus, Trouble};
+use super::status::{GapSpan, PartitionStatus};
+use crate::pipeline::tasks::Reporter;
 use crate::stream::{PartitionRange, Totals};
 
 /// Rates are taken over this many samples, of which there is one a second.
@@ -23,16 +24,17 @@ pub(super) struct Shown {
     pub(super) counters: TopicCounters,
     pub(super) totals: Totals,
     pub(super) gaps: Arc<[GapSpan]>,
-    pub(super) trouble: Option<Trouble>,
+    /// Whether steps of its segments fail.
+    pub(super) encoding: Reporter,
     pub(super) pace: Pace,
     seen: BTreeMap<i32, (Option<i64>, Option<DateTime<Utc>>)>,
 }
 
 impl Shown {
-    pub(super) fn new(label: Arc<str>, totals: Totals) -> Self {
+    pub(super) fn new(label: Arc<str>, totals: Totals, encoding: Reporter) -> Self {
         let counters = TopicCounters::new(&label);
         let (gaps, pace, seen) = (Arc::new([]), Pace::default(), BTreeMap::new());
-        Self { label, counters, totals, gaps, trouble: None, pace, seen }
+        Self { label, counters, totals, gaps, encoding, pace, seen }
     }
 
     /// Takes in where a partition ends and how far it is complete.
@@ -80,11 +82,6 @@ impl Shown {
     }
 }
 
-/// Notes that something fails, since when, or that it does not any more.
-pub(super) fn note(trouble: &mut Option<Trouble>, why: Option<Arc<str>>, now: DateTime<Utc>) {
-    *trouble = why.map(|text| Trouble { since: trouble.as_ref().map_or(now, |trouble| trouble.since), text });
-}
-
 /// How fast records come.
 #[derive(Default)]
 pub(super) struct Pace {
@@ -109,10 +106,17 @@ impl Pace {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::pipeline::tasks::{Task, Tasks};
+
+    /// What a topic shows of which nothing is known.
+    pub(in crate::pipeline::kafka) fn shown() -> Shown {
+        let reporter = Arc::<Tasks>::default().reporter(Task::KafkaSpool, "a");
+        Shown::new("a".into(), Totals::default(), reporter)
+    }
 
     #[test]
     fn the_pace_is_that_of_the_last_ten_seconds() {
@@ -125,17 +129,6 @@ mod tests {
         }
         assert_eq!(pace.sample(at(21), 250, 10), (10.0, 0.0));
         assert_eq!(pace.sample(at(22), 0, 0), (0.0, 0.0), "a sum that fell is no negative rate");
-    }
-
-    #[test]
-    fn trouble_keeps_its_beginning() {
-        let at = |ms| DateTime::from_timestamp_millis(ms).expect("a time");
-        let mut trouble = None;
-        note(&mut trouble, Some("first".into()), at(1));
-        note(&mut trouble, Some("second".into()), at(2));
-        assert_eq!(trouble, Some(Trouble { since: at(1), text: "second".into() }));
-        note(&mut trouble, None, at(3));
-        assert_eq!(trouble, None);
     }
 
     #[test]
@@ -157,7 +150,7 @@ mod tests {
             min_timestamp: min,
             max_timestamp: min,
         };
-        let mut shown = Shown::new("a".into(), Totals::default());
+        let mut shown = shown();
         shown.add_gaps(vec![gap]);
         for other in [range(0, 30, Some(1)), range(1, 0, Some(1)), range(1, 30, None)] {
             shown.follow(&other);
@@ -180,7 +173,7 @@ mod tests {
             to: start,
             found: start,
         };
-        let mut shown = Shown::new("a".into(), Totals::default());
+        let mut shown = shown();
         shown.add_gaps(vec![gap(3), gap(1)]);
         shown.add_gaps((1..=60).map(gap).collect());
         assert_eq!(shown.gaps.len(), MOST_GAPS);

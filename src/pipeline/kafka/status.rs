@@ -5,6 +5,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 
 use crate::pipeline::board::State;
+use crate::pipeline::tasks::Failure;
 use crate::stream::Totals;
 
 /// Kafka's archiver as it stood a moment ago.
@@ -20,8 +21,6 @@ pub struct Status {
     pub resolving: usize,
     /// Why the brokers cannot be asked, if they cannot.
     pub brokers: Option<Trouble>,
-    /// Why positions cannot be looked up, if they cannot.
-    pub positions: Option<Trouble>,
     /// Bytes of the memory budget that records hold.
     pub memory_used: u64,
     /// Whether fetching pauses because the budget is used up.
@@ -39,6 +38,12 @@ pub struct Trouble {
     pub since: DateTime<Utc>,
     /// What fails and why.
     pub text: Arc<str>,
+}
+
+impl From<&Failure> for Trouble {
+    fn from(failure: &Failure) -> Self {
+        Self { since: failure.since, text: Arc::clone(&failure.text) }
+    }
 }
 
 /// One life of one topic.

@@ -27,6 +27,7 @@ use super::{Block, Shared};
 use crate::error::{Error, Kind, Result, ResultExt as _};
 use crate::manifest::{Chain, Change, Outcome};
 use crate::pipeline::persistence::Persistence;
+use crate::pipeline::tasks::Task;
 use crate::segment::wal::{MOST_BYTES, Seen, WalFacts, seal};
 use crate::store::layout;
 use crate::stream::{Gap, GapReason, Lsn, SegmentRef};
@@ -364,7 +365,7 @@ impl Archiver {
     }
 
     async fn append(&mut self, change: &Change) -> Outcome {
-        let mut persistence = Persistence::new();
+        let mut persistence = Persistence::new(self.shared.status.tasks.reporter(Task::WalCheckpoint, ""));
         loop {
             match self.chain.commit(change, &self.shared.writer, Utc::now()).await {
                 Ok(outcome) => return outcome,
@@ -413,7 +414,7 @@ impl Job {
         let (of, level) = (key.clone(), shared.zstd_level);
         let sealed = tokio::task::spawn_blocking(move || seal(&of, &facts, &wal, &seen, level));
         let (segment, object) = sealed.await.or_err(Kind::Internal, || "the encoding of WAL broke off".into())??;
-        let mut persistence = Persistence::new();
+        let mut persistence = Persistence::new(shared.status.tasks.reporter(Task::WalUpload, ""));
         while let Err(error) = shared.store.put(&key, object.clone()).await {
             persistence.wait_after("a segment of WAL cannot be uploaded", error).await;
         }

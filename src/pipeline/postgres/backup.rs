@@ -25,6 +25,7 @@ use crate::config;
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::manifest::backups::{self, Archive, Backup, Part, Tablespace};
 use crate::pipeline::persistence::Persistence;
+use crate::pipeline::tasks::{Task, Tasks};
 use crate::source::postgres::{BackupEvent, BackupOptions, BackupStream, Server};
 use crate::store::{Store, layout};
 use crate::stream::{FORMAT_VERSION, Lsn, sha256};
@@ -61,7 +62,7 @@ pub(crate) struct BackupTask {
 
 /// Takes base backups by `[postgres.base_backup] every` and on request, until the service stops.
 pub(crate) async fn run(mut task: BackupTask) {
-    let mut persistence = Persistence::new();
+    let mut persistence = Persistence::new(task.status.tasks.reporter(Task::BaseBackup, ""));
     let mut reason: Option<String> = None;
     loop {
         while let Ok(asked) = task.requests.try_recv() {
@@ -77,7 +78,7 @@ pub(crate) async fn run(mut task: BackupTask) {
             }
         };
         tracing::info!(why, "taking a base backup");
-        let done = Done::default();
+        let done = Done { tasks: Arc::clone(&task.status.tasks), ..Done::default() };
         let taken = tokio::select! {
             taken = take(&task.server, &task.config, &task.store, &task.writer, &done) => taken,
             () = super::asked(&mut task.stop) => return,
@@ -87,7 +88,7 @@ pub(crate) async fn run(mut task: BackupTask) {
                 tracing::info!(name = backup.name, start = %backup.start, end = %backup.end, bytes = backup.bytes(),
                     stored_bytes = backup.stored_bytes(), "base backup taken");
                 task.status.note(|now| now.last_backup = Some(backup.finished));
-                persistence = Persistence::new();
+                persistence.succeeded();
                 reason = None;
             }
             Err(error) => tokio::select! {
@@ -129,6 +130,8 @@ pub(crate) struct Done {
     pub(crate) bytes: AtomicU64,
     /// Bytes that the server expects to send.
     pub(crate) total: AtomicU64,
+    /// Where it says what fails.
+    tasks: Arc<Tasks>,
 }
 
 /// Takes a base backup. When it returns, the backup is committed.
@@ -161,7 +164,8 @@ pub(crate) async fn take(
     let options = BackupOptions { label: label.clone(), max_rate: config.base_backup.max_rate, incremental: None };
     let mut stream = replication.base_backup(&options).await?;
     done.total.store(stream.tablespaces().iter().map(|tablespace| tablespace.size).sum(), Ordering::Relaxed);
-    let packer = Packer::new(store.clone(), system.system_id, name.clone(), config.base_backup.zstd_level);
+    let level = config.base_backup.zstd_level;
+    let packer = Packer::new(store.clone(), system.system_id, name.clone(), level, Arc::clone(&done.tasks));
     let received = receive(&mut stream, packer, done).await;
     if received.is_err() {
         // What it has stored would stay for ever, and on a disk that is full leave no room for WAL either.
@@ -240,11 +244,12 @@ struct Packer {
     part_bytes: u64,
     part_frames: usize,
     uploads: JoinSet<Result<()>>,
+    tasks: Arc<Tasks>,
     archives: Vec<Archive>,
 }
 
 impl Packer {
-    fn new(store: Store, system_id: u64, name: String, level: i32) -> Self {
+    fn new(store: Store, system_id: u64, name: String, level: i32, tasks: Arc<Tasks>) -> Self {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
             store,
@@ -258,6 +263,7 @@ impl Packer {
             part_bytes: 0,
             part_frames: 0,
             uploads: JoinSet::new(),
+            tasks,
             archives: Vec::new(),
         }
     }
@@ -319,8 +325,9 @@ impl Packer {
             self.uploaded().await?;
         }
         let store = self.store.clone();
+        let reporter = self.tasks.reporter(Task::BaseBackup, key.as_ref());
         self.uploads.spawn(async move {
-            let mut persistence = Persistence::new();
+            let mut persistence = Persistence::new(reporter);
             let begun = Instant::now();
             loop {
                 match store.put(&key, bytes.clone()).await {
@@ -390,7 +397,7 @@ mod tests {
     #[tokio::test]
     async fn the_parts_of_an_archive_are_one_stream() {
         let store = memory();
-        let mut packer = Packer::new(store.clone(), 1, "b".to_owned(), 1);
+        let mut packer = Packer::new(store.clone(), 1, "b".to_owned(), 1, Arc::default());
         let large: Vec<u8> = (0..FRAME * (FRAMES_A_PART + 1) + 17).map(|at| (at / 1000) as u8).collect();
         for (name, bytes) in [("1.tar", &large[..]), ("base.tar", &large[..FRAME]), (MANIFEST, b"{}")] {
             packer.begin(name.to_owned(), None).await.expect("begun");
@@ -417,7 +424,7 @@ mod tests {
 
     #[tokio::test]
     async fn data_of_no_archive_are_refused() {
-        let mut packer = Packer::new(memory(), 1, "b".to_owned(), 1);
+        let mut packer = Packer::new(memory(), 1, "b".to_owned(), 1, Arc::default());
         packer.fill(b"x");
         assert_eq!(packer.end_archive().await.expect_err("of which archive?").kind(), Kind::Corrupt);
     }

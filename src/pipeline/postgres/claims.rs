@@ -12,6 +12,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::Shared;
 use crate::error::Result;
 use crate::manifest::coverage::{Claim, Coverage};
+use crate::pipeline::tasks::Task;
 use crate::store::layout;
 use crate::stream::StreamId;
 
@@ -45,10 +46,16 @@ impl Claims {
         }
         let mut tick = interval(EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let reporter = self.shared.status.tasks.reporter(Task::WalCoverage, "");
         loop {
             tick.tick().await;
-            if let Err(error) = self.claim(Utc::now()).await {
-                tracing::warn!(%error, hint = error.hint_text(), "it cannot be written down up to when the archive is complete");
+            let what = "it cannot be written down up to when the archive is complete";
+            match self.claim(Utc::now()).await {
+                Ok(()) => reporter.succeeded(),
+                Err(error) => {
+                    tracing::warn!(%error, hint = error.hint_text(), "{what}");
+                    reporter.failed(what, &error, Some(EVERY));
+                }
             }
         }
     }

@@ -47,6 +47,7 @@ pub(super) use steered::Steered;
 pub use upkeep::{Given, give_up, sweep};
 
 use super::persistence::Persistence;
+use super::tasks::{Reporter, Task};
 use crate::config::{self, Ack, Config};
 use crate::error::{Error, Kind, Result, ResultExt as _};
 use crate::manifest::{self, Chain};
@@ -140,9 +141,10 @@ pub(super) async fn run(
     );
     let (merges, blocks) = mpsc::unbounded_channel();
     let retention = config.retention.postgres;
-    let upkeep = tokio::spawn(Upkeep::new(Arc::clone(&shared), retention).run(blocks));
-    let claims = tokio::spawn(Claims::new(Arc::clone(&shared)).run());
-    let slots = tokio::spawn(watch::run(server.clone(), Arc::clone(&shared.status)));
+    let tasks = &shared.status.tasks;
+    let upkeep = tasks.spawn("wal-upkeep", Upkeep::new(Arc::clone(&shared), retention).run(blocks));
+    let claims = tasks.spawn("wal-claims", Claims::new(Arc::clone(&shared)).run());
+    let slots = tasks.spawn("wal-slots", watch::run(server.clone(), Arc::clone(&shared.status)));
     let result = serve(&server, postgres, &shared, chain, merges, stop).await;
     slots.abort();
     // Retention and merges are entries of the chain: broken off at any point they leave nothing half done.
@@ -161,18 +163,19 @@ async fn serve(
     merges: mpsc::UnboundedSender<Block>,
     stop: channel::Receiver<bool>,
 ) -> Result<()> {
-    let mut persistence = Persistence::new();
+    let reporter = |task| shared.status.tasks.reporter(task, "");
+    let mut persistence = Persistence::new(reporter(Task::WalSpool));
     let mut chain = Some(chain);
     let mut receiver = Receiver::new(server.clone(), postgres.clone(), Arc::clone(shared));
     loop {
         let opened = match chain.take() {
             Some(chain) => chain,
-            None => opened(&shared.store, shared.system.system_id).await,
+            None => opened(&shared.store, shared.system.system_id, reporter(Task::WalOpen)).await,
         };
         // The archiver goes on until what the receiver has left behind is archived.
         let (drain, drained) = channel::channel(false);
         let archiver = Archiver::new(Arc::clone(shared), opened, postgres.max_age, merges.clone());
-        let mut archiver = tokio::spawn(archiver.run(drained));
+        let mut archiver = shared.status.tasks.spawn("wal-archiver", archiver.run(drained));
         let mut receiving = receiver.begin(stop.clone(), drain)?;
         let ended = tokio::select! {
             received = receiving.ended() => {
@@ -198,7 +201,6 @@ async fn serve(
             Ok(Ended::Done) => return Ok(()),
             Ok(Ended::Overtaken) => receiver = receiving.break_off().await?,
             Err(error) if error.kind() == Kind::Corrupt => {
-                shared.status.note(|now| now.trouble = Some(error.to_string()));
                 receiver = receiving.break_off().await?;
                 persistence.wait_after("what was received is no WAL; it is received again", error).await;
             }
@@ -207,8 +209,8 @@ async fn serve(
     }
 }
 
-async fn opened(store: &Store, system_id: u64) -> Chain {
-    let mut persistence = Persistence::new();
+async fn opened(store: &Store, system_id: u64, reporter: Reporter) -> Chain {
+    let mut persistence = Persistence::new(reporter);
     loop {
         let error = match Chain::open(store, &StreamId::Postgres { system_id }).await {
             Ok(Some(chain)) => return chain,
@@ -240,7 +242,7 @@ async fn archived_system(store: &Store) -> Result<Option<Chain>> {
 
 /// The archive's chain, begun if there is none. A store or a server that is away is waited for.
 async fn present(server: &Server, store: &Store, writer: &str, status: &Status) -> Result<Chain> {
-    let mut persistence = Persistence::new();
+    let mut persistence = Persistence::new(status.tasks.reporter(Task::WalOpen, ""));
     loop {
         let error = match archived_system(store).await {
             Ok(Some(chain)) => return Ok(chain),
@@ -248,15 +250,13 @@ async fn present(server: &Server, store: &Store, writer: &str, status: &Status) 
             Err(error) if error.is_transient() => error,
             Err(error) => return Err(error),
         };
-        let what = "the archive's write-ahead log cannot be looked up";
-        status.note(|now| now.trouble = Some(format!("{what}: {error}")));
-        persistence.wait_after(what, error).await;
+        persistence.wait_after("the archive's write-ahead log cannot be looked up", error).await;
     }
 }
 
 /// Begins the chain of the system that the server belongs to. A server that is away is waited for.
 async fn begin(server: &Server, store: &Store, writer: &str, status: &Status) -> Result<Chain> {
-    let mut persistence = Persistence::new();
+    let mut persistence = Persistence::new(status.tasks.reporter(Task::WalReceive, ""));
     loop {
         let system = async { system_of(&mut server.replication().await?).await };
         let error = match system.await {
@@ -267,7 +267,6 @@ async fn begin(server: &Server, store: &Store, writer: &str, status: &Status) ->
             Err(error) if is_final(&error) => return Err(error),
             Err(error) => error,
         };
-        status.note(|now| now.trouble = Some(error.to_string()));
         persistence.wait_after("the Postgres server cannot be reached", error).await;
     }
 }

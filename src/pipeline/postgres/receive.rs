@@ -19,6 +19,7 @@ use super::{Shared, asked, is_final, system_of};
 use crate::config::{self, Ack};
 use crate::error::{Error, Kind, Result, ResultExt as _};
 use crate::pipeline::persistence::Persistence;
+use crate::pipeline::tasks::Task;
 use crate::segment::wal::MOST_BYTES;
 use crate::source::postgres::{Server, is_removed_wal};
 use crate::stream::Lsn;
@@ -36,6 +37,7 @@ pub(super) struct Receiver {
     others: Handle,
     /// Whether a session got as far as streaming: what is wrong later is no mistake of the configuration.
     streamed: bool,
+    persistence: Persistence,
 }
 
 /// Why a session ended without an error.
@@ -75,7 +77,8 @@ impl Receiving {
 
 impl Receiver {
     pub(super) fn new(server: Server, config: config::Postgres, shared: Arc<Shared>) -> Self {
-        Self { server, config, shared, others: Handle::current(), streamed: false }
+        let persistence = Persistence::new(shared.status.tasks.reporter(Task::WalReceive, ""));
+        Self { persistence, server, config, shared, others: Handle::current(), streamed: false }
     }
 
     /// Begins to receive on a thread of its own. It writes and syncs where it reads, so that a commit that waits for the
@@ -85,6 +88,7 @@ impl Receiver {
         let (go_on, mut broken_off) = oneshot::channel::<()>();
         let runtime = Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|source| Error::io(source, "cannot start the receiver of WAL"))?;
+        let tasks = Arc::clone(&self.shared.status.tasks);
         let receive = move || {
             let status = Arc::clone(&self.shared.status);
             let received = runtime.block_on(async {
@@ -99,8 +103,7 @@ impl Receiver {
                 tracing::debug!("the receiver of WAL was given up");
             }
         };
-        let thread = std::thread::Builder::new().name("wal-receiver".into()).spawn(receive);
-        thread.map_err(|source| Error::io(source, "cannot start the receiver of WAL"))?;
+        tasks.thread("wal-receiver", receive)?;
         Ok(Receiving { end, receiver: None, go_on })
     }
 
@@ -109,22 +112,20 @@ impl Receiver {
     /// # Errors
     /// A server that cannot be the right one, before the first WAL came.
     pub(super) async fn run(&mut self, mut stop: watch::Receiver<bool>, drain: &watch::Sender<bool>) -> Result<()> {
-        let mut persistence = Persistence::new();
         loop {
             let began = Instant::now();
             let ended = Box::pin(self.session(&mut stop, drain)).await;
             self.shared.status.note(|now| now.connected = false);
             match ended {
                 Ok(Ended::Stopped) => break,
-                Ok(Ended::GoOn) => persistence = Persistence::new(),
+                Ok(Ended::GoOn) => self.persistence.succeeded(),
                 Err(error) if !self.streamed && is_final(&error) => return Err(error),
                 Err(error) => {
                     if began.elapsed() > SILENT_FOR {
-                        persistence = Persistence::new();
+                        self.persistence.begin_anew();
                     }
-                    self.shared.status.note(|now| now.trouble = Some(error.to_string()));
                     tokio::select! {
-                        () = persistence.wait_after("no WAL is received", error) => {}
+                        () = self.persistence.wait_after("no WAL is received", error) => {}
                         () = asked(&mut stop) => break,
                     }
                 }
@@ -169,9 +170,10 @@ impl Receiver {
             Err(error) => return Err(error),
         };
         tracing::info!(timeline = next.timeline, start = %next.start, host, "receiving WAL");
+        self.persistence.goes_on();
         self.shared.status.begins();
         self.shared.status.note(|now| {
-            (now.connected, now.host, now.trouble) = (true, Some(host), None);
+            (now.connected, now.host) = (true, Some(host));
             (now.timeline, now.received, now.spooled) = (Some(next.timeline), next.start, next.start);
         });
         let mut session = Session::new(self, stream, next, prepares);

@@ -9,6 +9,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use tokio::time::interval;
 
 use crate::manifest::recoverable::Window;
+use crate::pipeline::tasks::{Failure, Tasks, Weight};
 use crate::source::postgres::Slot;
 use crate::stream::Lsn;
 
@@ -28,6 +29,8 @@ const BETWEEN_BEATS: Duration = Duration::from_secs(1);
 /// The state of the running archiver. One for the life of the process.
 #[derive(Debug, Default)]
 pub struct Status {
+    /// Where the tasks of the archiver say what fails.
+    pub(in crate::pipeline) tasks: Arc<Tasks>,
     inner: Mutex<Inner>,
     /// When the receiver last came round; none while there is none.
     beat: Mutex<Option<Instant>>,
@@ -107,14 +110,17 @@ pub struct SlotStatus {
 
 impl Status {
     /// A process that has not begun yet.
-    pub fn new() -> Arc<Self> {
-        Arc::default()
+    pub(in crate::pipeline) fn new(tasks: Arc<Tasks>) -> Arc<Self> {
+        Arc::new(Self { tasks, ..Self::default() })
     }
 
     /// The state now.
     pub fn now(&self) -> Snapshot {
         let mut now = self.lock().now.clone();
         now.lag_bytes = now.server - now.durable;
+        let failing = self.tasks.failing();
+        let stops = |failure: &&Failure| failure.task.is_of_postgres() && failure.task.weight() == Weight::Stops;
+        now.trouble = failing.iter().find(stops).map(|failure| failure.text.to_string());
         now
     }
 
@@ -226,7 +232,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_receiver_that_is_held_up_is_silent() {
-        let (status, now) = (Status::new(), Instant::now());
+        let (status, now) = (Arc::<Status>::default(), Instant::now());
         assert_eq!(status.silent_for(now), Duration::ZERO, "there is none yet");
         let later = now + Duration::from_secs(60);
         tokio::select! {
@@ -240,7 +246,7 @@ mod tests {
 
     #[test]
     fn what_the_server_had_is_complete_once_the_archive_has_reached_it() {
-        let status = Status::new();
+        let status = Arc::<Status>::default();
         let at = |seconds: i64| DateTime::from_timestamp(1_800_000_000 + seconds, 0).expect("a time");
         status.note(|now| now.timeline = Some(1));
         status.server_ends(Lsn(100), at(1));
@@ -271,7 +277,7 @@ mod tests {
 
     #[test]
     fn a_sign_of_life_needs_one_that_confirms_it() {
-        let status = Status::new();
+        let status = Arc::<Status>::default();
         let at = |ms: i64| DateTime::from_timestamp_millis(1_800_000_000_000 + ms).expect("a time");
         status.note(|now| now.timeline = Some(1));
         status.durable_to(1, Lsn(100));

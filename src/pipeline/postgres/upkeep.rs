@@ -18,6 +18,7 @@ use super::{Block, Shared};
 use crate::error::{Error, Kind, Result, ResultExt as _};
 use crate::manifest::backups::{backups, remove};
 use crate::manifest::{Chain, Selection, recoverable};
+use crate::pipeline::tasks::Task;
 use crate::segment::wal::{MOST_BYTES, Seen, WalFacts, WalReader, seal};
 use crate::store::{Store, layout};
 use crate::stream::{Lsn, Merge, Retired, SegmentRef, StreamId};
@@ -55,12 +56,18 @@ impl Upkeep {
     pub(super) async fn run(mut self, mut blocks: mpsc::UnboundedReceiver<Block>) {
         let mut tick = interval(ROUND);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let reporter = self.shared.status.tasks.reporter(Task::WalUpkeep, "");
         loop {
             tokio::select! {
                 Some(block) = blocks.recv() => drop(self.blocks.insert(block)),
                 _ = tick.tick() => {
-                    if let Err(error) = self.round().await {
-                        tracing::warn!(%error, hint = error.hint_text(), "the upkeep of the archived WAL is put off");
+                    let what = "the upkeep of the archived WAL is put off";
+                    match self.round().await {
+                        Ok(()) => reporter.succeeded(),
+                        Err(error) => {
+                            tracing::warn!(%error, hint = error.hint_text(), "{what}");
+                            reporter.failed(what, &error, Some(ROUND));
+                        }
                     }
                 }
             }

@@ -9,6 +9,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::status::{SlotStatus, Status};
 use crate::error::Result;
+use crate::pipeline::tasks::Task;
 use crate::source::postgres::{Rate, Server, Slot, Sql};
 
 /// How often the slots are looked at.
@@ -25,6 +26,7 @@ pub(super) async fn run(server: Server, status: Arc<Status>) {
     let began = Instant::now();
     let mut rate = Rate::new(WINDOW);
     let mut connection = None;
+    let reporter = status.tasks.reporter(Task::WalSlots, "");
     let mut warned: Vec<String> = Vec::new();
     let mut tick = interval(EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -32,6 +34,7 @@ pub(super) async fn run(server: Server, status: Arc<Status>) {
         tick.tick().await;
         match look(&server, &mut connection).await {
             Ok((current, slots)) => {
+                reporter.succeeded();
                 rate.observe(began.elapsed(), current);
                 let slots: Vec<SlotStatus> = slots
                     .into_iter()
@@ -43,6 +46,7 @@ pub(super) async fn run(server: Server, status: Arc<Status>) {
             Err(error) => {
                 connection = None;
                 tracing::debug!(%error, "the replication slots cannot be looked at");
+                reporter.failed("the replication slots cannot be looked at", &error, Some(EVERY));
             }
         }
     }

@@ -8,6 +8,7 @@ use crate::error::Result;
 use crate::pipeline::kafka::commit::{Request, Shared};
 use crate::pipeline::kafka::lane::{Encoded, Finish, LaneId, RETRY_AFTER, Step};
 use crate::pipeline::kafka::{Free, Notice};
+use crate::pipeline::tasks::caught;
 use crate::record::Block;
 use crate::segment::{Encoding, SegmentInfo, SegmentWriter};
 use crate::stream::PartitionRange;
@@ -59,7 +60,8 @@ impl Collector {
         self.runtime.spawn_blocking(move || {
             let memory = step.memory;
             let finished = step.finish.as_ref().map(|finish| (finish.seq, finish.reason));
-            let result = write(&shared, step, writer, info, encoding);
+            // A panic is this topic's failure alone: its records are read again, and the lane is not busy for ever.
+            let result = caught("the encoding of a segment", || write(&shared, step, writer, info, encoding));
             let result = result.map(|(encoded, blocks)| {
                 let writer = match (encoded, finished, committer) {
                     (Encoded::Sealed(sealed), Some((seq, reason)), Some(committer)) => {
@@ -93,16 +95,13 @@ impl Collector {
         match result {
             Ok(Free { writer, blocks }) => {
                 lane.step_done(memory, writer);
+                lane.shown.encoding.succeeded();
                 self.pool.give_back(blocks);
             }
             Err(error) => {
-                tracing::error!(
-                    topic = &*lane.topic,
-                    %error,
-                    hint = error.hint_text(),
-                    retry_in = ?RETRY_AFTER,
-                    "a segment cannot be written to the spool; its records will be read again"
-                );
+                let what = "a segment cannot be written to the spool; its records will be read again";
+                tracing::error!(topic = &*lane.topic, %error, hint = error.hint_text(), retry_in = ?RETRY_AFTER, "{what}");
+                lane.shown.encoding.failed(what, &error, Some(RETRY_AFTER));
                 lane.begin_anew(Instant::now() + RETRY_AFTER);
                 let request = Request::Where { seq: lane.sealed(), partitions: lane.committed_offsets() };
                 self.ask(id, request);

@@ -31,7 +31,7 @@ use super::commit::{Request, Shared, another_life};
 use super::coverage::Report;
 use super::lane::{Lane, LaneId, Reason};
 use super::pool::Pool;
-use super::{resolve, shown};
+use super::resolve;
 use crate::config::Kafka;
 use crate::error::Result;
 use crate::pipeline::board::KafkaBoard;
@@ -161,9 +161,9 @@ impl Collector {
             leaving: Vec::new(),
             group_offsets: BTreeMap::new(),
             message_bytes: 1024,
+            news: show::News::default(),
             board: parts.board,
             obeyed: orders::Obeyed::default(),
-            news: show::News::default(),
             labels: TopicLabels::new(parts.most_labels),
             resolving: BTreeSet::new(),
             unresolved: Vec::new(),
@@ -346,13 +346,7 @@ impl Collector {
                     lane.shown.add_gaps(gaps);
                 }
             }
-            Notice::Failing { lane, why } => {
-                if let Some(lane) = self.lanes.get_mut(&lane) {
-                    shown::note(&mut lane.shown.trouble, why, chrono::Utc::now());
-                }
-            }
-            Notice::NoPositions(why) => shown::note(&mut self.news.positions, Some(why), chrono::Utc::now()),
-            Notice::Seen(seen) => self.on_seen(seen),
+            Notice::Seen(seen) => self.on_seen(&seen),
             Notice::Stop => self.stop()?,
         }
         Ok(())

@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use chrono::Utc;
 use tokio::sync::mpsc;
 
 use super::Collector;
@@ -14,7 +13,8 @@ use crate::pipeline::kafka::commit::Committer;
 use crate::pipeline::kafka::gaps;
 use crate::pipeline::kafka::lane::{Lane, LaneId, Reason};
 use crate::pipeline::kafka::resolve::{self, Resolved, Unresolved};
-use crate::pipeline::kafka::shown::{self, Shown};
+use crate::pipeline::kafka::shown::Shown;
+use crate::pipeline::tasks::Task;
 use crate::segment::Encoding;
 use crate::source::kafka::TopicPartition;
 use crate::stream::TopicLife;
@@ -111,25 +111,20 @@ impl Collector {
     }
 
     pub(super) fn on_resolved(&mut self, resolved: Vec<Resolved>, unresolved: Vec<Unresolved>) -> Result<()> {
-        self.news.positions = None;
         for one in resolved.iter().filter(|one| unresolved.iter().all(|other| other.topic != one.topic)) {
             self.news.unresolved.remove(&one.topic);
         }
         for Unresolved { topic, request, why, again } in unresolved {
             let partitions = request.partitions.len();
-            let text = match why.hint_text() {
-                Some(hint) => format!("{topic}: {partitions} assigned partitions cannot be read yet: {why}; {hint}"),
-                None => format!("{topic}: {partitions} assigned partitions cannot be read yet: {why}"),
-            };
-            let known = self.news.unresolved.remove(&topic);
+            let reporter = self.news.unresolved.entry(Arc::clone(&topic));
+            let reporter =
+                reporter.or_insert_with(|| self.board.tasks.reporter(Task::KafkaPositions, Arc::clone(&topic)));
+            let what = format!("{partitions} assigned partitions cannot be read yet");
             // Told once, not at every attempt.
-            if known.as_ref().is_none_or(|told| *told.text != *text) {
+            if reporter.failed(what, &why, Some(again)) {
                 let (topic, hint) = (&*topic, why.hint_text());
                 tracing::warn!(topic, partitions, %why, hint, retry_in = ?again, "assigned partitions cannot be read yet");
             }
-            let mut trouble = known;
-            shown::note(&mut trouble, Some(text.into()), Utc::now());
-            self.news.unresolved.extend(trouble.map(|trouble| (topic, trouble)));
             self.unresolved.push((Instant::now() + again, request));
         }
         let mut assign = Vec::new();
@@ -186,16 +181,21 @@ impl Collector {
         let settings = self.kafka.segment_of(topic).clone();
         let encoding = Encoding { format: settings.format, zstd_level: settings.zstd_level };
         let topic_id = chain.begin_facts().topic_id().map(str::to_owned);
-        let shown = Shown::new(self.labels.of(topic), *chain.totals());
+        let shown = Shown::new(
+            self.labels.of(topic),
+            *chain.totals(),
+            self.board.tasks.reporter(Task::KafkaSpool, Arc::clone(topic)),
+        );
         if shown.totals.gaps > 0 {
-            self.runtime.spawn(gaps::look(Arc::clone(&self.shared), id, chain.stream().clone()));
+            let look = gaps::look(Arc::clone(&self.shared), id, chain.stream().clone());
+            self.board.tasks.spawn_on(&self.runtime, "gaps", look);
         }
         let lane = Lane::new(id, (Arc::clone(topic), life.clone()), topic_id, settings, shown);
         let (send, inbox) = mpsc::unbounded_channel();
         let shared = Arc::clone(&self.shared);
         let verified = Arc::clone(&lane.verified);
         let committer = Committer { lane: id, life, chain, verified, encoding, inbox, shared };
-        self.runtime.spawn(committer.run());
+        self.board.tasks.spawn_on(&self.runtime, "committer", committer.run());
         self.committers.insert(id, send);
         self.lanes.insert(id, lane);
         self.current.insert(Arc::clone(topic), id);

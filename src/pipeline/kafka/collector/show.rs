@@ -10,47 +10,25 @@ use super::Collector;
 use crate::pipeline::board::State;
 use crate::pipeline::kafka::coverage::Seen;
 use crate::pipeline::kafka::lane::Lane;
-use crate::pipeline::kafka::shown;
 use crate::pipeline::kafka::status::{Status, Trouble};
+use crate::pipeline::tasks::{Reporter, Task};
 
 /// What the collector was told and only shows.
 #[derive(Debug, Default)]
 pub(super) struct News {
     pub(super) last_checkpoint: Option<DateTime<Utc>>,
-    /// Why no positions can be found at all.
-    pub(super) positions: Option<Trouble>,
-    /// Why those of a topic cannot be found.
-    pub(super) unresolved: BTreeMap<Arc<str>, Trouble>,
-    brokers: Option<Trouble>,
+    /// Partitions of a topic that cannot be read yet.
+    pub(super) unresolved: BTreeMap<Arc<str>, Reporter>,
     /// The state that was published last, and since when it is so.
     state: Option<(State, DateTime<Utc>)>,
 }
 
-/// How many topics are named whose positions cannot be found.
-const MOST_NAMED: usize = 3;
-
-/// The topics whose positions cannot be found, in one text.
-fn unresolved(topics: &BTreeMap<Arc<str>, Trouble>) -> Option<Trouble> {
-    let since = topics.values().map(|trouble| trouble.since).min()?;
-    let mut text = topics.values().take(MOST_NAMED).map(|trouble| &*trouble.text).collect::<Vec<_>>().join(" · ");
-    if topics.len() > MOST_NAMED {
-        text += &format!(" · and {} more topics", topics.len() - MOST_NAMED);
-    }
-    Some(Trouble { since, text: text.into() })
-}
-
 impl Collector {
-    /// Takes in where partitions end, or that the brokers do not tell.
-    pub(super) fn on_seen(&mut self, seen: Result<Vec<Seen>, Arc<str>>) {
-        match seen {
-            Err(why) => shown::note(&mut self.news.brokers, Some(why), Utc::now()),
-            Ok(seen) => {
-                self.news.brokers = None;
-                for seen in seen {
-                    if let Some(lane) = self.lane_of(&seen.at.topic) {
-                        lane.shown.see(&seen);
-                    }
-                }
+    /// Takes in where partitions end.
+    pub(super) fn on_seen(&mut self, seen: &[Seen]) {
+        for seen in seen {
+            if let Some(lane) = self.lane_of(&seen.at.topic) {
+                lane.shown.see(seen);
             }
         }
     }
@@ -79,14 +57,20 @@ impl Collector {
                 streams.push(stream);
             }
         }
+        let failing = self.board.tasks.failing();
+        for failure in failing.iter().filter(|failure| !failure.task.is_of_postgres()) {
+            let about = streams.iter_mut().find(|stream| stream.topic == failure.about);
+            if let Some(stream) = about {
+                stream.trouble.get_or_insert_with(|| failure.into());
+            }
+        }
         streams.sort_unstable_by(|a, b| a.topic.cmp(&b.topic));
         self.board.publish(Status {
             state,
             since: Some(since),
             member: self.consumer.is_member(),
             resolving: self.resolving.len(),
-            brokers: self.news.brokers.clone(),
-            positions: self.news.positions.clone().or_else(|| unresolved(&self.news.unresolved)),
+            brokers: failing.iter().find(|failure| failure.task == Task::KafkaEnds).map(Trouble::from),
             memory_used: memory as u64,
             memory_full: self.full,
             last_checkpoint: self.news.last_checkpoint,

@@ -15,7 +15,7 @@ fn lane() -> Lane {
         ("orders".into(), TopicLife::new("main", "orders", 0)),
         None,
         settings,
-        Shown::new("orders".into(), crate::stream::Totals::default()),
+        crate::pipeline::kafka::shown::tests::shown(),
     );
     lane.add(0, 100);
     lane.add(2, 7);

@@ -16,6 +16,7 @@ use crate::error::{Error, Kind, Result};
 use crate::pipeline::postgres::spool::WalSpool;
 use crate::pipeline::postgres::timelines::Next;
 use crate::pipeline::postgres::{DRAIN_WITHIN, SPOOL_LIMIT, Shared, asked};
+use crate::pipeline::tasks::Task;
 use crate::segment::wal::{MOST_BYTES, check_pages};
 use crate::source::postgres::{Event, Status, WalStream};
 use crate::stream::Lsn;
@@ -190,8 +191,9 @@ impl<'a> Session<'a> {
             return Err(error);
         }
         tracing::error!(%error, hint = error.hint_text(), "the spool is full: receiving waits");
+        let reporter = self.receiver.shared.status.tasks.reporter(Task::WalSpool, "");
         loop {
-            self.receiver.shared.status.note(|now| now.trouble = Some(error.to_string()));
+            reporter.failed("receiving waits", &error, Some(BETWEEN_TRIES));
             // What fits is archived, and so makes room.
             if let Err(error) = self.sync() {
                 tracing::debug!(%error, "the spool cannot be made safe");
@@ -211,7 +213,6 @@ impl<'a> Session<'a> {
             }
         }
         tracing::info!("the spool has room again");
-        self.receiver.shared.status.note(|now| now.trouble = None);
         self.heard = Instant::now();
         Ok(())
     }
