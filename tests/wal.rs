@@ -371,8 +371,15 @@ fn wal_that_the_server_removed_is_a_recorded_gap() {
     assert!(said.contains("lost: the server removed the WAL") && said.contains("gaps: 1 between them"), "{said}");
 }
 
+/// In every version the server says it in other words, and in its own language.
 #[test]
 fn a_slot_that_the_server_gave_up_is_made_anew() {
+    for version in [Version::V13, Version::Debian, Version::V18] {
+        a_slot_that_the_server_gave_up(version);
+    }
+}
+
+fn a_slot_that_the_server_gave_up(version: Version) {
     let config = [
         ("autovacuum", "off"),
         ("wal_keep_size", "0"),
@@ -380,7 +387,7 @@ fn a_slot_that_the_server_gave_up_is_made_anew() {
         ("min_wal_size", "32MB"),
         ("max_slot_wal_keep_size", "16MB"),
     ];
-    let postgres = Postgres::start(PostgresOptions { config: &config, ..Default::default() });
+    let postgres = Postgres::start(PostgresOptions { version, config: &config, ..Default::default() });
     let site = WalSite::of(&postgres);
     let mut program = site.start();
     postgres.psql("CREATE TABLE t AS SELECT generate_series(1, 1000) n");

@@ -21,7 +21,7 @@ use crate::error::{Error, Kind, Result, ResultExt as _};
 use crate::pipeline::persistence::Persistence;
 use crate::pipeline::tasks::Task;
 use crate::segment::wal::MOST_BYTES;
-use crate::source::postgres::{Server, is_removed_wal};
+use crate::source::postgres::{Server, is_removed_wal, is_wrong_state};
 use crate::stream::Lsn;
 use session::{Session, prepare};
 
@@ -166,7 +166,7 @@ impl Receiver {
         let slot = Some(self.config.slot.as_str());
         let stream = match replication.stream(slot, next.timeline, next.start).await {
             Ok(stream) => stream,
-            Err(error) if is_removed_wal(&error) => return self.removed_until(&next, error, stop).await,
+            Err(error) if self.has_removed(&error).await? => return self.removed_until(&next, error, stop).await,
             Err(error) => return Err(error),
         };
         tracing::info!(timeline = next.timeline, start = %next.start, host, "receiving WAL");
@@ -178,18 +178,28 @@ impl Receiver {
         });
         let mut session = Session::new(self, stream, next, prepares);
         let received = session.receive(stop, drain).await;
-        let removed = received.as_ref().err().is_some_and(is_removed_wal);
-        if removed && session.has_nothing() {
-            // The server noticed only after it had begun.
-            drop(session);
-            return match received {
-                Err(error) => self.removed_until(&next, error, stop).await,
-                Ok(ended) => Ok(ended),
-            };
-        }
+        let has_nothing = session.has_nothing();
         drop(session);
-        self.shared.spool.cut_to_safe()?;
-        received
+        match received {
+            // The server noticed only after it had begun.
+            Err(error) if has_nothing && self.has_removed(&error).await? => {
+                self.removed_until(&next, error, stop).await
+            }
+            received => {
+                self.shared.spool.cut_to_safe()?;
+                received
+            }
+        }
+    }
+
+    /// Whether the server has no more of the WAL that it was asked for. Where its answer may be of the slot, the catalog
+    /// tells what became of that.
+    async fn has_removed(&self, error: &Error) -> Result<bool> {
+        if !is_wrong_state(error) {
+            return Ok(is_removed_wal(error));
+        }
+        let slots = self.server.sql().await?.slots().await?;
+        Ok(slots.slots.iter().any(|slot| slot.name == self.config.slot && slot.is_lost()))
     }
 
     fn expect_system(&self, found: u64, shown: &str) -> Result<()> {

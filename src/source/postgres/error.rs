@@ -103,16 +103,21 @@ pub fn server_error(error: &Error) -> Option<&ServerError> {
     None
 }
 
-/// Whether the server has removed the WAL that was asked for: no later try will get it, only another copy of it.
-///
-/// A missing file is `undefined_file` (xlogreader's `WALReadRaiseError`); a slot that was invalidated is
-/// `object_not_in_prerequisite_state` (slot.c, `ReplicationSlotAcquire`), as is a `wal_level` that is too low.
+/// Whether the server says that it has removed the WAL that was asked for: no later try will get it, only another copy
+/// of it. `undefined_file` is what a missing WAL file is told by (xlogreader's `WALReadRaiseError`).
 pub fn is_removed_wal(error: &Error) -> bool {
-    server_error(error).is_some_and(|server| match server.sqlstate.as_str() {
-        "58P01" => true,
-        "55000" => server.message.contains("slot"),
-        _ => false,
-    })
+    has_state(error, "58P01")
+}
+
+/// Whether the server refuses because something is not in the state that it must be in
+/// (`object_not_in_prerequisite_state`): a slot that was invalidated (slot.c, `ReplicationSlotAcquire`), or a `wal_level`
+/// that is too low. Only the catalog tells which; the message is in the server's language.
+pub fn is_wrong_state(error: &Error) -> bool {
+    has_state(error, "55000")
+}
+
+fn has_state(error: &Error, sqlstate: &str) -> bool {
+    server_error(error).is_some_and(|server| server.sqlstate == sqlstate)
 }
 
 #[cfg(test)]
@@ -148,12 +153,14 @@ mod tests {
     }
 
     #[test]
-    fn removed_wal_is_told_from_other_refusals() {
-        let removed = |state, message| is_removed_wal(&server(state, message).into_error("cannot stream"));
-        assert!(removed("58P01", "requested WAL segment 0001 has already been removed"));
-        assert!(removed("55000", "can no longer access replication slot \"a\""));
-        assert!(!removed("55000", "WAL level not sufficient"));
-        assert!(!removed("57P01", "terminating connection"));
+    fn removed_wal_and_a_wrong_state_are_told_by_their_states_in_any_language() {
+        let is = |judge: fn(&Error) -> bool, state, message| judge(&server(state, message).into_error("cannot stream"));
+        assert!(is(is_removed_wal, "58P01", "das angeforderte WAL-Segment 0001 wurde schon entfernt"));
+        for message in ["can no longer access replication slot \"a\"", "auf Replikations-Slot »a« kann nicht …", ""]
+        {
+            assert!(is(is_wrong_state, "55000", message) && !is(is_removed_wal, "55000", message), "{message}");
+        }
+        assert!(!is(is_removed_wal, "57P01", "slot") && !is(is_wrong_state, "57P01", "slot"));
     }
 
     #[test]

@@ -7,6 +7,9 @@
 //!
 //! libpq documents all of it: chapter "libpq", sections "Connection Strings", "The Connection Service File" and
 //! "Environment Variables".
+//!
+//! No error repeats a text that was given: what was meant as a password may stand anywhere in a URL that was typed wrong.
+//! A parameter is named by its place, with the known name that comes next to it.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -72,17 +75,12 @@ pub(super) fn parameters(url: &str, environment: Lookup<'_>) -> Result<Parameter
     let mut found = Parameters::new();
     let given =
         if url.starts_with("postgres://") || url.starts_with("postgresql://") { uri(url)? } else { pairs(url)? };
-    for (name, value) in given {
-        let name = known(&name, "postgres.url")?;
-        if let Some(name) = name {
-            found.insert(name, value);
-        }
-    }
+    found.extend(given);
     let service = found.get("service").cloned().or_else(|| environment("PGSERVICE"));
     if let Some(service) = service {
         let file = found.get("servicefile").cloned();
         for (name, value) in from_service_file(&service, file, environment)? {
-            if let Some(name) = known(&name, &format!("the service {service}"))? {
+            if let Some(name) = known(&name, || format!("the service {service}: the parameter {name:?}"))? {
                 found.entry(name).or_insert(value);
             }
         }
@@ -100,8 +98,8 @@ fn wrong(message: String) -> Error {
     Error::new(Kind::Config, message)
 }
 
-/// The parameter with this name; none for one that has no effect.
-fn known(name: &str, origin: &str) -> Result<Option<&'static str>> {
+/// The parameter with this name; none for one that has no effect. `place` says which one it is where it is not known.
+fn known(name: &str, place: impl Fn() -> String) -> Result<Option<&'static str>> {
     if let Some((name, _)) = KNOWN.iter().find(|(known, _)| *known == name) {
         return Ok(Some(name));
     }
@@ -109,23 +107,42 @@ fn known(name: &str, origin: &str) -> Result<Option<&'static str>> {
         return Ok(None);
     }
     Err(match REFUSED.iter().find(|(refused, _)| *refused == name) {
-        Some((_, instead)) => wrong(format!("{origin}: the parameter {name} cannot be set: {instead}")),
+        Some((refused, instead)) => wrong(format!("{} is {refused}, which cannot be set: {instead}", place())),
         None => {
             let names: Vec<&str> = KNOWN.iter().map(|(name, _)| *name).collect();
-            wrong(format!("{origin}: {name:?} is not a parameter; they are {}", names.join(", ")))
+            let meant = names.iter().find(|known| is_near(name, known));
+            let meant = meant.map(|known| format!(" (did you mean {known}?)")).unwrap_or_default();
+            wrong(format!("{} is not one that is known{meant}; they are {}", place(), names.join(", ")))
         }
     })
+}
+
+/// Whether one letter that is missing, too many or another one makes `name` of `known`.
+fn is_near(name: &str, known: &str) -> bool {
+    let (name, known) = (name.as_bytes(), known.as_bytes());
+    let same = name.iter().zip(known).take_while(|(a, b)| a == b).count();
+    let (left, right) = (&name[same..], &known[same..]);
+    left.get(1..) == Some(right) || right.get(1..) == Some(left) || left.get(1..) == right.get(1..)
 }
 
 /// The parameters of `postgres://[user[:password]@][host][:port][,…][/dbname][?name=value[&…]]`.
 ///
 /// The `url` crate knows one host; libpq's URIs have many, and Unix sockets as `%2Fpath`.
-fn uri(text: &str) -> Result<Vec<(String, String)>> {
+fn uri(text: &str) -> Result<Vec<(&'static str, String)>> {
     let (_, rest) = text.split_once("://").unwrap_or_default();
     let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
     let (authority, dbname) = rest.split_once('/').unwrap_or((rest, ""));
+    // A / or ? in a password ends the authority early, and what is left of the password would be a host or a database.
+    if dbname.contains('@') || query.contains('@') {
+        return Err(wrong("postgres.url: an @ stands behind the first / or ?".to_owned())
+            .hint("in a user name or password write / as %2F, ? as %3F and @ as %40; elsewhere write @ as %40"));
+    }
     let (credentials, hosts) = authority.rsplit_once('@').unwrap_or(("", authority));
     let (user, password) = credentials.split_once(':').unwrap_or((credentials, ""));
+    if user.contains('@') {
+        return Err(wrong("postgres.url: an @ stands in the user's name".to_owned())
+            .hint("write it as %40; between user and password stands a :"));
+    }
     let (mut names, mut ports) = (Vec::new(), Vec::new());
     for host in hosts.split(',') {
         let (name, port) = split_host(host)?;
@@ -133,9 +150,9 @@ fn uri(text: &str) -> Result<Vec<(String, String)>> {
         ports.push(decode(port)?);
     }
     let mut found = Vec::new();
-    let mut add = |name: &str, value: String| {
+    let mut add = |name: &'static str, value: String| {
         if !value.is_empty() {
-            found.push((name.to_owned(), value));
+            found.push((name, value));
         }
     };
     add("user", decode(user)?);
@@ -147,14 +164,18 @@ fn uri(text: &str) -> Result<Vec<(String, String)>> {
     if ports.iter().any(|port| !port.is_empty()) {
         add("port", ports.join(","));
     }
-    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-        let Some((name, value)) = pair.split_once('=') else {
-            return Err(wrong(format!("postgres.url: the parameter {pair:?} has no value; write name=value")));
-        };
+    for (index, pair) in query.split('&').filter(|pair| !pair.is_empty()).enumerate() {
+        let place = || format!("postgres.url: parameter number {} behind ?", index + 1);
+        let (name, value) =
+            pair.split_once('=').ok_or_else(|| wrong(format!("{} has no value; write name=value", place())))?;
         // JDBC's way to write sslmode=require; libpq takes it too.
         match (decode(name)?.as_str(), decode(value)?) {
             ("ssl", value) if value == "true" => add("sslmode", "require".to_owned()),
-            (name, value) => add(name, value),
+            (name, value) => {
+                if let Some(name) = known(name, place)? {
+                    add(name, value);
+                }
+            }
         }
     }
     Ok(found)
@@ -196,13 +217,13 @@ fn decode(text: &str) -> Result<String> {
 }
 
 /// The parameters of `name=value name='a value' …` (`conninfo_parse` in fe-connect.c).
-fn pairs(text: &str) -> Result<Vec<(String, String)>> {
+fn pairs(text: &str) -> Result<Vec<(&'static str, String)>> {
     let mut found = Vec::new();
     let mut chars = text.chars().peekable();
-    loop {
+    for number in 1.. {
         while chars.next_if(|c| c.is_whitespace()).is_some() {}
         if chars.peek().is_none() {
-            return Ok(found);
+            break;
         }
         let mut name = String::new();
         while let Some(c) = chars.next_if(|c| *c != '=' && !c.is_whitespace()) {
@@ -210,9 +231,9 @@ fn pairs(text: &str) -> Result<Vec<(String, String)>> {
         }
         while chars.next_if(|c| c.is_whitespace()).is_some() {}
         if chars.next() != Some('=') {
-            return Err(wrong(format!(
-                "postgres.url: {name:?} has no value; write postgres://user@host:5432/database or name=value pairs"
-            )));
+            return Err(wrong(format!("postgres.url: word number {number} has no = behind it")).hint(
+                "write postgres://user@host:5432/database, or name=value pairs, a value with spaces in single quotes",
+            ));
         }
         while chars.next_if(|c| c.is_whitespace()).is_some() {}
         let quoted = chars.next_if_eq(&'\'').is_some();
@@ -224,13 +245,18 @@ fn pairs(text: &str) -> Result<Vec<(String, String)>> {
                 Some(c) if !quoted && c.is_whitespace() => break,
                 Some(c) => value.push(c),
                 None if quoted => {
-                    return Err(wrong(format!("postgres.url: the value of {name} lacks its closing quote")));
+                    return Err(wrong(format!(
+                        "postgres.url: the value of pair number {number} lacks its closing quote"
+                    )));
                 }
                 None => break,
             }
         }
-        found.push((name, value));
+        if let Some(name) = known(&name, || format!("postgres.url: the name before = number {number}"))? {
+            found.push((name, value));
+        }
     }
+    Ok(found)
 }
 
 /// The parameters of a service: a section of `~/.pg_service.conf`, or of the system's `pg_service.conf`.
@@ -305,14 +331,59 @@ mod tests {
 
     #[test]
     fn a_mistake_is_told_with_the_way_out_and_without_the_password() {
-        assert!(refusal("postgres://h?sslmod=require").contains("\"sslmod\" is not a parameter; they are host, "));
+        let text = refusal("postgres://h?sslmod=require");
+        assert!(
+            text.contains("number 1 behind ? is not one that is known (did you mean sslmode?); they are host, "),
+            "{text}"
+        );
         assert!(refusal("postgres://h?replication=true").contains("tidelog sets it itself"));
         assert!(refusal("postgres://h?sslmode").contains("write name=value"));
-        assert!(refusal("localhost").contains("write postgres://user@host:5432/database"));
+        assert!(refusal("localhost").contains("word number 1 has no = behind it"));
         assert!(refusal("host=a user='x").contains("closing quote"));
         let text = refusal("postgres://u:s3cret%zz@h");
         assert!(text.contains("%25") && !text.contains("s3cret"), "{text}");
         assert!(read("postgres://h?client_encoding=UTF8").len() == 1, "what has no effect is taken");
+    }
+
+    /// Mistakes that people make when a password holds a character with a meaning, or when they mix the two forms.
+    #[test]
+    fn no_text_of_a_url_that_is_wrong_is_repeated() {
+        for url in [
+            "postgres://tl:s3/cret@h/db",
+            "postgres://tl:s3?cret@h/db",
+            "postgres://tl:s3?cret=1@h/db",
+            "postgres://tl:s3/cret@h:5432/db?sslmode=require",
+            "postgres://tl@s3cret@h/db",
+            "postgres://tl:s3%cret@h",
+            "postgres://tl:s3%ffcret@h",
+            "postgres://tl:s3cret@[::1/db",
+            "postgres://h/db?password=a&s3cret",
+            "postgres://h/db?s3cret=a",
+            "postgres:/tl:s3cret@h/db",
+            "postgres//tl:s3cret@h/db",
+            "postgresql:tl:s3cret@h/db",
+            "tl:s3cret@h",
+            "tl:s3cret@h:5432/db?sslmode=require",
+            "jdbc:postgresql://h/db?user=tl&password=s3cret",
+            "host=h password=my s3cret",
+            "host=h password=my s3cret=x",
+            "host=h password='s3cret",
+            "host=h password=my 's3cret'=x",
+        ] {
+            let error = parameters(url, &none).expect_err(url);
+            let all = format!("{error} {:?} {error:?}", error.hint_text());
+            assert!(!all.contains("s3") && !all.contains("cret"), "{url}: {all}");
+        }
+    }
+
+    #[test]
+    fn a_name_is_near_another_by_one_letter() {
+        for near in ["sslmod", "sslmoode", "sslmods", "sslmode"] {
+            assert!(is_near(near, "sslmode"), "{near}");
+        }
+        for far in ["ssl", "sslmo", "modessl", "", "s3cret"] {
+            assert!(!is_near(far, "sslmode"), "{far}");
+        }
     }
 
     #[test]

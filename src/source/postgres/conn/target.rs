@@ -193,6 +193,7 @@ const MODES: &[(&str, SslMode)] = &[
     ("verify-full", SslMode::VerifyFull),
 ];
 
+/// The values stand in no message: in a URL that was typed wrong they may be a part of the password.
 fn wrong(name: &str, problem: impl std::fmt::Display) -> Error {
     Error::new(Kind::Config, format!("postgres.url: the parameter {name} {problem}"))
 }
@@ -202,13 +203,13 @@ fn choice<T: Copy>(all: &Parameters, name: &str, choices: &[(&str, T)]) -> Resul
     let word = all.get(name).map_or(choices[0].0, String::as_str);
     choices.iter().find(|(choice, _)| *choice == word).map(|(_, value)| *value).ok_or_else(|| {
         let words: Vec<&str> = choices.iter().map(|(choice, _)| *choice).collect();
-        wrong(name, format!("is {word:?}; use one of {}", words.join(", ")))
+        wrong(name, format!("is none of {}", words.join(", ")))
     })
 }
 
 fn number(all: &Parameters, name: &str) -> Result<Option<u32>> {
     let Some(text) = all.get(name) else { return Ok(None) };
-    text.parse().map(Some).map_err(|_| wrong(name, format!("is {text:?}, which is not a whole number")))
+    text.parse().map(Some).map_err(|_| wrong(name, "is not a whole number"))
 }
 
 fn seconds(all: &Parameters, name: &str) -> Result<Option<Duration>> {
@@ -219,8 +220,7 @@ fn seconds(all: &Parameters, name: &str) -> Result<Option<Duration>> {
 fn connect_timeout(all: &Parameters) -> Result<Option<Duration>> {
     let name = "connect_timeout";
     let Some(text) = all.get(name) else { return Ok(Some(CONNECT_TIMEOUT)) };
-    let seconds: i64 =
-        text.parse().map_err(|_| wrong(name, format!("is {text:?}, which is not a number of seconds")))?;
+    let seconds: i64 = text.parse().map_err(|_| wrong(name, "is not a number of seconds"))?;
     Ok(u64::try_from(seconds).ok().filter(|seconds| *seconds > 0).map(Duration::from_secs))
 }
 
@@ -255,15 +255,13 @@ fn hosts(all: &Parameters) -> Result<Vec<Host>> {
             "" => 5432,
             text => {
                 let port = text.parse().ok().filter(|port| *port > 0);
-                port.ok_or_else(|| wrong("port", format!("is {text:?}; use a number from 1 to 65535")))?
+                port.ok_or_else(|| wrong("port", "is not a number from 1 to 65535"))?
             }
         };
         let (name, address) = (at(&names, index), at(&addresses, index));
         let address: Option<IpAddr> = match address.as_str() {
             "" => None,
-            text => {
-                Some(text.parse().map_err(|_| wrong("hostaddr", format!("is {text:?}, which is not an IP address")))?)
-            }
+            text => Some(text.parse().map_err(|_| wrong("hostaddr", "is not an IP address"))?),
         };
         Ok(match (name.as_str(), address) {
             (name, _) if name.starts_with('/') => Host::Unix { folder: name.into(), port },
@@ -365,15 +363,15 @@ mod tests {
     fn what_cannot_be_is_refused_by_name() {
         for (url, part) in [
             ("host=a,b port=1,2,3 user=u", "port names 3, but there are 2 hosts"),
-            ("host=a port=x user=u", "port is \"x\"; use a number from 1 to 65535"),
-            ("hostaddr=a user=u", "hostaddr is \"a\""),
-            ("host=a user=u sslmode=on", "sslmode is \"on\"; use one of prefer, disable"),
+            ("host=a port=x user=u", "port is not a number from 1 to 65535"),
+            ("hostaddr=a user=u", "hostaddr is not an IP address"),
+            ("host=a user=u sslmode=on", "sslmode is none of prefer, disable"),
             ("host=a user=u sslmode=verify-full", "no root certificate"),
             ("host=a user=u sslrootcert=system sslmode=require", "needs sslmode=verify-full"),
             ("host=a user=u sslnegotiation=direct", "needs sslmode=require"),
             ("host=a user=u sslcert=/c", "needs sslkey"),
             ("host=a user=u connect_timeout=soon", "connect_timeout"),
-            ("host=a user=u target_session_attrs=master", "use one of any, read-write"),
+            ("host=a user=u target_session_attrs=master", "is none of any, read-write"),
         ] {
             let error = target(url).expect_err(url);
             assert!(error.kind() == Kind::Config && error.to_string().contains(part), "{url}: {error}");
