@@ -26,7 +26,7 @@ test: ## get the test servers (kept in a cache), then run every test
 lint: ## formatting, clippy, documentation, and cargo-deny where it is installed
 	@$(setup) build
 	cargo fmt --check
-	cargo clippy --locked --all-targets -- -D warnings
+	cargo clippy --locked --all-features --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings $(doc_allows)" cargo doc --locked --no-deps --document-private-items
 	@if ! cargo deny --version >/dev/null 2>&1; then \
 	    echo "lint: NOT CHECKED: licences and advisories (deny.toml): cargo-deny is not installed; cargo install cargo-deny"; \
@@ -36,9 +36,9 @@ lint: ## formatting, clippy, documentation, and cargo-deny where it is installed
 	    else echo "lint: NOT CHECKED: advisories: their database cannot be fetched; cargo deny fetch db says why"; fi; \
 	fi
 
-bench: ## measure against the alternatives on one real broker, and print the tables; BENCH="--write docs/PERFORMANCE.md" keeps them
+bench: ## measure against the alternatives on one real broker, and print the tables; BENCH="--write docs/PERFORMANCE.md" keeps them, BENCH="--quick" only tries that all runs
 	@$(setup) bench >/dev/null
-	cargo build --release --locked --features bench --bins
+	cargo build $(if $(filter --quick,$(BENCH)),,--release) --locked --features bench --bins
 	python3 benches/run.py $(BENCH)
 
 fuzz: ## fuzz the parsers for a minute each; FUZZ=300 for longer

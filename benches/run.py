@@ -2,6 +2,7 @@
 """`make bench`: CPU and memory of tidelog beside the bound and the alternatives, on one real broker.
 
     run.py [--write FILE] [--records N] [--repeat N] [--scale X] [SECTION…]
+    run.py --quick [SECTION…]    every section with a few records and the debug build: whether they run, not how fast
 
     archive   a topic of a million records: tidelog, the bound, and what people use instead
     replay    that archive into a new topic, beside kafka-producer-perf-test
@@ -34,7 +35,8 @@ import time
 import postgres
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
+QUICK = "--quick" in sys.argv[1:]
+TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / ("debug" if QUICK else "release")
 TIDELOG, TOOL = TARGET / "tidelog", TARGET / "tidelog-bench"
 TOPIC, PARTITIONS = "bench", 12
 EVENT_BYTES = 1014  # about; what one event of tool.rs holds
@@ -325,7 +327,7 @@ def measure_live(run):
     """Records that come at a rate."""
     rows = []
     for topic, partitions, rate in (("slow", 12, 1_000), ("wide", 50, 10_000), ("wider", 1_000, 10_000)):
-        seconds = max(int(60 * run.scale), 20)
+        seconds = max(int(60 * run.scale), 3 if QUICK else 20)
         run.topic(topic, partitions)
         archiver = Archiver(run.broker, run.work, topic, max_age="20s")
         pid = archiver.process.pid
@@ -451,10 +453,15 @@ def main():
     parser.add_argument("--records", type=int, default=1_000_000)
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--scale", type=float, default=1.0, help="shortens the sections live, plan and postgres")
+    parser.add_argument("--quick", action="store_true", help="a few records, the debug build: the figures mean nothing")
     parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"of {', '.join(SECTIONS)}; all if none is named")
     options = parser.parse_args()
     if unknown := set(options.sections) - set(SECTIONS):
         parser.error(f"there is no section {unknown.pop()!r}; choose from {', '.join(SECTIONS)}")
+    if options.quick:
+        if options.write:
+            parser.error("--quick measures nothing that is worth keeping: leave out --write")
+        options.records, options.repeat, options.scale = 5_000, 1, 0.01
     setup = subprocess.run(["bash", ROOT / "tests/rig/setup.sh", "bench"], stdout=subprocess.PIPE, text=True, check=True)
     parts = dict(each.split("=", 1) for each in setup.stdout.split())
     command = ("command", " ".join(["make bench, which is: benches/run.py", *sys.argv[1:]]))
