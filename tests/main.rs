@@ -18,4 +18,5 @@ mod site;
 mod source;
 mod stalls;
 mod store;
+mod store_faults;
 mod wal;

@@ -59,7 +59,9 @@ async fn a_key_is_created_once(store: &Store) {
     assert_eq!(store.get(&key).await.unwrap(), None);
     assert_eq!(store.size(&key).await.unwrap(), None);
     assert_eq!(store.create(&key, Bytes::from_static(b"first")).await.unwrap(), Created::Yes);
-    assert_eq!(store.create(&key, Bytes::from_static(b"second")).await.unwrap(), Created::Exists);
+    let first = Created::Other(Bytes::from_static(b"first"));
+    assert_eq!(store.create(&key, Bytes::from_static(b"second")).await.unwrap(), first);
+    assert_eq!(store.create(&key, Bytes::from_static(b"first")).await.unwrap(), Created::Same);
     assert_eq!(store.get(&key).await.unwrap().unwrap(), "first");
     assert_eq!(store.size(&key).await.unwrap(), Some(5));
 }

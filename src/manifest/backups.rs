@@ -177,11 +177,10 @@ pub async fn remove_parts(store: &Store, system_id: u64, name: &str) -> Result<(
 pub async fn commit(store: &Store, backup: &Backup) -> Result<()> {
     let key = layout::backup_commit(backup.system.system_id, &backup.name);
     let json = serde_json::to_vec_pretty(backup).or_err(Kind::Internal, || format!("cannot write {key}"))?;
-    match store.create(&key, json.clone().into()).await? {
-        Created::Yes => Ok(()),
-        // The answer to an earlier try was lost.
-        Created::Exists if store.get(&key).await?.as_deref() == Some(&json) => Ok(()),
-        Created::Exists => Err(Error::new(Kind::Fenced, format!("{key} is there already, and is another backup's"))),
+    match store.create(&key, json.into()).await? {
+        Created::Yes | Created::Same => Ok(()),
+        Created::Other(_) => Err(Error::new(Kind::Fenced, format!("{key} is there already, and is another backup's"))
+            .hint("this backup counts for nothing; the next one has a name of its own")),
     }
 }
 

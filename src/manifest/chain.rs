@@ -5,7 +5,6 @@
 //! number; something that moved one of its partitions: [`Outcome::Moved`], and the caller yields it. No lock, no lease.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
@@ -18,13 +17,6 @@ use crate::stream::{
     Begin, Body, Change, Checkpoint, FORMAT_VERSION, PageRef, PartitionRange, Progress, Snapshot, StreamId, Totals,
     sha256,
 };
-
-/// How often a create may be refused although nothing is there. Amazon S3 answers 409 to one of two conditional
-/// writes of a key that meet, even if the other one fails in the end.
-const EMPTY_REFUSALS: u32 = 5;
-
-/// The pause after such a refusal.
-const REFUSAL_PAUSE: Duration = Duration::from_millis(100);
 
 /// A stream's chain, known up to its head.
 #[derive(Debug)]
@@ -118,8 +110,12 @@ impl Chain {
             let bytes = entry::encode(&checkpoint)?;
             let object = layout::entry(stream, 0);
             let sha256 = sha256(&bytes);
-            if store.create(&object, bytes).await? == Created::Yes {
-                return Self::from_first(store, stream, Entry { object, sha256, checkpoint });
+            match store.create(&object, bytes).await? {
+                Created::Yes | Created::Same => {
+                    return Self::from_first(store, stream, Entry { object, sha256, checkpoint });
+                }
+                // Somebody else was faster: what they began is opened.
+                Created::Other(found) => drop(entry::decode(stream, 0, object, &found)?),
             }
         }
     }
@@ -204,7 +200,6 @@ impl Chain {
     /// and the store's errors.
     pub async fn commit(&mut self, change: &Change, writer: &str, now: DateTime<Utc>) -> Result<Outcome> {
         self.writer = Some(writer.to_owned());
-        let mut refusals = 0;
         loop {
             let rest = self.without_landed(change);
             if rest.is_empty() && !change.is_empty() {
@@ -228,7 +223,7 @@ impl Chain {
                 let message = format!("a change of {} must not be committed", self.stream);
                 return Err(Error::new(Kind::Internal, message).source(violation));
             }
-            if let Some(number) = self.try_create(body, (writer, now), &mut refusals).await? {
+            if let Some(number) = self.try_create(body, (writer, now)).await? {
                 self.acknowledge(change);
                 return Ok(Outcome::Committed { number });
             }
@@ -237,41 +232,23 @@ impl Chain {
 
     /// Tries once to create the next entry with `body`; gives its number. None where somebody else was faster, or where
     /// a snapshot was due first: the caller looks again whether `body` still fits.
-    pub(super) async fn try_create(
-        &mut self,
-        body: Body,
-        (writer, now): (&str, DateTime<Utc>),
-        refusals: &mut u32,
-    ) -> Result<Option<u64>> {
+    pub(super) async fn try_create(&mut self, body: Body, (writer, now): (&str, DateTime<Utc>)) -> Result<Option<u64>> {
         let number = self.number + 1;
         let snapshot = invariants::is_snapshot_number(number);
         let created = match snapshot {
             true => self.create_snapshot(writer, now).await?,
             false => self.create_next(body, writer, now).await?,
         };
-        match created {
-            Created::Yes => Ok((!snapshot).then_some(number)),
-            Created::Exists => {
-                self.refresh().await?;
-                *refusals = if self.number < number { *refusals + 1 } else { 0 };
-                self.pause_after(*refusals).await?;
-                Ok(None)
-            }
+        if created {
+            return Ok((!snapshot).then_some(number));
         }
-    }
-
-    /// Gives the store time when it refuses an entry as existing that cannot be read.
-    async fn pause_after(&self, refusals: u32) -> Result<()> {
-        if refusals > EMPTY_REFUSALS {
-            let object = layout::entry(&self.stream, self.number + 1);
-            let message = format!("{object} is refused as existing, and it cannot be read");
-            return Err(Error::new(Kind::Unavailable, message)
+        self.refresh().await?;
+        if self.number < number {
+            let object = layout::entry(&self.stream, number);
+            return Err(Error::new(Kind::Unavailable, format!("{object} was read, and is not there any more"))
                 .hint("the store contradicts itself: `tidelog check --connect` tries it"));
         }
-        if refusals > 0 {
-            tokio::time::sleep(REFUSAL_PAUSE).await;
-        }
-        Ok(())
+        Ok(None)
     }
 
     /// What of `change` is not in the chain yet through an attempt that was not answered.
@@ -314,8 +291,8 @@ impl Chain {
         moved.map(|range| range.partition).collect()
     }
 
-    /// Tries to create the next entry, and follows it if that succeeds.
-    async fn create_next(&mut self, body: Body, writer: &str, now: DateTime<Utc>) -> Result<Created> {
+    /// Tries to create the next entry, and follows it if that succeeds; false if another entry has the number.
+    async fn create_next(&mut self, body: Body, writer: &str, now: DateTime<Utc>) -> Result<bool> {
         let checkpoint = Checkpoint {
             format: FORMAT_VERSION,
             stream: self.stream.to_string(),
@@ -328,20 +305,18 @@ impl Chain {
         let bytes = entry::encode(&checkpoint)?;
         let object = layout::entry(&self.stream, checkpoint.number);
         let sha256 = sha256(&bytes);
-        let created = self.store.create(&object, bytes).await?;
-        if created == Created::Yes {
-            self.follow(Entry { object, sha256, checkpoint })?;
+        match self.store.create(&object, bytes).await? {
+            Created::Yes | Created::Same => self.follow(Entry { object, sha256, checkpoint }).map(|()| true),
+            Created::Other(_) => Ok(false),
         }
-        Ok(created)
     }
 
     /// Writes the pages that are new, then the snapshot that lists them.
-    async fn create_snapshot(&mut self, writer: &str, now: DateTime<Utc>) -> Result<Created> {
+    async fn create_snapshot(&mut self, writer: &str, now: DateTime<Utc>) -> Result<bool> {
         let number = self.number + 1;
         let (pages, new) = page::roll(&self.stream, number, &self.pages, &self.tail)?;
         for page in new {
-            // If it exists, it is the same page: its name is its sha256.
-            self.store.create(&layout::page(&self.stream, &page.reference.sha256), page.bytes).await?;
+            page::write(&self.store, &self.stream, page).await?;
         }
         let snapshot = Snapshot {
             begin: self.begin.clone(),

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::entry;
 use crate::error::{Error, Kind, Result, ResultExt};
-use crate::store::{Store, layout};
+use crate::store::{Created, Store, layout};
 use crate::stream::invariants::{Checked, SNAPSHOT_EVERY, page_lists_entries, page_lists_pages, totals_add_up};
 use crate::stream::{
     Body, Expire, FORMAT_VERSION, Gap, Merge, PageRef, PartitionRange, SegmentRef, Span, StreamId, Totals, sha256,
@@ -150,6 +150,18 @@ impl Page {
         expired.for_each(|expired| cover(expired.partition, expired.from, expired.before));
         self.pages.iter().flat_map(|page| &page.spans).for_each(|span| cover(span.partition, span.start, span.end));
         spans.into_values().collect()
+    }
+}
+
+/// Makes a page durable. Its name is the sha256 of its bytes, so whatever else has that name is damage, and is replaced.
+pub(super) async fn write(store: &Store, stream: &StreamId, page: Rolled) -> Result<()> {
+    let object = layout::page(stream, &page.reference.sha256);
+    match store.create(&object, page.bytes.clone()).await? {
+        Created::Yes | Created::Same => Ok(()),
+        Created::Other(_) => {
+            tracing::warn!(%object, "a damaged page is replaced by the sound one");
+            store.put(&object, page.bytes).await
+        }
     }
 }
 

@@ -24,7 +24,6 @@ impl Chain {
             Error::new(Kind::Internal, format!("a merge of {} must not be committed", self.stream())).source(broken)
         })?;
         let body = Body::Merge(merge.clone());
-        let mut refusals = 0;
         loop {
             if self.has_landed(|landed| *landed == body) {
                 return Ok(true);
@@ -41,7 +40,7 @@ impl Chain {
                 tracing::debug!(stream = %self.stream(), %violation, "a merge came too late");
                 return Ok(false);
             }
-            if self.try_create(body.clone(), (writer, now), &mut refusals).await?.is_some() {
+            if self.try_create(body.clone(), (writer, now)).await?.is_some() {
                 return Ok(true);
             }
         }
@@ -54,7 +53,6 @@ impl Chain {
     /// [`Kind::Internal`] for a position beyond what is archived, and the store's errors.
     pub async fn expire(&mut self, before: &BTreeMap<i32, i64>, writer: &str, now: DateTime<Utc>) -> Result<Retired> {
         self.writer = Some(writer.to_owned());
-        let mut refusals = 0;
         loop {
             let expire = self.to_expire(before, now).await?;
             if expire.ranges.is_empty() {
@@ -66,7 +64,7 @@ impl Chain {
                 let message = format!("{} cannot be given up like this", self.stream());
                 Error::new(Kind::Internal, message).source(violation)
             })?;
-            if self.try_create(body, (writer, now), &mut refusals).await?.is_some() {
+            if self.try_create(body, (writer, now)).await?.is_some() {
                 return Ok(retired);
             }
         }

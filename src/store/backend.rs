@@ -15,7 +15,9 @@ use object_store::prefix::PrefixStore;
 use object_store::{ObjectStore, RetryConfig};
 use url::Url;
 
+use super::deadline::Connector;
 use super::fault;
+use super::patient::Patient;
 use crate::config::Archive;
 use crate::error::{Error, Kind, Result, ResultExt};
 
@@ -25,7 +27,7 @@ use crate::error::{Error, Kind, Result, ResultExt};
 const RETRIES: usize = 7;
 
 /// After this time no request is sent again.
-const RETRY_FOR: Duration = Duration::from_secs(20);
+pub(super) const RETRY_FOR: Duration = Duration::from_secs(20);
 
 /// Whether `archive` can be opened, as far as its URL and options say; makes nothing.
 pub(super) fn validate(archive: &Archive) -> Result<()> {
@@ -35,6 +37,8 @@ pub(super) fn validate(archive: &Archive) -> Result<()> {
 /// Opens the backend of `archive`.
 pub(super) fn open(archive: &Archive) -> Result<Arc<dyn ObjectStore>> {
     let url = &archive.url;
+    // Who sets a time-out for whole requests gets it.
+    let times_out = archive.options.contains_key("timeout");
     match url.scheme() {
         "file" => local(archive),
         "memory" => {
@@ -43,20 +47,23 @@ pub(super) fn open(archive: &Archive) -> Result<Arc<dyn ObjectStore>> {
         }
         "s3" => {
             let builder = AmazonS3Builder::from_env().with_url(bucket_url(url)?).with_retry(retry());
+            let builder = if times_out { builder } else { builder.with_http_connector(Connector) };
             let set = |builder: AmazonS3Builder, key: AmazonS3ConfigKey, value: &str| builder.with_config(key, value);
-            rooted(built(with_options(archive, builder, "aws_", set)?.build(), url)?, url)
+            rooted(patient(with_options(archive, builder, "aws_", set)?.build(), url)?, url)
         }
         "gs" => {
             let builder = GoogleCloudStorageBuilder::from_env().with_url(bucket_url(url)?).with_retry(retry());
+            let builder = if times_out { builder } else { builder.with_http_connector(Connector) };
             let set =
                 |builder: GoogleCloudStorageBuilder, key: GoogleConfigKey, value: &str| builder.with_config(key, value);
-            rooted(built(with_options(archive, builder, "google_", set)?.build(), url)?, url)
+            rooted(patient(with_options(archive, builder, "google_", set)?.build(), url)?, url)
         }
         "az" => {
             let builder = MicrosoftAzureBuilder::from_env().with_url(bucket_url(url)?).with_retry(retry());
+            let builder = if times_out { builder } else { builder.with_http_connector(Connector) };
             let set =
                 |builder: MicrosoftAzureBuilder, key: AzureConfigKey, value: &str| builder.with_config(key, value);
-            rooted(built(with_options(archive, builder, "azure_", set)?.build(), url)?, url)
+            rooted(patient(with_options(archive, builder, "azure_", set)?.build(), url)?, url)
         }
         other => Err(Error::new(Kind::Config, format!("archive.url: there is no store for {other}://"))
             .hint("use file://, s3://, gs://, az:// or memory://")),
@@ -145,8 +152,8 @@ fn retry() -> RetryConfig {
     RetryConfig { max_retries: RETRIES, retry_timeout: RETRY_FOR, ..RetryConfig::default() }
 }
 
-fn built<S>(store: object_store::Result<S>, url: &Url) -> Result<S> {
-    store.or_err(Kind::Config, || format!("archive.options: cannot open {url}"))
+fn patient<S: ObjectStore>(store: object_store::Result<S>, url: &Url) -> Result<Patient<S>> {
+    store.map(Patient::new).or_err(Kind::Config, || format!("archive.options: cannot open {url}"))
 }
 
 /// Puts the path of `url` before every key.

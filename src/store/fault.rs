@@ -5,6 +5,7 @@ use std::io;
 
 use object_store::client::{HttpError, HttpErrorKind};
 
+use super::code;
 use crate::error::{Error, Kind};
 
 /// Turns a store's error into ours; `doing` says what could not be done.
@@ -23,25 +24,48 @@ pub(super) fn is_missing_bucket(error: &object_store::Error) -> bool {
     ["NoSuchBucket", "ContainerNotFound", "The specified bucket does not exist"].iter().any(|name| text.contains(name))
 }
 
-fn judge(error: &object_store::Error) -> (Kind, Option<&'static str>) {
+/// Whether the same request may succeed later, and object_store has not sent it again by itself, as it does after a
+/// status of 5xx, 408 and 429 and where no connection came about.
+pub(super) fn passes_untried(error: &object_store::Error) -> bool {
+    let text = error.to_string();
+    let tried = ["status code: 5", "status code: 408", "status code: 429", "max_retries"];
+    judge(error).0 == Kind::Unavailable && !tried.iter().any(|said| text.contains(said))
+}
+
+fn judge(error: &object_store::Error) -> (Kind, Option<String>) {
     use object_store::Error as E;
-    match error {
+    let text = error.to_string();
+    if let Some(code) = code::of(&text)
+        && let Some((kind, hint)) = code::judge(code)
+    {
+        return (kind, Some(format!("the store says {code}: {}", more(kind, &text).unwrap_or(hint))));
+    }
+    let (kind, hint) = match error {
         E::NotFound { .. } => (Kind::NotFound, Some("check that the bucket in archive.url exists")),
         E::PermissionDenied { .. } | E::Unauthenticated { .. } => (
             Kind::Denied,
             Some(
                 "check the credentials and their rights: tidelog needs to read, write, list and delete objects (without \
-                 the right to list, S3 answers 403 for an object that does not exist)",
+                 the right to list, S3 answers 403 for an object that does not exist; AWS_PROFILE and ~/.aws are not read)",
             ),
         ),
-        E::NotImplemented { .. } | E::NotSupported { .. } => {
-            (Kind::Unsupported, Some("the archive needs a store with conditional puts (`If-None-Match: *`)"))
-        }
+        E::NotImplemented { .. } | E::NotSupported { .. } => (Kind::Unsupported, Some(NO_CONDITIONS)),
         E::UnknownConfigurationKey { .. } | E::InvalidPath { .. } => (Kind::Config, None),
         E::JoinError { .. } => (Kind::Internal, None),
         other => beneath(other),
-    }
+    };
+    (kind, hint.map(str::to_owned))
 }
+
+const NO_CONDITIONS: &str = "the archive needs a store with conditional puts (`If-None-Match: *`)";
+
+/// What the request tells beyond the code.
+fn more(kind: Kind, text: &str) -> Option<&'static str> {
+    // object_store deletes by POST <bucket>?delete, which some stores do not have.
+    (kind == Kind::Unsupported && text.contains("?delete")).then_some(NO_BULK_DELETE)
+}
+
+const NO_BULK_DELETE: &str = "the store cannot delete several objects by one request: set aws_disable_bulk_delete = \"true\" in [archive.options]";
 
 /// Looks through the layers of an error that object_store does not sort itself.
 fn beneath(error: &object_store::Error) -> (Kind, Option<&'static str>) {
@@ -83,17 +107,34 @@ fn of_http(kind: HttpErrorKind) -> (Kind, Option<&'static str>) {
         HttpErrorKind::Connect => {
             (Kind::Unavailable, Some("check that the store is up, and its address (aws_endpoint in [archive.options])"))
         }
+        HttpErrorKind::Timeout => (
+            Kind::Unavailable,
+            Some(
+                "the store or the link to it stands still. If `timeout` is set in [archive.options], a part of 8 MiB has \
+                 to be through within it: leave it out, and only standing still counts",
+            ),
+        ),
         _ => (Kind::Unavailable, None),
     }
 }
 
 fn of_status(text: &str) -> (Kind, Option<&'static str>) {
     if text.contains("status code: 501") {
-        (Kind::Unsupported, Some("the archive needs a store with conditional puts (`If-None-Match: *`)"))
-    } else if text.contains("status code: 507") || text.contains("QuotaExceeded") {
+        (Kind::Unsupported, Some(more(Kind::Unsupported, text).unwrap_or(NO_CONDITIONS)))
+    } else if text.contains("status code: 507") {
         (Kind::Full, Some("make room in the store or raise its quota; archiving goes on by itself"))
-    } else if text.contains("status code: 400") || text.contains("redirect without LOCATION") {
+    } else if text.contains("redirect without LOCATION") {
         (Kind::Config, Some("check the region, the endpoint and the bucket in archive.url and [archive.options]"))
+    } else if text.contains("status code: 400") {
+        // Without a code that we know it may be anything, also what passes: a request that is sent again costs less than a
+        // service that ends for good.
+        (
+            Kind::Unavailable,
+            Some(
+                "if it stays, check the region, the endpoint and the bucket in archive.url and [archive.options], and what \
+                 lies between tidelog and the store",
+            ),
+        )
     } else {
         (Kind::Unavailable, None)
     }

@@ -7,19 +7,23 @@
 //! ```
 //!
 //! All that tidelog needs of a store is here: an object appears whole or not at all, it is durable when the call
-//! returns, and [`Store::create`] lets exactly one of several writers of a key win. That last one is the fence between
-//! two archivers, so [`Store::probe`] tries it before anything is archived. The backends are object_store's; this room
+//! returns, and [`Store::create`] lets exactly one of several writers of a key win, and tells the others what won. That
+//! is the fence between two archivers, so [`Store::probe`] tries it before anything is archived. The backends are object_store's; this room
 //! opens them, names keys ([`layout`]) and turns their errors into ours, with the operation and the key.
 
 pub mod layout;
 
 mod backend;
+mod code;
+mod deadline;
 pub(crate) mod fault;
 mod meter;
+mod patient;
 mod root;
 
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream::BoxStream};
@@ -48,14 +52,25 @@ pub struct Store {
     meter: Meter,
 }
 
-/// What [`Store::create`] found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What [`Store::create`] found. In all three cases an object with this key is there and durable.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Created {
-    /// The key was free, and the object is durable.
+    /// The key was free.
     Yes,
-    /// The key is taken, by another writer or by an earlier call whose answer was lost.
-    Exists,
+    /// The key is taken by the same bytes: an earlier call succeeded and its answer was lost, or somebody else wrote
+    /// what the bytes themselves decide.
+    Same,
+    /// The key is taken by other bytes, which are these.
+    Other(Bytes),
 }
+
+/// How often a create may be refused although nothing is there. Amazon S3 answers 409 `ConditionalRequestConflict`
+/// where another operation on the key was under way, even if nothing came of it ("on a 409 failure, retry the upload",
+/// API reference of PutObject), and object_store gives that as `AlreadyExists` (arrow-rs-object-store#852).
+const REFUSALS: u32 = 7;
+
+/// The pause after the first refusal of that kind; it doubles, so that all of them take 6 s.
+const REFUSAL_PAUSE: Duration = Duration::from_millis(100);
 
 impl Store {
     /// Opens the archive's store. Nothing is sent yet, except that `file://` makes the directory.
@@ -97,16 +112,45 @@ impl Store {
         &self.url
     }
 
-    /// Creates an object if its key is free. When it says [`Created::Yes`], the object is durable.
+    /// Creates an object if its key is free, and says what has the key now. A store that says that the object exists is
+    /// not believed: the object is read back, and where there is none, the create is tried again.
     ///
     /// An error leaves it open whether the object was created: the answer may have been lost on its way.
+    ///
+    /// # Errors
+    /// [`Kind::Unavailable`] for a store that goes on refusing the object as existing where nothing can be read, and the
+    /// store's own errors.
     pub async fn create(&self, key: &Path, bytes: Bytes) -> Result<Created> {
+        let mut pause = REFUSAL_PAUSE;
+        for refusals in 1.. {
+            if self.try_create(key, bytes.clone()).await? {
+                return Ok(Created::Yes);
+            }
+            match self.get(key).await? {
+                Some(found) if found == bytes => return Ok(Created::Same),
+                Some(found) => return Ok(Created::Other(found)),
+                None if refusals >= REFUSALS => break,
+                None => {}
+            }
+            tracing::warn!(%key, refusals, retry_in = ?pause, "the store refuses an object as existing, and there is none");
+            tokio::time::sleep(pause).await;
+            pause *= 2;
+        }
+        let message = format!("{key} is refused as existing {REFUSALS} times in a row, and it cannot be read");
+        Err(Error::new(Kind::Unavailable, message).hint(
+            "the store contradicts itself: `tidelog check --connect` tries it; look for a proxy or a cache between \
+             tidelog and the store",
+        ))
+    }
+
+    /// Sends one create; false if the store says that the key is taken.
+    async fn try_create(&self, key: &Path, bytes: Bytes) -> Result<bool> {
         let options = PutOptions::from(PutMode::Create);
         let create = async {
             self.is_there().await?;
             let created = match self.objects.put_opts(key, PutPayload::from_bytes(bytes), options).await {
-                Ok(_) => Created::Yes,
-                Err(object_store::Error::AlreadyExists { .. }) => Created::Exists,
+                Ok(_) => true,
+                Err(object_store::Error::AlreadyExists { .. }) => false,
                 Err(error) => return Err(self.fault(error, "create", key)),
             };
             self.is_there().await.map(|()| created)
@@ -267,7 +311,7 @@ impl Store {
             Error::new(Kind::Internal, "cannot get random bytes for a name").source(error.to_string())
         })?;
         let key = Path::from(format!("tidelog-probe-{:016x}", u64::from_be_bytes(name)));
-        let tried = self.try_create(&key).await;
+        let tried = self.try_condition(&key).await;
         let removed = self.delete(&key).await;
         tried.and(removed)?;
         if self.get(&key).await?.is_some() {
@@ -278,24 +322,25 @@ impl Store {
         Ok(())
     }
 
-    async fn try_create(&self, key: &Path) -> Result<()> {
+    async fn try_condition(&self, key: &Path) -> Result<()> {
         let (first, second) = (Bytes::from_static(b"first"), Bytes::from_static(b"second"));
         self.create(key, first.clone()).await?;
-        let again = self.create(key, second).await?;
-        let found = self.get(key).await?;
-        if again == Created::Yes {
-            let message = format!("the store at {} does not support conditional puts", self.url);
-            return Err(Error::new(Kind::Unsupported, message).source("the second create of one key was not refused").hint(
-                "two archivers would overwrite each other's checkpoints: use a store that honours `If-None-Match: *` \
-                 (Amazon S3, MinIO, Ceph, R2 in their current versions do)",
-            ));
+        match self.create(key, second).await? {
+            Created::Other(found) if found == first => Ok(()),
+            Created::Yes | Created::Same => {
+                let message = format!("the store at {} does not support conditional puts", self.url);
+                let error = Error::new(Kind::Unsupported, message);
+                Err(error.source("the second create of one key was not refused").hint(
+                    "two archivers would overwrite each other's checkpoints: use a store that honours `If-None-Match: \
+                     *` (Amazon S3, MinIO, Ceph, R2 in their current versions do)",
+                ))
+            }
+            Created::Other(_) => {
+                let message = format!("the store at {} does not give back what was written", self.url);
+                Err(Error::new(Kind::Corrupt, message)
+                    .hint("look for a proxy or a cache between tidelog and the store, and use the store directly"))
+            }
         }
-        if found != Some(first) {
-            let message = format!("the store at {} does not give back what was written", self.url);
-            return Err(Error::new(Kind::Corrupt, message)
-                .hint("look for a proxy or a cache between tidelog and the store, and use the store directly"));
-        }
-        Ok(())
     }
 
     /// Before whatever is asked of the store, and after what was written: see [`root`].

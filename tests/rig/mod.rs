@@ -3,7 +3,7 @@
 //! ```text
 //!   setup.sh ──► cache (jars, venv) ──► parts() ─┬─► kafka    brokers (JVM processes), topics, records in and out
 //!                                                ├─► postgres servers of several versions, standbys, psql, pgbench
-//!                                                ├─► s3       moto_server (process), s3s-fs (in this process)
+//!                                                ├─► s3       moto_server (process), s3s-fs (in this process); s3_proxy before them
 //!                                                └─► python   scripts with duckdb, pyarrow, fastavro
 //!   records ─► load() ─► a topic ─► … ─► another topic ─► compare::assert_same
 //!                     the binary under test ─────────► program
@@ -23,6 +23,7 @@ pub(crate) mod program;
 pub(crate) mod python;
 pub(crate) mod records;
 pub(crate) mod s3;
+pub(crate) mod s3_proxy;
 pub(crate) mod topics;
 
 mod selftest;

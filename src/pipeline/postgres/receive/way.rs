@@ -8,7 +8,7 @@ use crate::error::{Error, Kind, Result, ResultExt as _};
 use crate::pipeline::postgres::timelines::{self, Next};
 use crate::segment::wal::{Switch, parse_history};
 use crate::source::postgres::Replication;
-use crate::store::layout;
+use crate::store::{Created, layout};
 use crate::stream::Lsn;
 
 impl Receiver {
@@ -39,8 +39,12 @@ impl Receiver {
         let text = replication.timeline_history(timeline).await?;
         let switches = parse_history(timeline, &text)?;
         let store = self.shared.store.clone();
-        self.apart(async move { store.create(&key, text).await }).await?;
-        tracing::info!(timeline, "archived the history of a timeline");
+        match self.apart(async move { store.create(&key, text).await }).await? {
+            Created::Yes => tracing::info!(timeline, "archived the history of a timeline"),
+            Created::Same => {}
+            // The archive's history decides, as it does for whoever finds it there at once.
+            Created::Other(archived) => return parse_history(timeline, &archived),
+        }
         Ok(switches)
     }
 

@@ -1,0 +1,322 @@
+//! What a store does to single requests: refusals without effect, lost answers, codes that pass, slow links, and a
+//! bucket that lost objects. A proxy stands before a real S3 server.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, and clippy.toml spares only the test functions")]
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use object_store::path::Path;
+use tidelog::config::Archive;
+use tidelog::error::Kind;
+use tidelog::manifest::{Chain, Change, Outcome, Selection, Step, Walk, backups};
+use tidelog::store::{Created, Store};
+use tidelog::stream::{Begin, Format, Lsn, PartitionRange, SegmentRef, StreamId, System, TopicLife, sha256};
+
+use crate::rig::s3::{Bucket, moto, s3s_fs};
+use crate::rig::s3_proxy::{Fault, Proxy, Rule};
+
+const CONFLICT: Fault = Fault::Answer(409, "ConditionalRequestConflict");
+
+fn store_with(bucket: &Bucket, more: &[(&str, &str)]) -> Store {
+    let mut options: BTreeMap<String, String> =
+        bucket.options().iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
+    options.extend(more.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
+    let archive = Archive { url: bucket.url().parse().unwrap(), spool_dir: PathBuf::new(), options };
+    Store::open(&archive).unwrap()
+}
+
+/// A bucket of moto behind a proxy.
+fn behind_proxy() -> (Bucket, Proxy, Store) {
+    let mut bucket = moto();
+    let proxy = Proxy::before(&mut bucket);
+    let store = store_with(&bucket, &[]);
+    (bucket, proxy, store)
+}
+
+fn now() -> DateTime<Utc> {
+    DateTime::from_timestamp(1_800_000_000, 0).unwrap()
+}
+
+fn orders() -> StreamId {
+    TopicLife::new("main", "orders", 0).stream()
+}
+
+async fn begun(store: &Store) -> Chain {
+    Chain::begin(store, &orders(), Begin::topic(Some("id".into()), vec![Some(0)]), "w", now()).await.unwrap()
+}
+
+fn change(n: i64) -> Change {
+    let range = PartitionRange {
+        partition: 0,
+        start: n,
+        end: n + 1,
+        records: 1,
+        min_timestamp: Some(n),
+        max_timestamp: Some(n),
+    };
+    let segment = SegmentRef {
+        object: format!("segments/{n}.parquet"),
+        format: Format::Parquet,
+        bytes: 10,
+        sha256: sha256(b"the segment"),
+        raw_bytes: 100,
+        largest_record: 100,
+        partitions: vec![range],
+    };
+    Change { segments: vec![segment], ..Change::default() }
+}
+
+async fn grow(chain: &mut Chain, head: u64) {
+    while chain.head() < head {
+        let next = chain.position(0).map_or(0, |position| position.end);
+        let outcome = chain.commit(&change(next), "w", now()).await.unwrap();
+        assert!(matches!(outcome, Outcome::Committed { .. }), "{outcome:?}");
+    }
+}
+
+async fn damage(store: &Store) -> Vec<String> {
+    let mut walk = Walk::new(store, &orders()).await.unwrap();
+    let mut found = Vec::new();
+    while let Some(step) = walk.next().await.unwrap() {
+        if let Step::Damaged { error, .. } = step {
+            found.push(error.to_string());
+        }
+    }
+    found
+}
+
+// Exists, although nothing is there.
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_without_effect_is_tried_again_and_every_outcome_of_a_create_is_told() {
+    let (_bucket, proxy, store) = behind_proxy();
+    let (key, mine, other) = (Path::from("a/key"), Bytes::from_static(b"mine"), Bytes::from_static(b"other"));
+    proxy.add(Rule::new("PUT", "a/key", CONFLICT).times(3));
+    assert_eq!(store.create(&key, mine.clone()).await.unwrap(), Created::Yes);
+    assert_eq!(store.create(&key, mine.clone()).await.unwrap(), Created::Same);
+    assert_eq!(store.create(&key, other).await.unwrap(), Created::Other(mine.clone()));
+    // The answer to the first is lost; whoever sends it again finds its own.
+    let lost = Path::from("a/lost");
+    proxy.add(Rule::new("PUT", "a/lost", Fault::LoseAnswer).times(1));
+    assert_eq!(store.create(&lost, mine.clone()).await.unwrap(), Created::Same);
+    // Written, and told to be refused.
+    let told = Path::from("a/told");
+    proxy.add(Rule::new("PUT", "a/told", Fault::AnswerAfter(409, "ConditionalRequestConflict")).times(1));
+    assert_eq!(store.create(&told, mine).await.unwrap(), Created::Same);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_refuses_for_ever_is_asked_a_few_times_with_pauses() {
+    let (_bucket, proxy, store) = behind_proxy();
+    proxy.add(Rule::new("PUT", "00000000000000000000.json", CONFLICT));
+    let start = Instant::now();
+    let begin = Begin::topic(Some("id".into()), vec![Some(0)]);
+    let begun = tokio::time::timeout(Duration::from_secs(60), Chain::begin(&store, &orders(), begin, "w", now())).await;
+    let error = begun.expect("it ends").unwrap_err();
+    assert_eq!(error.kind(), Kind::Unavailable, "{error}");
+    assert!(error.to_string().contains("00000000000000000000.json is refused as existing"), "{error}");
+    let sent = proxy.came("^PUT .*00000000000000000000.json");
+    assert!((3..=10).contains(&sent), "{sent} creates in {:?}", start.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn entry_0_a_page_and_any_entry_survive_a_refusal_without_effect() {
+    let (_bucket, proxy, store) = behind_proxy();
+    for key in ["orders.0/00000000000000000000.json", "orders.0/pages/", "orders.0/0000000000000000006[0-9].json"] {
+        proxy.add(Rule::new("PUT", key, CONFLICT).times(2));
+    }
+    let mut chain = begun(&store).await;
+    grow(&mut chain, 70).await;
+    let opened = Chain::open(&store, &orders()).await.unwrap().unwrap();
+    assert_eq!((opened.head(), opened.totals().records), (70, 69));
+    assert_eq!(opened.select(&Selection::default()).await.unwrap().segments.len(), 69);
+    assert_eq!(damage(&store).await, [""; 0]);
+}
+
+fn backup() -> backups::Backup {
+    let part = backups::Part {
+        object: "backups/postgres/system=1/b/manifest".into(),
+        bytes: 1,
+        stored_bytes: 1,
+        sha256: sha256(b"x"),
+    };
+    backups::Backup {
+        format: 1,
+        name: "b".into(),
+        label: "test".into(),
+        system: System { system_id: 1, wal_segment_size: 16 << 20, server_version: 17 },
+        timeline: 1,
+        start: Lsn(1),
+        end: Lsn(2),
+        end_timeline: 1,
+        started: now(),
+        finished: now(),
+        archives: vec![backups::Archive { name: "base.tar".into(), tablespace: None, parts: vec![part.clone()] }],
+        manifest: part,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_is_committed_through_a_refusal_without_effect() {
+    let (_bucket, proxy, store) = behind_proxy();
+    let refused = proxy.add(Rule::new("PUT", "backup.json", CONFLICT).times(2));
+    backups::commit(&store, &backup()).await.unwrap();
+    assert_eq!((refused.met(), backups::backups(&store, 1).await.unwrap()), (2, vec![backup()]));
+    let other = backups::Backup { label: "other".into(), ..backup() };
+    assert_eq!(backups::commit(&store, &other).await.unwrap_err().kind(), Kind::Fenced);
+}
+
+// What passes is sent again; what does not is told by its code.
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_of_400_or_403_that_passes_is_sent_again() {
+    let (_bucket, proxy, store) = behind_proxy();
+    let passing = [
+        (400, "ExpiredToken"),
+        (400, "RequestTimeout"),
+        (400, "SlowDown"),
+        (400, "TokenRefreshRequired"),
+        (403, "RequestTimeTooSkewed"),
+        (409, "OperationAborted"),
+        (503, "SlowDown"),
+    ];
+    for (n, (status, code)) in passing.into_iter().enumerate() {
+        let key = Path::from(format!("pass/{n}/object"));
+        let met = ["PUT", "GET", "HEAD"].map(|method| {
+            let rule = Rule::new(method, &format!("pass/{n}/object"), Fault::Answer(status, code)).times(1);
+            // A HEAD has no body and so no code; 400 alone may be anything.
+            (status != 409 && (method != "HEAD" || status == 400)).then(|| proxy.add(rule))
+        });
+        let listed =
+            proxy.add(Rule::new("GET", &format!("list-type=2.*pass%2F{n}%2F"), Fault::Answer(status, code)).times(1));
+        proxy.add(Rule::new("PUT", &format!("pass/{n}/object"), Fault::Answer(status, code)).times(1));
+        store.put(&key, Bytes::from_static(b"x")).await.unwrap_or_else(|error| panic!("{status} {code}: {error}"));
+        assert_eq!(store.get(&key).await.unwrap().unwrap(), "x", "{status} {code}");
+        assert_eq!(store.size(&key).await.unwrap(), Some(1), "{status} {code}");
+        assert_eq!(store.list(&Path::from(format!("pass/{n}"))).await.unwrap().len(), 1, "{status} {code}");
+        assert!(
+            met.iter().flatten().all(|met| met.met() == 1) && listed.met() == 1,
+            "{status} {code}: nothing was met"
+        );
+    }
+    proxy.add(Rule::new("PUT", "tidelog-probe", Fault::Answer(400, "ExpiredToken")).times(2));
+    store.probe().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_does_not_pass_is_told_at_once_with_its_code() {
+    let (_bucket, proxy, store) = behind_proxy();
+    for (status, code, kind) in [
+        (400, "AuthorizationHeaderMalformed", Kind::Config),
+        (403, "SignatureDoesNotMatch", Kind::Denied),
+        (403, "AccessDenied", Kind::Denied),
+        (403, "QuotaExceeded", Kind::Full),
+    ] {
+        proxy.clear();
+        let met = proxy.add(Rule::new("", "stays/", Fault::Answer(status, code)));
+        let error = store.put(&Path::from("stays/object"), Bytes::new()).await.unwrap_err();
+        assert_eq!((error.kind(), met.met()), (kind, 1), "{error}");
+        assert!(error.hint_text().unwrap().contains(code), "{error:?}");
+    }
+    proxy.clear();
+    proxy.add(Rule::new("", "stays/", Fault::Answer(400, "ExpiredToken")));
+    let error = store.get(&Path::from("stays/object")).await.unwrap_err();
+    assert_eq!((error.kind(), error.exit_code()), (Kind::Unavailable, 1), "{error}");
+    assert!(error.hint_text().unwrap().contains("ExpiredToken: the credentials have expired"), "{error:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_of_an_upload_is_sent_again_by_itself() {
+    let (_bucket, proxy, store) = behind_proxy();
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    let bytes: Vec<u8> = (0..20 << 20).map(|n: u32| (n / 251 + n % 253) as u8).collect();
+    file.write_all(&bytes).unwrap();
+    let met = [(400, "RequestTimeout"), (400, "ExpiredToken"), (503, "SlowDown")]
+        .map(|(status, code)| proxy.add(Rule::new("PUT", "partNumber=2", Fault::Answer(status, code)).times(1)));
+    proxy.add(Rule::new("PUT", "partNumber=3", Fault::LoseAnswer).times(1));
+    let begun = proxy.add(Rule::new("POST", "uploads", Fault::Answer(400, "RequestTimeout")).times(1));
+    store.upload(&Path::from("upload/parts"), file.path()).await.unwrap();
+    assert!(store.get(&Path::from("upload/parts")).await.unwrap().unwrap() == bytes, "the bytes differ");
+    assert!(met.iter().all(|met| met.met() == 1) && begun.met() == 1);
+    assert_eq!(proxy.came("^PUT .*partNumber=1"), 1, "what was through is not sent again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_storm_lost_answers_and_broken_reads_are_ridden_out() {
+    let (_bucket, proxy, store) = behind_proxy();
+    let mut chain = begun(&store).await;
+    proxy.add(Rule::new("", "", Fault::Answer(503, "SlowDown")).skip(5).times(4));
+    proxy.add(Rule::new("PUT", "orders.0", Fault::LoseAnswer).skip(10).times(3));
+    proxy.add(Rule::new("PUT", "orders.0", Fault::AnswerAfter(500, "InternalError")).skip(20).times(2));
+    proxy.add(Rule::new("GET", "orders.0/0000", Fault::CutAnswer(40)).skip(1).times(2));
+    proxy.add(Rule::new("PUT", "pages/", Fault::Delay(Duration::from_millis(300))).times(1));
+    grow(&mut chain, 70).await;
+    let opened = Chain::open(&store, &orders()).await.unwrap().unwrap();
+    assert_eq!((opened.head(), opened.totals().records), (70, 69));
+    assert_eq!(damage(&store).await, [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listing_that_lags_is_not_taken_for_the_end_of_a_chain() {
+    let (_bucket, proxy, store) = behind_proxy();
+    let mut chain = begun(&store).await;
+    grow(&mut chain, 70).await;
+    let newest = regex::Regex::new("0000000000000000006[0-9].json|00000000000000000070.json").unwrap();
+    proxy.add(Rule::new("GET", "list-type=2", Fault::HideKeys(newest)));
+    let mut opened = Chain::open(&store, &orders()).await.unwrap().unwrap();
+    assert_eq!((opened.head(), opened.totals().records), (70, 69));
+    grow(&mut opened, 75).await;
+    assert_eq!(Chain::open(&store, &orders()).await.unwrap().unwrap().head(), 75);
+}
+
+// A slow link.
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_segment_of_20_mb_gets_through_500_kb_a_second() {
+    let (_bucket, proxy, store) = behind_proxy();
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(&vec![7; 20_000_000]).unwrap();
+    proxy.add(Rule::new("", "slow/", Fault::BytesPerSecond(500_000)));
+    let start = Instant::now();
+    store.upload(&Path::from("slow/segment"), file.path()).await.unwrap();
+    assert!(start.elapsed() > Duration::from_secs(35), "the link was not slow: {:?}", start.elapsed());
+    proxy.clear();
+    assert_eq!(store.size(&Path::from("slow/segment")).await.unwrap(), Some(20_000_000));
+}
+
+// What a store lacks or wants.
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_without_bulk_delete_says_which_option_helps() {
+    let (bucket, proxy, store) = behind_proxy();
+    proxy.add(Rule::new("POST", "delete", Fault::Answer(501, "NotImplemented")));
+    let error = store.probe().await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Unsupported, "{error}");
+    assert!(error.hint_text().unwrap().contains("aws_disable_bulk_delete"), "{error:?}");
+    store_with(&bucket, &[("aws_disable_bulk_delete", "true")]).probe().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_with_object_lock_gets_the_checksums_that_it_wants() {
+    for mut bucket in [moto(), s3s_fs()] {
+        let proxy = Proxy::before(&mut bucket);
+        // As Amazon S3 answers it: "Content-MD5 OR x-amz-checksum- HTTP header is required for Put Object requests with
+        // Object Lock parameters".
+        let locked = Fault::Answer(400, "InvalidRequest");
+        proxy.add(Rule::new("PUT", "", locked).without_header("x-amz-checksum-sha256"));
+        let error = store_with(&bucket, &[]).put(&Path::from("a"), Bytes::new()).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Config, "{error}");
+        assert!(error.hint_text().unwrap().contains("aws_checksum_algorithm"), "{error:?}");
+        let store = store_with(&bucket, &[("aws_checksum_algorithm", "sha256")]);
+        store.probe().await.unwrap();
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(&vec![7; 18 << 20]).unwrap();
+        store.upload(&Path::from("parts"), file.path()).await.unwrap();
+        assert_eq!(store.size(&Path::from("parts")).await.unwrap(), Some(18 << 20));
+    }
+}
