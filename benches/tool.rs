@@ -389,7 +389,7 @@ async fn archive(root: PathBuf, segments: u64) -> Done {
         let change = Change { segments: vec![segment], ..Change::default() };
         match chain.commit(&change, "bench", now).await? {
             Outcome::Committed { .. } => {}
-            Outcome::Moved(_) => return Err("another writer is in the archive".into()),
+            Outcome::Moved(_) | Outcome::Closed => return Err("another writer is in the archive".into()),
         }
     }
     Ok(())

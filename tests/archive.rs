@@ -102,7 +102,7 @@ impl Topic {
         let change = Change { segments: vec![sealed.to_ref(object.to_string())], ..Change::default() };
         match self.chain.commit(&change, "test", now()).await.expect("a change is committed") {
             Outcome::Committed { .. } => object.to_string(),
-            Outcome::Moved(partitions) => panic!("nobody else writes, and yet {partitions:?} moved"),
+            other => panic!("nobody else writes, and yet {other:?}"),
         }
     }
 

@@ -5,6 +5,7 @@ mod cli;
 mod deploy;
 mod docs;
 mod faults;
+mod generations;
 mod http;
 mod isolation;
 mod kafka;

@@ -14,8 +14,8 @@ use crate::error::{Error, Kind, Result};
 use crate::store::{Created, Store, layout};
 use crate::stream::invariants::{self, Checked};
 use crate::stream::{
-    Begin, Body, Change, Checkpoint, FORMAT_VERSION, PageRef, PartitionRange, Progress, Snapshot, StreamId, Totals,
-    sha256,
+    Begin, Body, Change, Checkpoint, Close, FORMAT_VERSION, PageRef, PartitionRange, Progress, Snapshot, StreamId,
+    Totals, sha256,
 };
 
 /// A stream's chain, known up to its head.
@@ -51,6 +51,9 @@ pub enum Outcome {
     /// covered and goes on with the rest. Segment objects are never deleted at this point: an earlier attempt to commit
     /// them may have succeeded.
     Moved(BTreeSet<i32>),
+    /// The generation has ended; nothing was written, and nothing will be. What is not in the chain belongs into the next
+    /// generation.
+    Closed,
 }
 
 impl Chain {
@@ -151,7 +154,7 @@ impl Chain {
                 let progress = Progress::from_snapshot(&snapshot);
                 (snapshot.begin, progress, snapshot.pages)
             }
-            Body::Append(_) | Body::Gap { .. } | Body::Merge(_) | Body::Expire(_) => {
+            Body::Append(_) | Body::Gap { .. } | Body::Merge(_) | Body::Expire(_) | Body::Close(_) => {
                 return Err(Error::new(Kind::Internal, format!("{object} is no beginning of a chain")));
             }
         };
@@ -206,6 +209,9 @@ impl Chain {
                 let number = self.acknowledge(change).unwrap_or(self.number);
                 return Ok(Outcome::Committed { number });
             }
+            if self.closed().is_some() {
+                return Ok(Outcome::Closed);
+            }
             let body = rest.into_body();
             let moved = self.moved(&body);
             if !moved.is_empty() {
@@ -228,6 +234,23 @@ impl Chain {
                 return Ok(Outcome::Committed { number });
             }
         }
+    }
+
+    /// Ends the generation, unless somebody has ended it already: from then on nobody can append to it.
+    ///
+    /// # Errors
+    /// [`Kind::Internal`] if `close` does not fit the chain, and the store's errors. The same call tells after an error
+    /// whether it was done.
+    pub async fn close(&mut self, close: &Close, writer: &str, now: DateTime<Utc>) -> Result<()> {
+        while self.closed().is_none() {
+            let body = Body::Close(close.clone());
+            let allowed = invariants::body_fits_stream(&self.stream, &body).and_then(|()| self.progress.accepts(&body));
+            allowed.map_err(|violation| {
+                Error::new(Kind::Internal, format!("{} must not be ended so", self.stream)).source(violation)
+            })?;
+            self.try_create(body, (writer, now)).await?;
+        }
+        Ok(())
     }
 
     /// Tries once to create the next entry with `body`; gives its number. None where somebody else was faster, or where
@@ -323,6 +346,7 @@ impl Chain {
             positions: self.progress.positions().copied().collect(),
             totals: *self.progress.totals(),
             pages,
+            closed: self.closed().cloned(),
         };
         self.create_next(Body::Snapshot(snapshot), writer, now).await
     }
@@ -364,6 +388,11 @@ impl Chain {
     /// Whose chain it is.
     pub fn stream(&self) -> &StreamId {
         &self.stream
+    }
+
+    /// That the generation has ended, if it has.
+    pub fn closed(&self) -> Option<&Close> {
+        self.progress.closed()
     }
 
     /// What its first entry says.

@@ -46,6 +46,8 @@ pub enum Body {
     Merge(Merge),
     /// What lies before some positions is given up; the beginnings of their partitions move.
     Expire(Expire),
+    /// The topic goes on in another generation; no position of this one moves forward any more.
+    Close(Close),
     /// Everything before, summed up, so that a reader need not go further back.
     Snapshot(Snapshot),
 }
@@ -72,6 +74,26 @@ pub struct Expire {
     pub retired: Retired,
     /// When it was decided.
     pub decided: DateTime<Utc>,
+}
+
+/// The end of a generation whose topic goes on under the same id: its log was cut by an unclean election. It is the fence
+/// between two generations: each partition goes on in the next one where this chain ends, so nobody may append to it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Close {
+    /// The partitions whose log is known to be another one from an offset on, each once. The others go on where they are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cuts: Vec<Cut>,
+    /// When it was decided.
+    pub decided: DateTime<Utc>,
+}
+
+/// Where the log of a partition left what is archived of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cut {
+    /// The partition.
+    pub partition: i32,
+    /// What is archived below is in its log, as far as is known; from here on the next generation has it.
+    pub offset: i64,
 }
 
 /// How far the beginning of a partition moves.
@@ -165,6 +187,7 @@ impl Body {
             Self::Gap { .. } => "gap",
             Self::Merge(_) => "merge",
             Self::Expire(_) => "expire",
+            Self::Close(_) => "close",
             Self::Snapshot(_) => "snapshot",
         }
     }
@@ -174,7 +197,7 @@ impl Body {
         match self {
             Self::Begin(begin) => Some(begin),
             Self::Snapshot(snapshot) => Some(&snapshot.begin),
-            Self::Append(_) | Self::Gap { .. } | Self::Merge(_) | Self::Expire(_) => None,
+            Self::Append(_) | Self::Gap { .. } | Self::Merge(_) | Self::Expire(_) | Self::Close(_) => None,
         }
     }
 
@@ -182,6 +205,14 @@ impl Body {
     pub fn merge(&self) -> Option<&Merge> {
         match self {
             Self::Merge(merge) => Some(merge),
+            _ => None,
+        }
+    }
+
+    /// That the entry ends the generation.
+    pub fn close(&self) -> Option<&Close> {
+        match self {
+            Self::Close(close) => Some(close),
             _ => None,
         }
     }
@@ -485,6 +516,9 @@ pub struct Snapshot {
     pub totals: Totals,
     /// The pages that list the segments and gaps before, oldest first.
     pub pages: Vec<PageRef>,
+    /// That the generation has ended, if it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub closed: Option<Close>,
 }
 
 /// A page of a snapshot: an immutable object that lists entries (level 0) or pages of the level below.

@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use super::{
-    Begin, Body, Expire, Expired, Format, Gap, Merge, PageRef, PartitionRange, Progress, Retired, SegmentRef, Snapshot,
-    StreamId, Totals,
+    Begin, Body, Close, Expire, Expired, Format, Gap, Merge, PageRef, PartitionRange, Progress, Retired, SegmentRef,
+    Snapshot, StreamId, Totals,
 };
 use crate::error::{Error, Kind};
 
@@ -117,7 +117,7 @@ pub fn empty_has_no_records(range: &PartitionRange) -> Checked {
 /// An entry that moves partitions moves at least one.
 pub fn moves_something(body: &Body) -> Checked {
     let moves = match body {
-        Body::Begin(_) | Body::Snapshot(_) | Body::Merge(_) => true,
+        Body::Begin(_) | Body::Snapshot(_) | Body::Merge(_) | Body::Close(_) => true,
         Body::Expire(expire) => !expire.ranges.is_empty(),
         Body::Append(change) => !(change.segments.is_empty() && change.empty.is_empty()),
         Body::Gap { gaps } => !gaps.is_empty(),
@@ -193,6 +193,24 @@ pub fn merge_within_position(progress: &Progress, merge: &Merge) -> Checked {
             format!("{}: [{}, {}) is not what is archived", merge.segment.object, range.start, range.end)
         })
     })
+}
+
+/// After a generation has ended nothing is added to it, and it ends once.
+pub fn nothing_moves_after_close(progress: &Progress, body: &Body) -> Checked {
+    let moves = matches!(body, Body::Append(_) | Body::Gap { .. } | Body::Close(_));
+    holds("nothing_moves_after_close", progress.closed().is_none() || !moves, || {
+        format!("an entry of the kind {:?} follows the end of the generation", body.kind())
+    })
+}
+
+/// The end of a generation names each partition once, and no offset behind what is archived.
+pub fn cuts_within_position(progress: &Progress, close: &Close) -> Checked {
+    let mut seen = BTreeSet::new();
+    let odd = close.cuts.iter().find(|cut| {
+        let end = progress.position(cut.partition).map(|range| range.end);
+        !seen.insert(cut.partition) || cut.offset < 0 || end.is_none_or(|end| end < cut.offset)
+    });
+    holds("cuts_within_position", odd.is_none(), || format!("{odd:?} does not fit what is archived"))
 }
 
 /// An expiry names each partition once.
@@ -271,9 +289,10 @@ pub fn begin_fits_stream(stream: &StreamId, begin: &Begin) -> Checked {
 pub fn body_fits_stream(stream: &StreamId, body: &Body) -> Checked {
     let wal = matches!(stream, StreamId::Postgres { .. });
     let odd = body.segments().iter().find(|segment| wal != (segment.format == Format::Wal));
-    holds("body_fits_stream", odd.is_none() && (wal || body.merge().is_none()), || match odd {
+    let own = if wal { body.close().is_none() } else { body.merge().is_none() };
+    holds("body_fits_stream", odd.is_none() && own, || match odd {
         Some(odd) => format!("{}: a segment of the format {:?} does not belong here", odd.object, odd.format.name()),
-        None => "segments of a topic are not merged".to_owned(),
+        None => format!("{stream} has no entry of the kind {:?}", body.kind()),
     })?;
     body.begin().map_or(Ok(()), |begin| begin_fits_stream(stream, begin))
 }

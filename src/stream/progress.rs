@@ -7,20 +7,21 @@
 use std::collections::BTreeMap;
 
 use super::invariants::{self, Violation};
-use super::{Body, PartitionRange, Snapshot, Totals};
+use super::{Body, Close, PartitionRange, Snapshot, Totals};
 
 /// The sum of a chain's entries up to one of them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Progress {
     positions: BTreeMap<i32, PartitionRange>,
     totals: Totals,
+    closed: Option<Close>,
 }
 
 impl Progress {
     /// The sum that a snapshot wrote down.
     pub fn from_snapshot(snapshot: &Snapshot) -> Self {
         let positions = snapshot.positions.iter().map(|range| (range.partition, *range)).collect();
-        Self { positions, totals: snapshot.totals }
+        Self { positions, totals: snapshot.totals, closed: snapshot.closed.clone() }
     }
 
     /// What is archived of `partition`: from its first offset to the next one to read.
@@ -38,12 +39,19 @@ impl Progress {
         &self.totals
     }
 
+    /// That the generation has ended, if it has.
+    pub fn closed(&self) -> Option<&Close> {
+        self.closed.as_ref()
+    }
+
     /// Whether `body` may follow: its ranges are sound, and each starts where its partition ended.
     ///
     /// # Errors
     /// The first rule that it breaks.
     pub fn accepts(&self, body: &Body) -> Result<(), Violation> {
         invariants::body_is_sound(body)?;
+        invariants::nothing_moves_after_close(self, body)?;
+        body.close().map_or(Ok(()), |close| invariants::cuts_within_position(self, close))?;
         if let Some(merge) = body.merge() {
             invariants::merge_within_position(self, merge)?;
         }
@@ -71,6 +79,9 @@ impl Progress {
             if let Some(position) = self.positions.get_mut(&expired.partition) {
                 position.start = expired.before;
             }
+        }
+        if let Some(close) = body.close() {
+            self.closed = Some(close.clone());
         }
         self.totals.add(&Totals::of(body.segments(), body.gaps()));
         body.merge().into_iter().for_each(|merge| self.totals.add(&Totals::of_merge(merge)));

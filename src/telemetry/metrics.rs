@@ -93,6 +93,8 @@ metrics! {
         "The memory budget, memory.budget.";
     REBALANCES = Counter "tidelog_rebalances_total" []
         "How often the consumer group gave partitions to this process or took them away.";
+    UNREAD_PARTITIONS = Counter "tidelog_unread_partitions_total" []
+        "Assigned partitions that were found to be read by nobody, a fault of the program, and were looked up again.";
     PAUSED = Gauge "tidelog_paused" ["connector"]
         "1 while somebody has paused or stopped the connector, else 0.";
     READY = Gauge "tidelog_ready" []

@@ -206,7 +206,7 @@ impl Work<'_> {
         let segments = match body {
             Body::Append(change) => change.segments,
             Body::Merge(merge) => vec![merge.segment],
-            Body::Begin(_) | Body::Gap { .. } | Body::Expire(_) | Body::Snapshot(_) => Vec::new(),
+            Body::Begin(_) | Body::Gap { .. } | Body::Expire(_) | Body::Close(_) | Body::Snapshot(_) => Vec::new(),
         };
         for segment in segments {
             self.segment(stream, number, segment).await?;

@@ -155,6 +155,18 @@ impl Kafka {
         self.wait_for_partitions(name, partitions);
     }
 
+    /// Creates a topic whose partitions lie on these brokers each, and waits until each has a leader.
+    pub(crate) fn create_topic_assigned(&self, name: &str, assignment: &[&[i32]], configs: &[(&str, &str)]) {
+        let partitions = i32::try_from(assignment.len()).expect("a count of partitions");
+        let mut topic = NewTopic::new(name, partitions, TopicReplication::Variable(assignment));
+        for (key, value) in configs {
+            topic = topic.set(key, value);
+        }
+        let answer = block_on(self.admin().create_topics([&topic], &admin_options()));
+        one_answer(answer.map(|mut results| results.remove(0)), &format!("create topic {name}"));
+        self.wait_for_partitions(name, partitions);
+    }
+
     /// Raises the number of partitions of a topic to `partitions`.
     pub(crate) fn grow_topic(&self, name: &str, partitions: i32) {
         let wanted = NewPartitions::new(name, usize::try_from(partitions).expect("a count of partitions"));

@@ -8,6 +8,7 @@ use super::*;
 use crate::error::Kind;
 use crate::manifest::streams;
 use crate::store::layout;
+use crate::stream::{Close, Cut};
 
 #[tokio::test]
 async fn a_chain_that_has_not_begun_is_none() {
@@ -283,4 +284,42 @@ async fn an_entry_of_another_stream_or_number_is_refused() {
     faulty.store().put(&layout::entry(&orders(), 2), bytes).await.unwrap();
     let error = Chain::open(&faulty.store(), &orders()).await.unwrap_err();
     assert!(error.to_string().contains("says that it is entry 1"), "{error}");
+}
+
+fn close_at(partition: i32, offset: i64) -> Close {
+    Close { cuts: vec![Cut { partition, offset }], decided: at(2) }
+}
+
+#[tokio::test]
+async fn nothing_is_added_to_a_generation_that_has_ended() {
+    let store = faultless().store();
+    let mut chain = begun(&store).await;
+    grow(&mut chain, 2).await;
+    let mut other = Chain::open(&store, &orders()).await.unwrap().unwrap();
+    chain.close(&close_at(0, 15), "w", at(2)).await.unwrap();
+    chain.close(&close_at(0, 5), "w", at(2)).await.unwrap();
+    assert_eq!((chain.head(), chain.closed()), (3, Some(&close_at(0, 15))), "it ends once");
+
+    let append = append("late", vec![range(1, 0, 4)]);
+    let gap = Change { gaps: vec![gap(1, 0, 4)], ..Change::default() };
+    for change in [append, gap] {
+        assert_eq!(other.commit(&change, "o", at(3)).await.unwrap(), Outcome::Closed, "{change:?}");
+    }
+    let opened = Chain::open(&store, &orders()).await.unwrap().unwrap();
+    assert_eq!((opened.head(), opened.closed()), (3, chain.closed()));
+    assert_eq!(super::walk::walked(&store).await, (4, 0, vec![]), "a walk finds it sound");
+}
+
+#[tokio::test]
+async fn an_end_whose_answer_was_lost_is_not_written_twice_and_a_wrong_one_not_at_all() {
+    let store = faultless().store();
+    let mut chain = begun(&store).await;
+    grow(&mut chain, 62).await;
+    for wrong in [close_at(0, 10_000), close_at(7, 0)] {
+        assert_eq!(chain.close(&wrong, "w", at(2)).await.unwrap_err().kind(), Kind::Internal, "{wrong:?}");
+    }
+    let mut again = Chain::open(&store, &orders()).await.unwrap().unwrap();
+    chain.close(&close_at(0, 15), "w", at(2)).await.unwrap();
+    again.close(&close_at(0, 15), "w", at(2)).await.unwrap();
+    assert_eq!((chain.head(), again.head()), (63, 63));
 }

@@ -30,6 +30,7 @@ fn checkpoints() -> Vec<Checkpoint> {
         positions: vec![PartitionRange { end: 20, ..range(0, 0, 10) }, range(1, 0, 4)],
         totals: totals(),
         pages: vec![page_ref("the page", 0)],
+        closed: None,
     };
     let bodies = [
         (0, Body::Begin(begin_of("4fDdTkB8RFqHyhpVGkEXjg"))),

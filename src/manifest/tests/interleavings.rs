@@ -81,6 +81,7 @@ impl Writer {
                 Ok(Outcome::Moved(partitions)) => {
                     assert!(!partitions.is_empty() && (self.plan.overlap || self.lives > 1), "{change:?} was ours");
                 }
+                Ok(Outcome::Closed) => panic!("nobody has ended this chain"),
                 Err(error) => {
                     assert!(error.is_transient(), "{error}");
                     pending = Some(change);

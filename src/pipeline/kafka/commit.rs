@@ -29,7 +29,7 @@ use crate::pipeline::tasks::{Task, Tasks};
 use crate::segment::{Encoding, Sealed, SegmentInfo, rewrite};
 use crate::source::kafka::{Cluster, OffsetAt, TopicPartition};
 use crate::store::{Store, layout};
-use crate::stream::{Gap, GapReason, PartitionRange, SegmentRef, TopicLife};
+use crate::stream::{Close, Cut, Gap, GapReason, PartitionRange, SegmentRef, TopicLife};
 
 /// A chain takes at most one checkpoint a second of this process, so that small segments do not make a chain long.
 const BETWEEN_CHECKPOINTS: Duration = Duration::from_secs(1);
@@ -67,11 +67,23 @@ pub(super) enum Request {
     Segment { seq: u64, sealed: Sealed },
     /// Ranges that hold no record.
     Empty { seq: u64, ranges: Vec<PartitionRange> },
+    /// A question about what is archived. It comes the way of the segments (see `lane::Step`): all that was read before it
+    /// is in the chain when it is answered.
+    Ask(Question),
+}
+
+/// What a lane asks of its committer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Question {
     /// The lane gave up everything up to number `seq`: where does the archive stand? The offsets are what holds for a
     /// partition that the chain does not know yet.
     Where { seq: u64, partitions: Vec<(i32, i64)> },
     /// The broker does not have the offset that was asked for.
     OutOfRange { partition: i32 },
+    /// The broker says that its log is another one, from that offset on as far as it tells.
+    Truncated { partition: i32, diverged: Option<i64> },
+    /// The topic goes on in another generation: nothing more comes of this one. A log that was cut ends its chain, too.
+    End { cut: Option<Cut> },
 }
 
 impl Request {
@@ -80,7 +92,7 @@ impl Request {
         match self {
             Self::Segment { sealed, .. } => &sealed.partitions,
             Self::Empty { ranges, .. } => ranges,
-            Self::Where { .. } | Self::OutOfRange { .. } => &[],
+            Self::Ask(_) => &[],
         }
     }
 
@@ -146,8 +158,8 @@ impl Committer {
                 request = tokio::time::timeout_at(next_checkpoint, self.inbox.recv()).await.ok().flatten();
             }
             if batch.is_empty() {
-                if let Some(other) = put_back.take() {
-                    self.answer(other).await;
+                if let Some(Request::Ask(question)) = put_back.take() {
+                    self.answer(question).await;
                 }
                 continue;
             }
@@ -222,6 +234,16 @@ impl Committer {
                     let end =
                         |range: &PartitionRange| if moved.contains(&range.partition) { range.start } else { range.end };
                     batch = self.cut(batch, end).await;
+                }
+                Outcome::Closed => {
+                    tracing::warn!(
+                        topic = self.life.topic,
+                        generation = self.life.generation,
+                        "another process has ended this generation: what it does not have is read again into the next one"
+                    );
+                    batch = self.cut(batch, |range| range.start).await;
+                    self.shared.tell(Notice::Ended { lane: self.lane });
+                    break;
                 }
             }
         }
@@ -350,34 +372,62 @@ impl Committer {
         Some((new, reference))
     }
 
-    async fn answer(&mut self, request: Request) {
-        match request {
-            Request::Where { seq, partitions } => {
+    async fn answer(&mut self, question: Question) {
+        match question {
+            Question::Where { seq, partitions } => {
                 let end = |partition| self.chain.position(partition).map(|range| range.end);
                 let positions =
                     partitions.into_iter().map(|(partition, first)| (partition, end(partition).unwrap_or(first)));
                 self.shared.tell(Notice::Positioned { lane: self.lane, seq, positions: positions.collect() });
             }
-            Request::OutOfRange { partition } => self.out_of_range(partition).await,
-            Request::Segment { .. } | Request::Empty { .. } => {}
+            Question::OutOfRange { partition } => self.out_of_range(partition).await,
+            Question::Truncated { partition, diverged } => self.truncated(partition, diverged).await,
+            Question::End { cut } => self.end(cut).await,
         }
+    }
+
+    /// Ends the chain where the log was cut, and tells that everything before is committed.
+    async fn end(&mut self, cut: Option<Cut>) {
+        if let Some(cut) = cut {
+            let within = |end: i64| Cut { offset: cut.offset.min(end), ..cut };
+            let cuts = self.chain.position(cut.partition).map(|range| within(range.end)).into_iter().collect();
+            let close = Close { cuts, decided: Utc::now() };
+            let mut persistence = self.persistence(Task::KafkaCheckpoint);
+            while let Err(error) = self.chain.close(&close, &self.shared.writer, Utc::now()).await {
+                persistence.wait_after("the end of a generation cannot be written", error).await;
+            }
+        }
+        self.shared.tell(Notice::Ended { lane: self.lane });
+    }
+
+    /// The broker says that the log was cut: another generation begins, unless nothing of the partition is archived in this
+    /// one yet, as after an election that cut several partitions: then it begins where its log left what was archived before.
+    async fn truncated(&mut self, partition: i32, diverged: Option<i64>) {
+        let (id, earliest, _) = self.present(partition).await;
+        if another_life(self.chain.begin_facts().topic_id(), id.as_deref()) {
+            return self.shared.tell(Notice::GenerationEnds { lane: self.lane, cut: None });
+        }
+        let offset = diverged.unwrap_or(earliest);
+        if let Some(range) = self.chain.position(partition) {
+            let offset = offset.min(range.end);
+            tracing::error!(
+                topic = self.life.topic,
+                partition,
+                archived = range.end,
+                offset,
+                "the broker lost records that are archived (an unclean election): the topic goes on in another generation"
+            );
+            return self.shared.tell(Notice::GenerationEnds { lane: self.lane, cut: Some(Cut { partition, offset }) });
+        }
+        self.shared.tell(Notice::Found { lane: self.lane, partition, offset });
     }
 
     /// Finds out why the broker does not have the offset after the archive's last: its retention has outrun the
     /// archiver (a gap is recorded), the log ends before it (another life of the topic), or neither (try again).
     async fn out_of_range(&mut self, partition: i32) {
-        let mut persistence = self.persistence(Task::KafkaPositions);
-        let (id, earliest, latest) = loop {
-            match self.present(partition).await {
-                Ok(present) => break present,
-                Err(error) => {
-                    persistence.wait_after("the offsets of a partition cannot be listed", error).await;
-                }
-            }
-        };
-        drop(persistence);
+        let (id, earliest, latest) = self.present(partition).await;
         if another_life(self.chain.begin_facts().topic_id(), id.as_deref()) {
-            return self.shared.tell(Notice::LifeEnded { lane: self.lane });
+            return self.shared.tell(Notice::GenerationEnds { lane: self.lane, cut: None });
         }
         loop {
             let Some(archived) = self.chain.reached(partition) else {
@@ -392,7 +442,8 @@ impl Committer {
                     latest,
                     "the log ends before the archive's position"
                 );
-                return self.shared.tell(Notice::LifeEnded { lane: self.lane });
+                let cut = Some(Cut { partition, offset: earliest });
+                return self.shared.tell(Notice::GenerationEnds { lane: self.lane, cut });
             }
             if archived >= earliest {
                 return self.shared.tell(Notice::Found { lane: self.lane, partition, offset: archived });
@@ -402,7 +453,11 @@ impl Committer {
             let before = self.chain.position(partition).and_then(|range| range.max_timestamp);
             let shown = gaps::span(&gap, before, None);
             let change = Change { gaps: vec![gap], ..Change::default() };
-            if let Outcome::Committed { .. } = self.append(&change, now).await {
+            let outcome = self.append(&change, now).await;
+            if outcome == Outcome::Closed {
+                return self.shared.tell(Notice::Ended { lane: self.lane });
+            }
+            if let Outcome::Committed { .. } = outcome {
                 self.shared.counters.gaps.increment(1);
                 self.shared.tell(Notice::Gaps { lane: self.lane, gaps: vec![shown] });
                 self.shared.tell(Notice::Archived { lane: self.lane, totals: *self.chain.totals() });
@@ -419,7 +474,17 @@ impl Committer {
     }
 
     /// The topic's id, and the partition's first offset and end, as the broker has them now.
-    async fn present(&self, partition: i32) -> Result<(Option<String>, i64, i64)> {
+    async fn present(&self, partition: i32) -> (Option<String>, i64, i64) {
+        let mut persistence = self.persistence(Task::KafkaPositions);
+        loop {
+            match self.try_present(partition).await {
+                Ok(present) => return present,
+                Err(error) => persistence.wait_after("the offsets of a partition cannot be listed", error).await,
+            }
+        }
+    }
+
+    async fn try_present(&self, partition: i32) -> Result<(Option<String>, i64, i64)> {
         let mut described = self.shared.cluster.describe(std::slice::from_ref(&self.life.topic)).await?;
         let id = described.remove(&self.life.topic).transpose()?.and_then(|info| info.id);
         let at = TopicPartition { topic: Arc::from(self.life.topic.as_str()), partition };

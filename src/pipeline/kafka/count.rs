@@ -9,6 +9,7 @@ use super::lane::Reason;
 use crate::stream::{GapReason, SegmentRef};
 use crate::telemetry::metrics::{
     ARCHIVED_BYTES, ARCHIVED_RECORDS, FENCE_CONFLICTS, GAPS, REBALANCES, SEGMENTS_SEALED, STORED_BYTES,
+    UNREAD_PARTITIONS,
 };
 
 /// This part's value of the label `kind`.
@@ -19,6 +20,7 @@ pub(super) struct Counters {
     pub(super) rebalances: Counter,
     pub(super) conflicts: Counter,
     pub(super) gaps: Counter,
+    pub(super) unread: Counter,
     sealed: [Counter; Reason::ALL.len()],
 }
 
@@ -28,6 +30,7 @@ impl Counters {
         Self {
             rebalances: REBALANCES.counter(&[]),
             conflicts: FENCE_CONFLICTS.counter(&[]),
+            unread: UNREAD_PARTITIONS.counter(&[]),
             gaps: GAPS.counter(&[KIND, ("reason", GapReason::BrokerRetention.name())]),
             sealed: Reason::ALL.map(sealed),
         }

@@ -13,6 +13,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::commit::Question;
 use super::lives::Verified;
 use super::pool::{BLOCK_BYTES, Pool};
 use super::shown::Shown;
@@ -21,7 +22,7 @@ use crate::config;
 use crate::record::Block;
 use crate::segment::{Sealed, SegmentWriter};
 use crate::source::kafka::Message;
-use crate::stream::{PartitionRange, TopicLife};
+use crate::stream::{Cut, PartitionRange, TopicLife};
 
 /// The first block of a partition of which nothing is known is this large; a later one as large as the last was.
 const FIRST_BLOCK_BYTES: usize = 4 << 10;
@@ -68,6 +69,21 @@ impl Reason {
     }
 }
 
+/// What a partition that is not taken waits for. Each is an answer that is on its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wait {
+    /// Why the broker does not have its next offset.
+    OutOfRange,
+    /// Whether its log was cut below what is archived.
+    Truncated,
+    /// Where the archive stands, after a segment could not be written to the spool.
+    Position,
+    /// The end of the generation.
+    NextGeneration,
+    /// The group wants it back.
+    Leaving,
+}
+
 /// One partition of a lane.
 #[derive(Debug)]
 pub(super) struct Part {
@@ -82,10 +98,8 @@ pub(super) struct Part {
     /// Segments up to this number are from before the partition was last begun anew; that they were dropped says nothing
     /// about what came since.
     anew_after: u64,
-    /// The position is being asked for anew: what comes meanwhile is dropped.
-    held: bool,
-    /// The group wants it back: it stays held until it is removed.
-    leaving: bool,
+    /// What it waits for: what comes meanwhile is dropped.
+    held: Option<Wait>,
     /// Whether the consumer's fetching is paused.
     paused: bool,
     block: Option<Block>,
@@ -109,6 +123,8 @@ pub(super) struct Step {
     /// What the blocks hold of the memory budget.
     pub(super) memory: usize,
     pub(super) finish: Option<Finish>,
+    /// Asked of the committer once everything before it is there: it goes the way of the records, so it cannot overtake them.
+    pub(super) question: Option<Question>,
 }
 
 /// The end of a segment.
@@ -228,8 +244,7 @@ impl Lane {
             rows_end: offset,
             committed: offset,
             anew_after: self.sealed,
-            held: false,
-            leaving: false,
+            held: None,
             paused: false,
             block: None,
             block_bytes: FIRST_BLOCK_BYTES,
@@ -245,32 +260,50 @@ impl Lane {
         self.shown.forget(partition);
     }
 
-    /// Stops taking a partition's records, until [`Lane::reposition`].
-    pub(super) fn hold(&mut self, partition: i32) {
-        if let Some(part) = self.part_mut(partition) {
-            part.held = true;
+    /// Stops taking a partition's records, until [`Lane::reposition`]; of one that leaves until it is removed or given to the
+    /// lane again.
+    pub(super) fn hold(&mut self, partition: i32, wait: Wait) {
+        if let Some(part) = self.part_mut(partition).filter(|part| part.held != Some(Wait::Leaving)) {
+            part.held = Some(wait);
         }
     }
 
-    /// Stops taking a partition's records until it is removed or given to the lane again.
-    pub(super) fn leave(&mut self, partition: i32) {
-        if let Some(part) = self.part_mut(partition) {
-            part.held = true;
-            part.leaving = true;
+    /// Whether the lane carries a partition, and what that waits for.
+    pub(super) fn carries(&self, partition: i32) -> Option<Option<Wait>> {
+        let part = usize::try_from(partition).ok().and_then(|index| self.parts.get(index)?.as_ref());
+        part.map(|part| part.held)
+    }
+
+    /// Asks the committer something, after everything that came before: what is open is sealed first, and the question
+    /// stands behind it.
+    pub(super) fn ask(&mut self, question: Question) {
+        self.seal(Reason::Conflict);
+        self.push_question(question);
+    }
+
+    fn push_question(&mut self, question: Question) {
+        self.steps.push_back(Step { blocks: Vec::new(), memory: 0, finish: None, question: Some(question) });
+    }
+
+    /// Takes nothing more of any partition, and ends what is open: the topic goes on in another generation.
+    pub(super) fn end(&mut self, cut: Option<Cut>) {
+        for partition in self.partitions() {
+            self.hold(partition, Wait::NextGeneration);
         }
+        self.ask(Question::End { cut });
     }
 
     /// Begins a partition anew at `offset`: what the archive says. The open segment must have been sealed before.
     pub(super) fn reposition(&mut self, partition: i32, offset: i64) {
         let sealed = self.sealed;
         self.verified.forget(partition);
-        if let Some(part) = self.part_mut(partition).filter(|part| !part.leaving) {
+        if let Some(part) = self.part_mut(partition).filter(|part| part.held != Some(Wait::Leaving)) {
             part.anew_after = sealed;
             part.start = offset;
             part.next = offset;
             part.rows_end = offset;
             part.committed = offset;
-            part.held = false;
+            part.held = None;
             if let Some(block) = part.block.take() {
                 self.memory -= block.memory();
             }
@@ -289,7 +322,7 @@ impl Lane {
         else {
             return;
         };
-        if part.held || message.offset < part.next {
+        if part.held.is_some() || message.offset < part.next {
             return;
         }
         let block = part.block.get_or_insert_with(|| pool.take(message.partition, part.block_bytes));
@@ -332,7 +365,7 @@ impl Lane {
     /// The consumer has seen everything of `partition` below `next`, with records or without.
     pub(super) fn advance(&mut self, partition: i32, next: i64, now: Instant) {
         if let Some(part) = self.part_mut(partition)
-            && !part.held
+            && part.held.is_none()
             && part.next < next
         {
             part.next = next;
@@ -355,7 +388,7 @@ impl Lane {
             return;
         }
         let memory = blocks.iter().map(Block::memory).sum();
-        self.steps.push_back(Step { blocks, memory, finish });
+        self.steps.push_back(Step { blocks, memory, finish, question: None });
     }
 
     /// Ends the open segment, if anything was seen since the last one ended.
@@ -426,11 +459,11 @@ impl Lane {
     }
 
     /// A step failed: everything that is not sealed to disk is given up and will be read again. The partitions are held
-    /// until their positions are known.
+    /// until the committer has said where the archive stands.
     pub(super) fn begin_anew(&mut self, retry_at: Instant) {
         self.busy = false;
         self.writer = None;
-        self.steps.clear();
+        self.steps.retain(|step| step.question.is_some());
         self.pending.clear();
         self.bytes_before += std::mem::take(&mut self.pending_bytes);
         self.records_before += std::mem::take(&mut self.records);
@@ -439,8 +472,9 @@ impl Lane {
         self.retry_at = Some(retry_at);
         for (_, part) in self.live_mut() {
             part.block = None;
-            part.held = true;
+            part.held.get_or_insert(Wait::Position);
         }
+        self.push_question(Question::Where { seq: self.sealed, partitions: self.committed_offsets() });
     }
 
     /// Checkpoints cover these ranges, and all segments up to number `seq`.
@@ -459,8 +493,9 @@ impl Lane {
         let waiting = self.sealed - self.committed;
         let (mut pause, mut resume) = (Vec::new(), Vec::new());
         for (partition, part) in self.live_mut() {
-            let stop = part.held || full || waiting >= MOST_WAITING;
-            let go = !part.held && !full && waiting <= MOST_WAITING / 2;
+            let held = part.held.is_some();
+            let stop = held || full || waiting >= MOST_WAITING;
+            let go = !held && !full && waiting <= MOST_WAITING / 2;
             if stop && !part.paused {
                 part.paused = true;
                 pause.push(partition);
@@ -479,7 +514,7 @@ impl Lane {
 
     /// For coverage: how far each partition is.
     pub(super) fn reached(&self) -> impl Iterator<Item = (i32, Reached)> {
-        self.live().filter(|(_, part)| !part.held).map(|(partition, part)| {
+        self.live().filter(|(_, part)| part.held.is_none()).map(|(partition, part)| {
             let archived = if part.rows_end <= part.committed { part.next } else { part.committed };
             (partition, Reached { covered: part.committed, archived, received: part.next })
         })
@@ -491,7 +526,7 @@ impl Lane {
         let (records_per_second, bytes_per_second) = self.shown.pace.sample(now, records, bytes);
         let partitions = self.live().map(|(partition, part)| {
             let archived = if part.rows_end <= part.committed { part.next } else { part.committed };
-            let (committed, next, held) = (part.committed, part.next, part.held);
+            let (committed, next, held) = (part.committed, part.next, part.held.is_some());
             let mut status =
                 PartitionStatus { partition, committed, archived, next, end: None, complete_through: None, held };
             self.shown.fill(&mut status);
@@ -513,7 +548,7 @@ impl Lane {
     }
 
     /// Where the archive stands for each partition, as far as this lane knows.
-    pub(super) fn committed_offsets(&self) -> Vec<(i32, i64)> {
+    fn committed_offsets(&self) -> Vec<(i32, i64)> {
         self.live().map(|(partition, part)| (partition, part.committed)).collect()
     }
 }

@@ -35,7 +35,7 @@ use crate::error::{Error, Kind, Result};
 use crate::record::Block;
 use crate::segment::SegmentWriter;
 use crate::source::kafka::{Cluster, Consumer};
-use crate::stream::{PartitionRange, SegmentRef, Totals};
+use crate::stream::{Cut, PartitionRange, SegmentRef, Totals};
 use collector::{Collector, Parts};
 use commit::Shared;
 use count::Counters;
@@ -54,8 +54,8 @@ const LAST_REPORT_WITHIN: Duration = Duration::from_secs(5);
 
 /// What the collector is told.
 enum Notice {
-    /// Where to read partitions on, and those of which it is not known yet.
-    Resolved(Vec<Resolved>, Vec<Unresolved>),
+    /// The answer to the question of that number: where to read partitions on, and those of which it is not known yet.
+    Resolved { ticket: u64, resolved: Vec<Resolved>, unresolved: Vec<Unresolved> },
     /// A step has ended, and its blocks are free.
     Encoded { lane: LaneId, memory: usize, result: Result<Free> },
     /// The lane's segment number `seq` is in a checkpoint, or nothing was left of it.
@@ -67,8 +67,10 @@ enum Notice {
     Found { lane: LaneId, partition: i32, offset: i64 },
     /// The answer to a lane that began anew.
     Positioned { lane: LaneId, seq: u64, positions: Vec<(i32, i64)> },
-    /// The log of a topic ends before the archive's position: this life of it is over.
-    LifeEnded { lane: LaneId },
+    /// The lane's topic is another one now, or its log was cut: another generation has to begin.
+    GenerationEnds { lane: LaneId, cut: Option<Cut> },
+    /// Everything that the lane had is in its chain, and nothing comes after it.
+    Ended { lane: LaneId },
     /// A topic has another id than its lane.
     Recreated { topic: Arc<str>, topic_id: String },
     /// What the lane's chain adds up to after a checkpoint.

@@ -35,11 +35,9 @@ const AGAIN_AT_MOST: Duration = Duration::from_secs(60);
 
 /// Partitions whose positions are wanted.
 pub(super) struct Request {
+    /// The number of the question, for the answer.
+    pub(super) ticket: u64,
     pub(super) partitions: Vec<TopicPartition>,
-    /// The life that is known to have ended, though the topic's id may be the same.
-    pub(super) ended: Option<TopicLife>,
-    /// The partition that must be read from its first record, for its log is another one than before.
-    pub(super) cut: Option<i32>,
 }
 
 /// A topic's present life, and where to read its partitions on.
@@ -53,7 +51,7 @@ pub(super) struct Resolved {
 /// Partitions of one topic whose positions are not known now, to be asked for again after a while.
 pub(super) struct Unresolved {
     pub(super) topic: Arc<str>,
-    pub(super) request: Request,
+    pub(super) partitions: Vec<TopicPartition>,
     pub(super) why: Error,
     pub(super) again: Duration,
 }
@@ -72,7 +70,7 @@ pub(super) async fn run(kafka: Arc<Kafka>, shared: Arc<Shared>, mut inbox: mpsc:
                 }
             }
         };
-        shared.tell(Notice::Resolved(resolved, unresolved));
+        shared.tell(Notice::Resolved { ticket: request.ticket, resolved, unresolved });
     }
 }
 
@@ -103,7 +101,7 @@ struct Known {
     life: TopicLife,
     /// Its chain; none if it has to begin.
     chain: Option<Chain>,
-    /// The same topic's life before, where this one begins after a cut.
+    /// The same topic's generation before, which was ended because a log was cut: what it has need not come again.
     before: Option<Chain>,
 }
 
@@ -114,31 +112,30 @@ impl Known {
 
     /// The partitions of which a broker must say where they begin: all, where the chain begins, and those of which nothing
     /// is archived nor said.
-    fn asked(&self, cut: Option<i32>) -> Vec<TopicPartition> {
+    fn asked(&self) -> Vec<TopicPartition> {
         match &self.chain {
             None => (0..self.wanted.info.partitions).map(|partition| self.at(partition)).collect(),
             Some(chain) => {
-                let unknown = |partition: &&i32| position(chain, **partition, cut).is_none();
+                let unknown = |partition: &&i32| chain.reached(**partition).is_none();
                 self.wanted.partitions.iter().filter(unknown).map(|&partition| self.at(partition)).collect()
             }
         }
     }
 
     /// Where a partition begins, if a broker says.
-    fn start(&self, partition: i32, starts: &Starts, cut: Option<i32>) -> Option<i64> {
-        let before = self.before.as_ref().filter(|_| cut != Some(partition));
-        let archived = before.and_then(|before| before.position(partition)).map(|range| range.end);
+    fn start(&self, partition: i32, starts: &Starts) -> Option<i64> {
+        let archived = self.before.as_ref().and_then(|before| left_at(before, partition));
         starts.of(&self.at(partition), archived, &self.life)
     }
 
     /// The topic with its chain, begun if there is none, and the offsets of those of its partitions that have one. None
     /// where no broker says of any partition where it begins: the chain cannot begin without.
-    async fn resolved(mut self, shared: &Shared, starts: &Starts, cut: Option<i32>) -> Result<Option<Resolved>> {
+    async fn resolved(mut self, shared: &Shared, starts: &Starts) -> Result<Option<Resolved>> {
         let chain = match self.chain.take() {
             Some(chain) => chain,
             None => {
                 let starts: Vec<_> =
-                    (0..self.wanted.info.partitions).map(|partition| self.start(partition, starts, cut)).collect();
+                    (0..self.wanted.info.partitions).map(|partition| self.start(partition, starts)).collect();
                 if starts.iter().all(Option::is_none) {
                     return Ok(None);
                 }
@@ -146,17 +143,19 @@ impl Known {
                 Chain::begin(&shared.store, &self.life.stream(), begin, &shared.writer, Utc::now()).await?
             }
         };
-        let offset = |partition| position(&chain, partition, cut).or_else(|| self.start(partition, starts, cut));
+        let offset = |partition| chain.reached(partition).or_else(|| self.start(partition, starts));
         let offsets = self.wanted.partitions.iter().filter_map(|&partition| Some((partition, offset(partition)?)));
         let offsets = offsets.collect();
         Ok(Some(Resolved { topic: self.wanted.topic, life: self.life, chain, offsets }))
     }
 }
 
-/// Where a partition's archive stands. Whoever began the chain did not know of a `cut` partition that its log is another one,
-/// so where that one begins says nothing.
-fn position(chain: &Chain, partition: i32, cut: Option<i32>) -> Option<i64> {
-    if cut == Some(partition) { chain.position(partition).map(|range| range.end) } else { chain.reached(partition) }
+/// Up to where a partition's log is what an ended generation has of it: to the end of what is archived, or to where it was
+/// cut.
+fn left_at(ended: &Chain, partition: i32) -> Option<i64> {
+    let cuts = ended.closed().into_iter().flat_map(|close| &close.cuts);
+    let cut = cuts.filter(|cut| cut.partition == partition).map(|cut| cut.offset).min();
+    cut.or_else(|| ended.position(partition).map(|range| range.end))
 }
 
 /// Why topics have no answer, by topic.
@@ -176,12 +175,12 @@ async fn resolve(
 ) -> Result<(Vec<Resolved>, Vec<Unresolved>)> {
     let mut failures = Failures::default();
     let wanted = describe(shared, request, &mut failures).await?;
-    let known = known(kafka, shared, request, wanted, &mut failures).await?;
-    let asked: Vec<TopicPartition> = known.iter().flat_map(|known| known.asked(request.cut)).collect();
+    let known = known(kafka, shared, wanted, &mut failures).await?;
+    let asked: Vec<TopicPartition> = known.iter().flat_map(Known::asked).collect();
     let starts = Starts::ask(kafka, shared, &asked, &mut failures).await;
     let begun = stream::iter(known).map(|known| {
         let topic = Arc::clone(&known.wanted.topic);
-        let resolved = known.resolved(shared, &starts, request.cut);
+        let resolved = known.resolved(shared, &starts);
         async move { (topic, resolved.await) }
     });
     let begun: Vec<_> = begun.buffered(CHAINS_AT_ONCE).collect().await;
@@ -216,8 +215,7 @@ fn unanswered(request: &Request, resolved: &[Resolved], mut failures: Failures, 
                 (failures.brokers.remove(&topic).unwrap_or_else(without), AGAIN)
             }
         };
-        let request = Request { partitions, ended: request.ended.clone(), cut: request.cut };
-        Unresolved { topic, request, why, again }
+        Unresolved { topic, partitions, why, again }
     });
     unresolved.collect()
 }
@@ -242,13 +240,7 @@ async fn describe(shared: &Shared, request: &Request, failures: &mut Failures) -
 }
 
 /// What the archive has of the topics.
-async fn known(
-    kafka: &Kafka,
-    shared: &Shared,
-    request: &Request,
-    wanted: Vec<Wanted>,
-    failures: &mut Failures,
-) -> Result<Vec<Known>> {
+async fn known(kafka: &Kafka, shared: &Shared, wanted: Vec<Wanted>, failures: &mut Failures) -> Result<Vec<Known>> {
     let names: BTreeSet<&str> = wanted.iter().map(|wanted| &*wanted.topic).collect();
     let mut lives: BTreeMap<String, Vec<TopicLife>> = BTreeMap::new();
     for life in manifest::lives_named(&shared.store, &kafka.cluster).await? {
@@ -261,7 +253,7 @@ async fn known(
         lives.sort_unstable_by_key(|life| life.generation);
         async move {
             let topic = Arc::clone(&wanted.topic);
-            (topic, known_of(kafka, shared, request, wanted, &lives).await)
+            (topic, known_of(kafka, shared, wanted, &lives).await)
         }
     });
     let known: Vec<_> = known.buffered(CHAINS_AT_ONCE).collect().await;
@@ -276,14 +268,8 @@ async fn known(
 }
 
 /// What the archive has of one topic, of which it may hold these lives, oldest first.
-async fn known_of(
-    kafka: &Kafka,
-    shared: &Shared,
-    request: &Request,
-    wanted: Wanted,
-    lives: &[TopicLife],
-) -> Result<Known> {
-    let (life, chain) = present_life(kafka, shared, request.ended.as_ref(), &wanted, lives).await?;
+async fn known_of(kafka: &Kafka, shared: &Shared, wanted: Wanted, lives: &[TopicLife]) -> Result<Known> {
+    let (life, chain) = present_life(kafka, shared, &wanted, lives).await?;
     let before = match &chain {
         None => same_topic_before(shared, &life, &wanted.info).await?,
         Some(_) => None,
@@ -295,14 +281,13 @@ async fn known_of(
 async fn present_life(
     kafka: &Kafka,
     shared: &Shared,
-    ended: Option<&TopicLife>,
     wanted: &Wanted,
     lives: &[TopicLife],
 ) -> Result<(TopicLife, Option<Chain>)> {
     for newest in lives.iter().rev() {
         // On file:// a folder without an entry is left when the very first write of a chain fails.
         let Some(chain) = Chain::open(&shared.store, &newest.stream()).await? else { continue };
-        if ended == Some(newest) || another_life(chain.begin_facts().topic_id(), wanted.info.id.as_deref()) {
+        if chain.closed().is_some() || another_life(chain.begin_facts().topic_id(), wanted.info.id.as_deref()) {
             let next = newest.next_generation();
             tracing::warn!(topic = &*wanted.topic, generation = next.generation, "the topic has begun another life");
             return Ok((next, None));

@@ -315,6 +315,8 @@ impl Archiver {
                 self.counters.conflicts.increment(1);
                 self.start_over().await;
             }
+            // Only the chain of a topic's generation is ever ended.
+            Outcome::Closed => self.start_over().await,
         }
         self.tell_positions();
     }
@@ -359,7 +361,7 @@ impl Archiver {
                 self.cut = Some((timeline, end));
                 self.walk = None;
             }
-            Outcome::Moved(_) => self.start_over().await,
+            Outcome::Moved(_) | Outcome::Closed => self.start_over().await,
         }
         self.tell_positions();
     }

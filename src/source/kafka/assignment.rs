@@ -203,6 +203,14 @@ impl Assignment {
         }
     }
 
+    /// What the group has given, and whether it is read.
+    pub(super) fn owned(&self) -> impl Iterator<Item = (&Arc<str>, i32, bool)> {
+        self.topics.iter().flat_map(|topic| {
+            let owned = (0..).zip(&topic.slots).filter(|(_, slot)| slot.owned);
+            owned.map(|(partition, slot)| (&topic.name, partition, slot.reading))
+        })
+    }
+
     /// What librdkafka must be sent to.
     pub(super) fn away(&self) -> Vec<(Key, i64)> {
         self.select(|slot| slot.reading && slot.away)

@@ -138,6 +138,11 @@ impl Consumer {
         self.assignment.key(at).and_then(|key| self.assignment.slot(key)).is_some_and(|slot| slot.owned)
     }
 
+    /// The partitions that the group has given to this member and not taken away since, and whether each is read, by topic.
+    pub fn owned(&self) -> impl Iterator<Item = (&Arc<str>, i32, bool)> {
+        self.assignment.owned()
+    }
+
     /// Gives at most `max` records to `on_message` and everything else to `events`; returns when it has `max`, or when
     /// `wait` is over. Records of a partition come in the order of their offsets, each offset once.
     ///
@@ -490,11 +495,35 @@ fn reset_event(assignment: &mut Assignment, key: Key, raw: RawMessage<'_>) -> Op
     let failure = raw.failure();
     let at = assignment.at(key);
     if failure.text.contains(&raw::text_of(code::LOG_TRUNCATION)) {
-        return Some(Event::Truncated { error: failure.into_error(&at), at });
+        let diverged = diverged(&failure.text);
+        return Some(Event::Truncated { error: failure.into_error(&at), at, diverged });
     }
     if raw.offset() == slot.next && !slot.away {
         return Some(Event::OutOfRange { at, offset: raw.offset() });
     }
     assignment.send_to(key, slot.next);
     None
+}
+
+/// Where librdkafka says that the log left what was read: the broker's answer to OffsetForLeaderEpoch, which stands in the text
+/// only ("… broker end offset is 100 (offset leader epoch 4) …", `rd_kafka_toppar_handle_OffsetForLeaderEpoch`).
+fn diverged(text: &str) -> Option<i64> {
+    let (_, rest) = text.split_once("broker end offset is ")?;
+    let digits = rest.split(|c: char| !c.is_ascii_digit()).next()?;
+    digits.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_truncation_tells_where_the_log_left() {
+        let text = "Partition log truncation detected at offset 200 (leader epoch 3): broker end offset is 100 (offset \
+                    leader epoch 2). Reset to INVALID.: Local: Partition log truncation (broker 2)";
+        assert_eq!(diverged(text), Some(100));
+        let none = "No epoch found less or equal to offset 5 (leader epoch 9): broker end offset is -1 (offset leader \
+                    epoch -1). Reset using configured policy.";
+        assert_eq!((diverged(none), diverged("")), (None, None));
+    }
 }

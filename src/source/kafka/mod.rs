@@ -95,6 +95,8 @@ pub enum Event {
         at: TopicPartition,
         /// What the broker said.
         error: Error,
+        /// Where its log left what was read, as far as the broker tells: the end of the last epoch that both know.
+        diverged: Option<i64>,
     },
     /// A partition cannot be read now. librdkafka goes on trying.
     PartitionError {

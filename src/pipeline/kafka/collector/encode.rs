@@ -29,7 +29,13 @@ impl Collector {
         }
     }
 
-    fn start_step(&mut self, id: LaneId, step: Step, writer: Option<SegmentWriter>) {
+    fn start_step(&mut self, id: LaneId, mut step: Step, writer: Option<SegmentWriter>) {
+        if let Some(question) = step.question.take() {
+            if let Some(lane) = self.lanes.get_mut(&id) {
+                lane.step_done(0, writer);
+            }
+            return self.ask(id, Request::Ask(question));
+        }
         if let Some(Finish { seq, ranges, has_rows: false, .. }) = &step.finish {
             let empty = |&(partition, start, end): &(i32, i64, i64)| PartitionRange {
                 partition,
@@ -103,8 +109,6 @@ impl Collector {
                 tracing::error!(topic = &*lane.topic, %error, hint = error.hint_text(), retry_in = ?RETRY_AFTER, "{what}");
                 lane.shown.encoding.failed(what, &error, Some(RETRY_AFTER));
                 lane.begin_anew(Instant::now() + RETRY_AFTER);
-                let request = Request::Where { seq: lane.sealed(), partitions: lane.committed_offsets() };
-                self.ask(id, request);
             }
         }
     }

@@ -13,12 +13,14 @@
 //! paused; polling goes on, so that the group keeps its member.
 
 mod encode;
+mod generations;
 mod orders;
 mod ownership;
+mod place;
 mod pressure;
 mod show;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
@@ -27,9 +29,9 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 use super::Notice;
-use super::commit::{Request, Shared, another_life};
+use super::commit::{Question, Request, Shared};
 use super::coverage::Report;
-use super::lane::{Lane, LaneId, Reason};
+use super::lane::{Lane, LaneId, Reason, Wait};
 use super::pool::Pool;
 use super::resolve;
 use crate::config::Kafka;
@@ -96,6 +98,8 @@ pub(super) struct Collector {
     committers: HashMap<LaneId, mpsc::UnboundedSender<Request>>,
     /// The lane that takes a topic's records now.
     current: HashMap<Arc<str>, LaneId>,
+    /// Of a topic that moves to another generation the lane that ends. Such a topic has no current one.
+    ending: HashMap<Arc<str>, LaneId>,
     next_lane: u32,
     /// Encoding steps under way, and how many may be.
     encoding: usize,
@@ -113,9 +117,7 @@ pub(super) struct Collector {
     news: show::News,
     labels: TopicLabels,
     /// Partitions whose positions are being looked up.
-    resolving: BTreeSet<TopicPartition>,
-    /// Those of them that have no answer now, and when they are asked for again.
-    unresolved: Vec<(Instant, resolve::Request)>,
+    resolving: ownership::Resolving,
     /// When it was last said that no broker can be reached.
     outage_told: Option<Instant>,
     summary: Summary,
@@ -151,6 +153,7 @@ impl Collector {
             lanes: BTreeMap::new(),
             committers: HashMap::new(),
             current: HashMap::new(),
+            ending: HashMap::new(),
             next_lane: 0,
             encoding: 0,
             encoders: std::thread::available_parallelism().map_or(1, |cores| cores.get().saturating_sub(1).clamp(1, 4)),
@@ -165,8 +168,7 @@ impl Collector {
             board: parts.board,
             obeyed: orders::Obeyed::default(),
             labels: TopicLabels::new(parts.most_labels),
-            resolving: BTreeSet::new(),
-            unresolved: Vec::new(),
+            resolving: ownership::Resolving::default(),
             outage_told: None,
             summary: Summary::default(),
             stopping: None,
@@ -249,7 +251,7 @@ impl Collector {
             Event::Assigned(partitions) => {
                 tracing::info!(partitions = partitions.len(), "partitions assigned");
                 self.shared.counters.rebalances.increment(1);
-                self.resolve(resolve::Request { partitions, ended: None, cut: None });
+                self.resolve(partitions);
             }
             Event::Revoked { partitions, lost } => self.on_revoked(partitions, lost)?,
             Event::EndOfPartition { at, next_offset } => {
@@ -264,16 +266,17 @@ impl Collector {
                     offset,
                     "the broker does not have the next offset"
                 );
-                self.seal_topic(&at.topic, Reason::Conflict);
                 if let Some(lane) = self.lane_of(&at.topic) {
-                    lane.hold(at.partition);
-                    let id = lane.id;
-                    self.ask(id, Request::OutOfRange { partition: at.partition });
+                    lane.hold(at.partition, Wait::OutOfRange);
+                    lane.ask(Question::OutOfRange { partition: at.partition });
                 }
             }
-            Event::Truncated { at, error } => {
+            Event::Truncated { at, error, diverged } => {
                 tracing::error!(topic = &*at.topic, partition = at.partition, %error, "the log was cut below the archive's position");
-                self.begin_new_life(&at.topic, Some(at.partition));
+                if let Some(lane) = self.lane_of(&at.topic) {
+                    lane.hold(at.partition, Wait::Truncated);
+                    lane.ask(Question::Truncated { partition: at.partition, diverged });
+                }
             }
             Event::PartitionError { at, error } => {
                 tracing::warn!(topic = &*at.topic, partition = at.partition, %error, hint = error.hint_text(), "partition error");
@@ -303,7 +306,7 @@ impl Collector {
 
     fn on_notice(&mut self, notice: Notice) -> Result<()> {
         match notice {
-            Notice::Resolved(resolved, unresolved) => self.on_resolved(resolved, unresolved)?,
+            Notice::Resolved { ticket, resolved, unresolved } => self.on_resolved(ticket, resolved, unresolved)?,
             Notice::Encoded { lane, memory, result } => self.on_encoded(lane, memory, result),
             Notice::Committed { lane, seq, segment, empty } => self.on_committed(lane, seq, segment, empty),
             Notice::Fenced { lane: id, mut dropped } => {
@@ -323,18 +326,9 @@ impl Collector {
                 }
                 self.reposition(id, &positions)?;
             }
-            Notice::LifeEnded { lane } => {
-                if let Some(lane) = self.lanes.get(&lane) {
-                    let topic = Arc::clone(&lane.topic);
-                    self.begin_new_life(&topic, None);
-                }
-            }
-            Notice::Recreated { topic, topic_id } => {
-                let known = self.lane_of(&topic).and_then(|lane| lane.topic_id.as_deref());
-                if another_life(known, Some(&topic_id)) {
-                    self.begin_new_life(&topic, None);
-                }
-            }
+            Notice::GenerationEnds { lane, cut } => self.end_generation(lane, cut),
+            Notice::Ended { lane } => self.on_ended(lane),
+            Notice::Recreated { topic, topic_id } => self.on_recreated(&topic, &topic_id),
             Notice::Archived { lane, totals } => {
                 if let Some(lane) = self.lanes.get_mut(&lane) {
                     lane.shown.totals = totals;
@@ -354,12 +348,6 @@ impl Collector {
 
     fn lane_of(&mut self, topic: &str) -> Option<&mut Lane> {
         self.lanes.get_mut(self.current.get(topic)?)
-    }
-
-    fn seal_topic(&mut self, topic: &str, reason: Reason) {
-        if let Some(lane) = self.lane_of(topic) {
-            lane.seal(reason);
-        }
     }
 
     fn ask(&self, lane: LaneId, request: Request) {
@@ -400,10 +388,12 @@ impl Collector {
         self.reconcile()?;
         self.let_go(now)?;
         self.resolve_again(now);
+        self.check_ownership();
         self.publish_change(now);
-        let (current, committers) = (&self.current, &mut self.committers);
+        let (current, ending, committers) = (&self.current, &self.ending, &mut self.committers);
         self.lanes.retain(|id, lane| {
-            let needed = current.get(&lane.topic) == Some(id) || !lane.is_idle();
+            let known = current.get(&lane.topic) == Some(id) || ending.get(&lane.topic) == Some(id);
+            let needed = known || !lane.is_idle();
             if !needed {
                 committers.remove(id);
             }

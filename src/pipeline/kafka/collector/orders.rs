@@ -79,6 +79,7 @@ impl Collector {
     fn has_given_all_back(&self) -> bool {
         self.leaving.is_empty()
             && self.resolving.is_empty()
+            && self.ending.is_empty()
             && self.lanes.values().all(|lane| lane.partitions().is_empty())
     }
 

@@ -1,17 +1,18 @@
-//! Which partitions this process reads, and from where: assigned, revoked, fenced, begun anew.
+//! Which partitions this process reads, and from where: assigned, revoked, fenced.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
 use super::Collector;
+use super::place::{Facts, Place, place};
 use crate::error::Result;
 use crate::manifest::Chain;
 use crate::pipeline::kafka::commit::Committer;
 use crate::pipeline::kafka::gaps;
-use crate::pipeline::kafka::lane::{Lane, LaneId, Reason};
+use crate::pipeline::kafka::lane::{Lane, LaneId, Reason, Wait};
 use crate::pipeline::kafka::resolve::{self, Resolved, Unresolved};
 use crate::pipeline::kafka::shown::Shown;
 use crate::pipeline::tasks::Task;
@@ -29,10 +30,67 @@ pub(super) struct Leaving {
     deadline: Instant,
 }
 
+/// The partitions whose positions are being looked up, each with the number of the question that counts: an answer to an
+/// earlier one may be of a generation that has ended since.
+#[derive(Default)]
+pub(super) struct Resolving {
+    tickets: BTreeMap<TopicPartition, u64>,
+    next: u64,
+    /// Those that have no answer now, and when they are asked for again.
+    unresolved: Vec<(Instant, Vec<TopicPartition>)>,
+}
+
+impl Resolving {
+    pub(super) fn len(&self) -> usize {
+        self.tickets.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.tickets.is_empty()
+    }
+
+    fn has(&self, at: &TopicPartition) -> bool {
+        self.tickets.contains_key(at)
+    }
+
+    fn ask(&mut self, partitions: &[TopicPartition]) -> u64 {
+        self.next += 1;
+        self.tickets.extend(partitions.iter().map(|at| (at.clone(), self.next)));
+        self.next
+    }
+
+    /// The question was answered, for this partition well or not at all. False if it was asked again since, or is not
+    /// wanted any more.
+    fn take(&mut self, at: &TopicPartition, ticket: u64) -> bool {
+        let counts = self.tickets.get(at) == Some(&ticket);
+        if counts {
+            self.tickets.remove(at);
+        }
+        counts
+    }
+
+    fn forget(&mut self, at: &TopicPartition) {
+        self.tickets.remove(at);
+    }
+
+    /// Nothing more comes of question `ticket`.
+    fn end(&mut self, ticket: u64) {
+        self.tickets.retain(|_, known| *known != ticket);
+    }
+
+    fn topics(&self) -> impl Iterator<Item = &str> {
+        self.tickets.keys().map(|at| &*at.topic)
+    }
+}
+
 impl Collector {
-    pub(super) fn resolve(&mut self, request: resolve::Request) {
-        self.resolving.extend(request.partitions.iter().cloned());
-        if self.resolver.send(request).is_err() {
+    /// Asks where partitions are to be read on.
+    pub(super) fn resolve(&mut self, partitions: Vec<TopicPartition>) {
+        if partitions.is_empty() {
+            return;
+        }
+        let ticket = self.resolving.ask(&partitions);
+        if self.resolver.send(resolve::Request { ticket, partitions }).is_err() {
             tracing::debug!("the resolver has ended");
         }
     }
@@ -44,9 +102,11 @@ impl Collector {
         self.shared.counters.rebalances.increment(1);
         let mut waits = Vec::new();
         for at in &partitions {
-            self.seal_topic(&at.topic, Reason::Revoked);
-            if let Some(lane) = self.lane_of(&at.topic) {
-                lane.leave(at.partition);
+            self.resolving.forget(at);
+            let id = self.current.get(&at.topic).or_else(|| self.ending.get(&at.topic)).copied();
+            if let Some(lane) = id.and_then(|id| self.lanes.get_mut(&id)) {
+                lane.seal(Reason::Revoked);
+                lane.hold(at.partition, Wait::Leaving);
                 waits.push((lane.id, lane.sealed()));
             }
         }
@@ -94,85 +154,132 @@ impl Collector {
         self.consumer.seek(&seek)
     }
 
-    /// A topic's life has ended: what came of it is committed to its own chain, and its partitions are asked for anew.
-    /// `cut`: the partition whose log is another one now.
-    pub(super) fn begin_new_life(&mut self, topic: &Arc<str>, cut: Option<i32>) {
-        self.seal_topic(topic, Reason::Conflict);
-        let Some(id) = self.current.remove(topic) else { return };
-        let Some(lane) = self.lanes.get_mut(&id) else { return };
-        let partitions = lane.partitions();
-        for &partition in &partitions {
-            lane.hold(partition);
+    /// Takes on what is resolved. Only answers to the last question count, and only for the generation that the topic's lane
+    /// has: another one is not taken on beside it, the topic moves to it as a whole.
+    pub(super) fn on_resolved(
+        &mut self,
+        ticket: u64,
+        resolved: Vec<Resolved>,
+        unresolved: Vec<Unresolved>,
+    ) -> Result<()> {
+        let (mut assign, mut done) = (Vec::new(), Vec::new());
+        for Resolved { topic, life, chain, offsets } in resolved {
+            done.push(Arc::clone(&topic));
+            let at = |partition| TopicPartition { topic: Arc::clone(&topic), partition };
+            let mut wanted = Vec::new();
+            for (partition, offset) in offsets {
+                // The group may have taken it away meanwhile.
+                if self.resolving.take(&at(partition), ticket) && self.consumer.owns(&at(partition)) {
+                    wanted.push((partition, offset));
+                }
+            }
+            // What arrives while the topic moves is asked for with all others once it has.
+            if wanted.is_empty() || self.ending.contains_key(&topic) {
+                continue;
+            }
+            let id = match self.lane_of(&topic) {
+                None => self.open_lane(&topic, life, chain),
+                Some(lane) if lane.stream == life => lane.id,
+                Some(lane) => {
+                    let id = lane.id;
+                    self.end_generation(id, None);
+                    continue;
+                }
+            };
+            let Some(lane) = self.lanes.get_mut(&id) else { continue };
+            for (partition, offset) in wanted {
+                lane.add(partition, offset);
+                assign.push((at(partition), offset));
+            }
         }
-        let ended = Some(lane.stream.clone());
-        let partitions =
-            partitions.into_iter().map(|partition| TopicPartition { topic: Arc::clone(topic), partition }).collect();
-        self.resolve(resolve::Request { partitions, ended, cut });
+        self.note_unresolved(ticket, done, unresolved);
+        self.consumer.assign(&assign)?;
+        // Those that are read already, in the generation that has ended, may be paused.
+        self.consumer.resume(&assign)
     }
 
-    pub(super) fn on_resolved(&mut self, resolved: Vec<Resolved>, unresolved: Vec<Unresolved>) -> Result<()> {
-        for one in resolved.iter().filter(|one| unresolved.iter().all(|other| other.topic != one.topic)) {
-            self.news.unresolved.remove(&one.topic);
+    /// Keeps what has no answer, to ask again, and shows why.
+    fn note_unresolved(&mut self, ticket: u64, done: Vec<Arc<str>>, unresolved: Vec<Unresolved>) {
+        for topic in done.iter().filter(|topic| unresolved.iter().all(|other| other.topic != **topic)) {
+            self.news.unresolved.remove(topic);
         }
-        for Unresolved { topic, request, why, again } in unresolved {
-            let partitions = request.partitions.len();
+        for Unresolved { topic, mut partitions, why, again } in unresolved {
+            partitions.retain(|at| self.resolving.take(at, ticket));
+            if partitions.is_empty() {
+                continue;
+            }
+            let count = partitions.len();
             let reporter = self.news.unresolved.entry(Arc::clone(&topic));
             let reporter =
                 reporter.or_insert_with(|| self.board.tasks.reporter(Task::KafkaPositions, Arc::clone(&topic)));
-            let what = format!("{partitions} assigned partitions cannot be read yet");
             // Told once, not at every attempt.
-            if reporter.failed(what, &why, Some(again)) {
+            if reporter.failed(format!("{count} assigned partitions cannot be read yet"), &why, Some(again)) {
                 let (topic, hint) = (&*topic, why.hint_text());
-                tracing::warn!(topic, partitions, %why, hint, retry_in = ?again, "assigned partitions cannot be read yet");
+                tracing::warn!(topic, partitions = count, %why, hint, retry_in = ?again, "assigned partitions cannot be read yet");
             }
-            self.unresolved.push((Instant::now() + again, request));
+            self.resolving.ask(&partitions);
+            self.resolving.unresolved.push((Instant::now() + again, partitions));
         }
-        let mut assign = Vec::new();
-        for Resolved { topic, life, chain, offsets } in resolved {
-            let known = self.lane_of(&topic).filter(|lane| lane.stream == life).map(|lane| lane.id);
-            let id = known.unwrap_or_else(|| self.open_lane(&topic, life, chain));
-            let Some(lane) = self.lanes.get_mut(&id) else { continue };
-            for (partition, offset) in offsets {
-                let at = TopicPartition { topic: Arc::clone(&topic), partition };
-                // The group may have taken it away meanwhile; what was given back and assigned anew is answered once.
-                if self.resolving.remove(&at) && self.consumer.owns(&at) {
-                    lane.add(partition, offset);
-                    assign.push((at, offset));
-                }
-            }
-        }
-        self.consumer.assign(&assign)?;
-        // Those that are read already, in the life of the topic that has ended, may be paused.
-        self.consumer.resume(&assign)
+        self.resolving.end(ticket);
     }
 
     /// Asks again for partitions whose positions were not known, where the group has not taken them away meanwhile. Those
     /// that are due ask together.
     pub(super) fn resolve_again(&mut self, now: Instant) {
-        if self.unresolved.is_empty() {
+        if self.resolving.unresolved.is_empty() {
             return;
         }
-        let mut together = resolve::Request { partitions: Vec::new(), ended: None, cut: None };
-        for (due, mut request) in std::mem::take(&mut self.unresolved) {
-            for at in request.partitions.extract_if(.., |at| !self.consumer.owns(at)) {
-                self.resolving.remove(&at);
-            }
-            if request.partitions.is_empty() {
-                continue;
-            }
-            if due > now {
-                self.unresolved.push((due, request));
-            } else if request.ended.is_none() && request.cut.is_none() {
-                together.partitions.append(&mut request.partitions);
-            } else {
-                self.resolve(request);
+        let mut together = Vec::new();
+        for (due, mut partitions) in std::mem::take(&mut self.resolving.unresolved) {
+            partitions.retain(|at| self.consumer.owns(at) && self.resolving.has(at));
+            if due <= now {
+                together.append(&mut partitions);
+            } else if !partitions.is_empty() {
+                self.resolving.unresolved.push((due, partitions));
             }
         }
-        if !together.partitions.is_empty() {
-            self.resolve(together);
-        }
-        let resolving: BTreeSet<&str> = self.resolving.iter().map(|at| &*at.topic).collect();
+        self.resolve(together);
+        let resolving: BTreeSet<&str> = self.resolving.topics().collect();
         self.news.unresolved.retain(|topic, _| resolving.contains(&**topic));
+    }
+
+    /// Looks whether each partition that the group has given is read, or waits for something that has a name (see
+    /// [`place()`]). One that is neither would never be archived, without a word: that is a fault of this program, which is
+    /// told and put right.
+    pub(super) fn check_ownership(&mut self) {
+        let mut nowhere = Vec::new();
+        for (topic, partition, reading) in self.consumer.owned() {
+            let lane = self.current.get(topic).and_then(|id| self.lanes.get(id));
+            let carried = lane.and_then(|lane| lane.carries(partition));
+            if reading && carried == Some(None) {
+                continue; // as good as always, and without making a key
+            }
+            let at = TopicPartition { topic: Arc::clone(topic), partition };
+            let facts = Facts {
+                reading,
+                carried,
+                resolving: self.resolving.has(&at),
+                ending: self.ending.contains_key(topic),
+                leaving: self.leaving.iter().any(|leaving| leaving.partitions.contains(&at)),
+            };
+            if place(facts) == Place::Nowhere {
+                nowhere.push((at, facts));
+            }
+        }
+        if nowhere.is_empty() {
+            return;
+        }
+        for (at, facts) in &nowhere {
+            tracing::error!(
+                topic = &*at.topic,
+                partition = at.partition,
+                ?facts,
+                "an assigned partition was not read: its position is looked up again"
+            );
+        }
+        debug_assert!(nowhere.is_empty(), "assigned and not read: {nowhere:?}");
+        self.shared.counters.unread.increment(nowhere.len() as u64);
+        self.resolve(nowhere.into_iter().map(|(at, _)| at).collect());
     }
 
     pub(super) fn open_lane(&mut self, topic: &Arc<str>, life: TopicLife, chain: Chain) -> LaneId {

@@ -125,7 +125,7 @@ fn a_partition_that_leaves_takes_nothing_and_is_not_begun_anew() {
     let (mut lane, now) = (lane(), Instant::now());
     lane.advance(0, 110, now);
     lane.seal(Reason::Revoked);
-    lane.leave(0);
+    lane.hold(0, Wait::Leaving);
     lane.reposition(0, 105);
     lane.advance(0, 120, now);
     lane.seal(Reason::Age);
@@ -152,7 +152,7 @@ fn fetching_pauses_while_the_store_is_behind_and_goes_on_where_it_stopped() {
     assert_eq!(lane.reconcile(false), (vec![], vec![]), "it waits until half of them are committed");
     lane.covered(MOST_WAITING / 2, &[]);
     assert_eq!(lane.reconcile(false), (vec![], vec![(0, end), (2, 7)]));
-    lane.hold(2);
+    lane.hold(2, Wait::OutOfRange);
     assert_eq!(lane.reconcile(false), (vec![2], vec![]));
     assert_eq!(lane.reconcile(true), (vec![0], vec![]));
     lane.reposition(2, 5);
@@ -166,6 +166,43 @@ fn coverage_reaches_over_offsets_without_records_only() {
     let reached = |lane: &Lane| lane.reached().collect::<Vec<_>>();
     let idle = (2, Reached { covered: 7, archived: 7, received: 7 });
     assert_eq!(reached(&lane), [(0, Reached { covered: 100, archived: 130, received: 130 }), idle]);
-    lane.hold(0);
+    lane.hold(0, Wait::OutOfRange);
     assert_eq!(reached(&lane), [idle], "nothing is known of a held partition");
+}
+
+/// The number or the question of each step, in the order in which the committer gets them.
+fn steps(lane: &mut Lane) -> Vec<Result<u64, Question>> {
+    let mut found = Vec::new();
+    while let Some((step, _)) = lane.next_step(Instant::now()) {
+        lane.step_done(step.memory, None);
+        found.extend(step.finish.map(|finish| Ok(finish.seq)));
+        found.extend(step.question.map(Err));
+    }
+    found
+}
+
+#[test]
+fn a_question_stands_behind_all_that_came_before_it() {
+    let (mut lane, now) = (lane(), Instant::now());
+    lane.advance(0, 110, now);
+    lane.seal(Reason::Age);
+    lane.advance(0, 120, now);
+    let question = Question::OutOfRange { partition: 0 };
+    lane.hold(0, Wait::OutOfRange);
+    lane.ask(question.clone());
+    lane.advance(2, 9, now);
+    lane.seal(Reason::Age);
+    assert_eq!(steps(&mut lane), [Ok(1), Ok(2), Err(question), Ok(3)], "what was open is sealed before the question");
+}
+
+#[test]
+fn a_question_survives_a_spool_that_fails_and_its_partition_waits_for_the_same_answer() {
+    let (mut lane, now) = (lane(), Instant::now());
+    lane.advance(0, 110, now);
+    lane.end(None);
+    lane.begin_anew(now);
+    let place = Question::Where { seq: 1, partitions: vec![(0, 100), (2, 7)] };
+    assert_eq!(steps(&mut lane), [Err(Question::End { cut: None }), Err(place)]);
+    assert_eq!(lane.carries(0), Some(Some(Wait::NextGeneration)));
+    assert_eq!(lane.carries(1), None);
 }
