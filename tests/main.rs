@@ -14,6 +14,7 @@ mod postgres_lost;
 mod postgres_restore;
 mod postgres_source;
 mod replay;
+mod replay_identity;
 mod rig;
 mod site;
 mod source;

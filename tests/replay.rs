@@ -153,17 +153,17 @@ async fn a_limited_or_stopped_replay_ends_early_and_cleanly() {
 // ---- into Kafka
 
 /// A home with an archive of its own on disk, and the shared broker as its cluster.
-struct Archive {
-    home: Home,
-    store: Store,
+pub(crate) struct Archive {
+    pub(crate) home: Home,
+    pub(crate) store: Store,
 }
 
 impl Archive {
-    fn new() -> Archive {
+    pub(crate) fn new() -> Archive {
         Archive::beside(shared())
     }
 
-    fn beside(kafka: &Kafka) -> Archive {
+    pub(crate) fn beside(kafka: &Kafka) -> Archive {
         let home = Home::new();
         let directory = home.path().join("archive");
         std::fs::create_dir(&directory).expect("a directory can be made");
@@ -178,7 +178,7 @@ impl Archive {
     }
 
     /// Archives segments of a topic.
-    fn fill(&self, topic: &str, generation: u32, segments: &[(Format, Vec<Record>)]) {
+    pub(crate) fn fill(&self, topic: &str, generation: u32, segments: &[(Format, Vec<Record>)]) {
         let runtime = tokio::runtime::Runtime::new().expect("a runtime");
         runtime.block_on(async {
             let mut topic = Topic::begin(&self.store, topic, generation).await;
@@ -188,15 +188,15 @@ impl Archive {
         });
     }
 
-    fn replay(&self, args: &[&str]) -> Output {
+    pub(crate) fn replay(&self, args: &[&str]) -> Output {
         self.home.run(&[&["-c", "tidelog.toml", "replay"], args].concat())
     }
 }
 
 /// What a record should look like in the target: everything but the offset.
-type Shape = (i32, Timestamp, Option<Vec<u8>>, Option<Vec<u8>>, Vec<(String, Option<Vec<u8>>)>);
+pub(crate) type Shape = (i32, Timestamp, Option<Vec<u8>>, Option<Vec<u8>>, Vec<(String, Option<Vec<u8>>)>);
 
-fn expected(records: &[Record]) -> Vec<Shape> {
+pub(crate) fn expected(records: &[Record]) -> Vec<Shape> {
     let headers = |record: &Record| {
         let text = |name: &Vec<u8>| String::from_utf8(name.clone()).expect("a name that the rig can read");
         record.headers.iter().map(|(name, value)| (text(name), value.clone())).collect()
@@ -210,13 +210,13 @@ fn expected(records: &[Record]) -> Vec<Shape> {
     shapes.into_iter().map(|(_, shape)| shape).collect()
 }
 
-fn found(kafka: &Kafka, topic: &str) -> Vec<Shape> {
+pub(crate) fn found(kafka: &Kafka, topic: &str) -> Vec<Shape> {
     let shape = |record: topics::Record| (record.partition, record.timestamp, record.key, record.value, record.headers);
     kafka.consume(topic, Isolation::Committed).into_iter().map(shape).collect()
 }
 
 /// Records of every kind that Kafka knows, over `partitions` partitions with timestamps out of order.
-fn all_kinds(partitions: i32, each: i64, base: i64) -> Vec<Record> {
+pub(crate) fn all_kinds(partitions: i32, each: i64, base: i64) -> Vec<Record> {
     type Content = (Option<Vec<u8>>, Option<Vec<u8>>, Vec<(Vec<u8>, Option<Vec<u8>>)>);
     let kinds = |offset: i64| -> Content {
         let text = |text: &str| Some(text.as_bytes().to_vec());
@@ -243,7 +243,7 @@ fn all_kinds(partitions: i32, each: i64, base: i64) -> Vec<Record> {
 }
 
 /// A time of the archive's records: not long ago, so that no broker minds.
-fn base() -> i64 {
+pub(crate) fn base() -> i64 {
     chrono::Utc::now().timestamp_millis() - 3_600_000
 }
 
@@ -359,7 +359,7 @@ fn a_target_that_restarts_meanwhile_is_waited_for() {
     assert_eq!(found(&kafka, &target), expected(&records));
 }
 
-fn sent_so_far(kafka: &Kafka, topic: &str) -> usize {
+pub(crate) fn sent_so_far(kafka: &Kafka, topic: &str) -> usize {
     if kafka.partitions(topic).is_some() { kafka.consume_all(topic).len() } else { 0 }
 }
 

@@ -7,6 +7,7 @@
 //! runtime's threads, the sink on a thread of its own; [`STEPS_IN_FLIGHT`] bounds what lies between them.
 
 mod feed;
+pub mod journal;
 mod json;
 pub mod kafka;
 mod pace;
@@ -28,7 +29,7 @@ use crate::store::Store;
 
 pub use pace::{Rate, Speed};
 pub use plan::{Mark, Marks, Part, Plan, PlannedPartition, Rename};
-pub use select::{Offsets, Partitions, Query, Source, shortfalls, sources, topic_pattern};
+pub use select::{Offsets, Partitions, Query, Source, shortfalls, sources, sources_of, topic_pattern};
 
 /// Runs of records between the decoder and the sink: enough that neither waits for the other's hiccup, few enough that
 /// they hold a megabyte or so.
@@ -76,6 +77,8 @@ pub struct Tally {
     pub bytes: u64,
     /// Records whose timestamp, 0, the target's client cannot send: they carry 1.
     pub moved_timestamps: u64,
+    /// Whether that was the whole plan.
+    pub complete: bool,
     /// By part of the plan and partition: first offset, offset after the last, records.
     pub partitions: BTreeMap<(usize, i32), (i64, i64, u64)>,
 }

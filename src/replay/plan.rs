@@ -141,9 +141,9 @@ impl Plan {
 
 impl Part {
     fn new(source: Source, target: String, query: &Query) -> Self {
-        let filter = Filter { partitions: Some(query.ranges(&source.positions)), timestamps: query.timestamps.clone() };
+        let filter = Filter { partitions: Some(source.wanted), timestamps: query.timestamps.clone() };
         let part = Self {
-            source_partitions: source.positions.iter().map(|at| at.partition + 1).max().unwrap_or(0),
+            source_partitions: source.partition_count,
             stream: source.stream,
             target,
             segments: source.segments,
@@ -328,15 +328,22 @@ mod tests {
         Source {
             stream: TopicLife::new("main", "orders", generation),
             positions: vec![range(0, 0..30, 30, 100..300), range(1, 5..16, 8, 100..200)],
+            wanted: BTreeMap::new(),
             segments,
             gaps: Vec::new(),
             partitions: BTreeSet::from([0, 1]),
+            partition_count: 2,
             complete_through: BTreeMap::new(),
         }
     }
 
     fn plan(query: &Query, marks: &Marks) -> Plan {
-        Plan::new(vec![source(0), source(1)], query, &Rename::default()).expect("a plan").after(marks)
+        let wanted = |mut source: Source| {
+            source.wanted = query.ranges(&source.positions);
+            source
+        };
+        let sources = vec![wanted(source(0)), wanted(source(1))];
+        Plan::new(sources, query, &Rename::default()).expect("a plan").after(marks)
     }
 
     #[test]

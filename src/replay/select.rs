@@ -11,10 +11,12 @@ use std::str::FromStr;
 use chrono::{DateTime, Utc};
 use regex::Regex;
 
+use super::plan::matching;
 use crate::config::TopicPattern;
 use crate::error::{Error, Kind, Result, ResultExt as _};
 use crate::manifest::coverage::{self, Coverage};
 use crate::manifest::{self, Chain, Selected, Selection};
+use crate::segment::Filter;
 use crate::store::{Store, layout};
 use crate::stream::{Gap, PartitionRange, SegmentRef, TopicLife};
 use crate::time;
@@ -42,12 +44,16 @@ pub struct Source {
     pub stream: TopicLife,
     /// How far each partition is archived.
     pub positions: Vec<PartitionRange>,
+    /// The offsets that are wanted of each partition.
+    pub wanted: BTreeMap<i32, Range<i64>>,
     /// The segments that can hold wanted records, in chain order.
     pub segments: Vec<SegmentRef>,
     /// The gaps that can lie in what is wanted.
     pub gaps: Vec<Gap>,
     /// The partitions that the topic is known to have.
     pub partitions: BTreeSet<i32>,
+    /// How many partitions the topic had when it was last looked at, whether they hold anything or not.
+    pub partition_count: i32,
     /// Up to which time each partition is known to be complete.
     pub complete_through: BTreeMap<i32, DateTime<Utc>>,
 }
@@ -112,6 +118,11 @@ fn no_topic(pattern: &TopicPattern, here: &[&TopicLife]) -> Error {
 /// Finds what of the archive can hold records of `query`.
 pub async fn sources(store: &Store, cluster: Option<&str>, query: &Query) -> Result<Vec<Source>> {
     let streams = query.streams(&manifest::topics(store).await?, cluster)?;
+    sources_of(store, streams, query).await
+}
+
+/// Finds what `streams` hold of `query`, whatever else it names.
+pub async fn sources_of(store: &Store, streams: Vec<TopicLife>, query: &Query) -> Result<Vec<Source>> {
     let mut sources = Vec::with_capacity(streams.len());
     let mut claims: BTreeMap<String, Vec<Coverage>> = BTreeMap::new();
     for stream in streams {
@@ -125,12 +136,31 @@ pub async fn sources(store: &Store, cluster: Option<&str>, query: &Query) -> Res
         let complete_through = coverage::complete_through(&claims[&stream.cluster], &chain);
         let partitions = coverage::partitions(&chain);
         let positions: Vec<PartitionRange> = chain.positions().copied().collect();
-        let selection = Selection { timestamps: query.timestamps.clone(), partitions: Some(query.ranges(&positions)) };
+        let wanted = query.ranges(&positions);
+        let selection = Selection { timestamps: query.timestamps.clone(), partitions: Some(wanted.clone()) };
         let selected = chain.select(&selection).await?;
         let Selected { segments, gaps } = selected;
-        sources.push(Source { stream, positions, segments, gaps, partitions, complete_through });
+        let partition_count = partition_count(&partitions, &claims[&stream.cluster], &stream);
+        sources.push(Source {
+            stream,
+            positions,
+            wanted,
+            segments,
+            gaps,
+            partitions,
+            partition_count,
+            complete_through,
+        });
     }
     Ok(sources)
+}
+
+/// How many partitions a topic has: those that its chain tells of, and those that an archiver has looked at. An empty one
+/// that came later stands in no entry, and yet keys are spread over it.
+fn partition_count(known: &BTreeSet<i32>, claims: &[Coverage], stream: &TopicLife) -> i32 {
+    let name = stream.to_string();
+    let claimed = claims.iter().filter_map(|coverage| coverage.streams.get(&name)).flat_map(BTreeMap::keys);
+    known.iter().chain(claimed).max().map_or(0, |last| last.saturating_add(1))
 }
 
 /// What of `query` the archive does not have, as warnings: times and offsets that it has not reached, and what is lost.
@@ -142,8 +172,11 @@ pub fn shortfalls(sources: &[Source], query: &Query) -> Vec<String> {
     // Only the newest life of a topic goes on.
     let mut warnings: Vec<String> = newest.values().filter_map(|source| source.not_reached(query)).collect();
     for source in sources {
-        let wanted = query.ranges(&source.positions);
-        for gap in source.gaps.iter().filter(|gap| query.partitions.is_none() || wanted.contains_key(&gap.partition)) {
+        let wanted = |gap: &&Gap| {
+            let offsets = source.wanted.get(&gap.partition);
+            offsets.is_some_and(|offsets| gap.start < offsets.end && offsets.start < gap.end)
+        };
+        for gap in source.gaps.iter().filter(wanted) {
             warnings.push(format!(
                 "{} partition {}: offsets {}..{} are lost ({})",
                 source.stream.topic,
@@ -158,6 +191,13 @@ pub fn shortfalls(sources: &[Source], query: &Query) -> Vec<String> {
 }
 
 impl Source {
+    /// Whether any record with a timestamp in `times` may be among what is wanted.
+    pub fn has_any(&self, times: Option<Range<i64>>) -> bool {
+        let filter = Filter { partitions: Some(self.wanted.clone()), timestamps: times };
+        let ranges = self.segments.iter().flat_map(|segment| &segment.partitions);
+        ranges.into_iter().any(|range| matching(range, &filter).is_some())
+    }
+
     fn not_reached(&self, query: &Query) -> Option<String> {
         let topic = &self.stream.topic;
         if self.partitions.is_empty() {
@@ -210,6 +250,12 @@ impl Partitions {
     /// Whether `partition` is in it.
     pub fn contains(&self, partition: i32) -> bool {
         self.0.iter().any(|range| range.contains(&partition))
+    }
+
+    /// The partitions and ranges that are written and of which none is in `known`.
+    pub fn without(&self, known: &BTreeSet<i32>) -> Vec<String> {
+        let missing = self.0.iter().filter(|range| known.range((*range).clone()).next().is_none());
+        missing.map(|range| Self(vec![range.clone()]).to_string()).collect()
     }
 
     /// The partition, if it is one alone.
@@ -367,9 +413,11 @@ mod tests {
         let old = Source {
             stream: TopicLife::new("main", "orders", 0),
             positions: vec![at(0), at(1)],
+            wanted: BTreeMap::from([(0, 0..100), (1, 0..100)]),
             segments: Vec::new(),
             gaps: Vec::new(),
             partitions: BTreeSet::from([0, 1]),
+            partition_count: 2,
             complete_through: BTreeMap::new(),
         };
         let new = Source {

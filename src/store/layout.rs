@@ -10,6 +10,7 @@
 //! coverage/kafka/<cluster>/<writer>.json                                     what an archiver knows to be complete
 //! coverage/postgres/<system id>/<writer>.json
 //! backups/postgres/system=<id>/<name>/…                                      base backups, see `restore`
+//! replays/<id>/{plan,progress,finished}.json                                 what a replay is and how far it is
 //! ```
 //!
 //! Segments of records lie in folders as Hive names them, so that DuckDB, Spark and Trino see cluster, topic,
@@ -156,4 +157,19 @@ pub fn coverages(stream: &StreamId) -> Path {
 /// What `writer` knows to be complete, in that folder.
 pub fn coverage(folder: &Path, writer: &str) -> Path {
     folder.clone().join(format!("{writer}.json"))
+}
+
+/// What a replay was begun as.
+pub fn replay_plan(id: &str) -> Path {
+    Path::from_iter(["replays", id, "plan.json"])
+}
+
+/// How far a replay has come, a few seconds late.
+pub fn replay_progress(id: &str) -> Path {
+    Path::from_iter(["replays", id, "progress.json"])
+}
+
+/// That a replay has sent everything.
+pub fn replay_finished(id: &str) -> Path {
+    Path::from_iter(["replays", id, "finished.json"])
 }

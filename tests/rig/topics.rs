@@ -182,6 +182,12 @@ impl Kafka {
         wait_until(&format!("topic {name} to be gone"), PATIENCE, || self.partitions(name).is_none());
     }
 
+    /// Deletes a consumer group that has no member, with all that it has committed.
+    pub(crate) fn delete_group(&self, group: &str) {
+        let answer = block_on(self.admin().delete_groups(&[group], &admin_options()));
+        one_answer(answer.map(|mut results| results.remove(0)), &format!("delete group {group}"));
+    }
+
     /// Removes the records of a partition below offset `before`, as retention would.
     pub(crate) fn delete_records(&self, topic: &str, partition: i32, before: i64) {
         let mut list = TopicPartitionList::new();

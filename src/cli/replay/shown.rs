@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 
-use super::Prepared;
+use super::prepare::Prepared;
 use crate::cli::human;
 use crate::replay::{Plan, Query, Tally};
 use crate::time;
@@ -20,6 +20,8 @@ pub(super) struct Outcome {
     pub(super) exact: bool,
     pub(super) segments: usize,
     pub(super) seconds: f64,
+    /// Whether the whole replay is done, by this run and those before it.
+    pub(super) finished: bool,
     pub(super) partitions: Vec<OutcomePartition>,
     pub(super) warnings: Vec<String>,
 }
@@ -41,6 +43,7 @@ impl Outcome {
         self.records = tally.records;
         self.bytes = tally.bytes;
         self.exact = true;
+        self.finished = tally.complete;
         self.warnings = warnings;
         if tally.moved_timestamps > 0 {
             self.warnings.push(format!(
@@ -99,6 +102,7 @@ impl Prepared {
             exact,
             segments: self.plan.segments(),
             seconds: 0.0,
+            finished: self.finished().is_some(),
             partitions: partitions.collect(),
             warnings: self.findings.warnings.clone(),
         }
@@ -108,7 +112,9 @@ impl Prepared {
         let heading =
             if dry_run { format!("Plan {}  (nothing is sent)", self.id) } else { format!("Replay {}", self.id) };
         let mut text = format!("{heading}\n{}", extent(&self.plan, &self.query));
-        if self.resumed {
+        if let Some(finished) = self.finished() {
+            text.push_str(&format!("  finished  {}: nothing is left to send\n", time::utc(finished.at)));
+        } else if self.whole.records() != self.plan.records() {
             text.push_str("  goes on   an earlier run of this id has sent the records before these\n");
         }
         if !self.plan.parts.is_empty() {

@@ -104,6 +104,13 @@ impl Connection {
         self.properties.get(BOOTSTRAP).map_or("", String::as_str)
     }
 
+    /// The properties of a client for requests.
+    pub(super) fn properties(&self) -> Vec<(String, String)> {
+        let mut properties = self.properties.clone();
+        properties.entry("client.id".to_owned()).or_insert_with(|| "tidelog".to_owned());
+        properties.into_iter().collect()
+    }
+
     /// A librdkafka client of this cluster, to which the caller adds what it needs.
     pub(super) fn client(&self) -> ClientConfig {
         let mut client = ClientConfig::new();

@@ -4,9 +4,11 @@
 //! the progress is read (it can no longer change), and only then is the first record sent.
 
 mod connection;
+mod late;
 mod preflight;
 mod raw;
 mod sink;
+mod standing;
 mod target;
 
 use std::collections::BTreeMap;
@@ -15,13 +17,15 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
-use super::plan::Plan;
+use super::journal::{Begun, Finished, Journal};
+use super::plan::{Marks, Plan};
 use super::{Counters, Tally, Tempo, run};
 use crate::error::{Kind, Result, ResultExt as _};
 use crate::store::Store;
 
 pub use connection::Connection;
 pub use preflight::{Create, Findings};
+pub use standing::{Standing, same_target, standing};
 pub use target::{Earlier, Identity, Progress, Target};
 
 /// Asks the target about its topics, and reads those records of the plan that only a look at them can judge.
@@ -40,9 +44,13 @@ pub struct Ready<'a> {
     pub store: &'a Store,
     /// Where it goes.
     pub target: Arc<Target>,
-    /// What it is.
-    pub identity: Identity,
-    /// What is sent.
+    /// What it is, and how far the archive knows it to be.
+    pub journal: Journal,
+    /// Whether this run begins it.
+    pub anew: bool,
+    /// Whether it is written down beside the archive.
+    pub recorded: bool,
+    /// What is sent, of which an earlier run may have sent some already.
     pub plan: Plan,
     /// What the target was found to be.
     pub findings: Findings,
@@ -60,15 +68,56 @@ pub async fn send(
     counters: &Arc<Counters>,
     stop: impl Future<Output = ()>,
 ) -> Result<(Arc<Plan>, Tally)> {
-    let Ready { store, target, identity, plan, findings } = ready;
+    let Ready { store, target, mut journal, anew, recorded, plan, findings } = ready;
     target.create(&findings.create).await?;
+    let Some(begun) = journal.begun.as_mut() else {
+        return Err(crate::error::Error::new(Kind::Internal, "a replay without a plan cannot be sent"));
+    };
+    if anew {
+        let topics: Vec<String> = plan.targets().into_iter().map(str::to_owned).collect();
+        begun.target = target.as_begun(&topics).await?;
+        if recorded {
+            begun.save(store).await?;
+        }
+    }
+    let identity = Identity::of(begun)?;
+    let (ends, id) = (begun.ends()?, begun.replay.clone());
     let for_sink = Arc::clone(&target);
-    let sink = tokio::task::spawn_blocking(move || sink::Sink::open(&for_sink, identity, &findings))
-        .await
-        .or_err(Kind::Internal, || "the replay's producer failed".to_owned())??;
-    let earlier = target.earlier(&plan.target_partitions(), Progress::Settled).await?;
-    let plan = Arc::new(plan.after(&earlier.marks));
+    let sink = blocking(move || sink::Sink::open(&for_sink, identity, &findings)).await?;
+    let mut marks: Marks = ends.into_iter().map(|(at, (start, _))| (at, start)).collect();
+    if anew {
+        marks.extend(begun_by_another(&target, &journal).await?);
+    } else {
+        marks.extend(standing(&target, &journal, Progress::Settled).await?.marks);
+    }
+    let (sink, marks) = blocking(move || sink.mark_all(&marks).map(|()| (sink, marks))).await?;
+    let plan = Arc::new(plan.after(&marks));
+    let late = late::Late::new(recorded.then(|| store.clone()), Arc::clone(&target), &marks);
     let (for_sink, counters) = (Arc::clone(&plan), Arc::clone(counters));
-    let tally = run(store, &plan, tempo, move |steps| sink.drain(&for_sink, steps, &counters), stop).await?;
+    let drain = move |steps| sink.drain(&for_sink, steps, &counters, (marks, late));
+    let tally = run(store, &plan, tempo, drain, stop).await?;
+    if recorded && tally.complete {
+        Finished::save(&id, Utc::now(), store).await?;
+    }
     Ok((plan, tally))
+}
+
+/// Writes down that the replay of `journal` has nothing left to send, where an earlier run could not.
+pub async fn finish(store: &Store, journal: &Journal) -> Result<()> {
+    match &journal.begun {
+        Some(begun) if journal.finished.is_none() => Finished::save(&begun.replay, Utc::now(), store).await.map(|_| ()),
+        _ => Ok(()),
+    }
+}
+
+/// What the group holds of a replay that is not written down, or was not until now.
+async fn begun_by_another(target: &Target, journal: &Journal) -> Result<Marks> {
+    let begun = journal.begun.as_ref();
+    let partitions = begun.map(Begun::ends).transpose()?.unwrap_or_default().into_keys().collect::<Vec<_>>();
+    Ok(target.earlier(&partitions, Progress::Settled).await?.marks)
+}
+
+/// Runs what blocks on a thread that may.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.or_err(Kind::Internal, || "the replay's producer failed".to_owned())?
 }

@@ -22,6 +22,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc::Receiver;
 
 use super::connection::{failed, wrong_property};
+use super::late::Late;
 use super::preflight::Findings;
 use super::raw::{Topic, produce};
 use super::target::{Identity, Target, group_of, write_mark};
@@ -36,6 +37,11 @@ const COMMIT_EVERY: Duration = Duration::from_secs(1);
 /// How long the target may take over a step of a transaction. The broker aborts a transaction after a minute
 /// (`transaction.timeout.ms`).
 const STEP: Duration = Duration::from_secs(60);
+/// How often every mark is committed again, whether it moved or not: brokers forget each by itself, as soon as
+/// `offsets.retention.minutes` (a minute at the least) after it was committed.
+const REFRESH: Duration = Duration::from_secs(20);
+/// Marks in one request. A broker appends those of one request as one batch, which has to fit into `message.max.bytes`.
+const MARKS_AT_ONCE: usize = 1_000;
 /// How long to wait for room in a full queue before looking again.
 const QUEUE_PAUSE: Duration = Duration::from_millis(2);
 /// Keys and values that wait for the target at most.
@@ -124,25 +130,47 @@ impl Sink {
         Ok(sink)
     }
 
+    /// Commits where every target partition stands, before the first record: from then on a mark that is not there is one
+    /// that was lost. Blocks.
+    pub(super) fn mark_all(&self, marks: &Marks) -> Result<()> {
+        self.step("begin", || self.producer.begin_transaction())?;
+        self.commit(marks)
+    }
+
     /// Sends what comes until the channel closes, and commits all of it. Blocks. When it fails, the last transaction is
-    /// aborted, and what was committed before stays.
-    pub(super) fn drain(mut self, plan: &Plan, mut steps: Receiver<Step>, counters: &Counters) -> Result<Tally> {
+    /// aborted, and what was committed before stays. `all` is where every target partition stands.
+    pub(super) fn drain(
+        mut self,
+        plan: &Plan,
+        mut steps: Receiver<Step>,
+        counters: &Counters,
+        (all, late): (Marks, Late),
+    ) -> Result<Tally> {
         self.topics =
             plan.parts.iter().map(|part| Topic::new(&self.producer, &part.target)).collect::<Result<Vec<_>>>()?;
-        let mut work = Work { sink: &self, plan, tally: Tally::default(), marks: Marks::new(), open_since: None };
-        match work.run(&mut steps, counters) {
-            Ok(()) => Ok(work.tally),
-            Err(error) => {
-                if work.open_since.is_some()
-                    && let Err(abort) = self.producer.abort_transaction(STEP)
-                {
-                    tracing::debug!(error = %abort, "the transaction is left to the target's timeout");
-                }
-                // A record that was refused is the reason why the transaction failed.
-                self.producer.context().verdict()?;
-                Err(error)
-            }
+        let refreshed = Instant::now();
+        let mut work = Work {
+            sink: &self,
+            plan,
+            tally: Tally::default(),
+            marks: Marks::new(),
+            open_since: None,
+            all,
+            refreshed,
+            late,
+        };
+        let sent = work.run(&mut steps, counters);
+        if sent.is_err()
+            && work.open_since.is_some()
+            && let Err(abort) = self.producer.abort_transaction(STEP)
+        {
+            tracing::debug!(error = %abort, "the transaction is left to the target's timeout");
         }
+        work.late.last(&work.all);
+        let Err(error) = sent else { return Ok(work.tally) };
+        // A record that was refused is the reason why the transaction failed.
+        self.producer.context().verdict()?;
+        Err(error)
     }
 
     /// One step of the transaction, taken again while the target says that it may succeed.
@@ -174,6 +202,11 @@ struct Work<'a> {
     /// The progress that the open transaction will commit.
     marks: Marks,
     open_since: Option<Instant>,
+    /// What is committed, of every target partition.
+    all: Marks,
+    /// When all of it was last committed.
+    refreshed: Instant,
+    late: Late,
 }
 
 impl Work<'_> {
@@ -197,7 +230,9 @@ impl Work<'_> {
                 Some(Step::Send(run)) => self.send(&run)?,
                 Some(Step::Complete) => {
                     self.mark_ends()?;
-                    return self.commit();
+                    self.commit()?;
+                    self.tally.complete = true;
+                    return Ok(());
                 }
                 None => return self.commit(),
             }
@@ -275,17 +310,31 @@ impl Work<'_> {
             producer.poll(QUEUE_PAUSE);
             producer.context().verdict()?;
         }
-        let offsets = self.sink.offsets(&self.marks)?;
-        self.sink.step("commit", || producer.send_offsets_to_transaction(&offsets, &self.sink.group, STEP))?;
-        self.sink.step("commit", || producer.commit_transaction(STEP))?;
-        self.marks.clear();
+        let moved = std::mem::take(&mut self.marks);
+        let mut all = self.all.clone();
+        all.extend(moved.iter().map(|(at, mark)| (at.clone(), *mark)));
+        let refresh = self.refreshed.elapsed() >= REFRESH;
+        self.sink.commit(if refresh { &all } else { &moved })?;
+        self.refreshed = if refresh { Instant::now() } else { self.refreshed };
+        self.all = all;
         self.open_since = None;
+        self.late.committed(&moved, &self.all);
         Ok(())
     }
 }
 
 impl Sink {
-    fn offsets(&self, marks: &Marks) -> Result<TopicPartitionList> {
+    /// Commits the open transaction, with `marks`.
+    fn commit(&self, marks: &Marks) -> Result<()> {
+        let marks: Vec<_> = marks.iter().collect();
+        for some in marks.chunks(MARKS_AT_ONCE) {
+            let offsets = self.offsets(some)?;
+            self.step("commit", || self.producer.send_offsets_to_transaction(&offsets, &self.group, STEP))?;
+        }
+        self.step("commit", || self.producer.commit_transaction(STEP))
+    }
+
+    fn offsets(&self, marks: &[(&(String, i32), &Mark)]) -> Result<TopicPartitionList> {
         let mut list = TopicPartitionList::with_capacity(marks.len());
         let mut notes: BTreeMap<u32, String> = BTreeMap::new();
         for ((topic, partition), mark) in marks {

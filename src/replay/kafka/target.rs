@@ -6,10 +6,10 @@
 //! topic and partition. The offset is the next **source** offset to send; the metadata says what the offset belongs to:
 //!
 //! ```text
-//! tidelog/1 generation=0 from=1795331112000 to=1795334712000 plan=9f3ac1d27be04421
+//! tidelog/1 generation=0 from=1795331112000 to=1795334712000 plan=9f3ac1d27be04421 pinned=03be1c9f7a55d210
 //! ```
-//! `from` and `to` are `-` where the range is open; `plan` is a digest of everything else that decides which records are
-//! sent where. Offsets are committed in the transaction of the records that they speak of (KIP-98, KIP-447), so a mark
+//! `from` and `to` are `-` where the range is open; `plan` is a digest of everything else that the command says about
+//! which records are sent where, `pinned` one of the lives and offsets that it stood for when it was begun. Offsets are committed in the transaction of the records that they speak of (KIP-98, KIP-447), so a mark
 //! never lies ahead of the records or behind them. Brokers forget a group without members after
 //! `offsets.retention.minutes` (seven days unless it is set otherwise).
 
@@ -26,11 +26,17 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::connection::{Connection, Failed as _, Logged, wrong_property};
 use super::preflight::Create;
+use crate::config::Isolation;
 use crate::error::{Error, Kind, Result, ResultExt as _};
+use crate::replay::journal::{Begun, BegunTarget, BegunTopic};
 use crate::replay::plan::{Mark, Marks};
+use crate::source::kafka::{Cluster, OffsetAt, TopicPartition};
 
 /// How long an answer of the target may take.
-const ANSWER: Duration = Duration::from_secs(20);
+pub(super) const ANSWER: Duration = Duration::from_secs(20);
+
+/// How long to wait before a broker is asked again.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// How long to wait for a cluster's id, which only tells whether two addresses are one cluster.
 const CLUSTER_ID: Duration = Duration::from_secs(5);
@@ -47,6 +53,19 @@ pub struct Identity {
     pub timestamps: Option<Range<i64>>,
     /// A digest of everything else that decides which records are sent where.
     pub digest: String,
+    /// A digest of the lives and offsets that are sent; none in marks of a version that did not know it.
+    pub pinned: Option<String>,
+}
+
+impl Identity {
+    /// The identity of a replay that was begun.
+    pub fn of(begun: &Begun) -> Result<Self> {
+        let digest = match &begun.after {
+            Some(after) => format!("{}/{after}", begun.selection),
+            None => begun.selection.clone(),
+        };
+        Ok(Self { timestamps: begun.timestamps(), digest, pinned: Some(begun.pinned_digest()?) })
+    }
 }
 
 /// What an earlier run of the same id left behind.
@@ -73,6 +92,7 @@ pub struct Target {
     /// The id of the replay.
     pub id: String,
     admin: AdminClient<Logged>,
+    cluster: Cluster,
     consumer: Arc<BaseConsumer<Logged>>,
 }
 
@@ -90,8 +110,9 @@ impl Target {
     /// Prepares the clients; nothing is asked yet.
     pub fn new(connection: Connection, id: &str) -> Result<Self> {
         let admin = connection.client().create_with_context(Logged).map_err(|error| wrong_property(&error))?;
+        let cluster = Cluster::with_properties(&connection.properties())?;
         let consumer = Arc::new(consumer(&connection, id, Progress::Known)?);
-        Ok(Self { connection, id: id.to_owned(), admin, consumer })
+        Ok(Self { connection, id: id.to_owned(), admin, cluster, consumer })
     }
 
     /// The address that was given.
@@ -102,6 +123,57 @@ impl Target {
     /// The id of the cluster; none where it has none.
     pub async fn cluster_id(&self) -> Result<Option<String>> {
         ask(&self.consumer, |consumer| Ok(consumer.client().fetch_cluster_id(CLUSTER_ID))).await
+    }
+
+    /// The ids of those of `topics` that the target has; none where its brokers have none.
+    pub(super) async fn ids(&self, topics: &[String]) -> Result<BTreeMap<String, Option<String>>> {
+        let described = self.cluster.describe(topics).await?;
+        described.into_iter().map(|(topic, info)| info.map(|info| (topic, info.id))).collect()
+    }
+
+    /// Where `partitions` end, whatever is committed of them. A partition whose leader moves, or is new, is asked for again
+    /// for as long as `patience` lasts.
+    pub(super) async fn ends(
+        &self,
+        partitions: &[(String, i32)],
+        patience: Duration,
+    ) -> Result<BTreeMap<(String, i32), i64>> {
+        let deadline = Instant::now() + patience;
+        let mut asked: Vec<TopicPartition> =
+            partitions.iter().map(|(topic, partition)| TopicPartition::new(topic.as_str(), *partition)).collect();
+        let mut ends = BTreeMap::new();
+        loop {
+            let listed = self.cluster.list_offsets(&asked, OffsetAt::Latest, Isolation::ReadUncommitted).await?;
+            asked.clear();
+            for (at, offset) in listed {
+                match offset {
+                    Ok(offset) => {
+                        ends.insert((at.topic.to_string(), at.partition), offset.unwrap_or(0));
+                    }
+                    Err(error) if error.is_transient() && Instant::now() < deadline => asked.push(at),
+                    Err(error) => return Err(error),
+                }
+            }
+            if asked.is_empty() {
+                return Ok(ends);
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// What `topics` are before the first record is sent.
+    pub(super) async fn as_begun(&self, topics: &[String]) -> Result<BegunTarget> {
+        let cluster_id = self.cluster_id().await?;
+        let described = self.cluster.describe(topics).await?;
+        let mut begun = Vec::with_capacity(described.len());
+        for (topic, info) in described {
+            let info = info?;
+            let all: Vec<(String, i32)> = (0..info.partitions).map(|partition| (topic.clone(), partition)).collect();
+            let ends =
+                self.ends(&all, ANSWER).await?.into_iter().map(|((_, partition), end)| (partition, end)).collect();
+            begun.push(BegunTopic { topic, topic_id: info.id, partitions: info.partitions, ends });
+        }
+        Ok(BegunTarget { cluster_id, topics: begun })
     }
 
     /// What the target says about `topics`; a topic that it does not have is left out.
@@ -269,7 +341,6 @@ fn consumer(connection: &Connection, id: &str, progress: Progress) -> Result<Bas
 /// transaction is asked again; a partition that cannot be answered for is an error, for taken as "nothing was sent" it
 /// would have its records sent twice.
 fn committed(consumer: &BaseConsumer<Logged>, list: &TopicPartitionList) -> KafkaResult<TopicPartitionList> {
-    const PAUSE: Duration = Duration::from_millis(100);
     let passes = |code: Option<RDKafkaErrorCode>| {
         matches!(
             code,
@@ -311,7 +382,8 @@ async fn ask<T: Send + 'static>(
 pub(super) fn write_mark(identity: &Identity, generation: u32) -> String {
     let bound = |bound: Option<i64>| bound.map_or("-".to_owned(), |ms| ms.to_string());
     let (from, to) = identity.timestamps.as_ref().map(|range| (range.start, range.end)).unzip();
-    format!("tidelog/1 generation={generation} from={} to={} plan={}", bound(from), bound(to), identity.digest)
+    let pinned = identity.pinned.as_ref().map_or(String::new(), |pinned| format!(" pinned={pinned}"));
+    format!("tidelog/1 generation={generation} from={} to={} plan={}{pinned}", bound(from), bound(to), identity.digest)
 }
 
 fn read_mark(text: &str) -> Option<(Identity, u32)> {
@@ -322,7 +394,8 @@ fn read_mark(text: &str) -> Option<(Identity, u32)> {
         ms => ms.parse::<i64>().ok().map(Some),
     };
     let timestamps = bound("from")?.zip(bound("to")?).map(|(from, to)| from..to);
-    let identity = Identity { timestamps, digest: (*fields.get("plan")?).to_owned() };
+    let pinned = fields.get("pinned").map(|pinned| (*pinned).to_owned());
+    let identity = Identity { timestamps, digest: (*fields.get("plan")?).to_owned(), pinned };
     Some((identity, fields.get("generation")?.parse().ok()?))
 }
 
@@ -333,8 +406,10 @@ mod tests {
     #[test]
     fn a_mark_is_read_back_and_nothing_else_is_one() {
         for timestamps in [None, Some(-5..1_795_334_712_000)] {
-            let identity = Identity { timestamps, digest: "9f3a".to_owned() };
-            assert_eq!(read_mark(&write_mark(&identity, 7)), Some((identity, 7)));
+            for pinned in [None, Some("03be".to_owned())] {
+                let identity = Identity { timestamps: timestamps.clone(), digest: "9f3a/r-1".to_owned(), pinned };
+                assert_eq!(read_mark(&write_mark(&identity, 7)), Some((identity, 7)));
+            }
         }
         for other in ["", "tidelog/2 generation=0 from=- to=- plan=a", "tidelog/1 generation=0", "some tool's note"] {
             assert_eq!(read_mark(other), None, "{other}");

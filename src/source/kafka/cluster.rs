@@ -53,6 +53,11 @@ impl Cluster {
         Ok(Self { handle: Arc::new(Handle::admin(&properties::admin(config)?)?), wait: REQUEST })
     }
 
+    /// A client of another cluster, which these librdkafka properties describe.
+    pub fn with_properties(properties: &[(String, String)]) -> Result<Self> {
+        Ok(Self { handle: Arc::new(Handle::admin(properties)?), wait: REQUEST })
+    }
+
     /// The same client, whose requests may take only this long.
     pub fn within(&self, wait: Duration) -> Self {
         Self { wait, ..self.clone() }

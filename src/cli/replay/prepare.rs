@@ -1,0 +1,313 @@
+//! What a command means: the plan that it was begun with or a new one, how far an earlier run came, and what the target
+//! has against it.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+
+use super::{Args, Moving, cluster, nothing};
+use crate::config::{Config, Kafka};
+use crate::error::{Error, Kind, Result};
+use crate::replay::journal::{self, Begun, Finished, Journal, Timestamps};
+use crate::replay::kafka::{self, Connection, Findings, Identity, Progress as Known, Target};
+use crate::replay::{self, Plan, Query, Rename, Source, topic_pattern};
+use crate::store::Store;
+use crate::stream::FORMAT_VERSION;
+use crate::time;
+
+/// A replay that is planned and checked.
+pub(super) struct Prepared {
+    pub(super) id: String,
+    pub(super) query: Query,
+    /// What it is, and how far it is known to be.
+    pub(super) journal: Journal,
+    /// Whether this run begins it.
+    pub(super) anew: bool,
+    /// All of it.
+    pub(super) whole: Plan,
+    /// What is left to send.
+    pub(super) plan: Plan,
+    pub(super) findings: Findings,
+    pub(super) target: Arc<Target>,
+    /// A target topic is the source itself.
+    pub(super) into_itself: bool,
+}
+
+impl Prepared {
+    /// When it was finished, if an earlier run has done so.
+    pub(super) fn finished(&self) -> Option<&Finished> {
+        self.journal.finished.as_ref()
+    }
+}
+
+/// What is meant, before the target is looked at.
+struct Meant {
+    query: Query,
+    journal: Journal,
+    anew: bool,
+    whole: Plan,
+    plan: Plan,
+    warnings: Vec<String>,
+}
+
+pub(super) async fn prepare(
+    args: &Args,
+    config: &Config,
+    store: &Store,
+    query: Query,
+    target: &Arc<Target>,
+    now: DateTime<Utc>,
+) -> Result<Prepared> {
+    let rename = args.rename.as_deref().map_or(Ok(Rename::default()), Rename::parse)?;
+    let journal = Journal::load(store, &target.id).await?;
+    let meant = match journal.begun.is_some() {
+        true => again(args, config, store, query, (journal, &rename), target).await?,
+        false => anew(args, config, store, query, &rename, (target, now)).await?,
+    };
+    let Meant { query, journal, anew, whole, plan, mut warnings } = meant;
+    let mut findings = kafka::preflight(store, target, &plan, now).await?;
+    let into_itself = match &config.kafka {
+        Some(kafka) => {
+            let (itself, tailed) = returns(&plan, kafka, target, args).await?;
+            warnings.extend(tailed);
+            itself
+        }
+        None => false,
+    };
+    findings.warnings.splice(0..0, warnings);
+    let (id, target) = (target.id.clone(), Arc::clone(target));
+    Ok(Prepared { id, query, journal, anew, whole, plan, findings, target, into_itself })
+}
+
+/// Goes on with what was begun under this id.
+async fn again(
+    args: &Args,
+    config: &Config,
+    store: &Store,
+    mut query: Query,
+    (journal, rename): (Journal, &Rename),
+    target: &Target,
+) -> Result<Meant> {
+    let Some(begun) = &journal.begun else {
+        return Err(Error::new(Kind::Internal, "a replay that was never begun cannot go on"));
+    };
+    let typed = Typed { selection: args.selection(config), after: args.after.clone(), times: query.timestamps.clone() };
+    settle(begun, &typed, args.moving())?;
+    query.timestamps = begun.timestamps();
+    let mut sources = replay::sources_of(store, begun.streams()?, &query).await?;
+    begun.pin(&mut sources)?;
+    let mut warnings = replay::shortfalls(&sources, &query);
+    let whole = Plan::new(sources, &query, rename)?;
+    let plan = if journal.finished.is_some() {
+        kafka::same_target(target, begun).await?;
+        Plan { parts: Vec::new() }
+    } else {
+        let standing = kafka::standing(target, &journal, Known::Known).await?;
+        warnings.extend(standing.warnings);
+        whole.after(&standing.marks)
+    };
+    Ok(Meant { query, anew: false, whole, plan, warnings, journal })
+}
+
+/// Works out what an id that nobody has used stands for.
+async fn anew(
+    args: &Args,
+    config: &Config,
+    store: &Store,
+    mut query: Query,
+    rename: &Rename,
+    (target, now): (&Target, DateTime<Utc>),
+) -> Result<Meant> {
+    let mut sources = replay::sources(store, cluster(config), &query).await?;
+    let selection = args.selection(config);
+    if let Some(before) = &args.after {
+        journal::only_after(&mut sources, &before_this(store, before, &selection, target).await?);
+    }
+    let earlier = target.earlier(&partitions(&sources, rename)?, Known::Known).await?;
+    if let Some(identity) = &earlier.identity
+        && identity.timestamps != query.timestamps
+    {
+        settle_times(&identity.timestamps, &query.timestamps, args.moving(), &target.id)?;
+        query.timestamps.clone_from(&identity.timestamps);
+        sources = replay::sources(store, cluster(config), &query).await?;
+    }
+    let mut warnings = replay::shortfalls(&sources, &query);
+    warnings.extend(nothing::unmatched(&sources, &query));
+    let through = if query.timestamps.is_none() { journal::through(&sources) } else { Default::default() };
+    let whole = Plan::new(sources, &query, rename)?;
+    let bounds =
+        |range: &Range<i64>| Timestamps { from: (range.start != i64::MIN).then_some(range.start), to: range.end };
+    let begun = Begun {
+        format: FORMAT_VERSION,
+        replay: target.id.clone(),
+        at: now,
+        selection,
+        after: args.after.clone(),
+        timestamps: query.timestamps.as_ref().map(bounds),
+        target: Default::default(),
+        sources: journal::pinned(&whole),
+        through,
+    };
+    if let Some(identity) = &earlier.identity {
+        unwritten(identity, &begun, earlier.marks.len())?;
+    }
+    let plan = whole.after(&earlier.marks);
+    let journal = Journal { begun: Some(begun), ..Journal::default() };
+    Ok(Meant { query, journal, anew: true, whole, plan, warnings })
+}
+
+/// Refuses to go on with what an earlier run left in the target's group, unless it is known to be just this.
+fn unwritten(identity: &Identity, begun: &Begun, marks: usize) -> Result<()> {
+    let refused = |why: &str| {
+        Err(Error::new(Kind::Config, format!("the replay {} was begun before, and {why}", begun.replay))
+            .hint("choose another --id; what was sent stays, so send to another topic (--rename) or delete it first"))
+    };
+    let now = Identity::of(begun)?;
+    if identity.digest != now.digest {
+        return refused("with other topics, partitions, offsets or names");
+    }
+    if identity.pinned != now.pinned {
+        return refused("what it stood for is not written down in this archive, which has changed since");
+    }
+    if marks != begun.ends()?.len() {
+        return refused("the target's group has forgotten how far some partitions came");
+    }
+    Ok(())
+}
+
+/// The replay after which another one goes on.
+async fn before_this(store: &Store, id: &str, selection: &str, target: &Target) -> Result<Begun> {
+    let wrong = |why: &str, hint: &str| Err(Error::new(Kind::Config, format!("--after {id}: {why}")).hint(hint));
+    let journal = Journal::load(store, id).await?;
+    let Some(begun) = journal.begun else {
+        return wrong(
+            "there is no such replay in this archive",
+            "one that had nothing to send leaves nothing: name the one before",
+        );
+    };
+    if journal.finished.is_none() {
+        return wrong("it is not finished", "run it again to its end first");
+    }
+    if begun.timestamps.is_some() || begun.through.is_empty() {
+        return wrong(
+            "it was a range of times or offsets: records outside of it were left out",
+            "begin with --all, and go on --after that",
+        );
+    }
+    if begun.selection != selection {
+        return wrong("it had other topics, partitions or names", "repeat its --topics, --partitions and --rename");
+    }
+    kafka::same_target(target, &begun).await?;
+    Ok(begun)
+}
+
+/// Every target partition that the sources have.
+fn partitions(sources: &[Source], rename: &Rename) -> Result<Vec<(String, i32)>> {
+    let mut all = std::collections::BTreeSet::new();
+    for source in sources {
+        let topic = rename.target(&source.stream.topic)?;
+        all.extend(source.positions.iter().map(|at| (topic.clone(), at.partition)));
+    }
+    Ok(all.into_iter().collect())
+}
+
+/// What a command says about which records are meant.
+struct Typed {
+    selection: String,
+    after: Option<String>,
+    times: Option<Range<i64>>,
+}
+
+/// Whether this command may go on with what was `begun` under its id.
+fn settle(begun: &Begun, typed: &Typed, moving: Moving) -> Result<()> {
+    if begun.selection != typed.selection || begun.after != typed.after {
+        let how = "with other topics, partitions, offsets or names, or after another replay";
+        return Err(begun_otherwise(&begun.replay, how));
+    }
+    settle_times(&begun.timestamps(), &typed.times, moving, &begun.replay)
+}
+
+/// An end of the range that moves with the clock gives way to the one that was fixed when the replay began.
+fn settle_times(then: &Option<Range<i64>>, now: &Option<Range<i64>>, moving: Moving, id: &str) -> Result<()> {
+    match (then, now) {
+        (None, None) => Ok(()),
+        (Some(then), Some(now)) if (moving.from || then.start == now.start) && (moving.to || then.end == now.end) => {
+            Ok(())
+        }
+        (Some(then), _) => {
+            Err(begun_otherwise(id, &format!("with {}--to {}", from_option(then), time::rfc3339(then.end))))
+        }
+        (None, Some(_)) => Err(begun_otherwise(id, "with no range of times")),
+    }
+}
+
+fn begun_otherwise(id: &str, how: &str) -> Error {
+    Error::new(Kind::Config, format!("the replay {id} was begun {how}"))
+        .hint("repeat the options that it was begun with, or choose another --id")
+}
+
+fn from_option(range: &Range<i64>) -> String {
+    if range.start == i64::MIN { String::new() } else { format!("--from {} ", time::rfc3339(range.start)) }
+}
+
+/// Whether records go back into their own topic, and which targets the archiver reads itself.
+async fn returns(plan: &Plan, kafka: &Kafka, target: &Target, args: &Args) -> Result<(bool, Vec<String>)> {
+    let patterns = kafka.topics.iter().map(|text| topic_pattern(text)).collect::<Result<Vec<_>>>()?;
+    let tailed = |topic: &str| patterns.iter().any(|pattern| pattern.matches(topic)) && !kafka.excludes(topic);
+    let own = |topic: &str| plan.parts.iter().any(|part| part.target == topic && part.stream.topic == topic);
+    let close: Vec<&str> = plan.targets().into_iter().filter(|topic| tailed(topic) || own(topic)).collect();
+    if close.is_empty() || !same_cluster(kafka, target, args).await? {
+        return Ok((false, Vec::new()));
+    }
+    let warn = |topic: &&&str| tailed(topic);
+    let warnings = close.iter().filter(warn).map(|topic| {
+        format!("{topic} is archived by this configuration itself: what is replayed into it will be archived again")
+    });
+    Ok((close.iter().any(|topic| own(topic)), warnings.collect()))
+}
+
+async fn same_cluster(kafka: &Kafka, target: &Target, args: &Args) -> Result<bool> {
+    if (args.into.is_none() && args.into_config.is_none()) || target.bootstrap() == kafka.bootstrap_servers {
+        return Ok(true);
+    }
+    let source = Target::new(Connection::of_config(kafka), &target.id)?;
+    let (source, target) = tokio::try_join!(source.cluster_id(), target.cluster_id())?;
+    // A source that does not answer is not where the records are going.
+    Ok(source.is_some() && source == target)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::replay::tests::args;
+
+    #[test]
+    fn an_id_goes_on_only_with_what_it_was_begun_with() {
+        let begun = Begun {
+            format: FORMAT_VERSION,
+            replay: "r-1".to_owned(),
+            at: DateTime::UNIX_EPOCH,
+            selection: "a".to_owned(),
+            after: None,
+            timestamps: Some(Timestamps { from: Some(0), to: 1_000 }),
+            target: Default::default(),
+            sources: Vec::new(),
+            through: Default::default(),
+        };
+        let typed = |times, selection: &str| Typed { selection: selection.to_owned(), after: None, times };
+        let again = |range, moving: &[&str]| settle(&begun, &typed(range, "a"), args(moving).moving());
+        let (fixed, absent) = (["--from", "1970-01-01T00:00:00Z", "--to", "1970-01-01T00:00:01Z"], ["--from", "-1s"]);
+        assert!(again(Some(0..1_000), &fixed).is_ok());
+        assert!(again(Some(5..1_005), &absent).is_ok(), "both ends moved with the clock");
+        assert!(again(Some(0..1_005), &fixed[..2]).is_ok(), "the end did");
+        for (range, moving) in [(Some(5..1_000), &fixed[..]), (Some(0..1_005), &fixed), (Some(5..1_005), &fixed[..2])] {
+            let error = again(range, moving).expect_err("a fixed end differs");
+            assert!(error.to_string().contains("--from 1970-01-01T00:00:00.000Z --to 1970-01-01T00:00:01.000Z"));
+        }
+        assert!(again(None, &[]).is_err(), "no range");
+        assert!(settle(&begun, &typed(Some(0..1_000), "b"), args(&fixed).moving()).is_err(), "other topics");
+        let after = Typed { after: Some("x".to_owned()), ..typed(Some(0..1_000), "a") };
+        assert!(settle(&begun, &after, args(&fixed).moving()).is_err(), "after another replay");
+    }
+}

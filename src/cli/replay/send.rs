@@ -1,0 +1,151 @@
+//! The sending as the user sees it: progress, a stop by signal, and how to go on.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use super::prepare::Prepared;
+use super::shown::Outcome;
+use super::{Args, interrupted, print, print_json};
+use crate::cli::progress::{Progress, Unit};
+use crate::error::{Error, Kind, Result};
+use crate::http::ReplayListener;
+use crate::replay::kafka::{self, Ready};
+use crate::replay::{Counters, Tempo};
+use crate::store::Store;
+use crate::time;
+
+pub(super) async fn send(args: &Args, store: &Store, replay: Prepared, tempo: Tempo) -> Result<()> {
+    let go_on = resume_command(&std::env::args().collect::<Vec<_>>(), &replay.id, replay.query.timestamps.as_ref());
+    let mut result = Outcome { replay_id: replay.id.clone(), segments: replay.plan.segments(), ..Outcome::default() };
+    if let Some(word) = nothing_left(&replay) {
+        result.warnings.clone_from(&replay.findings.warnings);
+        result.finished = !replay.whole.parts.is_empty();
+        if result.finished && !args.unrecorded && !replay.anew {
+            kafka::finish(store, &replay.journal).await?;
+        }
+        return if args.json { print_json(&result) } else { print(&word) };
+    }
+    let Prepared { id, journal, anew, whole, plan, mut findings, target, .. } = replay;
+    if args.json {
+        eprintln!("replay {id} begins");
+    }
+    let counters = Arc::new(Counters::default());
+    if let Some(listen) = args.metrics {
+        tokio::spawn(ReplayListener::bind(listen, &id, Arc::clone(&counters)).await?.serve());
+    }
+    let (most, _) = plan.records();
+    let stopped = Arc::new(AtomicBool::new(false));
+    let stop = asked_to_stop(Arc::clone(&stopped));
+    let started = Instant::now();
+    let warnings = std::mem::take(&mut findings.warnings);
+    let sent = {
+        let shown = Arc::clone(&counters);
+        let _bar = Progress::follow("replay", Unit::Records, move || (shown.records(), most));
+        let ready = Ready { store, target, journal, anew, recorded: !args.unrecorded, plan: whole, findings };
+        kafka::send(ready, tempo, &counters, stop).await
+    };
+    let (plan, tally) = sent.map_err(|error| with_way_on(error, &go_on))?;
+    result.seconds = started.elapsed().as_secs_f64();
+    result.sent(&plan, &tally, warnings);
+    if args.json {
+        print_json(&result)?
+    } else {
+        print(&result.text(&tally))?
+    }
+    if stopped.load(Ordering::Relaxed) && !tally.complete {
+        return Err(Error::new(Kind::Interrupted, format!("the replay {id} was stopped before its end"))
+            .hint(format!("go on with: {go_on}")));
+    }
+    Ok(())
+}
+
+/// What to say where nothing is left to send.
+fn nothing_left(replay: &Prepared) -> Option<String> {
+    if !replay.plan.parts.is_empty() {
+        return None;
+    }
+    let at = replay.finished().map_or(String::new(), |finished| format!(" since {}", time::utc(finished.at)));
+    Some(if replay.whole.parts.is_empty() {
+        "no record lies in this range\n".to_owned()
+    } else {
+        format!("the replay {} is finished{at}: there is nothing left to send\n", replay.id)
+    })
+}
+
+/// Done once the user asks the program to stop, which `stopped` then says. A second time ends it at once.
+async fn asked_to_stop(stopped: Arc<AtomicBool>) {
+    interrupted().await;
+    stopped.store(true, Ordering::Relaxed);
+    eprintln!("stopping: what was sent is being committed (once more to stop at once)");
+    tokio::spawn(async {
+        interrupted().await;
+        std::process::exit(1);
+    });
+}
+
+fn with_way_on(error: Error, go_on: &str) -> Error {
+    let hint = error.hint_text().map_or(String::new(), |hint| format!("{hint}; "));
+    error.hint(format!("{hint}what was committed stays; go on with: {go_on}"))
+}
+
+/// The command line that goes on with this replay: the one that was typed, with its id and its times made fixed.
+fn resume_command(typed: &[String], id: &str, times: Option<&Range<i64>>) -> String {
+    const REPLACED: [&str; 3] = ["--id", "--from", "--to"];
+    let mut words: Vec<String> = Vec::with_capacity(typed.len() + 6);
+    let mut rest = typed.iter();
+    while let Some(word) = rest.next() {
+        if REPLACED.contains(&word.as_str()) {
+            rest.next();
+        } else if !REPLACED.iter().any(|option| word.starts_with(&format!("{option}="))) && word != "--dry-run" {
+            words.push(quoted(word));
+        }
+    }
+    if let Some(range) = times {
+        if range.start != i64::MIN {
+            words.extend(["--from".to_owned(), time::rfc3339(range.start)]);
+        }
+        words.extend(["--to".to_owned(), time::rfc3339(range.end)]);
+    }
+    words.extend(["--id".to_owned(), id.to_owned()]);
+    words.join(" ")
+}
+
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@%+".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_way_on_repeats_the_command_with_fixed_times() {
+        let typed = [
+            "/usr/bin/tidelog",
+            "-c",
+            "my config.toml",
+            "replay",
+            "--from",
+            "-1h",
+            "--rename",
+            "(.*)=r.$1",
+            "--id=old",
+            "--dry-run",
+        ];
+        let typed = typed.map(str::to_owned);
+        assert_eq!(
+            resume_command(&typed, "r-1", Some(&(0..1_000))),
+            "/usr/bin/tidelog -c 'my config.toml' replay --rename '(.*)=r.$1' --from 1970-01-01T00:00:00.000Z --to 1970-01-01T00:00:01.000Z --id r-1"
+        );
+        let open = resume_command(&["t".to_owned(), "it's".to_owned()], "r-1", Some(&(i64::MIN..0)));
+        assert_eq!(open, r"t 'it'\''s' --to 1970-01-01T00:00:00.000Z --id r-1");
+        assert_eq!(resume_command(&["t".to_owned()], "r-1", None), "t --id r-1");
+    }
+}
