@@ -208,11 +208,9 @@ impl Begun {
     /// [`Kind::Fenced`] if another run has begun the same id meanwhile, [`Kind::Denied`] for an archive that is read-only.
     pub async fn save(&self, store: &Store) -> Result<()> {
         let (object, bytes) = (layout::replay_plan(&self.replay), json(self)?);
-        match store.create(&object, bytes.clone()).await.map_err(unwritable)? {
-            Created::Yes => Ok(()),
-            // An answer that was lost on its way: the object is ours.
-            Created::Exists if store.get(&object).await?.as_ref() == Some(&bytes) => Ok(()),
-            Created::Exists => {
+        match store.create(&object, bytes).await.map_err(unwritable)? {
+            Created::Yes | Created::Same => Ok(()),
+            Created::Other(_) => {
                 Err(Error::new(Kind::Fenced, format!("another run has just begun the replay {}", self.replay))
                     .hint("run the command again to go on with what it has begun, or choose another --id"))
             }
@@ -252,7 +250,7 @@ impl Begun {
     ///
     /// # Errors
     /// [`Kind::NotFound`] where the archive has given up some of it since.
-    pub fn pin(&self, sources: &mut Vec<Source>) -> Result<()> {
+    pub fn pin(&self, sources: &mut [Source]) -> Result<()> {
         for pinned in &self.sources {
             let gone = |what: String| {
                 Error::new(
@@ -408,7 +406,7 @@ mod tests {
         assert_eq!(begun.ends().expect("streams").len(), 1);
         let mut shorter = vec![source("kafka/main/orders.0", &[(0, 3, 25), (1, 0, 7)])];
         assert!(begun.pin(&mut shorter).expect_err("given up").to_string().contains("offsets 0..10"));
-        assert!(begun.pin(&mut Vec::new()).is_err(), "the life is gone");
+        assert!(begun.pin(&mut []).is_err(), "the life is gone");
     }
 
     #[test]
