@@ -19,7 +19,7 @@ use tidelog::stream::{Begin, PartitionRange, TopicLife};
 use crate::archive::on_disk;
 use crate::http::site_with_listener;
 use crate::rig::http::Server;
-use crate::rig::kafka::shared;
+use crate::rig::kafka::{Kafka, KafkaOptions, shared};
 use crate::rig::program::Program;
 use crate::rig::topics::{Codec, Message};
 use crate::rig::{unique, wait_until};
@@ -264,4 +264,120 @@ fn a_damaged_chain_keeps_only_its_own_topic_from_being_archived() {
     program.terminate(STOP);
     let report = site.tidelog(&["verify", "--deep", "--json"]).expect(0).json();
     assert_eq!(report["records"], 2 * RECORDS - ENTRIES + repaired.len() as i64 * (RECORDS - ENTRIES), "{report}");
+}
+
+// ---- two clusters under one name
+
+fn numbered(numbers: std::ops::Range<i64>) -> Vec<Message> {
+    numbers.map(|n| Message::new(0, "key", &format!("record {n}"))).collect()
+}
+
+fn cluster() -> Kafka {
+    Kafka::start(KafkaOptions::default())
+}
+
+/// `check --connect` fails, and what it says of the cluster.
+fn checked(site: &Site) -> Value {
+    let answers = site.tidelog(&["check", "--connect", "--json"]).expect(2).json();
+    let answers = answers["checks"].as_array().expect("answers").clone();
+    let failed = answers.into_iter().find(|answer| answer["check"] == "cluster").expect("an answer of the cluster");
+    assert_eq!(failed["ok"], false, "{failed}");
+    failed
+}
+
+/// `run` ends by itself and says why. Gives the id that it found.
+fn refused(site: &Site, says: &str) {
+    let program = site.start();
+    let log = site.home().path().join("refused");
+    wait_until("the other cluster to be refused", IN_THE_END, || {
+        fs::write(&log, program.output()).expect("a file");
+        program.output().contains(says)
+    });
+    assert_eq!(program.wait(STOP), 2, "{}", fs::read_to_string(&log).expect("what it said"));
+}
+
+fn generations(site: &Site, topic: &str) -> Vec<i64> {
+    site.ls(topic).iter().map(|stream| stream["records"].as_i64().expect("records")).collect()
+}
+
+#[test]
+fn two_clusters_under_one_name_never_mix() {
+    let (a, b) = (cluster(), cluster());
+    let topic = unique("orders");
+    for (kafka, records) in [(&a, 500), (&b, 400)] {
+        kafka.create_topic(&topic, 1, &[]);
+        kafka.produce(&topic, Codec::None, &numbered(0..records));
+    }
+    b.create_topic("only-there", 1, &[]);
+    b.produce("only-there", Codec::None, &numbered(0..10));
+    let settings = Settings { topics: &[&topic, "only-there"], ..Settings::default() };
+    let site = Site::new(&a.bootstrap(), &settings);
+    site.archive(&a, &[&topic]);
+    for round in 1..=2 {
+        site.reconfigure(&a.bootstrap(), &b.bootstrap());
+        refused(&site, "is the Kafka cluster");
+        let said = checked(&site);
+        assert!(said["detail"].as_str().is_some_and(|detail| detail.contains(&b.bootstrap())), "{said}");
+        assert!(said["hint"].as_str().is_some_and(|hint| hint.contains("kafka.cluster_id = ")), "{said}");
+        site.tidelog(&["check"]).expect(0);
+
+        site.reconfigure(&b.bootstrap(), &a.bootstrap());
+        a.produce(&topic, Codec::None, &numbered(0..50));
+        site.archive(&a, &[&topic]);
+        assert_eq!(generations(&site, &topic), [500 + 50 * round], "nothing of the other cluster, nothing twice");
+    }
+    assert_eq!(site.ls("only-there"), [] as [Value; 0]);
+    site.assert_holds(&topic, 0, &a.consume_all(&topic));
+    site.assert_sound();
+
+    // Under a name of its own the other one is archived, too.
+    site.reconfigure(&a.bootstrap(), &b.bootstrap());
+    site.reconfigure("cluster = \"main\"", "cluster = \"other\"");
+    site.tidelog(&["check", "--connect"]).expect(0);
+    site.archive(&b, &["only-there"]);
+}
+
+#[test]
+fn a_rebuilt_cluster_goes_on_once_it_is_confirmed() {
+    let (kafka, topic) = (cluster(), unique("rebuilt"));
+    let fill = |records| {
+        kafka.create_topic(&topic, 1, &[]);
+        kafka.produce(&topic, Codec::None, &numbered(0..records));
+    };
+    fill(300);
+    let (site, server) = site_with_listener(&kafka, &Settings { topics: &[&topic], ..Settings::default() }, "");
+    let mut program = site.start();
+    site.wait_archived(&kafka, &[&topic], &mut [&mut program]);
+
+    // While the archiver runs: it stays up, and takes nothing.
+    kafka.rebuild();
+    fill(400);
+    wait_until("the rebuilt cluster to be refused", IN_THE_END, || {
+        program.assert_running();
+        let (status, ready) = readiness(&server);
+        status == 503 && ready.contains("is the Kafka cluster") && ready.contains(&topic)
+    });
+    assert_eq!(generations(&site, &topic), [300]);
+    program.kill();
+    refused(&site, "is the Kafka cluster");
+    let hint = checked(&site)["hint"].as_str().expect("a hint").to_owned();
+    let id = hint.split('"').nth(1).expect("the id").to_owned();
+
+    // The hint as it stands is the way on.
+    site.reconfigure("cluster = \"main\"\n", &format!("cluster = \"main\"\ncluster_id = \"{id}\"\n"));
+    site.tidelog(&["check", "--connect"]).expect(0);
+    for round in 0..2 {
+        let mut program = site.start();
+        site.wait_archived(&kafka, &[&topic], &mut [&mut program]);
+        program.terminate(STOP);
+        assert_eq!(generations(&site, &topic), [300, 400 + 10 * round]);
+        kafka.produce(&topic, Codec::None, &numbered(0..10));
+    }
+    // What is confirmed is that cluster, and no third one.
+    kafka.rebuild();
+    fill(100);
+    refused(&site, "kafka.cluster_id says");
+    assert!(checked(&site)["detail"].as_str().is_some_and(|detail| detail.contains(&id)));
+    assert_eq!(generations(&site, &topic), [300, 410]);
+    site.assert_sound();
 }

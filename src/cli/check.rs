@@ -78,7 +78,17 @@ pub(super) async fn run(args: &Args, path: &Path) -> Result<()> {
     }
     match (properties, &config.kafka) {
         (Err(error), _) => answers.push(Answer::of("kafka", Err(error))),
-        (Ok(()), Some(kafka)) if args.connect => answers.push(Answer::of("kafka", check_kafka(kafka).await)),
+        (Ok(()), Some(kafka)) if args.connect => {
+            let answer = Answer::of("kafka", check_kafka(kafka).await);
+            let cluster = match Store::open(&config.archive) {
+                Ok(store) => check_cluster(&store, kafka).await,
+                Err(_) => Ok(()),
+            };
+            // Brokers that do not answer are told once.
+            let cluster = cluster.err().filter(|error| answer.ok || error.kind() == Kind::Config);
+            answers.push(answer);
+            answers.extend(cluster.map(|error| Answer::of("cluster", Err(error))));
+        }
         (Ok(()), _) => {}
     }
     if let Some(config) = &config.postgres {
@@ -159,6 +169,11 @@ async fn check_kafka(kafka: &Kafka) -> Result<String> {
         count(brokers, "broker"),
         count(matched.len(), "topic")
     ))
+}
+
+/// Whether the brokers are those of the cluster that the archive holds.
+async fn check_cluster(store: &Store, kafka: &Kafka) -> Result<()> {
+    pipeline::kafka::admit(store, kafka, &Cluster::new(kafka)?).await
 }
 
 fn count(number: usize, noun: &str) -> String {

@@ -172,6 +172,7 @@ fn archive_url(text: &str) -> Result<Url, String> {
 
 fn read_kafka(mut section: Section<'_>, lookup: Lookup<'_>) -> Kafka {
     let cluster = section.parsed("cluster", cluster_name, "main".to_owned());
+    let cluster_id = section.parsed("cluster_id", |text| cluster_id(text).map(Some), None);
     let bootstrap_servers = section.required_text("bootstrap_servers", "localhost:9092");
     if bootstrap_servers.split(',').any(holds_credentials) {
         section.problem(
@@ -234,7 +235,19 @@ fn read_kafka(mut section: Section<'_>, lookup: Lookup<'_>) -> Kafka {
     };
     let overrides = section.sections("topic").into_iter().map(|section| read_override(section, &segment)).collect();
     section.finish();
-    Kafka { cluster, bootstrap_servers, group_id, topics, exclude, start, isolation, properties, segment, overrides }
+    Kafka {
+        cluster,
+        cluster_id,
+        bootstrap_servers,
+        group_id,
+        topics,
+        exclude,
+        start,
+        isolation,
+        properties,
+        segment,
+        overrides,
+    }
 }
 
 fn read_segment(section: &mut Section<'_>, default: &Segment) -> Segment {
@@ -312,6 +325,16 @@ fn cluster_name(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
+/// A cluster's id as Kafka's tools print it: 16 bytes in base64, or whatever text an older cluster was given.
+fn cluster_id(text: &str) -> Result<String, String> {
+    if text.trim().is_empty() || text.contains(char::is_whitespace) {
+        return Err(format!(
+            "{text:?} is not a cluster's id; write what `kafka-cluster.sh cluster-id` prints, or leave it out"
+        ));
+    }
+    Ok(text.to_owned())
+}
+
 fn start(text: &str) -> Result<Start, String> {
     match text {
         "earliest" => Ok(Start::Earliest),
@@ -376,15 +399,16 @@ mod tests {
     #[test]
     fn all_mistakes_are_told_at_once_with_path_constraint_and_way_out() {
         let text = problems(
-            "[archive]\nurl = \"/data\"\n[kafka]\nbootstrap_server = \"b:1\"\ntopics = []\nstart = \"yesterday\"\n\
+            "[archive]\nurl = \"/data\"\n[kafka]\ncluster_id = \"\"\nbootstrap_server = \"b:1\"\ntopics = []\nstart = \"yesterday\"\n\
              [kafka.segment]\nmax_bytes = 0\nformat = \"orc\"\nmax_age = \"1\"\n[memory]\nbudget = \"1MiB\"\n[metrics]\n",
         );
         for part in [
-            "test.toml has 10 mistakes",
+            "test.toml has 11 mistakes",
             "archive.url: \"/data\" is a path; write it as file:///data",
             "kafka.bootstrap_servers: is missing; set it",
             "kafka.bootstrap_server: is not a key; did you mean bootstrap_servers?",
             "kafka.topics: is empty; name at least one topic",
+            "kafka.cluster_id: \"\" is not a cluster's id; write what",
             "kafka.start: \"yesterday\" is not a start; use",
             "kafka.segment.max_bytes: 0 is not allowed, use 1 KiB or more",
             "kafka.segment.format: \"orc\" is not a format; use \"parquet\" or \"avro\"",

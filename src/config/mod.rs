@@ -70,6 +70,8 @@ pub struct Http {
 pub struct Kafka {
     /// `cluster`: the name under which the archive keeps this cluster's topics.
     pub cluster: String,
+    /// `cluster_id`: the id of the one cluster that may be archived under that name.
+    pub cluster_id: Option<String>,
     /// `bootstrap_servers`.
     pub bootstrap_servers: String,
     /// `group_id`.

@@ -124,6 +124,13 @@ impl Chain {
     }
 
     fn begun_for(self, begin: &Begin) -> Result<Self> {
+        if let (Some(archived), Some(found)) = (self.begin.cluster_id(), begin.cluster_id())
+            && archived != found
+        {
+            let message = format!("{} is of the Kafka cluster {archived}, and the brokers are of {found}", self.stream);
+            return Err(Error::new(Kind::Fenced, message)
+                .hint("two clusters are archived under one name: give one of them another kafka.cluster"));
+        }
         match (self.begin.topic_id(), begin.topic_id()) {
             (Some(archived), Some(found)) if archived != found => Err(Error::new(
                 Kind::Fenced,

@@ -39,7 +39,7 @@ pub use walk::{Step, Walk};
 
 use crate::error::Result;
 use crate::store::{Store, layout};
-use crate::stream::{StreamId, TopicLife};
+use crate::stream::{Begin, StreamId, TopicLife};
 
 /// How many objects are read at a time. It hides the round trips of a cloud store; a local one is fast anyway.
 const READS_AT_ONCE: usize = 32;
@@ -64,6 +64,11 @@ pub async fn topics(store: &Store) -> Result<Vec<TopicLife>> {
 pub async fn lives_named(store: &Store, cluster: &str) -> Result<Vec<TopicLife>> {
     let folders = store.list_folders(&layout::topic_chains().join(cluster)).await?;
     Ok(folders.iter().filter_map(chain_in).filter_map(|stream| stream.topic().cloned()).collect())
+}
+
+/// What the first entry of a stream's chain says; none if the chain has not begun.
+pub async fn begin_of(store: &Store, stream: &StreamId) -> Result<Option<Begin>> {
+    Ok(entry::read(store, stream, 0).await?.and_then(|entry| entry.checkpoint.body.begin().cloned()))
 }
 
 async fn topics_named(store: &Store) -> Result<Vec<StreamId>> {

@@ -270,6 +270,9 @@ pub enum Begin {
     Topic {
         /// The topic's id on the cluster, as Kafka's tools print it; none where the broker has none.
         topic_id: Option<String>,
+        /// The id of the cluster, as its brokers tell it; none where they tell none, and in archives of before this was kept.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        cluster_id: Option<String>,
         /// How many partitions the topic had when its archive began. Those that it got later are archived from their
         /// first record on, wherever the first ones began.
         #[serde(default)]
@@ -284,13 +287,33 @@ pub enum Begin {
 impl Begin {
     /// The beginning of a topic's life, and where each of its partitions begins.
     pub fn topic(topic_id: Option<String>, starts: Vec<Option<i64>>) -> Self {
-        Self::Topic { topic_id, partitions: i32::try_from(starts.len()).unwrap_or(i32::MAX), starts }
+        let partitions = i32::try_from(starts.len()).unwrap_or(i32::MAX);
+        Self::Topic { topic_id, cluster_id: None, partitions, starts }
+    }
+
+    /// The same topic on the cluster with this id.
+    #[must_use]
+    pub fn on_cluster(self, id: Option<String>) -> Self {
+        match self {
+            Self::Topic { topic_id, partitions, starts, .. } => {
+                Self::Topic { topic_id, cluster_id: id, partitions, starts }
+            }
+            Self::Postgres(_) => self,
+        }
     }
 
     /// The topic's id, of a topic that has one.
     pub fn topic_id(&self) -> Option<&str> {
         match self {
             Self::Topic { topic_id, .. } => topic_id.as_deref(),
+            Self::Postgres(_) => None,
+        }
+    }
+
+    /// The id of the topic's cluster, where it is known.
+    pub fn cluster_id(&self) -> Option<&str> {
+        match self {
+            Self::Topic { cluster_id, .. } => cluster_id.as_deref(),
             Self::Postgres(_) => None,
         }
     }

@@ -154,6 +154,22 @@ impl Kafka {
         }
     }
 
+    /// Makes another cluster at the same addresses: nothing of the old one is left but its settings.
+    pub(crate) fn rebuild(&self) {
+        let cluster = random_id();
+        for node in &self.nodes {
+            self.kill(node.id);
+            std::fs::remove_dir_all(node.directory.join("data")).expect("the broker's data can be removed");
+            node.format_data(&cluster);
+        }
+        for node in &self.nodes {
+            *node.process() = Some(node.launch());
+        }
+        if let Err(log) = self.wait_ready(&self.nodes) {
+            panic!("a rebuilt cluster did not start; the end of a log:\n{}", tail(&log, 40));
+        }
+    }
+
     /// A client configuration for this cluster that is quick to connect again.
     pub(crate) fn config(&self) -> ClientConfig {
         config(&self.bootstrap())
@@ -226,14 +242,18 @@ impl Node {
 
     /// What `kafka-storage format` does for a node (`MetaPropertiesVersion.V1` and `BootstrapDirectory` in Kafka).
     fn format(&self, cluster: &str, properties: &[(&str, String)]) {
+        self.format_data(cluster);
+        let text: String = properties.iter().map(|(name, value)| format!("{name}={value}\n")).collect();
+        std::fs::write(self.directory.join("server.properties"), text).expect("server.properties can be written");
+    }
+
+    fn format_data(&self, cluster: &str) {
         let data = self.directory.join("data");
         std::fs::create_dir_all(&data).expect("the broker's directory can be made");
         let meta = format!("version=1\ncluster.id={cluster}\nnode.id={}\ndirectory.id={}\n", self.id, random_id());
         std::fs::write(data.join("meta.properties"), meta).expect("meta.properties can be written");
         std::fs::copy(parts().kafka.join("bootstrap.checkpoint"), data.join("bootstrap.checkpoint"))
             .expect("bootstrap.checkpoint can be copied");
-        let text: String = properties.iter().map(|(name, value)| format!("{name}={value}\n")).collect();
-        std::fs::write(self.directory.join("server.properties"), text).expect("server.properties can be written");
     }
 
     fn launch(&self) -> Process {

@@ -108,6 +108,18 @@ fn where_partitions_begin_is_read_and_written_to_the_byte() {
     assert_eq!((before_they_were_kept.start_of(2), before_they_were_kept.start_of(3)), (None, Some(0)));
 }
 
+#[test]
+fn the_cluster_is_read_and_written_to_the_byte() {
+    let bytes = include_bytes!("golden/begin-with-cluster.json");
+    let key = layout::entry(&orders(), 0);
+    let checkpoint = entry::decode(&orders(), 0, key, bytes).unwrap().checkpoint;
+    assert_eq!(entry::encode(&checkpoint).unwrap(), bytes[..]);
+    let begin = Begin::topic(Some("4fDdTkB8RFqHyhpVGkEXjg".into()), vec![Some(0), Some(1204), None]);
+    let begin = begin.on_cluster(Some("M1zLs4fFQaCFO2J9cWEQYQ".into()));
+    assert_eq!(checkpoint.body.begin(), Some(&begin));
+    assert_eq!(begin_of("4fDdTkB8RFqHyhpVGkEXjg").cluster_id(), None, "archives of before it was kept say nothing");
+}
+
 const OF_WAL: [&[u8]; 4] = [
     include_bytes!("golden/wal-begin.json"),
     include_bytes!("golden/wal-append.json"),

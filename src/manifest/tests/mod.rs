@@ -28,7 +28,7 @@ fn orders() -> StreamId {
 }
 
 fn begin_of(id: &str) -> Begin {
-    Begin::Topic { topic_id: Some(id.to_owned()), partitions: 3, starts: Vec::new() }
+    Begin::Topic { topic_id: Some(id.to_owned()), cluster_id: None, partitions: 3, starts: Vec::new() }
 }
 
 /// The time of a test, `seconds` after it began.

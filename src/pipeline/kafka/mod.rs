@@ -16,6 +16,7 @@ mod commit;
 mod count;
 mod coverage;
 mod gaps;
+mod identity;
 mod lane;
 mod lives;
 mod pool;
@@ -40,6 +41,7 @@ use collector::{Collector, Parts};
 use commit::Shared;
 use count::Counters;
 use coverage::Seen;
+pub use identity::admit;
 use lane::LaneId;
 use lives::Lives;
 use resolve::{Resolved, Unresolved};
@@ -77,6 +79,8 @@ enum Notice {
     Archived { lane: LaneId, totals: Totals },
     /// Gaps of the lane's chain.
     Gaps { lane: LaneId, gaps: Vec<GapSpan> },
+    /// The brokers are not those of the cluster that may be archived: nothing is read from them.
+    Refused(Error),
     /// Where partitions end.
     Seen(Vec<Seen>),
     /// Seal, commit, leave the group, end.

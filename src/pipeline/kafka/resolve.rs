@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 
 use super::Notice;
 use super::commit::{Shared, another_life};
+use super::identity;
 use crate::config::{Kafka, Start};
 use crate::error::{Error, Kind, Result};
 use crate::manifest::{self, Chain};
@@ -59,6 +60,9 @@ pub(super) struct Unresolved {
 /// Answers requests in order until the collector ends. Only what concerns every topic (no broker answers, the archive cannot
 /// be listed) is tried again here: without a position nothing can be read. What concerns one topic is that topic's answer.
 pub(super) async fn run(kafka: Arc<Kafka>, shared: Arc<Shared>, mut inbox: mpsc::UnboundedReceiver<Request>) {
+    if let Err(error) = admitted(&kafka, &shared).await {
+        return shared.tell(Notice::Refused(error));
+    }
     let mut waits = Waits::default();
     while let Some(request) = inbox.recv().await {
         let mut persistence = Persistence::new(shared.tasks.reporter(Task::KafkaPositions, ""));
@@ -71,6 +75,20 @@ pub(super) async fn run(kafka: Arc<Kafka>, shared: Arc<Shared>, mut inbox: mpsc:
             }
         };
         shared.tell(Notice::Resolved { ticket: request.ticket, resolved, unresolved });
+    }
+}
+
+/// Waits until it is known that the brokers are those of the archive's cluster.
+async fn admitted(kafka: &Kafka, shared: &Shared) -> Result<()> {
+    let mut persistence = Persistence::new(shared.tasks.reporter(Task::KafkaPositions, ""));
+    loop {
+        match identity::admit(&shared.store, kafka, &shared.cluster).await {
+            Err(error) if error.kind() != Kind::Config => {
+                let what = "whether the brokers are those of the archive's cluster is not known yet";
+                persistence.wait_after(what, error).await;
+            }
+            admitted => return admitted,
+        }
     }
 }
 
@@ -130,7 +148,8 @@ impl Known {
 
     /// The topic with its chain, begun if there is none, and the offsets of those of its partitions that have one. None
     /// where no broker says of any partition where it begins: the chain cannot begin without.
-    async fn resolved(mut self, shared: &Shared, starts: &Starts) -> Result<Option<Resolved>> {
+    async fn resolved(mut self, asking: &Asking<'_>, starts: &Starts) -> Result<Option<Resolved>> {
+        let shared = asking.shared;
         let chain = match self.chain.take() {
             Some(chain) => chain,
             None => {
@@ -139,7 +158,7 @@ impl Known {
                 if starts.iter().all(Option::is_none) {
                     return Ok(None);
                 }
-                let begin = Begin::topic(self.wanted.info.id.clone(), starts);
+                let begin = Begin::topic(self.wanted.info.id.clone(), starts).on_cluster(asking.cluster_id.clone());
                 Chain::begin(&shared.store, &self.life.stream(), begin, &shared.writer, Utc::now()).await?
             }
         };
@@ -156,6 +175,14 @@ fn left_at(ended: &Chain, partition: i32) -> Option<i64> {
     let cuts = ended.closed().into_iter().flat_map(|close| &close.cuts);
     let cut = cuts.filter(|cut| cut.partition == partition).map(|cut| cut.offset).min();
     cut.or_else(|| ended.position(partition).map(|range| range.end))
+}
+
+/// Who is asked.
+struct Asking<'a> {
+    kafka: &'a Kafka,
+    shared: &'a Shared,
+    /// The cluster's id, if the brokers tell one.
+    cluster_id: Option<String>,
 }
 
 /// Why topics have no answer, by topic.
@@ -175,12 +202,13 @@ async fn resolve(
 ) -> Result<(Vec<Resolved>, Vec<Unresolved>)> {
     let mut failures = Failures::default();
     let wanted = describe(shared, request, &mut failures).await?;
-    let known = known(kafka, shared, wanted, &mut failures).await?;
+    let asking = Asking { kafka, shared, cluster_id: identity::told(&shared.cluster).await };
+    let known = known(&asking, wanted, &mut failures).await?;
     let asked: Vec<TopicPartition> = known.iter().flat_map(Known::asked).collect();
     let starts = Starts::ask(kafka, shared, &asked, &mut failures).await;
     let begun = stream::iter(known).map(|known| {
         let topic = Arc::clone(&known.wanted.topic);
-        let resolved = known.resolved(shared, &starts);
+        let resolved = known.resolved(&asking, &starts);
         async move { (topic, resolved.await) }
     });
     let begun: Vec<_> = begun.buffered(CHAINS_AT_ONCE).collect().await;
@@ -240,10 +268,10 @@ async fn describe(shared: &Shared, request: &Request, failures: &mut Failures) -
 }
 
 /// What the archive has of the topics.
-async fn known(kafka: &Kafka, shared: &Shared, wanted: Vec<Wanted>, failures: &mut Failures) -> Result<Vec<Known>> {
+async fn known(asking: &Asking<'_>, wanted: Vec<Wanted>, failures: &mut Failures) -> Result<Vec<Known>> {
     let names: BTreeSet<&str> = wanted.iter().map(|wanted| &*wanted.topic).collect();
     let mut lives: BTreeMap<String, Vec<TopicLife>> = BTreeMap::new();
-    for life in manifest::lives_named(&shared.store, &kafka.cluster).await? {
+    for life in manifest::lives_named(&asking.shared.store, &asking.kafka.cluster).await? {
         if names.contains(life.topic.as_str()) {
             lives.entry(life.topic.clone()).or_default().push(life);
         }
@@ -253,7 +281,7 @@ async fn known(kafka: &Kafka, shared: &Shared, wanted: Vec<Wanted>, failures: &m
         lives.sort_unstable_by_key(|life| life.generation);
         async move {
             let topic = Arc::clone(&wanted.topic);
-            (topic, known_of(kafka, shared, wanted, &lives).await)
+            (topic, known_of(asking, wanted, &lives).await)
         }
     });
     let known: Vec<_> = known.buffered(CHAINS_AT_ONCE).collect().await;
@@ -268,10 +296,10 @@ async fn known(kafka: &Kafka, shared: &Shared, wanted: Vec<Wanted>, failures: &m
 }
 
 /// What the archive has of one topic, of which it may hold these lives, oldest first.
-async fn known_of(kafka: &Kafka, shared: &Shared, wanted: Wanted, lives: &[TopicLife]) -> Result<Known> {
-    let (life, chain) = present_life(kafka, shared, &wanted, lives).await?;
+async fn known_of(asking: &Asking<'_>, wanted: Wanted, lives: &[TopicLife]) -> Result<Known> {
+    let (life, chain) = present_life(asking, &wanted, lives).await?;
     let before = match &chain {
-        None => same_topic_before(shared, &life, &wanted.info).await?,
+        None => same_topic_before(asking.shared, &life, &wanted.info).await?,
         Some(_) => None,
     };
     Ok(Known { wanted, life, chain, before })
@@ -279,22 +307,26 @@ async fn known_of(kafka: &Kafka, shared: &Shared, wanted: Wanted, lives: &[Topic
 
 /// The topic's present life, and its chain if it has begun.
 async fn present_life(
-    kafka: &Kafka,
-    shared: &Shared,
+    asking: &Asking<'_>,
     wanted: &Wanted,
     lives: &[TopicLife],
 ) -> Result<(TopicLife, Option<Chain>)> {
+    let id = wanted.info.id.as_deref();
     for newest in lives.iter().rev() {
         // On file:// a folder without an entry is left when the very first write of a chain fails.
-        let Some(chain) = Chain::open(&shared.store, &newest.stream()).await? else { continue };
-        if chain.closed().is_some() || another_life(chain.begin_facts().topic_id(), wanted.info.id.as_deref()) {
+        let Some(chain) = Chain::open(&asking.shared.store, &newest.stream()).await? else { continue };
+        let begin = chain.begin_facts();
+        // A topic that kept its id is the same one, whatever id its cluster was given since.
+        let moved = identity::is_another(asking.kafka, newest, begin, asking.cluster_id.as_deref())?
+            && (id.is_none() || begin.topic_id() != id);
+        if chain.closed().is_some() || moved || another_life(begin.topic_id(), id) {
             let next = newest.next_generation();
             tracing::warn!(topic = &*wanted.topic, generation = next.generation, "the topic has begun another life");
             return Ok((next, None));
         }
         return Ok((newest.clone(), Some(chain)));
     }
-    Ok((TopicLife::new(&kafka.cluster, &*wanted.topic, 0), None))
+    Ok((TopicLife::new(&asking.kafka.cluster, &*wanted.topic, 0), None))
 }
 
 /// The life before, if it was the same topic by its id (its log was cut): what is archived there need not come again.

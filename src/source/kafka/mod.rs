@@ -124,4 +124,4 @@ pub enum Event {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

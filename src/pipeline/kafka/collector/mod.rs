@@ -340,6 +340,7 @@ impl Collector {
                     lane.shown.add_gaps(gaps);
                 }
             }
+            Notice::Refused(error) => return Err(error),
             Notice::Seen(seen) => self.on_seen(&seen),
             Notice::Stop => self.stop()?,
         }

@@ -10,6 +10,7 @@ use super::{Consumer, Event, Format, Isolation, Kafka, Message, Segment, Start, 
 pub(crate) fn config(bootstrap: &str, topics: &[&str], properties: &[(&str, &str)]) -> Kafka {
     Kafka {
         cluster: "main".into(),
+        cluster_id: None,
         bootstrap_servers: bootstrap.into(),
         group_id: "tidelog".into(),
         topics: topics.iter().map(|topic| (*topic).to_owned()).collect(),
