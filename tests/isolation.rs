@@ -252,7 +252,7 @@ fn a_damaged_chain_keeps_only_its_own_topic_from_being_archived() {
     let (status, ready) = readiness(&server);
     assert_eq!(status, 503, "{ready}");
     assert!(damaged.iter().any(|(topic, _)| ready.contains(topic)), "{ready}");
-    assert!(ready.contains("more topics") && ready.contains("restore the object"), "{ready}");
+    assert!(ready.contains("4 more of kafka_positions fail") && ready.contains("restore the object"), "{ready}");
 
     // Each is read on as soon as it is whole again, without a restart, and readiness forgets it.
     for (topic, _) in &damaged {
@@ -358,7 +358,7 @@ fn a_rebuilt_cluster_goes_on_once_it_is_confirmed() {
         status == 503 && ready.contains("is the Kafka cluster") && ready.contains(&topic)
     });
     assert_eq!(generations(&site, &topic), [300]);
-    program.kill();
+    program.terminate(STOP);
     refused(&site, "is the Kafka cluster");
     let hint = checked(&site)["hint"].as_str().expect("a hint").to_owned();
     let id = hint.split('"').nth(1).expect("the id").to_owned();

@@ -177,6 +177,13 @@ impl Collector {
 
     /// Runs until a stop is asked for and done, or the consumer fails for good.
     pub(super) fn run(mut self) -> Result<()> {
+        let ended = self.collect();
+        // Without a word the group would wait for this member until its session ends, however it ended here.
+        let left = self.consumer.close(CLOSE_WITHIN);
+        ended.and(left)
+    }
+
+    fn collect(&mut self) -> Result<()> {
         let mut events = Vec::new();
         let start = Instant::now();
         let (mut tick, mut publish, mut group, mut coverage, mut summary) = (start, start, start, start, start);
@@ -210,7 +217,7 @@ impl Collector {
         self.commit_to_group();
         self.tell_coverage();
         self.log_summary();
-        self.consumer.close(CLOSE_WITHIN)
+        Ok(())
     }
 
     fn poll(&mut self, events: &mut Vec<Event>) -> Result<()> {
