@@ -306,11 +306,7 @@ async fn known_of(asking: &Asking<'_>, wanted: Wanted, lives: &[TopicLife]) -> R
 }
 
 /// The topic's present life, and its chain if it has begun.
-async fn present_life(
-    asking: &Asking<'_>,
-    wanted: &Wanted,
-    lives: &[TopicLife],
-) -> Result<(TopicLife, Option<Chain>)> {
+async fn present_life(asking: &Asking<'_>, wanted: &Wanted, lives: &[TopicLife]) -> Result<(TopicLife, Option<Chain>)> {
     let id = wanted.info.id.as_deref();
     for newest in lives.iter().rev() {
         // On file:// a folder without an entry is left when the very first write of a chain fails.
