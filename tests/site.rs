@@ -16,6 +16,7 @@ use serde_json::Value;
 
 use crate::rig::kafka::Kafka;
 use crate::rig::program::{self, Home, Output, Program};
+use crate::rig::s3::Bucket;
 use crate::rig::topics::Record;
 use crate::rig::unique;
 
@@ -83,6 +84,14 @@ max_records = {max_records}
         let text = std::fs::read_to_string(self.config()).expect("the configuration can be read");
         assert!(text.contains(from), "{from} is not in:\n{text}");
         self.home.write("tidelog.toml", &text.replace(from, to));
+    }
+
+    /// The archive of processes that start from now on lies in a bucket, possibly behind a proxy.
+    pub(crate) fn archive_in(&self, bucket: &Bucket) {
+        let options: String = bucket.options().iter().map(|(key, value)| format!("{key} = {value:?}\n")).collect();
+        let path = self.home.path().display();
+        self.reconfigure(&format!("url = \"file://{path}/archive\""), &format!("url = \"{}/archive\"", bucket.url()));
+        self.reconfigure("[kafka]\n", &format!("[archive.options]\n{options}[kafka]\n"));
     }
 
     pub(crate) fn home(&self) -> &Home {

@@ -17,8 +17,12 @@ use tidelog::manifest::{Chain, Change, Outcome, Selection, Step, Walk, backups};
 use tidelog::store::{Created, Store};
 use tidelog::stream::{Begin, Format, Lsn, PartitionRange, SegmentRef, StreamId, System, TopicLife, sha256};
 
+use crate::rig::kafka::{Kafka, shared};
 use crate::rig::s3::{Bucket, moto, s3s_fs};
 use crate::rig::s3_proxy::{Fault, Proxy, Rule};
+use crate::rig::topics::{Codec, Message};
+use crate::rig::unique;
+use crate::site::{STOP, Settings, Site};
 
 const CONFLICT: Fault = Fault::Answer(409, "ConditionalRequestConflict");
 
@@ -319,4 +323,115 @@ async fn a_bucket_with_object_lock_gets_the_checksums_that_it_wants() {
         store.upload(&Path::from("parts"), file.path()).await.unwrap();
         assert_eq!(store.size(&Path::from("parts")).await.unwrap(), Some(18 << 20));
     }
+}
+
+// A bucket that was put back to an earlier state.
+
+/// Sends `count` records to partition 0 and waits until they are archived, in a checkpoint of their own.
+fn archive_more(kafka: &Kafka, site: &Site, topic: &str, program: &mut crate::rig::program::Program, count: usize) {
+    let messages: Vec<Message> = (0..count).map(|n| Message::new(0, &format!("key {n}"), "value")).collect();
+    kafka.produce(topic, Codec::None, &messages);
+    site.wait_archived(kafka, &[topic], &mut [program]);
+}
+
+/// The entries of the topic's chain as files, in order.
+fn entries(site: &Site, topic: &str) -> Vec<PathBuf> {
+    let chain = site.home().path().join("archive/manifest/kafka/main").join(format!("{topic}.0"));
+    let files = std::fs::read_dir(chain).unwrap().map(|file| file.unwrap().path());
+    let mut entries: Vec<PathBuf> = files.filter(|file| file.extension().is_some_and(|end| end == "json")).collect();
+    entries.sort();
+    entries
+}
+
+fn site_of(kafka: &Kafka, topic: &str) -> Site {
+    kafka.create_topic(topic, 1, &[]);
+    Site::new(&kafka.bootstrap(), &Settings { topics: &[topic], max_age: "200ms", ..Settings::default() })
+}
+
+#[test]
+fn an_archive_that_went_back_while_it_is_written_is_read_again_from_the_source() {
+    let (kafka, topic) = (shared(), unique("went-back"));
+    let site = site_of(kafka, &topic);
+    let mut program = site.start();
+    for _ in 0..5 {
+        archive_more(kafka, &site, &topic, &mut program, 20);
+    }
+    let before = entries(&site, &topic);
+    for lost in &before[before.len() - 3..] {
+        std::fs::remove_file(lost).unwrap();
+    }
+    archive_more(kafka, &site, &topic, &mut program, 20);
+    let said = program.output();
+    program.terminate(STOP);
+    assert!(said.contains("the archive went back in time"), "{said}");
+    site.assert_holds(&topic, 0, &kafka.consume_all(&topic));
+    let report = site.assert_sound();
+    assert_eq!((report["records"].as_u64(), &report["gaps"]), (Some(120), &serde_json::json!([])), "{report}");
+}
+
+#[test]
+fn a_hole_is_told_by_every_reader_and_mended_by_a_command() {
+    let (kafka, topic) = (shared(), unique("hole"));
+    let site = site_of(kafka, &topic);
+    let mut program = site.start();
+    for _ in 0..6 {
+        archive_more(kafka, &site, &topic, &mut program, 20);
+    }
+    program.terminate(STOP);
+    let before = entries(&site, &topic);
+    let above = std::fs::read(before.last().unwrap()).unwrap();
+    for lost in &before[before.len() - 4..before.len() - 1] {
+        std::fs::remove_file(lost).unwrap();
+    }
+    let missing = before[before.len() - 4].file_name().unwrap().to_str().unwrap().to_owned();
+    for command in [&["ls"][..], &["cat", "--topic", &topic], &["files"], &["verify"]] {
+        let output = site.tidelog(command);
+        let said = format!("{}{}", output.stdout, output.stderr);
+        assert!(said.contains(&format!("{missing} is missing")), "{command:?} says nothing of the hole: {said}");
+        output.expect(3);
+    }
+    let report = site.tidelog(&["verify", "--repair", "--json"]).expect(0).json();
+    let aside = report["repaired"][0]["aside"].as_array().unwrap();
+    assert_eq!(aside.len(), 1, "{report}");
+    let kept = site.home().path().join("archive").join(aside[0].as_str().unwrap());
+    assert_eq!(std::fs::read(kept).unwrap(), above, "the entry above the hole is kept");
+    site.archive(kafka, &[&topic]);
+    site.assert_holds(&topic, 0, &kafka.consume_all(&topic));
+    assert_eq!(site.assert_sound()["records"], 120);
+}
+
+// The program against a bucket.
+
+#[test]
+fn commands_and_the_service_ride_out_answers_that_pass() {
+    let (kafka, topic) = (shared(), unique("passing"));
+    let site = site_of(kafka, &topic);
+    let mut bucket = moto();
+    let proxy = Proxy::before(&mut bucket);
+    site.archive_in(&bucket);
+    let first = proxy.add(Rule::new("PUT", "tidelog-probe", Fault::Answer(400, "ExpiredToken")).times(1));
+    proxy.add(Rule::new("PUT", "/archive/segments/", Fault::Answer(400, "RequestTimeout")).times(1));
+    proxy.add(Rule::new("PUT", "/archive/manifest/", CONFLICT).times(3));
+    let mut program = site.start();
+    for _ in 0..3 {
+        archive_more(kafka, &site, &topic, &mut program, 20);
+    }
+    program.terminate(STOP);
+    assert_eq!(first.met(), 1, "the first request of the service was answered by the rule");
+    for command in [
+        &["cat", "--topic", &topic][..],
+        &["verify", "--deep"],
+        &["ls"],
+        &["files"],
+        &["replay", "--topics", &topic, "--from", "2000-01-01T00:00:00Z", "--to-stdout"],
+    ] {
+        proxy.clear();
+        let met = [("manifest", 1), ("segments", 1), ("", 3)].map(|(below, skip)| {
+            proxy.add(Rule::new("GET", below, Fault::Answer(400, "RequestTimeout")).skip(skip).times(1))
+        });
+        site.tidelog(command).expect(0);
+        assert!(met.iter().any(|met| met.met() > 0), "{command:?} met no fault");
+    }
+    proxy.clear();
+    site.assert_holds(&topic, 0, &kafka.consume_all(&topic));
 }

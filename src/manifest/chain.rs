@@ -3,6 +3,8 @@
 //! A [`Chain`] knows the chain up to its head. A commit tries to create the next entry. If the number is taken, it
 //! reads what came: its own entry, whose answer was lost: done; something that leaves its partitions alone: the next
 //! number; something that moved one of its partitions: [`Outcome::Moved`], and the caller yields it. No lock, no lease.
+//! Before it creates an entry, it reads the one that the entry will link to: a bucket that was put back to an earlier
+//! state gets no entry above the hole.
 
 use std::collections::BTreeSet;
 
@@ -54,6 +56,16 @@ pub enum Outcome {
     /// The generation has ended; nothing was written, and nothing will be. What is not in the chain belongs into the next
     /// generation.
     Closed,
+}
+
+/// How one try to create the next entry ended.
+pub(super) enum Tried {
+    /// With this number.
+    Created(u64),
+    /// Somebody else was faster, or a snapshot was due first: the caller looks again whether its change still fits.
+    Again,
+    /// What was known of the chain is not there any more; this is the chain that is there now.
+    WentBack,
 }
 
 impl Chain {
@@ -236,9 +248,17 @@ impl Chain {
                 let message = format!("a change of {} must not be committed", self.stream);
                 return Err(Error::new(Kind::Internal, message).source(violation));
             }
-            if let Some(number) = self.try_create(body, (writer, now)).await? {
-                self.acknowledge(change);
-                return Ok(Outcome::Committed { number });
+            match self.try_create(body, (writer, now)).await? {
+                Tried::Created(number) => {
+                    self.acknowledge(change);
+                    return Ok(Outcome::Committed { number });
+                }
+                Tried::Again => {}
+                // What the caller knows of these partitions is from a chain that is not there any more.
+                Tried::WentBack => {
+                    let ranges = change.clone().into_body().ranges();
+                    return Ok(Outcome::Moved(ranges.iter().map(|range| range.partition).collect()));
+                }
             }
         }
     }
@@ -255,14 +275,18 @@ impl Chain {
             allowed.map_err(|violation| {
                 Error::new(Kind::Internal, format!("{} must not be ended so", self.stream)).source(violation)
             })?;
+            // Whatever came of it, the chain tells at the next look.
             self.try_create(body, (writer, now)).await?;
         }
         Ok(())
     }
 
-    /// Tries once to create the next entry with `body`; gives its number. None where somebody else was faster, or where
-    /// a snapshot was due first: the caller looks again whether `body` still fits.
-    pub(super) async fn try_create(&mut self, body: Body, (writer, now): (&str, DateTime<Utc>)) -> Result<Option<u64>> {
+    /// Tries once to create the next entry with `body`.
+    pub(super) async fn try_create(&mut self, body: Body, (writer, now): (&str, DateTime<Utc>)) -> Result<Tried> {
+        // An entry above a hole would be read by nobody. It costs one small read a commit.
+        if !entry::is_there(&self.store, &self.stream, self.number, &self.sha256).await? {
+            return self.go_back().await.map(|()| Tried::WentBack);
+        }
         let number = self.number + 1;
         let snapshot = invariants::is_snapshot_number(number);
         let created = match snapshot {
@@ -270,7 +294,7 @@ impl Chain {
             false => self.create_next(body, writer, now).await?,
         };
         if created {
-            return Ok((!snapshot).then_some(number));
+            return Ok(if snapshot { Tried::Again } else { Tried::Created(number) });
         }
         self.refresh().await?;
         if self.number < number {
@@ -278,7 +302,31 @@ impl Chain {
             return Err(Error::new(Kind::Unavailable, format!("{object} was read, and is not there any more"))
                 .hint("the store contradicts itself: `tidelog check --connect` tries it"));
         }
-        Ok(None)
+        Ok(Tried::Again)
+    }
+
+    /// The last entry that this chain knows is not there any more, or is another one: the bucket went back in time. What is
+    /// there now is the archive.
+    ///
+    /// # Errors
+    /// [`Kind::Corrupt`] if it has a hole, or is gone altogether.
+    async fn go_back(&mut self) -> Result<()> {
+        let lost = layout::entry(&self.stream, self.number);
+        let Some(found) = Self::open(&self.store, &self.stream).await? else {
+            let message = format!("{lost} was written, and the whole chain of {} is gone", self.stream);
+            return Err(Error::new(Kind::Corrupt, message)
+                .hint("bring the archive back; to begin it again in its place, restart tidelog"));
+        };
+        tracing::error!(
+            stream = %self.stream,
+            object = %lost,
+            known = self.number,
+            head = found.number,
+            "the archive went back in time: an entry that was written is gone or is another one. What the archive lacks \
+             now is read from the source again, as far as the source has it"
+        );
+        *self = Self { writer: self.writer.take(), ..found };
+        Ok(())
     }
 
     /// What of `change` is not in the chain yet through an attempt that was not answered.

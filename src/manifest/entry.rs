@@ -66,9 +66,27 @@ pub(super) async fn read(store: &Store, stream: &StreamId, number: u64) -> Resul
     bytes.map(|bytes| decode(stream, number, object, &bytes)).transpose()
 }
 
+/// Whether entry `number` is there with the bytes that have this sha256.
+pub(super) async fn is_there(store: &Store, stream: &StreamId, number: u64, hash: &str) -> Result<bool> {
+    let bytes = store.get(&layout::entry(stream, number)).await?;
+    Ok(bytes.is_some_and(|bytes| sha256(&bytes) == hash))
+}
+
 /// The error for an entry that is not there although a later one is.
 pub(super) fn missing(stream: &StreamId, number: u64) -> Error {
     let message = format!("{} is missing, although later entries of its chain exist", layout::entry(stream, number));
-    Error::new(Kind::Corrupt, message)
-        .hint("restore the object from a copy of the archive; nothing is written to this stream until then")
+    Error::new(Kind::Corrupt, message).hint(WAY_OUT)
 }
+
+/// The same where it is known which later one is there: what it and those behind it hold is above the hole.
+pub(super) fn missing_before(stream: &StreamId, number: u64, later: u64) -> Error {
+    let object = layout::entry(stream, number);
+    let message = format!(
+        "{object} is missing, although later entries of its chain exist, the first of them with the number {later}"
+    );
+    Error::new(Kind::Corrupt, message).hint(WAY_OUT)
+}
+
+const WAY_OUT: &str = "restore the missing entries from a copy or an older version of the bucket; or let `tidelog verify \
+                       --repair` put aside what stands above them, so that the archiver reads it again; nothing is \
+                       written to this stream until then";

@@ -3,9 +3,9 @@
 //! Snapshots stand at known numbers. Doubling steps (64, 128, 256, …) find one that does not exist, a binary search
 //! between the last two finds the last one that does, and from there on entries are read until one does not exist.
 //!
-//! All that holds only while nobody deleted an entry. So the numbers beyond the end are looked at as well: the entry
-//! after the next, and snapshots at doubling distances. A writer that took a hole for the end would start a second
-//! chain within the first.
+//! All that holds only while nobody deleted an entry. So what lies beyond the end is looked at as well: the entry after
+//! the next, and by one listing whether anything has a higher number at all. A writer that took a hole for the end would
+//! start a second chain within the first, and a reader would miss what lies above it.
 
 use futures::{StreamExt, TryStreamExt, stream};
 
@@ -17,10 +17,6 @@ use crate::stream::invariants::SNAPSHOT_EVERY;
 
 /// The most entries that are read ahead at a time: each beyond the end is a request in vain.
 pub(super) const WINDOW: u64 = 16;
-
-/// How many snapshots beyond the end are looked at, at distances of 0, 1, 3, 7, … snapshots: the last of them stands a
-/// quarter of a million entries away, half a year of one commit a minute.
-const FAR_LOOKS: u32 = 12;
 
 /// The number of the last snapshot; 0, where a chain begins, if there is none.
 pub(super) async fn last_snapshot(store: &Store, stream: &StreamId) -> Result<u64> {
@@ -67,19 +63,21 @@ pub(super) async fn read_ahead(store: &Store, stream: &StreamId, from: u64, widt
     Ok(Ahead { more: later || entries.len() as u64 == width, entries })
 }
 
-/// Whether entry `head` is the last as far as can be seen; false if more were written in the meantime.
+/// Whether entry `head` is the last; false if more were written in the meantime.
 ///
 /// # Errors
 /// [`crate::error::Kind::Corrupt`] if `head + 1` does not exist and a later entry does.
 pub(super) async fn is_end(store: &Store, stream: &StreamId, head: u64) -> Result<bool> {
-    let next_snapshot = (head / SNAPSHOT_EVERY + 1) * SNAPSHOT_EVERY;
-    let far = (0..FAR_LOOKS).map(|power| next_snapshot + SNAPSHOT_EVERY * ((1 << power) - 1));
-    // When the next snapshot is the very next entry, it cannot tell a hole from the end.
-    let looks = std::iter::once(head + 2).chain(far).filter(|number| *number > head + 1);
-    let looks = stream::iter(looks).map(|number| exists(store, stream, number)).buffer_unordered(WINDOW as usize);
-    let beyond = looks.try_fold(false, async |any, one| Ok(any || one)).await?;
-    if !beyond {
-        return Ok(true);
+    let (chain, last) = (layout::chain(stream), layout::entry(stream, head));
+    // A listing may lag behind on some stores; what is asked for by its key does not.
+    let (next_but_one, listed) = futures::try_join!(
+        exists(store, stream, head + 2),
+        store.list_after(&chain, &last, |key| layout::entry_number_in(&chain, key))
+    )?;
+    let beyond = if next_but_one { Some(head + 2) } else { listed.into_iter().find(|number| *number > head) };
+    let Some(beyond) = beyond else { return Ok(true) };
+    if beyond == head + 1 || exists(store, stream, head + 1).await? {
+        return Ok(false);
     }
-    if exists(store, stream, head + 1).await? { Ok(false) } else { Err(entry::missing(stream, head + 1)) }
+    Err(entry::missing_before(stream, head + 1, beyond))
 }

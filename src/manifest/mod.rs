@@ -25,6 +25,7 @@ mod entry;
 mod head;
 mod live;
 mod page;
+mod repair;
 mod select;
 mod upkeep;
 mod walk;
@@ -34,6 +35,7 @@ use object_store::path::Path;
 
 pub use crate::stream::Change;
 pub use chain::{Chain, Outcome};
+pub use repair::{Repaired, repair};
 pub use select::{Selected, Selection};
 pub use walk::{Step, Walk};
 

@@ -12,10 +12,12 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt, TryStreamExt};
 use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 
-use super::entry;
+use super::{READS_AT_ONCE, entry};
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::store::{Created, Store, layout};
 use crate::stream::invariants::{Checked, SNAPSHOT_EVERY, page_lists_entries, page_lists_pages, totals_add_up};
@@ -170,9 +172,79 @@ pub(super) async fn read(store: &Store, stream: &StreamId, reference: &PageRef) 
     let object = layout::page(stream, &reference.sha256);
     let bytes = store.get(&object).await?.ok_or_else(|| {
         let message = format!("{object}, which lists entries {}..={}, is missing", reference.first, reference.last);
-        Error::new(Kind::Corrupt, message).hint("restore the object from a copy of the archive")
+        Error::new(Kind::Corrupt, message).hint("`tidelog verify --repair` makes it again from the entries")
     })?;
     decode(stream, reference, &object, &bytes)
+}
+
+/// Reads a page for somebody who wants what it lists. One that is missing or damaged is put together again from the
+/// entries that it covers, which are never removed.
+pub(super) async fn read_or_rebuild(store: &Store, stream: &StreamId, reference: &PageRef) -> Result<Page> {
+    match read(store, stream, reference).await {
+        Err(error) if error.kind() == Kind::Corrupt => {
+            let object = layout::page(stream, &reference.sha256);
+            let (page, _) = rebuild(store, stream, reference.level, reference.first).await.map_err(|entries| {
+                tracing::warn!(%object, error = %entries, "the page cannot be put together from its entries either");
+                error
+            })?;
+            totals_add_up("page", &reference.totals, &page.totals()).map_err(|wrong| wrong.in_object(&object))?;
+            tracing::warn!(%object, "a page is missing or damaged; its entries were read instead. `tidelog verify --repair` makes it again");
+            Ok(page)
+        }
+        read => read,
+    }
+}
+
+/// Makes the page that a reference names again, from its entries; false where that gives other bytes: they were
+/// compressed by another version of zstd. Readers do without it all the same.
+pub(super) async fn remake(store: &Store, stream: &StreamId, reference: &PageRef) -> Result<bool> {
+    let (_, page) = rebuild(store, stream, reference.level, reference.first).await?;
+    if page.reference != *reference {
+        return Ok(false);
+    }
+    write(store, stream, page).await.map(|()| true)
+}
+
+/// The page of `level` that begins with entry `first`, from the entries.
+fn rebuild<'a>(store: &'a Store, stream: &'a StreamId, level: u8, first: u64) -> BoxFuture<'a, Result<(Page, Rolled)>> {
+    async move {
+        let page = if level == 0 {
+            // The first one is the beginning of the chain or a snapshot, which add nothing.
+            let read = futures::stream::iter(first + 1..first + SNAPSHOT_EVERY).map(async |number| {
+                let entry = entry::read(store, stream, number).await?;
+                Ok::<_, Error>(entry.ok_or_else(|| entry::missing(stream, number))?.checkpoint.body)
+            });
+            let entries: Vec<Body> = read.buffered(READS_AT_ONCE).try_collect().await?;
+            Page::of_entries(first, &entries)
+        } else {
+            let below = SNAPSHOT_EVERY.pow(u32::from(level));
+            let mut pages = Vec::new();
+            for child in 0..SNAPSHOT_EVERY {
+                pages.push(child_page(store, stream, level, first + child * below, child).await?);
+            }
+            Page { level, first, last: first + SNAPSHOT_EVERY * below - 1, pages, ..Page::default() }
+        };
+        let rolled = rolled(stream, page.clone())?;
+        Ok((page, rolled))
+    }
+    .boxed()
+}
+
+/// The reference of the page below `level` that begins with entry `first`. The snapshot behind it lists it last, except
+/// for the last of 64, in whose place stands the page of the level above.
+async fn child_page(store: &Store, stream: &StreamId, level: u8, first: u64, child: u64) -> Result<PageRef> {
+    if child + 1 == SNAPSHOT_EVERY {
+        return Ok(rebuild(store, stream, level - 1, first).await?.1.reference);
+    }
+    let number = first + SNAPSHOT_EVERY.pow(u32::from(level));
+    let entry = entry::read(store, stream, number).await?.ok_or_else(|| entry::missing(stream, number))?;
+    let listed = match entry.checkpoint.body {
+        Body::Snapshot(snapshot) => snapshot.pages.last().cloned(),
+        _ => None,
+    };
+    listed.filter(|page| (page.level, page.first) == (level - 1, first)).ok_or_else(|| {
+        Error::new(Kind::Corrupt, format!("{} does not list the page of entries {first} and on", entry.object))
+    })
 }
 
 /// Reads the bytes of a page.

@@ -186,7 +186,7 @@ impl Chain {
     /// Reads a page as a task of its own: to unpack thousands of them takes more than one core.
     async fn read_page(&self, reference: PageRef) -> Result<Page> {
         let (store, stream) = (self.store.clone(), self.stream.clone());
-        let read = tokio::spawn(async move { page::read(&store, &stream, &reference).await });
+        let read = tokio::spawn(async move { page::read_or_rebuild(&store, &stream, &reference).await });
         read.await.or_err(Kind::Internal, || "the reading of a page broke off".into())?
     }
 

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 
+use super::chain::Tried;
 use super::{Chain, Selection};
 use crate::error::{Error, Kind, Result};
 use crate::stream::invariants;
@@ -40,7 +41,7 @@ impl Chain {
                 tracing::debug!(stream = %self.stream(), %violation, "a merge came too late");
                 return Ok(false);
             }
-            if self.try_create(body.clone(), (writer, now)).await?.is_some() {
+            if let Tried::Created(_) = self.try_create(body.clone(), (writer, now)).await? {
                 return Ok(true);
             }
         }
@@ -64,7 +65,7 @@ impl Chain {
                 let message = format!("{} cannot be given up like this", self.stream());
                 Error::new(Kind::Internal, message).source(violation)
             })?;
-            if self.try_create(body, (writer, now)).await?.is_some() {
+            if let Tried::Created(_) = self.try_create(body, (writer, now)).await? {
                 return Ok(retired);
             }
         }

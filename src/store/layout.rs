@@ -3,6 +3,7 @@
 //! ```text
 //! manifest/<stream>/<number, 20 digits>.json     an entry of a chain
 //! manifest/<stream>/pages/<sha256>.json.zst      a page of a snapshot
+//! manifest/<stream>/aside/<number>-<sha256>.json an entry that a repair has put aside
 //!     where a stream is kafka/<cluster>/<topic>.<generation> or postgres/<system id>
 //! segments/kafka/cluster=…/topic=…/generation=…/date=YYYY-MM-DD/<HHMMSS>-<writer>-<n>.<parquet|avro>
 //! segments/postgres/system=<id>/timeline=<8 hex>/<start, 16 hex>-<end, 16 hex>-<writer>-<n>.wal.zst
@@ -53,6 +54,17 @@ pub fn entry(stream: &StreamId, number: u64) -> Path {
 pub fn entry_number(key: &Path) -> Option<u64> {
     let digits = key.filename()?.strip_suffix(".json")?;
     if digits.len() == 20 && digits.bytes().all(|byte| byte.is_ascii_digit()) { digits.parse().ok() } else { None }
+}
+
+/// The same for an object right in the folder of a chain, and not deeper.
+pub fn entry_number_in(chain: &Path, key: &Path) -> Option<u64> {
+    let right_in = key.prefix_match(chain).is_some_and(|parts| parts.count() == 1);
+    entry_number(key).filter(|_| right_in)
+}
+
+/// Where an entry lies that stood above a hole of its chain.
+pub fn aside(stream: &StreamId, number: u64, sha256: &str) -> Path {
+    chain(stream).join("aside").join(format!("{number:020}-{sha256}.json"))
 }
 
 /// The stream whose chain lies in `folder`; none if it is not a folder of a chain.

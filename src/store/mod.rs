@@ -42,6 +42,9 @@ const PART_BYTES: u64 = 8 * 1024 * 1024;
 /// How many parts of one upload are on their way at a time, while one more is read: 24 MiB an upload at the most.
 const PARTS_IN_FLIGHT: usize = 2;
 
+/// How many keys a cloud gives with one request of a listing.
+const LISTED_AT_ONCE: usize = 1_000;
+
 /// An archive's objects. Clones share the connection.
 #[derive(Debug, Clone)]
 pub struct Store {
@@ -266,6 +269,29 @@ impl Store {
         let mut objects = self.meter.time(Operation::List, list).await?;
         objects.sort_unstable_by(|a, b| a.location.cmp(&b.location));
         Ok(objects)
+    }
+
+    /// The keys below `prefix` that sort after `key` and that `pick` makes something of, in order: the first answer of the
+    /// listing alone, which is 1,000 keys of a cloud. On a disk it is all of them.
+    pub async fn list_after<T: Ord>(
+        &self,
+        prefix: &Path,
+        key: &Path,
+        pick: impl Fn(&Path) -> Option<T>,
+    ) -> Result<Vec<T>> {
+        let list = async {
+            self.is_there().await?;
+            let most = if self.root.is_some() { usize::MAX } else { LISTED_AT_ONCE };
+            let mut listed: BoxStream<'_, _> = self.objects.list_with_offset(Some(prefix), key).take(most).boxed();
+            let mut picked = Vec::new();
+            while let Some(object) = listed.next().await {
+                let object = object.map_err(|error| self.fault(error, "list", prefix))?;
+                picked.extend(pick(&object.location));
+            }
+            picked.sort_unstable();
+            Ok(picked)
+        };
+        self.meter.time(Operation::List, list).await
     }
 
     /// Whether at least one object lies below `prefix`.

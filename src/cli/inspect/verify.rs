@@ -10,6 +10,7 @@ use crate::cli::human;
 use crate::cli::progress::{Progress, Unit};
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
+use crate::manifest::{self, Repaired};
 use crate::store::Store;
 use crate::stream::{Lsn, StreamId};
 use crate::verify::{self, Damage, DamageKind, Report, Seen};
@@ -25,13 +26,27 @@ pub(crate) struct Args {
     /// Also decode every record, and compare counts, offsets and timestamps with the checkpoints
     #[arg(long)]
     deep: bool,
+    /// First put right what can be: make missing pages again, and put aside what stands above a hole in a chain
+    #[arg(long)]
+    repair: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
 #[derive(Debug, Serialize)]
+struct RepairedRow {
+    stream: String,
+    /// The pages that were made again.
+    pages: Vec<String>,
+    /// Where the entries above a hole lie now.
+    aside: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
 struct Listing<'a> {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    repaired: Vec<RepairedRow>,
     streams: u64,
     segments: u64,
     records: u64,
@@ -73,6 +88,7 @@ struct GapRow {
 /// `Kind::Incomplete` if there is damage, after it was printed.
 pub(crate) async fn run(args: &Args, config: &Config) -> Result<()> {
     let store = Store::open(&config.archive)?;
+    let repaired = if args.repair { repair(&store).await? } else { Vec::new() };
     let seen = Arc::new(Seen::default());
     let report = {
         let shown = Arc::clone(&seen);
@@ -80,11 +96,49 @@ pub(crate) async fn run(args: &Args, config: &Config) -> Result<()> {
         verify::verify(&store, args.deep, &seen).await?
     };
     if args.json {
-        print_json(&listing(&report))?
+        print_json(&Listing { repaired, ..listing(&report) })?
     } else {
-        print(&text(&report, args.deep))?
+        print(&format!("{}{}", repairs(&repaired), text(&report, args.deep)))?
     }
     verdict(&report)
+}
+
+/// Repairs every chain; what cannot be repaired is told by the look that follows.
+async fn repair(store: &Store) -> Result<Vec<RepairedRow>> {
+    let mut rows = Vec::new();
+    for stream in manifest::streams(store).await? {
+        match manifest::repair(store, &stream).await {
+            Ok(done) if done.is_empty() => {}
+            Ok(Repaired { pages, aside }) => {
+                let [pages, aside] = [pages, aside].map(|keys| keys.iter().map(ToString::to_string).collect());
+                rows.push(RepairedRow { stream: stream.to_string(), pages, aside });
+            }
+            Err(error) if error.kind() == Kind::Corrupt => {
+                tracing::warn!(%stream, %error, hint = error.hint_text(), "this chain cannot be repaired");
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(rows)
+}
+
+fn repairs(rows: &[RepairedRow]) -> String {
+    let mut text = String::new();
+    for RepairedRow { stream, pages, aside } in rows {
+        for page in pages {
+            text.extend(["repaired: ", page, " was made again from its entries\n"]);
+        }
+        if let (Some(first), Some(last)) = (aside.first(), aside.last()) {
+            let (entries, s) = (aside.len(), if aside.len() == 1 { "" } else { "s" });
+            text.push_str(&format!(
+                "repaired: {stream} had a hole; {entries} checkpoint{s} above it {} put aside and no longer count\n  from     \
+                 {first}\n  to       {last}\n  next     tidelog run reads again from where the chain ends now; what the \
+                 source has no more becomes a gap, and stays in the segments that these objects name\n",
+                if entries == 1 { "was" } else { "were" }
+            ));
+        }
+    }
+    text
 }
 
 fn listing(report: &Report) -> Listing<'_> {
@@ -98,6 +152,7 @@ fn listing(report: &Report) -> Listing<'_> {
         damage.ranges.iter().map(row).collect()
     };
     Listing {
+        repaired: Vec::new(),
         streams: report.streams,
         segments: report.segments,
         records: report.records,

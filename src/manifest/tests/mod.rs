@@ -5,6 +5,7 @@ mod cost;
 mod coverage;
 mod faulty;
 mod formats;
+mod holes;
 mod interleavings;
 mod merges;
 mod select;

@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::*;
 use crate::error::Kind;
 use crate::manifest::Selection;
-use crate::manifest::tests::faulty::damage;
+use crate::manifest::tests::faulty::{damage, lose};
 use crate::store::layout;
 
 fn times(from: i64, to: i64) -> Selection {
@@ -118,12 +118,14 @@ async fn gaps_are_chosen_by_offset_and_by_the_time_of_their_finding() {
 }
 
 #[tokio::test]
-async fn a_damaged_page_is_told_by_name() {
+async fn a_damaged_page_is_told_by_name_where_its_entries_do_not_help() {
     let faulty = faultless();
     let mut chain = begun(&faulty.store()).await;
     grow(&mut chain, 70).await;
     let page = layout::page(&orders(), &chain.pages[0].sha256);
     damage(&faulty, &page).await;
+    assert_eq!(chain.select(&Selection::default()).await.unwrap().segments.len(), 69);
+    lose(&faulty, &layout::entry(&orders(), 7)).await;
     let error = chain.select(&Selection::default()).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Corrupt);
     assert!(error.to_string().contains(page.as_ref()), "{error}");

@@ -222,7 +222,7 @@ impl Committer {
                 }
                 Outcome::Moved(moved) => {
                     self.shared.counters.conflicts.increment(1);
-                    tracing::warn!(topic = self.life.topic, partitions = ?moved, "another process has archived these partitions");
+                    tracing::warn!(topic = self.life.topic, partitions = ?moved, "another process has archived these partitions, or the archive went back");
                     for ready in &batch {
                         lost.extend(
                             ready
@@ -251,7 +251,7 @@ impl Committer {
         self.tell_committed(batch);
         if !lost.is_empty() {
             let dropped = lost.into_iter().filter_map(|(partition, seq)| {
-                Some(Dropped { partition, seq, offset: self.chain.position(partition)?.end })
+                Some(Dropped { partition, seq, offset: self.chain.reached(partition)? })
             });
             self.shared.tell(Notice::Fenced { lane: self.lane, dropped: dropped.collect() });
         }
