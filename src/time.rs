@@ -33,6 +33,28 @@ pub fn parse(text: &str, now: DateTime<Utc>) -> Result<i64> {
     Ok(time.timestamp_millis() + finer)
 }
 
+/// The time that `text` names, in microseconds since 1970, as Postgres has its commits. A finer time is rounded down, or up
+/// with `up`: a commit with whole microseconds is at or before the finer time just when it is at or before the lower one,
+/// and before it just when it is before the upper one.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_micros(text: &str, now: DateTime<Utc>, up: bool) -> Result<i64> {
+    let Ok(time) = DateTime::parse_from_rfc3339(text) else {
+        return parse(text, now).map(|ms| ms.saturating_mul(1_000));
+    };
+    let finer = i64::from(up && !time.timestamp_subsec_nanos().is_multiple_of(1_000));
+    Ok(time.timestamp_micros().saturating_add(finer))
+}
+
+/// Microseconds since 1970 as RFC 3339 in UTC: with milliseconds, or with microseconds where they are needed.
+pub fn rfc3339_micros(us: i64) -> String {
+    match DateTime::from_timestamp_micros(us) {
+        Some(time) if us % 1_000 != 0 => time.to_rfc3339_opts(SecondsFormat::Micros, true),
+        _ => rfc3339(us.div_euclid(1_000)),
+    }
+}
+
 fn wrong(text: &str) -> Error {
     Error::new(Kind::Config, format!("{text:?} is not a time"))
         .hint("write RFC 3339 with a zone (2026-11-22T08:05:12Z), `now`, or a distance back from now (-90m, -2h, -7d)")
@@ -142,6 +164,25 @@ mod tests {
     fn a_finer_time_than_milliseconds_is_rounded_up() {
         assert_eq!(parse("1970-01-01T00:00:00.0000001Z", now()).expect("finer"), 1);
         assert_eq!(parse("1969-12-31T23:59:59.9995Z", now()).expect("before 1970"), 0);
+    }
+
+    #[test]
+    fn a_commit_has_microseconds() {
+        let micros = |text: &str, up| parse_micros(text, now(), up).expect("a time");
+        assert_eq!(
+            (micros("1970-01-01T00:00:01.000999Z", false), micros("1970-01-01T00:00:01.000999Z", true)),
+            (1_000_999, 1_000_999)
+        );
+        assert_eq!(
+            (micros("1970-01-01T00:00:00.0000015Z", false), micros("1970-01-01T00:00:00.0000015Z", true)),
+            (1, 2)
+        );
+        assert_eq!(micros("1969-12-31T23:59:59.9999995Z", false), -1);
+        assert_eq!(micros("-2h", false), (now().timestamp_millis() - 2 * 3_600_000) * 1_000);
+        assert_eq!(rfc3339_micros(1_000_999), "1970-01-01T00:00:01.000999Z");
+        assert_eq!(rfc3339_micros(-1), "1969-12-31T23:59:59.999999Z");
+        assert_eq!(rfc3339_micros(1_500_000), "1970-01-01T00:00:01.500Z");
+        assert!(parse_micros("2026-11-22", now(), false).is_err());
     }
 
     #[test]

@@ -23,19 +23,24 @@ use crate::rig::program::{self, Home, Output, Program};
 use crate::rig::wait_until;
 
 /// For a machine that does other work, too.
-const PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 const STOP: Duration = Duration::from_secs(40);
 
 /// A server, its archive, and the program that archives it.
-struct Place {
-    home: Home,
-    postgres: Postgres,
+pub(crate) struct Place {
+    pub(crate) home: Home,
+    pub(crate) postgres: Postgres,
     program: Mutex<Option<Program>>,
 }
 
 impl Place {
-    fn new(version: Version) -> Place {
-        let config = [("autovacuum", "off"), ("max_wal_size", "64MB")];
+    pub(crate) fn new(version: Version) -> Place {
+        Place::with(version, &[])
+    }
+
+    /// One with more settings of the server.
+    pub(crate) fn with(version: Version, settings: &[(&str, &str)]) -> Place {
+        let config = [&[("autovacuum", "off"), ("max_wal_size", "64MB")], settings].concat();
         let postgres = Postgres::start(PostgresOptions { version, config: &config, ..PostgresOptions::default() });
         let home = Home::new();
         let path = home.path().display();
@@ -53,20 +58,20 @@ impl Place {
         place
     }
 
-    fn program(&self) -> MutexGuard<'_, Option<Program>> {
+    pub(crate) fn program(&self) -> MutexGuard<'_, Option<Program>> {
         self.program.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn tidelog(&self, args: &[&str]) -> Output {
+    pub(crate) fn tidelog(&self, args: &[&str]) -> Output {
         self.home.run(&[&["-c", "tidelog.toml"], args].concat())
     }
 
-    fn back_up(&self) -> Value {
+    pub(crate) fn back_up(&self) -> Value {
         self.tidelog(&["backup", "--json"]).expect(0).json()
     }
 
     /// One transaction; gives the position after it and a time after it.
-    fn mark(&self, id: u32) -> (Lsn, String) {
+    pub(crate) fn mark(&self, id: u32) -> (Lsn, String) {
         self.postgres.psql(&format!("INSERT INTO markers SELECT {id}, repeat('x', 200)"));
         let said = self.postgres.psql(
             "SELECT pg_current_wal_insert_lsn(), to_char(clock_timestamp() + '1 ms', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'), pg_sleep(0.01)",
@@ -76,7 +81,7 @@ impl Place {
         (lsn, columns.next().expect("a time").to_owned())
     }
 
-    fn chain(&self) -> Option<Chain> {
+    pub(crate) fn chain(&self) -> Option<Chain> {
         let store = on_disk(&self.home.path().join("archive"));
         block_on(async {
             let streams = tidelog::manifest::streams(&store).await.expect("the archive can be listed");
@@ -85,11 +90,11 @@ impl Place {
         })
     }
 
-    fn wait_archived(&self) -> Lsn {
+    pub(crate) fn wait_archived(&self) -> Lsn {
         self.wait_archived_of(&self.postgres, 1)
     }
 
-    fn wait_archived_of(&self, postgres: &Postgres, timeline: i32) -> Lsn {
+    pub(crate) fn wait_archived_of(&self, postgres: &Postgres, timeline: i32) -> Lsn {
         let end: Lsn = postgres.psql("SELECT pg_current_wal_flush_lsn()").parse().expect("an LSN");
         wait_until(&format!("the archive to reach {end}"), PATIENCE, || {
             self.program().as_mut().expect("it archives").assert_running();
@@ -99,13 +104,13 @@ impl Place {
     }
 
     /// Up to where a timeline is archived.
-    fn end(&self, timeline: i32) -> Lsn {
+    pub(crate) fn end(&self, timeline: i32) -> Lsn {
         let position = self.chain().and_then(|chain| chain.position(timeline).copied());
         Lsn::at(position.expect("the timeline is archived").end)
     }
 
     /// Waits until the archive is known to be complete up to `time`.
-    fn wait_complete(&self, time: &str) {
+    pub(crate) fn wait_complete(&self, time: &str) {
         let time = DateTime::parse_from_rfc3339(time).expect("a time");
         wait_until(&format!("the archive to be complete up to {time}"), PATIENCE, || {
             let listing = self.tidelog(&["ls", "--json"]).expect(0).json();
@@ -126,30 +131,44 @@ impl Place {
         lsn.parse().expect("an LSN")
     }
 
-    fn stop_archiving(&self) {
+    /// Archives another server of the same system from now on, or the same one again.
+    pub(crate) fn archive(&self, postgres: &Postgres, more: &str) {
+        let path = self.home.path().display();
+        let config = format!(
+            "[archive]\nurl = \"file://{path}/archive\"\nspool_dir = \"{path}/spool\"\n\
+             [postgres]\nurl = \"{}\"\nmax_age = \"300ms\"\n{more}",
+            postgres.url("postgres")
+        );
+        self.home.write("tidelog.toml", &config);
+        let old = self.program().take();
+        old.into_iter().for_each(|program| program.terminate(STOP));
+        *self.program() = Some(self.home.start(&["-c", "tidelog.toml", "run"]));
+    }
+
+    pub(crate) fn stop_archiving(&self) {
         self.program().take().expect("it archives").terminate(STOP);
     }
 
     /// A restored directory.
-    fn restore(&self, name: &str, target: &[&str]) -> PathBuf {
+    pub(crate) fn restore(&self, name: &str, target: &[&str]) -> PathBuf {
         let into = self.home.path().join(name);
         let shown = into.display().to_string();
         self.tidelog(&[&["restore-postgres", "--into", &shown], target].concat()).expect(0);
         into
     }
 
-    fn adopt(&self, data: &Path, version: Version) -> Postgres {
+    pub(crate) fn adopt(&self, data: &Path, version: Version) -> Postgres {
         Postgres::adopt(data, PostgresOptions { version, ..PostgresOptions::default() })
     }
 }
 
 /// Waits until a restored server has reached its target and opened.
-fn wait_recovered(postgres: &Postgres) {
+pub(crate) fn wait_recovered(postgres: &Postgres) {
     postgres.wait_ready();
     wait_until("the end of the recovery", PATIENCE, || postgres.psql("SELECT pg_is_in_recovery()") == "f");
 }
 
-fn markers(postgres: &Postgres) -> String {
+pub(crate) fn markers(postgres: &Postgres) -> String {
     postgres.psql("SELECT count(*), coalesce(max(id), 0) FROM markers")
 }
 
@@ -160,6 +179,7 @@ fn every_moment_comes_back_exactly() {
     std::fs::create_dir(&tablespace).expect("a directory");
     place.postgres.psql(&format!("CREATE TABLESPACE fast LOCATION '{}'", tablespace.display()));
     place.postgres.psql("CREATE TABLE placed TABLESPACE fast AS SELECT generate_series(1, 10000) AS x");
+    let early = place.postgres.psql("SELECT to_char(clock_timestamp(), 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')");
     let before = place.mark(1);
     let backup = place.back_up();
     assert_eq!((&backup["usable"], &backup["timeline"]), (&true.into(), &1.into()), "{backup}");
@@ -232,7 +252,7 @@ fn every_moment_comes_back_exactly() {
         }
     };
     refused(["--to-lsn", &before.0.to_string()], &["before the end of the first base backup", "nearest"]);
-    refused(["--to-time", &before.1], &["before the end of the first base backup", "--to-lsn"]);
+    refused(["--to-time", &early], &["before the end of the first base backup", "--to-lsn"]);
     refused(["--to-time", "2090-01-01T00:00:00Z"], &["after the end of the archived WAL", "--to latest"]);
     refused(["--to-lsn", "FF/0"], &["after the end of the archived WAL", "--to latest"]);
     refused(["--backup", "other"], &["no base backup other"]);

@@ -9,8 +9,8 @@ use super::human;
 use super::progress::{Progress, Unit};
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
-use crate::manifest::Chain;
 use crate::manifest::backups::Backup;
+use crate::manifest::{Chain, recoverable};
 use crate::pipeline;
 use crate::pipeline::postgres::backup::{Done, take};
 use crate::source::postgres::Server;
@@ -85,7 +85,7 @@ async fn wait(store: &Store, backup: &Backup, patience: Duration) -> Result<bool
     loop {
         let stream = StreamId::Postgres { system_id: backup.system.system_id };
         if let Some(chain) = Chain::open(store, &stream).await?
-            && holds(&chain, backup)
+            && recoverable::facts(store, &chain, std::slice::from_ref(backup)).await?.is_usable(0)
         {
             return Ok(true);
         }
@@ -94,11 +94,4 @@ async fn wait(store: &Store, backup: &Backup, patience: Duration) -> Result<bool
         }
         tokio::time::sleep(LOOK).await;
     }
-}
-
-fn holds(chain: &Chain, backup: &Backup) -> bool {
-    let timeline = backup.end_timeline.cast_signed();
-    let reached = chain.position(timeline).is_some_and(|position| position.end >= backup.end.position());
-    let first = chain.position(backup.timeline.cast_signed());
-    reached && first.is_some_and(|position| position.start <= backup.start.position())
 }

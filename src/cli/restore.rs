@@ -16,7 +16,7 @@ use crate::error::{Error, Kind, Result, ResultExt};
 use crate::manifest::backups;
 use crate::restore::Log;
 use crate::restore::ahead::Ahead;
-use crate::restore::plan::{Goal, plan};
+use crate::restore::plan::{Asked, Goal, plan};
 use crate::restore::postgres::{Action, Destination, restore, shell_word};
 use crate::restore::wal_fetch::{self, Answer, Name};
 use crate::store::Store;
@@ -30,15 +30,24 @@ pub(super) struct RestoreArgs {
     /// The data directory to make; it must be missing or empty.
     #[arg(long, value_name = "DIR")]
     into: PathBuf,
-    /// Every transaction that committed up to this time: RFC 3339, now, -90m, -2h, -7d.
-    #[arg(long, value_name = "TIME", conflicts_with = "to_lsn", allow_hyphen_values = true)]
+    /// Every transaction that committed up to this time, to the microsecond: RFC 3339, now, -90m, -2h, -7d.
+    #[arg(long, value_name = "TIME", group = "target", allow_hyphen_values = true)]
     to_time: Option<String>,
     /// Everything up to this position of the log.
-    #[arg(long, value_name = "LSN")]
+    #[arg(long, value_name = "LSN", group = "target")]
     to_lsn: Option<Lsn>,
+    /// Everything up to a restore point, the last one of this name (`pg_create_restore_point`).
+    #[arg(long, value_name = "NAME", group = "target")]
+    to_name: Option<String>,
+    /// Everything up to the commit of this transaction.
+    #[arg(long, value_name = "XID", group = "target")]
+    to_xid: Option<u64>,
     /// Everything that is archived by the time Postgres has replayed it [the default].
-    #[arg(long, value_name = "latest", conflicts_with_all = ["to_time", "to_lsn"], value_parser = ["latest"])]
+    #[arg(long, value_name = "latest", group = "ends", conflicts_with = "target", value_parser = ["latest"])]
     to: Option<String>,
+    /// Leave out what lies just at the target: the transaction, those of that very time, the record that ends there.
+    #[arg(long, requires = "target")]
+    exclusive: bool,
     /// The timeline to follow [default: the newest].
     #[arg(long, value_name = "N")]
     timeline: Option<u32>,
@@ -65,14 +74,9 @@ pub(super) async fn run(args: &RestoreArgs, config: &Config, config_file: &Path)
     let store = Store::open(&config.archive)?;
     let log = Log::open(&store, args.system).await?;
     let backups = backups::backups(&store, log.system().system_id).await?;
-    let goal = match (&args.to_time, args.to_lsn) {
-        (Some(text), _) => Goal::Time(time::parse(text, Utc::now())?),
-        (None, Some(lsn)) => Goal::Lsn(lsn),
-        (None, None) if args.action == Action::Promote => Goal::Latest,
-        // Without a target Postgres would promote all the same.
-        (None, None) => Goal::Present,
-    };
-    let plan = plan(&store, &log, &backups, goal, (args.timeline, args.backup.as_deref())).await?;
+    let asked =
+        Asked { goal: goal(args)?, exclusive: args.exclusive, timeline: args.timeline, backup: args.backup.clone() };
+    let plan = plan(&store, &log, &backups, &asked).await?;
     let into = Destination {
         data: std::path::absolute(&args.into).map_err(|e| Error::io(e, "cannot tell the working directory"))?,
         tablespaces: args.tablespace.iter().map(|text| mapping(text)).collect::<Result<_>>()?,
@@ -87,32 +91,58 @@ pub(super) async fn run(args: &RestoreArgs, config: &Config, config_file: &Path)
     let seconds = begun.elapsed().as_secs_f64();
     let backup = &plan.backup;
     let text = if args.json {
-        let target = match plan.goal {
-            Goal::Latest | Goal::Present => serde_json::json!("latest"),
-            Goal::Time(ms) => serde_json::json!(time::rfc3339(ms)),
-            Goal::Lsn(lsn) => serde_json::json!(lsn),
-        };
         let answer = serde_json::json!({
             "into": into.data, "backup": backup.name, "timeline": plan.timeline, "start": backup.start, "end": backup.end,
-            "target": target, "bytes": backup.bytes(), "seconds": seconds,
+            "target": shown(&plan.goal), "exclusive": args.exclusive, "bytes": backup.bytes(), "seconds": seconds,
         });
         format!("{answer}\n")
     } else {
         format!(
-            "restored {} of base backup {} into {} in {}\nstart PostgreSQL {} there as its own user: it replays WAL from the archive up to {}\n",
+            "restored {} of base backup {} into {} in {}\nstart PostgreSQL {} there as its own user: it replays WAL from the archive {} {}\n",
             human::bytes(backup.bytes()),
             backup.name,
             into.data.display(),
             human::span(Duration::from_secs_f64(seconds)),
             backup.system.server_version,
-            match plan.goal {
+            if args.exclusive { "and stops before" } else { "up to" },
+            match &plan.goal {
                 Goal::Latest | Goal::Present => "its end".to_owned(),
-                Goal::Time(ms) => time::rfc3339(ms),
-                Goal::Lsn(lsn) => lsn.to_string(),
+                Goal::Name(name) => format!("the restore point {name:?}"),
+                Goal::Xid(xid) => format!("transaction {xid}"),
+                goal => shown(goal),
             },
         )
     };
     std::io::stdout().write_all(text.as_bytes()).map_err(|source| Error::io(source, "cannot print"))
+}
+
+/// Where to.
+fn goal(args: &RestoreArgs) -> Result<Goal> {
+    if let Some(text) = &args.to_time {
+        return Ok(Goal::Time(time::parse_micros(text, Utc::now(), args.exclusive)?));
+    }
+    if let Some(xid) = args.to_xid {
+        // `pg_current_xact_id()` counts how often the 32 bits that the log has came round.
+        return Ok(Goal::Xid((xid & u64::from(u32::MAX)) as u32));
+    }
+    Ok(match (args.to_lsn, &args.to_name) {
+        (Some(lsn), _) => Goal::Lsn(lsn),
+        (None, Some(name)) => Goal::Name(name.clone()),
+        (None, None) if args.action == Action::Promote => Goal::Latest,
+        // Without a target Postgres would promote all the same.
+        (None, None) => Goal::Present,
+    })
+}
+
+/// The target as it stands in JSON.
+fn shown(goal: &Goal) -> String {
+    match goal {
+        Goal::Latest | Goal::Present => "latest".to_owned(),
+        Goal::Time(us) => time::rfc3339_micros(*us),
+        Goal::Lsn(lsn) => lsn.to_string(),
+        Goal::Name(name) => name.clone(),
+        Goal::Xid(xid) => xid.to_string(),
+    }
 }
 
 fn mapping(text: &str) -> Result<(PathBuf, PathBuf)> {
@@ -140,6 +170,9 @@ pub(super) struct FetchArgs {
     /// The system, where the archive holds several.
     #[arg(long, value_name = "ID")]
     system: Option<u64>,
+    /// The last entry of the archive's chain when the restore was planned: one that has fewer is an older copy.
+    #[arg(long, value_name = "N")]
+    entry: Option<u64>,
     /// Fetch the files after NAME into a folder beside PATH; wal-fetch starts this by itself.
     #[arg(long, hide = true)]
     ahead: bool,
@@ -213,6 +246,7 @@ impl Fetching<'_> {
     async fn once(&self, config: &Config) -> Result<Answer> {
         let store = Store::open(&config.archive)?;
         let log = Log::open(&store, self.args.system).await?;
+        log.expect_entry(self.args.entry)?;
         match self.name {
             Name::Wal(wal) if self.args.ahead => {
                 Ahead::beside(&self.args.path).follow(Arc::new(log), wal).await.map(|()| Answer::Delivered)
@@ -244,6 +278,9 @@ fn start_ahead(args: &FetchArgs, config_file: &Path) {
         command.arg("--config").arg(config_file).args(["wal-fetch", "--ahead"]);
         if let Some(system) = args.system {
             command.args(["--system", &system.to_string()]);
+        }
+        if let Some(entry) = args.entry {
+            command.args(["--entry", &entry.to_string()]);
         }
         command.arg(&args.name).arg(&args.path);
         // Its own group, and none of Postgres' files: it must not hold up anything that waits for this request.

@@ -18,6 +18,7 @@
 
 pub mod backups;
 pub mod coverage;
+pub mod path;
 pub mod recoverable;
 
 mod chain;

@@ -6,19 +6,21 @@
 //!   windows          [──────────────────────]                [──────────────]
 //! ```
 //!
-//! A base backup can be rolled forward over the WAL from its start on, as far as that has no gap. So the backups before
-//! a gap make one window: from the end of the first of them to the last commit before the gap.
+//! Which positions can be recovered is computed by [`super::path`] alone. What is added here are the facts, out of the store, and
+//! the times: those of the commits, by the clock of the server that wrote them. What a window claims, a plan accepts:
+//! where the checkpoints know a time to the millisecond only, the window is the smaller one.
 
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 
 use super::backups::{Backup, backups};
-use super::{Chain, Selection};
+use super::path::{Facts, Span, Taken, Way};
+use super::{Chain, Selection, coverage};
 use crate::error::Result;
-use crate::segment::wal::MOST_BYTES;
-use crate::store::Store;
-use crate::stream::{Gap, Lsn, SegmentRef, StreamId};
+use crate::segment::wal::{MOST_BYTES, parse_history};
+use crate::store::{Store, layout};
+use crate::stream::{Gap, Lsn, PartitionRange, SegmentRef, StreamId};
 
 /// Every moment from one to another to which the database can be recovered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,24 +29,60 @@ pub struct Window {
     pub from: DateTime<Utc>,
     /// The last.
     pub to: DateTime<Utc>,
+    /// The timeline that a recovery to it follows.
+    pub timeline: u32,
+    /// The first position.
+    pub start: Lsn,
+    /// The last.
+    pub end: Lsn,
 }
 
-/// Base backups that are of use: the archive holds the WAL that each of them needs at least.
-pub async fn usable(store: &Store, chain: &Chain, gaps: &[Gap]) -> Result<Vec<Backup>> {
-    let StreamId::Postgres { system_id } = chain.stream() else { return Ok(Vec::new()) };
-    let found = backups(store, *system_id).await?;
-    Ok(found.into_iter().filter(|backup| is_usable(backup, chain, gaps)).collect())
+/// What decides what can be recovered of the system that `chain` archives, with its backups.
+pub async fn facts(store: &Store, chain: &Chain, backups: &[Backup]) -> Result<Facts> {
+    let StreamId::Postgres { system_id } = chain.stream() else { return Ok(Facts::default()) };
+    let mut facts = Facts {
+        file: chain.begin_facts().system().map_or(MOST_BYTES, |system| u64::from(system.wal_segment_size)),
+        gaps: chain.gaps_ever().await?,
+        backups: backups.iter().map(Taken::of).collect(),
+        ..Facts::default()
+    };
+    for position in chain.positions() {
+        facts.archived.insert(position.partition.cast_unsigned(), Lsn::at(position.start)..Lsn::at(position.end));
+    }
+    facts.histories.insert(1, Vec::new());
+    for object in store.list(&layout::histories(*system_id)).await? {
+        let Some(timeline) = layout::history_timeline(&object.location) else { continue };
+        let text = store.get(&object.location).await?;
+        // A damaged one keeps its own timeline from being followed, and no other.
+        let Some(history) = text.and_then(|text| parse_history(timeline, &text).ok()) else { continue };
+        // The server has gone on there, and the first of its log is on its way: what leads to it must not be given up.
+        let begins = history.last().map_or(Lsn(0), |switch| Lsn(switch.at.0 / facts.file.max(1) * facts.file.max(1)));
+        facts.archived.entry(timeline).or_insert(begins..begins);
+        facts.histories.insert(timeline, history);
+    }
+    Ok(facts)
 }
 
-fn is_usable(backup: &Backup, chain: &Chain, gaps: &[Gap]) -> bool {
-    let position = |timeline: u32| chain.position(timeline.cast_signed());
-    let begun = position(backup.timeline).is_some_and(|at| at.start <= backup.start.position());
-    let ended = position(backup.end_timeline).is_some_and(|at| at.end >= backup.end.position());
-    let torn = gaps.iter().any(|gap| {
-        let timelines = backup.timeline.cast_signed()..=backup.end_timeline.cast_signed();
-        timelines.contains(&gap.partition) && gap.start < backup.end.position() && gap.end > backup.start.position()
-    });
-    begun && ended && !torn
+impl Taken {
+    /// What a path needs to know of a backup.
+    pub fn of(backup: &Backup) -> Self {
+        Self {
+            name: backup.name.clone(),
+            timeline: backup.timeline,
+            start: backup.start,
+            end_timeline: backup.end_timeline,
+            end: backup.end,
+            finished: backup.finished,
+        }
+    }
+}
+
+/// When the newest backup was finished that leads to the end of what is archived of a system, or will: none if a new one is
+/// due at once.
+pub async fn freshest(store: &Store, system_id: u64) -> Result<Option<DateTime<Utc>>> {
+    let Some(chain) = Chain::open(store, &StreamId::Postgres { system_id }).await? else { return Ok(None) };
+    let facts = facts(store, &chain, &backups(store, system_id).await?).await?;
+    Ok(facts.freshest().map(|backup| backup.finished))
 }
 
 /// The time of the first commit that is still archived, in ms since 1970: a chain's sums keep what retention has let go.
@@ -78,43 +116,108 @@ pub async fn gaps(chain: &Chain) -> Result<Vec<Gap>> {
     Ok(chain.select(&only_gaps).await?.gaps)
 }
 
-/// The windows of the system that `chain` archives, oldest first; `complete_through` is when the last one ends, as far
-/// as that is known.
-pub async fn windows(store: &Store, chain: &Chain, complete_through: Option<DateTime<Utc>>) -> Result<Vec<Window>> {
-    let gaps = gaps(chain).await?;
-    let mut windows: BTreeMap<(i32, i64), Window> = BTreeMap::new();
-    for backup in usable(store, chain, &gaps).await? {
-        let limit = limit_of(&backup, &gaps);
-        // What no gap limits comes last.
-        let key = limit.map_or((i32::MAX, i64::MAX), |gap| (gap.partition, gap.start));
-        if let Some(window) = windows.get_mut(&key) {
-            (window.from, window.to) = (window.from.min(backup.finished), window.to.max(backup.finished));
+/// The windows of the system that `chain` archives, oldest first: those on the way to its newest timeline.
+pub async fn windows(store: &Store, chain: &Chain, facts: &Facts) -> Result<Vec<Window>> {
+    let Some(way) = facts.newest().and_then(|newest| facts.way(newest).ok()) else { return Ok(Vec::new()) };
+    windows_on(store, chain, facts, &way).await
+}
+
+/// The windows on one way, oldest first.
+pub async fn windows_on(store: &Store, chain: &Chain, facts: &Facts, way: &Way) -> Result<Vec<Window>> {
+    let mut windows = Vec::new();
+    for span in facts.spans(way) {
+        let (Some(from), Some(to)) =
+            (first_moment(chain, facts, way, &span).await?, last_moment(store, chain, way, &span).await?)
+        else {
             continue;
-        }
-        let to = match limit {
-            Some(gap) => last_commit_before(chain, gap).await?,
-            None => complete_through.max(chain.totals().max_timestamp.and_then(DateTime::from_timestamp_millis)),
         };
-        // Before the end of a backup nothing can be recovered from it, and nothing may have been committed since.
-        let to = to.map_or(backup.finished, |to| to.max(backup.finished));
-        windows.insert(key, Window { from: backup.finished, to });
+        if from <= to {
+            let (from, to) = (time(from), time(to));
+            windows.push(Window { from, to, timeline: way.timeline(), start: span.from, end: span.until });
+        }
     }
-    Ok(windows.into_values().collect())
+    Ok(windows)
 }
 
-/// The first gap behind a backup.
-fn limit_of<'a>(backup: &Backup, gaps: &'a [Gap]) -> Option<&'a Gap> {
-    let from = (backup.end_timeline.cast_signed(), backup.end.position());
-    gaps.iter().filter(|gap| (gap.partition, gap.start) >= from).min_by_key(|gap| (gap.partition, gap.start))
+fn time(ms: i64) -> DateTime<Utc> {
+    DateTime::from_timestamp_millis(ms).unwrap_or_default()
 }
 
-/// The time of the last commit before a gap, on its timeline.
-async fn last_commit_before(chain: &Chain, gap: &Gap) -> Result<Option<DateTime<Utc>>> {
-    let partitions = Some(BTreeMap::from([(gap.partition, 0..gap.start)]));
-    let before = chain.select(&Selection { timestamps: None, partitions }).await?;
-    let earlier =
-        before.segments.iter().filter(|segment| segment.partitions.iter().all(|range| range.end <= gap.start));
-    Ok(earlier.filter_map(|segment| segment.max_timestamp()).max().and_then(DateTime::from_timestamp_millis))
+/// From when on, in ms since 1970, every moment comes after all that the first backup of a span holds.
+async fn first_moment(chain: &Chain, facts: &Facts, way: &Way, span: &Span) -> Result<Option<i64>> {
+    let Some(known) = known_after(chain, facts, way, span.from).await? else { return Ok(None) };
+    let latest = latest_before(chain, way, span.from).await?;
+    Ok(Some(latest.map_or(known, |latest| latest.max(known)).saturating_add(1)))
+}
+
+/// What was committed before a position and is not in the archive (before it began, or in a hole of it) was so by this time, in ms
+/// since 1970: that of the first commit behind it. None where there is no such commit yet.
+pub async fn known_after(chain: &Chain, facts: &Facts, way: &Way, until: Lsn) -> Result<Option<i64>> {
+    let Some(hole) = facts.hole_before(way, until) else {
+        let positions = way.stretches().iter().filter_map(|stretch| chain.position(stretch.timeline.cast_signed()));
+        return Ok(positions.filter_map(|position| position.min_timestamp).min());
+    };
+    first_after(chain, way, hole).await
+}
+
+/// Up to when, in ms since 1970, a span leads.
+async fn last_moment(store: &Store, chain: &Chain, way: &Way, span: &Span) -> Result<Option<i64>> {
+    let near = ranges_before(chain, way, span.until).await?;
+    // Whether later transactions of the very same time are archived is not known.
+    let latest = way.latest_within(&near, span.until).map(|latest| latest.saturating_sub(1));
+    let complete = match span.is_open {
+        true => complete_through(store, chain, way).await?.map(|complete| complete.timestamp_millis()),
+        false => None,
+    };
+    Ok(latest.max(complete))
+}
+
+/// Up to when the archive is complete on a way's last timeline: what is known of another one says nothing about it.
+pub async fn complete_through(store: &Store, chain: &Chain, way: &Way) -> Result<Option<DateTime<Utc>>> {
+    let coverages = coverage::load_all(store, &layout::coverages(chain.stream())).await?;
+    coverages.tell_unreadable();
+    Ok(coverage::complete_through(&coverages.known, chain).get(&way.timeline().cast_signed()).copied())
+}
+
+/// No commit on the way before a position is later than this; none where no commit before it was ever archived.
+async fn latest_before(chain: &Chain, way: &Way, until: Lsn) -> Result<Option<i64>> {
+    let near = ranges_before(chain, way, until).await?;
+    let Some(latest) = way.latest_before(&near, until) else { return Ok(None) };
+    // A clock that was set back leaves later times farther away.
+    let later =
+        Selection { timestamps: Some(latest.saturating_add(1)..i64::MAX), partitions: Some(way.parts(Lsn(0)..until)) };
+    Ok(Some(latest.max(way.latest_before(&chain.ranges(&later).await?, until).unwrap_or(latest))))
+}
+
+/// The last ranges with commits before a position, as many as have to be looked at to find one; none if there is none.
+async fn ranges_before(chain: &Chain, way: &Way, until: Lsn) -> Result<Vec<PartitionRange>> {
+    let mut reach = MOST_BYTES;
+    loop {
+        let from = Lsn(until.0.saturating_sub(reach));
+        let partitions = Some(way.parts(from..until));
+        let found = chain.ranges(&Selection { timestamps: None, partitions }).await?;
+        if from == Lsn(0) || way.latest_within(&found, until).is_some() {
+            return Ok(found);
+        }
+        reach = reach.saturating_mul(8);
+    }
+}
+
+/// The latest time of the first commits behind a position that stand in one segment.
+async fn first_after(chain: &Chain, way: &Way, from: Lsn) -> Result<Option<i64>> {
+    let mut reach = MOST_BYTES;
+    loop {
+        let until = way.end().min(from + reach);
+        let partitions = Some(way.parts(from..until));
+        let found = chain.ranges(&Selection { timestamps: None, partitions }).await?;
+        let behind = |range: &&PartitionRange| way.part(range).is_some_and(|part| part.start >= from);
+        let with_commits = found.iter().filter(|range| range.max_timestamp.is_some()).filter(behind);
+        let first = with_commits.min_by_key(|range| way.part(range).map(|part| (part.start, part.end)));
+        if first.is_some() || until == way.end() {
+            return Ok(first.and_then(|range| range.max_timestamp));
+        }
+        reach = reach.saturating_mul(8);
+    }
 }
 
 /// What retention lets go.
@@ -126,29 +229,27 @@ pub struct Surplus {
     pub backups: Vec<Backup>,
 }
 
-/// What is not needed to recover to any moment from `horizon` on: everything before the newest backup that was finished
-/// by then. WAL files stay whole.
+/// What is not needed to recover to any moment after `horizon`.
 pub async fn surplus(store: &Store, chain: &Chain, horizon: DateTime<Utc>) -> Result<Surplus> {
-    let Some(system) = chain.begin_facts().system() else { return Ok(Surplus::default()) };
-    let gaps = gaps(chain).await?;
-    let usable = usable(store, chain, &gaps).await?;
-    let Some(oldest) = usable.iter().rev().find(|backup| backup.finished <= horizon) else {
-        return Ok(Surplus::default());
-    };
-    let file = u64::from(system.wal_segment_size);
-    let kept_from = Lsn(oldest.start.0 / file * file).position();
-    let mut before = BTreeMap::new();
-    for position in chain.positions() {
-        let until = match position.partition.cmp(&oldest.timeline.cast_signed()) {
-            std::cmp::Ordering::Less => position.end,
-            std::cmp::Ordering::Equal => kept_from,
-            std::cmp::Ordering::Greater => continue,
-        };
-        if position.start < until {
-            before.insert(position.partition, until);
-        }
+    let StreamId::Postgres { system_id } = chain.stream() else { return Ok(Surplus::default()) };
+    let backups = backups(store, *system_id).await?;
+    let facts = facts(store, chain, &backups).await?;
+    let surplus = facts.surplus({
+        let horizons = horizons(chain, &facts, horizon.timestamp_millis()).await?;
+        move |way| horizons.get(&way.timeline()).copied()
+    });
+    let before = surplus.before.iter().map(|(timeline, before)| (timeline.cast_signed(), before.position()));
+    let given_up = surplus.backups.iter().filter_map(|index| backups.get(*index).cloned());
+    Ok(Surplus { before: before.collect(), backups: given_up.collect() })
+}
+
+/// Where a time lies on the way to each timeline: before the first range with a later commit. Without one there is none.
+async fn horizons(chain: &Chain, facts: &Facts, ms: i64) -> Result<BTreeMap<u32, Lsn>> {
+    let mut horizons = BTreeMap::new();
+    for way in facts.archived.keys().filter_map(|timeline| facts.way(*timeline).ok()) {
+        let (timestamps, partitions) = (Some(ms..i64::MAX), Some(way.parts(Lsn(0)..way.end())));
+        let ranges = chain.ranges(&Selection { timestamps, partitions }).await?;
+        horizons.extend(way.first_later(&ranges, ms.saturating_sub(1)).map(|first| (way.timeline(), first.start)));
     }
-    let all = backups(store, system.system_id).await?;
-    let backups = all.into_iter().filter(|backup| backup.finished < oldest.finished).collect();
-    Ok(Surplus { before, backups })
+    Ok(horizons)
 }

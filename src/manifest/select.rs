@@ -119,6 +119,24 @@ impl Chain {
         Ok(Selected { segments, gaps })
     }
 
+    /// The ranges of all segments that were ever archived and can matter, also of those that a merge has replaced or an expiry
+    /// has given up: the times of their commits stay true.
+    pub async fn ranges(&self, selection: &Selection) -> Result<Vec<PartitionRange>> {
+        let Listed { segments, merges, .. } = self.listed(selection).await?;
+        let all = segments.iter().chain(merges.iter().map(|merge| &merge.segment));
+        Ok(all.flat_map(|segment| &segment.partitions).copied().collect())
+    }
+
+    /// All gaps there ever were, also those of what an expiry has given up.
+    pub async fn gaps_ever(&self) -> Result<Vec<Gap>> {
+        if self.totals().gaps == 0 {
+            return Ok(Vec::new());
+        }
+        // No record is that old, so no page is opened for its segments alone.
+        let only_gaps = Selection { timestamps: Some(i64::MIN..i64::MIN + 1), partitions: None };
+        Ok(self.listed(&only_gaps).await?.gaps)
+    }
+
     /// Objects of the ranges `partitions` that are no longer needed, and since when.
     pub async fn retired(&self, partitions: BTreeMap<i32, Range<i64>>) -> Result<BTreeMap<String, DateTime<Utc>>> {
         let selection = Selection { timestamps: None, partitions: Some(partitions) };

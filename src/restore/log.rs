@@ -64,6 +64,25 @@ impl Log {
         Ok(Self { store: store.clone(), chain, system })
     }
 
+    /// Refuses an archive that has less than a restore was planned with.
+    ///
+    /// # Errors
+    /// [`Kind::Incomplete`] for an older copy of the archive.
+    pub fn expect_entry(&self, entry: Option<u64>) -> Result<()> {
+        let head = self.chain.head();
+        match entry.filter(|entry| head < *entry) {
+            None => Ok(()),
+            Some(entry) => {
+                let message = format!(
+                    "the archive at {} is an older copy: its chain ends with entry {head}, and the restore was planned with entry {entry}",
+                    self.store.url()
+                );
+                Err(Error::new(Kind::Incomplete, message)
+                    .hint("bring the copy up to date, or plan the restore again with `tidelog restore-postgres`"))
+            }
+        }
+    }
+
     /// Which system it is.
     pub fn system(&self) -> System {
         self.system

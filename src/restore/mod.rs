@@ -19,6 +19,8 @@ pub mod wal_fetch;
 
 mod log;
 mod manifest;
+mod refusal;
+mod search;
 mod settings;
 mod stop;
 mod unpack;

@@ -1,37 +1,54 @@
-//! Which base backup leads to a moment, along which timelines, and whether the archive has all the WAL in between.
+//! Which base backup leads to a target, and where Postgres is told to stop.
 //!
 //! ```text
-//!   timeline 1  ├──backup──────────┬─ ─ ─            path to timeline 3: 1 up to its switch to 2, 2 up to its switch
-//!   timeline 2                     └──────┬─ ─       to 3, 3 up to where its archive ends
-//!   timeline 3                            └──backup────── target
+//!   asked ─► way (which timelines) ─► position of the target, by the WAL's own records ─► path (which backup) ─► stop
+//!             manifest::path            search                                             manifest::path
 //! ```
 //!
-//! The newest backup before the target is taken: the less WAL has to be replayed, the sooner Postgres is back.
-
-use std::ops::Range;
-
-use chrono::{DateTime, Utc};
+//! Whether a backup lies before a target is a matter of positions: the time at which it was finished is by the clock of
+//! whatever machine took it, and says nothing about the server's commits.
 
 use super::log::Log;
+use super::refusal::Ground;
+use super::search::{first_since, last_that};
 use super::stop::{Stop, last_record};
 use crate::error::{Error, Kind, Result};
 use crate::manifest::backups::Backup;
-use crate::manifest::{Selection, coverage};
-use crate::store::{Store, layout};
-use crate::stream::{Lsn, StreamId};
-use crate::time;
+use crate::manifest::path::Way;
+use crate::manifest::recoverable;
+use crate::segment::wal::{Ended, LONG_HEADER, PAGE, SHORT_HEADER, What};
+use crate::store::Store;
+use crate::stream::Lsn;
 
 /// Where to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Goal {
     /// The end of what is archived when Postgres comes there.
     Latest,
     /// The end of what is archived now.
     Present,
-    /// Every transaction that committed up to this time, in ms since 1970.
+    /// Every transaction that committed up to this time, in microseconds since 1970.
     Time(i64),
     /// Everything up to this position.
     Lsn(Lsn),
+    /// Everything up to the last restore point of this name.
+    Name(String),
+    /// Everything up to the end of this transaction.
+    Xid(u32),
+}
+
+/// What a restore was asked for.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    /// Where to.
+    pub goal: Goal,
+    /// Whether what lies just at the target stays out: transactions of that very time, the record that ends at that
+    /// position, the transaction itself.
+    pub exclusive: bool,
+    /// The timeline to follow; none: the newest.
+    pub timeline: Option<u32>,
+    /// The backup to start from; none: the newest that leads there.
+    pub backup: Option<String>,
 }
 
 /// A restore that can be done.
@@ -45,13 +62,16 @@ pub struct Plan {
     pub stop: Stop,
     /// The timeline that it follows.
     pub timeline: u32,
+    /// The last entry of the chain that the plan stands on: an archive that has fewer is an older copy.
+    pub entry: u64,
 }
 
-/// A stretch of one timeline.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Stretch {
-    pub(super) timeline: u32,
-    pub(super) lsns: Range<Lsn>,
+/// A target on its way.
+struct Target {
+    /// Everything up to here comes back.
+    position: Lsn,
+    /// What Postgres is told; none: after the last record that is whole there.
+    stop: Option<Stop>,
 }
 
 /// Makes a plan, or says what is the nearest that can be reached.
@@ -59,189 +79,99 @@ pub(super) struct Stretch {
 /// # Errors
 /// [`Kind::NotFound`] for a target before the first backup or after the last WAL, [`Kind::Incomplete`] for one behind
 /// WAL that is lost.
-pub async fn plan(
-    store: &Store,
-    log: &Log,
-    backups: &[Backup],
-    goal: Goal,
-    (timeline, name): (Option<u32>, Option<&str>),
-) -> Result<Plan> {
-    let timeline = timeline.or_else(|| log.timelines().max());
+pub async fn plan(store: &Store, log: &Log, backups: &[Backup], asked: &Asked) -> Result<Plan> {
+    let facts = recoverable::facts(store, log.chain(), backups).await?;
+    let ground = Ground { store, log, facts: &facts, asked };
+    let timeline = asked.timeline.or_else(|| facts.newest());
     let timeline = timeline.ok_or_else(|| Error::new(Kind::NotFound, "the archive holds no WAL yet"))?;
-    let path = path(log, timeline).await?;
-    let end = path.last().map(|stretch| stretch.lsns.end).unwrap_or_default();
-    let goal = if goal == Goal::Present { Goal::Lsn(end) } else { goal };
-    let until = within_reach(store, log, &path, goal).await?;
-    let is_before = |backup: &Backup| match goal {
-        Goal::Latest | Goal::Present => true,
-        Goal::Time(ms) => backup.finished.timestamp_millis() <= ms,
-        Goal::Lsn(lsn) => backup.end <= lsn,
+    let way = facts.way(timeline).map_err(|lack| ground.no_way(&lack))?;
+    let goal = if asked.goal == Goal::Present { Goal::Lsn(way.end()) } else { asked.goal.clone() };
+    let target = ground.locate(&way, &goal).await?;
+    let reach = match facts.path(&way, target.position, asked.backup.as_deref()) {
+        Ok(reach) => reach,
+        Err(lack) => return Err(ground.no_path(&way, lack).await?),
     };
-    let fitting =
-        |backup: &&Backup| name.is_none_or(|name| backup.name == name) && is_before(backup) && lies_on(&path, backup);
-    let Some(backup) = backups.iter().rev().find(fitting) else {
-        return Err(no_backup(backups, &path, goal, name));
+    if let Goal::Time(us) = goal {
+        // What was committed before the archive begins, or in a hole of it, may be in the backup, and later than the target.
+        let known = recoverable::known_after(log.chain(), &facts, &way, reach.from).await?;
+        if known.is_none_or(|known| us.div_euclid(1_000) <= known) {
+            return Err(ground.not_known(&way).await?);
+        }
+    }
+    let stop = match target.stop {
+        Some(stop) => stop,
+        None => Stop::After(last_record(log, &way, reach.start, target.position).await?),
     };
-    if backup.end > end {
-        let message = format!(
-            "the base backup {} is not complete: it needs WAL up to {}, and the archive ends at {end}",
-            backup.name, backup.end
-        );
-        return Err(
-            Error::new(Kind::Incomplete, message).hint("wait until `tidelog run` has archived it, or use --backup")
-        );
-    }
-    without_gap(log, &path, backup, until.unwrap_or(end)).await?;
-    let stop = match (goal, until) {
-        (Goal::Latest, _) => Stop::End,
-        (Goal::Time(ms), Some(_)) => Stop::Time(ms),
-        _ => Stop::After(last_record(log, &path, backup.start, until.unwrap_or(end)).await?),
-    };
-    Ok(Plan { backup: backup.clone(), goal, stop, timeline })
+    let backup = backups.get(reach.backup).cloned();
+    let backup = backup.ok_or_else(|| Error::new(Kind::Internal, "the plan names no base backup"))?;
+    Ok(Plan { backup, goal, stop, timeline, entry: log.chain().head() })
 }
 
-/// The stretches that lead to the end of `timeline`.
-async fn path(log: &Log, timeline: u32) -> Result<Vec<Stretch>> {
-    let mut path = Vec::new();
-    let mut start = Lsn(0);
-    for switch in log.ancestors(timeline).await? {
-        path.push(Stretch { timeline: switch.timeline, lsns: start..switch.at });
-        start = switch.at;
-    }
-    let archived = log.range(timeline).ok_or_else(|| {
-        let known: Vec<String> = log.timelines().map(|timeline| timeline.to_string()).collect();
-        Error::new(Kind::NotFound, format!("the archive holds no WAL of timeline {timeline}"))
-            .hint(format!("it holds timelines {}", known.join(", ")))
-    })?;
-    path.push(Stretch { timeline, lsns: start..archived.end.max(start) });
-    Ok(path)
+/// The last position at which a record can end that does not end at `lsn` itself. Postgres tells the end of a record with what
+/// fills it up to a multiple of 8, and where a page ends as the first place on the next one.
+fn before(lsn: Lsn, file: u64) -> Lsn {
+    let header = if (lsn.0 - lsn.0 % PAGE).is_multiple_of(file.max(1)) { LONG_HEADER } else { SHORT_HEADER };
+    let lsn = if lsn.0 % PAGE <= header { lsn.0 - lsn.0 % PAGE } else { lsn.0 };
+    Lsn(lsn.saturating_sub(1) / 8 * 8)
 }
 
-/// Whether the backup was taken on the way.
-fn lies_on(path: &[Stretch], backup: &Backup) -> bool {
-    path.iter().any(|stretch| {
-        let is_last = path.last() == Some(stretch);
-        stretch.timeline == backup.timeline
-            && stretch.lsns.start <= backup.start
-            // Whether a backup at the very end is complete is told apart from whether it lies on the path.
-            && (is_last || backup.end <= stretch.lsns.end)
-    })
-}
-
-/// How far the WAL is needed for a goal that the archive reaches; none: to its end.
-async fn within_reach(store: &Store, log: &Log, path: &[Stretch], goal: Goal) -> Result<Option<Lsn>> {
-    let end = path.last().map(|stretch| stretch.lsns.end).unwrap_or_default();
-    let ms = match goal {
-        Goal::Latest | Goal::Present => return Ok(None),
-        Goal::Lsn(lsn) if lsn <= end => return Ok(Some(lsn)),
-        Goal::Lsn(lsn) => {
-            let message = format!("{lsn} lies after the end of the archived WAL, {end}");
-            return Err(Error::new(Kind::NotFound, message).hint("the nearest that can be reached is --to latest"));
-        }
-        Goal::Time(ms) => ms,
-    };
-    // Of a commit within the very same millisecond Postgres knows whether it comes later.
-    for least in [ms.saturating_add(1), ms] {
-        let later = first_commit(log, path, least).await?;
-        if later.is_some() {
-            return Ok(later);
+impl Ground<'_> {
+    /// Where the target lies.
+    async fn locate(&self, way: &Way, goal: &Goal) -> Result<Target> {
+        match goal {
+            Goal::Latest | Goal::Present => Ok(Target { position: way.end(), stop: Some(Stop::End) }),
+            Goal::Lsn(lsn) if self.asked.exclusive => {
+                Ok(Target { position: before(*lsn, self.facts.file), stop: None })
+            }
+            Goal::Lsn(lsn) => Ok(Target { position: *lsn, stop: None }),
+            Goal::Time(us) => self.locate_time(way, *us).await,
+            Goal::Name(name) => {
+                let is = |ended: &Ended| matches!(&ended.what, What::RestorePoint(found) if found == name);
+                self.locate_record(way, is).await
+            }
+            Goal::Xid(xid) => {
+                let is =
+                    |ended: &Ended| matches!(ended.what, What::Commit(found) | What::Abort(found) if found == *xid);
+                self.locate_record(way, is).await
+            }
         }
     }
-    let complete = complete_through(store, log, path).await?;
-    if complete.is_some_and(|complete| ms <= complete.timestamp_millis()) {
-        // Nothing that is archived was committed later, and nothing that was committed by then is missing.
-        return Ok(None);
+
+    /// A time lies before the first transaction that ended later.
+    async fn locate_time(&self, way: &Way, us: i64) -> Result<Target> {
+        let (log, inclusive) = (self.log, !self.asked.exclusive);
+        let later = first_since(log, way, us.saturating_add(i64::from(inclusive))).await?;
+        if let Some(later) = later {
+            return Ok(Target { position: later.start, stop: Some(Stop::Time { us, inclusive }) });
+        }
+        let complete = recoverable::complete_through(self.store, log.chain(), way).await?;
+        let complete = complete.map(|complete| complete.timestamp_millis());
+        if complete.is_some_and(|complete| us <= complete.saturating_mul(1_000)) {
+            // Nothing that is archived was committed later, and nothing that was committed by then is missing.
+            return Ok(Target { position: way.end(), stop: None });
+        }
+        Err(self.not_complete(way, complete).await?)
     }
-    let known = complete.map_or_else(|| "an unknown time".to_owned(), time::utc);
-    let message =
-        format!("{} lies after the end of the archived WAL, which is complete up to {known}", time::rfc3339(ms));
-    Err(Error::new(Kind::NotFound, message).hint(
-        "the nearest that can be reached is --to latest; a moment that has just passed can be once `tidelog ls` says that the log is complete up to it, which takes some seconds",
-    ))
-}
 
-/// The end of the first segment with a commit at `least` ms since 1970 or later.
-async fn first_commit(log: &Log, path: &[Stretch], least: i64) -> Result<Option<Lsn>> {
-    let partitions = path.iter().map(|stretch| {
-        let range = stretch.lsns.start.position()..stretch.lsns.end.position();
-        (stretch.timeline.cast_signed(), range)
-    });
-    let selection = Selection { timestamps: Some(least..i64::MAX), partitions: Some(partitions.collect()) };
-    let found = log.chain().select(&selection).await?.segments;
-    let ranges = found.iter().flat_map(|segment| &segment.partitions);
-    Ok(ranges
-        .filter(|range| range.max_timestamp.is_some_and(|last| last >= least))
-        .map(|range| Lsn::at(range.end))
-        .min())
-}
-
-/// Up to when the archive is complete on the way's last timeline: what is known of another one says nothing about it.
-async fn complete_through(store: &Store, log: &Log, path: &[Stretch]) -> Result<Option<DateTime<Utc>>> {
-    let stream = StreamId::Postgres { system_id: log.system().system_id };
-    let claims = coverage::load_all(store, &layout::coverages(&stream)).await?;
-    claims.tell_unreadable();
-    let coverages = claims.known;
-    let last = path.last().map(|stretch| stretch.timeline.cast_signed());
-    let complete = coverage::complete_through(&coverages, log.chain());
-    Ok(last.and_then(|timeline| complete.get(&timeline)).copied())
-}
-
-/// Looks for what is lost between a backup and the goal.
-async fn without_gap(log: &Log, path: &[Stretch], backup: &Backup, until: Lsn) -> Result<()> {
-    for stretch in path.iter().skip_while(|stretch| stretch.timeline != backup.timeline) {
-        let wanted = stretch.lsns.start.max(backup.start)..stretch.lsns.end.min(until);
-        if wanted.start >= wanted.end {
-            continue;
+    /// A record lies where it is found: newest first, in what can be recovered.
+    async fn locate_record(&self, way: &Way, is: impl Fn(&Ended) -> bool + Copy) -> Result<Target> {
+        for span in self.facts.spans(way).iter().rev() {
+            if let Some(found) = last_that(self.log, way, span.from..span.until, is).await? {
+                return Ok(match self.asked.exclusive {
+                    false => Target { position: found.end, stop: Some(Stop::After(found.start)) },
+                    true => Target { position: found.start, stop: Some(Stop::Before(found.start)) },
+                });
+            }
         }
-        let archived = log.range(stretch.timeline).unwrap_or_default();
-        if archived.start > wanted.start || archived.end < wanted.end {
-            let message = format!(
-                "WAL of timeline {} from {} to {} is needed, and the archive has {} to {}",
-                stretch.timeline, wanted.start, wanted.end, archived.start, archived.end
-            );
-            return Err(
-                Error::new(Kind::Incomplete, message).hint("choose another moment, or another backup with --backup")
-            );
-        }
-        if let Some(gap) = log.select(stretch.timeline, &wanted).await?.gaps.first() {
-            let (start, end) = (Lsn::at(gap.start), Lsn::at(gap.end));
-            let message = format!(
-                "WAL from {start} to {end} is lost ({}); from the base backup {} nothing after it can be recovered",
-                gap.reason.words(),
-                backup.name
-            );
-            return Err(Error::new(Kind::Incomplete, message).hint(format!(
-                "--to-lsn {start} is the last moment before it; a backup taken after it leads further"
-            )));
-        }
-    }
-    Ok(())
-}
-
-fn no_backup(backups: &[Backup], path: &[Stretch], goal: Goal, name: Option<&str>) -> Error {
-    if let Some(name) = name {
-        let known: Vec<&str> = backups.iter().map(|backup| backup.name.as_str()).collect();
-        return Error::new(Kind::NotFound, format!("no base backup {name} leads to this target"))
-            .hint(format!("the archive has {}", known.join(", ")));
-    }
-    match backups.iter().find(|backup| lies_on(path, backup)) {
-        None => Error::new(Kind::NotFound, "the archive has no base backup on this timeline")
-            .hint("take one with `tidelog backup`, or name another --timeline"),
-        Some(first) => {
-            let shown = match goal {
-                Goal::Time(ms) => time::rfc3339(ms),
-                Goal::Lsn(lsn) => lsn.to_string(),
-                Goal::Latest | Goal::Present => "the end".to_owned(),
-            };
-            let nearest = format!("--to-time {} or --to-lsn {}", time::utc(first.finished), first.end);
-            Error::new(Kind::NotFound, format!("{shown} lies before the end of the first base backup"))
-                .hint(format!("the nearest that can be reached is {nearest}"))
-        }
+        let message = format!("{} is not in the WAL that can be recovered", self.target());
+        Err(Error::new(Kind::NotFound, message).hint(self.nearest(way).await?))
     }
 }
 
 #[cfg(test)]
 pub(super) mod tests {
+    use chrono::DateTime;
+
     use super::*;
     use crate::manifest::backups::Part;
     use crate::stream::System;
@@ -264,15 +194,19 @@ pub(super) mod tests {
             manifest: part,
         }
     }
-
     #[test]
-    fn a_backup_beyond_the_switch_leads_nowhere() {
-        let stretch = |timeline, lsns: Range<u64>| Stretch { timeline, lsns: Lsn(lsns.start)..Lsn(lsns.end) };
-        let path = [stretch(1, 0..100), stretch(3, 100..200)];
-        assert!(lies_on(&path, &backup("a", 1, 10, 100)));
-        assert!(!lies_on(&path, &backup("a", 1, 90, 101)), "it ends after the switch");
-        assert!(!lies_on(&path, &backup("a", 2, 10, 20)), "another timeline");
-        assert!(lies_on(&path, &backup("a", 3, 150, 250)), "its WAL may still come");
-        assert!(!lies_on(&path, &backup("a", 3, 50, 60)), "before the timeline began");
+    fn a_record_ends_with_what_fills_it_up() {
+        let file = 16 << 20;
+        assert_eq!(
+            (before(Lsn(8_192 * 5 + 800), file), before(Lsn(8_192 * 5 + 797), file)),
+            (Lsn(8_192 * 5 + 792), Lsn(8_192 * 5 + 792))
+        );
+        assert_eq!(
+            before(Lsn(8_192 * 5 + 24), file),
+            Lsn(8_192 * 5 - 8),
+            "the first place of a page is the end of the one before"
+        );
+        assert_eq!(before(Lsn(file + 40), file), Lsn(file - 8));
+        assert_eq!(before(Lsn(0), file), Lsn(0));
     }
 }

@@ -68,19 +68,21 @@ fn settings(plan: &Plan, action: Action, command: &str) -> String {
     let mut set = |name: &str, value: &str| {
         text += &format!("{name} = '{}'\n", value.replace('\'', "''"));
     };
-    set("restore_command", &format!("{command} wal-fetch --system {} \"%f\" \"%p\"", plan.backup.system.system_id));
+    // An older copy of the archive has less than was planned with, and must not be taken for the whole.
+    let archive = format!("--system {} --entry {}", plan.backup.system.system_id, plan.entry);
+    set("restore_command", &format!("{command} wal-fetch {archive} \"%f\" \"%p\""));
     // What was fetched in advance and not asked for. The working directory is the data directory.
     set("recovery_end_command", "rm -rf pg_wal/.tidelog");
     set("recovery_target_timeline", &plan.timeline.to_string());
     match plan.stop {
         // With an offset in digits: at this point of its start Postgres knows no zone by a name, not even `Z`.
-        Stop::Time(ms) => set("recovery_target_time", &time::rfc3339(ms).replace('Z', "+00")),
-        Stop::After(record) => {
-            set("recovery_target_lsn", &record.to_string());
-            set("recovery_target_inclusive", "on");
-        }
+        Stop::Time { us, .. } => set("recovery_target_time", &time::rfc3339_micros(us).replace('Z', "+00")),
+        Stop::After(record) | Stop::Before(record) => set("recovery_target_lsn", &record.to_string()),
         Stop::End => {}
     }
+    // What the server's own configuration says of it would count otherwise.
+    let inclusive = !matches!(plan.stop, Stop::Before(_) | Stop::Time { inclusive: false, .. });
+    set("recovery_target_inclusive", if inclusive { "on" } else { "off" });
     set("recovery_target_action", action.name());
     text
 }
@@ -98,7 +100,7 @@ mod tests {
     use crate::stream::Lsn;
 
     fn of(stop: Stop) -> String {
-        let plan = Plan { backup: backup("b", 1, 1, 2), goal: Goal::Latest, stop, timeline: 3 };
+        let plan = Plan { backup: backup("b", 1, 1, 2), goal: Goal::Latest, stop, timeline: 3, entry: 7 };
         settings(&plan, Action::Pause, &format!("{} -c {}", shell_word("/a b/tidelog"), shell_word("/it's")))
     }
 
@@ -109,9 +111,15 @@ mod tests {
         assert!(
             text.contains("recovery_target_timeline = '3'\n") && text.contains("recovery_target_action = 'pause'\n")
         );
-        let command = "restore_command = '''/a b/tidelog'' -c ''/it''\\''''s'' wal-fetch --system 1 \"%f\" \"%p\"'\n";
+        let command =
+            "restore_command = '''/a b/tidelog'' -c ''/it''\\''''s'' wal-fetch --system 1 --entry 7 \"%f\" \"%p\"'\n";
         assert!(text.contains(command), "{text}");
-        assert!(of(Stop::Time(1_500)).contains("recovery_target_time = '1970-01-01T00:00:01.500+00'\n"));
+        let time = of(Stop::Time { us: 1_500_001, inclusive: false });
+        assert!(time.contains("recovery_target_time = '1970-01-01T00:00:01.500001+00'\n"), "{time}");
+        assert!(time.contains("recovery_target_inclusive = 'off'\n"), "{time}");
+        assert!(
+            of(Stop::Before(Lsn(16))).contains("recovery_target_lsn = '0/10'\nrecovery_target_inclusive = 'off'\n")
+        );
         assert!(!of(Stop::End).contains("recovery_target_lsn"));
         let old = "work_mem = '8MB'\nrecovery_target_lsn = '0/1'\n restore_command = 'x'\n";
         assert_eq!(without_old_targets(old), "work_mem = '8MB'\n");

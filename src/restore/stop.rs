@@ -2,9 +2,12 @@
 //!
 //! ```text
 //!   --to-lsn L    ──┬─ record ─┬─ record ─┬─ rec-L-ord ─┬──    after the last record that is whole at L
-//!                              └ recovery_target_lsn, inclusive
+//!                              └ recovery_target_lsn, inclusive; with --exclusive the one that ends at L stays out, too
 //!   --to-time T   ── commit ≤ T ─┬─ commit > T ──              before the first commit after T: recovery_target_time
 //!                 ── commit ≤ T ─┴─ end                        none is archived: after the last record that is
+//!                 ── commit < T ─┬─ commit ≥ T ──              the same with --exclusive
+//!   --to-xid X    ── commit of X ┴──                           after the record of its commit, or just before it
+//!   --to-name N   ── restore point ┴──                         after its record, the last one of that name
 //!   --to latest   ── … ──────────── end ── …                   where the archive ends once Postgres comes there
 //! ```
 //!
@@ -13,9 +16,11 @@
 //! `recovery_target_action` has an effect. Told to stop *before* a position it would need a record that comes after it,
 //! and would replay one that only begins before it.
 
+use std::ops::Range;
+
 use super::log::Log;
-use super::plan::Stretch;
 use crate::error::{Error, Kind, Result};
+use crate::manifest::path::{Stretch, Way};
 use crate::segment::wal::{MOST_BYTES, PAGE, Walker};
 use crate::stream::Lsn;
 
@@ -24,15 +29,33 @@ use crate::stream::Lsn;
 pub enum Stop {
     /// Where the archive ends by the time Postgres comes there.
     End,
-    /// Before the first transaction that ended after this time, in ms since 1970. The archive has one.
-    Time(i64),
+    /// Before the first transaction that ended after this time, in microseconds since 1970, or, where that is exclusive, at
+    /// this time or after it. The archive has one.
+    Time {
+        /// The time.
+        us: i64,
+        /// Whether transactions of that very time belong to it.
+        inclusive: bool,
+    },
     /// After the record that begins here.
     After(Lsn),
+    /// Before the record that begins here.
+    Before(Lsn),
+}
+
+/// What is read of the archive at a time: to the end of a segment at the most.
+pub(super) struct Block;
+
+impl Block {
+    /// The block from a position on, up to another one.
+    pub(super) fn at(position: Lsn, end: Lsn) -> Range<Lsn> {
+        position..Lsn((position.0 + 1).next_multiple_of(MOST_BYTES)).min(end)
+    }
 }
 
 /// Where the last record begins that ends at `until` or before it, on a way on which WAL from `from` on is archived.
-pub(super) async fn last_record(log: &Log, path: &[Stretch], from: Lsn, mut until: Lsn) -> Result<Lsn> {
-    for stretch in path.iter().rev().filter(|stretch| stretch.lsns.start < stretch.lsns.end) {
+pub(super) async fn last_record(log: &Log, way: &Way, from: Lsn, mut until: Lsn) -> Result<Lsn> {
+    for stretch in way.stretches().iter().rev().filter(|stretch| stretch.lsns.start < stretch.lsns.end) {
         let end = until.min(stretch.lsns.end);
         if end > stretch.lsns.start
             && let Some(record) = last_of_stretch(log, stretch, from, end).await?
@@ -58,8 +81,7 @@ async fn last_of_stretch(log: &Log, stretch: &Stretch, from: Lsn, end: Lsn) -> R
         let start = Lsn(end.0.next_multiple_of(MOST_BYTES).saturating_sub(back)).max(first);
         let mut walker = Walker::new(log.system(), stretch.timeline, start, stretch.lsns.start)?;
         while walker.position() < end {
-            let at = walker.position();
-            let piece = at..Lsn((at.0 + 1).next_multiple_of(MOST_BYTES)).min(end);
+            let piece = Block::at(walker.position(), end);
             walker.feed(&log.bytes(stretch.timeline, &piece).await?)?;
         }
         if walker.last_record().is_some() || start == first {

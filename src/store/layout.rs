@@ -120,6 +120,16 @@ pub fn history(system_id: u64, timeline: u32) -> Path {
     wal_segments(system_id).join("history").join(format!("{timeline:08X}.history"))
 }
 
+/// The folder of the timelines' histories.
+pub fn histories(system_id: u64) -> Path {
+    wal_segments(system_id).join("history")
+}
+
+/// The timeline of the history that `key` names; none if it names something else.
+pub fn history_timeline(key: &Path) -> Option<u32> {
+    u32::from_str_radix(key.filename()?.strip_suffix(".history").filter(|digits| digits.len() == 8)?, 16).ok()
+}
+
 /// Whether `key` is the history of a timeline. No checkpoint names it.
 pub fn is_history(key: &Path) -> bool {
     key.as_ref().starts_with("segments/postgres/") && key.extension() == Some("history")

@@ -11,6 +11,7 @@ use super::{Place, chosen, print, print_json};
 use crate::cli::human;
 use crate::config::Config;
 use crate::error::Result;
+use crate::manifest::backups::backups;
 use crate::manifest::coverage::{self, Coverage};
 use crate::manifest::recoverable::{self, Window, windows};
 use crate::manifest::{self, Chain};
@@ -111,8 +112,9 @@ pub(crate) async fn run(args: &Args, config: &Config) -> Result<()> {
         }
         let mut row = row(&stream, &chain, &claims[&folder]).await?;
         row.ended = stream.topic().is_some_and(|life| lives.contains(&life.next_generation()));
-        if stream.topic().is_none() {
-            let windows = windows(&store, &chain, row.through).await?;
+        if let StreamId::Postgres { system_id } = stream {
+            let facts = recoverable::facts(&store, &chain, &backups(&store, system_id).await?).await?;
+            let windows = windows(&store, &chain, &facts).await?;
             recoverable.get_or_insert_default().extend(windows.into_iter().map(|window| Recoverable {
                 stream: stream.to_string(),
                 from: time::utc(window.from),
@@ -133,7 +135,7 @@ fn recoverable_words(windows: Option<&[Recoverable]>) -> String {
     let short = |time: DateTime<Utc>| time::short(time.timestamp_millis());
     match windows {
         None => String::new(),
-        Some([]) => "recoverable: nothing yet; a base backup is needed, and the WAL through its end: `tidelog backup` takes one\n".to_owned(),
+        Some([]) => "recoverable: nothing yet; a base backup is needed, and the WAL through its end (`tidelog backup` takes one), and one transaction for the time\n".to_owned(),
         Some([one]) => {
             format!("recoverable: Postgres from {} to {}, gaps: none\n", short(one.window.from), short(one.window.to))
         }

@@ -8,6 +8,7 @@ mod formats;
 mod holes;
 mod interleavings;
 mod merges;
+mod paths;
 mod select;
 mod walk;
 
@@ -15,7 +16,7 @@ use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::{Chain, Change, Outcome};
+use super::{Chain, Change, Outcome, path};
 use crate::store::Store;
 use crate::stream::{Begin, Format, Gap, GapReason, PartitionRange, SegmentRef, StreamId, TopicLife, sha256};
 use faulty::{Faults, Faulty};

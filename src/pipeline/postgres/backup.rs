@@ -24,6 +24,7 @@ use super::{Status, archived_system, system_of};
 use crate::config;
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::manifest::backups::{self, Archive, Backup, Part, Tablespace};
+use crate::manifest::recoverable;
 use crate::pipeline::persistence::Persistence;
 use crate::pipeline::tasks::{Task, Tasks};
 use crate::source::postgres::{BackupEvent, BackupOptions, BackupStream, Server};
@@ -99,7 +100,7 @@ pub(crate) async fn run(mut task: BackupTask) {
     }
 }
 
-/// Why a backup is due, if it is. Backups by hand and of other processes count.
+/// Why a backup is due, if it is. Backups by hand and of other processes count, if they lead to the end of the archive.
 async fn due(task: &BackupTask) -> Option<String> {
     let every = task.config.base_backup.every?;
     let now = task.status.now();
@@ -107,13 +108,13 @@ async fn due(task: &BackupTask) -> Option<String> {
     let last = match now.last_backup {
         Some(last) => Some(last),
         None => {
-            let found = backups::backups(&task.store, system_id).await.ok()?.last().map(|backup| backup.finished);
+            let found = recoverable::freshest(&task.store, system_id).await.ok()?;
             task.status.note(|now| now.last_backup = found);
             found
         }
     };
     match last {
-        None => Some("there is none yet".to_owned()),
+        None => Some("none leads to the end of the archive".to_owned()),
         Some(last) if is_due(last, every, Utc::now()) => Some("the last one is old enough".to_owned()),
         Some(_) => None,
     }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, TimeDelta, Utc};
 use tokio::time::interval;
 
+use crate::manifest::Chain;
 use crate::manifest::recoverable::Window;
 use crate::pipeline::tasks::{Failure, Tasks, Weight};
 use crate::source::postgres::Slot;
@@ -142,6 +143,13 @@ impl Status {
     /// There is no receiver any more.
     pub(super) fn rest(&self) {
         *self.beat.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Whether WAL comes from the newest timeline that is archived: what an older one needs no more, the server's own may.
+    pub(super) fn is_at_newest(&self, chain: &Chain) -> bool {
+        let now = &self.lock().now;
+        let newest = chain.positions().map(|position| position.partition.cast_unsigned()).max();
+        now.connected && now.timeline.is_some() && now.timeline == newest
     }
 
     /// Notes something.

@@ -98,33 +98,48 @@ impl Upkeep {
         if self.tidied.is_none() {
             self.blocks.extend(unmerged(&chain).await?);
         }
-        while let Some(block) = self.blocks.first().copied() {
-            if self.merge(&mut chain, block).await? {
-                self.shared.status.note(|status| status.merged += 1);
-            }
-            self.blocks.remove(&block);
+        // One after the other, and what cannot be done keeps nothing else from being done.
+        let looked = if look { self.look_at_windows(&chain).await } else { Ok(()) };
+        if looked.is_ok() && look {
+            self.looked = Some(now);
         }
+        let merged = self.merge_all(&mut chain).await;
         if tidy {
-            if let Some(horizon) = self.retention.and_then(|kept| Some(now - TimeDelta::from_std(kept).ok()?)) {
+            let horizon = self.retention.and_then(|kept| Some(now - TimeDelta::from_std(kept).ok()?));
+            if let Some(horizon) = horizon.filter(|_| self.shared.status.is_at_newest(&chain)) {
                 give_up(&self.shared.store, &mut chain, horizon, &format!("{}e", self.shared.writer)).await?;
             }
             sweep(&self.shared.store, &chain).await?;
             self.tidied = Some(now);
         }
-        if look {
-            self.look_at_windows(&chain).await?;
-            self.looked = Some(now);
-        }
+        looked.and(merged)?;
         self.chain = Some(chain);
         Ok(())
     }
 
+    /// Merges the blocks that wait for it. One that cannot be read stays, and holds up no other.
+    async fn merge_all(&mut self, chain: &mut Chain) -> Result<()> {
+        let mut failed = Ok(());
+        for block in self.blocks.clone() {
+            match self.merge(chain, block).await {
+                Ok(merged) => {
+                    self.shared.status.note(|status| status.merged += u64::from(merged));
+                    self.blocks.remove(&block);
+                }
+                Err(error) if error.is_transient() => return Err(error),
+                Err(error) => failed = Err(error),
+            }
+        }
+        failed
+    }
+
     /// Works out what can be recovered.
     async fn look_at_windows(&self, chain: &Chain) -> Result<()> {
-        let complete_through = self.shared.status.now().complete_through;
-        let windows = recoverable::windows(&self.shared.store, chain, complete_through).await?;
-        let last =
-            backups(&self.shared.store, self.shared.system.system_id).await?.last().map(|backup| backup.finished);
+        let store = &self.shared.store;
+        let backups = backups(store, self.shared.system.system_id).await?;
+        let facts = recoverable::facts(store, chain, &backups).await?;
+        let windows = recoverable::windows(store, chain, &facts).await?;
+        let last = facts.freshest().map(|backup| backup.finished);
         self.shared.status.note(|status| (status.windows, status.last_backup) = (windows, last));
         Ok(())
     }

@@ -14,6 +14,7 @@
 //! in memory as a whole, however large the server's WAL files are. The layout of pages and records is that of
 //! `access/xlog_internal.h` and `access/xlogrecord.h` of PostgreSQL 13 to 18.
 
+mod ended;
 mod history;
 mod read;
 mod records;
@@ -22,9 +23,10 @@ mod write;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+pub use ended::{Ended, What};
 pub use history::{Switch, parse_history};
 pub use read::WalReader;
-pub use records::{PAGE, Seen, Walker, check_pages, page_magic};
+pub use records::{LONG_HEADER, PAGE, SHORT_HEADER, Seen, Walker, check_pages, page_magic};
 pub use write::seal;
 
 use crate::error::{Error, Kind, Result, ResultExt};

@@ -14,14 +14,17 @@
 //!
 //! A walk that begins in the middle of a page has to wait for the next one, whose header says where a record begins.
 
+use super::ended::{self, Ended};
 use crate::error::{Error, Kind, Result};
 use crate::stream::{Lsn, System};
 
 /// The size of a page, in bytes. `--with-wal-blocksize` could change it when a server is built; the header of a file's first page
 /// tells, and anything else is refused.
 pub const PAGE: u64 = 8192;
-const SHORT_HEADER: usize = 24;
-const LONG_HEADER: usize = 40;
+/// The header of a page, in bytes.
+pub const SHORT_HEADER: u64 = 24;
+/// The header of a file's first page.
+pub const LONG_HEADER: u64 = 40;
 const RECORD_HEADER: usize = 24;
 /// Where the CRC stands in a record's header, and so how much of the header it covers.
 const CRC_AT: usize = 20;
@@ -50,6 +53,8 @@ const PART_DATA_SHORT: (u8, usize) = (255, 1);
 const PART_DATA_LONG: (u8, usize) = (254, 4);
 /// As many bytes of a body as can stand before and in the time of a commit.
 const PREFIX: usize = 32;
+/// As many bytes of a body are kept where records are told: enough for a commit of 100,000 subtransactions.
+const TOLD: usize = 1 << 20;
 
 /// Milliseconds from 1970 to 2000, from where Postgres counts microseconds.
 const EPOCH_MS: i64 = 946_684_800_000;
@@ -76,7 +81,9 @@ pub fn check_pages(server_version: u32, at: Lsn, bytes: &[u8]) -> Result<()> {
     let first = at.0.next_multiple_of(PAGE) - at.0;
     for start in (first..bytes.len() as u64).step_by(PAGE as usize) {
         // What is cut off is looked at by the walker.
-        let Some(header) = bytes.get(start as usize..).and_then(|rest| rest.get(..SHORT_HEADER)) else { break };
+        let Some(header) = bytes.get(start as usize..).and_then(|rest| rest.get(..SHORT_HEADER as usize)) else {
+            break;
+        };
         let (magic, address) = (u16_at(header, 0), u64_at(header, 8));
         let unused = header.iter().all(|byte| *byte == 0);
         let place = at.0 + start;
@@ -127,7 +134,7 @@ pub struct Walker {
     own_from: u64,
     /// The position of the next byte.
     at: u64,
-    page: [u8; LONG_HEADER],
+    page: [u8; LONG_HEADER as usize],
     /// How many bytes of a page's header are there; the header is complete where this is none.
     page_has: Option<usize>,
     /// The timeline of the last page.
@@ -137,6 +144,8 @@ pub struct Walker {
     before: Option<u64>,
     verified: Option<Lsn>,
     seen: Seen,
+    /// What a recovery can stop at, where somebody wants to know.
+    told: Option<Vec<Ended>>,
 }
 
 #[derive(Debug, Clone)]
@@ -161,6 +170,8 @@ struct Body {
     header: [u8; RECORD_HEADER],
     prefix: [u8; PREFIX],
     prefix_has: usize,
+    /// More of the body, of a record that is to be told.
+    kept: Option<Vec<u8>>,
     crc: u32,
     left: u32,
 }
@@ -182,14 +193,26 @@ impl Walker {
             timeline,
             own_from: switch.0.checked_next_multiple_of(PAGE).unwrap_or(u64::MAX),
             at: at.0,
-            page: [0; LONG_HEADER],
+            page: [0; LONG_HEADER as usize],
             page_has: at.0.is_multiple_of(PAGE).then_some(0),
             page_timeline: 0,
             state: State::Lost,
             before: None,
             verified: None,
             seen: Seen::default(),
+            told: None,
         })
+    }
+
+    /// The same walk, which also tells the records that a recovery can stop at.
+    #[must_use]
+    pub fn telling(self) -> Self {
+        Self { told: Some(Vec::new()), ..self }
+    }
+
+    /// The records since the last call that a recovery can stop at, in their order.
+    pub fn told(&mut self) -> Vec<Ended> {
+        self.told.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     /// The position of the next byte.
@@ -239,7 +262,7 @@ impl Walker {
     /// Takes bytes of a page's header; gives how many.
     fn page_header(&mut self, has: usize, bytes: &[u8]) -> Result<usize> {
         let first_of_file = (self.at - has as u64).is_multiple_of(u64::from(self.system.wal_segment_size));
-        let wanted = if first_of_file { LONG_HEADER } else { SHORT_HEADER };
+        let wanted = if first_of_file { LONG_HEADER } else { SHORT_HEADER } as usize;
         let taken = bytes.len().min(wanted - has);
         self.page[has..has + taken].copy_from_slice(&bytes[..taken]);
         self.at += taken as u64;
@@ -254,7 +277,7 @@ impl Walker {
     fn begin_page(&mut self, start: u64, first_of_file: bool) -> Result<()> {
         if matches!(self.state, State::Unused) {
             if !first_of_file {
-                return self.is_zero(start, &self.page[..SHORT_HEADER]);
+                return self.is_zero(start, &self.page[..SHORT_HEADER as usize]);
             }
             self.state = State::Between;
         }
@@ -397,7 +420,8 @@ impl Walker {
             ));
         }
         let left = u32_at(&header, 0) - RECORD_HEADER as u32;
-        let body = Body { start, header, prefix: [0; PREFIX], prefix_has: 0, crc: 0, left };
+        let kept = (self.told.is_some() && ended::is_told(header[17], header[16])).then(Vec::new);
+        let body = Body { start, header, prefix: [0; PREFIX], prefix_has: 0, kept, crc: 0, left };
         if left == 0 {
             return self.end_record(&body, end);
         }
@@ -421,6 +445,11 @@ impl Walker {
         {
             self.seen.commit(i64::from_le_bytes(*at).div_euclid(1_000).saturating_add(EPOCH_MS));
         }
+        if let (Some(told), Some(kept)) = (&mut self.told, &body.kept) {
+            let (lsns, xid) = (Lsn(body.start)..Lsn(end), u32_at(&body.header, 4));
+            let data = main_data(kept).unwrap_or_default();
+            told.extend(ended::read(lsns, (manager, info, xid), data, self.system.server_version));
+        }
         let switch = manager == MANAGER_XLOG && info & 0xf0 == XLOG_SWITCH;
         let file = u64::from(self.system.wal_segment_size);
         self.state = if switch && !end.is_multiple_of(file) { State::Unused } else { State::Between };
@@ -443,23 +472,30 @@ impl Body {
         let kept = bytes.len().min(PREFIX - self.prefix_has);
         self.prefix[self.prefix_has..self.prefix_has + kept].copy_from_slice(&bytes[..kept]);
         self.prefix_has += kept;
+        if let Some(more) = &mut self.kept {
+            more.extend_from_slice(&bytes[..bytes.len().min(TOLD.saturating_sub(more.len()))]);
+        }
         self.crc = crc32c::crc32c_append(self.crc, bytes);
         self.left -= bytes.len() as u32;
     }
 
     /// The beginning of the main data of a record without blocks, as far as it was kept.
     fn main_data(&self) -> Option<&[u8]> {
-        let mut rest = &self.prefix[..self.prefix_has];
-        loop {
-            let (part, after) = rest.split_first()?;
-            let skipped = [PART_ORIGIN, PART_TOPLEVEL_XID].into_iter().find(|(name, _)| name == part);
-            if let Some((_, length)) = skipped {
-                rest = after.get(length..)?;
-                continue;
-            }
-            let data = [PART_DATA_SHORT, PART_DATA_LONG].into_iter().find(|(name, _)| name == part);
-            return data.and_then(|(_, length)| after.get(length..));
+        main_data(&self.prefix[..self.prefix_has])
+    }
+}
+
+/// The main data of a record without blocks, of the beginning of its body.
+fn main_data(mut rest: &[u8]) -> Option<&[u8]> {
+    loop {
+        let (part, after) = rest.split_first()?;
+        let skipped = [PART_ORIGIN, PART_TOPLEVEL_XID].into_iter().find(|(name, _)| name == part);
+        if let Some((_, length)) = skipped {
+            rest = after.get(length..)?;
+            continue;
         }
+        let data = [PART_DATA_SHORT, PART_DATA_LONG].into_iter().find(|(name, _)| name == part);
+        return data.and_then(|(_, length)| after.get(length..));
     }
 }
 

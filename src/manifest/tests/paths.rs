@@ -1,0 +1,481 @@
+//! Random histories of one Postgres system: commits, backups, promotions, gaps and expiries. What `ls` claims, what a plan
+//! accepts, what retention keeps and when a backup is due are held against a model that knows every byte.
+//!
+//! ```text
+//!   history ─► a chain in memory, histories, backups ─► facts, windows, surplus, freshest     what the program says
+//!      └─────► a map of bytes, a list of commits      ─► is every byte there?                 what is so
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
+
+use super::*;
+use crate::manifest::backups::{self, Backup, Part};
+use crate::manifest::path::{Facts, Way};
+use crate::manifest::recoverable;
+use crate::segment::wal::Switch;
+use crate::store::layout;
+use crate::stream::{Lsn, System};
+
+/// A unit of WAL; eight of them are a file.
+const UNIT: u64 = 128 << 10;
+const FILE: u64 = 8;
+
+#[derive(Debug, Clone)]
+enum Step {
+    /// WAL is written, with a commit at the end of each piece; the clock goes on meanwhile, in ms.
+    Write(Vec<(u64, i64)>),
+    /// What was written is archived.
+    Archive,
+    /// The server has removed what was not archived of files before the present one.
+    Lose,
+    /// A backup, that far back, with that much WAL written meanwhile, by a clock that is wrong by so many ms.
+    BackUp { back: u64, length: u64, skew: i64 },
+    /// The server goes on from an earlier place of some timeline, on a new one.
+    Promote { timeline: usize, back: u64 },
+    /// Retention, with a window of so many ms.
+    Expire(i64),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let piece = (1..4_u64, 0..40_i64);
+    prop_oneof![
+        4 => prop::collection::vec(piece, 1..4).prop_map(Step::Write),
+        4 => Just(Step::Archive),
+        1 => Just(Step::Lose),
+        3 => (0..6_u64, 1..6_u64, -2_000..2_000_i64).prop_map(|(back, length, skew)| Step::BackUp { back, length, skew }),
+        1 => (any::<prop::sample::Index>(), 0..40_u64)
+            .prop_map(|(timeline, back)| Step::Promote { timeline: timeline.index(8), back }),
+        2 => prop_oneof![Just(1), 0..300_i64].prop_map(Step::Expire),
+    ]
+}
+
+/// A commit: where its record begins and ends, and when it was, in ms since 1970.
+#[derive(Debug, Clone, Copy)]
+struct Commit {
+    start: u64,
+    end: u64,
+    at: i64,
+    /// Whether it was ever archived, on the timeline at hand.
+    seen: bool,
+}
+
+/// One timeline as it really is.
+#[derive(Debug, Default)]
+struct Line {
+    switches: Vec<(u32, u64)>,
+    written: u64,
+    commits: Vec<Commit>,
+    /// The units that the archive has.
+    bytes: BTreeSet<u64>,
+    /// How many of the commits are archived.
+    reported: usize,
+}
+
+/// Who computes for himself, as it was before there was one path: by the time at which a backup was finished.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Alone {
+    Nobody,
+    Retention,
+    Listing,
+}
+
+struct World {
+    store: Store,
+    chain: Chain,
+    alone: Alone,
+    lines: BTreeMap<u32, Line>,
+    now: u32,
+    clock: i64,
+    backups: Vec<Backup>,
+    count: u64,
+}
+
+fn lsn(units: u64) -> Lsn {
+    Lsn(units * UNIT)
+}
+
+fn file_of(units: u64) -> u64 {
+    units / FILE * FILE
+}
+
+impl World {
+    async fn new(alone: Alone) -> Self {
+        let store = faultless().store();
+        let system = System { system_id: 7, wal_segment_size: (UNIT * FILE) as u32, server_version: 15 };
+        let stream = StreamId::Postgres { system_id: 7 };
+        let chain = Chain::begin(&store, &stream, Begin::Postgres(system), "w", at(0)).await.unwrap();
+        let line = Line { written: FILE, ..Line::default() };
+        let clock = 1_800_000_000_000;
+        Self { store, chain, alone, lines: [(1, line)].into(), now: 1, clock, backups: Vec::new(), count: 0 }
+    }
+
+    fn line(&mut self) -> &mut Line {
+        self.lines.get_mut(&self.now).unwrap()
+    }
+
+    /// Where the archive of the present timeline goes on.
+    fn archived(&self) -> u64 {
+        let begins = self.lines[&self.now].switches.last().map_or(FILE, |(_, switch)| file_of(*switch));
+        let position = self.chain.position(self.now.cast_signed());
+        position.map_or(begins, |position| position.end.cast_unsigned() / UNIT)
+    }
+
+    async fn take(&mut self, step: &Step) {
+        match step {
+            Step::Write(pieces) => {
+                for (length, ms) in pieces {
+                    self.clock += ms;
+                    let at = self.clock;
+                    let line = self.line();
+                    let (start, end) = (line.written + length - 1, line.written + length);
+                    line.commits.push(Commit { start, end, at, seen: false });
+                    line.written = end;
+                }
+            }
+            Step::Archive => self.archive().await,
+            Step::Lose => {
+                let (from, until) = (self.archived(), file_of(self.lines[&self.now].written));
+                if from < until {
+                    let range = gap(self.now.cast_signed(), lsn(from).position(), lsn(until).position());
+                    let lost = Gap { reason: GapReason::ServerRemovedWal, ..range };
+                    let change = Change { gaps: vec![lost], ..Change::default() };
+                    committed(&mut self.chain, &change, "w").await;
+                    let line = self.line();
+                    line.reported = line.commits.iter().filter(|commit| commit.end <= until).count().max(line.reported);
+                }
+            }
+            Step::BackUp { back, length, skew } => self.back_up(*back, *length, *skew).await,
+            Step::Promote { timeline, back } => self.promote(*timeline, *back).await,
+            Step::Expire(ms) => self.expire(self.clock - ms).await,
+        }
+    }
+
+    async fn archive(&mut self) {
+        let (from, until) = (self.archived(), self.lines[&self.now].written);
+        if from >= until {
+            return;
+        }
+        self.count += 1;
+        let object = format!("{}", self.count);
+        let partition = self.now.cast_signed();
+        let line = self.line();
+        let commits: Vec<i64> = line.commits[line.reported..].iter().map(|commit| commit.at).collect();
+        let reported = line.reported;
+        line.commits[reported..].iter_mut().for_each(|commit| commit.seen = true);
+        line.reported = line.commits.len();
+        line.bytes.extend(from..until);
+        let range = PartitionRange {
+            partition,
+            start: lsn(from).position(),
+            end: lsn(until).position(),
+            records: commits.len() as u64,
+            min_timestamp: commits.iter().min().copied(),
+            max_timestamp: commits.iter().max().copied(),
+        };
+        let of = SegmentRef { format: Format::Wal, ..segment(&object, vec![range]) };
+        committed(&mut self.chain, &Change { segments: vec![of], ..Change::default() }, "w").await;
+    }
+
+    async fn back_up(&mut self, back: u64, length: u64, skew: i64) {
+        let began = self.lines[&self.now].switches.last().map_or(FILE, |(_, switch)| *switch);
+        let start = self.lines[&self.now].written.saturating_sub(back).max(began);
+        self.line().written += length;
+        let end = self.lines[&self.now].written;
+        self.count += 1;
+        let time = DateTime::from_timestamp_millis(self.clock + skew).unwrap();
+        let part = Part { object: "x".into(), bytes: 0, stored_bytes: 0, sha256: String::new() };
+        let backup = Backup {
+            format: 1,
+            name: format!("b{}", self.count),
+            label: String::new(),
+            system: *self.chain.begin_facts().system().unwrap(),
+            timeline: self.now,
+            start: lsn(start),
+            end: lsn(end),
+            end_timeline: self.now,
+            started: time,
+            finished: time,
+            archives: Vec::new(),
+            manifest: part,
+        };
+        backups::commit(&self.store, &backup).await.unwrap();
+        self.backups.push(backup);
+    }
+
+    async fn promote(&mut self, timeline: usize, back: u64) {
+        let parent = (timeline as u32 % self.lines.len() as u32) + 1;
+        let begins = self.lines[&parent].switches.last().map_or(FILE, |(_, switch)| *switch);
+        let switch = self.lines[&parent].written.saturating_sub(back).max(begins);
+        let switches = [&self.lines[&parent].switches[..], &[(parent, switch)]].concat();
+        let text: String = switches.iter().map(|(line, at)| format!("{line}\t{}\tno reason\n", lsn(*at))).collect();
+        let new = self.lines.len() as u32 + 1;
+        self.store.create(&layout::history(7, new), text.into_bytes().into()).await.unwrap();
+        // Its first file begins with a copy of what the parent has there.
+        let shared = self.lines[&parent].commits.iter();
+        let shared = shared.filter(|commit| commit.start >= file_of(switch) && commit.end <= switch);
+        let commits = shared.map(|commit| Commit { seen: false, ..*commit }).collect();
+        let line = Line { switches, written: switch, commits, ..Line::default() };
+        self.lines.insert(new, line);
+        self.now = new;
+    }
+
+    /// The way to a timeline, as it really is.
+    fn stretches(&self, timeline: u32, end: u64) -> Vec<(u32, u64, u64)> {
+        let mut start = 0;
+        let mut stretches = Vec::new();
+        for (parent, switch) in &self.lines[&timeline].switches {
+            stretches.push((*parent, start, *switch));
+            start = *switch;
+        }
+        stretches.push((timeline, start, end.max(start)));
+        stretches
+    }
+
+    /// Whether every byte from a backup to a position is there.
+    fn leads(&self, backup: &Backup, stretches: &[(u32, u64, u64)], position: u64) -> bool {
+        let (start, end) = (backup.start.0 / UNIT, backup.end.0 / UNIT);
+        let last = stretches.len() - 1;
+        let on = stretches.iter().enumerate().position(|(number, (timeline, from, until))| {
+            *timeline == backup.timeline && *from <= start && (number == last || end <= *until)
+        });
+        let Some(first) = on.filter(|_| end <= position) else { return false };
+        stretches[first..].iter().enumerate().all(|(number, (timeline, from, until))| {
+            let begins = if number == 0 { start } else { *from };
+            let needed = file_of(begins)..position.min(*until);
+            // A timeline that was left where it began has given nothing to the next one.
+            let is_nothing = first + number < last && begins >= *until;
+            is_nothing
+                || (number > 0 && begins >= position)
+                || needed.clone().all(|unit| self.lines[timeline].bytes.contains(&unit))
+        })
+    }
+
+    /// The backups there are.
+    fn leading(&self, timeline: u32, end: u64, position: u64) -> Vec<&Backup> {
+        let stretches = self.stretches(timeline, end);
+        self.backups.iter().filter(|backup| self.leads(backup, &stretches, position)).collect()
+    }
+
+    /// The first commit on a way that was archived or expired, later than a time in ms.
+    fn first_later(&self, way: &Way, ms: i64) -> Option<u64> {
+        let mut found = Vec::new();
+        for stretch in way.stretches() {
+            let line = &self.lines[&stretch.timeline];
+            let seen = line.commits.iter().filter(|commit| commit.seen && commit.at > ms);
+            let on = seen.filter(|commit| stretch.file <= lsn(commit.start) && lsn(commit.end) <= stretch.lsns.end);
+            found.extend(on.map(|commit| commit.start));
+        }
+        found.into_iter().min()
+    }
+
+    async fn facts(&self) -> Facts {
+        let found = backups::backups(&self.store, 7).await.unwrap();
+        recoverable::facts(&self.store, &self.chain, &found).await.unwrap()
+    }
+
+    /// What a plan for a time comes to, as `restore::plan` makes it.
+    async fn plan(&self, facts: &Facts, way: &Way, ms: i64) -> Option<(Lsn, path::Reach)> {
+        let position = lsn(self.first_later(way, ms)?);
+        let reach = facts.path(way, position, None).ok()?;
+        let known = recoverable::known_after(&self.chain, facts, way, reach.from).await.unwrap();
+        known.filter(|known| ms > *known).map(|_| (position, reach))
+    }
+
+    /// What comes back by a plan is what was committed by then.
+    fn check_result(&self, way: &Way, ms: i64, (position, reach): &(Lsn, path::Reach)) -> Result<(), TestCaseError> {
+        for stretch in way.stretches() {
+            for commit in &self.lines[&stretch.timeline].commits {
+                let on = stretch.lsns.start <= lsn(commit.start) && lsn(commit.end) <= stretch.lsns.end;
+                let within = lsn(commit.end) <= *position;
+                prop_assert!(!on || !within || commit.at <= ms, "{commit:?} comes back at {ms}");
+                prop_assert!(!on || lsn(commit.end) > reach.from || within, "{commit:?} is in the backup only");
+                prop_assert!(!on || within || commit.at > ms || lsn(commit.start) >= *position, "{commit:?} is lost");
+            }
+        }
+        Ok(())
+    }
+
+    /// What is promised of positions is so, and all that is so is promised.
+    async fn check_positions(&self) -> Result<(), TestCaseError> {
+        let facts = self.facts().await;
+        for (&timeline, archived) in &facts.archived {
+            let way = facts.way(timeline).expect("its history is archived");
+            let end = archived.end.0 / UNIT;
+            for position in 0..=way.end().0 / UNIT {
+                let (said, is) = (facts.path(&way, lsn(position), None), self.leading(timeline, end, position));
+                prop_assert_eq!(said.is_ok(), !is.is_empty(), "timeline {}, {}: {:?}", timeline, lsn(position), said);
+                if let Ok(reach) = said {
+                    let name = &facts.backups[reach.backup].name;
+                    prop_assert!(is.iter().any(|backup| backup.name == *name), "{name} does not lead there");
+                    prop_assert!(is.iter().all(|backup| backup.end <= reach.from), "a newer one leads there");
+                }
+                let in_span = facts.spans(&way).iter().any(|span| (span.from..=span.until).contains(&lsn(position)));
+                prop_assert_eq!(in_span, !is.is_empty(), "timeline {}, {}: a span", timeline, lsn(position));
+            }
+        }
+        let leads = facts.newest().is_some_and(|newest| {
+            let end = facts.archived[&newest].end.0 / UNIT;
+            let end = end.max(self.stretches(newest, end).last().unwrap().1);
+            !self.leading(newest, end, end).is_empty()
+        });
+        prop_assert!(!leads || facts.freshest().is_some(), "a backup is due although one leads to the end");
+        Ok(())
+    }
+
+    /// What `ls` claims, a plan accepts, and what comes back is what was committed by then.
+    async fn check_claims(&self) -> Result<(), TestCaseError> {
+        let facts = self.facts().await;
+        for window in recoverable::windows(&self.store, &self.chain, &facts).await.unwrap() {
+            let (mut from, to) = (window.from.timestamp_millis(), window.to.timestamp_millis());
+            if self.alone == Alone::Listing {
+                from = facts.backups.iter().map(|backup| backup.finished.timestamp_millis()).min().unwrap_or(from);
+            }
+            let way = facts.way(window.timeline).expect("ls follows it");
+            for ms in (from..=to).take(60).chain([to, from + (to - from) / 2]) {
+                match self.plan(&facts, &way, ms).await {
+                    Some(plan) => self.check_result(&way, ms, &plan)?,
+                    None => prop_assert!(false, "ls claims {from} to {to}, and a plan for {ms} is refused"),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives up what is older; whatever a plan accepted of the window, it accepts afterwards.
+    async fn expire(&mut self, horizon: i64) {
+        let before = DateTime::from_timestamp_millis(horizon).unwrap();
+        let surplus = match self.alone {
+            Alone::Retention => self.newest_before(before),
+            _ => recoverable::surplus(&self.store, &self.chain, before).await.unwrap(),
+        };
+        self.chain.expire(&surplus.before, "e", at(2)).await.unwrap();
+        for backup in &surplus.backups {
+            backups::remove(&self.store, backup).await.unwrap();
+        }
+        self.backups.retain(|backup| !surplus.backups.contains(backup));
+        for (timeline, line) in &mut self.lines {
+            let start =
+                self.chain.position(timeline.cast_signed()).map_or(0, |position| position.start.cast_unsigned());
+            line.bytes.retain(|unit| lsn(*unit) >= Lsn(start));
+        }
+    }
+
+    /// What retention that looks for no path gives up: everything before the newest backup that was finished in time.
+    fn newest_before(&self, horizon: DateTime<Utc>) -> recoverable::Surplus {
+        let mut surplus = recoverable::Surplus::default();
+        let usable = self.backups.iter().filter(|backup| {
+            let position = self.chain.position(backup.timeline.cast_signed());
+            position.is_some_and(|at| at.start <= backup.start.position() && at.end >= backup.end.position())
+        });
+        let oldest = usable.filter(|backup| backup.finished <= horizon).max_by_key(|backup| backup.finished);
+        let Some(oldest) = oldest else { return surplus };
+        for position in self.chain.positions() {
+            let until = match position.partition.cmp(&oldest.timeline.cast_signed()) {
+                std::cmp::Ordering::Less => position.end,
+                std::cmp::Ordering::Equal => lsn(file_of(oldest.start.0 / UNIT)).position(),
+                std::cmp::Ordering::Greater => continue,
+            };
+            surplus.before.extend((position.start < until).then_some((position.partition, until)));
+        }
+        let older = self.backups.iter().filter(|backup| backup.finished < oldest.finished);
+        surplus.backups = older.cloned().collect();
+        surplus
+    }
+
+    /// What a plan accepts of the time from a horizon on: by timeline and ms, and the present.
+    async fn accepted(&self, horizon: i64) -> Result<BTreeSet<(u32, i64)>, TestCaseError> {
+        let facts = self.facts().await;
+        let mut accepted = BTreeSet::new();
+        for way in facts.archived.keys().filter_map(|timeline| facts.way(*timeline).ok()) {
+            for ms in horizon..=self.clock {
+                if let Some(plan) = self.plan(&facts, &way, ms).await {
+                    self.check_result(&way, ms, &plan)?;
+                    accepted.insert((way.timeline(), ms));
+                }
+            }
+            let is_present = facts.newest() == Some(way.timeline());
+            if is_present && facts.path(&way, way.end(), None).is_ok() {
+                accepted.insert((way.timeline(), i64::MAX));
+            }
+        }
+        Ok(accepted)
+    }
+}
+
+async fn lives(alone: Alone, steps: &[Step]) -> Result<(), TestCaseError> {
+    let mut world = World::new(alone).await;
+    for step in steps {
+        let Step::Expire(ms) = step else {
+            world.take(step).await;
+            continue;
+        };
+        world.check_claims().await?;
+        let horizon = world.clock - ms;
+        let before = world.accepted(horizon).await?;
+        world.take(step).await;
+        let after = world.accepted(horizon).await?;
+        let lost: Vec<_> = before.difference(&after).collect();
+        prop_assert!(lost.is_empty(), "retention promised everything from {horizon} on, and took {lost:?}");
+        world.check_positions().await?;
+        world.check_claims().await?;
+    }
+    world.check_positions().await?;
+    world.check_claims().await
+}
+
+fn tried(alone: Alone, steps: &[Step]) -> Result<(), TestCaseError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(lives(alone, steps))
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    prop::collection::vec(step(), 1..28)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, max_shrink_iters: 4_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_ls_claims_a_plan_accepts_before_and_after_any_expire(steps in steps()) {
+        tried(Alone::Nobody, &steps)?;
+    }
+}
+
+#[test]
+fn one_user_who_computes_for_himself_is_found() {
+    for (alone, told) in [(Alone::Retention, "retention promised"), (Alone::Listing, "ls claims")] {
+        let config = ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() };
+        let random = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
+        let found = TestRunner::new_with_rng(config, random).run(&steps(), |steps| tried(alone, &steps));
+        let found = found.expect_err("it is found").to_string();
+        println!("{alone:?}: {found}");
+        assert!(found.contains(told), "{found}");
+    }
+}
+
+#[test]
+fn a_backup_beyond_the_switch_leads_nowhere() {
+    let taken = |timeline, start, end| path::Taken {
+        name: format!("{timeline}-{start}"),
+        timeline,
+        start: Lsn(start),
+        end_timeline: timeline,
+        end: Lsn(end),
+        finished: at(0),
+    };
+    let facts = Facts {
+        file: 10,
+        archived: [(1, Lsn(0)..Lsn(120)), (3, Lsn(100)..Lsn(200))].into(),
+        histories: [(1, vec![]), (3, vec![Switch { timeline: 1, at: Lsn(100) }])].into(),
+        backups: vec![taken(1, 10, 100), taken(1, 90, 101), taken(2, 10, 20), taken(3, 150, 250), taken(3, 50, 60)],
+        ..Facts::default()
+    };
+    let way = facts.way(3).expect("it is archived");
+    let on: Vec<usize> = facts.on(&way).iter().map(|reach| reach.backup).collect();
+    assert_eq!(on, [0, 3], "one ends after the switch, one is of another timeline, one began before its own");
+    assert_eq!(facts.on(&way).iter().map(path::Reach::is_usable).collect::<Vec<_>>(), [true, false]);
+    assert!(facts.on(&way)[1].is_pending(), "its WAL may still come");
+}

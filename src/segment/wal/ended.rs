@@ -1,0 +1,160 @@
+//! What a recovery can stop at: commits, aborts and restore points, with their places, times and transactions.
+//!
+//! ```text
+//!  COMMIT, ABORT    i64 time, then as `xinfo` says, if `info` has 0x80: u32 xinfo, database, subtransactions, files, statistics,
+//!                   invalidations (a commit's only), and of a prepared transaction its xid       (`access/xact.h`)
+//!  RESTORE_POINT    i64 time, 64 bytes of name, up to a zero                                     (`access/xlog_internal.h`)
+//! ```
+//!
+//! Times are microseconds since 1970, by the clock of the server: just what it compares a target with.
+
+use crate::stream::Lsn;
+
+/// A record that a recovery can stop at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    /// Where the record begins.
+    pub start: Lsn,
+    /// Where it ends.
+    pub end: Lsn,
+    /// Its time, in microseconds since 1970.
+    pub at: i64,
+    /// What it is.
+    pub what: What,
+}
+
+/// What a recovery can stop at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum What {
+    /// A transaction was committed.
+    Commit(u32),
+    /// A transaction was rolled back. A recovery to a time stops at it, too.
+    Abort(u32),
+    /// `pg_create_restore_point(name)`.
+    RestorePoint(String),
+}
+
+/// The manager and operation of records that are told; see [`super::Walker::telling`].
+const MANAGER_XLOG: u8 = 0;
+const MANAGER_XACT: u8 = 1;
+const XLOG_RESTORE_POINT: u8 = 0x70;
+const OPERATION: u8 = 0x70;
+const HAS_INFO: u8 = 0x80;
+const COMMIT: u8 = 0x00;
+const ABORT: u8 = 0x20;
+const COMMIT_PREPARED: u8 = 0x30;
+const ABORT_PREPARED: u8 = 0x40;
+
+const HAS_DATABASE: u32 = 1;
+const HAS_SUBTRANSACTIONS: u32 = 1 << 1;
+const HAS_FILES: u32 = 1 << 2;
+const HAS_INVALIDATIONS: u32 = 1 << 3;
+const IS_PREPARED: u32 = 1 << 4;
+const HAS_STATISTICS: u32 = 1 << 8;
+
+/// Microseconds from 1970 to 2000, from where Postgres counts.
+const EPOCH_US: i64 = 946_684_800_000_000;
+/// `MAXFNAMELEN`.
+const NAME: usize = 64;
+
+/// Whether a record with this `info` of this manager is one to tell.
+pub(super) fn is_told(manager: u8, info: u8) -> bool {
+    match manager {
+        MANAGER_XLOG => info & 0xf0 == XLOG_RESTORE_POINT,
+        MANAGER_XACT => matches!(info & OPERATION, COMMIT | ABORT | COMMIT_PREPARED | ABORT_PREPARED),
+        _ => false,
+    }
+}
+
+/// Reads a record that [`is_told`]; none for one that is cut off or longer than was kept.
+pub(super) fn read(
+    lsns: std::ops::Range<Lsn>,
+    (manager, info, xid): (u8, u8, u32),
+    data: &[u8],
+    server_version: u32,
+) -> Option<Ended> {
+    let (time, rest) = data.split_first_chunk::<8>()?;
+    let at = i64::from_le_bytes(*time).saturating_add(EPOCH_US);
+    let what = if manager == MANAGER_XLOG {
+        let name = rest.get(..NAME)?.split(|byte| *byte == 0).next()?;
+        What::RestorePoint(String::from_utf8_lossy(name).into_owned())
+    } else {
+        let prepared = prepared(info, rest, server_version);
+        match info & OPERATION {
+            COMMIT => What::Commit(xid),
+            ABORT => What::Abort(xid),
+            COMMIT_PREPARED => What::Commit(prepared.unwrap_or(xid)),
+            _ => What::Abort(prepared.unwrap_or(xid)),
+        }
+    };
+    Some(Ended { start: lsns.start, end: lsns.end, at, what })
+}
+
+/// The transaction that `COMMIT PREPARED` or `ROLLBACK PREPARED` ends (`ParseCommitRecord`, `xactdesc.c`).
+fn prepared(info: u8, rest: &[u8], server_version: u32) -> Option<u32> {
+    if info & HAS_INFO == 0 {
+        return None;
+    }
+    let (xinfo, mut rest) = number(rest)?;
+    if xinfo & HAS_DATABASE != 0 {
+        rest = rest.get(8..)?;
+    }
+    // The statistics' objects have 64 bits from PostgreSQL 18 on.
+    let statistics = if server_version >= 18 { 16 } else { 12 };
+    let lists = [(HAS_SUBTRANSACTIONS, 4), (HAS_FILES, 12), (HAS_STATISTICS, statistics), (HAS_INVALIDATIONS, 16)];
+    for (flag, size) in lists {
+        if xinfo & flag != 0 {
+            let (count, items) = number(rest)?;
+            rest = items.get(usize::try_from(count).ok()?.checked_mul(size)?..)?;
+        }
+    }
+    (xinfo & IS_PREPARED != 0).then(|| number(rest)).flatten().map(|(xid, _)| xid)
+}
+
+fn number(bytes: &[u8]) -> Option<(u32, &[u8])> {
+    bytes.split_first_chunk().map(|(number, rest)| (u32::from_le_bytes(*number), rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn data(xinfo: u32, parts: &[&[u8]]) -> Vec<u8> {
+        [&1_500_000_i64.to_le_bytes()[..], &xinfo.to_le_bytes(), &parts.concat()].concat()
+    }
+
+    #[test]
+    fn a_prepared_transaction_is_found_behind_whatever_stands_before_it() {
+        let xid = 0x1234_u32.to_le_bytes();
+        let list = |count: u32, size: usize| [&count.to_le_bytes()[..], &vec![9; count as usize * size]].concat();
+        for (version, statistics) in [(13, 12), (17, 12), (18, 16)] {
+            let all = data(
+                HAS_DATABASE | HAS_SUBTRANSACTIONS | HAS_FILES | HAS_STATISTICS | HAS_INVALIDATIONS | IS_PREPARED,
+                &[&[7; 8], &list(3, 4), &list(2, 12), &list(1, statistics), &list(4, 16), &xid],
+            );
+            let lsns = Lsn(8)..Lsn(16);
+            let found = read(lsns.clone(), (MANAGER_XACT, COMMIT_PREPARED | HAS_INFO, 7), &all, version);
+            let expected = Ended { start: Lsn(8), end: Lsn(16), at: EPOCH_US + 1_500_000, what: What::Commit(0x1234) };
+            assert_eq!(found, Some(expected));
+            let none = read(lsns, (MANAGER_XACT, ABORT, 7), &data(0, &[]), version).map(|ended| ended.what);
+            assert_eq!(none, Some(What::Abort(7)));
+        }
+    }
+
+    #[test]
+    fn a_restore_point_has_a_name() {
+        let mut record = data(0, &[&[0; 80]]);
+        record[8..8 + 7].copy_from_slice(b"release");
+        let found = read(Lsn(0)..Lsn(1), (MANAGER_XLOG, XLOG_RESTORE_POINT, 0), &record, 15);
+        assert_eq!(found.map(|ended| ended.what), Some(What::RestorePoint("release".to_owned())));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(data in prop::collection::vec(any::<u8>(), 0..200), info in any::<u8>(), manager in 0..2_u8) {
+            drop(read(Lsn(0)..Lsn(1), (manager, info, 1), &data, 18));
+        }
+    }
+}

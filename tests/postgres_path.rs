@@ -1,0 +1,216 @@
+//! The path from a base backup to a target, over timelines and gaps: what `ls` calls recoverable is restored, before and after
+//! any `expire`.
+//!
+//! ```text
+//!   timeline 1  ├─ A ── 1 ── 2 ──┬── B ── 3 ─┤       B lies behind the switch and leads nowhere: A has to stay
+//!   timeline 2                   └──── 4 ── 5 ─►
+//! ```
+
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+
+use crate::postgres_restore::{PATIENCE, Place, markers, wait_recovered};
+use crate::rig::postgres::{Postgres, Version};
+use crate::rig::wait_until;
+
+const KEPT: &str = "[retention]\npostgres = \"1s\"\n";
+
+/// The moments from which `ls` says that one can recover, to which it says so, and one in between.
+fn claimed(place: &Place) -> Vec<String> {
+    let listing = place.tidelog(&["ls", "--json"]).expect(0).json();
+    let time = |value: &Value| {
+        let text = value.as_str().expect("a time");
+        DateTime::parse_from_rfc3339(text).expect("a time").with_timezone(&Utc)
+    };
+    let mut moments = Vec::new();
+    for window in listing["recoverable"].as_array().expect("windows") {
+        let (from, to) = (time(&window["from"]), time(&window["to"]));
+        moments.extend([from, from + (to - from) / 2, to]);
+    }
+    moments.iter().map(|moment| moment.to_rfc3339_opts(chrono::SecondsFormat::Micros, true)).collect()
+}
+
+/// A plan for every moment that `ls` claims; gives how many.
+fn plans_hold(place: &Place, of: &str) -> usize {
+    let moments = claimed(place);
+    for (number, moment) in moments.iter().enumerate() {
+        let data = place.restore(&format!("{of}-{number}"), &["--to-time", moment]);
+        std::fs::remove_dir_all(data).expect("it can go");
+    }
+    moments.len()
+}
+
+/// Waits until what was committed so far is older than the window of retention.
+fn wait_older(postgres: &Postgres) {
+    let now = postgres.psql("SELECT clock_timestamp() + '1.5 s'");
+    wait_until("a second to pass", PATIENCE, || postgres.psql(&format!("SELECT clock_timestamp() > '{now}'")) == "t");
+}
+
+/// A server that was recovered to a moment before the second backup, and archived since.
+fn recovered_and_archived(version: Version, place: &Place) -> Postgres {
+    place.mark(1);
+    place.back_up();
+    let (target, _) = place.mark(2);
+    place.back_up();
+    place.mark(3);
+    place.wait_archived();
+    place.stop_archiving();
+    place.postgres.kill();
+    let data = place.restore("again", &["--to-lsn", &target.to_string()]);
+    let again = place.adopt(&data, version);
+    wait_recovered(&again);
+    assert_eq!(markers(&again), "2|2");
+    place.archive(&again, KEPT);
+    for id in [4, 5] {
+        again.psql(&format!("INSERT INTO markers VALUES ({id}, 'x')"));
+        place.wait_archived_of(&again, 2);
+    }
+    again
+}
+
+#[test]
+fn what_ls_claims_is_restored_after_a_recovery_to_a_moment_before_a_backup_and_an_expire() {
+    for version in [Version::V13, Version::Debian, Version::V18] {
+        let place = Place::new(version);
+        let again = recovered_and_archived(version, &place);
+        assert!(plans_hold(&place, "before") > 0);
+        wait_older(&again);
+        again.psql("INSERT INTO markers VALUES (6, 'x')");
+        place.wait_archived_of(&again, 2);
+        let said = place.tidelog(&["expire", "--json"]).expect(0).json();
+        assert_eq!(said["backups"], 0, "the backup behind the switch is not needed, and its timeline is: {said}");
+        assert!(plans_hold(&place, "after") > 0, "{version:?}");
+        let data = place.restore("latest", &[]);
+        let latest = place.adopt(&data, version);
+        wait_recovered(&latest);
+        assert_eq!(markers(&latest), "5|6", "1, 2, 4, 5 and 6");
+    }
+}
+
+#[test]
+fn a_backup_of_the_new_timeline_lets_the_old_one_go() {
+    let place = Place::new(Version::Debian);
+    let again = recovered_and_archived(Version::Debian, &place);
+    place.back_up();
+    again.psql("INSERT INTO markers VALUES (6, 'x')");
+    place.wait_archived_of(&again, 2);
+    wait_older(&again);
+    again.psql("INSERT INTO markers VALUES (7, 'x')");
+    place.wait_archived_of(&again, 2);
+    let said = place.tidelog(&["expire", "--json"]).expect(0).json();
+    assert_eq!(said["backups"], 2, "neither backup of timeline 1 leads to what is kept: {said}");
+    assert!(said["segments"].as_u64().is_some_and(|segments| segments > 0), "{said}");
+    assert!(plans_hold(&place, "after") > 0);
+    let data = place.restore("latest", &[]);
+    let latest = place.adopt(&data, Version::Debian);
+    wait_recovered(&latest);
+    assert_eq!(markers(&latest), "6|7");
+}
+
+/// Has the server remove WAL before it is archived.
+fn lose_wal(place: &Place) {
+    let server = &place.postgres;
+    place.stop_archiving();
+    server.psql("SELECT pg_drop_replication_slot('tidelog')");
+    let file = server.psql("SELECT pg_walfile_name(pg_current_wal_lsn())");
+    wait_until("the server to remove WAL", PATIENCE, || {
+        server.psql("INSERT INTO markers SELECT max(id) + 1, 'lost' FROM markers");
+        server.psql("SELECT pg_switch_wal()");
+        server.psql("CHECKPOINT");
+        server.psql(&format!("SELECT count(*) FROM pg_ls_waldir() WHERE name = '{file}'")) == "0"
+    });
+}
+
+#[test]
+fn behind_a_gap_nothing_is_promised_and_a_backup_is_due_even_after_a_restart() {
+    let place = Place::new(Version::Debian);
+    place.mark(1);
+    place.back_up();
+    place.mark(2);
+    place.wait_archived();
+    lose_wal(&place);
+    // A process that knows nothing of the gap any more: it was found by the one before.
+    // It asks for a backup at once, and the server that backups come from is away.
+    place.archive(&place.postgres, "[postgres.base_backup]\nurl = \"postgres://postgres@127.0.0.1:1/postgres\"\n");
+    wait_until("the gap", PATIENCE, || place.chain().is_some_and(|chain| chain.totals().gaps == 1));
+    let (_, after) = place.mark(1_000);
+    place.mark(1_001);
+    place.wait_archived();
+    assert!(plans_hold(&place, "gap") > 0, "before the gap everything can be recovered");
+    let refused = |target: &[&str]| {
+        let into = place.home.path().join("refused").display().to_string();
+        place.tidelog(&[&["restore-postgres", "--into", &into], target].concat()).expect(3).stderr
+    };
+    for target in [&[][..], &["--to-time", &after]] {
+        let said = refused(target);
+        assert!(said.contains("is lost (the server removed the WAL)") && said.contains("--to-time"), "{said}");
+    }
+    let newest = claimed(&place).pop().expect("a moment");
+    assert!(newest < after, "ls claims {newest}");
+    place.archive(&place.postgres, "[postgres.base_backup]\nevery = \"24h\"\n");
+    wait_until("a new backup", PATIENCE, || {
+        place.program().as_mut().expect("it archives").assert_running();
+        place.tidelog(&["ls", "--json"]).expect(0).json()["recoverable"].as_array().is_some_and(|all| all.len() == 2)
+    });
+    place.restore("latest", &[]);
+}
+
+#[test]
+fn a_backup_from_before_the_archive_is_none_and_another_is_due() {
+    let place = Place::new(Version::Debian);
+    place.wait_archived();
+    place.stop_archiving();
+    let archive = place.home.path().join("archive");
+    std::fs::remove_dir_all(&archive).expect("what there is of it");
+    std::fs::remove_dir_all(place.home.path().join("spool")).expect("what there is of it");
+    place.postgres.psql("SELECT pg_drop_replication_slot('tidelog')");
+    place.mark(1);
+    place.tidelog(&["backup", "--wait", "0s"]).expect(3);
+    for id in 2..5 {
+        place.mark(id);
+        place.postgres.psql("SELECT pg_switch_wal()");
+    }
+    place.archive(&place.postgres, "");
+    wait_until("the archive", PATIENCE, || place.chain().is_some_and(|chain| chain.positions().len() == 1));
+    place.mark(5);
+    place.wait_archived();
+    let said = place.tidelog(&["ls"]).expect(0).stdout;
+    assert!(said.contains("recoverable: nothing yet"), "{said}");
+    place.archive(&place.postgres, "[postgres.base_backup]\nevery = \"24h\"\n");
+    wait_until("a backup that can be used", PATIENCE, || {
+        place.program().as_mut().expect("it archives").assert_running();
+        place.tidelog(&["ls"]).expect(0).stdout.contains("recoverable: Postgres from")
+    });
+    let data = place.restore("latest", &[]);
+    let latest = place.adopt(&data, Version::Debian);
+    wait_recovered(&latest);
+    assert_eq!(markers(&latest), "5|5");
+}
+
+#[test]
+fn a_promoted_standby_is_restored_from_the_backup_of_the_old_primary() {
+    let place = Place::new(Version::Debian);
+    let standby = place.postgres.standby(Default::default());
+    place.mark(1);
+    place.back_up();
+    place.mark(2);
+    place.wait_archived();
+    wait_until("the standby to have it all", PATIENCE, || markers(&standby) == "2|2");
+    standby.promote();
+    // The old primary goes on for a while, and is backed up: nobody will follow it.
+    place.mark(3);
+    place.back_up();
+    place.wait_archived();
+    place.archive(&standby, KEPT);
+    standby.psql("INSERT INTO markers VALUES (4, 'x')");
+    place.wait_archived_of(&standby, 2);
+    wait_older(&standby);
+    standby.psql("INSERT INTO markers VALUES (5, 'x')");
+    place.wait_archived_of(&standby, 2);
+    place.tidelog(&["expire"]).expect(0);
+    assert!(plans_hold(&place, "after") > 0);
+    let data = place.restore("latest", &[]);
+    let latest = place.adopt(&data, Version::Debian);
+    wait_recovered(&latest);
+    assert_eq!(markers(&latest), "4|5");
+}
