@@ -98,7 +98,7 @@ impl Topic {
         ranges.sort_unstable();
         let sealed = writer.finish(&ranges).expect("a segment is sealed");
         let object = layout::segment(&self.life, now(), "test", self.segments, format);
-        self.store.upload(&object, &path).await.expect("a segment is stored");
+        self.store.upload(&object, &path, &sealed.sha256).await.expect("a segment is stored");
         let change = Change { segments: vec![sealed.to_ref(object.to_string())], ..Change::default() };
         match self.chain.commit(&change, "test", now()).await.expect("a change is committed") {
             Outcome::Committed { .. } => object.to_string(),

@@ -120,12 +120,12 @@ async fn uploads_of_any_size_are_whole(store: &Store) {
         let key = Path::from(format!("upload/{size}"));
         for _ in 0..2 {
             // The second time is a retry after an answer that was lost.
-            store.upload(&key, file.path()).await.unwrap();
+            store.upload(&key, file.path(), &sha256(&bytes)).await.unwrap();
             assert_eq!(store.size(&key).await.unwrap(), Some(size as u64));
         }
         assert!(store.get(&key).await.unwrap().unwrap() == bytes, "{size} bytes differ");
     }
-    let missing = store.upload(&Path::from("upload/none"), std::path::Path::new("/nowhere/segment")).await;
+    let missing = store.upload(&Path::from("upload/none"), std::path::Path::new("/nowhere/segment"), "").await;
     assert_eq!(missing.unwrap_err().kind(), Kind::NotFound);
     assert_eq!(store.list(&Path::from("upload")).await.unwrap().len(), 5);
 }

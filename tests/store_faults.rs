@@ -18,10 +18,12 @@ use tidelog::store::{Created, Store};
 use tidelog::stream::{Begin, Format, Lsn, PartitionRange, SegmentRef, StreamId, System, TopicLife, sha256};
 
 use crate::rig::kafka::{Kafka, shared};
+use crate::rig::postgres::{Postgres, PostgresOptions};
+use crate::rig::program::{self, Home};
 use crate::rig::s3::{Bucket, moto, s3s_fs};
 use crate::rig::s3_proxy::{Fault, Proxy, Rule};
 use crate::rig::topics::{Codec, Message};
-use crate::rig::unique;
+use crate::rig::{unique, wait_until};
 use crate::site::{STOP, Settings, Site};
 
 const CONFLICT: Fault = Fault::Answer(409, "ConditionalRequestConflict");
@@ -244,7 +246,7 @@ async fn a_part_of_an_upload_is_sent_again_by_itself() {
         .map(|(status, code)| proxy.add(Rule::new("PUT", "partNumber=2", Fault::Answer(status, code)).times(1)));
     proxy.add(Rule::new("PUT", "partNumber=3", Fault::LoseAnswer).times(1));
     let begun = proxy.add(Rule::new("POST", "uploads", Fault::Answer(400, "RequestTimeout")).times(1));
-    store.upload(&Path::from("upload/parts"), file.path()).await.unwrap();
+    store.upload(&Path::from("upload/parts"), file.path(), &sha256(&bytes)).await.unwrap();
     assert!(store.get(&Path::from("upload/parts")).await.unwrap().unwrap() == bytes, "the bytes differ");
     assert!(met.iter().all(|met| met.met() == 1) && begun.met() == 1);
     assert_eq!(proxy.came("^PUT .*partNumber=1"), 1, "what was through is not sent again");
@@ -287,7 +289,7 @@ async fn a_segment_of_20_mb_gets_through_500_kb_a_second() {
     file.write_all(&vec![7; 20_000_000]).unwrap();
     proxy.add(Rule::new("", "slow/", Fault::BytesPerSecond(500_000)));
     let start = Instant::now();
-    store.upload(&Path::from("slow/segment"), file.path()).await.unwrap();
+    store.upload(&Path::from("slow/segment"), file.path(), &sha256(&vec![7; 20_000_000])).await.unwrap();
     assert!(start.elapsed() > Duration::from_secs(35), "the link was not slow: {:?}", start.elapsed());
     proxy.clear();
     assert_eq!(store.size(&Path::from("slow/segment")).await.unwrap(), Some(20_000_000));
@@ -320,8 +322,24 @@ async fn a_bucket_with_object_lock_gets_the_checksums_that_it_wants() {
         store.probe().await.unwrap();
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(&vec![7; 18 << 20]).unwrap();
-        store.upload(&Path::from("parts"), file.path()).await.unwrap();
+        store.upload(&Path::from("parts"), file.path(), &sha256(&vec![7; 18 << 20])).await.unwrap();
         assert_eq!(store.size(&Path::from("parts")).await.unwrap(), Some(18 << 20));
+    }
+}
+
+#[test]
+fn a_profile_that_is_not_read_is_named() {
+    let home =
+        Home::with_config("[archive]\nurl = \"s3://bucket\"\n[kafka]\nbootstrap_servers = \"b:1\"\ntopics = [\"a\"]\n");
+    for (variables, told) in [
+        (&[("AWS_PROFILE", "prod")][..], true),
+        (&[("AWS_PROFILE", "prod"), ("AWS_ACCESS_KEY_ID", "k"), ("AWS_SECRET_ACCESS_KEY", "s")], false),
+        (&[], false),
+    ] {
+        let mut command = home.command(&["-c", "tidelog.toml", "check"]);
+        command.envs(variables.iter().copied());
+        let output = program::run(command).expect(0);
+        assert_eq!(output.stderr.contains("AWS_PROFILE is set and is not read"), told, "{variables:?}: {output:?}");
     }
 }
 
@@ -434,4 +452,50 @@ fn commands_and_the_service_ride_out_answers_that_pass() {
     }
     proxy.clear();
     site.assert_holds(&topic, 0, &kafka.consume_all(&topic));
+}
+
+#[test]
+fn a_timeline_and_a_base_backup_survive_refusals_without_effect() {
+    let quiet: &[(&str, &str)] = &[("autovacuum", "off"), ("wal_keep_size", "1GB")];
+    let first = Postgres::start(PostgresOptions { config: quiet, ..Default::default() });
+    let second = first.standby(PostgresOptions { config: quiet, ..Default::default() });
+    let (mut bucket, home) = (moto(), Home::new());
+    let proxy = Proxy::before(&mut bucket);
+    let options: String = bucket.options().iter().map(|(key, value)| format!("{key} = {value:?}\n")).collect();
+    let config = format!(
+        "[archive]\nurl = \"{}\"\nspool_dir = \"{}/spool\"\n[archive.options]\n{options}[postgres]\nmax_age = \"500ms\"\n\
+         url = \"postgres://postgres@127.0.0.1:{},127.0.0.1:{}/postgres?target_session_attrs=read-write\"\n",
+        bucket.url(),
+        home.path().display(),
+        first.port(),
+        second.port()
+    );
+    home.write("tidelog.toml", &config);
+    let mut program = home.start(&["-c", "tidelog.toml", "run"]);
+    let part = proxy.add(Rule::new("PUT", "/backups/.*base.tar", Fault::Answer(400, "RequestTimeout")).times(1));
+    let commit = proxy.add(Rule::new("PUT", "backup.json", CONFLICT).times(2));
+    let history = proxy.add(Rule::new("PUT", "00000002.history", CONFLICT).times(2));
+    wait_until("the archive to have begun", Duration::from_secs(60), || proxy.came("^PUT .*/segments/postgres/") > 0);
+    home.run(&["-c", "tidelog.toml", "backup"]).expect(0);
+    assert_eq!((part.met(), commit.met()), (1, 2), "the backup was refused and committed all the same");
+
+    let end = first.psql("SELECT pg_current_wal_flush_lsn()");
+    wait_until("the standby to have everything", Duration::from_secs(60), || {
+        second.psql(&format!("SELECT pg_last_wal_replay_lsn() >= '{end}'::pg_lsn")) == "t"
+    });
+    first.kill();
+    second.promote();
+    second.psql("CREATE TABLE on_timeline_2 (n int)");
+    // A backup of the new timeline ends when its log is archived, which follows its history.
+    home.run(&["-c", "tidelog.toml", "backup"]).expect(0);
+    program.assert_running();
+    program.terminate(STOP);
+    let store = store_with(&bucket, &[]);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let objects = runtime.block_on(store.list(&Path::from("segments/postgres"))).unwrap();
+    let archived = objects.iter().find(|object| object.location.filename() == Some("00000002.history"));
+    let bytes = runtime.block_on(store.get(&archived.expect("the history is archived").location)).unwrap().unwrap();
+    assert_eq!(bytes, std::fs::read(second.wal_dir().join("00000002.history")).unwrap());
+    assert_eq!(history.met(), 2);
+    home.run(&["-c", "tidelog.toml", "verify"]).expect(0);
 }

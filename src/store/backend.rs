@@ -46,6 +46,7 @@ pub(super) fn open(archive: &Archive) -> Result<Arc<dyn ObjectStore>> {
             rooted(InMemory::new(), url)
         }
         "s3" => {
+            warn_of_profile(archive);
             let builder = AmazonS3Builder::from_env().with_url(bucket_url(url)?).with_retry(retry());
             let builder = if times_out { builder } else { builder.with_http_connector(Connector) };
             let set = |builder: AmazonS3Builder, key: AmazonS3ConfigKey, value: &str| builder.with_config(key, value);
@@ -67,6 +68,19 @@ pub(super) fn open(archive: &Archive) -> Result<Arc<dyn ObjectStore>> {
         }
         other => Err(Error::new(Kind::Config, format!("archive.url: there is no store for {other}://"))
             .hint("use file://, s3://, gs://, az:// or memory://")),
+    }
+}
+
+/// object_store takes keys and roles, and no profile: whoever has set one would look for the mistake elsewhere.
+fn warn_of_profile(archive: &Archive) {
+    let set = |name| std::env::var_os(name).is_some();
+    let given = set("AWS_ACCESS_KEY_ID") || archive.options.contains_key("aws_access_key_id");
+    if set("AWS_PROFILE") && !given {
+        tracing::warn!(
+            hint = "give AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run where the platform gives a role; \
+                    `aws configure export-credentials --format env` prints a profile's",
+            "AWS_PROFILE is set and is not read, and neither are the files below ~/.aws"
+        );
     }
 }
 

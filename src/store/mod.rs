@@ -29,6 +29,7 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream::BoxStream};
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use sha2::{Digest as _, Sha256};
 use tokio::task::JoinSet;
 
 use crate::config::Archive;
@@ -175,24 +176,29 @@ impl Store {
     /// Writes the bytes of a local file as an object, over an older one if there is one. It is durable when the call
     /// returns, and nobody sees a part of it before.
     ///
-    /// Memory is bounded: a few parts of 8 MiB, whatever the file's size.
-    pub async fn upload(&self, key: &Path, file: &std::path::Path) -> Result<()> {
+    /// Memory is bounded: a few parts of 8 MiB, whatever the file's size. The bytes are hashed on their way: what is stored
+    /// is what was written, not what a disk made of it.
+    ///
+    /// # Errors
+    /// [`Kind::Corrupt`] if the file's sha256 is not this one; then nothing is stored. Else the disk's and the store's.
+    pub async fn upload(&self, key: &Path, file: &std::path::Path, sha256: &str) -> Result<()> {
         let upload = async {
             self.is_there().await?;
-            self.upload_parts(key, file).await?;
+            self.upload_parts(key, file, sha256).await?;
             self.is_there().await
         };
         self.meter.time(Operation::Upload, upload).await
     }
 
-    async fn upload_parts(&self, key: &Path, file: &std::path::Path) -> Result<()> {
+    async fn upload_parts(&self, key: &Path, file: &std::path::Path, sha256: &str) -> Result<()> {
         let shown = file.display();
         let opened = tokio::fs::File::open(file).await.map_err(|e| Error::io(e, format!("cannot open {shown}")))?;
         let facts = opened.metadata().await.map_err(|e| Error::io(e, format!("cannot look at {shown}")))?;
-        let source = Arc::new(opened.into_std().await);
+        let mut source = Source { file: Arc::new(opened.into_std().await), hash: Sha256::new() };
         let size = facts.len();
         if size <= PART_BYTES {
-            let bytes = read_part(source, 0, size).await.map_err(|e| e.context(format!("cannot read {shown}")))?;
+            let bytes = source.read(0, size).await.map_err(|e| e.context(format!("cannot read {shown}")))?;
+            source.is_what_was_written(file, sha256)?;
             let put = self.objects.put(key, PutPayload::from_bytes(bytes)).await;
             return put.map(|_| ()).map_err(|error| self.fault(error, "write", key));
         }
@@ -206,13 +212,16 @@ impl Store {
             if sent.is_err() {
                 break;
             }
-            match read_part(Arc::clone(&source), start, PART_BYTES.min(size - start)).await {
+            match source.read(start, PART_BYTES.min(size - start)).await {
                 Ok(bytes) => drop(parts.spawn(upload.put_part(PutPayload::from_bytes(bytes)))),
                 Err(error) => sent = Err(error.context(format!("cannot read {shown}"))),
             }
         }
         while sent.is_ok() && !parts.is_empty() {
             sent = self.part_sent(&mut parts, key).await;
+        }
+        if sent.is_ok() {
+            sent = source.is_what_was_written(file, sha256);
         }
         if sent.is_ok() {
             sent = upload.complete().await.map(|_| ()).map_err(|error| self.fault(error, "finish the upload of", key));
@@ -391,14 +400,40 @@ impl Store {
     }
 }
 
-/// Reads `length` bytes from `start`.
-async fn read_part(file: Arc<std::fs::File>, start: u64, length: u64) -> Result<Bytes> {
-    let read = move || {
-        let mut bytes = vec![0; length as usize];
-        file.read_exact_at(&mut bytes, start).map(|()| Bytes::from(bytes))
-    };
-    let joined = tokio::task::spawn_blocking(read).await.or_err(Kind::Internal, || "a read broke off".into())?;
-    joined.map_err(|error| Error::io(error, format!("{length} bytes from {start}")))
+/// A local file that is read from its beginning to its end, and the hash of what was read.
+struct Source {
+    file: Arc<std::fs::File>,
+    hash: Sha256,
+}
+
+impl Source {
+    /// Reads the `length` bytes from `start`, where the last call ended.
+    async fn read(&mut self, start: u64, length: u64) -> Result<Bytes> {
+        let (file, mut hash) = (Arc::clone(&self.file), self.hash.clone());
+        let read = move || {
+            let mut bytes = vec![0; length as usize];
+            file.read_exact_at(&mut bytes, start).map(|()| {
+                hash.update(&bytes);
+                (Bytes::from(bytes), hash)
+            })
+        };
+        let joined = tokio::task::spawn_blocking(read).await.or_err(Kind::Internal, || "a read broke off".into())?;
+        let (bytes, hash) = joined.map_err(|error| Error::io(error, format!("{length} bytes from {start}")))?;
+        self.hash = hash;
+        Ok(bytes)
+    }
+
+    fn is_what_was_written(&self, file: &std::path::Path, sha256: &str) -> Result<()> {
+        let found = format!("{:x}", self.hash.clone().finalize());
+        if found == sha256 {
+            return Ok(());
+        }
+        let message = format!("{} is damaged: its sha256 is {found}, and {sha256} was written", file.display());
+        Err(Error::new(Kind::Corrupt, message).hint(
+            "it is not archived. Look after the disk of archive.spool_dir, and restart tidelog: what is not in the archive \
+             is read from the source again",
+        ))
+    }
 }
 
 #[cfg(test)]

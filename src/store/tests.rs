@@ -14,6 +14,7 @@ use object_store::{
 };
 
 use super::*;
+use crate::stream::sha256;
 
 fn archive(url: &str, options: &[(&str, &str)]) -> Archive {
     let options: BTreeMap<_, _> = options.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect();
@@ -239,12 +240,13 @@ async fn an_upload_that_breaks_off_leaves_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("segment");
     std::fs::write(&file, vec![1; 5 * PART_BYTES as usize / 2]).unwrap();
+    let hash = sha256(&std::fs::read(&file).unwrap());
     for fails in 0..3 {
         let root = directory.path().join(format!("archive-{fails}"));
         std::fs::create_dir(&root).unwrap();
         let inner = LocalFileSystem::new_with_prefix(&root).unwrap();
         let store = Store::over(Arc::new(Broken { inner, wrong: Wrong::FailsPart(fails) }), "file:///archive");
-        let error = store.upload(&Path::from("key"), &file).await.unwrap_err();
+        let error = store.upload(&Path::from("key"), &file, &hash).await.unwrap_err();
         assert_eq!(error.kind(), Kind::Unavailable, "{error}");
         assert_eq!(std::fs::read_dir(&root).unwrap().count(), 0, "no staged file is left");
     }
@@ -254,7 +256,29 @@ async fn an_upload_that_breaks_off_leaves_nothing() {
 async fn a_file_that_shrinks_while_it_is_uploaded_is_an_error() {
     let file = tempfile::tempfile().unwrap();
     file.set_len(10).unwrap();
-    assert!(read_part(Arc::new(file), 5, 6).await.is_err());
+    let mut source = Source { file: Arc::new(file), hash: Sha256::new() };
+    assert!(source.read(5, 6).await.is_err());
+}
+
+#[tokio::test]
+async fn what_a_disk_made_of_a_segment_is_not_archived() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("segment");
+    for size in [1, PART_BYTES as usize, 5 * PART_BYTES as usize / 2] {
+        let mut bytes: Vec<u8> = (0..size).map(|n| (n % 251) as u8).collect();
+        let written = sha256(&bytes);
+        std::fs::write(&file, &bytes).unwrap();
+        let root = directory.path().join(format!("archive-{size}"));
+        std::fs::create_dir(&root).unwrap();
+        let store = Store::over(Arc::new(LocalFileSystem::new_with_prefix(&root).unwrap()), "file:///archive");
+        store.upload(&Path::from("sound"), &file, &written).await.unwrap();
+        bytes[size / 2] ^= 1;
+        std::fs::write(&file, &bytes).unwrap();
+        let error = store.upload(&Path::from("damaged"), &file, &written).await.unwrap_err();
+        assert_eq!((error.kind(), error.is_transient()), (Kind::Corrupt, false), "{error}");
+        assert!(error.hint_text().unwrap().contains("archive.spool_dir"));
+        assert_eq!(std::fs::read_dir(&root).unwrap().count(), 1, "nothing but the sound one is there");
+    }
 }
 
 #[test]

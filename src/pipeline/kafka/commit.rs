@@ -186,7 +186,7 @@ impl Committer {
         let mut persistence = self.persistence(Task::KafkaUpload);
         loop {
             let permit = self.shared.uploads.acquire().await;
-            let uploaded = self.shared.store.upload(&key, &sealed.path).await;
+            let uploaded = self.shared.store.upload(&key, &sealed.path, &sealed.sha256).await;
             drop(permit);
             match uploaded {
                 Ok(()) => return sealed.to_ref(key.to_string()),
