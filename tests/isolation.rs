@@ -6,21 +6,24 @@
 //!                                                                 ─► the sound ones whole, each damaged one named
 //! ```
 
+use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 use tidelog::manifest::{Chain, Change, Outcome};
 use tidelog::store::Store;
-use tidelog::stream::{Begin, PartitionRange, TopicLife};
+use tidelog::stream::{Begin, Format, PartitionRange, StreamId, System, TopicLife};
 
-use crate::archive::on_disk;
+use crate::archive::{Record, Topic, on_disk};
 use crate::http::site_with_listener;
 use crate::rig::http::Server;
 use crate::rig::kafka::{Kafka, KafkaOptions, shared};
-use crate::rig::program::Program;
+use crate::rig::program::{self, Home, Output, Program};
 use crate::rig::topics::{Codec, Message};
 use crate::rig::{unique, wait_until};
 use crate::site::{STOP, Settings, Site, ends};
@@ -264,6 +267,182 @@ fn a_damaged_chain_keeps_only_its_own_topic_from_being_archived() {
     program.terminate(STOP);
     let report = site.tidelog(&["verify", "--deep", "--json"]).expect(0).json();
     assert_eq!(report["records"], 2 * RECORDS - ENTRIES + repaired.len() as i64 * (RECORDS - ENTRIES), "{report}");
+}
+
+// ---- the commands that read
+
+/// What the readers are tried on: a sound topic of ten records, a topic of which the first life is damaged and the second
+/// is not, a topic whose snapshot's page is gone, one in every other damage, and a Postgres system.
+struct Shelf {
+    home: Home,
+    /// The streams that no command can read whole.
+    damaged: Vec<String>,
+}
+
+impl Shelf {
+    fn new() -> Shelf {
+        let home = Home::new();
+        let path = home.path().display();
+        home.write("tidelog.toml", &format!("[archive]\nurl = \"file://{path}/archive\"\nspool_dir = \"{path}\"\n"));
+        let yard = Yard::new(home.path().join("archive"));
+        tokio::runtime::Runtime::new().expect("a runtime").block_on(async {
+            let records = |from: i64| (from..from + 10).map(|offset| Record::new(0, offset, 1_000 + offset));
+            let (first, second): (Vec<_>, Vec<_>) = (records(0).collect(), records(100).collect());
+            Topic::begin(&yard.store, "sound", 0).await.append(Format::Parquet, &first).await;
+            Topic::begin(&yard.store, "twice", 1).await.append(Format::Avro, &second).await;
+            let system = System { system_id: 7291, wal_segment_size: 16 << 20, server_version: 17 };
+            let stream = StreamId::Postgres { system_id: 7291 };
+            Chain::begin(&yard.store, &stream, Begin::Postgres(system), "test", Utc::now()).await.expect("it begins");
+        });
+        let mut damaged = vec!["kafka/main/twice.0".to_owned()];
+        yard.write("twice");
+        yard.damage("twice", Damage::MissingEntry);
+        for damage in DAMAGES {
+            let topic = format!("{damage:?}").to_lowercase();
+            yard.write(&topic);
+            yard.damage(&topic, damage);
+            damaged.push(format!("kafka/main/{topic}.0"));
+        }
+        yard.litter();
+        Shelf { home, damaged }
+    }
+
+    fn run(&self, args: &[&str]) -> Output {
+        self.home.run(&[&["-c", "tidelog.toml"], args].concat())
+    }
+
+    /// Every damaged stream is named, once, and nothing else is.
+    fn assert_named(&self, said: &str, said_of: &str) {
+        for stream in &self.damaged {
+            let named = said.lines().filter(|line| line.contains(&format!("{stream} cannot be read"))).count();
+            assert_eq!(named, 1, "{said_of} of {stream}:\n{said}");
+        }
+        let all = said.lines().filter(|line| line.contains(" cannot be read")).count();
+        assert!(all <= self.damaged.len() + 1, "{said_of}:\n{said}");
+        assert!(!said.contains("kafka/main/sound.0") && !said.contains("postgres/7291"), "{said_of}:\n{said}");
+    }
+}
+
+#[test]
+fn readers_go_on_with_what_is_sound_and_name_what_is_not() {
+    let shelf = Shelf::new();
+    let ls = shelf.run(&["ls", "--json"]).expect(3);
+    let listing = ls.json();
+    let names = |list: &Value| -> Vec<String> {
+        let list = list.as_array().expect("a list").iter();
+        list.map(|one| one["stream"].as_str().expect("a stream").to_owned()).collect()
+    };
+    assert_eq!(names(&listing["streams"]), ["kafka/main/sound.0", "kafka/main/twice.1", "postgres/7291"]);
+    let mut damaged = shelf.damaged.clone();
+    damaged.sort();
+    assert_eq!(names(&listing["errors"]), damaged);
+    shelf.assert_named(&ls.stderr, "ls");
+    let table = shelf.run(&["ls"]).expect(3).stdout;
+    assert_eq!(table.matches("  damaged").count(), damaged.len(), "{table}");
+    assert!(table.contains("kafka/main/sound "), "{table}");
+    // Who asks for what is sound learns nothing of the rest.
+    assert!(!shelf.run(&["ls", "sound"]).expect(0).stderr.contains("error"));
+
+    let files = shelf.run(&["files"]).expect(3);
+    assert_eq!(files.stdout.lines().count(), 2, "{}", files.stdout);
+    shelf.assert_named(&files.stderr, "files");
+    let cat = shelf.run(&["cat", "--topic", "^"]).expect(3);
+    assert_eq!(cat.stdout.lines().count(), 20, "the later life of a topic is printed: {}", cat.stdout);
+    shelf.assert_named(&cat.stderr, "cat");
+    shelf.run(&["cat", "--topic", "sound"]).expect(0);
+    assert!(shelf.run(&["cat", "--topic", "missingentry"]).expect(3).stderr.contains("66.json is missing"));
+
+    let replay = shelf.run(&["replay", "--from", "1970-01-01T00:00:00Z", "--to-stdout"]).expect(3);
+    assert_eq!(replay.stdout.lines().count(), 10, "of a topic all lives or none: {}", replay.stdout);
+    shelf.assert_named(&replay.stderr, "replay");
+    let verify = shelf.run(&["verify", "--json"]).expect(3).json();
+    let told: BTreeSet<String> = names(&verify["errors"]).into_iter().collect();
+    assert_eq!(told.into_iter().collect::<Vec<_>>(), damaged, "{verify}");
+    assert_eq!(verify["records"], 20, "{verify}");
+}
+
+#[test]
+fn a_replay_sends_what_is_sound_and_never_forgets_what_it_left_out() {
+    let (shelf, kafka, id) = (Shelf::new(), shared(), unique("partial"));
+    let (rename, into) = (format!("^={id}."), kafka.bootstrap());
+    let args = |topics: &[&'static str], id: &str| -> Vec<String> {
+        let fixed = ["replay", "--from", "1970-01-01T00:00:00Z", "--to", "2000-01-01T00:00:00Z", "--json"];
+        let mut args: Vec<String> = fixed.iter().map(ToString::to_string).collect();
+        for topic in topics {
+            args.extend(["--topics".to_owned(), (*topic).to_owned()]);
+        }
+        args.extend(["--rename", &rename, "--into", &into, "--id", id].map(str::to_owned));
+        args
+    };
+    let run = |args: Vec<String>| shelf.run(&args.iter().map(String::as_str).collect::<Vec<_>>());
+    let both = args(&["sound", "missingentry"], &id);
+    let dry: Vec<String> = both.iter().cloned().chain(["--dry-run".to_owned()]).collect();
+    for (round, command) in [dry, both.clone(), both].into_iter().enumerate() {
+        let replayed = run(command).expect(3);
+        let told = replayed.json()["warnings"].to_string();
+        assert!(told.contains("kafka/main/missingentry.0"), "round {round}: {told}");
+        assert!(replayed.stderr.contains("all is replayed but missingentry"), "{}", replayed.stderr);
+    }
+    assert_eq!(kafka.consume_all(&format!("{id}.sound")).len(), 10, "once");
+    run(args(&["missingentry"], &unique("alone"))).expect(3);
+    // The damaged one comes later, by itself.
+    let yard = Yard::new(shelf.home.path().join("archive"));
+    yard.repair("missingentry");
+    run(args(&["missingentry"], &unique("later"))).expect(0);
+}
+
+#[test]
+fn a_missing_page_and_a_refused_object_are_in_the_way_of_no_other() {
+    let home = Home::new();
+    let path = home.path().display();
+    home.write("tidelog.toml", &format!("[archive]\nurl = \"file://{path}/archive\"\nspool_dir = \"{path}\"\n"));
+    let yard = Yard::new(home.path().join("archive"));
+    tokio::runtime::Runtime::new().expect("a runtime").block_on(async {
+        let records: Vec<_> = (0..10).map(|offset| Record::new(0, offset, 1_000 + offset)).collect();
+        Topic::begin(&yard.store, "sound", 0).await.append(Format::Parquet, &records).await;
+        let mut paged = Topic::begin(&yard.store, "paged", 0).await;
+        for offset in 0..ENTRIES {
+            paged.append(Format::Avro, &[Record::new(0, offset, 1_000)]).await;
+        }
+    });
+    for topic in ["refused", "closed"] {
+        yard.write(topic);
+    }
+    fs::remove_dir_all(yard.chain("paged").join("pages")).expect("damage can be done");
+    let rights = |path: &Path, mode| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("rights can be set");
+    };
+    rights(&yard.entry("refused", 66), 0o000);
+    rights(&yard.chain("closed"), 0o000);
+    rights(home.path(), 0o755);
+    // As root everything can be read: the program runs as somebody else.
+    let tidelog = |args: &[&str]| {
+        let command = home.command(&[&["-c", "tidelog.toml"], args].concat());
+        let mut other = Command::new("setpriv");
+        other.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).current_dir(home.path());
+        other.arg(command.get_program()).args(command.get_args());
+        program::run(other)
+    };
+    let named = |output: &Output, topics: &[&str]| {
+        for topic in topics {
+            let named = output.stderr.matches(&format!("kafka/main/{topic}.0 cannot be read")).count();
+            assert_eq!(named, 1, "{topic}: {}", output.stderr);
+        }
+    };
+    let ls = tidelog(&["ls"]).expect(3);
+    assert!(ls.stdout.contains("kafka/main/sound "), "{}", ls.stdout);
+    named(&ls, &["refused", "closed"]);
+    let files = tidelog(&["files"]).expect(3);
+    assert_eq!(files.stdout.lines().count(), 1);
+    named(&files, &["paged", "refused", "closed"]);
+    let cat = tidelog(&["cat", "--topic", "^"]).expect(3);
+    assert_eq!(cat.stdout.lines().count(), 10);
+    named(&cat, &["paged", "refused", "closed"]);
+    let report = tidelog(&["verify", "--json"]).expect(3).json();
+    let told = report["errors"].to_string();
+    assert!(["paged", "refused", "closed"].iter().all(|topic| told.contains(&format!("{topic}.0"))), "{report}");
+    assert!(!told.contains("sound"), "{report}");
+    rights(&yard.chain("closed"), 0o755);
 }
 
 // ---- two clusters under one name

@@ -38,7 +38,7 @@ impl Write for Lines {
 
 /// Partition, offset and timestamp of every record that `query` gives, in the order in which they come.
 async fn replayed(store: &Store, query: &Query, tempo: Tempo) -> Vec<(i64, i64, i64)> {
-    let sources = replay::sources(store, None, query).await.expect("the archive answers");
+    let sources = replay::sources(store, None, query).await.expect("the archive answers").sources;
     let plan = Arc::new(Plan::new(sources, query, &Rename::default()).expect("a plan"));
     let (lines, counters) = (Lines::default(), Arc::new(Counters::default()));
     let sent = replay::to_lines(store, &plan, tempo, None, lines.clone(), &counters, std::future::pending());
@@ -137,7 +137,7 @@ async fn a_limited_or_stopped_replay_ends_early_and_cleanly() {
     let mut topic = Topic::begin(&store, "orders", 0).await;
     let records: Vec<Record> = (0..5_000).map(|offset| Record::new(0, offset, 1_000 + offset)).collect();
     topic.append(Format::Parquet, &records).await;
-    let sources = replay::sources(&store, None, &Query::default()).await.expect("the archive answers");
+    let sources = replay::sources(&store, None, &Query::default()).await.expect("the archive answers").sources;
     let plan = Arc::new(Plan::new(sources, &Query::default(), &Rename::default()).expect("a plan"));
     let counters = Arc::new(Counters::default());
     let limited =

@@ -40,7 +40,7 @@ pub use repair::{Repaired, repair};
 pub use select::{Selected, Selection};
 pub use walk::{Step, Walk};
 
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::store::{Store, layout};
 use crate::stream::{Begin, StreamId, TopicLife};
 
@@ -69,6 +69,24 @@ pub async fn lives_named(store: &Store, cluster: &str) -> Result<Vec<TopicLife>>
     Ok(folders.iter().filter_map(chain_in).filter_map(|stream| stream.topic().cloned()).collect())
 }
 
+/// Whether an error says something about one object alone.
+fn is_of_one_object(error: &Error) -> bool {
+    matches!(error.kind(), Kind::Corrupt | Kind::Unsupported | Kind::Denied | Kind::NotFound)
+}
+
+/// Sorts a failure: within are those of what was looked at, and whoever looks at many goes on with the others; the store's own
+/// are errors. Where that is not plain (an object that cannot be read now), the store is asked for something else.
+pub async fn isolated<T>(store: &Store, result: Result<T>) -> Result<Result<T>> {
+    match result {
+        Err(error) if error.kind() == Kind::Unavailable => {
+            let answers = store.list_folders(&layout::topic_chains()).await.is_ok();
+            if answers { Ok(Err(error)) } else { Err(error) }
+        }
+        Err(error) if !is_of_one_object(&error) => Err(error),
+        result => Ok(result),
+    }
+}
+
 /// What the first entry of a stream's chain says; none if the chain has not begun.
 pub async fn begin_of(store: &Store, stream: &StreamId) -> Result<Option<Begin>> {
     Ok(entry::read(store, stream, 0).await?.and_then(|entry| entry.checkpoint.body.begin().cloned()))
@@ -94,9 +112,17 @@ fn chain_in(folder: &Path) -> Option<StreamId> {
 async fn with_objects(store: &Store, found: Vec<StreamId>) -> Result<Vec<StreamId>> {
     let with_objects = stream::iter(found)
         .map(|id| async move {
-            // On file:// a folder without an entry is left when the very first write of a chain fails.
-            let exists = store.size(&layout::entry(&id, 0)).await?.is_some();
-            Ok::<_, crate::error::Error>((exists || store.any_below(&layout::chain(&id)).await?).then_some(id))
+            let exists = match store.size(&layout::entry(&id, 0)).await {
+                Ok(Some(_)) => Ok(true),
+                // On file:// a folder without an entry is left when the very first write of a chain fails.
+                Ok(None) => store.any_below(&layout::chain(&id)).await,
+                Err(error) => Err(error),
+            };
+            match exists {
+                // Something is there, and whoever looks into it finds out what.
+                Err(error) if is_of_one_object(&error) => Ok(Some(id)),
+                exists => Ok::<_, Error>(exists?.then_some(id)),
+            }
         })
         .buffered(READS_AT_ONCE);
     let mut streams: Vec<StreamId> = with_objects.try_filter_map(async |id| Ok(id)).try_collect().await?;

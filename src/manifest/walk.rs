@@ -14,7 +14,7 @@ use super::chain::pages_are_sound;
 use super::entry::{self, Entry};
 use super::live::Live;
 use super::page;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::store::{Store, layout};
 use crate::stream::invariants::{self, Checked, SNAPSHOT_EVERY};
 use crate::stream::{Begin, Body, Checkpoint, PageRef, Progress, Snapshot, StreamId};
@@ -124,9 +124,11 @@ impl<'a> Walk<'a> {
         while self.steps.is_empty() {
             let Some((number, bytes)) = self.bytes.next().await else { return Ok(None) };
             let object = layout::entry(&self.stream, number);
-            let decoded = match bytes? {
-                None => Err(entry::missing(&self.stream, number)),
-                Some(bytes) => entry::decode(&self.stream, number, object.clone(), &bytes),
+            let decoded = match bytes {
+                Err(error) if super::is_of_one_object(&error) => Err(error),
+                Err(error) => return Err(error),
+                Ok(None) => Err(entry::missing(&self.stream, number)),
+                Ok(Some(bytes)) => entry::decode(&self.stream, number, object.clone(), &bytes),
             };
             match decoded {
                 Ok(entry) => self.entry(entry).await?,
@@ -175,7 +177,7 @@ impl<'a> Walk<'a> {
                     to_open.extend(page.pages);
                     self.steps.push_back(Step::Page { object, reference });
                 }
-                Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::Unsupported) => {
+                Err(error) if super::is_of_one_object(&error) => {
                     self.steps.push_back(Step::Damaged { object, number, error });
                 }
                 Err(error) => return Err(error),

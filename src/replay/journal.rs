@@ -50,6 +50,9 @@ pub struct Begun {
     /// `--after` this one goes on. Only of replays without a range of timestamps.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub through: BTreeMap<String, BTreeMap<i32, i64>>,
+    /// Streams that the command means and that could not be read: nothing of their topics is sent.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<String>,
 }
 
 /// A range of record timestamps in ms since 1970, `from <= timestamp < to`.
@@ -390,6 +393,7 @@ mod tests {
             target: BegunTarget::default(),
             sources: sources.iter().map(of_source).collect(),
             through: through(sources),
+            left_out: Vec::new(),
         }
     }
 

@@ -29,7 +29,7 @@ use crate::store::Store;
 
 pub use pace::{Rate, Speed};
 pub use plan::{Mark, Marks, Part, Plan, PlannedPartition, Rename};
-pub use select::{Offsets, Partitions, Query, Source, shortfalls, sources, sources_of, topic_pattern};
+pub use select::{Found, Offsets, Partitions, Query, Source, shortfalls, sources, sources_of, topic_pattern};
 
 /// Runs of records between the decoder and the sink: enough that neither waits for the other's hiccup, few enough that
 /// they hold a megabyte or so.

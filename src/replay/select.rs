@@ -115,44 +115,87 @@ fn no_topic(pattern: &TopicPattern, here: &[&TopicLife]) -> Error {
     Error::new(Kind::NotFound, wanted).hint(hint)
 }
 
-/// Finds what of the archive can hold records of `query`.
-pub async fn sources(store: &Store, cluster: Option<&str>, query: &Query) -> Result<Vec<Source>> {
-    let streams = query.streams(&manifest::topics(store).await?, cluster)?;
-    sources_of(store, streams, query).await
+/// What of the archive can hold records of a query, and what of it cannot be looked at.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// What can be read.
+    pub sources: Vec<Source>,
+    /// Lives of topics that the query names, and why they cannot be read.
+    pub damaged: Vec<(TopicLife, Error)>,
 }
 
-/// Finds what `streams` hold of `query`, whatever else it names.
-pub async fn sources_of(store: &Store, streams: Vec<TopicLife>, query: &Query) -> Result<Vec<Source>> {
-    let mut sources = Vec::with_capacity(streams.len());
-    let mut claims: BTreeMap<String, Vec<Coverage>> = BTreeMap::new();
-    for stream in streams {
-        let Some(chain) = Chain::open(store, &stream.stream()).await? else { continue };
-        if !claims.contains_key(&stream.cluster) {
-            claims.insert(
-                stream.cluster.clone(),
-                coverage::load_all(store, &layout::topic_coverages(&stream.cluster)).await?.known,
-            );
+impl Found {
+    /// Leaves out every life of a topic of which one cannot be read: records of a later life must not come where those of an
+    /// earlier one are missing.
+    pub fn without_damaged_topics(&mut self) {
+        let damaged: BTreeSet<(&str, &str)> =
+            self.damaged.iter().map(|(life, _)| (life.cluster.as_str(), life.topic.as_str())).collect();
+        self.sources.retain(|source| !damaged.contains(&(&*source.stream.cluster, &*source.stream.topic)));
+    }
+}
+
+/// Finds what of the archive can hold records of `query`. A life of a topic that cannot be read is in the way of no other.
+///
+/// # Errors
+/// The store's own, and why the one life cannot be read that the query names.
+pub async fn sources(store: &Store, cluster: Option<&str>, query: &Query) -> Result<Found> {
+    let streams = query.streams(&manifest::topics(store).await?, cluster)?;
+    let (mut found, mut claims) = (Found::default(), Claims::default());
+    for life in streams {
+        match manifest::isolated(store, claims.source_of(store, &life, query).await).await? {
+            Ok(source) => found.sources.extend(source),
+            Err(error) => found.damaged.push((life, error)),
         }
-        let complete_through = coverage::complete_through(&claims[&stream.cluster], &chain);
+    }
+    match found.damaged.pop() {
+        Some((_, error)) if found.sources.is_empty() && found.damaged.is_empty() => Err(error),
+        last => {
+            found.damaged.extend(last);
+            Ok(found)
+        }
+    }
+}
+
+/// The claims of completeness of each cluster, once they were asked for.
+#[derive(Default)]
+struct Claims(BTreeMap<String, Vec<Coverage>>);
+
+/// Finds what `streams` hold of `query`, whatever else it names.
+///
+/// # Errors
+/// Also where one of them cannot be read: all of them are meant.
+pub async fn sources_of(store: &Store, streams: Vec<TopicLife>, query: &Query) -> Result<Vec<Source>> {
+    let (mut sources, mut claims) = (Vec::with_capacity(streams.len()), Claims::default());
+    for life in streams {
+        sources.extend(claims.source_of(store, &life, query).await?);
+    }
+    Ok(sources)
+}
+
+impl Claims {
+    /// What a life of a topic holds of `query`; none if its chain has not begun.
+    async fn source_of(&mut self, store: &Store, life: &TopicLife, query: &Query) -> Result<Option<Source>> {
+        let Some(chain) = Chain::open(store, &life.stream()).await? else { return Ok(None) };
+        let claims = self.of(store, &life.cluster).await?;
+        let complete_through = coverage::complete_through(claims, &chain);
         let partitions = coverage::partitions(&chain);
+        let partition_count = partition_count(&partitions, claims, life);
         let positions: Vec<PartitionRange> = chain.positions().copied().collect();
         let wanted = query.ranges(&positions);
         let selection = Selection { timestamps: query.timestamps.clone(), partitions: Some(wanted.clone()) };
-        let selected = chain.select(&selection).await?;
-        let Selected { segments, gaps } = selected;
-        let partition_count = partition_count(&partitions, &claims[&stream.cluster], &stream);
-        sources.push(Source {
-            stream,
-            positions,
-            wanted,
-            segments,
-            gaps,
-            partitions,
-            partition_count,
-            complete_through,
-        });
+        let Selected { segments, gaps } = chain.select(&selection).await?;
+        let stream = life.clone();
+        Ok(Some(Source { stream, positions, wanted, segments, gaps, partitions, partition_count, complete_through }))
     }
-    Ok(sources)
+
+    async fn of(&mut self, store: &Store, cluster: &str) -> Result<&[Coverage]> {
+        if !self.0.contains_key(cluster) {
+            let loaded = coverage::load_all(store, &layout::topic_coverages(cluster)).await?;
+            loaded.tell_unreadable();
+            self.0.insert(cluster.to_owned(), loaded.known);
+        }
+        Ok(self.0.get(cluster).map_or(&[], Vec::as_slice))
+    }
 }
 
 /// How many partitions a topic has: those that its chain tells of, and those that an archiver has looked at. An empty one

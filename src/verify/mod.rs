@@ -144,7 +144,12 @@ pub async fn verify(store: &Store, deep: bool, seen: &Arc<Seen>) -> Result<Repor
         walks: Vec::new(),
     };
     for stream in manifest::streams(store).await? {
-        work.stream(&stream).await?;
+        let looked = work.stream(&stream).await;
+        if let Err(error) = manifest::isolated(store, looked).await? {
+            let object = layout::chain(&stream).to_string();
+            let (kind, detail) = (DamageKind::Chain, error.to_string());
+            work.report.errors.push(Damage { stream, object, kind, detail, ranges: Vec::new() });
+        }
     }
     while !work.checks.is_empty() {
         work.finish_one().await?;
@@ -217,7 +222,16 @@ impl Work<'_> {
     /// The parts of base backups: they are there, and their bytes are those that were written. `deep` looks at every
     /// file within, by the server's manifest.
     async fn backups(&mut self, stream: &StreamId, system_id: u64) -> Result<()> {
-        for backup in backups(self.store, system_id).await? {
+        let found = match manifest::isolated(self.store, backups(self.store, system_id).await).await? {
+            Ok(found) => found,
+            Err(error) => {
+                let (stream, object) = (stream.clone(), layout::backups(system_id).to_string());
+                let (kind, detail) = (DamageKind::Unreadable, error.to_string());
+                self.report.errors.push(Damage { stream, object, kind, detail, ranges: Vec::new() });
+                Vec::new()
+            }
+        };
+        for backup in found {
             let commit = layout::backup_commit(system_id, &backup.name).to_string();
             let mut found = Vec::new();
             for part in backup.parts() {
@@ -288,7 +302,10 @@ impl Check {
         match self.look(deep).await {
             Ok(()) => Ok(None),
             Err(Finding::Damage(kind, detail)) => Ok(Some(self.damage(kind, detail))),
-            Err(Finding::Trouble(error)) => Err(error),
+            Err(Finding::Trouble(error)) => match manifest::isolated(&self.store, Err(error)).await? {
+                Ok(()) => Ok(None),
+                Err(error) => Ok(Some(self.damage(DamageKind::Unreadable, error.to_string()))),
+            },
         }
     }
 
@@ -459,7 +476,7 @@ impl Finding {
     /// Bytes that cannot be decoded, or an object that vanished, are damage; a store that does not answer is not.
     fn of(error: Error) -> Self {
         match error.kind() {
-            Kind::Corrupt | Kind::Unsupported => Self::Damage(DamageKind::Unreadable, error.to_string()),
+            Kind::Corrupt | Kind::Unsupported | Kind::Denied => Self::Damage(DamageKind::Unreadable, error.to_string()),
             Kind::NotFound => Self::Damage(DamageKind::Missing, error.to_string()),
             _ => Self::Trouble(error),
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use chrono::Utc;
 
-use super::{cluster, times};
+use super::{all_read, cluster, times};
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
 use crate::replay::{self, Counters, Offsets, Partitions, Plan, Query, Rename, Tempo, topic_pattern};
@@ -54,9 +54,10 @@ pub(crate) async fn run(args: &Args, config: &Config) -> Result<()> {
         offsets: args.offsets,
     };
     let store = Store::open(&config.archive)?;
-    let sources = replay::sources(&store, cluster(config), &query).await?;
+    let found = replay::sources(&store, cluster(config), &query).await?;
+    let (sources, damaged) = (found.sources, found.damaged);
     let nowhere = sources.iter().all(|source| query.ranges(&source.positions).is_empty());
-    if let Some(partitions) = query.partitions.as_ref().filter(|_| nowhere) {
+    if let Some(partitions) = query.partitions.as_ref().filter(|_| nowhere && damaged.is_empty()) {
         return Err(Error::new(Kind::NotFound, format!("{} has no partition {partitions}", args.topic))
             .hint("`tidelog ls --json` prints the partitions"));
     }
@@ -64,5 +65,5 @@ pub(crate) async fn run(args: &Args, config: &Config) -> Result<()> {
     let counters = Arc::new(Counters::default());
     let until_signal = crate::cli::replay::interrupted();
     replay::to_lines(&store, &plan, Tempo::default(), args.limit, io::stdout(), &counters, until_signal).await?;
-    Ok(())
+    all_read(&damaged.into_iter().map(|(life, error)| (life.stream(), error)).collect::<Vec<_>>())
 }

@@ -4,7 +4,7 @@ use chrono::Utc;
 use serde::Serialize;
 use url::Url;
 
-use super::{Place, chosen, print, print_json, times};
+use super::{ErrorRow, Place, all_read, chosen, errors, print, print_json, times};
 use crate::config::Config;
 use crate::error::Result;
 use crate::manifest::{self, Chain, Selection};
@@ -39,6 +39,9 @@ pub(crate) struct Args {
 #[derive(Debug, Serialize)]
 struct Listing {
     files: Vec<File>,
+    /// What cannot be read; absent if all can.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    errors: Vec<ErrorRow>,
 }
 
 #[derive(Debug, Serialize)]
@@ -67,17 +70,27 @@ struct Range {
 pub(crate) async fn run(args: &Args, config: &Config) -> Result<()> {
     let timestamps = times(args.from.as_deref(), args.to.as_deref(), Utc::now())?;
     let store = Store::open(&config.archive)?;
-    let mut files = Vec::new();
+    let (mut files, mut damaged) = (Vec::new(), Vec::new());
+    let selection = Selection { timestamps, partitions: None };
     for stream in chosen(manifest::streams(&store).await?, &args.streams)? {
-        let Some(chain) = Chain::open(&store, &stream).await? else { continue };
-        let selected = chain.select(&Selection { timestamps: timestamps.clone(), partitions: None }).await?;
-        files.extend(selected.segments.iter().map(|segment| file(&config.archive.url, &stream, segment)));
+        match manifest::isolated(&store, segments(&store, &stream, &selection).await).await? {
+            Ok(segments) => {
+                files.extend(segments.iter().map(|segment| file(&config.archive.url, &stream, segment)));
+            }
+            Err(error) => damaged.push((stream, error)),
+        }
     }
     if args.json {
-        return print_json(&Listing { files });
+        print_json(&Listing { files, errors: errors(&damaged) })?;
+    } else {
+        print(&files.iter().map(|file| file.url.clone() + "\n").collect::<String>())?;
     }
-    let lines: String = files.iter().map(|file| file.url.clone() + "\n").collect();
-    print(&lines)
+    all_read(&damaged)
+}
+
+async fn segments(store: &Store, stream: &StreamId, selection: &Selection) -> Result<Vec<SegmentRef>> {
+    let Some(chain) = Chain::open(store, stream).await? else { return Ok(Vec::new()) };
+    Ok(chain.select(selection).await?.segments)
 }
 
 fn file(archive: &Url, stream: &StreamId, segment: &SegmentRef) -> File {

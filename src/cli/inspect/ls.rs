@@ -7,10 +7,10 @@ use chrono::{DateTime, Utc};
 use object_store::path::Path;
 use serde::Serialize;
 
-use super::{Place, chosen, print, print_json};
+use super::{ErrorRow, Place, all_read, chosen, errors, print, print_json};
 use crate::cli::human;
 use crate::config::Config;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::manifest::backups::backups;
 use crate::manifest::coverage::{self, Coverage};
 use crate::manifest::recoverable::{self, Window, windows};
@@ -40,6 +40,9 @@ struct Listing {
     /// To which moments the database can be recovered; absent without WAL.
     #[serde(skip_serializing_if = "Option::is_none")]
     recoverable: Option<Vec<Recoverable>>,
+    /// What cannot be read; absent if all can.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    errors: Vec<ErrorRow>,
 }
 
 #[derive(Debug, Serialize)]
@@ -102,32 +105,55 @@ pub(crate) async fn run(args: &Args, config: &Config) -> Result<()> {
     let lives: BTreeSet<TopicLife> = archive.iter().filter_map(|stream| stream.topic().cloned()).collect();
     let streams = chosen(archive, &args.streams)?;
     let mut claims: BTreeMap<Path, Vec<Coverage>> = BTreeMap::new();
-    let mut rows = Vec::with_capacity(streams.len());
+    let (mut rows, mut damaged) = (Vec::with_capacity(streams.len()), Vec::new());
     let mut recoverable: Option<Vec<Recoverable>> = None;
     for stream in streams {
-        let Some(chain) = Chain::open(&store, &stream).await? else { continue };
         let folder = layout::coverages(&stream);
         if !claims.contains_key(&folder) {
-            claims.insert(folder.clone(), coverage::load_all(&store, &folder).await?.known);
+            let loaded = coverage::load_all(&store, &folder).await?;
+            for error in &loaded.unreadable {
+                eprintln!("warning: claims of completeness are passed over: {error}");
+            }
+            claims.insert(folder.clone(), loaded.known);
         }
-        let mut row = row(&stream, &chain, &claims[&folder]).await?;
-        row.ended = stream.topic().is_some_and(|life| lives.contains(&life.next_generation()));
-        if let StreamId::Postgres { system_id } = stream {
-            let facts = recoverable::facts(&store, &chain, &backups(&store, system_id).await?).await?;
-            let windows = windows(&store, &chain, &facts).await?;
-            recoverable.get_or_insert_default().extend(windows.into_iter().map(|window| Recoverable {
-                stream: stream.to_string(),
-                from: time::utc(window.from),
-                to: time::utc(window.to),
-                window,
-            }));
+        match manifest::isolated(&store, look(&store, &stream, &claims[&folder]).await).await? {
+            Ok(None) => {}
+            Ok(Some((mut row, windows))) => {
+                row.ended = stream.topic().is_some_and(|life| lives.contains(&life.next_generation()));
+                rows.push(row);
+                if let Some(windows) = windows {
+                    recoverable.get_or_insert_default().extend(windows);
+                }
+            }
+            Err(error) => damaged.push((stream, error)),
         }
-        rows.push(row);
     }
     if args.json {
-        return print_json(&Listing { streams: rows, recoverable });
+        print_json(&Listing { streams: rows, recoverable, errors: errors(&damaged) })?;
+    } else {
+        print(&(table(&rows, &damaged, Utc::now()) + &recoverable_words(recoverable.as_deref())))?;
     }
-    print(&(table(&rows, Utc::now()) + &recoverable_words(recoverable.as_deref())))
+    all_read(&damaged)
+}
+
+/// What a stream holds, and of a write-ahead log to which moments it leads. None if its chain has not begun.
+async fn look(
+    store: &Store,
+    stream: &StreamId,
+    claims: &[Coverage],
+) -> Result<Option<(Row, Option<Vec<Recoverable>>)>> {
+    let Some(chain) = Chain::open(store, stream).await? else { return Ok(None) };
+    let row = row(stream, &chain, claims).await?;
+    let StreamId::Postgres { system_id } = stream else { return Ok(Some((row, None))) };
+    let facts = recoverable::facts(store, &chain, &backups(store, *system_id).await?).await?;
+    let recoverable = |window: Window| Recoverable {
+        stream: stream.to_string(),
+        from: time::utc(window.from),
+        to: time::utc(window.to),
+        window,
+    };
+    let windows = windows(store, &chain, &facts).await?.into_iter().map(recoverable).collect();
+    Ok(Some((row, Some(windows))))
 }
 
 /// The windows in words, one a line.
@@ -209,8 +235,8 @@ const HEADINGS: [&str; 9] = ["STREAM", "PARTS", "RECORDS", "STORED", "RATIO", "F
 /// Which columns are numbers, and stand to the right.
 const RIGHT: [bool; 9] = [false, true, true, true, true, false, false, true, false];
 
-fn table(rows: &[Row], now: DateTime<Utc>) -> String {
-    if rows.is_empty() {
+fn table(rows: &[Row], damaged: &[(StreamId, Error)], now: DateTime<Utc>) -> String {
+    if rows.is_empty() && damaged.is_empty() {
         return "the archive is empty: `tidelog run` fills it\n".to_owned();
     }
     let mut lives: BTreeMap<&str, u32> = BTreeMap::new();
@@ -236,7 +262,12 @@ fn table(rows: &[Row], now: DateTime<Utc>) -> String {
             row.gap_words(),
         ]
     };
-    aligned(&rows.iter().map(cells).collect::<Vec<_>>())
+    let unknown = |(stream, _): &(StreamId, Error)| {
+        let mut cells = [(); 9].map(|()| "–".to_owned());
+        (cells[0], cells[6]) = (stream.to_string(), "damaged".to_owned());
+        cells
+    };
+    aligned(&rows.iter().map(cells).chain(damaged.iter().map(unknown)).collect::<Vec<_>>())
 }
 
 fn aligned(rows: &[[String; 9]]) -> String {
@@ -330,7 +361,7 @@ mod tests {
             words: "broker retention",
         };
         let text =
-            table(&[row("orders", 0, vec![]), row("cdc.users", 0, vec![]), row("cdc.users", 1, vec![lost])], now);
+            table(&[row("orders", 0, vec![]), row("cdc.users", 0, vec![]), row("cdc.users", 1, vec![lost])], &[], now);
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(
             lines[0],
@@ -343,8 +374,8 @@ mod tests {
         assert!(lines[2].starts_with("kafka/main/cdc.users.0 "));
         assert!(lines[3].ends_with("1 (1,204 offsets lost: broker retention)"));
         let unknown = Row { through: None, first: None, stored_bytes: 0, ..row("a", 0, vec![]) };
-        assert!(table(&[unknown], now).contains("not known"));
+        assert!(table(&[unknown], &[], now).contains("not known"));
         let ended = Row { ended: true, ..row("a", 0, vec![]) };
-        assert!(table(&[ended, row("a", 1, vec![])], now).contains("2026-11-22 08:05:10  ended  none"));
+        assert!(table(&[ended, row("a", 1, vec![])], &[], now).contains("2026-11-22 08:05:10  ended  none"));
     }
 }

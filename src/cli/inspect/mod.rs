@@ -117,6 +117,41 @@ pub(super) fn chosen(archive: Vec<StreamId>, names: &[String]) -> Result<Vec<Str
     Ok(archive.into_iter().filter(|id| named.iter().any(|named| named.matches(id))).collect())
 }
 
+/// A stream that cannot be read, as JSON has it.
+#[derive(Debug, Serialize)]
+pub(super) struct ErrorRow {
+    stream: String,
+    kind: &'static str,
+    detail: String,
+}
+
+pub(super) fn errors(damaged: &[(StreamId, Error)]) -> Vec<ErrorRow> {
+    let row = |(stream, error): &(StreamId, Error)| ErrorRow {
+        stream: stream.to_string(),
+        kind: error.kind().name(),
+        detail: error.to_string(),
+    };
+    damaged.iter().map(row).collect()
+}
+
+/// Names every stream that could not be read, once, and with it the way out.
+///
+/// # Errors
+/// `Kind::Incomplete` if there is one: what was printed before is not all that was asked for.
+pub(super) fn all_read(damaged: &[(StreamId, Error)]) -> Result<()> {
+    if damaged.is_empty() {
+        return Ok(());
+    }
+    for (stream, error) in damaged {
+        eprintln!("error: {stream} cannot be read: {error}");
+        if let Some(hint) = error.hint_text() {
+            eprintln!("  do   {hint}");
+        }
+    }
+    let streams = crate::cli::human::many(damaged.len() as u64, "stream");
+    Err(Error::new(Kind::Incomplete, format!("{streams} could not be read; what else was asked for is whole")))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use sha2::{Digest as _, Sha256};
 
-use self::prepare::prepare;
+use self::prepare::{nothing_left_out, prepare, readable, warnings_of};
 use self::shown::extent;
 use super::inspect::{cluster, print, print_json, times};
 use crate::config::Config;
@@ -142,28 +142,37 @@ pub(crate) async fn run(args: &Args, config: &Config) -> Result<()> {
     }
     replay.findings.verdict()?;
     if args.dry_run {
-        return if args.json { print_json(&replay.planned_result()) } else { Ok(()) };
+        if args.json {
+            print_json(&replay.planned_result())?;
+        }
+        return nothing_left_out(&replay.left_out);
     }
     if replay.into_itself && !args.yes {
         return Err(Error::new(Kind::Config, "records would be sent into the very topic that they came from")
             .hint("give the copies another name with --rename, or say --yes if this is what you want"));
     }
-    send::send(args, &store, replay, tempo).await
+    let left_out = replay.left_out.clone();
+    send::send(args, &store, replay, tempo).await?;
+    nothing_left_out(&left_out)
 }
 
 async fn to_stdout(args: &Args, config: &Config, store: &Store, query: &Query, tempo: Tempo) -> Result<()> {
-    let sources = replay::sources(store, cluster(config), query).await?;
-    let mut warnings = replay::shortfalls(&sources, query);
+    let (sources, left_out) = readable(replay::sources(store, cluster(config), query).await?);
+    let mut warnings = warnings_of(&left_out);
+    let left_out: Vec<_> = left_out.into_iter().map(|(life, _)| life).collect();
+    warnings.extend(replay::shortfalls(&sources, query));
     warnings.extend(nothing::unmatched(&sources, query));
     for warning in warnings {
         eprintln!("warning: {warning}");
     }
     let plan = Arc::new(Plan::new(sources, query, &Rename::default())?);
     if args.dry_run {
-        return print(&format!("Plan  (nothing is printed)\n{}", extent(&plan, query)));
+        print(&format!("Plan  (nothing is printed)\n{}", extent(&plan, query)))?;
+        return nothing_left_out(&left_out);
     }
     let counters = Arc::new(Counters::default());
-    replay::to_lines(store, &plan, tempo, None, io::stdout(), &counters, interrupted()).await.map(|_| ())
+    replay::to_lines(store, &plan, tempo, None, io::stdout(), &counters, interrupted()).await?;
+    nothing_left_out(&left_out)
 }
 
 impl Args {

@@ -11,9 +11,9 @@ use crate::config::{Config, Kafka};
 use crate::error::{Error, Kind, Result};
 use crate::replay::journal::{self, Begun, Finished, Journal, Timestamps};
 use crate::replay::kafka::{self, Connection, Findings, Identity, Progress as Known, Target};
-use crate::replay::{self, Plan, Query, Rename, Source, topic_pattern};
+use crate::replay::{self, Found, Plan, Query, Rename, Source, topic_pattern};
 use crate::store::Store;
-use crate::stream::FORMAT_VERSION;
+use crate::stream::{FORMAT_VERSION, TopicLife};
 use crate::time;
 
 /// A replay that is planned and checked.
@@ -32,6 +32,8 @@ pub(super) struct Prepared {
     pub(super) target: Arc<Target>,
     /// A target topic is the source itself.
     pub(super) into_itself: bool,
+    /// What was left out, for it cannot be read.
+    pub(super) left_out: Vec<TopicLife>,
 }
 
 impl Prepared {
@@ -49,6 +51,7 @@ struct Meant {
     whole: Plan,
     plan: Plan,
     warnings: Vec<String>,
+    left_out: Vec<TopicLife>,
 }
 
 pub(super) async fn prepare(
@@ -65,7 +68,7 @@ pub(super) async fn prepare(
         true => again(args, config, store, query, (journal, &rename), target).await?,
         false => anew(args, config, store, query, &rename, (target, now)).await?,
     };
-    let Meant { query, journal, anew, whole, plan, mut warnings } = meant;
+    let Meant { query, journal, anew, whole, plan, mut warnings, left_out } = meant;
     let mut findings = kafka::preflight(store, target, &plan, now).await?;
     let into_itself = match &config.kafka {
         Some(kafka) => {
@@ -77,7 +80,7 @@ pub(super) async fn prepare(
     };
     findings.warnings.splice(0..0, warnings);
     let (id, target) = (target.id.clone(), Arc::clone(target));
-    Ok(Prepared { id, query, journal, anew, whole, plan, findings, target, into_itself })
+    Ok(Prepared { id, query, journal, anew, whole, plan, findings, target, into_itself, left_out })
 }
 
 /// Goes on with what was begun under this id.
@@ -98,6 +101,10 @@ async fn again(
     let mut sources = replay::sources_of(store, begun.streams()?, &query).await?;
     begun.pin(&mut sources)?;
     let mut warnings = replay::shortfalls(&sources, &query);
+    let left_out = begun.left_out.iter().map(|stream| stream.parse()).collect::<Result<Vec<TopicLife>>>()?;
+    warnings.extend(left_out.iter().map(|life| {
+        format!("{} could not be read when this replay was begun: nothing of {} is replayed", life.stream(), life.topic)
+    }));
     let whole = Plan::new(sources, &query, rename)?;
     let plan = if journal.finished.is_some() {
         kafka::same_target(target, begun).await?;
@@ -107,7 +114,7 @@ async fn again(
         warnings.extend(standing.warnings);
         whole.after(&standing.marks)
     };
-    Ok(Meant { query, anew: false, whole, plan, warnings, journal })
+    Ok(Meant { query, anew: false, whole, plan, warnings, journal, left_out })
 }
 
 /// Works out what an id that nobody has used stands for.
@@ -119,7 +126,7 @@ async fn anew(
     rename: &Rename,
     (target, now): (&Target, DateTime<Utc>),
 ) -> Result<Meant> {
-    let mut sources = replay::sources(store, cluster(config), &query).await?;
+    let (mut sources, left_out) = readable(replay::sources(store, cluster(config), &query).await?);
     let selection = args.selection(config);
     if let Some(before) = &args.after {
         journal::only_after(&mut sources, &before_this(store, before, &selection, target).await?);
@@ -130,9 +137,10 @@ async fn anew(
     {
         settle_times(&identity.timestamps, &query.timestamps, args.moving(), &target.id)?;
         query.timestamps.clone_from(&identity.timestamps);
-        sources = replay::sources(store, cluster(config), &query).await?;
+        (sources, _) = readable(replay::sources(store, cluster(config), &query).await?);
     }
-    let mut warnings = replay::shortfalls(&sources, &query);
+    let mut warnings = warnings_of(&left_out);
+    warnings.extend(replay::shortfalls(&sources, &query));
     warnings.extend(nothing::unmatched(&sources, &query));
     let through = if query.timestamps.is_none() { journal::through(&sources) } else { Default::default() };
     let whole = Plan::new(sources, &query, rename)?;
@@ -148,13 +156,43 @@ async fn anew(
         target: Default::default(),
         sources: journal::pinned(&whole),
         through,
+        left_out: left_out.iter().map(|(life, _)| life.to_string()).collect(),
     };
     if let Some(identity) = &earlier.identity {
         unwritten(identity, &begun, earlier.marks.len())?;
     }
     let plan = whole.after(&earlier.marks);
     let journal = Journal { begun: Some(begun), ..Journal::default() };
-    Ok(Meant { query, journal, anew: true, whole, plan, warnings })
+    let left_out = left_out.into_iter().map(|(life, _)| life).collect();
+    Ok(Meant { query, journal, anew: true, whole, plan, warnings, left_out })
+}
+
+/// What is replayed, and what is left out with the whole of its topic.
+pub(super) fn readable(mut found: Found) -> (Vec<Source>, Vec<(TopicLife, Error)>) {
+    found.without_damaged_topics();
+    (found.sources, found.damaged)
+}
+
+/// What is left out, as warnings.
+pub(super) fn warnings_of(left_out: &[(TopicLife, Error)]) -> Vec<String> {
+    let told = left_out.iter().map(|(life, error)| {
+        let hint = error.hint_text().map(|hint| format!("; {hint}")).unwrap_or_default();
+        format!("{} cannot be read, and nothing of {} is replayed: {error}{hint}", life.stream(), life.topic)
+    });
+    told.collect()
+}
+
+/// A replay that has ended without everything that it was asked for.
+pub(super) fn nothing_left_out(left_out: &[TopicLife]) -> Result<()> {
+    if left_out.is_empty() {
+        return Ok(());
+    }
+    let mut topics: Vec<&str> = left_out.iter().map(|life| life.topic.as_str()).collect();
+    topics.dedup();
+    let topics = topics.join(", ");
+    let message = format!("all is replayed but {topics}: the archive of it is damaged (see the warnings)");
+    Err(Error::new(Kind::Incomplete, message)
+        .hint("restore the damaged object, then replay what was left out alone: --topics and an --id of its own"))
 }
 
 /// Refuses to go on with what an earlier run left in the target's group, unless it is known to be just this.
@@ -294,6 +332,7 @@ mod tests {
             target: Default::default(),
             sources: Vec::new(),
             through: Default::default(),
+            left_out: Vec::new(),
         };
         let typed = |times, selection: &str| Typed { selection: selection.to_owned(), after: None, times };
         let again = |range, moving: &[&str]| settle(&begun, &typed(range, "a"), args(moving).moving());
