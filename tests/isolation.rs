@@ -255,7 +255,10 @@ fn a_damaged_chain_keeps_only_its_own_topic_from_being_archived() {
     let (status, ready) = readiness(&server);
     assert_eq!(status, 503, "{ready}");
     assert!(damaged.iter().any(|(topic, _)| ready.contains(topic)), "{ready}");
-    assert!(ready.contains("4 more of kafka_positions fail") && ready.contains("restore the object"), "{ready}");
+    assert!(
+        ready.contains("4 more of kafka_positions fail") && ready.contains("restore the object and the one before it"),
+        "{ready}"
+    );
 
     // Each is read on as soon as it is whole again, without a restart, and readiness forgets it.
     for (topic, _) in &damaged {
@@ -392,7 +395,7 @@ fn a_replay_sends_what_is_sound_and_never_forgets_what_it_left_out() {
 }
 
 #[test]
-fn a_missing_page_and_a_refused_object_are_in_the_way_of_no_other() {
+fn a_lost_page_and_a_refused_object_are_in_the_way_of_no_other() {
     let home = Home::new();
     let path = home.path().display();
     home.write("tidelog.toml", &format!("[archive]\nurl = \"file://{path}/archive\"\nspool_dir = \"{path}\"\n"));
@@ -408,7 +411,9 @@ fn a_missing_page_and_a_refused_object_are_in_the_way_of_no_other() {
     for topic in ["refused", "closed"] {
         yard.write(topic);
     }
+    // A page that is gone alone is made again of its entries.
     fs::remove_dir_all(yard.chain("paged").join("pages")).expect("damage can be done");
+    fs::remove_file(yard.entry("paged", 5)).expect("damage can be done");
     let rights = |path: &Path, mode| {
         fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("rights can be set");
     };

@@ -39,7 +39,9 @@ impl std::error::Error for Violation {}
 impl Violation {
     /// The violation as an error of the object that holds the broken rule.
     pub fn in_object(self, object: impl fmt::Display) -> Error {
-        Error::new(Kind::Corrupt, format!("{object} breaks a rule of its chain")).source(self)
+        Error::new(Kind::Corrupt, format!("{object} breaks a rule of its chain")).source(self).hint(
+            "restore the object and the one before it from a copy of the archive; `tidelog verify` lists all damage",
+        )
     }
 }
 
