@@ -385,6 +385,7 @@ async fn archive(root: PathBuf, segments: u64) -> Done {
             raw_bytes: 60 << 20,
             largest_record: 1_100,
             partitions: (0..PARTITIONS).map(range).collect(),
+            last: Vec::new(),
         };
         let change = Change { segments: vec![segment], ..Change::default() };
         match chain.commit(&change, "bench", now).await? {

@@ -8,9 +8,9 @@ use serde_json::json;
 
 use crate::http::site_with_listener;
 use crate::rig::http::Server;
-use crate::rig::kafka::{Kafka, KafkaOptions, shared};
+use crate::rig::kafka::{Kafka, KafkaOptions, free_port, shared};
 use crate::rig::program::Program;
-use crate::rig::topics::{Codec, Message, Record};
+use crate::rig::topics::{Codec, End, Message, Record};
 use crate::rig::{unique, wait_until};
 use crate::site::{STOP, Settings, Site, ends};
 
@@ -119,25 +119,28 @@ fn a_topic_made_again_three_times_in_a_row_ends_with_every_partition_read() {
 
 // ---- unclean elections
 
-/// Three brokers; the topic's partitions lie on brokers 1 and 2, and either may lead them alone.
+/// Three brokers. Partitions lie on brokers 1 and 2, and either may lead them alone; `safe` ones behind them on broker 3, to which
+/// nothing happens.
 struct Cluster {
     kafka: Kafka,
     topic: String,
     site: Site,
+    server: Server,
     partitions: i32,
 }
 
 impl Cluster {
-    fn new(name: &str, partitions: i32) -> Cluster {
+    fn new(name: &str, cut: usize, safe: usize, max_age: &str) -> Cluster {
         let kafka = Kafka::start(KafkaOptions { brokers: 3, ..KafkaOptions::default() });
         let topic = unique(name);
-        let replicas: Vec<&[i32]> = (0..partitions).map(|_| &[1, 2][..]).collect();
+        let mut replicas: Vec<&[i32]> = vec![&[1, 2]; cut];
+        replicas.extend(vec![&[3, 1][..]; safe]);
         let configs = [("unclean.leader.election.enable", "true"), ("min.insync.replicas", "1")];
         kafka.create_topic_assigned(&topic, &replicas, &configs);
         let properties = [("session.timeout.ms", "6000"), ("heartbeat.interval.ms", "1000")];
-        let settings = Settings { topics: &[&topic], properties: &properties, ..Settings::default() };
-        let site = Site::new(&kafka.bootstrap(), &settings);
-        Cluster { kafka, topic, site, partitions }
+        let settings = Settings { topics: &[&topic], properties: &properties, max_age, ..Settings::default() };
+        let (site, server) = site_with_listener(&kafka, &settings, "");
+        Cluster { kafka, topic, site, server, partitions: i32::try_from(replicas.len()).expect("few") }
     }
 
     fn produce(&self, numbers: std::ops::Range<i32>) {
@@ -147,6 +150,7 @@ impl Cluster {
     /// Broker 2 misses what comes now.
     fn leave_2_behind(&self) {
         self.kafka.stop(2);
+        self.wait_led();
     }
 
     /// Broker 1 dies, and broker 2 leads with the log that it has; broker 1 comes back and follows.
@@ -165,34 +169,192 @@ impl Cluster {
     fn all(&self) -> Vec<Record> {
         self.kafka.consume_all(&self.topic)
     }
-}
 
-fn from(records: &[Record], partition: i32, offset: i64) -> impl Iterator<Item = Record> + '_ {
-    records.iter().filter(move |record| record.partition == partition && record.offset >= offset).cloned()
+    /// Waits until an archiver has read each partition up to there.
+    fn wait_received(&self, next: i64) {
+        let all = |partitions: std::ops::Range<usize>| {
+            partitions.into_iter().all(|partition| received(&self.server, &self.topic, partition) == Some(next))
+        };
+        wait_until("records in memory", SOON, || all(0..usize::try_from(self.partitions).expect("few")));
+    }
+
+    /// Waits until an archiver has read to the end of each partition, markers included, and all of it is in the archive.
+    fn wait_ended(&self, program: &mut Program) {
+        wait_generation(&self.site, &self.kafka, &self.topic, 0, &mut [program]);
+    }
+
+    fn wait(&self, generation: u64, programs: &mut [&mut Program]) {
+        wait_generation(&self.site, &self.kafka, &self.topic, generation, programs);
+    }
+
+    /// The first generation has `old`, and the second one what the topic holds from these offsets on, by partition.
+    fn assert_generations(&self, old: &[Record], starts: &[i64]) {
+        self.site.assert_sound();
+        self.site.assert_holds(&self.topic, 0, old);
+        let mut new = self.all();
+        let start = |record: &Record| starts[usize::try_from(record.partition).expect("a partition")];
+        new.retain(|record| record.offset >= start(record));
+        self.site.assert_holds(&self.topic, 1, &new);
+    }
 }
 
 /// An archiver that runs sees the cut; the records that only the archive has stay, and the new log's are all there.
 #[test]
 fn records_lost_by_an_unclean_election_stay_and_the_new_log_is_archived_from_where_it_left() {
-    let cluster = Cluster::new("unclean", 1);
-    let Cluster { kafka, topic, site, .. } = &cluster;
+    let cluster = Cluster::new("unclean", 1, 0, "500ms");
     cluster.produce(0..100);
-    let mut program = site.start();
-    wait_generation(site, kafka, topic, 0, &mut [&mut program]);
+    let mut program = cluster.site.start();
+    cluster.wait(0, &mut [&mut program]);
     cluster.leave_2_behind();
     cluster.produce(100..200);
-    wait_generation(site, kafka, topic, 0, &mut [&mut program]);
+    cluster.wait(0, &mut [&mut program]);
     let old = cluster.all();
     cluster.elect_2();
     cluster.produce(1000..1250);
-    wait_generation(site, kafka, topic, 1, &mut [&mut program]);
+    cluster.wait(1, &mut [&mut program]);
     program.terminate(STOP);
-    let new = cluster.all();
-    assert_eq!((old.len(), new.len()), (200, 350));
+    assert_eq!((old.len(), cluster.all().len()), (200, 350));
+    cluster.assert_generations(&old, &[100]);
+}
+
+/// Nobody looked while the log was cut and grew beyond the archived position again: only the leader's epoch tells. The election
+/// cuts three partitions at once.
+#[test]
+fn an_archiver_that_was_away_sees_every_partition_that_an_unclean_election_cut() {
+    let cluster = Cluster::new("away", 3, 1, "500ms");
+    cluster.produce(0..400);
+    let mut program = cluster.site.start();
+    cluster.wait(0, &mut [&mut program]);
+    cluster.leave_2_behind();
+    cluster.produce(400..800);
+    cluster.wait(0, &mut [&mut program]);
+    program.terminate(STOP);
+    let old = cluster.all();
+    cluster.elect_2();
+    cluster.produce(1000..2000);
+    let mut program = cluster.site.start();
+    cluster.wait(1, &mut [&mut program]);
+    program.terminate(STOP);
+    cluster.assert_generations(&old, &[100, 100, 100, 200]);
+    assert_eq!(cluster.site.ls(&cluster.topic).len(), 2, "one election, one generation");
+}
+
+/// A process that was frozen past its session reads on from the archive like one that was restarted.
+#[test]
+fn an_archiver_whose_session_timed_out_sees_the_cut() {
+    let cluster = Cluster::new("frozen", 1, 0, "500ms");
+    cluster.produce(0..100);
+    let mut program = cluster.site.start();
+    cluster.wait(0, &mut [&mut program]);
+    cluster.leave_2_behind();
+    cluster.produce(100..200);
+    cluster.wait(0, &mut [&mut program]);
+    let old = cluster.all();
+    program.freeze();
+    cluster.elect_2();
+    cluster.produce(1000..1250);
+    let members = || cluster.kafka.members(&cluster.site.group);
+    wait_until("the group to give up the frozen member", SOON, || members() == Some(0));
+    program.thaw();
+    cluster.wait(1, &mut [&mut program]);
+    program.terminate(STOP);
+    cluster.assert_generations(&old, &[100]);
+}
+
+/// What only memory has when the log is cut is archived, too: the brokers do not have it any more.
+#[test]
+fn records_in_memory_that_an_unclean_election_took_from_the_brokers_are_archived() {
+    let cluster = Cluster::new("memory", 2, 0, "60s");
+    cluster.produce(0..200);
+    let mut program = cluster.site.start();
+    cluster.wait_received(100);
+    cluster.leave_2_behind();
+    cluster.produce(200..400);
+    cluster.wait_received(200);
+    let old = cluster.all();
+    cluster.elect_2();
+    cluster.produce(1000..1500);
+    wait_said(&mut program, "goes on in another generation");
+    program.terminate(STOP);
+    cluster.site.reconfigure("60s", "500ms");
+    let mut program = cluster.site.start();
+    cluster.wait(1, &mut [&mut program]);
+    program.terminate(STOP);
+    cluster.assert_generations(&old, &[100, 100]);
+}
+
+/// One archiver finds the cut in its partition and ends the generation; the other one, which archives partitions that nothing
+/// happened to, goes on in the next generation exactly where the ended one ends.
+#[test]
+fn an_archiver_of_other_partitions_is_fenced_and_follows_into_the_next_generation() {
+    let cluster = Cluster::new("fenced", 1, 3, "500ms");
+    cluster.produce(0..400);
+    let mut one = cluster.site.start();
+    wait_until("the first to have read its configuration", SOON, || cluster.server.is_up());
+    cluster.site.reconfigure(&cluster.server.address, &format!("127.0.0.1:{}", free_port()));
+    let mut two = cluster.site.start();
+    wait_said(&mut two, "partitions assigned");
+    cluster.wait(0, &mut [&mut one, &mut two]);
+    cluster.leave_2_behind();
+    cluster.produce(400..800);
+    cluster.wait(0, &mut [&mut one, &mut two]);
+    let lost: Vec<Record> = cluster.all().into_iter().filter(|record| record.partition == 0).collect();
+    cluster.elect_2();
+    for round in 0..10 {
+        cluster.produce(1000 + round * 100..1100 + round * 100);
+    }
+    cluster.wait(1, &mut [&mut one, &mut two]);
+    one.terminate(STOP);
+    two.terminate(STOP);
+    let starts: Vec<i64> = (0..4).map(|partition| start_of(&cluster.site, &cluster.topic, partition)).collect();
+    assert_eq!(starts[0], 100);
+    let mut old: Vec<Record> = cluster.all();
+    old.retain(|record| {
+        let partition = usize::try_from(record.partition).expect("a partition");
+        partition > 0 && record.offset < starts[partition]
+    });
+    let old: Vec<Record> = lost.into_iter().chain(old).collect();
+    cluster.assert_generations(&old, &starts);
+}
+
+/// Markers of transactions lie behind the last record, and another leader may have written them. What retention removed cannot
+/// be asked about. None of it is a cut.
+#[test]
+fn clean_elections_and_markers_and_retention_are_no_cut() {
+    let cluster = Cluster::new("clean", 1, 1, "500ms");
+    let Cluster { kafka, topic, site, .. } = &cluster;
+    let mut all = Vec::new();
+    for round in 0..4 {
+        kafka.produce_transaction(topic, &numbered(round * 100..round * 100 + 50, 2), End::Commit);
+        kafka.produce_transaction(topic, &numbered(round * 100 + 50..round * 100 + 60, 2), End::Abort);
+        let mut program = site.start();
+        cluster.wait_ended(&mut program);
+        // Every other time nobody looks while the leader changes.
+        let mut running = Some(program);
+        if round % 2 == 0 {
+            running.take().expect("it runs").terminate(STOP);
+        }
+        let broker = usize::try_from(round % 2 + 1).expect("a broker");
+        kafka.stop(broker);
+        cluster.wait_led();
+        kafka.restart(broker);
+        wait_until("all replicas to be in sync", SOON, || kafka.in_sync(topic));
+        if let Some(mut program) = running {
+            kafka.produce_transaction(topic, &numbered(round * 100 + 60..round * 100 + 80, 2), End::Commit);
+            cluster.wait_ended(&mut program);
+            program.terminate(STOP);
+        }
+        let held = cluster.all();
+        all.extend(held.into_iter().filter(|record| !all.contains(record)).collect::<Vec<_>>());
+        if round == 2 {
+            kafka.delete_records(topic, 0, kafka.watermarks(topic)[0].1);
+        }
+    }
+    all.sort_by_key(|record| (record.partition, record.offset));
+    assert_eq!(site.ls(topic).len(), 1, "a generation began without a reason");
+    assert_eq!(site.ls(topic)[0]["gaps"], json!([]));
     site.assert_sound();
-    site.assert_holds(topic, 0, &old);
-    assert_eq!(start_of(site, topic, 0), 100, "what both logs have does not come again");
-    site.assert_holds(topic, 1, &from(&new, 0, 100).collect::<Vec<_>>());
+    site.assert_holds(topic, 0, &all);
 }
 
 // ---- questions
@@ -227,4 +389,34 @@ fn what_was_read_before_retention_struck_is_archived_and_the_gap_begins_behind_i
     site.assert_sound();
     let held: Vec<Record> = all.into_iter().filter(|record| !(100..150).contains(&record.offset)).collect();
     site.assert_holds(&topic, 0, &held);
+}
+
+/// The store is away while the topic is made again: what was read of the old one waits for it, and the new one is not begun
+/// before.
+#[test]
+fn what_was_read_of_a_topic_that_is_made_again_while_the_store_is_away_is_archived() {
+    let (kafka, topic) = (shared(), unique("store-away"));
+    kafka.create_topic(&topic, 1, &[]);
+    let settings = Settings { topics: &[&topic], max_age: "60s", ..Settings::default() };
+    let (site, server) = site_with_listener(kafka, &settings, "");
+    let mut program = site.start();
+    wait_said(&mut program, "partitions assigned");
+    produce(kafka, &topic, 0..100, 1);
+    wait_until("100 records in memory", SOON, || received(&server, &topic, 0) == Some(100));
+    let old = kafka.consume_all(&topic);
+    let [archive, away] = ["archive", "away"].map(|name| site.home().path().join(name));
+    std::fs::rename(&archive, &away).expect("the archive can be moved");
+    kafka.delete_topic(&topic);
+    kafka.create_topic(&topic, 3, &[]);
+    produce(kafka, &topic, 10_000..10_090, 3);
+    wait_said(&mut program, "the broker does not have the next offset");
+    wait_said(&mut program, "is not the one that was opened");
+    std::fs::rename(&away, &archive).expect("the archive can be brought back");
+    wait_until("all of the new topic to be read", SOON, || {
+        (0..3).all(|partition| received(&server, &topic, partition) == Some(30))
+    });
+    program.terminate(STOP);
+    site.assert_sound();
+    site.assert_holds(&topic, 0, &old);
+    site.assert_holds(&topic, 1, &kafka.consume_all(&topic));
 }

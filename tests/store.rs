@@ -169,6 +169,7 @@ async fn a_chain_lives_there(store: &Store) {
                 raw_bytes: 100,
                 largest_record: 100,
                 partitions: vec![range],
+                last: Vec::new(),
             };
             let change = Change { segments: vec![segment], ..Change::default() };
             let outcome = chain.commit(&change, writer, now).await.unwrap();

@@ -73,6 +73,7 @@ fn change(n: i64) -> Change {
         raw_bytes: 100,
         largest_record: 100,
         partitions: vec![range],
+        last: Vec::new(),
     };
     Change { segments: vec![segment], ..Change::default() }
 }

@@ -16,8 +16,8 @@ use crate::error::{Error, Kind, Result};
 use crate::store::{Created, Store, layout};
 use crate::stream::invariants::{self, Checked};
 use crate::stream::{
-    Begin, Body, Change, Checkpoint, Close, FORMAT_VERSION, PageRef, PartitionRange, Progress, Snapshot, StreamId,
-    Totals, sha256,
+    Begin, Body, Change, Checkpoint, Close, FORMAT_VERSION, LastRecord, PageRef, PartitionRange, Progress, Snapshot,
+    StreamId, Totals, sha256,
 };
 
 /// A stream's chain, known up to its head.
@@ -402,6 +402,7 @@ impl Chain {
             totals: *self.progress.totals(),
             pages,
             closed: self.closed().cloned(),
+            last: self.progress.last_records().copied().collect(),
         };
         self.create_next(Body::Snapshot(snapshot), writer, now).await
     }
@@ -443,6 +444,11 @@ impl Chain {
     /// Whose chain it is.
     pub fn stream(&self) -> &StreamId {
         &self.stream
+    }
+
+    /// The last archived record of a partition, if its leader's epoch is known and nothing was lost behind it.
+    pub fn last_record(&self, partition: i32) -> Option<LastRecord> {
+        self.progress.last_record(partition)
     }
 
     /// That the generation has ended, if it has.

@@ -291,6 +291,11 @@ impl Block {
         self.rows.iter().map(|row| row.leader_epoch)
     }
 
+    /// The leader epoch of the last record; -1 if it is not known.
+    pub fn last_leader_epoch(&self) -> Option<i32> {
+        self.rows.last().map(|row| row.leader_epoch)
+    }
+
     /// Where the bytes and the headers of the record at `index` end.
     fn ends(&self, index: usize) -> (usize, usize) {
         self.rows

@@ -316,6 +316,7 @@ mod tests {
             raw_bytes: 1000,
             largest_record: 50,
             partitions,
+            last: Vec::new(),
         }
     }
 

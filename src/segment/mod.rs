@@ -42,7 +42,7 @@ use self::spool::Tally;
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::record::Block;
 pub use crate::stream::Format;
-use crate::stream::{PartitionRange, SegmentRef, TopicLife};
+use crate::stream::{LastRecord, PartitionRange, SegmentRef, TopicLife};
 
 /// What a segment is part of, for its file metadata.
 #[derive(Debug, Clone)]
@@ -124,6 +124,7 @@ impl SegmentWriter {
     /// all its records.
     pub fn finish(self, ranges: &[(i32, i64, i64)]) -> Result<Sealed> {
         let partitions = self.tally.cover(ranges)?;
+        let last = self.tally.last();
         let Tally { raw_bytes, largest_record, .. } = self.tally;
         let facts = SegmentFacts::new(&self.info, raw_bytes, largest_record, partitions);
         let (format, spool) = match self.encoder {
@@ -132,7 +133,7 @@ impl SegmentWriter {
         };
         let path = spool.path().to_owned();
         let (bytes, sha256) = spool.keep();
-        Ok(Sealed { path, format, bytes, sha256, raw_bytes, largest_record, partitions: facts.partitions })
+        Ok(Sealed { path, format, bytes, sha256, raw_bytes, largest_record, partitions: facts.partitions, last })
     }
 }
 
@@ -153,6 +154,8 @@ pub struct Sealed {
     pub largest_record: u64,
     /// The ranges that it covers, by partition.
     pub partitions: Vec<PartitionRange>,
+    /// The last record of each partition whose leader's epoch is known.
+    pub last: Vec<LastRecord>,
 }
 
 impl Sealed {
@@ -166,6 +169,7 @@ impl Sealed {
             raw_bytes: self.raw_bytes,
             largest_record: self.largest_record,
             partitions: self.partitions.clone(),
+            last: self.last.clone(),
         }
     }
 }

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Kind, Result};
 use crate::record::Block;
-use crate::stream::PartitionRange;
+use crate::stream::{LastRecord, PartitionRange};
 
 /// A new file, which is removed again if it is dropped before it is kept.
 pub(super) struct NewFile {
@@ -99,6 +99,7 @@ impl Write for Spool {
 #[derive(Default)]
 pub(super) struct Tally {
     partitions: BTreeMap<i32, PartitionRange>,
+    last: BTreeMap<i32, LastRecord>,
     pub(super) raw_bytes: u64,
     pub(super) largest_record: u64,
 }
@@ -111,6 +112,10 @@ impl Tally {
         self.raw_bytes += block.raw_bytes();
         self.largest_record = self.largest_record.max(block.largest_record());
         let partition = block.partition();
+        match block.last_leader_epoch().filter(|epoch| *epoch >= 0) {
+            Some(leader_epoch) => self.last.insert(partition, LastRecord { partition, offset: last, leader_epoch }),
+            None => self.last.remove(&partition),
+        };
         match self.partitions.entry(partition) {
             Entry::Vacant(entry) => {
                 entry.insert(PartitionRange {
@@ -138,6 +143,11 @@ impl Tally {
             }
         }
         Ok(())
+    }
+
+    /// The last record of each partition whose leader's epoch is known.
+    pub(super) fn last(&self) -> Vec<LastRecord> {
+        self.last.values().copied().collect()
     }
 
     /// The counts under the ranges `(partition, start, end)` that the segment is to cover, which must hold all records.

@@ -414,6 +414,21 @@ pub struct SegmentRef {
     pub largest_record: u64,
     /// The ranges that it covers, by partition, each partition once.
     pub partitions: Vec<PartitionRange>,
+    /// The last record of each partition whose leader's epoch is known (KIP-320).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub last: Vec<LastRecord>,
+}
+
+/// The last record of a partition and the epoch of the leader that appended it. No two logs have different records of the same
+/// epoch at one offset, so it tells whether a log still is the one that was archived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastRecord {
+    /// The partition.
+    pub partition: i32,
+    /// The record's offset.
+    pub offset: i64,
+    /// Its leader's epoch.
+    pub leader_epoch: i32,
 }
 
 impl SegmentRef {
@@ -542,6 +557,9 @@ pub struct Snapshot {
     /// That the generation has ended, if it has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub closed: Option<Close>,
+    /// The last archived record of each partition of which the leader's epoch is known and nothing was lost behind it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub last: Vec<LastRecord>,
 }
 
 /// A page of a snapshot: an immutable object that lists entries (level 0) or pages of the level below.

@@ -95,6 +95,18 @@ pub fn partition_once(segment: &SegmentRef) -> Checked {
     })
 }
 
+/// A segment tells the last record of a partition that it covers with records, each once.
+pub fn last_record_is_covered(segment: &SegmentRef) -> Checked {
+    let mut seen = BTreeSet::new();
+    let odd = segment.last.iter().find(|last| {
+        let holds = |range: &&PartitionRange| {
+            range.partition == last.partition && range.records > 0 && (range.start..range.end).contains(&last.offset)
+        };
+        !seen.insert(last.partition) || last.leader_epoch < 0 || !segment.partitions.iter().any(|range| holds(&range))
+    });
+    holds("last_record_is_covered", odd.is_none(), || format!("{}: {odd:?} is no record of it", segment.object))
+}
+
 /// A sha256 is written as 64 lower-case hexadecimal digits.
 pub fn hash_is_hex(of: &str, sha256: &str) -> Checked {
     let ok = sha256.len() == 64 && sha256.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
@@ -134,6 +146,7 @@ pub fn body_is_sound(body: &Body) -> Checked {
         partition_once(segment)?;
         hash_is_hex(&segment.object, &segment.sha256)?;
         segment.partitions.iter().try_for_each(range_is_sound)?;
+        last_record_is_covered(segment)?;
     }
     for range in body.empty() {
         range_is_sound(range)?;
@@ -325,7 +338,7 @@ pub fn snapshot_repeats_begin(begin: &Begin, snapshot: &Snapshot) -> Checked {
 pub fn snapshot_repeats_progress(progress: &Progress, snapshot: &Snapshot) -> Checked {
     let written = Progress::from_snapshot(snapshot);
     let odd = snapshot.positions.iter().find(|range| progress.position(range.partition) != Some(range));
-    holds("snapshot_repeats_progress", *progress == written, || match odd {
+    holds("snapshot_repeats_progress", progress.is_written_as(&written), || match odd {
         Some(range) => {
             format!("partition {} is written as {range:?}, the entries before say otherwise", range.partition)
         }

@@ -13,8 +13,8 @@ use std::fmt;
 use std::str::FromStr;
 
 pub use checkpoint::{
-    Begin, Body, Change, Checkpoint, Close, Cut, Expire, Expired, FORMAT_VERSION, Format, Gap, GapReason, Merge,
-    PageRef, PartitionRange, Retired, SegmentRef, Snapshot, Span, System, Totals, sha256,
+    Begin, Body, Change, Checkpoint, Close, Cut, Expire, Expired, FORMAT_VERSION, Format, Gap, GapReason, LastRecord,
+    Merge, PageRef, PartitionRange, Retired, SegmentRef, Snapshot, Span, System, Totals, sha256,
 };
 pub use lsn::Lsn;
 pub use progress::Progress;

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use super::invariants::{self, Violation};
-use super::{Body, Close, PartitionRange, Snapshot, Totals};
+use super::{Body, Close, LastRecord, PartitionRange, Snapshot, Totals};
 
 /// The sum of a chain's entries up to one of them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -15,13 +15,15 @@ pub struct Progress {
     positions: BTreeMap<i32, PartitionRange>,
     totals: Totals,
     closed: Option<Close>,
+    last: BTreeMap<i32, LastRecord>,
 }
 
 impl Progress {
     /// The sum that a snapshot wrote down.
     pub fn from_snapshot(snapshot: &Snapshot) -> Self {
         let positions = snapshot.positions.iter().map(|range| (range.partition, *range)).collect();
-        Self { positions, totals: snapshot.totals, closed: snapshot.closed.clone() }
+        let last = snapshot.last.iter().map(|last| (last.partition, *last)).collect();
+        Self { positions, totals: snapshot.totals, closed: snapshot.closed.clone(), last }
     }
 
     /// What is archived of `partition`: from its first offset to the next one to read.
@@ -37,6 +39,22 @@ impl Progress {
     /// What the entries add up to.
     pub fn totals(&self) -> &Totals {
         &self.totals
+    }
+
+    /// The last archived record of a partition, if its leader's epoch is known and nothing was lost behind it.
+    pub fn last_record(&self, partition: i32) -> Option<LastRecord> {
+        self.last.get(&partition).copied()
+    }
+
+    /// [`Progress::last_record`] of each partition that has one.
+    pub fn last_records(&self) -> impl Iterator<Item = &LastRecord> {
+        self.last.values()
+    }
+
+    /// Whether the sum that a snapshot wrote down is this one. A writer that knows no leader epochs writes none.
+    pub fn is_written_as(&self, written: &Self) -> bool {
+        (&self.positions, &self.totals, &self.closed) == (&written.positions, &written.totals, &written.closed)
+            && (written.last.is_empty() || self.last == written.last)
     }
 
     /// That the generation has ended, if it has.
@@ -74,6 +92,16 @@ impl Progress {
     pub fn add(&mut self, body: &Body) {
         for range in body.ranges() {
             self.positions.entry(range.partition).and_modify(|position| position.extend(&range)).or_insert(range);
+        }
+        for segment in body.segments() {
+            for range in segment.partitions.iter().filter(|range| range.records > 0) {
+                self.last.remove(&range.partition);
+            }
+            self.last.extend(segment.last.iter().map(|last| (last.partition, *last)));
+        }
+        for gap in body.gaps() {
+            // What was removed may have been of another epoch, and nobody can ask for what lies before it.
+            self.last.retain(|partition, last| *partition != gap.partition || last.offset >= gap.end);
         }
         for expired in body.expire().into_iter().flat_map(|expire| &expire.ranges) {
             if let Some(position) = self.positions.get_mut(&expired.partition) {

@@ -533,6 +533,7 @@ mod tests {
                 min_timestamp,
                 max_timestamp,
             }],
+            last: Vec::new(),
         }
     }
 

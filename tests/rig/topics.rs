@@ -207,6 +207,15 @@ impl Kafka {
         (led == topic.partitions().len()).then(|| i32::try_from(led).expect("a count of partitions"))
     }
 
+    /// Whether every replica of a topic has what its leader has.
+    pub(crate) fn in_sync(&self, topic: &str) -> bool {
+        let metadata = self.admin().inner().fetch_metadata(Some(topic), PATIENCE).expect("the cluster answers");
+        let whole = |partition: &rdkafka::metadata::MetadataPartition| {
+            partition.leader() >= 0 && partition.isr().len() == partition.replicas().len()
+        };
+        metadata.topics().first().is_some_and(|topic| topic.partitions().iter().all(whole))
+    }
+
     fn wait_for_partitions(&self, topic: &str, count: i32) {
         let what = format!("{count} partitions of topic {topic}");
         wait_until(&what, PATIENCE, || self.partitions(topic) == Some(count));
@@ -217,6 +226,12 @@ impl Kafka {
         let partitions = self.partitions(topic).unwrap_or_else(|| panic!("there is no topic {topic}"));
         let fetch = |partition| self.admin().inner().fetch_watermarks(topic, partition, PATIENCE);
         (0..partitions).map(|partition| fetch(partition).expect("the partition's leader answers")).collect()
+    }
+
+    /// How many members a group has, if its coordinator says.
+    pub(crate) fn members(&self, group: &str) -> Option<usize> {
+        let list = self.admin().inner().fetch_group_list(Some(group), PATIENCE).ok()?;
+        list.groups().first().map(|group| group.members().len())
     }
 
     /// What a group has committed for a topic, by partition.

@@ -8,7 +8,7 @@ use super::*;
 use crate::error::Kind;
 use crate::manifest::streams;
 use crate::store::layout;
-use crate::stream::{Close, Cut};
+use crate::stream::{Close, Cut, LastRecord};
 
 #[tokio::test]
 async fn a_chain_that_has_not_begun_is_none() {
@@ -322,4 +322,31 @@ async fn an_end_whose_answer_was_lost_is_not_written_twice_and_a_wrong_one_not_a
     chain.close(&close_at(0, 15), "w", at(2)).await.unwrap();
     again.close(&close_at(0, 15), "w", at(2)).await.unwrap();
     assert_eq!((chain.head(), again.head()), (63, 63));
+}
+
+#[tokio::test]
+async fn the_last_record_is_known_through_snapshots_and_until_something_is_lost_behind_it() {
+    let store = faultless().store();
+    let mut chain = begun(&store).await;
+    grow(&mut chain, 61).await;
+    let next = chain.position(0).unwrap().end;
+    let last = LastRecord { partition: 0, offset: next + 9, leader_epoch: 4 };
+    let mut change = append("with-epoch", vec![range(0, next, next + 10)]);
+    change.segments[0].last = vec![LastRecord { offset: next + 10, ..last }];
+    assert_eq!(chain.commit(&change, "w", at(1)).await.unwrap_err().kind(), Kind::Internal, "it is not in the segment");
+    change.segments[0].last = vec![last];
+    committed(&mut chain, &change, "w").await;
+    let empty =
+        PartitionRange { records: 0, min_timestamp: None, max_timestamp: None, ..range(0, next + 10, next + 12) };
+    committed(&mut chain, &Change { empty: vec![empty], ..Change::default() }, "w").await;
+    committed(&mut chain, &append("other", vec![range(1, 0, 4)]), "w").await;
+    let mut opened = Chain::open(&store, &orders()).await.unwrap().unwrap();
+    assert_eq!((opened.head(), opened.last_record(0), opened.last_record(1)), (65, Some(last), None), "by snapshot 64");
+    let lost = Change { gaps: vec![gap(0, next + 12, next + 20)], ..Change::default() };
+    committed(&mut opened, &lost, "w").await;
+    assert_eq!(opened.last_record(0), None, "nobody can ask for what lies before a gap");
+    change = append("without-epoch", vec![range(0, next + 20, next + 30)]);
+    committed(&mut opened, &change, "w").await;
+    assert_eq!(opened.last_record(0), None);
+    assert_eq!(super::walk::walked(&store).await.2, Vec::<String>::new());
 }

@@ -31,6 +31,7 @@ fn checkpoints() -> Vec<Checkpoint> {
         totals: totals(),
         pages: vec![page_ref("the page", 0)],
         closed: None,
+        last: Vec::new(),
     };
     let bodies = [
         (0, Body::Begin(begin_of("4fDdTkB8RFqHyhpVGkEXjg"))),

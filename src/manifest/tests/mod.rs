@@ -53,6 +53,7 @@ fn segment(object: &str, partitions: Vec<PartitionRange>) -> SegmentRef {
         raw_bytes: 5000,
         largest_record: 100,
         partitions,
+        last: Vec::new(),
     }
 }
 

@@ -19,15 +19,16 @@ use tokio::time::Instant;
 use super::count::Counters;
 use super::lane::LaneId;
 use super::lives::{Lives, Verified, kept};
+use super::resolve::{resume, same_topic_before};
 use super::{Dropped, Notice, gaps};
 use crate::config;
 use crate::error::{Error, Kind, Result};
-use crate::manifest::{Chain, Change, Outcome};
+use crate::manifest::{Chain, Change, Outcome, Selection};
 use crate::pipeline::persistence::Persistence;
 use crate::pipeline::spool::Spool;
 use crate::pipeline::tasks::{Task, Tasks};
 use crate::segment::{Encoding, Sealed, SegmentInfo, rewrite};
-use crate::source::kafka::{Cluster, OffsetAt, TopicPartition};
+use crate::source::kafka::{Cluster, EpochAt, OffsetAt, Resume, TopicPartition};
 use crate::store::{Store, layout};
 use crate::stream::{Close, Cut, Gap, GapReason, PartitionRange, SegmentRef, TopicLife};
 
@@ -80,8 +81,9 @@ pub(super) enum Question {
     Where { seq: u64, partitions: Vec<(i32, i64)> },
     /// The broker does not have the offset that was asked for.
     OutOfRange { partition: i32 },
-    /// The broker says that its log is another one, from that offset on as far as it tells.
-    Truncated { partition: i32, diverged: Option<i64> },
+    /// The log is another one, as the broker or its records show: from where, and whether it was said of the archived position
+    /// itself.
+    Truncated { partition: i32, diverged: Option<EpochAt>, fresh: bool },
     /// The topic goes on in another generation: nothing more comes of this one. A log that was cut ends its chain, too.
     End { cut: Option<Cut> },
 }
@@ -251,7 +253,7 @@ impl Committer {
         self.tell_committed(batch);
         if !lost.is_empty() {
             let dropped = lost.into_iter().filter_map(|(partition, seq)| {
-                Some(Dropped { partition, seq, offset: self.chain.reached(partition)? })
+                Some(Dropped { partition, seq, from: self.resume(partition, self.chain.reached(partition)?) })
             });
             self.shared.tell(Notice::Fenced { lane: self.lane, dropped: dropped.collect() });
         }
@@ -376,12 +378,13 @@ impl Committer {
         match question {
             Question::Where { seq, partitions } => {
                 let end = |partition| self.chain.position(partition).map(|range| range.end);
-                let positions =
-                    partitions.into_iter().map(|(partition, first)| (partition, end(partition).unwrap_or(first)));
+                let positions = partitions
+                    .into_iter()
+                    .map(|(partition, first)| (partition, self.resume(partition, end(partition).unwrap_or(first))));
                 self.shared.tell(Notice::Positioned { lane: self.lane, seq, positions: positions.collect() });
             }
             Question::OutOfRange { partition } => self.out_of_range(partition).await,
-            Question::Truncated { partition, diverged } => self.truncated(partition, diverged).await,
+            Question::Truncated { partition, diverged, fresh } => self.truncated(partition, diverged, fresh).await,
             Question::End { cut } => self.end(cut).await,
         }
     }
@@ -400,26 +403,72 @@ impl Committer {
         self.shared.tell(Notice::Ended { lane: self.lane });
     }
 
-    /// The broker says that the log was cut: another generation begins, unless nothing of the partition is archived in this
-    /// one yet, as after an election that cut several partitions: then it begins where its log left what was archived before.
-    async fn truncated(&mut self, partition: i32, diverged: Option<i64>) {
+    /// Where a partition is read on, with the record before it that the broker is asked about.
+    fn resume(&self, partition: i32, next: i64) -> Resume {
+        resume(&self.chain, None, partition, next)
+    }
+
+    fn found(&self, partition: i32, from: Resume) {
+        self.shared.tell(Notice::Found { lane: self.lane, partition, from });
+    }
+
+    /// The log was cut below what was read. If that was not said of the archived position itself, the broker is asked about
+    /// that one first. If nothing of the partition is archived in this generation yet, as after an election that cut several
+    /// partitions, it begins where its log left the generation before. Otherwise another generation begins.
+    async fn truncated(&mut self, partition: i32, diverged: Option<EpochAt>, fresh: bool) {
         let (id, earliest, _) = self.present(partition).await;
         if another_life(self.chain.begin_facts().topic_id(), id.as_deref()) {
             return self.shared.tell(Notice::GenerationEnds { lane: self.lane, cut: None });
         }
-        let offset = diverged.unwrap_or(earliest);
-        if let Some(range) = self.chain.position(partition) {
-            let offset = offset.min(range.end);
-            tracing::error!(
-                topic = self.life.topic,
-                partition,
-                archived = range.end,
-                offset,
-                "the broker lost records that are archived (an unclean election): the topic goes on in another generation"
-            );
-            return self.shared.tell(Notice::GenerationEnds { lane: self.lane, cut: Some(Cut { partition, offset }) });
+        let archived = self.chain.position(partition).map(|range| range.end);
+        if let Some(end) = archived
+            && self.chain.last_record(partition).is_some()
+            && !fresh
+        {
+            return self.found(partition, self.resume(partition, end));
         }
-        self.shared.tell(Notice::Found { lane: self.lane, partition, offset });
+        let offset = match diverged {
+            Some(diverged) => self.left_at(partition, diverged).await.max(earliest),
+            None => earliest,
+        };
+        let Some(end) = archived else { return self.found(partition, offset.into()) };
+        let cut = Cut { partition, offset: offset.min(end) };
+        tracing::error!(
+            topic = self.life.topic,
+            partition,
+            archived = end,
+            offset = cut.offset,
+            "the brokers lost records that are archived (an unclean election): the topic goes on in another generation"
+        );
+        self.shared.tell(Notice::GenerationEnds { lane: self.lane, cut: Some(cut) });
+    }
+
+    /// Where a log left what is archived of it, in this generation or, while that has nothing, in the one before.
+    async fn left_at(&self, partition: i32, diverged: EpochAt) -> i64 {
+        let mut persistence = self.persistence(Task::KafkaPositions);
+        loop {
+            match self.try_left_at(partition, diverged).await {
+                Ok(offset) => return offset,
+                Err(error) => persistence.wait_after("what is archived of a partition cannot be listed", error).await,
+            }
+        }
+    }
+
+    async fn try_left_at(&self, partition: i32, diverged: EpochAt) -> Result<i64> {
+        let partitions = Some(BTreeMap::from([(partition, 0..i64::MAX)]));
+        let wanted = Selection { timestamps: None, partitions };
+        let selected = match self.chain.position(partition) {
+            Some(_) => self.chain.select(&wanted).await?,
+            None => match same_topic_before(&self.shared, &self.life, self.chain.begin_facts().topic_id()).await? {
+                Some(before) => before.select(&wanted).await?,
+                None => return Ok(diverged.offset),
+            },
+        };
+        let of = |segment: &SegmentRef| {
+            let range = *segment.partitions.iter().find(|range| range.partition == partition)?;
+            Some((range, segment.last.iter().find(|last| last.partition == partition).map(|last| last.leader_epoch)))
+        };
+        Ok(left_at(diverged, selected.segments.iter().filter_map(of)))
     }
 
     /// Finds out why the broker does not have the offset after the archive's last: its retention has outrun the
@@ -432,8 +481,13 @@ impl Committer {
         loop {
             let Some(archived) = self.chain.reached(partition) else {
                 // Nobody knows where it begins: with the broker's oldest record.
-                return self.shared.tell(Notice::Found { lane: self.lane, partition, offset: earliest });
+                return self.found(partition, earliest.into());
             };
+            if archived > latest && self.chain.position(partition).is_none() {
+                // Nothing of it is archived here: it begins where its log is.
+                let begins = if self.life.generation == 0 { latest } else { earliest };
+                return self.found(partition, begins.into());
+            }
             if archived > latest {
                 tracing::error!(
                     topic = self.life.topic,
@@ -446,7 +500,10 @@ impl Committer {
                 return self.shared.tell(Notice::GenerationEnds { lane: self.lane, cut });
             }
             if archived >= earliest {
-                return self.shared.tell(Notice::Found { lane: self.lane, partition, offset: archived });
+                // A record that the broker has removed is nothing to ask it about.
+                let from = self.resume(partition, archived);
+                let last = from.last.filter(|last| last.offset + 1 >= earliest);
+                return self.found(partition, Resume { last, ..from });
             }
             let now = Utc::now();
             let gap = Gap { partition, start: archived, end: earliest, reason: GapReason::BrokerRetention, found: now };
@@ -503,6 +560,21 @@ impl Committer {
     }
 }
 
+/// Where a log left what is archived of it: the log has `diverged.leader_epoch` up to `diverged.offset`, and no newer epoch
+/// that the archive has. `ranges`: what is archived, in its order, with the epoch of the last record of each, where it is
+/// known. Epochs grow, so what is archived behind the last range of an epoch that the log has may be of another log.
+pub(super) fn left_at(diverged: EpochAt, ranges: impl Iterator<Item = (PartitionRange, Option<i32>)>) -> i64 {
+    let mut shared = None;
+    for (range, epoch) in ranges {
+        match epoch {
+            Some(epoch) if epoch > diverged.leader_epoch => return diverged.offset.min(shared.unwrap_or(range.start)),
+            Some(_) => shared = Some(range.end),
+            None => {}
+        }
+    }
+    diverged.offset
+}
+
 /// Whether a topic's id shows that it was deleted and created again. A broker without ids shows nothing.
 pub(super) fn another_life(archived: Option<&str>, now: Option<&str>) -> bool {
     matches!((archived, now), (Some(archived), Some(now)) if archived != now)
@@ -539,6 +611,17 @@ mod tests {
         for stranger in [vec![range(0, 9, 20)], vec![range(0, 13, 14)], vec![range(2, 0, 1), range(1, 0, 3)]] {
             assert!(!request(&stranger).follows(&batch), "{stranger:?}");
         }
+    }
+
+    #[test]
+    fn a_log_left_the_archive_behind_the_last_epoch_that_both_have() {
+        let archived = [(range(0, 0, 50), None), (range(0, 50, 100), Some(1)), (range(0, 100, 200), Some(2))];
+        let left = |offset, leader_epoch| left_at(EpochAt { offset, leader_epoch }, archived.into_iter());
+        assert_eq!(left(150, 2), 150, "the epoch is the archive's own: the broker's answer is exact");
+        assert_eq!(left(150, 1), 100, "the log has epoch 1 up to 150, and the archive has epoch 2 from 100 on");
+        assert_eq!(left(80, 1), 80);
+        assert_eq!(left(150, 0), 50, "of what was archived before epochs were kept nothing is known");
+        assert_eq!(left_at(EpochAt { offset: 7, leader_epoch: 0 }, std::iter::empty()), 7);
     }
 
     #[test]

@@ -93,6 +93,7 @@ mod tests {
             raw_bytes: 1,
             largest_record: 1,
             partitions: vec![range],
+            last: Vec::new(),
         };
         Change { segments: vec![segment], ..Change::default() }
     }

@@ -100,6 +100,9 @@ pub(super) struct Part {
     anew_after: u64,
     /// What it waits for: what comes meanwhile is dropped.
     held: Option<Wait>,
+    /// The broker has given something of it since the position was taken from the archive: its log reaches there, and was
+    /// not cut before.
+    heard: bool,
     /// Whether the consumer's fetching is paused.
     paused: bool,
     block: Option<Block>,
@@ -245,6 +248,7 @@ impl Lane {
             committed: offset,
             anew_after: self.sealed,
             held: None,
+            heard: false,
             paused: false,
             block: None,
             block_bytes: FIRST_BLOCK_BYTES,
@@ -304,6 +308,7 @@ impl Lane {
             part.rows_end = offset;
             part.committed = offset;
             part.held = None;
+            part.heard = false;
             if let Some(block) = part.block.take() {
                 self.memory -= block.memory();
             }
@@ -336,6 +341,7 @@ impl Lane {
             message.value,
             message.headers(),
         );
+        part.heard = true;
         part.next = message.offset + 1;
         part.rows_end = part.next;
         self.memory = self.memory + block.memory() - before;
@@ -364,10 +370,9 @@ impl Lane {
 
     /// The consumer has seen everything of `partition` below `next`, with records or without.
     pub(super) fn advance(&mut self, partition: i32, next: i64, now: Instant) {
-        if let Some(part) = self.part_mut(partition)
-            && part.held.is_none()
-            && part.next < next
-        {
+        let Some(part) = self.part_mut(partition).filter(|part| part.held.is_none()) else { return };
+        part.heard = true;
+        if part.next < next {
             part.next = next;
             self.since.get_or_insert(now);
         }
@@ -512,9 +517,10 @@ impl Lane {
         self.sealed - self.committed >= MOST_WAITING
     }
 
-    /// For coverage: how far each partition is.
+    /// For coverage: how far each partition is. Of one that the broker has not spoken of since its position was taken from the
+    /// archive, nothing is claimed: its log may have been cut below.
     pub(super) fn reached(&self) -> impl Iterator<Item = (i32, Reached)> {
-        self.live().filter(|(_, part)| part.held.is_none()).map(|(partition, part)| {
+        self.live().filter(|(_, part)| part.held.is_none() && part.heard).map(|(partition, part)| {
             let archived = if part.rows_end <= part.committed { part.next } else { part.committed };
             (partition, Reached { covered: part.committed, archived, received: part.next })
         })

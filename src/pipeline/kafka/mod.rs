@@ -35,7 +35,7 @@ use crate::config::{Config, Kafka};
 use crate::error::{Error, Kind, Result};
 use crate::record::Block;
 use crate::segment::SegmentWriter;
-use crate::source::kafka::{Cluster, Consumer};
+use crate::source::kafka::{Cluster, Consumer, Resume};
 use crate::stream::{Cut, PartitionRange, SegmentRef, Totals};
 use collector::{Collector, Parts};
 use commit::Shared;
@@ -66,9 +66,9 @@ enum Notice {
     /// dropped, and the archive stands at that offset.
     Fenced { lane: LaneId, dropped: Vec<Dropped> },
     /// The broker did not have a partition's next offset; this is where it goes on.
-    Found { lane: LaneId, partition: i32, offset: i64 },
+    Found { lane: LaneId, partition: i32, from: Resume },
     /// The answer to a lane that began anew.
-    Positioned { lane: LaneId, seq: u64, positions: Vec<(i32, i64)> },
+    Positioned { lane: LaneId, seq: u64, positions: Vec<(i32, Resume)> },
     /// The lane's topic is another one now, or its log was cut: another generation has to begin.
     GenerationEnds { lane: LaneId, cut: Option<Cut> },
     /// Everything that the lane had is in its chain, and nothing comes after it.
@@ -93,7 +93,7 @@ struct Dropped {
     /// The number of the last segment that lost it.
     seq: u64,
     /// Where the archive stands.
-    offset: i64,
+    from: Resume,
 }
 
 /// What a step gives back: the writer, unless the segment is whole, and the blocks, to be filled again.

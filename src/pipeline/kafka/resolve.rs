@@ -23,7 +23,7 @@ use crate::error::{Error, Kind, Result};
 use crate::manifest::{self, Chain};
 use crate::pipeline::persistence::Persistence;
 use crate::pipeline::tasks::Task;
-use crate::source::kafka::{OffsetAt, TopicInfo, TopicPartition};
+use crate::source::kafka::{EpochAt, OffsetAt, Resume, TopicInfo, TopicPartition};
 use crate::stream::{Begin, TopicLife};
 
 /// How many chains are opened at once: each costs a few requests to the store.
@@ -46,7 +46,7 @@ pub(super) struct Resolved {
     pub(super) topic: Arc<str>,
     pub(super) life: TopicLife,
     pub(super) chain: Chain,
-    pub(super) offsets: Vec<(i32, i64)>,
+    pub(super) offsets: Vec<(i32, Resume)>,
 }
 
 /// Partitions of one topic whose positions are not known now, to be asked for again after a while.
@@ -143,7 +143,8 @@ impl Known {
     /// Where a partition begins, if a broker says.
     fn start(&self, partition: i32, starts: &Starts) -> Option<i64> {
         let archived = self.before.as_ref().and_then(|before| left_at(before, partition));
-        starts.of(&self.at(partition), archived, &self.life)
+        let last = self.before.as_ref().and_then(|before| before.last_record(partition));
+        starts.of(&self.at(partition), archived.map(|offset| (offset, last.is_some())), &self.life)
     }
 
     /// The topic with its chain, begun if there is none, and the offsets of those of its partitions that have one. None
@@ -162,11 +163,26 @@ impl Known {
                 Chain::begin(&shared.store, &self.life.stream(), begin, &shared.writer, Utc::now()).await?
             }
         };
-        let offset = |partition| chain.reached(partition).or_else(|| self.start(partition, starts));
-        let offsets = self.wanted.partitions.iter().filter_map(|&partition| Some((partition, offset(partition)?)));
+        let from = |partition| {
+            let next = chain.reached(partition).or_else(|| self.start(partition, starts))?;
+            Some((partition, resume(&chain, self.before.as_ref(), partition, next)))
+        };
+        let offsets = self.wanted.partitions.iter().filter_map(|&partition| from(partition));
         let offsets = offsets.collect();
         Ok(Some(Resolved { topic: self.wanted.topic, life: self.life, chain, offsets }))
     }
+}
+
+/// Where a partition is read on, at `next`, and the last archived record before it. A partition that has nothing in its
+/// generation yet goes on where the one before ends: its last record is there.
+pub(super) fn resume(chain: &Chain, before: Option<&Chain>, partition: i32, next: i64) -> Resume {
+    let ends_there = |chain: &Chain| chain.position(partition).is_some_and(|range| range.end == next);
+    let holder = match chain.position(partition) {
+        Some(_) => Some(chain),
+        None => before,
+    };
+    let last = holder.filter(|chain| ends_there(chain)).and_then(|chain| chain.last_record(partition));
+    Resume { next, last: last.map(|last| EpochAt { offset: last.offset, leader_epoch: last.leader_epoch }) }
 }
 
 /// Up to where a partition's log is what an ended generation has of it: to the end of what is archived, or to where it was
@@ -298,9 +314,10 @@ async fn known(asking: &Asking<'_>, wanted: Vec<Wanted>, failures: &mut Failures
 /// What the archive has of one topic, of which it may hold these lives, oldest first.
 async fn known_of(asking: &Asking<'_>, wanted: Wanted, lives: &[TopicLife]) -> Result<Known> {
     let (life, chain) = present_life(asking, &wanted, lives).await?;
+    let is_new = |chain: &Chain| wanted.partitions.iter().any(|partition| chain.position(*partition).is_none());
     let before = match &chain {
-        None => same_topic_before(asking.shared, &life, &wanted.info).await?,
-        Some(_) => None,
+        Some(chain) if !is_new(chain) => None,
+        _ => same_topic_before(asking.shared, &life, wanted.info.id.as_deref()).await?,
     };
     Ok(Known { wanted, life, chain, before })
 }
@@ -326,11 +343,11 @@ async fn present_life(asking: &Asking<'_>, wanted: &Wanted, lives: &[TopicLife])
 }
 
 /// The life before, if it was the same topic by its id (its log was cut): what is archived there need not come again.
-async fn same_topic_before(shared: &Shared, life: &TopicLife, info: &TopicInfo) -> Result<Option<Chain>> {
+pub(super) async fn same_topic_before(shared: &Shared, life: &TopicLife, id: Option<&str>) -> Result<Option<Chain>> {
     let Some(generation) = life.generation.checked_sub(1) else { return Ok(None) };
     let before = TopicLife { generation, ..life.clone() };
     let before = Chain::open(&shared.store, &before.stream()).await?;
-    Ok(before.filter(|before| info.id.is_some() && before.begin_facts().topic_id() == info.id.as_deref()))
+    Ok(before.filter(|before| id.is_some() && before.begin_facts().topic_id() == id))
 }
 
 /// What the brokers say of where partitions begin. One without a leader is not in it.
@@ -390,13 +407,15 @@ impl Starts {
         Ok((starts, refused))
     }
 
-    /// Where a partition of `life` begins. A topic's first life begins as configured; a later one with its first record, or
-    /// behind what is `archived` of the same topic, where its log still has that offset.
-    fn of(&self, at: &TopicPartition, archived: Option<i64>, life: &TopicLife) -> Option<i64> {
+    /// Where a partition of `life` begins. A topic's first generation begins as configured; a later one with its first record,
+    /// or where the `archived` of the same topic ends: what retention has removed behind it is found to be a gap. If its log
+    /// ends before that, it was cut, too; where, the broker tells if the epoch of its last record is known.
+    fn of(&self, at: &TopicPartition, archived: Option<(i64, bool)>, life: &TopicLife) -> Option<i64> {
         if life.generation == 0 {
             return self.configured.get(at).copied();
         }
         let (first, end) = (*self.earliest.get(at)?, *self.latest.get(at)?);
-        Some(archived.filter(|offset| (first..=end).contains(offset)).unwrap_or(first))
+        let archived = archived.filter(|(offset, epoch_known)| *offset <= end || *epoch_known);
+        Some(archived.map_or(first, |(offset, _)| offset))
     }
 }

@@ -335,6 +335,7 @@ mod tests {
             raw_bytes: 2000,
             largest_record,
             partitions: Vec::new(),
+            last: Vec::new(),
         };
         Plan {
             parts: vec![Part {

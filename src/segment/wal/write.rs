@@ -45,6 +45,7 @@ pub fn seal(key: &Path, facts: &WalFacts, wal: &[u8], seen: &Seen, zstd_level: i
         raw_bytes: facts.len(),
         largest_record: seen.largest_record,
         partitions: vec![range],
+        last: Vec::new(),
     };
     Ok((segment, object.into()))
 }

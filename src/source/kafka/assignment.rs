@@ -17,7 +17,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::TopicPartition;
+use super::{EpochAt, Resume, TopicPartition};
 
 /// Where a partition stands.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -34,6 +34,37 @@ pub(super) struct Slot {
     ahead: bool,
     /// librdkafka must be sent to `next`; until then nothing of this partition counts.
     pub(super) away: bool,
+    /// The last record before `next` whose leader's epoch is known; from it to `next` there is none.
+    last: Option<EpochAt>,
+    /// Nothing came since the caller said where to read: what the broker says of the log is about that position.
+    pub(super) fresh: bool,
+    /// Its log is another one: nothing counts until the caller says where to read.
+    halted: bool,
+    /// Polls since librdkafka was told to start it; none: it is there, or was stopped.
+    pub(super) starting: Option<u32>,
+}
+
+impl Slot {
+    /// From where librdkafka fetches, and the epoch that it has the broker check there (KIP-320); -1 if none is known. It is the
+    /// offset after the last record and not `next`: what lies between may be of a later epoch than that record.
+    pub(super) fn fetch_from(&self) -> (i64, i32) {
+        match self.last {
+            Some(last) if last.offset < self.next => (last.offset + 1, last.leader_epoch),
+            _ => (self.next, -1),
+        }
+    }
+}
+
+/// What becomes of a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Accept {
+    /// It counts, and the partition has moved behind it.
+    Yes,
+    /// It is not wanted, or came already.
+    No,
+    /// The log that it is from is not the one that was read before: they differ from that offset on, of which the log has
+    /// that epoch.
+    Diverged(EpochAt),
 }
 
 /// A partition by its topic's index.
@@ -47,11 +78,18 @@ struct Topic {
 /// All partitions that this member has or had.
 #[derive(Default)]
 pub(super) struct Assignment {
+    /// Whether offsets that were found without a record stay so: aborted records are not shown.
+    committed_only: bool,
     topics: Vec<Topic>,
     indexes: HashMap<Arc<str>, u32>,
 }
 
 impl Assignment {
+    /// `committed_only`: aborted records are not shown.
+    pub(super) fn new(committed_only: bool) -> Self {
+        Self { committed_only, ..Self::default() }
+    }
+
     /// The index of a topic, for the life of the consumer.
     pub(super) fn index(&mut self, name: &str) -> u32 {
         if let Some(index) = self.indexes.get(name) {
@@ -90,12 +128,12 @@ impl Assignment {
         self.topics.iter_mut().flat_map(|topic| topic.slots.iter_mut())
     }
 
-    /// The partitions whose slot `wanted` names, with their next offsets.
-    fn select(&self, wanted: impl Fn(&Slot) -> bool) -> Vec<(Key, i64)> {
+    /// The partitions whose slot `wanted` names.
+    fn select(&self, wanted: impl Fn(&Slot) -> bool) -> Vec<Key> {
         let mut found = Vec::new();
         for (topic, index) in self.topics.iter().zip(0..) {
             let slots = topic.slots.iter().zip(0..).filter(|(slot, _)| wanted(slot));
-            found.extend(slots.map(|(slot, partition)| ((index, partition), slot.next)));
+            found.extend(slots.map(|(_, partition)| (index, partition)));
         }
         found
     }
@@ -120,11 +158,15 @@ impl Assignment {
         }
     }
 
-    /// Reading begins at `next`. False for a partition that the group has taken away meanwhile.
-    pub(super) fn start(&mut self, key: Key, next: i64) -> bool {
+    /// Reading begins. False for a partition that the group has taken away meanwhile.
+    pub(super) fn start(&mut self, key: Key, from: Resume) -> bool {
         match self.slot_mut(key) {
             Some(slot) if slot.owned => {
-                *slot = Slot { owned: true, reading: true, paused: false, next, ahead: false, away: false };
+                // An assignment alone has nothing checked, only a seek has (`rd_kafka_toppar_fetch_start` and
+                // `rd_kafka_toppar_seek`, rdkafka_partition.c).
+                let (next, last, away) = (from.next, from.last, from.last.is_some());
+                let starting = away.then_some(0);
+                *slot = Slot { owned: true, reading: true, next, last, away, fresh: true, starting, ..Slot::default() };
                 true
             }
             _ => false,
@@ -145,12 +187,44 @@ impl Assignment {
         }
     }
 
-    /// The caller wants a partition from `next` on.
-    pub(super) fn send_to(&mut self, key: Key, next: i64) {
+    /// The caller says where a partition is to be read on.
+    pub(super) fn send_to(&mut self, key: Key, to: Resume) {
         if let Some(slot) = self.slot_mut(key).filter(|slot| slot.reading) {
-            slot.next = next;
+            (slot.next, slot.last) = (to.next, to.last);
+            (slot.away, slot.fresh, slot.halted) = (true, true, false);
+        }
+    }
+
+    /// The caller goes on at `next`, where the partition should stand.
+    pub(super) fn go_on(&mut self, key: Key, next: i64) {
+        if let Some(slot) = self.slot_mut(key).filter(|slot| slot.reading) {
+            if slot.next != next {
+                (slot.next, slot.last) = (next, None);
+            }
             slot.away = true;
         }
+    }
+
+    /// librdkafka is told to start a partition, which it has not begun to read yet.
+    pub(super) fn starts(&mut self, key: Key) {
+        if let Some(slot) = self.slot_mut(key) {
+            slot.starting = Some(0);
+        }
+    }
+
+    /// Another poll in which librdkafka has not started a partition; gives how many there were.
+    pub(super) fn still_starts(&mut self, key: Key) -> Option<u32> {
+        let polls = self.slot_mut(key)?.starting.as_mut()?;
+        *polls += 1;
+        Some(*polls)
+    }
+
+    /// The broker says that a partition's log is another one. Gives whether it says so of where the caller wanted to read.
+    pub(super) fn halt(&mut self, key: Key) -> bool {
+        self.slot_mut(key).is_some_and(|slot| {
+            slot.halted = true;
+            slot.fresh && !slot.away
+        })
     }
 
     /// A rebalance paused and resumed everything inside librdkafka.
@@ -165,30 +239,45 @@ impl Assignment {
         if let Some(slot) = self.slot_mut(key) {
             slot.away = false;
             slot.ahead = false;
+            slot.starting = None;
         }
     }
 
-    /// Whether a record counts; if so, the partition has moved behind it.
-    pub(super) fn accept(&mut self, key: Key, offset: i64) -> bool {
-        match self.slot_mut(key) {
-            Some(slot) if slot.reading && !slot.away && offset >= slot.next => {
-                slot.next = offset + 1;
-                slot.ahead = false;
-                true
-            }
-            _ => false,
+    /// Whether a record counts. It is from another log if its leader's epoch is older than that of the record before, for epochs
+    /// grow within a log, or if it stands where the log that was read has none.
+    pub(super) fn accept(&mut self, key: Key, offset: i64, leader_epoch: i32) -> Accept {
+        let committed_only = self.committed_only;
+        let Some(slot) = self.slot_mut(key).filter(|slot| slot.reading && !slot.away && !slot.halted) else {
+            return Accept::No;
+        };
+        if offset < slot.next {
+            return match slot.last {
+                Some(last) if committed_only && offset > last.offset => {
+                    slot.halted = true;
+                    Accept::Diverged(EpochAt { offset: last.offset + 1, leader_epoch: last.leader_epoch })
+                }
+                _ => Accept::No,
+            };
         }
+        if leader_epoch >= 0 && slot.last.is_some_and(|last| leader_epoch < last.leader_epoch) {
+            slot.halted = true;
+            return Accept::Diverged(EpochAt { offset, leader_epoch });
+        }
+        slot.next = offset + 1;
+        slot.last = (leader_epoch >= 0).then_some(EpochAt { offset, leader_epoch });
+        (slot.ahead, slot.fresh) = (false, false);
+        Accept::Yes
     }
 
-    /// Whether an end of partition at `next` counts.
-    pub(super) fn accept_end(&mut self, key: Key, next: i64) -> bool {
+    /// Whether an end of partition at `end` counts, and the next offset then. A log may end before it, behind the last record.
+    pub(super) fn accept_end(&mut self, key: Key, end: i64) -> Option<i64> {
         match self.slot_mut(key) {
-            Some(slot) if slot.reading && !slot.away && next >= slot.next => {
-                slot.next = next;
-                slot.ahead = true;
-                true
+            Some(slot) if slot.reading && !slot.away && !slot.halted && end >= slot.fetch_from().0 => {
+                slot.next = slot.next.max(end);
+                (slot.ahead, slot.fresh) = (true, false);
+                Some(slot.next)
             }
-            _ => false,
+            _ => None,
         }
     }
 
@@ -212,12 +301,12 @@ impl Assignment {
     }
 
     /// What librdkafka must be sent to.
-    pub(super) fn away(&self) -> Vec<(Key, i64)> {
+    pub(super) fn away(&self) -> Vec<Key> {
         self.select(|slot| slot.reading && slot.away)
     }
 
     /// What is read.
-    pub(super) fn reading(&self) -> Vec<(Key, i64)> {
+    pub(super) fn reading(&self) -> Vec<Key> {
         self.select(|slot| slot.reading)
     }
 }
@@ -230,33 +319,34 @@ mod tests {
         let mut assignment = Assignment::default();
         let at = assignment.own("a", 2);
         let key = assignment.key(&at).unwrap();
-        assert!(assignment.start(key, 10));
+        assert!(assignment.start(key, 10.into()));
         (assignment, key)
     }
 
     #[test]
     fn a_record_counts_once_and_in_order() {
         let (mut assignment, key) = one();
-        assert!(!assignment.accept(key, 9));
-        assert!(assignment.accept(key, 10));
-        assert!(!assignment.accept(key, 10));
-        assert!(assignment.accept(key, 15), "offsets without a record");
+        assert_eq!(assignment.accept(key, 9, -1), Accept::No);
+        assert_eq!(assignment.accept(key, 10, -1), Accept::Yes);
+        assert_eq!(assignment.accept(key, 10, -1), Accept::No);
+        assert_eq!(assignment.accept(key, 15, -1), Accept::Yes, "offsets without a record");
         assert_eq!(assignment.slot(key).unwrap().next, 16);
-        assert!(!assignment.accept((key.0, 0), 100), "never assigned");
-        assert!(!assignment.accept((key.0, 7), 100), "never heard of");
+        assert_eq!(assignment.accept((key.0, 0), 100, -1), Accept::No, "never assigned");
+        assert_eq!(assignment.accept((key.0, 7), 100, -1), Accept::No, "never heard of");
     }
 
     #[test]
     fn nothing_counts_between_a_seek_and_its_arrival() {
         let (mut assignment, key) = one();
-        assert!(assignment.accept(key, 10));
-        assignment.send_to(key, 5);
-        assert!(!assignment.accept(key, 11));
-        assert!(!assignment.accept_end(key, 12));
-        assert_eq!(assignment.away(), [(key, 5)]);
+        assert_eq!(assignment.accept(key, 10, -1), Accept::Yes);
+        assignment.send_to(key, 5.into());
+        assert_eq!(assignment.accept(key, 11, -1), Accept::No);
+        assert_eq!(assignment.accept_end(key, 12), None);
+        assert_eq!(assignment.away(), [key]);
+        assert_eq!(assignment.slot(key).unwrap().next, 5);
         assignment.arrived(key);
         assert!(assignment.away().is_empty());
-        assert!(assignment.accept(key, 5));
+        assert_eq!(assignment.accept(key, 5, -1), Accept::Yes);
     }
 
     #[test]
@@ -264,12 +354,13 @@ mod tests {
         let (mut assignment, key) = one();
         assignment.shaken();
         assert!(assignment.away().is_empty());
-        assert!(assignment.accept_end(key, 12));
+        assert_eq!(assignment.accept_end(key, 12), Some(12));
         assignment.shaken();
-        assert_eq!(assignment.away(), [(key, 12)]);
+        assert_eq!(assignment.away(), [key]);
+        assert_eq!(assignment.slot(key).unwrap().next, 12);
         assignment.arrived(key);
-        assert!(assignment.accept_end(key, 12));
-        assert!(assignment.accept(key, 12));
+        assert_eq!(assignment.accept_end(key, 12), Some(12));
+        assert_eq!(assignment.accept(key, 12, -1), Accept::Yes);
         assignment.shaken();
         assert!(assignment.away().is_empty(), "a record puts librdkafka's position right");
     }
@@ -278,20 +369,72 @@ mod tests {
     fn what_was_revoked_cannot_start() {
         let (mut assignment, key) = one();
         assignment.disown(key);
-        assert!(assignment.accept(key, 10), "it is read until it is freed");
+        assert_eq!(assignment.accept(key, 10, -1), Accept::Yes, "it is read until it is freed");
         assignment.free(key);
-        assert!(!assignment.accept(key, 11));
-        assert!(!assignment.start(key, 11));
+        assert_eq!(assignment.accept(key, 11, -1), Accept::No);
+        assert!(!assignment.start(key, 11.into()));
         assignment.own("a", 2);
-        assert!(assignment.start(key, 11));
+        assert!(assignment.start(key, 11.into()));
     }
 
     #[test]
     fn a_freed_partition_starts_without_a_trace_of_its_past() {
         let (mut assignment, key) = one();
         assignment.set_paused(key, true);
-        assignment.send_to(key, 3);
+        assignment.send_to(key, 3.into());
         assignment.free(key);
         assert_eq!(assignment.slot(key), Some(&Slot { owned: true, ..Slot::default() }));
+    }
+
+    /// Archived up to offset 20, the last record at 14 with epoch 3.
+    fn resumed() -> (Assignment, Key) {
+        let (mut assignment, key) = one();
+        assignment.committed_only = true;
+        assignment.send_to(key, Resume { next: 20, last: Some(EpochAt { offset: 14, leader_epoch: 3 }) });
+        assert_eq!(assignment.slot(key).unwrap().fetch_from(), (15, 3), "the epoch is that of offset 14, not of 19");
+        assignment.arrived(key);
+        (assignment, key)
+    }
+
+    #[test]
+    fn epochs_grow_within_a_log() {
+        let (mut assignment, key) = resumed();
+        assert_eq!(assignment.accept(key, 20, 3), Accept::Yes);
+        assert_eq!(assignment.accept(key, 21, 5), Accept::Yes);
+        assert_eq!(assignment.slot(key).unwrap().fetch_from(), (22, 5));
+        assert_eq!(assignment.accept(key, 22, -1), Accept::Yes, "one without an epoch says nothing");
+        assert_eq!(assignment.accept(key, 23, 4), Accept::Yes);
+        assert_eq!(assignment.accept(key, 24, 2), Accept::Diverged(EpochAt { offset: 24, leader_epoch: 2 }));
+        assert_eq!(
+            assignment.accept(key, 25, 9),
+            Accept::No,
+            "nothing counts until the caller has said where to go on"
+        );
+        assignment.send_to(key, 24.into());
+        assignment.arrived(key);
+        assert_eq!(assignment.accept(key, 24, 2), Accept::Yes);
+    }
+
+    #[test]
+    fn a_record_where_the_log_had_none_is_from_another_log() {
+        let (mut assignment, key) = resumed();
+        assert_eq!(assignment.accept(key, 14, 3), Accept::No, "it came already");
+        assert_eq!(assignment.accept(key, 16, 4), Accept::Diverged(EpochAt { offset: 15, leader_epoch: 3 }));
+        assert!(assignment.halt(key), "it is about where the caller wanted to read");
+        let (mut assignment, key) = resumed();
+        assignment.committed_only = false;
+        assert_eq!(assignment.accept(key, 16, 4), Accept::No, "it may be an aborted one");
+    }
+
+    #[test]
+    fn a_log_may_end_behind_its_last_record() {
+        let (mut assignment, key) = resumed();
+        assert_eq!(assignment.accept_end(key, 14), None);
+        assert_eq!(assignment.accept_end(key, 17), Some(20));
+        assert_eq!(assignment.accept_end(key, 22), Some(22));
+        assignment.go_on(key, 22);
+        assert_eq!(assignment.slot(key).unwrap().fetch_from(), (15, 3), "a pause forgets no epoch");
+        assignment.go_on(key, 21);
+        assert_eq!(assignment.slot(key).unwrap().fetch_from(), (21, -1), "of another position it says nothing");
     }
 }

@@ -9,15 +9,18 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::assignment::{Assignment, Key};
+use super::assignment::{Accept, Assignment, Key};
 use super::raw::{self, Callback, Failure, Handle, List, OFFSET_INVALID, Queue, RawHeaders, RawMessage, code};
-use super::{Event, TopicPartition, properties};
-use crate::config::{Kafka, TopicPattern};
+use super::{EpochAt, Event, Resume, TopicPartition, properties};
+use crate::config::{Isolation, Kafka, TopicPattern};
 use crate::error::{Error, Kind, Result};
 use crate::record::{Header, TimestampType};
 
 /// How long librdkafka's own thread may take to move the fetchers of all partitions. It asks nobody; a moment is enough.
 const SEEK_WAIT: Duration = Duration::from_secs(5);
+
+/// A partition that librdkafka was told to start and that does not answer to a seek in so many polls is started again.
+const START_POLLS: u32 = 100;
 
 /// One record, borrowed from the batch that is being given.
 pub struct Message<'a> {
@@ -98,7 +101,7 @@ impl Consumer {
         let mut consumer = Self {
             handle,
             queue,
-            assignment: Assignment::default(),
+            assignment: Assignment::new(config.isolation == Isolation::ReadCommitted),
             topics: properties::subscription(config)?,
             member: false,
             exclude: config.exclude.clone(),
@@ -176,8 +179,13 @@ impl Consumer {
             }
             if raw.code() != 0 {
                 ends.extend(error_event(assignment, index, raw));
-            } else if assignment.accept((index, raw.partition()), raw.offset()) {
-                on_message(message(assignment.name(index), index, raw));
+                continue;
+            }
+            let key = (index, raw.partition());
+            match assignment.accept(key, raw.offset(), raw.leader_epoch()) {
+                Accept::Yes => on_message(message(assignment.name(index), index, raw)),
+                Accept::No => {}
+                Accept::Diverged(at) => ends.push(diverged_event(assignment, key, at)),
             }
         }
         drop(batch);
@@ -242,18 +250,17 @@ impl Consumer {
 
     /// Starts to read partitions that [`Event::Assigned`] named, each at its offset. Partitions that were revoked since
     /// are left out.
-    pub fn assign(&mut self, partitions: &[(TopicPartition, i64)]) -> Result<()> {
-        let mut added = List::new();
+    pub fn assign<P: Copy + Into<Resume>>(&mut self, partitions: &[(TopicPartition, P)]) -> Result<()> {
         let mut keys = Vec::new();
-        for (at, next) in partitions {
+        for (at, from) in partitions {
             let Some(key) = self.assignment.key(at) else { continue };
             if self.assignment.slot(key).is_some_and(|slot| slot.reading) {
-                self.assignment.send_to(key, *next);
-            } else if self.assignment.start(key, *next) {
-                added.add(&at.topic, at.partition, *next)?;
+                self.assignment.send_to(key, (*from).into());
+            } else if self.assignment.start(key, (*from).into()) {
                 keys.push(key);
             }
         }
+        let added = self.positions(&keys);
         if keys.is_empty() {
             return self.settle();
         }
@@ -269,14 +276,24 @@ impl Consumer {
 
     /// An eager group knows only the whole assignment.
     fn assign_all(&self) -> Result<(), Failure> {
-        self.handle.assign(&self.list(&self.assignment.reading()))
+        self.handle.assign(&self.positions(&self.assignment.reading()))
     }
 
-    fn list(&self, partitions: &[(Key, i64)]) -> List {
+    /// Partitions, and from where librdkafka fetches them.
+    fn positions(&self, keys: &[Key]) -> List {
+        let from = |key: &Key| self.assignment.slot(*key).map_or((OFFSET_INVALID, -1), |slot| slot.fetch_from());
+        self.list(keys.iter().map(|key| (*key, from(key))))
+    }
+
+    fn names<'a>(&self, keys: impl IntoIterator<Item = &'a Key>) -> List {
+        self.list(keys.into_iter().map(|key| (*key, (OFFSET_INVALID, -1))))
+    }
+
+    fn list(&self, partitions: impl Iterator<Item = (Key, (i64, i32))>) -> List {
         let mut list = List::new();
-        for ((topic, partition), next) in partitions {
+        for ((topic, partition), (offset, leader_epoch)) in partitions {
             // A name that came from librdkafka can go back to it: it holds no NUL.
-            if let Err(error) = list.add(self.assignment.name(*topic), *partition, *next) {
+            if let Err(error) = list.add_with_epoch(self.assignment.name(topic), partition, offset, leader_epoch) {
                 tracing::error!(%error, "a topic's name cannot be given to librdkafka");
             }
         }
@@ -302,15 +319,15 @@ impl Consumer {
             return Ok(());
         }
         let is_paused = |key: &&Key| self.assignment.slot(**key).is_some_and(|slot| slot.paused);
-        let paused: Vec<_> = leaving.iter().filter(is_paused).map(|key| (*key, OFFSET_INVALID)).collect();
-        let removed: Vec<_> = leaving.iter().map(|key| (*key, OFFSET_INVALID)).collect();
+        let mut paused = self.names(leaving.iter().filter(is_paused));
+        let removed = self.names(&leaving);
         for key in leaving {
             self.assignment.free(key);
         }
         // librdkafka keeps the flag of a paused partition over its next assignment.
-        let resumed = self.handle.resume(&mut self.list(&paused));
+        let resumed = self.handle.resume(&mut paused);
         let done = if self.cooperative {
-            self.handle.incremental_unassign(&self.list(&removed))
+            self.handle.incremental_unassign(&removed)
         } else if answer.is_some() {
             self.handle.unassign_all()
         } else {
@@ -324,8 +341,7 @@ impl Consumer {
     pub fn pause(&mut self, partitions: &[TopicPartition]) -> Result<()> {
         let mut keys = self.keys(partitions);
         keys.retain(|key| self.assignment.slot(*key).is_some_and(|slot| slot.reading && !slot.paused));
-        let list: Vec<_> = keys.iter().map(|key| (*key, 0)).collect();
-        self.handle.pause(&mut self.list(&list)).map_err(|failure| failure.into_error("cannot pause partitions"))?;
+        self.handle.pause(&mut self.names(&keys)).map_err(|failure| failure.into_error("cannot pause partitions"))?;
         for key in keys {
             self.assignment.set_paused(key, true);
         }
@@ -335,27 +351,27 @@ impl Consumer {
     /// Goes on with paused partitions, each at the caller's own next offset: librdkafka's may be one record too far
     /// (see `assignment`).
     pub fn resume(&mut self, partitions: &[(TopicPartition, i64)]) -> Result<()> {
-        let mut list = Vec::new();
+        let mut keys = Vec::new();
         for (at, next) in partitions {
             let Some(key) = self.assignment.key(at) else { continue };
             if self.assignment.slot(key).is_some_and(|slot| slot.reading && slot.paused) {
-                self.assignment.send_to(key, *next);
-                list.push((key, *next));
+                self.assignment.go_on(key, *next);
+                keys.push(key);
             }
         }
         self.settle()?;
-        self.handle.resume(&mut self.list(&list)).map_err(|failure| failure.into_error("cannot resume partitions"))?;
-        for (key, _) in list {
+        self.handle.resume(&mut self.names(&keys)).map_err(|failure| failure.into_error("cannot resume partitions"))?;
+        for key in keys {
             self.assignment.set_paused(key, false);
         }
         Ok(())
     }
 
     /// Goes on elsewhere: also the way on after [`Event::OutOfRange`].
-    pub fn seek(&mut self, partitions: &[(TopicPartition, i64)]) -> Result<()> {
-        for (at, next) in partitions {
+    pub fn seek<P: Copy + Into<Resume>>(&mut self, partitions: &[(TopicPartition, P)]) -> Result<()> {
+        for (at, to) in partitions {
             if let Some(key) = self.assignment.key(at) {
-                self.assignment.send_to(key, *next);
+                self.assignment.send_to(key, (*to).into());
             }
         }
         self.settle()
@@ -371,7 +387,7 @@ impl Consumer {
         if away.is_empty() {
             return Ok(());
         }
-        let mut list = self.list(&away);
+        let mut list = self.positions(&away);
         match self.handle.seek(&mut list, SEEK_WAIT) {
             Ok(()) => {}
             // A process that was frozen meanwhile, or a machine without a free core.
@@ -384,7 +400,11 @@ impl Consumer {
             match entry.code {
                 0 => self.assignment.arrived(key),
                 // Its fetcher is not running: it gave up after an out-of-range, or has not started yet.
-                code::STATE | code::UNKNOWN_PARTITION => stopped.push(key),
+                code::STATE | code::UNKNOWN_PARTITION => {
+                    if self.assignment.still_starts(key).is_none_or(|polls| polls > START_POLLS) {
+                        stopped.push(key);
+                    }
+                }
                 code => {
                     tracing::debug!(topic = %self.assignment.name(key.0), partition = key.1, code, "seek is retried")
                 }
@@ -393,21 +413,21 @@ impl Consumer {
         self.restart(&stopped).map_err(|failure| failure.into_error("cannot start partitions anew"))
     }
 
-    /// Takes partitions out of librdkafka's assignment and puts them in again. The group does not notice.
+    /// Takes partitions out of librdkafka's assignment and puts them in again. The group does not notice. They are sent to where
+    /// they belong at the next poll: only a seek has the broker check an epoch.
     fn restart(&mut self, stopped: &[Key]) -> Result<(), Failure> {
         if stopped.is_empty() {
             return Ok(());
         }
         if self.cooperative {
-            let next = |key: &Key| self.assignment.slot(*key).map_or(OFFSET_INVALID, |slot| slot.next);
-            let list = self.list(&stopped.iter().map(|key| (*key, next(key))).collect::<Vec<_>>());
+            let list = self.positions(stopped);
             self.handle.incremental_unassign(&list)?;
             self.handle.incremental_assign(&list)?;
         } else {
             self.assign_all()?;
         }
         for key in stopped {
-            self.assignment.arrived(*key);
+            self.assignment.starts(*key);
         }
         Ok(())
     }
@@ -469,9 +489,10 @@ fn message<'a>(topic: &'a Arc<str>, topic_index: u32, raw: RawMessage<'a>) -> Me
 fn error_event(assignment: &mut Assignment, index: u32, raw: RawMessage<'_>) -> Option<Event> {
     let key = (index, raw.partition());
     match raw.code() {
-        code::PARTITION_EOF => assignment
-            .accept_end(key, raw.offset())
-            .then(|| Event::EndOfPartition { at: assignment.at(key), next_offset: raw.offset() }),
+        code::PARTITION_EOF => {
+            let next_offset = assignment.accept_end(key, raw.offset())?;
+            Some(Event::EndOfPartition { at: assignment.at(key), next_offset })
+        }
         code::AUTO_OFFSET_RESET => reset_event(assignment, key, raw),
         // No offset: it is about the topic, and the partition means nothing (rd_kafka_propagate_consumer_topic_errors).
         _ if raw.offset() == OFFSET_INVALID => {
@@ -495,22 +516,34 @@ fn reset_event(assignment: &mut Assignment, key: Key, raw: RawMessage<'_>) -> Op
     let failure = raw.failure();
     let at = assignment.at(key);
     if failure.text.contains(&raw::text_of(code::LOG_TRUNCATION)) {
-        let diverged = diverged(&failure.text);
-        return Some(Event::Truncated { error: failure.into_error(&at), at, diverged });
+        let (diverged, fresh) = (diverged(&failure.text), assignment.halt(key));
+        return Some(Event::Truncated { error: failure.into_error(&at), at, diverged, fresh });
     }
-    if raw.offset() == slot.next && !slot.away {
+    let known = raw.offset() == slot.next || raw.offset() == slot.fetch_from().0;
+    if known && !slot.away {
         return Some(Event::OutOfRange { at, offset: raw.offset() });
     }
-    assignment.send_to(key, slot.next);
+    assignment.go_on(key, slot.next);
     None
+}
+
+/// A record showed that the log is another one.
+fn diverged_event(assignment: &mut Assignment, key: Key, diverged: EpochAt) -> Event {
+    let (at, fresh) = (assignment.at(key), assignment.halt(key));
+    let EpochAt { offset, leader_epoch } = diverged;
+    let why = format!("{at}: the log has a record of epoch {leader_epoch} at {offset} where what was read had another");
+    Event::Truncated { at, error: Error::new(Kind::Corrupt, why), diverged: Some(diverged), fresh }
 }
 
 /// Where librdkafka says that the log left what was read: the broker's answer to OffsetForLeaderEpoch, which stands in the text
 /// only ("… broker end offset is 100 (offset leader epoch 4) …", `rd_kafka_toppar_handle_OffsetForLeaderEpoch`).
-fn diverged(text: &str) -> Option<i64> {
-    let (_, rest) = text.split_once("broker end offset is ")?;
-    let digits = rest.split(|c: char| !c.is_ascii_digit()).next()?;
-    digits.parse().ok()
+fn diverged(text: &str) -> Option<EpochAt> {
+    let after = |words: &str| {
+        let (_, rest) = text.split_once(words)?;
+        rest.split(|c: char| !c.is_ascii_digit()).next()
+    };
+    let offset = after("broker end offset is ")?.parse().ok()?;
+    Some(EpochAt { offset, leader_epoch: after("(offset leader epoch ")?.parse().ok()? })
 }
 
 #[cfg(test)]
@@ -521,7 +554,7 @@ mod tests {
     fn a_truncation_tells_where_the_log_left() {
         let text = "Partition log truncation detected at offset 200 (leader epoch 3): broker end offset is 100 (offset \
                     leader epoch 2). Reset to INVALID.: Local: Partition log truncation (broker 2)";
-        assert_eq!(diverged(text), Some(100));
+        assert_eq!(diverged(text), Some(EpochAt { offset: 100, leader_epoch: 2 }));
         let none = "No epoch found less or equal to offset 5 (leader epoch 9): broker end offset is -1 (offset leader \
                     epoch -1). Reset using configured policy.";
         assert_eq!((diverged(none), diverged("")), (None, None));

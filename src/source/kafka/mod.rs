@@ -49,6 +49,31 @@ impl TopicPartition {
     }
 }
 
+/// Where a partition is to be read on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Resume {
+    /// The next offset.
+    pub next: i64,
+    /// The last record before it, if its leader's epoch is known: the broker is asked whether its log still is the one that
+    /// had this record (KIP-320), and [`Event::Truncated`] tells if not.
+    pub last: Option<EpochAt>,
+}
+
+impl From<i64> for Resume {
+    fn from(next: i64) -> Self {
+        Self { next, last: None }
+    }
+}
+
+/// An offset, and the epoch of the leader that appended there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EpochAt {
+    /// The offset.
+    pub offset: i64,
+    /// The leader's epoch.
+    pub leader_epoch: i32,
+}
+
 impl fmt::Display for TopicPartition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} partition {}", self.topic, self.partition)
@@ -95,8 +120,11 @@ pub enum Event {
         at: TopicPartition,
         /// What the broker said.
         error: Error,
-        /// Where its log left what was read, as far as the broker tells: the end of the last epoch that both know.
-        diverged: Option<i64>,
+        /// Where its log left what was read, as far as the broker tells: the end of the last epoch that is not newer than the
+        /// one that was read, and that epoch.
+        diverged: Option<EpochAt>,
+        /// Whether it is about the position that the caller gave last, and not about what came since.
+        fresh: bool,
     },
     /// A partition cannot be read now. librdkafka goes on trying.
     PartitionError {

@@ -278,11 +278,11 @@ impl Collector {
                     lane.ask(Question::OutOfRange { partition: at.partition });
                 }
             }
-            Event::Truncated { at, error, diverged } => {
+            Event::Truncated { at, error, diverged, fresh } => {
                 tracing::error!(topic = &*at.topic, partition = at.partition, %error, "the log was cut below the archive's position");
                 if let Some(lane) = self.lane_of(&at.topic) {
                     lane.hold(at.partition, Wait::Truncated);
-                    lane.ask(Question::Truncated { partition: at.partition, diverged });
+                    lane.ask(Question::Truncated { partition: at.partition, diverged, fresh });
                 }
             }
             Event::PartitionError { at, error } => {
@@ -322,11 +322,11 @@ impl Collector {
                 if !dropped.is_empty() {
                     // What came after the dropped segment does not follow what is archived: it ends here, to be dropped.
                     lane.seal(Reason::Conflict);
-                    let positions: Vec<_> = dropped.iter().map(|dropped| (dropped.partition, dropped.offset)).collect();
+                    let positions: Vec<_> = dropped.iter().map(|dropped| (dropped.partition, dropped.from)).collect();
                     self.reposition(id, &positions)?;
                 }
             }
-            Notice::Found { lane, partition, offset } => self.reposition(lane, &[(partition, offset)])?,
+            Notice::Found { lane, partition, from } => self.reposition(lane, &[(partition, from)])?,
             Notice::Positioned { lane: id, seq, positions } => {
                 if let Some(lane) = self.lanes.get_mut(&id) {
                     lane.covered(seq, &[]);

@@ -17,7 +17,7 @@ use crate::pipeline::kafka::resolve::{self, Resolved, Unresolved};
 use crate::pipeline::kafka::shown::Shown;
 use crate::pipeline::tasks::Task;
 use crate::segment::Encoding;
-use crate::source::kafka::TopicPartition;
+use crate::source::kafka::{Resume, TopicPartition};
 use crate::stream::TopicLife;
 
 /// How long a revoked partition may wait for its last segment's checkpoint before it is given up.
@@ -141,16 +141,16 @@ impl Collector {
     }
 
     /// Reads partitions on from where the archive stands.
-    pub(super) fn reposition(&mut self, id: LaneId, positions: &[(i32, i64)]) -> Result<()> {
+    pub(super) fn reposition(&mut self, id: LaneId, positions: &[(i32, Resume)]) -> Result<()> {
         let Some(lane) = self.lanes.get_mut(&id) else { return Ok(()) };
-        for (partition, offset) in positions {
-            lane.reposition(*partition, *offset);
+        for (partition, from) in positions {
+            lane.reposition(*partition, from.next);
         }
         if self.current.get(&lane.topic) != Some(&id) {
             return Ok(());
         }
         let at = |partition| TopicPartition { topic: Arc::clone(&lane.topic), partition };
-        let seek: Vec<_> = positions.iter().map(|&(partition, offset)| (at(partition), offset)).collect();
+        let seek: Vec<_> = positions.iter().map(|&(partition, from)| (at(partition), from)).collect();
         self.consumer.seek(&seek)
     }
 
@@ -167,10 +167,10 @@ impl Collector {
             done.push(Arc::clone(&topic));
             let at = |partition| TopicPartition { topic: Arc::clone(&topic), partition };
             let mut wanted = Vec::new();
-            for (partition, offset) in offsets {
+            for (partition, from) in offsets {
                 // The group may have taken it away meanwhile.
                 if self.resolving.take(&at(partition), ticket) && self.consumer.owns(&at(partition)) {
-                    wanted.push((partition, offset));
+                    wanted.push((partition, from));
                 }
             }
             // What arrives while the topic moves is asked for with all others once it has.
@@ -187,15 +187,16 @@ impl Collector {
                 }
             };
             let Some(lane) = self.lanes.get_mut(&id) else { continue };
-            for (partition, offset) in wanted {
-                lane.add(partition, offset);
-                assign.push((at(partition), offset));
+            for (partition, from) in wanted {
+                lane.add(partition, from.next);
+                assign.push((at(partition), from));
             }
         }
         self.note_unresolved(ticket, done, unresolved);
         self.consumer.assign(&assign)?;
         // Those that are read already, in the generation that has ended, may be paused.
-        self.consumer.resume(&assign)
+        let next: Vec<_> = assign.iter().map(|(at, from)| (at.clone(), from.next)).collect();
+        self.consumer.resume(&next)
     }
 
     /// Keeps what has no answer, to ask again, and shows why.

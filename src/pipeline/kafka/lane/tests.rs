@@ -164,6 +164,8 @@ fn coverage_reaches_over_offsets_without_records_only() {
     let (mut lane, now) = (lane(), Instant::now());
     lane.advance(0, 130, now);
     let reached = |lane: &Lane| lane.reached().collect::<Vec<_>>();
+    assert_eq!(reached(&lane).len(), 1, "the broker has said nothing of partition 2");
+    lane.advance(2, 7, now);
     let idle = (2, Reached { covered: 7, archived: 7, received: 7 });
     assert_eq!(reached(&lane), [(0, Reached { covered: 100, archived: 130, received: 130 }), idle]);
     lane.hold(0, Wait::OutOfRange);

@@ -59,10 +59,19 @@ impl List {
     }
 
     pub(crate) fn add(&mut self, topic: &str, partition: i32, offset: i64) -> Result<()> {
+        self.add_with_epoch(topic, partition, offset, -1)
+    }
+
+    /// `leader_epoch`: of the leader that appended the record before `offset`; -1 = not known.
+    pub(crate) fn add_with_epoch(&mut self, topic: &str, partition: i32, offset: i64, leader_epoch: i32) -> Result<()> {
         let name =
             CString::new(topic).map_err(|_| Error::new(Kind::Config, format!("topic {topic:?} holds a NUL byte")))?;
         // SAFETY: the list is owned; librdkafka copies the name and answers the new entry, valid until the next add.
-        unsafe { (*sys::rd_kafka_topic_partition_list_add(self.0.as_ptr(), name.as_ptr(), partition)).offset = offset };
+        unsafe {
+            let entry = sys::rd_kafka_topic_partition_list_add(self.0.as_ptr(), name.as_ptr(), partition);
+            (*entry).offset = offset;
+            sys::rd_kafka_topic_partition_set_leader_epoch(entry, leader_epoch);
+        }
         Ok(())
     }
 
