@@ -2,6 +2,7 @@
 
 mod archive;
 mod cli;
+mod complete;
 mod deploy;
 mod docs;
 mod faults;

@@ -169,7 +169,7 @@ fn shown(stream: &StreamStatus) -> Value {
         "gap_count": totals.gaps,
         "min_time": totals.min_timestamp.map(time::rfc3339),
         "max_time": totals.max_timestamp.map(time::rfc3339),
-        "complete_through": utc(stream.complete_through()),
+        "complete_through": utc(stream.complete_through),
         "lag_records": stream.lag_records(),
         // Digits that nobody reads would make every answer a new one.
         "records_per_second": rounded(stream.records_per_second),

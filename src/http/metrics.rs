@@ -186,6 +186,7 @@ mod tests {
             records_per_second: 0.0,
             bytes_per_second: 0.0,
             waiting: 2,
+            complete_through: None,
             trouble: None,
         }
     }

@@ -1,14 +1,24 @@
 //! Coverage: up to which time a stream is known to be complete.
 //!
+//! ```text
+//!   replica a: ends of its partitions, how many the topic has, at 10:00:05 ─┐
+//!   replica b: ends of its partitions, how many the topic has, at 10:00:07 ─┼─► judge ─► complete through 10:00:05
+//!   the chain: where the archive of each partition stands ──────────────────┘
+//! ```
+//!
 //! A replica that has read a partition to its end knows that everything up to now is archived, as soon as the records
 //! before that end are committed. It writes such claims into one small object of its own, over and over. A claim names
 //! the offset that it stands on: it counts only while the chain has come at least that far, so that neither a claim that
-//! ran ahead of its checkpoint nor one that survived a restored bucket can promise too much.
+//! ran ahead of its checkpoint nor one that survived a restored bucket can promise too much. And since a replica knows its
+//! own partitions only, it also claims how many the topic had: a topic is complete through a time only if somebody says
+//! how many partitions there were then and each of them is complete through that time.
+//!
+//! [`through`] alone decides that, for `ls`, the warnings of a replay, `verify` and the status of the service.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use futures::{StreamExt, stream};
 use object_store::path::Path;
 use serde::{Deserialize, Serialize};
@@ -16,7 +26,13 @@ use serde::{Deserialize, Serialize};
 use super::{Chain, READS_AT_ONCE, entry};
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::store::{Store, layout};
-use crate::stream::{FORMAT_VERSION, StreamId};
+use crate::stream::{FORMAT_VERSION, StreamId, TopicLife};
+
+/// A claim that lies further in the reader's future was made by a clock that is ahead, and counts for nothing.
+const CLOCKS_AGREE: TimeDelta = TimeDelta::seconds(5);
+
+/// By how much an object may seem to be written before its own time: S3 keeps whole seconds.
+const STORE_RESOLUTION: TimeDelta = TimeDelta::seconds(2);
 
 /// What one replica knows to be complete.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,8 +43,12 @@ pub struct Coverage {
     pub writer: String,
     /// When it was written.
     pub at: DateTime<Utc>,
-    /// The claims by stream (as [`StreamId`] is written) and partition.
+    /// The claims by stream (as [`StreamId`] is written) and partition: of Postgres, and what earlier versions of this
+    /// program wrote of topics.
     pub streams: BTreeMap<String, BTreeMap<i32, Claim>>,
+    /// The claims by topic, in each its generation.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub topics: BTreeMap<String, TopicClaims>,
 }
 
 /// Everything of a partition that was there at a time is archived once `offset` is reached.
@@ -40,18 +60,80 @@ pub struct Claim {
     pub complete_through: DateTime<Utc>,
 }
 
+/// What one replica knows of a generation of a topic.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TopicClaims {
+    /// The id of the topic that was asked; none where the brokers have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub topic_id: Option<String>,
+    /// How many partitions it had, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub counts: Vec<Count>,
+    /// What is claimed of them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", with = "groups")]
+    pub claims: BTreeMap<i32, Claim>,
+}
+
+/// At a time, a topic had no partitions but the first so many. It never has fewer later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Count {
+    /// How many.
+    pub partitions: i32,
+    /// The time.
+    pub at: DateTime<Utc>,
+}
+
+/// Claims as they are written: those of one time together, and of partitions that follow each other the ends alone.
+mod groups {
+    use std::collections::BTreeMap;
+
+    use chrono::{DateTime, Utc};
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::Claim;
+
+    #[derive(Serialize, Deserialize)]
+    struct Group {
+        complete_through: DateTime<Utc>,
+        /// The first partition, and the ends of it and those that follow.
+        ends: Vec<(i32, Vec<i64>)>,
+    }
+
+    pub(super) fn serialize<S: Serializer>(claims: &BTreeMap<i32, Claim>, to: S) -> Result<S::Ok, S::Error> {
+        let mut groups: BTreeMap<DateTime<Utc>, Vec<(i32, Vec<i64>)>> = BTreeMap::new();
+        for (&partition, claim) in claims {
+            let ends = groups.entry(claim.complete_through).or_default();
+            match ends.last_mut() {
+                Some((first, run)) if i64::from(*first) + run.len() as i64 == i64::from(partition) => {
+                    run.push(claim.offset);
+                }
+                _ => ends.push((partition, vec![claim.offset])),
+            }
+        }
+        to.collect_seq(groups.into_iter().map(|(complete_through, ends)| Group { complete_through, ends }))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<i32, Claim>, D::Error> {
+        let mut claims = BTreeMap::new();
+        for Group { complete_through, ends } in Vec::<Group>::deserialize(from)? {
+            for (first, run) in ends {
+                claims.extend((first..=i32::MAX).zip(run.into_iter().map(|offset| Claim { offset, complete_through })));
+            }
+        }
+        Ok(claims)
+    }
+}
+
 impl Coverage {
     /// A replica that knows nothing yet.
     pub fn new(writer: impl Into<String>, at: DateTime<Utc>) -> Self {
-        Self { format: FORMAT_VERSION, writer: writer.into(), at, streams: BTreeMap::new() }
+        let (streams, topics) = (BTreeMap::new(), BTreeMap::new());
+        Self { format: FORMAT_VERSION, writer: writer.into(), at, streams, topics }
     }
 
-    /// Notes a claim, unless a later one is known.
+    /// Notes a claim in place of an earlier one.
     pub fn claim(&mut self, stream: &StreamId, partition: i32, claim: Claim) {
-        let known = self.streams.entry(stream.to_string()).or_default().entry(partition).or_insert(claim);
-        if known.complete_through < claim.complete_through {
-            *known = claim;
-        }
+        self.streams.entry(stream.to_string()).or_default().insert(partition, claim);
     }
 
     /// Writes the replica's object.
@@ -62,27 +144,99 @@ impl Coverage {
 
     /// Takes over the claims of replicas that wrote nothing since `before` and removes their objects, so that restarts
     /// leave no heap of objects. Our own object is durable before theirs are gone; a replica that lives after all
-    /// writes its object anew.
-    pub async fn adopt(&mut self, store: &Store, folder: &Path, before: DateTime<Utc>) -> Result<()> {
+    /// writes its object again. Of a topic the newest generation alone is taken over. Objects that were written later than
+    /// `now` are removed: a clock was ahead, and they would begin to count once that time has come.
+    pub async fn adopt(
+        &mut self,
+        store: &Store,
+        folder: &Path,
+        before: DateTime<Utc>,
+        now: DateTime<Utc>,
+    ) -> Result<()> {
         let loaded = load_all(store, folder).await?;
         loaded.tell_unreadable();
-        let mut old = loaded.known;
-        old.retain(|other| other.writer != self.writer && other.at < before);
-        if old.is_empty() {
-            return Ok(());
+        let mut others = loaded.known;
+        others.retain(|other| other.writer != self.writer);
+        let (ahead, others): (Vec<_>, Vec<_>) = others.into_iter().partition(|other| other.at > now + CLOCKS_AGREE);
+        let gone: Vec<Self> = others.into_iter().filter(|other| other.at < before).collect();
+        if !gone.is_empty() {
+            gone.iter().for_each(|other| self.take_over(other, now));
+            self.forget_ended();
+            self.at = now;
+            self.save(store, folder).await?;
         }
-        for other in &old {
-            for (stream, claims) in &other.streams {
-                // What no program of ours can have written is no claim of anything.
-                let Ok(stream) = stream.parse() else { continue };
-                claims.iter().for_each(|(partition, claim)| self.claim(&stream, *partition, *claim));
-            }
+        for other in &ahead {
+            let object = layout::coverage(folder, &other.writer);
+            tracing::warn!(%object, at = %other.at, "claims of completeness were made by a clock that is ahead, and are removed");
         }
-        self.save(store, folder).await?;
-        for other in &old {
+        for other in ahead.iter().chain(&gone) {
             store.delete(&layout::coverage(folder, &other.writer)).await?;
         }
         Ok(())
+    }
+
+    /// Adds what another replica claims, where that is later than what is known and not in the future.
+    pub fn take_over(&mut self, other: &Self, now: DateTime<Utc>) {
+        for (stream, claims) in &other.streams {
+            let until = if is_by_our_clock(stream) { now } else { DateTime::<Utc>::MAX_UTC };
+            merge(self.streams.entry(stream.clone()).or_default(), claims, until);
+        }
+        for (stream, theirs) in &other.topics {
+            let ours = self
+                .topics
+                .entry(stream.clone())
+                .or_insert_with(|| TopicClaims { topic_id: theirs.topic_id.clone(), ..TopicClaims::default() });
+            if ours.topic_id == theirs.topic_id {
+                merge(&mut ours.claims, &theirs.claims, now);
+                ours.counts.extend(theirs.counts.iter().filter(|count| count.at <= now));
+                ours.counts = sound(std::mem::take(&mut ours.counts), 0);
+            }
+        }
+    }
+
+    /// Drops the claims of generations that a later one has followed.
+    pub fn forget_ended(&mut self) {
+        let mut newest: BTreeMap<String, u32> = BTreeMap::new();
+        for life in self.streams.keys().chain(self.topics.keys()).filter_map(|stream| stream.parse::<TopicLife>().ok())
+        {
+            let generation = newest.entry(format!("{}/{}", life.cluster, life.topic)).or_default();
+            *generation = life.generation.max(*generation);
+        }
+        let goes_on = |stream: &String| {
+            let Ok(life) = stream.parse::<TopicLife>() else { return true };
+            newest.get(&format!("{}/{}", life.cluster, life.topic)) == Some(&life.generation)
+        };
+        self.streams.retain(|stream, _| goes_on(stream));
+        self.topics.retain(|stream, _| goes_on(stream));
+    }
+
+    /// Sets back all times by how much the writer's clock was ahead of the store's as it wrote.
+    pub(crate) fn by_the_clock_of(mut self, stored: DateTime<Utc>) -> Self {
+        let ahead = self.at - stored;
+        if ahead > STORE_RESOLUTION {
+            let back = |time: &mut DateTime<Utc>| *time = time.checked_sub_signed(ahead).unwrap_or(*time);
+            let streams = self.streams.iter_mut().filter(|(stream, _)| is_by_our_clock(stream));
+            let streams = streams.map(|(_, claims)| claims);
+            let claims = streams.chain(self.topics.values_mut().map(|topic| &mut topic.claims));
+            claims.flat_map(BTreeMap::values_mut).for_each(|claim| back(&mut claim.complete_through));
+            self.topics.values_mut().flat_map(|topic| &mut topic.counts).for_each(|count| back(&mut count.at));
+        }
+        self
+    }
+}
+
+/// Whether the claims of a stream are times of an archiver's clock: those of a Postgres system are times of its server, as
+/// are those of the commits that they are compared with.
+fn is_by_our_clock(stream: &str) -> bool {
+    !stream.starts_with("postgres/")
+}
+
+fn merge(ours: &mut BTreeMap<i32, Claim>, theirs: &BTreeMap<i32, Claim>, now: DateTime<Utc>) {
+    for (partition, claim) in theirs.iter().filter(|(_, claim)| claim.complete_through <= now) {
+        let known = ours.entry(*partition).or_insert(*claim);
+        if known.complete_through < claim.complete_through {
+            *known = *claim;
+        }
     }
 }
 
@@ -110,8 +264,8 @@ impl Loaded {
 pub async fn load_all(store: &Store, folder: &Path) -> Result<Loaded> {
     let objects = store.list(folder).await?;
     let read = stream::iter(objects).map(|object| async move {
-        let Some(bytes) = store.get(&object.location).await? else { return Ok(None) };
-        decode(&object.location, &bytes).map(Some)
+        let Some((bytes, stored)) = store.get_dated(&object.location).await? else { return Ok(None) };
+        decode(&object.location, &bytes).map(|coverage| Some(coverage.by_the_clock_of(stored)))
     });
     let mut read = read.buffered(READS_AT_ONCE);
     let mut loaded = Loaded::default();
@@ -134,22 +288,122 @@ pub(super) fn decode(object: &Path, bytes: &[u8]) -> Result<Coverage> {
     })
 }
 
-/// Up to which time each partition of a chain is complete, as far as that is known. A partition of which nothing is
-/// archived is as far as where its archive begins.
-pub fn complete_through(coverages: &[Coverage], chain: &Chain) -> BTreeMap<i32, DateTime<Utc>> {
-    let stream = chain.stream().to_string();
-    let mut complete = BTreeMap::new();
-    for (partition, claim) in coverages.iter().filter_map(|coverage| coverage.streams.get(&stream)).flatten() {
-        if chain.reached(*partition).is_some_and(|end| end >= claim.offset) {
-            let through = complete.entry(*partition).or_insert(claim.complete_through);
-            *through = claim.complete_through.max(*through);
-        }
-    }
-    complete
+/// How far a stream is complete.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Completeness {
+    /// The partitions of which it is known, and up to when each is complete.
+    pub partitions: BTreeMap<i32, DateTime<Utc>>,
+    /// How many partitions a topic had, oldest first; none of an earlier time is greater than a later one.
+    pub counts: Vec<Count>,
+    /// How many partitions a topic is known to have at least.
+    pub known: i32,
 }
 
-/// The partitions of a topic's chain: those of which something is archived, and those that the topic had when its archive
-/// began.
-pub fn partitions(chain: &Chain) -> BTreeSet<i32> {
-    chain.positions().map(|at| at.partition).chain(chain.begin_facts().partitions()).collect()
+/// Why it is not known up to when a topic is complete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unknown {
+    /// Of this partition it is not known.
+    Partition(i32),
+    /// Nobody has claimed how many partitions the topic had.
+    Count,
+}
+
+impl Completeness {
+    /// Up to when those partitions of a topic are complete that are `wanted`, or why that is not known.
+    ///
+    /// # Errors
+    /// The first partition of which nothing is known, or that their number is not.
+    pub fn through(&self, wanted: impl Fn(i32) -> bool) -> Result<DateTime<Utc>, Unknown> {
+        through(&self.partitions, &self.counts, &wanted).ok_or_else(|| {
+            let unknown =
+                (0..self.known).find(|partition| wanted(*partition) && !self.partitions.contains_key(partition));
+            unknown.map_or(Unknown::Count, Unknown::Partition)
+        })
+    }
+
+    /// Up to when the partition is complete that is complete the longest: of a Postgres system its last timeline.
+    pub fn latest(&self) -> Option<DateTime<Utc>> {
+        self.partitions.values().max().copied()
+    }
+}
+
+/// Up to when a topic is complete: the greatest time of which somebody says how many partitions there were then, or later,
+/// and through which each of them that is `wanted` is complete.
+///
+/// A count that was asked for after a time bounds what there was at that time, for the number never falls. So a partition
+/// that was added holds up what is said of the time since, and not what was known of the time before.
+pub fn through(
+    complete: &BTreeMap<i32, DateTime<Utc>>,
+    counts: &[Count],
+    wanted: impl Fn(i32) -> bool,
+) -> Option<DateTime<Utc>> {
+    let up_to = |count: &Count| {
+        let mut all = (0..count.partitions).filter(|partition| wanted(*partition));
+        all.try_fold(count.at, |least, partition| Some(least.min(*complete.get(&partition)?)))
+    };
+    counts.iter().filter_map(up_to).max()
+}
+
+/// What the chain and the claims of all replicas say at `now`. Claims count that stand on what the chain has reached, of
+/// the topic that it archives, and that were not made by a clock that is ahead.
+pub fn judge(coverages: &[Coverage], chain: &Chain, now: DateTime<Utc>) -> Completeness {
+    let begin = chain.begin_facts();
+    let reached = |partition| chain.reached(partition);
+    let mut judged = judge_by(coverages, chain.stream(), (begin.topic_id(), begin.partition_count()), reached, now);
+    let archived = chain.positions().map(|at| at.partition);
+    let last = archived.chain(judged.partitions.keys().copied()).max().map_or(0, |last| last.saturating_add(1));
+    judged.known = judged.known.max(begin.partition_count()).max(last);
+    judged
+}
+
+/// The same of a stream that has come to `reached`, whose topic had that id and at least so many partitions.
+pub fn judge_by(
+    coverages: &[Coverage],
+    stream: &StreamId,
+    (topic_id, least): (Option<&str>, i32),
+    reached: impl Fn(i32) -> Option<i64>,
+    now: DateTime<Utc>,
+) -> Completeness {
+    let stream = stream.to_string();
+    let until = if is_by_our_clock(&stream) { now } else { DateTime::<Utc>::MAX_UTC - CLOCKS_AGREE };
+    let known = |time: DateTime<Utc>| (time <= until + CLOCKS_AGREE).then(|| time.min(until));
+    let mut judged = Completeness::default();
+    let mut take = |claims: &BTreeMap<i32, Claim>| {
+        for (partition, claim) in claims {
+            let Some(time) = known(claim.complete_through) else { continue };
+            if reached(*partition).is_some_and(|end| end >= claim.offset) {
+                let through = judged.partitions.entry(*partition).or_insert(time);
+                *through = time.max(*through);
+            }
+        }
+    };
+    for coverage in coverages {
+        coverage.streams.get(&stream).into_iter().for_each(&mut take);
+        let Some(topic) = coverage.topics.get(&stream) else { continue };
+        if topic_id.is_some() && topic.topic_id.is_some() && topic.topic_id.as_deref() != topic_id {
+            continue;
+        }
+        take(&topic.claims);
+        let counts = topic.counts.iter();
+        judged.counts.extend(counts.filter_map(|count| Some(Count { at: known(count.at)?, ..*count })));
+    }
+    judged.counts = sound(judged.counts, least);
+    judged.known = judged.counts.last().map_or(0, |count| count.partitions);
+    judged
+}
+
+/// The counts that no earlier one contradicts, oldest first, of each number the last. Whoever counted fewer than was counted
+/// before was told an old number.
+pub fn sound(mut counts: Vec<Count>, least: i32) -> Vec<Count> {
+    counts.sort_unstable_by_key(|count| (count.at, -i64::from(count.partitions)));
+    let mut sound: Vec<Count> = Vec::with_capacity(counts.len());
+    for count in counts {
+        let before = sound.last().map_or(least.max(1), |last| last.partitions);
+        if count.partitions < before {
+            continue;
+        }
+        sound.pop_if(|last| last.partitions == count.partitions);
+        sound.push(count);
+    }
+    sound
 }

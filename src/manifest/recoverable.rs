@@ -176,7 +176,8 @@ async fn last_moment(store: &Store, chain: &Chain, way: &Way, span: &Span) -> Re
 pub async fn complete_through(store: &Store, chain: &Chain, way: &Way) -> Result<Option<DateTime<Utc>>> {
     let coverages = coverage::load_all(store, &layout::coverages(chain.stream())).await?;
     coverages.tell_unreadable();
-    Ok(coverage::complete_through(&coverages.known, chain).get(&way.timeline().cast_signed()).copied())
+    let complete = coverage::judge(&coverages.known, chain, Utc::now()).partitions;
+    Ok(complete.get(&way.timeline().cast_signed()).copied())
 }
 
 /// No commit on the way before a position is later than this; none where no commit before it was ever archived.

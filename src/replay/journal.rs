@@ -349,6 +349,7 @@ impl Finished {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::manifest::coverage::Completeness;
     use crate::stream::PartitionRange;
 
     fn source(stream: &str, ranges: &[(i32, i64, i64)]) -> Source {
@@ -366,9 +367,7 @@ mod tests {
             wanted: ranges.iter().map(|&(partition, start, end)| (partition, start..end)).collect(),
             segments: Vec::new(),
             gaps: Vec::new(),
-            partitions: ranges.iter().map(|range| range.0).collect(),
-            partition_count: 2,
-            complete_through: BTreeMap::new(),
+            complete: Completeness { known: 2, ..Completeness::default() },
         }
     }
 

@@ -143,7 +143,7 @@ impl Part {
     fn new(source: Source, target: String, query: &Query) -> Self {
         let filter = Filter { partitions: Some(source.wanted), timestamps: query.timestamps.clone() };
         let part = Self {
-            source_partitions: source.partition_count,
+            source_partitions: source.complete.known,
             stream: source.stream,
             target,
             segments: source.segments,
@@ -294,6 +294,7 @@ mod tests {
     use std::ops::Range;
 
     use super::*;
+    use crate::manifest::coverage::Completeness;
     use crate::stream::Format;
 
     fn range(partition: i32, offsets: Range<i64>, records: u64, times: Range<i64>) -> PartitionRange {
@@ -332,9 +333,7 @@ mod tests {
             wanted: BTreeMap::new(),
             segments,
             gaps: Vec::new(),
-            partitions: BTreeSet::from([0, 1]),
-            partition_count: 2,
-            complete_through: BTreeMap::new(),
+            complete: Completeness { known: 2, ..Completeness::default() },
         }
     }
 

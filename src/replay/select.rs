@@ -8,13 +8,13 @@ use std::fmt;
 use std::ops::{Range, RangeInclusive};
 use std::str::FromStr;
 
-use chrono::{DateTime, Utc};
+use chrono::Utc;
 use regex::Regex;
 
 use super::plan::matching;
 use crate::config::TopicPattern;
 use crate::error::{Error, Kind, Result, ResultExt as _};
-use crate::manifest::coverage::{self, Coverage};
+use crate::manifest::coverage::{self, Completeness, Coverage, Unknown};
 use crate::manifest::{self, Chain, Selected, Selection};
 use crate::segment::Filter;
 use crate::store::{Store, layout};
@@ -50,12 +50,9 @@ pub struct Source {
     pub segments: Vec<SegmentRef>,
     /// The gaps that can lie in what is wanted.
     pub gaps: Vec<Gap>,
-    /// The partitions that the topic is known to have.
-    pub partitions: BTreeSet<i32>,
-    /// How many partitions the topic had when it was last looked at, whether they hold anything or not.
-    pub partition_count: i32,
-    /// Up to which time each partition is known to be complete.
-    pub complete_through: BTreeMap<i32, DateTime<Utc>>,
+    /// Up to which time it is known to be complete, and how many partitions it is known to have, whether they hold anything or
+    /// not.
+    pub complete: Completeness,
 }
 
 impl Query {
@@ -177,15 +174,13 @@ impl Claims {
     async fn source_of(&mut self, store: &Store, life: &TopicLife, query: &Query) -> Result<Option<Source>> {
         let Some(chain) = Chain::open(store, &life.stream()).await? else { return Ok(None) };
         let claims = self.of(store, &life.cluster).await?;
-        let complete_through = coverage::complete_through(claims, &chain);
-        let partitions = coverage::partitions(&chain);
-        let partition_count = partition_count(&partitions, claims, life);
+        let complete = coverage::judge(claims, &chain, Utc::now());
         let positions: Vec<PartitionRange> = chain.positions().copied().collect();
         let wanted = query.ranges(&positions);
         let selection = Selection { timestamps: query.timestamps.clone(), partitions: Some(wanted.clone()) };
         let Selected { segments, gaps } = chain.select(&selection).await?;
         let stream = life.clone();
-        Ok(Some(Source { stream, positions, wanted, segments, gaps, partitions, partition_count, complete_through }))
+        Ok(Some(Source { stream, positions, wanted, segments, gaps, complete }))
     }
 
     async fn of(&mut self, store: &Store, cluster: &str) -> Result<&[Coverage]> {
@@ -196,14 +191,6 @@ impl Claims {
         }
         Ok(self.0.get(cluster).map_or(&[], Vec::as_slice))
     }
-}
-
-/// How many partitions a topic has: those that its chain tells of, and those that an archiver has looked at. An empty one
-/// that came later stands in no entry, and yet keys are spread over it.
-fn partition_count(known: &BTreeSet<i32>, claims: &[Coverage], stream: &TopicLife) -> i32 {
-    let name = stream.to_string();
-    let claimed = claims.iter().filter_map(|coverage| coverage.streams.get(&name)).flat_map(BTreeMap::keys);
-    known.iter().chain(claimed).max().map_or(0, |last| last.saturating_add(1))
 }
 
 /// What of `query` the archive does not have, as warnings: times and offsets that it has not reached, and what is lost.
@@ -243,34 +230,39 @@ impl Source {
 
     fn not_reached(&self, query: &Query) -> Option<String> {
         let topic = &self.stream.topic;
-        if self.partitions.is_empty() {
+        if self.complete.known == 0 {
             return Some(format!(
                 "nothing of {topic} is archived yet: up to when it is complete is not known, records may be missing"
             ));
         }
-        let wanted = || {
-            let named = |partition: &&i32| query.partitions.as_ref().is_none_or(|set| set.contains(**partition));
-            self.partitions.iter().filter(named)
-        };
+        let wanted = |partition: i32| query.partitions.as_ref().is_none_or(|set| set.contains(partition));
         if let Some(end) = query.offsets.and_then(|offsets| offsets.end) {
-            return wanted().find_map(|partition| match self.positions.iter().find(|at| at.partition == *partition) {
-                None => Some(format!("nothing of {topic} partition {partition} is archived")),
-                Some(at) if at.end < end => {
-                    Some(format!("{topic} partition {partition} is archived up to offset {}", at.end))
+            return (0..self.complete.known).filter(|partition| wanted(*partition)).find_map(|partition| {
+                match self.positions.iter().find(|at| at.partition == partition) {
+                    None => Some(format!("nothing of {topic} partition {partition} is archived")),
+                    Some(at) if at.end < end => {
+                        Some(format!("{topic} partition {partition} is archived up to offset {}", at.end))
+                    }
+                    Some(_) => None,
                 }
-                Some(_) => None,
             });
         }
         let to = query.timestamps.as_ref()?.end;
-        if let Some(unknown) = wanted().find(|partition| !self.complete_through.contains_key(partition)) {
-            return Some(format!(
+        match self.complete.through(wanted) {
+            Err(Unknown::Partition(unknown)) => Some(format!(
                 "{topic}: up to when partition {unknown} is complete is not known, records may be missing"
-            ));
+            )),
+            Err(Unknown::Count) => Some(format!(
+                "{topic}: up to when it is complete is not known, for no archiver has said how many partitions it has; \
+                 records may be missing"
+            )),
+            Ok(through) => (through.timestamp_millis() < to).then(|| {
+                format!(
+                    "{topic} is complete through {}: of later records some or all may be missing",
+                    time::utc(through)
+                )
+            }),
         }
-        let through = wanted().filter_map(|partition| self.complete_through.get(partition)).min()?;
-        (through.timestamp_millis() < to).then(|| {
-            format!("{topic} is complete through {}: of later records some or all may be missing", time::utc(*through))
-        })
     }
 }
 
@@ -389,6 +381,7 @@ impl fmt::Display for Offsets {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::manifest::coverage::Count;
 
     fn archive() -> Vec<TopicLife> {
         let ids = [("main", "orders", 1), ("main", "orders", 0), ("main", "cdc.users", 0), ("other", "orders", 0)];
@@ -450,7 +443,7 @@ mod tests {
             min_timestamp: Some(0),
             max_timestamp: Some(0),
         };
-        let time = |ms| DateTime::from_timestamp_millis(ms).expect("a time");
+        let time = |ms| chrono::DateTime::from_timestamp_millis(ms).expect("a time");
         let lost =
             Gap { partition: 1, start: 5, end: 9, reason: crate::stream::GapReason::BrokerRetention, found: time(0) };
         let old = Source {
@@ -459,13 +452,15 @@ mod tests {
             wanted: BTreeMap::from([(0, 0..100), (1, 0..100)]),
             segments: Vec::new(),
             gaps: Vec::new(),
-            partitions: BTreeSet::from([0, 1]),
-            partition_count: 2,
-            complete_through: BTreeMap::new(),
+            complete: Completeness { known: 2, ..Completeness::default() },
         };
         let new = Source {
             stream: old.stream.next_generation(),
-            complete_through: BTreeMap::from([(0, time(2_000)), (1, time(1_000))]),
+            complete: Completeness {
+                partitions: BTreeMap::from([(0, time(2_000)), (1, time(1_000))]),
+                counts: vec![Count { partitions: 2, at: time(1_500) }],
+                known: 2,
+            },
             ..old.clone()
         };
         let until = |to| Query { timestamps: Some(0..to), ..Query::default() };
@@ -473,13 +468,18 @@ mod tests {
         let late = shortfalls(&[old.clone(), new.clone()], &until(1_001));
         assert!(late.len() == 1 && late[0].contains("complete through 1970-01-01T00:00:01.000Z"), "{late:?}");
         assert!(shortfalls(std::slice::from_ref(&old), &until(1))[0].contains("not known"));
-        let begun = Source { positions: Vec::new(), partitions: BTreeSet::new(), ..old.clone() };
+        let begun = Source { positions: Vec::new(), complete: Completeness::default(), ..old.clone() };
         assert!(shortfalls(&[begun], &until(1))[0].contains("nothing of orders is archived yet"));
         let offsets = Query { offsets: Some("0..101".parse().expect("offsets")), ..Query::default() };
         assert!(
             shortfalls(std::slice::from_ref(&new), &offsets)[0].contains("partition 0 is archived up to offset 100")
         );
-        let one_never_came = Source { partitions: BTreeSet::from([0, 1, 2]), ..new.clone() };
+        let claims = new.complete.clone();
+        let uncounted = Source { complete: Completeness { counts: Vec::new(), ..claims.clone() }, ..new.clone() };
+        let unknown = shortfalls(&[uncounted], &until(1_000));
+        assert!(unknown[0].contains("no archiver has said how many partitions it has"), "{unknown:?}");
+        let counts = vec![Count { partitions: 3, at: time(1_500) }];
+        let one_never_came = Source { complete: Completeness { counts, known: 3, ..claims }, ..new.clone() };
         let unknown = shortfalls(std::slice::from_ref(&one_never_came), &until(1_000));
         assert!(unknown[0].contains("up to when partition 2 is complete is not known"), "{unknown:?}");
         let third = Query { partitions: Some("2".parse().expect("partitions")), ..offsets };

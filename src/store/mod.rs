@@ -26,6 +26,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 use futures::{StreamExt, TryStreamExt, stream::BoxStream};
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
@@ -251,6 +252,22 @@ impl Store {
             self.is_there().await?;
             let got = match self.objects.get(key).await {
                 Ok(got) => got.bytes().await,
+                Err(error) => Err(error),
+            };
+            self.found(got, "read", key)
+        };
+        self.meter.time(Operation::Get, get).await
+    }
+
+    /// An object's bytes, and when it was written by the store's clock; none if there is no such object.
+    pub async fn get_dated(&self, key: &Path) -> Result<Option<(Bytes, DateTime<Utc>)>> {
+        let get = async {
+            self.is_there().await?;
+            let got = match self.objects.get(key).await {
+                Ok(got) => {
+                    let written = got.meta.last_modified;
+                    got.bytes().await.map(|bytes| (bytes, written))
+                }
                 Err(error) => Err(error),
             };
             self.found(got, "read", key)

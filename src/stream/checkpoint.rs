@@ -326,6 +326,14 @@ impl Begin {
         }
     }
 
+    /// How many partitions the topic had as its archive began; 0 of a Postgres system.
+    pub fn partition_count(&self) -> i32 {
+        match self {
+            Self::Topic { partitions, .. } => *partitions,
+            Self::Postgres(_) => 0,
+        }
+    }
+
     /// The offset from which a partition of the topic is archived, as far as that is known: of one that the topic got later
     /// all is.
     pub fn start_of(&self, partition: i32) -> Option<i64> {

@@ -143,7 +143,7 @@ async fn look(
     claims: &[Coverage],
 ) -> Result<Option<(Row, Option<Vec<Recoverable>>)>> {
     let Some(chain) = Chain::open(store, stream).await? else { return Ok(None) };
-    let row = row(stream, &chain, claims).await?;
+    let row = row(stream, &chain, claims, Utc::now()).await?;
     let StreamId::Postgres { system_id } = stream else { return Ok(Some((row, None))) };
     let facts = recoverable::facts(store, &chain, &backups(store, *system_id).await?).await?;
     let recoverable = |window: Window| Recoverable {
@@ -173,9 +173,9 @@ fn recoverable_words(windows: Option<&[Recoverable]>) -> String {
     }
 }
 
-async fn row(stream: &StreamId, chain: &Chain, claims: &[Coverage]) -> Result<Row> {
+async fn row(stream: &StreamId, chain: &Chain, claims: &[Coverage], now: DateTime<Utc>) -> Result<Row> {
     let totals = chain.totals().present();
-    let complete = coverage::complete_through(claims, chain);
+    let complete = coverage::judge(claims, chain, now);
     let partitions: Vec<PartitionRow> = chain
         .positions()
         .map(|at| PartitionRow {
@@ -183,7 +183,7 @@ async fn row(stream: &StreamId, chain: &Chain, claims: &[Coverage]) -> Result<Ro
             start: Place::of(stream, at.start),
             end: Place::of(stream, at.end),
             records: at.records,
-            complete_through: complete.get(&at.partition).map(|through| time::utc(*through)),
+            complete_through: complete.partitions.get(&at.partition).map(|through| time::utc(*through)),
         })
         .collect();
     let life = stream.topic();
@@ -193,11 +193,8 @@ async fn row(stream: &StreamId, chain: &Chain, claims: &[Coverage]) -> Result<Ro
     };
     let through = match life {
         // A topic is complete where all of its partitions are, a write-ahead log where its last timeline is.
-        Some(_) => {
-            let all_known = coverage::partitions(chain).iter().all(|partition| complete.contains_key(partition));
-            complete.values().min().copied().filter(|_| all_known)
-        }
-        None => complete.values().max().copied(),
+        Some(_) => complete.through(|_| true).ok(),
+        None => complete.latest(),
     };
     Ok(Row {
         stream: stream.to_string(),

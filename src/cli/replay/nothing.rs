@@ -10,7 +10,7 @@ use crate::time;
 pub(super) fn unmatched(sources: &[Source], query: &Query) -> Vec<String> {
     let mut warnings = Vec::new();
     if let Some(partitions) = &query.partitions {
-        let known: BTreeSet<i32> = sources.iter().flat_map(|source| 0..source.partition_count).collect();
+        let known: BTreeSet<i32> = sources.iter().flat_map(|source| 0..source.complete.known).collect();
         for missing in partitions.without(&known) {
             warnings.push(format!("no topic of this replay has partition {missing}: nothing is sent of it"));
         }

@@ -203,6 +203,7 @@ mod tests {
             records_per_second: 0.0,
             bytes_per_second: 0.0,
             waiting: 0,
+            complete_through: None,
             trouble,
         }
     }

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::error::Kind;
-use crate::manifest::coverage::{Claim, Coverage};
+use crate::manifest::coverage::{Claim, Count, Coverage, TopicClaims};
 use crate::manifest::{entry, page};
 use crate::store::layout;
 use crate::stream::{Body, Checkpoint, Expire, Expired, Merge, PageRef, Retired, Snapshot, Span, System, Totals};
@@ -19,6 +19,7 @@ const ENTRIES: [&[u8]; 5] = [
 const PAGE: &[u8] = include_bytes!("golden/page.json.zst");
 const PAGE_ABOVE: &[u8] = include_bytes!("golden/page-of-pages.json.zst");
 const COVERAGE: &[u8] = include_bytes!("golden/coverage.json");
+const TOPIC_COVERAGE: &[u8] = include_bytes!("golden/coverage-of-topics.json");
 
 /// What the golden entries say.
 fn checkpoints() -> Vec<Checkpoint> {
@@ -211,6 +212,25 @@ fn golden_coverage_is_read_and_written_to_the_byte() {
     coverage.claim(&orders(), 3, Claim { offset: 12, complete_through: at(6) });
     assert_eq!(serde_json::from_slice::<Coverage>(COVERAGE).unwrap(), coverage);
     assert_eq!(serde_json::to_vec(&coverage).unwrap(), COVERAGE);
+}
+
+#[test]
+fn golden_coverage_of_topics_is_read_and_written_to_the_byte() {
+    let claim = |offset, seconds| Claim { offset, complete_through: at(seconds) };
+    let claims = [(0, claim(12, 6)), (1, claim(0, 6)), (2, claim(7, 1)), (5, claim(3, 6))];
+    let topic = TopicClaims {
+        topic_id: Some("4fDdTkB8RFqHyhpVGkEXjg".to_owned()),
+        counts: vec![Count { partitions: 3, at: at(1) }, Count { partitions: 6, at: at(4) }],
+        claims: claims.into(),
+    };
+    let mut coverage = Coverage::new("a41c2b9d", at(7));
+    coverage.topics.insert(orders().to_string(), topic);
+    assert_eq!(serde_json::from_slice::<Coverage>(TOPIC_COVERAGE).unwrap(), coverage);
+    assert_eq!(String::from_utf8(serde_json::to_vec(&coverage).unwrap()).unwrap().as_bytes(), TOPIC_COVERAGE);
+    // What no program writes and bytes can say: partitions that do not exist, at the end of all numbers.
+    let odd = br#"{"claims":[{"complete_through":"2027-01-15T08:00:06Z","ends":[[2147483646,[1,2,3]],[-1,[4]]]}]}"#;
+    let read: TopicClaims = serde_json::from_slice(odd).unwrap();
+    assert_eq!(read.claims.keys().copied().collect::<Vec<_>>(), [-1, 2_147_483_646, 2_147_483_647]);
 }
 
 #[test]

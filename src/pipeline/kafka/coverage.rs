@@ -1,51 +1,107 @@
 //! Up to which time the archive is complete.
 //!
 //! Every few seconds the collector reports how far each partition is archived; this task asks the brokers where the
-//! partitions end just then. Once the archive has reached such an end, everything that was there at the time of the
-//! question is archived: a claim, which is written into this process's coverage object. The same round looks whether
-//! a topic has been deleted and created again.
+//! partitions end just then, and how many there are. Once the archive has reached such an end, everything that was there
+//! at the time of the question is archived: a claim, which is written into this process's coverage object (see [`claims`]).
+//! The same round looks whether a topic has been deleted and created again.
+//!
+//! [`claims`]: super::claims
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use object_store::path::Path;
 use tokio::sync::mpsc;
 
 use super::Notice;
+use super::claims::{Ledger, Report};
 use super::commit::{Shared, another_life};
-use super::lane::Reached;
+use super::lane::Lane;
 use super::lives::Verified;
 use crate::config::Isolation;
 use crate::error::Result;
-use crate::manifest::coverage::{self, Claim, Coverage};
+use crate::manifest::coverage::{self, Coverage};
 use crate::pipeline::board::KafkaBoard;
 use crate::pipeline::tasks::Task;
-use crate::source::kafka::{OffsetAt, TopicPartition};
+use crate::source::kafka::{OffsetAt, TopicInfo, TopicPartition};
 use crate::store::layout;
 use crate::stream::TopicLife;
 
-/// Claims that wait for their offset, by partition: with a report every 5 s enough for segments of ten minutes. When
-/// there are more, the oldest stay, for they come true first.
-const MOST_WAITING: usize = 128;
+/// How often the brokers are asked while records come, and while nothing happens.
+const ROUND_EVERY: Duration = Duration::from_secs(5);
+const IDLE_ROUND_EVERY: Duration = Duration::from_secs(15);
+
+/// How often claims are written down: four objects a minute at the most. Rounds are counted by another clock's ticks, so
+/// a little less is as much.
+const WRITE_EVERY: Duration = Duration::from_millis(14_500);
 
 /// A replica that wrote no coverage for this long is gone, and its claims are taken over.
 const GONE_AFTER: TimeDelta = TimeDelta::hours(1);
 
-/// How far a partition is.
-pub(super) struct Report {
-    pub(super) stream: TopicLife,
-    pub(super) topic_id: Option<String>,
+/// What has not been read here for a while is looked for this often.
+const REST_EVERY: Duration = Duration::from_secs(3600);
+
+/// How far a topic's partitions are, and what of them is known to be of this generation.
+pub(super) struct Told {
+    pub(super) report: Report,
     pub(super) verified: Arc<Verified>,
-    pub(super) at: TopicPartition,
-    pub(super) reached: Reached,
+}
+
+impl Told {
+    /// What a lane has to report.
+    pub(super) fn of(lane: &Lane) -> Self {
+        let report = Report {
+            stream: lane.stream.clone(),
+            topic: Arc::clone(&lane.topic),
+            topic_id: lane.topic_id.clone(),
+            reached: lane.reached().collect(),
+        };
+        Self { report, verified: Arc::clone(&lane.verified) }
+    }
+}
+
+/// When a report is due: soon where something has moved, and not so soon where nothing has.
+pub(super) struct Cadence {
+    last: Instant,
+    /// Where everything stood.
+    stood: u64,
+}
+
+impl Cadence {
+    pub(super) fn new(now: Instant) -> Self {
+        Self { last: now, stood: 0 }
+    }
+
+    /// Whether a report is due; if so, it is noted as made.
+    pub(super) fn is_due<'a>(&mut self, lanes: impl Iterator<Item = &'a Lane>, now: Instant) -> bool {
+        let since = now.duration_since(self.last);
+        if since < ROUND_EVERY {
+            return false;
+        }
+        let stands = lanes.map(Lane::marks).fold(0, u64::wrapping_add);
+        if stands == self.stood && since < IDLE_ROUND_EVERY {
+            return false;
+        }
+        (self.last, self.stood) = (now, stands);
+        true
+    }
+}
+
+/// What a round has found.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    pub(super) partitions: Vec<SeenPartition>,
+    /// Up to when topics are complete, as far as this process answers for them.
+    pub(super) topics: Vec<(TopicLife, Option<DateTime<Utc>>)>,
 }
 
 /// What a round has found of a partition.
 #[derive(Debug)]
-pub(super) struct Seen {
+pub(super) struct SeenPartition {
     pub(super) at: TopicPartition,
-    /// Its end on the broker.
+    /// Its end on the broker; none if the brokers do not tell now.
     pub(super) end: Option<i64>,
     /// Everything that was there at this time is archived.
     pub(super) complete_through: Option<DateTime<Utc>>,
@@ -56,31 +112,38 @@ pub(super) struct Watch {
     shared: Arc<Shared>,
     board: Arc<KafkaBoard>,
     folder: Path,
-    coverage: Coverage,
-    waiting: HashMap<TopicPartition, VecDeque<(DateTime<Utc>, i64)>>,
+    ledger: Ledger,
+    /// What was taken over from processes that are gone, and what this one no longer reads: written when it changes.
+    kept: Coverage,
+    written: Option<(Instant, Coverage)>,
+    rested: Instant,
 }
 
 impl Watch {
     pub(super) fn new(shared: Arc<Shared>, cluster: &str, board: Arc<KafkaBoard>) -> Self {
-        let coverage = Coverage::new(&shared.writer, Utc::now());
-        Self { shared, board, folder: layout::topic_coverages(cluster), coverage, waiting: HashMap::new() }
+        let kept = Coverage::new(format!("{}k", shared.writer), Utc::now());
+        let folder = layout::topic_coverages(cluster);
+        Self { shared, board, folder, ledger: Ledger::default(), kept, written: None, rested: Instant::now() }
     }
 
     /// Takes reports until the collector ends. A round that fails is left out: the next one says more.
-    pub(super) async fn run(mut self, mut reports: mpsc::Receiver<Vec<Report>>) {
+    pub(super) async fn run(mut self, mut reports: mpsc::Receiver<Vec<Told>>) {
         if let Ok(id) = self.shared.cluster.id().await {
             self.board.learn_cluster_id(id);
         }
-        if let Err(error) = self.coverage.adopt(&self.shared.store, &self.folder, Utc::now() - GONE_AFTER).await {
+        let now = Utc::now();
+        if let Err(error) = self.kept.adopt(&self.shared.store, &self.folder, now - GONE_AFTER, now).await {
             tracing::warn!(%error, hint = error.hint_text(), "the coverage of replicas that are gone cannot be taken over");
         }
         let reporter = self.shared.tasks.reporter(Task::KafkaEnds, "");
-        while let Some(report) = reports.recv().await {
-            match self.round(&report).await {
-                Ok(seen) => {
-                    reporter.succeeded();
-                    self.shared.tell(Notice::Seen(seen));
-                }
+        while let Some(told) = reports.recv().await {
+            let round = async {
+                let seen = self.round(&told).await?;
+                self.shared.tell(Notice::Seen(seen));
+                self.write(reports.is_closed()).await
+            };
+            match round.await {
+                Ok(()) => reporter.succeeded(),
                 Err(error) => {
                     tracing::warn!(%error, hint = error.hint_text(), "coverage is not known now");
                     reporter.failed("coverage is not known now", &error, None);
@@ -89,97 +152,135 @@ impl Watch {
         }
     }
 
-    async fn round(&mut self, report: &[Report]) -> Result<Vec<Seen>> {
+    async fn round(&mut self, told: &[Told]) -> Result<Seen> {
         if self.board.cluster_id().is_none() {
             self.board.learn_cluster_id(self.shared.cluster.id().await?);
         }
-        if report.is_empty() {
-            return Ok(Vec::new());
-        }
-        self.look_for_new_lives(report).await?;
-        let mut seen = self.known_before(report).await?;
         let asked = Utc::now();
-        let partitions: Vec<TopicPartition> = report.iter().map(|one| one.at.clone()).collect();
-        // The log's end, not the last stable offset: records of a transaction that is open now lie before it, and a claim
-        // must not be made before they are archived or aborted.
-        let ends = self.shared.cluster.list_offsets(&partitions, OffsetAt::Latest, Isolation::ReadUncommitted).await?;
-        for (at, end) in ends {
-            // A partition that has no leader now makes no claim.
-            let Ok(Some(end)) = end else { continue };
-            let waiting = self.waiting.entry(at.clone()).or_default();
-            seen.push(Seen { at, end: Some(end), complete_through: None });
-            if waiting.len() < MOST_WAITING {
-                waiting.push_back((asked, end));
-            }
+        self.ledger.begin_round(told.iter().map(|told| &told.report), asked);
+        if told.is_empty() {
+            return Ok(Seen::default());
         }
-        let mut changed = false;
-        for one in report {
-            let Some(waiting) = self.waiting.get_mut(&one.at) else { continue };
-            let mut reached = None;
-            while waiting.front().is_some_and(|(_, end)| *end <= one.reached.archived) {
-                reached = waiting.pop_front();
-            }
-            if let Some((complete_through, end)) = reached {
-                let claim = Claim { offset: end.min(one.reached.covered), complete_through };
-                self.coverage.claim(&one.stream.stream(), one.at.partition, claim);
-                seen.push(Seen { at: one.at.clone(), end: None, complete_through: Some(complete_through) });
-                changed = true;
-            }
-        }
-        // Claims of partitions that went to another replica come to nothing.
-        if self.waiting.len() > report.len() {
-            self.waiting.retain(|at, _| report.iter().any(|one| one.at == *at));
-        }
-        if changed {
-            self.coverage.at = asked;
-            self.coverage.save(&self.shared.store, &self.folder).await?;
-        }
-        Ok(seen)
-    }
-
-    /// Up to which time partitions that are new to this process are complete: what whoever had them before has claimed.
-    async fn known_before(&self, report: &[Report]) -> Result<Vec<Seen>> {
-        let new: Vec<&Report> = report.iter().filter(|one| !self.waiting.contains_key(&one.at)).collect();
-        if new.is_empty() {
-            return Ok(Vec::new());
-        }
-        let loaded = coverage::load_all(&self.shared.store, &self.folder).await?;
-        loaded.tell_unreadable();
-        let claimed = loaded.known;
-        let seen = |one: &&Report| {
-            let stream = one.stream.stream().to_string();
-            let claims = claimed.iter().filter_map(|other| other.streams.get(&stream)?.get(&one.at.partition));
-            let valid = claims.filter(|claim| claim.offset <= one.reached.covered);
-            let complete_through = valid.map(|claim| claim.complete_through).max();
-            Seen { at: one.at.clone(), end: None, complete_through }
-        };
-        Ok(new.iter().map(seen).collect())
-    }
-
-    /// Looks at the ids of all topics: what had come of one before the question is verified, or it has another life.
-    async fn look_for_new_lives(&self, report: &[Report]) -> Result<()> {
-        let mut topics: HashMap<&Arc<str>, Vec<&Report>> = HashMap::new();
-        for one in report {
-            topics.entry(&one.at.topic).or_default().push(one);
-        }
-        let names: Vec<String> = topics.keys().map(ToString::to_string).collect();
-        let mut described = self.shared.cluster.describe(&names).await?;
-        for (topic, reports) in topics {
-            let topic_id = match described.remove(&**topic) {
-                Some(Ok(info)) => info.id,
-                Some(Err(error)) => {
-                    tracing::warn!(%error, hint = error.hint_text(), "whether a topic was created again is not known now");
-                    None
-                }
-                None => None,
+        self.learn_from_others(told, asked).await?;
+        // The ends first, then the ids and counts: see `claims`.
+        let ends = self.ends(told).await?;
+        let topics = self.topics(told).await?;
+        for Told { report, .. } in told {
+            let Some(info) = topics.get(&*report.topic) else {
+                self.ledger.reach(report);
+                continue;
             };
-            let Some(topic_id) = topic_id else { continue };
-            if another_life(reports[0].topic_id.as_deref(), Some(&topic_id)) {
-                self.shared.tell(Notice::Recreated { topic: Arc::clone(topic), topic_id });
-            } else {
-                reports.iter().for_each(|one| one.verified.note(one.at.partition, one.reached.received));
-            }
+            self.ledger.settle(report, ends.get(&*report.topic).unwrap_or(&BTreeMap::new()), info.partitions);
+        }
+        Ok(self.seen(told, &ends))
+    }
+
+    /// What whoever had a partition before has claimed of it, and who has those that nobody is known to have.
+    async fn learn_from_others(&mut self, told: &[Told], now: DateTime<Utc>) -> Result<()> {
+        if told.iter().any(|told| self.ledger.wants_others(&told.report, now)) {
+            let others = coverage::load_all(&self.shared.store, &self.folder).await?;
+            others.tell_unreadable();
+            told.iter().for_each(|told| self.ledger.learn(&told.report, &others.known, now));
         }
         Ok(())
+    }
+
+    /// Where the partitions end. One that has no leader now is not in it.
+    async fn ends(&self, told: &[Told]) -> Result<HashMap<Arc<str>, BTreeMap<i32, i64>>> {
+        let at = |report: &Report, partition| TopicPartition { topic: Arc::clone(&report.topic), partition };
+        let all = told.iter().map(|told| &told.report);
+        let partitions: Vec<TopicPartition> =
+            all.flat_map(|report| report.reached.iter().map(|(partition, _)| at(report, *partition))).collect();
+        // The log's end, not the last stable offset: records of a transaction that is open now lie before it, and a claim
+        // must not be made before they are archived or aborted.
+        let listed =
+            self.shared.cluster.list_offsets(&partitions, OffsetAt::Latest, Isolation::ReadUncommitted).await?;
+        let mut ends: HashMap<Arc<str>, BTreeMap<i32, i64>> = HashMap::with_capacity(told.len());
+        for (at, end) in listed {
+            if let Ok(Some(end)) = end {
+                ends.entry(at.topic).or_default().insert(at.partition, end);
+            }
+        }
+        Ok(ends)
+    }
+
+    /// The topics that still are the ones that are archived. What had come of one before the question is verified; one with
+    /// another id has another life.
+    async fn topics(&self, told: &[Told]) -> Result<BTreeMap<String, TopicInfo>> {
+        let names: Vec<String> = told.iter().map(|told| told.report.topic.to_string()).collect();
+        let mut described = self.shared.cluster.describe(&names).await?;
+        let mut same = BTreeMap::new();
+        for Told { report, verified } in told {
+            let info = match described.remove(&*report.topic) {
+                Some(Ok(info)) => info,
+                Some(Err(error)) => {
+                    tracing::warn!(%error, hint = error.hint_text(), "whether a topic was created again is not known now");
+                    continue;
+                }
+                None => continue,
+            };
+            match &info.id {
+                Some(id) if another_life(report.topic_id.as_deref(), Some(id)) => {
+                    let topic = Arc::clone(&report.topic);
+                    self.shared.tell(Notice::Recreated { topic, topic_id: id.clone() });
+                }
+                Some(_) => {
+                    report.reached.iter().for_each(|(partition, reached)| verified.note(*partition, reached.received));
+                    same.insert(report.topic.to_string(), info);
+                }
+                // Where the brokers have no ids, nobody can tell; where they had one, it is not known now.
+                None if report.topic_id.is_none() => drop(same.insert(report.topic.to_string(), info)),
+                None => {}
+            }
+        }
+        Ok(same)
+    }
+
+    fn seen(&self, told: &[Told], ends: &HashMap<Arc<str>, BTreeMap<i32, i64>>) -> Seen {
+        let mut seen = Seen::default();
+        for Told { report, .. } in told {
+            let ends = ends.get(&*report.topic);
+            seen.partitions.extend(report.reached.iter().map(|&(partition, _)| SeenPartition {
+                at: TopicPartition { topic: Arc::clone(&report.topic), partition },
+                end: ends.and_then(|ends| ends.get(&partition)).copied(),
+                complete_through: self.ledger.complete_through(&report.stream, partition),
+            }));
+            seen.topics.push((report.stream.clone(), self.ledger.topic_complete_through(&report.stream)));
+        }
+        seen
+    }
+
+    /// Writes down what is claimed, if that is something else than before, and not too often unless it is the `last` word.
+    async fn write(&mut self, last: bool) -> Result<()> {
+        let now = Instant::now();
+        if self.written.as_ref().is_some_and(|(written, _)| !last && now.duration_since(*written) < WRITE_EVERY) {
+            return Ok(());
+        }
+        let at = Utc::now();
+        if now.duration_since(self.rested) >= REST_EVERY {
+            self.rested = now;
+            self.keep(at).await?;
+        }
+        let claims = self.ledger.coverage(&self.shared.writer, at);
+        let same = |(_, before): &(Instant, Coverage)| before.topics == claims.topics;
+        if claims.topics.is_empty() && self.written.is_none() || self.written.as_ref().is_some_and(same) {
+            return Ok(());
+        }
+        claims.save(&self.shared.store, &self.folder).await?;
+        self.written = Some((now, claims));
+        Ok(())
+    }
+
+    /// Puts away what is no longer read here, so that what is written over and over does not grow with it.
+    async fn keep(&mut self, now: DateTime<Utc>) -> Result<()> {
+        let mut resting = Coverage::new("", now);
+        resting.topics = self.ledger.take_resting(now);
+        if resting.topics.is_empty() {
+            return Ok(());
+        }
+        self.kept.take_over(&resting, now);
+        self.kept.forget_ended();
+        self.kept.at = now;
+        self.kept.save(&self.shared.store, &self.folder).await
     }
 }

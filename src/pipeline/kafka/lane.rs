@@ -526,6 +526,16 @@ impl Lane {
         })
     }
 
+    /// A number that is another one when a partition has come further, or another one is read: a change that it hides is seen
+    /// at the next look.
+    pub(super) fn marks(&self) -> u64 {
+        let mark = |(partition, part): (i32, &Part)| {
+            let moved = part.next.cast_unsigned().wrapping_add(part.committed.cast_unsigned());
+            moved.wrapping_add(0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(u64::from(partition.cast_unsigned()) + 1))
+        };
+        self.live().map(mark).fold(u64::from(self.id.0), u64::wrapping_add)
+    }
+
     /// The lane as it is shown, and a sample of its pace.
     pub(super) fn show(&mut self, now: Instant) -> StreamStatus {
         let (records, bytes) = (self.records_before + self.records, self.bytes_before + self.unflushed());
@@ -550,6 +560,7 @@ impl Lane {
             bytes_per_second,
             waiting: self.sealed - self.committed,
             trouble: None,
+            complete_through: self.shown.complete_through,
         }
     }
 

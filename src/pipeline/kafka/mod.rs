@@ -11,6 +11,7 @@
 
 pub mod status;
 
+mod claims;
 mod collector;
 mod commit;
 mod count;
@@ -81,8 +82,8 @@ enum Notice {
     Gaps { lane: LaneId, gaps: Vec<GapSpan> },
     /// The brokers are not those of the cluster that may be archived: nothing is read from them.
     Refused(Error),
-    /// Where partitions end.
-    Seen(Vec<Seen>),
+    /// Where partitions end, and how far they are complete.
+    Seen(Seen),
     /// Seal, commit, leave the group, end.
     Stop,
 }

@@ -7,7 +7,7 @@ use std::time::Instant;
 use chrono::{DateTime, Utc};
 
 use super::count::TopicCounters;
-use super::coverage::Seen;
+use super::coverage::SeenPartition;
 use super::status::{GapSpan, PartitionStatus};
 use crate::pipeline::tasks::Reporter;
 use crate::stream::{PartitionRange, Totals};
@@ -28,20 +28,22 @@ pub(super) struct Shown {
     pub(super) encoding: Reporter,
     pub(super) pace: Pace,
     seen: BTreeMap<i32, (Option<i64>, Option<DateTime<Utc>>)>,
+    /// Up to when the topic is complete.
+    pub(super) complete_through: Option<DateTime<Utc>>,
 }
 
 impl Shown {
     pub(super) fn new(label: Arc<str>, totals: Totals, encoding: Reporter) -> Self {
         let counters = TopicCounters::new(&label);
         let (gaps, pace, seen) = (Arc::new([]), Pace::default(), BTreeMap::new());
-        Self { label, counters, totals, gaps, encoding, pace, seen }
+        Self { label, counters, totals, gaps, encoding, pace, seen, complete_through: None }
     }
 
     /// Takes in where a partition ends and how far it is complete.
-    pub(super) fn see(&mut self, seen: &Seen) {
+    pub(super) fn see(&mut self, seen: &SeenPartition) {
         let (end, complete) = self.seen.entry(seen.at.partition).or_default();
         *end = seen.end.or(*end);
-        *complete = seen.complete_through.max(*complete);
+        *complete = seen.complete_through;
     }
 
     /// What was seen of a partition is another's matter now.

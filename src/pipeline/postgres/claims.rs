@@ -16,8 +16,8 @@ use crate::pipeline::tasks::Task;
 use crate::store::layout;
 use crate::stream::StreamId;
 
-/// How often it is written: as often as a quiet server's WAL is archived.
-const EVERY: Duration = Duration::from_secs(5);
+/// How often it is written, at the most: four objects a minute.
+const EVERY: Duration = Duration::from_secs(15);
 
 /// An archiver that wrote nothing for this long is gone, and its claims are taken over.
 const GONE_AFTER: TimeDelta = TimeDelta::hours(1);
@@ -41,7 +41,8 @@ impl Claims {
     /// Works until it is aborted. What fails is told and comes up again.
     pub(super) async fn run(mut self) {
         let folder = layout::coverages(&self.stream);
-        if let Err(error) = self.coverage.adopt(&self.shared.store, &folder, Utc::now() - GONE_AFTER).await {
+        let now = Utc::now();
+        if let Err(error) = self.coverage.adopt(&self.shared.store, &folder, now - GONE_AFTER, now).await {
             tracing::warn!(%error, hint = error.hint_text(), "the coverage of archivers that are gone cannot be taken over");
         }
         let mut tick = interval(EVERY);

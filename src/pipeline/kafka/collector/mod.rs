@@ -30,7 +30,7 @@ use tokio::sync::mpsc;
 
 use super::Notice;
 use super::commit::{Question, Request, Shared};
-use super::coverage::Report;
+use super::coverage::{Cadence, Told};
 use super::lane::{Lane, LaneId, Reason, Wait};
 use super::pool::Pool;
 use super::resolve;
@@ -55,9 +55,6 @@ const POOL_PART: usize = 12;
 
 /// How often ages, pauses and leaving partitions are looked at.
 const TICK: Duration = Duration::from_millis(100);
-
-/// How often coverage is told how far each partition is archived.
-const COVERAGE_EVERY: Duration = Duration::from_secs(5);
 
 /// How often the state is published for whoever looks.
 const PUBLISH_EVERY: Duration = Duration::from_secs(1);
@@ -93,7 +90,7 @@ pub(super) struct Collector {
     runtime: Handle,
     notices: Receiver<Notice>,
     resolver: mpsc::UnboundedSender<resolve::Request>,
-    coverage: mpsc::Sender<Vec<Report>>,
+    coverage: mpsc::Sender<Vec<Told>>,
     lanes: BTreeMap<LaneId, Lane>,
     committers: HashMap<LaneId, mpsc::UnboundedSender<Request>>,
     /// The lane that takes a topic's records now.
@@ -132,7 +129,7 @@ pub(super) struct Parts {
     pub(super) runtime: Handle,
     pub(super) notices: Receiver<Notice>,
     pub(super) resolver: mpsc::UnboundedSender<resolve::Request>,
-    pub(super) coverage: mpsc::Sender<Vec<Report>>,
+    pub(super) coverage: mpsc::Sender<Vec<Told>>,
     pub(super) board: Arc<KafkaBoard>,
     pub(super) memory_budget: u64,
     /// How many topics have series of their own in the metrics.
@@ -186,7 +183,8 @@ impl Collector {
     fn collect(&mut self) -> Result<()> {
         let mut events = Vec::new();
         let start = Instant::now();
-        let (mut tick, mut publish, mut group, mut coverage, mut summary) = (start, start, start, start, start);
+        let (mut tick, mut publish, mut group, mut summary) = (start, start, start, start);
+        let mut coverage = Cadence::new(start);
         loop {
             self.read_notices()?;
             self.poll(&mut events)?;
@@ -207,7 +205,7 @@ impl Collector {
             if due(&mut group, GROUP_COMMIT_EVERY, now) {
                 self.commit_to_group();
             }
-            if due(&mut coverage, COVERAGE_EVERY, now) {
+            if coverage.is_due(self.current.values().filter_map(|id| self.lanes.get(id)), now) {
                 self.tell_coverage();
             }
             if due(&mut summary, SUMMARY_EVERY, now) {
@@ -348,7 +346,7 @@ impl Collector {
                 }
             }
             Notice::Refused(error) => return Err(error),
-            Notice::Seen(seen) => self.on_seen(&seen),
+            Notice::Seen(seen) => self.on_seen(seen),
             Notice::Stop => self.stop()?,
         }
         Ok(())
@@ -421,17 +419,7 @@ impl Collector {
     }
 
     fn tell_coverage(&mut self) {
-        let mut report = Vec::new();
-        for (topic, id) in &self.current {
-            let Some(lane) = self.lanes.get_mut(id) else { continue };
-            report.extend(lane.reached().map(|(partition, reached)| Report {
-                stream: lane.stream.clone(),
-                topic_id: lane.topic_id.clone(),
-                verified: Arc::clone(&lane.verified),
-                at: TopicPartition { topic: Arc::clone(topic), partition },
-                reached,
-            }));
-        }
+        let report = self.current.values().filter_map(|id| self.lanes.get(id)).map(Told::of).collect();
         // One that is still busy with the last report, because no broker answers, misses this one.
         if self.coverage.try_send(report).is_err() {
             tracing::debug!("coverage is busy");

@@ -24,11 +24,16 @@ pub(super) struct News {
 }
 
 impl Collector {
-    /// Takes in where partitions end.
-    pub(super) fn on_seen(&mut self, seen: &[Seen]) {
-        for seen in seen {
-            if let Some(lane) = self.lane_of(&seen.at.topic) {
-                lane.shown.see(seen);
+    /// Takes in where partitions end, and how far they and their topics are complete.
+    pub(super) fn on_seen(&mut self, seen: Seen) {
+        for partition in &seen.partitions {
+            if let Some(lane) = self.lane_of(&partition.at.topic) {
+                lane.shown.see(partition);
+            }
+        }
+        for (life, complete_through) in seen.topics {
+            if let Some(lane) = self.lane_of(&life.topic).filter(|lane| lane.stream == life) {
+                lane.shown.complete_through = complete_through;
             }
         }
     }
