@@ -455,6 +455,78 @@ fn commands_and_the_service_ride_out_answers_that_pass() {
     site.assert_holds(&topic, 0, &kafka.consume_all(&topic));
 }
 
+/// Every sort of fault, again and again.
+fn make_bad(proxy: &Proxy) {
+    proxy.add(Rule::new("PUT", "", CONFLICT).every(7));
+    proxy.add(Rule::new("PUT", "", Fault::LoseAnswer).every(11));
+    proxy.add(Rule::new("PUT", "", Fault::AnswerAfter(500, "InternalError")).every(13));
+    proxy.add(Rule::new("", "", Fault::Answer(503, "SlowDown")).every(17));
+    proxy.add(Rule::new("", "", Fault::Answer(400, "ExpiredToken")).every(19));
+    proxy.add(Rule::new("GET", "", Fault::CutAnswer(20)).every(23));
+    proxy.add(Rule::new("", "", Fault::Delay(Duration::from_millis(400))).every(29));
+}
+
+#[test]
+fn a_topic_is_whole_in_a_bad_store_although_the_archiver_is_killed() {
+    let (kafka, topic) = (shared(), unique("bad-store"));
+    kafka.create_topic(&topic, 1, &[]);
+    // The group lets go of a killed member soon.
+    let properties = [("session.timeout.ms", "6000")];
+    let settings = Settings { topics: &[&topic], max_age: "200ms", properties: &properties, ..Settings::default() };
+    let site = Site::new(&kafka.bootstrap(), &settings);
+    let mut bucket = moto();
+    let proxy = Proxy::before(&mut bucket);
+    site.archive_in(&bucket);
+    make_bad(&proxy);
+    for _ in 0..3 {
+        let mut program = site.start();
+        for _ in 0..4 {
+            archive_more(kafka, &site, &topic, &mut program, 20);
+        }
+        // What is sent now may be anywhere between the broker and the chain.
+        let more: Vec<Message> = (0..20).map(|n| Message::new(0, &format!("killed {n}"), "value")).collect();
+        kafka.produce(&topic, Codec::None, &more);
+        program.kill();
+    }
+    site.archive(kafka, &[&topic]);
+    site.assert_holds(&topic, 0, &kafka.consume_all(&topic));
+    let report = site.tidelog(&["verify", "--deep", "--json"]).expect(0).json();
+    assert_eq!((report["records"].as_u64(), &report["gaps"]), (Some(300), &serde_json::json!([])), "{report}");
+}
+
+#[test]
+fn the_log_of_a_database_is_whole_in_a_bad_store_although_the_archiver_is_killed() {
+    let quiet: &[(&str, &str)] = &[("autovacuum", "off"), ("wal_keep_size", "1GB")];
+    let postgres = Postgres::start(PostgresOptions { config: quiet, ..Default::default() });
+    let (mut bucket, home) = (moto(), Home::new());
+    let proxy = Proxy::before(&mut bucket);
+    let url = postgres.url("postgres");
+    let config = format!("{}[postgres]\nurl = \"{url}\"\nmax_age = \"500ms\"\n", in_bucket(&bucket, &home));
+    home.write("tidelog.toml", &config);
+    make_bad(&proxy);
+    for round in 0..3 {
+        let mut program = home.start(&["-c", "tidelog.toml", "run"]);
+        postgres.psql(&format!("CREATE TABLE round_{round} AS SELECT generate_series(1, 5000) n"));
+        // It ends when the log up to its end is archived.
+        home.run(&["-c", "tidelog.toml", "backup"]).expect(0);
+        postgres.psql(&format!("INSERT INTO round_{round} SELECT generate_series(1, 50000)"));
+        program.assert_running();
+        program.kill();
+    }
+    let program = home.start(&["-c", "tidelog.toml", "run"]);
+    home.run(&["-c", "tidelog.toml", "backup"]).expect(0);
+    program.terminate(STOP);
+    let report = home.run(&["-c", "tidelog.toml", "verify", "--deep", "--json"]).expect(0).json();
+    assert_eq!((&report["gaps"], report["backups"].as_u64()), (&serde_json::json!([]), Some(4)), "{report}");
+}
+
+/// The section of a configuration that puts the archive into the bucket.
+fn in_bucket(bucket: &Bucket, home: &Home) -> String {
+    let options: String = bucket.options().iter().map(|(key, value)| format!("{key} = {value:?}\n")).collect();
+    let spool = home.path().join("spool");
+    format!("[archive]\nurl = {:?}\nspool_dir = {spool:?}\n[archive.options]\n{options}", bucket.url())
+}
+
 #[test]
 fn a_timeline_and_a_base_backup_survive_refusals_without_effect() {
     let quiet: &[(&str, &str)] = &[("autovacuum", "off"), ("wal_keep_size", "1GB")];
@@ -462,12 +534,10 @@ fn a_timeline_and_a_base_backup_survive_refusals_without_effect() {
     let second = first.standby(PostgresOptions { config: quiet, ..Default::default() });
     let (mut bucket, home) = (moto(), Home::new());
     let proxy = Proxy::before(&mut bucket);
-    let options: String = bucket.options().iter().map(|(key, value)| format!("{key} = {value:?}\n")).collect();
     let config = format!(
-        "[archive]\nurl = \"{}\"\nspool_dir = \"{}/spool\"\n[archive.options]\n{options}[postgres]\nmax_age = \"500ms\"\n\
+        "{}[postgres]\nmax_age = \"500ms\"\n\
          url = \"postgres://postgres@127.0.0.1:{},127.0.0.1:{}/postgres?target_session_attrs=read-write\"\n",
-        bucket.url(),
-        home.path().display(),
+        in_bucket(&bucket, &home),
         first.port(),
         second.port()
     );

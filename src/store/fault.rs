@@ -28,8 +28,13 @@ pub(super) fn is_missing_bucket(error: &object_store::Error) -> bool {
 /// status of 5xx, 408 and 429 and where no connection came about.
 pub(super) fn passes_untried(error: &object_store::Error) -> bool {
     let text = error.to_string();
-    let tried = ["status code: 5", "status code: 408", "status code: 429", "max_retries"];
-    judge(error).0 == Kind::Unavailable && !tried.iter().any(|said| text.contains(said))
+    // The last answer decides: an expired token may come after a busy store.
+    let tried = if text.contains("status code: ") {
+        ["status code: 5", "status code: 408", "status code: 429"].iter().any(|said| text.contains(said))
+    } else {
+        text.contains("max_retries")
+    };
+    judge(error).0 == Kind::Unavailable && !tried
 }
 
 fn judge(error: &object_store::Error) -> (Kind, Option<String>) {

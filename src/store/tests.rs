@@ -291,3 +291,23 @@ fn an_archive_that_is_only_looked_at_is_not_made() {
         assert_eq!(Store::validate(&archive(url, options)).unwrap_err().kind(), Kind::Config, "{url}");
     }
 }
+
+#[test]
+fn the_last_answer_decides_whether_a_request_is_made_again() {
+    let error = |text: &str| object_store::Error::Generic { store: "S3", source: text.to_owned().into() };
+    let answer = |retries: &str, status: &str, code: &str| {
+        error(&format!(
+            "Error performing GET http://h/b/k in 1s{retries} - Server returned non-2xx status code: {status}: <Error>\
+             <Code>{code}</Code></Error>"
+        ))
+    };
+    let retried = ", after 1 retries, max_retries: 7, retry_timeout: 20s ";
+    for retries in ["", retried] {
+        assert!(fault::passes_untried(&answer(retries, "400 Bad Request", "ExpiredToken")), "{retries:?}");
+        assert!(!fault::passes_untried(&answer(retries, "400 Bad Request", "AuthorizationHeaderMalformed")));
+        assert!(!fault::passes_untried(&answer(retries, "503 Service Unavailable", "SlowDown")));
+        assert!(!fault::passes_untried(&answer(retries, "403 Forbidden", "AccessDenied")));
+    }
+    assert!(fault::passes_untried(&error("HTTP error: connection reset")));
+    assert!(!fault::passes_untried(&error(&format!("Error performing GET in 20s{retried} - HTTP error: refused"))));
+}

@@ -54,6 +54,7 @@ pub(crate) struct Rule {
     without_header: Option<&'static str>,
     skip: u64,
     times: u64,
+    every: u64,
     fault: Fault,
     seen: AtomicU64,
     met: AtomicU64,
@@ -70,6 +71,7 @@ impl Rule {
             without_header: None,
             skip: 0,
             times: u64::MAX,
+            every: 1,
             fault,
             seen: AtomicU64::new(0),
             met: AtomicU64::new(0),
@@ -87,6 +89,11 @@ impl Rule {
         Rule { times, ..self }
     }
 
+    /// Only each `every`th of them, the last of so many.
+    pub(crate) fn every(self, every: u64) -> Rule {
+        Rule { every, ..self }
+    }
+
     /// Only those without this header.
     pub(crate) fn without_header(self, name: &'static str) -> Rule {
         Rule { without_header: Some(name), ..self }
@@ -101,7 +108,7 @@ impl Rule {
             return false;
         }
         let seen = self.seen.fetch_add(1, Ordering::Relaxed);
-        let meets = seen >= self.skip && seen - self.skip < self.times;
+        let meets = seen >= self.skip && seen - self.skip < self.times && (seen + 1).is_multiple_of(self.every);
         self.met.fetch_add(u64::from(meets), Ordering::Relaxed);
         meets
     }
