@@ -24,6 +24,7 @@ use crate::manifest::{self, Chain};
 use crate::pipeline::persistence::Persistence;
 use crate::pipeline::tasks::Task;
 use crate::source::kafka::{EpochAt, OffsetAt, Resume, TopicInfo, TopicPartition};
+use crate::store::Store;
 use crate::stream::{Begin, TopicLife};
 
 /// How many chains are opened at once: each costs a few requests to the store.
@@ -333,6 +334,15 @@ async fn present_life(asking: &Asking<'_>, wanted: &Wanted, lives: &[TopicLife])
         let moved = identity::is_another(asking.kafka, newest, begin, asking.cluster_id.as_deref())?
             && (id.is_none() || begin.topic_id() != id);
         if chain.closed().is_some() || moved || another_life(begin.topic_id(), id) {
+            // Of the same cluster for certain: whoever goes back to an older cluster on purpose finds its topics' ids again.
+            let same_cluster = begin.cluster_id().is_some() && begin.cluster_id() == asking.cluster_id.as_deref();
+            if same_cluster
+                && another_life(begin.topic_id(), id)
+                && had_before(&asking.shared.store, lives, newest, id).await
+            {
+                let message = format!("a broker tells the topic id of an earlier generation of {}", wanted.topic);
+                return Err(Error::new(Kind::Unavailable, message).hint("it lags behind the others; it is asked again"));
+            }
             let next = newest.next_generation();
             tracing::warn!(topic = &*wanted.topic, generation = next.generation, "the topic has begun another life");
             return Ok((next, None));
@@ -340,6 +350,20 @@ async fn present_life(asking: &Asking<'_>, wanted: &Wanted, lives: &[TopicLife])
         return Ok((newest.clone(), Some(chain)));
     }
     Ok((TopicLife::new(&asking.kafka.cluster, &*wanted.topic, 0), None))
+}
+
+/// Whether the generation before `newest` had that topic id. Ids never come back, so a broker that tells it has not yet heard
+/// that the topic was created again; a generation that begins for it would be the old topic's, once more.
+async fn had_before(store: &Store, lives: &[TopicLife], newest: &TopicLife, id: Option<&str>) -> bool {
+    for life in lives.iter().rev().filter(|life| life.generation < newest.generation) {
+        match Chain::open(store, &life.stream()).await {
+            Ok(Some(chain)) => return id.is_some() && chain.begin_facts().topic_id() == id,
+            Ok(None) => {}
+            // A damaged one says nothing, and must not keep the topic from being read.
+            Err(_) => return false,
+        }
+    }
+    false
 }
 
 /// The life before, if it was the same topic by its id (its log was cut): what is archived there need not come again.
@@ -417,5 +441,45 @@ impl Starts {
         let (first, end) = (*self.earliest.get(at)?, *self.latest.get(at)?);
         let archived = archived.filter(|(offset, epoch_known)| *offset <= end || *epoch_known);
         Some(archived.map_or(first, |(offset, _)| offset))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use object_store::memory::InMemory;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_topic_id_of_an_earlier_generation_is_that_of_a_broker_that_lags() {
+        let store = Store::over(Arc::new(InMemory::new()), "memory:///");
+        let lives: Vec<TopicLife> = (0..3).map(|generation| TopicLife::new("main", "orders", generation)).collect();
+        for (life, id) in lives.iter().zip(["a", "b", "c"]) {
+            let begin = Begin::topic(Some(id.to_owned()), vec![Some(0)]);
+            Chain::begin(&store, &life.stream(), begin, "w", Utc::now()).await.expect("it begins");
+        }
+        assert!(had_before(&store, &lives, &lives[2], Some("b")).await);
+        for other in [Some("d"), Some("c"), None] {
+            assert!(!had_before(&store, &lives, &lives[2], other).await, "{other:?}");
+        }
+        assert!(!had_before(&store, &lives, &lives[0], Some("a")).await, "nothing was before the first one");
+    }
+
+    #[test]
+    fn a_generation_after_a_cut_begins_where_the_archive_ends_and_the_broker_can_be_asked() {
+        let at = TopicPartition::new("orders", 0);
+        let starts = Starts {
+            earliest: [(at.clone(), 50)].into(),
+            latest: [(at.clone(), 100)].into(),
+            configured: [(at.clone(), 100)].into(),
+        };
+        let of = |archived, generation| starts.of(&at, archived, &TopicLife::new("main", "orders", generation));
+        assert_eq!(of(None, 0), Some(100), "as configured");
+        assert_eq!(of(None, 1), Some(50));
+        assert_eq!(of(Some((80, false)), 1), Some(80));
+        assert_eq!(of(Some((20, false)), 1), Some(20), "what retention has removed since will be a gap");
+        assert_eq!(of(Some((200, true)), 1), Some(200), "it was cut, too: the broker tells where");
+        assert_eq!(of(Some((200, false)), 1), Some(50), "it was cut, and nobody can tell where");
+        assert_eq!(starts.of(&TopicPartition::new("orders", 1), Some((80, true)), &TopicLife::new("m", "o", 1)), None);
     }
 }
