@@ -73,7 +73,17 @@ pub(super) async fn run(args: &RestoreArgs, config: &Config, config_file: &Path)
     let begun = Instant::now();
     let store = Store::open(&config.archive)?;
     let log = Log::open(&store, args.system).await?;
-    let backups = backups::backups(&store, log.system().system_id).await?;
+    let found = backups::backups(&store, log.system().system_id).await?;
+    let named = |one: &backups::Unreadable| args.backup.as_ref() == Some(&one.name);
+    let (wanted, others) = found.unreadable.into_iter().partition::<Vec<_>, _>(named);
+    if let Some(backups::Unreadable { error, .. }) = wanted.into_iter().next() {
+        return Err(error.hint(
+            "restore the object from a copy of the archive, or leave --backup out: the others are not affected",
+        ));
+    }
+    let found = backups::Found { unreadable: others, ..found };
+    found.tell_unreadable();
+    let backups = found.sound;
     let asked =
         Asked { goal: goal(args)?, exclusive: args.exclusive, timeline: args.timeline, backup: args.backup.clone() };
     let plan = plan(&store, &log, &backups, &asked).await?;

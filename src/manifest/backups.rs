@@ -14,7 +14,7 @@ use std::io::Read;
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
 
 use super::READS_AT_ONCE;
@@ -137,18 +137,80 @@ impl Part {
     }
 }
 
-/// The base backups of a Postgres system, oldest first.
-pub async fn backups(store: &Store, system_id: u64) -> Result<Vec<Backup>> {
+/// The base backups of a Postgres system.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// Those that can be read, by the time at which they were finished.
+    pub sound: Vec<Backup>,
+    /// Those that cannot, or only by a newer version. They keep nobody from the others.
+    pub unreadable: Vec<Unreadable>,
+}
+
+/// A base backup, the `backup.json` of which cannot be read.
+#[derive(Debug)]
+pub struct Unreadable {
+    /// The name of its folder.
+    pub name: String,
+    /// Its `backup.json`.
+    pub object: String,
+    /// What is wrong with it.
+    pub error: Error,
+}
+
+impl Found {
+    /// Tells the log of those that cannot be read.
+    pub fn tell_unreadable(&self) {
+        for Unreadable { name, error, .. } in &self.unreadable {
+            tracing::warn!(name, %error, hint = error.hint_text(), "a base backup is passed over");
+        }
+    }
+
+    /// One error for all that cannot be read; none if there is none.
+    pub fn error(&self) -> Option<Error> {
+        let first = self.unreadable.first()?;
+        let names: Vec<&str> = self.unreadable.iter().map(|one| one.name.as_str()).collect();
+        let message = format!("{} base backups cannot be read and are passed over: {}", names.len(), names.join(", "));
+        let error = Error::new(Kind::Corrupt, message).source(std::io::Error::other(first.error.to_string()));
+        Some(error.hint(first.error.hint_text().unwrap_or("`tidelog verify` lists all damage").to_owned()))
+    }
+}
+
+/// The base backups of a Postgres system. One that cannot be read takes away no other.
+///
+/// # Errors
+/// Only those of a store that does not answer.
+pub async fn backups(store: &Store, system_id: u64) -> Result<Found> {
     let folders = store.list_folders(&layout::backups(system_id)).await?;
     let names: Vec<String> = folders.iter().filter_map(|folder| folder.filename().map(str::to_owned)).collect();
-    let read = stream::iter(names).map(|name| async move {
-        let key = layout::backup_commit(system_id, &name);
-        store.get(&key).await?.map(|bytes| parse(&key, &bytes)).transpose()
-    });
-    let found: Vec<Option<Backup>> = read.buffered(READS_AT_ONCE).try_collect().await?;
-    let mut found: Vec<Backup> = found.into_iter().flatten().collect();
-    found.sort_by_key(|backup| (backup.finished, backup.start));
+    let mut read = stream::iter(names)
+        .map(|name| async move {
+            let key = layout::backup_commit(system_id, &name);
+            let read = store.get(&key).await.and_then(|bytes| bytes.map(|bytes| parse(&key, &bytes)).transpose());
+            let read = read.and_then(|backup| backup.map(|backup| belongs(&key, system_id, &name, backup)).transpose());
+            (name, key.to_string(), read)
+        })
+        .buffered(READS_AT_ONCE);
+    let mut found = Found::default();
+    while let Some((name, object, read)) = read.next().await {
+        match read {
+            Ok(backup) => found.sound.extend(backup),
+            Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::Unsupported) => {
+                found.unreadable.push(Unreadable { name, object, error });
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    found.sound.sort_by_key(|backup| (backup.finished, backup.start));
     Ok(found)
+}
+
+/// A backup says itself where it lies.
+fn belongs(key: &object_store::path::Path, system_id: u64, name: &str, backup: Backup) -> Result<Backup> {
+    if backup.name == name && backup.system.system_id == system_id {
+        return Ok(backup);
+    }
+    let message = format!("{key} says that it is {} of the system {}", backup.name, backup.system.system_id);
+    Err(Error::new(Kind::Corrupt, message).hint("the object was moved or copied by hand: put it back"))
 }
 
 pub(super) fn parse(key: &object_store::path::Path, bytes: &[u8]) -> Result<Backup> {
@@ -156,13 +218,17 @@ pub(super) fn parse(key: &object_store::path::Path, bytes: &[u8]) -> Result<Back
     struct Version {
         format: u32,
     }
-    let corrupt = || format!("{key} cannot be read as a base backup");
-    let Version { format } = serde_json::from_slice(bytes).or_err(Kind::Corrupt, corrupt)?;
+    let corrupt = |error: serde_json::Error| {
+        Error::new(Kind::Corrupt, format!("{key} cannot be read as a base backup"))
+            .source(error)
+            .hint("restore the object from a copy of the archive; a restore from another base backup passes over it")
+    };
+    let Version { format } = serde_json::from_slice(bytes).map_err(corrupt)?;
     if format > FORMAT_VERSION {
         let message = format!("{key} has format version {format}, this tidelog reads up to {FORMAT_VERSION}");
         return Err(Error::new(Kind::Unsupported, message).hint("read it with the newer tidelog that wrote it"));
     }
-    serde_json::from_slice(bytes).or_err(Kind::Corrupt, corrupt)
+    serde_json::from_slice(bytes).map_err(corrupt)
 }
 
 /// Removes what there is of a backup that was never committed.
@@ -238,16 +304,16 @@ mod tests {
     async fn a_backup_counts_from_its_commit_to_its_removal() {
         let store = memory();
         let (later, earlier) = (backup(&store, "a", 2000).await, backup(&store, "b", 1000).await);
-        assert_eq!(backups(&store, 1).await.expect("a list"), [], "parts alone are no backup");
+        assert_eq!(listed(&store).await, [], "parts alone are no backup");
         for one in [&later, &earlier] {
             commit(&store, one).await.expect("committed");
             commit(&store, one).await.expect("a second try finds its own");
         }
-        assert_eq!(backups(&store, 1).await.expect("a list"), [earlier.clone(), later.clone()]);
+        assert_eq!(listed(&store).await, [earlier.clone(), later.clone()]);
         let other = Backup { label: "other".into(), ..earlier.clone() };
         assert_eq!(commit(&store, &other).await.expect_err("the name is taken").kind(), Kind::Fenced);
         remove(&store, &earlier).await.expect("removed");
-        assert_eq!(backups(&store, 1).await.expect("a list"), [later]);
+        assert_eq!(listed(&store).await, [later]);
         assert!(store.list(&layout::backup(1, "b")).await.expect("a list").is_empty());
     }
 
@@ -267,13 +333,28 @@ mod tests {
         assert_eq!(part.read(&store).await.expect_err("it is missing").kind(), Kind::NotFound);
     }
 
+    async fn listed(store: &Store) -> Vec<Backup> {
+        let found = backups(store, 1).await.expect("a list");
+        assert!(found.unreadable.is_empty() && found.error().is_none(), "{found:?}");
+        found.sound
+    }
+
     #[tokio::test]
-    async fn a_newer_backup_is_not_misread() {
+    async fn a_backup_that_cannot_be_read_takes_away_no_other() {
         let store = memory();
-        let key = layout::backup_commit(1, "x");
-        store.put(&key, br#"{"format":9,"name":1}"#.to_vec().into()).await.expect("stored");
-        assert_eq!(backups(&store, 1).await.expect_err("it is newer").kind(), Kind::Unsupported);
-        store.put(&key, b"{}".to_vec().into()).await.expect("stored");
-        assert_eq!(backups(&store, 1).await.expect_err("it is damaged").kind(), Kind::Corrupt);
+        let sound = backup(&store, "sound", 1000).await;
+        commit(&store, &sound).await.expect("committed");
+        let moved = serde_json::to_vec(&sound).expect("JSON");
+        let bytes = [("moved", &moved[..]), ("newer", br#"{"format":9,"name":1}"#), ("none", b"{}"), ("zero", b"")];
+        for (name, bytes) in bytes {
+            store.put(&layout::backup_commit(1, name), bytes.to_vec().into()).await.expect("stored");
+        }
+        let found = backups(&store, 1).await.expect("a list");
+        assert_eq!(found.sound, [sound]);
+        let kinds: Vec<_> = found.unreadable.iter().map(|one| (one.name.as_str(), one.error.kind())).collect();
+        let expected =
+            [("moved", Kind::Corrupt), ("newer", Kind::Unsupported), ("none", Kind::Corrupt), ("zero", Kind::Corrupt)];
+        assert_eq!(kinds, expected, "a newer one is not misread");
+        assert!(found.error().is_some_and(|error| error.to_string().contains("moved, newer, none, zero")));
     }
 }

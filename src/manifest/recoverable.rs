@@ -81,7 +81,7 @@ impl Taken {
 /// due at once.
 pub async fn freshest(store: &Store, system_id: u64) -> Result<Option<DateTime<Utc>>> {
     let Some(chain) = Chain::open(store, &StreamId::Postgres { system_id }).await? else { return Ok(None) };
-    let facts = facts(store, &chain, &backups(store, system_id).await?).await?;
+    let facts = facts(store, &chain, &backups(store, system_id).await?.sound).await?;
     Ok(facts.freshest().map(|backup| backup.finished))
 }
 
@@ -233,7 +233,8 @@ pub struct Surplus {
 /// What is not needed to recover to any moment after `horizon`.
 pub async fn surplus(store: &Store, chain: &Chain, horizon: DateTime<Utc>) -> Result<Surplus> {
     let StreamId::Postgres { system_id } = chain.stream() else { return Ok(Surplus::default()) };
-    let backups = backups(store, *system_id).await?;
+    // What cannot be read stays: nobody knows who needs it.
+    let backups = backups(store, *system_id).await?.sound;
     let facts = facts(store, chain, &backups).await?;
     let surplus = facts.surplus({
         let horizons = horizons(chain, &facts, horizon.timestamp_millis()).await?;

@@ -19,7 +19,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::task::JoinSet;
 
 use crate::error::{Error, Kind, Result, ResultExt as _};
-use crate::manifest::backups::backups;
+use crate::manifest::backups::{Unreadable, backups};
 use crate::manifest::{self, Step, Walk};
 use crate::record::Block;
 use crate::restore::postgres as restore;
@@ -222,16 +222,16 @@ impl Work<'_> {
     /// The parts of base backups: they are there, and their bytes are those that were written. `deep` looks at every
     /// file within, by the server's manifest.
     async fn backups(&mut self, stream: &StreamId, system_id: u64) -> Result<()> {
-        let found = match manifest::isolated(self.store, backups(self.store, system_id).await).await? {
-            Ok(found) => found,
-            Err(error) => {
-                let (stream, object) = (stream.clone(), layout::backups(system_id).to_string());
-                let (kind, detail) = (DamageKind::Unreadable, error.to_string());
-                self.report.errors.push(Damage { stream, object, kind, detail, ranges: Vec::new() });
-                Vec::new()
-            }
-        };
-        for backup in found {
+        let found = backups(self.store, system_id).await?;
+        for Unreadable { object, error, .. } in found.unreadable {
+            let (stream, kind, detail) = (stream.clone(), DamageKind::Unreadable, error.to_string());
+            self.report.errors.push(Damage { stream, object, kind, detail, ranges: Vec::new() });
+        }
+        for (object, error) in wal::damaged_histories(self.store, system_id).await? {
+            let (stream, kind, detail) = (stream.clone(), DamageKind::Unreadable, error.to_string());
+            self.report.errors.push(Damage { stream, object, kind, detail, ranges: Vec::new() });
+        }
+        for backup in found.sound {
             let commit = layout::backup_commit(system_id, &backup.name).to_string();
             let mut found = Vec::new();
             for part in backup.parts() {

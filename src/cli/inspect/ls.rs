@@ -107,6 +107,7 @@ pub(crate) async fn run(args: &Args, config: &Config) -> Result<()> {
     let mut claims: BTreeMap<Path, Vec<Coverage>> = BTreeMap::new();
     let (mut rows, mut damaged) = (Vec::with_capacity(streams.len()), Vec::new());
     let mut recoverable: Option<Vec<Recoverable>> = None;
+    let mut unreadable = None;
     for stream in streams {
         let folder = layout::coverages(&stream);
         if !claims.contains_key(&folder) {
@@ -118,7 +119,8 @@ pub(crate) async fn run(args: &Args, config: &Config) -> Result<()> {
         }
         match manifest::isolated(&store, look(&store, &stream, &claims[&folder]).await).await? {
             Ok(None) => {}
-            Ok(Some((mut row, windows))) => {
+            Ok(Some((mut row, windows, passed_over))) => {
+                unreadable = unreadable.or(passed_over);
                 row.ended = stream.topic().is_some_and(|life| lives.contains(&life.next_generation()));
                 rows.push(row);
                 if let Some(windows) = windows {
@@ -133,19 +135,22 @@ pub(crate) async fn run(args: &Args, config: &Config) -> Result<()> {
     } else {
         print(&(table(&rows, &damaged, Utc::now()) + &recoverable_words(recoverable.as_deref())))?;
     }
-    all_read(&damaged)
+    all_read(&damaged)?;
+    unreadable.map_or(Ok(()), Err)
 }
 
-/// What a stream holds, and of a write-ahead log to which moments it leads. None if its chain has not begun.
+/// What a stream holds, of a write-ahead log to which moments it leads, and which of its backups are passed over. None if its
+/// chain has not begun.
 async fn look(
     store: &Store,
     stream: &StreamId,
     claims: &[Coverage],
-) -> Result<Option<(Row, Option<Vec<Recoverable>>)>> {
+) -> Result<Option<(Row, Option<Vec<Recoverable>>, Option<Error>)>> {
     let Some(chain) = Chain::open(store, stream).await? else { return Ok(None) };
     let row = row(stream, &chain, claims, Utc::now()).await?;
-    let StreamId::Postgres { system_id } = stream else { return Ok(Some((row, None))) };
-    let facts = recoverable::facts(store, &chain, &backups(store, *system_id).await?).await?;
+    let StreamId::Postgres { system_id } = stream else { return Ok(Some((row, None, None))) };
+    let found = backups(store, *system_id).await?;
+    let facts = recoverable::facts(store, &chain, &found.sound).await?;
     let recoverable = |window: Window| Recoverable {
         stream: stream.to_string(),
         from: time::utc(window.from),
@@ -153,7 +158,7 @@ async fn look(
         window,
     };
     let windows = windows(store, &chain, &facts).await?.into_iter().map(recoverable).collect();
-    Ok(Some((row, Some(windows))))
+    Ok(Some((row, Some(windows), found.error())))
 }
 
 /// The windows in words, one a line.

@@ -272,7 +272,7 @@ impl World {
     }
 
     async fn facts(&self) -> Facts {
-        let found = backups::backups(&self.store, 7).await.unwrap();
+        let found = backups::backups(&self.store, 7).await.unwrap().sound;
         recoverable::facts(&self.store, &self.chain, &found).await.unwrap()
     }
 

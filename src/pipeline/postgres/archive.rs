@@ -263,6 +263,10 @@ impl Archiver {
             Err(error) if error.kind() == Kind::Corrupt => {
                 let keep = walk.verified().map_or(start, |verified| verified.max(start));
                 self.shared.spool.cut(timeline, keep)?;
+                let archived = self.chain.position(timeline.cast_signed()).map(|position| Lsn::at(position.end));
+                if archived == Some(start) && keep == start {
+                    return Err(goes_on_elsewhere(timeline, start).source(error));
+                }
                 return Err(error.context(format_args!("WAL of timeline {timeline} in the spool")));
             }
             Err(error) => return Err(error),
@@ -398,6 +402,16 @@ impl Archiver {
         }
         self.shared.archived.send_replace(positions);
     }
+}
+
+/// The first bytes behind the archive's end are not what follows it.
+fn goes_on_elsewhere(timeline: u32, end: Lsn) -> Error {
+    let message = format!(
+        "the server's WAL of timeline {timeline} does not go on where the archive ends, at {end}: an older copy of the server that is archived was put back and has written on, or another server has the same timeline"
+    );
+    Error::new(Kind::Corrupt, message).hint(
+        "point postgres.url at the server that is archived; if this one is to stay, give it an archive of its own (archive.url and archive.spool_dir), and take a base backup: the old archive stays as it is",
+    )
 }
 
 /// One segment on its way from the spool into the store.

@@ -202,7 +202,7 @@ async fn serve(
             Ok(Ended::Overtaken) => receiver = receiving.break_off().await?,
             Err(error) if error.kind() == Kind::Corrupt => {
                 receiver = receiving.break_off().await?;
-                persistence.wait_after("what was received is no WAL; it is received again", error).await;
+                persistence.wait_after("what was received cannot be archived; it is received again", error).await;
             }
             Err(error) => return Err(error),
         }

@@ -4,6 +4,7 @@
 //! finds the next range to receive (`way`), and writes what comes into the spool until the timeline ends, the connection
 //! breaks or the process stops (`session`). Then the next session begins.
 
+mod origin;
 mod session;
 mod way;
 
@@ -146,6 +147,9 @@ impl Receiver {
             let identity = replication.identify().await?;
             let history = self.histories(&mut replication, identity.timeline).await?;
             let next = self.next(&history, identity.timeline, identity.flush)?;
+            if next.timeline == identity.timeline {
+                origin::reaches(identity.timeline, identity.flush, next.start)?;
+            }
             // A timeline that was left ends there, however far the server has come on another one.
             Ok::<_, Error>((replication, next, next.switch.unwrap_or(identity.flush)))
         };

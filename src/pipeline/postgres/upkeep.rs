@@ -45,11 +45,21 @@ pub(super) struct Upkeep {
     tidied: Option<DateTime<Utc>>,
     looked: Option<DateTime<Utc>>,
     chain: Option<Chain>,
+    /// Backups that cannot be read, and were told of.
+    unreadable: BTreeSet<String>,
 }
 
 impl Upkeep {
     pub(super) fn new(shared: Arc<Shared>, retention: Option<Duration>) -> Self {
-        Self { shared, retention, blocks: BTreeSet::new(), tidied: None, looked: None, chain: None }
+        Self {
+            shared,
+            retention,
+            blocks: BTreeSet::new(),
+            tidied: None,
+            looked: None,
+            chain: None,
+            unreadable: BTreeSet::new(),
+        }
     }
 
     /// Works until it is aborted. What fails is told and comes up again.
@@ -134,10 +144,15 @@ impl Upkeep {
     }
 
     /// Works out what can be recovered.
-    async fn look_at_windows(&self, chain: &Chain) -> Result<()> {
+    async fn look_at_windows(&mut self, chain: &Chain) -> Result<()> {
         let store = &self.shared.store;
         let backups = backups(store, self.shared.system.system_id).await?;
-        let facts = recoverable::facts(store, chain, &backups).await?;
+        let unreadable: BTreeSet<String> = backups.unreadable.iter().map(|one| one.name.clone()).collect();
+        if !unreadable.is_subset(&self.unreadable) {
+            backups.tell_unreadable();
+        }
+        self.unreadable = unreadable;
+        let facts = recoverable::facts(store, chain, &backups.sound).await?;
         let windows = recoverable::windows(store, chain, &facts).await?;
         let last = facts.freshest().map(|backup| backup.finished);
         self.shared.status.note(|status| (status.windows, status.last_backup) = (windows, last));

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use super::origin::{left_behind, same_history};
 use super::{Ended, Receiver};
 use crate::error::{Error, Kind, Result, ResultExt as _};
 use crate::pipeline::postgres::timelines::{self, Next};
@@ -17,14 +18,17 @@ impl Receiver {
         if current == 1 {
             return Ok(Vec::new());
         }
-        let switches = self.history(replication, current).await?;
+        // The server's own history decides, and what is archived must not be another server's.
+        let switches = parse_history(current, &replication.timeline_history(current).await?)?;
+        same_history(current, &switches, &self.history(replication, current).await?)?;
         for ancestor in switches.iter().map(|switch| switch.timeline).filter(|timeline| *timeline > 1) {
             // A restore along this way can do without; a server may have lost the file.
-            if let Err(error) = self.history(replication, ancestor).await {
-                if error.is_transient() {
-                    return Err(error);
+            match self.history(replication, ancestor).await {
+                Ok(archived) => same_history(ancestor, &switches, &archived)?,
+                Err(error) if error.is_transient() => return Err(error),
+                Err(error) => {
+                    tracing::warn!(timeline = ancestor, %error, "the history of an earlier timeline cannot be archived");
                 }
-                tracing::warn!(timeline = ancestor, %error, "the history of an earlier timeline cannot be archived");
             }
         }
         Ok(switches)
@@ -65,9 +69,7 @@ impl Receiver {
             *end = (*end).max(extent.safe);
         }
         if let Some(newer) = known.keys().next_back().filter(|newest| **newest > current) {
-            let message = format!("the server is on timeline {current}, and timeline {newer} is archived already");
-            return Err(Error::new(Kind::Unavailable, message)
-                .hint("it is a server that was left behind: point postgres.url at the one that was promoted"));
+            return Err(left_behind(current, *newer));
         }
         let Some(next) = timelines::next(history, current, &known, file) else {
             if !known.is_empty() {

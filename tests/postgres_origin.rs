@@ -1,0 +1,127 @@
+//! Servers that do not fit the archive: what is said of them in one sentence, and the way out.
+//!
+//! ```text
+//!   archive   1 ├───────── a ─────────►     an older copy of the directory, put back       "… is an older copy …"
+//!   copy      1 ├──── copied ── b ─────►     … that has written on                          "… does not go on where the archive ends …"
+//!                                            … and has an archive of its own               archived
+//! ```
+
+use std::path::Path;
+
+use crate::postgres_restore::{PATIENCE, Place, markers, wait_recovered};
+use crate::rig::http::Server;
+use crate::rig::kafka::free_port;
+use crate::rig::postgres::{Postgres, PostgresOptions, Version};
+use crate::rig::program;
+use crate::rig::wait_until;
+
+/// Archives a server of the place from now on, and tells by HTTP how that goes.
+fn archive(place: &Place, postgres: &Postgres) -> Server {
+    let address = format!("127.0.0.1:{}", free_port());
+    place.archive(postgres, &format!("[http]\nlisten = \"{address}\"\n"));
+    Server::new(address)
+}
+
+/// Waits until the process is not ready, for this reason.
+fn says(place: &Place, server: &Server, words: &str) {
+    wait_until(&format!("it to say {words:?}"), PATIENCE, || {
+        place.program().as_mut().expect("it archives").assert_running();
+        let answer = server.is_up().then(|| server.get("/readyz"));
+        answer.is_some_and(|answer| answer.status == 503 && answer.body.contains(words))
+    });
+}
+
+fn copied(from: &Path, to: &Path) {
+    let mut copy = std::process::Command::new("cp");
+    copy.arg("-a").arg(from).arg(to);
+    program::run(copy).expect(0);
+}
+
+#[test]
+fn an_older_copy_of_the_server_is_named_and_has_a_way_out() {
+    for version in [Version::V13, Version::Debian, Version::V18] {
+        let place = Place::new(version);
+        place.mark(1);
+        place.back_up();
+        place.wait_archived();
+        place.stop_archiving();
+        place.postgres.stop();
+        let data = place.home.path().join("copy");
+        copied(place.postgres.data_dir(), &data);
+        place.postgres.restart();
+        place.archive(&place.postgres, "");
+        place.mark(2);
+        place.postgres.psql("SELECT pg_logical_emit_message(true, 'x', repeat('x', 100000))");
+        let end = place.wait_archived();
+        place.stop_archiving();
+        place.postgres.kill();
+
+        let copy = place.adopt(&data, version);
+        copy.wait_ready();
+        let server = archive(&place, &copy);
+        says(&place, &server, "it is an older copy of the server that is archived");
+        // It is written to, and comes beyond where the archive ends.
+        wait_until("it to come further", PATIENCE, || {
+            copy.psql("INSERT INTO markers SELECT coalesce(max(id), 0) + 100, repeat('y', 5000) FROM markers");
+            copy.psql(&format!("SELECT pg_current_wal_flush_lsn() - '{end}'::pg_lsn > 100000")) == "t"
+        });
+        says(&place, &server, "does not go on where the archive ends");
+        assert_eq!(place.end(1), end, "nothing was spliced");
+        // The way out: an archive of its own.
+        place.stop_archiving();
+        let config = std::fs::read_to_string(place.home.path().join("tidelog.toml")).expect("the configuration");
+        place
+            .home
+            .write("tidelog.toml", &config.replace("/archive\"", "/archive-2\"").replace("/spool\"", "/spool-2\""));
+        *place.program() = Some(place.home.start(&["-c", "tidelog.toml", "run"]));
+        wait_until("it to be archived", PATIENCE, || {
+            copy.psql("SELECT count(*) FROM pg_stat_replication WHERE application_name = 'tidelog'") == "1"
+        });
+        copy.psql("INSERT INTO markers VALUES (50, 'x')");
+        place.back_up();
+        let (rows, restored) = (markers(&copy), place.restore("restored", &[]));
+        let restored = place.adopt(&restored, version);
+        wait_recovered(&restored);
+        assert_eq!(markers(&restored), rows, "{version:?}");
+    }
+}
+
+#[test]
+fn another_standby_promoted_to_the_same_timeline_is_named() {
+    let place = Place::new(Version::Debian);
+    let (first, second) = (place.postgres.standby(Default::default()), place.postgres.standby(Default::default()));
+    place.mark(1);
+    place.wait_archived();
+    wait_until("the first to have it", PATIENCE, || markers(&first) == "1|1");
+    first.promote();
+    place.archive(&first, "");
+    first.psql("INSERT INTO markers VALUES (2, 'of the first')");
+    place.wait_archived_of(&first, 2);
+    let end = place.end(2);
+    place.mark(3);
+    wait_until("the second to have it", PATIENCE, || markers(&second) == "2|3");
+    second.promote();
+    second.psql("INSERT INTO markers SELECT generate_series(10, 1000), repeat('z', 200)");
+    let server = archive(&place, &second);
+    says(&place, &server, "two servers were promoted to the same timeline");
+    assert_eq!(place.end(2), end, "nothing was spliced");
+}
+
+#[test]
+fn a_copy_that_was_archived_by_mistake_is_named() {
+    let place = Place::new(Version::Debian);
+    place.mark(1);
+    place.back_up();
+    place.wait_archived();
+    place.stop_archiving();
+    let data = place.restore("drill", &[]);
+    let drill: Postgres = Postgres::adopt(&data, PostgresOptions::default());
+    wait_recovered(&drill);
+    place.archive(&drill, "");
+    drill.psql("INSERT INTO markers VALUES (2, 'of the drill')");
+    place.wait_archived_of(&drill, 2);
+    let server = archive(&place, &place.postgres);
+    says(&place, &server, "the server is on timeline 1, and timeline 2 is archived already");
+    let said = place.program().as_ref().expect("it archives").output();
+    assert!(said.contains("archived by mistake"), "{said}");
+}
