@@ -18,6 +18,7 @@ mod postgres_path;
 mod postgres_restore;
 mod postgres_source;
 mod postgres_targets;
+mod readers;
 mod replay;
 mod replay_identity;
 mod rig;
