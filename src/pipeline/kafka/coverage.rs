@@ -64,27 +64,35 @@ impl Told {
 
 /// When a report is due: soon where something has moved, and not so soon where nothing has.
 pub(super) struct Cadence {
-    last: Instant,
-    /// Where everything stood.
+    /// When it was looked last whether something has moved: never at every turn of the collector, for that looks at all
+    /// partitions.
+    looked: Instant,
+    /// When the last report was made.
+    reported: Instant,
+    /// Where everything stood then.
     stood: u64,
 }
 
 impl Cadence {
     pub(super) fn new(now: Instant) -> Self {
-        Self { last: now, stood: 0 }
+        Self { looked: now, reported: now, stood: 0 }
     }
 
     /// Whether a report is due; if so, it is noted as made.
     pub(super) fn is_due<'a>(&mut self, lanes: impl Iterator<Item = &'a Lane>, now: Instant) -> bool {
-        let since = now.duration_since(self.last);
-        if since < ROUND_EVERY {
+        self.is_due_at(now, || lanes.map(Lane::marks).fold(0, u64::wrapping_add))
+    }
+
+    fn is_due_at(&mut self, now: Instant, stands: impl FnOnce() -> u64) -> bool {
+        if now.duration_since(self.looked) < ROUND_EVERY {
             return false;
         }
-        let stands = lanes.map(Lane::marks).fold(0, u64::wrapping_add);
-        if stands == self.stood && since < IDLE_ROUND_EVERY {
+        self.looked = now;
+        let stands = stands();
+        if stands == self.stood && now.duration_since(self.reported) < IDLE_ROUND_EVERY {
             return false;
         }
-        (self.last, self.stood) = (now, stands);
+        (self.reported, self.stood) = (now, stands);
         true
     }
 }
@@ -282,5 +290,29 @@ impl Watch {
         self.kept.forget_ended();
         self.kept.at = now;
         self.kept.save(&self.shared.store, &self.folder).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reports_come_soon_where_something_moves_and_nothing_is_looked_at_in_between() {
+        let start = Instant::now();
+        let (mut cadence, mut looks, mut due) = (Cadence::new(start), 0, Vec::new());
+        for turn in 0..=1_200_u64 {
+            let now = start + Duration::from_millis(50) * u32::try_from(turn).expect("a turn");
+            let looked = || {
+                looks += 1;
+                // Something moves between 20 and 30 s.
+                (turn / 20).clamp(20, 30)
+            };
+            if cadence.is_due_at(now, looked) {
+                due.push(turn / 20);
+            }
+        }
+        assert_eq!(due, [5, 20, 25, 30, 45, 60]);
+        assert_eq!(looks, 12, "once in five seconds, and not at each of 1,200 turns");
     }
 }
