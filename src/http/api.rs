@@ -14,7 +14,7 @@ use twox_hash::XxHash64;
 
 use super::{App, AppState, health, refusal};
 use crate::pipeline::board::State;
-use crate::pipeline::kafka::status::{GapSpan, PartitionStatus, Status, StreamStatus, Trouble};
+use crate::pipeline::kafka::status::{GapSpan, PartitionStatus, Stall, Status, StreamStatus, Trouble};
 use crate::pipeline::postgres::{SlotStatus, Snapshot};
 use crate::pipeline::tasks::{Failure, Weight};
 use crate::source::postgres::{SlotKind, WalStatus};
@@ -175,6 +175,7 @@ fn shown(stream: &StreamStatus) -> Value {
         "records_per_second": rounded(stream.records_per_second),
         "bytes_per_second": rounded(stream.bytes_per_second),
         "segments_waiting": stream.waiting,
+        "stalled": stream.partitions.iter().filter(|at| at.stall.is_some()).map(|at| at.partition).collect::<Vec<_>>(),
         "trouble": stream.trouble.as_ref().map(trouble),
     })
 }
@@ -213,6 +214,16 @@ fn partition(at: &PartitionStatus) -> Value {
         "lag_records": at.lag_records(),
         "complete_through": utc(at.complete_through),
         "held": at.held,
+        "stall": at.stall.as_ref().map(stall),
+    })
+}
+
+fn stall(stall: &Stall) -> Value {
+    json!({
+        "reason": stall.cause.name(),
+        "since": time::utc(stall.since),
+        "text": *stall.text,
+        "hint": *stall.hint,
     })
 }
 

@@ -18,7 +18,7 @@ use tokio::sync::Mutex;
 use super::{App, AppState};
 use crate::pipeline::board::Opened;
 use crate::pipeline::board::State as Activity;
-use crate::pipeline::kafka::status::Status;
+use crate::pipeline::kafka::status::{Stall, Status};
 use crate::pipeline::postgres::{SlotStatus, Snapshot};
 use crate::pipeline::tasks::{Failure, Weight};
 use crate::source::postgres::WalStatus;
@@ -107,6 +107,7 @@ pub(super) async fn ready(app: &App) -> Health {
     let status = app.board.kafka().map(|kafka| kafka.status()).unwrap_or_default();
     if app.board.kafka().is_some() {
         judge(&status, &mut health);
+        judge_stalls(&status, Utc::now(), &mut health);
     }
     let resting = app.board.postgres().is_some_and(|postgres| is_resting(postgres.state().0));
     judge_failures(&app.board.tasks().failing(), resting, &mut health);
@@ -165,6 +166,32 @@ fn judge_failures(failing: &[Failure], postgres_rests: bool, health: &mut Health
         let more = of_task.len().saturating_sub(MOST_NAMED);
         if more > 0 {
             into.push(format!("{more} more of {} fail", task.name()));
+        }
+    }
+}
+
+/// Partitions that stand still, with their reason and the way out: a few of each reason are named. One that has stood for a
+/// while makes the process unready, but for a transaction of somebody else's that is open: nothing here can end it.
+fn judge_stalls(status: &Status, now: DateTime<Utc>, health: &mut Health) {
+    let streams = status.streams.iter();
+    let stalls = streams.flat_map(|stream| stream.partitions.iter().map(move |at| (stream, at)));
+    let mut stalls: Vec<_> = stalls.filter_map(|(stream, at)| Some((at.stall.as_ref()?, &*stream.topic, at))).collect();
+    stalls.sort_by_key(|(stall, topic, at)| (!stall.is_failure(now), stall.cause, *topic, at.partition));
+    let kind = |stall: &Stall| (stall.cause, stall.is_failure(now));
+    for alike in stalls.chunk_by(|(one, ..), (next, ..)| kind(one) == kind(next)) {
+        let (stall, ..) = alike[0];
+        let into = if stall.is_failure(now) { &mut health.reasons } else { &mut health.notes };
+        into.extend(alike.iter().take(MOST_NAMED).map(|(stall, topic, at)| {
+            let Stall { cause, since, text, hint } = stall;
+            let (partition, offset, since) = (at.partition, at.next, time::utc(*since));
+            format!(
+                "{topic} partition {partition} stands at offset {offset} since {since}: {text} ({}, do: {hint})",
+                cause.name()
+            )
+        }));
+        let more = alike.len().saturating_sub(MOST_NAMED);
+        if more > 0 {
+            into.push(format!("{more} more partitions stand still ({})", stall.cause.name()));
         }
     }
 }

@@ -9,14 +9,15 @@ use chrono::{DateTime, Utc};
 
 use super::{AppState, health};
 use crate::pipeline::board::State as Activity;
-use crate::pipeline::kafka::status::{PartitionStatus, Status};
+use crate::pipeline::kafka::status::{Cause, PartitionStatus, Status};
 use crate::pipeline::postgres::{SlotStatus, Snapshot};
 use crate::pipeline::tasks::{Task, Tasks};
 use crate::telemetry::metrics::{
     ALL_PARTITIONS, ASSIGNED_PARTITIONS, BASE_BACKUP, BUILD_INFO, CHECKPOINT_POSITION, COMPLETE_THROUGH, Exposition,
     LAG_RECORDS, LAG_SECONDS, LAST_CHECKPOINT, MEMORY_BUDGET, MEMORY_USED, Metric, OTHER_TOPICS, PAUSED, READY,
     RECOVERABLE_FROM, RECOVERABLE_TO, SEGMENTS_WAITING, SLOT_LOST, SLOT_RETAINED, SLOT_SAFE, SLOT_SECONDS_TO_LOSS,
-    TASK_FAILING, TASK_FAILING_SINCE, WAL_DURABLE, WAL_LAG_BYTES, WAL_LAG_SECONDS, WAL_RECEIVED,
+    STALLED_PARTITIONS, STALLED_SINCE, TASK_FAILING, TASK_FAILING_SINCE, WAL_DURABLE, WAL_LAG_BYTES, WAL_LAG_SECONDS,
+    WAL_RECEIVED,
 };
 use crate::telemetry::{REVISION, VERSION, process};
 
@@ -64,10 +65,24 @@ fn expose_kafka(status: &Status, now: DateTime<Utc>, out: &mut Exposition) {
         out.single(&LAST_CHECKPOINT, &[("kind", "kafka")], seconds(at));
     }
     let lag = |at: &PartitionStatus| at.complete_through.map(|through| seconds(now) - seconds(through));
+    expose_stalls(status, out);
     per_partition(&CHECKPOINT_POSITION, status, |at| Some(at.committed as f64), Add::add, out);
     per_partition(&LAG_RECORDS, status, |at| at.lag_records().map(|lag| lag as f64), Add::add, out);
     per_partition(&LAG_SECONDS, status, |at| lag(at).map(|lag| lag.max(0.0)), f64::max, out);
     per_partition(&COMPLETE_THROUGH, status, |at| at.complete_through.map(seconds), f64::min, out);
+}
+
+/// How many partitions stand still by each cause, and since when each of them.
+fn expose_stalls(status: &Status, out: &mut Exposition) {
+    let stalls = || status.streams.iter().flat_map(|stream| &stream.partitions).filter_map(|at| at.stall.as_ref());
+    out.family(&STALLED_PARTITIONS, |samples| {
+        for cause in Cause::ALL {
+            let count = stalls().filter(|stall| stall.cause == cause).count();
+            samples.add(&[("reason", cause.name())], count as f64);
+        }
+    });
+    let since = |at: &PartitionStatus| at.stall.as_ref().map(|stall| seconds(stall.since));
+    per_partition(&STALLED_SINCE, status, since, f64::min, out);
 }
 
 fn expose_tasks(tasks: &Tasks, out: &mut Exposition) {
@@ -174,6 +189,7 @@ mod tests {
                 end,
                 complete_through: complete.map(at),
                 held: false,
+                stall: None,
             };
         StreamStatus {
             stream: format!("kafka/main/{topic}.0").into(),
@@ -204,7 +220,8 @@ mod tests {
         let mut out = Exposition::default();
         expose_kafka(&status, at(6_000), &mut out);
         let text = out.finish();
-        let samples: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
+        let samples: Vec<&str> =
+            text.lines().filter(|line| !line.starts_with('#') && !line.starts_with("tidelog_stalled")).collect();
         assert_eq!(
             samples,
             [

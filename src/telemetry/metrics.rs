@@ -103,6 +103,10 @@ metrics! {
         "How many loops of a task have failed and are trying again.";
     TASK_FAILING_SINCE = Gauge "tidelog_task_failing_since_timestamp_seconds" ["task"]
         "Since when a task has failed without a success, as a Unix timestamp; only while it fails.";
+    STALLED_PARTITIONS = Gauge "tidelog_stalled_partitions" ["reason"]
+        "Partitions that have stood still for ten seconds although there are records to read, by what keeps them.";
+    STALLED_SINCE = Gauge "tidelog_stalled_since_timestamp_seconds" ["topic", "partition"]
+        "Since when a partition stands still although there are records to read, as a Unix timestamp; only while it does.";
     ASSIGNED_PARTITIONS = Gauge "tidelog_assigned_partitions" []
         "Partitions that this process archives.";
     SEGMENTS_WAITING = Gauge "tidelog_segments_waiting" []

@@ -170,6 +170,11 @@ impl Kafka {
         }
     }
 
+    /// The file in which broker `id` keeps a partition's first records. What is changed there is what it gives from then on.
+    pub(crate) fn log_file(&self, id: usize, topic: &str, partition: i32) -> PathBuf {
+        self.node(id).directory.join(format!("data/{topic}-{partition}/00000000000000000000.log"))
+    }
+
     /// A client configuration for this cluster that is quick to connect again.
     pub(crate) fn config(&self) -> ClientConfig {
         config(&self.bootstrap())

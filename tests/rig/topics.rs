@@ -347,6 +347,21 @@ impl Kafka {
         producer.flush();
     }
 
+    /// Produces all in a transaction that stays open until `work` is done, and then commits it.
+    pub(crate) fn while_open<T>(&self, topic: &str, messages: &[Message], work: impl FnOnce() -> T) -> T {
+        let id = unique("transaction");
+        let producer = self.producer(&[("transactional.id", &id), ("transaction.timeout.ms", "300000")]);
+        producer.inner.init_transactions(PATIENCE).expect("transactions can be had");
+        producer.inner.begin_transaction().expect("a transaction can begin");
+        for message in messages {
+            producer.send(topic, message);
+        }
+        producer.flush();
+        let done = work();
+        producer.inner.commit_transaction(PATIENCE).expect("the transaction commits");
+        done
+    }
+
     /// Produces all in one transaction. An aborted one is on the broker's disk too, followed by its marker.
     pub(crate) fn produce_transaction(&self, topic: &str, messages: &[Message], end: End) {
         let id = unique("transaction");

@@ -191,6 +191,7 @@ mod tests {
             end: None,
             complete_through: None,
             held,
+            stall: None,
         };
         StreamStatus {
             stream: format!("kafka/main/{topic}.0").into(),

@@ -543,8 +543,16 @@ impl Lane {
         let partitions = self.live().map(|(partition, part)| {
             let archived = if part.rows_end <= part.committed { part.next } else { part.committed };
             let (committed, next, held) = (part.committed, part.next, part.held.is_some());
-            let mut status =
-                PartitionStatus { partition, committed, archived, next, end: None, complete_through: None, held };
+            let mut status = PartitionStatus {
+                partition,
+                committed,
+                archived,
+                next,
+                end: None,
+                complete_through: None,
+                held,
+                stall: None,
+            };
             self.shown.fill(&mut status);
             status
         });

@@ -23,6 +23,7 @@ mod lives;
 mod pool;
 mod resolve;
 mod shown;
+mod stalls;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,7 +37,7 @@ use crate::config::{Config, Kafka};
 use crate::error::{Error, Kind, Result};
 use crate::record::Block;
 use crate::segment::SegmentWriter;
-use crate::source::kafka::{Cluster, Consumer, Resume};
+use crate::source::kafka::{Cluster, Consumer, Resume, TopicPartition};
 use crate::stream::{Cut, PartitionRange, SegmentRef, Totals};
 use collector::{Collector, Parts};
 use commit::Shared;
@@ -84,6 +85,8 @@ enum Notice {
     Refused(Error),
     /// Where partitions end, and how far they are complete.
     Seen(Seen),
+    /// The last stable offsets of partitions that stand still.
+    Stable(Vec<(TopicPartition, i64)>),
     /// Seal, commit, leave the group, end.
     Stop,
 }
@@ -133,6 +136,9 @@ pub(super) async fn run(
     let watch = coverage::Watch::new(Arc::clone(&shared), &kafka.cluster, Arc::clone(&board));
     let watch = tasks.spawn("coverage", watch.run(reports));
 
+    let (still, questions) = mpsc::channel(1);
+    tasks.spawn("last-stable-offsets", stalls::answer(Arc::clone(&shared), questions));
+
     let collector = Collector::new(Parts {
         consumer: Consumer::new(&kafka)?,
         kafka: Arc::clone(&kafka),
@@ -141,6 +147,7 @@ pub(super) async fn run(
         notices: inbox,
         resolver,
         coverage,
+        still,
         board,
         memory_budget: config.memory_budget,
         most_labels: config.http.as_ref().map_or(0, |http| http.max_topic_labels),

@@ -8,6 +8,7 @@ use chrono::{DateTime, Utc};
 
 use super::count::TopicCounters;
 use super::coverage::SeenPartition;
+use super::stalls;
 use super::status::{GapSpan, PartitionStatus};
 use crate::pipeline::tasks::Reporter;
 use crate::stream::{PartitionRange, Totals};
@@ -27,6 +28,8 @@ pub(super) struct Shown {
     /// Whether steps of its segments fail.
     pub(super) encoding: Reporter,
     pub(super) pace: Pace,
+    /// Which partitions stand still.
+    pub(super) still: stalls::Watch,
     seen: BTreeMap<i32, (Option<i64>, Option<DateTime<Utc>>)>,
     /// Up to when the topic is complete.
     pub(super) complete_through: Option<DateTime<Utc>>,
@@ -36,7 +39,8 @@ impl Shown {
     pub(super) fn new(label: Arc<str>, totals: Totals, encoding: Reporter) -> Self {
         let counters = TopicCounters::new(&label);
         let (gaps, pace, seen) = (Arc::new([]), Pace::default(), BTreeMap::new());
-        Self { label, counters, totals, gaps, encoding, pace, seen, complete_through: None }
+        let still = stalls::Watch::default();
+        Self { label, counters, totals, gaps, encoding, pace, still, seen, complete_through: None }
     }
 
     /// Takes in where a partition ends and how far it is complete.
@@ -49,6 +53,7 @@ impl Shown {
     /// What was seen of a partition is another's matter now.
     pub(super) fn forget(&mut self, partition: i32) {
         self.seen.remove(&partition);
+        self.still.forget(partition);
     }
 
     /// Fills in what was seen of a partition.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::pipeline::board::State;
 use crate::pipeline::tasks::Failure;
@@ -100,6 +100,121 @@ pub struct PartitionStatus {
     pub complete_through: Option<DateTime<Utc>>,
     /// Its position is being asked for anew, or the group wants it back: nothing is read.
     pub held: bool,
+    /// Why it stands still although there are records to read.
+    pub stall: Option<Stall>,
+}
+
+/// A partition that stands still.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stall {
+    /// What keeps it.
+    pub cause: Cause,
+    /// Since when it is behind and has not moved.
+    pub since: DateTime<Utc>,
+    /// What was said of it.
+    pub text: Arc<str>,
+    /// The way out.
+    pub hint: Arc<str>,
+}
+
+/// A partition that has stood still for this long makes the process unready: a minute, less the time until its end is known.
+const UNREADY_AFTER: TimeDelta = TimeDelta::seconds(30);
+
+impl Stall {
+    /// Whether the process does not do its work because of it.
+    pub fn is_failure(&self, now: DateTime<Utc>) -> bool {
+        self.cause != Cause::OpenTransaction && now - self.since >= UNREADY_AFTER
+    }
+}
+
+/// Why a partition stands still.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Cause {
+    /// What comes next cannot be decoded: the broker's log is damaged there.
+    Unreadable,
+    /// What comes next is larger than the client takes.
+    TooLarge,
+    /// The brokers refuse it for want of a right.
+    Denied,
+    /// The brokers refuse it.
+    Refused,
+    /// Where it is to be read on is being looked up.
+    Position,
+    /// No broker says where it ends.
+    NoEnd,
+    /// The store does not take the finished segments.
+    Store,
+    /// The memory budget is used up.
+    Memory,
+    /// A transaction holds its end.
+    OpenTransaction,
+    /// Nobody says why.
+    Unknown,
+}
+
+impl Cause {
+    /// All of them.
+    pub const ALL: [Self; 10] = [
+        Self::Unreadable,
+        Self::TooLarge,
+        Self::Denied,
+        Self::Refused,
+        Self::Position,
+        Self::NoEnd,
+        Self::Store,
+        Self::Memory,
+        Self::OpenTransaction,
+        Self::Unknown,
+    ];
+
+    /// The name, as metrics and status documents write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Unreadable => "unreadable",
+            Self::TooLarge => "too_large",
+            Self::Denied => "denied",
+            Self::Refused => "refused",
+            Self::Position => "position",
+            Self::NoEnd => "no_end",
+            Self::Store => "store",
+            Self::Memory => "memory",
+            Self::OpenTransaction => "open_transaction",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    /// What it is, in words.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Unreadable => "what comes next cannot be decoded",
+            Self::TooLarge => "what comes next is larger than the client takes",
+            Self::Denied => "the brokers refuse to give it",
+            Self::Refused => "the brokers do not give it",
+            Self::Position => "where it is read on is being looked up",
+            Self::NoEnd => "no broker says where it ends",
+            Self::Store => "finished segments wait for the store",
+            Self::Memory => "memory.budget is used up",
+            Self::OpenTransaction => "a transaction is open, and what follows it is not read before it ends",
+            Self::Unknown => "no record comes, and neither the broker nor the client says why",
+        }
+    }
+
+    /// The way out.
+    pub fn hint(self) -> &'static str {
+        match self {
+            Self::Unreadable => "the broker's copy is damaged there: move the leader to a replica whose copy is whole",
+            Self::TooLarge => "raise receive.message.max.bytes in [kafka.properties] above the largest batch",
+            Self::Denied => "grant READ and DESCRIBE on the topic",
+            Self::Refused | Self::NoEnd => "look at the partition's leader and at the broker's log",
+            Self::Position => "the log says what is waited for",
+            Self::Store => "look at the store, and at tidelog_store_errors_total",
+            Self::Memory => "raise memory.budget, or add a process",
+            Self::OpenTransaction => "end it: kafka-transactions.sh find-hanging, then abort; or wait for its producer",
+            Self::Unknown => {
+                "restart tidelog; if it stands again, read the partition with another consumer from this offset"
+            }
+        }
+    }
 }
 
 impl PartitionStatus {
@@ -142,6 +257,7 @@ mod tests {
             end,
             complete_through,
             held: false,
+            stall: None,
         }
     }
 

@@ -171,7 +171,7 @@ impl Consumer {
         for raw in batch.iter() {
             if raw.topic_address() != address || address == 0 {
                 let Some(name) = raw.topic() else {
-                    ends.push(Event::Fault { error: raw.failure().into_error("Kafka consumer"), fatal: false });
+                    ends.push(fault(handle, raw.failure()));
                     continue;
                 };
                 index = assignment.index(&String::from_utf8_lossy(name));
@@ -462,6 +462,17 @@ impl Consumer {
             drop(queue.consume(1000, left.min(Duration::from_millis(50))));
         }
         Ok(())
+    }
+}
+
+/// A message that is about no topic. librdkafka gives a fatal error of a consumer so (`rd_kafka_set_fatal_error0`,
+/// rdkafka.c), and not to the error callback; what it was is asked for.
+fn fault(handle: &Handle, failure: Failure) -> Event {
+    match handle.fatal_error() {
+        Some(cause) if failure.code == code::FATAL => {
+            Event::Fault { error: cause.into_error("the member of the consumer group has ended for good"), fatal: true }
+        }
+        _ => Event::Fault { error: failure.into_error("Kafka consumer"), fatal: false },
     }
 }
 

@@ -34,6 +34,7 @@ use super::coverage::{Cadence, Told};
 use super::lane::{Lane, LaneId, Reason, Wait};
 use super::pool::Pool;
 use super::resolve;
+use super::stalls::Refusal;
 use crate::config::Kafka;
 use crate::error::Result;
 use crate::pipeline::board::KafkaBoard;
@@ -91,6 +92,7 @@ pub(super) struct Collector {
     notices: Receiver<Notice>,
     resolver: mpsc::UnboundedSender<resolve::Request>,
     coverage: mpsc::Sender<Vec<Told>>,
+    still: mpsc::Sender<Vec<TopicPartition>>,
     lanes: BTreeMap<LaneId, Lane>,
     committers: HashMap<LaneId, mpsc::UnboundedSender<Request>>,
     /// The lane that takes a topic's records now.
@@ -130,6 +132,7 @@ pub(super) struct Parts {
     pub(super) notices: Receiver<Notice>,
     pub(super) resolver: mpsc::UnboundedSender<resolve::Request>,
     pub(super) coverage: mpsc::Sender<Vec<Told>>,
+    pub(super) still: mpsc::Sender<Vec<TopicPartition>>,
     pub(super) board: Arc<KafkaBoard>,
     pub(super) memory_budget: u64,
     /// How many topics have series of their own in the metrics.
@@ -147,6 +150,7 @@ impl Collector {
             notices: parts.notices,
             resolver: parts.resolver,
             coverage: parts.coverage,
+            still: parts.still,
             lanes: BTreeMap::new(),
             committers: HashMap::new(),
             current: HashMap::new(),
@@ -207,6 +211,7 @@ impl Collector {
             }
             if coverage.is_due(self.current.values().filter_map(|id| self.lanes.get(id)), now) {
                 self.tell_coverage();
+                self.ask_for_stable();
             }
             if due(&mut summary, SUMMARY_EVERY, now) {
                 self.log_summary();
@@ -285,9 +290,15 @@ impl Collector {
             }
             Event::PartitionError { at, error } => {
                 tracing::warn!(topic = &*at.topic, partition = at.partition, %error, hint = error.hint_text(), "partition error");
+                if let Some(lane) = self.lane_of(&at.topic) {
+                    lane.shown.still.refuse(at.partition, Refusal::of(&error));
+                }
             }
             Event::TopicError { topic, error } => {
                 tracing::warn!(topic = &*topic, %error, hint = error.hint_text(), "a topic cannot be read");
+                if let Some(lane) = self.lane_of(&topic) {
+                    lane.shown.still.refuse_all(Refusal::of(&error));
+                }
             }
             Event::AllBrokersDown => {
                 let now = Instant::now();
@@ -297,7 +308,10 @@ impl Collector {
                 }
             }
             Event::Fault { error, fatal: true } => return Err(error),
-            Event::Fault { error, fatal: false } => tracing::warn!(%error, hint = error.hint_text(), "kafka"),
+            Event::Fault { error, fatal: false } => {
+                tracing::warn!(%error, hint = error.hint_text(), "kafka");
+                self.news.fault = Some(Refusal::of(&error));
+            }
         }
         Ok(())
     }
@@ -347,6 +361,7 @@ impl Collector {
             }
             Notice::Refused(error) => return Err(error),
             Notice::Seen(seen) => self.on_seen(seen),
+            Notice::Stable(offsets) => self.on_stable(&offsets),
             Notice::Stop => self.stop()?,
         }
         Ok(())

@@ -7,11 +7,14 @@ use std::time::Instant;
 use chrono::{DateTime, Utc};
 
 use super::Collector;
+use crate::config::Isolation;
 use crate::pipeline::board::State;
 use crate::pipeline::kafka::coverage::Seen;
 use crate::pipeline::kafka::lane::Lane;
+use crate::pipeline::kafka::stalls::{Around, Refusal};
 use crate::pipeline::kafka::status::{Status, Trouble};
 use crate::pipeline::tasks::{Reporter, Task};
+use crate::source::kafka::TopicPartition;
 
 /// What the collector was told and only shows.
 #[derive(Debug, Default)]
@@ -19,6 +22,8 @@ pub(super) struct News {
     pub(super) last_checkpoint: Option<DateTime<Utc>>,
     /// Partitions of a topic that cannot be read yet.
     pub(super) unresolved: BTreeMap<Arc<str>, Reporter>,
+    /// What was said last of the connection to a broker.
+    pub(super) fault: Option<Refusal>,
     /// The state that was published last, and since when it is so.
     state: Option<(State, DateTime<Utc>)>,
 }
@@ -38,6 +43,33 @@ impl Collector {
         }
     }
 
+    /// Takes in up to where everything is decided of partitions that stand still.
+    pub(super) fn on_stable(&mut self, offsets: &[(TopicPartition, i64)]) {
+        for (at, offset) in offsets {
+            if let Some(lane) = self.lane_of(&at.topic) {
+                lane.shown.still.is_stable_to(at.partition, *offset);
+            }
+        }
+    }
+
+    /// Asks for the last stable offsets of partitions that stand still: an open transaction may hold them.
+    pub(super) fn ask_for_stable(&mut self) {
+        if self.kafka.isolation != Isolation::ReadCommitted {
+            return;
+        }
+        let now = Utc::now();
+        let mut still = Vec::new();
+        for (topic, id) in &self.current {
+            let Some(lane) = self.lanes.get(id) else { continue };
+            let of_lane = lane.shown.still.unexplained(now);
+            still.extend(of_lane.map(|partition| TopicPartition { topic: Arc::clone(topic), partition }));
+        }
+        // One question is under way at most: the next round asks again.
+        if !still.is_empty() && self.still.try_send(still).is_err() {
+            tracing::debug!("the last stable offsets are being asked for");
+        }
+    }
+
     /// Publishes when the state has changed, without waiting for the second to end.
     pub(super) fn publish_change(&mut self, now: Instant) {
         if self.news.state.is_none_or(|(state, _)| state != self.state()) {
@@ -53,11 +85,14 @@ impl Collector {
             _ => Utc::now(),
         };
         self.news.state = Some((state, since));
+        let (paused, fault) = (self.is_paused() || self.stopping.is_some(), self.news.fault.as_ref());
         let memory: usize = self.lanes.values().map(Lane::memory).sum();
         let mut streams = Vec::with_capacity(self.current.len());
         for id in self.current.values() {
             let Some(lane) = self.lanes.get_mut(id) else { continue };
-            let stream = lane.show(now);
+            let mut stream = lane.show(now);
+            let around = Around { paused, memory_full: self.full, backed_up: lane.is_backed_up(), fault };
+            lane.shown.still.look(&mut stream.partitions, around, Utc::now());
             if !stream.partitions.is_empty() {
                 streams.push(stream);
             }

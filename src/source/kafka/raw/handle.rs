@@ -261,6 +261,16 @@ impl Handle {
         unsafe { check(sys::rd_kafka_consumer_close_queue(self.rk(), queue.as_ptr())) }
     }
 
+    /// The fatal error that the client has raised, if it has.
+    pub(crate) fn fatal_error(&self) -> Option<Failure> {
+        let mut text = [0 as c_char; 512];
+        // SAFETY: the client is live, and the buffer lives during the call; librdkafka terminates what it writes.
+        unsafe {
+            let code = codes::fatal_error(self.rk(), text.as_mut_ptr(), text.len());
+            (code != 0).then(|| Failure { code, text: string(text.as_ptr()) })
+        }
+    }
+
     pub(crate) fn is_closed(&self) -> bool {
         // SAFETY: reads an atomic flag of a live client.
         unsafe { sys::rd_kafka_consumer_closed(self.rk()) == 1 }
