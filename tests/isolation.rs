@@ -272,6 +272,29 @@ fn a_damaged_chain_keeps_only_its_own_topic_from_being_archived() {
     assert_eq!(report["records"], 2 * RECORDS - ENTRIES + repaired.len() as i64 * (RECORDS - ENTRIES), "{report}");
 }
 
+#[test]
+fn a_damaged_write_ahead_log_keeps_no_topic_from_being_archived() {
+    let (kafka, topic) = (shared(), unique("beside-wal"));
+    kafka.create_topic(&topic, 1, &[]);
+    kafka.produce(&topic, Codec::None, &numbered(0..RECORDS));
+    let (site, server) = site_with_listener(kafka, &Settings { topics: &[&topic], ..Settings::default() }, "");
+    // Nobody listens there: the archive is looked at first.
+    let postgres = "[postgres]\nurl = \"postgres://nobody@127.0.0.1:1/postgres\"\nslot = \"tidelog\"\n[kafka]\n";
+    site.reconfigure("[kafka]\n", postgres);
+    let yard = Yard::new(site.home().path().join("archive"));
+    let chain = yard.archive.join("manifest/postgres/7291");
+    fs::create_dir_all(&chain).expect("a folder");
+    fs::write(chain.join(format!("{:020}.json", 0)), [0; 100]).expect("damage can be done");
+    let mut program = site.start();
+    wait_ends(&site, &mut program, &[&topic]);
+    wait_until("the damage to be named", IN_THE_END, || {
+        program.assert_running();
+        let (status, ready) = readiness(&server);
+        status == 503 && ready.contains("manifest/postgres/7291") && ready.contains("restore the object")
+    });
+    program.terminate(STOP);
+}
+
 // ---- the commands that read
 
 /// What the readers are tried on: a sound topic of ten records, a topic of which the first life is damaged and the second

@@ -247,8 +247,9 @@ async fn present(server: &Server, store: &Store, writer: &str, status: &Status) 
         let error = match archived_system(store).await {
             Ok(Some(chain)) => return Ok(chain),
             Ok(None) => return begin(server, store, writer, status).await,
-            Err(error) if error.is_transient() => error,
-            Err(error) => return Err(error),
+            Err(error) if error.kind() == Kind::Config => return Err(error),
+            // Damage waits for whoever repairs it, and topics are archived meanwhile.
+            Err(error) => error,
         };
         persistence.wait_after("the archive's write-ahead log cannot be looked up", error).await;
     }
