@@ -1,7 +1,8 @@
 //! Times as people write them and as the archive keeps them: milliseconds since 1970, as Kafka does.
 //!
 //! In come RFC 3339, `now` and a distance back from now (`-90m`, `-2h`, `-7d`); out goes RFC 3339 in UTC with
-//! milliseconds. "Now" is passed in: only the edge of the program asks the clock.
+//! milliseconds. A year that RFC 3339 cannot write (records can carry any) is written, and read, with a sign and six digits or more, as
+//! ISO 8601 has it. "Now" is passed in: only the edge of the program asks the clock.
 
 use chrono::{DateTime, SecondsFormat, Utc};
 
@@ -22,6 +23,9 @@ const RFC3339_MS: std::ops::Range<i64> = -62_167_219_200_000..253_402_300_800_00
 pub fn parse(text: &str, now: DateTime<Utc>) -> Result<i64> {
     if text == "now" {
         return Ok(now.timestamp_millis());
+    }
+    if let Some(time) = parse_far(text) {
+        return time.ok_or_else(|| wrong(text));
     }
     if let Some(distance) = text.strip_prefix('-') {
         let distance = humantime::parse_duration(distance).map_err(|source| wrong(text).source(source))?;
@@ -55,6 +59,28 @@ pub fn rfc3339_micros(us: i64) -> String {
     }
 }
 
+/// A time as [`rfc3339`] writes those that RFC 3339 cannot: `+010000-01-01T00:00:00.000Z`. The outer none: it is no such time;
+/// the inner one: it looks like one and is none.
+fn parse_far(text: &str) -> Option<Option<i64>> {
+    let (sign, rest) = match text.as_bytes().first()? {
+        b'+' => (1, &text[1..]),
+        b'-' => (-1, &text[1..]),
+        _ => return None,
+    };
+    let (year, rest) = rest.split_once('-').filter(|_| text.contains('T'))?;
+    let days = || {
+        let year =
+            sign * year.parse::<i64>().ok().filter(|_| year.len() >= 5 && year.bytes().all(|b| b.is_ascii_digit()))?;
+        // Days and leap years repeat every 400 years: the rest is read in one of them, and counted from there.
+        let eras = (year - 2000).div_euclid(400);
+        let near = DateTime::parse_from_rfc3339(&format!("{}-{rest}", year - eras * 400)).ok()?;
+        let finer = i64::from(near.timestamp_subsec_nanos() % 1_000_000 != 0);
+        let era_ms = i128::from(eras) * 146_097 * i128::from(DAY_MS);
+        i64::try_from(i128::from(near.timestamp_millis() + finer) + era_ms).ok()
+    };
+    Some(days())
+}
+
 fn wrong(text: &str) -> Error {
     Error::new(Kind::Config, format!("{text:?} is not a time"))
         .hint("write RFC 3339 with a zone (2026-11-22T08:05:12Z), `now`, or a distance back from now (-90m, -2h, -7d)")
@@ -62,7 +88,7 @@ fn wrong(text: &str) -> Error {
 
 /// Whether `text` names a time that moves with the clock.
 pub fn is_relative(text: &str) -> bool {
-    text == "now" || text.starts_with('-')
+    text == "now" || (text.starts_with('-') && parse_far(text).is_none())
 }
 
 /// `ms` since 1970 as RFC 3339 in UTC with milliseconds. A time that RFC 3339 cannot write (records can carry any
@@ -197,6 +223,27 @@ mod tests {
     }
 
     #[test]
+    fn times_beyond_rfc3339_are_read_as_they_are_written() {
+        for ms in [i64::MIN, -62_167_219_200_001, 253_402_300_800_000, 253_402_300_800_001, i64::MAX] {
+            assert_eq!(parse(&rfc3339(ms), now()).expect("own output"), ms);
+            assert!(!is_relative(&rfc3339(ms)));
+        }
+        assert_eq!(
+            parse("-000001-03-01T02:00:00+02:00", now()).expect("a zone"),
+            parse("-000001-03-01T00:00:00Z", now()).expect("UTC")
+        );
+        for wrong in [
+            "+10000-13-01T00:00:00Z",
+            "+010000-01-01T00:00:00",
+            "-999999999999-01-01T00:00:00Z",
+            "+2026-01-01T00:00:00Z",
+        ] {
+            assert_eq!(parse(wrong, now()).expect_err(wrong).exit_code(), 2);
+        }
+        assert!(is_relative("-90m") && parse("10000-01-01T00:00:00Z", now()).is_err());
+    }
+
+    #[test]
     fn times_beyond_rfc3339_are_still_written() {
         assert_eq!(rfc3339(0), "1970-01-01T00:00:00.000Z");
         assert_eq!(rfc3339(253_402_300_799_999), "9999-12-31T23:59:59.999Z");
@@ -207,6 +254,11 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn any_time_is_read_back(ms in any::<i64>()) {
+            prop_assert_eq!(parse(&rfc3339(ms), now()).expect("own output"), ms);
+        }
+
         #[test]
         fn what_is_written_is_what_chrono_writes_and_is_read_back(ms in -62_167_219_200_000i64..253_402_300_800_000) {
             let text = rfc3339(ms);

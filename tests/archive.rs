@@ -67,8 +67,13 @@ fn now() -> DateTime<Utc> {
 impl Topic {
     /// Begins the topic's life.
     pub(crate) async fn begin(store: &Store, topic: &str, generation: u32) -> Topic {
+        Topic::begin_with(store, topic, generation, 1).await
+    }
+
+    /// Begins the life of a topic of so many partitions.
+    pub(crate) async fn begin_with(store: &Store, topic: &str, generation: u32, partitions: usize) -> Topic {
         let life = TopicLife::new("main", topic, generation);
-        let begin = Begin::topic(Some(format!("id-{generation}")), vec![Some(0)]);
+        let begin = Begin::topic(Some(format!("id-{generation}")), vec![Some(0); partitions]);
         let chain = Chain::begin(store, &life.stream(), begin, "test", now()).await.expect("a chain begins");
         Topic { store: store.clone(), life, chain, spool: temporary_directory("spool"), segments: 0 }
     }

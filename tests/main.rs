@@ -21,6 +21,7 @@ mod postgres_targets;
 mod readers;
 mod replay;
 mod replay_identity;
+mod replay_targets;
 mod rig;
 mod site;
 mod source;

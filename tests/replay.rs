@@ -412,7 +412,10 @@ fn what_does_not_fit_is_said_before_the_first_record() {
     let target = unique("fits");
     kafka.create_topic(&target, 3, &[("max.message.bytes", "2400"), ("retention.ms", "60000")]);
     let rename = format!(".*={target}");
-    let sent = archive.replay(&["--from=-2h", "--topics", &topic, "--rename", &rename, "--json"]).expect(0).json();
+    let args = ["--from=-2h", "--topics", &topic, "--rename", &rename, "--json"];
+    let said = archive.replay(&args).expect(1).stderr;
+    assert!(said.contains("keeps records for") && said.contains("--yes"), "{said}");
+    let sent = archive.replay(&[&args[..], &["--yes"]].concat()).expect(0).json();
     assert_eq!(sent["records"], 210, "{sent}");
     assert!(sent["warnings"].to_string().contains("keeps records for"), "{sent}");
 }

@@ -44,6 +44,13 @@ pub struct Tempo {
     pub speed: Option<Speed>,
 }
 
+impl Tempo {
+    /// How long it makes `plan` take at the least; none where it holds nothing up.
+    pub fn least_time(&self, plan: &Plan) -> Option<std::time::Duration> {
+        pace::least_time(self, (plan.records().0, plan.bytes()), plan.span())
+    }
+}
+
 /// What went out so far, for a progress bar on another thread.
 #[derive(Debug, Default)]
 pub struct Counters {

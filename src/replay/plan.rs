@@ -126,6 +126,14 @@ impl Plan {
         self.parts.iter().map(|part| part.segments.len()).sum()
     }
 
+    /// How many milliseconds lie between the least and the greatest timestamp that can come.
+    pub fn span(&self) -> u64 {
+        let all = || self.parts.iter().flat_map(|part| &part.partitions);
+        let least = all().map(|partition| partition.min_timestamp).min();
+        let greatest = all().map(|partition| partition.max_timestamp).max();
+        least.zip(greatest).map_or(0, |(least, greatest)| greatest.abs_diff(least))
+    }
+
     /// Every target partition, once.
     pub fn target_partitions(&self) -> Vec<(String, i32)> {
         let all =

@@ -94,7 +94,7 @@ pub(crate) struct Args {
     /// Print the plan and what the target has against it, and send nothing
     #[arg(long)]
     dry_run: bool,
-    /// Yes, send records into the very topic that they came from
+    /// Yes, send records into the very topic that they came from, or into one that will not keep them as they are
     #[arg(long)]
     yes: bool,
     /// Print JSON
@@ -138,15 +138,16 @@ pub(crate) async fn run(args: &Args, config: &Config) -> Result<()> {
     let target = Arc::new(Target::new(args.connection(config)?, &id)?);
     let replay = prepare(args, config, &store, query, &target, now).await?;
     if !args.json {
-        print(&replay.text(args.dry_run))?;
+        print(&replay.text(args.dry_run, tempo))?;
     }
     replay.findings.verdict()?;
     if args.dry_run {
         if args.json {
-            print_json(&replay.planned_result())?;
+            print_json(&replay.planned_result(tempo))?;
         }
         return nothing_left_out(&replay.left_out);
     }
+    replay.findings.accepted(args.yes)?;
     if replay.into_itself && !args.yes {
         return Err(Error::new(Kind::Config, "records would be sent into the very topic that they came from")
             .hint("give the copies another name with --rename, or say --yes if this is what you want"));

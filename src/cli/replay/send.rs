@@ -20,14 +20,14 @@ pub(super) async fn send(args: &Args, store: &Store, replay: Prepared, tempo: Te
     let go_on = resume_command(&std::env::args().collect::<Vec<_>>(), &replay.id, replay.query.timestamps.as_ref());
     let mut result = Outcome { replay_id: replay.id.clone(), segments: replay.plan.segments(), ..Outcome::default() };
     if let Some(word) = nothing_left(&replay) {
-        result.warnings.clone_from(&replay.findings.warnings);
+        result.warnings = replay.findings.told();
         result.finished = !replay.whole.parts.is_empty();
         if result.finished && !args.unrecorded && !replay.anew {
             kafka::finish(store, &replay.journal).await?;
         }
         return if args.json { print_json(&result) } else { print(&word) };
     }
-    let Prepared { id, journal, anew, whole, plan, mut findings, target, .. } = replay;
+    let Prepared { id, journal, anew, whole, plan, findings, target, .. } = replay;
     if args.json {
         eprintln!("replay {id} begins");
     }
@@ -39,7 +39,7 @@ pub(super) async fn send(args: &Args, store: &Store, replay: Prepared, tempo: Te
     let stopped = Arc::new(AtomicBool::new(false));
     let stop = asked_to_stop(Arc::clone(&stopped));
     let started = Instant::now();
-    let warnings = std::mem::take(&mut findings.warnings);
+    let warnings = findings.told();
     let sent = {
         let shown = Arc::clone(&counters);
         let _bar = Progress::follow("replay", Unit::Records, move || (shown.records(), most));

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::prepare::Prepared;
 use crate::cli::human;
-use crate::replay::{Plan, Query, Tally};
+use crate::replay::{Plan, Query, Tally, Tempo};
 use crate::time;
 
 /// What is printed as JSON.
@@ -20,6 +20,9 @@ pub(super) struct Outcome {
     pub(super) exact: bool,
     pub(super) segments: usize,
     pub(super) seconds: f64,
+    /// How long --speed and --rate make it take at the least.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) expected_seconds: Option<f64>,
     /// Whether the whole replay is done, by this run and those before it.
     pub(super) finished: bool,
     pub(super) partitions: Vec<OutcomePartition>,
@@ -81,7 +84,7 @@ impl Outcome {
 }
 
 impl Prepared {
-    pub(super) fn planned_result(&self) -> Outcome {
+    pub(super) fn planned_result(&self, tempo: Tempo) -> Outcome {
         let (records, exact) = self.plan.records();
         let partitions = self.plan.parts.iter().flat_map(|part| {
             part.partitions.iter().map(|planned| OutcomePartition {
@@ -102,13 +105,14 @@ impl Prepared {
             exact,
             segments: self.plan.segments(),
             seconds: 0.0,
+            expected_seconds: tempo.least_time(&self.plan).map(|time| time.as_secs_f64()),
             finished: self.finished().is_some(),
             partitions: partitions.collect(),
-            warnings: self.findings.warnings.clone(),
+            warnings: self.findings.told(),
         }
     }
 
-    pub(super) fn text(&self, dry_run: bool) -> String {
+    pub(super) fn text(&self, dry_run: bool, tempo: Tempo) -> String {
         let heading =
             if dry_run { format!("Plan {}  (nothing is sent)", self.id) } else { format!("Replay {}", self.id) };
         let mut text = format!("{heading}\n{}", extent(&self.plan, &self.query));
@@ -120,7 +124,11 @@ impl Prepared {
         if !self.plan.parts.is_empty() {
             text.push_str(&format!("  to        {}: {}\n", self.target.bootstrap(), self.targets()));
         }
-        for warning in &self.findings.warnings {
+        if let Some(time) = tempo.least_time(&self.plan).map(|time| time.as_secs()).filter(|seconds| *seconds > 0) {
+            let time = humantime::format_duration(std::time::Duration::from_secs(time));
+            text.push_str(&format!("  takes     {time} at this pace\n"));
+        }
+        for warning in &self.findings.told() {
             text.push_str(&format!("  warning   {warning}\n"));
         }
         if dry_run && self.findings.problems.is_empty() {
@@ -133,9 +141,8 @@ impl Prepared {
 
     fn targets(&self) -> String {
         let new = self.findings.create.iter().map(|topic| {
-            let config: Vec<String> = topic.config.iter().map(|(key, value)| format!("{key}={value}")).collect();
             let partitions = human::many(u64::from(topic.partitions.unsigned_abs()), "partition");
-            format!("{} ({partitions}, will be created with {})", topic.topic, config.join(" "))
+            format!("{} ({partitions}, will be created with {})", topic.topic, topic.settings())
         });
         let old = self.findings.existing.iter().map(|(topic, partitions)| {
             format!("{topic} ({}, exists)", human::many(u64::from(partitions.unsigned_abs()), "partition"))
@@ -151,7 +158,10 @@ pub(super) fn extent(plan: &Plan, query: &Query) -> String {
         format!("{from}timestamp < {}, by record time", time::rfc3339(range.end))
     });
     let by_offset = query.offsets.map(|offsets| format!("offsets {offsets}"));
-    let range: Vec<String> = by_time.into_iter().chain(by_offset).collect();
+    let mut range: Vec<String> = by_time.into_iter().chain(by_offset).collect();
+    if range.is_empty() {
+        range.push("everything that is archived now, or since the replay before".to_owned());
+    }
     let (records, exact) = plan.records();
     let topics: BTreeSet<&str> = plan.parts.iter().map(|part| part.stream.topic.as_str()).collect();
     format!(

@@ -4,6 +4,8 @@
 //! the progress is read (it can no longer change), and only then is the first record sent.
 
 mod connection;
+mod created;
+mod flight;
 mod late;
 mod preflight;
 mod raw;
@@ -35,7 +37,8 @@ pub async fn preflight(store: &Store, target: &Target, plan: &Plan, now: DateTim
     let now = now.timestamp_millis();
     let suspects = preflight::suspects(plan, &facts, now);
     let surveys = if suspects.is_empty() { BTreeMap::new() } else { preflight::survey(store, plan, &suspects).await? };
-    Ok(preflight::check(plan, &facts, &surveys, now))
+    let broker = target.broker_config().await?;
+    Ok(preflight::check(plan, &facts, &surveys, (broker.as_ref(), now)))
 }
 
 /// A replay that is ready to be sent.
@@ -70,6 +73,7 @@ pub async fn send(
 ) -> Result<(Arc<Plan>, Tally)> {
     let Ready { store, target, mut journal, anew, recorded, plan, findings } = ready;
     target.create(&findings.create).await?;
+    preflight::still_fits(&target, &plan, &findings).await?;
     let Some(begun) = journal.begun.as_mut() else {
         return Err(crate::error::Error::new(Kind::Internal, "a replay without a plan cannot be sent"));
     };

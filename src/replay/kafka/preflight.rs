@@ -6,7 +6,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::target::TopicFacts;
+use super::created::{self, Understood};
+use super::target::{Target, TopicFacts};
 use crate::error::{Error, Kind, Result};
 use crate::record::Record;
 use crate::replay::feed::Feed;
@@ -21,6 +22,10 @@ const BATCH_OVERHEAD: u64 = 61 + 36;
 const HEADER_OVERHEAD: u64 = 10;
 /// More headers than any record is thought to have, where only a bound is known.
 const MANY_HEADERS: u64 = 100;
+/// What a request adds to its one batch: header, topic, transactional id.
+const REQUEST_OVERHEAD: u64 = 1_024;
+/// What a record adds to its key, value and headers in a log, at most some ten bytes beside the timestamps' deltas.
+const RECORD_OVERHEAD: u64 = 20;
 /// `max.message.bytes` where a broker is not asked: Kafka's default.
 const DEFAULT_MAX_MESSAGE: u64 = 1_048_588;
 
@@ -35,6 +40,14 @@ pub struct Create {
     pub config: BTreeMap<&'static str, String>,
 }
 
+impl Create {
+    /// Its settings as one writes them.
+    pub fn settings(&self) -> String {
+        let config: Vec<String> = self.config.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        config.join(" ")
+    }
+}
+
 /// What was found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Findings {
@@ -42,6 +55,8 @@ pub struct Findings {
     pub create: Vec<Create>,
     /// What the user should know.
     pub warnings: Vec<String>,
+    /// What the target would remove or change of what is sent: a replay has to be told that this is meant.
+    pub losses: Vec<String>,
     /// What forbids the replay, each with the way out.
     pub problems: Vec<String>,
     /// The partitions of the target topics that exist.
@@ -175,8 +190,11 @@ pub(super) fn check(
     plan: &Plan,
     facts: &BTreeMap<String, TopicFacts>,
     surveys: &BTreeMap<String, Survey>,
-    now: i64,
+    (broker, now): (Option<&BTreeMap<String, String>>, i64),
 ) -> Findings {
+    let of_broker = Settings { config: broker };
+    let knows = |name: &str| broker.is_none_or(|config| config.contains_key(name));
+    let understood = Understood { both_limits: knows("log.message.timestamp.after.max.ms") };
     let mut findings = Findings { max_batch: u64::MAX, ..Findings::default() };
     if facts.values().any(|facts| facts.config.is_none()) {
         let unknown = "the target does not tell how its topics are set: size limits, retention and timestamp type are not checked";
@@ -186,7 +204,10 @@ pub(super) fn check(
         let seen = surveys.get(topic).cloned().unwrap_or_else(|| Survey::bound(&parts));
         findings.largest = findings.largest.max(seen.largest);
         let Some(facts) = facts.get(topic) else {
-            let create = missing(topic, &parts);
+            findings.problems.extend(owned_by_brokers(topic));
+            findings.problems.extend(request_too_large(topic, &of_broker, &seen));
+            findings.warnings.extend(as_compacted(topic, &parts));
+            let create = missing(topic, &parts, understood);
             findings.max_batch = findings.max_batch.min(Settings { config: None }.max_message().max(seen.largest));
             findings.create.push(create);
             continue;
@@ -195,20 +216,46 @@ pub(super) fn check(
         let settings = Settings { config: facts.config.as_ref() };
         findings.max_batch = findings.max_batch.min(settings.max_message());
         findings.problems.extend(too_few_partitions(topic, &parts, facts.partitions));
+        findings.problems.extend(owned_by_brokers(topic));
+        findings.problems.extend(request_too_large(topic, &of_broker, &seen));
+        findings.problems.extend(not_in_step(topic, &settings, facts.in_sync));
         findings.problems.extend(problems(topic, &settings, &seen, now));
-        findings.warnings.extend(warnings(topic, &parts, &settings, now));
+        findings.losses.extend(losses(topic, &parts, &settings, now));
+        findings.warnings.extend(more_partitions(topic, &parts, facts.partitions));
+        findings.warnings.extend(validated(topic, &settings));
     }
     findings
 }
 
-/// The topic to create: records stay as long as nobody decides otherwise, with the timestamps that they have.
-fn missing(topic: &str, parts: &[&Part]) -> Create {
-    let mut config =
-        BTreeMap::from([("message.timestamp.type", "CreateTime".to_owned()), ("retention.ms", "-1".to_owned())]);
-    let largest = largest(parts);
-    if largest > DEFAULT_MAX_MESSAGE {
-        config.insert("max.message.bytes", largest.to_string());
+/// Looks once more at topics that were just created: a policy of the cluster may have changed what was asked for, and a
+/// topic with fewer replicas than `min.insync.replicas` takes nothing at all.
+pub(super) async fn still_fits(target: &Target, plan: &Plan, findings: &Findings) -> Result<()> {
+    if findings.create.is_empty() {
+        return Ok(());
     }
+    let names: Vec<&str> = findings.create.iter().map(|create| create.topic.as_str()).collect();
+    let facts = target.describe(&names).await?;
+    let mut found = Findings::default();
+    for create in &findings.create {
+        let Some(facts) = facts.get(&create.topic) else { continue };
+        let settings = Settings { config: facts.config.as_ref() };
+        found.problems.extend(not_in_step(&create.topic, &settings, facts.in_sync));
+        let parts: Vec<&Part> = plan.parts.iter().filter(|part| part.target == create.topic).collect();
+        found.problems.extend(too_few_partitions(&create.topic, &parts, facts.partitions));
+        let differs = |(name, wanted): (&&str, &String)| {
+            let got = facts.config.as_ref()?.get(*name)?;
+            (got != wanted).then(|| format!("{} was created with {name}={got} instead of {wanted}", create.topic))
+        };
+        found.problems.extend(create.config.iter().filter_map(differs));
+    }
+    found.verdict()
+}
+
+/// The topic to create: records stay as long as nobody decides otherwise, with the timestamps that they have.
+fn missing(topic: &str, parts: &[&Part], understood: Understood) -> Create {
+    let source = parts.first().map_or(topic, |part| part.stream.topic.as_str());
+    let largest = Some(largest(parts)).filter(|largest| *largest > DEFAULT_MAX_MESSAGE);
+    let config = created::settings(source, largest, understood);
     let partitions = parts.iter().map(|part| part.source_partitions).max().unwrap_or(1);
     Create { topic: topic.to_owned(), partitions, config }
 }
@@ -218,6 +265,64 @@ fn too_few_partitions(topic: &str, parts: &[&Part], has: i32) -> Option<String> 
     (needed > has).then(|| {
         format!("{topic} has {has} partitions, and the records need {needed}: add partitions to it, or replay only some with --partitions")
     })
+}
+
+/// Topics that only brokers write.
+fn owned_by_brokers(topic: &str) -> Option<String> {
+    matches!(topic, "__consumer_offsets" | "__transaction_state" | "__share_group_state" | "__cluster_metadata").then(|| {
+        format!("{topic} is written by brokers alone: give the copy another name with --rename, or leave it out of --topics")
+    })
+}
+
+fn as_compacted(topic: &str, parts: &[&Part]) -> Option<String> {
+    parts.iter().any(|part| created::is_compacted(&part.stream.topic)).then(|| {
+        format!(
+            "{topic} will be created compacted, as the name says that its owner (Kafka Connect, a schema registry) wants it: in the \
+             end only the last record of each key stays; for a full copy create it yourself"
+        )
+    })
+}
+
+fn request_too_large(topic: &str, broker: &Settings<'_>, seen: &Survey) -> Option<String> {
+    let most = broker.number("socket.request.max.bytes")?.unsigned_abs();
+    (seen.largest + REQUEST_OVERHEAD > most).then(|| {
+        format!(
+            "the largest record for {topic} needs {} bytes, and the brokers take requests of at most {most}: raise \
+             socket.request.max.bytes on them",
+            seen.largest
+        )
+    })
+}
+
+/// A partition that has no leader or too few replicas in step takes no record of a producer with acks=all.
+fn not_in_step(topic: &str, settings: &Settings<'_>, (in_sync, partition): (usize, i32)) -> Option<String> {
+    let least = settings.number("min.insync.replicas").map_or(1, i64::unsigned_abs);
+    if in_sync == 0 {
+        return Some(format!("{topic} partition {partition} has no leader: see that its brokers are up"));
+    }
+    ((in_sync as u64) < least).then(|| {
+        format!(
+            "{topic} partition {partition} has {in_sync} replicas in step and min.insync.replicas={least}: it takes no record \
+             until there are more, or min.insync.replicas is lowered"
+        )
+    })
+}
+
+fn more_partitions(topic: &str, parts: &[&Part], has: i32) -> Option<String> {
+    let source = parts.iter().map(|part| part.source_partitions).max()?;
+    (source > 0 && has > source).then(|| {
+        format!(
+            "{topic} has {has} partitions and the source {source}: records keep their partition, and producers will put the \
+             same keys elsewhere"
+        )
+    })
+}
+
+/// Confluent's brokers can refuse records without a known schema.
+fn validated(topic: &str, settings: &Settings<'_>) -> Option<String> {
+    let on = |name: &&str| settings.has(name, "true");
+    let name = ["confluent.key.schema.validation", "confluent.value.schema.validation"].into_iter().find(on)?;
+    Some(format!("{topic} has {name}=true: the broker refuses records whose schema its registry does not know"))
 }
 
 fn problems(topic: &str, settings: &Settings<'_>, seen: &Survey, now: i64) -> Vec<String> {
@@ -259,7 +364,7 @@ fn problems(topic: &str, settings: &Settings<'_>, seen: &Survey, now: i64) -> Ve
     problems
 }
 
-fn warnings(topic: &str, parts: &[&Part], settings: &Settings<'_>, now: i64) -> Vec<String> {
+fn losses(topic: &str, parts: &[&Part], settings: &Settings<'_>, now: i64) -> Vec<String> {
     let mut warnings = Vec::new();
     let rewritten = settings.has("message.timestamp.type", "LogAppendTime");
     if rewritten {
@@ -277,22 +382,50 @@ fn warnings(topic: &str, parts: &[&Part], settings: &Settings<'_>, now: i64) -> 
         ));
     }
     if let Some(retention) = settings.number("retention.bytes").filter(|bytes| *bytes >= 0 && deletes) {
-        let partitions = parts.iter().map(|part| part.partitions.len() as u64).max().unwrap_or(1).max(1);
-        let bytes: u64 = parts.iter().map(|part| part.bytes).sum();
-        if bytes / partitions > retention.unsigned_abs() {
+        let most = largest_partition(parts);
+        if most > retention.unsigned_abs() {
             warnings.push(format!(
-                "{topic} keeps {retention} bytes a partition, and about {} come: the broker will remove the oldest",
-                bytes / partitions
+                "{topic} keeps {retention} bytes a partition, and up to {most} come: the broker will remove the oldest"
             ));
         }
     }
-    if settings.has("cleanup.policy", "compact") {
+    let wanted = parts.iter().all(|part| created::is_compacted(&part.stream.topic));
+    if settings.has("cleanup.policy", "compact") && !wanted {
         warnings.push(format!("{topic} is compacted: in the end only the last record of each key stays"));
     }
     warnings
 }
 
+/// The most bytes that come for one partition: what a part holds, shared by how many of its records are of it.
+fn largest_partition(parts: &[&Part]) -> u64 {
+    let mut bytes: BTreeMap<i32, u64> = BTreeMap::new();
+    for part in parts {
+        let all: u64 = part.partitions.iter().map(|planned| planned.records).sum();
+        for planned in &part.partitions {
+            let share = u128::from(part.bytes) * u128::from(planned.records) / u128::from(all.max(1));
+            let share = u64::try_from(share).unwrap_or(u64::MAX);
+            *bytes.entry(planned.partition).or_default() += share + planned.records * RECORD_OVERHEAD;
+        }
+    }
+    bytes.into_values().max().unwrap_or(0)
+}
+
 impl Findings {
+    /// What the user should know, losses first.
+    pub fn told(&self) -> Vec<String> {
+        self.losses.iter().chain(&self.warnings).cloned().collect()
+    }
+
+    /// All losses as one error.
+    pub fn accepted(&self, yes: bool) -> Result<()> {
+        if yes || self.losses.is_empty() {
+            return Ok(());
+        }
+        let message = format!("the target would not keep what is sent, nothing was sent: {}", self.losses.join("; "));
+        Err(Error::new(Kind::Unsupported, message)
+            .hint("change the topic, send to another one (--rename), or say --yes if this is what you want"))
+    }
+
     /// All problems as one error.
     pub fn verdict(&self) -> Result<()> {
         if self.problems.is_empty() {
@@ -356,11 +489,11 @@ mod tests {
 
     fn topic(partitions: i32, config: &[(&str, &str)]) -> BTreeMap<String, TopicFacts> {
         let config = config.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-        BTreeMap::from([("copy".to_owned(), TopicFacts { partitions, config: Some(config) })])
+        BTreeMap::from([("copy".to_owned(), TopicFacts { partitions, in_sync: (1, 0), config: Some(config) })])
     }
 
     fn found(plan: &Plan, facts: &BTreeMap<String, TopicFacts>) -> Findings {
-        check(plan, facts, &BTreeMap::new(), NOW)
+        check(plan, facts, &BTreeMap::new(), (None, NOW))
     }
 
     #[test]
@@ -368,7 +501,9 @@ mod tests {
         let findings = found(&recent(), &BTreeMap::new());
         assert_eq!(findings.create.len(), 1);
         assert_eq!(findings.create[0].partitions, 6);
-        assert_eq!(findings.create[0].config.get("retention.ms").map(String::as_str), Some("-1"));
+        for (name, value) in [("retention.ms", "-1"), ("retention.bytes", "-1"), ("cleanup.policy", "delete")] {
+            assert_eq!(findings.create[0].config.get(name).map(String::as_str), Some(value));
+        }
         assert!(!findings.create[0].config.contains_key("max.message.bytes"));
         let large = found(&plan(5_000_000, 0..NOW), &BTreeMap::new());
         assert!(large.create[0].config.contains_key("max.message.bytes") && large.max_batch > 5_000_000);
@@ -404,15 +539,40 @@ mod tests {
     }
 
     #[test]
+    fn a_partition_that_takes_nothing_and_a_topic_of_the_brokers_are_refused() {
+        let mut facts = topic(4, &[("min.insync.replicas", "2")]);
+        assert!(
+            found(&recent(), &facts).verdict().expect_err("one of two").to_string().contains("min.insync.replicas=2")
+        );
+        facts.values_mut().for_each(|facts| facts.in_sync = (0, 3));
+        assert!(
+            found(&recent(), &facts)
+                .verdict()
+                .expect_err("no leader")
+                .to_string()
+                .contains("partition 3 has no leader")
+        );
+        let mut plan = recent();
+        plan.parts[0].target = "__consumer_offsets".to_owned();
+        assert!(found(&plan, &BTreeMap::new()).verdict().expect_err("the brokers'").to_string().contains("--rename"));
+        let broker = BTreeMap::from([("socket.request.max.bytes".to_owned(), "1000000".to_owned())]);
+        let large =
+            check(&super::tests::plan(2_000_000, 0..NOW), &BTreeMap::new(), &BTreeMap::new(), (Some(&broker), NOW));
+        assert!(large.verdict().expect_err("too large").to_string().contains("socket.request.max.bytes"));
+        assert!(large.create[0].config.contains_key("message.timestamp.difference.max.ms"), "an old broker");
+    }
+
+    #[test]
     fn reading_the_records_clears_a_suspicion_or_confirms_it() {
         let facts = topic(4, &[("max.message.bytes", "1000"), ("cleanup.policy", "compact")]);
         assert!(suspects(&recent(), &facts, NOW).contains("copy"), "a bound of 100 headers, and compaction");
         let survey = Survey { largest: 300, ..Survey::default() };
-        let cleared = check(&recent(), &facts, &BTreeMap::from([("copy".to_owned(), survey)]), NOW);
+        let cleared = check(&recent(), &facts, &BTreeMap::from([("copy".to_owned(), survey)]), (None, NOW));
         assert!(cleared.verdict().is_ok(), "{cleared:?}");
         let survey = Survey { largest: 1001, largest_at: Some((3, 7)), null_key: Some((0, 2)), ..Survey::default() };
-        let error =
-            check(&recent(), &facts, &BTreeMap::from([("copy".to_owned(), survey)]), NOW).verdict().expect_err("both");
+        let error = check(&recent(), &facts, &BTreeMap::from([("copy".to_owned(), survey)]), (None, NOW))
+            .verdict()
+            .expect_err("both");
         assert!(
             error.to_string().contains("partition 3, offset 7") && error.to_string().contains("partition 0, offset 2")
         );
@@ -420,13 +580,17 @@ mod tests {
 
     #[test]
     fn what_the_broker_will_do_to_the_records_is_said() {
-        let warned = |config: &[(&str, &str)]| found(&plan(100, NOW - 48 * HOUR..NOW), &topic(4, config)).warnings;
+        let warned = |config: &[(&str, &str)]| {
+            let findings = found(&plan(100, NOW - 48 * HOUR..NOW), &topic(4, config));
+            assert!(findings.accepted(false).is_err() && findings.accepted(true).is_ok());
+            findings.losses
+        };
         let day = warned(&[("cleanup.policy", "delete"), ("retention.ms", "86400000")]);
         assert!(day[0].contains("copy keeps records for 1day"), "{day:?}");
         assert!(warned(&[("cleanup.policy", "delete"), ("retention.bytes", "999")])[0].contains("999 bytes"));
         assert!(warned(&[("message.timestamp.type", "LogAppendTime")])[0].contains("LogAppendTime"));
         assert!(warned(&[("cleanup.policy", "compact"), ("retention.ms", "1")])[0].contains("compacted"));
-        let silent = BTreeMap::from([("copy".to_owned(), TopicFacts { partitions: 4, config: None })]);
+        let silent = BTreeMap::from([("copy".to_owned(), TopicFacts { partitions: 4, in_sync: (1, 0), config: None })]);
         assert_eq!(found(&recent(), &silent).warnings.len(), 1);
     }
 }

@@ -22,6 +22,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc::Receiver;
 
 use super::connection::{failed, wrong_property};
+use super::flight::Flight;
 use super::late::Late;
 use super::preflight::Findings;
 use super::raw::{Topic, produce};
@@ -59,6 +60,8 @@ pub(super) struct Sink {
     group: ConsumerGroupMetadata,
     id: String,
     identity: Identity,
+    /// Bytes that the queue holds at most.
+    queue: u64,
 }
 
 /// What the target said about records that it did not take.
@@ -70,7 +73,7 @@ struct Deliveries {
 #[derive(Debug, Default)]
 struct Failures {
     count: u64,
-    first: Option<String>,
+    first: Option<(String, Option<RDKafkaErrorCode>)>,
 }
 
 impl ClientContext for Deliveries {
@@ -96,7 +99,9 @@ impl ProducerContext for Deliveries {
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         failures.count += 1;
         failures.first.get_or_insert_with(|| {
-            format!("{} partition {} (offset {offset} of the source): {error}", message.topic(), message.partition())
+            let place =
+                format!("{} partition {} (offset {offset} of the source)", message.topic(), message.partition());
+            (format!("{place}: {error}"), error.rdkafka_error_code())
         });
     }
 }
@@ -105,27 +110,48 @@ impl Deliveries {
     /// The failures as one error, if there are any.
     fn verdict(&self) -> Result<()> {
         let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        match &failures.first {
-            None => Ok(()),
-            Some(first) if failures.count == 1 => {
-                Err(Error::new(Kind::Unavailable, format!("the target refused {first}")))
-            }
-            Some(first) => Err(Error::new(
-                Kind::Unavailable,
-                format!("the target refused {} records, the first of them {first}", failures.count),
-            )),
-        }
+        let Some((first, code)) = &failures.first else { return Ok(()) };
+        let message = match failures.count {
+            1 => format!("the target refused {first}"),
+            count => format!("the target refused {count} records, the first of them {first}"),
+        };
+        let error = Error::new(Kind::Unavailable, message);
+        Err(match code.and_then(way_out) {
+            Some(hint) => error.hint(hint),
+            None => error,
+        })
     }
+}
+
+/// What to do about a record that the target did not take.
+fn way_out(code: RDKafkaErrorCode) -> Option<&'static str> {
+    use RDKafkaErrorCode as Code;
+    Some(match code {
+        Code::MessageTimedOut | Code::OperationTimedOut => {
+            "the target takes records too slowly (a slow link, a quota): --rate 100kB/s sends no more than that"
+        }
+        Code::MessageSizeTooLarge => "raise max.message.bytes on the topic",
+        Code::InvalidTimestamp => {
+            "raise message.timestamp.before.max.ms and message.timestamp.after.max.ms on the topic"
+        }
+        Code::InvalidRecord => "a compacted topic takes no record without a key: replay into one that is not",
+        Code::NotEnoughReplicas | Code::NotEnoughReplicasAfterAppend => {
+            "fewer replicas are in step than min.insync.replicas of the topic: see that its brokers are up"
+        }
+        Code::TopicAuthorizationFailed => "give the replay's user the right to write to the topic",
+        Code::PolicyViolation => "a policy of the target's cluster refuses such records",
+        _ => return None,
+    })
 }
 
 impl Sink {
     /// Opens the producer and fences an earlier run of the same replay. Blocks.
     pub(super) fn open(target: &Target, identity: Identity, findings: &Findings) -> Result<Self> {
-        let producer: BaseProducer<Deliveries> = settings(target, findings)
-            .create_with_context(Deliveries::default())
-            .map_err(|error| wrong_property(&error))?;
+        let (settings, queue) = settings(target, findings);
+        let producer: BaseProducer<Deliveries> =
+            settings.create_with_context(Deliveries::default()).map_err(|error| wrong_property(&error))?;
         let id = target.id.clone();
-        let sink = Self { topics: Vec::new(), producer, group: target.group()?, id, identity };
+        let sink = Self { topics: Vec::new(), producer, group: target.group()?, id, identity, queue };
         sink.step("begin", || sink.producer.init_transactions(STEP))?;
         Ok(sink)
     }
@@ -158,6 +184,7 @@ impl Sink {
             all,
             refreshed,
             late,
+            flight: Flight::new(self.queue, refreshed),
         };
         let sent = work.run(&mut steps, counters);
         if sent.is_err()
@@ -207,6 +234,7 @@ struct Work<'a> {
     /// When all of it was last committed.
     refreshed: Instant,
     late: Late,
+    flight: Flight,
 }
 
 impl Work<'_> {
@@ -261,22 +289,31 @@ impl Work<'_> {
             // sent; its second one is nearest.
             let timestamp = if record.timestamp == 0 { 1 } else { record.timestamp };
             self.tally.moved_timestamps += u64::from(record.timestamp == 0);
+            self.await_room()?;
             loop {
                 match produce(&self.sink.producer, &self.sink.topics[run.part], partition, timestamp, &record) {
                     Ok(()) => break,
-                    Err(RDKafkaErrorCode::QueueFull) => {
+                    // Whatever waits in the queue arrives or times out, and makes room.
+                    Err(RDKafkaErrorCode::QueueFull) if self.sink.producer.in_flight_count() > 0 => {
                         self.sink.producer.poll(QUEUE_PAUSE);
                         self.sink.producer.context().verdict()?;
                     }
                     Err(code) => {
                         let place =
                             format!("{} partition {partition} (offset {} of the source)", part.target, record.offset);
-                        return Err(failed(KafkaError::MessageProduction(code), || {
-                            format!("the target cannot take {place}")
-                        }));
+                        let error = failed(KafkaError::MessageProduction(code), || {
+                            format!("the target cannot take {place}, of {} bytes", record.size())
+                        });
+                        return Err(match code {
+                            RDKafkaErrorCode::QueueFull => error.hint(
+                                "the record alone is larger than the queue: raise queue.buffering.max.kbytes in --into-config",
+                            ),
+                            _ => error,
+                        });
                     }
                 }
             }
+            self.flight.sent(record.size());
             self.tally.add(run.part, partition, record.offset, record.size());
             next = Some(record.offset + 1);
         }
@@ -286,6 +323,16 @@ impl Work<'_> {
         }
         self.sink.producer.poll(Duration::ZERO);
         self.sink.producer.context().verdict()
+    }
+
+    /// Waits while as much is on its way as the target takes in some seconds. Whatever is on its way arrives or times out.
+    fn await_room(&mut self) -> Result<()> {
+        let producer = &self.sink.producer;
+        while !self.flight.has_room(u64::try_from(producer.in_flight_count()).unwrap_or(0), Instant::now()) {
+            producer.poll(QUEUE_PAUSE);
+            producer.context().verdict()?;
+        }
+        Ok(())
     }
 
     /// All is sent: every planned partition is marked as done to its end, whether its last offsets held a record or not.
@@ -351,16 +398,18 @@ impl Sink {
 
 /// librdkafka's settings of a replay: what exactly-once needs is fixed, what tunes it may stand in the connection's
 /// properties already.
-fn settings(target: &Target, findings: &Findings) -> ClientConfig {
+fn settings(target: &Target, findings: &Findings) -> (ClientConfig, u64) {
     let batch = USUAL_BATCH.min(findings.max_batch.saturating_sub(BATCH_MARGIN)).max(1);
     let message = USUAL_BATCH.max(findings.largest + BATCH_MARGIN);
+    // A queue that cannot hold the largest record would never take it.
+    let kbytes = QUEUE_KBYTES.max(message.div_ceil(1024) + 1);
     let mut config = target.connection.client();
     for (key, value) in [
         ("batch.size", batch.to_string()),
         ("compression.codec", "lz4".to_owned()),
         ("linger.ms", "10".to_owned()),
         ("message.max.bytes", message.to_string()),
-        ("queue.buffering.max.kbytes", QUEUE_KBYTES.to_string()),
+        ("queue.buffering.max.kbytes", kbytes.to_string()),
         ("queue.buffering.max.messages", "1000000".to_owned()),
     ] {
         if config.get(key).is_none() {
@@ -372,5 +421,6 @@ fn settings(target: &Target, findings: &Findings) -> ClientConfig {
         .set("enable.idempotence", "true")
         .set("acks", "all")
         .set("delivery.report.only.error", "true");
-    config
+    let kbytes = config.get("queue.buffering.max.kbytes").and_then(|kbytes| kbytes.parse().ok()).unwrap_or(kbytes);
+    (config, kbytes.saturating_mul(1024))
 }

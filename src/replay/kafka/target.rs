@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerGroupMetadata};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
-use rdkafka::metadata::MetadataTopic;
+use rdkafka::metadata::{MetadataPartition, MetadataTopic};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::connection::{Connection, Failed as _, Logged, wrong_property};
@@ -82,6 +82,9 @@ pub struct Earlier {
 pub(super) struct TopicFacts {
     /// How many partitions it has.
     pub(super) partitions: i32,
+    /// The least number of replicas in step with the leader that a partition has, and which partition that is; none in step
+    /// where it has no leader.
+    pub(super) in_sync: (usize, i32),
     /// Its settings by name; none where the target cannot be asked.
     pub(super) config: Option<BTreeMap<String, String>>,
 }
@@ -180,12 +183,17 @@ impl Target {
     pub(super) async fn describe(&self, topics: &[&str]) -> Result<BTreeMap<String, TopicFacts>> {
         let bootstrap = self.bootstrap().to_owned();
         // All topics are asked for: a question for one by name may create it, where the broker is set so.
-        let (partitions, broker): (BTreeMap<String, i32>, i32) = ask(&self.consumer, move |consumer| {
+        let (partitions, broker): (BTreeMap<String, (i32, (usize, i32))>, i32) = ask(&self.consumer, move |consumer| {
             let metadata = consumer
                 .fetch_metadata(None, ANSWER)
                 .or_failed(|| format!("the target cluster at {bootstrap} does not answer"))?;
             let count = |topic: &MetadataTopic| topic.partitions().len().try_into().unwrap_or(i32::MAX);
-            let partitions = metadata.topics().iter().map(|topic| (topic.name().to_owned(), count(topic))).collect();
+            let in_step = |topic: &MetadataTopic| {
+                let of = |at: &MetadataPartition| (if at.leader() < 0 { 0 } else { at.isr().len() }, at.id());
+                topic.partitions().iter().map(of).min().unwrap_or((0, 0))
+            };
+            let facts = |topic: &MetadataTopic| (topic.name().to_owned(), (count(topic), in_step(topic)));
+            let partitions = metadata.topics().iter().map(facts).collect();
             Ok((partitions, metadata.orig_broker_id()))
         })
         .await?;
@@ -193,9 +201,28 @@ impl Target {
         let mut configs = self.configs(&present, broker).await?;
         let facts = present.into_iter().map(|topic| {
             let config = configs.as_mut().and_then(|configs| configs.remove(topic));
-            (topic.to_owned(), TopicFacts { partitions: partitions.get(topic).copied().unwrap_or(0), config })
+            let (partitions, in_sync) = partitions.get(topic).copied().unwrap_or((0, (0, 0)));
+            (topic.to_owned(), TopicFacts { partitions, in_sync, config })
         });
         Ok(facts.collect())
+    }
+
+    /// The settings of one of the target's brokers; none if it does not tell.
+    pub(super) async fn broker_config(&self) -> Result<Option<BTreeMap<String, String>>> {
+        let broker = ask(&self.consumer, |consumer| {
+            let metadata =
+                consumer.fetch_metadata(None, ANSWER).or_failed(|| "the target does not answer".to_owned())?;
+            Ok(metadata.orig_broker_id())
+        });
+        let broker = broker.await?;
+        let options = AdminOptions::new().request_timeout(Some(ANSWER)).broker_id(broker);
+        let Ok(answers) = self.admin.describe_configs(&[ResourceSpecifier::Broker(broker)], &options).await else {
+            return Ok(None);
+        };
+        let config = answers.into_iter().find_map(Result::ok);
+        let config =
+            config.map(|found| found.entries.into_iter().filter_map(|one| Some((one.name, one.value?))).collect());
+        Ok(config.filter(|config: &BTreeMap<String, String>| !config.is_empty()))
     }
 
     /// The settings of `topics`; none if the target does not tell settings. Any broker knows them, so the one that just
@@ -255,9 +282,13 @@ impl Target {
             match answer {
                 Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
                 Err((topic, code)) => {
+                    let config = missing.iter().find(|one| one.topic == topic).map(Create::settings);
                     return Err(Error::new(Kind::Denied, format!("the target refuses to create {topic}"))
                         .source(code)
-                        .hint("create the topic yourself and run the same command again"));
+                        .hint(format!(
+                            "create it yourself, as nearly as the cluster allows with {}, and run the same command again",
+                            config.unwrap_or_default()
+                        )));
                 }
             }
         }
