@@ -31,9 +31,6 @@ use crate::stream::{FORMAT_VERSION, StreamId, TopicLife};
 /// A claim that lies further in the reader's future was made by a clock that is ahead, and counts for nothing.
 const CLOCKS_AGREE: TimeDelta = TimeDelta::seconds(5);
 
-/// By how much an object may seem to be written before its own time: S3 keeps whole seconds.
-const STORE_RESOLUTION: TimeDelta = TimeDelta::seconds(2);
-
 /// What one replica knows to be complete.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Coverage {
@@ -210,10 +207,11 @@ impl Coverage {
         self.topics.retain(|stream, _| goes_on(stream));
     }
 
-    /// Sets back all times by how much the writer's clock was ahead of the store's as it wrote.
+    /// Sets back all times by how much the writer's clock was ahead of the store's as it wrote. A store that keeps whole
+    /// seconds makes every clock seem up to a second ahead; a claim that is a second too early is still true.
     pub(crate) fn by_the_clock_of(mut self, stored: DateTime<Utc>) -> Self {
         let ahead = self.at - stored;
-        if ahead > STORE_RESOLUTION {
+        if ahead > TimeDelta::zero() {
             let back = |time: &mut DateTime<Utc>| *time = time.checked_sub_signed(ahead).unwrap_or(*time);
             let streams = self.streams.iter_mut().filter(|(stream, _)| is_by_our_clock(stream));
             let streams = streams.map(|(_, claims)| claims);
