@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench fuzz clean-cache
+.PHONY: help demo test soak lint bench fuzz clean-cache
 
 setup := bash tests/rig/setup.sh
 # The one place where the cache's path is decided is setup.sh; this asks it.
@@ -22,6 +22,13 @@ demo: ## build the program and watch it archive and replay, without any server
 test: ## get the test servers (kept in a cache), then run every test
 	@$(setup) test
 	cargo test --locked --no-fail-fast 2>&1 | awk -f tests/rig/count.awk
+
+# The seed is in the first line that it prints: SOAK_SEED=… draws the same schedule again.
+soak: export SOAK_SEED := $(or $(SOAK_SEED),$(shell date +%s))
+soak: export SOAK_MINUTES := $(or $(SOAK_MINUTES),20)
+soak: ## three brokers, three archivers and everything that can happen to them for 20 minutes; SOAK_MINUTES=60 SOAK_SEED=7
+	@$(setup) test >/dev/null
+	cargo test --locked --test main -- --nocapture soak::
 
 lint: ## formatting, clippy, documentation, and cargo-deny where it is installed
 	@$(setup) build

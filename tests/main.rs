@@ -24,6 +24,7 @@ mod replay_identity;
 mod replay_targets;
 mod rig;
 mod site;
+mod soak;
 mod source;
 mod stalls;
 mod store;

@@ -5,10 +5,10 @@
 //!     └──────────────────────── is everything there, once? ─────────────┘
 //! ```
 
-use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use rdkafka::Timestamp;
@@ -46,8 +46,8 @@ impl Default for Settings<'_> {
 pub(crate) struct Site {
     home: Home,
     pub(crate) group: String,
-    /// The process whose mounts commands see.
-    eyes: Cell<Option<u32>>,
+    /// The process whose mounts commands see; 0 if they see their own.
+    eyes: AtomicU32,
 }
 
 impl Site {
@@ -76,7 +76,7 @@ max_records = {max_records}
 "#
         );
         home.write("tidelog.toml", &config);
-        Site { home, group, eyes: Cell::new(None) }
+        Site { home, group, eyes: AtomicU32::new(0) }
     }
 
     /// Changes the configuration of processes that start from now on.
@@ -121,13 +121,13 @@ max_records = {max_records}
 
     /// From now on commands see the disks that process `id` sees.
     pub(crate) fn look_through(&self, id: u32) {
-        self.eyes.set(Some(id));
+        self.eyes.store(id, Ordering::Relaxed);
     }
 
     /// Any command of the program with this site's configuration, to its end.
     pub(crate) fn tidelog(&self, args: &[&str]) -> Output {
         let command = self.home.command(&[&["-c", &self.config()], args].concat());
-        let Some(id) = self.eyes.get() else { return program::run(command) };
+        let Some(id) = self.eyes() else { return program::run(command) };
         let mut through = Command::new("nsenter");
         through.args(["-m", "-t", &id.to_string()]).arg(command.get_program()).args(command.get_args());
         program::run(through)
@@ -198,9 +198,13 @@ max_records = {max_records}
         self.home.path().join("tidelog.toml").display().to_string()
     }
 
+    fn eyes(&self) -> Option<u32> {
+        Some(self.eyes.load(Ordering::Relaxed)).filter(|id| *id > 0)
+    }
+
     fn archive_directory(&self) -> PathBuf {
         let archive = self.home.path().join("archive");
-        match self.eyes.get() {
+        match self.eyes() {
             None => archive,
             Some(id) => PathBuf::from(format!("/proc/{id}/root{}", archive.display())),
         }

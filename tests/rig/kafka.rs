@@ -190,6 +190,11 @@ impl Kafka {
         self.node(id).process().as_mut().is_some_and(|process| process.ended().is_none())
     }
 
+    /// What broker `id` has logged.
+    pub(crate) fn log(&self, id: usize) -> String {
+        self.node(id).log()
+    }
+
     /// How many brokers the cluster has, running or not.
     pub(crate) fn brokers(&self) -> usize {
         self.nodes.len()
