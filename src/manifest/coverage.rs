@@ -13,7 +13,7 @@
 //! own partitions only, it also claims how many the topic had: a topic is complete through a time only if somebody says
 //! how many partitions there were then and each of them is complete through that time.
 //!
-//! [`through`] alone decides that, for `ls`, the warnings of a replay, `verify` and the status of the service.
+//! [`through`] alone decides that, for `ls`, the warnings of a replay and the status of the service.
 
 use std::collections::BTreeMap;
 
