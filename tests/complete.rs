@@ -23,7 +23,7 @@ use crate::rig::{unique, wait_until};
 use crate::site::{STOP, Settings, Site, ends};
 
 /// How long something that a round of the archiver finds out may take.
-const SOON: Duration = Duration::from_secs(90);
+const SOON: Duration = Duration::from_secs(180);
 
 fn time_of(value: &Value) -> Option<DateTime<Utc>> {
     let time = DateTime::parse_from_rfc3339(value.as_str()?).expect("RFC 3339");

@@ -22,7 +22,7 @@ use crate::rig::{parts, python, unique, wait_for, wait_until};
 use crate::site::{STOP, Settings, Site};
 
 /// How long something that happens within seconds on an idle machine may take.
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_secs(180);
 
 pub(crate) const TOKEN: &str = "correct-horse-battery-staple";
 

@@ -14,7 +14,7 @@ use crate::rig::{unique, wait_for, wait_until};
 use crate::site::{STOP, Settings, Site};
 
 /// How long something that happens within seconds on an idle machine may take.
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_secs(180);
 
 fn produce(kafka: &Kafka, topic: &str, numbers: std::ops::Range<i32>) {
     let messages: Vec<Message> =
