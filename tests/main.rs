@@ -8,6 +8,7 @@ mod docs;
 mod faults;
 mod generations;
 mod http;
+mod http_hostile;
 mod isolation;
 mod kafka;
 mod page;

@@ -82,19 +82,28 @@ fn digest(token: &str) -> [u8; 32] {
     Sha256::digest(token.as_bytes()).into()
 }
 
-/// Whether the request may change something; else the answer to it.
-pub(super) fn allow(app: &App, headers: &HeaderMap) -> Result<(), Box<Response>> {
+/// How the token came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// By `Bearer`.
+    Bearer,
+    /// As the password of `Basic`.
+    Password,
+}
+
+/// How the request's caller has shown that it may change something; else the answer to it.
+pub(super) fn allow(app: &App, headers: &HeaderMap) -> Result<Way, Box<Response>> {
     let Some(token) = &app.token else {
         return refuse(StatusCode::FORBIDDEN, "nothing can be changed here: http.admin_token_file is not set");
     };
     let given = headers.get(header::AUTHORIZATION).and_then(|value| presented(value.to_str().ok()?));
-    let Some(given) = given else {
+    let Some((way, given)) = given else {
         let mut answer = refusal(StatusCode::UNAUTHORIZED, "changing needs the header Authorization: Bearer <token>");
         answer.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"tidelog\""));
         return Err(Box::new(answer));
     };
     match token.read() {
-        Ok(expected) if same(&expected, &digest(&given)) => Ok(()),
+        Ok(expected) if same(&expected, &digest(&given)) => Ok(way),
         Ok(_) => refuse(StatusCode::FORBIDDEN, "this is not the token of http.admin_token_file"),
         Err(error) => {
             tracing::error!(%error, hint = error.hint_text(), "a changing call was refused");
@@ -103,22 +112,22 @@ pub(super) fn allow(app: &App, headers: &HeaderMap) -> Result<(), Box<Response>>
     }
 }
 
-fn refuse(status: StatusCode, message: &str) -> Result<(), Box<Response>> {
+fn refuse(status: StatusCode, message: &str) -> Result<Way, Box<Response>> {
     Err(Box::new(refusal(status, message)))
 }
 
 /// The token of `Bearer <token>` or `Basic <base64 of user:token>`; the scheme's name in any case (RFC 9110, 11.1).
-fn presented(value: &str) -> Option<String> {
+fn presented(value: &str) -> Option<(Way, String)> {
     let (scheme, credentials) = value.split_once(' ')?;
-    let token = if scheme.eq_ignore_ascii_case("bearer") {
-        credentials.trim().to_owned()
+    let (way, token) = if scheme.eq_ignore_ascii_case("bearer") {
+        (Way::Bearer, credentials.trim().to_owned())
     } else if scheme.eq_ignore_ascii_case("basic") {
         let pair = String::from_utf8(STANDARD.decode(credentials.trim()).ok()?).ok()?;
-        pair.split_once(':')?.1.to_owned()
+        (Way::Password, pair.split_once(':')?.1.to_owned())
     } else {
         return None;
     };
-    (!token.is_empty()).then_some(token)
+    (!token.is_empty()).then_some((way, token))
 }
 
 /// Looks at every byte, whether or not one differed before.
@@ -169,8 +178,9 @@ mod tests {
 
     #[test]
     fn a_token_comes_as_a_bearer_or_as_a_password() {
-        for value in ["Bearer abc", "bearer  abc ", &format!("Basic {}", STANDARD.encode("me:abc"))] {
-            assert_eq!(presented(value).as_deref(), Some("abc"), "{value}");
+        let password = format!("Basic {}", STANDARD.encode("me:abc"));
+        for (value, way) in [("Bearer abc", Way::Bearer), ("bearer  abc ", Way::Bearer), (&*password, Way::Password)] {
+            assert_eq!(presented(value), Some((way, "abc".to_owned())), "{value}");
         }
         let nothing = format!("Basic {}", STANDARD.encode("me:"));
         for value in ["Digest abc", "Basic abc", "Basic !", "Bearer", "Bearer ", "abc", &nothing] {

@@ -15,12 +15,15 @@
 
 mod api;
 mod auth;
+mod caller;
 mod connect;
+mod connections;
 mod health;
 mod metrics;
 mod page;
 mod replay;
 mod server;
+mod trail;
 
 use std::future::{Ready, ready};
 use std::net::SocketAddr;
@@ -28,13 +31,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::{Extension, Request, State};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header};
-use axum::middleware::{Next, from_fn};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use serde_json::json;
 use tokio::net::TcpListener;
+use tokio::time::Instant;
 
 use crate::config::{Config, Http};
 use crate::error::{Error, Kind, Result};
@@ -42,6 +46,8 @@ use crate::pipeline::board::Board;
 use crate::telemetry::metrics::{Recorder, install};
 use auth::Token;
 pub use replay::ReplayListener;
+use server::Peer;
+use trail::Trail;
 
 /// No answer takes longer than this.
 const ANSWER_WITHIN: Duration = Duration::from_secs(15);
@@ -61,6 +67,21 @@ struct App {
     /// This process as Connect's tools name a worker.
     worker: String,
     store: health::StoreProbe,
+    gate: Arc<Gate>,
+}
+
+/// What every request passes.
+struct Gate {
+    /// Whether the listener is of the loopback interface.
+    loopback: bool,
+    trail: Trail,
+}
+
+impl Gate {
+    fn of(socket: &TcpListener) -> Self {
+        let loopback = socket.local_addr().is_ok_and(|address| address.ip().to_canonical().is_loopback());
+        Self { loopback, trail: Trail::new() }
+    }
 }
 
 /// The listener, bound and not yet serving.
@@ -88,8 +109,9 @@ impl Listener {
         let port = socket.local_addr().map_or(http.listen.port(), |address| address.port());
         let worker = format!("{}:{port}", host_name());
         let (config, recorder, store) = (config.clone(), install()?, health::StoreProbe::default());
+        let gate = Arc::new(Gate::of(&socket));
         tracing::info!(listen = %http.listen, changes = token.is_some(), "listening for HTTP");
-        Ok(Self { socket, app: Arc::new(App { config, board, recorder, token, worker, store }) })
+        Ok(Self { socket, app: Arc::new(App { config, board, recorder, token, worker, store, gate }) })
     }
 
     /// Serves until the future is dropped.
@@ -149,14 +171,24 @@ fn routes(app: Arc<App>) -> Router {
         .nest("/connectors/{connector}", connector)
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
-        .layer(from_fn(guard))
+        .layer(from_fn_with_state(Arc::clone(&app.gate), guard))
         .with_state(app)
 }
 
-/// What holds for every request and every answer: bounds, and headers that keep a browser from doing more than it should.
-async fn guard(request: Request, next: Next) -> Response {
+/// What holds for every request and every answer: who may ask, bounds, and headers that keep a browser from doing more than
+/// it should.
+async fn guard(
+    State(gate): State<Arc<Gate>>,
+    Extension(Peer(peer)): Extension<Peer>,
+    request: Request,
+    next: Next,
+) -> Response {
     let length = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-    let mut answer = if length.is_some_and(|bytes: u64| bytes > MOST_BODY_BYTES) {
+    let mut answer = if let Err(refused) = caller::check(&request, gate.loopback) {
+        let asked = format!("{} {}", request.method(), request.uri().path());
+        gate.trail.refused(refused.reason, peer, &asked, Instant::now());
+        refusal(refused.status, refused.message)
+    } else if length.is_some_and(|bytes: u64| bytes > MOST_BODY_BYTES) {
         refusal(StatusCode::PAYLOAD_TOO_LARGE, "a request's body may have 64 KiB; none is needed")
     } else {
         match tokio::time::timeout(ANSWER_WITHIN, next.run(request)).await {

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::response::Response;
 use axum::routing::get;
-use axum::{Router, middleware::from_fn};
+use axum::{Router, middleware::from_fn_with_state};
 use tokio::net::TcpListener;
 
-use super::{bind, guard, metrics, server, unknown_path, wrong_method};
+use super::{Gate, bind, guard, metrics, server, unknown_path, wrong_method};
 use crate::error::Result;
 use crate::replay::Counters;
 use crate::telemetry::metrics::{BUILD_INFO, Exposition, REPLAY_RECORDS};
@@ -39,11 +39,12 @@ impl ReplayListener {
 
     /// Serves until the future is dropped.
     pub async fn serve(self) {
+        let gate = Arc::new(Gate::of(&self.socket));
         let routes = Router::new()
             .route("/metrics", get(exposed))
             .fallback(unknown_path)
             .method_not_allowed_fallback(wrong_method)
-            .layer(from_fn(guard))
+            .layer(from_fn_with_state(gate, guard))
             .with_state(self.shown);
         server::serve(self.socket, routes).await;
     }

@@ -97,6 +97,8 @@ metrics! {
         "Assigned partitions that were found to be read by nobody, a fault of the program, and were looked up again.";
     PAUSED = Gauge "tidelog_paused" ["connector"]
         "1 while somebody has paused or stopped the connector, else 0.";
+    HTTP_REFUSED = Counter "tidelog_http_refused_total" ["reason"]
+        "HTTP requests that were refused for their token, their host or their origin.";
     READY = Gauge "tidelog_ready" []
         "1 while /readyz says ready, else 0.";
     TASK_FAILING = Gauge "tidelog_task_failing" ["task"]

@@ -12,11 +12,13 @@ mod shape;
 use std::future::{Ready, ready};
 
 use axum::Json;
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::{Extension, Path, RawQuery, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
+use tokio::time::Instant;
 
+use super::server::Peer;
 use super::{App, AppState, auth, refusal};
 use crate::pipeline::board::{Orders, Wish};
 use crate::telemetry::VERSION;
@@ -115,19 +117,22 @@ pub(super) fn task_status(State(app): AppState, Path((name, task)): Path<(String
     ))
 }
 
+/// Who asks for a change, and with what.
+type Caller = (Extension<Peer>, HeaderMap);
+
 /// `PUT /connectors/<name>/pause`.
-pub(super) fn pause(state: AppState, name: Path<String>, headers: HeaderMap) -> Ready<Response> {
-    change(&state, &name, &headers, StatusCode::ACCEPTED, |orders| orders.ask(Wish::Pause))
+pub(super) fn pause(state: AppState, name: Path<String>, caller: Caller) -> Ready<Response> {
+    change(&state, (&name, "pause"), &caller, StatusCode::ACCEPTED, |orders| orders.ask(Wish::Pause))
 }
 
 /// `PUT /connectors/<name>/resume`.
-pub(super) fn resume(state: AppState, name: Path<String>, headers: HeaderMap) -> Ready<Response> {
-    change(&state, &name, &headers, StatusCode::ACCEPTED, |orders| orders.ask(Wish::Run))
+pub(super) fn resume(state: AppState, name: Path<String>, caller: Caller) -> Ready<Response> {
+    change(&state, (&name, "resume"), &caller, StatusCode::ACCEPTED, |orders| orders.ask(Wish::Run))
 }
 
 /// `PUT /connectors/<name>/stop`.
-pub(super) fn stop(state: AppState, name: Path<String>, headers: HeaderMap) -> Ready<Response> {
-    change(&state, &name, &headers, StatusCode::NO_CONTENT, |orders| orders.ask(Wish::Stop))
+pub(super) fn stop(state: AppState, name: Path<String>, caller: Caller) -> Ready<Response> {
+    change(&state, (&name, "stop"), &caller, StatusCode::NO_CONTENT, |orders| orders.ask(Wish::Stop))
 }
 
 /// `POST /connectors/<name>/restart`. With `includeTasks` or `onlyFailed` Connect answers with the state (KIP-745).
@@ -135,10 +140,10 @@ pub(super) fn restart(
     state: AppState,
     name: Path<String>,
     RawQuery(query): RawQuery,
-    headers: HeaderMap,
+    caller: Caller,
 ) -> Ready<Response> {
     let is_true = |name| values(query.as_deref(), name).iter().any(|value| value.eq_ignore_ascii_case("true"));
-    let answer = change(&state, &name, &headers, StatusCode::NO_CONTENT, Orders::restart).into_inner();
+    let answer = change(&state, (&name, "restart"), &caller, StatusCode::NO_CONTENT, Orders::restart).into_inner();
     if answer.status().is_success() && (is_true("includeTasks") || is_true("onlyFailed")) {
         let connectors = Connector::all(&state);
         if let Some(connector) = connectors.iter().find(|connector| connector.name == name.as_str()) {
@@ -151,14 +156,18 @@ pub(super) fn restart(
 /// Does a change that the caller may make, to a connector that is there.
 fn change(
     app: &App,
-    name: &str,
-    headers: &HeaderMap,
+    (name, what): (&str, &str),
+    (Extension(Peer(peer)), headers): &Caller,
     done: StatusCode,
     order: impl FnOnce(&Orders),
 ) -> Ready<Response> {
-    if let Err(refused) = auth::allow(app, headers) {
-        return ready(*refused);
-    }
+    let way = match auth::allow(app, headers) {
+        Ok(way) => way,
+        Err(refused) => {
+            app.gate.trail.refused("token", *peer, &format!("{what} of {name:?}"), Instant::now());
+            return ready(*refused);
+        }
+    };
     let orders = match name {
         shape::KAFKA => app.board.kafka().map(|kafka| &kafka.orders),
         shape::POSTGRES => app.board.postgres().map(|postgres| &postgres.orders),
@@ -166,6 +175,7 @@ fn change(
     };
     let Some(orders) = orders else { return ready(no_connector(name)) };
     order(orders);
+    tracing::info!(connector = name, what, %peer, ?way, "a change was asked for over HTTP");
     ready(done.into_response())
 }
 

@@ -1,0 +1,178 @@
+//! The listener among clients that mean it no good: slow ones, browsers that were lured, guessers of tokens.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use tokio::net::TcpSocket;
+
+use crate::http::{Service, TOKEN};
+use crate::rig::kafka::shared;
+use crate::rig::{unique, wait_until};
+use crate::site::{STOP, Settings};
+
+/// Kubernetes gives up a probe after five seconds, as the documentation sets it.
+const PROBE_WITHIN: Duration = Duration::from_secs(5);
+
+fn service(name: &str) -> Service {
+    let topic = unique(name);
+    shared().create_topic(&topic, 1, &[]);
+    Service::start(shared(), &Settings { topics: &[&topic], ..Settings::default() }, "")
+}
+
+/// A connection to `to` from another address of this machine, as another peer.
+fn connect_from(last: u8, to: SocketAddr) -> TcpStream {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let stream = runtime.block_on(async {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind(SocketAddr::from(([127, 0, 0, last], 0))).expect("all of 127/8 is this machine");
+        socket.connect(to).await.expect("somebody listens").into_std().expect("a socket")
+    });
+    stream.set_nonblocking(false).expect("a socket that waits");
+    stream
+}
+
+/// Sends as much as the connection takes at once, if it is still open.
+fn send_what_fits(stream: &mut TcpStream, bytes: &[u8]) {
+    stream.set_nonblocking(true).and_then(|()| stream.write_all(bytes)).ok();
+}
+
+/// Sends a request as it is written and returns the status and all that comes until the end.
+fn raw(address: &str, request: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(address).expect("somebody listens");
+    stream.set_read_timeout(Some(Duration::from_secs(60))).expect("a timeout");
+    stream.write_all(request.as_bytes()).expect("it is sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("the whole answer");
+    let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
+    (status, answer)
+}
+
+#[test]
+fn slow_clients_do_not_keep_a_probe_from_its_answer() {
+    let mut service = service("http-slow");
+    let address: SocketAddr = service.server.address.parse().expect("an address");
+    let whole = b"GET /api/status HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    for (name, sent, more) in [
+        ("nothing is sent", &b""[..], &b""[..]),
+        ("a header a byte at a time", b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Slow: ", b"x"),
+        ("answers are not read", &whole.repeat(50), whole),
+    ] {
+        // Ten peers with as many connections as they get, a quarter more than there are places.
+        let mut slow: Vec<TcpStream> = (0..160).map(|at| connect_from(2 + at % 10, address)).collect();
+        for stream in &mut slow {
+            send_what_fits(stream, sent);
+        }
+        for probe in 0..20 {
+            // What was closed meanwhile comes again.
+            for (at, stream) in slow.iter_mut().enumerate() {
+                if stream.write_all(more).is_err_and(|error| error.kind() != std::io::ErrorKind::WouldBlock) {
+                    *stream = connect_from(2 + at as u8 % 10, address);
+                    send_what_fits(stream, sent);
+                }
+            }
+            let start = Instant::now();
+            let status = service.server.get("/healthz").status;
+            assert!(
+                status == 200 && start.elapsed() < PROBE_WITHIN,
+                "{name}: probe {probe}: {status} after {:?}",
+                start.elapsed()
+            );
+        }
+        service.program.assert_running();
+    }
+    service.program.terminate(STOP);
+}
+
+#[test]
+fn one_peer_gets_a_share_of_the_connections_and_a_request_ten_seconds() {
+    let service = service("http-share");
+    let address: SocketAddr = service.server.address.parse().expect("an address");
+    let mut others: Vec<TcpStream> = (0..20).map(|_| connect_from(2, address)).collect();
+    let mut greedy: Vec<TcpStream> = (0..40).map(|_| connect_from(3, address)).collect();
+    let is_closed = |stream: &mut TcpStream| stream.read(&mut [0]).is_ok_and(|bytes| bytes == 0);
+    // The first eight make room for the last eight; nobody else has to.
+    for stream in &mut greedy[..8] {
+        stream.set_read_timeout(Some(PROBE_WITHIN)).expect("a timeout");
+        assert!(is_closed(stream));
+    }
+    for stream in greedy[8..].iter_mut().chain(&mut others) {
+        stream.set_nonblocking(true).expect("a socket that does not wait");
+        assert!(!is_closed(stream));
+    }
+    // And those who say nothing are closed, long before they would have been for their age.
+    let start = Instant::now();
+    let last = others.last_mut().expect("a connection");
+    last.set_nonblocking(false).and_then(|()| last.set_read_timeout(Some(Duration::from_secs(60)))).expect("a timeout");
+    assert!(is_closed(last) && start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
+    service.program.terminate(STOP);
+}
+
+#[test]
+fn a_browser_that_was_lured_reads_nothing_and_changes_nothing() {
+    let service = service("http-lured");
+    let address = service.server.address.clone();
+    let own = format!("Host: {address}\r\n");
+    let asks = |line: &str, headers: &str| raw(&address, &format!("{line}\r\n{headers}Connection: close\r\n\r\n"));
+
+    // A name that was made to resolve to this machine.
+    for path in ["/metrics", "/api/status", "/readyz", "/connectors/kafka/config", "/"] {
+        let (status, answer) = asks(&format!("GET {path} HTTP/1.1"), "Host: rebound.example:9095\r\n");
+        assert!(status == 421 && answer.contains("ask for one of those"), "{path}: {answer}");
+        assert_eq!(asks(&format!("GET {path} HTTP/1.1"), &own).0, 200, "{path}");
+    }
+    assert_eq!(asks("GET http://rebound.example/metrics HTTP/1.1", &own).0, 421);
+    for hosts in ["", "Host: localhost\r\nHost: localhost\r\n", "Host: \r\n"] {
+        assert_eq!(asks("GET /metrics HTTP/1.1", hosts).0, 400, "{hosts:?}");
+    }
+
+    // A page of another site, with the password that the browser keeps.
+    let basic = format!("Authorization: Basic {}\r\n", STANDARD.encode(format!("me:{TOKEN}")));
+    for foreign in
+        ["Origin: https://evil.example", "Origin: null", "Sec-Fetch-Site: cross-site", "Sec-Fetch-Site: same-site"]
+    {
+        for line in ["POST /connectors/kafka/restart HTTP/1.1", "PUT /connectors/kafka/stop HTTP/1.1"] {
+            let (status, answer) = asks(line, &format!("{own}{basic}{foreign}\r\nContent-Length: 0\r\n"));
+            assert!(status == 403 && answer.contains("page of another site"), "{line}, {foreign}: {answer}");
+        }
+    }
+    assert_eq!(service.state(), "RUNNING");
+    assert_eq!(service.metric("tidelog_http_refused_total{reason=\"origin\"}"), Some(8.0));
+    assert_eq!(service.metric("tidelog_http_refused_total{reason=\"host\"}"), Some(9.0));
+    // A page of its own may.
+    let same = format!("{own}{basic}Origin: http://{address}\r\nSec-Fetch-Site: same-origin\r\nContent-Length: 0\r\n");
+    assert_eq!(asks("PUT /connectors/kafka/pause HTTP/1.1", &same).0, 202);
+    service.wait_state("PAUSED");
+    service.program.terminate(STOP);
+}
+
+#[test]
+fn wrong_tokens_and_changes_leave_a_trail() {
+    let service = service("http-trail");
+    let guessed = |at: usize| format!("Bearer guess-number-{at:020}");
+    for at in 0..200 {
+        let answer = service.server.request("POST", "/connectors/kafka/restart", &[("Authorization", &guessed(at))]);
+        assert_eq!(answer.status, 403);
+    }
+    assert_eq!(service.metric("tidelog_http_refused_total{reason=\"token\"}"), Some(200.0));
+    let told = || service.program.output().matches("an HTTP request was refused").count();
+    assert!((1..10).contains(&told()), "{}", service.program.output());
+    assert!(!service.program.output().contains("guess-number"), "no token is repeated");
+
+    let basic = format!("Basic {}", STANDARD.encode(format!("admin:{TOKEN}")));
+    for (change, authorization) in [("pause", &basic), ("resume", &format!("Bearer {TOKEN}"))] {
+        let path = format!("/connectors/kafka/{change}");
+        assert_eq!(service.server.request("PUT", &path, &[("Authorization", authorization)]).status, 202);
+    }
+    wait_until("both changes in the log", PROBE_WITHIN, || service.program.output().matches("over HTTP").count() == 2);
+    let output = service.program.output();
+    let line =
+        |what: &str| output.lines().find(|line| line.contains("over HTTP") && line.contains(what)).map(str::to_owned);
+    let (pause, resume) = (line("pause").expect("a line"), line("resume").expect("a line"));
+    assert!(pause.contains("127.0.0.1:") && pause.contains("Password"), "{pause}");
+    assert!(resume.contains("127.0.0.1:") && resume.contains("Bearer"), "{resume}");
+    assert!(!output.contains(TOKEN), "the token is in no log");
+    service.program.terminate(STOP);
+}
