@@ -163,6 +163,28 @@ fn a_target_topic_that_was_created_again_is_not_taken_for_the_one_before() {
 }
 
 #[test]
+fn a_target_topic_that_is_replaced_while_it_is_filled_is_told() {
+    let (kafka, archive, topic) = (shared(), Archive::new(), unique("replaced"));
+    archive.fill(&topic, 0, &[(Format::Parquet, records(4_000, 3))]);
+    let (id, target) = (unique("replaced"), format!("{topic}.copy"));
+    let args = ["--from=-2h", "--topics", &topic, "--rename", "(.*)=$1.copy", "--id", &id];
+    let typed = [&["-c", "tidelog.toml", "replay"], &args[..], &["--rate", "500/s"]].concat();
+    let mut program = archive.home.start(&typed);
+    wait_until("some of it to be committed", SOON, || {
+        program.assert_running();
+        sent_so_far(kafka, &target) > 500
+    });
+    kafka.delete_topic(&target);
+    kafka.create_topic(&target, 3, &[]);
+    wait_until("the replay to end", SOON, || !program.is_running());
+    let said = program.output();
+    assert_ne!(program.wait(SOON), 0, "{said}");
+    assert!(said.contains("was deleted and created again"), "{said}");
+    let said = archive.replay(&args).expect(2).stderr;
+    assert!(said.contains("was deleted and created again"), "{said}");
+}
+
+#[test]
 fn positions_of_partitions_that_ended_early_outlive_the_brokers_memory() {
     let kafka = Kafka::start(KafkaOptions {
         properties: vec![

@@ -94,14 +94,76 @@ fn a_record_larger_than_the_queue_is_sent_and_does_not_hang() {
     let sent = archive.replay(&["--all", "--topics", "large", "--rename", "(.*)=$1.copy", "--json"]).expect(0).json();
     assert_eq!((&sent["records"], &sent["finished"]), (&json!(2), &json!(true)), "{sent}");
     assert_eq!(kafka.watermarks("large.copy")[0].0, 0);
-    // Larger than any request of the brokers: said, and nothing is sent.
+    // Brokers that take requests of 2 MB take it, too, compressed; and what does not compress is refused.
     let small = Kafka::start(KafkaOptions {
-        properties: vec![("socket.request.max.bytes", "20000000".into())],
+        properties: vec![("socket.request.max.bytes", "2000000".into())],
         ..KafkaOptions::default()
     });
-    let said = archive.replay(&["--all", "--topics", "large", "--into", &small.bootstrap()]).expect(1).stderr;
+    archive.replay(&["--all", "--topics", "large", "--into", &small.bootstrap()]).expect(0);
+    let noise = Record { value: Some(Random::new(1).bytes(3_000_000)), ..Record::new(0, 0, base()) };
+    fill(&archive, "noise", 1, &[noise]);
+    let said = archive.replay(&["--all", "--topics", "noise", "--into", &small.bootstrap()]).expect(1).stderr;
     assert!(said.contains("socket.request.max.bytes") && said.contains("nothing was sent"), "{said}");
-    assert!(small.partitions("large").is_none());
+    assert!(small.partitions("noise").is_none());
+}
+
+#[test]
+fn what_a_source_took_compressed_is_taken_by_a_topic_of_its_settings() {
+    let (kafka, archive, topic) = (shared(), Archive::new(), unique("zeros"));
+    let zeros = Record { value: Some(vec![0; 5_000_000]), ..Record::new(0, 0, base()) };
+    let records = [zeros, Record::new(0, 1, base())];
+    fill(&archive, &topic, 1, &records);
+    let into = |name: &str, configs: &[(&str, &str)]| {
+        let target = unique(name);
+        kafka.create_topic(&target, 1, configs);
+        let rename = format!(".*={target}");
+        (archive.replay(&["--all", "--topics", &topic, "--rename", &rename]), target)
+    };
+    archive.replay(&["--all", "--topics", &topic, "--rename", "(.*)=$1.copy"]).expect(0);
+    assert!(found(kafka, &format!("{topic}.copy")) == expected(&records), "a created topic");
+    let (said, target) = into("zeros-to", &[]);
+    said.expect(0);
+    assert!(found(kafka, &target) == expected(&records), "a topic with the default of 1 MB");
+    for (configs, named) in [
+        ([("max.message.bytes", "300")], "compressed with zstd: raise max.message.bytes on it"),
+        ([("segment.bytes", "1048576")], ""),
+        ([("compression.type", "uncompressed")], "raise max.message.bytes on it"),
+    ] {
+        let (said, target) = into("zeros-refused", &configs);
+        if named.is_empty() {
+            said.expect(0);
+            continue;
+        }
+        let said = said.expect(1).stderr;
+        assert!(said.contains(named) && said.contains("offset 0") && said.contains("nothing was sent"), "{said}");
+        assert!(sent_so_far(kafka, &target) == 0);
+    }
+    // Who says how records are compressed is taken at the word.
+    let (connection, target) = (archive.home.write("gzip", "compression.type=gzip\n"), unique("zeros-gzip"));
+    kafka.create_topic(&target, 1, &[]);
+    let (file, rename) = (connection.display().to_string(), format!(".*={target}"));
+    let args = ["--all", "--topics", &topic, "--rename", &rename, "--into-config", &file, "--into", &kafka.bootstrap()];
+    assert!(archive.replay(&args).expect(1).stderr.contains("raise max.message.bytes on it"));
+}
+
+#[test]
+fn a_created_topic_takes_what_the_brokers_would_not_by_default() {
+    let defaults =
+        [("message.max.bytes", "200000"), ("log.segment.bytes", "1048576"), ("transaction.max.timeout.ms", "20000")];
+    let properties = defaults.map(|(name, value)| (name, value.to_owned())).to_vec();
+    let kafka = Kafka::start(KafkaOptions { properties, ..KafkaOptions::default() });
+    let (archive, mut random) = (Archive::beside(&kafka), Random::new(3));
+    let lengths = [300_000, 100, 2_000_000, 100, 900_000];
+    let one =
+        |(offset, length): (i64, u64)| Record { value: Some(random.bytes(length)), ..Record::new(0, offset, base()) };
+    let records: Vec<Record> = (0..).zip(lengths).map(one).collect();
+    fill(&archive, "large", 1, &records);
+    archive.replay(&["--all", "--topics", "large", "--rename", "(.*)=$1.copy"]).expect(0);
+    assert!(found(&kafka, "large.copy") == expected(&records));
+    // One that was there before has the brokers' limits.
+    kafka.create_topic("small", 1, &[("max.message.bytes", "5000000")]);
+    let said = archive.replay(&["--all", "--topics", "large", "--rename", ".*=small"]).expect(1).stderr;
+    assert!(said.contains("segment.bytes") && said.contains("nothing was sent"), "{said}");
 }
 
 #[test]

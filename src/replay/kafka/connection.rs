@@ -104,6 +104,11 @@ impl Connection {
         self.properties.get(BOOTSTRAP).map_or("", String::as_str)
     }
 
+    /// Whether nobody but the replay says how records are compressed.
+    pub(super) fn leaves_compression(&self) -> bool {
+        !self.properties.keys().any(|key| key.starts_with("compression."))
+    }
+
     /// The properties of a client for requests.
     pub(super) fn properties(&self) -> Vec<(String, String)> {
         let mut properties = self.properties.clone();

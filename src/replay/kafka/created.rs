@@ -13,6 +13,9 @@ const COMPACTED: &str = r"(?x)
   | (^|[._-])mm2-(configs|offsets|status)[._-].*internal$ | [._-]checkpoints[._-]internal$
   | -changelog$";
 
+/// `max.message.bytes` where a broker is not asked: Kafka's default.
+pub(super) const DEFAULT_MAX_MESSAGE: u64 = 1_048_588;
+
 /// What the target is known to understand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Understood {
@@ -25,9 +28,18 @@ pub(super) fn is_compacted(topic: &str) -> bool {
     Regex::new(COMPACTED).is_ok_and(|names| names.is_match(topic))
 }
 
+/// Kafka's own default, and room for any batch.
+const SEGMENT: u64 = 1 << 30;
+
 /// The settings of a topic that is to keep the records of `source` just as they are sent, the largest batch of which needs
-/// `largest` bytes where that is more than brokers take by default.
-pub(super) fn settings(source: &str, largest: Option<u64>, understood: Understood) -> BTreeMap<&'static str, String> {
+/// `largest` bytes at most. `default` are the brokers' own settings by name, as far as they tell: what does by default is
+/// left to them, for managed clusters allow few settings.
+pub(super) fn settings(
+    source: &str,
+    largest: u64,
+    understood: Understood,
+    default: impl Fn(&str) -> Option<u64>,
+) -> BTreeMap<&'static str, String> {
     let policy = if is_compacted(source) { "compact" } else { "delete" };
     let mut config = BTreeMap::from([
         ("cleanup.policy", policy.to_owned()),
@@ -43,8 +55,12 @@ pub(super) fn settings(source: &str, largest: Option<u64>, understood: Understoo
     } else {
         config.insert("message.timestamp.difference.max.ms", any);
     }
-    if let Some(largest) = largest {
+    if default("message.max.bytes").unwrap_or(DEFAULT_MAX_MESSAGE) < largest {
         config.insert("max.message.bytes", largest.to_string());
+    }
+    // A batch has to fit into a segment (UnifiedLog.append).
+    if default("log.segment.bytes").unwrap_or(SEGMENT) < largest {
+        config.insert("segment.bytes", SEGMENT.max(largest).to_string());
     }
     config
 }
@@ -74,12 +90,23 @@ mod tests {
 
     #[test]
     fn an_older_broker_has_one_limit_of_timestamps() {
-        let old = settings("orders", Some(5_000_000), Understood { both_limits: false });
+        let unknown = |_: &str| None;
+        let old = settings("orders", 5_000_000, Understood { both_limits: false }, unknown);
         assert!(
             old.contains_key("message.timestamp.difference.max.ms")
                 && !old.contains_key("message.timestamp.after.max.ms")
         );
         assert_eq!(old["max.message.bytes"], "5000000");
-        assert_eq!(settings("_schemas", None, Understood { both_limits: true })["cleanup.policy"], "compact");
+        let registry = settings("_schemas", DEFAULT_MAX_MESSAGE, Understood { both_limits: true }, unknown);
+        assert_eq!(registry["cleanup.policy"], "compact");
+        assert!(!registry.contains_key("max.message.bytes") && !registry.contains_key("segment.bytes"));
+    }
+
+    #[test]
+    fn brokers_that_take_less_by_default_are_overruled() {
+        let small = |name: &str| (name == "message.max.bytes" || name == "log.segment.bytes").then_some(200_000);
+        let config = settings("orders", DEFAULT_MAX_MESSAGE, Understood { both_limits: true }, small);
+        assert_eq!(config["max.message.bytes"], DEFAULT_MAX_MESSAGE.to_string());
+        assert_eq!(config["segment.bytes"], SEGMENT.to_string());
     }
 }

@@ -11,6 +11,7 @@ mod preflight;
 mod raw;
 mod sink;
 mod standing;
+mod survey;
 mod target;
 
 use std::collections::BTreeMap;
@@ -26,6 +27,7 @@ use crate::error::{Kind, Result, ResultExt as _};
 use crate::store::Store;
 
 pub use connection::Connection;
+use preflight::Around;
 pub use preflight::{Create, Findings};
 pub use standing::{Standing, same_target, standing};
 pub use target::{Earlier, Identity, Progress, Target};
@@ -34,11 +36,12 @@ pub use target::{Earlier, Identity, Progress, Target};
 pub async fn preflight(store: &Store, target: &Target, plan: &Plan, now: DateTime<Utc>) -> Result<Findings> {
     let topics: Vec<&str> = plan.targets().into_iter().collect();
     let facts = target.describe(&topics).await?;
-    let now = now.timestamp_millis();
-    let suspects = preflight::suspects(plan, &facts, now);
-    let surveys = if suspects.is_empty() { BTreeMap::new() } else { preflight::survey(store, plan, &suspects).await? };
     let broker = target.broker_config().await?;
-    Ok(preflight::check(plan, &facts, &surveys, (broker.as_ref(), now)))
+    let compresses = target.connection.leaves_compression();
+    let around = Around { broker: broker.as_ref(), now: now.timestamp_millis(), compresses };
+    let suspects = preflight::suspects(plan, &facts, around);
+    let surveys = if suspects.is_empty() { BTreeMap::new() } else { survey::survey(store, plan, &suspects).await? };
+    Ok(preflight::check(plan, &facts, &surveys, around))
 }
 
 /// A replay that is ready to be sent.
@@ -100,8 +103,13 @@ pub async fn send(
     let (for_sink, counters) = (Arc::clone(&plan), Arc::clone(counters));
     let drain = move |steps| sink.drain(&for_sink, steps, &counters, (marks, late));
     let tally = run(store, &plan, tempo, drain, stop).await?;
-    if recorded && tally.complete {
-        Finished::save(&id, Utc::now(), store).await?;
+    if let (true, Some(begun)) = (tally.complete, &journal.begun) {
+        // A topic that was deleted and created again meanwhile takes records as if nothing had been: a broker that knows
+        // nothing of a producer takes any sequence number (KIP-360).
+        same_target(&target, begun).await?;
+        if recorded {
+            Finished::save(&id, Utc::now(), store).await?;
+        }
     }
     Ok((plan, tally))
 }

@@ -4,30 +4,19 @@
 //! forbid the replay, all of them at once. The plan knows only bounds (a segment's largest record, its first and last
 //! timestamp). Where a bound would forbid the replay, the records themselves are read first: see [`suspects`].
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use super::created::{self, Understood};
+use super::created::{self, DEFAULT_MAX_MESSAGE, Understood};
+use super::survey::{Limit, Survey, largest};
 use super::target::{Target, TopicFacts};
 use crate::error::{Error, Kind, Result};
-use crate::record::Record;
-use crate::replay::feed::Feed;
 use crate::replay::plan::{Part, Plan};
-use crate::store::Store;
 use crate::time;
 
-/// What a batch adds to its one record: 61 bytes of batch header, and at most 36 of lengths, deltas and counts around
-/// the record (org.apache.kafka.common.record.DefaultRecordBatch and DefaultRecord).
-const BATCH_OVERHEAD: u64 = 61 + 36;
-/// What a header adds to its name and value: two varints.
-const HEADER_OVERHEAD: u64 = 10;
-/// More headers than any record is thought to have, where only a bound is known.
-const MANY_HEADERS: u64 = 100;
 /// What a request adds to its one batch: header, topic, transactional id.
 const REQUEST_OVERHEAD: u64 = 1_024;
 /// What a record adds to its key, value and headers in a log, at most some ten bytes beside the timestamps' deltas.
 const RECORD_OVERHEAD: u64 = 20;
-/// `max.message.bytes` where a broker is not asked: Kafka's default.
-const DEFAULT_MAX_MESSAGE: u64 = 1_048_588;
 
 /// A topic that the target lacks.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,50 +52,12 @@ pub struct Findings {
     pub existing: BTreeMap<String, i32>,
     /// The largest batch that every target topic takes.
     pub(super) max_batch: u64,
-    /// The largest batch that a single record needs.
+    /// The largest batch that a single record needs, before it is compressed.
     pub(super) largest: u64,
-}
-
-/// What reading the records of a target topic told.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Survey {
-    largest: u64,
-    largest_at: Option<(i32, i64)>,
-    min_timestamp: Option<i64>,
-    max_timestamp: Option<i64>,
-    null_key: Option<(i32, i64)>,
-}
-
-impl Survey {
-    fn see(&mut self, partition: i32, record: &Record<'_>) {
-        let size = record.size() + BATCH_OVERHEAD + HEADER_OVERHEAD * record.header_count() as u64;
-        if size > self.largest {
-            self.largest = size;
-            self.largest_at = Some((partition, record.offset));
-        }
-        self.min_timestamp = Some(self.min_timestamp.map_or(record.timestamp, |min| min.min(record.timestamp)));
-        self.max_timestamp = Some(self.max_timestamp.map_or(record.timestamp, |max| max.max(record.timestamp)));
-        if record.key.is_none() {
-            self.null_key.get_or_insert((partition, record.offset));
-        }
-    }
-
-    /// The bounds that the plan knows; whether a key is null it does not.
-    fn bound(parts: &[&Part]) -> Self {
-        let partitions = || parts.iter().flat_map(|part| &part.partitions);
-        Self {
-            largest: largest(parts),
-            largest_at: None,
-            min_timestamp: partitions().map(|planned| planned.min_timestamp).min(),
-            max_timestamp: partitions().map(|planned| planned.max_timestamp).max(),
-            null_key: None,
-        }
-    }
-}
-
-fn largest(parts: &[&Part]) -> u64 {
-    let record = parts.iter().map(|part| part.largest_record()).max().unwrap_or(0);
-    record + BATCH_OVERHEAD + HEADER_OVERHEAD * MANY_HEADERS
+    /// Whether a record fits only compressed with zstd.
+    pub(super) compressed: bool,
+    /// How long a transaction may last at most, in milliseconds, where the brokers tell.
+    pub(super) longest_transaction: Option<u64>,
 }
 
 /// The settings of a target topic that matter here. What the target does not tell is taken for Kafka's default.
@@ -127,6 +78,17 @@ impl Settings<'_> {
 
     fn max_message(&self) -> u64 {
         self.number("max.message.bytes").map_or(DEFAULT_MAX_MESSAGE, i64::unsigned_abs)
+    }
+
+    /// The largest batch that fits into a segment (UnifiedLog.append: RecordBatchTooLargeException).
+    fn segment(&self) -> u64 {
+        self.number("segment.bytes").map_or(u64::MAX, i64::unsigned_abs)
+    }
+
+    /// Whether batches stay as the producer has compressed them. Others are compressed again, or not at all, before
+    /// their size is looked at (LogValidator).
+    fn keeps_compression(&self) -> bool {
+        self.config.and_then(|config| config.get("compression.type")).is_none_or(|kind| kind == "producer")
     }
 
     /// The furthest that a timestamp may lie before and after the broker's clock (KIP-937; before Kafka 3.6 one setting
@@ -151,38 +113,49 @@ fn by_target(plan: &Plan) -> BTreeMap<&str, Vec<&Part>> {
     targets
 }
 
-/// The target topics for which the plan's bounds do not do, so that their records have to be read first.
-pub(super) fn suspects(plan: &Plan, facts: &BTreeMap<String, TopicFacts>, now: i64) -> BTreeSet<String> {
-    let suspect = |topic: &str, parts: &[&Part]| {
-        let Some(facts) = facts.get(topic) else { return false };
-        let settings = Settings { config: facts.config.as_ref() };
-        let bound = Survey::bound(parts);
-        let (oldest, newest) = settings.around_now(now);
-        bound.largest > settings.max_message()
-            || bound.min_timestamp.is_some_and(|min| min < oldest)
-            || bound.max_timestamp.is_some_and(|max| max > newest)
-            || settings.has("cleanup.policy", "compact")
-    };
-    by_target(plan)
-        .into_iter()
-        .filter(|(topic, parts)| suspect(topic, parts))
-        .map(|(topic, _)| topic.to_owned())
-        .collect()
+/// What is known of the brokers, and of the replay, beside the topics.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Around<'a> {
+    /// The settings of one broker; none where it does not tell.
+    pub(super) broker: Option<&'a BTreeMap<String, String>>,
+    /// Now.
+    pub(super) now: i64,
+    /// Whether the replay may choose how it compresses.
+    pub(super) compresses: bool,
 }
 
-/// Reads the records of the plan that go to `topics`.
-pub(super) async fn survey(store: &Store, plan: &Plan, topics: &BTreeSet<String>) -> Result<BTreeMap<String, Survey>> {
-    let parts: Vec<Part> = plan.parts.iter().filter(|part| topics.contains(&part.target)).cloned().collect();
-    let plan = std::sync::Arc::new(Plan { parts });
-    let mut surveys: BTreeMap<String, Survey> = BTreeMap::new();
-    let mut feed = Feed::new(store, &plan, false);
-    while let Some(run) = feed.next().await? {
-        let survey = surveys.entry(plan.parts[run.part].target.clone()).or_default();
-        for record in run.block.iter() {
-            survey.see(run.block.partition(), &record);
-        }
+impl Around<'_> {
+    /// The largest batch that a request can carry.
+    fn request(&self) -> u64 {
+        let most = Settings { config: self.broker }.number("socket.request.max.bytes");
+        most.map_or(u64::MAX, |most| most.unsigned_abs().saturating_sub(REQUEST_OVERHEAD))
     }
-    Ok(surveys)
+}
+
+/// The target topics for which the plan's bounds do not do, so that their records have to be read first, and what each
+/// takes.
+pub(super) fn suspects(
+    plan: &Plan,
+    facts: &BTreeMap<String, TopicFacts>,
+    around: Around<'_>,
+) -> BTreeMap<String, Limit> {
+    let suspect = |topic: &str, parts: &[&Part]| {
+        let bound = Survey::bound(parts);
+        let Some(facts) = facts.get(topic) else {
+            let limit = Limit { bytes: around.request(), compressed: around.compresses };
+            return (bound.largest > limit.bytes).then_some(limit);
+        };
+        let settings = Settings { config: facts.config.as_ref() };
+        let (oldest, newest) = settings.around_now(around.now);
+        let bytes = settings.max_message().min(settings.segment()).min(around.request());
+        let suspicious = bound.largest > bytes
+            || bound.min_timestamp.is_some_and(|min| min < oldest)
+            || bound.max_timestamp.is_some_and(|max| max > newest)
+            || settings.has("cleanup.policy", "compact");
+        suspicious.then_some(Limit { bytes, compressed: around.compresses && settings.keeps_compression() })
+    };
+    let targets = by_target(plan).into_iter();
+    targets.filter_map(|(topic, parts)| Some((topic.to_owned(), suspect(topic, &parts)?))).collect()
 }
 
 /// What stands against the plan, and what has to be done for it.
@@ -190,12 +163,14 @@ pub(super) fn check(
     plan: &Plan,
     facts: &BTreeMap<String, TopicFacts>,
     surveys: &BTreeMap<String, Survey>,
-    (broker, now): (Option<&BTreeMap<String, String>>, i64),
+    around: Around<'_>,
 ) -> Findings {
+    let Around { broker, now, .. } = around;
     let of_broker = Settings { config: broker };
     let knows = |name: &str| broker.is_none_or(|config| config.contains_key(name));
     let understood = Understood { both_limits: knows("log.message.timestamp.after.max.ms") };
-    let mut findings = Findings { max_batch: u64::MAX, ..Findings::default() };
+    let longest_transaction = of_broker.number("transaction.max.timeout.ms").map(i64::unsigned_abs);
+    let mut findings = Findings { max_batch: u64::MAX, longest_transaction, ..Findings::default() };
     if facts.values().any(|facts| facts.config.is_none()) {
         let unknown = "the target does not tell how its topics are set: size limits, retention and timestamp type are not checked";
         findings.warnings.push(unknown.to_owned());
@@ -203,21 +178,22 @@ pub(super) fn check(
     for (topic, parts) in by_target(plan) {
         let seen = surveys.get(topic).cloned().unwrap_or_else(|| Survey::bound(&parts));
         findings.largest = findings.largest.max(seen.largest);
+        findings.compressed |= seen.compressed;
         let Some(facts) = facts.get(topic) else {
             findings.problems.extend(owned_by_brokers(topic));
-            findings.problems.extend(request_too_large(topic, &of_broker, &seen));
+            findings.problems.extend(request_too_large(topic, around, &seen));
             findings.warnings.extend(as_compacted(topic, &parts));
-            let create = missing(topic, &parts, understood);
-            findings.max_batch = findings.max_batch.min(Settings { config: None }.max_message().max(seen.largest));
+            let create = missing(topic, &parts, understood, &of_broker);
+            findings.max_batch = findings.max_batch.min(DEFAULT_MAX_MESSAGE);
             findings.create.push(create);
             continue;
         };
         findings.existing.insert(topic.to_owned(), facts.partitions);
         let settings = Settings { config: facts.config.as_ref() };
-        findings.max_batch = findings.max_batch.min(settings.max_message());
+        findings.max_batch = findings.max_batch.min(settings.max_message()).min(settings.segment());
         findings.problems.extend(too_few_partitions(topic, &parts, facts.partitions));
         findings.problems.extend(owned_by_brokers(topic));
-        findings.problems.extend(request_too_large(topic, &of_broker, &seen));
+        findings.problems.extend(request_too_large(topic, around, &seen));
         findings.problems.extend(not_in_step(topic, &settings, facts.in_sync));
         findings.problems.extend(problems(topic, &settings, &seen, now));
         findings.losses.extend(losses(topic, &parts, &settings, now));
@@ -252,10 +228,10 @@ pub(super) async fn still_fits(target: &Target, plan: &Plan, findings: &Findings
 }
 
 /// The topic to create: records stay as long as nobody decides otherwise, with the timestamps that they have.
-fn missing(topic: &str, parts: &[&Part], understood: Understood) -> Create {
+fn missing(topic: &str, parts: &[&Part], understood: Understood, broker: &Settings<'_>) -> Create {
     let source = parts.first().map_or(topic, |part| part.stream.topic.as_str());
-    let largest = Some(largest(parts)).filter(|largest| *largest > DEFAULT_MAX_MESSAGE);
-    let config = created::settings(source, largest, understood);
+    let default = |name: &str| broker.number(name).map(i64::unsigned_abs);
+    let config = created::settings(source, largest(parts).max(DEFAULT_MAX_MESSAGE), understood, default);
     let partitions = parts.iter().map(|part| part.source_partitions).max().unwrap_or(1);
     Create { topic: topic.to_owned(), partitions, config }
 }
@@ -283,13 +259,14 @@ fn as_compacted(topic: &str, parts: &[&Part]) -> Option<String> {
     })
 }
 
-fn request_too_large(topic: &str, broker: &Settings<'_>, seen: &Survey) -> Option<String> {
-    let most = broker.number("socket.request.max.bytes")?.unsigned_abs();
-    (seen.largest + REQUEST_OVERHEAD > most).then(|| {
+fn request_too_large(topic: &str, around: Around<'_>, seen: &Survey) -> Option<String> {
+    let most = around.request();
+    (seen.largest_batch > most).then(|| {
         format!(
-            "the largest record for {topic} needs {} bytes, and the brokers take requests of at most {most}: raise \
+            "the largest record for {topic} needs {} bytes, and the brokers take requests of at most {}: raise \
              socket.request.max.bytes on them",
-            seen.largest
+            seen.largest_batch,
+            most + REQUEST_OVERHEAD
         )
     })
 }
@@ -332,13 +309,15 @@ fn problems(topic: &str, settings: &Settings<'_>, seen: &Survey, now: i64) -> Ve
             format!(" (partition {partition}, offset {offset} of the source)")
         })
     };
-    if seen.largest > settings.max_message() {
-        problems.push(format!(
-            "{topic} takes batches of at most {} bytes, and the largest record{} needs {}: raise max.message.bytes on it",
-            settings.max_message(),
-            at(seen.largest_at),
-            seen.largest
-        ));
+    for (most, name) in [(settings.max_message(), "max.message.bytes"), (settings.segment(), "segment.bytes")] {
+        if seen.largest_batch > most {
+            let how = if seen.compressed { ", compressed with zstd" } else { "" };
+            problems.push(format!(
+                "{topic} takes batches of at most {most} bytes, and the largest record{} needs {}{how}: raise {name} on it",
+                at(seen.largest_at),
+                seen.largest_batch
+            ));
+        }
     }
     let (oldest, newest) = settings.around_now(now);
     if let Some(min) = seen.min_timestamp.filter(|min| *min < oldest) {
@@ -493,7 +472,11 @@ mod tests {
     }
 
     fn found(plan: &Plan, facts: &BTreeMap<String, TopicFacts>) -> Findings {
-        check(plan, facts, &BTreeMap::new(), (None, NOW))
+        check(plan, facts, &BTreeMap::new(), around(None))
+    }
+
+    fn around(broker: Option<&BTreeMap<String, String>>) -> Around<'_> {
+        Around { broker, now: NOW, compresses: true }
     }
 
     #[test]
@@ -506,7 +489,8 @@ mod tests {
         }
         assert!(!findings.create[0].config.contains_key("max.message.bytes"));
         let large = found(&plan(5_000_000, 0..NOW), &BTreeMap::new());
-        assert!(large.create[0].config.contains_key("max.message.bytes") && large.max_batch > 5_000_000);
+        let bytes: u64 = large.create[0].config["max.message.bytes"].parse().expect("a number");
+        assert!(bytes > 5_000_000 && large.largest <= bytes);
         assert!(large.verdict().is_ok());
     }
 
@@ -516,7 +500,7 @@ mod tests {
         let findings = found(&recent(), &facts);
         assert_eq!((findings.warnings.len(), findings.problems.len()), (0, 0), "{findings:?}");
         assert_eq!(findings.existing.get("copy"), Some(&4));
-        assert!(suspects(&recent(), &facts, NOW).is_empty());
+        assert!(suspects(&recent(), &facts, around(None)).is_empty());
     }
 
     #[test]
@@ -530,7 +514,7 @@ mod tests {
             ],
         );
         let plan = plan(100, NOW - HOUR..NOW + HOUR);
-        assert!(suspects(&plan, &facts, NOW).contains("copy"));
+        assert!(suspects(&plan, &facts, around(None)).contains_key("copy"));
         let error = found(&plan, &facts).verdict().expect_err("four problems");
         for named in ["copy has 3 partitions", "need 4", "max.message.bytes", "before.max.ms", "after.max.ms"] {
             assert!(error.to_string().contains(named), "{named} in {error}");
@@ -556,8 +540,9 @@ mod tests {
         plan.parts[0].target = "__consumer_offsets".to_owned();
         assert!(found(&plan, &BTreeMap::new()).verdict().expect_err("the brokers'").to_string().contains("--rename"));
         let broker = BTreeMap::from([("socket.request.max.bytes".to_owned(), "1000000".to_owned())]);
-        let large =
-            check(&super::tests::plan(2_000_000, 0..NOW), &BTreeMap::new(), &BTreeMap::new(), (Some(&broker), NOW));
+        let large = super::tests::plan(2_000_000, 0..NOW);
+        assert!(suspects(&large, &BTreeMap::new(), around(Some(&broker))).contains_key("copy"));
+        let large = check(&large, &BTreeMap::new(), &BTreeMap::new(), around(Some(&broker)));
         assert!(large.verdict().expect_err("too large").to_string().contains("socket.request.max.bytes"));
         assert!(large.create[0].config.contains_key("message.timestamp.difference.max.ms"), "an old broker");
     }
@@ -565,12 +550,16 @@ mod tests {
     #[test]
     fn reading_the_records_clears_a_suspicion_or_confirms_it() {
         let facts = topic(4, &[("max.message.bytes", "1000"), ("cleanup.policy", "compact")]);
-        assert!(suspects(&recent(), &facts, NOW).contains("copy"), "a bound of 100 headers, and compaction");
-        let survey = Survey { largest: 300, ..Survey::default() };
-        let cleared = check(&recent(), &facts, &BTreeMap::from([("copy".to_owned(), survey)]), (None, NOW));
-        assert!(cleared.verdict().is_ok(), "{cleared:?}");
-        let survey = Survey { largest: 1001, largest_at: Some((3, 7)), null_key: Some((0, 2)), ..Survey::default() };
-        let error = check(&recent(), &facts, &BTreeMap::from([("copy".to_owned(), survey)]), (None, NOW))
+        assert!(
+            suspects(&recent(), &facts, around(None)).contains_key("copy"),
+            "a bound of 100 headers, and compaction"
+        );
+        let survey = Survey { largest: 5_000, largest_batch: 300, compressed: true, ..Survey::default() };
+        let cleared = check(&recent(), &facts, &BTreeMap::from([("copy".to_owned(), survey)]), around(None));
+        assert!(cleared.verdict().is_ok() && cleared.compressed && cleared.largest == 5_000, "{cleared:?}");
+        let survey =
+            Survey { largest_batch: 1001, largest_at: Some((3, 7)), null_key: Some((0, 2)), ..Survey::default() };
+        let error = check(&recent(), &facts, &BTreeMap::from([("copy".to_owned(), survey)]), around(None))
             .verdict()
             .expect_err("both");
         assert!(

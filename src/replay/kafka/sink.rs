@@ -38,6 +38,8 @@ const COMMIT_EVERY: Duration = Duration::from_secs(1);
 /// How long the target may take over a step of a transaction. The broker aborts a transaction after a minute
 /// (`transaction.timeout.ms`).
 const STEP: Duration = Duration::from_secs(60);
+/// How long a transaction may last unless the brokers allow less (`transaction.max.timeout.ms`), or are slow.
+const TRANSACTION: Duration = Duration::from_secs(60);
 /// How often every mark is committed again, whether it moved or not: brokers forget each by itself, as soon as
 /// `offsets.retention.minutes` (a minute at the least) after it was committed.
 const REFRESH: Duration = Duration::from_secs(20);
@@ -403,10 +405,11 @@ fn settings(target: &Target, findings: &Findings) -> (ClientConfig, u64) {
     let message = USUAL_BATCH.max(findings.largest + BATCH_MARGIN);
     // A queue that cannot hold the largest record would never take it.
     let kbytes = QUEUE_KBYTES.max(message.div_ceil(1024) + 1);
+    let transaction = findings.longest_transaction.unwrap_or(u64::MAX).min(TRANSACTION.as_millis() as u64);
     let mut config = target.connection.client();
     for (key, value) in [
+        ("transaction.timeout.ms", transaction.to_string()),
         ("batch.size", batch.to_string()),
-        ("compression.codec", "lz4".to_owned()),
         ("linger.ms", "10".to_owned()),
         ("message.max.bytes", message.to_string()),
         ("queue.buffering.max.kbytes", kbytes.to_string()),
@@ -415,6 +418,10 @@ fn settings(target: &Target, findings: &Findings) -> (ClientConfig, u64) {
         if config.get(key).is_none() {
             config.set(key, value);
         }
+    }
+    // `compression.codec` and `compression.type` are one property with two names: whoever said either has decided.
+    if target.connection.leaves_compression() {
+        config.set("compression.codec", if findings.compressed { "zstd" } else { "lz4" });
     }
     config
         .set("transactional.id", group_of(&target.id))
