@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak lint bench fuzz clean-cache
+.PHONY: help demo test soak soak-replay lint bench fuzz clean-cache
 
 setup := bash tests/rig/setup.sh
 # The one place where the cache's path is decided is setup.sh; this asks it.
@@ -29,6 +29,12 @@ soak: export SOAK_MINUTES := $(or $(SOAK_MINUTES),20)
 soak: ## three brokers, three archivers and everything that can happen to them for 20 minutes; SOAK_MINUTES=60 SOAK_SEED=7
 	@$(setup) test >/dev/null
 	cargo test --locked --test main -- --nocapture --ignored soak::
+
+soak-replay: export SOAK_SEED := $(or $(SOAK_SEED),$(shell date +%s))
+soak-replay: export SOAK_MINUTES := $(or $(SOAK_MINUTES),20)
+soak-replay: ## random replays into random targets with accidents on the way for 20 minutes; SOAK_MINUTES=60 SOAK_SEED=7
+	@$(setup) test >/dev/null
+	cargo test --locked --test main -- --nocapture soak_replay::
 
 lint: ## formatting, clippy, documentation, and cargo-deny where it is installed
 	@$(setup) build

@@ -26,6 +26,7 @@ mod replay_targets;
 mod rig;
 mod site;
 mod soak;
+mod soak_replay;
 mod source;
 mod stalls;
 mod store;
