@@ -112,15 +112,17 @@ fn batches(log: &[u8]) -> Vec<(usize, i64, usize)> {
 }
 
 /// Changes the batch that begins with offset `base`, where the broker keeps it. (DefaultRecordBatch.java: base offset 8, length 4,
-/// leader epoch 4, magic 1, crc 4 over everything from the attributes on.)
-fn damage(kafka: &Kafka, topic: &str, partition: i32, base: i64, how: impl FnOnce(&mut [u8])) {
+/// leader epoch 4, magic 1, crc 4 over everything from the attributes on.) Gives the batch as it was.
+fn damage(kafka: &Kafka, topic: &str, partition: i32, base: i64, how: impl FnOnce(&mut [u8])) -> Vec<u8> {
     use std::os::unix::fs::FileExt;
     let path = kafka.log_file(1, topic, partition);
     let mut log = fs::read(&path).expect("the partition's file");
     let (at, _, size) = batches(&log).into_iter().find(|(_, first, _)| *first == base).expect("the batch");
+    let whole = log[at..at + size].to_vec();
     how(&mut log[at..at + size]);
     let file = fs::OpenOptions::new().write(true).open(&path).expect("the file");
     file.write_all_at(&log[at..at + size], at as u64).expect("it is written");
+    whole
 }
 
 /// The CRC of a batch is right again.
@@ -194,10 +196,8 @@ fn a_damaged_batch_is_named_in_time_and_never_passed_in_silence() {
         let codec = if partition == 3 { Codec::Lz4 } else { Codec::None };
         produce_batches(&kafka, &topic, partition, codec, &[10, 20, 30]);
     }
-    damage(&kafka, &topic, 0, 10, wrong_crc);
-    damage(&kafka, &topic, 1, 10, unknown_magic);
-    damage(&kafka, &topic, 2, 10, wrong_length);
-    damage(&kafka, &topic, 3, 10, broken_payload);
+    let damages: [fn(&mut [u8]); 4] = [wrong_crc, unknown_magic, wrong_length, broken_payload];
+    let whole = [0, 1, 2, 3].map(|at: usize| damage(&kafka, &topic, at as i32, 10, damages[at]));
     let mut service = Service::start(&kafka, &Settings { topics: &[&topic], ..Settings::default() }, "");
     let since = Instant::now();
     for partition in 0..4 {
@@ -218,7 +218,19 @@ fn a_damaged_batch_is_named_in_time_and_never_passed_in_silence() {
     assert!((stalled - 4.0).abs() < f64::EPSILON, "{stalled}");
     let series = format!("tidelog_stalled_since_timestamp_seconds{{topic={topic:?},partition=\"1\"}}");
     assert!(service.metric(&series).is_some());
+    let tasks = service.server.json("/connectors/kafka/status")["tasks"].clone();
+    let states: Vec<&Value> = tasks.as_array().expect("tasks").iter().map(|task| &task["state"]).collect();
+    assert_eq!(states, ["FAILED", "FAILED", "FAILED", "FAILED", "RUNNING"]);
+    let trace = tasks[0]["trace"].as_str().expect("why");
+    assert!(trace.contains("stands at offset 10") && trace.contains("CRC32C") && trace.contains("do: "), "{trace}");
+    // A whole copy of them, as another leader may have one: nothing is missing.
+    for (partition, whole) in (0..).zip(whole) {
+        damage(&kafka, &topic, partition, 10, |batch| batch.copy_from_slice(&whole));
+    }
+    service.site.wait_archived(&kafka, &[&topic], &mut [&mut service.program]);
+    service.wait_ready();
     service.program.terminate(STOP);
+    service.site.assert_holds(&topic, 0, &kafka.consume_all(&topic));
 }
 
 #[test]
@@ -290,6 +302,6 @@ fn a_member_that_another_one_has_fenced_ends_and_says_so() {
     assert!(since.elapsed() < A_MINUTE);
     let said = service.program.output();
     assert!(said.contains("group.instance.id"), "{said}");
-    assert_ne!(service.program.wait(STOP), 0);
+    assert_eq!(service.program.wait(STOP), 1, "its supervisor is to start it again: the other one may be gone by then");
     other.terminate(STOP);
 }

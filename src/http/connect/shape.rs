@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 
 use super::masked;
 use crate::http::App;
 use crate::pipeline::board::State;
-use crate::pipeline::kafka::status::{PartitionStatus, Status, StreamStatus};
+use crate::pipeline::kafka::status::{PartitionStatus, Stall, Status, StreamStatus};
 use crate::pipeline::postgres::Snapshot;
+use crate::time;
 
 /// The name of the connector that archives Kafka's topics.
 pub(super) const KAFKA: &str = "kafka";
@@ -54,7 +56,7 @@ impl Connector {
                 kind: "sink",
                 state: connector_state(status.state),
                 worker: app.worker.clone(),
-                tasks: tasks(&status),
+                tasks: tasks(&status, Utc::now()),
             }
         });
         let postgres = app.config.postgres.as_ref().zip(app.board.postgres());
@@ -137,18 +139,20 @@ fn connector_state(state: State) -> &'static str {
     }
 }
 
-fn tasks(status: &Status) -> Vec<Task> {
+fn tasks(status: &Status, now: DateTime<Utc>) -> Vec<Task> {
     let partitions = status.streams.iter().flat_map(|stream| stream.partitions.iter().map(move |at| (stream, at)));
-    partitions.map(|(stream, at)| task(status.state, stream, at)).collect()
+    partitions.map(|(stream, at)| task(status.state, (stream, at), now)).collect()
 }
 
-/// A partition whose topic cannot reach the store counts as failed, although it goes on by itself: that is the state for
-/// which people set alarms.
-fn task(state: State, stream: &StreamStatus, at: &PartitionStatus) -> Task {
-    let (state, trace) = match &stream.trouble {
-        Some(trouble) => ("FAILED", Some(trouble.text.to_string())),
-        None if at.held && state == State::Running => ("UNASSIGNED", None),
-        None => (connector_state(state), None),
+/// A partition whose topic cannot reach the store, or that stands still, counts as failed, although it goes on by itself: that is
+/// the state for which people set alarms.
+fn task(state: State, (stream, at): (&StreamStatus, &PartitionStatus), now: DateTime<Utc>) -> Task {
+    let failure = at.stall.as_ref().filter(|stall| stall.is_failure(now));
+    let (state, trace) = match (&stream.trouble, failure) {
+        (Some(trouble), _) => ("FAILED", Some(trouble.text.to_string())),
+        (None, Some(stall)) => ("FAILED", Some(stands(at, stall))),
+        (None, None) if at.held && state == State::Running => ("UNASSIGNED", None),
+        (None, None) => (connector_state(state), None),
     };
     Task {
         state,
@@ -157,6 +161,11 @@ fn task(state: State, stream: &StreamStatus, at: &PartitionStatus) -> Task {
         partition: json!({ "kafka_topic": *stream.topic, "kafka_partition": at.partition }),
         offset: json!({ "kafka_offset": at.committed }),
     }
+}
+
+fn stands(at: &PartitionStatus, Stall { cause, since, text, hint }: &Stall) -> String {
+    let (offset, since) = (at.next, time::utc(*since));
+    format!("stands at offset {offset} since {since}: {text} ({}, do: {hint})", cause.name())
 }
 
 /// The one timeline that is received; a connector that was stopped has no task.
@@ -176,11 +185,13 @@ fn wal_task(state: State, now: &Snapshot) -> Option<Task> {
 mod tests {
     use std::sync::Arc;
 
-    use chrono::DateTime;
-
     use super::*;
-    use crate::pipeline::kafka::status::Trouble;
+    use crate::pipeline::kafka::status::{Cause, Trouble};
     use crate::stream::Totals;
+
+    fn at(seconds: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp(seconds, 0).expect("a time")
+    }
 
     fn stream(topic: &str, trouble: Option<Trouble>) -> StreamStatus {
         let partition = |partition, held| PartitionStatus {
@@ -211,7 +222,7 @@ mod tests {
 
     #[test]
     fn partitions_are_tasks_in_order_and_one_that_fails_says_why() {
-        let trouble = Trouble { since: DateTime::from_timestamp_millis(0).expect("a time"), text: "no disk".into() };
+        let trouble = Trouble { since: at(0), text: "no disk".into() };
         let streams = vec![stream("a", None), stream("b", Some(trouble))];
         let connector = Connector {
             name: KAFKA,
@@ -220,7 +231,7 @@ mod tests {
             kind: "sink",
             state: "RUNNING",
             worker: "host:1".to_owned(),
-            tasks: tasks(&Status { state: State::Running, streams, ..Status::default() }),
+            tasks: tasks(&Status { state: State::Running, streams, ..Status::default() }, at(0)),
         };
         let status = connector.status();
         let states: Vec<_> = status["tasks"].as_array().expect("tasks").iter().map(|task| &task["state"]).collect();
@@ -235,7 +246,22 @@ mod tests {
         assert_eq!(connector.offsets()["offsets"][0], first);
         assert_eq!(connector.restarting()["tasks"][0]["state"], "RESTARTING");
         assert!(connector.task_status(4).is_none());
-        let paused = tasks(&Status { state: State::Paused, streams: vec![stream("a", None)], ..Status::default() });
+        let status = Status { state: State::Paused, streams: vec![stream("a", None)], ..Status::default() };
+        let paused = tasks(&status, at(0));
         assert!(paused.iter().all(|task| task.state == "PAUSED"));
+    }
+    #[test]
+    fn a_partition_that_stands_still_is_a_failed_task_and_one_behind_an_open_transaction_is_not() {
+        let mut stream = stream("a", None);
+        let stall = |cause| Stall { cause, since: at(0), text: "no".into(), hint: "look".into() };
+        stream.partitions[0].stall = Some(stall(Cause::Unreadable));
+        stream.partitions[1].stall = Some(stall(Cause::OpenTransaction));
+        stream.partitions[1].held = false;
+        let status = Status { state: State::Running, streams: vec![stream], ..Status::default() };
+        let states = |seconds| tasks(&status, at(seconds)).into_iter().map(|task| task.state).collect::<Vec<_>>();
+        assert_eq!(states(10), ["RUNNING", "RUNNING"], "it may go on in a moment");
+        assert_eq!(states(60), ["FAILED", "RUNNING"]);
+        let trace = tasks(&status, at(60)).remove(0).trace.expect("why");
+        assert_eq!(trace, "stands at offset 7 since 1970-01-01T00:00:00.000Z: no (unreadable, do: look)");
     }
 }

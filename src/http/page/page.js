@@ -49,7 +49,7 @@ const orders = {
 function chosen(streams) {
   const wanted = choice.filter.toLowerCase();
   const shown = streams.filter((stream) => stream.topic.toLowerCase().includes(wanted)
-    && (!choice.trouble || stream.gap_count > 0 || stream.trouble));
+    && (!choice.trouble || stream.gap_count > 0 || stream.trouble || stream.stalled.length > 0));
   const order = orders[choice.sort] ?? orders.topic;
   const sign = choice.down ? -1 : 1;
   return shown.sort((a, b) => sign * order(a, b) || orders.topic(a, b));
@@ -159,7 +159,7 @@ function drawRow(row, stream, window) {
   row.parts.title = many(stream.partitions, "partition") + " of this process";
   drawStream(row.track, window, stream);
   say(cells.lag, stream.lag === null ? "–" : span(stream.lag));
-  mark(cells.lag, "tone", stream.trouble ? "bad" : stream.lag > 5 * 60e3 ? "warn" : "");
+  mark(cells.lag, "tone", stream.trouble || stream.stalled.length > 0 ? "bad" : stream.lag > 5 * 60e3 ? "warn" : "");
   cells.lag.title = stream.lag_records === null ? "" : many(stream.lag_records, "offset") + " behind the brokers";
   say(cells.rate, stream.records_per_second >= 0.05 ? rough(stream.records_per_second) + "/s" : "–");
   cells.rate.title = bytes(stream.bytes_per_second) + "/s";
@@ -252,6 +252,8 @@ async function refreshDetail(row) {
   row.detail.dataset.key = key;
   const partitions = stream.partitions.map((at) => [String(at.partition), exact(at.checkpoint_position), at.end === null ? "–" : exact(Math.max(at.end, at.archived)),
     at.lag_records === null ? "–" : exact(at.lag_records), at.complete_through ? stamp(parse(at.complete_through)) : "–"]);
+  const still = stream.partitions.filter((at) => at.stall).map((at) =>
+    `partition ${at.partition} at offset ${exact(at.next)} since ${stamp(parse(at.stall.since))}: ${at.stall.text} (do: ${at.stall.hint})`);
   const gaps = stream.gaps.map((gap) => [String(gap.partition), `${exact(gap.start)} … ${exact(gap.end - 1)}`, exact(gap.offsets),
     gap.reason.replaceAll("_", " "), stamp(parse(gap.found))]);
   const scrolled = [...row.detail.querySelectorAll(".scroll")].map((part) => part.scrollTop);
@@ -260,7 +262,8 @@ async function refreshDetail(row) {
       ["segments", `${exact(stream.segments)}, ${bytes(stream.stored_bytes)} of ${bytes(stream.bytes)}`],
       ["first record", stream.min_time && stamp(parse(stream.min_time))], ["newest record", stream.max_time && stamp(parse(stream.max_time))],
       ["waiting for the store", stream.segments_waiting > 0 ? many(stream.segments_waiting, "segment") : ""],
-      ["fails", stream.trouble && `${stream.trouble.text} (since ${stamp(parse(stream.trouble.since))})`]]),
+      ["fails", stream.trouble && `${stream.trouble.text} (since ${stamp(parse(stream.trouble.since))})`],
+      ["stands still", still.join("; ")]]),
     ...(gaps.length > 0 ? [table("Lost for good", ["Partition", "Offsets", "Count", "Reason", "Found"], gaps)] : []),
     table("Partitions of this process", ["Partition", "Archived to", "End on the broker", "Lag", "Complete to"], partitions));
   [...row.detail.querySelectorAll(".scroll")].forEach((part, index) => { part.scrollTop = scrolled[index] ?? 0; });

@@ -292,6 +292,18 @@ impl Assignment {
         }
     }
 
+    /// What is read next cannot be decoded. librdkafka goes on all the same: behind an unknown magic byte it fetches from the next
+    /// offset on (`rd_kafka_msgset_reader_peek_msg_version`, rdkafka_msgset_reader.c), and should the batch be whole again, as
+    /// after a change of leader, its first record would be missing. So it is sent back each time, and nothing of what it read
+    /// behind counts.
+    pub(super) fn accept_unreadable(&mut self, key: Key) -> bool {
+        let reads = self.accept_error(key);
+        if let Some(slot) = self.slot_mut(key).filter(|_| reads) {
+            slot.away = true;
+        }
+        reads
+    }
+
     /// What the group has given, and whether it is read.
     pub(super) fn owned(&self) -> impl Iterator<Item = (&Arc<str>, i32, bool)> {
         self.topics.iter().flat_map(|topic| {
@@ -363,6 +375,18 @@ mod tests {
         assert_eq!(assignment.accept(key, 12, -1), Accept::Yes);
         assignment.shaken();
         assert!(assignment.away().is_empty(), "a record puts librdkafka's position right");
+    }
+
+    #[test]
+    fn nothing_behind_what_cannot_be_read_counts() {
+        let (mut assignment, key) = one();
+        assert_eq!(assignment.accept(key, 10, -1), Accept::Yes);
+        assert!(assignment.accept_unreadable(key));
+        assert_eq!((assignment.accept(key, 12, -1), assignment.accept_end(key, 13)), (Accept::No, None));
+        assert_eq!((assignment.away(), assignment.slot(key).unwrap().fetch_from()), (vec![key], (11, -1)));
+        assignment.arrived(key);
+        assert_eq!(assignment.accept(key, 11, -1), Accept::Yes, "it is whole again");
+        assert!(!assignment.accept_unreadable((key.0, 0)), "never assigned");
     }
 
     #[test]

@@ -511,11 +511,15 @@ fn error_event(assignment: &mut Assignment, index: u32, raw: RawMessage<'_>) -> 
             let error = raw.failure().into_error(format_args!("topic {topic}"));
             Some(Event::TopicError { topic, error })
         }
-        _ => assignment.accept_error(key).then(|| {
-            let at = assignment.at(key);
-            let error = raw.failure().into_error(&at);
-            Event::PartitionError { at, error }
-        }),
+        _ => {
+            let unreadable = matches!(raw.code(), code::BAD_MSG | code::BAD_COMPRESSION | code::NOT_IMPLEMENTED);
+            let reads = if unreadable { assignment.accept_unreadable(key) } else { assignment.accept_error(key) };
+            reads.then(|| {
+                let at = assignment.at(key);
+                let error = raw.failure().into_error(&at);
+                Event::PartitionError { at, error }
+            })
+        }
     }
 }
 

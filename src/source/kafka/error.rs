@@ -44,7 +44,9 @@ fn kind_of(code: i32) -> (Kind, Option<&'static str>) {
             ),
         ),
         // FENCED_INSTANCE_ID, _FENCED
-        82 | -144 => (Kind::Config, Some("another consumer runs with the same group.instance.id")),
+        82 | -144 => {
+            (Kind::Fenced, Some("another consumer runs with the same group.instance.id: give each process its own"))
+        }
         // _INVALID_ARG, _STATE, _CONFLICT: this program called librdkafka wrongly.
         -186 | -172 | -173 => (Kind::Internal, None),
         _ => (Kind::Unavailable, None),
@@ -73,6 +75,7 @@ mod tests {
     fn codes_are_told_apart() {
         assert_eq!(error(29).kind(), Kind::Denied);
         assert_eq!(error(3).kind(), Kind::NotFound);
+        assert_eq!((error(82).kind(), error(-144).exit_code()), (Kind::Fenced, 1), "it is to be started again");
         assert_eq!(error(-195).kind(), Kind::Unavailable);
         assert!(error(-185).is_transient());
         assert!(!error(58).is_transient());

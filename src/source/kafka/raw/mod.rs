@@ -53,6 +53,10 @@ pub(crate) mod code {
     pub(crate) const FATAL: i32 = Code::RD_KAFKA_RESP_ERR__FATAL as i32;
     pub(crate) const AUTO_OFFSET_RESET: i32 = Code::RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET as i32;
     pub(crate) const LOG_TRUNCATION: i32 = Code::RD_KAFKA_RESP_ERR__LOG_TRUNCATION as i32;
+    pub(crate) const BAD_MSG: i32 = Code::RD_KAFKA_RESP_ERR__BAD_MSG as i32;
+    pub(crate) const BAD_COMPRESSION: i32 = Code::RD_KAFKA_RESP_ERR__BAD_COMPRESSION as i32;
+    /// Of a partition: a batch of a format that librdkafka does not know.
+    pub(crate) const NOT_IMPLEMENTED: i32 = Code::RD_KAFKA_RESP_ERR__NOT_IMPLEMENTED as i32;
     pub(crate) const PARTITION_EOF: i32 = Code::RD_KAFKA_RESP_ERR__PARTITION_EOF as i32;
     pub(crate) const TIMED_OUT: i32 = Code::RD_KAFKA_RESP_ERR__TIMED_OUT as i32;
     pub(crate) const INVALID_ARG: i32 = Code::RD_KAFKA_RESP_ERR__INVALID_ARG as i32;
