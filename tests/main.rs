@@ -14,6 +14,7 @@ mod kafka;
 mod page;
 mod postgres_damage;
 mod postgres_lost;
+mod postgres_many_files;
 mod postgres_origin;
 mod postgres_path;
 mod postgres_restore;

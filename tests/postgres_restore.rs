@@ -225,14 +225,14 @@ fn every_moment_comes_back_exactly() {
     assert_eq!(report["errors"], serde_json::json!([]), "{report}");
     let name = backup["name"].as_str().expect("a name");
     let folder = format!("archive/backups/postgres/system={}/{name}", backup["system_id"].as_str().expect("an id"));
-    let part = place.home.path().join(folder).join("base.tar.00000.zst");
+    let part = place.home.path().join(folder).join("base.tar.0000000.zst");
     let sound = std::fs::read(&part).expect("a part");
     let mut flipped = sound.clone();
     flipped[1000] ^= 1;
     std::fs::write(&part, flipped).expect("damage can be done");
     let report = place.tidelog(&["verify", "--json"]).expect(3).json();
     assert!(
-        report["errors"][0]["object"].as_str().is_some_and(|object| object.ends_with("base.tar.00000.zst")),
+        report["errors"][0]["object"].as_str().is_some_and(|object| object.ends_with("base.tar.0000000.zst")),
         "{report}"
     );
     let into = place.home.path().join("damaged").display().to_string();

@@ -163,6 +163,7 @@ fn backup() -> backups::Backup {
         end_timeline: 1,
         started: now(),
         finished: now(),
+        is_read_back: true,
         archives: vec![backups::Archive { name: "base.tar".into(), tablespace: None, parts: vec![part.clone()] }],
         manifest: part,
     }

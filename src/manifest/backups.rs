@@ -1,8 +1,8 @@
 //! Base backups that the archive holds.
 //!
 //! ```text
-//! backups/postgres/system=<id>/<YYYYMMDDTHHMMSSZ>-<writer>/base.tar.00000.zst, …      zstd frames of a tar file, in parts
-//!                                                         /16384.tar.00000.zst, …     of a tablespace
+//! backups/postgres/system=<id>/<YYYYMMDDTHHMMSSZ>-<writer>/base.tar.0000000.zst, …    zstd frames of a tar file, in parts
+//!                                                         /16384.tar.0000000.zst, …   of a tablespace
 //!                                                         /backup_manifest.zst        the server's own manifest
 //!                                                         /backup.json                written last: the commit
 //! ```
@@ -46,6 +46,9 @@ pub struct Backup {
     pub started: DateTime<Utc>,
     /// When the server had sent all of it: no earlier moment can be restored from it.
     pub finished: DateTime<Utc>,
+    /// Whether it was read back before it counted.
+    #[serde(default, rename = "read_back")]
+    pub is_read_back: bool,
     /// The data directory (`base.tar`) and the tablespaces.
     pub archives: Vec<Archive>,
     /// The server's manifest of all files, with their SHA-256.
@@ -228,8 +231,19 @@ pub(super) fn parse(key: &object_store::path::Path, bytes: &[u8]) -> Result<Back
         let message = format!("{key} has format version {format}, this tidelog reads up to {FORMAT_VERSION}");
         return Err(Error::new(Kind::Unsupported, message).hint("read it with the newer tidelog that wrote it"));
     }
-    serde_json::from_slice(bytes).map_err(corrupt)
+    let backup: Backup = serde_json::from_slice(bytes).map_err(corrupt)?;
+    if !backup.is_read_back && backup.manifest.bytes == CUT_MANIFEST {
+        let message =
+            format!("the base backup {} cannot be restored: its manifest was written over in pieces", backup.name);
+        return Err(Error::new(Kind::Corrupt, message).hint(
+            "an earlier version took it of a directory with very many files: take another with `tidelog backup`",
+        ));
+    }
+    Ok(backup)
 }
+
+/// The length of the first piece of a manifest that was cut. Its pieces went to one key, so that only one of them is left.
+const CUT_MANIFEST: u64 = 24 << 20;
 
 /// Removes what there is of a backup that was never committed.
 pub async fn remove_parts(store: &Store, system_id: u64, name: &str) -> Result<()> {
@@ -295,6 +309,7 @@ mod tests {
             end_timeline: 1,
             started: time,
             finished: time,
+            is_read_back: true,
             archives: vec![Archive { name: "base.tar".into(), tablespace: None, parts: vec![part.clone()] }],
             manifest: part,
         }
@@ -345,16 +360,30 @@ mod tests {
         let sound = backup(&store, "sound", 1000).await;
         commit(&store, &sound).await.expect("committed");
         let moved = serde_json::to_vec(&sound).expect("JSON");
-        let bytes = [("moved", &moved[..]), ("newer", br#"{"format":9,"name":1}"#), ("none", b"{}"), ("zero", b"")];
+        let cut = Part { bytes: 24 << 20, ..sound.manifest.clone() };
+        let cut = Backup { name: "cut".into(), is_read_back: false, manifest: cut, ..sound.clone() };
+        let cut = serde_json::to_vec(&cut).expect("JSON");
+        let bytes = [
+            ("cut", &cut[..]),
+            ("moved", &moved[..]),
+            ("newer", br#"{"format":9,"name":1}"#),
+            ("none", b"{}"),
+            ("zero", b""),
+        ];
         for (name, bytes) in bytes {
             store.put(&layout::backup_commit(1, name), bytes.to_vec().into()).await.expect("stored");
         }
         let found = backups(&store, 1).await.expect("a list");
         assert_eq!(found.sound, [sound]);
         let kinds: Vec<_> = found.unreadable.iter().map(|one| (one.name.as_str(), one.error.kind())).collect();
-        let expected =
-            [("moved", Kind::Corrupt), ("newer", Kind::Unsupported), ("none", Kind::Corrupt), ("zero", Kind::Corrupt)];
+        let expected = [
+            ("cut", Kind::Corrupt),
+            ("moved", Kind::Corrupt),
+            ("newer", Kind::Unsupported),
+            ("none", Kind::Corrupt),
+            ("zero", Kind::Corrupt),
+        ];
         assert_eq!(kinds, expected, "a newer one is not misread");
-        assert!(found.error().is_some_and(|error| error.to_string().contains("moved, newer, none, zero")));
+        assert!(found.error().is_some_and(|error| error.to_string().contains("cut, moved, newer, none, zero")));
     }
 }

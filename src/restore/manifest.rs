@@ -1,32 +1,25 @@
 //! The server's manifest of a base backup: every file with its size and SHA-256 (chapter "Backup Manifest Format").
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::io::{self, Read};
 
 use serde::Deserialize;
+use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Kind, Result, ResultExt};
-use crate::stream::sha256;
 
 /// What a file must be.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Expected {
-    pub(super) size: u64,
+pub(crate) struct Expected {
+    pub(crate) size: u64,
     /// None if the server was told to leave it out.
-    pub(super) sha256: Option<String>,
+    pub(crate) sha256: Option<String>,
 }
 
 /// The files by their paths below the data directory.
 pub(super) type Files = BTreeMap<Vec<u8>, Expected>;
-
-#[derive(Deserialize)]
-struct Manifest {
-    #[serde(rename = "PostgreSQL-Backup-Manifest-Version")]
-    version: u32,
-    #[serde(rename = "Files")]
-    files: Vec<Entry>,
-    #[serde(rename = "Manifest-Checksum")]
-    checksum: String,
-}
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -40,36 +33,178 @@ struct Entry {
     checksum: Option<String>,
 }
 
-/// Reads a manifest, and checks its own checksum: that of everything before its last line.
-pub(super) fn parse(text: &[u8]) -> Result<Files> {
-    let corrupt =
-        |what: &str| Error::new(Kind::Corrupt, format!("the backup manifest {what}")).hint("use another base backup");
-    let manifest: Manifest =
-        serde_json::from_slice(text).or_err(Kind::Corrupt, || "the backup manifest cannot be read".into())?;
-    if !(1..=2).contains(&manifest.version) {
-        let message = format!("the backup manifest has version {}", manifest.version);
-        return Err(Error::new(Kind::Unsupported, message).hint("use a newer tidelog"));
-    }
-    let body = text.strip_suffix(b"\n").unwrap_or(text);
-    let last = body.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
-    if sha256(&text[..last]) != manifest.checksum {
-        return Err(corrupt("is damaged: its checksum is another"));
-    }
-    let mut files = Files::new();
-    for entry in manifest.files {
-        let path = match (entry.path, entry.encoded_path) {
+impl Entry {
+    fn read(self) -> Result<(Vec<u8>, Expected)> {
+        let path = match (self.path, self.encoded_path) {
             (Some(path), _) => path.into_bytes(),
             (None, Some(digits)) => unhex(&digits).ok_or_else(|| corrupt("has a path that cannot be read"))?,
             (None, None) => return Err(corrupt("has a file without a path")),
         };
-        let sha256 = match entry.algorithm.as_deref() {
-            Some("SHA256") => entry.checksum,
+        let sha256 = match self.algorithm.as_deref() {
+            Some("SHA256") => self.checksum,
             None => None,
             Some(other) => return Err(corrupt(&format!("has checksums by {other}, and SHA256 was asked for"))),
         };
-        files.insert(path, Expected { size: entry.size, sha256 });
+        Ok((path, Expected { size: self.size, sha256 }))
     }
+}
+
+fn corrupt(what: &str) -> Error {
+    Error::new(Kind::Corrupt, format!("the backup manifest {what}")).hint("use another base backup")
+}
+
+/// Reads a manifest, and checks its own checksum: that of everything before its last line.
+pub(super) fn parse(text: &[u8]) -> Result<Files> {
+    let mut files = Files::new();
+    walk(text, |path, expected| {
+        files.insert(path.to_vec(), expected);
+        Ok(())
+    })?;
     Ok(files)
+}
+
+/// Reads a manifest file by file, without holding it, and checks its own checksum when it is through.
+pub(crate) fn walk(text: impl Read, mut each: impl FnMut(&[u8], Expected) -> Result<()>) -> Result<()> {
+    let mut text = Lines::new(text);
+    let mut failure = None;
+    let mut visitor = Walk {
+        each: |entry: Entry| {
+            let told = entry.read().and_then(|(path, expected)| each(&path, expected));
+            told.map_err(|error| failure = Some(error)).is_ok()
+        },
+    };
+    let mut json = serde_json::Deserializer::from_reader(&mut text);
+    let read = json.deserialize_map(&mut visitor).and_then(|found| json.end().map(|()| found));
+    drop(json);
+    if let Some(failure) = failure {
+        return Err(failure);
+    }
+    let (version, checksum) = read.or_err(Kind::Corrupt, || "the backup manifest cannot be read".into())?;
+    if !(1..=2).contains(&version) {
+        let message = format!("the backup manifest has version {version}");
+        return Err(Error::new(Kind::Unsupported, message).hint("use a newer tidelog"));
+    }
+    if text.into_inner().before_the_last() != checksum {
+        return Err(corrupt("is damaged: its checksum is another"));
+    }
+    Ok(())
+}
+
+/// Goes through a manifest's JSON; gives its version and its checksum.
+struct Walk<F> {
+    each: F,
+}
+
+impl<'de, F: FnMut(Entry) -> bool> Visitor<'de> for &mut Walk<F> {
+    type Value = (u32, String);
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a backup manifest")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let (mut version, mut files, mut checksum) = (None, None, None);
+        while let Some(key) = map.next_key::<String>()? {
+            match key.as_str() {
+                "PostgreSQL-Backup-Manifest-Version" => version = Some(map.next_value()?),
+                "Files" => files = Some(map.next_value_seed(&mut *self)?),
+                "Manifest-Checksum" => checksum = Some(map.next_value()?),
+                _ => drop(map.next_value::<IgnoredAny>()?),
+            }
+        }
+        let missing = de::Error::missing_field;
+        files.ok_or_else(|| missing("Files"))?;
+        Ok((version.ok_or_else(|| missing("Version"))?, checksum.ok_or_else(|| missing("Manifest-Checksum"))?))
+    }
+}
+
+impl<'de, F: FnMut(Entry) -> bool> DeserializeSeed<'de> for &mut Walk<F> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, list: D) -> Result<(), D::Error> {
+        list.deserialize_seq(Entries(self))
+    }
+}
+
+/// The list of files.
+struct Entries<'a, F>(&'a mut Walk<F>);
+
+impl<'de, F: FnMut(Entry) -> bool> Visitor<'de> for Entries<'_, F> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of files")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
+        while let Some(entry) = list.next_element()? {
+            if !(self.0.each)(entry) {
+                return Err(de::Error::custom("a file cannot be read"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Passes text on and hashes it, all but its last line, which only its end tells to be the last.
+struct Lines<R> {
+    text: R,
+    hash: Sha256,
+    /// From the last line that has begun.
+    last: Vec<u8>,
+}
+
+impl<R: Read> Lines<R> {
+    fn new(text: R) -> io::BufReader<Self> {
+        io::BufReader::new(Self { text, hash: Sha256::new(), last: Vec::new() })
+    }
+}
+
+impl<R: Read> Read for Lines<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.text.read(buffer)?;
+        self.last.extend_from_slice(&buffer[..count]);
+        let before = self.last.len().saturating_sub(1);
+        if let Some(newline) = self.last[..before].iter().rposition(|byte| *byte == b'\n') {
+            self.hash.update(&self.last[..=newline]);
+            self.last.drain(..=newline);
+        }
+        Ok(count)
+    }
+}
+
+impl<R> Lines<R> {
+    /// The sha256 of all lines but the last.
+    fn before_the_last(self) -> String {
+        self.hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+/// What many files amount to, whatever their order: their number, their bytes, and a sum of the hashes of names and sizes. It
+/// takes no more room for more files.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Tally {
+    files: u64,
+    bytes: u64,
+    sum: [u64; 4],
+}
+
+impl Tally {
+    /// Adds a file.
+    pub(crate) fn add(&mut self, path: &[u8], size: u64) {
+        let hash = Sha256::new().chain_update(size.to_le_bytes()).chain_update(path).finalize();
+        self.files += 1;
+        self.bytes = self.bytes.wrapping_add(size);
+        for (sum, lane) in self.sum.iter_mut().zip(hash.chunks_exact(8)) {
+            *sum = lane.iter().fold(0, |lane, byte| (lane << 8) | u64::from(*byte)).wrapping_add(*sum);
+        }
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} files with {} bytes (names {:016x})", self.files, self.bytes, self.sum[0])
+    }
 }
 
 fn unhex(digits: &str) -> Option<Vec<u8>> {
@@ -80,6 +215,7 @@ fn unhex(digits: &str) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stream::sha256;
 
     fn with_checksum(body: &str) -> Vec<u8> {
         format!("{body}\"Manifest-Checksum\": \"{}\"}}\n", sha256(body.as_bytes())).into_bytes()

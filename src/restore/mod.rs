@@ -17,8 +17,9 @@ pub mod plan;
 pub mod postgres;
 pub mod wal_fetch;
 
+pub(crate) mod manifest;
+
 mod log;
-mod manifest;
 mod refusal;
 mod search;
 mod settings;

@@ -190,6 +190,7 @@ pub(super) mod tests {
             end_timeline: timeline,
             started: time,
             finished: time,
+            is_read_back: true,
             archives: Vec::new(),
             manifest: part,
         }

@@ -198,6 +198,7 @@ impl World {
             end_timeline: self.now,
             started: time,
             finished: time,
+            is_read_back: true,
             archives: Vec::new(),
             manifest: part,
         };

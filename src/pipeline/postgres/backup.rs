@@ -9,17 +9,15 @@
 //! Nothing is spooled: what is under way fits into memory, whatever the size of the database, and a slow store slows
 //! the server's sending down. A backup that breaks off leaves parts without `backup.json`, which count for nothing.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use tokio::sync::{mpsc, watch};
-use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::Instant;
 
+use super::contents::Contents;
+use super::packer::{MANIFEST, Packer};
 use super::{Status, archived_system, system_of};
 use crate::config;
 use crate::error::{Error, Kind, Result, ResultExt};
@@ -27,24 +25,10 @@ use crate::manifest::backups::{self, Archive, Backup, Part, Tablespace};
 use crate::manifest::recoverable;
 use crate::pipeline::persistence::Persistence;
 use crate::pipeline::tasks::{Task, Tasks};
+use crate::restore::manifest::{self, Tally};
 use crate::source::postgres::{BackupEvent, BackupOptions, BackupStream, Server};
 use crate::store::{Store, layout};
-use crate::stream::{FORMAT_VERSION, Lsn, sha256};
-
-/// What is compressed at once, into a frame of its own: long enough for zstd's window at the levels in question.
-const FRAME: usize = 4 << 20;
-
-/// The frames of one object: large enough to be few, small enough that those under way fit into memory.
-const FRAMES_A_PART: usize = 6;
-
-/// How many frames are compressed at a time, whatever the machine has: each holds twice its size.
-const MOST_WORKERS: usize = 4;
-
-/// How many parts are on their way into the store.
-const UPLOADS: usize = 2;
-
-/// How long a store that is away is waited for. Meanwhile the server holds the backup open; it costs it little.
-const STORE_PATIENCE: Duration = Duration::from_secs(600);
+use crate::stream::{FORMAT_VERSION, Lsn, System};
 
 /// How often the task looks whether a backup is due.
 const LOOK: Duration = Duration::from_secs(1);
@@ -167,46 +151,113 @@ pub(crate) async fn take(
     done.total.store(stream.tablespaces().iter().map(|tablespace| tablespace.size).sum(), Ordering::Relaxed);
     let level = config.base_backup.zstd_level;
     let packer = Packer::new(store.clone(), system.system_id, name.clone(), level, Arc::clone(&done.tasks));
-    let received = receive(&mut stream, packer, done).await;
-    if received.is_err() {
+    let place = (system.system_id, name.clone());
+    let taken = bring(&mut stream, (packer, done), Named { name, label, system, started }).await;
+    if taken.is_err() {
         // What it has stored would stay for ever, and on a disk that is full leave no room for WAL either.
-        let removed = backups::remove_parts(store, system.system_id, &name).await;
+        let removed = backups::remove_parts(store, place.0, &place.1).await;
         if let Err(error) = removed {
-            tracing::warn!(%error, name, "the parts of a base backup that broke off cannot be removed");
+            tracing::warn!(%error, name = place.1, "the parts of a base backup that broke off cannot be removed");
         }
     }
-    let (mut archives, (end, end_timeline)) = received?;
+    let backup = taken?;
+    backups::commit(store, &backup).await?;
+    Ok(backup)
+}
+
+/// What is known of a backup before it begins.
+struct Named {
+    name: String,
+    label: String,
+    system: System,
+    started: DateTime<Utc>,
+}
+
+/// Brings a backup into the store, and looks whether all of it is there. It does not count yet.
+async fn bring(stream: &mut BackupStream, (packer, done): (Packer, &Done), named: Named) -> Result<Backup> {
+    let store = packer.store();
+    let (mut archives, sent, (end, end_timeline)) = receive(stream, packer, done).await?;
     let manifest = archives.pop().filter(|last| last.name == MANIFEST).and_then(|last| last.parts.into_iter().next());
     let manifest =
         manifest.ok_or_else(|| Error::new(Kind::Internal, "the server sent a base backup without a manifest"))?;
     let backup = Backup {
         format: FORMAT_VERSION,
-        name,
-        label,
-        system,
+        name: named.name,
+        label: named.label,
+        system: named.system,
         timeline: stream.timeline(),
         start: stream.start_lsn(),
         end,
         end_timeline,
-        started,
+        started: named.started,
         finished: Utc::now(),
+        is_read_back: true,
         archives,
         manifest,
     };
-    backups::commit(store, &backup).await?;
+    is_stored(&store, &backup, &sent).await?;
     Ok(backup)
 }
 
-/// What the manifest's object is called, before its ending.
-const MANIFEST: &str = "backup_manifest";
+/// How many parts are asked for at a time.
+const LOOKS: usize = 16;
 
-/// Brings everything that the server sends into the store. Gives the archives, the manifest's last, and the end.
-async fn receive(stream: &mut BackupStream, mut packer: Packer, done: &Done) -> Result<(Vec<Archive>, (Lsn, u32))> {
+/// Looks whether a backup is in the store as it was sent: each part with its size (its hash was taken on its way), the server's
+/// manifest to the last byte, and in the archives every file that the manifest names, and no other.
+async fn is_stored(store: &Store, backup: &Backup, sent: &Tally) -> Result<()> {
+    let wrong = |what: String| {
+        Error::new(Kind::Corrupt, format!("the base backup {} is not in the store as it was sent: {what}", backup.name))
+            .hint("it counts for nothing, and is taken anew; if it comes again, `tidelog check --connect` tries the store")
+    };
+    let parts: Vec<&Part> = backup.parts().collect();
+    for some in parts.chunks(LOOKS) {
+        let sizes = futures::future::try_join_all(some.iter().map(|part| size_of(store, part))).await?;
+        let differs = some.iter().zip(sizes).find(|(part, size)| *size != Some(part.stored_bytes));
+        if let Some((part, size)) = differs {
+            let found = size.map_or("is missing".to_owned(), |size| format!("has {size} bytes"));
+            return Err(wrong(format!("{} {found}, and {} were sent", part.object, part.stored_bytes)));
+        }
+    }
+    let stored = match backup.manifest.read(store).await {
+        Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::NotFound) => return Err(wrong(error.to_string())),
+        stored => stored?,
+    };
+    let named = tokio::task::spawn_blocking(move || files_of(&stored));
+    let named = named.await.or_err(Kind::Internal, || "reading a manifest broke off".to_owned())?;
+    let named = named.map_err(|error| wrong(error.to_string()))?;
+    if named != *sent {
+        return Err(wrong(format!("its archives hold {sent}, and the server's manifest names {named}")));
+    }
+    Ok(())
+}
+
+/// The archives, the manifest's last; the files in them; the end.
+type Received = (Vec<Archive>, Tally, (Lsn, u32));
+
+async fn size_of(store: &Store, part: &Part) -> Result<Option<u64>> {
+    store.size(&layout::object(&part.object)?).await
+}
+
+/// What the server's manifest names.
+fn files_of(stored: &[u8]) -> Result<Tally> {
+    let mut named = Tally::default();
+    let text = zstd::Decoder::with_buffer(stored).or_err(Kind::Corrupt, || "the manifest is no zstd".to_owned())?;
+    manifest::walk(text, |path, expected| {
+        named.add(path, expected.size);
+        Ok(())
+    })?;
+    Ok(named)
+}
+
+/// Brings everything that the server sends into the store.
+async fn receive(stream: &mut BackupStream, mut packer: Packer, done: &Done) -> Result<Received> {
+    let mut contents = Contents::default();
     let places: Vec<_> = stream.tablespaces().iter().filter_map(|tablespace| tablespace.place.clone()).collect();
     loop {
         match stream.next().await? {
             BackupEvent::Data(bytes) => {
                 done.bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+                contents.feed(bytes)?;
                 let mut rest = bytes;
                 while !rest.is_empty() {
                     rest = packer.fill(rest);
@@ -218,216 +269,91 @@ async fn receive(stream: &mut BackupStream, mut packer: Packer, done: &Done) -> 
             BackupEvent::Archive { name, tablespace } => {
                 let place = places.iter().find(|(oid, _)| Some(*oid) == tablespace);
                 let tablespace = place.map(|(oid, path)| Tablespace { oid: *oid, path: path.clone() });
+                contents.begin(tablespace.as_ref().map(|tablespace| tablespace.oid))?;
                 packer.begin(name, tablespace).await?;
             }
-            BackupEvent::Manifest => packer.begin(MANIFEST.to_owned(), None).await?,
-            BackupEvent::Progress { .. } => {}
-            BackupEvent::End { end, timeline } => return Ok((packer.finish().await?, (end, timeline))),
-        }
-    }
-}
-
-/// Compressed bytes, and how many they were before.
-type Compressed = JoinHandle<Result<(Vec<u8>, u64)>>;
-
-/// Cuts archives into frames and parts.
-struct Packer {
-    store: Store,
-    system_id: u64,
-    name: String,
-    level: i32,
-    workers: usize,
-    /// The frame that is being filled.
-    frame: Vec<u8>,
-    /// Frames of the archive under way that are compressed, in order.
-    compressing: VecDeque<Compressed>,
-    part: Vec<u8>,
-    part_bytes: u64,
-    part_frames: usize,
-    uploads: JoinSet<Result<()>>,
-    tasks: Arc<Tasks>,
-    archives: Vec<Archive>,
-}
-
-impl Packer {
-    fn new(store: Store, system_id: u64, name: String, level: i32, tasks: Arc<Tasks>) -> Self {
-        let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        Self {
-            store,
-            system_id,
-            name,
-            level,
-            workers: processors.min(MOST_WORKERS),
-            frame: Vec::with_capacity(FRAME),
-            compressing: VecDeque::new(),
-            part: Vec::new(),
-            part_bytes: 0,
-            part_frames: 0,
-            uploads: JoinSet::new(),
-            tasks,
-            archives: Vec::new(),
-        }
-    }
-
-    /// Takes what fits into the frame, and gives back the rest.
-    fn fill<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
-        let (taken, rest) = bytes.split_at(bytes.len().min(FRAME - self.frame.len()));
-        self.frame.extend_from_slice(taken);
-        rest
-    }
-
-    fn is_full(&self) -> bool {
-        self.frame.len() == FRAME
-    }
-
-    /// Hands the frame to a thread, and waits for the first of the others if all are at work.
-    async fn compress(&mut self) -> Result<()> {
-        if self.compressing.len() == self.workers {
-            self.collect().await?;
-        }
-        let (frame, level) = (std::mem::replace(&mut self.frame, Vec::with_capacity(FRAME)), self.level);
-        self.compressing.push_back(tokio::task::spawn_blocking(move || {
-            let compressed = compressor(level).and_then(|mut compressor| compressor.compress(&frame));
-            let compressed = compressed.or_err(Kind::Internal, || "a base backup cannot be compressed".to_owned())?;
-            Ok((compressed, frame.len() as u64))
-        }));
-        Ok(())
-    }
-
-    /// Adds the first frame under way to the part.
-    async fn collect(&mut self) -> Result<()> {
-        let Some(first) = self.compressing.pop_front() else { return Ok(()) };
-        let (compressed, bytes) = first.await.or_err(Kind::Internal, || "compressing broke off".to_owned())??;
-        self.part.extend_from_slice(&compressed);
-        self.part_bytes += bytes;
-        self.part_frames += 1;
-        if self.part_frames == FRAMES_A_PART { self.upload().await } else { Ok(()) }
-    }
-
-    /// Sends the part on its way.
-    async fn upload(&mut self) -> Result<()> {
-        let Some(archive) = self.archives.last_mut() else {
-            return Err(Error::new(Kind::Corrupt, "the server sent data of no archive"));
-        };
-        let file = match archive.name.as_str() {
-            MANIFEST => format!("{MANIFEST}.zst"),
-            name => format!("{name}.{:05}.zst", archive.parts.len()),
-        };
-        let key = layout::backup_part(self.system_id, &self.name, &file);
-        let bytes = Bytes::from(std::mem::take(&mut self.part));
-        archive.parts.push(Part {
-            object: key.to_string(),
-            bytes: std::mem::take(&mut self.part_bytes),
-            stored_bytes: bytes.len() as u64,
-            sha256: sha256(&bytes),
-        });
-        self.part_frames = 0;
-        if self.uploads.len() == UPLOADS {
-            self.uploaded().await?;
-        }
-        let store = self.store.clone();
-        let reporter = self.tasks.reporter(Task::BaseBackup, key.as_ref());
-        self.uploads.spawn(async move {
-            let mut persistence = Persistence::new(reporter);
-            let begun = Instant::now();
-            loop {
-                match store.put(&key, bytes.clone()).await {
-                    Err(error) if error.is_transient() && begun.elapsed() < STORE_PATIENCE => {
-                        persistence.wait_after("a part of a base backup cannot be stored", error).await;
-                    }
-                    result => return result,
-                }
+            BackupEvent::Manifest => {
+                contents.end()?;
+                packer.begin(MANIFEST.to_owned(), None).await?;
             }
-        });
-        Ok(())
-    }
-
-    async fn uploaded(&mut self) -> Result<()> {
-        match self.uploads.join_next().await {
-            None => Ok(()),
-            Some(result) => result.or_err(Kind::Internal, || "an upload broke off".to_owned())?,
+            BackupEvent::Progress { .. } => {}
+            BackupEvent::End { end, timeline } => {
+                return Ok((packer.finish().await?, contents.end()?, (end, timeline)));
+            }
         }
     }
-
-    /// Ends the archive under way.
-    async fn end_archive(&mut self) -> Result<()> {
-        if !self.frame.is_empty() {
-            self.compress().await?;
-        }
-        while !self.compressing.is_empty() {
-            self.collect().await?;
-        }
-        if self.part_frames > 0 { self.upload().await } else { Ok(()) }
-    }
-
-    async fn begin(&mut self, name: String, tablespace: Option<Tablespace>) -> Result<()> {
-        self.end_archive().await?;
-        self.archives.push(Archive { name, tablespace, parts: Vec::new() });
-        Ok(())
-    }
-
-    /// Waits until everything is durable.
-    async fn finish(mut self) -> Result<Vec<Archive>> {
-        self.end_archive().await?;
-        while !self.uploads.is_empty() {
-            self.uploaded().await?;
-        }
-        Ok(self.archives)
-    }
-}
-
-fn compressor(level: i32) -> std::io::Result<zstd::bulk::Compressor<'static>> {
-    let mut compressor = zstd::bulk::Compressor::new(level)?;
-    compressor.include_checksum(true)?;
-    compressor.include_contentsize(true)?;
-    Ok(compressor)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
+    use crate::stream::sha256;
 
-    fn memory() -> Store {
-        let url = url::Url::parse("memory:///").expect("a URL");
-        let archive = config::Archive { url, spool_dir: Default::default(), options: BTreeMap::new() };
-        Store::open(&archive).expect("a store")
+    fn part(key: &str, bytes: &[u8]) -> Part {
+        let stored = zstd::bulk::compress(bytes, 1).expect("compressed");
+        Part {
+            object: key.to_owned(),
+            bytes: bytes.len() as u64,
+            stored_bytes: stored.len() as u64,
+            sha256: sha256(&stored),
+        }
+    }
+
+    fn manifest_of(files: &[(&str, u64)]) -> Vec<u8> {
+        let files: Vec<String> =
+            files.iter().map(|(path, size)| format!("{{ \"Path\": \"{path}\", \"Size\": {size} }}")).collect();
+        let body = format!(
+            "{{ \"PostgreSQL-Backup-Manifest-Version\": 1,\n\"Files\": [\n{}\n],\n\"WAL-Ranges\": [],\n",
+            files.join(",\n")
+        );
+        format!("{body}\"Manifest-Checksum\": \"{}\"}}\n", sha256(body.as_bytes())).into_bytes()
     }
 
     #[tokio::test]
-    async fn the_parts_of_an_archive_are_one_stream() {
-        let store = memory();
-        let mut packer = Packer::new(store.clone(), 1, "b".to_owned(), 1, Arc::default());
-        let large: Vec<u8> = (0..FRAME * (FRAMES_A_PART + 1) + 17).map(|at| (at / 1000) as u8).collect();
-        for (name, bytes) in [("1.tar", &large[..]), ("base.tar", &large[..FRAME]), (MANIFEST, b"{}")] {
-            packer.begin(name.to_owned(), None).await.expect("begun");
-            for piece in bytes.chunks(100_000) {
-                let mut rest = piece;
-                while !rest.is_empty() {
-                    rest = packer.fill(rest);
-                    if packer.is_full() {
-                        packer.compress().await.expect("compressed");
-                    }
-                }
-            }
-        }
-        let archives = packer.finish().await.expect("stored");
-        let parts: Vec<usize> = archives.iter().map(|archive| archive.parts.len()).collect();
-        assert_eq!(parts, [2, 1, 1]);
-        let mut stored = Vec::new();
-        for part in &archives[0].parts {
-            stored.extend_from_slice(&part.read(&store).await.expect("it is sound"));
-        }
-        assert!(zstd::decode_all(&stored[..]).expect("one stream") == large);
-        assert_eq!(archives[2].parts[0].object, "backups/postgres/system=1/b/backup_manifest.zst");
-    }
-
-    #[tokio::test]
-    async fn data_of_no_archive_are_refused() {
-        let mut packer = Packer::new(memory(), 1, "b".to_owned(), 1, Arc::default());
-        packer.fill(b"x");
-        assert_eq!(packer.end_archive().await.expect_err("of which archive?").kind(), Kind::Corrupt);
+    async fn what_is_not_stored_as_it_was_sent_is_no_backup() {
+        let store = Store::over(Arc::new(object_store::memory::InMemory::new()), "memory:///");
+        let (tar, text) = (vec![3; 2048], manifest_of(&[("a", 3), ("b", 0)]));
+        let (base, manifest) = (part("b/base.tar.0000000.zst", &tar), part("b/backup_manifest.zst", &text));
+        let put = |part: &Part, bytes: &[u8]| {
+            let (key, stored) = (part.object.as_str().into(), zstd::bulk::compress(bytes, 1).expect("compressed"));
+            let store = store.clone();
+            async move { store.put(&key, stored.into()).await.expect("stored") }
+        };
+        let mut sent = Tally::default();
+        [("b", 0), ("a", 3)].into_iter().for_each(|(path, size)| sent.add(path.as_bytes(), size));
+        let archives = vec![Archive { name: "base.tar".into(), tablespace: None, parts: vec![base.clone()] }];
+        let time = DateTime::from_timestamp(1, 0).expect("a time");
+        let backup = Backup {
+            format: FORMAT_VERSION,
+            name: "b".into(),
+            label: String::new(),
+            system: System { system_id: 1, wal_segment_size: 16 << 20, server_version: 15 },
+            timeline: 1,
+            start: Lsn(1),
+            end: Lsn(2),
+            end_timeline: 1,
+            started: time,
+            finished: time,
+            is_read_back: true,
+            archives,
+            manifest: manifest.clone(),
+        };
+        let refused = async |backup: &Backup, sent: &Tally| {
+            is_stored(&store, backup, sent).await.expect_err("it must not pass").to_string()
+        };
+        put(&manifest, &text).await;
+        assert!(refused(&backup, &sent).await.contains("base.tar.0000000.zst is missing"));
+        put(&base, b"cut off").await;
+        assert!(refused(&backup, &sent).await.contains("base.tar.0000000.zst has"));
+        put(&base, &tar).await;
+        is_stored(&store, &backup, &sent).await.expect("it is all there");
+        let mut more = sent.clone();
+        more.add(b"c", 0);
+        assert!(refused(&backup, &more).await.contains("3 files"));
+        let longer = part(&manifest.object, &text[..text.len() - 9]);
+        put(&longer, &text[..text.len() - 9]).await;
+        let cut = Backup { manifest: longer, ..backup.clone() };
+        assert!(refused(&cut, &sent).await.contains("cannot be read"));
     }
 
     #[test]
