@@ -10,9 +10,10 @@ use tidelog::stream::Format;
 
 use crate::archive::{Record, Topic};
 use crate::replay::{Archive, base, expected, found, sent_so_far};
-use crate::rig::kafka::{Kafka, KafkaOptions, java, shared};
+use crate::rig::kafka::{Kafka, KafkaOptions, free_port, java, shared};
 use crate::rig::program;
 use crate::rig::records::Random;
+use crate::rig::slow_link::slow_link;
 use crate::rig::topics::{Codec, Message};
 use crate::rig::{unique, wait_until};
 
@@ -181,6 +182,32 @@ fn a_target_under_a_quota_gets_everything() {
     fill(&archive, "slow", 1, &records);
     // 4 MB: 80 s, of which a transaction may take 60.
     archive.replay(&["--all", "--topics", "slow", "--rename", "(.*)=$1.copy"]).expect(0);
+    assert!(found(&kafka, "slow.copy") == expected(&records));
+}
+
+#[test]
+fn a_transaction_that_takes_too_long_is_tried_again_with_less() {
+    let (real, slow) = (free_port(), free_port());
+    let properties = vec![
+        ("advertised.listeners", format!("PLAINTEXT://127.0.0.1:{{port}},SLOW://127.0.0.1:{slow}")),
+        ("listener.security.protocol.map", "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SLOW:PLAINTEXT".to_owned()),
+    ];
+    let listener = Some(format!("SLOW://127.0.0.1:{real}"));
+    let kafka = Kafka::start(KafkaOptions { properties, listener, ..KafkaOptions::default() });
+    slow_link(slow, real, 25_000);
+    let archive = Archive::beside(&kafka);
+    let mut random = Random::new(9);
+    let one = |n: i64| Record { value: Some(random.bytes(2_000)), ..Record::new(0, n, base() + n) };
+    let records: Vec<Record> = (0..130).map(one).collect();
+    fill(&archive, "slow", 1, &records);
+    // All of it is on its way at once, which takes 10 s, and a transaction may take 6.
+    let file = archive.home.write("slow", "transaction.timeout.ms=6000\n").display().to_string();
+    let into = format!("127.0.0.1:{slow}");
+    let args =
+        ["--all", "--topics", "slow", "--rename", "(.*)=$1.copy", "--into-config", &file, "--into", &into, "--json"];
+    let sent = archive.replay(&args).expect(0);
+    assert!(sent.stderr.contains("a transaction did not end in time"), "{}", sent.stderr);
+    assert_eq!((&sent.json()["records"], &sent.json()["finished"]), (&json!(130), &json!(true)), "{}", sent.stdout);
     assert!(found(&kafka, "slow.copy") == expected(&records));
 }
 

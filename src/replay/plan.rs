@@ -100,9 +100,15 @@ impl Plan {
     /// The plan without what `marks` say has been sent.
     #[must_use]
     pub fn after(&self, marks: &Marks) -> Self {
-        let mut parts: Vec<Part> = self.parts.iter().map(|part| part.after(marks)).collect();
-        parts.retain(|part| !part.partitions.is_empty());
-        Self { parts }
+        let mut rest = self.rest(marks);
+        rest.parts.retain(|part| !part.partitions.is_empty());
+        rest
+    }
+
+    /// The same, with every part still in its place, though nothing be left of it.
+    #[must_use]
+    pub(super) fn rest(&self, marks: &Marks) -> Self {
+        Self { parts: self.parts.iter().map(|part| part.after(marks)).collect() }
     }
 
     /// The records, or how many at most, and whether that is exact.

@@ -35,7 +35,7 @@ const START_DEADLINE: Duration = Duration::from_secs(120);
 pub(crate) struct KafkaOptions {
     /// How many brokers; 0 is 1.
     pub(crate) brokers: usize,
-    /// More server properties, over the rig's own.
+    /// More server properties, over the rig's own. `{port}` in a value stands for the broker's port.
     pub(crate) properties: Vec<(&'static str, String)>,
     /// One more listener, as `listeners` has it: `NAME://host:port`.
     pub(crate) listener: Option<String>,
@@ -95,7 +95,8 @@ impl Kafka {
                 let listeners = properties.iter_mut().filter(|(name, _)| *name == "listeners");
                 listeners.for_each(|(_, value)| *value += &format!(",{listener}"));
             }
-            properties.extend(options.properties.iter().map(|(name, value)| (*name, value.clone())));
+            let port = node.port.to_string();
+            properties.extend(options.properties.iter().map(|(name, value)| (*name, value.replace("{port}", &port))));
             node.format(&cluster, &properties);
             node
         });

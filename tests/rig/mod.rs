@@ -24,6 +24,7 @@ pub(crate) mod python;
 pub(crate) mod records;
 pub(crate) mod s3;
 pub(crate) mod s3_proxy;
+pub(crate) mod slow_link;
 pub(crate) mod topics;
 
 mod selftest;

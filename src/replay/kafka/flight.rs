@@ -2,12 +2,11 @@
 //!
 //! A transaction ends when everything in it has arrived. Over a link, or under a quota, of 200 kB/s a full queue of 48 MiB
 //! takes four minutes, and after one minute the records time out and the transaction with them: nothing would ever get
-//! through. So the window begins small and follows what the target takes ([`AHEAD`] of it), up to the whole queue.
+//! through. So the window begins small and follows what the target takes ([`AHEAD`] of it), up to the whole queue. Where even that was
+//! too much, the next run begins with less (see [`super::effort`]).
 
 use std::time::{Duration, Instant};
 
-/// Where the window begins, and what it never falls below: 20 kB/s take it in 13 s.
-const LEAST: u64 = 256 * 1024;
 /// How long what is on its way may take to arrive, by the rate of the moments before.
 const AHEAD: Duration = Duration::from_secs(5);
 /// How long a rate is measured. A quota lets some seconds' worth through at once and then nothing for as long, so the window
@@ -18,6 +17,8 @@ const SAMPLE: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub(super) struct Flight {
     window: u64,
+    /// What it begins with and does not fall below.
+    least: u64,
     most: u64,
     /// Bytes and records that were sent so far.
     sent: (u64, u64),
@@ -26,9 +27,10 @@ pub(super) struct Flight {
 }
 
 impl Flight {
-    /// A window of at most `most` bytes.
-    pub(super) fn new(most: u64, now: Instant) -> Self {
-        Self { window: LEAST.min(most), most, sent: (0, 0), sample: (0, now) }
+    /// A window that begins with `least` and has at most `most` bytes.
+    pub(super) fn new(least: u64, most: u64, now: Instant) -> Self {
+        let least = least.min(most);
+        Self { window: least, least, most, sent: (0, 0), sample: (0, now) }
     }
 
     /// A record of so many bytes was sent.
@@ -50,7 +52,7 @@ impl Flight {
             // A moment in which little was sent says nothing about what the target takes.
             if wanted > self.window || on_the_way > self.window / 2 {
                 let most = self.most.min(self.window.saturating_mul(2));
-                self.window = wanted.clamp(LEAST.min(most), most);
+                self.window = wanted.clamp(self.least.min(most), most);
             }
             self.sample = (arrived, now);
         }
@@ -72,7 +74,7 @@ mod tests {
     /// quota does; the most that was on its way, and how much arrived.
     fn run(rate: u64, record: u64, seconds: u64) -> (u64, u64) {
         let start = Instant::now();
-        let mut flight = Flight::new(48 << 20, start);
+        let mut flight = Flight::new(256 << 10, 48 << 20, start);
         let (mut sent, mut arrived, mut most) = (0_u64, 0_u64, 0_u64);
         let mut allowed = rate * 10;
         for tick in 0..seconds * 200 {

@@ -1,14 +1,18 @@
 //! The sink that is a Kafka cluster: where it is, what stands against the replay, and the sending itself.
 //!
 //! The order matters, and [`send`] keeps it: topics are created, then this run fences an earlier one of the same id, then
-//! the progress is read (it can no longer change), and only then is the first record sent.
+//! the progress is read (it can no longer change), and only then is the first record sent. [`sending`] goes on by itself
+//! after a time-out.
 
 mod connection;
 mod created;
+mod effort;
 mod flight;
 mod late;
 mod preflight;
 mod raw;
+mod refusals;
+mod sending;
 mod sink;
 mod standing;
 mod survey;
@@ -20,10 +24,11 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
-use super::journal::{Begun, Finished, Journal};
-use super::plan::{Marks, Plan};
-use super::{Counters, Tally, Tempo, run};
-use crate::error::{Kind, Result, ResultExt as _};
+use self::sending::Sending;
+use super::journal::{Finished, Journal};
+use super::plan::Plan;
+use super::{Counters, Tally, Tempo};
+use crate::error::{Error, Kind, Result, ResultExt as _};
 use crate::store::Store;
 
 pub use connection::Connection;
@@ -78,7 +83,7 @@ pub async fn send(
     target.create(&findings.create).await?;
     preflight::still_fits(&target, &plan, &findings).await?;
     let Some(begun) = journal.begun.as_mut() else {
-        return Err(crate::error::Error::new(Kind::Internal, "a replay without a plan cannot be sent"));
+        return Err(Error::new(Kind::Internal, "a replay without a plan cannot be sent"));
     };
     if anew {
         let topics: Vec<String> = plan.targets().into_iter().map(str::to_owned).collect();
@@ -87,28 +92,14 @@ pub async fn send(
             begun.save(store).await?;
         }
     }
-    let identity = Identity::of(begun)?;
-    let (ends, id) = (begun.ends()?, begun.replay.clone());
-    let for_sink = Arc::clone(&target);
-    let sink = blocking(move || sink::Sink::open(&for_sink, identity, &findings)).await?;
-    let mut marks: Marks = ends.into_iter().map(|(at, (start, _))| (at, start)).collect();
-    if anew {
-        marks.extend(begun_by_another(&target, &journal).await?);
-    } else {
-        marks.extend(standing(&target, &journal, Progress::Settled).await?.marks);
-    }
-    let (sink, marks) = blocking(move || sink.mark_all(&marks).map(|()| (sink, marks))).await?;
-    let plan = Arc::new(plan.after(&marks));
-    let late = late::Late::new(recorded.then(|| store.clone()), Arc::clone(&target), &marks);
-    let (for_sink, counters) = (Arc::clone(&plan), Arc::clone(counters));
-    let drain = move |steps| sink.drain(&for_sink, steps, &counters, (marks, late));
-    let tally = run(store, &plan, tempo, drain, stop).await?;
+    let sending = Sending { store, target: &target, journal: &journal, recorded, findings: Arc::new(findings), tempo };
+    let (plan, tally) = sending.to_its_end(&plan, anew, counters, stop).await?;
     if let (true, Some(begun)) = (tally.complete, &journal.begun) {
         // A topic that was deleted and created again meanwhile takes records as if nothing had been: a broker that knows
         // nothing of a producer takes any sequence number (KIP-360).
         same_target(&target, begun).await?;
         if recorded {
-            Finished::save(&id, Utc::now(), store).await?;
+            Finished::save(&begun.replay, Utc::now(), store).await?;
         }
     }
     Ok((plan, tally))
@@ -120,13 +111,6 @@ pub async fn finish(store: &Store, journal: &Journal) -> Result<()> {
         Some(begun) if journal.finished.is_none() => Finished::save(&begun.replay, Utc::now(), store).await.map(|_| ()),
         _ => Ok(()),
     }
-}
-
-/// What the group holds of a replay that is not written down, or was not until now.
-async fn begun_by_another(target: &Target, journal: &Journal) -> Result<Marks> {
-    let begun = journal.begun.as_ref();
-    let partitions = begun.map(Begun::ends).transpose()?.unwrap_or_default().into_keys().collect::<Vec<_>>();
-    Ok(target.earlier(&partitions, Progress::Settled).await?.marks)
 }
 
 /// Runs what blocks on a thread that may.

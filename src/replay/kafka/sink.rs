@@ -8,26 +8,26 @@
 //! on at the next record.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use rdkafka::ClientContext;
-use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::config::ClientConfig;
 use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
-use rdkafka::message::Message as _;
-use rdkafka::producer::{BaseProducer, DeliveryResult, Producer as _, ProducerContext};
+use rdkafka::producer::{BaseProducer, Producer as _};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::Receiver;
 
 use super::connection::{failed, wrong_property};
+use super::effort::Effort;
 use super::flight::Flight;
 use super::late::Late;
 use super::preflight::Findings;
 use super::raw::{Topic, produce};
+use super::refusals::{Deliveries, code_of, out_of_time};
 use super::target::{Identity, Target, group_of, write_mark};
 use crate::error::{Error, Kind, Result};
+use crate::record::Record;
 use crate::replay::feed::{Run, Step};
 use crate::replay::plan::{Mark, Marks, Plan};
 use crate::replay::{Counters, Tally};
@@ -35,11 +35,9 @@ use crate::replay::{Counters, Tally};
 /// How long a transaction stays open: what an interrupted replay sends again at most, and how far a reader of committed
 /// records lags. A commit costs some ten milliseconds.
 const COMMIT_EVERY: Duration = Duration::from_secs(1);
-/// How long the target may take over a step of a transaction. The broker aborts a transaction after a minute
-/// (`transaction.timeout.ms`).
+/// How long the target may take over a step of a transaction at the least; as long as the transaction may last, if that is
+/// longer.
 const STEP: Duration = Duration::from_secs(60);
-/// How long a transaction may last unless the brokers allow less (`transaction.max.timeout.ms`), or are slow.
-const TRANSACTION: Duration = Duration::from_secs(60);
 /// How often every mark is committed again, whether it moved or not: brokers forget each by itself, as soon as
 /// `offsets.retention.minutes` (a minute at the least) after it was committed.
 const REFRESH: Duration = Duration::from_secs(20);
@@ -64,96 +62,48 @@ pub(super) struct Sink {
     identity: Identity,
     /// Bytes that the queue holds at most.
     queue: u64,
+    /// Bytes on their way at first.
+    window: u64,
+    /// How long the broker lets a transaction last.
+    transaction: Duration,
 }
 
-/// What the target said about records that it did not take.
-#[derive(Debug, Default)]
-struct Deliveries {
-    failures: Mutex<Failures>,
+/// What a run has sent.
+pub(super) struct Sent {
+    /// What is committed.
+    pub(super) done: Done,
+    /// The transaction that came to no end in time, if one did.
+    pub(super) unended: Option<Unended>,
 }
 
-#[derive(Debug, Default)]
-struct Failures {
-    count: u64,
-    first: Option<(String, Option<RDKafkaErrorCode>)>,
+/// A state that a transaction ends in.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Done {
+    /// What went out.
+    pub(super) tally: Tally,
+    /// Where every target partition stands.
+    pub(super) marks: Marks,
 }
 
-impl ClientContext for Deliveries {
-    fn log(&self, _level: RDKafkaLogLevel, facility: &str, message: &str) {
-        tracing::debug!(facility, "librdkafka: {message}");
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(%error, "librdkafka: {reason}");
-    }
-}
-
-impl ProducerContext for Deliveries {
-    /// The source offset.
-    type DeliveryOpaque = usize;
-
-    fn delivery(&self, result: &DeliveryResult<'_>, offset: usize) {
-        let Err((error, message)) = result else { return };
-        // What an abort throws away did not fail by itself.
-        if matches!(error.rdkafka_error_code(), Some(RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight)) {
-            return;
-        }
-        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        failures.count += 1;
-        failures.first.get_or_insert_with(|| {
-            let place =
-                format!("{} partition {} (offset {offset} of the source)", message.topic(), message.partition());
-            (format!("{place}: {error}"), error.rdkafka_error_code())
-        });
-    }
-}
-
-impl Deliveries {
-    /// The failures as one error, if there are any.
-    fn verdict(&self) -> Result<()> {
-        let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some((first, code)) = &failures.first else { return Ok(()) };
-        let message = match failures.count {
-            1 => format!("the target refused {first}"),
-            count => format!("the target refused {count} records, the first of them {first}"),
-        };
-        let error = Error::new(Kind::Unavailable, message);
-        Err(match code.and_then(way_out) {
-            Some(hint) => error.hint(hint),
-            None => error,
-        })
-    }
-}
-
-/// What to do about a record that the target did not take.
-fn way_out(code: RDKafkaErrorCode) -> Option<&'static str> {
-    use RDKafkaErrorCode as Code;
-    Some(match code {
-        Code::MessageTimedOut | Code::OperationTimedOut => {
-            "the target takes records too slowly (a slow link, a quota): --rate 100kB/s sends no more than that"
-        }
-        Code::MessageSizeTooLarge => "raise max.message.bytes on the topic",
-        Code::InvalidTimestamp => {
-            "raise message.timestamp.before.max.ms and message.timestamp.after.max.ms on the topic"
-        }
-        Code::InvalidRecord => "a compacted topic takes no record without a key: replay into one that is not",
-        Code::NotEnoughReplicas | Code::NotEnoughReplicasAfterAppend => {
-            "fewer replicas are in step than min.insync.replicas of the topic: see that its brokers are up"
-        }
-        Code::TopicAuthorizationFailed => "give the replay's user the right to write to the topic",
-        Code::PolicyViolation => "a policy of the target's cluster refuses such records",
-        _ => return None,
-    })
+/// A transaction that came to no end in time.
+pub(super) struct Unended {
+    /// Why.
+    pub(super) error: Error,
+    /// What it was to come to: the broker may have committed it all the same.
+    pub(super) wanted: Done,
 }
 
 impl Sink {
     /// Opens the producer and fences an earlier run of the same replay. Blocks.
-    pub(super) fn open(target: &Target, identity: Identity, findings: &Findings) -> Result<Self> {
-        let (settings, queue) = settings(target, findings);
+    pub(super) fn open(target: &Target, identity: Identity, findings: &Findings, effort: Effort) -> Result<Self> {
+        let (settings, queue) = settings(target, findings, effort);
+        let number = |key: &str| settings.get(key).and_then(|number| number.parse().ok());
+        let transaction = number("transaction.timeout.ms").map_or(effort.transaction, Duration::from_millis);
         let producer: BaseProducer<Deliveries> =
             settings.create_with_context(Deliveries::default()).map_err(|error| wrong_property(&error))?;
         let id = target.id.clone();
-        let sink = Self { topics: Vec::new(), producer, group: target.group()?, id, identity, queue };
+        let (group, window) = (target.group()?, effort.window);
+        let sink = Self { topics: Vec::new(), producer, group, id, identity, queue, window, transaction };
         sink.step("begin", || sink.producer.init_transactions(STEP))?;
         Ok(sink)
     }
@@ -166,45 +116,55 @@ impl Sink {
     }
 
     /// Sends what comes until the channel closes, and commits all of it. Blocks. When it fails, the last transaction is
-    /// aborted, and what was committed before stays. `all` is where every target partition stands.
+    /// aborted, and what was committed before stays. `done` is what earlier runs have sent, and where every target
+    /// partition stands.
     pub(super) fn drain(
         mut self,
         plan: &Plan,
         mut steps: Receiver<Step>,
         counters: &Counters,
-        (all, late): (Marks, Late),
-    ) -> Result<Tally> {
+        (done, late): (Done, Late),
+    ) -> Result<Sent> {
         self.topics =
             plan.parts.iter().map(|part| Topic::new(&self.producer, &part.target)).collect::<Result<Vec<_>>>()?;
         let refreshed = Instant::now();
         let mut work = Work {
             sink: &self,
             plan,
-            tally: Tally::default(),
+            tally: done.tally.clone(),
             marks: Marks::new(),
             open_since: None,
-            all,
+            done,
             refreshed,
             late,
-            flight: Flight::new(self.queue, refreshed),
+            flight: Flight::new(self.window, self.queue, refreshed),
         };
         let sent = work.run(&mut steps, counters);
+        let lasted = work.open_since.map(|since| since.elapsed());
         if sent.is_err()
             && work.open_since.is_some()
             && let Err(abort) = self.producer.abort_transaction(STEP)
         {
             tracing::debug!(error = %abort, "the transaction is left to the target's timeout");
         }
-        work.late.last(&work.all);
-        let Err(error) = sent else { return Ok(work.tally) };
+        work.late.last(&work.done.marks);
+        let Err(error) = sent else { return Ok(Sent { done: work.done, unended: None }) };
         // A record that was refused is the reason why the transaction failed.
-        self.producer.context().verdict()?;
-        Err(error)
+        let (error, code) = self.producer.context().failure().unwrap_or_else(|| {
+            let code = code_of(&error);
+            (error, code)
+        });
+        if !code.is_some_and(|code| out_of_time(code, lasted.is_some_and(|lasted| lasted >= self.transaction))) {
+            return Err(error);
+        }
+        let mut wanted = Done { tally: work.tally, marks: work.done.marks.clone() };
+        wanted.marks.extend(work.marks);
+        Ok(Sent { done: work.done, unended: Some(Unended { error, wanted }) })
     }
 
     /// One step of the transaction, taken again while the target says that it may succeed.
     fn step(&self, doing: &str, step: impl Fn() -> KafkaResult<()>) -> Result<()> {
-        let deadline = Instant::now() + STEP;
+        let deadline = Instant::now() + STEP.max(self.transaction);
         loop {
             let error = match step() {
                 Ok(()) => return Ok(()),
@@ -227,13 +187,14 @@ impl Sink {
 struct Work<'a> {
     sink: &'a Sink,
     plan: &'a Plan,
+    /// What went out, with the open transaction.
     tally: Tally,
     /// The progress that the open transaction will commit.
     marks: Marks,
     open_since: Option<Instant>,
-    /// What is committed, of every target partition.
-    all: Marks,
-    /// When all of it was last committed.
+    /// What is committed.
+    done: Done,
+    /// When all marks were last committed.
     refreshed: Instant,
     late: Late,
     flight: Flight,
@@ -260,14 +221,13 @@ impl Work<'_> {
                 Some(Step::Send(run)) => self.send(&run)?,
                 Some(Step::Complete) => {
                     self.mark_ends()?;
-                    self.commit()?;
                     self.tally.complete = true;
-                    return Ok(());
+                    return self.commit();
                 }
                 None => return self.commit(),
             }
             counters.show(&self.tally);
-            if self.open_since.is_some_and(|since| since.elapsed() >= COMMIT_EVERY) {
+            if self.is_due() {
                 self.commit()?;
             }
         }
@@ -281,50 +241,66 @@ impl Work<'_> {
         Ok(())
     }
 
+    /// Sends a run, in more than one transaction where that takes long: a run may hold more than the target takes in the
+    /// time that a transaction has.
     fn send(&mut self, run: &Run) -> Result<()> {
-        self.begin()?;
         let part = &self.plan.parts[run.part];
         let partition = run.block.partition();
+        let at = |offset| ((part.target.clone(), partition), Mark { generation: part.stream.generation, offset });
         let mut next = None;
         for record in run.records() {
-            // librdkafka takes 0 for "now" (rdkafka_msg.c, rd_kafka_msg_new0), so 1970's first millisecond cannot be
-            // sent; its second one is nearest.
-            let timestamp = if record.timestamp == 0 { 1 } else { record.timestamp };
-            self.tally.moved_timestamps += u64::from(record.timestamp == 0);
-            self.await_room()?;
-            loop {
-                match produce(&self.sink.producer, &self.sink.topics[run.part], partition, timestamp, &record) {
-                    Ok(()) => break,
-                    // Whatever waits in the queue arrives or times out, and makes room.
-                    Err(RDKafkaErrorCode::QueueFull) if self.sink.producer.in_flight_count() > 0 => {
-                        self.sink.producer.poll(QUEUE_PAUSE);
-                        self.sink.producer.context().verdict()?;
-                    }
-                    Err(code) => {
-                        let place =
-                            format!("{} partition {partition} (offset {} of the source)", part.target, record.offset);
-                        let error = failed(KafkaError::MessageProduction(code), || {
-                            format!("the target cannot take {place}, of {} bytes", record.size())
-                        });
-                        return Err(match code {
-                            RDKafkaErrorCode::QueueFull => error.hint(
-                                "the record alone is larger than the queue: raise queue.buffering.max.kbytes in --into-config",
-                            ),
-                            _ => error,
-                        });
-                    }
-                }
-            }
-            self.flight.sent(record.size());
+            self.begin()?;
+            self.put(run.part, partition, &record)?;
             self.tally.add(run.part, partition, record.offset, record.size());
             next = Some(record.offset + 1);
+            if self.is_due() {
+                self.marks.extend([at(record.offset + 1)]);
+                self.commit()?;
+            }
         }
-        if let Some(offset) = next {
-            let mark = Mark { generation: part.stream.generation, offset };
-            self.marks.insert((part.target.clone(), partition), mark);
-        }
+        self.marks.extend(next.map(at));
         self.sink.producer.poll(Duration::ZERO);
         self.sink.producer.context().verdict()
+    }
+
+    /// Puts a record into the queue, as soon as there is room.
+    fn put(&mut self, part: usize, partition: i32, record: &Record<'_>) -> Result<()> {
+        // librdkafka takes 0 for "now" (rdkafka_msg.c, rd_kafka_msg_new0), so 1970's first millisecond cannot be
+        // sent; its second one is nearest.
+        let timestamp = if record.timestamp == 0 { 1 } else { record.timestamp };
+        self.tally.moved_timestamps += u64::from(record.timestamp == 0);
+        self.await_room()?;
+        let (producer, topic) = (&self.sink.producer, &self.sink.topics[part]);
+        loop {
+            let code = match produce(producer, topic, partition, timestamp, record) {
+                Ok(()) => break,
+                // Whatever waits in the queue arrives or times out, and makes room.
+                Err(RDKafkaErrorCode::QueueFull) if producer.in_flight_count() > 0 => {
+                    producer.poll(QUEUE_PAUSE);
+                    producer.context().verdict()?;
+                    continue;
+                }
+                Err(code) => code,
+            };
+            let target = &self.plan.parts[part].target;
+            let error = failed(KafkaError::MessageProduction(code), || {
+                let place = format!("{target} partition {partition} (offset {} of the source)", record.offset);
+                format!("the target cannot take {place}, of {} bytes", record.size())
+            });
+            return Err(match code {
+                RDKafkaErrorCode::QueueFull => error.hint(
+                    "the record alone is larger than the queue: raise queue.buffering.max.kbytes in --into-config",
+                ),
+                _ => error,
+            });
+        }
+        self.flight.sent(record.size());
+        Ok(())
+    }
+
+    /// Whether the open transaction has lasted for long enough.
+    fn is_due(&self) -> bool {
+        self.open_since.is_some_and(|since| since.elapsed() >= COMMIT_EVERY)
     }
 
     /// Waits while as much is on its way as the target takes in some seconds. Whatever is on its way arrives or times out.
@@ -359,15 +335,15 @@ impl Work<'_> {
             producer.poll(QUEUE_PAUSE);
             producer.context().verdict()?;
         }
-        let moved = std::mem::take(&mut self.marks);
-        let mut all = self.all.clone();
-        all.extend(moved.iter().map(|(at, mark)| (at.clone(), *mark)));
+        let mut all = self.done.marks.clone();
+        all.extend(self.marks.iter().map(|(at, mark)| (at.clone(), *mark)));
         let refresh = self.refreshed.elapsed() >= REFRESH;
-        self.sink.commit(if refresh { &all } else { &moved })?;
+        self.sink.commit(if refresh { &all } else { &self.marks })?;
         self.refreshed = if refresh { Instant::now() } else { self.refreshed };
-        self.all = all;
+        self.done = Done { tally: self.tally.clone(), marks: all };
         self.open_since = None;
-        self.late.committed(&moved, &self.all);
+        let moved = std::mem::take(&mut self.marks);
+        self.late.committed(&moved, &self.done.marks);
         Ok(())
     }
 }
@@ -400,15 +376,14 @@ impl Sink {
 
 /// librdkafka's settings of a replay: what exactly-once needs is fixed, what tunes it may stand in the connection's
 /// properties already.
-fn settings(target: &Target, findings: &Findings) -> (ClientConfig, u64) {
+fn settings(target: &Target, findings: &Findings, effort: Effort) -> (ClientConfig, u64) {
     let batch = USUAL_BATCH.min(findings.max_batch.saturating_sub(BATCH_MARGIN)).max(1);
     let message = USUAL_BATCH.max(findings.largest + BATCH_MARGIN);
     // A queue that cannot hold the largest record would never take it.
     let kbytes = QUEUE_KBYTES.max(message.div_ceil(1024) + 1);
-    let transaction = findings.longest_transaction.unwrap_or(u64::MAX).min(TRANSACTION.as_millis() as u64);
     let mut config = target.connection.client();
     for (key, value) in [
-        ("transaction.timeout.ms", transaction.to_string()),
+        ("transaction.timeout.ms", effort.transaction.as_millis().to_string()),
         ("batch.size", batch.to_string()),
         ("linger.ms", "10".to_owned()),
         ("message.max.bytes", message.to_string()),

@@ -1,0 +1,111 @@
+//! The sending itself, until all is sent: again with less effort where a transaction came to no end in time.
+//!
+//! ```text
+//! effort ─► open (fences) ─► progress ─► send … commit … ─┬─► all sent
+//!    ▲                                                    └─► time-out ─► nobody else has come? ─┐
+//!    └──────────────────────── a smaller window, a longer transaction ◄──────────────────────────┘
+//! ```
+
+use std::future::Future;
+use std::sync::Arc;
+
+use futures::FutureExt as _;
+
+use super::blocking;
+use super::effort::Effort;
+use super::late::Late;
+use super::preflight::Findings;
+use super::sink::{Done, Sent, Sink, Unended};
+use super::standing::standing;
+use super::target::{Identity, Progress, Target};
+use crate::error::{Error, Kind, Result};
+use crate::replay::journal::{Begun, Journal};
+use crate::replay::plan::{Marks, Plan};
+use crate::replay::{Counters, Tally, Tempo, run};
+use crate::store::Store;
+
+/// A replay that is begun, and how it is sent.
+pub(super) struct Sending<'a> {
+    pub(super) store: &'a Store,
+    pub(super) target: &'a Arc<Target>,
+    pub(super) journal: &'a Journal,
+    pub(super) recorded: bool,
+    pub(super) findings: Arc<Findings>,
+    pub(super) tempo: Tempo,
+}
+
+impl Sending<'_> {
+    /// Sends `whole` as far as it is not sent yet, or until `stop` is done. Says what was left to do, and what was sent.
+    pub(super) async fn to_its_end(
+        &self,
+        whole: &Plan,
+        anew: bool,
+        counters: &Arc<Counters>,
+        stop: impl Future<Output = ()>,
+    ) -> Result<(Arc<Plan>, Tally)> {
+        let stop = stop.shared();
+        let mut effort = Effort::first(self.findings.longest_transaction);
+        let (sink, marks) = self.open(effort, anew).await?;
+        let left = Arc::new(whole.after(&marks));
+        let mut next = (sink, Done { marks, ..Done::default() });
+        loop {
+            let (sink, done) = next;
+            let before = done.marks.clone();
+            // Parts keep their numbers, by which the tally counts them.
+            let rest = Arc::new(left.rest(&before));
+            let late = Late::new(self.recorded.then(|| self.store.clone()), Arc::clone(self.target), &before);
+            let (for_sink, counters) = (Arc::clone(&rest), Arc::clone(counters));
+            let drain = move |steps| sink.drain(&for_sink, steps, &counters, (done, late));
+            let Sent { done, unended } = run(self.store, &rest, self.tempo, drain, stop.clone()).await?;
+            let Some(unended) = unended else { return Ok((left, done.tally)) };
+            effort = match effort.after(done.marks != before) {
+                Some(next) => next,
+                None => return Err(unended.error),
+            };
+            self.nobody_else(&done, &unended).await?;
+            let (seconds, kib) = (effort.transaction.as_secs(), effort.window / 1024);
+            tracing::warn!(
+                error = %unended.error,
+                "a transaction did not end in time: going on with {kib} KiB at once and {seconds} s for each transaction"
+            );
+            let (sink, marks) = self.open(effort, false).await?;
+            // The broker may have committed what it had no time to say.
+            let tally = if marks == unended.wanted.marks { unended.wanted.tally } else { done.tally };
+            next = (sink, Done { tally, marks });
+        }
+    }
+
+    /// Fences an earlier run, and gives where every target partition stands, which the group then knows.
+    async fn open(&self, effort: Effort, anew: bool) -> Result<(Sink, Marks)> {
+        let Some(begun) = &self.journal.begun else {
+            return Err(Error::new(Kind::Internal, "a replay without a plan cannot be sent"));
+        };
+        let identity = Identity::of(begun)?;
+        let (target, findings) = (Arc::clone(self.target), Arc::clone(&self.findings));
+        let sink = blocking(move || Sink::open(&target, identity, &findings, effort)).await?;
+        let mut marks: Marks = begun.ends()?.into_iter().map(|(at, (start, _))| (at, start)).collect();
+        if anew {
+            marks.extend(self.begun_by_another(begun).await?);
+        } else {
+            marks.extend(standing(self.target, self.journal, Progress::Settled).await?.marks);
+        }
+        blocking(move || sink.mark_all(&marks).map(|()| (sink, marks))).await
+    }
+
+    /// What the group holds of a replay that is not written down, or was not until now.
+    async fn begun_by_another(&self, begun: &Begun) -> Result<Marks> {
+        let partitions = begun.ends()?.into_keys().collect::<Vec<_>>();
+        Ok(self.target.earlier(&partitions, Progress::Settled).await?.marks)
+    }
+
+    /// A producer that lasted too long and one that another has fenced look alike. Where the progress is not ours, it was
+    /// another run with this id.
+    async fn nobody_else(&self, done: &Done, unended: &Unended) -> Result<()> {
+        let now = standing(self.target, self.journal, Progress::Known).await?.marks;
+        if now == done.marks || now == unended.wanted.marks {
+            return Ok(());
+        }
+        let message = format!("another run of the replay {} has taken over", self.target.id);
+        Err(Error::new(Kind::Fenced, message).hint("only one can go on"))
+    }
+}
