@@ -402,8 +402,8 @@ fn what_does_not_fit_is_said_before_the_first_record() {
     refused(
         "misfit-small",
         3,
-        &[("max.message.bytes", "1500")],
-        &["at most 1500 bytes", "offset 6", "max.message.bytes"],
+        &[("max.message.bytes", "300")],
+        &["at most 300 bytes", "offset 6", "compressed with zstd", "max.message.bytes"],
     );
     refused("misfit-compacted", 3, &[("cleanup.policy", "compact")], &["compacted", "without a key"]);
     refused("misfit-old", 3, &[("message.timestamp.before.max.ms", "60000")], &["refuses timestamps before"]);
