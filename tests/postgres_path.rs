@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use crate::postgres_restore::{PATIENCE, Place, markers, wait_recovered};
 use crate::rig::postgres::{Postgres, Version};
+use crate::rig::program;
 use crate::rig::wait_until;
 
 const KEPT: &str = "[retention]\npostgres = \"1s\"\n";
@@ -165,7 +166,13 @@ fn a_backup_from_before_the_archive_is_none_and_another_is_due() {
     std::fs::remove_dir_all(place.home.path().join("spool")).expect("what there is of it");
     place.postgres.psql("SELECT pg_drop_replication_slot('tidelog')");
     place.mark(1);
-    place.tidelog(&["backup", "--wait", "0s"]).expect(3);
+    let waiting = place.home.start(&["-c", "tidelog.toml", "backup", "--wait", "10m"]);
+    let find = || {
+        let mut find = std::process::Command::new("find");
+        find.arg(place.home.path()).args(["-name", "backup.json"]);
+        program::run(find).expect(0).stdout
+    };
+    wait_until("the backup", PATIENCE, || !find().is_empty());
     for id in 2..5 {
         place.mark(id);
         place.postgres.psql("SELECT pg_switch_wal()");
@@ -176,6 +183,8 @@ fn a_backup_from_before_the_archive_is_none_and_another_is_due() {
     place.wait_archived();
     let said = place.tidelog(&["ls"]).expect(0).stdout;
     assert!(said.contains("recoverable: nothing yet"), "{said}");
+    // Whoever waits for it hears so at once.
+    assert_eq!(waiting.wait(PATIENCE), 3);
     place.archive(&place.postgres, "[postgres.base_backup]\nevery = \"24h\"\n");
     wait_until("a backup that can be used", PATIENCE, || {
         place.program().as_mut().expect("it archives").assert_running();

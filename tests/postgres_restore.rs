@@ -258,6 +258,10 @@ fn every_moment_comes_back_exactly() {
     refused(["--backup", "other"], &["no base backup other"]);
     let full = place.home.path().join("lsn").display().to_string();
     assert!(place.tidelog(&["restore-postgres", "--into", &full]).expect(2).stderr.contains("is not empty"));
+    let mounted = place.home.path().join("mounted");
+    std::fs::create_dir_all(mounted.join("lost+found")).expect("directories");
+    let said = place.tidelog(&["restore-postgres", "--into", &mounted.display().to_string()]).expect(2).stderr;
+    assert!(said.contains("lost+found") && said.contains(&format!("{}/data", mounted.display())), "{said}");
 }
 
 #[test]
@@ -404,8 +408,15 @@ fn a_store_that_does_not_answer_is_waited_for() {
 
 #[test]
 fn every_version_comes_back() {
+    // Given by the command line, as Patroni does: no file of the backup says so, and a recovery needs them.
+    let limits = [
+        ("max_connections", "137"),
+        ("max_worker_processes", "11"),
+        ("max_prepared_transactions", "3"),
+        ("max_locks_per_transaction", "70"),
+    ];
     for version in Version::ALL.into_iter().filter(|version| *version != Version::Debian) {
-        let place = Place::new(version);
+        let place = Place::with(version, &limits);
         place.mark(1);
         place.back_up();
         place.mark(2);
@@ -422,7 +433,11 @@ fn every_version_comes_back() {
         wait_recovered(&postgres);
         assert_eq!(markers(&postgres), "2|2", "{version:?}");
         let configured = std::fs::read_to_string(data.join("postgresql.auto.conf")).expect("its settings");
-        assert!(configured.contains("wal-fetch"), "{configured}");
+        assert!(configured.ends_with("include_if_exists 'tidelog.recovery.conf'\n"), "{configured}");
+        let apart = std::fs::read_to_string(data.join("tidelog.restored.conf")).expect("what keeps it apart");
+        for (name, value) in limits {
+            assert!(apart.contains(&format!("\n{name} = {value} ")), "{version:?}: {name} in {apart}");
+        }
     }
 }
 

@@ -10,12 +10,13 @@ use super::progress::{Progress, Unit};
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
 use crate::manifest::backups::Backup;
+use crate::manifest::path::Limit;
 use crate::manifest::{Chain, recoverable};
 use crate::pipeline;
 use crate::pipeline::postgres::backup::{Done, take};
 use crate::source::postgres::Server;
 use crate::store::Store;
-use crate::stream::StreamId;
+use crate::stream::{Lsn, StreamId};
 
 /// What `tidelog backup` is asked.
 #[derive(Debug, clap::Args)]
@@ -48,7 +49,8 @@ pub(super) async fn run(args: &Args, config: &Config) -> Result<()> {
     let backup = take(&Server::new(&postgres.for_backups())?, postgres, &store, &pipeline::writer_id()?, &done).await?;
     drop(bar);
     let seconds = begun.elapsed().as_secs_f64();
-    let is_usable = wait(&store, &backup, args.wait).await?;
+    let outcome = wait(&store, &backup, args.wait).await?;
+    let is_usable = outcome == Outcome::Usable;
     let text = if args.json {
         let answer = serde_json::json!({
             "name": backup.name, "system_id": backup.system.system_id.to_string(), "timeline": backup.timeline,
@@ -71,6 +73,9 @@ pub(super) async fn run(args: &Args, config: &Config) -> Result<()> {
     if is_usable {
         return Ok(());
     }
+    if let Outcome::Never(limit) = outcome {
+        return Err(never(&backup, &limit));
+    }
     let message = format!(
         "the base backup is stored, and it is of no use before the WAL from {} to {} is archived",
         backup.start, backup.end
@@ -79,19 +84,45 @@ pub(super) async fn run(args: &Args, config: &Config) -> Result<()> {
         .hint("let `tidelog run` archive the WAL; `tidelog ls` shows how far it is"))
 }
 
-/// Waits until the archive holds the WAL that a restore needs at least; false if it does not in time.
-async fn wait(store: &Store, backup: &Backup, patience: Duration) -> Result<bool> {
+/// What came of waiting for the WAL of a backup.
+#[derive(Debug, PartialEq, Eq)]
+enum Outcome {
+    /// A restore could use it.
+    Usable,
+    /// The WAL is not archived yet.
+    Pending,
+    /// The WAL will never be archived.
+    Never(Limit),
+}
+
+/// Waits until the archive holds the WAL that a restore needs at least, or never will.
+async fn wait(store: &Store, backup: &Backup, patience: Duration) -> Result<Outcome> {
     let begun = Instant::now();
     loop {
         let stream = StreamId::Postgres { system_id: backup.system.system_id };
-        if let Some(chain) = Chain::open(store, &stream).await?
-            && recoverable::facts(store, &chain, std::slice::from_ref(backup)).await?.is_usable(0)
-        {
-            return Ok(true);
+        if let Some(chain) = Chain::open(store, &stream).await? {
+            let facts = recoverable::facts(store, &chain, std::slice::from_ref(backup)).await?;
+            if facts.is_usable(0) {
+                return Ok(Outcome::Usable);
+            }
+            if let Some(limit) = facts.never_usable(0) {
+                return Ok(Outcome::Never(limit));
+            }
         }
         if begun.elapsed() >= patience {
-            return Ok(false);
+            return Ok(Outcome::Pending);
         }
         tokio::time::sleep(LOOK).await;
     }
+}
+
+fn never(backup: &Backup, limit: &Limit) -> Error {
+    let why = match limit {
+        Limit::Gap(gap) => format!("WAL from {} to {} is lost", Lsn::at(gap.start), Lsn::at(gap.end)),
+        Limit::Missing { timeline, from } => format!("WAL of timeline {timeline} from {from} on was never archived"),
+        Limit::End => "its WAL is not archived".to_owned(),
+    };
+    let name = &backup.name;
+    Error::new(Kind::Incomplete, format!("the base backup {name} is stored, and can never be used: {why}"))
+        .hint("let `tidelog run` archive the WAL, then take another one")
 }

@@ -22,7 +22,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::config::Config;
+use crate::config::{Archive, Config};
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::telemetry::{self, LogFormat};
 
@@ -126,7 +126,7 @@ fn run_command(cli: Cli) -> Result<()> {
         Command::Replay(args) => block_on(replay::run(&args, &config()?)),
         Command::Verify(args) => block_on(inspect::verify(&args, &config()?)),
         Command::Backup(args) => block_on(backup::run(&args, &config()?)),
-        Command::RestorePostgres(args) => block_on(restore::run(&args, &config()?, &cli.config)),
+        Command::RestorePostgres(args) => block_on(restore::run(&args, &Archive::load(&cli.config)?)),
         // Answered before: its exit codes are Postgres'.
         Command::WalFetch(_) => Err(Error::new(Kind::Internal, "wal-fetch was not answered")),
         Command::Expire(args) => block_on(expire::run(&args, &config()?)),

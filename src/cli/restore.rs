@@ -11,14 +11,14 @@ use chrono::Utc;
 
 use super::human;
 use super::progress::{Progress, Unit};
-use crate::config::Config;
+use crate::config::Archive;
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::manifest::backups;
-use crate::restore::Log;
 use crate::restore::ahead::Ahead;
-use crate::restore::plan::{Asked, Goal, plan};
-use crate::restore::postgres::{Action, Destination, restore, shell_word};
+use crate::restore::plan::{Asked, Goal, Plan, plan};
+use crate::restore::postgres::{Action, Destination, LogSource, Places, Restored, must_be_empty, restore, shell_word};
 use crate::restore::wal_fetch::{self, Answer, Name};
+use crate::restore::{Foreseen, Log, foresee};
 use crate::store::Store;
 use crate::stream::Lsn;
 use crate::telemetry::{self, LogFormat};
@@ -60,6 +60,9 @@ pub(super) struct RestoreArgs {
     /// Puts a tablespace elsewhere; may be repeated.
     #[arg(long, value_name = "OLD=NEW")]
     tablespace: Vec<String>,
+    /// Puts all other tablespaces where they were on the server: for a machine on which that server is not.
+    #[arg(long)]
+    tablespaces_at_old_places: bool,
     /// What Postgres does when it has reached the target.
     #[arg(long, value_enum, default_value_t = Action::Promote)]
     action: Action,
@@ -69,9 +72,9 @@ pub(super) struct RestoreArgs {
 }
 
 /// Restores, and says how to start.
-pub(super) async fn run(args: &RestoreArgs, config: &Config, config_file: &Path) -> Result<()> {
+pub(super) async fn run(args: &RestoreArgs, archive: &Archive) -> Result<()> {
     let begun = Instant::now();
-    let store = Store::open(&config.archive)?;
+    let store = Store::open(archive)?;
     let log = Log::open(&store, args.system).await?;
     let found = backups::backups(&store, log.system().system_id).await?;
     let named = |one: &backups::Unreadable| args.backup.as_ref() == Some(&one.name);
@@ -87,32 +90,80 @@ pub(super) async fn run(args: &RestoreArgs, config: &Config, config_file: &Path)
     let asked =
         Asked { goal: goal(args)?, exclusive: args.exclusive, timeline: args.timeline, backup: args.backup.clone() };
     let plan = plan(&store, &log, &backups, &asked).await?;
-    let into = Destination {
-        data: std::path::absolute(&args.into).map_err(|e| Error::io(e, "cannot tell the working directory"))?,
-        tablespaces: args.tablespace.iter().map(|text| mapping(text)).collect::<Result<_>>()?,
-        action: args.action,
-        command: fetch_command(config_file)?,
-    };
+    // Not after an hour's reading.
+    must_be_empty(&args.into)?;
+    let (done, shown) = bar("reading the log", plan.log_bytes());
+    let foreseen = foresee(&log, &plan, &done).await?;
+    drop(shown);
+    let into = destination(args, archive, foreseen)?;
+    let (done, shown) = bar("restoring", plan.backup.bytes());
+    let restored = restore(&store, &plan, &into, &done).await?;
+    drop(shown);
+    tell(args, &plan, &into, (&restored, begun.elapsed().as_secs_f64()))
+}
+
+/// A bar, and the count that it follows.
+fn bar(doing: &'static str, total: u64) -> (Arc<AtomicU64>, Progress) {
     let done = Arc::new(AtomicU64::new(0));
-    let (followed, total) = (Arc::clone(&done), plan.backup.bytes());
-    let bar = Progress::follow("restoring", Unit::Bytes, move || (followed.load(Ordering::Relaxed), total));
-    restore(&store, &plan, &into, &done).await?;
-    drop(bar);
-    let seconds = begun.elapsed().as_secs_f64();
+    let followed = Arc::clone(&done);
+    (done, Progress::follow(doing, Unit::Bytes, move || (followed.load(Ordering::Relaxed), total)))
+}
+
+fn destination(args: &RestoreArgs, archive: &Archive, foreseen: Foreseen) -> Result<Destination> {
+    let program = std::env::current_exe().map_err(|source| Error::io(source, "cannot tell where this program is"))?;
+    Ok(Destination {
+        data: std::path::absolute(&args.into).map_err(|e| Error::io(e, "cannot tell the working directory"))?,
+        tablespaces: Places {
+            moved: args.tablespace.iter().map(|text| mapping(text)).collect::<Result<_>>()?,
+            old_too: args.tablespaces_at_old_places,
+        },
+        foreseen,
+        action: args.action,
+        fetching: LogSource {
+            program: shell_word(&program.to_string_lossy()),
+            config: archive_config(archive)?,
+            guards_tablespaces: !args.tablespaces_at_old_places,
+        },
+    })
+}
+
+/// What `wal-fetch` needs to know: Postgres runs it as another user, in another environment, perhaps after a restart.
+fn archive_config(archive: &Archive) -> Result<String> {
+    let options: toml::Table =
+        Store::options_in_force(archive).into_iter().map(|(name, value)| (name, toml::Value::String(value))).collect();
+    let mut section = toml::Table::from_iter([("url".to_owned(), toml::Value::String(archive.url.to_string()))]);
+    if !options.is_empty() {
+        section.insert("options".to_owned(), toml::Value::Table(options));
+    }
+    let table = toml::Table::from_iter([("archive".to_owned(), toml::Value::Table(section))]);
+    let text = toml::to_string(&table).or_err(Kind::Internal, || "cannot write the configuration".to_owned())?;
+    Ok(format!("# tidelog restore-postgres: what wal-fetch needs. It goes with the end of the recovery.\n{text}"))
+}
+
+/// Prints what was done, and how to go on.
+fn tell(args: &RestoreArgs, plan: &Plan, into: &Destination, (restored, seconds): (&Restored, f64)) -> Result<()> {
     let backup = &plan.backup;
     let text = if args.json {
         let answer = serde_json::json!({
             "into": into.data, "backup": backup.name, "timeline": plan.timeline, "start": backup.start, "end": backup.end,
             "target": shown(&plan.goal), "exclusive": args.exclusive, "bytes": backup.bytes(), "seconds": seconds,
+            "tablespaces": restored.tablespaces, "notes": restored.notes,
         });
         format!("{answer}\n")
     } else {
+        let places =
+            restored.tablespaces.iter().map(|place| format!("tablespace at {}\n", one_line(&place.to_string_lossy())));
+        let notes = restored.notes.iter().map(|note| format!("note: {}\n", one_line(note)));
         format!(
-            "restored {} of base backup {} into {} in {}\nstart PostgreSQL {} there as its own user: it replays WAL from the archive {} {}\n",
+            "restored {} of base backup {} into {} in {}\n{}{}\
+             start PostgreSQL {} there as its own user: it replays WAL from the archive {} {}\n\
+             it archives nothing, waits for no standby, subscribes to nothing and runs no cron jobs until tidelog.restored.conf is removed there\n",
             human::bytes(backup.bytes()),
             backup.name,
             into.data.display(),
             human::span(Duration::from_secs_f64(seconds)),
+            places.collect::<String>(),
+            notes.collect::<String>(),
             backup.system.server_version,
             if args.exclusive { "and stops before" } else { "up to" },
             match &plan.goal {
@@ -124,6 +175,11 @@ pub(super) async fn run(args: &RestoreArgs, config: &Config, config_file: &Path)
         )
     };
     std::io::stdout().write_all(text.as_bytes()).map_err(|source| Error::io(source, "cannot print"))
+}
+
+/// What a terminal may be shown of text that comes out of the archive.
+fn one_line(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 /// Where to.
@@ -163,13 +219,6 @@ fn mapping(text: &str) -> Result<(PathBuf, PathBuf)> {
     }
 }
 
-/// How Postgres calls this very program with this very configuration.
-fn fetch_command(config_file: &Path) -> Result<String> {
-    let program = std::env::current_exe().map_err(|source| Error::io(source, "cannot tell where this program is"))?;
-    let config = std::path::absolute(config_file).map_err(|e| Error::io(e, "cannot tell the working directory"))?;
-    Ok(format!("{} --config {}", shell_word(&program.to_string_lossy()), shell_word(&config.to_string_lossy())))
-}
-
 /// What `tidelog wal-fetch` is asked.
 #[derive(Debug, clap::Args)]
 pub(super) struct FetchArgs {
@@ -183,6 +232,9 @@ pub(super) struct FetchArgs {
     /// The last entry of the archive's chain when the restore was planned: one that has fewer is an older copy.
     #[arg(long, value_name = "N")]
     entry: Option<u64>,
+    /// Up to where the log was looked through when the restore was planned: WAL behind it that makes a tablespace is refused.
+    #[arg(long, value_name = "LSN")]
+    planned: Option<Lsn>,
     /// Fetch the files after NAME into a folder beside PATH; wal-fetch starts this by itself.
     #[arg(long, hide = true)]
     ahead: bool,
@@ -240,10 +292,10 @@ struct Fetching<'a> {
 impl Fetching<'_> {
     /// Fetches, again and again while the store does not answer.
     async fn run(self) -> Result<Answer> {
-        let config = Config::load(self.config_file)?;
+        let archive = Archive::load(self.config_file)?;
         let begun = Instant::now();
         loop {
-            match self.once(&config).await {
+            match self.once(&archive).await {
                 Err(error) if error.is_transient() && begun.elapsed() < PATIENCE && !self.args.ahead => {
                     super::report(&error);
                     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -253,9 +305,9 @@ impl Fetching<'_> {
         }
     }
 
-    async fn once(&self, config: &Config) -> Result<Answer> {
-        let store = Store::open(&config.archive)?;
-        let log = Log::open(&store, self.args.system).await?;
+    async fn once(&self, archive: &Archive) -> Result<Answer> {
+        let store = Store::open(archive)?;
+        let log = Log::open(&store, self.args.system).await?.looked_through(self.args.planned);
         log.expect_entry(self.args.entry)?;
         match self.name {
             Name::Wal(wal) if self.args.ahead => {
@@ -291,6 +343,9 @@ fn start_ahead(args: &FetchArgs, config_file: &Path) {
         }
         if let Some(entry) = args.entry {
             command.args(["--entry", &entry.to_string()]);
+        }
+        if let Some(planned) = args.planned {
+            command.args(["--planned", &planned.to_string()]);
         }
         command.arg(&args.name).arg(&args.path);
         // Its own group, and none of Postgres' files: it must not hold up anything that waits for this request.

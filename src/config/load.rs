@@ -24,46 +24,19 @@ const NOT_YET: [(&str, &str); 1] = [("state", "archives no pipeline state")];
 impl Config {
     /// Reads the file `path` and lays the process's environment over it.
     pub fn load(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|source| {
-            Error::new(Kind::Config, format!("cannot read the configuration {}", path.display()))
-                .source(source)
-                .hint("name the file with --config; config/tidelog.toml is an example to start from")
-        })?;
-        let mut environment = BTreeMap::new();
-        for (name, value) in std::env::vars_os() {
-            match (name.into_string(), value.into_string()) {
-                (Ok(name), Ok(value)) => drop(environment.insert(name, value)),
-                (Ok(name), Err(_)) if name.starts_with(ENVIRONMENT_PREFIX) => {
-                    return Err(Error::new(Kind::Config, format!("the environment variable {name} is not UTF-8")));
-                }
-                // Not ours.
-                _ => {}
-            }
-        }
+        let (text, environment) = read(path)?;
         Self::parse(&text, &path.display().to_string(), &environment)
     }
 
     /// Reads a configuration's `text`, named `origin` in messages, with `environment` laid over it.
     pub fn parse(text: &str, origin: &str, environment: &BTreeMap<String, String>) -> Result<Self> {
-        let mut table: Table = toml::from_str(text).map_err(|error| {
-            // The error's own text shows the line, which may hold a secret.
-            let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
-            let line = before.matches('\n').count() + 1;
-            Error::new(
-                Kind::Config,
-                format!("{origin} is not TOML: line {line}: {}", error.message().replace('\n', ", ")),
-            )
-        })?;
+        let mut table = table(text, origin)?;
         let variables = environment.iter().map(|(name, value)| (name.clone(), value.clone()));
         let problems = overlay(&mut table, variables);
         let lookup = |name: &str| environment.get(name).cloned();
 
         let mut root = Section::new("", table, &problems);
-        let archive = root.section("archive");
-        if archive.is_none() {
-            root.problem("archive", "is missing; write a section [archive] with a url");
-        }
-        let archive = archive.map(|section| read_archive(section, &lookup));
+        let archive = archive_section(&mut root, &lookup);
         let memory_budget = root.section("memory").map_or(192 * MIB, |mut section| {
             let budget = section.size("budget", 192 * MIB, (16 * MIB, 1 << 40));
             section.finish();
@@ -83,17 +56,74 @@ impl Config {
         let found = problems.into_found();
         match archive {
             Some(archive) if found.is_empty() => Ok(Self { archive, memory_budget, kafka, postgres, retention, http }),
-            _ => Err(Error::new(
-                Kind::Config,
-                format!(
-                    "{origin} has {} mistake{}\n  {}",
-                    found.len(),
-                    if found.len() == 1 { "" } else { "s" },
-                    found.join("\n  ")
-                ),
-            )),
+            _ => Err(mistakes(origin, &found)),
         }
     }
+}
+
+impl Archive {
+    /// Reads `[archive]` of the file `path` and nothing else: Postgres' user, who fetches WAL, may not be able to read the
+    /// secrets that other sections name.
+    pub fn load(path: &Path) -> Result<Self> {
+        let (text, environment) = read(path)?;
+        Self::parse(&text, &path.display().to_string(), &environment)
+    }
+
+    fn parse(text: &str, origin: &str, environment: &BTreeMap<String, String>) -> Result<Self> {
+        let mut table = table(text, origin)?;
+        let ours = environment.iter().filter(|(name, _)| name.starts_with("TIDELOG__ARCHIVE__"));
+        let problems = overlay(&mut table, ours.map(|(name, value)| (name.clone(), value.clone())));
+        let lookup = |name: &str| environment.get(name).cloned();
+        let archive = archive_section(&mut Section::new("", table, &problems), &lookup);
+        let found = problems.into_found();
+        archive.filter(|_| found.is_empty()).ok_or_else(|| mistakes(origin, &found))
+    }
+}
+
+/// The text of the file `path`, and the process's environment.
+fn read(path: &Path) -> Result<(String, BTreeMap<String, String>)> {
+    let text = std::fs::read_to_string(path).map_err(|source| {
+        Error::new(Kind::Config, format!("cannot read the configuration {}", path.display()))
+            .source(source)
+            .hint("name the file with --config; config/tidelog.toml is an example to start from")
+    })?;
+    let mut environment = BTreeMap::new();
+    for (name, value) in std::env::vars_os() {
+        match (name.into_string(), value.into_string()) {
+            (Ok(name), Ok(value)) => drop(environment.insert(name, value)),
+            (Ok(name), Err(_)) if name.starts_with(ENVIRONMENT_PREFIX) => {
+                return Err(Error::new(Kind::Config, format!("the environment variable {name} is not UTF-8")));
+            }
+            // Not ours.
+            _ => {}
+        }
+    }
+    Ok((text, environment))
+}
+
+fn table(text: &str, origin: &str) -> Result<Table> {
+    toml::from_str(text).map_err(|error| {
+        // The error's own text shows the line, which may hold a secret.
+        let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+        let line = before.matches('\n').count() + 1;
+        Error::new(Kind::Config, format!("{origin} is not TOML: line {line}: {}", error.message().replace('\n', ", ")))
+    })
+}
+
+fn archive_section(root: &mut Section<'_>, lookup: Lookup<'_>) -> Option<Archive> {
+    let archive = root.section("archive");
+    if archive.is_none() {
+        root.problem("archive", "is missing; write a section [archive] with a url");
+    }
+    archive.map(|section| read_archive(section, lookup))
+}
+
+/// All mistakes of a configuration at once.
+fn mistakes(origin: &str, found: &[String]) -> Error {
+    let count = found.len();
+    let message =
+        format!("{origin} has {count} mistake{}\n  {}", if count == 1 { "" } else { "s" }, found.join("\n  "));
+    Error::new(Kind::Config, message)
 }
 
 /// How a key's secret or another program's value finds an environment variable.

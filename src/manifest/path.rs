@@ -347,6 +347,14 @@ impl Facts {
         spans
     }
 
+    /// Why a backup can never be used, as far as it lies on an archived way; none while what it needs is there or may still come.
+    pub fn never_usable(&self, index: usize) -> Option<Limit> {
+        let ways = self.archived.keys().filter_map(|timeline| self.way(*timeline).ok());
+        let reaches: Vec<Reach> = ways.filter_map(|way| self.reach(&way, index)).collect();
+        let is_hopeless = |reach: &Reach| !reach.is_usable() && !reach.is_pending();
+        if reaches.iter().all(is_hopeless) { reaches.into_iter().next().map(|reach| reach.limit) } else { None }
+    }
+
     /// The newest backup that leads to the end of the newest timeline, or will once its WAL is archived: a new one is
     /// due when there is none, or when it is old.
     pub fn freshest(&self) -> Option<&Taken> {

@@ -24,7 +24,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::log::{Found, Log};
-use super::wal_fetch::{WalName, write};
+use super::wal_fetch::{WalName, file, write};
 use crate::error::{Error, Result};
 
 /// How many files are fetched in advance: at 16 MiB a file a few seconds of replay.
@@ -142,11 +142,7 @@ impl Ahead {
         let under_way = self.under_way(name);
         let failed = |source| Error::io(source, format!("cannot make {}", under_way.display()));
         File::create(&under_way).map_err(failed)?;
-        let found = match name.start(log.system().wal_segment_size.into()) {
-            Ok(start) => log.file(name.timeline(), start).await,
-            Err(error) => Err(error),
-        };
-        let brought = match found {
+        let brought = match file(&log, name).await {
             Ok(Found::Whole(bytes)) => write(&under_way, &self.ready(name), &bytes).map(|()| true),
             Ok(Found::Begun(_) | Found::Absent) => Ok(false),
             Err(error) => Err(error),

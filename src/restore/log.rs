@@ -16,6 +16,8 @@ pub struct Log {
     store: Store,
     chain: Chain,
     system: System,
+    /// Up to where the log was looked through when the restore was planned.
+    looked_through: Option<Lsn>,
 }
 
 /// What the archive has of a WAL file.
@@ -61,7 +63,18 @@ impl Log {
         let system = chain.begin_facts().system().copied();
         let system =
             system.ok_or_else(|| Error::new(Kind::Corrupt, format!("the chain of {stream} is of no Postgres")))?;
-        Ok(Self { store: store.clone(), chain, system })
+        Ok(Self { store: store.clone(), chain, system, looked_through: None })
+    }
+
+    /// The same log, of which WAL behind a position has to be looked through before Postgres gets it.
+    #[must_use]
+    pub fn looked_through(self, until: Option<Lsn>) -> Self {
+        Self { looked_through: until, ..self }
+    }
+
+    /// Up to where Postgres may get it as it is; none: all of it.
+    pub(super) fn is_looked_through(&self) -> Option<Lsn> {
+        self.looked_through
     }
 
     /// Refuses an archive that has less than a restore was planned with.

@@ -1,7 +1,8 @@
 //! From the archive back to a running Postgres.
 //!
 //! ```text
-//!   backup.json ─► plan (which backup, which timelines, where to stop?) ─► unpack, checked by the manifest
+//!   backup.json ─► plan (which backup, which timelines, where to stop?) ─► foresight (what will the log do, and need?)
+//!                                                                              └─► unpack, checked by the manifest
 //!                                                                                             │
 //!   a data directory, ready to start  ◄── recovery settings ◄─────────────────────────────────┘
 //!           │
@@ -19,13 +20,18 @@ pub mod wal_fetch;
 
 pub(crate) mod manifest;
 
+mod foresight;
+mod inherited;
+mod limits;
 mod log;
 mod refusal;
 mod search;
 mod settings;
 mod stop;
+mod tablespaces;
 mod unpack;
 
+pub use foresight::{Foreseen, foresee};
 pub use log::Log;
 pub use stop::Stop;
 

@@ -8,6 +8,8 @@
 //! Whether a backup lies before a target is a matter of positions: the time at which it was finished is by the clock of
 //! whatever machine took it, and says nothing about the server's commits.
 
+use std::ops::Range;
+
 use super::log::Log;
 use super::refusal::Ground;
 use super::search::{first_since, last_that};
@@ -62,8 +64,19 @@ pub struct Plan {
     pub stop: Stop,
     /// The timeline that it follows.
     pub timeline: u32,
+    /// The timelines that lead there.
+    pub way: Way,
+    /// The log that is replayed, as far as it is archived now.
+    pub lsns: Range<Lsn>,
     /// The last entry of the chain that the plan stands on: an archive that has fewer is an older copy.
     pub entry: u64,
+}
+
+impl Plan {
+    /// How many bytes of log are replayed.
+    pub fn log_bytes(&self) -> u64 {
+        self.lsns.end - self.lsns.start
+    }
 }
 
 /// A target on its way.
@@ -104,7 +117,8 @@ pub async fn plan(store: &Store, log: &Log, backups: &[Backup], asked: &Asked) -
     };
     let backup = backups.get(reach.backup).cloned();
     let backup = backup.ok_or_else(|| Error::new(Kind::Internal, "the plan names no base backup"))?;
-    Ok(Plan { backup, goal, stop, timeline, entry: log.chain().head() })
+    let lsns = reach.start..target.position.max(reach.start);
+    Ok(Plan { backup, goal, stop, timeline, way, lsns, entry: log.chain().head() })
 }
 
 /// The last position at which a record can end that does not end at `lsn` itself. Postgres tells the end of a record with what
@@ -195,6 +209,27 @@ pub(super) mod tests {
             manifest: part,
         }
     }
+
+    /// A plan that stops there.
+    pub(in crate::restore) fn planned(stop: Stop) -> Plan {
+        let facts = crate::manifest::path::Facts {
+            file: 16 << 20,
+            archived: [(3, Lsn(0)..Lsn(0x20))].into(),
+            histories: [(3, Vec::new())].into(),
+            ..Default::default()
+        };
+        let way = facts.way(3).expect("a way");
+        Plan {
+            backup: backup("b", 1, 1, 2),
+            goal: Goal::Latest,
+            stop,
+            timeline: 3,
+            way,
+            lsns: Lsn(0)..Lsn(0x20),
+            entry: 7,
+        }
+    }
+
     #[test]
     fn a_record_ends_with_what_fills_it_up() {
         let file = 16 << 20;

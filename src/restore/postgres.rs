@@ -1,21 +1,23 @@
 //! A data directory out of a base backup, ready to start.
 
-use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-pub use super::settings::{Action, shell_word};
+pub use super::settings::{Action, LogSource, shell_word};
+pub use super::tablespaces::Places;
 
+use super::foresight::Foreseen;
+use super::inherited::Inherited;
 use super::manifest::{self, Files};
 use super::plan::Plan;
-use super::settings;
+use super::tablespaces::write_map;
 use super::unpack::{Written, sync_directories, unpack};
+use super::{limits, settings};
 use crate::error::{Error, Kind, Result};
-use crate::manifest::backups::{Archive, Backup, Tablespace};
+use crate::manifest::backups::{Archive, Backup};
 use crate::store::Store;
 
 /// Where and how to restore.
@@ -23,19 +25,30 @@ use crate::store::Store;
 pub struct Destination {
     /// The data directory: missing or empty.
     pub data: PathBuf,
-    /// Other places for tablespaces, by their places on the server.
-    pub tablespaces: BTreeMap<PathBuf, PathBuf>,
+    /// Where tablespaces go.
+    pub tablespaces: Places,
+    /// What the log will do.
+    pub foreseen: Foreseen,
     /// What Postgres does at the target.
     pub action: Action,
-    /// The command that fetches WAL, as a shell takes it, up to `wal-fetch`.
-    pub command: String,
+    /// How it gets its log.
+    pub fetching: LogSource,
+}
+
+/// What came of a restore, besides the data directory.
+#[derive(Debug, Default)]
+pub struct Restored {
+    /// The places of tablespaces.
+    pub tablespaces: Vec<PathBuf>,
+    /// What it keeps of the server that it comes from, and an operator should know of.
+    pub notes: Vec<String>,
 }
 
 /// Restores what `plan` says. `done` counts bytes of archives, of the plan's [`bytes`](crate::manifest::backups::Backup::bytes).
 ///
 /// # Errors
 /// A directory that is not empty, a part or a file that is missing or damaged, a full disk.
-pub async fn restore(store: &Store, plan: &Plan, into: &Destination, done: &Arc<AtomicU64>) -> Result<()> {
+pub async fn restore(store: &Store, plan: &Plan, into: &Destination, done: &Arc<AtomicU64>) -> Result<Restored> {
     let restored = unpack_and_set_up(store, plan, into, done).await;
     restored.map_err(|error| match error.kind() {
         Kind::Full => error.hint("make room on that disk, empty the directory, and begin again"),
@@ -43,11 +56,12 @@ pub async fn restore(store: &Store, plan: &Plan, into: &Destination, done: &Arc<
     })
 }
 
-async fn unpack_and_set_up(store: &Store, plan: &Plan, into: &Destination, done: &Arc<AtomicU64>) -> Result<()> {
+async fn unpack_and_set_up(store: &Store, plan: &Plan, into: &Destination, done: &Arc<AtomicU64>) -> Result<Restored> {
     let backup = &plan.backup;
-    let places = places(&backup.archives, into)?;
     must_be_empty(&into.data)?;
-    for place in places.values() {
+    let places = into.tablespaces.of(&backup.archives, &into.data)?;
+    let later = into.tablespaces.made_later(&into.foreseen, &into.data)?;
+    for place in places.values().chain(&later) {
         must_be_empty(place)?;
     }
     let (text, files) = manifest_of(store, backup).await?;
@@ -63,14 +77,29 @@ async fn unpack_and_set_up(store: &Store, plan: &Plan, into: &Destination, done:
     });
     let written = futures::future::try_join_all(jobs).await?;
     all_there(&files, &written)?;
-    write_map(&into.data, &backup.archives, &places)?;
+    later.iter().try_for_each(|place| make_private(place))?;
+    write_map(&into.data, &places)?;
     let copy = into.data.join("backup_manifest");
     fs::write(&copy, &text).map_err(|source| Error::io(source, format!("cannot write {}", copy.display())))?;
-    settings::write(&into.data, plan, into.action, &into.command)?;
+    let notes = set_up(plan, into)?;
     for root in places.values().chain([&into.data]) {
         sync_directories(root)?;
     }
-    Ok(())
+    Ok(Restored { tablespaces: places.into_values().chain(later).collect(), notes })
+}
+
+/// Tells Postgres what it is to do; gives what it keeps of the server that it comes from.
+fn set_up(plan: &Plan, into: &Destination) -> Result<Vec<String>> {
+    if !into.data.join("backup_label").exists() {
+        // Postgres would take the control file's word for where to begin, and open with damage.
+        return Err(Error::new(Kind::Corrupt, "the base backup has no backup_label")
+            .hint("use another base backup: --backup NAME"));
+    }
+    let inherited = Inherited::read(&into.data);
+    let needed = limits::of_control_file(&into.data)?.max(into.foreseen.limits);
+    let raised = limits::to_raise(needed, &inherited);
+    settings::write(&into.data, plan, into.action, &into.fetching, &raised)?;
+    Ok(inherited.notes())
 }
 
 /// Reads a backup through and checks every file against the server's manifest, without a byte on the disk.
@@ -101,34 +130,29 @@ fn prefix(archive: &Archive) -> Vec<u8> {
         .unwrap_or_default()
 }
 
-/// Where each tablespace goes: to its old place, unless told otherwise.
-fn places(archives: &[Archive], into: &Destination) -> Result<BTreeMap<u32, PathBuf>> {
-    let tablespaces: Vec<&Tablespace> = archives.iter().filter_map(|archive| archive.tablespace.as_ref()).collect();
-    for (old, new) in &into.tablespaces {
-        if !tablespaces.iter().any(|tablespace| Path::new(&tablespace.path) == old) {
-            let known: Vec<&str> = tablespaces.iter().map(|tablespace| tablespace.path.as_str()).collect();
-            let message =
-                format!("--tablespace {}={}: the backup has no tablespace there", old.display(), new.display());
-            return Err(Error::new(Kind::Config, message).hint(format!("its tablespaces are {}", known.join(", "))));
-        }
-        if !new.is_absolute() {
-            return Err(Error::new(Kind::Config, format!("--tablespace …={} is not an absolute path", new.display())));
-        }
-    }
-    let place = |tablespace: &Tablespace| {
-        let old = PathBuf::from(&tablespace.path);
-        into.tablespaces.get(&old).cloned().unwrap_or(old)
+/// Refuses a directory in which something is.
+///
+/// # Errors
+/// [`Kind::Config`] for one that is not empty.
+pub fn must_be_empty(folder: &Path) -> Result<()> {
+    let failed = |error| Error::io(error, format!("cannot look into {}", folder.display()));
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(failed)?,
     };
-    Ok(tablespaces.into_iter().map(|tablespace| (tablespace.oid, place(tablespace))).collect())
-}
-
-fn must_be_empty(folder: &Path) -> Result<()> {
-    match fs::read_dir(folder).map(|mut entries| entries.next().is_none()) {
-        Ok(true) => Ok(()),
-        Ok(false) => Err(Error::new(Kind::Config, format!("{} is not empty", folder.display()))
-            .hint("nothing is written over: name an empty directory, or one that does not exist (tablespaces: --tablespace OLD=NEW)")),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(Error::io(error, format!("cannot look into {}", folder.display()))),
+    let names = entries.take(2).map(|entry| Ok(entry?.file_name())).collect::<std::io::Result<Vec<_>>>();
+    let refused = |what: &str| Error::new(Kind::Config, format!("{} {what}", folder.display()));
+    match &names.map_err(failed)?[..] {
+        [] => Ok(()),
+        // Postgres wants a directory of its own, too (`warn_on_mount_point`, initdb.c).
+        [name] if name == "lost+found" => {
+            let below = folder.join("data");
+            Err(refused("is the root of a file system: it holds lost+found")
+                .hint(format!("name a directory below it: {}", below.display())))
+        }
+        _ => Err(refused("is not empty").hint(
+            "nothing is written over: name an empty directory, or one that does not exist (tablespaces: --tablespace OLD=NEW)",
+        )),
     }
 }
 
@@ -153,61 +177,9 @@ fn all_there(files: &Files, written: &[Written]) -> Result<()> {
     }
 }
 
-/// Writes where tablespaces are: Postgres makes its links from this file as it starts (`read_tablespace_map`,
-/// xlogrecovery.c), in which a backslash stands before a newline and a backslash.
-fn write_map(data: &Path, archives: &[Archive], places: &BTreeMap<u32, PathBuf>) -> Result<()> {
-    if archives.iter().all(|archive| archive.tablespace.is_none()) {
-        return Ok(());
-    }
-    let mut map = Vec::new();
-    for (oid, place) in places {
-        map.extend_from_slice(format!("{oid} ").as_bytes());
-        for &byte in place.as_os_str().as_bytes() {
-            if matches!(byte, b'\n' | b'\r' | b'\\') {
-                map.push(b'\\');
-            }
-            map.push(byte);
-        }
-        map.push(b'\n');
-    }
-    let file = data.join("tablespace_map");
-    let written = fs::write(&file, map).and_then(|()| fs::File::open(&file)?.sync_all());
-    written.map_err(|source| Error::io(source, format!("cannot write {}", file.display())))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn into(data: &Path, tablespaces: &[(&str, &str)]) -> Destination {
-        Destination {
-            data: data.to_owned(),
-            tablespaces: tablespaces.iter().map(|(old, new)| (old.into(), new.into())).collect(),
-            action: Action::Promote,
-            command: "tidelog".to_owned(),
-        }
-    }
-
-    fn archive(oid: u32, path: &str) -> Archive {
-        Archive { name: format!("{oid}.tar"), tablespace: Some(Tablespace { oid, path: path.into() }), parts: vec![] }
-    }
-
-    #[test]
-    fn tablespaces_go_to_their_places_or_where_they_are_told() {
-        let archives = [archive(1, "/old"), archive(2, "/kept")];
-        let found = places(&archives, &into(Path::new("/d"), &[("/old", "/new")])).expect("it is known");
-        assert_eq!(found, BTreeMap::from([(1, "/new".into()), (2, "/kept".into())]));
-        let error = places(&archives, &into(Path::new("/d"), &[("/x", "/new")])).expect_err("there is none");
-        assert!(error.hint_text().is_some_and(|hint| hint.contains("/old, /kept")));
-        assert!(places(&archives, &into(Path::new("/d"), &[("/old", "new")])).is_err());
-    }
-
-    #[test]
-    fn the_map_is_as_postgres_reads_it() {
-        let folder = tempfile::tempdir().expect("a directory");
-        write_map(folder.path(), &[archive(7, "/o")], &BTreeMap::from([(7, "/a\\b".into())])).expect("written");
-        assert_eq!(fs::read(folder.path().join("tablespace_map")).expect("a map"), b"7 /a\\\\b\n");
-    }
 
     #[test]
     fn nothing_is_written_over() {

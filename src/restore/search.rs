@@ -38,7 +38,7 @@ pub(super) async fn first_since(log: &Log, way: &Way, us: i64) -> Result<Option<
         }
         let mut found = None;
         walk(log, stretch, &part, |ended| {
-            if ended.at < us || matches!(ended.what, What::RestorePoint(_)) {
+            if ended.at < us || !matches!(ended.what, What::Commit(_) | What::Abort(_)) {
                 return ControlFlow::Continue(());
             }
             found = Some(ended.clone());
@@ -82,7 +82,7 @@ pub(super) async fn last_that(
 }
 
 /// Tells the records that end within a part of a stretch, in their order.
-async fn walk(
+pub(super) async fn walk(
     log: &Log,
     stretch: &Stretch,
     part: &Range<Lsn>,

@@ -1,7 +1,23 @@
-//! What a restored data directory is told: where its WAL comes from, and where to stop.
+//! What a restored data directory is told, in files of its own.
+//!
+//! ```text
+//!   postgresql.auto.conf      as it was, and two last lines, which include        Postgres reads it last, wherever its postgresql.conf is
+//!     tidelog.restored.conf   what keeps it apart from the server that it comes from: goes when a person removes it
+//!     tidelog.recovery.conf   where its log comes from and where to stop: goes with the end of the recovery …
+//!   tidelog.recovery.toml     … and so does what wal-fetch needs to know of the archive
+//!   recovery.signal           asks for a recovery; Postgres removes it
+//! ```
+//!
+//! Settings of a recovery that stay behind do harm later: a standby made from the server replays the archive instead of following, up
+//! to the old target, and promotes itself (pgbackrest/pgbackrest#2417, EnterpriseDB/repmgr#793). So they lie in a file that
+//! `recovery_end_command` removes.
 
-use std::path::Path;
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 
+use super::inherited::{DATA_DIRECTORY, Inherited, is_within, setting};
 use super::plan::Plan;
 use super::stop::Stop;
 use crate::error::{Error, Result};
@@ -28,51 +44,168 @@ impl Action {
     }
 }
 
-/// Appends the settings to `postgresql.auto.conf`, where the last one of a name counts, and asks for a recovery.
-pub(super) fn write(data: &Path, plan: &Plan, action: Action, command: &str) -> Result<()> {
-    let file = data.join("postgresql.auto.conf");
-    let failed = |source| Error::io(source, format!("cannot write {}", file.display()));
-    let mut text = match std::fs::read_to_string(&file) {
-        Ok(text) => without_old_targets(&text),
+/// How the restored server gets its log.
+#[derive(Debug, Clone)]
+pub struct LogSource {
+    /// This program, as a shell takes it.
+    pub program: String,
+    /// The configuration that it needs, in TOML: with whatever the environment of the restore gave.
+    pub config: String,
+    /// Whether tablespaces that the log makes are refused.
+    pub guards_tablespaces: bool,
+}
+
+const AUTO: &str = "postgresql.auto.conf";
+const RESTORED: &str = "tidelog.restored.conf";
+const RECOVERY: &str = "tidelog.recovery.conf";
+/// The configuration of `wal-fetch`.
+pub(super) const FETCHING: &str = "tidelog.recovery.toml";
+
+/// The targets of a recovery. Two of them are an error to Postgres, also if one is empty, unless the empty ones come first
+/// (`assign_recovery_target_lsn` and the like, xlogrecovery.c).
+const TARGETS: [&str; 5] =
+    ["recovery_target", "recovery_target_lsn", "recovery_target_name", "recovery_target_time", "recovery_target_xid"];
+
+/// What keeps a restored server apart, since and until which version, and why.
+const APART: [(&str, &str, u32, u32, &str); 14] = [
+    ("archive_mode", "off", 13, 18, "archive_command would write into the archive of the other server"),
+    ("archive_cleanup_command", "", 13, 18, "it would remove files of that archive"),
+    ("restore_command", "", 13, 18, "only a recovery has one"),
+    ("recovery_end_command", "", 13, 18, "it is the other server's"),
+    ("recovery_target_timeline", "latest", 13, 18, "a standby of this server has to follow it"),
+    ("recovery_min_apply_delay", "0", 13, 18, "the recovery would wait"),
+    ("primary_conninfo", "", 13, 18, "it is no standby of the other server"),
+    ("primary_slot_name", "", 13, 18, "the slot is used by another one"),
+    ("promote_trigger_file", "", 13, 15, "the file is the other server's"),
+    ("synchronous_standby_names", "", 13, 18, "no standby follows yet: every commit would wait"),
+    ("synchronized_standby_slots", "", 17, 18, "logical decoding would wait for slots that are not there"),
+    ("sync_replication_slots", "off", 17, 18, "there is no primary to take slots from"),
+    ("max_logical_replication_workers", "0", 13, 18, "subscriptions would take the changes meant for the other server"),
+    ("cron.launch_active_jobs", "off", 13, 18, "jobs of pg_cron would run twice"),
+];
+
+/// Writes all of it.
+pub(super) fn write(
+    data: &Path,
+    plan: &Plan,
+    action: Action,
+    fetching: &LogSource,
+    raised: &[(&str, u32)],
+) -> Result<()> {
+    let inherited = Inherited::read(data);
+    forget_data_directory(data, &inherited)?;
+    durable(&data.join(RESTORED), &apart(plan.backup.system.server_version, &inherited, raised))?;
+    durable(&data.join(RECOVERY), &recovery(plan, action, fetching))?;
+    durable(&data.join(FETCHING), &fetching.config)?;
+    let file = data.join(AUTO);
+    let old = match fs::read_to_string(&file) {
+        Ok(text) => without_old_recovery(&text),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
-        Err(error) => return Err(failed(error)),
+        Err(error) => return Err(Error::io(error, format!("cannot read {}", file.display()))),
     };
-    text.push_str(&settings(plan, action, command));
-    std::fs::write(&file, text).and_then(|()| std::fs::File::open(&file)?.sync_all()).map_err(failed)?;
+    let include = |name: &str| format!("include_if_exists '{name}'\n");
+    durable(&data.join(AUTO), &format!("{old}{}{}", include(RESTORED), include(RECOVERY)))?;
     // A backup of a standby holds its signal, which would win: the server would wait for its old primary for ever.
     let standby = data.join("standby.signal");
-    match std::fs::remove_file(&standby) {
+    match fs::remove_file(&standby) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             return Err(Error::io(error, format!("cannot remove {}", standby.display())));
         }
         _ => {}
     }
-    let signal = data.join("recovery.signal");
-    let made = std::fs::File::create(&signal).and_then(|made| made.sync_all());
-    made.map_err(|source| Error::io(source, format!("cannot write {}", signal.display())))
+    durable(&data.join("recovery.signal"), "")
 }
 
-/// What an earlier restore has left there. Two targets are an error to Postgres, also if one of them is empty
-/// (`assign_recovery_target_lsn` and the like, xlogrecovery.c).
-fn without_old_targets(text: &str) -> String {
-    let is_old = |line: &&str| {
-        ["recovery_target", "recovery_end_command", "restore_command"]
-            .iter()
-            .any(|name| line.trim_start().starts_with(name))
+fn durable(file: &Path, text: &str) -> Result<()> {
+    let mut options = fs::OpenOptions::new();
+    let opened = options.write(true).create(true).truncate(true).mode(0o600).open(file);
+    let written = opened.and_then(|mut opened| {
+        opened.write_all(text.as_bytes())?;
+        opened.sync_all()
+    });
+    written.map_err(|source| Error::io(source, format!("cannot write {}", file.display())))
+}
+
+/// A `data_directory` in the configuration wins over `-D`: Postgres would run on the other server's data. It is taken out, for a copy of
+/// this directory would run on this one's.
+fn forget_data_directory(data: &Path, inherited: &Inherited) -> Result<()> {
+    let (within, outside): (Vec<&PathBuf>, Vec<&PathBuf>) =
+        inherited.with_data_directory.iter().partition(|file| is_within(data, file));
+    for file in within {
+        rewrite(file, |text| {
+            let sets_it = |line: &str| setting(line).is_some_and(|(name, _)| name == DATA_DIRECTORY);
+            let shown = |line: &str| format!("{}{line}\n", if sets_it(line) { "# tidelog: " } else { "" });
+            text.lines().map(shown).collect()
+        })?;
+    }
+    if outside.is_empty() {
+        return Ok(());
+    }
+    let pinned = format!(
+        "\n# tidelog: an included file names another one. The last one counts: change it with the place of this directory.\n\
+        {DATA_DIRECTORY} = {}\n",
+        quoted(&data.to_string_lossy())
+    );
+    rewrite(&data.join("postgresql.conf"), |text| text.to_owned() + &pinned)
+}
+
+fn rewrite(file: &Path, change: impl FnOnce(&str) -> String) -> Result<()> {
+    let text = fs::read(file).map_err(|source| Error::io(source, format!("cannot read {}", file.display())))?;
+    durable(file, &change(&String::from_utf8_lossy(&text)))
+}
+
+/// What an earlier restore has left there, and this one would leave for a later one.
+fn without_old_recovery(text: &str) -> String {
+    let is_old = |line: &str| {
+        setting(line).is_some_and(|(name, value)| {
+            name.starts_with("recovery_target")
+                || matches!(name.as_str(), "recovery_end_command" | "restore_command")
+                || (name == "include_if_exists" && [RESTORED, RECOVERY].contains(&value.as_str()))
+        })
     };
     text.lines().filter(|line| !is_old(line)).map(|line| format!("{line}\n")).collect()
 }
 
-fn settings(plan: &Plan, action: Action, command: &str) -> String {
-    let mut text = format!("\n# tidelog restore-postgres, base backup {}\n", plan.backup.name);
-    let mut set = |name: &str, value: &str| {
-        text += &format!("{name} = '{}'\n", value.replace('\'', "''"));
-    };
+fn apart(version: u32, inherited: &Inherited, raised: &[(&str, u32)]) -> String {
+    let mut text = "# tidelog restore-postgres: what keeps this server apart from the one that it comes from. Remove the file and restart\n\
+                    # the server to put it in its place.\n"
+        .to_owned();
+    let known = APART.iter().filter(|(_, _, since, until, _)| (*since..=*until).contains(&version));
+    for (name, value, _, _, why) in known {
+        text += &format!("{name} = {}    # {why}\n", quoted(value));
+    }
+    for target in TARGETS {
+        text += &format!("{target} = ''\n");
+    }
+    // Within this directory, whatever the configuration says, which may lie elsewhere.
+    let goes_out = |name: &str| !inherited.has_main || inherited.outside(name).is_some();
+    let within = [
+        ("external_pid_file", "external.pid", goes_out("external_pid_file")),
+        ("log_directory", "log", goes_out("log_directory")),
+        ("stats_temp_directory", "pg_stat_tmp", version < 15 && goes_out("stats_temp_directory")),
+    ];
+    for (name, value, _) in within.into_iter().filter(|(_, _, is_needed)| *is_needed) {
+        text += &format!("{name} = {}    # the other server writes there\n", quoted(value));
+    }
+    for (name, value) in raised {
+        text += &format!("{name} = {value}    # as the server had it at the target\n");
+    }
+    text
+}
+
+fn recovery(plan: &Plan, action: Action, fetching: &LogSource) -> String {
+    let mut text =
+        format!("# tidelog restore-postgres, base backup {}: goes with the end of the recovery.\n", plan.backup.name);
+    let mut set = |name: &str, value: &str| text += &format!("{name} = {}\n", quoted(value));
     // An older copy of the archive has less than was planned with, and must not be taken for the whole.
-    let archive = format!("--system {} --entry {}", plan.backup.system.system_id, plan.entry);
-    set("restore_command", &format!("{command} wal-fetch {archive} \"%f\" \"%p\""));
-    // What was fetched in advance and not asked for. The working directory is the data directory.
-    set("recovery_end_command", "rm -rf pg_wal/.tidelog");
+    let mut archive = format!("--system {} --entry {}", plan.backup.system.system_id, plan.entry);
+    if plan.stop == Stop::End && fetching.guards_tablespaces {
+        archive += &format!(" --planned {}", plan.lsns.end);
+    }
+    // The working directory is the data directory.
+    set("restore_command", &format!("{} --config {FETCHING} wal-fetch {archive} \"%f\" \"%p\"", fetching.program));
+    // With what was fetched in advance and not asked for.
+    set("recovery_end_command", &format!("rm -rf pg_wal/.tidelog {RECOVERY} {FETCHING}"));
     set("recovery_target_timeline", &plan.timeline.to_string());
     match plan.stop {
         // With an offset in digits: at this point of its start Postgres knows no zone by a name, not even `Z`.
@@ -84,7 +217,15 @@ fn settings(plan: &Plan, action: Action, command: &str) -> String {
     let inclusive = !matches!(plan.stop, Stop::Before(_) | Stop::Time { inclusive: false, .. });
     set("recovery_target_inclusive", if inclusive { "on" } else { "off" });
     set("recovery_target_action", action.name());
+    if action == Action::Pause {
+        // Without it Postgres would stop instead of waiting.
+        set("hot_standby", "on");
+    }
     text
+}
+
+fn quoted(value: &str) -> String {
+    format!("'{}'", value.replace('\\', "\\\\").replace('\'', "''"))
 }
 
 /// A word as a shell takes it, for the command that Postgres runs. A `%` is Postgres' own.
@@ -95,13 +236,12 @@ pub fn shell_word(word: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::restore::plan::Goal;
-    use crate::restore::plan::tests::backup;
+    use crate::restore::plan::tests::planned;
     use crate::stream::Lsn;
 
     fn of(stop: Stop) -> String {
-        let plan = Plan { backup: backup("b", 1, 1, 2), goal: Goal::Latest, stop, timeline: 3, entry: 7 };
-        settings(&plan, Action::Pause, &format!("{} -c {}", shell_word("/a b/tidelog"), shell_word("/it's")))
+        let fetching = LogSource { program: shell_word("/a b/it's"), config: String::new(), guards_tablespaces: true };
+        recovery(&planned(stop), Action::Pause, &fetching)
     }
 
     #[test]
@@ -111,8 +251,7 @@ mod tests {
         assert!(
             text.contains("recovery_target_timeline = '3'\n") && text.contains("recovery_target_action = 'pause'\n")
         );
-        let command =
-            "restore_command = '''/a b/tidelog'' -c ''/it''\\''''s'' wal-fetch --system 1 --entry 7 \"%f\" \"%p\"'\n";
+        let command = "restore_command = '''/a b/it''\\\\''''s'' --config tidelog.recovery.toml wal-fetch --system 1 --entry 7 \"%f\" \"%p\"'\n";
         assert!(text.contains(command), "{text}");
         let time = of(Stop::Time { us: 1_500_001, inclusive: false });
         assert!(time.contains("recovery_target_time = '1970-01-01T00:00:01.500001+00'\n"), "{time}");
@@ -120,9 +259,36 @@ mod tests {
         assert!(
             of(Stop::Before(Lsn(16))).contains("recovery_target_lsn = '0/10'\nrecovery_target_inclusive = 'off'\n")
         );
-        assert!(!of(Stop::End).contains("recovery_target_lsn"));
-        let old = "work_mem = '8MB'\nrecovery_target_lsn = '0/1'\n restore_command = 'x'\n";
-        assert_eq!(without_old_targets(old), "work_mem = '8MB'\n");
-        assert_eq!(shell_word("100%"), "'100%%'");
+        assert!(!of(Stop::End).contains("recovery_target_lsn") && of(Stop::End).contains(" --planned 0/20 "));
+        let old = "work_mem = '8MB'\nrecovery_target_lsn = '0/1'\n restore_command = 'x'\ninclude_if_exists 'tidelog.restored.conf'\n";
+        assert_eq!(without_old_recovery(old), "work_mem = '8MB'\n");
+        assert_eq!((shell_word("100%").as_str(), quoted("a'\\b").as_str()), ("'100%%'", "'a''\\\\b'"));
+    }
+
+    #[test]
+    fn a_setting_is_written_only_where_the_version_knows_it() {
+        let old = apart(13, &Inherited::default(), &[("max_connections", 300)]);
+        assert!(old.contains("promote_trigger_file = ''") && old.contains("stats_temp_directory = "), "{old}");
+        assert!(!old.contains("synchronized_standby_slots") && old.contains("max_connections = 300 "), "{old}");
+        let new = apart(18, &Inherited::default(), &[]);
+        assert!(!new.contains("promote_trigger_file") && new.contains("sync_replication_slots = 'off'"), "{new}");
+        assert!(!new.contains("stats_temp_directory"), "{new}");
+    }
+
+    #[test]
+    fn a_configuration_that_names_another_data_directory_is_overruled() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let (data, elsewhere) = (folder.path().join("data"), folder.path().join("elsewhere.conf"));
+        fs::create_dir(&data).expect("a directory");
+        let main = data.join("postgresql.conf");
+        fs::write(&main, "port = 1\ndata_directory = '/srv/production'\n").expect("written");
+        forget_data_directory(&data, &Inherited::read(&data)).expect("taken out");
+        let text = fs::read_to_string(&main).expect("a configuration");
+        assert_eq!(text, "port = 1\n# tidelog: data_directory = '/srv/production'\n");
+        fs::write(&main, "include '../elsewhere.conf'\n").expect("written");
+        fs::write(&elsewhere, "data_directory = '/srv/production'\n").expect("written");
+        forget_data_directory(&data, &Inherited::read(&data)).expect("overruled");
+        assert_eq!(Inherited::read(&data).get("data_directory"), data.to_str());
+        assert_eq!(fs::read_to_string(&elsewhere).expect("not ours"), "data_directory = '/srv/production'\n");
     }
 }

@@ -131,12 +131,13 @@ impl Unpacker {
             ));
         }
         let target = self.into.as_ref().map(|into| into.join(&path));
-        let mode = entry.header().mode().unwrap_or(0o600) & 0o777;
+        // Postgres refuses a data directory that others may enter, and nothing below it is theirs either.
+        let mode = entry.header().mode().unwrap_or(0o600) & 0o750;
         match (entry.header().entry_type(), target) {
             (tar::EntryType::Directory, None) => Ok(()),
             (tar::EntryType::Directory, Some(target)) => {
                 let made = fs::create_dir_all(&target)
-                    .and_then(|()| fs::set_permissions(&target, fs::Permissions::from_mode(mode)));
+                    .and_then(|()| fs::set_permissions(&target, fs::Permissions::from_mode(mode | 0o700)));
                 made.map_err(|source| Error::io(source, format!("cannot make {}", target.display())))
             }
             (tar::EntryType::Regular, target) => {

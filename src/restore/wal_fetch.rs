@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 
+use super::foresight::look_at;
 use super::log::{Found, Log};
 use crate::error::{Error, Kind, Result};
 use crate::stream::Lsn;
@@ -115,7 +116,7 @@ pub enum Answer {
 pub async fn fetch(log: &Log, name: Name, path: &Path) -> Result<Answer> {
     let bytes = match name {
         Name::History(timeline) => log.history(timeline).await?.map(|history| history.to_vec()),
-        Name::Wal(wal) => match log.file(wal.timeline, wal.start(log.system().wal_segment_size.into())?).await? {
+        Name::Wal(wal) => match file(log, wal).await? {
             Found::Whole(bytes) | Found::Begun(bytes) => Some(bytes),
             Found::Absent => None,
         },
@@ -126,6 +127,12 @@ pub async fn fetch(log: &Log, name: Name, path: &Path) -> Result<Answer> {
     unnamed.push(format!(".{}.tmp", std::process::id()));
     write(Path::new(&unnamed), path, &bytes)?;
     Ok(Answer::Delivered)
+}
+
+/// A file that Postgres may get.
+pub(super) async fn file(log: &Log, wal: WalName) -> Result<Found> {
+    look_at(log, wal).await?;
+    log.file(wal.timeline, wal.start(log.system().wal_segment_size.into())?).await
 }
 
 /// Writes a file under another name and gives it its own when it is whole and durable.

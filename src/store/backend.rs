@@ -1,5 +1,6 @@
 //! From `archive.url` and `[archive.options]` to an open backend, rooted at the archive.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -146,6 +147,20 @@ fn with_options<B, K: FromStr>(
         })?;
         Ok(set(builder, known, value))
     })
+}
+
+/// The options that [`open`] would use, those of the environment included.
+pub(super) fn options_in_force(archive: &Archive) -> BTreeMap<String, String> {
+    let variables =
+        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let known: fn(&str) -> bool = match archive.url.scheme() {
+        "s3" => |name| name.starts_with("aws_") && AmazonS3ConfigKey::from_str(name).is_ok(),
+        "gs" => |name| name.starts_with("google_") && GoogleConfigKey::from_str(name).is_ok(),
+        "az" => |name| name.starts_with("azure_") && AzureConfigKey::from_str(name).is_ok(),
+        _ => |_| false,
+    };
+    let given = variables.map(|(name, value)| (name.to_ascii_lowercase(), value)).filter(|(name, _)| known(name));
+    given.chain(archive.options.clone()).collect()
 }
 
 /// The part of the URL that names the bucket.

@@ -21,6 +21,7 @@ mod meter;
 mod patient;
 mod root;
 
+use std::collections::BTreeMap;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -100,6 +101,11 @@ impl Store {
     /// [`Kind::Config`], as of [`Store::open`].
     pub fn validate(archive: &Archive) -> Result<()> {
         backend::validate(archive)
+    }
+
+    /// The options that a store of the archive is opened with, those that the environment gives included.
+    pub fn options_in_force(archive: &Archive) -> BTreeMap<String, String> {
+        backend::options_in_force(archive)
     }
 
     /// A store over objects that are already open, for wrappers that count, limit or break requests.

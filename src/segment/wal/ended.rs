@@ -1,23 +1,26 @@
-//! What a recovery can stop at: commits, aborts and restore points, with their places, times and transactions.
+//! What a recovery can stop at: commits, aborts and restore points, with their places, times and transactions. And what it
+//! needs to know beforehand: limits that were changed, and tablespaces, which it would make at the places that the log names.
 //!
 //! ```text
 //!  COMMIT, ABORT    i64 time, then as `xinfo` says, if `info` has 0x80: u32 xinfo, database, subtransactions, files, statistics,
 //!                   invalidations (a commit's only), and of a prepared transaction its xid       (`access/xact.h`)
 //!  RESTORE_POINT    i64 time, 64 bytes of name, up to a zero                                     (`access/xlog_internal.h`)
+//!  PARAMETER_CHANGE five u32: connections, workers, senders, prepared transactions, locks        (`xl_parameter_change`)
+//!  TBLSPC_CREATE    u32 number, its place, up to a zero                                          (`commands/tablespace.h`)
 //! ```
 //!
 //! Times are microseconds since 1970, by the clock of the server: just what it compares a target with.
 
 use crate::stream::Lsn;
 
-/// A record that a recovery can stop at.
+/// A record that a recovery can stop at, or that it needs to know of before it begins.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ended {
     /// Where the record begins.
     pub start: Lsn,
     /// Where it ends.
     pub end: Lsn,
-    /// Its time, in microseconds since 1970.
+    /// Its time, in microseconds since 1970; of a record that has none the least.
     pub at: i64,
     /// What it is.
     pub what: What,
@@ -32,12 +35,37 @@ pub enum What {
     Abort(u32),
     /// `pg_create_restore_point(name)`.
     RestorePoint(String),
+    /// The server was started with other limits.
+    Limits(Limits),
+    /// `CREATE TABLESPACE`.
+    Tablespace {
+        /// Its number.
+        oid: u32,
+        /// Its place.
+        path: String,
+    },
+}
+
+/// `max_connections`, `max_worker_processes`, `max_wal_senders`, `max_prepared_transactions` and `max_locks_per_transaction`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Limits(pub [u32; 5]);
+
+impl Limits {
+    /// Each as high as in one of both.
+    #[must_use]
+    pub fn max(mut self, other: Self) -> Self {
+        self.0.iter_mut().zip(other.0).for_each(|(own, other)| *own = (*own).max(other));
+        self
+    }
 }
 
 /// The manager and operation of records that are told; see [`super::Walker::telling`].
 const MANAGER_XLOG: u8 = 0;
 const MANAGER_XACT: u8 = 1;
+const MANAGER_TABLESPACES: u8 = 5;
 const XLOG_RESTORE_POINT: u8 = 0x70;
+const XLOG_PARAMETER_CHANGE: u8 = 0x60;
+const XLOG_TBLSPC_CREATE: u8 = 0x00;
 const OPERATION: u8 = 0x70;
 const HAS_INFO: u8 = 0x80;
 const COMMIT: u8 = 0x00;
@@ -60,7 +88,8 @@ const NAME: usize = 64;
 /// Whether a record with this `info` of this manager is one to tell.
 pub(super) fn is_told(manager: u8, info: u8) -> bool {
     match manager {
-        MANAGER_XLOG => info & 0xf0 == XLOG_RESTORE_POINT,
+        MANAGER_XLOG => matches!(info & 0xf0, XLOG_RESTORE_POINT | XLOG_PARAMETER_CHANGE),
+        MANAGER_TABLESPACES => info & 0xf0 == XLOG_TBLSPC_CREATE,
         MANAGER_XACT => matches!(info & OPERATION, COMMIT | ABORT | COMMIT_PREPARED | ABORT_PREPARED),
         _ => false,
     }
@@ -73,6 +102,16 @@ pub(super) fn read(
     data: &[u8],
     server_version: u32,
 ) -> Option<Ended> {
+    let known = |what| Some(Ended { start: lsns.start, end: lsns.end, at: i64::MIN, what });
+    match (manager, info & 0xf0) {
+        (MANAGER_XLOG, XLOG_PARAMETER_CHANGE) => return known(What::Limits(limits(data)?)),
+        (MANAGER_TABLESPACES, _) => {
+            let (oid, path) = number(data)?;
+            let path = String::from_utf8_lossy(path.split(|byte| *byte == 0).next()?).into_owned();
+            return known(What::Tablespace { oid, path });
+        }
+        _ => {}
+    }
     let (time, rest) = data.split_first_chunk::<8>()?;
     let at = i64::from_le_bytes(*time).saturating_add(EPOCH_US);
     let what = if manager == MANAGER_XLOG {
@@ -109,6 +148,14 @@ fn prepared(info: u8, rest: &[u8], server_version: u32) -> Option<u32> {
         }
     }
     (xinfo & IS_PREPARED != 0).then(|| number(rest)).flatten().map(|(xid, _)| xid)
+}
+
+fn limits(mut data: &[u8]) -> Option<Limits> {
+    let mut limits = Limits::default();
+    for limit in &mut limits.0 {
+        (*limit, data) = number(data)?;
+    }
+    Some(limits)
 }
 
 fn number(bytes: &[u8]) -> Option<(u32, &[u8])> {
@@ -151,9 +198,21 @@ mod tests {
         assert_eq!(found.map(|ended| ended.what), Some(What::RestorePoint("release".to_owned())));
     }
 
+    #[test]
+    fn limits_and_tablespaces_are_told_and_have_no_time() {
+        let numbers: Vec<u8> = [300_u32, 8, 10, 2, 64, 1].iter().flat_map(|number| number.to_le_bytes()).collect();
+        let found = read(Lsn(0)..Lsn(1), (MANAGER_XLOG, XLOG_PARAMETER_CHANGE, 0), &numbers, 15).expect("read");
+        assert_eq!((found.at, found.what), (i64::MIN, What::Limits(Limits([300, 8, 10, 2, 64]))));
+        let place = [&7_u32.to_le_bytes()[..], b"/fast disk\0"].concat();
+        let found = read(Lsn(0)..Lsn(1), (MANAGER_TABLESPACES, XLOG_TBLSPC_CREATE, 0), &place, 15).expect("read");
+        assert_eq!(found.what, What::Tablespace { oid: 7, path: "/fast disk".to_owned() });
+        assert!(!is_told(MANAGER_TABLESPACES, 0x10), "a drop makes nothing");
+        assert_eq!(Limits([1, 9, 3, 0, 5]).max(Limits([2, 8, 3, 1, 4])), Limits([2, 9, 3, 1, 5]));
+    }
+
     proptest! {
         #[test]
-        fn no_bytes_make_it_panic(data in prop::collection::vec(any::<u8>(), 0..200), info in any::<u8>(), manager in 0..2_u8) {
+        fn no_bytes_make_it_panic(data in prop::collection::vec(any::<u8>(), 0..200), info in any::<u8>(), manager in 0..6_u8) {
             drop(read(Lsn(0)..Lsn(1), (manager, info, 1), &data, 18));
         }
     }

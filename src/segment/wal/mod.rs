@@ -23,7 +23,7 @@ mod write;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-pub use ended::{Ended, What};
+pub use ended::{Ended, Limits, What};
 pub use history::{Switch, parse_history};
 pub use read::WalReader;
 pub use records::{LONG_HEADER, PAGE, SHORT_HEADER, Seen, Walker, check_pages, page_magic};
