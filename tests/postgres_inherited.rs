@@ -125,6 +125,9 @@ fn a_server_with_every_setting_at_once_is_restored_beside_its_production() {
         let moved = format!("{}={}", fast.display(), home.join("restored-fast").display());
         let into = home.join("restored");
         let shown = into.display().to_string();
+        // Nobody said where the tablespace goes: not where production has it.
+        let said = place.tidelog(&["restore-postgres", "--into", &shown]).expect(2).stderr;
+        assert!(said.contains(&format!("--tablespace {}=NEW", fast.display())) && !into.exists(), "{said}");
         let said = place.tidelog(&["restore-postgres", "--into", &shown, "--tablespace", &moved]).expect(0).stdout;
         for part in
             ["hba_file is kept", "more.conf, which is not on this machine", "tablespace at ", "tidelog.restored.conf"]

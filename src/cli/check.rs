@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use serde::Serialize;
@@ -52,7 +53,8 @@ impl Answer {
 /// Checks, prints, and fails if a check did.
 pub(super) async fn run(args: &Args, path: &Path) -> Result<()> {
     let config = Config::load(path)?;
-    let mut answers = vec![Answer::of("configuration", Ok(format!("{} is valid", path.display())))];
+    let valid = Answer::of("configuration", Ok(format!("{} is valid", path.display())));
+    let mut answers = vec![Answer { hint: remark(path), ..valid }];
     // What only the libraries know to be wrong: their options and properties. No server is asked, and no directory made:
     // one that root makes here would not be the service's.
     let valid = Store::validate(&config.archive);
@@ -113,6 +115,43 @@ pub(super) async fn run(args: &Args, path: &Path) -> Result<()> {
     let kind =
         if answers.iter().any(|answer| answer.kind == Some(Kind::Config)) { Kind::Config } else { Kind::Unavailable };
     Err(Error::new(kind, format!("{failed} of {} checks failed", answers.len())))
+}
+
+/// What is unwise about the rights of the configuration file.
+fn remark(path: &Path) -> Option<String> {
+    let mode = std::fs::metadata(path).ok()?.permissions().mode();
+    if mode & 0o002 != 0 {
+        return Some(format!("every user of this machine may write it (mode {:04o}): chmod o-w", mode & 0o7777));
+    }
+    let table: toml::Table = toml::from_str(&std::fs::read_to_string(path).ok()?).ok()?;
+    (mode & 0o004 != 0 && holds_secret(&table)).then(|| {
+        let mode = mode & 0o7777;
+        format!("it holds a secret, and every user of this machine may read it (mode {mode:04o}): chmod o-r, or write the secret as {{ file = \"…\" }}")
+    })
+}
+
+/// Whether a secret stands in a table as it is.
+fn holds_secret(table: &toml::Table) -> bool {
+    table.iter().any(|(key, value)| match value {
+        // `{ file = … }` and `{ env = … }` say where it is.
+        toml::Value::Table(below) => holds_secret(below),
+        toml::Value::Array(items) => items.iter().filter_map(toml::Value::as_table).any(holds_secret),
+        toml::Value::String(text) => {
+            let key = key.to_lowercase();
+            let is_url = key == "url" && (text.contains("password=") || holds_password(text));
+            is_url
+                || ["password", "secret", "jaas", "access_key", "account_key", "token"]
+                    .iter()
+                    .any(|part| key.contains(part) && !key.ends_with("_file") && !key.ends_with("_id"))
+        }
+        _ => false,
+    })
+}
+
+/// Whether a URL holds a password before its host.
+fn holds_password(url: &str) -> bool {
+    let authority = url.split_once("://").and_then(|(_, rest)| rest.split(['/', '?']).next());
+    authority.and_then(|authority| authority.rsplit_once('@')).is_some_and(|(user, _)| user.contains(':'))
 }
 
 fn print(args: &Args, answers: &[Answer]) -> Result<()> {
@@ -178,4 +217,41 @@ async fn check_cluster(store: &Store, kafka: &Kafka) -> Result<()> {
 
 fn count(number: usize, noun: &str) -> String {
     format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn remarked(text: &str, mode: u32) -> Option<String> {
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        std::fs::write(file.path(), text).expect("written");
+        std::fs::set_permissions(file.path(), std::fs::Permissions::from_mode(mode)).expect("its rights");
+        remark(file.path())
+    }
+
+    #[test]
+    fn a_configuration_that_others_may_write_or_whose_secrets_they_may_read_is_remarked() {
+        let secrets = [
+            "[kafka.properties]\n\"sasl.password\" = \"x\"\n",
+            "[archive.options]\naws_secret_access_key = \"x\"\n",
+            "[postgres]\nurl = \"postgres://me:secret@host/db\"\n",
+            "[postgres]\nurl = \"host=a password=x\"\n",
+        ];
+        for text in secrets {
+            assert!(
+                remarked(text, 0o644).is_some_and(|said| said.contains("mode 0644") && !said.contains("secret@")),
+                "{text}"
+            );
+            assert_eq!(remarked(text, 0o640), None, "{text}");
+        }
+        for text in [
+            "[kafka.properties]\n\"sasl.password\" = { file = \"/p\" }\n",
+            "[postgres]\nurl = \"postgres://me@host/db\"\n",
+            "[http]\nadmin_token_file = \"/t\"\n[archive.options]\naws_access_key_id = \"a\"\n",
+        ] {
+            assert_eq!(remarked(text, 0o644), None, "{text}");
+        }
+        assert!(remarked("", 0o646).is_some_and(|said| said.contains("may write it (mode 0646)")));
+    }
 }

@@ -6,6 +6,7 @@
 mod allocator;
 mod backup;
 mod check;
+mod core_dumps;
 mod demo;
 mod expire;
 mod human;
@@ -89,6 +90,7 @@ enum Command {
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
     allocator::keep_little();
+    core_dumps::switch_off();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         // Help and version are no failure; clap knows.

@@ -8,7 +8,7 @@
 //! taken as a password, whatever the user's name.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -28,6 +28,9 @@ const MOST_BYTES: u64 = 4096;
 
 /// The rights of everybody else (chmod(2)).
 const OTHERS: u32 = 0o007;
+
+/// The right of the group to put its own token there.
+const GROUP_WRITES: u32 = 0o020;
 
 /// The file that holds the token.
 #[derive(Debug)]
@@ -63,6 +66,22 @@ impl Token {
             return Err(self.wrong(&format!("is open to every user of this machine (mode {:04o})", mode & 0o7777)).hint(
                 "take the rights of others away: chmod o-rwx, or defaultMode: 0440 of a Kubernetes volume with fsGroup",
             ));
+        }
+        if !facts.is_file() {
+            // Reading a pipe would wait for whoever writes into it.
+            return Err(self.wrong("is no regular file").hint("write the token into a file"));
+        }
+        if mode & GROUP_WRITES != 0 {
+            return Err(self
+                .wrong(&format!("can be written by its group (mode {:04o})", mode & 0o7777))
+                .hint("whoever writes it makes the changes: chmod g-w"));
+        }
+        // Whoever owns it can write it. Root's files are those of whoever set the machine up.
+        let own = fs::metadata("/proc/self").map_or(facts.uid(), |own| own.uid());
+        if facts.uid() != 0 && facts.uid() != own {
+            return Err(self
+                .wrong(&format!("belongs to another user (uid {})", facts.uid()))
+                .hint("give it to root or to the user that runs tidelog: chown"));
         }
         if facts.len() > MOST_BYTES {
             return Err(self.wrong("is too large for a token").hint("it holds one line of 16 to 4096 characters"));
@@ -154,6 +173,7 @@ mod tests {
         for (text, mode, says) in [
             ("0123456789abcdef", 0o644, "is open to every user of this machine (mode 0644)"),
             ("0123456789abcdef", 0o642, "mode 0642"),
+            ("0123456789abcdef", 0o660, "can be written by its group (mode 0660)"),
             ("0123456789abcde\n", 0o600, "holds no token"),
             ("0123456789 abcdef", 0o600, "holds no token"),
             (&"x".repeat(5000), 0o600, "is too large"),
@@ -166,6 +186,27 @@ mod tests {
         }
         let error = Token::open(Path::new("/does/not/exist")).expect_err("no such file");
         assert!(error.to_string().contains("cannot be read: No such file"), "{error}");
+    }
+
+    #[test]
+    fn a_pipe_is_no_token_and_is_not_waited_for() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let pipe = folder.path().join("token");
+        let made = std::process::Command::new("mkfifo").args(["-m", "600"]).arg(&pipe).status().expect("it runs");
+        assert!(made.success());
+        let error = Token::open(&pipe).expect_err("it is none");
+        assert!(error.to_string().contains("is no regular file"), "{error}");
+    }
+
+    #[test]
+    fn a_token_of_another_user_is_refused() {
+        let held = file("0123456789abcdef", 0o600);
+        if std::os::unix::fs::chown(held.path(), Some(12_345), None).is_err() {
+            // Only root can give files away.
+            return;
+        }
+        let error = Token::open(held.path()).expect_err("it is another's");
+        assert!(error.to_string().contains("belongs to another user (uid 12345)"), "{error}");
     }
 
     #[test]

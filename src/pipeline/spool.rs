@@ -3,13 +3,26 @@
 //! Its content is worthless without its process: what was not committed is read from Kafka again. So a directory whose
 //! process is gone (its lock is free) is removed when the next one starts.
 
-use std::fs::{File, TryLockError};
+use std::fs::{DirBuilder, File, Permissions, TryLockError};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{Error, Result};
 
 const LOCK: &str = "lock";
+
+/// Makes a directory that nobody else may enter, and takes the rights of others away from one that is there: records and WAL lie
+/// in it as they are.
+pub(super) fn make_private(directory: &Path) -> std::io::Result<()> {
+    match DirBuilder::new().mode(0o700).create(directory) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+            let mode = std::fs::metadata(directory)?.permissions().mode();
+            if mode & 0o077 == 0 { Ok(()) } else { std::fs::set_permissions(directory, Permissions::from_mode(0o700)) }
+        }
+        made => made,
+    }
+}
 
 /// This process's directory for unfinished segments.
 #[derive(Debug)]
@@ -29,7 +42,7 @@ impl Spool {
         })?;
         remove_left_over(root)?;
         let directory = root.join(writer);
-        let made = std::fs::create_dir(&directory).and_then(|()| {
+        let made = make_private(&directory).and_then(|()| {
             // Locked before it has its name: another process that starts now would take it for one that is left over.
             let unnamed = directory.join("lock.new");
             let lock = File::create(&unnamed)?;
@@ -95,6 +108,20 @@ fn remove_left_over(root: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nobody_else_may_look_into_a_spool() {
+        let root = tempfile::tempdir().expect("a directory");
+        let mode = |path: &Path| std::fs::metadata(path).expect("it is there").permissions().mode() & 0o777;
+        let spool = Spool::open(root.path(), "w").expect("it can be opened");
+        assert_eq!(mode(&spool.directory), 0o700);
+        // As an older version has left it.
+        let old = root.path().join("postgres-1");
+        std::fs::create_dir(&old).expect("a directory");
+        std::fs::set_permissions(&old, Permissions::from_mode(0o755)).expect("its rights");
+        make_private(&old).expect("it is ours");
+        assert_eq!(mode(&old), 0o700);
+    }
 
     #[test]
     fn the_spool_of_a_process_that_is_gone_is_removed_and_that_of_a_living_one_is_not() {

@@ -283,6 +283,32 @@ mod tests {
     }
 
     #[test]
+    fn whatever_the_rights_in_the_backup_nothing_is_open_to_others() {
+        let mut builder = tar::Builder::new(Vec::new());
+        for (name, kind, mode) in [
+            ("./", tar::EntryType::Directory, 0o777),
+            ("d/", tar::EntryType::Directory, 0o555),
+            ("d/a", tar::EntryType::Regular, 0o666),
+        ] {
+            let mut header = tar::Header::new_ustar();
+            header.set_size(0);
+            header.set_mode(mode);
+            header.set_entry_type(kind);
+            header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
+            header.set_cksum();
+            builder.append(&header, &b""[..]).expect("appended");
+        }
+        let (into, written) = run(&builder.into_inner().expect("a tar file"), &files(&[("p/d/a", b"")]));
+        written.expect("all is well");
+        let mode = |path: &Path| fs::metadata(path).expect("it is there").permissions().mode() & 0o777;
+        // What Postgres accepts is 0700 and 0750 (`checkDataDir`, miscinit.c).
+        assert_eq!(
+            (mode(into.path()), mode(&into.path().join("d")), mode(&into.path().join("d/a"))),
+            (0o750, 0o750, 0o640)
+        );
+    }
+
+    #[test]
     fn what_the_manifest_does_not_say_is_refused() {
         let refused = |tar: &[u8], known: &[(&str, &[u8])]| {
             let (_, written) = run(tar, &files(known));

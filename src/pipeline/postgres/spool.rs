@@ -36,6 +36,7 @@ use tokio::sync::{Notify, watch};
 
 use super::buffers::{Buffer, Buffers};
 use crate::error::{Error, Kind, Result};
+use crate::pipeline::spool::make_private;
 use crate::segment::wal::MOST_BYTES;
 use crate::stream::Lsn;
 
@@ -125,7 +126,7 @@ impl WalSpool {
         let directory = root.join(format!("postgres-{system_id}"));
         let hint = "set archive.spool_dir to a directory on a local disk that tidelog may write to";
         let failed = |source| Error::io(source, format!("cannot open the spool {}", directory.display())).hint(hint);
-        std::fs::create_dir_all(&directory).map_err(failed)?;
+        std::fs::create_dir_all(root).and_then(|()| make_private(&directory)).map_err(failed)?;
         let lock = File::create(directory.join(LOCK)).map_err(failed)?;
         if lock.try_lock().is_err() {
             return Err(Error::new(Kind::Config, format!("another process uses the spool {}", directory.display()))
