@@ -13,6 +13,7 @@ mod isolation;
 mod kafka;
 mod page;
 mod postgres_damage;
+mod postgres_holds;
 mod postgres_inherited;
 mod postgres_lost;
 mod postgres_many_files;

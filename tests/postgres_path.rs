@@ -14,7 +14,7 @@ use crate::rig::postgres::{Postgres, Version};
 use crate::rig::program;
 use crate::rig::wait_until;
 
-const KEPT: &str = "[retention]\npostgres = \"1s\"\n";
+pub(crate) const KEPT: &str = "[retention]\npostgres = \"1s\"\n";
 
 /// The moments from which `ls` says that one can recover, to which it says so, and one in between.
 fn claimed(place: &Place) -> Vec<String> {
@@ -42,7 +42,7 @@ fn plans_hold(place: &Place, of: &str) -> usize {
 }
 
 /// Waits until what was committed so far is older than the window of retention.
-fn wait_older(postgres: &Postgres) {
+pub(crate) fn wait_older(postgres: &Postgres) {
     let now = postgres.psql("SELECT clock_timestamp() + '1.5 s'");
     wait_until("a second to pass", PATIENCE, || postgres.psql(&format!("SELECT clock_timestamp() > '{now}'")) == "t");
 }
@@ -98,6 +98,7 @@ fn a_backup_of_the_new_timeline_lets_the_old_one_go() {
     wait_older(&again);
     again.psql("INSERT INTO markers VALUES (7, 'x')");
     place.wait_archived_of(&again, 2);
+    place.forget_holds();
     let said = place.tidelog(&["expire", "--json"]).expect(0).json();
     assert_eq!(said["backups"], 2, "neither backup of timeline 1 leads to what is kept: {said}");
     assert!(said["segments"].as_u64().is_some_and(|segments| segments > 0), "{said}");

@@ -149,6 +149,11 @@ impl Place {
         self.program().take().expect("it archives").terminate(STOP);
     }
 
+    /// As if nobody restored any more.
+    pub(crate) fn forget_holds(&self) {
+        std::fs::remove_dir_all(self.home.path().join("archive/holds")).expect("there were some");
+    }
+
     /// A restored directory.
     pub(crate) fn restore(&self, name: &str, target: &[&str]) -> PathBuf {
         let into = self.home.path().join(name);

@@ -9,10 +9,11 @@ use super::human;
 use super::inspect::{print, print_json};
 use crate::config::Config;
 use crate::error::{Error, Kind, Result, ResultExt as _};
-use crate::manifest::{self, Chain, recoverable};
+use crate::manifest::{self, Chain, holds, recoverable};
 use crate::pipeline::postgres::{Given, give_up, sweep};
 use crate::pipeline::writer_id;
 use crate::store::Store;
+use crate::stream::StreamId;
 use crate::time;
 
 /// Gives up what `[retention]` lets go: WAL and base backups without which every moment of the time stays recoverable.
@@ -55,17 +56,19 @@ pub(crate) async fn run(args: &Args, config: &Config) -> Result<()> {
         now - TimeDelta::from_std(kept).or_err(Kind::Config, || "retention.postgres is too long".to_owned())?;
     let store = Store::open(&config.archive)?;
     let (mut given, mut deleted) = (Given::default(), 0);
-    for stream in manifest::streams(&store).await?.iter().filter(|stream| stream.topic().is_none()) {
+    for stream in &manifest::streams(&store).await? {
+        let StreamId::Postgres { system_id } = *stream else { continue };
         let Some(mut chain) = Chain::open(&store, stream).await? else { continue };
         if args.dry_run {
-            let surplus = recoverable::surplus(&store, &chain, horizon).await?;
+            let held = holds::held(&store, system_id, now).await?;
+            let surplus = recoverable::surplus(&store, &chain, horizon, &held).await?;
             given.wal.add(&chain.to_expire(&surplus.before, now).await?.retired);
             given.backups += surplus.backups.len() as u64;
         } else {
             let one = give_up(&store, &mut chain, horizon, &writer_id()?).await?;
             given.wal.add(&one.wal);
             given.backups += one.backups;
-            deleted += sweep(&store, &chain).await?;
+            deleted += sweep(&store, &chain, holds::store_time(&store, system_id).await?).await?;
         }
     }
     let outcome = Outcome {

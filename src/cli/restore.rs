@@ -14,7 +14,10 @@ use super::progress::{Progress, Unit};
 use crate::config::Archive;
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::manifest::backups;
+use crate::manifest::holds::RENEW_EVERY;
+use crate::pipeline;
 use crate::restore::ahead::Ahead;
+use crate::restore::holding::{Holding, Kept};
 use crate::restore::plan::{Asked, Goal, Plan, plan};
 use crate::restore::postgres::{Action, Destination, LogSource, Places, Restored, must_be_empty, restore, shell_word};
 use crate::restore::wal_fetch::{self, Answer, Name};
@@ -92,6 +95,8 @@ pub(super) async fn run(args: &RestoreArgs, archive: &Archive) -> Result<()> {
     let plan = plan(&store, &log, &backups, &asked).await?;
     // Not after an hour's reading.
     must_be_empty(&args.into)?;
+    let system_id = log.system().system_id;
+    let holding = Holding::begin(&store, &log, &plan, &pipeline::writer_id()?, &host()).await?;
     let (done, shown) = bar("reading the log", plan.log_bytes());
     let foreseen = foresee(&log, &plan, &done).await?;
     drop(shown);
@@ -99,6 +104,9 @@ pub(super) async fn run(args: &RestoreArgs, archive: &Archive) -> Result<()> {
     let (done, shown) = bar("restoring", plan.backup.bytes());
     let restored = restore(&store, &plan, &into, &done).await?;
     drop(shown);
+    if let Some(holding) = holding {
+        holding.hand_over(&store, system_id, &into.data).await;
+    }
     tell(args, &plan, &into, (&restored, begun.elapsed().as_secs_f64()))
 }
 
@@ -311,7 +319,18 @@ impl Fetching<'_> {
         log.expect_entry(self.args.entry)?;
         match self.name {
             Name::Wal(wal) if self.args.ahead => {
-                Ahead::beside(&self.args.path).follow(Arc::new(log), wal).await.map(|()| Answer::Delivered)
+                let log = Arc::new(log);
+                let renewing = async {
+                    loop {
+                        self.hold(&store, &log).await;
+                        tokio::time::sleep(RENEW_EVERY / 4).await;
+                    }
+                };
+                let follow = Ahead::beside(&self.args.path);
+                tokio::select! {
+                    followed = follow.follow(Arc::clone(&log), wal) => followed.map(|()| Answer::Delivered),
+                    () = renewing => Ok(Answer::Delivered),
+                }
             }
             name => {
                 let size = u64::from(log.system().wal_segment_size);
@@ -321,10 +340,28 @@ impl Fetching<'_> {
                     // It gets the next ones while this one is fetched.
                     start_ahead(self.args, self.config_file);
                 }
+                self.hold(&store, &log).await;
                 wal_fetch::fetch(&log, name, &self.args.path).await
             }
         }
     }
+
+    /// Tells retention that a recovery goes on. A recovery does not fail for that.
+    async fn hold(&self, store: &Store, log: &Log) {
+        let Name::Wal(wal) = self.name else { return };
+        let system = log.system();
+        let Ok(from) = wal.start(system.wal_segment_size.into()) else { return };
+        let kept = Kept::beside(&self.args.path);
+        if let Err(error) = kept.renew(store, (system.system_id, from), Utc::now(), pipeline::writer_id).await {
+            tracing::warn!(%error, "no hold can be written: retention does not know of this recovery");
+        }
+    }
+}
+
+/// The name of this machine, for people.
+fn host() -> String {
+    std::fs::read_to_string("/etc/hostname")
+        .map_or_else(|_| "an unnamed host".to_owned(), |name| name.trim().to_owned())
 }
 
 /// Starts a process that fetches the next files, where there is none. What keeps it from starting is told by nobody: the

@@ -264,10 +264,13 @@ pub async fn commit(store: &Store, backup: &Backup) -> Result<()> {
     }
 }
 
-/// Removes a backup: first what makes it count, then everything else.
+/// Gives a backup up: it no longer counts. Its parts stay for a while, for a restore may have chosen it before: see
+/// [`super::leftovers`].
 pub async fn remove(store: &Store, backup: &Backup) -> Result<()> {
-    store.delete(&layout::backup_commit(backup.system.system_id, &backup.name)).await?;
-    remove_parts(store, backup.system.system_id, &backup.name).await
+    let system_id = backup.system.system_id;
+    let mark = layout::backup_part(system_id, &backup.name, layout::BACKUP_REMOVED);
+    store.put(&mark, Bytes::from_static(br#"{"format":1}"#)).await?;
+    store.delete(&layout::backup_commit(system_id, &backup.name)).await
 }
 
 #[cfg(test)]
@@ -329,7 +332,8 @@ mod tests {
         assert_eq!(commit(&store, &other).await.expect_err("the name is taken").kind(), Kind::Fenced);
         remove(&store, &earlier).await.expect("removed");
         assert_eq!(listed(&store).await, [later]);
-        assert!(store.list(&layout::backup(1, "b")).await.expect("a list").is_empty());
+        let left = store.list(&layout::backup(1, "b")).await.expect("a list");
+        assert_eq!(left.len(), 2, "a part, for whoever reads it, and the mark: {left:?}");
     }
 
     #[tokio::test]

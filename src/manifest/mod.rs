@@ -18,6 +18,8 @@
 
 pub mod backups;
 pub mod coverage;
+pub mod holds;
+pub mod leftovers;
 pub mod path;
 pub mod recoverable;
 

@@ -37,6 +37,8 @@ pub struct Facts {
     pub histories: BTreeMap<u32, Vec<Switch>>,
     /// The base backups.
     pub backups: Vec<Taken>,
+    /// A restore under way needs everything from here on, on whatever timeline.
+    pub held: Option<Lsn>,
 }
 
 /// What a path needs to know of a base backup.
@@ -381,6 +383,9 @@ impl Facts {
         }
         let mut surplus = Surplus::default();
         for (&timeline, archived) in &self.archived {
+            if let Some(held) = self.held {
+                need(&mut needed, timeline, self.file_of(held));
+            }
             let until = needed.get(&timeline).copied().unwrap_or(archived.end);
             if archived.start < until {
                 surplus.before.insert(timeline, until);

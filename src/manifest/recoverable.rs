@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 
 use super::backups::{Backup, backups};
+use super::holds::Held;
 use super::path::{Facts, Span, Taken, Way};
 use super::{Chain, Selection, coverage};
 use crate::error::Result;
@@ -230,18 +231,19 @@ pub struct Surplus {
     pub backups: Vec<Backup>,
 }
 
-/// What is not needed to recover to any moment after `horizon`.
-pub async fn surplus(store: &Store, chain: &Chain, horizon: DateTime<Utc>) -> Result<Surplus> {
+/// What is not needed to recover to any moment after `horizon`, nor held by anybody.
+pub async fn surplus(store: &Store, chain: &Chain, horizon: DateTime<Utc>, held: &Held) -> Result<Surplus> {
     let StreamId::Postgres { system_id } = chain.stream() else { return Ok(Surplus::default()) };
     // What cannot be read stays: nobody knows who needs it.
     let backups = backups(store, *system_id).await?.sound;
-    let facts = facts(store, chain, &backups).await?;
+    let facts = Facts { held: held.from(), ..facts(store, chain, &backups).await? };
     let surplus = facts.surplus({
         let horizons = horizons(chain, &facts, horizon.timestamp_millis()).await?;
         move |way| horizons.get(&way.timeline()).copied()
     });
     let before = surplus.before.iter().map(|(timeline, before)| (timeline.cast_signed(), before.position()));
     let given_up = surplus.backups.iter().filter_map(|index| backups.get(*index).cloned());
+    let given_up = given_up.filter(|backup| !held.backup(&backup.name));
     Ok(Surplus { before: before.collect(), backups: given_up.collect() })
 }
 

@@ -5,6 +5,7 @@
 //!                  /000000010000000000000007        fetched in advance, whole and durable; a rename delivers it
 //!                  /000000010000000000000008.part   under way
 //!                  /lock                            held by the process that fetches in advance
+//!                  /hold                            what retention is told to keep
 //!
 //!   Postgres ─► wal-fetch ─► wanted, rename ─► Postgres replays …
 //!                  └─ starts, where there is none ─► wal-fetch --ahead: follows `wanted`, up to AHEAD files before it
@@ -43,9 +44,11 @@ const IDLE: Duration = Duration::from_secs(60);
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The folder beside the file that Postgres wants.
-const FOLDER: &str = ".tidelog";
+pub(super) const FOLDER: &str = ".tidelog";
 const WANTED: &str = "wanted";
 const LOCK: &str = "lock";
+/// What the recovery tells retention, see [`super::holding`].
+pub(super) const HOLD: &str = "hold";
 const UNDER_WAY: &str = "part";
 
 /// The folder of one recovery.
@@ -182,7 +185,7 @@ impl Ahead {
         let kept: Vec<String> = window.names().map(|name| name.to_string()).collect();
         for entry in entries.flatten() {
             let name = entry.file_name();
-            if name != LOCK && name != WANTED && !kept.iter().any(|kept| name == **kept) {
+            if name != LOCK && name != WANTED && name != HOLD && !kept.iter().any(|kept| name == **kept) {
                 remove(&entry.path());
             }
         }

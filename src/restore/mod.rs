@@ -14,6 +14,7 @@
 //! was archived, and call it success. So [`wal_fetch`] says so only where the archive proves it.
 
 pub mod ahead;
+pub mod holding;
 pub mod plan;
 pub mod postgres;
 pub mod wal_fetch;

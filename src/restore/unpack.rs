@@ -172,7 +172,9 @@ impl Unpacker {
             size += count as u64;
         }
         if let (Some(file), Some((_, mode))) = (file, target) {
-            file.set_permissions(fs::Permissions::from_mode(mode)).and_then(|()| file.sync_all()).map_err(failed)?;
+            let set = file.set_permissions(fs::Permissions::from_mode(mode));
+            // An empty file is its name, which its directory makes durable: there may be hundreds of thousands.
+            set.and_then(|()| if size > 0 { file.sync_all() } else { Ok(()) }).map_err(failed)?;
         }
         let shown = String::from_utf8_lossy(&name).into_owned();
         let wrong = |what: String| {

@@ -11,6 +11,7 @@
 //! coverage/kafka/<cluster>/<writer>.json                                     what an archiver knows to be complete
 //! coverage/postgres/<system id>/<writer>.json
 //! backups/postgres/system=<id>/<name>/…                                      base backups, see `restore`
+//! holds/postgres/<system id>/<name>.json                                     what a restore still needs
 //! replays/<id>/{plan,progress,finished}.json                                 what a replay is and how far it is
 //! ```
 //!
@@ -153,6 +154,31 @@ pub fn backup_part(system_id: u64, name: &str, part: &str) -> Path {
 /// What makes a base backup count.
 pub fn backup_commit(system_id: u64, name: &str) -> Path {
     backup_part(system_id, name, "backup.json")
+}
+
+/// What marks a base backup that was given up.
+pub const BACKUP_REMOVED: &str = "removed.json";
+
+/// Whether `key` has the name of an object that a base backup consists of, `backup.json` aside.
+pub fn is_backup_object(key: &Path) -> bool {
+    let is_part = |name: &str| {
+        let name = name.strip_suffix(".zst")?;
+        let (archive, number) = name.rsplit_once('.')?;
+        let digits = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+        Some(digits && archive.ends_with(".tar"))
+    };
+    key.filename()
+        .is_some_and(|name| name == BACKUP_REMOVED || name == "backup_manifest.zst" || is_part(name).unwrap_or(false))
+}
+
+/// The folder of what is held of a Postgres system.
+pub fn holds(system_id: u64) -> Path {
+    Path::from_iter(["holds", "postgres", &system_id.to_string()])
+}
+
+/// What one reader holds.
+pub fn hold(system_id: u64, name: &str) -> Path {
+    holds(system_id).join(format!("{name}.json"))
 }
 
 /// The key that a checkpoint or a page writes down.

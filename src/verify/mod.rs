@@ -20,6 +20,7 @@ use tokio::task::JoinSet;
 
 use crate::error::{Error, Kind, Result, ResultExt as _};
 use crate::manifest::backups::{Unreadable, backups};
+use crate::manifest::leftovers::leftovers;
 use crate::manifest::{self, Step, Walk};
 use crate::record::Block;
 use crate::restore::postgres as restore;
@@ -49,6 +50,10 @@ pub struct Report {
     pub orphans: u64,
     /// Base backups.
     pub backups: u64,
+    /// Base backups that were begun and do not count, or were given up: how many.
+    pub leftovers: u64,
+    /// The size of their objects.
+    pub leftover_bytes: u64,
 }
 
 /// One object that is not as it should be.
@@ -223,6 +228,10 @@ impl Work<'_> {
     /// file within, by the server's manifest.
     async fn backups(&mut self, stream: &StreamId, system_id: u64) -> Result<()> {
         let found = backups(self.store, system_id).await?;
+        for leftover in leftovers(self.store, system_id).await? {
+            self.report.leftovers += 1;
+            self.report.leftover_bytes += leftover.bytes;
+        }
         for Unreadable { object, error, .. } in found.unreadable {
             let (stream, kind, detail) = (stream.clone(), DamageKind::Unreadable, error.to_string());
             self.report.errors.push(Damage { stream, object, kind, detail, ranges: Vec::new() });

@@ -55,6 +55,9 @@ struct Listing<'a> {
     gaps: Vec<GapRow>,
     orphans: u64,
     backups: u64,
+    /// Base backups that were begun and do not count, or were given up.
+    leftovers: u64,
+    leftover_bytes: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -181,6 +184,8 @@ fn listing(report: &Report) -> Listing<'_> {
             .collect(),
         orphans: report.orphans,
         backups: report.backups,
+        leftovers: report.leftovers,
+        leftover_bytes: report.leftover_bytes,
     }
 }
 
@@ -207,6 +212,14 @@ fn text(report: &Report, deep: bool) -> String {
             StreamId::Postgres { .. } => span_words(stream, gap.partition, gap.start, gap.end),
         };
         say(format!("known gap: {stream} {lost} are lost ({})", gap.reason.words()));
+    }
+    if report.leftovers > 0 {
+        say(format!(
+            "{} of parts alone with {} (under way, left by a process that was killed, or given up; `tidelog run` and `tidelog expire` \
+             remove what nobody can need any more)",
+            human::many(report.leftovers, "base backup"),
+            human::bytes(report.leftover_bytes)
+        ));
     }
     if report.orphans > 0 {
         say(format!(

@@ -13,6 +13,7 @@ use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
 
 use super::*;
 use crate::manifest::backups::{self, Backup, Part};
+use crate::manifest::holds::Held;
 use crate::manifest::path::{Facts, Way};
 use crate::manifest::recoverable;
 use crate::segment::wal::Switch;
@@ -350,7 +351,7 @@ impl World {
         let before = DateTime::from_timestamp_millis(horizon).unwrap();
         let surplus = match self.alone {
             Alone::Retention => self.newest_before(before),
-            _ => recoverable::surplus(&self.store, &self.chain, before).await.unwrap(),
+            _ => recoverable::surplus(&self.store, &self.chain, before, &Held::default()).await.unwrap(),
         };
         self.chain.expire(&surplus.before, "e", at(2)).await.unwrap();
         for backup in &surplus.backups {

@@ -17,7 +17,7 @@ use chrono::{DateTime, Utc};
 use tokio::sync::{mpsc, watch};
 
 use super::contents::Contents;
-use super::packer::{MANIFEST, Packer};
+use super::packer::{MANIFEST, Paced, Packer};
 use super::{Status, archived_system, system_of};
 use crate::config;
 use crate::error::{Error, Kind, Result, ResultExt};
@@ -176,7 +176,7 @@ struct Named {
 /// Brings a backup into the store, and looks whether all of it is there. It does not count yet.
 async fn bring(stream: &mut BackupStream, (packer, done): (Packer, &Done), named: Named) -> Result<Backup> {
     let store = packer.store();
-    let (mut archives, sent, (end, end_timeline)) = receive(stream, packer, done).await?;
+    let (mut archives, sent, (end, end_timeline), mut paced) = receive(stream, packer, done).await?;
     let manifest = archives.pop().filter(|last| last.name == MANIFEST).and_then(|last| last.parts.into_iter().next());
     let manifest =
         manifest.ok_or_else(|| Error::new(Kind::Internal, "the server sent a base backup without a manifest"))?;
@@ -196,6 +196,7 @@ async fn bring(stream: &mut BackupStream, (packer, done): (Packer, &Done), named
         manifest,
     };
     is_stored(&store, &backup, &sent).await?;
+    paced.goes_on(Utc::now())?;
     Ok(backup)
 }
 
@@ -231,8 +232,8 @@ async fn is_stored(store: &Store, backup: &Backup, sent: &Tally) -> Result<()> {
     Ok(())
 }
 
-/// The archives, the manifest's last; the files in them; the end.
-type Received = (Vec<Archive>, Tally, (Lsn, u32));
+/// The archives, the manifest's last; the files in them; the end; when the last part was stored.
+type Received = (Vec<Archive>, Tally, (Lsn, u32), Paced);
 
 async fn size_of(store: &Store, part: &Part) -> Result<Option<u64>> {
     store.size(&layout::object(&part.object)?).await
@@ -278,7 +279,8 @@ async fn receive(stream: &mut BackupStream, mut packer: Packer, done: &Done) -> 
             }
             BackupEvent::Progress { .. } => {}
             BackupEvent::End { end, timeline } => {
-                return Ok((packer.finish().await?, contents.end()?, (end, timeline)));
+                let (archives, paced) = packer.finish().await?;
+                return Ok((archives, contents.end()?, (end, timeline), paced));
             }
         }
     }

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use chrono::{DateTime, TimeDelta, Utc};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::manifest::backups::{Archive, Part, Tablespace};
+use crate::manifest::leftovers::WRITES_WITHIN;
 use crate::pipeline::persistence::Persistence;
 use crate::pipeline::tasks::{Task, Tasks};
 use crate::store::{Store, layout};
@@ -51,6 +53,7 @@ pub(super) struct Packer {
     part_bytes: u64,
     part_frames: usize,
     uploads: JoinSet<Result<()>>,
+    paced: Paced,
     tasks: Arc<Tasks>,
     archives: Vec<Archive>,
 }
@@ -70,6 +73,7 @@ impl Packer {
             part_bytes: 0,
             part_frames: 0,
             uploads: JoinSet::new(),
+            paced: Paced::begin(Utc::now()),
             tasks,
             archives: Vec::new(),
         }
@@ -136,6 +140,7 @@ impl Packer {
             sha256: sha256(&bytes),
         });
         self.part_frames = 0;
+        self.paced.goes_on(Utc::now())?;
         if self.uploads.len() == UPLOADS {
             self.uploaded().await?;
         }
@@ -181,12 +186,42 @@ impl Packer {
     }
 
     /// Waits until everything is durable.
-    pub(super) async fn finish(mut self) -> Result<Vec<Archive>> {
+    pub(super) async fn finish(mut self) -> Result<(Vec<Archive>, Paced)> {
         self.end_archive().await?;
         while !self.uploads.is_empty() {
             self.uploaded().await?;
         }
-        Ok(self.archives)
+        Ok((self.archives, self.paced))
+    }
+}
+
+/// Whether a backup goes on fast enough to be told from one that was left behind.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Paced {
+    /// By both clocks: one does not go on while the machine sleeps, the other may be set.
+    last: (Instant, DateTime<Utc>),
+}
+
+impl Paced {
+    fn begin(now: DateTime<Utc>) -> Self {
+        Self { last: (Instant::now(), now) }
+    }
+
+    /// It goes on now.
+    ///
+    /// # Errors
+    /// [`Kind::Unavailable`] after a pause in which its parts may have been taken for left behind.
+    pub(super) fn goes_on(&mut self, now: DateTime<Utc>) -> Result<()> {
+        let slept = now.signed_duration_since(self.last.1).abs();
+        let waited = TimeDelta::from_std(self.last.0.elapsed()).unwrap_or(TimeDelta::MAX);
+        if slept.max(waited) > WRITES_WITHIN {
+            let message =
+                format!("a base backup stored nothing for {} hours, and is given up", slept.max(waited).num_hours());
+            return Err(Error::new(Kind::Unavailable, message)
+                .hint("it is begun anew; look for what held it up: the server, the store, or a machine that slept"));
+        }
+        self.last = (Instant::now(), now);
+        Ok(())
     }
 }
 
@@ -227,7 +262,7 @@ mod tests {
                 }
             }
         }
-        let archives = packer.finish().await.expect("stored");
+        let (archives, _) = packer.finish().await.expect("stored");
         let parts: Vec<usize> = archives.iter().map(|archive| archive.parts.len()).collect();
         assert_eq!(parts, [2, 1, 1]);
         let mut stored = Vec::new();
@@ -251,7 +286,7 @@ mod tests {
                 packer.compress().await.expect("compressed");
             }
         }
-        let archives = packer.finish().await.expect("stored");
+        let (archives, _) = packer.finish().await.expect("stored");
         let [manifest] = &archives[0].parts[..] else { panic!("{:?}", archives[0].parts) };
         let stored = manifest.read(&store).await.expect("it is what was written");
         assert!(manifest.decompress(&stored).expect("it is whole") == text);
@@ -272,6 +307,17 @@ mod tests {
         let named: Vec<&str> =
             packer.archives[0].parts.iter().map(|part| &part.object[..]).filter(|key| !key.is_empty()).collect();
         assert!(named.len() == 3 && named.is_sorted(), "{named:?}");
+    }
+
+    #[test]
+    fn a_backup_that_paused_too_long_is_given_up_by_its_writer() {
+        let begun = DateTime::from_timestamp(1_800_000_000, 0).expect("a time");
+        let mut paced = Paced::begin(begun);
+        paced.goes_on(begun + WRITES_WITHIN).expect("just in time");
+        paced.goes_on(begun + WRITES_WITHIN * 2).expect("each pause counts by itself");
+        let error = paced.goes_on(begun + WRITES_WITHIN * 3 + TimeDelta::seconds(1)).expect_err("too late");
+        assert!(error.to_string().contains("8 hours"), "{error}");
+        assert!(paced.goes_on(begun - WRITES_WITHIN).is_err(), "a clock that was set back says nothing of a pause");
     }
 
     #[tokio::test]

@@ -17,7 +17,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::{Block, Shared};
 use crate::error::{Error, Kind, Result, ResultExt as _};
 use crate::manifest::backups::{backups, remove};
-use crate::manifest::{Chain, Selection, recoverable};
+use crate::manifest::{Chain, Selection, holds, leftovers, recoverable};
 use crate::pipeline::tasks::Task;
 use crate::segment::wal::{MOST_BYTES, Seen, WalFacts, WalReader, seal};
 use crate::store::{Store, layout};
@@ -119,7 +119,9 @@ impl Upkeep {
             if let Some(horizon) = horizon.filter(|_| self.shared.status.is_at_newest(&chain)) {
                 give_up(&self.shared.store, &mut chain, horizon, &format!("{}e", self.shared.writer)).await?;
             }
-            sweep(&self.shared.store, &chain).await?;
+            // By the store's clock, which dates what is to go.
+            let at = holds::store_time(&self.shared.store, self.shared.system.system_id).await?;
+            sweep(&self.shared.store, &chain, at).await?;
             self.tidied = Some(now);
         }
         looked.and(merged)?;
@@ -222,13 +224,15 @@ fn range_of(segments: &[SegmentRef]) -> Option<(i64, i64)> {
 pub struct Given {
     /// Segments of WAL. Their objects are deleted after a grace time.
     pub wal: Retired,
-    /// Base backups, which are deleted.
+    /// Base backups. Their objects, too.
     pub backups: u64,
 }
 
-/// Gives up what is not needed to recover to any moment from `horizon` on.
+/// Gives up what is not needed to recover to any moment from `horizon` on, and what nobody holds.
 pub async fn give_up(store: &Store, chain: &mut Chain, horizon: DateTime<Utc>, writer: &str) -> Result<Given> {
-    let surplus = recoverable::surplus(store, chain, horizon).await?;
+    let StreamId::Postgres { system_id } = *chain.stream() else { return Ok(Given::default()) };
+    let held = holds::held(store, system_id, holds::store_time(store, system_id).await?).await?;
+    let surplus = recoverable::surplus(store, chain, horizon, &held).await?;
     let wal = match surplus.before.is_empty() {
         true => Retired::default(),
         false => chain.expire(&surplus.before, writer, Utc::now()).await?,
@@ -244,9 +248,14 @@ pub async fn give_up(store: &Store, chain: &mut Chain, horizon: DateTime<Utc>, w
     Ok(given)
 }
 
-/// Deletes the objects of what was given up or merged longer ago than the grace time.
-pub async fn sweep(store: &Store, chain: &Chain) -> Result<u64> {
-    delete_retired(store, chain, Utc::now() - GRACE).await
+/// Deletes the objects of what was given up or merged longer ago than the grace time at `now`, and what is left of backups that do
+/// not count.
+pub async fn sweep(store: &Store, chain: &Chain, now: DateTime<Utc>) -> Result<u64> {
+    let StreamId::Postgres { system_id } = *chain.stream() else { return Ok(0) };
+    let held = holds::held(store, system_id, now).await?;
+    let parts = leftovers::sweep(store, system_id, &held, now).await?;
+    holds::sweep(store, system_id, now).await?;
+    Ok(parts + delete_retired(store, chain, now - GRACE).await?)
 }
 
 /// The complete blocks that lie in several segments: what an archiver left behind that was killed.

@@ -1,0 +1,183 @@
+//! What somebody still reads, told to retention: a restore, and the recovery that follows it, keep what they need.
+//!
+//! ```text
+//! holds/postgres/<system id>/<name>.json   written when a restore is planned, and again and again while it or its recovery runs
+//!                            clock         written by who gives up: its time is that of the store
+//! ```
+//!
+//! A hold counts for [`SPAN`] after it was last written, by the store's clock alone, so that no machine with a wrong clock ends it
+//! or keeps it for ever. A restore that was killed holds things up for that long, and no longer.
+
+use bytes::Bytes;
+use chrono::{DateTime, TimeDelta, Utc};
+use object_store::path::Path;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Kind, Result, ResultExt};
+use crate::store::{Store, layout};
+use crate::stream::{FORMAT_VERSION, Lsn};
+
+/// How long a hold counts after it was last written: long enough to start a server in peace after a restore.
+pub const SPAN: TimeDelta = TimeDelta::hours(6);
+
+/// How often a hold is written again while somebody reads.
+pub const RENEW_EVERY: std::time::Duration = std::time::Duration::from_secs(600);
+
+/// What one reader needs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hold {
+    /// The version of the format.
+    pub format: u32,
+    /// Its name, which nobody else uses.
+    pub name: String,
+    /// What it is for, for people.
+    pub what: String,
+    /// WAL is needed from here on, on every timeline.
+    pub from: Lsn,
+    /// The base backup that is read; none once it is unpacked, or where it is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup: Option<String>,
+}
+
+impl Hold {
+    /// A new one.
+    pub fn new(name: String, what: String, from: Lsn, backup: Option<String>) -> Self {
+        Self { format: FORMAT_VERSION, name, what, from, backup }
+    }
+
+    /// Writes it, for the first time or again.
+    ///
+    /// # Errors
+    /// The store's: [`Kind::Denied`] for an archive that is read-only.
+    pub async fn write(&self, store: &Store, system_id: u64) -> Result<()> {
+        let key = layout::hold(system_id, &self.name);
+        store.put(&key, self.bytes()?).await
+    }
+
+    /// As it is stored.
+    pub fn bytes(&self) -> Result<Bytes> {
+        serde_json::to_vec(self)
+            .map(Bytes::from)
+            .or_err(Kind::Internal, || format!("cannot write the hold {}", self.name))
+    }
+
+    /// Reads one.
+    pub fn parse(bytes: &[u8]) -> Result<Self> {
+        let hold: Self = serde_json::from_slice(bytes).or_err(Kind::Corrupt, || "a hold cannot be read".to_owned())?;
+        match hold.format {
+            1..=FORMAT_VERSION => Ok(hold),
+            newer => Err(Error::new(Kind::Unsupported, format!("the hold {} has format version {newer}", hold.name))
+                .hint("use the newer tidelog that wrote it")),
+        }
+    }
+}
+
+/// What is held at a time.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Held {
+    /// Those that can be read.
+    pub holds: Vec<Hold>,
+    /// Whether one cannot: then everything is held until it ends, for nobody knows what it needs.
+    pub is_everything: bool,
+}
+
+impl Held {
+    /// Whether a base backup must stay.
+    pub fn backup(&self, name: &str) -> bool {
+        self.is_everything || self.holds.iter().any(|hold| hold.backup.as_deref() == Some(name))
+    }
+
+    /// From where on WAL must stay.
+    pub fn from(&self) -> Option<Lsn> {
+        if self.is_everything { Some(Lsn(0)) } else { self.holds.iter().map(|hold| hold.from).min() }
+    }
+}
+
+/// What is held at `now`, by the store's clock.
+pub async fn held(store: &Store, system_id: u64, now: DateTime<Utc>) -> Result<Held> {
+    let mut held = Held::default();
+    for object in store.list(&layout::holds(system_id)).await? {
+        if !is_hold(&object.location) || object.last_modified + SPAN <= now {
+            continue;
+        }
+        // One that has gone meanwhile was taken back.
+        let Some(bytes) = store.get(&object.location).await? else { continue };
+        match Hold::parse(&bytes) {
+            Ok(hold) => held.holds.push(hold),
+            Err(error) => {
+                tracing::warn!(key = %object.location, %error, "nothing is given up while this hold counts");
+                held.is_everything = true;
+            }
+        }
+    }
+    Ok(held)
+}
+
+/// Removes the holds that ended long ago.
+pub async fn sweep(store: &Store, system_id: u64, now: DateTime<Utc>) -> Result<()> {
+    for object in store.list(&layout::holds(system_id)).await? {
+        if is_hold(&object.location) && object.last_modified + SPAN * 4 <= now {
+            store.delete(&object.location).await?;
+        }
+    }
+    Ok(())
+}
+
+/// The time by the store's clock, which dates every object.
+pub async fn store_time(store: &Store, system_id: u64) -> Result<DateTime<Utc>> {
+    let key = layout::holds(system_id).join("clock");
+    store.put(&key, Bytes::from_static(b"{}")).await?;
+    let read = store.get_dated(&key).await?;
+    let (_, written) = read.ok_or_else(|| {
+        Error::new(Kind::Unavailable, format!("{key} was written, and cannot be read"))
+            .hint("`tidelog check --connect` tries the store")
+    })?;
+    Ok(written)
+}
+
+fn is_hold(key: &Path) -> bool {
+    key.extension() == Some("json")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    fn hold(name: &str, from: u64) -> Hold {
+        Hold::new(name.into(), "a restore".into(), Lsn(from), Some(format!("backup-{name}")))
+    }
+
+    #[tokio::test]
+    async fn a_hold_counts_until_its_time_is_over() {
+        let store = Store::over(Arc::new(object_store::memory::InMemory::new()), "memory:///");
+        let now = store_time(&store, 7).await.expect("a time");
+        assert_eq!(held(&store, 7, now).await.expect("none"), Held::default(), "the clock is no hold");
+        for (name, from) in [("a", 500), ("b", 300)] {
+            hold(name, from).write(&store, 7).await.expect("written");
+        }
+        let until = |span| now + span;
+        let found = held(&store, 7, until(SPAN - TimeDelta::seconds(1))).await.expect("two");
+        assert_eq!((found.from(), found.backup("backup-a"), found.backup("c")), (Some(Lsn(300)), true, false));
+        let after = until(SPAN + TimeDelta::minutes(1));
+        assert_eq!(held(&store, 7, after).await.expect("none").from(), None);
+        sweep(&store, 7, after).await.expect("swept");
+        assert_eq!(store.list(&layout::holds(7)).await.expect("a list").len(), 3, "not yet");
+        sweep(&store, 7, until(SPAN * 5)).await.expect("swept");
+        assert_eq!(store.list(&layout::holds(7)).await.expect("a list").len(), 1, "the clock stays");
+    }
+
+    #[tokio::test]
+    async fn a_hold_that_cannot_be_read_holds_everything_until_it_ends() {
+        let store = Store::over(Arc::new(object_store::memory::InMemory::new()), "memory:///");
+        let now = store_time(&store, 7).await.expect("a time");
+        let newer = Hold { format: 9, ..hold("a", 5) }.bytes().expect("JSON");
+        for bytes in [newer, Bytes::from_static(b"{")] {
+            store.put(&layout::hold(7, "a"), bytes).await.expect("stored");
+            let found = held(&store, 7, now).await.expect("one");
+            assert!(found.from() == Some(Lsn(0)) && found.backup("any"));
+            assert_eq!(held(&store, 7, now + SPAN * 2).await.expect("none").from(), None);
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! What is left of base backups that do not count: those that a killed process has begun, and those that were given up.
+//!
+//! ```text
+//!   parts, no backup.json                       begun, and under way or left behind   ─► removed a day after the last part
+//!   parts, removed.json, no backup.json         given up by retention                 ─► removed an hour after that
+//!   backup.json                                 a backup                              ─► never touched here
+//! ```
+//!
+//! Ages are by the store's clock. A writer stores a part, or looks whether all are there, at least every
+//! [`WRITES_WITHIN`], or gives up by itself: so no backup under way is ever as old as [`LEFT_AFTER`]. In a folder only
+//! objects are removed that have the names of a backup's own.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use object_store::ObjectMeta;
+use object_store::path::Path;
+
+use super::holds::Held;
+use crate::error::Result;
+use crate::store::{Store, layout};
+
+/// A backup that goes on longer than this without storing anything is given up by its writer.
+pub const WRITES_WITHIN: TimeDelta = TimeDelta::hours(8);
+
+/// The parts of a backup that was never finished are removed this long after the last of them was stored.
+pub const LEFT_AFTER: TimeDelta = TimeDelta::hours(24);
+
+/// The parts of a backup that was given up are removed this long after that: a restore that has chosen it is done by then, or has
+/// a hold.
+pub const GIVEN_UP_AFTER: TimeDelta = TimeDelta::hours(1);
+
+/// The folder of a backup that does not count.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Leftover {
+    /// Its name.
+    pub name: String,
+    /// The objects of a backup in it.
+    pub objects: Vec<Path>,
+    /// The size of these.
+    pub bytes: u64,
+    /// When the last of them was stored.
+    pub touched: DateTime<Utc>,
+    /// When it was given up; none for one that was never finished.
+    pub given_up: Option<DateTime<Utc>>,
+}
+
+impl Leftover {
+    /// Whether nobody can need it any more.
+    pub fn is_over(&self, now: DateTime<Utc>) -> bool {
+        match self.given_up {
+            Some(given_up) => given_up + GIVEN_UP_AFTER <= now,
+            None => self.touched + LEFT_AFTER <= now,
+        }
+    }
+
+    fn of(name: &str, objects: Vec<ObjectMeta>) -> Option<Self> {
+        let own: Vec<ObjectMeta> =
+            objects.into_iter().filter(|object| layout::is_backup_object(&object.location)).collect();
+        let touched = own.iter().map(|object| object.last_modified).max()?;
+        let mark = own.iter().find(|object| object.location.filename() == Some(layout::BACKUP_REMOVED));
+        let given_up = mark.map(|mark| mark.last_modified);
+        let bytes = own.iter().map(|object| object.size).sum();
+        let mut objects: Vec<Path> = own.into_iter().map(|object| object.location).collect();
+        // The mark goes last: what a crash leaves is still known to be given up.
+        objects.sort_by_key(|key| key.filename() == Some(layout::BACKUP_REMOVED));
+        Some(Self { name: name.to_owned(), objects, bytes, touched, given_up })
+    }
+}
+
+/// The folders without a `backup.json`, of a system.
+pub async fn leftovers(store: &Store, system_id: u64) -> Result<Vec<Leftover>> {
+    let mut found = Vec::new();
+    for folder in store.list_folders(&layout::backups(system_id)).await? {
+        let Some(name) = folder.filename() else { continue };
+        if store.size(&layout::backup_commit(system_id, name)).await?.is_none() {
+            found.extend(Leftover::of(name, store.list(&folder).await?));
+        }
+    }
+    Ok(found)
+}
+
+/// Removes what nobody can need any more; gives the number of objects.
+pub async fn sweep(store: &Store, system_id: u64, held: &Held, now: DateTime<Utc>) -> Result<u64> {
+    let mut removed = 0;
+    for leftover in leftovers(store, system_id).await? {
+        if !leftover.is_over(now) || held.backup(&leftover.name) {
+            continue;
+        }
+        for key in &leftover.objects {
+            store.delete(key).await?;
+            removed += 1;
+        }
+        let (name, bytes) = (leftover.name, leftover.bytes);
+        let what = if leftover.given_up.is_some() { "was given up" } else { "was never finished" };
+        tracing::info!(name, bytes, objects = leftover.objects.len(), "removed the parts of a base backup that {what}");
+    }
+    Ok(removed)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::manifest::holds::Hold;
+    use crate::stream::Lsn;
+
+    async fn put(store: &Store, name: &str, object: &str) {
+        store.put(&layout::backup_part(7, name, object), b"x".to_vec().into()).await.expect("stored");
+    }
+
+    async fn left(store: &Store) -> Vec<String> {
+        let objects = store.list(&layout::backups(7)).await.expect("a list");
+        let below = |object: &ObjectMeta| {
+            let parts: Vec<String> = object.location.parts().skip(3).map(|part| part.as_ref().to_owned()).collect();
+            parts.join("/")
+        };
+        objects.iter().map(below).collect()
+    }
+
+    #[tokio::test]
+    async fn only_what_no_writer_and_no_reader_can_need_is_removed() {
+        let store = Store::over(Arc::new(object_store::memory::InMemory::new()), "memory:///");
+        for object in ["base.tar.0000000.zst", "16384.tar.0000000.zst", "backup_manifest.zst"] {
+            for name in ["killed", "given-up", "sound"] {
+                put(&store, name, object).await;
+            }
+        }
+        put(&store, "killed", "notes.txt").await;
+        put(&store, "sound", "backup.json").await;
+        put(&store, "sound", layout::BACKUP_REMOVED).await;
+        put(&store, "given-up", layout::BACKUP_REMOVED).await;
+        let (now, free) = (Utc::now(), Held::default());
+        let second = TimeDelta::seconds(1);
+        let sweep = async |held: &Held, now| sweep(&store, 7, held, now).await.expect("swept");
+        assert_eq!(sweep(&free, now + GIVEN_UP_AFTER - second * 60).await, 0, "the promised hour");
+        let hold = Hold::new("r".into(), "a restore".into(), Lsn(0), Some("given-up".into()));
+        let held = Held { holds: vec![hold], is_everything: false };
+        assert_eq!(sweep(&held, now + LEFT_AFTER - second * 60).await, 0, "it is read, and the other may be written");
+        assert_eq!(sweep(&free, now + GIVEN_UP_AFTER + second).await, 4);
+        assert_eq!(sweep(&free, now + LEFT_AFTER + second).await, 3);
+        let sound = [
+            "sound/16384.tar.0000000.zst",
+            "sound/backup.json",
+            "sound/backup_manifest.zst",
+            "sound/base.tar.0000000.zst",
+            "sound/removed.json",
+        ];
+        assert_eq!(
+            left(&store).await,
+            [&["killed/notes.txt"][..], &sound[..]].concat(),
+            "what is somebody else's stays"
+        );
+        assert_eq!(sweep(&free, now + LEFT_AFTER * 100).await, 0);
+    }
+
+    #[tokio::test]
+    async fn a_part_that_comes_makes_a_backup_young_again() {
+        let store = Store::over(Arc::new(object_store::memory::InMemory::new()), "memory:///");
+        put(&store, "slow", "base.tar.0000000.zst").await;
+        let first = leftovers(&store, 7).await.expect("one").remove(0);
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        put(&store, "slow", "base.tar.0000001.zst").await;
+        let second = leftovers(&store, 7).await.expect("one").remove(0);
+        assert!(second.touched > first.touched && !second.is_over(first.touched + LEFT_AFTER));
+        assert!(WRITES_WITHIN * 3 <= LEFT_AFTER, "a writer gives up long before");
+    }
+}
