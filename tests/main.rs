@@ -12,6 +12,7 @@ mod http_hostile;
 mod isolation;
 mod kafka;
 mod page;
+mod postgres_bad_page;
 mod postgres_damage;
 mod postgres_holds;
 mod postgres_inherited;

@@ -41,7 +41,17 @@ impl Place {
     /// One with more settings of the server.
     pub(crate) fn with(version: Version, settings: &[(&str, &str)]) -> Place {
         let config = [&[("autovacuum", "off"), ("max_wal_size", "64MB")], settings].concat();
-        let postgres = Postgres::start(PostgresOptions { version, config: &config, ..PostgresOptions::default() });
+        Place::of(Postgres::start(PostgresOptions { version, config: &config, ..PostgresOptions::default() }))
+    }
+
+    /// One whose pages have checksums.
+    pub(crate) fn with_checksums(version: Version) -> Place {
+        let config = [("autovacuum", "off"), ("max_wal_size", "64MB")];
+        let options = PostgresOptions { version, config: &config, initdb: &["-k"], ..PostgresOptions::default() };
+        Place::of(Postgres::start(options))
+    }
+
+    fn of(postgres: Postgres) -> Place {
         let home = Home::new();
         let path = home.path().display();
         home.write(

@@ -164,6 +164,7 @@ fn backup() -> backups::Backup {
         started: now(),
         finished: now(),
         is_read_back: true,
+        damaged: Vec::new(),
         archives: vec![backups::Archive { name: "base.tar".into(), tablespace: None, parts: vec![part.clone()] }],
         manifest: part,
     }

@@ -55,7 +55,7 @@ pub(super) async fn run(args: &Args, config: &Config) -> Result<()> {
         let answer = serde_json::json!({
             "name": backup.name, "system_id": backup.system.system_id.to_string(), "timeline": backup.timeline,
             "start": backup.start, "end": backup.end, "bytes": backup.bytes(), "stored_bytes": backup.stored_bytes(),
-            "seconds": seconds, "usable": is_usable,
+            "seconds": seconds, "usable": is_usable, "damaged": backup.damaged,
         });
         format!("{answer}\n")
     } else {

@@ -95,6 +95,10 @@ pub(super) async fn run(args: &RestoreArgs, archive: &Archive) -> Result<()> {
     let plan = plan(&store, &log, &backups, &asked).await?;
     // Not after an hour's reading.
     must_be_empty(&args.into)?;
+    if !plan.backup.damaged.is_empty() {
+        tracing::warn!(backup = plan.backup.name, found = ?plan.backup.damaged, "the server found bad pages in this base backup when it was \
+            taken, and no sound one leads there (or it was asked for)");
+    }
     let system_id = log.system().system_id;
     let holding = Holding::begin(&store, &log, &plan, &pipeline::writer_id()?, &host()).await?;
     let (done, shown) = bar("reading the log", plan.log_bytes());
@@ -156,6 +160,7 @@ fn tell(args: &RestoreArgs, plan: &Plan, into: &Destination, (restored, seconds)
             "into": into.data, "backup": backup.name, "timeline": plan.timeline, "start": backup.start, "end": backup.end,
             "target": shown(&plan.goal), "exclusive": args.exclusive, "bytes": backup.bytes(), "seconds": seconds,
             "tablespaces": restored.tablespaces, "notes": restored.notes,
+            "damaged": backup.damaged,
         });
         format!("{answer}\n")
     } else {

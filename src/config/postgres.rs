@@ -71,6 +71,8 @@ pub struct BaseBackup {
     pub every: Option<Duration>,
     /// `max_rate`: bytes a second that the server is asked to send at most.
     pub max_rate: Option<u64>,
+    /// `keep_damaged`: whether a backup in which the server found bad pages is kept, marked.
+    pub keep_damaged: bool,
     /// `compression`: the level of zstd.
     pub zstd_level: i32,
 }
@@ -96,12 +98,13 @@ pub(super) fn read(mut section: Section<'_>, lookup: Lookup<'_>) -> Postgres {
                 url: section.optional_secret("url", "postgres://replicator@standby:5432/postgres", lookup).map(Hidden),
                 every: section.optional_duration("every", LEAST_EVERY),
                 max_rate: section.optional_size("max_rate", RATES),
+                keep_damaged: section.truth("keep_damaged", false),
                 zstd_level: section.parsed("compression", zstd_level, level),
             };
             section.finish();
             base_backup
         }
-        None => BaseBackup { url: None, every: None, max_rate: None, zstd_level: level },
+        None => BaseBackup { url: None, every: None, max_rate: None, keep_damaged: false, zstd_level: level },
     };
     section.finish();
     Postgres { url, slot, create_slot, ack, max_age, zstd_level: level, allow_md5, base_backup }
@@ -144,7 +147,10 @@ mod tests {
         let postgres = parse("url = \"postgres://u:s3cret@h\"\n").expect("it is enough");
         assert_eq!((postgres.slot.as_str(), postgres.create_slot, postgres.ack), ("tidelog", true, Ack::Archive));
         assert_eq!((postgres.max_age, postgres.allow_md5), (Duration::from_secs(5), false));
-        assert_eq!(postgres.base_backup, BaseBackup { url: None, every: None, max_rate: None, zstd_level: 1 });
+        assert_eq!(
+            postgres.base_backup,
+            BaseBackup { url: None, every: None, max_rate: None, keep_damaged: false, zstd_level: 1 }
+        );
         assert!(!format!("{postgres:?}").contains("s3cret"));
         assert_eq!(postgres.for_backups().url, postgres.url);
         let standby = parse("url = \"host=h\"\n[postgres.base_backup]\nurl = \"host=standby\"\n").expect("it is valid");
@@ -158,8 +164,13 @@ mod tests {
                     allow_md5 = true\n[postgres.base_backup]\nevery = \"24h\"\nmax_rate = \"50MiB\"\ncompression = \"zstd:5\"\n";
         let postgres = parse(text).expect("it is valid");
         assert_eq!((postgres.create_slot, postgres.ack, postgres.zstd_level), (false, Ack::Spool, 3));
-        let expected =
-            BaseBackup { url: None, every: Some(Duration::from_secs(86_400)), max_rate: Some(50 << 20), zstd_level: 5 };
+        let expected = BaseBackup {
+            url: None,
+            every: Some(Duration::from_secs(86_400)),
+            max_rate: Some(50 << 20),
+            keep_damaged: false,
+            zstd_level: 5,
+        };
         assert_eq!(postgres.base_backup, expected);
     }
 

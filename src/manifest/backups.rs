@@ -20,7 +20,10 @@ use serde::{Deserialize, Serialize};
 use super::READS_AT_ONCE;
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::store::{Created, Store, layout};
-use crate::stream::{FORMAT_VERSION, Lsn, System, sha256};
+use crate::stream::{Lsn, System, sha256};
+
+/// The newest version of `backup.json`. The first one is still written where it says everything.
+pub const BACKUP_FORMAT: u32 = 2;
 
 /// A base backup.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +52,10 @@ pub struct Backup {
     /// Whether it was read back before it counted.
     #[serde(default, rename = "read_back")]
     pub is_read_back: bool,
+    /// What the server found bad in it: it was kept because it was asked for. Such a backup is chosen last, and has
+    /// [`BACKUP_FORMAT`], for a reader that does not know of it must not take it for a sound one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub damaged: Vec<String>,
     /// The data directory (`base.tar`) and the tablespaces.
     pub archives: Vec<Archive>,
     /// The server's manifest of all files, with their SHA-256.
@@ -227,8 +234,8 @@ pub(super) fn parse(key: &object_store::path::Path, bytes: &[u8]) -> Result<Back
             .hint("restore the object from a copy of the archive; a restore from another base backup passes over it")
     };
     let Version { format } = serde_json::from_slice(bytes).map_err(corrupt)?;
-    if format > FORMAT_VERSION {
-        let message = format!("{key} has format version {format}, this tidelog reads up to {FORMAT_VERSION}");
+    if format > BACKUP_FORMAT {
+        let message = format!("{key} has format version {format}, this tidelog reads up to {BACKUP_FORMAT}");
         return Err(Error::new(Kind::Unsupported, message).hint("read it with the newer tidelog that wrote it"));
     }
     let backup: Backup = serde_json::from_slice(bytes).map_err(corrupt)?;
@@ -275,6 +282,7 @@ pub async fn remove(store: &Store, backup: &Backup) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use crate::stream::FORMAT_VERSION;
     use std::collections::BTreeMap;
     use std::path::PathBuf;
 
@@ -313,6 +321,7 @@ mod tests {
             started: time,
             finished: time,
             is_read_back: true,
+            damaged: Vec::new(),
             archives: vec![Archive { name: "base.tar".into(), tablespace: None, parts: vec![part.clone()] }],
             manifest: part,
         }

@@ -37,12 +37,29 @@ pub struct Hold {
     /// The base backup that is read; none once it is unpacked, or where it is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backup: Option<String>,
+    /// What a recovery asked for at a time, from which on it needs WAL once it has gone on for [`MOVES_AFTER`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked: Option<(DateTime<Utc>, Lsn)>,
 }
 
+/// A recovery that starts again begins where it last noted how far it was, at least once a day (`checkpoint_timeout`). So a standby
+/// that fetches for ever does not hold for ever what it began with.
+pub const MOVES_AFTER: TimeDelta = TimeDelta::hours(25);
+
 impl Hold {
+    /// A recovery asks for `lsn` at `now`.
+    pub fn goes_on(&mut self, lsn: Lsn, now: DateTime<Utc>) {
+        self.from = self.from.min(lsn);
+        match self.asked {
+            Some((since, _)) if now.signed_duration_since(since) < MOVES_AFTER => {}
+            Some((_, reached)) => (self.from, self.asked) = (reached.min(lsn), Some((now, lsn))),
+            None => self.asked = Some((now, lsn)),
+        }
+    }
+
     /// A new one.
     pub fn new(name: String, what: String, from: Lsn, backup: Option<String>) -> Self {
-        Self { format: FORMAT_VERSION, name, what, from, backup }
+        Self { format: FORMAT_VERSION, name, what, from, backup, asked: None }
     }
 
     /// Writes it, for the first time or again.
@@ -166,6 +183,18 @@ mod tests {
         assert_eq!(store.list(&layout::holds(7)).await.expect("a list").len(), 3, "not yet");
         sweep(&store, 7, until(SPAN * 5)).await.expect("swept");
         assert_eq!(store.list(&layout::holds(7)).await.expect("a list").len(), 1, "the clock stays");
+    }
+
+    #[test]
+    fn a_recovery_that_goes_on_for_days_moves_what_it_holds() {
+        let mut hold = hold("a", 100);
+        let begun = DateTime::from_timestamp(1_800_000_000, 0).expect("a time");
+        for (hours, asked, from) in
+            [(0, 110, 100), (24, 500, 100), (26, 600, 110), (27, 700, 110), (52, 900, 600), (53, 50, 50)]
+        {
+            hold.goes_on(Lsn(asked), begun + TimeDelta::hours(hours));
+            assert_eq!(hold.from, Lsn(from), "after {hours} hours");
+        }
     }
 
     #[tokio::test]

@@ -56,6 +56,8 @@ pub struct Taken {
     pub end: Lsn,
     /// When it was finished, by the clock of the archiver. It tells how old a backup is, and never what lies before it.
     pub finished: DateTime<Utc>,
+    /// Whether the server found bad pages in it: it leads where nothing else does, and retention gives up no other for it.
+    pub is_damaged: bool,
 }
 
 /// A stretch of one timeline.
@@ -316,7 +318,7 @@ impl Facts {
     pub fn path(&self, way: &Way, position: Lsn, name: Option<&str>) -> Result<Reach, Lack> {
         let named = |reach: &Reach| name.is_none_or(|name| self.backups[reach.backup].name == name);
         let reaches: Vec<Reach> = self.on(way).into_iter().filter(named).collect();
-        if let Some(found) = reaches.iter().rev().find(|reach| reach.leads_to(position)) {
+        if let Some(found) = self.leading(&reaches, position) {
             return Ok(found.clone());
         }
         let usable = || reaches.iter().filter(|reach| reach.is_usable());
@@ -326,6 +328,13 @@ impl Facts {
             (Some(_), Some(before)) if before.limit == Limit::End => Err(Lack::TooLate(before.until)),
             (Some(_), Some(before)) => Err(Lack::Torn(before.clone())),
         }
+    }
+
+    /// The newest of these that leads to a position; a damaged one only if there is no other.
+    fn leading<'a>(&self, reaches: &'a [Reach], position: Lsn) -> Option<&'a Reach> {
+        let mut leading = reaches.iter().rev().filter(|reach| reach.leads_to(position));
+        let newest = leading.clone().next();
+        leading.find(|reach| !self.backups[reach.backup].is_damaged).or(newest)
     }
 
     /// Whether a backup can be used: on some way, whatever the target.
@@ -399,7 +408,7 @@ impl Facts {
     fn need_from(&self, way: &Way, position: Lsn, is_newest: bool, needed: &mut BTreeMap<u32, Lsn>) {
         let reaches = self.on(way);
         let usable = || reaches.iter().filter(|reach| reach.is_usable());
-        let leading = usable().rev().find(|reach| reach.leads_to(position));
+        let leading = self.leading(&reaches, position).filter(|reach| reach.is_usable());
         // Where nothing leads to the horizon, the first backup after it does to what can be recovered then.
         let base = leading.or_else(|| usable().find(|reach| reach.from > position)).or_else(|| usable().next_back());
         let pending = reaches.iter().filter(|reach| is_newest && reach.is_pending());

@@ -74,6 +74,7 @@ impl Taken {
             end_timeline: backup.end_timeline,
             end: backup.end,
             finished: backup.finished,
+            is_damaged: !backup.damaged.is_empty(),
         }
     }
 }

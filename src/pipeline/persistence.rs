@@ -24,12 +24,18 @@ impl Persistence {
     /// Reports that `what` failed, and waits. What does not pass by itself waits for a person: asking often would not
     /// help.
     pub(super) async fn wait_after(&mut self, what: &str, error: Error) {
+        self.wait_at_least(Duration::ZERO, what, error).await;
+    }
+
+    /// The same, for what is dear to try: not again before `least`.
+    pub(super) async fn wait_at_least(&mut self, least: Duration, what: &str, error: Error) {
         if !error.is_transient() {
             self.wait = LONGEST_WAIT;
         }
-        tracing::error!(%error, hint = error.hint_text(), retry_in = ?self.wait, "{what}");
-        self.reporter.failed(what, &error, Some(self.wait));
-        tokio::time::sleep(self.wait).await;
+        let wait = self.wait.max(least);
+        tracing::error!(%error, hint = error.hint_text(), retry_in = ?wait, "{what}");
+        self.reporter.failed(what, &error, Some(wait));
+        tokio::time::sleep(wait).await;
         self.wait = (self.wait * 2).min(LONGEST_WAIT);
     }
 

@@ -112,10 +112,11 @@ impl Kept {
             return Ok(());
         }
         let kept = std::fs::read(&self.file).ok().and_then(|bytes| Hold::parse(&bytes).ok());
-        let hold = match kept {
+        let mut hold = match kept {
             Some(hold) => hold,
             None => Hold::new(name()?, "a recovery".to_owned(), from, None),
         };
+        hold.goes_on(from, now);
         let failed = |source| Error::io(source, format!("cannot write {}", self.file.display()));
         // First, so that a store which refuses it is not asked with each file.
         if let Some(folder) = self.file.parent() {

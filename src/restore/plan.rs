@@ -205,6 +205,7 @@ pub(super) mod tests {
             started: time,
             finished: time,
             is_read_back: true,
+            damaged: Vec::new(),
             archives: Vec::new(),
             manifest: part,
         }

@@ -200,6 +200,7 @@ impl World {
             started: time,
             finished: time,
             is_read_back: true,
+            damaged: Vec::new(),
             archives: Vec::new(),
             manifest: part,
         };
@@ -459,6 +460,37 @@ fn one_user_who_computes_for_himself_is_found() {
 }
 
 #[test]
+fn a_damaged_backup_is_chosen_last_and_takes_no_sound_one_away() {
+    let taken = |name: &str, start, end, is_damaged| path::Taken {
+        name: name.to_owned(),
+        timeline: 1,
+        start: Lsn(start),
+        end_timeline: 1,
+        end: Lsn(end),
+        finished: at(0),
+        is_damaged,
+    };
+    let sound = taken("sound", 10, 20, false);
+    let facts = |backups| Facts {
+        file: 10,
+        archived: [(1, Lsn(0)..Lsn(200))].into(),
+        histories: [(1, vec![])].into(),
+        backups,
+        ..Facts::default()
+    };
+    let both = facts(vec![sound, taken("damaged", 50, 60, true)]);
+    let way = both.way(1).expect("it is archived");
+    assert_eq!(both.path(&way, Lsn(100), None).expect("a path").backup, 0, "a sound one, however old");
+    assert_eq!(both.path(&way, Lsn(100), Some("damaged")).expect("a path").backup, 1, "unless it is asked for");
+    let surplus = both.surplus(|_| Some(Lsn(100)));
+    assert_eq!((surplus.backups, surplus.before.get(&1).copied()), (vec![], Some(Lsn(10))), "the sound one stays");
+    let alone = facts(vec![taken("damaged", 50, 60, true)]);
+    assert_eq!(alone.path(&way, Lsn(100), None).expect("a path").backup, 0, "better than none");
+    let newer = facts(vec![taken("damaged", 10, 20, true), taken("sound", 50, 60, false)]);
+    assert_eq!(newer.surplus(|_| Some(Lsn(100))).backups, [0]);
+}
+
+#[test]
 fn a_backup_beyond_the_switch_leads_nowhere() {
     let taken = |timeline, start, end| path::Taken {
         name: format!("{timeline}-{start}"),
@@ -467,6 +499,7 @@ fn a_backup_beyond_the_switch_leads_nowhere() {
         end_timeline: timeline,
         end: Lsn(end),
         finished: at(0),
+        is_damaged: false,
     };
     let facts = Facts {
         file: 10,

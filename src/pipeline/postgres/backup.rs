@@ -21,7 +21,7 @@ use super::packer::{MANIFEST, Paced, Packer};
 use super::{Status, archived_system, system_of};
 use crate::config;
 use crate::error::{Error, Kind, Result, ResultExt};
-use crate::manifest::backups::{self, Archive, Backup, Part, Tablespace};
+use crate::manifest::backups::{self, Archive, BACKUP_FORMAT, Backup, Part, Tablespace};
 use crate::manifest::recoverable;
 use crate::pipeline::persistence::Persistence;
 use crate::pipeline::tasks::{Task, Tasks};
@@ -32,6 +32,10 @@ use crate::stream::{FORMAT_VERSION, Lsn, System};
 
 /// How often the task looks whether a backup is due.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// How long a backup waits that found damage, the server's or the store's: each attempt reads the whole database, and no
+/// page becomes sound by that.
+const DAMAGE_WAIT: Duration = Duration::from_secs(3_600);
 
 /// What the task of a running service needs.
 pub(crate) struct BackupTask {
@@ -76,10 +80,13 @@ pub(crate) async fn run(mut task: BackupTask) {
                 persistence.succeeded();
                 reason = None;
             }
-            Err(error) => tokio::select! {
-                () = persistence.wait_after("cannot take a base backup", error) => {}
-                () = super::asked(&mut task.stop) => return,
-            },
+            Err(error) => {
+                let least = if error.kind() == Kind::Corrupt { DAMAGE_WAIT } else { Duration::ZERO };
+                tokio::select! {
+                    () = persistence.wait_at_least(least, "cannot take a base backup", error) => {}
+                    () = super::asked(&mut task.stop) => return,
+                }
+            }
         }
     }
 }
@@ -150,9 +157,10 @@ pub(crate) async fn take(
     let mut stream = replication.base_backup(&options).await?;
     done.total.store(stream.tablespaces().iter().map(|tablespace| tablespace.size).sum(), Ordering::Relaxed);
     let level = config.base_backup.zstd_level;
+    let keep_damaged = config.base_backup.keep_damaged;
     let packer = Packer::new(store.clone(), system.system_id, name.clone(), level, Arc::clone(&done.tasks));
     let place = (system.system_id, name.clone());
-    let taken = bring(&mut stream, (packer, done), Named { name, label, system, started }).await;
+    let taken = bring(&mut stream, (packer, done), Named { name, label, system, started, keep_damaged }).await;
     if taken.is_err() {
         // What it has stored would stay for ever, and on a disk that is full leave no room for WAL either.
         let removed = backups::remove_parts(store, place.0, &place.1).await;
@@ -171,17 +179,41 @@ struct Named {
     label: String,
     system: System,
     started: DateTime<Utc>,
+    /// Whether bad pages are taken, too.
+    keep_damaged: bool,
+}
+
+/// What the server found bad in what it has sent.
+///
+/// # Errors
+/// [`Kind::Corrupt`] unless it is to be kept.
+fn damage(stream: &BackupStream, keep: bool) -> Result<Vec<String>> {
+    const SHOWN: usize = 5;
+    let Some(refusal) = stream.refusal() else { return Ok(Vec::new()) };
+    let warnings = stream.warnings();
+    if keep {
+        tracing::warn!(pages = warnings.len(), error = %refusal, "a base backup with bad pages is kept, and marked");
+        return Ok([&[refusal.to_string()][..], warnings].concat());
+    }
+    let more = if warnings.len() > SHOWN { ", and more" } else { "" };
+    let shown = warnings.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join("; ");
+    let message = format!("the server found bad pages and refuses the base backup: {refusal}: {shown}{more}");
+    Err(Error::new(Kind::Corrupt, message).hint(
+        "mend the files (restore an older base backup elsewhere and compare; REINDEX helps an index): base backups of before are kept \
+         as retention says; postgres.base_backup.keep_damaged = true keeps such a backup, marked",
+    ))
 }
 
 /// Brings a backup into the store, and looks whether all of it is there. It does not count yet.
 async fn bring(stream: &mut BackupStream, (packer, done): (Packer, &Done), named: Named) -> Result<Backup> {
     let store = packer.store();
     let (mut archives, sent, (end, end_timeline), mut paced) = receive(stream, packer, done).await?;
+    let damaged = damage(stream, named.keep_damaged)?;
     let manifest = archives.pop().filter(|last| last.name == MANIFEST).and_then(|last| last.parts.into_iter().next());
     let manifest =
         manifest.ok_or_else(|| Error::new(Kind::Internal, "the server sent a base backup without a manifest"))?;
     let backup = Backup {
-        format: FORMAT_VERSION,
+        format: if damaged.is_empty() { FORMAT_VERSION } else { BACKUP_FORMAT },
         name: named.name,
         label: named.label,
         system: named.system,
@@ -192,6 +224,7 @@ async fn bring(stream: &mut BackupStream, (packer, done): (Packer, &Done), named
         started: named.started,
         finished: Utc::now(),
         is_read_back: true,
+        damaged,
         archives,
         manifest,
     };
@@ -337,6 +370,7 @@ mod tests {
             started: time,
             finished: time,
             is_read_back: true,
+            damaged: Vec::new(),
             archives,
             manifest: manifest.clone(),
         };

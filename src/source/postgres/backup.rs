@@ -15,6 +15,7 @@ use postgres_protocol::message::frontend::copy_done;
 
 use super::codec::{Archive, Backend};
 use super::conn::Connection;
+use super::error::ServerError;
 use super::replication::{Replication, literal};
 use crate::error::{Error, Kind, Result};
 use crate::stream::Lsn;
@@ -109,6 +110,24 @@ pub struct BackupStream {
     state: State,
     done: u64,
     end: Option<(Lsn, u32)>,
+    /// What the server warned of, up to [`WARNINGS`].
+    warnings: Vec<String>,
+    /// The error with which it ended although all was sent.
+    refusal: Option<ServerError>,
+}
+
+/// How many warnings are kept: the server itself tells five of a file, and there may be many files.
+const WARNINGS: usize = 50;
+
+/// `data_corrupted`: pages have other checksums than they should. The server says so at the very end, when it has sent everything
+/// (`perform_base_backup`, basebackup.c), and names the files in warnings on the way.
+const DATA_CORRUPTED: &str = "XX001";
+
+fn note(warnings: &mut Vec<String>, notice: ServerError) {
+    tracing::warn!(notice = notice.message, "the server warns of a base backup");
+    if warnings.len() < WARNINGS {
+        warnings.push(notice.message);
+    }
 }
 
 impl BackupStream {
@@ -132,7 +151,16 @@ impl BackupStream {
             tablespaces.push(tablespace(&row).ok_or_else(|| connection.unexpected(DOING))?);
         }
         let start = start.ok_or_else(|| connection.unexpected(DOING))?;
-        Ok(Self { replication, start, tablespaces, state: State::Between, done: 0, end: None })
+        Ok(Self {
+            replication,
+            start,
+            tablespaces,
+            state: State::Between,
+            done: 0,
+            end: None,
+            warnings: Vec::new(),
+            refusal: None,
+        })
     }
 
     /// Where it begins: a restore needs the WAL from there on.
@@ -148,6 +176,16 @@ impl BackupStream {
     /// What is sent.
     pub fn tablespaces(&self) -> &[Tablespace] {
         &self.tablespaces
+    }
+
+    /// What the server warned of so far: the names of files with bad pages.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// The error by which the server refused what it has sent, because pages are bad; none before the end.
+    pub fn refusal(&self) -> Option<&ServerError> {
+        self.refusal.as_ref()
     }
 
     /// What comes next; after the end, the end again. The bytes live until the next call.
@@ -180,6 +218,10 @@ impl BackupStream {
                     }
                 }
                 Backend::DataRow(row) => self.end = end_of(&row.texts()).or(self.end),
+                Backend::Notice(notice) if notice.severity == "WARNING" => note(&mut self.warnings, notice),
+                Backend::Error(error) if error.sqlstate == DATA_CORRUPTED && self.end.is_some() => {
+                    self.refusal = Some(error);
+                }
                 Backend::Error(error) => return Err(self.replication.connection.refused(error, DOING)),
                 Backend::ReadyForQuery => {
                     let (end, timeline) = self.end.ok_or_else(|| self.replication.connection.unexpected(DOING))?;
