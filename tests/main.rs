@@ -26,6 +26,7 @@ mod postgres_targets;
 mod readers;
 mod replay;
 mod replay_identity;
+mod replay_reports;
 mod replay_targets;
 mod rig;
 mod site;

@@ -26,7 +26,7 @@ struct Round<'a> {
 /// Plays a round.
 pub(super) fn play(number: u64, mut random: Random, origin: &Origin, cluster: &Cluster) {
     let prefix = format!("r{number}-{}-", random.below(1_000_000));
-    let ask = Ask::draw(&mut random, origin, prefix);
+    let ask = ask_for_something(&mut random, origin, &prefix);
     let bounds = ask.bounds(origin);
     // One that loses or refuses records is enough for a round.
     let mut kind = random.below(3) > 0;
@@ -58,6 +58,14 @@ pub(super) fn play(number: u64, mut random: Random, origin: &Origin, cluster: &C
             cluster.kafka.delete_topic(&target.topic);
         }
     }
+}
+
+/// Draws what is asked for, once more where that is nothing: a replay of nothing is soon judged, and rarely of interest.
+fn ask_for_something(random: &mut Random, origin: &Origin, prefix: &str) -> Ask {
+    let now = chrono::Utc::now().timestamp_millis();
+    let is_something = |ask: &Ask| ask.expected(origin, now).values().any(|wanted| !wanted.is_empty());
+    let first = Ask::draw(random, origin, prefix.to_owned());
+    if is_something(&first) { first } else { Ask::draw(random, origin, prefix.to_owned()) }
 }
 
 fn arguments(
