@@ -45,6 +45,7 @@ fn a_key_goes_on_where_it_was_in_a_rebuilt_topic() {
     site.archive(kafka, &[&topic]);
     let copy = format!("{topic}.copy");
     site.replay(&topic, &copy, &[]);
+    assert_eq!(kafka.partitions(&copy), Some(6));
     send(&copy, "after");
     let mut partitions: BTreeMap<Option<Vec<u8>>, Vec<i32>> = BTreeMap::new();
     for record in kafka.consume_all(&copy) {
@@ -90,7 +91,7 @@ fn records_that_are_deleted_behind_a_replay_do_not_stop_it() {
     }
     let said = program.output();
     assert_eq!(program.wait(SOON), 0, "{said}");
-    assert!(said.contains("sent 3,000 records") && deleted > 9, "deleted {deleted} times; {said}");
+    assert!(said.contains("sent 3,000 records") && deleted > 2, "deleted {deleted} times; {said}");
     let (found, all) = (found(kafka, &target), expected(&all));
     for partition in 0..3 {
         let of = |shapes: &[crate::replay::Shape]| {
