@@ -3,7 +3,7 @@
 //! Null and empty keys, values and headers, and headers that repeat, are in `replay::what_is_replayed_equals_what_was_archived`.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tidelog::stream::Format;
@@ -138,7 +138,11 @@ fn a_replay_that_stood_still_for_longer_than_its_transaction_goes_on() {
     program.freeze();
     std::thread::sleep(Duration::from_secs(8));
     program.thaw();
-    wait_until("the replay to end", SOON, || !program.is_running());
+    let start = Instant::now();
+    while program.is_running() {
+        assert!(start.elapsed() < SOON, "it does not end; it said:\n{}", program.output());
+        std::thread::sleep(Duration::from_millis(20));
+    }
     let said = program.output();
     assert_eq!(program.wait(SOON), 0, "{said}");
     assert!(said.contains("a transaction did not end in time"), "{said}");
@@ -165,7 +169,11 @@ fn a_replay_that_stood_still_while_another_went_on_gives_way() {
     assert_eq!(other["finished"], json!(true), "{other}");
     std::thread::sleep(Duration::from_secs(6));
     program.thaw();
-    wait_until("the replay to end", SOON, || !program.is_running());
+    let start = Instant::now();
+    while program.is_running() {
+        assert!(start.elapsed() < SOON, "it does not end; it said:\n{}", program.output());
+        std::thread::sleep(Duration::from_millis(20));
+    }
     let said = program.output();
     assert_eq!(program.wait(SOON), 1, "{said}");
     assert!(said.contains("has taken over"), "{said}");
