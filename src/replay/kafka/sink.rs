@@ -38,6 +38,8 @@ const COMMIT_EVERY: Duration = Duration::from_secs(1);
 /// How long the target may take over a step of a transaction at the least; as long as the transaction may last, if that is
 /// longer.
 const STEP: Duration = Duration::from_secs(60);
+/// How long one attempt to abort a transaction may take.
+const ABORT: Duration = Duration::from_millis(200);
 /// How often every mark is committed again, whether it moved or not: brokers forget each by itself, as soon as
 /// `offsets.retention.minutes` (a minute at the least) after it was committed.
 const REFRESH: Duration = Duration::from_secs(20);
@@ -143,7 +145,7 @@ impl Sink {
         let lasted = work.open_since.map(|since| since.elapsed());
         if sent.is_err()
             && work.open_since.is_some()
-            && let Err(abort) = self.producer.abort_transaction(STEP)
+            && let Err(abort) = self.abort()
         {
             tracing::debug!(error = %abort, "the transaction is left to the target's timeout");
         }
@@ -160,6 +162,20 @@ impl Sink {
         let mut wanted = Done { tally: work.tally, marks: work.done.marks.clone() };
         wanted.marks.extend(work.marks);
         Ok(Sent { done: work.done, unended: Some(Unended { error, wanted }) })
+    }
+
+    /// Aborts the open transaction. librdkafka waits there until all reports of what it throws away were looked at, and nobody
+    /// else looks (rdkafka_txnmgr.c, rd_kafka_abort_transaction): so it is asked for short times, with a look between them.
+    fn abort(&self) -> KafkaResult<()> {
+        let deadline = Instant::now() + STEP;
+        loop {
+            match self.producer.abort_transaction(ABORT) {
+                Err(KafkaError::Transaction(error)) if error.is_retriable() && Instant::now() < deadline => {
+                    self.producer.poll(QUEUE_PAUSE);
+                }
+                ended => return ended,
+            }
+        }
     }
 
     /// One step of the transaction, taken again while the target says that it may succeed.
