@@ -11,7 +11,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::rig::postgres::{Postgres, PostgresOptions};
+use crate::postgres_restore::{Place, markers, wait_recovered};
+use crate::rig::postgres::{Postgres, PostgresOptions, Version};
 use crate::rig::program::Home;
 use crate::rig::wait_until;
 
@@ -146,4 +147,36 @@ fn without_at_most_the_last_seconds_are_lost() {
     let lost = lose("archive");
     lost.tell("ack = \"archive\"");
     assert!(lost.seconds < 5.0, "{lost:?}");
+}
+
+#[test]
+fn a_server_shuts_down_although_the_archive_is_away_and_nothing_is_lost() {
+    for version in [Version::V13, Version::Debian, Version::V18] {
+        let place = Place::new(version);
+        place.mark(1);
+        place.back_up();
+        place.wait_archived();
+        let (archive, away) = (place.home.path().join("archive"), place.home.path().join("away"));
+        std::fs::rename(&archive, &away).expect("it goes away");
+        std::fs::write(&archive, "nothing can be made here").expect("written");
+        place.mark(2);
+        let begun = std::time::Instant::now();
+        // Panics where it waits for the archiver.
+        place.postgres.stop();
+        eprintln!("{version:?}: down after {:?}", begun.elapsed());
+        place.program().as_mut().expect("it archives").assert_running();
+        // The process that had it all in its spool is gone, too.
+        place.program().take().expect("it archives").kill();
+        std::fs::remove_file(&archive).expect("removed");
+        std::fs::rename(&away, &archive).expect("it comes back");
+        place.postgres.restart();
+        place.archive(&place.postgres, "");
+        place.mark(3);
+        place.wait_archived();
+        let listing = place.tidelog(&["ls", "--json"]).expect(0).json();
+        assert_eq!(listing["streams"][0]["gaps"], serde_json::json!([]), "{version:?}: {listing}");
+        let postgres = place.adopt(&place.restore("restored", &[]), version);
+        wait_recovered(&postgres);
+        assert_eq!(markers(&postgres), "3|3", "{version:?}");
+    }
 }

@@ -4,6 +4,7 @@
 //! finds the next range to receive (`way`), and writes what comes into the spool until the timeline ends, the connection
 //! breaks or the process stops (`session`). Then the next session begins.
 
+mod leaving;
 mod origin;
 mod session;
 mod way;

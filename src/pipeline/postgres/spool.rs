@@ -375,6 +375,11 @@ impl WalSpool {
         }
     }
 
+    /// Whether nothing of it is in memory alone, so that what is [safe](Extent::safe) outlives this process.
+    pub(super) fn is_all_on_disk(&self) -> bool {
+        self.lock().held.is_empty()
+    }
+
     /// Brings everything that was written to the disk; gives up to where it is safe.
     pub(super) fn sync(&self) -> Result<Lsn> {
         let mut last = self.last()?;

@@ -116,6 +116,11 @@ pub fn is_wrong_state(error: &Error) -> bool {
     has_state(error, "55000")
 }
 
+/// Whether the server takes no connection now (`cannot_connect_now`): one that still streams its log is shutting down.
+pub fn takes_no_connection(error: &Error) -> bool {
+    has_state(error, "57P03")
+}
+
 fn has_state(error: &Error, sqlstate: &str) -> bool {
     server_error(error).is_some_and(|server| server.sqlstate == sqlstate)
 }
@@ -161,6 +166,8 @@ mod tests {
             assert!(is(is_wrong_state, "55000", message) && !is(is_removed_wal, "55000", message), "{message}");
         }
         assert!(!is(is_removed_wal, "57P01", "slot") && !is(is_wrong_state, "57P01", "slot"));
+        assert!(is(takes_no_connection, "57P03", "das Datenbanksystem fährt herunter"));
+        assert!(!is(takes_no_connection, "57P01", "terminating connection"));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, yield_now};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
+use super::leaving::Leaving;
 use super::{Ended, Receiver, SILENT_FOR};
 use crate::config::Ack;
 use crate::error::{Error, Kind, Result};
@@ -56,6 +57,8 @@ pub(super) struct Session<'a> {
     heard: Instant,
     /// Whether it still owes the sign of life that it was asked for.
     owes: bool,
+    /// Whether it waits for us to shut down.
+    leaving: Leaving,
 }
 
 impl<'a> Session<'a> {
@@ -73,6 +76,7 @@ impl<'a> Session<'a> {
             synced: Instant::now(),
             heard: Instant::now(),
             owes: false,
+            leaving: Leaving::default(),
         }
     }
 
@@ -137,6 +141,9 @@ impl<'a> Session<'a> {
                         self.sync_and_tell().await?;
                     }
                     if wanted {
+                        if self.at >= self.server_end && self.acknowledged() < self.at {
+                            self.leaving.asked_again(&self.receiver.server, &self.receiver.others);
+                        }
                         self.tell(false).await?;
                     }
                 }
@@ -228,6 +235,11 @@ impl<'a> Session<'a> {
 
     /// Asks the server for a sign of life.
     async fn ask(&mut self) -> Result<()> {
+        if self.leaving.look().await {
+            self.sync()?;
+            tracing::warn!(received = %self.at, archived = %self.archived(),
+                "the server shuts down: it is told that what lies in the spool is safe");
+        }
         if !self.waiting.is_empty() {
             // Nothing is read until there is room for it.
             self.heard = Instant::now();
@@ -254,15 +266,19 @@ impl<'a> Session<'a> {
 
     /// Up to where the server need not keep anything: 0/0, which it passes over, where nothing of the timeline is safe.
     fn acknowledged(&self) -> Lsn {
-        let shared = &self.receiver.shared;
+        // The spool outlives this process, and is archived first by the next one.
+        let is_leaving = self.leaving.is_certain() && self.receiver.shared.spool.is_all_on_disk();
         match self.receiver.config.ack {
-            Ack::Spool => self.safe,
-            Ack::Archive => {
-                let archived = shared.archived.borrow();
-                let own = archived.iter().find(|position| position.partition == self.next.timeline.cast_signed());
-                own.map_or(Lsn(0), |position| Lsn::at(position.end).min(self.at))
-            }
+            Ack::Archive if !is_leaving => self.archived(),
+            Ack::Archive | Ack::Spool => self.safe,
         }
+    }
+
+    /// Up to where the timeline is archived.
+    fn archived(&self) -> Lsn {
+        let archived = self.receiver.shared.archived.borrow();
+        let own = archived.iter().find(|position| position.partition == self.next.timeline.cast_signed());
+        own.map_or(Lsn(0), |position| Lsn::at(position.end).min(self.at))
     }
 
     /// The server has left this timeline.
