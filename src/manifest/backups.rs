@@ -194,10 +194,9 @@ pub async fn backups(store: &Store, system_id: u64) -> Result<Found> {
     let names: Vec<String> = folders.iter().filter_map(|folder| folder.filename().map(str::to_owned)).collect();
     let mut read = stream::iter(names)
         .map(|name| async move {
-            let key = layout::backup_commit(system_id, &name);
-            let read = store.get(&key).await.and_then(|bytes| bytes.map(|bytes| parse(&key, &bytes)).transpose());
-            let read = read.and_then(|backup| backup.map(|backup| belongs(&key, system_id, &name, backup)).transpose());
-            (name, key.to_string(), read)
+            let read = read(store, system_id, &name).await;
+            let key = layout::backup_commit(system_id, &name).to_string();
+            (name, key, read)
         })
         .buffered(READS_AT_ONCE);
     let mut found = Found::default();
@@ -212,6 +211,16 @@ pub async fn backups(store: &Store, system_id: u64) -> Result<Found> {
     }
     found.sound.sort_by_key(|backup| (backup.finished, backup.start));
     Ok(found)
+}
+
+/// One base backup; none if there is no such backup.
+///
+/// # Errors
+/// [`Kind::Corrupt`] and [`Kind::Unsupported`] for one that cannot be read, and the store's errors.
+pub async fn read(store: &Store, system_id: u64, name: &str) -> Result<Option<Backup>> {
+    let key = layout::backup_commit(system_id, name);
+    let Some(bytes) = store.get(&key).await? else { return Ok(None) };
+    parse(&key, &bytes).and_then(|backup| belongs(&key, system_id, name, backup)).map(Some)
 }
 
 /// A backup says itself where it lies.

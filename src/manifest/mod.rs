@@ -19,6 +19,7 @@
 pub mod backups;
 pub mod coverage;
 pub mod holds;
+pub mod known;
 pub mod leftovers;
 pub mod path;
 pub mod recoverable;

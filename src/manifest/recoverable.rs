@@ -40,11 +40,16 @@ pub struct Window {
 
 /// What decides what can be recovered of the system that `chain` archives, with its backups.
 pub async fn facts(store: &Store, chain: &Chain, backups: &[Backup]) -> Result<Facts> {
+    facts_with(store, chain, backups.iter().map(Taken::of).collect()).await
+}
+
+/// The same, where no more is known of the backups than this.
+pub async fn facts_with(store: &Store, chain: &Chain, backups: Vec<Taken>) -> Result<Facts> {
     let StreamId::Postgres { system_id } = chain.stream() else { return Ok(Facts::default()) };
     let mut facts = Facts {
         file: chain.begin_facts().system().map_or(MOST_BYTES, |system| u64::from(system.wal_segment_size)),
         gaps: chain.gaps_ever().await?,
-        backups: backups.iter().map(Taken::of).collect(),
+        backups,
         ..Facts::default()
     };
     for position in chain.positions() {

@@ -16,7 +16,8 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::{Block, Shared};
 use crate::error::{Error, Kind, Result, ResultExt as _};
-use crate::manifest::backups::{backups, remove};
+use crate::manifest::backups::remove;
+use crate::manifest::known::Known;
 use crate::manifest::{Chain, Selection, holds, leftovers, recoverable};
 use crate::pipeline::tasks::Task;
 use crate::segment::wal::{MOST_BYTES, Seen, WalFacts, WalReader, seal};
@@ -45,8 +46,7 @@ pub(super) struct Upkeep {
     tidied: Option<DateTime<Utc>>,
     looked: Option<DateTime<Utc>>,
     chain: Option<Chain>,
-    /// Backups that cannot be read, and were told of.
-    unreadable: BTreeSet<String>,
+    backups: Known,
 }
 
 impl Upkeep {
@@ -58,7 +58,7 @@ impl Upkeep {
             tidied: None,
             looked: None,
             chain: None,
-            unreadable: BTreeSet::new(),
+            backups: Known::default(),
         }
     }
 
@@ -148,13 +148,8 @@ impl Upkeep {
     /// Works out what can be recovered.
     async fn look_at_windows(&mut self, chain: &Chain) -> Result<()> {
         let store = &self.shared.store;
-        let backups = backups(store, self.shared.system.system_id).await?;
-        let unreadable: BTreeSet<String> = backups.unreadable.iter().map(|one| one.name.clone()).collect();
-        if !unreadable.is_subset(&self.unreadable) {
-            backups.tell_unreadable();
-        }
-        self.unreadable = unreadable;
-        let facts = recoverable::facts(store, chain, &backups.sound).await?;
+        self.backups.look(store, self.shared.system.system_id).await?;
+        let facts = recoverable::facts_with(store, chain, self.backups.taken()).await?;
         let windows = recoverable::windows(store, chain, &facts).await?;
         let last = facts.freshest().map(|backup| backup.finished);
         self.shared.status.note(|status| (status.windows, status.last_backup) = (windows, last));

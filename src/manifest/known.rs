@@ -1,0 +1,124 @@
+//! The base backups of a system as a process knows them that looks again and again: each is read once, and of each only what a
+//! path needs is kept, however many parts it has. Whether it is still there, and as long as it was, is asked each time.
+
+use std::collections::BTreeMap;
+
+use super::backups;
+use super::path::Taken;
+use crate::error::{Kind, Result};
+use crate::store::{Store, layout};
+
+/// What is known.
+#[derive(Debug, Default)]
+pub struct Known {
+    /// By name: the size of `backup.json`, and what it says; none if it cannot be read.
+    read: BTreeMap<String, (u64, Option<Taken>)>,
+}
+
+impl Known {
+    /// Looks again.
+    ///
+    /// # Errors
+    /// Only those of a store that does not answer; what was known before stays known.
+    pub async fn look(&mut self, store: &Store, system_id: u64) -> Result<()> {
+        let mut now = BTreeMap::new();
+        for folder in store.list_folders(&layout::backups(system_id)).await? {
+            let Some(name) = folder.filename().map(str::to_owned) else { continue };
+            let Some(size) = store.size(&layout::backup_commit(system_id, &name)).await? else { continue };
+            let known = self.read.get(&name).filter(|(known, taken)| *known == size && taken.is_some());
+            let found = match known {
+                Some((_, taken)) => taken.clone(),
+                None => match backups::read(store, system_id, &name).await {
+                    Ok(backup) => backup.as_ref().map(Taken::of),
+                    Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::Unsupported) => {
+                        if !self.read.contains_key(&name) {
+                            tracing::warn!(name, %error, hint = error.hint_text(), "a base backup is passed over");
+                        }
+                        None
+                    }
+                    Err(error) => return Err(error),
+                },
+            };
+            now.insert(name, (size, found));
+        }
+        self.read = now;
+        Ok(())
+    }
+
+    /// Those that can be read, by the time at which they were finished.
+    pub fn taken(&self) -> Vec<Taken> {
+        let mut taken: Vec<Taken> = self.read.values().filter_map(|(_, taken)| taken.clone()).collect();
+        taken.sort_by_key(|taken| (taken.finished, taken.start));
+        taken
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use chrono::DateTime;
+
+    use super::*;
+    use crate::manifest::backups::{Archive, Backup, Part};
+    use crate::stream::{FORMAT_VERSION, Lsn, System};
+
+    /// Of a database of 3 TB.
+    fn large(name: &str) -> Backup {
+        let part = |n: usize| Part {
+            object: layout::backup_part(7, name, &format!("base.tar.{n:07}.zst")).to_string(),
+            bytes: 24 << 20,
+            stored_bytes: 9 << 20,
+            sha256: "0".repeat(64),
+        };
+        let time = DateTime::from_timestamp(1_800_000_000, 0).expect("a time");
+        Backup {
+            format: FORMAT_VERSION,
+            name: name.to_owned(),
+            label: String::new(),
+            system: System { system_id: 7, wal_segment_size: 16 << 20, server_version: 15 },
+            timeline: 1,
+            start: Lsn(10),
+            end: Lsn(20),
+            end_timeline: 1,
+            started: time,
+            finished: time,
+            is_read_back: true,
+            damaged: Vec::new(),
+            archives: vec![Archive {
+                name: "base.tar".into(),
+                tablespace: None,
+                parts: (0..125_000).map(part).collect(),
+            }],
+            manifest: part(0),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_backup_of_three_terabytes_is_read_once_and_costs_nothing_to_know() {
+        let store = Store::over(Arc::new(object_store::memory::InMemory::new()), "memory:///");
+        for name in ["a", "b"] {
+            backups::commit(&store, &large(name)).await.expect("committed");
+        }
+        let mut known = Known::default();
+        known.look(&store, 7).await.expect("two");
+        assert_eq!(known.taken(), [Taken::of(&large("a")), Taken::of(&large("b"))]);
+        let kept: usize = known.read.keys().map(|name| name.len() + size_of::<Taken>() + 100).sum();
+        assert!(kept < 1_000, "{kept} bytes");
+        // Bytes of the same number that nobody can read show that it is not read again.
+        let commit = layout::backup_commit(7, "a");
+        let size = store.size(&commit).await.expect("a size").expect("it is there");
+        store.put(&commit, vec![b'x'; size as usize].into()).await.expect("stored");
+        known.look(&store, 7).await.expect("two");
+        assert_eq!(known.taken().len(), 2);
+        store.put(&commit, vec![b'x'; 9].into()).await.expect("stored");
+        known.look(&store, 7).await.expect("one");
+        assert_eq!(known.taken(), [Taken::of(&large("b"))], "of another length: it is read, and cannot be");
+        store.delete(&layout::backup_commit(7, "b")).await.expect("deleted");
+        known.look(&store, 7).await.expect("none");
+        assert_eq!(known.taken(), []);
+        backups::commit(&store, &large("c")).await.expect("committed");
+        known.look(&store, 7).await.expect("one");
+        assert_eq!(known.taken(), [Taken::of(&large("c"))]);
+    }
+}
