@@ -8,7 +8,7 @@
 //! before anybody is told. A failure is tried again until the process ends, for Kafka still has every record; only a
 //! conflict (another process moved a partition) changes what is written.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,13 +17,13 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 
 use super::count::Counters;
+use super::divergence::{self, Earlier};
 use super::lane::LaneId;
 use super::lives::{Lives, Verified, kept};
-use super::resolve::{resume, same_topic_before};
 use super::{Dropped, Notice, gaps};
 use crate::config;
 use crate::error::{Error, Kind, Result};
-use crate::manifest::{Chain, Change, Outcome, Selection};
+use crate::manifest::{Chain, Change, Outcome};
 use crate::pipeline::persistence::Persistence;
 use crate::pipeline::spool::Spool;
 use crate::pipeline::tasks::{Task, Tasks};
@@ -128,6 +128,10 @@ pub(super) struct Committer {
     pub(super) lane: LaneId,
     pub(super) life: TopicLife,
     pub(super) chain: Chain,
+    /// The same topic's generations before, for partitions that have nothing in this one yet.
+    pub(super) earlier: Earlier,
+    /// Partitions that were sent once more to a position that is out of range, so that the broker is asked about its epoch.
+    pub(super) asked: BTreeSet<i32>,
     pub(super) verified: Arc<Verified>,
     pub(super) encoding: Encoding,
     pub(super) inbox: mpsc::UnboundedReceiver<Request>,
@@ -214,6 +218,7 @@ impl Committer {
             }
             match self.append(&change, now).await {
                 Outcome::Committed { number } => {
+                    self.asked.clear();
                     tracing::debug!(
                         topic = self.life.topic,
                         checkpoint = number,
@@ -405,7 +410,7 @@ impl Committer {
 
     /// Where a partition is read on, with the record before it that the broker is asked about.
     fn resume(&self, partition: i32, next: i64) -> Resume {
-        resume(&self.chain, None, partition, next)
+        divergence::resume(&self.chain, &self.earlier, partition, next)
     }
 
     fn found(&self, partition: i32, from: Resume) {
@@ -416,6 +421,7 @@ impl Committer {
     /// that one first. If nothing of the partition is archived in this generation yet, as after an election that cut several
     /// partitions, it begins where its log left the generation before. Otherwise another generation begins.
     async fn truncated(&mut self, partition: i32, diverged: Option<EpochAt>, fresh: bool) {
+        self.asked.remove(&partition);
         let (id, earliest, _) = self.present(partition).await;
         if another_life(self.chain.begin_facts().topic_id(), id.as_deref()) {
             return self.shared.tell(Notice::GenerationEnds { lane: self.lane, cut: None });
@@ -443,32 +449,15 @@ impl Committer {
         self.shared.tell(Notice::GenerationEnds { lane: self.lane, cut: Some(cut) });
     }
 
-    /// Where a log left what is archived of it, in this generation or, while that has nothing, in the one before.
+    /// Where a log left what is archived of it.
     async fn left_at(&self, partition: i32, diverged: EpochAt) -> i64 {
         let mut persistence = self.persistence(Task::KafkaPositions);
         loop {
-            match self.try_left_at(partition, diverged).await {
+            match divergence::left_at(&self.shared.store, &self.chain, &self.earlier, partition, diverged).await {
                 Ok(offset) => return offset,
                 Err(error) => persistence.wait_after("what is archived of a partition cannot be listed", error).await,
             }
         }
-    }
-
-    async fn try_left_at(&self, partition: i32, diverged: EpochAt) -> Result<i64> {
-        let partitions = Some(BTreeMap::from([(partition, 0..i64::MAX)]));
-        let wanted = Selection { timestamps: None, partitions };
-        let selected = match self.chain.position(partition) {
-            Some(_) => self.chain.select(&wanted).await?,
-            None => match same_topic_before(&self.shared, &self.life, self.chain.begin_facts().topic_id()).await? {
-                Some(before) => before.select(&wanted).await?,
-                None => return Ok(diverged.offset),
-            },
-        };
-        let of = |segment: &SegmentRef| {
-            let range = *segment.partitions.iter().find(|range| range.partition == partition)?;
-            Some((range, segment.last.iter().find(|last| last.partition == partition).map(|last| last.leader_epoch)))
-        };
-        Ok(left_at(diverged, selected.segments.iter().filter_map(of)))
     }
 
     /// Finds out why the broker does not have the offset after the archive's last: its retention has outrun the
@@ -483,6 +472,12 @@ impl Committer {
                 // Nobody knows where it begins: with the broker's oldest record.
                 return self.found(partition, earliest.into());
             };
+            // The log is another one. From where on, the broker tells if it is asked with an epoch; it told of the offset alone
+            // if the election came in between.
+            let from = self.resume(partition, archived);
+            if archived > latest && from.last.is_some() && self.asked.insert(partition) {
+                return self.found(partition, from);
+            }
             if archived > latest && self.chain.position(partition).is_none() {
                 // Nothing of it is archived here: it begins where its log is.
                 let begins = if self.life.generation == 0 { latest } else { earliest };
@@ -501,7 +496,6 @@ impl Committer {
             }
             if archived >= earliest {
                 // A record that the broker has removed is nothing to ask it about.
-                let from = self.resume(partition, archived);
                 let last = from.last.filter(|last| last.offset + 1 >= earliest);
                 return self.found(partition, Resume { last, ..from });
             }
@@ -560,21 +554,6 @@ impl Committer {
     }
 }
 
-/// Where a log left what is archived of it: the log has `diverged.leader_epoch` up to `diverged.offset`, and no newer epoch
-/// that the archive has. `ranges`: what is archived, in its order, with the epoch of the last record of each, where it is
-/// known. Epochs grow, so what is archived behind the last range of an epoch that the log has may be of another log.
-pub(super) fn left_at(diverged: EpochAt, ranges: impl Iterator<Item = (PartitionRange, Option<i32>)>) -> i64 {
-    let mut shared = None;
-    for (range, epoch) in ranges {
-        match epoch {
-            Some(epoch) if epoch > diverged.leader_epoch => return diverged.offset.min(shared.unwrap_or(range.start)),
-            Some(_) => shared = Some(range.end),
-            None => {}
-        }
-    }
-    diverged.offset
-}
-
 /// Whether a topic's id shows that it was deleted and created again. A broker without ids shows nothing.
 pub(super) fn another_life(archived: Option<&str>, now: Option<&str>) -> bool {
     matches!((archived, now), (Some(archived), Some(now)) if archived != now)
@@ -611,17 +590,6 @@ mod tests {
         for stranger in [vec![range(0, 9, 20)], vec![range(0, 13, 14)], vec![range(2, 0, 1), range(1, 0, 3)]] {
             assert!(!request(&stranger).follows(&batch), "{stranger:?}");
         }
-    }
-
-    #[test]
-    fn a_log_left_the_archive_behind_the_last_epoch_that_both_have() {
-        let archived = [(range(0, 0, 50), None), (range(0, 50, 100), Some(1)), (range(0, 100, 200), Some(2))];
-        let left = |offset, leader_epoch| left_at(EpochAt { offset, leader_epoch }, archived.into_iter());
-        assert_eq!(left(150, 2), 150, "the epoch is the archive's own: the broker's answer is exact");
-        assert_eq!(left(150, 1), 100, "the log has epoch 1 up to 150, and the archive has epoch 2 from 100 on");
-        assert_eq!(left(80, 1), 80);
-        assert_eq!(left(150, 0), 50, "of what was archived before epochs were kept nothing is known");
-        assert_eq!(left_at(EpochAt { offset: 7, leader_epoch: 0 }, std::iter::empty()), 7);
     }
 
     #[test]

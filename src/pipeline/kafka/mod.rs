@@ -16,6 +16,7 @@ mod collector;
 mod commit;
 mod count;
 mod coverage;
+mod divergence;
 mod gaps;
 mod identity;
 mod lane;

@@ -17,13 +17,14 @@ use tokio::sync::mpsc;
 
 use super::Notice;
 use super::commit::{Shared, another_life};
+use super::divergence::{Earlier, resume};
 use super::identity;
 use crate::config::{Kafka, Start};
 use crate::error::{Error, Kind, Result};
 use crate::manifest::{self, Chain};
 use crate::pipeline::persistence::Persistence;
 use crate::pipeline::tasks::Task;
-use crate::source::kafka::{EpochAt, OffsetAt, Resume, TopicInfo, TopicPartition};
+use crate::source::kafka::{OffsetAt, Resume, TopicInfo, TopicPartition};
 use crate::store::Store;
 use crate::stream::{Begin, TopicLife};
 
@@ -47,6 +48,7 @@ pub(super) struct Resolved {
     pub(super) topic: Arc<str>,
     pub(super) life: TopicLife,
     pub(super) chain: Chain,
+    pub(super) earlier: Earlier,
     pub(super) offsets: Vec<(i32, Resume)>,
 }
 
@@ -120,8 +122,8 @@ struct Known {
     life: TopicLife,
     /// Its chain; none if it has to begin.
     chain: Option<Chain>,
-    /// The same topic's generation before, which was ended because a log was cut: what it has need not come again.
-    before: Option<Chain>,
+    /// The same topic's generations before, which were ended because a log was cut.
+    earlier: Earlier,
 }
 
 impl Known {
@@ -143,8 +145,8 @@ impl Known {
 
     /// Where a partition begins, if a broker says.
     fn start(&self, partition: i32, starts: &Starts) -> Option<i64> {
-        let archived = self.before.as_ref().and_then(|before| left_at(before, partition));
-        let last = self.before.as_ref().and_then(|before| before.last_record(partition));
+        let archived = self.earlier.left_at(partition);
+        let last = self.earlier.holder(partition).and_then(|holder| holder.last_record(partition));
         starts.of(&self.at(partition), archived.map(|offset| (offset, last.is_some())), &self.life)
     }
 
@@ -166,32 +168,13 @@ impl Known {
         };
         let from = |partition| {
             let next = chain.reached(partition).or_else(|| self.start(partition, starts))?;
-            Some((partition, resume(&chain, self.before.as_ref(), partition, next)))
+            Some((partition, resume(&chain, &self.earlier, partition, next)))
         };
         let offsets = self.wanted.partitions.iter().filter_map(|&partition| from(partition));
         let offsets = offsets.collect();
-        Ok(Some(Resolved { topic: self.wanted.topic, life: self.life, chain, offsets }))
+        let Self { wanted: Wanted { topic, .. }, life, earlier, .. } = self;
+        Ok(Some(Resolved { topic, life, chain, earlier, offsets }))
     }
-}
-
-/// Where a partition is read on, at `next`, and the last archived record before it. A partition that has nothing in its
-/// generation yet goes on where the one before ends: its last record is there.
-pub(super) fn resume(chain: &Chain, before: Option<&Chain>, partition: i32, next: i64) -> Resume {
-    let ends_there = |chain: &Chain| chain.position(partition).is_some_and(|range| range.end == next);
-    let holder = match chain.position(partition) {
-        Some(_) => Some(chain),
-        None => before,
-    };
-    let last = holder.filter(|chain| ends_there(chain)).and_then(|chain| chain.last_record(partition));
-    Resume { next, last: last.map(|last| EpochAt { offset: last.offset, leader_epoch: last.leader_epoch }) }
-}
-
-/// Up to where a partition's log is what an ended generation has of it: to the end of what is archived, or to where it was
-/// cut.
-fn left_at(ended: &Chain, partition: i32) -> Option<i64> {
-    let cuts = ended.closed().into_iter().flat_map(|close| &close.cuts);
-    let cut = cuts.filter(|cut| cut.partition == partition).map(|cut| cut.offset).min();
-    cut.or_else(|| ended.position(partition).map(|range| range.end))
 }
 
 /// Who is asked.
@@ -315,12 +298,11 @@ async fn known(asking: &Asking<'_>, wanted: Vec<Wanted>, failures: &mut Failures
 /// What the archive has of one topic, of which it may hold these lives, oldest first.
 async fn known_of(asking: &Asking<'_>, wanted: Wanted, lives: &[TopicLife]) -> Result<Known> {
     let (life, chain) = present_life(asking, &wanted, lives).await?;
-    let is_new = |chain: &Chain| wanted.partitions.iter().any(|partition| chain.position(*partition).is_none());
-    let before = match &chain {
-        Some(chain) if !is_new(chain) => None,
-        _ => same_topic_before(asking.shared, &life, wanted.info.id.as_deref()).await?,
-    };
-    Ok(Known { wanted, life, chain, before })
+    let all = 0..wanted.info.partitions.max(0);
+    let has = |partition: &i32| chain.as_ref().is_some_and(|chain| chain.position(*partition).is_some());
+    let lacks = all.filter(|partition| !has(partition)).collect();
+    let earlier = Earlier::load(&asking.shared.store, &life, wanted.info.id.as_deref(), lacks).await?;
+    Ok(Known { wanted, life, chain, earlier })
 }
 
 /// The topic's present life, and its chain if it has begun.
@@ -364,14 +346,6 @@ async fn had_before(store: &Store, lives: &[TopicLife], newest: &TopicLife, id: 
         }
     }
     false
-}
-
-/// The life before, if it was the same topic by its id (its log was cut): what is archived there need not come again.
-pub(super) async fn same_topic_before(shared: &Shared, life: &TopicLife, id: Option<&str>) -> Result<Option<Chain>> {
-    let Some(generation) = life.generation.checked_sub(1) else { return Ok(None) };
-    let before = TopicLife { generation, ..life.clone() };
-    let before = Chain::open(&shared.store, &before.stream()).await?;
-    Ok(before.filter(|before| id.is_some() && before.begin_facts().topic_id() == id))
 }
 
 /// What the brokers say of where partitions begin. One without a leader is not in it.

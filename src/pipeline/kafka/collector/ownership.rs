@@ -11,6 +11,7 @@ use super::place::{Facts, Place, place};
 use crate::error::Result;
 use crate::manifest::Chain;
 use crate::pipeline::kafka::commit::Committer;
+use crate::pipeline::kafka::divergence::Earlier;
 use crate::pipeline::kafka::gaps;
 use crate::pipeline::kafka::lane::{Lane, LaneId, Reason, Wait};
 use crate::pipeline::kafka::resolve::{self, Resolved, Unresolved};
@@ -163,7 +164,7 @@ impl Collector {
         unresolved: Vec<Unresolved>,
     ) -> Result<()> {
         let (mut assign, mut done) = (Vec::new(), Vec::new());
-        for Resolved { topic, life, chain, offsets } in resolved {
+        for Resolved { topic, life, chain, earlier, offsets } in resolved {
             done.push(Arc::clone(&topic));
             let at = |partition| TopicPartition { topic: Arc::clone(&topic), partition };
             let mut wanted = Vec::new();
@@ -178,7 +179,7 @@ impl Collector {
                 continue;
             }
             let id = match self.lane_of(&topic) {
-                None => self.open_lane(&topic, life, chain),
+                None => self.open_lane(&topic, life, (chain, earlier)),
                 Some(lane) if lane.stream == life => lane.id,
                 Some(lane) => {
                     let id = lane.id;
@@ -283,7 +284,12 @@ impl Collector {
         self.resolve(nowhere.into_iter().map(|(at, _)| at).collect());
     }
 
-    pub(super) fn open_lane(&mut self, topic: &Arc<str>, life: TopicLife, chain: Chain) -> LaneId {
+    pub(super) fn open_lane(
+        &mut self,
+        topic: &Arc<str>,
+        life: TopicLife,
+        (chain, earlier): (Chain, Earlier),
+    ) -> LaneId {
         let id = LaneId(self.next_lane);
         self.next_lane += 1;
         let settings = self.kafka.segment_of(topic).clone();
@@ -302,7 +308,8 @@ impl Collector {
         let (send, inbox) = mpsc::unbounded_channel();
         let shared = Arc::clone(&self.shared);
         let verified = Arc::clone(&lane.verified);
-        let committer = Committer { lane: id, life, chain, verified, encoding, inbox, shared };
+        let committer =
+            Committer { lane: id, life, chain, earlier, asked: BTreeSet::new(), verified, encoding, inbox, shared };
         self.board.tasks.spawn_on(&self.runtime, "committer", committer.run());
         self.committers.insert(id, send);
         self.lanes.insert(id, lane);
