@@ -14,6 +14,10 @@ use std::path::{Component, Path, PathBuf};
 /// Includes nest no deeper (`CONF_FILE_MAX_DEPTH`, conffiles.h).
 const DEPTH: usize = 10;
 
+/// A longer file is no configuration, and no more files are read, whatever they include: what includes itself twice would never end.
+const MOST_BYTES: u64 = 4 << 20;
+const MOST_FILES: usize = 1_000;
+
 /// The setting that wins over `-D`.
 pub(super) const DATA_DIRECTORY: &str = "data_directory";
 
@@ -40,6 +44,8 @@ pub(super) struct Inherited {
     pub(super) has_main: bool,
     /// Files outside of the data directory that are included.
     outside: BTreeSet<PathBuf>,
+    /// How many files were read.
+    files: usize,
     /// Files that set `data_directory`.
     pub(super) with_data_directory: BTreeSet<PathBuf>,
 }
@@ -90,7 +96,7 @@ impl Inherited {
     }
 
     fn file(&mut self, data: &Path, file: &Path, depth: usize) {
-        let Ok(bytes) = fs::read(file) else { return };
+        let Some(bytes) = self.content(file) else { return };
         for line in String::from_utf8_lossy(&bytes).lines() {
             let Some((name, value)) = setting(line) else { continue };
             let place = || file.parent().unwrap_or(data).join(&value);
@@ -112,6 +118,13 @@ impl Inherited {
                 }
             }
         }
+    }
+
+    /// What a file holds. A pipe or a device that a hostile backup names would be read for ever.
+    fn content(&mut self, file: &Path) -> Option<Vec<u8>> {
+        self.files += 1;
+        let facts = fs::metadata(file).ok().filter(|facts| facts.is_file() && facts.len() <= MOST_BYTES);
+        if self.files > MOST_FILES { None } else { facts.and_then(|_| fs::read(file).ok()) }
     }
 
     fn include(&mut self, data: &Path, file: &Path, depth: usize) {
@@ -228,6 +241,15 @@ mod tests {
             assert!(notes.contains(part), "{part}: {notes}");
         }
         assert!(!notes.contains("hba_file"), "{notes}");
+    }
+
+    #[test]
+    fn what_includes_itself_or_a_device_comes_to_an_end() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let many = "include 'postgresql.conf'\n".repeat(100);
+        written(folder.path(), "postgresql.conf", &format!("include '/dev/zero'\nport = 1\n{many}"));
+        let found = Inherited::read(folder.path());
+        assert_eq!(found.get("port"), Some("1"));
     }
 
     proptest! {

@@ -39,8 +39,9 @@ pub use stop::Stop;
 /// The door for `fuzz/`; `cargo fuzz` sets this configuration.
 #[cfg(any(fuzzing, test))]
 pub mod fuzzing {
-    /// Reads the bytes as the server's manifest of a base backup, and as an archive of it.
+    /// Reads the bytes as the server's manifest of a base backup, as an archive of it, and as its configuration.
     pub fn backup_bytes(bytes: &[u8]) {
+        String::from_utf8_lossy(bytes).lines().for_each(|line| drop(super::inherited::setting(line)));
         drop(super::manifest::parse(bytes));
         super::unpack::read_through(bytes);
     }
