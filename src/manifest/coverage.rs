@@ -343,10 +343,11 @@ pub fn through(
 }
 
 /// What the chain and the claims of all replicas say at `now`. Claims count that stand on what the chain has reached, of
-/// the topic that it archives, and that were not made by a clock that is ahead.
+/// the topic that it archives, and that were not made by a clock that is ahead. Of a partition whose beginning nobody knew
+/// when the chain began, and that has got no record since, a claim counts that takes nothing to be archived.
 pub fn judge(coverages: &[Coverage], chain: &Chain, now: DateTime<Utc>) -> Completeness {
     let begin = chain.begin_facts();
-    let reached = |partition| chain.reached(partition);
+    let reached = |partition| Some(chain.reached(partition).unwrap_or(0));
     let mut judged = judge_by(coverages, chain.stream(), (begin.topic_id(), begin.partition_count()), reached, now);
     let archived = chain.positions().map(|at| at.partition);
     let last = archived.chain(judged.partitions.keys().copied()).max().map_or(0, |last| last.saturating_add(1));

@@ -103,14 +103,15 @@ async fn claims_of_another_topic_and_of_times_to_come_count_for_nothing() {
 #[tokio::test]
 async fn a_partition_without_a_record_is_complete_from_where_it_begins() {
     let store = faultless().store();
-    let starts = vec![Some(0), Some(50), Some(50), None];
+    let starts = vec![Some(0), Some(50), Some(50), None, None];
     let mut chain = Chain::begin(&store, &orders(), Begin::topic(None, starts), "w", at(0)).await.unwrap();
     committed(&mut chain, &append("a", vec![range(0, 0, 10)]), "w").await;
-    let of = [(0, 10), (1, 50), (2, 51), (3, 0), (4, 0)].map(|(partition, offset)| (partition, claim(offset, 5)));
-    let judged = judge(&[claims("a", &[count(5, 5)], &of)], &chain, at(LATER));
+    let of =
+        [(0, 10), (1, 50), (2, 51), (3, 0), (4, 1), (5, 0)].map(|(partition, offset)| (partition, claim(offset, 5)));
+    let judged = judge(&[claims("a", &[count(6, 5)], &of)], &chain, at(LATER));
     let complete: Vec<i32> = judged.partitions.keys().copied().collect();
-    assert_eq!(complete, [0, 1, 4], "2 has not come as far, of 3 nothing is known");
-    assert_eq!((judged.known, judged.through(|_| true)), (5, Err(Unknown::Partition(2))));
+    assert_eq!(complete, [0, 1, 3, 5], "2 has not come as far, and where 4 begins nobody knew");
+    assert_eq!((judged.known, judged.through(|_| true)), (6, Err(Unknown::Partition(2))));
 }
 
 #[tokio::test]

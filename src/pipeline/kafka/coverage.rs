@@ -113,6 +113,30 @@ pub(super) struct SeenPartition {
     pub(super) end: Option<i64>,
     /// Everything that was there at this time is archived.
     pub(super) complete_through: Option<DateTime<Utc>>,
+    /// Why this round says nothing of it, if it does not.
+    pub(super) untold: Option<Arc<str>>,
+}
+
+/// Where partitions end.
+#[derive(Default)]
+struct Ends {
+    known: HashMap<Arc<str>, BTreeMap<i32, i64>>,
+    /// Why it is not known of others.
+    untold: BTreeMap<TopicPartition, Arc<str>>,
+}
+
+impl Ends {
+    fn of(&self, topic: &str) -> Option<&BTreeMap<i32, i64>> {
+        self.known.get(topic)
+    }
+}
+
+/// The topics that still are the ones that are archived.
+#[derive(Default)]
+struct Same {
+    known: BTreeMap<String, TopicInfo>,
+    /// Why it is not known of others.
+    untold: BTreeMap<String, Arc<str>>,
 }
 
 /// The task that turns reports into claims.
@@ -174,13 +198,13 @@ impl Watch {
         let ends = self.ends(told).await?;
         let topics = self.topics(told).await?;
         for Told { report, .. } in told {
-            let Some(info) = topics.get(&*report.topic) else {
+            let Some(info) = topics.known.get(&*report.topic) else {
                 self.ledger.reach(report);
                 continue;
             };
-            self.ledger.settle(report, ends.get(&*report.topic).unwrap_or(&BTreeMap::new()), info.partitions);
+            self.ledger.settle(report, ends.of(&report.topic).unwrap_or(&BTreeMap::new()), info.partitions);
         }
-        Ok(self.seen(told, &ends))
+        Ok(self.seen(told, &ends, &topics))
     }
 
     /// What whoever had a partition before has claimed of it, and who has those that nobody is known to have.
@@ -193,8 +217,8 @@ impl Watch {
         Ok(())
     }
 
-    /// Where the partitions end. One that has no leader now is not in it.
-    async fn ends(&self, told: &[Told]) -> Result<HashMap<Arc<str>, BTreeMap<i32, i64>>> {
+    /// Where the partitions end. Of one that has no leader now it is not known.
+    async fn ends(&self, told: &[Told]) -> Result<Ends> {
         let at = |report: &Report, partition| TopicPartition { topic: Arc::clone(&report.topic), partition };
         let all = told.iter().map(|told| &told.report);
         let partitions: Vec<TopicPartition> =
@@ -203,10 +227,12 @@ impl Watch {
         // must not be made before they are archived or aborted.
         let listed =
             self.shared.cluster.list_offsets(&partitions, OffsetAt::Latest, Isolation::ReadUncommitted).await?;
-        let mut ends: HashMap<Arc<str>, BTreeMap<i32, i64>> = HashMap::with_capacity(told.len());
+        let mut ends = Ends::default();
         for (at, end) in listed {
-            if let Ok(Some(end)) = end {
-                ends.entry(at.topic).or_default().insert(at.partition, end);
+            match end {
+                Ok(Some(end)) => drop(ends.known.entry(at.topic).or_default().insert(at.partition, end)),
+                Ok(None) => {}
+                Err(error) => drop(ends.untold.insert(at, error.to_string().into())),
             }
         }
         Ok(ends)
@@ -214,44 +240,60 @@ impl Watch {
 
     /// The topics that still are the ones that are archived. What had come of one before the question is verified; one with
     /// another id has another life.
-    async fn topics(&self, told: &[Told]) -> Result<BTreeMap<String, TopicInfo>> {
+    async fn topics(&self, told: &[Told]) -> Result<Same> {
         let names: Vec<String> = told.iter().map(|told| told.report.topic.to_string()).collect();
         let mut described = self.shared.cluster.describe(&names).await?;
-        let mut same = BTreeMap::new();
+        let mut same = Same::default();
         for Told { report, verified } in told {
             let info = match described.remove(&*report.topic) {
                 Some(Ok(info)) => info,
                 Some(Err(error)) => {
                     tracing::warn!(%error, hint = error.hint_text(), "whether a topic was created again is not known now");
+                    same.untold.insert(report.topic.to_string(), error.to_string().into());
                     continue;
                 }
-                None => continue,
+                None => {
+                    same.untold.insert(report.topic.to_string(), "the brokers do not know the topic now".into());
+                    continue;
+                }
             };
             match &info.id {
                 Some(id) if another_life(report.topic_id.as_deref(), Some(id)) => {
                     let topic = Arc::clone(&report.topic);
+                    same.untold.insert(report.topic.to_string(), "the topic was created again".into());
                     self.shared.tell(Notice::Recreated { topic, topic_id: id.clone() });
                 }
                 Some(_) => {
                     report.reached.iter().for_each(|(partition, reached)| verified.note(*partition, reached.received));
-                    same.insert(report.topic.to_string(), info);
+                    same.known.insert(report.topic.to_string(), info);
                 }
                 // Where the brokers have no ids, nobody can tell; where they had one, it is not known now.
-                None if report.topic_id.is_none() => drop(same.insert(report.topic.to_string(), info)),
-                None => {}
+                None if report.topic_id.is_none() => drop(same.known.insert(report.topic.to_string(), info)),
+                None => {
+                    drop(same.untold.insert(report.topic.to_string(), "the brokers do not tell the topic's id".into()))
+                }
             }
         }
         Ok(same)
     }
 
-    fn seen(&self, told: &[Told], ends: &HashMap<Arc<str>, BTreeMap<i32, i64>>) -> Seen {
+    fn seen(&self, told: &[Told], ends: &Ends, topics: &Same) -> Seen {
         let mut seen = Seen::default();
         for Told { report, .. } in told {
-            let ends = ends.get(&*report.topic);
-            seen.partitions.extend(report.reached.iter().map(|&(partition, _)| SeenPartition {
-                at: TopicPartition { topic: Arc::clone(&report.topic), partition },
-                end: ends.and_then(|ends| ends.get(&partition)).copied(),
-                complete_through: self.ledger.complete_through(&report.stream, partition),
+            let of_topic = ends.of(&report.topic);
+            seen.partitions.extend(report.reached.iter().map(|&(partition, reached)| {
+                let at = TopicPartition { topic: Arc::clone(&report.topic), partition };
+                let end = of_topic.and_then(|ends| ends.get(&partition)).copied();
+                let below = || {
+                    let end = end.filter(|end| *end < reached.archived)?;
+                    Some(format!("its log ends at {end}, below {} where the archive is", reached.archived).into())
+                };
+                SeenPartition {
+                    untold: ends.untold.get(&at).or_else(|| topics.untold.get(&*at.topic)).cloned().or_else(below),
+                    end,
+                    complete_through: self.ledger.complete_through(&report.stream, partition),
+                    at,
+                }
             }));
             seen.topics.push((report.stream.clone(), self.ledger.topic_complete_through(&report.stream)));
         }

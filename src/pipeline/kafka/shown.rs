@@ -48,6 +48,7 @@ impl Shown {
         let (end, complete) = self.seen.entry(seen.at.partition).or_default();
         *end = seen.end.or(*end);
         *complete = seen.complete_through;
+        self.still.is_untold(seen.at.partition, seen.untold.clone());
     }
 
     /// What was seen of a partition is another's matter now.

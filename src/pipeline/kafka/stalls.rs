@@ -1,4 +1,5 @@
-//! Which partitions stand still although there are records to read, and why.
+//! Which partitions stand still although there are records to read, or are archived as far as is known and not known to be
+//! complete, and why.
 //!
 //! ```text
 //!   coverage ── where partitions end ──┐
@@ -8,7 +9,8 @@
 //!
 //! A partition is behind when its end on the broker lies beyond the offset that is read next. It stands still from the
 //! moment at which it is behind and does not move. Why is told by the first fact that explains it; where none does, it is
-//! told all the same.
+//! told all the same. One of which everything is archived up to its end, as far as that is known, is claimed to be complete
+//! in the next round; where it is not, the reason is told, too: without a claim the topic has no `COMPLETE TO`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,6 +28,9 @@ use crate::source::kafka::{OffsetAt, TopicPartition};
 
 /// From when on a partition that stands still is shown.
 const SHOWN_AFTER: TimeDelta = TimeDelta::seconds(10);
+
+/// From when on it is shown that nothing is claimed of a partition: rounds are 15 s apart where nothing happens.
+const UNCLAIMED_AFTER: TimeDelta = TimeDelta::seconds(30);
 
 /// What librdkafka said of the connection explains a partition that has stood still since for this long.
 const FAULT_LASTS: TimeDelta = TimeDelta::minutes(10);
@@ -55,6 +60,8 @@ pub(super) struct Around<'a> {
     pub(super) memory_full: bool,
     /// The topic has as many finished segments as it may, because the store does not take them.
     pub(super) backed_up: bool,
+    /// The brokers do not say where anything ends: that is told for itself.
+    pub(super) no_ends: bool,
     /// What was said last of the connection to a broker.
     pub(super) fault: Option<&'a Refusal>,
 }
@@ -71,10 +78,38 @@ struct Still {
     stable: Option<i64>,
 }
 
+/// What is known of the claims of one partition, whether it goes on or not.
+#[derive(Debug, Clone, Default)]
+struct Claims {
+    complete_through: Option<DateTime<Utc>>,
+    /// Since when it is archived as far as is known, and nothing more has been claimed of it.
+    since: Option<DateTime<Utc>>,
+    /// Why the last round said nothing of it.
+    untold: Option<Arc<str>>,
+}
+
+impl Claims {
+    fn look(&mut self, status: &PartitionStatus, around: Around<'_>, now: DateTime<Utc>) {
+        let is_archived = !status.held && status.end.is_none_or(|end| status.archived >= end);
+        let is_due = is_archived && !around.paused && !around.no_ends;
+        let is_same = self.complete_through == status.complete_through;
+        self.since = (is_due && is_same).then(|| self.since.unwrap_or(now));
+        self.complete_through = status.complete_through;
+    }
+
+    fn judge(&self, now: DateTime<Utc>) -> Option<Stall> {
+        let since = self.since.filter(|since| now - *since >= UNCLAIMED_AFTER)?;
+        let cause = Cause::Unclaimed;
+        let text = self.untold.clone().unwrap_or_else(|| cause.text().into());
+        Some(Stall { cause, since, text, hint: cause.hint().into() })
+    }
+}
+
 /// The partitions of a topic.
 #[derive(Debug, Default)]
 pub(super) struct Watch {
     partitions: BTreeMap<i32, Still>,
+    claims: BTreeMap<i32, Claims>,
     /// What was said of the topic as a whole since one of its partitions moved.
     refused: Option<Refusal>,
 }
@@ -99,9 +134,15 @@ impl Watch {
         }
     }
 
+    /// Takes in why a round said nothing of a partition, if it did not.
+    pub(super) fn is_untold(&mut self, partition: i32, why: Option<Arc<str>>) {
+        self.claims.entry(partition).or_default().untold = why;
+    }
+
     /// What was known of a partition is another's matter now.
     pub(super) fn forget(&mut self, partition: i32) {
         self.partitions.remove(&partition);
+        self.claims.remove(&partition);
     }
 
     /// Looks whether partitions go on, and says of those that do not why.
@@ -115,10 +156,13 @@ impl Watch {
             }
             let has_more = status.held || status.end.is_none_or(|end| status.next < end);
             still.since = (has_more && !around.paused).then(|| still.since.unwrap_or(now));
+            self.claims.entry(status.partition).or_default().look(status, around, now);
         }
         for status in partitions {
             let Some(still) = self.partitions.get(&status.partition) else { continue };
-            status.stall = judge(status, still, self.refused.as_ref(), around, now);
+            let claims = self.claims.get(&status.partition);
+            let unclaimed = || claims.and_then(|claims| claims.judge(now));
+            status.stall = judge(status, still, self.refused.as_ref(), around, now).or_else(unclaimed);
         }
     }
 
@@ -195,7 +239,8 @@ mod tests {
 
     use super::*;
 
-    const CALM: Around<'static> = Around { paused: false, memory_full: false, backed_up: false, fault: None };
+    const CALM: Around<'static> =
+        Around { paused: false, memory_full: false, backed_up: false, no_ends: false, fault: None };
 
     fn at(seconds: i64) -> DateTime<Utc> {
         DateTime::from_timestamp(1_000_000 + seconds, 0).expect("a time")
@@ -292,6 +337,40 @@ mod tests {
         );
     }
 
+    #[test]
+    fn what_is_archived_to_its_end_and_not_claimed_is_told_with_the_reason() {
+        let claimed = |next, complete: Option<i64>| PartitionStatus {
+            complete_through: complete.map(at),
+            ..partition(next, Some(10))
+        };
+        let told = |stall: Option<Stall>| stall.map(|stall| (stall.cause, stall.since, stall.text.to_string()));
+        let text = Cause::Unclaimed.text().to_owned();
+        let mut watch = Watch::default();
+        for seconds in 0..30 {
+            assert_eq!(look(&mut watch, claimed(10, None), CALM, seconds), None, "{seconds}");
+        }
+        let unclaimed = look(&mut watch, claimed(10, None), CALM, 30);
+        assert!(unclaimed.as_ref().is_some_and(|stall| !stall.is_failure(at(59)) && stall.is_failure(at(60))));
+        assert_eq!(told(unclaimed), Some((Cause::Unclaimed, at(0), text)));
+        watch.is_untold(0, Some("no leader".into()));
+        let said = "no leader".to_owned();
+        assert_eq!(told(look(&mut watch, claimed(11, None), CALM, 31)), Some((Cause::Unclaimed, at(0), said)));
+        assert_eq!(look(&mut watch, claimed(12, Some(31)), CALM, 32), None, "it is claimed");
+        for seconds in 33..62 {
+            assert_eq!(look(&mut watch, claimed(seconds, Some(31)), CALM, seconds), None, "{seconds}");
+        }
+        let stall = look(&mut watch, claimed(70, Some(31)), CALM, 63);
+        assert_eq!(stall.map(|stall| stall.since), Some(at(33)), "records that come do not hide it");
+        for other in [claimed(9, Some(31)), PartitionStatus { held: true, ..claimed(10, Some(31)) }] {
+            let found = look(&mut watch, other, CALM, 64);
+            assert!(found.is_none_or(|stall| stall.cause != Cause::Unclaimed), "what is not archived is not claimed");
+        }
+        let away = Around { no_ends: true, ..CALM };
+        for seconds in [100, 200] {
+            assert_eq!(look(&mut watch, claimed(10, Some(31)), away, seconds), None, "that is told for itself");
+        }
+    }
+
     proptest! {
         /// Whatever is said and whatever is around it: behind and not moved for long enough is told, by its beginning.
         #[test]
@@ -308,6 +387,7 @@ mod tests {
                     paused: around == 1,
                     memory_full: around == 2,
                     backed_up: around == 3,
+                    no_ends: false,
                     fault: (around == 4).then_some(&fault),
                 };
                 if around.paused || moved == 2 {
@@ -317,6 +397,7 @@ mod tests {
                 since = (behind && !around.paused).then(|| since.unwrap_or(at(seconds)));
                 let stall = look(&mut watch, PartitionStatus { held, ..partition(next, end) }, around, seconds);
                 let expected = since.filter(|since| at(seconds) - *since >= SHOWN_AFTER);
+                let stall = stall.filter(|stall| stall.cause != Cause::Unclaimed);
                 prop_assert_eq!(stall.map(|stall| stall.since), expected);
             }
         }

@@ -100,16 +100,16 @@ pub struct PartitionStatus {
     pub complete_through: Option<DateTime<Utc>>,
     /// Its position is being asked for anew, or the group wants it back: nothing is read.
     pub held: bool,
-    /// Why it stands still although there are records to read.
+    /// Why it stands still although there are records to read, or is not known to be complete.
     pub stall: Option<Stall>,
 }
 
-/// A partition that stands still.
+/// A partition that stands still, or of which nothing is claimed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stall {
     /// What keeps it.
     pub cause: Cause,
-    /// Since when it is behind and has not moved.
+    /// Since when it is behind and has not moved, or is archived and nothing more is claimed of it.
     pub since: DateTime<Utc>,
     /// What was said of it.
     pub text: Arc<str>,
@@ -120,10 +120,17 @@ pub struct Stall {
 /// A partition that has stood still for this long makes the process unready: a minute, less the time until its end is known.
 const UNREADY_AFTER: TimeDelta = TimeDelta::seconds(30);
 
+/// One of which nothing is claimed is a note first: it is shown after half of this.
+const UNREADY_UNCLAIMED: TimeDelta = TimeDelta::seconds(60);
+
 impl Stall {
     /// Whether the process does not do its work because of it.
     pub fn is_failure(&self, now: DateTime<Utc>) -> bool {
-        self.cause != Cause::OpenTransaction && now - self.since >= UNREADY_AFTER
+        match self.cause {
+            Cause::OpenTransaction => false,
+            Cause::Unclaimed => now - self.since >= UNREADY_UNCLAIMED,
+            _ => now - self.since >= UNREADY_AFTER,
+        }
     }
 }
 
@@ -148,13 +155,15 @@ pub enum Cause {
     Memory,
     /// A transaction holds its end.
     OpenTransaction,
+    /// It is archived as far as is known, and cannot be claimed to be complete.
+    Unclaimed,
     /// Nobody says why.
     Unknown,
 }
 
 impl Cause {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Unreadable,
         Self::TooLarge,
         Self::Denied,
@@ -164,6 +173,7 @@ impl Cause {
         Self::Store,
         Self::Memory,
         Self::OpenTransaction,
+        Self::Unclaimed,
         Self::Unknown,
     ];
 
@@ -179,6 +189,7 @@ impl Cause {
             Self::Store => "store",
             Self::Memory => "memory",
             Self::OpenTransaction => "open_transaction",
+            Self::Unclaimed => "unclaimed",
             Self::Unknown => "unknown",
         }
     }
@@ -195,6 +206,7 @@ impl Cause {
             Self::Store => "finished segments wait for the store",
             Self::Memory => "memory.budget is used up",
             Self::OpenTransaction => "a transaction is open, and what follows it is not read before it ends",
+            Self::Unclaimed => "no broker has spoken of it since its position was taken from the archive",
             Self::Unknown => "no record comes, and neither the broker nor the client says why",
         }
     }
@@ -205,7 +217,7 @@ impl Cause {
             Self::Unreadable => "the broker's copy is damaged there: move the leader to a replica whose copy is whole",
             Self::TooLarge => "raise receive.message.max.bytes in [kafka.properties] above the largest batch",
             Self::Denied => "grant READ and DESCRIBE on the topic",
-            Self::Refused | Self::NoEnd => "look at the partition's leader and at the broker's log",
+            Self::Refused | Self::NoEnd | Self::Unclaimed => "look at the partition's leader and at the broker's log",
             Self::Position => "the log says what is waited for",
             Self::Store => "look at the store, and at tidelog_store_errors_total",
             Self::Memory => "raise memory.budget, or add a process",

@@ -87,17 +87,18 @@ impl Collector {
         self.news.state = Some((state, since));
         let (paused, fault) = (self.is_paused() || self.stopping.is_some(), self.news.fault.as_ref());
         let memory: usize = self.lanes.values().map(Lane::memory).sum();
+        let failing = self.board.tasks.failing();
+        let no_ends = failing.iter().any(|failure| failure.task == Task::KafkaEnds);
         let mut streams = Vec::with_capacity(self.current.len());
         for id in self.current.values() {
             let Some(lane) = self.lanes.get_mut(id) else { continue };
             let mut stream = lane.show(now);
-            let around = Around { paused, memory_full: self.full, backed_up: lane.is_backed_up(), fault };
+            let around = Around { paused, memory_full: self.full, backed_up: lane.is_backed_up(), no_ends, fault };
             lane.shown.still.look(&mut stream.partitions, around, Utc::now());
             if !stream.partitions.is_empty() {
                 streams.push(stream);
             }
         }
-        let failing = self.board.tasks.failing();
         for failure in failing.iter().filter(|failure| !failure.task.is_of_postgres()) {
             let about = streams.iter_mut().find(|stream| stream.topic == failure.about);
             if let Some(stream) = about {
