@@ -22,7 +22,7 @@ use crate::rig::{parts, python, unique, wait_for, wait_until};
 use crate::site::{STOP, Settings, Site};
 
 /// How long something that happens within seconds on an idle machine may take.
-const SOON: Duration = Duration::from_secs(180);
+pub(crate) const SOON: Duration = Duration::from_secs(180);
 
 pub(crate) const TOKEN: &str = "correct-horse-battery-staple";
 
@@ -35,7 +35,12 @@ pub(crate) struct Service {
 
 /// A site whose configuration has a listener and a token.
 pub(crate) fn site_with_listener(kafka: &Kafka, settings: &Settings<'_>, more: &str) -> (Site, Server) {
-    let site = Site::new(&kafka.bootstrap(), settings);
+    site_at(&kafka.bootstrap(), settings, more)
+}
+
+/// The same for any address of the brokers.
+pub(crate) fn site_at(bootstrap: &str, settings: &Settings<'_>, more: &str) -> (Site, Server) {
+    let site = Site::new(bootstrap, settings);
     let token = site.home().write("token", TOKEN);
     fs::set_permissions(&token, fs::Permissions::from_mode(0o600)).expect("the token's rights");
     let server = Server::new(format!("127.0.0.1:{}", free_port()));

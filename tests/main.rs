@@ -3,6 +3,7 @@
 mod archive;
 mod cli;
 mod complete;
+mod connect_check;
 mod deploy;
 mod docs;
 mod faults;

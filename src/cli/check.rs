@@ -1,13 +1,14 @@
 //! `tidelog check`: is the configuration right, and does everything that it names answer?
 
-use std::collections::BTreeSet;
+mod kafka;
+
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use serde::Serialize;
 
-use crate::config::{Config, Kafka, TopicPattern};
+use crate::config::{Config, Kafka};
 use crate::error::{Error, Kind, Result};
 use crate::http;
 use crate::pipeline;
@@ -31,6 +32,9 @@ pub(super) struct Args {
 struct Answer {
     check: &'static str,
     ok: bool,
+    /// Nothing is wrong now, and yet one should know.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    warning: bool,
     detail: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     hint: Option<String>,
@@ -41,12 +45,17 @@ struct Answer {
 impl Answer {
     fn of(check: &'static str, result: Result<String>) -> Self {
         match result {
-            Ok(detail) => Self { check, ok: true, detail, hint: None, kind: None },
+            Ok(detail) => Self { check, ok: true, warning: false, detail, hint: None, kind: None },
             Err(error) => {
                 let (kind, hint) = (Some(error.kind()), error.hint_text().map(str::to_owned));
-                Self { check, ok: false, detail: error.to_string(), hint, kind }
+                Self { check, ok: false, warning: false, detail: error.to_string(), hint, kind }
             }
         }
+    }
+
+    /// What is no failure, and yet to be known.
+    fn warning(check: &'static str, detail: String, hint: &str) -> Self {
+        Self { check, ok: true, warning: true, detail, hint: Some(hint.to_owned()), kind: None }
     }
 }
 
@@ -81,14 +90,15 @@ pub(super) async fn run(args: &Args, path: &Path) -> Result<()> {
     match (properties, &config.kafka) {
         (Err(error), _) => answers.push(Answer::of("kafka", Err(error))),
         (Ok(()), Some(kafka)) if args.connect => {
-            let answer = Answer::of("kafka", check_kafka(kafka).await);
+            let mut found = kafka::check(kafka).await;
+            let reached = found.iter().all(|answer| answer.ok || answer.check != "kafka");
             let cluster = match Store::open(&config.archive) {
                 Ok(store) => check_cluster(&store, kafka).await,
                 Err(_) => Ok(()),
             };
             // Brokers that do not answer are told once.
-            let cluster = cluster.err().filter(|error| answer.ok || error.kind() == Kind::Config);
-            answers.push(answer);
+            let cluster = cluster.err().filter(|error| reached || error.kind() == Kind::Config);
+            answers.append(&mut found);
             answers.extend(cluster.map(|error| Answer::of("cluster", Err(error))));
         }
         (Ok(()), _) => {}
@@ -160,7 +170,11 @@ fn print(args: &Args, answers: &[Answer]) -> Result<()> {
         text = format!("{}\n", serde_json::json!({ "checks": answers }));
     } else {
         for answer in answers {
-            let word = if answer.ok { "ok" } else { "FAILED" };
+            let word = match answer {
+                Answer { ok: false, .. } => "FAILED",
+                Answer { warning: true, .. } => "note",
+                _ => "ok",
+            };
             text += &format!("{word:<6} {:<13}  {}\n", answer.check, answer.detail);
             if let Some(hint) = &answer.hint {
                 text += &format!("       {:<13}  do: {hint}\n", "");
@@ -181,42 +195,9 @@ async fn check_backups(server: &postgres::Server) -> Result<String> {
     Ok(format!("{}: system {}, timeline {}", replication.shown(), identity.system_id, identity.timeline))
 }
 
-async fn check_kafka(kafka: &Kafka) -> Result<String> {
-    let cluster = Cluster::new(kafka)?;
-    let brokers = cluster.ping().await?;
-    let there = cluster.topics().await?;
-    let mut matched = BTreeSet::new();
-    let mut missing = Vec::new();
-    for text in &kafka.topics {
-        let pattern = TopicPattern::parse(text)
-            .map_err(|problem| Error::new(Kind::Config, format!("kafka.topics: {problem}")))?;
-        let before = matched.len();
-        matched.extend(there.iter().filter(|topic| pattern.matches(topic) && !kafka.excludes(topic)));
-        if before == matched.len() && matches!(&pattern, TopicPattern::Name(name) if !matched.contains(name)) {
-            missing.push(text.as_str());
-        }
-    }
-    if !missing.is_empty() {
-        let message =
-            format!("kafka.topics names {}, which {} does not have", missing.join(", "), kafka.bootstrap_servers);
-        return Err(Error::new(Kind::NotFound, message)
-            .hint("create what is missing, or mend its name; a running tidelog waits for it"));
-    }
-    Ok(format!(
-        "{}: {}, {} to archive",
-        kafka.bootstrap_servers,
-        count(brokers, "broker"),
-        count(matched.len(), "topic")
-    ))
-}
-
 /// Whether the brokers are those of the cluster that the archive holds.
 async fn check_cluster(store: &Store, kafka: &Kafka) -> Result<()> {
     pipeline::kafka::admit(store, kafka, &Cluster::new(kafka)?).await
-}
-
-fn count(number: usize, noun: &str) -> String {
-    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
 }
 
 #[cfg(test)]

@@ -171,6 +171,11 @@ impl Kafka {
         self.overrides.iter().rev().find(|over| over.pattern.matches(topic)).map_or(&self.segment, |over| &over.segment)
     }
 
+    /// What `topics` names. Each was read once already, when the configuration was.
+    pub fn patterns(&self) -> Vec<TopicPattern> {
+        self.topics.iter().filter_map(|text| TopicPattern::parse(text).ok()).collect()
+    }
+
     /// Whether `topic`, which the subscription names, is left out.
     pub fn excludes(&self, topic: &str) -> bool {
         self.exclude.iter().any(|pattern| pattern.matches(topic))

@@ -85,18 +85,12 @@ impl Cluster {
 
     /// The topics of `topics` that exist. An error of one (no right to see it) does not keep the others from their answer.
     pub async fn describe(&self, topics: &[String]) -> Result<BTreeMap<String, Result<TopicInfo>>> {
-        let mut names = topics.to_vec();
-        names.sort_unstable();
-        names.dedup();
-        let wanted = names
-            .into_iter()
-            .map(|name| CString::new(name).or_err(Kind::Config, || "a topic's name holds a NUL byte".to_owned()))
-            .collect::<Result<Vec<_>>>()?;
+        let wanted = names_of(topics)?;
         if wanted.is_empty() {
             return Ok(BTreeMap::new());
         }
-        let described =
-            self.request("cannot describe topics", move |handle, wait| raw::describe_topics(handle, &wanted, wait));
+        let described = self
+            .request("cannot describe topics", move |handle, wait| raw::describe_topics(handle, &wanted, false, wait));
         let mut found = BTreeMap::new();
         for topic in described.await? {
             if topic.failure.code != 0 {
@@ -169,7 +163,7 @@ impl Cluster {
 
     /// Runs one request on a thread that may block. If it fails, what librdkafka reported meanwhile tells why: the
     /// request itself only knows that nobody answered.
-    async fn request<T: Send + 'static>(
+    pub(super) async fn request<T: Send + 'static>(
         &self,
         doing: &'static str,
         ask: impl FnOnce(&Arc<Handle>, Duration) -> Result<T, Failure> + Send + 'static,
@@ -192,6 +186,15 @@ impl Cluster {
         });
         answer.await.or_err(Kind::Internal, || format!("{doing}: the request was given up"))?
     }
+}
+
+/// Names for librdkafka, each once.
+pub(super) fn names_of(names: &[String]) -> Result<Vec<CString>> {
+    let mut names = names.to_vec();
+    names.sort_unstable();
+    names.dedup();
+    let c_name = |name| CString::new(name).or_err(Kind::Config, || "a topic's name holds a NUL byte".to_owned());
+    names.into_iter().map(c_name).collect()
 }
 
 /// What a callback reported, if it says more than that nobody answers.

@@ -17,6 +17,7 @@
 //! in it (rdkafka_topic.c, "an offset reset must be triggered"). A topic id that [`Cluster::describe`] gives *after*
 //! records came, and that is still the one of before, proves that they are of that life: ids never come back.
 
+mod access;
 mod assignment;
 mod cluster;
 mod consumer;
@@ -27,6 +28,7 @@ mod raw;
 use std::fmt;
 use std::sync::Arc;
 
+pub use access::{FOREIGN_HINT, Foreign, Limit, is_archived};
 pub use cluster::{Cluster, OffsetAt, TopicInfo};
 pub use consumer::{Consumer, Headers, Message, validate};
 pub use properties::subscription;

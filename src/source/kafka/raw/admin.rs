@@ -1,6 +1,6 @@
 //! Admin requests: asked on a queue of their own, whose one answer is waited for.
 
-use std::ffi::{CString, c_char};
+use std::ffi::{CString, c_char, c_int};
 use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use super::list::{EntryLayout, List};
 use super::{Failure, check, check_code, code, codes, millis, string, sys};
 
 /// One answer to an admin request.
-struct Answer<'a> {
+pub(super) struct Answer<'a> {
     event: NonNull<sys::rd_kafka_event_t>,
     queue: PhantomData<&'a Queue>,
 }
@@ -26,13 +26,17 @@ impl Drop for Answer<'_> {
 
 impl<'a> Answer<'a> {
     /// Waits for the answer.
-    fn of(queue: &'a Queue, wait: Duration) -> Result<Self, Failure> {
+    pub(super) fn of(queue: &'a Queue, wait: Duration) -> Result<Self, Failure> {
         // SAFETY: queue and client are live; the answer is owned.
         let event = NonNull::new(unsafe { sys::rd_kafka_queue_poll(queue.as_ptr(), millis(wait)) });
         Ok(Self { event: event.ok_or_else(silence)?, queue: PhantomData })
     }
 
-    fn check(&self) -> Result<(), Failure> {
+    pub(super) fn as_ptr(&self) -> *mut sys::rd_kafka_event_t {
+        self.event.as_ptr()
+    }
+
+    pub(super) fn check(&self) -> Result<(), Failure> {
         // SAFETY: the event is live; its text is a C string inside it.
         unsafe {
             let code = codes::event_error(self.event.as_ptr());
@@ -45,7 +49,7 @@ impl<'a> Answer<'a> {
 }
 
 /// The options of one admin request.
-struct Options(NonNull<sys::rd_kafka_AdminOptions_t>);
+pub(super) struct Options(NonNull<sys::rd_kafka_AdminOptions_t>);
 
 impl Drop for Options {
     fn drop(&mut self) {
@@ -55,7 +59,7 @@ impl Drop for Options {
 }
 
 impl Options {
-    fn new(handle: &Handle, operation: sys::rd_kafka_admin_op_t, wait: Duration) -> Result<Self, Failure> {
+    pub(super) fn new(handle: &Handle, operation: sys::rd_kafka_admin_op_t, wait: Duration) -> Result<Self, Failure> {
         let options = NonNull::new(
             // SAFETY: the client is live; null means an operation that it does not know.
             unsafe { sys::rd_kafka_AdminOptions_new(handle.rk(), operation) },
@@ -78,6 +82,10 @@ impl Options {
         Ok(options)
     }
 
+    pub(super) fn as_ptr(&self) -> *mut sys::rd_kafka_AdminOptions_t {
+        self.0.as_ptr()
+    }
+
     /// Which broker is asked.
     fn ask(&self, broker: i32) -> Result<(), Failure> {
         let mut text = [0 as c_char; 512];
@@ -89,12 +97,12 @@ impl Options {
 }
 
 /// No answer came in time, although librdkafka always gives one after the request's own timeout.
-fn silence() -> Failure {
+pub(super) fn silence() -> Failure {
     Failure { code: code::TIMED_OUT, text: "the brokers did not answer in time".to_owned() }
 }
 
 /// How much longer than the request itself its answer is waited for.
-const GRACE: Duration = Duration::from_secs(5);
+pub(super) const GRACE: Duration = Duration::from_secs(5);
 
 /// The cluster's id (`rd_kafka_clusterid` waits until a broker has told it).
 pub(crate) fn cluster_id(handle: &Arc<Handle>, wait: Duration) -> Result<String, Failure> {
@@ -112,7 +120,7 @@ pub(crate) fn cluster_id(handle: &Arc<Handle>, wait: Duration) -> Result<String,
 
 /// The broker to ask about topics: the controller, or any broker where none is named (librdkafka's mock cluster
 /// names one that does not exist, and a request to it would wait until it times out).
-fn controller(handle: &Handle, wait: Duration) -> Result<i32, Failure> {
+pub(crate) fn controller(handle: &Handle, wait: Duration) -> Result<i32, Failure> {
     let mut metadata: *const sys::rd_kafka_metadata_t = ptr::null();
     // SAFETY: on success the answer is ours; it is read within its counts, then freed once. Without all topics and
     // without a topic of this client it is only the brokers.
@@ -157,6 +165,8 @@ pub(crate) struct Described {
     /// The topic id's 16 bytes; all zero when the brokers have none.
     pub(crate) id: [u8; 16],
     pub(crate) partitions: usize,
+    /// Whether this client may read it; none where it was not asked for or the brokers do not tell (before 2.3).
+    pub(crate) may_read: Option<bool>,
     /// 0 when the topic is there.
     pub(crate) failure: Failure,
 }
@@ -165,9 +175,13 @@ pub(crate) struct Described {
 pub(crate) fn describe_topics(
     handle: &Arc<Handle>,
     topics: &[CString],
+    with_rights: bool,
     wait: Duration,
 ) -> Result<Vec<Described>, Failure> {
     let options = Options::new(handle, sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS, wait)?;
+    let rights = c_int::from(with_rights);
+    // SAFETY: the options live during the call; the answer is ours to free.
+    unsafe { check(sys::rd_kafka_AdminOptions_set_include_authorized_operations(options.as_ptr(), rights)) }?;
     options.ask(controller(handle, wait)?)?;
     let queue = Queue::new(handle);
     let mut names: Vec<*const c_char> = topics.iter().map(|name| name.as_ptr()).collect();
@@ -192,6 +206,9 @@ pub(crate) fn describe_topics(
     }
 }
 
+const OPERATION_ALL: i32 = sys::rd_kafka_AclOperation_t::RD_KAFKA_ACL_OPERATION_ALL as i32;
+const OPERATION_READ: i32 = sys::rd_kafka_AclOperation_t::RD_KAFKA_ACL_OPERATION_READ as i32;
+
 /// # Safety
 /// `topic` is a description inside a live answer.
 unsafe fn describe_topic(topic: *const sys::rd_kafka_TopicDescription_t) -> Described {
@@ -211,7 +228,11 @@ unsafe fn describe_topic(topic: *const sys::rd_kafka_TopicDescription_t) -> Desc
             id[..8].copy_from_slice(&sys::rd_kafka_Uuid_most_significant_bits(uuid).to_be_bytes());
             id[8..].copy_from_slice(&sys::rd_kafka_Uuid_least_significant_bits(uuid).to_be_bytes());
         }
-        Described { name: string(sys::rd_kafka_TopicDescription_name(topic)), id, partitions, failure }
+        let mut count = 0;
+        let operations = sys::rd_kafka_TopicDescription_authorized_operations(topic, &raw mut count).cast::<i32>();
+        let may_read = (!operations.is_null())
+            .then(|| (0..count).any(|at| matches!(operations.add(at).read(), OPERATION_ALL | OPERATION_READ)));
+        Described { name: string(sys::rd_kafka_TopicDescription_name(topic)), id, partitions, may_read, failure }
     }
 }
 

@@ -172,6 +172,19 @@ impl Handle {
         Ok(handle)
     }
 
+    /// The value of a property as the client has it, its default included; empty if there is none.
+    pub(crate) fn property(&self, name: &CStr) -> String {
+        let mut value = [0 as c_char; 256];
+        let mut size = value.len();
+        // SAFETY: the client's configuration lives as long as the client; name, buffer and size live during the call, and
+        // a longer value is cut and terminated.
+        unsafe {
+            let conf = sys::rd_kafka_conf(self.rk());
+            let result = sys::rd_kafka_conf_get(conf, name.as_ptr(), value.as_mut_ptr(), &raw mut size);
+            if result == sys::rd_kafka_conf_res_t::RD_KAFKA_CONF_OK { string(value.as_ptr()) } else { String::new() }
+        }
+    }
+
     /// For the other files of this module: it is live as long as the handle.
     pub(super) fn rk(&self) -> *mut sys::rd_kafka_t {
         self.rk.as_ptr()

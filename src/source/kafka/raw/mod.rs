@@ -15,6 +15,7 @@
 
 mod admin;
 mod batch;
+mod group;
 mod handle;
 mod list;
 
@@ -23,8 +24,9 @@ use std::time::Duration;
 
 use rdkafka_sys as sys;
 
-pub(crate) use admin::{cluster_id, describe_topics, list_offsets, metadata};
+pub(crate) use admin::{cluster_id, controller, describe_topics, list_offsets, metadata};
 pub(crate) use batch::{Queue, RawHeaders, RawMessage};
+pub(crate) use group::{Resource, Settings, commit, describe_configs, describe_group};
 pub(crate) use handle::{Callback, Handle};
 pub(crate) use list::List;
 

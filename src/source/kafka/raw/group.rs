@@ -1,0 +1,203 @@
+//! Requests about a consumer group and about settings: who takes part, whether this client may, what the brokers are set to.
+
+use std::collections::BTreeMap;
+use std::ffi::{CStr, CString};
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::admin::{Answer, GRACE, Options, silence};
+use super::batch::Queue;
+use super::handle::Handle;
+use super::list::{List, entries};
+use super::{Failure, check_code, codes, string, sys, text_of};
+
+/// A member as the group's coordinator tells it.
+pub(crate) struct Described {
+    pub(crate) client_id: String,
+    pub(crate) host: String,
+    /// What it has, and what it is to have as soon as others have given it back (KIP-848).
+    pub(crate) assigned: Vec<(String, i32)>,
+}
+
+/// DescribeConsumerGroups of one group; librdkafka asks in the group's own protocol, classic or KIP-848. A group that is not
+/// there has no members.
+pub(crate) fn describe_group(handle: &Arc<Handle>, group: &CStr, wait: Duration) -> Result<Vec<Described>, Failure> {
+    let options = Options::new(handle, sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBECONSUMERGROUPS, wait)?;
+    let queue = Queue::new(handle);
+    let mut names = [group.as_ptr()];
+    // SAFETY: names, options and queue live during the call; librdkafka copies what it keeps.
+    unsafe {
+        sys::rd_kafka_DescribeConsumerGroups(handle.rk(), names.as_mut_ptr(), 1, options.as_ptr(), queue.as_ptr());
+    }
+    let answer = Answer::of(&queue, wait + GRACE)?;
+    answer.check()?;
+    // SAFETY: the event is live and of this type (the queue is used for one request); everything is read within its counts
+    // and copied before the event is freed.
+    unsafe {
+        let result = sys::rd_kafka_event_DescribeConsumerGroups_result(answer.as_ptr());
+        if result.is_null() {
+            return Err(silence());
+        }
+        let mut count = 0;
+        let groups = sys::rd_kafka_DescribeConsumerGroups_result_groups(result, &raw mut count);
+        if count == 0 {
+            return Err(silence());
+        }
+        let group = *groups;
+        let error = sys::rd_kafka_ConsumerGroupDescription_error(group);
+        if !error.is_null() {
+            let failure = Failure { code: codes::error_code(error), text: string(sys::rd_kafka_error_string(error)) };
+            return if failure.code == GROUP_ID_NOT_FOUND { Ok(Vec::new()) } else { Err(failure) };
+        }
+        let members = 0..sys::rd_kafka_ConsumerGroupDescription_member_count(group);
+        Ok(members.map(|at| describe_member(sys::rd_kafka_ConsumerGroupDescription_member(group, at))).collect())
+    }
+}
+
+const GROUP_ID_NOT_FOUND: i32 = sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_GROUP_ID_NOT_FOUND as i32;
+
+/// # Safety
+/// `member` is a description inside a live answer.
+unsafe fn describe_member(member: *const sys::rd_kafka_MemberDescription_t) -> Described {
+    // SAFETY: the caller promises a live description; its strings and lists live as long.
+    unsafe {
+        let assignments = [
+            sys::rd_kafka_MemberDescription_assignment(member),
+            sys::rd_kafka_MemberDescription_target_assignment(member),
+        ];
+        let mut assigned = Vec::new();
+        for assignment in assignments.into_iter().filter(|assignment| !assignment.is_null()) {
+            let list = entries(sys::rd_kafka_MemberAssignment_partitions(assignment));
+            assigned.extend(list.map(|entry| (String::from_utf8_lossy(entry.topic).into_owned(), entry.partition)));
+        }
+        assigned.sort_unstable();
+        assigned.dedup();
+        Described {
+            client_id: string(sys::rd_kafka_MemberDescription_client_id(member)),
+            host: string(sys::rd_kafka_MemberDescription_host(member)),
+            assigned,
+        }
+    }
+}
+
+/// What is to be committed.
+struct Offsets(NonNull<sys::rd_kafka_AlterConsumerGroupOffsets_t>);
+
+impl Drop for Offsets {
+    fn drop(&mut self) {
+        // SAFETY: owned, destroyed once.
+        unsafe { sys::rd_kafka_AlterConsumerGroupOffsets_destroy(self.0.as_ptr()) };
+    }
+}
+
+/// Commits an offset of partitions, and gives the code of the first.
+pub(crate) fn commit(handle: &Arc<Handle>, group: &CStr, offsets: &List, wait: Duration) -> Result<(), Failure> {
+    let options = Options::new(handle, sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_ALTERCONSUMERGROUPOFFSETS, wait)?;
+    let queue = Queue::new(handle);
+    // SAFETY: all live during the calls; librdkafka copies the name and the list, and what it was given.
+    unsafe {
+        let offsets = sys::rd_kafka_AlterConsumerGroupOffsets_new(group.as_ptr(), offsets.as_ptr());
+        let offsets = Offsets(NonNull::new(offsets).ok_or_else(silence)?);
+        let mut all = [offsets.0.as_ptr()];
+        sys::rd_kafka_AlterConsumerGroupOffsets(handle.rk(), all.as_mut_ptr(), 1, options.as_ptr(), queue.as_ptr());
+    }
+    let answer = Answer::of(&queue, wait + GRACE)?;
+    answer.check()?;
+    // SAFETY: as in `describe_group`.
+    unsafe {
+        let result = sys::rd_kafka_event_AlterConsumerGroupOffsets_result(answer.as_ptr());
+        if result.is_null() {
+            return Err(silence());
+        }
+        let mut count = 0;
+        let groups = sys::rd_kafka_AlterConsumerGroupOffsets_result_groups(result, &raw mut count);
+        if count == 0 {
+            return Err(silence());
+        }
+        let error = sys::rd_kafka_group_result_error(*groups);
+        if !error.is_null() {
+            return Err(Failure { code: codes::error_code(error), text: string(sys::rd_kafka_error_string(error)) });
+        }
+        let partitions = sys::rd_kafka_group_result_partitions(*groups);
+        check_code(entries(partitions).next().map_or(0, |entry| entry.code))
+    }
+}
+
+/// Whose settings are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Resource {
+    Topic,
+    Broker,
+}
+
+/// The settings of one resource, or why they are not told.
+pub(crate) type Settings = Result<BTreeMap<String, String>, Failure>;
+
+/// The resources of one request.
+struct Resources(Vec<*mut sys::rd_kafka_ConfigResource_t>);
+
+impl Drop for Resources {
+    fn drop(&mut self) {
+        for resource in &self.0 {
+            // SAFETY: owned, destroyed once.
+            unsafe { sys::rd_kafka_ConfigResource_destroy(*resource) };
+        }
+    }
+}
+
+/// DescribeConfigs: the settings of each of `names`, its defaults included.
+pub(crate) fn describe_configs(
+    handle: &Arc<Handle>,
+    of: Resource,
+    names: &[CString],
+    wait: Duration,
+) -> Result<BTreeMap<String, Settings>, Failure> {
+    let options = Options::new(handle, sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBECONFIGS, wait)?;
+    let queue = Queue::new(handle);
+    let kind = match of {
+        Resource::Topic => sys::rd_kafka_ResourceType_t::RD_KAFKA_RESOURCE_TOPIC,
+        Resource::Broker => sys::rd_kafka_ResourceType_t::RD_KAFKA_RESOURCE_BROKER,
+    };
+    // SAFETY: all live during the calls; librdkafka copies the resources, which are freed after the request.
+    unsafe {
+        let made = names.iter().map(|name| sys::rd_kafka_ConfigResource_new(kind, name.as_ptr()));
+        let mut all = Resources(made.collect());
+        let count = all.0.len();
+        sys::rd_kafka_DescribeConfigs(handle.rk(), all.0.as_mut_ptr(), count, options.as_ptr(), queue.as_ptr());
+    }
+    let answer = Answer::of(&queue, wait + GRACE)?;
+    answer.check()?;
+    // SAFETY: as in `describe_group`.
+    unsafe {
+        let result = sys::rd_kafka_event_DescribeConfigs_result(answer.as_ptr());
+        if result.is_null() {
+            return Err(silence());
+        }
+        let mut count = 0;
+        let resources = sys::rd_kafka_DescribeConfigs_result_resources(result, &raw mut count);
+        Ok((0..count).map(|at| settings_of(*resources.add(at))).collect())
+    }
+}
+
+/// # Safety
+/// `resource` is one of a live answer.
+unsafe fn settings_of(resource: *const sys::rd_kafka_ConfigResource_t) -> (String, Settings) {
+    // SAFETY: the caller promises a live resource; its entries and strings live as long.
+    unsafe {
+        let name = string(sys::rd_kafka_ConfigResource_name(resource));
+        let code = sys::rd_kafka_ConfigResource_error(resource) as i32;
+        if code != 0 {
+            let text = sys::rd_kafka_ConfigResource_error_string(resource);
+            let text = if text.is_null() { text_of(code) } else { string(text) };
+            return (name, Err(Failure { code, text }));
+        }
+        let mut count = 0;
+        let found = sys::rd_kafka_ConfigResource_configs(resource, &raw mut count);
+        let all = (0..count).map(|at| {
+            let entry = *found.add(at);
+            (string(sys::rd_kafka_ConfigEntry_name(entry)), string(sys::rd_kafka_ConfigEntry_value(entry)))
+        });
+        (name, Ok(all.collect()))
+    }
+}
