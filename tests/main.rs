@@ -4,6 +4,7 @@ mod archive;
 mod cli;
 mod complete;
 mod connect_check;
+mod damaged_segments;
 mod deploy;
 mod docs;
 mod faults;

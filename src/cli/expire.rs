@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use chrono::{TimeDelta, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 
 use super::human;
-use super::inspect::{print, print_json};
+use super::inspect::{all_read, print, print_json};
 use crate::config::Config;
 use crate::error::{Error, Kind, Result, ResultExt as _};
 use crate::manifest::{self, Chain, holds, recoverable};
@@ -55,22 +55,15 @@ pub(crate) async fn run(args: &Args, config: &Config) -> Result<()> {
     let horizon =
         now - TimeDelta::from_std(kept).or_err(Kind::Config, || "retention.postgres is too long".to_owned())?;
     let store = Store::open(&config.archive)?;
-    let (mut given, mut deleted) = (Given::default(), 0);
-    for stream in &manifest::streams(&store).await? {
-        let StreamId::Postgres { system_id } = *stream else { continue };
-        let Some(mut chain) = Chain::open(&store, stream).await? else { continue };
-        if args.dry_run {
-            let held = holds::held(&store, system_id, now).await?;
-            let surplus = recoverable::surplus(&store, &chain, horizon, &held).await?;
-            given.wal.add(&chain.to_expire(&surplus.before, now).await?.retired);
-            given.backups += surplus.backups.len() as u64;
-        } else {
-            let one = give_up(&store, &mut chain, horizon, &writer_id()?).await?;
-            given.wal.add(&one.wal);
-            given.backups += one.backups;
-            deleted += sweep(&store, &chain, holds::store_time(&store, system_id).await?).await?;
+    let (mut gone, mut damaged) = (Gone::default(), Vec::new());
+    for stream in manifest::streams(&store).await?.into_iter().filter(|stream| stream.topic().is_none()) {
+        let one = expire(&store, &stream, (horizon, now), args.dry_run).await;
+        match manifest::isolated(&store, one).await? {
+            Ok(one) => gone.add(&one),
+            Err(error) => damaged.push((stream, error)),
         }
     }
+    let Gone { given, deleted } = gone;
     let outcome = Outcome {
         dry_run: args.dry_run,
         keep_from: time::utc(horizon),
@@ -79,7 +72,50 @@ pub(crate) async fn run(args: &Args, config: &Config) -> Result<()> {
         backups: given.backups,
         deleted,
     };
-    if args.json { print_json(&outcome) } else { print(&text(&outcome, kept)) }
+    if args.json {
+        print_json(&outcome)?
+    } else {
+        print(&text(&outcome, kept))?
+    }
+    all_read(&damaged)
+}
+
+/// What has gone, or would.
+#[derive(Debug, Default)]
+struct Gone {
+    given: Given,
+    /// Objects that were deleted, given up earlier.
+    deleted: u64,
+}
+
+impl Gone {
+    fn add(&mut self, more: &Self) {
+        self.given.wal.add(&more.given.wal);
+        self.given.backups += more.given.backups;
+        self.deleted += more.deleted;
+    }
+}
+
+/// Gives up what one stream does not need to lead to every moment from `horizon` on.
+async fn expire(
+    store: &Store,
+    stream: &StreamId,
+    (horizon, now): (DateTime<Utc>, DateTime<Utc>),
+    dry_run: bool,
+) -> Result<Gone> {
+    let mut gone = Gone::default();
+    let StreamId::Postgres { system_id } = *stream else { return Ok(gone) };
+    let Some(mut chain) = Chain::open(store, stream).await? else { return Ok(gone) };
+    if dry_run {
+        let held = holds::held(store, system_id, now).await?;
+        let surplus = recoverable::surplus(store, &chain, horizon, &held).await?;
+        gone.given.wal = chain.to_expire(&surplus.before, now).await?.retired;
+        gone.given.backups = surplus.backups.len() as u64;
+    } else {
+        gone.given = give_up(store, &mut chain, horizon, &writer_id()?).await?;
+        gone.deleted = sweep(store, &chain, holds::store_time(store, system_id).await?).await?;
+    }
+    Ok(gone)
 }
 
 fn text(outcome: &Outcome, kept: Duration) -> String {

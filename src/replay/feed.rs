@@ -19,9 +19,10 @@ use futures::stream::{self, BoxStream};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
+use super::damage::{Stop, Stops, of_segment};
 use super::pace::Pace;
 use super::plan::{Plan, matching};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::record::{Block, Record};
 use crate::segment::{Filter, SegmentReader};
 use crate::store::{Store, layout};
@@ -61,8 +62,8 @@ impl Run {
 pub(super) enum Step {
     /// Here are records.
     Send(Run),
-    /// That was the whole plan. A channel that closes without it was cut short.
-    Complete,
+    /// That was the whole plan, but for what could not be read. A channel that closes without it was cut short.
+    Complete(Vec<Stop>),
 }
 
 /// Sends the plan's records to `out`, no faster than `pace` allows, until they are all sent or nobody listens.
@@ -92,7 +93,7 @@ pub(super) async fn pump(mut feed: Feed, mut pace: Pace, out: mpsc::Sender<Step>
         }
     }
     // A sink that has seen enough is gone by now, and that is no error.
-    out.send(Step::Complete).await.or(Ok(()))
+    out.send(Step::Complete(feed.stopped())).await.or(Ok(()))
 }
 
 /// Where the next run comes from.
@@ -110,65 +111,146 @@ impl Feed {
     }
 
     /// The next run; none at the end.
+    ///
+    /// # Errors
+    /// The store's own: a segment that cannot be read only stops its partitions.
     pub(super) async fn next(&mut self) -> Result<Option<Run>> {
         match self {
             Self::InOrder(feed) => feed.next().await,
             Self::Merged(feed) => feed.next().await,
         }
     }
+
+    /// What could not be read, and is not told yet.
+    fn stopped(&mut self) -> Vec<Stop> {
+        match self {
+            Self::InOrder(feed) => feed.stops.take(),
+            Self::Merged(feed) => feed.stops.take(),
+        }
+    }
 }
 
-/// Opens segment number `segment` of part number `part`, for the rows that the plan wants of it or, if `partition` is
-/// given, of that partition alone.
-async fn open(
-    store: &Store,
-    plan: &Plan,
+/// A segment of a plan, or one partition of it.
+#[derive(Debug, Clone, Copy)]
+struct Piece {
     part: usize,
     segment: usize,
     partition: Option<i32>,
-) -> Result<SegmentReader> {
-    let wanted = &plan.parts[part];
-    let segment = &wanted.segments[segment];
-    let ranges = segment.partitions.iter().filter(|range| partition.is_none_or(|only| range.partition == only));
-    // The rows of a segment are those of its checkpoint's ranges, so the filter need not look beyond them.
-    let ranges =
-        ranges.filter_map(|range| matching(range, &wanted.filter).map(|rows| (range.partition, rows.start..rows.end)));
-    let filter = Filter { partitions: Some(ranges.collect()), timestamps: wanted.filter.timestamps.clone() };
-    let object = layout::object(&segment.object)?;
-    SegmentReader::open(store.objects(), &object, segment.bytes, segment.format, filter).await
+    /// The first offset of the partition that was not given yet.
+    from: i64,
+}
+
+impl Piece {
+    /// The rows that the plan wants of it, by partition.
+    fn rows(self, plan: &Plan) -> BTreeMap<i32, Range<i64>> {
+        let wanted = &plan.parts[self.part];
+        let ranges = wanted.segments[self.segment].partitions.iter();
+        let ranges = ranges.filter(|range| self.partition.is_none_or(|only| range.partition == only));
+        // The rows of a segment are those of its checkpoint's ranges, so the filter need not look beyond them.
+        let rows = ranges.filter_map(|range| matching(range, &wanted.filter));
+        rows.map(|rows| (rows.partition, rows.start.max(self.from)..rows.end)).collect()
+    }
+
+    /// Opens it for these rows alone.
+    async fn open(self, store: &Store, plan: &Plan) -> Result<SegmentReader> {
+        let wanted = &plan.parts[self.part];
+        let segment = &wanted.segments[self.segment];
+        let filter = Filter { partitions: Some(self.rows(plan)), timestamps: wanted.filter.timestamps.clone() };
+        let object = layout::object(&segment.object)?;
+        SegmentReader::open(store.objects(), &object, segment.bytes, segment.format, filter).await
+    }
+
+    /// A partition of it that stops for `error`, before `from` or the first row that is wanted.
+    fn stop(self, plan: &Plan, partition: i32, from: i64, error: &Error) -> Stop {
+        let segment = &plan.parts[self.part].segments[self.segment];
+        let rows = self.rows(plan).remove(&partition).unwrap_or(from..from);
+        let (object, why) = (segment.object.clone(), error.to_string());
+        Stop { part: self.part, partition, from: from.max(rows.start), to: rows.end, object, why }
+    }
+}
+
+/// A segment that is read, and how far it was given, by partition.
+struct Reading {
+    piece: Piece,
+    reader: SegmentReader,
+    given: BTreeMap<i32, i64>,
 }
 
 /// The segments of a plan, one after the other.
 pub(super) struct InOrder {
-    opening: BoxStream<'static, Result<(usize, SegmentReader)>>,
-    current: Option<(usize, SegmentReader)>,
+    store: Store,
+    plan: Arc<Plan>,
+    opening: BoxStream<'static, (Piece, Result<SegmentReader>)>,
+    current: Option<Reading>,
+    /// Partitions of a segment that cannot be read as a whole, each to be tried by itself.
+    alone: VecDeque<Piece>,
+    stops: Stops,
 }
 
 impl InOrder {
     fn new(store: &Store, plan: &Arc<Plan>) -> Self {
-        let (store, plan) = (store.clone(), Arc::clone(plan));
-        let order: Vec<(usize, usize)> = (0..plan.parts.len())
-            .flat_map(|part| (0..plan.parts[part].segments.len()).map(move |segment| (part, segment)))
+        let order: Vec<Piece> = (0..plan.parts.len())
+            .flat_map(|part| {
+                let segments = 0..plan.parts[part].segments.len();
+                segments.map(move |segment| Piece { part, segment, partition: None, from: i64::MIN })
+            })
             .collect();
-        let opening = stream::iter(order).map(move |(part, segment)| {
-            let (store, plan) = (store.clone(), Arc::clone(&plan));
-            async move { Ok((part, open(&store, &plan, part, segment, None).await?)) }
+        let (for_stream, for_plan) = (store.clone(), Arc::clone(plan));
+        let opening = stream::iter(order).map(move |piece| {
+            let (store, plan) = (for_stream.clone(), Arc::clone(&for_plan));
+            async move { (piece, piece.open(&store, &plan).await) }
         });
-        Self { opening: opening.buffered(OPEN_SEGMENTS).boxed(), current: None }
+        let opening = opening.buffered(OPEN_SEGMENTS).boxed();
+        let (store, plan) = (store.clone(), Arc::clone(plan));
+        Self { store, plan, opening, current: None, alone: VecDeque::new(), stops: Stops::default() }
     }
 
     async fn next(&mut self) -> Result<Option<Run>> {
         loop {
-            if let Some((part, reader)) = &mut self.current {
-                if let Some(block) = reader.next().await? {
-                    let rows = 0..block.len();
-                    return Ok(Some(Run { part: *part, block: Arc::new(block), rows }));
+            if let Some(reading) = &mut self.current {
+                let part = reading.piece.part;
+                match reading.reader.next().await {
+                    Ok(Some(block)) => {
+                        if self.stops.has(&self.plan, part, block.partition()) {
+                            continue;
+                        }
+                        if let Some(last) = block.get(block.len().saturating_sub(1)) {
+                            reading.given.insert(block.partition(), last.offset + 1);
+                        }
+                        let rows = 0..block.len();
+                        return Ok(Some(Run { part, block: Arc::new(block), rows }));
+                    }
+                    Ok(None) => self.current = None,
+                    Err(error) => {
+                        let (piece, given) = (reading.piece, std::mem::take(&mut reading.given));
+                        self.current = None;
+                        self.stop(piece, &given, of_segment(error)?);
+                    }
                 }
-                self.current = None;
+                continue;
             }
-            match self.opening.next().await {
-                Some(opened) => self.current = Some(opened?),
+            let opened = match self.alone.pop_front() {
+                Some(piece) => Some((piece, piece.open(&self.store, &self.plan).await)),
+                None => self.opening.next().await,
+            };
+            match opened {
+                Some((piece, Ok(reader))) => self.current = Some(Reading { piece, reader, given: BTreeMap::new() }),
+                Some((piece, Err(error))) => self.stop(piece, &BTreeMap::new(), of_segment(error)?),
                 None => return Ok(None),
+            }
+        }
+    }
+
+    /// A piece that cannot be read on: its partitions are tried one by one, and one alone stops.
+    fn stop(&mut self, piece: Piece, given: &BTreeMap<i32, i64>, error: Error) {
+        for (partition, rows) in piece.rows(&self.plan) {
+            let from = given.get(&partition).copied().unwrap_or(rows.start);
+            if self.stops.has(&self.plan, piece.part, partition) || from >= rows.end {
+                continue;
+            }
+            match piece.partition {
+                None => self.alone.push_back(Piece { partition: Some(partition), from, ..piece }),
+                Some(_) => self.stops.add(&self.plan, piece.stop(&self.plan, partition, from, &error)),
             }
         }
     }
@@ -181,6 +263,7 @@ pub(super) struct Merged {
     cursors: Vec<Cursor>,
     /// The time at which each cursor that is not at its end goes on, or a bound of it.
     queue: BinaryHeap<Reverse<(i64, usize)>>,
+    stops: Stops,
 }
 
 /// Segments to come: the numbers of part and segment, and the least timestamp within.
@@ -190,10 +273,12 @@ type Way = VecDeque<(usize, usize, i64)>;
 struct Cursor {
     partition: i32,
     segments: Way,
-    reader: Option<(usize, SegmentReader)>,
+    reader: Option<(Piece, SegmentReader)>,
     loaded: Option<Run>,
     /// The greatest timestamp that went by: a partition's time never falls.
     clock: i64,
+    /// The offset after the last record that was read, in the life of the topic that is read.
+    next: (usize, i64),
 }
 
 impl Merged {
@@ -215,11 +300,12 @@ impl Merged {
                 reader: None,
                 loaded: None,
                 clock: i64::MIN,
+                next: (0, i64::MIN),
             })
             .collect();
         let queue =
             cursors.iter().enumerate().filter_map(|(index, cursor)| Some(Reverse((cursor.time()?, index)))).collect();
-        Self { store: store.clone(), plan: Arc::clone(plan), cursors, queue }
+        Self { store: store.clone(), plan: Arc::clone(plan), cursors, queue, stops: Stops::default() }
     }
 
     async fn next(&mut self) -> Result<Option<Run>> {
@@ -228,8 +314,10 @@ impl Merged {
             let cursor = &mut self.cursors[index];
             // What stands in the queue for a cursor that has yet to open its segment is only a bound.
             let run = if cursor.loaded.is_some() { cursor.take(until) } else { None };
-            if run.is_none() {
-                cursor.load(&self.store, &self.plan).await?;
+            if run.is_none()
+                && let Some(stop) = cursor.load(&self.store, &self.plan).await?
+            {
+                self.stops.add(&self.plan, stop);
             }
             if let Some(time) = cursor.time() {
                 self.queue.push(Reverse((time, index)));
@@ -254,23 +342,38 @@ impl Cursor {
         Some(next.max(self.clock))
     }
 
-    /// Reads on until there is a record or the end.
-    async fn load(&mut self, store: &Store, plan: &Plan) -> Result<()> {
+    /// Reads on until there is a record or the end, which what cannot be read is, too: then it is told.
+    async fn load(&mut self, store: &Store, plan: &Plan) -> Result<Option<Stop>> {
         loop {
-            if let Some((part, reader)) = &mut self.reader {
-                if let Some(block) = reader.next().await? {
-                    if block.is_empty() {
-                        continue;
+            if let Some((piece, reader)) = &mut self.reader {
+                let piece = *piece;
+                match reader.next().await {
+                    Ok(Some(block)) => {
+                        let Some(last) = block.get(block.len().saturating_sub(1)) else { continue };
+                        self.next = (piece.part, last.offset + 1);
+                        let rows = 0..block.len();
+                        self.loaded = Some(Run { part: piece.part, block: Arc::new(block), rows });
+                        return Ok(None);
                     }
-                    let rows = 0..block.len();
-                    self.loaded = Some(Run { part: *part, block: Arc::new(block), rows });
-                    return Ok(());
+                    Ok(None) => self.reader = None,
+                    Err(error) => return self.end(plan, piece, error).map(Some),
                 }
-                self.reader = None;
             }
-            let Some((part, segment, _)) = self.segments.pop_front() else { return Ok(()) };
-            self.reader = Some((part, open(store, plan, part, segment, Some(self.partition)).await?));
+            let Some((part, segment, _)) = self.segments.pop_front() else { return Ok(None) };
+            let piece = Piece { part, segment, partition: Some(self.partition), from: i64::MIN };
+            match piece.open(store, plan).await {
+                Ok(reader) => self.reader = Some((piece, reader)),
+                Err(error) => return self.end(plan, piece, error).map(Some),
+            }
         }
+    }
+
+    fn end(&mut self, plan: &Plan, piece: Piece, error: Error) -> Result<Stop> {
+        let error = of_segment(error)?;
+        (self.reader, self.segments) = (None, Way::new());
+        let (part, next) = self.next;
+        let from = if part == piece.part { next } else { i64::MIN };
+        Ok(piece.stop(plan, self.partition, from, &error))
     }
 
     /// The loaded records up to the time `until`: at least one if the first is due by then.

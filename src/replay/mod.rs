@@ -6,6 +6,7 @@
 //! A plan is worked out from checkpoints alone, so that it can be shown before anything moves. Decoding runs on the
 //! runtime's threads, the sink on a thread of its own; [`STEPS_IN_FLIGHT`] bounds what lies between them.
 
+mod damage;
 mod feed;
 pub mod journal;
 mod json;
@@ -27,6 +28,7 @@ use tokio::time::Instant;
 use crate::error::{Error, Kind, Result, ResultExt as _};
 use crate::store::Store;
 
+pub use damage::{Stop, WAY_OUT, told};
 pub use pace::{Rate, Speed};
 pub use plan::{Mark, Marks, Part, Plan, PlannedPartition, Rename};
 pub use select::{Found, Offsets, Partitions, Query, Source, shortfalls, sources, sources_of, topic_pattern};
@@ -86,6 +88,8 @@ pub struct Tally {
     pub moved_timestamps: u64,
     /// Whether that was the whole plan.
     pub complete: bool,
+    /// The partitions that ended before what cannot be read.
+    pub stops: Vec<Stop>,
     /// By part of the plan and partition: first offset, offset after the last, records.
     pub partitions: BTreeMap<(usize, i32), (i64, i64, u64)>,
 }

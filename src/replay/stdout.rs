@@ -38,7 +38,14 @@ pub(super) fn write(
             }
             step => step.ok(),
         };
-        let Some(Step::Send(run)) = step else { break };
+        let run = match step {
+            Some(Step::Send(run)) => run,
+            Some(Step::Complete(stops)) => {
+                tally.stops = stops;
+                break;
+            }
+            None => break,
+        };
         let partition = run.block.partition();
         let rows = run.rows.len().min(usize::try_from(left).unwrap_or(usize::MAX));
         for record in run.records().take(rows) {

@@ -6,12 +6,14 @@
 //! orphans: what a writer leaves that was killed or lost a race, and no error. Objects that a merge or an expiry has
 //! retired may be there or not. The WAL of a Postgres system is checked in [`wal`], its base backups by their parts.
 
+mod complete;
 mod wal;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use chrono::{DateTime, Utc};
 use futures::StreamExt as _;
 use object_store::ObjectStoreExt as _;
 use object_store::path::Path;
@@ -20,13 +22,14 @@ use tokio::task::JoinSet;
 
 use crate::error::{Error, Kind, Result, ResultExt as _};
 use crate::manifest::backups::{Unreadable, backups};
+use crate::manifest::coverage::Unknown;
 use crate::manifest::leftovers::leftovers;
 use crate::manifest::{self, Step, Walk};
 use crate::record::Block;
 use crate::restore::postgres as restore;
 use crate::segment::{Filter, SegmentReader};
 use crate::store::{Store, layout};
-use crate::stream::{Body, Format, Gap, PartitionRange, SegmentRef, StreamId, System};
+use crate::stream::{Body, Format, Gap, PartitionRange, SegmentRef, StreamId, System, TopicLife};
 
 /// Segments that are checked side by side: a store far away answers several at once, and decoding uses several cores.
 const CHECKS_AT_ONCE: usize = 4;
@@ -54,6 +57,8 @@ pub struct Report {
     pub leftovers: u64,
     /// The size of their objects.
     pub leftover_bytes: u64,
+    /// Up to when each topic is complete, in its newest life, or why that is not known.
+    pub complete: Vec<(TopicLife, Result<DateTime<Utc>, Unknown>)>,
 }
 
 /// One object that is not as it should be.
@@ -148,7 +153,8 @@ pub async fn verify(store: &Store, deep: bool, seen: &Arc<Seen>) -> Result<Repor
         retired: wal::Retired::default(),
         walks: Vec::new(),
     };
-    for stream in manifest::streams(store).await? {
+    let streams = manifest::streams(store).await?;
+    for stream in streams.iter().cloned() {
         let looked = work.stream(&stream).await;
         if let Err(error) = manifest::isolated(store, looked).await? {
             let object = layout::chain(&stream).to_string();
@@ -171,6 +177,7 @@ pub async fn verify(store: &Store, deep: bool, seen: &Arc<Seen>) -> Result<Repor
     let orphan = |key: &Path| !named.contains(key.as_ref()) && !layout::is_history(key);
     report.orphans = objects.iter().filter(|object| orphan(&object.location)).count() as u64;
     report.errors.sort();
+    report.complete = complete::of(store, &streams, Utc::now()).await?;
     Ok(report)
 }
 

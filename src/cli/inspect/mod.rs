@@ -138,7 +138,7 @@ pub(super) fn errors(damaged: &[(StreamId, Error)]) -> Vec<ErrorRow> {
 ///
 /// # Errors
 /// `Kind::Incomplete` if there is one: what was printed before is not all that was asked for.
-pub(super) fn all_read(damaged: &[(StreamId, Error)]) -> Result<()> {
+pub(in crate::cli) fn all_read(damaged: &[(StreamId, Error)]) -> Result<()> {
     if damaged.is_empty() {
         return Ok(());
     }

@@ -10,9 +10,11 @@ use crate::cli::human;
 use crate::cli::progress::{Progress, Unit};
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
+use crate::manifest::coverage::Unknown;
 use crate::manifest::{self, Repaired};
 use crate::store::Store;
 use crate::stream::{Lsn, StreamId};
+use crate::time;
 use crate::verify::{self, Damage, DamageKind, Report, Seen};
 
 /// Checks every chain of checkpoints and every segment: numbers, links, sizes, hashes, and the files' own facts.
@@ -58,6 +60,16 @@ struct Listing<'a> {
     /// Base backups that were begun and do not count, or were given up.
     leftovers: u64,
     leftover_bytes: u64,
+    complete: Vec<CompleteRow>,
+}
+
+/// Up to when a topic is complete, or why that is not known.
+#[derive(Debug, Serialize)]
+struct CompleteRow {
+    stream: String,
+    complete_through: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unknown: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -186,6 +198,23 @@ fn listing(report: &Report) -> Listing<'_> {
         backups: report.backups,
         leftovers: report.leftovers,
         leftover_bytes: report.leftover_bytes,
+        complete: report
+            .complete
+            .iter()
+            .map(|(life, through)| CompleteRow {
+                stream: life.to_string(),
+                complete_through: through.ok().map(time::utc),
+                unknown: through.err().map(why_unknown),
+            })
+            .collect(),
+    }
+}
+
+/// Why it is not known up to when a topic is complete.
+fn why_unknown(unknown: Unknown) -> String {
+    match unknown {
+        Unknown::Partition(partition) => format!("nobody has claimed up to when partition {partition} is complete"),
+        Unknown::Count => "no archiver has said how many partitions it has".to_owned(),
     }
 }
 
@@ -226,6 +255,17 @@ fn text(report: &Report, deep: bool) -> String {
             "{} that no checkpoint names (left by a writer that was stopped; harmless)",
             human::many(report.orphans, "object")
         ));
+    }
+    for (life, through) in &report.complete {
+        say(match through {
+            Ok(through) => format!("kafka/{}/{} is complete through {}", life.cluster, life.topic, time::utc(*through)),
+            Err(unknown) => format!(
+                "kafka/{}/{}: up to when it is complete is not known, records may be missing ({})",
+                life.cluster,
+                life.topic,
+                why_unknown(*unknown)
+            ),
+        });
     }
     if report.errors.is_empty() {
         say("everything is as its checkpoints say".to_owned());

@@ -20,6 +20,7 @@ use crate::error::{Error, Kind, Result};
 use crate::replay::kafka::{Connection, Target};
 use crate::replay::{self, Counters, Offsets, Partitions, Plan, Query, Rate, Rename, Speed, Tempo, topic_pattern};
 use crate::store::Store;
+use crate::stream::TopicLife;
 use crate::time;
 
 /// Sends the records of a time range, or of a range of offsets, back into Kafka or to the standard output.
@@ -153,8 +154,8 @@ pub(crate) async fn run(args: &Args, config: &Config) -> Result<()> {
             .hint("give the copies another name with --rename, or say --yes if this is what you want"));
     }
     let left_out = replay.left_out.clone();
-    send::send(args, &store, replay, tempo).await?;
-    nothing_left_out(&left_out)
+    let sent = send::send(args, &store, replay, tempo).await;
+    also_left_out(sent, &left_out)
 }
 
 async fn to_stdout(args: &Args, config: &Config, store: &Store, query: &Query, tempo: Tempo) -> Result<()> {
@@ -172,8 +173,19 @@ async fn to_stdout(args: &Args, config: &Config, store: &Store, query: &Query, t
         return nothing_left_out(&left_out);
     }
     let counters = Arc::new(Counters::default());
-    replay::to_lines(store, &plan, tempo, None, io::stdout(), &counters, interrupted()).await?;
-    nothing_left_out(&left_out)
+    let tally = replay::to_lines(store, &plan, tempo, None, io::stdout(), &counters, interrupted()).await?;
+    for warning in replay::told(&plan, &tally.stops) {
+        eprintln!("warning: {warning}");
+    }
+    also_left_out(send::all_decoded(&plan, &tally), &left_out)
+}
+
+/// What was left out as a whole is told, too, where the end of what was sent is incomplete as well.
+fn also_left_out(sent: Result<()>, left_out: &[TopicLife]) -> Result<()> {
+    match (sent, nothing_left_out(left_out)) {
+        (Err(error), Err(also)) if error.kind() == Kind::Incomplete => Err(error.context(also.to_string())),
+        (sent, left_out) => sent.and(left_out),
+    }
 }
 
 impl Args {

@@ -12,7 +12,7 @@ use crate::cli::progress::{Progress, Unit};
 use crate::error::{Error, Kind, Result};
 use crate::http::ReplayListener;
 use crate::replay::kafka::{self, Ready};
-use crate::replay::{Counters, Tempo};
+use crate::replay::{self, Counters, Plan, Stop, Tally, Tempo};
 use crate::store::Store;
 use crate::time;
 
@@ -58,8 +58,26 @@ pub(super) async fn send(args: &Args, store: &Store, replay: Prepared, tempo: Te
         return Err(Error::new(Kind::Interrupted, format!("the replay {id} was stopped before its end"))
             .hint(format!("go on with: {go_on}")));
     }
-    Ok(())
+    all_decoded(&plan, &tally)
 }
+
+/// A replay that ended before something that it could not read.
+pub(super) fn all_decoded(plan: &Plan, tally: &Tally) -> Result<()> {
+    if tally.stops.is_empty() {
+        return Ok(());
+    }
+    let at = |stop: &Stop| {
+        format!("{} partition {} from offset {} on", plan.parts[stop.part].stream.topic, stop.partition, stop.from)
+    };
+    let (shown, more) = (tally.stops.iter().take(MOST_NAMED).map(at), tally.stops.len().saturating_sub(MOST_NAMED));
+    let mut missing: Vec<String> = shown.collect();
+    missing.extend((more > 0).then(|| format!("{more} more partitions")));
+    let message = format!("all is replayed but {}: segments cannot be read (see the warnings)", missing.join(", "));
+    Err(Error::new(Kind::Incomplete, message).hint(replay::WAY_OUT))
+}
+
+/// So many partitions that stopped are named in the last line.
+const MOST_NAMED: usize = 5;
 
 /// What to say where nothing is left to send.
 fn nothing_left(replay: &Prepared) -> Option<String> {

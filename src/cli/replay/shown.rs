@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::prepare::Prepared;
 use crate::cli::human;
-use crate::replay::{Plan, Query, Tally, Tempo};
+use crate::replay::{self, Plan, Query, Tally, Tempo};
 use crate::time;
 
 /// What is printed as JSON.
@@ -27,6 +27,9 @@ pub(super) struct Outcome {
     pub(super) finished: bool,
     pub(super) partitions: Vec<OutcomePartition>,
     pub(super) warnings: Vec<String>,
+    /// How many of the last warnings tell of segments that cannot be read.
+    #[serde(skip)]
+    pub(super) stopped: usize,
 }
 
 #[derive(Debug, Serialize)]
@@ -54,6 +57,9 @@ impl Outcome {
                 human::many(tally.moved_timestamps, "record")
             ));
         }
+        let stopped = replay::told(plan, &tally.stops);
+        self.stopped = stopped.len();
+        self.warnings.extend(stopped);
         self.partitions = tally
             .partitions
             .iter()
@@ -76,9 +82,8 @@ impl Outcome {
         let (records, bytes) = (human::many(tally.records, "record"), human::bytes(tally.bytes));
         let rate = tally.records as f64 / self.seconds.max(0.001);
         let mut text = format!("sent {records}, {bytes}, in {:.1} s ({:.0} records/s)\n", self.seconds, rate);
-        if tally.moved_timestamps > 0 {
-            text.extend(self.warnings.last().map(|warning| format!("warning: {warning}\n")));
-        }
+        let told = usize::from(tally.moved_timestamps > 0) + self.stopped;
+        text.extend(self.warnings.iter().rev().take(told).rev().map(|warning| format!("warning: {warning}\n")));
         text
     }
 }
@@ -109,6 +114,7 @@ impl Prepared {
             finished: self.finished().is_some(),
             partitions: partitions.collect(),
             warnings: self.findings.told(),
+            stopped: 0,
         }
     }
 

@@ -7,7 +7,7 @@
 //! progress of whole transactions only (KIP-98), and the next run with the same id, whose first act fences this one, goes
 //! on at the next record.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use rdkafka::config::ClientConfig;
@@ -28,6 +28,7 @@ use super::refusals::{Deliveries, code_of, out_of_time};
 use super::target::{Identity, Target, group_of, write_mark};
 use crate::error::{Error, Kind, Result};
 use crate::record::Record;
+use crate::replay::Stop;
 use crate::replay::feed::{Run, Step};
 use crate::replay::plan::{Mark, Marks, Plan};
 use crate::replay::{Counters, Tally};
@@ -235,9 +236,10 @@ impl Work<'_> {
             };
             match step {
                 Some(Step::Send(run)) => self.send(&run)?,
-                Some(Step::Complete) => {
-                    self.mark_ends()?;
-                    self.tally.complete = true;
+                Some(Step::Complete(stops)) => {
+                    self.mark_ends(&stops)?;
+                    self.tally.complete = stops.is_empty();
+                    self.tally.stops = stops;
                     return self.commit();
                 }
                 None => return self.commit(),
@@ -329,11 +331,14 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// All is sent: every planned partition is marked as done to its end, whether its last offsets held a record or not.
-    fn mark_ends(&mut self) -> Result<()> {
+    /// All is sent: every planned partition is marked as done to its end, whether its last offsets held a record or not. Those
+    /// that stopped before something that cannot be read stay where they are: the same id goes on there.
+    fn mark_ends(&mut self, stops: &[Stop]) -> Result<()> {
         self.begin()?;
+        let stopped: BTreeSet<(&str, i32)> =
+            stops.iter().map(|stop| (&*self.plan.parts[stop.part].target, stop.partition)).collect();
         for part in &self.plan.parts {
-            for planned in &part.partitions {
+            for planned in part.partitions.iter().filter(|at| !stopped.contains(&(&*part.target, at.partition))) {
                 let mark = Mark { generation: part.stream.generation, offset: planned.end };
                 self.marks.insert((part.target.clone(), planned.partition), mark);
             }

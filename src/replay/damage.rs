@@ -1,0 +1,84 @@
+//! Segments that cannot be read: what of a replay stops before them, and what goes on.
+//!
+//! A partition that has lost records must not get the ones behind them in silence, so it ends before the first that cannot
+//! be read, in this life of its topic and in later ones. Partitions beside it in the same segment are read one by one, and go
+//! on if their own pages are whole. Nothing of it is written down: the marks of the partition stay where it stopped, so
+//! that the same id goes on there once the object is back.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::plan::Plan;
+use crate::error::{Error, Kind, Result};
+
+/// A partition that ends before what cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stop {
+    /// The part of the plan.
+    pub part: usize,
+    /// The partition.
+    pub partition: i32,
+    /// The first offset that is missing.
+    pub from: i64,
+    /// Where the segment that cannot be read ends.
+    pub to: i64,
+    /// That segment.
+    pub object: String,
+    /// Why it cannot be read.
+    pub why: String,
+}
+
+/// The partitions of a plan that have stopped.
+#[derive(Debug, Default)]
+pub(super) struct Stops {
+    all: Vec<Stop>,
+    targets: BTreeSet<(String, i32)>,
+}
+
+impl Stops {
+    pub(super) fn add(&mut self, plan: &Plan, stop: Stop) {
+        self.targets.insert((plan.parts[stop.part].target.clone(), stop.partition));
+        self.all.push(stop);
+    }
+
+    /// Whether nothing of `part` is to be sent of the partition any more.
+    pub(super) fn has(&self, plan: &Plan, part: usize, partition: i32) -> bool {
+        !self.targets.is_empty() && self.targets.contains(&(plan.parts[part].target.clone(), partition))
+    }
+
+    pub(super) fn take(&mut self) -> Vec<Stop> {
+        std::mem::take(&mut self.all)
+    }
+}
+
+/// Whether a failure is the segment's own: another one may be read all the same.
+///
+/// # Errors
+/// Those that are not: the store's.
+pub(super) fn of_segment(error: Error) -> Result<Error> {
+    match error.kind() {
+        Kind::Corrupt | Kind::NotFound | Kind::Unsupported => Ok(error),
+        _ => Err(error),
+    }
+}
+
+/// What has stopped, each segment once, as warnings.
+pub fn told(plan: &Plan, stops: &[Stop]) -> Vec<String> {
+    let mut objects: BTreeMap<(usize, &str), Vec<&Stop>> = BTreeMap::new();
+    for stop in stops {
+        objects.entry((stop.part, &stop.object)).or_default().push(stop);
+    }
+    let tell = |((part, object), stops): ((usize, &str), Vec<&Stop>)| {
+        let missing = stops
+            .iter()
+            .map(|stop| format!("partition {} stops before offset {} (to {})", stop.partition, stop.from, stop.to));
+        let topic = &plan.parts[part].stream.topic;
+        // The reader names the segment, too: once is enough.
+        let why = stops.first().map_or("", |stop| &stop.why);
+        let why = why.strip_prefix(&format!("segment {object}: ")).unwrap_or(why);
+        format!("{object} cannot be read ({why}): of {topic} {}", missing.collect::<Vec<_>>().join(", "))
+    };
+    objects.into_iter().map(tell).collect()
+}
+
+/// What the user does about it.
+pub const WAY_OUT: &str = "restore the object from a copy of the archive and type the same again; what lies behind it is to be had without it: --offsets from the end of the damage on";
