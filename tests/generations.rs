@@ -275,7 +275,7 @@ fn a_cut_within_a_segment_is_where_the_epoch_of_the_lost_log_begins() {
         let cluster = Cluster::led_by(&[2, 1], "within", 2, 0, "60s");
         cluster.site.reconfigure("format = \"parquet\"", &format!("format = {format:?}"));
         cluster.produce(0..200);
-        let mut program = cluster.site.start();
+        let program = cluster.site.start();
         cluster.wait_received(100);
         cluster.leave_2_behind();
         cluster.produce(200..400);
