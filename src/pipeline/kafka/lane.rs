@@ -517,6 +517,13 @@ impl Lane {
         self.sealed - self.committed >= MOST_WAITING
     }
 
+    /// The partitions that should be read and of which the broker has said nothing since their position was taken.
+    pub(super) fn unheard(&self) -> impl Iterator<Item = i32> {
+        self.live()
+            .filter(|(_, part)| part.held.is_none() && !part.heard && !part.paused)
+            .map(|(partition, _)| partition)
+    }
+
     /// For coverage: how far each partition is. Of one that the broker has not spoken of since its position was taken from the
     /// archive, nothing is claimed: its log may have been cut below.
     pub(super) fn reached(&self) -> impl Iterator<Item = (i32, Reached)> {

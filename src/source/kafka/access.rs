@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CString;
+use std::time::{Duration, Instant};
 
 use super::cluster::{Cluster, names_of};
 use super::raw::{self, Failure, Handle, List, Resource};
@@ -12,6 +13,9 @@ use crate::error::{Error, Kind, Result, ResultExt as _};
 
 /// How many topics one request for settings names: each answers with some forty of them.
 const SETTINGS_AT_ONCE: usize = 250;
+
+/// How long a group's coordinator is given to be found before it is asked again.
+const COORDINATOR_AGAIN: Duration = Duration::from_millis(250);
 
 /// A topic that no broker has, for its name is not one: what is committed of it is refused before anything is written.
 const NO_TOPIC: &str = "tidelog-may-it-commit?";
@@ -151,7 +155,16 @@ impl Cluster {
     pub async fn foreign_members(&self, config: &Kafka) -> Result<Vec<Foreign>> {
         let group = c_name(&config.group_id)?;
         let described = self.request("cannot describe the consumer group", move |handle, wait| {
-            raw::describe_group(handle, &group, wait)
+            // The coordinator moves, or has just been made: it is asked for again (KafkaApis, "retriable" errors of a group).
+            let until = Instant::now() + wait;
+            loop {
+                match raw::describe_group(handle, &group, wait) {
+                    Err(failure) if failure.is_about_the_coordinator() && Instant::now() < until => {
+                        std::thread::sleep(COORDINATOR_AGAIN);
+                    }
+                    answer => return answer,
+                }
+            }
         });
         let patterns = config.patterns();
         let archived = |topic: &str| is_archived(&patterns, config, topic);
@@ -253,6 +266,11 @@ fn c_name(group: &str) -> Result<CString> {
 }
 
 impl Failure {
+    /// COORDINATOR_LOAD_IN_PROGRESS, COORDINATOR_NOT_AVAILABLE, NOT_COORDINATOR (Kafka's protocol, "Error codes").
+    fn is_about_the_coordinator(&self) -> bool {
+        matches!(self.code, 14..=16)
+    }
+
     /// GROUP_AUTHORIZATION_FAILED.
     fn is_about_the_group(&self) -> bool {
         self.code == 30

@@ -312,6 +312,13 @@ impl Assignment {
         })
     }
 
+    /// A partition is to be started again where it stands.
+    pub(super) fn start_again(&mut self, key: Key) {
+        if let Some(slot) = self.slot_mut(key).filter(|slot| slot.reading) {
+            (slot.away, slot.halted) = (true, false);
+        }
+    }
+
     /// What librdkafka must be sent to.
     pub(super) fn away(&self) -> Vec<Key> {
         self.select(|slot| slot.reading && slot.away)
@@ -333,6 +340,18 @@ mod tests {
         let key = assignment.key(&at).unwrap();
         assert!(assignment.start(key, 10.into()));
         (assignment, key)
+    }
+
+    #[test]
+    fn a_partition_that_is_started_again_counts_from_where_it_stood() {
+        let (mut assignment, key) = one();
+        assert!(assignment.halt(key));
+        assert_eq!(assignment.accept(key, 10, -1), Accept::No);
+        assignment.start_again(key);
+        assert_eq!(assignment.accept(key, 10, -1), Accept::No, "librdkafka is not there yet");
+        assert_eq!(assignment.away(), [key]);
+        assignment.arrived(key);
+        assert_eq!(assignment.accept(key, 10, -1), Accept::Yes);
     }
 
     #[test]

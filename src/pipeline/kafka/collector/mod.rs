@@ -19,6 +19,7 @@ mod ownership;
 mod place;
 mod pressure;
 mod show;
+mod unheard;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -117,6 +118,7 @@ pub(super) struct Collector {
     labels: TopicLabels,
     /// Partitions whose positions are being looked up.
     resolving: ownership::Resolving,
+    unheard: unheard::Unheard,
     /// When it was last said that no broker can be reached.
     outage_told: Option<Instant>,
     summary: Summary,
@@ -170,6 +172,7 @@ impl Collector {
             obeyed: orders::Obeyed::default(),
             labels: TopicLabels::new(parts.most_labels),
             resolving: ownership::Resolving::default(),
+            unheard: unheard::Unheard::default(),
             outage_told: None,
             summary: Summary::default(),
             stopping: None,
@@ -204,6 +207,7 @@ impl Collector {
                 }
             }
             if due(&mut publish, PUBLISH_EVERY, now) {
+                self.start_unheard(now)?;
                 self.publish(now);
             }
             if due(&mut group, GROUP_COMMIT_EVERY, now) {
