@@ -118,9 +118,10 @@ impl Kept {
         };
         hold.goes_on(from, now);
         let failed = |source| Error::io(source, format!("cannot write {}", self.file.display()));
-        // First, so that a store which refuses it is not asked with each file.
-        if let Some(folder) = self.file.parent() {
-            std::fs::create_dir_all(folder).map_err(failed)?;
+        // First, so that a store which refuses it is not asked with each file. A place that is not there is not made.
+        match self.file.parent().map(std::fs::create_dir) {
+            Some(Err(error)) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(failed(error)),
+            _ => {}
         }
         std::fs::write(&self.file, hold.bytes()?).map_err(failed)?;
         hold.write(store, system_id).await
