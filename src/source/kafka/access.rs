@@ -257,7 +257,7 @@ impl Cluster {
 }
 
 /// Whether the configuration archives `topic`.
-pub fn is_archived(patterns: &[TopicPattern], config: &Kafka, topic: &str) -> bool {
+fn is_archived(patterns: &[TopicPattern], config: &Kafka, topic: &str) -> bool {
     patterns.iter().any(|pattern| pattern.matches(topic)) && !config.excludes(topic)
 }
 
