@@ -139,8 +139,14 @@ mod tests {
     async fn a_recovery_keeps_its_hold_alive_and_makes_one_where_there_is_none() {
         let store = Store::over(Arc::new(object_store::memory::InMemory::new()), "memory:///");
         let folder = tempfile::tempdir().expect("a directory");
-        let kept = Kept::beside(&folder.path().join("pg_wal/RECOVERYXLOG"));
+        let wal = folder.path().join("pg_wal");
+        let kept = Kept::beside(&wal.join("RECOVERYXLOG"));
         let name = || Ok("first".to_owned());
+        let refused =
+            kept.renew(&store, (7, Lsn(500)), Utc::now(), name).await.expect_err("Postgres has no such place");
+        assert!(refused.to_string().contains(".tidelog/hold") && !wal.exists(), "{refused}");
+        assert_eq!(held(&store, 7, Utc::now()).await.expect("none").holds, []);
+        std::fs::create_dir(&wal).expect("Postgres has it");
         kept.renew(&store, (7, Lsn(500)), Utc::now(), name).await.expect("written");
         let found = held(&store, 7, Utc::now()).await.expect("one");
         assert_eq!((found.from(), found.holds[0].name.as_str()), (Some(Lsn(500)), "first"));
