@@ -116,7 +116,7 @@ max_records = {max_records}
                 None => command.env_remove(name),
             };
         }
-        Program::start(command, &self.home.path().join("output"))
+        Program::start(command, &self.home.path().join("output")).prepared()
     }
 
     /// From now on commands see the disks that process `id` sees.

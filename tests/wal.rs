@@ -55,7 +55,7 @@ impl WalSite {
     /// As [`WalSite::start`], in a mount namespace of its own that `before` has prepared.
     fn start_after(&self, before: &str) -> Program {
         let command = self.home.shell(&format!("{before} && exec \"$0\" -c tidelog.toml run"));
-        Program::start(command, &self.home.path().join("output"))
+        Program::start(command, &self.home.path().join("output")).prepared()
     }
 
     /// Puts the archived WAL files of a timeline into `directory`, the last one filled up with zeros, as a restore does.

@@ -8,6 +8,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::process::{Process, spawn, temporary_directory};
+use super::wait_until;
 
 /// A command that takes longer is stuck; a busy machine included.
 const COMMAND_DEADLINE: Duration = Duration::from_secs(180);
@@ -208,6 +209,19 @@ impl Program {
         code.unwrap_or_else(|| {
             panic!("no exit status within {} s ({status:?}); it said:\n{}", timeout.as_secs(), self.output())
         })
+    }
+
+    /// Waits until the shell that prepares the program's namespaces has become the program.
+    pub(crate) fn prepared(mut self) -> Self {
+        let comm = format!("/proc/{}/comm", self.id());
+        wait_until("the program to be started where it was prepared for", COMMAND_DEADLINE, || {
+            let become_it = std::fs::read_to_string(&comm).is_ok_and(|name| name.trim_end() == "tidelog");
+            if !become_it {
+                self.assert_running();
+            }
+            become_it
+        });
+        self
     }
 
     /// Panics with what it said when it does not run any more; for loops that wait for something it does.
