@@ -14,7 +14,8 @@
 //! ledger and with the logs in the end.
 //!
 //! `make soak SOAK_MINUTES=20 SOAK_SEED=7` runs it for longer; the same seed draws the same schedule, though not the same
-//! moments. `SOAK_KINDS=recreate,grow` lets only these things happen, `SOAK_KEEP` names where a failed run leaves its files.
+//! moments. `SOAK_KINDS=recreate,grow` lets only these things happen. `SOAK_KEEP` names where a run leaves its files; without it
+//! only a failed one leaves them.
 
 mod archivers;
 mod elections;

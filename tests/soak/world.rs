@@ -196,6 +196,9 @@ impl World {
         let faults = self.journal.faults();
         if faults.is_empty() {
             self.journal.note(self.summary());
+            if variable("SOAK_KEEP").is_some() {
+                self.keep();
+            }
             return;
         }
         let kept = self.keep();
@@ -216,8 +219,10 @@ impl World {
         let acknowledged = books.sent.iter().filter(|sent| sent.acknowledged.is_some()).count();
         let lost: usize = books.incarnations.iter().flat_map(|one| one.logs.values()).map(|log| log.lost.len()).sum();
         let elections: usize = books.incarnations.iter().map(|one| one.elections).sum();
+        let said = self.archivers.outputs().join("\n");
+        let silent = said.matches("nothing comes of a partition").count();
         format!(
-            "held: {} records sent, {acknowledged} acknowledged, {} transactions, {} incarnations of {} topics, {elections} unclean elections that took {lost} records",
+            "held: {} records sent, {acknowledged} acknowledged, {} transactions, {} incarnations of {} topics, {elections} unclean elections that took {lost} records, {silent} silent partitions started again",
             books.sent.len(),
             books.outcomes.len(),
             books.incarnations.len(),
