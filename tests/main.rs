@@ -18,6 +18,7 @@ mod postgres_bad_page;
 mod postgres_damage;
 mod postgres_holds;
 mod postgres_inherited;
+mod postgres_list;
 mod postgres_lost;
 mod postgres_many_files;
 mod postgres_origin;

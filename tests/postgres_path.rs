@@ -48,7 +48,7 @@ pub(crate) fn wait_older(postgres: &Postgres) {
 }
 
 /// A server that was recovered to a moment before the second backup, and archived since.
-fn recovered_and_archived(version: Version, place: &Place) -> Postgres {
+pub(crate) fn recovered_and_archived(version: Version, place: &Place) -> Postgres {
     place.mark(1);
     place.back_up();
     let (target, _) = place.mark(2);

@@ -52,6 +52,27 @@ pub(super) fn many(number: u64, one: &str) -> String {
     format!("{} {one}{}", exact(number), if number == 1 { "" } else { "s" })
 }
 
+/// Rows under their headings, the columns that are numbers to the right.
+pub(super) fn table<const N: usize>(headings: [&str; N], right: [bool; N], rows: &[[String; N]]) -> String {
+    let headings = headings.map(str::to_owned);
+    let width = |column: usize| {
+        std::iter::once(&headings).chain(rows).map(|row| row[column].chars().count()).max().unwrap_or(0)
+    };
+    let widths: [usize; N] = std::array::from_fn(width);
+    let mut text = String::new();
+    for row in std::iter::once(&headings).chain(rows) {
+        let mut line = String::new();
+        for (column, cell) in row.iter().enumerate() {
+            let blank = " ".repeat(widths[column] - cell.chars().count());
+            let (before, after) = if right[column] { (blank.as_str(), "") } else { ("", blank.as_str()) };
+            line.extend([before, cell, after, "  "]);
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,5 +1,7 @@
 //! `tidelog restore-postgres` and `tidelog wal-fetch`.
 
+mod list;
+
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
@@ -30,9 +32,12 @@ use crate::time;
 /// What `tidelog restore-postgres` is asked.
 #[derive(Debug, clap::Args)]
 pub(super) struct RestoreArgs {
+    /// List the base backups: their size, their age, and what they reach.
+    #[arg(long, conflicts_with_all = ["into", "target", "ends", "timeline", "backup"])]
+    list: bool,
     /// The data directory to make; it must be missing or empty.
-    #[arg(long, value_name = "DIR")]
-    into: PathBuf,
+    #[arg(long, value_name = "DIR", required_unless_present = "list")]
+    into: Option<PathBuf>,
     /// Every transaction that committed up to this time, to the microsecond: RFC 3339, now, -90m, -2h, -7d.
     #[arg(long, value_name = "TIME", group = "target", allow_hyphen_values = true)]
     to_time: Option<String>,
@@ -74,8 +79,19 @@ pub(super) struct RestoreArgs {
     json: bool,
 }
 
+impl RestoreArgs {
+    /// The data directory, as an absolute path.
+    fn data(&self) -> Result<PathBuf> {
+        let into = self.into.as_deref().ok_or_else(|| Error::new(Kind::Config, "--into names no directory"))?;
+        std::path::absolute(into).map_err(|source| Error::io(source, "cannot tell the working directory"))
+    }
+}
+
 /// Restores, and says how to start.
 pub(super) async fn run(args: &RestoreArgs, archive: &Archive) -> Result<()> {
+    if args.list {
+        return list::run(args, archive).await;
+    }
     let begun = Instant::now();
     let store = Store::open(archive)?;
     let log = Log::open(&store, args.system).await?;
@@ -94,7 +110,7 @@ pub(super) async fn run(args: &RestoreArgs, archive: &Archive) -> Result<()> {
         Asked { goal: goal(args)?, exclusive: args.exclusive, timeline: args.timeline, backup: args.backup.clone() };
     let plan = plan(&store, &log, &backups, &asked).await?;
     // Not after an hour's reading.
-    must_be_empty(&args.into)?;
+    must_be_empty(&args.data()?)?;
     if !plan.backup.damaged.is_empty() {
         tracing::warn!(backup = plan.backup.name, found = ?plan.backup.damaged, "the server found bad pages in this base backup when it was \
             taken, and no sound one leads there (or it was asked for)");
@@ -124,7 +140,7 @@ fn bar(doing: &'static str, total: u64) -> (Arc<AtomicU64>, Progress) {
 fn destination(args: &RestoreArgs, archive: &Archive, foreseen: Foreseen) -> Result<Destination> {
     let program = std::env::current_exe().map_err(|source| Error::io(source, "cannot tell where this program is"))?;
     Ok(Destination {
-        data: std::path::absolute(&args.into).map_err(|e| Error::io(e, "cannot tell the working directory"))?,
+        data: args.data()?,
         tablespaces: Places {
             moved: args.tablespace.iter().map(|text| mapping(text)).collect::<Result<_>>()?,
             old_too: args.tablespaces_at_old_places,

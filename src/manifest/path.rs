@@ -358,6 +358,16 @@ impl Facts {
         spans
     }
 
+    /// How far a backup leads, and on which way: that to the newest timeline for which it can be used, or else on which it lies.
+    /// None if it lies on no way that is archived.
+    pub fn leads(&self, index: usize) -> Option<(Way, Reach)> {
+        let ways = self.archived.keys().rev().filter_map(|timeline| self.way(*timeline).ok());
+        let mut leads: Vec<(Way, Reach)> =
+            ways.filter_map(|way| self.reach(&way, index).map(|reach| (way, reach))).collect();
+        let chosen = leads.iter().position(|(_, reach)| reach.is_usable()).unwrap_or(0);
+        (chosen < leads.len()).then(|| leads.swap_remove(chosen))
+    }
+
     /// Why a backup can never be used, as far as it lies on an archived way; none while what it needs is there or may still come.
     pub fn never_usable(&self, index: usize) -> Option<Limit> {
         let ways = self.archived.keys().filter_map(|timeline| self.way(*timeline).ok());

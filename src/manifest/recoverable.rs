@@ -16,7 +16,7 @@ use chrono::{DateTime, Utc};
 
 use super::backups::{Backup, backups};
 use super::holds::Held;
-use super::path::{Facts, Span, Taken, Way};
+use super::path::{Facts, Limit, Reach, Span, Taken, Way};
 use super::{Chain, Selection, coverage};
 use crate::error::Result;
 use crate::segment::wal::{MOST_BYTES, parse_history};
@@ -133,17 +133,31 @@ pub async fn windows(store: &Store, chain: &Chain, facts: &Facts) -> Result<Vec<
 pub async fn windows_on(store: &Store, chain: &Chain, facts: &Facts, way: &Way) -> Result<Vec<Window>> {
     let mut windows = Vec::new();
     for span in facts.spans(way) {
-        let (Some(from), Some(to)) =
-            (first_moment(chain, facts, way, &span).await?, last_moment(store, chain, way, &span).await?)
-        else {
-            continue;
-        };
-        if from <= to {
-            let (from, to) = (time(from), time(to));
-            windows.push(Window { from, to, timeline: way.timeline(), start: span.from, end: span.until });
-        }
+        windows.extend(window(store, chain, facts, way, &span).await?);
     }
     Ok(windows)
+}
+
+/// The moments to which one backup leads along a way; none where no commit tells a time.
+pub async fn window_from(
+    store: &Store,
+    chain: &Chain,
+    facts: &Facts,
+    (way, reach): &(Way, Reach),
+) -> Result<Option<Window>> {
+    if !reach.is_usable() {
+        return Ok(None);
+    }
+    let span = Span { from: reach.from, until: reach.until, is_open: reach.limit == Limit::End };
+    window(store, chain, facts, way, &span).await
+}
+
+async fn window(store: &Store, chain: &Chain, facts: &Facts, way: &Way, span: &Span) -> Result<Option<Window>> {
+    let moments = (first_moment(chain, facts, way, span).await?, last_moment(store, chain, way, span).await?);
+    let (Some(from), Some(to)) = moments else { return Ok(None) };
+    let (from, to) = (time(from), time(to));
+    let window = Window { from, to, timeline: way.timeline(), start: span.from, end: span.until };
+    Ok((from <= to).then_some(window))
 }
 
 fn time(ms: i64) -> DateTime<Utc> {

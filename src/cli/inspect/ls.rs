@@ -269,26 +269,8 @@ fn table(rows: &[Row], damaged: &[(StreamId, Error)], now: DateTime<Utc>) -> Str
         (cells[0], cells[6]) = (stream.to_string(), "damaged".to_owned());
         cells
     };
-    aligned(&rows.iter().map(cells).chain(damaged.iter().map(unknown)).collect::<Vec<_>>())
-}
-
-fn aligned(rows: &[[String; 9]]) -> String {
-    let headings = HEADINGS.map(str::to_owned);
-    let widths: Vec<usize> = (0..HEADINGS.len())
-        .map(|column| std::iter::once(&headings).chain(rows).map(|row| row[column].chars().count()).max().unwrap_or(0))
-        .collect();
-    let mut text = String::new();
-    for row in std::iter::once(&headings).chain(rows) {
-        let mut line = String::new();
-        for (column, cell) in row.iter().enumerate() {
-            let blank = " ".repeat(widths[column] - cell.chars().count());
-            let (before, after) = if RIGHT[column] { (blank.as_str(), "") } else { ("", blank.as_str()) };
-            line.extend([before, cell, after, "  "]);
-        }
-        text.push_str(line.trim_end());
-        text.push('\n');
-    }
-    text
+    let rows: Vec<_> = rows.iter().map(cells).chain(damaged.iter().map(unknown)).collect();
+    human::table(HEADINGS, RIGHT, &rows)
 }
 
 fn ratio(bytes: u64, stored: u64) -> String {

@@ -280,9 +280,9 @@ impl World {
     }
 
     /// What a plan for a time comes to, as `restore::plan` makes it.
-    async fn plan(&self, facts: &Facts, way: &Way, ms: i64) -> Option<(Lsn, path::Reach)> {
+    async fn plan(&self, facts: &Facts, way: &Way, (ms, name): (i64, Option<&str>)) -> Option<(Lsn, path::Reach)> {
         let position = lsn(self.first_later(way, ms)?);
-        let reach = facts.path(way, position, None).ok()?;
+        let reach = facts.path(way, position, name).ok()?;
         let known = recoverable::known_after(&self.chain, facts, way, reach.from).await.unwrap();
         known.filter(|known| ms > *known).map(|_| (position, reach))
     }
@@ -338,9 +338,28 @@ impl World {
             }
             let way = facts.way(window.timeline).expect("ls follows it");
             for ms in (from..=to).take(60).chain([to, from + (to - from) / 2]) {
-                match self.plan(&facts, &way, ms).await {
+                match self.plan(&facts, &way, (ms, None)).await {
                     Some(plan) => self.check_result(&way, ms, &plan)?,
                     None => prop_assert!(false, "ls claims {from} to {to}, and a plan for {ms} is refused"),
+                }
+            }
+        }
+        self.check_list(&facts).await
+    }
+
+    /// What is said of one backup, a plan from that backup accepts.
+    async fn check_list(&self, facts: &Facts) -> Result<(), TestCaseError> {
+        for (index, taken) in facts.backups.iter().enumerate() {
+            let Some(leads) = facts.leads(index) else { continue };
+            prop_assert_eq!(leads.1.is_usable(), facts.is_usable(index), "{} on the way that is told", taken.name);
+            let Some(window) = recoverable::window_from(&self.store, &self.chain, facts, &leads).await.unwrap() else {
+                continue;
+            };
+            let (from, to) = (window.from.timestamp_millis(), window.to.timestamp_millis());
+            for ms in [from, to, from + (to - from) / 2] {
+                match self.plan(facts, &leads.0, (ms, Some(&taken.name))).await {
+                    Some(plan) => self.check_result(&leads.0, ms, &plan)?,
+                    None => prop_assert!(false, "{} is said to reach {from} to {to}, and not {ms}", taken.name),
                 }
             }
         }
@@ -394,7 +413,7 @@ impl World {
         let mut accepted = BTreeSet::new();
         for way in facts.archived.keys().filter_map(|timeline| facts.way(*timeline).ok()) {
             for ms in horizon..=self.clock {
-                if let Some(plan) = self.plan(&facts, &way, ms).await {
+                if let Some(plan) = self.plan(&facts, &way, (ms, None)).await {
                     self.check_result(&way, ms, &plan)?;
                     accepted.insert((way.timeline(), ms));
                 }

@@ -1,0 +1,208 @@
+//! `tidelog restore-postgres --list`: the base backups of the archive, and what a restore reaches from each.
+//!
+//! What is said here is what a plan accepts: both ask [`crate::manifest::path`].
+
+use std::io::Write;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+
+use super::RestoreArgs;
+use crate::cli::human;
+use crate::config::Archive;
+use crate::error::{Error, Kind, Result, ResultExt};
+use crate::manifest::backups::{Backup, Found, Unreadable, backups};
+use crate::manifest::path::{Facts, Limit, Reach, Way};
+use crate::manifest::recoverable::{self, Window};
+use crate::manifest::{self, Chain};
+use crate::store::{Store, layout};
+use crate::stream::{Lsn, StreamId};
+use crate::time;
+
+#[derive(Debug, Serialize)]
+struct Listing {
+    backups: Vec<Row>,
+    /// Those that cannot be read; absent if all can.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    errors: Vec<Passed>,
+}
+
+#[derive(Debug, Serialize)]
+struct Row {
+    name: String,
+    system_id: String,
+    server_version: u32,
+    /// Its folder, below the archive's URL.
+    path: String,
+    started: String,
+    finished: String,
+    age_seconds: u64,
+    bytes: u64,
+    stored_bytes: u64,
+    timeline: u32,
+    start: Lsn,
+    end: Lsn,
+    damaged: Vec<String>,
+    usable: bool,
+    /// None if it lies on no timeline that can be followed.
+    reaches: Option<Reaches>,
+}
+
+/// How far a restore from a backup comes.
+#[derive(Debug, Serialize)]
+struct Reaches {
+    /// The timelines on the way, oldest first; a restore follows the last one.
+    timelines: Vec<u32>,
+    start: Lsn,
+    end: Lsn,
+    /// The first moment; none without a commit that tells the time.
+    from: Option<String>,
+    to: Option<String>,
+    /// What ends it: `end` of the archive, a `gap`, WAL that is `missing`.
+    limit: &'static str,
+    #[serde(skip)]
+    words: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Passed {
+    name: String,
+    object: String,
+    kind: &'static str,
+    detail: String,
+}
+
+/// Lists the base backups of every system, or of the one that is named.
+pub(super) async fn run(args: &RestoreArgs, archive: &Archive) -> Result<()> {
+    let store = Store::open(archive)?;
+    let (mut rows, mut unreadable) = (Vec::new(), Vec::new());
+    for stream in manifest::streams(&store).await? {
+        let StreamId::Postgres { system_id } = stream else { continue };
+        if args.system.is_none_or(|wanted| wanted == system_id)
+            && let Some(chain) = Chain::open(&store, &stream).await?
+        {
+            let found = backups(&store, system_id).await?;
+            rows.extend(rows_of(&store, &chain, &found.sound).await?);
+            unreadable.extend(found.unreadable);
+        }
+    }
+    let found = Found { sound: Vec::new(), unreadable };
+    let text = if args.json {
+        let listing = Listing { backups: rows, errors: found.unreadable.iter().map(passed).collect() };
+        let text = serde_json::to_string(&listing).or_err(Kind::Internal, || "cannot write the list".to_owned())?;
+        text + "\n"
+    } else {
+        table(&rows)
+    };
+    std::io::stdout().write_all(text.as_bytes()).map_err(|source| Error::io(source, "cannot print"))?;
+    found.error().map_or(Ok(()), Err)
+}
+
+fn passed(one: &Unreadable) -> Passed {
+    Passed {
+        name: one.name.clone(),
+        object: one.object.clone(),
+        kind: one.error.kind().name(),
+        detail: one.error.to_string(),
+    }
+}
+
+async fn rows_of(store: &Store, chain: &Chain, backups: &[Backup]) -> Result<Vec<Row>> {
+    let facts = recoverable::facts(store, chain, backups).await?;
+    let mut rows = Vec::with_capacity(backups.len());
+    for (index, backup) in backups.iter().enumerate() {
+        let leads = facts.leads(index);
+        let window = match &leads {
+            Some(leads) => recoverable::window_from(store, chain, &facts, leads).await?,
+            None => None,
+        };
+        rows.push(row(backup, leads.as_ref().map(|leads| reaches(&facts, leads, window)), Utc::now()));
+    }
+    Ok(rows)
+}
+
+fn row(backup: &Backup, reaches: Option<(bool, Reaches)>, now: DateTime<Utc>) -> Row {
+    let (usable, reaches) = reaches.map_or((false, None), |(usable, reaches)| (usable, Some(reaches)));
+    Row {
+        name: backup.name.clone(),
+        system_id: backup.system.system_id.to_string(),
+        server_version: backup.system.server_version,
+        path: layout::backup(backup.system.system_id, &backup.name).to_string(),
+        started: time::utc(backup.started),
+        finished: time::utc(backup.finished),
+        age_seconds: (now - backup.finished).num_seconds().try_into().unwrap_or(0),
+        bytes: backup.bytes(),
+        stored_bytes: backup.stored_bytes(),
+        timeline: backup.timeline,
+        start: backup.start,
+        end: backup.end,
+        damaged: backup.damaged.clone(),
+        usable,
+        reaches,
+    }
+}
+
+/// Whether the backup can be used, and what it reaches.
+fn reaches(facts: &Facts, (way, reach): &(Way, Reach), window: Option<Window>) -> (bool, Reaches) {
+    let first = facts.backups.get(reach.backup).map_or(0, |taken| taken.timeline);
+    let timelines = way.stretches().iter().map(|stretch| stretch.timeline).skip_while(|timeline| *timeline != first);
+    let (limit, ends) = match &reach.limit {
+        Limit::End => ("end", String::new()),
+        Limit::Gap(gap) => ("gap", format!("WAL from {} to {} is lost", Lsn::at(gap.start), Lsn::at(gap.end))),
+        Limit::Missing { timeline, from } => {
+            ("missing", format!("WAL of timeline {timeline} from {from} on is not archived"))
+        }
+    };
+    let short = |time: DateTime<Utc>| time::short(time.timestamp_millis());
+    let words = match (reach.is_usable(), &window) {
+        (true, Some(window)) => format!("{} to {}", short(window.from), short(window.to)),
+        (true, None) => format!("{} to {}, no commit tells a time yet", reach.from, reach.until),
+        (false, _) if reach.is_pending() => format!("nothing yet: WAL up to {} is to be archived", reach.from),
+        (false, _) => "nothing".to_owned(),
+    };
+    let reaches = Reaches {
+        timelines: timelines.collect(),
+        start: reach.from,
+        end: reach.until,
+        from: window.map(|window| time::utc(window.from)),
+        to: window.map(|window| time::utc(window.to)),
+        limit,
+        words: if ends.is_empty() { words } else { format!("{words}: {ends}") },
+    };
+    (reach.is_usable(), reaches)
+}
+
+const HEADINGS: [&str; 6] = ["BACKUP", "AGE", "SIZE", "STORED", "TIMELINES", "REACHES"];
+const RIGHT: [bool; 6] = [false, true, true, true, false, false];
+
+fn table(rows: &[Row]) -> String {
+    if rows.is_empty() {
+        return "the archive holds no base backup: `tidelog backup` takes one\n".to_owned();
+    }
+    let mut text = String::new();
+    for of_one in rows.chunk_by(|a, b| a.system_id == b.system_id) {
+        text += &format!("PostgreSQL {}, system {}\n", of_one[0].server_version, of_one[0].system_id);
+        text += &human::table(HEADINGS, RIGHT, &of_one.iter().map(cells).collect::<Vec<_>>());
+    }
+    text
+}
+
+fn cells(row: &Row) -> [String; 6] {
+    let nowhere = || ("–".to_owned(), "nothing: it lies on no timeline that can be followed".to_owned());
+    let (timelines, mut words) = row.reaches.as_ref().map_or_else(nowhere, |reaches| {
+        let timelines: Vec<String> = reaches.timelines.iter().map(u32::to_string).collect();
+        (timelines.join(" → "), reaches.words.clone())
+    });
+    if !row.damaged.is_empty() {
+        words += "; it has bad pages";
+    }
+    [
+        row.name.clone(),
+        human::span(Duration::from_secs(row.age_seconds)),
+        human::bytes(row.bytes),
+        human::bytes(row.stored_bytes),
+        timelines,
+        words,
+    ]
+}
