@@ -5,11 +5,12 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use serde_json::Value;
 
-use crate::http::Service;
+use crate::http::{Service, TOKEN};
 use crate::rig::kafka::{Kafka, KafkaOptions, shared};
-use crate::rig::topics::{Codec, Message};
+use crate::rig::topics::{Codec, Message, Record};
 use crate::rig::{unique, wait_for, wait_until};
 use crate::site::{STOP, Settings, Site};
 
@@ -304,4 +305,173 @@ fn a_member_that_another_one_has_fenced_ends_and_says_so() {
     assert!(said.contains("group.instance.id"), "{said}");
     assert_eq!(service.program.wait(STOP), 1, "its supervisor is to start it again: the other one may be gone by then");
     other.terminate(STOP);
+}
+
+// ---- what cannot be read is skipped by an order
+
+/// Orders to skip what stands at an offset, and waits until it is done or refused.
+fn skip(service: &Service, topic: &str, (partition, offset): (i32, i64)) -> (u16, Value) {
+    let path = format!("/connectors/kafka/skip?topic={topic}&partition={partition}&offset={offset}");
+    wait_for("the end of an order", SOON, || {
+        let answer = service.server.request("POST", &path, &[("Authorization", &format!("Bearer {TOKEN}"))]);
+        (answer.status != 202).then(|| (answer.status, answer.json()))
+    })
+}
+
+/// Waits until a partition stands at an offset, and skips what is there.
+fn skip_stall(service: &mut Service, topic: &str, partition: i32, lost: std::ops::Range<i64>) {
+    wait_for(&format!("partition {partition} to stand at {}", lost.start), A_MINUTE, || {
+        service.program.assert_running();
+        let stream = service.server.json(&format!("/api/streams/{topic}"));
+        let at = &stream["partitions"][usize::try_from(partition).expect("a number")];
+        (at["next"] == lost.start && !at["stall"].is_null()).then_some(())
+    });
+    let (status, answer) = skip(service, topic, (partition, lost.start));
+    let gap = (answer["start"].as_i64(), answer["end"].as_i64(), answer["reason"].as_str());
+    assert_eq!((status, gap), (200, (Some(lost.start), Some(lost.end), Some("unreadable"))), "{partition}: {answer}");
+}
+
+#[test]
+fn what_cannot_be_read_is_skipped_by_an_order_exactly_as_wide_as_it_is() {
+    let (kafka, topic) = (Kafka::start(KafkaOptions::default()), unique("stall-skip"));
+    kafka.create_topic(&topic, 7, &[]);
+    for partition in 0..4 {
+        let codec = if partition == 3 { Codec::Lz4 } else { Codec::None };
+        produce_batches(&kafka, &topic, partition, codec, &[10, 20, 30]);
+    }
+    produce_batches(&kafka, &topic, 4, Codec::None, &[10, 20, 30]);
+    produce_batches(&kafka, &topic, 5, Codec::None, &[10, 5, 1, 5, 10]);
+    produce_batches(&kafka, &topic, 6, Codec::None, &[10]);
+    let whole = kafka.consume_all(&topic);
+    let lost = [(0, 10..30), (1, 10..30), (2, 10..30), (3, 10..30), (4, 30..60), (5, 10..15), (5, 16..21)];
+    let damages: [fn(&mut [u8]); 7] =
+        [wrong_crc, unknown_magic, wrong_length, broken_payload, wrong_crc, wrong_crc, unknown_magic];
+    for ((partition, lost), how) in lost.iter().zip(damages) {
+        damage(&kafka, &topic, *partition, lost.start, how);
+    }
+    let mut service = Service::start(&kafka, &Settings { topics: &[&topic], ..Settings::default() }, "");
+
+    // Nothing is skipped by an order that is not meant, and none without the token.
+    wait_stall(&mut service, &topic, 0, "unreadable");
+    let says = |(status, answer): (u16, Value), words: &str| {
+        assert!(answer["message"].as_str().is_some_and(|said| said.contains(words)), "{status} {answer}");
+        status
+    };
+    assert_eq!(says(skip(&service, &topic, (0, 9)), "stands at offset 10, not at 9"), 409);
+    assert_eq!(says(skip(&service, &topic, (6, 10)), "nothing at offset 10"), 409);
+    assert_eq!(says(skip(&service, &topic, (7, 10)), "does not read"), 404);
+    assert_eq!(says(skip(&service, "other", (0, 10)), "does not read"), 404);
+    let path = format!("/connectors/kafka/skip?topic={topic}&partition=0&offset=10");
+    assert_eq!(service.server.request("POST", &path, &[]).status, 401);
+    let bearer = format!("Bearer {TOKEN}");
+    let without = service.server.request("POST", "/connectors/kafka/skip?topic=a", &[("Authorization", &bearer)]);
+    assert_eq!(without.status, 400, "{}", without.body);
+
+    for (partition, lost) in &lost {
+        skip_stall(&mut service, &topic, *partition, lost.clone());
+    }
+    // An order that comes twice is answered as it was, and skips nothing more.
+    assert_eq!(skip(&service, &topic, (5, 16)).1["end"], 21);
+    // Behind the last batch nothing is lost that comes later.
+    produce(&kafka, &topic, 0..10);
+    produce_batches(&kafka, &topic, 4, Codec::None, &[10]);
+    service.site.wait_archived(&kafka, &[&topic], &mut [&mut service.program]);
+    service.wait_ready();
+    assert_eq!(service.site.ends(&topic), [(0, 70), (1, 60), (2, 60), (3, 60), (4, 70), (5, 31), (6, 10)].into());
+    let series = "tidelog_gaps_total{kind=\"kafka\",reason=\"unreadable\"}";
+    assert_eq!(service.metric(series), Some(7.0));
+    // The gaps are the archive's: a process that starts later knows that the order is done.
+    service.program.terminate(STOP);
+    service.program = service.site.start();
+    service.wait_ready();
+    wait_until("the gap to be known", SOON, || skip(&service, &topic, (5, 10)).1["end"] == 15);
+    service.program.terminate(STOP);
+
+    let shown = &service.site.ls(&topic)[0]["gaps"];
+    let mut gaps: Vec<_> = shown
+        .as_array()
+        .expect("gaps")
+        .iter()
+        .map(|gap| {
+            assert_eq!(gap["reason"], "unreadable");
+            (
+                gap["partition"].as_i64().expect("a partition"),
+                gap["start"].as_i64().expect("an offset"),
+                gap["end"].as_i64().expect("an offset"),
+            )
+        })
+        .collect();
+    gaps.sort_unstable();
+    assert_eq!(gaps, lost.map(|(partition, lost)| (i64::from(partition), lost.start, lost.end)));
+    let verified = service.site.tidelog(&["verify", "--deep"]).expect(0);
+    assert!(format!("{verified:?}").contains("unreadable, skipped by order"), "{verified:?}");
+    let plan = service.site.tidelog(&["replay", "--from=-1h", "--to=now", "--dry-run", "--topics", &topic]);
+    assert!(format!("{plan:?}").contains("unreadable, skipped by order"), "{plan:?}");
+    // Every record that could be read is there, those between two damaged batches, too.
+    let readable = |record: &Record| {
+        !lost_of(&gaps).any(|(partition, lost)| record.partition == partition && lost.contains(&record.offset))
+    };
+    let archived = service.site.tidelog(&["cat", "--topic", &topic]).expect(0).json_lines();
+    let mut archived: Vec<(i64, i64)> = archived
+        .iter()
+        .map(|line| (line["partition"].as_i64().expect("a partition"), line["offset"].as_i64().expect("an offset")))
+        .collect();
+    archived.sort_unstable();
+    let mut expected: Vec<(i64, i64)> = whole
+        .iter()
+        .filter(|record| readable(record))
+        .map(|record| (i64::from(record.partition), record.offset))
+        .collect();
+    expected.extend((60..70).map(|offset| (0, offset)).chain((60..70).map(|offset| (4, offset))));
+    expected.sort_unstable();
+    assert_eq!(archived, expected);
+}
+
+fn lost_of(gaps: &[(i64, i64, i64)]) -> impl Iterator<Item = (i32, std::ops::Range<i64>)> {
+    gaps.iter().map(|(partition, start, end)| (i32::try_from(*partition).expect("a partition"), *start..*end))
+}
+
+/// One record of so many zeros, compressed to a few kilobytes.
+fn produce_zeros(kafka: &Kafka, topic: &str, count: usize) {
+    let mut config = kafka.config();
+    config.set("compression.type", "zstd").set("message.max.bytes", "200000000");
+    let producer: BaseProducer = config.create().expect("a producer");
+    let zeros = vec![0; count];
+    let record = BaseRecord::<str, [u8]>::to(topic).partition(0).key("zeros").payload(&zeros);
+    producer.send(record).expect("it is queued");
+    producer.flush(SOON).expect("it is delivered");
+}
+
+#[test]
+fn what_is_too_large_once_decompressed_is_named_with_the_property_and_skipped_by_its_owner() {
+    let (kafka, topic) = (shared(), unique("stall-zeros"));
+    kafka.create_topic(&topic, 1, &[]);
+    produce(kafka, &topic, 0..10);
+    produce_zeros(kafka, &topic, 150_000_000);
+    produce(kafka, &topic, 10..20);
+    let settings = Settings { topics: &[&topic], ..Settings::default() };
+    let mut first = Service::start(kafka, &settings, "");
+    let (site, server) = crate::http::site_with_listener(kafka, &settings, "");
+    site.reconfigure(&site.group, &first.site.group);
+    let archive = |site: &Site| format!("{}/archive", site.home().path().display());
+    site.reconfigure(&archive(&site), &archive(&first.site));
+    let program = site.start();
+    let mut second = Service { site, server, program };
+    second.wait_ready();
+    wait_until("both to be members", SOON, || kafka.members(&first.site.group) == Some(2));
+    let owns = |service: &Service| service.server.get(&format!("/api/streams/{topic}")).status == 200;
+    wait_until("one of them to own the partition", SOON, || owns(&first) != owns(&second));
+    let (owner, other) = if owns(&first) { (&mut first, &mut second) } else { (&mut second, &mut first) };
+    let stall = wait_stall(owner, &topic, 0, "unreadable");
+    assert!(stall["hint"].as_str().is_some_and(|hint| hint.contains("receive.message.max.bytes")), "{stall}");
+    let (status, answer) = skip(other, &topic, (0, 10));
+    assert!(
+        status == 404 && answer["message"].as_str().is_some_and(|said| said.contains("ask the one that does")),
+        "{answer}"
+    );
+    skip_stall(owner, &topic, 0, 10..11);
+    owner.site.wait_archived(kafka, &[&topic], &mut [&mut owner.program]);
+    assert_eq!(owner.site.ls(&topic)[0]["records"], 20);
+    first.program.terminate(STOP);
+    second.program.terminate(STOP);
 }

@@ -153,7 +153,8 @@ fn routes(app: Arc<App>) -> Router {
         .route("/pause", put(connect::pause))
         .route("/resume", put(connect::resume))
         .route("/stop", put(connect::stop))
-        .route("/restart", post(connect::restart));
+        .route("/restart", post(connect::restart))
+        .route("/skip", post(connect::skip));
     Router::new()
         .route("/", get(page::root))
         .route("/page.css", get(page::style))
@@ -218,7 +219,7 @@ fn wrong_method(method: Method, uri: Uri) -> Ready<Response> {
     let path = uri.path();
     let way_out = match path.rsplit('/').next() {
         Some("pause" | "resume" | "stop") => "it takes PUT",
-        Some("restart") => "it takes POST",
+        Some("restart" | "skip") => "it takes POST",
         // What Connect would let one create, change or delete.
         _ if path.starts_with("/connectors") => "what is archived is set in the configuration",
         _ => "it is only read, with GET",

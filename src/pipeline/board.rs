@@ -16,6 +16,7 @@ use chrono::{DateTime, Utc};
 
 use super::kafka::status::Status;
 use super::postgres;
+use super::skips::Skips;
 use super::tasks::Tasks;
 use crate::config::Config;
 use crate::store::Store;
@@ -162,6 +163,8 @@ impl Orders {
 pub struct KafkaBoard {
     /// What is asked of the collector.
     pub orders: Orders,
+    /// What is ordered to be skipped.
+    pub skips: Skips,
     pub(super) tasks: Arc<Tasks>,
     status: RwLock<Arc<Status>>,
     cluster_id: OnceLock<String>,
@@ -174,6 +177,7 @@ impl KafkaBoard {
     fn new(tasks: Arc<Tasks>) -> Self {
         Self {
             orders: Orders::default(),
+            skips: Skips::default(),
             tasks,
             status: RwLock::default(),
             cluster_id: OnceLock::new(),

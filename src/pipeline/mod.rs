@@ -6,6 +6,7 @@ pub mod kafka;
 
 mod persistence;
 pub mod postgres;
+pub mod skips;
 mod spool;
 mod summary;
 pub mod tasks;

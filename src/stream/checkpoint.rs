@@ -504,6 +504,8 @@ impl Gap {
 pub enum GapReason {
     /// The broker had removed the records (retention or DeleteRecords) before they were archived.
     BrokerRetention,
+    /// The broker had the records, and nobody could decode them; somebody ordered to skip them.
+    Unreadable,
     /// The server had removed WAL before it was archived: its slot was lost, dropped or never there.
     ServerRemovedWal,
 }
@@ -513,6 +515,7 @@ impl GapReason {
     pub fn words(self) -> &'static str {
         match self {
             Self::BrokerRetention => "broker retention",
+            Self::Unreadable => "unreadable, skipped by order",
             Self::ServerRemovedWal => "the server removed the WAL",
         }
     }
@@ -521,6 +524,7 @@ impl GapReason {
     pub fn name(self) -> &'static str {
         match self {
             Self::BrokerRetention => "broker_retention",
+            Self::Unreadable => "unreadable",
             Self::ServerRemovedWal => "server_removed_wal",
         }
     }

@@ -10,6 +10,7 @@ mod masked;
 mod shape;
 
 use std::future::{Ready, ready};
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Extension, Path, RawQuery, State};
@@ -21,6 +22,9 @@ use tokio::time::Instant;
 use super::server::Peer;
 use super::{App, AppState, auth, refusal};
 use crate::pipeline::board::{Orders, Wish};
+use crate::pipeline::skips::{Refused, Told};
+use crate::source::kafka::TopicPartition;
+use crate::stream::GapReason;
 use crate::telemetry::VERSION;
 use shape::Connector;
 
@@ -153,21 +157,67 @@ pub(super) fn restart(
     ready(answer)
 }
 
+/// How long an answer waits for the end of an order to skip: less than [`super::ANSWER_WITHIN`].
+const SKIP_WITHIN: Duration = Duration::from_secs(10);
+
+/// `POST /connectors/kafka/skip?topic=…&partition=…&offset=…`: what stands at that offset and cannot be read becomes a gap. (Not one
+/// of Connect's; its own way, an alteration of offsets, would let one skip anything.)
+pub(super) async fn skip(
+    State(app): AppState,
+    Path(name): Path<String>,
+    RawQuery(query): RawQuery,
+    caller: Caller,
+) -> Response {
+    let one = |name| values(query.as_deref(), name).pop();
+    let at = one("topic").zip(one("partition").and_then(|partition| partition.parse().ok()));
+    let asked = at.zip(one("offset").and_then(|offset| offset.parse::<i64>().ok()).filter(|offset| *offset >= 0));
+    if let Err(refused) = allowed(&app, (&name, "skip"), &caller) {
+        return *refused;
+    }
+    let Some(kafka) = app.board.kafka().filter(|_| name == shape::KAFKA) else { return no_connector(&name) };
+    let Some(((topic, partition), offset)) = asked else {
+        return refusal(
+            StatusCode::BAD_REQUEST,
+            "it takes ?topic=NAME&partition=NUMBER&offset=NUMBER, as /readyz names them",
+        );
+    };
+    let at = TopicPartition::new(topic.as_str(), partition);
+    tracing::warn!(%at, offset, "it was asked over HTTP to skip what cannot be read");
+    let mut told = kafka.skips.ask(at.clone(), offset).told();
+    let ended = told.wait_for(|told| *told != Told::Looking);
+    match tokio::time::timeout(SKIP_WITHIN, ended).await.map(|ended| ended.map(|told| told.clone())) {
+        Ok(Ok(Told::Skipped(lost))) => Json(json!({
+            "topic": topic, "partition": partition, "start": lost.start, "end": lost.end,
+            "offsets": lost.end - lost.start, "reason": GapReason::Unreadable.name(),
+        }))
+        .into_response(),
+        Ok(Ok(Told::Refused(Refused::NotHere))) => refusal(
+            StatusCode::NOT_FOUND,
+            format!(
+                "this process does not read {at}: ask the one that does; it is named in its own /connectors/kafka/tasks"
+            ),
+        ),
+        Ok(Ok(Told::Refused(Refused::Because(why)))) => {
+            refusal(StatusCode::CONFLICT, format!("nothing was skipped: {why}"))
+        }
+        _ => {
+            let looking = json!({ "topic": topic, "partition": partition, "start": offset, "state": "looking" });
+            (StatusCode::ACCEPTED, Json(looking)).into_response()
+        }
+    }
+}
+
 /// Does a change that the caller may make, to a connector that is there.
 fn change(
     app: &App,
     (name, what): (&str, &str),
-    (Extension(Peer(peer)), headers): &Caller,
+    caller: &Caller,
     done: StatusCode,
     order: impl FnOnce(&Orders),
 ) -> Ready<Response> {
-    let way = match auth::allow(app, headers) {
-        Ok(way) => way,
-        Err(refused) => {
-            app.gate.trail.refused("token", *peer, &format!("{what} of {name:?}"), Instant::now());
-            return ready(*refused);
-        }
-    };
+    if let Err(refused) = allowed(app, (name, what), caller) {
+        return ready(*refused);
+    }
     let orders = match name {
         shape::KAFKA => app.board.kafka().map(|kafka| &kafka.orders),
         shape::POSTGRES => app.board.postgres().map(|postgres| &postgres.orders),
@@ -175,8 +225,25 @@ fn change(
     };
     let Some(orders) = orders else { return ready(no_connector(name)) };
     order(orders);
-    tracing::info!(connector = name, what, %peer, ?way, "a change was asked for over HTTP");
     ready(done.into_response())
+}
+
+/// Whether the caller may make a change; either leaves a trail.
+fn allowed(
+    app: &App,
+    (name, what): (&str, &str),
+    (Extension(Peer(peer)), headers): &Caller,
+) -> Result<(), Box<Response>> {
+    match auth::allow(app, headers) {
+        Ok(way) => {
+            tracing::info!(connector = name, what, %peer, ?way, "a change was asked for over HTTP");
+            Ok(())
+        }
+        Err(refused) => {
+            app.gate.trail.refused("token", *peer, &format!("{what} of {name:?}"), Instant::now());
+            Err(refused)
+        }
+    }
 }
 
 #[cfg(test)]

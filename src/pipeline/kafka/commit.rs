@@ -20,7 +20,7 @@ use super::count::Counters;
 use super::divergence::{self, Earlier};
 use super::lane::LaneId;
 use super::lives::{Lives, Verified, kept};
-use super::{Dropped, Notice, gaps};
+use super::{Dropped, Notice};
 use crate::config;
 use crate::error::{Error, Kind, Result};
 use crate::manifest::{Chain, Change, Outcome};
@@ -30,7 +30,7 @@ use crate::pipeline::tasks::{Task, Tasks};
 use crate::segment::{Encoding, Sealed, SegmentInfo, rewrite};
 use crate::source::kafka::{Cluster, EpochAt, OffsetAt, Resume, TopicPartition};
 use crate::store::{Store, layout};
-use crate::stream::{Close, Cut, Gap, GapReason, PartitionRange, SegmentRef, TopicLife};
+use crate::stream::{Close, Cut, GapReason, PartitionRange, SegmentRef, TopicLife};
 
 /// A chain takes at most one checkpoint a second of this process, so that small segments do not make a chain long.
 const BETWEEN_CHECKPOINTS: Duration = Duration::from_secs(1);
@@ -84,6 +84,8 @@ pub(super) enum Question {
     /// The log is another one, as the broker or its records show: from where, and whether it was said of the archived position
     /// itself.
     Truncated { partition: i32, diverged: Option<EpochAt>, fresh: bool },
+    /// Somebody has ordered to skip `[start, end)`, which cannot be read and stands next.
+    Skip { partition: i32, start: i64, end: i64 },
     /// The topic goes on in another generation: nothing more comes of this one. A log that was cut ends its chain, too.
     End { cut: Option<Cut> },
 }
@@ -264,7 +266,7 @@ impl Committer {
         }
     }
 
-    async fn append(&mut self, change: &Change, now: DateTime<Utc>) -> Outcome {
+    pub(super) async fn append(&mut self, change: &Change, now: DateTime<Utc>) -> Outcome {
         let mut persistence = self.persistence(Task::KafkaCheckpoint);
         loop {
             match self.chain.commit(change, &self.shared.writer, now).await {
@@ -390,6 +392,7 @@ impl Committer {
             }
             Question::OutOfRange { partition } => self.out_of_range(partition).await,
             Question::Truncated { partition, diverged, fresh } => self.truncated(partition, diverged, fresh).await,
+            Question::Skip { partition, start, end } => self.skip(partition, start..end).await,
             Question::End { cut } => self.end(cut).await,
         }
     }
@@ -409,11 +412,11 @@ impl Committer {
     }
 
     /// Where a partition is read on, with the record before it that the broker is asked about.
-    fn resume(&self, partition: i32, next: i64) -> Resume {
+    pub(super) fn resume(&self, partition: i32, next: i64) -> Resume {
         divergence::resume(&self.chain, &self.earlier, partition, next)
     }
 
-    fn found(&self, partition: i32, from: Resume) {
+    pub(super) fn found(&self, partition: i32, from: Resume) {
         self.shared.tell(Notice::Found { lane: self.lane, partition, from });
     }
 
@@ -499,33 +502,14 @@ impl Committer {
                 let last = from.last.filter(|last| last.offset + 1 >= earliest);
                 return self.found(partition, Resume { last, ..from });
             }
-            let now = Utc::now();
-            let gap = Gap { partition, start: archived, end: earliest, reason: GapReason::BrokerRetention, found: now };
-            let before = self.chain.position(partition).and_then(|range| range.max_timestamp);
-            let shown = gaps::span(&gap, before, None);
-            let change = Change { gaps: vec![gap], ..Change::default() };
-            let outcome = self.append(&change, now).await;
-            if outcome == Outcome::Closed {
+            if self.lose(partition, archived..earliest, GapReason::BrokerRetention).await == Outcome::Closed {
                 return self.shared.tell(Notice::Ended { lane: self.lane });
-            }
-            if let Outcome::Committed { .. } = outcome {
-                self.shared.counters.gaps.increment(1);
-                self.shared.tell(Notice::Gaps { lane: self.lane, gaps: vec![shown] });
-                self.shared.tell(Notice::Archived { lane: self.lane, totals: *self.chain.totals() });
-                tracing::error!(
-                    topic = self.life.topic,
-                    partition,
-                    start = archived,
-                    end = earliest,
-                    offsets = earliest - archived,
-                    "offsets are lost: the broker removed them before they were archived; the gap is recorded"
-                );
             }
         }
     }
 
     /// The topic's id, and the partition's first offset and end, as the broker has them now.
-    async fn present(&self, partition: i32) -> (Option<String>, i64, i64) {
+    pub(super) async fn present(&self, partition: i32) -> (Option<String>, i64, i64) {
         let mut persistence = self.persistence(Task::KafkaPositions);
         loop {
             match self.try_present(partition).await {

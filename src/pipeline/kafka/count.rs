@@ -19,7 +19,8 @@ const KIND: (&str, &str) = ("kind", "kafka");
 pub(super) struct Counters {
     pub(super) rebalances: Counter,
     pub(super) conflicts: Counter,
-    pub(super) gaps: Counter,
+    removed: Counter,
+    unreadable: Counter,
     pub(super) unread: Counter,
     sealed: [Counter; Reason::ALL.len()],
 }
@@ -27,13 +28,21 @@ pub(super) struct Counters {
 impl Counters {
     pub(super) fn new() -> Self {
         let sealed = |reason: Reason| SEGMENTS_SEALED.counter(&[KIND, ("reason", reason.name())]);
+        let lost = |reason: GapReason| GAPS.counter(&[KIND, ("reason", reason.name())]);
         Self {
             rebalances: REBALANCES.counter(&[]),
             conflicts: FENCE_CONFLICTS.counter(&[]),
             unread: UNREAD_PARTITIONS.counter(&[]),
-            gaps: GAPS.counter(&[KIND, ("reason", GapReason::BrokerRetention.name())]),
+            removed: lost(GapReason::BrokerRetention),
+            unreadable: lost(GapReason::Unreadable),
             sealed: Reason::ALL.map(sealed),
         }
+    }
+
+    /// Counts a range that is lost.
+    pub(super) fn lost(&self, reason: GapReason) {
+        let counter = if reason == GapReason::Unreadable { &self.unreadable } else { &self.removed };
+        counter.increment(1);
     }
 
     pub(super) fn sealed(&self, reason: Reason) {

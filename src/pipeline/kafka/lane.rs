@@ -78,6 +78,8 @@ pub(super) enum Wait {
     Truncated,
     /// Where the archive stands, after a segment could not be written to the spool.
     Position,
+    /// The checkpoint of a gap over what cannot be read.
+    Skip,
     /// The end of the generation.
     NextGeneration,
     /// The group wants it back.
@@ -276,6 +278,12 @@ impl Lane {
     pub(super) fn carries(&self, partition: i32) -> Option<Option<Wait>> {
         let part = usize::try_from(partition).ok().and_then(|index| self.parts.get(index)?.as_ref());
         part.map(|part| part.held)
+    }
+
+    /// Where a partition is read next, and what it waits for.
+    pub(super) fn stands(&self, partition: i32) -> Option<(i64, Option<Wait>)> {
+        let part = usize::try_from(partition).ok().and_then(|index| self.parts.get(index)?.as_ref());
+        part.map(|part| (part.next, part.held))
     }
 
     /// Asks the committer something, after everything that came before: what is open is sealed first, and the question

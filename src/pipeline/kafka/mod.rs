@@ -21,11 +21,13 @@ mod gaps;
 mod identity;
 mod lane;
 mod lives;
+mod lost;
 mod pool;
 mod resolve;
 mod shown;
 mod stalls;
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,6 +35,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use super::board::{KafkaBoard, Opened};
+use super::skips::Skip;
 use super::spool::Spool;
 use crate::config::{Config, Kafka};
 use crate::error::{Error, Kind, Result};
@@ -82,6 +85,10 @@ enum Notice {
     Archived { lane: LaneId, totals: Totals },
     /// Gaps of the lane's chain.
     Gaps { lane: LaneId, gaps: Vec<GapSpan> },
+    /// How far what an order names cannot be read.
+    Measured { lane: LaneId, skip: Arc<Skip>, lost: Result<Range<i64>> },
+    /// An order to skip from `start` on is done, up to `end`; none: the partition was not there any more.
+    Skipped { lane: LaneId, partition: i32, start: i64, end: Option<i64> },
     /// The brokers are not those of the cluster that may be archived: nothing is read from them.
     Refused(Error),
     /// Where partitions end, and how far they are complete.

@@ -214,7 +214,10 @@ impl Cause {
     /// The way out.
     pub fn hint(self) -> &'static str {
         match self {
-            Self::Unreadable => "the broker's copy is damaged there: move the leader to a replica whose copy is whole",
+            Self::Unreadable => {
+                "the broker's copy is damaged there: move the leader to a replica whose copy is whole, or skip it: POST \
+                 /connectors/kafka/skip"
+            }
             Self::TooLarge => "raise receive.message.max.bytes in [kafka.properties] above the largest batch",
             Self::Denied => "grant READ and DESCRIBE on the topic",
             Self::Refused | Self::NoEnd | Self::Unclaimed => "look at the partition's leader and at the broker's log",
@@ -223,7 +226,8 @@ impl Cause {
             Self::Memory => "raise memory.budget, or add a process",
             Self::OpenTransaction => "end it: kafka-transactions.sh find-hanging, then abort; or wait for its producer",
             Self::Unknown => {
-                "restart tidelog; if it stands again, read the partition with another consumer from this offset"
+                "restart tidelog; if it stands again, read the partition with another consumer from this offset; what none \
+                 can read is skipped by POST /connectors/kafka/skip"
             }
         }
     }

@@ -31,8 +31,16 @@ fn kind_of(code: i32) -> (Kind, Option<&'static str>) {
         31 | 53 => (Kind::Denied, Some("grant DESCRIBE on the cluster")),
         // _UNKNOWN_PARTITION, _UNKNOWN_TOPIC, UNKNOWN_TOPIC_OR_PARTITION, UNKNOWN_TOPIC_ID, INCONSISTENT_TOPIC_ID
         -190 | -188 | 3 | 100 | 103 => (Kind::NotFound, None),
-        // _BAD_MSG, _BAD_COMPRESSION, CORRUPT_MESSAGE
-        -199 | -198 | 2 => (Kind::Corrupt, None),
+        // _BAD_COMPRESSION (`rd_kafka_zstd_decompress` gives it, too, for what is too large)
+        -198 => (
+            Kind::Corrupt,
+            Some(
+                "raise receive.message.max.bytes in [kafka.properties], if it is only larger than that once decompressed; \
+                 else move the leader to a replica whose copy is whole, or skip it: POST /connectors/kafka/skip",
+            ),
+        ),
+        // _BAD_MSG, CORRUPT_MESSAGE
+        -199 | 2 => (Kind::Corrupt, None),
         // _NOT_IMPLEMENTED, _UNSUPPORTED_FEATURE, UNSUPPORTED_VERSION, UNSUPPORTED_COMPRESSION_TYPE
         -170 | -165 | 35 | 76 => (Kind::Unsupported, Some("a broker of version 2.8 or newer is needed")),
         // INVALID_REGULAR_EXPRESSION, INVALID_SESSION_TIMEOUT, INCONSISTENT_GROUP_PROTOCOL, INVALID_GROUP_ID

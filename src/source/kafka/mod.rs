@@ -22,6 +22,7 @@ mod assignment;
 mod cluster;
 mod consumer;
 mod error;
+mod probe;
 mod properties;
 mod raw;
 
@@ -31,6 +32,7 @@ use std::sync::Arc;
 pub use access::{FOREIGN_HINT, Foreign, Limit};
 pub use cluster::{Cluster, OffsetAt, TopicInfo};
 pub use consumer::{Consumer, Headers, Message, validate};
+pub use probe::{Unreadable, unreadable};
 pub use properties::subscription;
 
 use crate::error::Error;

@@ -67,6 +67,41 @@ pub(super) fn consumer(config: &Kafka) -> Result<Vec<(String, String)>> {
     Ok(in_order(all))
 }
 
+/// The properties of a client that looks at single batches of a partition, outside of the group: the same connection and the same
+/// limits, one batch at a time, nothing waited for, and a log that tells of every fetch.
+pub(super) fn probe(config: &Kafka) -> Result<Vec<(String, String)>> {
+    let mut all: BTreeMap<String, String> = consumer(config)?.into_iter().collect();
+    let of_group = [
+        "group.instance.id",
+        "group.protocol",
+        "group.remote.assignor",
+        "partition.assignment.strategy",
+        "topic.blacklist",
+    ];
+    all.retain(|name, _| !of_group.contains(&name.as_str()));
+    for (name, value) in [
+        // An aborted record reads as well as any other.
+        ("isolation.level", "read_uncommitted"),
+        // KIP-74: the first batch comes whole, however small the limit is.
+        // librdkafka doubles the limit of a partition with each answer that it can make nothing of, not the one of the answer.
+        ("max.partition.fetch.bytes", "1"),
+        ("fetch.max.bytes", "1000"),
+        ("message.max.bytes", "1000"),
+        ("fetch.min.bytes", "1"),
+        ("fetch.wait.max.ms", "20"),
+        ("fetch.error.backoff.ms", "0"),
+        ("fetch.queue.backoff.ms", "0"),
+        ("reconnect.backoff.ms", "10"),
+        ("reconnect.backoff.max.ms", "50"),
+        ("debug", "fetch,msg"),
+    ] {
+        all.insert(name.to_owned(), value.to_owned());
+    }
+    // Two names of one property: the last would win.
+    all.remove("fetch.message.max.bytes");
+    Ok(in_order(all))
+}
+
 /// The properties of a client for requests only: those of the consumer do not concern it.
 pub(super) fn admin(config: &Kafka) -> Result<Vec<(String, String)>> {
     const CONSUMER_ONLY: &[&str] =

@@ -19,6 +19,7 @@ mod ownership;
 mod place;
 mod pressure;
 mod show;
+mod skips;
 mod unheard;
 
 use std::collections::{BTreeMap, HashMap};
@@ -363,6 +364,8 @@ impl Collector {
                     lane.shown.add_gaps(gaps);
                 }
             }
+            Notice::Measured { lane, skip, lost } => self.on_measured(lane, &skip, lost),
+            Notice::Skipped { lane, partition, start, end } => self.on_skipped(lane, partition, (start, end)),
             Notice::Refused(error) => return Err(error),
             Notice::Seen(seen) => self.on_seen(seen),
             Notice::Stable(offsets) => self.on_stable(&offsets),
@@ -406,6 +409,7 @@ impl Collector {
     fn on_tick(&mut self, now: Instant) -> Result<()> {
         self.board.tick(now);
         self.follow_orders()?;
+        self.follow_skips();
         for lane in self.lanes.values_mut() {
             lane.seal_if_old(now);
         }

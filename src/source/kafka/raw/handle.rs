@@ -24,6 +24,8 @@ pub(crate) enum Callback {
 #[derive(Default)]
 struct Callbacks {
     noted: Mutex<Vec<Callback>>,
+    /// Lines of librdkafka's log, for a client that listens to them.
+    heard: Option<Mutex<Vec<String>>>,
     /// The group is being left: nobody answers a rebalance any more, so the callback does.
     closing: AtomicBool,
 }
@@ -121,15 +123,24 @@ impl Conf {
 }
 
 impl Handle {
+    /// A consumer that keeps the lines of its log for [`Handle::take_heard`].
+    pub(crate) fn listening_consumer(properties: &[(String, String)]) -> Result<Self> {
+        Self::consumer_with(properties, Callbacks { heard: Some(Mutex::default()), ..Callbacks::default() })
+    }
+
     /// A member of a consumer group.
     pub(crate) fn consumer(properties: &[(String, String)]) -> Result<Self> {
+        Self::consumer_with(properties, Callbacks::default())
+    }
+
+    fn consumer_with(properties: &[(String, String)], callbacks: Callbacks) -> Result<Self> {
         let conf = Conf::new(properties)?;
         // SAFETY: the callbacks have the signatures that librdkafka calls, and `conf` is owned.
         unsafe {
             sys::rd_kafka_conf_set_rebalance_cb(conf.0, Some(on_rebalance));
             sys::rd_kafka_conf_set_offset_commit_cb(conf.0, Some(on_commit));
         }
-        let handle = Self::new(sys::rd_kafka_type_t::RD_KAFKA_CONSUMER, conf)?;
+        let handle = Self::new(sys::rd_kafka_type_t::RD_KAFKA_CONSUMER, conf, callbacks)?;
         // SAFETY: a consumer with a group id, which `properties` of this crate always has; else a code is answered.
         let code = unsafe { sys::rd_kafka_poll_set_consumer(handle.rk()) } as i32;
         check_code(code).map_err(|failure| Error::new(Kind::Internal, failure.text))?;
@@ -138,11 +149,11 @@ impl Handle {
 
     /// A client for requests only (librdkafka calls it a producer; it never produces).
     pub(crate) fn admin(properties: &[(String, String)]) -> Result<Self> {
-        Self::new(sys::rd_kafka_type_t::RD_KAFKA_PRODUCER, Conf::new(properties)?)
+        Self::new(sys::rd_kafka_type_t::RD_KAFKA_PRODUCER, Conf::new(properties)?, Callbacks::default())
     }
 
-    fn new(kind: sys::rd_kafka_type_t, mut conf: Conf) -> Result<Self> {
-        let callbacks = NonNull::from(Box::leak(Box::<Callbacks>::default()));
+    fn new(kind: sys::rd_kafka_type_t, mut conf: Conf, callbacks: Callbacks) -> Result<Self> {
+        let callbacks = NonNull::from(Box::leak(Box::new(callbacks)));
         // Tokens are renewed on librdkafka's own thread: a client for requests is not polled.
         let oauth = conf.get(c"sasl.mechanisms").eq_ignore_ascii_case("OAUTHBEARER");
         let mut text = [0 as c_char; 512];
@@ -198,6 +209,14 @@ impl Handle {
     /// What was called back since the last call.
     pub(crate) fn take_callbacks(&self, into: &mut Vec<Callback>) {
         into.append(&mut self.callbacks().noted.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// What a client that listens has logged since the last call.
+    pub(crate) fn take_heard(&self) -> Vec<String> {
+        let heard = self.callbacks().heard.as_ref();
+        heard
+            .map(|heard| std::mem::take(&mut *heard.lock().unwrap_or_else(PoisonError::into_inner)))
+            .unwrap_or_default()
     }
 
     /// Serves the callbacks of a client that has no consumer queue, and takes them.
@@ -370,8 +389,12 @@ unsafe extern "C" fn on_error(rk: *mut sys::rd_kafka_t, code: c_int, text: *cons
     callbacks.note(Callback::Error { failure: Failure { code, text: cause }, fatal: true });
 }
 
-unsafe extern "C" fn on_log(_: *const sys::rd_kafka_t, level: c_int, facility: *const c_char, text: *const c_char) {
-    // SAFETY: both are C strings that live during the callback.
-    let (facility, text) = unsafe { (string(facility), string(text)) };
-    log_line(level, &facility, &text);
+unsafe extern "C" fn on_log(rk: *const sys::rd_kafka_t, level: c_int, facility: *const c_char, text: *const c_char) {
+    // SAFETY: both are C strings that live during the callback; `rk` is live, and its opaque is the one that `Handle::new` set.
+    let (facility, text, callbacks) =
+        unsafe { (string(facility), string(text), sys::rd_kafka_opaque(rk).cast::<Callbacks>().as_ref()) };
+    match callbacks.and_then(|callbacks| callbacks.heard.as_ref()) {
+        Some(heard) => heard.lock().unwrap_or_else(PoisonError::into_inner).push(text),
+        None => log_line(level, &facility, &text),
+    }
 }

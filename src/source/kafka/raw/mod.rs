@@ -59,6 +59,9 @@ pub(crate) mod code {
     pub(crate) const BAD_COMPRESSION: i32 = Code::RD_KAFKA_RESP_ERR__BAD_COMPRESSION as i32;
     /// Of a partition: a batch of a format that librdkafka does not know.
     pub(crate) const NOT_IMPLEMENTED: i32 = Code::RD_KAFKA_RESP_ERR__NOT_IMPLEMENTED as i32;
+    /// The broker finds the log damaged.
+    pub(crate) const CORRUPT_MESSAGE: i32 = Code::RD_KAFKA_RESP_ERR_INVALID_MSG as i32;
+    pub(crate) const MSG_SIZE_TOO_LARGE: i32 = Code::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE as i32;
     pub(crate) const PARTITION_EOF: i32 = Code::RD_KAFKA_RESP_ERR__PARTITION_EOF as i32;
     pub(crate) const TIMED_OUT: i32 = Code::RD_KAFKA_RESP_ERR__TIMED_OUT as i32;
     pub(crate) const INVALID_ARG: i32 = Code::RD_KAFKA_RESP_ERR__INVALID_ARG as i32;
