@@ -17,6 +17,7 @@ mod page;
 mod postgres_bad_page;
 mod postgres_damage;
 mod postgres_holds;
+mod postgres_hosts;
 mod postgres_inherited;
 mod postgres_list;
 mod postgres_lost;

@@ -104,3 +104,76 @@ fn a_damaged_history_keeps_nobody_from_the_other_timelines() {
     place.restore("newest", &[]);
     place.tidelog(&["verify"]).expect(0);
 }
+
+#[test]
+fn a_backup_that_was_exchanged_or_never_entered_is_used_by_nobody() {
+    let place = Place::new(Version::Debian);
+    place.mark(1);
+    let name = |backup: serde_json::Value| backup["name"].as_str().expect("a name").to_owned();
+    let first = name(place.back_up());
+    place.mark(2);
+    let second = name(place.back_up());
+    place.mark(3);
+    place.wait_archived();
+    place.stop_archiving();
+    // It says that it reaches from an earlier place: sound by itself, and wrong.
+    let file = commit_of(&place, &second);
+    let sound = std::fs::read_to_string(&file).expect("a backup");
+    std::fs::write(&file, sound.replace("\"label\"", "\"lable\": \"\", \"label\"")).expect("it is exchanged");
+    let report = place.tidelog(&["verify", "--json"]).expect(3).json();
+    assert!(report["errors"].to_string().contains("is not the one that was entered"), "{report}");
+    let into = place.home.path().join("exchanged").display().to_string();
+    let said = place.tidelog(&["restore-postgres", "--into", &into]).expect(0);
+    assert!(said.stdout.contains(&first) && said.stderr.contains("is not the one that was entered"), "{said:?}");
+    std::fs::write(&file, &sound).expect("it is mended");
+    place.tidelog(&["verify"]).expect(0);
+    // As a process leaves it that is killed before it has entered its backup.
+    let folder = file.parent().expect("a folder");
+    let late = folder.with_file_name("29990101T000000Z-0123456789ab");
+    let copied = std::process::Command::new("cp").arg("-a").arg(folder).arg(&late).status().expect("cp runs");
+    assert!(copied.success());
+    let renamed = sound.replace(&*second, "29990101T000000Z-0123456789ab");
+    std::fs::write(late.join("backup.json"), renamed).expect("written");
+    let report = place.tidelog(&["verify", "--json"]).expect(0).json();
+    assert_eq!((&report["leftovers"], &report["errors"]), (&1.into(), &serde_json::json!([])), "{report}");
+    let into = place.home.path().join("entered").display().to_string();
+    let said = place.tidelog(&["restore-postgres", "--into", &into]).expect(0);
+    assert!(said.stdout.contains(&second), "{said:?}");
+}
+
+#[test]
+fn retention_goes_on_beside_a_damaged_backup_and_a_damaged_chain() {
+    let place = Place::new(Version::Debian);
+    place.mark(1);
+    let name = |backup: serde_json::Value| backup["name"].as_str().expect("a name").to_owned();
+    name(place.back_up());
+    place.mark(2);
+    let bad = name(place.back_up());
+    place.mark(3);
+    name(place.back_up());
+    place.mark(4);
+    place.wait_archived();
+    place.stop_archiving();
+    let config = std::fs::read_to_string(place.home.path().join("tidelog.toml")).expect("the configuration");
+    place.home.write("tidelog.toml", &format!("{config}[retention]\npostgres = \"1s\"\n"));
+    std::fs::write(commit_of(&place, &bad), b"damaged").expect("damage can be done");
+    let other = place.home.path().join("archive/manifest/postgres/123");
+    std::fs::create_dir(&other).expect("a folder");
+    place.home.write("archive/manifest/postgres/123/00000000000000000000.json", "damaged");
+    // The first one is not needed a second later.
+    wait_until("a backup not to be needed", PATIENCE, || {
+        place.tidelog(&["expire", "--dry-run", "--json"]).expect(3).json()["backups"] == 1
+    });
+    let said = place.tidelog(&["expire", "--json"]).expect(3);
+    assert_eq!(said.stderr.matches("postgres/123 cannot be read").count(), 1, "{}", said.stderr);
+    let gone = said.json();
+    assert_eq!(gone["backups"], 1, "{gone}");
+    std::fs::remove_dir_all(other).expect("it can go");
+    let said = place.tidelog(&["expire"]).expect(3);
+    assert_eq!(said.stderr.matches("are passed over").count(), 1, "it stays, and is named once: {}", said.stderr);
+    assert!(said.stderr.contains(&*bad), "{}", said.stderr);
+    let data = place.restore("restored", &[]);
+    let postgres = place.adopt(&data, Version::Debian);
+    wait_recovered(&postgres);
+    assert_eq!(markers(&postgres), "4|4");
+}

@@ -4,6 +4,7 @@
 //!   archive   1 ├───────── a ─────────►     an older copy of the directory, put back       "… is an older copy …"
 //!   copy      1 ├──── copied ── b ─────►     … that has written on                          "… does not go on where the archive ends …"
 //!                                            … and has an archive of its own               archived
+//!                                            … or what is archived is abandoned            archived
 //! ```
 
 use std::path::Path;
@@ -11,7 +12,7 @@ use std::path::Path;
 use crate::postgres_restore::{PATIENCE, Place, markers, wait_recovered};
 use crate::rig::http::Server;
 use crate::rig::kafka::free_port;
-use crate::rig::postgres::{Postgres, PostgresOptions, Version};
+use crate::rig::postgres::{Postgres, Version};
 use crate::rig::program;
 use crate::rig::wait_until;
 
@@ -63,11 +64,17 @@ fn an_older_copy_of_the_server_is_named_and_has_a_way_out() {
         // It is written to, and comes beyond where the archive ends.
         wait_until("it to come further", PATIENCE, || {
             copy.psql("INSERT INTO markers SELECT coalesce(max(id), 0) + 100, repeat('y', 5000) FROM markers");
+            copy.psql("SELECT pg_logical_emit_message(true, 'y', repeat('y', 50000))");
             copy.psql(&format!("SELECT pg_current_wal_flush_lsn() - '{end}'::pg_lsn > 100000")) == "t"
         });
         says(&place, &server, "does not go on where the archive ends");
         assert_eq!(place.end(1), end, "nothing was spliced");
-        // The way out: an archive of its own.
+        if version != Version::Debian {
+            abandon(&place, 1);
+            goes_on_with(&place, &copy, 1, version);
+            continue;
+        }
+        // The other way out: an archive of its own.
         place.stop_archiving();
         let config = std::fs::read_to_string(place.home.path().join("tidelog.toml")).expect("the configuration");
         place
@@ -86,10 +93,44 @@ fn an_older_copy_of_the_server_is_named_and_has_a_way_out() {
     }
 }
 
+/// Abandons a timeline while the archiver stands before it.
+fn abandon(place: &Place, timeline: u32) {
+    let told = place.tidelog(&["timeline", "abandon", &timeline.to_string(), "--json"]).expect(0).json();
+    assert_eq!(told["timeline"], timeline);
+    let listed = place.tidelog(&["ls", "--json"]).expect(0).json();
+    assert_eq!(listed["streams"][0]["abandoned"][0]["partition"], timeline, "{listed}");
+    assert!(place.chain().expect("a chain").position(timeline.cast_signed()).is_none());
+    let again = place.tidelog(&["timeline", "abandon", &timeline.to_string()]);
+    assert!(again.stderr.contains("holds nothing of timeline"), "{}", again.stderr);
+}
+
+/// The archiver goes on with this server by itself, and what comes back is what the server has.
+fn goes_on_with(place: &Place, postgres: &Postgres, timeline: i32, version: Version) {
+    postgres.psql("INSERT INTO markers VALUES (5000, 'x')");
+    wait_until("the archiver to go on", PATIENCE, || {
+        place.program().as_mut().expect("it archives").assert_running();
+        place.chain().is_some_and(|chain| chain.position(timeline).is_some())
+    });
+    place.back_up();
+    postgres.psql("INSERT INTO markers VALUES (5001, 'x')");
+    place.wait_archived_of(postgres, timeline);
+    place.tidelog(&["verify", "--deep"]).expect(0);
+    let (rows, restored) = (markers(postgres), place.restore("restored", &[]));
+    let restored = place.adopt(&restored, version);
+    wait_recovered(&restored);
+    assert_eq!(markers(&restored), rows, "{version:?}");
+}
+
 #[test]
 fn another_standby_promoted_to_the_same_timeline_is_named() {
-    let place = Place::new(Version::Debian);
-    let (first, second) = (place.postgres.standby(Default::default()), place.postgres.standby(Default::default()));
+    for version in [Version::V13, Version::V18] {
+        another_standby(version);
+    }
+}
+
+fn another_standby(version: Version) {
+    let place = Place::new(version);
+    let (first, second) = (place.standby(), place.standby());
     place.mark(1);
     place.wait_archived();
     wait_until("the first to have it", PATIENCE, || markers(&first) == "1|1");
@@ -104,24 +145,56 @@ fn another_standby_promoted_to_the_same_timeline_is_named() {
     second.psql("INSERT INTO markers SELECT generate_series(10, 1000), repeat('z', 200)");
     let server = archive(&place, &second);
     says(&place, &server, "two servers were promoted to the same timeline");
+    says(&place, &server, &format!("is archived up to {end}"));
+    says(&place, &server, "`tidelog timeline abandon 2`");
     assert_eq!(place.end(2), end, "nothing was spliced");
+    abandon(&place, 2);
+    goes_on_with(&place, &second, 2, version);
 }
 
 #[test]
 fn a_copy_that_was_archived_by_mistake_is_named() {
-    let place = Place::new(Version::Debian);
+    for version in [Version::V13, Version::V18] {
+        copy_by_mistake(version);
+    }
+}
+
+fn copy_by_mistake(version: Version) {
+    let place = Place::new(version);
+    let standby = place.standby();
     place.mark(1);
     place.back_up();
     place.wait_archived();
     place.stop_archiving();
     let data = place.restore("drill", &[]);
-    let drill: Postgres = Postgres::adopt(&data, PostgresOptions::default());
+    let drill: Postgres = place.adopt(&data, version);
     wait_recovered(&drill);
     place.archive(&drill, "");
     drill.psql("INSERT INTO markers VALUES (2, 'of the drill')");
     place.wait_archived_of(&drill, 2);
+    let of_drill = place.back_up();
     let server = archive(&place, &place.postgres);
-    says(&place, &server, "the server is on timeline 1, and timeline 2 is archived already");
-    let said = place.program().as_ref().expect("it archives").output();
-    assert!(said.contains("archived by mistake"), "{said}");
+    says(&place, &server, "the server is on timeline 1 with its log up to ");
+    says(&place, &server, &format!("and timeline 2 is archived already up to {}", place.end(2)));
+    says(&place, &server, "`tidelog timeline abandon 2`");
+    let refused = place.tidelog(&["timeline", "abandon", "1"]);
+    assert!(refused.stderr.contains("timeline 2 of the archive comes from it"), "{}", refused.stderr);
+    abandon(&place, 2);
+    goes_on_with(&place, &place.postgres, 1, version);
+    // Production comes to the same number, and nothing of the drill is taken for it.
+    let rows = markers(&place.postgres);
+    wait_until("the standby to have it", PATIENCE, || markers(&standby) == rows);
+    standby.promote();
+    place.archive(&standby, "");
+    standby.psql("INSERT INTO markers VALUES (6000, 'of production')");
+    place.wait_archived_of(&standby, 2);
+    let (rows, restored) = (markers(&standby), place.restore("restored-2", &[]));
+    let restored = place.adopt(&restored, version);
+    wait_recovered(&restored);
+    assert_eq!(markers(&restored), rows, "{version:?}");
+    place.tidelog(&["verify", "--deep"]).expect(0);
+    let named = place.home.path().join("of-drill").display().to_string();
+    let name = of_drill["name"].as_str().expect("a name");
+    let refused = place.tidelog(&["restore-postgres", "--into", &named, "--backup", name]);
+    assert_ne!(refused.status, Some(0), "a backup of the drill leads nowhere: {}", refused.stdout);
 }

@@ -178,6 +178,13 @@ impl Place {
         into
     }
 
+    /// A standby of the server. What another version's `pg_basebackup -R` writes an old server may not understand.
+    pub(crate) fn standby(&self) -> Postgres {
+        let primary = self.postgres.url("postgres");
+        let config = [("primary_conninfo", primary.as_str())];
+        self.postgres.standby(PostgresOptions { config: &config, ..PostgresOptions::default() })
+    }
+
     pub(crate) fn adopt(&self, data: &Path, version: Version) -> Postgres {
         Postgres::adopt(data, PostgresOptions { version, ..PostgresOptions::default() })
     }

@@ -9,6 +9,8 @@
 use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, TimeDelta, Utc};
+use futures::executor::block_on;
+use tidelog::stream::sha256;
 
 use crate::postgres_restore::{PATIENCE, Place, markers, wait_recovered};
 use crate::rig::postgres::{Postgres, PostgresOptions, Version};
@@ -83,7 +85,7 @@ fn a_time_is_meant_to_the_microsecond() {
     }
 }
 
-/// The `backup.json` of a backup, as another clock would have written it.
+/// The `backup.json` of a backup, as another clock would have written it and had it entered in the chain.
 fn by_another_clock(place: &Place, name: &str, off: TimeDelta) {
     let folder = place.home.path().join("archive/backups/postgres");
     let system = std::fs::read_dir(folder).expect("backups").next().expect("a system").expect("a folder").path();
@@ -94,7 +96,14 @@ fn by_another_clock(place: &Place, name: &str, off: TimeDelta) {
         let time = DateTime::parse_from_rfc3339(backup[field].as_str().expect("a time")).expect("a time");
         backup[field] = serde_json::json!(time + off);
     }
-    std::fs::write(&file, serde_json::to_vec_pretty(&backup).expect("JSON")).expect("it can be written");
+    let text = serde_json::to_vec_pretty(&backup).expect("JSON");
+    std::fs::write(&file, &text).expect("it can be written");
+    let (mut chain, now) = (place.chain().expect("a chain"), Utc::now());
+    let backup = serde_json::from_value(backup).expect("a backup");
+    block_on(async {
+        chain.give_up_backups(&[name.to_owned()], "clock", now).await.expect("it is given up");
+        chain.enter(&backup, &sha256(&text), [0, 0], ("clock", now)).await.expect("it is entered");
+    });
 }
 
 #[test]

@@ -9,6 +9,7 @@ use super::human;
 use super::inspect::{all_read, print, print_json};
 use crate::config::Config;
 use crate::error::{Error, Kind, Result, ResultExt as _};
+use crate::manifest::backups::backups;
 use crate::manifest::{self, Chain, holds, recoverable};
 use crate::pipeline::postgres::{Given, give_up, sweep};
 use crate::pipeline::writer_id;
@@ -59,11 +60,11 @@ pub(crate) async fn run(args: &Args, config: &Config) -> Result<()> {
     for stream in manifest::streams(&store).await?.into_iter().filter(|stream| stream.topic().is_none()) {
         let one = expire(&store, &stream, (horizon, now), args.dry_run).await;
         match manifest::isolated(&store, one).await? {
-            Ok(one) => gone.add(&one),
+            Ok(one) => gone.add(one),
             Err(error) => damaged.push((stream, error)),
         }
     }
-    let Gone { given, deleted } = gone;
+    let Gone { given, deleted, passed_over } = gone;
     let outcome = Outcome {
         dry_run: args.dry_run,
         keep_from: time::utc(horizon),
@@ -77,7 +78,8 @@ pub(crate) async fn run(args: &Args, config: &Config) -> Result<()> {
     } else {
         print(&text(&outcome, kept))?
     }
-    all_read(&damaged)
+    all_read(&damaged)?;
+    passed_over.map_or(Ok(()), Err)
 }
 
 /// What has gone, or would.
@@ -86,13 +88,16 @@ struct Gone {
     given: Given,
     /// Objects that were deleted, given up earlier.
     deleted: u64,
+    /// The base backups that cannot be read, and stay.
+    passed_over: Option<Error>,
 }
 
 impl Gone {
-    fn add(&mut self, more: &Self) {
+    fn add(&mut self, more: Self) {
         self.given.wal.add(&more.given.wal);
         self.given.backups += more.given.backups;
         self.deleted += more.deleted;
+        self.passed_over = self.passed_over.take().or(more.passed_over);
     }
 }
 
@@ -106,6 +111,7 @@ async fn expire(
     let mut gone = Gone::default();
     let StreamId::Postgres { system_id } = *stream else { return Ok(gone) };
     let Some(mut chain) = Chain::open(store, stream).await? else { return Ok(gone) };
+    gone.passed_over = backups(store, system_id, chain.backups()).await?.error();
     if dry_run {
         let held = holds::held(store, system_id, now).await?;
         let surplus = recoverable::surplus(store, &chain, horizon, &held).await?;
@@ -113,7 +119,7 @@ async fn expire(
         gone.given.backups = surplus.backups.len() as u64;
     } else {
         gone.given = give_up(store, &mut chain, horizon, &writer_id()?).await?;
-        gone.deleted = sweep(store, &chain, holds::store_time(store, system_id).await?).await?;
+        gone.deleted = sweep(store, &chain, (holds::store_time(store, system_id).await?, Some(horizon))).await?;
     }
     Ok(gone)
 }

@@ -15,6 +15,7 @@ mod progress;
 mod replay;
 mod restore;
 mod run;
+mod timeline;
 
 use std::future::Future;
 use std::io::Write;
@@ -78,6 +79,8 @@ enum Command {
     WalFetch(restore::FetchArgs),
     /// Give up the WAL and the base backups that retention lets go.
     Expire(expire::Args),
+    /// Take a timeline of Postgres out of the way that was archived by mistake.
+    Timeline(timeline::Args),
     /// Show everything at work on this machine, without any server.
     Demo(demo::Args),
     /// Print a completion script for a shell.
@@ -132,6 +135,7 @@ fn run_command(cli: Cli) -> Result<()> {
         // Answered before: its exit codes are Postgres'.
         Command::WalFetch(_) => Err(Error::new(Kind::Internal, "wal-fetch was not answered")),
         Command::Expire(args) => block_on(expire::run(&args, &config()?)),
+        Command::Timeline(args) => block_on(timeline::run(&args, &config()?)),
         Command::Demo(args) => block_on(demo::run(&args)),
         Command::Completions { shell } => {
             let mut script = Vec::new();

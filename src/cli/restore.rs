@@ -95,7 +95,7 @@ pub(super) async fn run(args: &RestoreArgs, archive: &Archive) -> Result<()> {
     let begun = Instant::now();
     let store = Store::open(archive)?;
     let log = Log::open(&store, args.system).await?;
-    let found = backups::backups(&store, log.system().system_id).await?;
+    let found = log.backups().await?;
     let named = |one: &backups::Unreadable| args.backup.as_ref() == Some(&one.name);
     let (wanted, others) = found.unreadable.into_iter().partition::<Vec<_>, _>(named);
     if let Some(backups::Unreadable { error, .. }) = wanted.into_iter().next() {

@@ -144,6 +144,12 @@ fn judge_postgres(state: (Activity, DateTime<Utc>), now: &Snapshot, health: &mut
         Some(_) if !is_resting(state.0) => {}
         _ => judge_state("postgres", (state.0, Some(state.1)), "no write-ahead log is received", health),
     }
+    // The server's disk fills meanwhile, and whoever looks at it asks why.
+    let own = now.slots.iter().find(|slot| now.trouble.is_some() && now.slot.as_ref() == Some(&slot.slot.name));
+    let kept = own.and_then(|slot| slot.slot.retained_bytes.map(|bytes| (&slot.slot.name, bytes)));
+    health.notes.extend(kept.map(|(slot, bytes)| {
+        format!("no write-ahead log is archived, and the replication slot {slot} keeps {bytes} bytes of it on the server's disk")
+    }));
     let lost = now.slots.iter().filter(|slot| slot.slot.is_lost());
     health.notes.extend(lost.map(|slot| format!("the replication slot {} is lost", slot.slot.name)));
     let near = now.slots.iter().filter(|slot| is_near_loss(slot));

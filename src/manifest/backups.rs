@@ -8,8 +8,9 @@
 //! ```
 //!
 //! The parts of an archive, put together, are one zstd stream: `cat base.tar.*.zst | zstd -d | tar -x` unpacks it. A
-//! folder without `backup.json` is no backup. A backup is of use once the chain holds the WAL from its start to its end.
+//! folder without `backup.json` is no backup, nor is one of which the chain does not know, once it knows of backups. A backup is of use once the chain holds the WAL from its start to its end.
 
+use std::collections::BTreeMap;
 use std::io::Read;
 
 use bytes::Bytes;
@@ -152,8 +153,12 @@ impl Part {
 pub struct Found {
     /// Those that can be read, by the time at which they were finished.
     pub sound: Vec<Backup>,
-    /// Those that cannot, or only by a newer version. They keep nobody from the others.
+    /// Those that cannot, or only by a newer version, and those that are not what was entered. They keep nobody from the others.
     pub unreadable: Vec<Unreadable>,
+    /// Those that the chain does not know of: a process was killed before it had entered them.
+    pub not_entered: Vec<String>,
+    /// Those that the chain knows of, and of which nothing is there.
+    pub missing: Vec<String>,
 }
 
 /// A base backup, the `backup.json` of which cannot be read.
@@ -185,24 +190,37 @@ impl Found {
     }
 }
 
-/// The base backups of a Postgres system. One that cannot be read takes away no other.
+/// The base backups of a Postgres system. One that cannot be read takes away no other. `entered` is what [`Chain::backups`] says:
+/// without it, all that are there count.
+///
+/// [`Chain::backups`]: super::Chain::backups
 ///
 /// # Errors
 /// Only those of a store that does not answer.
-pub async fn backups(store: &Store, system_id: u64) -> Result<Found> {
+pub async fn backups(store: &Store, system_id: u64, entered: Option<&BTreeMap<String, String>>) -> Result<Found> {
     let folders = store.list_folders(&layout::backups(system_id)).await?;
     let names: Vec<String> = folders.iter().filter_map(|folder| folder.filename().map(str::to_owned)).collect();
+    let knows = |name: &&String| entered.is_none_or(|entered| entered.contains_key(*name));
+    let mut found = Found::default();
+    for name in names.iter().filter(|name| !knows(name)) {
+        let is_there = store.size(&layout::backup_commit(system_id, name)).await?.is_some();
+        found.not_entered.extend(is_there.then(|| name.clone()));
+    }
+    let names: Vec<String> = names.iter().filter(knows).cloned().collect();
+    found.missing =
+        entered.into_iter().flat_map(BTreeMap::keys).filter(|name| !names.contains(name)).cloned().collect();
     let mut read = stream::iter(names)
         .map(|name| async move {
-            let read = read(store, system_id, &name).await;
+            let hash = entered.and_then(|entered| entered.get(&name));
+            let read = read(store, system_id, &name, hash.map(String::as_str)).await;
             let key = layout::backup_commit(system_id, &name).to_string();
             (name, key, read)
         })
         .buffered(READS_AT_ONCE);
-    let mut found = Found::default();
     while let Some((name, object, read)) = read.next().await {
         match read {
-            Ok(backup) => found.sound.extend(backup),
+            Ok(Some(backup)) => found.sound.push(backup),
+            Ok(None) => found.missing.extend(entered.map(|_| name)),
             Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::Unsupported) => {
                 found.unreadable.push(Unreadable { name, object, error });
             }
@@ -213,13 +231,21 @@ pub async fn backups(store: &Store, system_id: u64) -> Result<Found> {
     Ok(found)
 }
 
-/// One base backup; none if there is no such backup.
+/// One base backup; none if there is no such backup. With a hash, its `backup.json` must have that.
 ///
 /// # Errors
 /// [`Kind::Corrupt`] and [`Kind::Unsupported`] for one that cannot be read, and the store's errors.
-pub async fn read(store: &Store, system_id: u64, name: &str) -> Result<Option<Backup>> {
+pub async fn read(store: &Store, system_id: u64, name: &str, hash: Option<&str>) -> Result<Option<Backup>> {
     let key = layout::backup_commit(system_id, name);
     let Some(bytes) = store.get(&key).await? else { return Ok(None) };
+    let found = sha256(&bytes);
+    if let Some(hash) = hash.filter(|hash| **hash != found) {
+        let message =
+            format!("{key} is not the one that was entered: its sha256 is {found}, and the chain says {hash}");
+        return Err(Error::new(Kind::Corrupt, message).hint(
+            "restore the object from a copy of the archive or an older version of it; a restore from another base backup passes over it",
+        ));
+    }
     parse(&key, &bytes).and_then(|backup| belongs(&key, system_id, name, backup)).map(Some)
 }
 
@@ -269,12 +295,13 @@ pub async fn remove_parts(store: &Store, system_id: u64, name: &str) -> Result<(
     Ok(())
 }
 
-/// Makes a backup count, all objects of which are durable.
-pub async fn commit(store: &Store, backup: &Backup) -> Result<()> {
+/// Stores the `backup.json` of a backup, all other objects of which are durable; gives its hash, to be entered in the chain.
+pub async fn commit(store: &Store, backup: &Backup) -> Result<String> {
     let key = layout::backup_commit(backup.system.system_id, &backup.name);
     let json = serde_json::to_vec_pretty(backup).or_err(Kind::Internal, || format!("cannot write {key}"))?;
+    let hash = sha256(&json);
     match store.create(&key, json.into()).await? {
-        Created::Yes | Created::Same => Ok(()),
+        Created::Yes | Created::Same => Ok(hash),
         Created::Other(_) => Err(Error::new(Kind::Fenced, format!("{key} is there already, and is another backup's"))
             .hint("this backup counts for nothing; the next one has a name of its own")),
     }
@@ -292,7 +319,6 @@ pub async fn remove(store: &Store, backup: &Backup) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use crate::stream::FORMAT_VERSION;
-    use std::collections::BTreeMap;
     use std::path::PathBuf;
 
     use super::*;
@@ -371,7 +397,7 @@ mod tests {
     }
 
     async fn listed(store: &Store) -> Vec<Backup> {
-        let found = backups(store, 1).await.expect("a list");
+        let found = backups(store, 1, None).await.expect("a list");
         assert!(found.unreadable.is_empty() && found.error().is_none(), "{found:?}");
         found.sound
     }
@@ -395,7 +421,7 @@ mod tests {
         for (name, bytes) in bytes {
             store.put(&layout::backup_commit(1, name), bytes.to_vec().into()).await.expect("stored");
         }
-        let found = backups(&store, 1).await.expect("a list");
+        let found = backups(&store, 1, None).await.expect("a list");
         assert_eq!(found.sound, [sound]);
         let kinds: Vec<_> = found.unreadable.iter().map(|one| (one.name.as_str(), one.error.kind())).collect();
         let expected = [

@@ -6,7 +6,7 @@
 //! Before it creates an entry, it reads the one that the entry will link to: a bucket that was put back to an earlier
 //! state gets no entry above the hole.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 
@@ -16,8 +16,8 @@ use crate::error::{Error, Kind, Result};
 use crate::store::{Created, Store, layout};
 use crate::stream::invariants::{self, Checked};
 use crate::stream::{
-    Begin, Body, Change, Checkpoint, Close, FORMAT_VERSION, LastRecord, PageRef, PartitionRange, Progress, Snapshot,
-    StreamId, Totals, sha256,
+    Abandon, BackupRef, Begin, Body, Change, Checkpoint, Close, FORMAT_VERSION, LastRecord, PageRef, PartitionRange,
+    Progress, Snapshot, StreamId, Totals, sha256,
 };
 
 /// A stream's chain, known up to its head.
@@ -173,7 +173,7 @@ impl Chain {
                 let progress = Progress::from_snapshot(&snapshot);
                 (snapshot.begin, progress, snapshot.pages)
             }
-            Body::Append(_) | Body::Gap { .. } | Body::Merge(_) | Body::Expire(_) | Body::Close(_) => {
+            _ => {
                 return Err(Error::new(Kind::Internal, format!("{object} is no beginning of a chain")));
             }
         };
@@ -366,13 +366,15 @@ impl Chain {
                 position.end > range.start || (position.end < range.start && self.foreign.contains(&range.partition))
             })
         });
-        moved.map(|range| range.partition).collect()
+        // A timeline that was abandoned meanwhile is not the one that the change is of.
+        let stale = body.lives().filter(|(partition, life)| self.life(*partition) != *life);
+        moved.map(|range| range.partition).chain(stale.map(|(partition, _)| partition)).collect()
     }
 
     /// Tries to create the next entry, and follows it if that succeeds; false if another entry has the number.
     async fn create_next(&mut self, body: Body, writer: &str, now: DateTime<Utc>) -> Result<bool> {
         let checkpoint = Checkpoint {
-            format: FORMAT_VERSION,
+            format: body.format(),
             stream: self.stream.to_string(),
             number: self.number + 1,
             previous: Some(self.sha256.clone()),
@@ -404,6 +406,8 @@ impl Chain {
             pages,
             closed: self.closed().cloned(),
             last: self.progress.last_records().copied().collect(),
+            abandoned: self.progress.abandoned().to_vec(),
+            backups: self.progress.backups().map(|backups| backups.iter().map(backup_ref).collect()),
         };
         self.create_next(Body::Snapshot(snapshot), writer, now).await
     }
@@ -452,6 +456,22 @@ impl Chain {
         self.progress.last_record(partition)
     }
 
+    /// The timelines that were abandoned, in the order of their entries.
+    pub fn abandoned(&self) -> &[Abandon] {
+        self.progress.abandoned()
+    }
+
+    /// The hash of the `backup.json` of each base backup that counts, by name. None before the first one was entered: then all
+    /// that are there count.
+    pub fn backups(&self) -> Option<&BTreeMap<String, String>> {
+        self.progress.backups()
+    }
+
+    /// Which life of a timeline is archived now, from 0.
+    pub fn life(&self, partition: i32) -> u32 {
+        self.progress.life(partition)
+    }
+
     /// That the generation has ended, if it has.
     pub fn closed(&self) -> Option<&Close> {
         self.progress.closed()
@@ -489,6 +509,10 @@ impl Chain {
     pub fn totals(&self) -> &Totals {
         self.progress.totals()
     }
+}
+
+fn backup_ref((name, sha256): (&String, &String)) -> BackupRef {
+    BackupRef { name: name.clone(), sha256: sha256.clone() }
 }
 
 /// A snapshot's pages cover all entries before it and add up to what it says.

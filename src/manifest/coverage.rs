@@ -278,7 +278,7 @@ pub async fn load_all(store: &Store, folder: &Path) -> Result<Loaded> {
 }
 
 pub(super) fn decode(object: &Path, bytes: &[u8]) -> Result<Coverage> {
-    entry::check_format(object, bytes)?;
+    entry::check_format(object, bytes, FORMAT_VERSION)?;
     serde_json::from_slice(bytes).map_err(|error| {
         Error::new(Kind::Corrupt, format!("{object} cannot be read")).source(error).hint(
             "delete the object: nothing but claims of completeness is lost with it, and archivers make them again",

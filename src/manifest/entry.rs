@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::store::{Store, layout};
-use crate::stream::{Checkpoint, FORMAT_VERSION, StreamId, sha256};
+use crate::stream::{CHAIN_FORMAT, Checkpoint, StreamId, sha256};
 
 /// An entry that was read.
 #[derive(Debug)]
@@ -27,7 +27,7 @@ pub(super) fn encode(checkpoint: &Checkpoint) -> Result<Bytes> {
 
 /// Reads the bytes of entry `number`. It must say itself that it is that entry of that stream.
 pub(super) fn decode(stream: &StreamId, number: u64, object: Path, bytes: &[u8]) -> Result<Entry> {
-    check_format(&object, bytes)?;
+    check_format(&object, bytes, CHAIN_FORMAT)?;
     let checkpoint: Checkpoint = serde_json::from_slice(bytes).map_err(|error| not_readable(&object).source(error))?;
     if checkpoint.stream != stream.to_string() || checkpoint.number != number {
         let message = format!("{object} says that it is entry {} of {}", checkpoint.number, checkpoint.stream);
@@ -36,8 +36,8 @@ pub(super) fn decode(stream: &StreamId, number: u64, object: Path, bytes: &[u8])
     Ok(Entry { sha256: sha256(bytes), object, checkpoint })
 }
 
-/// Refuses a format that is newer than this program, before anything else of the bytes is believed.
-pub(super) fn check_format(object: &Path, bytes: &[u8]) -> Result<()> {
+/// Refuses a format that is newer than what this program knows, before anything else of the bytes is believed.
+pub(super) fn check_format(object: &Path, bytes: &[u8], newest: u32) -> Result<()> {
     #[derive(Deserialize)]
     struct Version {
         format: u32,
@@ -45,10 +45,10 @@ pub(super) fn check_format(object: &Path, bytes: &[u8]) -> Result<()> {
     let version: Version = serde_json::from_slice(bytes).map_err(|error| not_readable(object).source(error))?;
     match version.format {
         0 => Err(not_readable(object).source("there is no format 0")),
-        1..=FORMAT_VERSION => Ok(()),
+        known if known <= newest => Ok(()),
         newer => Err(Error::new(
             Kind::Unsupported,
-            format!("{object} is written in format {newer}, and this program reads up to format {FORMAT_VERSION}"),
+            format!("{object} is written in format {newer}, and this program reads up to format {newest}"),
         )
         .hint("a newer tidelog wrote to this archive: update this one")),
     }

@@ -11,24 +11,37 @@ use crate::store::{Store, layout};
 /// What is known.
 #[derive(Debug, Default)]
 pub struct Known {
-    /// By name: the size of `backup.json`, and what it says; none if it cannot be read.
-    read: BTreeMap<String, (u64, Option<Taken>)>,
+    /// By name: the size of `backup.json`, the hash that the chain has of it, and what it says; none if it cannot be read.
+    read: BTreeMap<String, (Seen, Option<Taken>)>,
 }
 
+/// Of what is known that it need not be read again.
+type Seen = (u64, Option<String>);
+
 impl Known {
-    /// Looks again.
+    /// Looks again. `entered` is what the chain says of backups.
     ///
     /// # Errors
     /// Only those of a store that does not answer; what was known before stays known.
-    pub async fn look(&mut self, store: &Store, system_id: u64) -> Result<()> {
+    pub async fn look(
+        &mut self,
+        store: &Store,
+        system_id: u64,
+        entered: Option<&BTreeMap<String, String>>,
+    ) -> Result<()> {
         let mut now = BTreeMap::new();
         for folder in store.list_folders(&layout::backups(system_id)).await? {
             let Some(name) = folder.filename().map(str::to_owned) else { continue };
+            let hash = entered.and_then(|entered| entered.get(&name)).cloned();
+            if entered.is_some() && hash.is_none() {
+                continue;
+            }
             let Some(size) = store.size(&layout::backup_commit(system_id, &name)).await? else { continue };
-            let known = self.read.get(&name).filter(|(known, taken)| *known == size && taken.is_some());
+            let seen = (size, hash);
+            let known = self.read.get(&name).filter(|(known, taken)| *known == seen && taken.is_some());
             let found = match known {
                 Some((_, taken)) => taken.clone(),
-                None => match backups::read(store, system_id, &name).await {
+                None => match backups::read(store, system_id, &name, seen.1.as_deref()).await {
                     Ok(backup) => backup.as_ref().map(Taken::of),
                     Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::Unsupported) => {
                         if !self.read.contains_key(&name) {
@@ -39,7 +52,7 @@ impl Known {
                     Err(error) => return Err(error),
                 },
             };
-            now.insert(name, (size, found));
+            now.insert(name, (seen, found));
         }
         self.read = now;
         Ok(())
@@ -101,7 +114,7 @@ mod tests {
             backups::commit(&store, &large(name)).await.expect("committed");
         }
         let mut known = Known::default();
-        known.look(&store, 7).await.expect("two");
+        known.look(&store, 7, None).await.expect("two");
         assert_eq!(known.taken(), [Taken::of(&large("a")), Taken::of(&large("b"))]);
         let kept: usize = known.read.keys().map(|name| name.len() + size_of::<Taken>() + 100).sum();
         assert!(kept < 1_000, "{kept} bytes");
@@ -109,16 +122,16 @@ mod tests {
         let commit = layout::backup_commit(7, "a");
         let size = store.size(&commit).await.expect("a size").expect("it is there");
         store.put(&commit, vec![b'x'; size as usize].into()).await.expect("stored");
-        known.look(&store, 7).await.expect("two");
+        known.look(&store, 7, None).await.expect("two");
         assert_eq!(known.taken().len(), 2);
         store.put(&commit, vec![b'x'; 9].into()).await.expect("stored");
-        known.look(&store, 7).await.expect("one");
+        known.look(&store, 7, None).await.expect("one");
         assert_eq!(known.taken(), [Taken::of(&large("b"))], "of another length: it is read, and cannot be");
         store.delete(&layout::backup_commit(7, "b")).await.expect("deleted");
-        known.look(&store, 7).await.expect("none");
+        known.look(&store, 7, None).await.expect("none");
         assert_eq!(known.taken(), []);
         backups::commit(&store, &large("c")).await.expect("committed");
-        known.look(&store, 7).await.expect("one");
+        known.look(&store, 7, None).await.expect("one");
         assert_eq!(known.taken(), [Taken::of(&large("c"))]);
     }
 }

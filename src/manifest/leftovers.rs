@@ -3,12 +3,15 @@
 //! ```text
 //!   parts, no backup.json                       begun, and under way or left behind   ─► removed a day after the last part
 //!   parts, removed.json, no backup.json         given up by retention                 ─► removed an hour after that
+//!   backup.json that no entry names             left behind before it was entered     ─► removed a day after the last part
 //!   backup.json                                 a backup                              ─► never touched here
 //! ```
 //!
 //! Ages are by the store's clock. A writer stores a part, or looks whether all are there, at least every
 //! [`WRITES_WITHIN`], or gives up by itself: so no backup under way is ever as old as [`LEFT_AFTER`]. In a folder only
 //! objects are removed that have the names of a backup's own.
+
+use std::collections::BTreeMap;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use object_store::ObjectMeta;
@@ -53,8 +56,7 @@ impl Leftover {
     }
 
     fn of(name: &str, objects: Vec<ObjectMeta>) -> Option<Self> {
-        let own: Vec<ObjectMeta> =
-            objects.into_iter().filter(|object| layout::is_backup_object(&object.location)).collect();
+        let own: Vec<ObjectMeta> = objects.into_iter().filter(|object| is_own(&object.location)).collect();
         let touched = own.iter().map(|object| object.last_modified).max()?;
         let mark = own.iter().find(|object| object.location.filename() == Some(layout::BACKUP_REMOVED));
         let given_up = mark.map(|mark| mark.last_modified);
@@ -66,12 +68,25 @@ impl Leftover {
     }
 }
 
-/// The folders without a `backup.json`, of a system.
-pub async fn leftovers(store: &Store, system_id: u64) -> Result<Vec<Leftover>> {
+fn is_own(key: &Path) -> bool {
+    layout::is_backup_object(key) || key.filename() == Some("backup.json")
+}
+
+/// The folders of a system without a `backup.json`, and those of backups that the chain does not know of, once it knows of any.
+pub async fn leftovers(
+    store: &Store,
+    system_id: u64,
+    entered: Option<&BTreeMap<String, String>>,
+) -> Result<Vec<Leftover>> {
     let mut found = Vec::new();
     for folder in store.list_folders(&layout::backups(system_id)).await? {
         let Some(name) = folder.filename() else { continue };
-        if store.size(&layout::backup_commit(system_id, name)).await?.is_none() {
+        let is_left = match entered {
+            Some(entered) if entered.contains_key(name) => false,
+            Some(_) => true,
+            None => store.size(&layout::backup_commit(system_id, name)).await?.is_none(),
+        };
+        if is_left {
             found.extend(Leftover::of(name, store.list(&folder).await?));
         }
     }
@@ -79,9 +94,14 @@ pub async fn leftovers(store: &Store, system_id: u64) -> Result<Vec<Leftover>> {
 }
 
 /// Removes what nobody can need any more; gives the number of objects.
-pub async fn sweep(store: &Store, system_id: u64, held: &Held, now: DateTime<Utc>) -> Result<u64> {
+pub async fn sweep(
+    store: &Store,
+    (system_id, entered): (u64, Option<&BTreeMap<String, String>>),
+    held: &Held,
+    now: DateTime<Utc>,
+) -> Result<u64> {
     let mut removed = 0;
-    for leftover in leftovers(store, system_id).await? {
+    for leftover in leftovers(store, system_id, entered).await? {
         if !leftover.is_over(now) || held.backup(&leftover.name) {
             continue;
         }
@@ -131,7 +151,7 @@ mod tests {
         put(&store, "given-up", layout::BACKUP_REMOVED).await;
         let (now, free) = (Utc::now(), Held::default());
         let second = TimeDelta::seconds(1);
-        let sweep = async |held: &Held, now| sweep(&store, 7, held, now).await.expect("swept");
+        let sweep = async |held: &Held, now| sweep(&store, (7, None), held, now).await.expect("swept");
         assert_eq!(sweep(&free, now + GIVEN_UP_AFTER - second * 60).await, 0, "the promised hour");
         let hold = Hold::new("r".into(), "a restore".into(), Lsn(0), Some("given-up".into()));
         let held = Held { holds: vec![hold], is_everything: false };
@@ -157,10 +177,10 @@ mod tests {
     async fn a_part_that_comes_makes_a_backup_young_again() {
         let store = Store::over(Arc::new(object_store::memory::InMemory::new()), "memory:///");
         put(&store, "slow", "base.tar.0000000.zst").await;
-        let first = leftovers(&store, 7).await.expect("one").remove(0);
+        let first = leftovers(&store, 7, None).await.expect("one").remove(0);
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         put(&store, "slow", "base.tar.0000001.zst").await;
-        let second = leftovers(&store, 7).await.expect("one").remove(0);
+        let second = leftovers(&store, 7, None).await.expect("one").remove(0);
         assert!(second.touched > first.touched && !second.is_over(first.touched + LEFT_AFTER));
         assert!(WRITES_WITHIN * 3 <= LEFT_AFTER, "a writer gives up long before");
     }

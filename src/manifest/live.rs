@@ -1,4 +1,4 @@
-//! Which segments of WAL are needed: those that no merge has replaced and no expiry has given up.
+//! Which segments of WAL are needed: those that no merge has replaced, no expiry has given up, and whose timeline was not abandoned.
 //!
 //! Entries flow in one by one. Before each, what it says of others can be held against them: that a merge replaces just
 //! what covers its range, and that an expiry retires just what lies before.
@@ -20,6 +20,9 @@ impl Live {
         if let Some(merge) = body.merge() {
             invariants::merge_replaces_its_range(merge, &self.covered(merge))?;
         }
+        if let Some(abandon) = body.abandon() {
+            invariants::abandon_adds_up(abandon, &Retired::of(self.of_timeline(abandon.partition)))?;
+        }
         body.expire().map_or(Ok(()), |expire| invariants::expire_adds_up(expire, &Retired::of(self.before(expire))))
     }
 
@@ -29,6 +32,9 @@ impl Live {
             for segment in self.covered(merge) {
                 segment.partitions.iter().for_each(|range| drop(self.segments.remove(&(range.partition, range.start))));
             }
+        }
+        if let Some(abandon) = body.abandon() {
+            self.segments.retain(|(partition, _), _| *partition != abandon.partition);
         }
         if let Some(expire) = body.expire() {
             let gone: Vec<SegmentRef> = self.before(expire).cloned().collect();
@@ -41,6 +47,11 @@ impl Live {
                 self.segments.insert((range.partition, range.start), segment.clone());
             }
         }
+    }
+
+    /// The segments of a timeline.
+    fn of_timeline(&self, partition: i32) -> impl Iterator<Item = &SegmentRef> {
+        self.segments.range((partition, i64::MIN)..=(partition, i64::MAX)).map(|(_, segment)| segment)
     }
 
     /// The segments that lie in the range of a merge.

@@ -16,6 +16,7 @@
 //! [`Chain::select`] answers which segments can matter for a range of time or offsets, [`Walk`] reads every entry and
 //! page for `verify`, [`coverage`] keeps what is known to be complete.
 
+pub mod abandon;
 pub mod backups;
 pub mod coverage;
 pub mod holds;
@@ -25,6 +26,7 @@ pub mod path;
 pub mod recoverable;
 
 mod chain;
+mod entered;
 mod entry;
 mod head;
 mod live;
@@ -40,7 +42,7 @@ use object_store::path::Path;
 pub use crate::stream::Change;
 pub use chain::{Chain, Outcome};
 pub use repair::{Repaired, repair};
-pub use select::{Selected, Selection};
+pub use select::{Obsolete, Selected, Selection};
 pub use walk::{Step, Walk};
 
 use crate::error::{Error, Kind, Result};

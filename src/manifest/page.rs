@@ -22,7 +22,8 @@ use crate::error::{Error, Kind, Result, ResultExt};
 use crate::store::{Created, Store, layout};
 use crate::stream::invariants::{Checked, SNAPSHOT_EVERY, page_lists_entries, page_lists_pages, totals_add_up};
 use crate::stream::{
-    Body, Expire, FORMAT_VERSION, Gap, Merge, PageRef, PartitionRange, SegmentRef, Span, StreamId, Totals, sha256,
+    Abandon, Body, CHAIN_FORMAT, Expire, FORMAT_VERSION, Gap, Merge, PageRef, PartitionRange, SegmentRef, Span,
+    StreamId, Totals, sha256,
 };
 
 /// zstd's default level: pages are written once every 64 commits and read often.
@@ -51,6 +52,9 @@ pub(super) struct Page {
     /// Level 0: what was given up.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) expires: Vec<Expire>,
+    /// Level 0: the timelines that were abandoned.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) abandons: Vec<Abandon>,
     /// Higher levels: the pages of the level below.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) pages: Vec<PageRef>,
@@ -92,7 +96,8 @@ fn full_level(pages: &[PageRef]) -> Option<u8> {
 }
 
 fn rolled(stream: &StreamId, page: Page) -> Result<Rolled> {
-    let page = Page { format: FORMAT_VERSION, stream: stream.to_string(), ..page };
+    let format = if page.abandons.is_empty() { FORMAT_VERSION } else { CHAIN_FORMAT };
+    let page = Page { format, stream: stream.to_string(), ..page };
     let what = || format!("cannot write the page of entries {}..={}", page.first, page.last);
     let json = serde_json::to_vec(&page).or_err(Kind::Internal, what)?;
     let bytes = zstd::bulk::compress(&json, ZSTD_LEVEL).or_err(Kind::Internal, what)?;
@@ -109,7 +114,8 @@ impl Page {
         let Some(entries) = entries else { return Ok(()) };
         let listed = Self::of_entries(self.first, entries);
         let same = (&self.segments, &self.empty, &self.gaps) == (&listed.segments, &listed.empty, &listed.gaps)
-            && (&self.merges, &self.expires) == (&listed.merges, &listed.expires);
+            && (&self.merges, &self.expires) == (&listed.merges, &listed.expires)
+            && self.abandons == listed.abandons;
         page_lists_entries(self.first, self.last, same)
     }
 
@@ -123,6 +129,7 @@ impl Page {
             gaps: entries.iter().flat_map(Body::gaps).cloned().collect(),
             merges: entries.iter().filter_map(Body::merge).cloned().collect(),
             expires: entries.iter().filter_map(Body::expire).cloned().collect(),
+            abandons: entries.iter().filter_map(Body::abandon).cloned().collect(),
             ..Self::default()
         }
     }
@@ -131,6 +138,7 @@ impl Page {
         let mut totals = Totals::of(&self.segments, &self.gaps);
         self.merges.iter().for_each(|merge| totals.add(&Totals::of_merge(merge)));
         self.expires.iter().for_each(|expire| totals.add(&Totals::of_expire(expire)));
+        self.abandons.iter().for_each(|abandon| totals.add(&Totals::of_abandon(abandon)));
         self.pages.iter().for_each(|page| totals.add(&page.totals));
         totals
     }
@@ -281,7 +289,7 @@ pub(super) fn decode(stream: &StreamId, reference: &PageRef, object: &Path, byte
             .hint("restore the object from a copy of the archive"));
     }
     let json = zstd::decode_all(bytes).or_err(Kind::Corrupt, || format!("{object} cannot be decompressed"))?;
-    entry::check_format(object, &json)?;
+    entry::check_format(object, &json, CHAIN_FORMAT)?;
     let page: Page = serde_json::from_slice(&json).or_err(Kind::Corrupt, || format!("{object} cannot be read"))?;
     let said = (reference.level, reference.first, reference.last);
     if page.stream != stream.to_string() || (page.level, page.first, page.last) != said {

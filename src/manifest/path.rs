@@ -58,6 +58,8 @@ pub struct Taken {
     pub finished: DateTime<Utc>,
     /// Whether the server found bad pages in it: it leads where nothing else does, and retention gives up no other for it.
     pub is_damaged: bool,
+    /// Whether it went with a timeline that was abandoned: it leads nowhere.
+    pub is_abandoned: bool,
 }
 
 /// A stretch of one timeline.
@@ -242,7 +244,7 @@ impl Facts {
 
     /// How far a backup leads along a way; none if it does not lie on it.
     pub fn reach(&self, way: &Way, index: usize) -> Option<Reach> {
-        let taken = self.backups.get(index)?;
+        let taken = self.backups.get(index).filter(|taken| !taken.is_abandoned)?;
         let last = way.0.len().checked_sub(1)?;
         let at = |timeline: u32, lsn: Lsn| {
             let found = way.0.iter().position(|stretch| stretch.timeline == timeline)?;
@@ -438,7 +440,9 @@ impl Facts {
     /// Whether a backup is of no use once what lies before these positions is given up.
     fn is_lost(&self, index: usize, before: &BTreeMap<u32, Lsn>) -> bool {
         let taken = &self.backups[index];
-        let Some(archived) = self.archived.get(&taken.timeline) else { return false };
+        // Those of abandoned timelines go by the time of that.
+        let archived = self.archived.get(&taken.timeline).filter(|_| !taken.is_abandoned);
+        let Some(archived) = archived else { return false };
         let begins = before.get(&taken.timeline).copied().unwrap_or(archived.start);
         self.file_of(taken.start) < begins || begins >= archived.end
     }

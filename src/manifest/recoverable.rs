@@ -21,7 +21,7 @@ use super::{Chain, Selection, coverage};
 use crate::error::Result;
 use crate::segment::wal::{MOST_BYTES, parse_history};
 use crate::store::{Store, layout};
-use crate::stream::{Gap, Lsn, PartitionRange, SegmentRef, StreamId};
+use crate::stream::{Abandon, Gap, Lsn, PartitionRange, SegmentRef, StreamId};
 
 /// Every moment from one to another to which the database can be recovered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +44,8 @@ pub async fn facts(store: &Store, chain: &Chain, backups: &[Backup]) -> Result<F
 }
 
 /// The same, where no more is known of the backups than this.
-pub async fn facts_with(store: &Store, chain: &Chain, backups: Vec<Taken>) -> Result<Facts> {
+pub async fn facts_with(store: &Store, chain: &Chain, mut backups: Vec<Taken>) -> Result<Facts> {
+    backups.iter_mut().for_each(|taken| taken.is_abandoned = chain.is_abandoned(&taken.name));
     let StreamId::Postgres { system_id } = chain.stream() else { return Ok(Facts::default()) };
     let mut facts = Facts {
         file: chain.begin_facts().system().map_or(MOST_BYTES, |system| u64::from(system.wal_segment_size)),
@@ -57,7 +58,10 @@ pub async fn facts_with(store: &Store, chain: &Chain, backups: Vec<Taken>) -> Re
     }
     facts.histories.insert(1, Vec::new());
     for object in store.list(&layout::histories(*system_id)).await? {
-        let Some(timeline) = layout::history_timeline(&object.location) else { continue };
+        let Some((timeline, life)) = layout::history_timeline(&object.location) else { continue };
+        if life != chain.life(timeline.cast_signed()) {
+            continue;
+        }
         let text = store.get(&object.location).await?;
         // A damaged one keeps its own timeline from being followed, and no other.
         let Some(history) = text.and_then(|text| parse_history(timeline, &text).ok()) else { continue };
@@ -80,6 +84,7 @@ impl Taken {
             end: backup.end,
             finished: backup.finished,
             is_damaged: !backup.damaged.is_empty(),
+            is_abandoned: false,
         }
     }
 }
@@ -88,7 +93,7 @@ impl Taken {
 /// due at once.
 pub async fn freshest(store: &Store, system_id: u64) -> Result<Option<DateTime<Utc>>> {
     let Some(chain) = Chain::open(store, &StreamId::Postgres { system_id }).await? else { return Ok(None) };
-    let facts = facts(store, &chain, &backups(store, system_id).await?.sound).await?;
+    let facts = facts(store, &chain, &backups(store, system_id, chain.backups()).await?.sound).await?;
     Ok(facts.freshest().map(|backup| backup.finished))
 }
 
@@ -255,14 +260,19 @@ pub struct Surplus {
 pub async fn surplus(store: &Store, chain: &Chain, horizon: DateTime<Utc>, held: &Held) -> Result<Surplus> {
     let StreamId::Postgres { system_id } = chain.stream() else { return Ok(Surplus::default()) };
     // What cannot be read stays: nobody knows who needs it.
-    let backups = backups(store, *system_id).await?.sound;
+    let backups = backups(store, *system_id, chain.backups()).await?.sound;
     let facts = Facts { held: held.from(), ..facts(store, chain, &backups).await? };
     let surplus = facts.surplus({
         let horizons = horizons(chain, &facts, horizon.timestamp_millis()).await?;
         move |way| horizons.get(&way.timeline()).copied()
     });
     let before = surplus.before.iter().map(|(timeline, before)| (timeline.cast_signed(), before.position()));
-    let given_up = surplus.backups.iter().filter_map(|index| backups.get(*index).cloned());
+    let long_abandoned = |backup: &&Backup| {
+        let ends = |abandon: &&Abandon| abandon.backups.contains(&backup.name);
+        chain.abandoned().iter().find(ends).is_some_and(|abandon| abandon.decided < horizon)
+    };
+    let given_up = surplus.backups.iter().filter_map(|index| backups.get(*index));
+    let given_up = given_up.chain(backups.iter().filter(long_abandoned)).cloned();
     let given_up = given_up.filter(|backup| !held.backup(&backup.name));
     Ok(Surplus { before: before.collect(), backups: given_up.collect() })
 }

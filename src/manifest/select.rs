@@ -12,7 +12,7 @@ use super::{Chain, READS_AT_ONCE};
 use crate::error::{Kind, Result, ResultExt};
 use crate::stream::invariants::{self, SNAPSHOT_EVERY};
 use crate::stream::{
-    Body, Expire, Expired, Gap, Merge, PageRef, PartitionRange, SegmentRef, Snapshot, Span, StreamId, Totals,
+    Abandon, Body, Expire, Expired, Gap, Merge, PageRef, PartitionRange, SegmentRef, Snapshot, Span, StreamId, Totals,
 };
 
 /// From how many snapshots on it is worth looking for those between which wanted offsets lie: below, opening all pages
@@ -81,6 +81,15 @@ impl Selection {
     }
 }
 
+/// Objects that are no longer needed, and since when.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Obsolete {
+    /// Those that a merge has replaced or an expiry has given up.
+    pub retired: BTreeMap<String, DateTime<Utc>>,
+    /// Those of timelines that were abandoned.
+    pub abandoned: BTreeMap<String, DateTime<Utc>>,
+}
+
 /// What the entries list that can matter, whatever became of it later.
 #[derive(Default)]
 struct Listed {
@@ -114,17 +123,18 @@ impl Chain {
             segments.retain(|segment| !replaced.contains(segment.object.as_str()));
             segments.sort_by_key(|segment| segment.partitions.first().map(|range| (range.partition, range.start)));
         }
-        segments.retain(|segment| segment.partitions.iter().any(|range| self.is_kept(range)));
-        gaps.retain(|gap| self.is_kept(&gap.range()));
+        segments
+            .retain(|segment| self.is_of_now(segment) && segment.partitions.iter().any(|range| self.is_kept(range)));
+        gaps.retain(|gap| self.life(gap.partition) == gap.life && self.is_kept(&gap.range()));
         Ok(Selected { segments, gaps })
     }
 
     /// The ranges of all segments that were ever archived and can matter, also of those that a merge has replaced or an expiry
-    /// has given up: the times of their commits stay true.
+    /// has given up: the times of their commits stay true. Those of an abandoned timeline are left out.
     pub async fn ranges(&self, selection: &Selection) -> Result<Vec<PartitionRange>> {
         let Listed { segments, merges, .. } = self.listed(selection).await?;
         let all = segments.iter().chain(merges.iter().map(|merge| &merge.segment));
-        Ok(all.flat_map(|segment| &segment.partitions).copied().collect())
+        Ok(all.filter(|segment| self.is_of_now(segment)).flat_map(|segment| &segment.partitions).copied().collect())
     }
 
     /// All gaps there ever were, also those of what an expiry has given up.
@@ -134,19 +144,25 @@ impl Chain {
         }
         // No record is that old, so no page is opened for its segments alone.
         let only_gaps = Selection { timestamps: Some(i64::MIN..i64::MIN + 1), partitions: None };
-        Ok(self.listed(&only_gaps).await?.gaps)
+        let mut gaps = self.listed(&only_gaps).await?.gaps;
+        gaps.retain(|gap| self.life(gap.partition) == gap.life);
+        Ok(gaps)
     }
 
-    /// Objects of the ranges `partitions` that are no longer needed, and since when.
-    pub async fn retired(&self, partitions: BTreeMap<i32, Range<i64>>) -> Result<BTreeMap<String, DateTime<Utc>>> {
+    /// Objects of the ranges `partitions` that are no longer needed, and since when: those that were merged or given up, and
+    /// those of timelines that were abandoned.
+    pub async fn retired(&self, partitions: BTreeMap<i32, Range<i64>>) -> Result<Obsolete> {
         let selection = Selection { timestamps: None, partitions: Some(partitions) };
         let Listed { segments, merges, expires, .. } = self.listed(&selection).await?;
-        let mut retired = BTreeMap::new();
+        let Obsolete { mut retired, mut abandoned } = Obsolete::default();
         for segment in segments.iter().chain(merges.iter().map(|merge| &merge.segment)) {
+            abandoned.extend(self.abandoned_by(segment).map(|decided| (segment.object.clone(), decided)));
             let given_up = expires.iter().find(|expire| {
                 let below = |range: &PartitionRange| {
-                    let covers =
-                        |expired: &Expired| expired.partition == range.partition && range.end <= expired.before;
+                    let covers = |expired: &Expired| {
+                        (expired.partition, expired.life) == (range.partition, segment.life)
+                            && range.end <= expired.before
+                    };
                     expire.ranges.iter().any(covers)
                 };
                 segment.partitions.iter().all(below)
@@ -156,7 +172,19 @@ impl Chain {
         for merge in &merges {
             retired.extend(merge.replaces.iter().map(|object| (object.clone(), merge.decided)));
         }
-        Ok(retired)
+        Ok(Obsolete { retired, abandoned })
+    }
+
+    /// Whether a segment is of the life of its timeline that is archived now.
+    fn is_of_now(&self, segment: &SegmentRef) -> bool {
+        segment.partitions.first().is_none_or(|range| self.life(range.partition) == segment.life)
+    }
+
+    /// When the timeline of a segment was abandoned, if it was.
+    fn abandoned_by(&self, segment: &SegmentRef) -> Option<DateTime<Utc>> {
+        let partition = segment.partitions.first()?.partition;
+        let ends = |abandon: &&Abandon| (abandon.partition, abandon.life) == (partition, segment.life);
+        self.abandoned().iter().find(ends).map(|abandon| abandon.decided)
     }
 
     /// Whether no expiry has given the whole range up.

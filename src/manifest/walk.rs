@@ -222,7 +222,7 @@ impl Known {
                 self.progress = Some(Progress::from_snapshot(snapshot));
                 self.tail = Some(Vec::new());
             }
-            body @ (Body::Append(_) | Body::Gap { .. } | Body::Merge(_) | Body::Expire(_) | Body::Close(_)) => {
+            body => {
                 match &mut self.live {
                     Some(live) if sound => live.take_in(body),
                     live => *live = None,

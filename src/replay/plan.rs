@@ -332,6 +332,7 @@ mod tests {
             largest_record: 50,
             partitions,
             last: Vec::new(),
+            life: 0,
         }
     }
 

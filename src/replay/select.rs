@@ -444,8 +444,14 @@ mod tests {
             max_timestamp: Some(0),
         };
         let time = |ms| chrono::DateTime::from_timestamp_millis(ms).expect("a time");
-        let lost =
-            Gap { partition: 1, start: 5, end: 9, reason: crate::stream::GapReason::BrokerRetention, found: time(0) };
+        let lost = Gap {
+            partition: 1,
+            start: 5,
+            end: 9,
+            reason: crate::stream::GapReason::BrokerRetention,
+            found: time(0),
+            life: 0,
+        };
         let old = Source {
             stream: TopicLife::new("main", "orders", 0),
             positions: vec![at(0), at(1)],

@@ -6,9 +6,9 @@ use std::ops::Range;
 use bytes::Bytes;
 
 use crate::error::{Error, Kind, Result};
-use crate::manifest::{self, Chain, Selected, Selection};
+use crate::manifest::{self, Chain, Selected, Selection, backups};
 use crate::segment::wal::{Switch, WalReader, check_pages, parse_history};
-use crate::store::{Store, layout};
+use crate::store::Store;
 use crate::stream::{Lsn, StreamId, System};
 
 /// The archived WAL of one Postgres system.
@@ -117,9 +117,15 @@ impl Log {
         &self.chain
     }
 
+    /// The base backups of the system.
+    pub async fn backups(&self) -> Result<backups::Found> {
+        backups::backups(&self.store, self.system.system_id, self.chain.backups()).await
+    }
+
     /// The history file of a timeline; none if it has none in the archive.
     pub async fn history(&self, timeline: u32) -> Result<Option<Bytes>> {
-        self.store.get(&layout::history(self.system.system_id, timeline)).await
+        let Some(key) = self.chain.history_key(timeline) else { return Ok(None) };
+        self.store.get(&key).await
     }
 
     /// The timelines that `timeline` comes from, oldest first.

@@ -8,6 +8,7 @@
 //! segments/kafka/cluster=…/topic=…/generation=…/date=YYYY-MM-DD/<HHMMSS>-<writer>-<n>.<parquet|avro>
 //! segments/postgres/system=<id>/timeline=<8 hex>/<start, 16 hex>-<end, 16 hex>-<writer>-<n>.wal.zst
 //! segments/postgres/system=<id>/history/<8 hex>.history                      where a timeline left its parent
+//! segments/postgres/system=<id>/history/<8 hex>-<life>.history               the same, after the timeline was abandoned
 //! coverage/kafka/<cluster>/<writer>.json                                     what an archiver knows to be complete
 //! coverage/postgres/<system id>/<writer>.json
 //! backups/postgres/system=<id>/<name>/…                                      base backups, see `restore`
@@ -116,9 +117,10 @@ pub fn wal_segment_range(key: &Path) -> Option<(u32, Range<u64>)> {
     Some((timeline, parts.next()??..parts.next()??))
 }
 
-/// The history of a timeline, as the server names the file.
-pub fn history(system_id: u64, timeline: u32) -> Path {
-    wal_segments(system_id).join("history").join(format!("{timeline:08X}.history"))
+/// The history of a timeline, as the server names the file; of a later life of it than the first with that one's number.
+pub fn history(system_id: u64, timeline: u32, life: u32) -> Path {
+    let life = if life == 0 { String::new() } else { format!("-{life}") };
+    wal_segments(system_id).join("history").join(format!("{timeline:08X}{life}.history"))
 }
 
 /// The folder of the timelines' histories.
@@ -126,9 +128,12 @@ pub fn histories(system_id: u64) -> Path {
     wal_segments(system_id).join("history")
 }
 
-/// The timeline of the history that `key` names; none if it names something else.
-pub fn history_timeline(key: &Path) -> Option<u32> {
-    u32::from_str_radix(key.filename()?.strip_suffix(".history").filter(|digits| digits.len() == 8)?, 16).ok()
+/// The timeline of the history that `key` names, and which life of it; none if it names something else.
+pub fn history_timeline(key: &Path) -> Option<(u32, u32)> {
+    let name = key.filename()?.strip_suffix(".history")?;
+    let (digits, life) = name.split_once('-').unwrap_or((name, "0"));
+    let timeline = u32::from_str_radix(Some(digits).filter(|digits| digits.len() == 8)?, 16).ok()?;
+    Some((timeline, life.parse().ok()?))
 }
 
 /// Whether `key` is the history of a timeline. No checkpoint names it.

@@ -6,13 +6,20 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-/// The version of every format that this program writes. A reader refuses a higher one.
+use super::abandon::{Abandon, is_first};
+use super::entered::{BackupRef, Entered};
+
+/// The version of every format that this program writes where nothing newer is said. A reader refuses a higher one.
 pub const FORMAT_VERSION: u32 = 1;
+
+/// The newest version of the entries of a chain: 2 knows of timelines that were abandoned, and of base
+/// backups.
+pub const CHAIN_FORMAT: u32 = 2;
 
 /// One object of a chain: an entry with its number, its link to the entry before and its writer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Checkpoint {
-    /// The version of the format, [`FORMAT_VERSION`].
+    /// The version of the format, [`Body::format`].
     pub format: u32,
     /// The stream that the chain belongs to, as [`crate::stream::StreamId`] is written.
     pub stream: String,
@@ -46,6 +53,10 @@ pub enum Body {
     Merge(Merge),
     /// What lies before some positions is given up; the beginnings of their partitions move.
     Expire(Expire),
+    /// A timeline was archived by mistake: what is archived of it leads nowhere any more.
+    Abandon(Abandon),
+    /// Base backups count from now on, or no longer.
+    Backups(Entered),
     /// The topic goes on in another generation; no position of this one moves forward any more.
     Close(Close),
     /// Everything before, summed up, so that a reader need not go further back.
@@ -105,6 +116,9 @@ pub struct Expired {
     pub from: i64,
     /// Where it begins from now on.
     pub before: i64,
+    /// Which life of the timeline is meant.
+    #[serde(default, skip_serializing_if = "is_first")]
+    pub life: u32,
 }
 
 /// What objects add up to that are no longer needed.
@@ -187,6 +201,8 @@ impl Body {
             Self::Gap { .. } => "gap",
             Self::Merge(_) => "merge",
             Self::Expire(_) => "expire",
+            Self::Abandon(_) => "abandon",
+            Self::Backups(_) => "backups",
             Self::Close(_) => "close",
             Self::Snapshot(_) => "snapshot",
         }
@@ -197,7 +213,7 @@ impl Body {
         match self {
             Self::Begin(begin) => Some(begin),
             Self::Snapshot(snapshot) => Some(&snapshot.begin),
-            Self::Append(_) | Self::Gap { .. } | Self::Merge(_) | Self::Expire(_) | Self::Close(_) => None,
+            _ => None,
         }
     }
 
@@ -425,6 +441,9 @@ pub struct SegmentRef {
     /// The last record of each partition whose leader's epoch is known (KIP-320).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub last: Vec<LastRecord>,
+    /// Which life of its timeline it belongs to, of WAL.
+    #[serde(default, skip_serializing_if = "is_first")]
+    pub life: u32,
 }
 
 /// The last record of a partition and the epoch of the leader that appended it. No two logs have different records of the same
@@ -488,6 +507,9 @@ pub struct Gap {
     pub reason: GapReason,
     /// When it was found.
     pub found: DateTime<Utc>,
+    /// Which life of its timeline it belongs to, of WAL.
+    #[serde(default, skip_serializing_if = "is_first")]
+    pub life: u32,
 }
 
 impl Gap {
@@ -572,6 +594,12 @@ pub struct Snapshot {
     /// The last archived record of each partition of which the leader's epoch is known and nothing was lost behind it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub last: Vec<LastRecord>,
+    /// The timelines that were abandoned, in the order of their entries.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub abandoned: Vec<Abandon>,
+    /// The base backups that count; none before the first one was entered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backups: Option<Vec<BackupRef>>,
 }
 
 /// A page of a snapshot: an immutable object that lists entries (level 0) or pages of the level below.

@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use super::{
-    Begin, Body, Close, Expire, Expired, Format, Gap, Merge, PageRef, PartitionRange, Progress, Retired, SegmentRef,
-    Snapshot, StreamId, Totals,
+    Abandon, Begin, Body, Close, Entered, Expire, Expired, Format, Gap, Merge, PageRef, PartitionRange, Progress,
+    Retired, SegmentRef, Snapshot, StreamId, Totals,
 };
 use crate::error::{Error, Kind};
 
@@ -131,8 +131,9 @@ pub fn empty_has_no_records(range: &PartitionRange) -> Checked {
 /// An entry that moves partitions moves at least one.
 pub fn moves_something(body: &Body) -> Checked {
     let moves = match body {
-        Body::Begin(_) | Body::Snapshot(_) | Body::Merge(_) | Body::Close(_) => true,
+        Body::Begin(_) | Body::Snapshot(_) | Body::Merge(_) | Body::Abandon(_) | Body::Close(_) => true,
         Body::Expire(expire) => !expire.ranges.is_empty(),
+        Body::Backups(entered) => !(entered.added.is_empty() && entered.removed.is_empty()),
         Body::Append(change) => !(change.segments.is_empty() && change.empty.is_empty()),
         Body::Gap { gaps } => !gaps.is_empty(),
     };
@@ -151,6 +152,9 @@ pub fn body_is_sound(body: &Body) -> Checked {
     for range in body.empty() {
         range_is_sound(range)?;
         empty_has_no_records(range)?;
+    }
+    for backup in body.entered().into_iter().flat_map(|entered| &entered.added) {
+        hash_is_hex(&backup.name, &backup.sha256)?;
     }
     body.merge().map_or(Ok(()), merge_is_sound)?;
     body.expire().map_or(Ok(()), expires_partition_once)?;
@@ -207,6 +211,38 @@ pub fn merge_within_position(progress: &Progress, merge: &Merge) -> Checked {
         holds("merge_within_position", within, || {
             format!("{}: [{}, {}) is not what is archived", merge.segment.object, range.start, range.end)
         })
+    })
+}
+
+/// Whatever an entry says of a timeline, it says of the life of it that is archived now: a writer that has not heard that it
+/// was abandoned adds nothing to the next one.
+pub fn lives_are_current(progress: &Progress, body: &Body) -> Checked {
+    let odd = body.lives().find(|(partition, life)| progress.life(*partition) != *life);
+    holds("lives_are_current", odd.is_none(), || format!("{odd:?} is no timeline and life of it that is archived now"))
+}
+
+/// What is abandoned is all that is archived of the timeline.
+pub fn abandons_position(progress: &Progress, abandon: &Abandon) -> Checked {
+    let position = progress.position(abandon.partition);
+    let said = (abandon.start, abandon.end);
+    let ok = position.map_or(abandon.start == abandon.end, |at| said == (at.start, at.end));
+    holds("abandons_position", ok, || format!("{said:?} is not what is archived, {position:?}"))
+}
+
+/// A base backup is entered once, and given up once.
+pub fn backups_fit(progress: &Progress, entered: &Entered) -> Checked {
+    let known = |name: &String| progress.backups().is_some_and(|known| known.contains_key(name));
+    let mut seen = BTreeSet::new();
+    let added = entered.added.iter().map(|backup| &backup.name);
+    let odd = added.clone().find(|name| known(name)).or_else(|| entered.removed.iter().find(|name| !known(name)));
+    let odd = odd.or_else(|| added.chain(&entered.removed).find(|name| !seen.insert(*name)));
+    holds("backups_fit", odd.is_none(), || format!("the base backup {odd:?} is named again, or is none that counts"))
+}
+
+/// What an abandoned timeline retires are its segments.
+pub fn abandon_adds_up(abandon: &Abandon, retired: &Retired) -> Checked {
+    holds("abandon_adds_up", abandon.retired == *retired, || {
+        format!("{:?} is said to be abandoned, {retired:?} is what the timeline has", abandon.retired)
     })
 }
 
@@ -304,7 +340,11 @@ pub fn begin_fits_stream(stream: &StreamId, begin: &Begin) -> Checked {
 pub fn body_fits_stream(stream: &StreamId, body: &Body) -> Checked {
     let wal = matches!(stream, StreamId::Postgres { .. });
     let odd = body.segments().iter().find(|segment| wal != (segment.format == Format::Wal));
-    let own = if wal { body.close().is_none() } else { body.merge().is_none() };
+    let own = if wal {
+        body.close().is_none()
+    } else {
+        body.merge().is_none() && body.abandon().is_none() && body.entered().is_none()
+    };
     holds("body_fits_stream", odd.is_none() && own, || match odd {
         Some(odd) => format!("{}: a segment of the format {:?} does not belong here", odd.object, odd.format.name()),
         None => format!("{stream} has no entry of the kind {:?}", body.kind()),

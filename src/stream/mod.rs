@@ -4,7 +4,9 @@
 //! `[start, end)`, and counts positions, not records: control records, aborted transactions and compacted records lie
 //! inside a range without a row, and of a log only commits and aborts are counted as records.
 
+mod abandon;
 mod checkpoint;
+mod entered;
 pub mod invariants;
 mod lsn;
 mod progress;
@@ -12,10 +14,12 @@ mod progress;
 use std::fmt;
 use std::str::FromStr;
 
+pub use abandon::Abandon;
 pub use checkpoint::{
-    Begin, Body, Change, Checkpoint, Close, Cut, Expire, Expired, FORMAT_VERSION, Format, Gap, GapReason, LastRecord,
-    Merge, PageRef, PartitionRange, Retired, SegmentRef, Snapshot, Span, System, Totals, sha256,
+    Begin, Body, CHAIN_FORMAT, Change, Checkpoint, Close, Cut, Expire, Expired, FORMAT_VERSION, Format, Gap, GapReason,
+    LastRecord, Merge, PageRef, PartitionRange, Retired, SegmentRef, Snapshot, Span, System, Totals, sha256,
 };
+pub use entered::{BackupRef, Entered};
 pub use lsn::Lsn;
 pub use progress::Progress;
 

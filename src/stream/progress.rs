@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use super::invariants::{self, Violation};
-use super::{Body, Close, LastRecord, PartitionRange, Snapshot, Totals};
+use super::{Abandon, BackupRef, Body, Close, LastRecord, PartitionRange, Snapshot, Totals};
 
 /// The sum of a chain's entries up to one of them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -16,6 +16,9 @@ pub struct Progress {
     totals: Totals,
     closed: Option<Close>,
     last: BTreeMap<i32, LastRecord>,
+    abandoned: Vec<Abandon>,
+    /// The hash of each base backup that counts, by name; none before the first one was entered.
+    backups: Option<BTreeMap<String, String>>,
 }
 
 impl Progress {
@@ -23,7 +26,9 @@ impl Progress {
     pub fn from_snapshot(snapshot: &Snapshot) -> Self {
         let positions = snapshot.positions.iter().map(|range| (range.partition, *range)).collect();
         let last = snapshot.last.iter().map(|last| (last.partition, *last)).collect();
-        Self { positions, totals: snapshot.totals, closed: snapshot.closed.clone(), last }
+        let abandoned = snapshot.abandoned.clone();
+        let backups = snapshot.backups.as_ref().map(|listed| listed.iter().map(hashed).collect());
+        Self { positions, totals: snapshot.totals, closed: snapshot.closed.clone(), last, abandoned, backups }
     }
 
     /// What is archived of `partition`: from its first offset to the next one to read.
@@ -54,12 +59,30 @@ impl Progress {
     /// Whether the sum that a snapshot wrote down is this one. A writer that knows no leader epochs writes none.
     pub fn is_written_as(&self, written: &Self) -> bool {
         (&self.positions, &self.totals, &self.closed) == (&written.positions, &written.totals, &written.closed)
+            && (&self.abandoned, &self.backups) == (&written.abandoned, &written.backups)
             && (written.last.is_empty() || self.last == written.last)
     }
 
     /// That the generation has ended, if it has.
     pub fn closed(&self) -> Option<&Close> {
         self.closed.as_ref()
+    }
+
+    /// The timelines that were abandoned, in the order of their entries.
+    pub fn abandoned(&self) -> &[Abandon] {
+        &self.abandoned
+    }
+
+    /// The hash of the `backup.json` of each base backup that counts, by name. None before the first one was entered: then all
+    /// that are there count.
+    pub fn backups(&self) -> Option<&BTreeMap<String, String>> {
+        self.backups.as_ref()
+    }
+
+    /// Which life of a timeline is archived now, from 0.
+    pub fn life(&self, partition: i32) -> u32 {
+        let before = self.abandoned.iter().filter(|abandon| abandon.partition == partition);
+        before.map(|abandon| abandon.life.saturating_add(1)).max().unwrap_or(0)
     }
 
     /// Whether `body` may follow: its ranges are sound, and each starts where its partition ended.
@@ -69,6 +92,9 @@ impl Progress {
     pub fn accepts(&self, body: &Body) -> Result<(), Violation> {
         invariants::body_is_sound(body)?;
         invariants::nothing_moves_after_close(self, body)?;
+        invariants::lives_are_current(self, body)?;
+        body.abandon().map_or(Ok(()), |abandon| invariants::abandons_position(self, abandon))?;
+        body.entered().map_or(Ok(()), |entered| invariants::backups_fit(self, entered))?;
         body.close().map_or(Ok(()), |close| invariants::cuts_within_position(self, close))?;
         if let Some(merge) = body.merge() {
             invariants::merge_within_position(self, merge)?;
@@ -108,13 +134,27 @@ impl Progress {
                 position.start = expired.before;
             }
         }
+        if let Some(abandon) = body.abandon() {
+            self.positions.remove(&abandon.partition);
+            self.abandoned.push(abandon.clone());
+        }
+        if let Some(entered) = body.entered() {
+            let backups = self.backups.get_or_insert_default();
+            entered.removed.iter().for_each(|name| drop(backups.remove(name)));
+            backups.extend(entered.added.iter().map(hashed));
+        }
         if let Some(close) = body.close() {
             self.closed = Some(close.clone());
         }
         self.totals.add(&Totals::of(body.segments(), body.gaps()));
         body.merge().into_iter().for_each(|merge| self.totals.add(&Totals::of_merge(merge)));
         body.expire().into_iter().for_each(|expire| self.totals.add(&Totals::of_expire(expire)));
+        body.abandon().into_iter().for_each(|abandon| self.totals.add(&Totals::of_abandon(abandon)));
     }
+}
+
+fn hashed(backup: &BackupRef) -> (String, String) {
+    (backup.name.clone(), backup.sha256.clone())
 }
 
 impl PartitionRange {
@@ -154,6 +194,11 @@ impl Totals {
     /// What an expiry adds: that segments are retired.
     pub fn of_expire(expire: &super::Expire) -> Self {
         Self { retired: expire.retired, ..Self::default() }
+    }
+
+    /// What the end of a timeline's life adds: that its segments are retired.
+    pub fn of_abandon(abandon: &Abandon) -> Self {
+        Self { retired: abandon.retired, ..Self::default() }
     }
 
     /// What is there now: the sums without what is retired. Gaps and timestamps stay.

@@ -223,7 +223,7 @@ impl Work<'_> {
         let segments = match body {
             Body::Append(change) => change.segments,
             Body::Merge(merge) => vec![merge.segment],
-            Body::Begin(_) | Body::Gap { .. } | Body::Expire(_) | Body::Close(_) | Body::Snapshot(_) => Vec::new(),
+            _ => Vec::new(),
         };
         for segment in segments {
             self.segment(stream, number, segment).await?;
@@ -234,10 +234,17 @@ impl Work<'_> {
     /// The parts of base backups: they are there, and their bytes are those that were written. `deep` looks at every
     /// file within, by the server's manifest.
     async fn backups(&mut self, stream: &StreamId, system_id: u64) -> Result<()> {
-        let found = backups(self.store, system_id).await?;
-        for leftover in leftovers(self.store, system_id).await? {
+        let entered = self.retired.backups.clone();
+        let found = backups(self.store, system_id, entered.as_ref()).await?;
+        for leftover in leftovers(self.store, system_id, entered.as_ref()).await? {
             self.report.leftovers += 1;
             self.report.leftover_bytes += leftover.bytes;
+        }
+        for name in found.missing {
+            let object = layout::backup_commit(system_id, &name).to_string();
+            let detail = "the object does not exist, and the chain has the base backup".to_owned();
+            let (stream, kind) = (stream.clone(), DamageKind::Missing);
+            self.report.errors.push(Damage { stream, object, kind, detail, ranges: Vec::new() });
         }
         for Unreadable { object, error, .. } in found.unreadable {
             let (stream, kind, detail) = (stream.clone(), DamageKind::Unreadable, error.to_string());
@@ -550,6 +557,7 @@ mod tests {
                 max_timestamp,
             }],
             last: Vec::new(),
+            life: 0,
         }
     }
 

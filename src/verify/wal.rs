@@ -17,8 +17,12 @@ use crate::stream::{Body, Lsn, SegmentRef, StreamId, System};
 #[derive(Debug, Default)]
 pub(super) struct Retired {
     replaced: HashSet<String>,
-    /// Below these positions nothing is needed.
-    floors: BTreeMap<i32, i64>,
+    /// Below these positions of a timeline, in that life of it, nothing is needed.
+    floors: BTreeMap<(i32, u32), i64>,
+    /// The timelines that were abandoned, and which life of each.
+    abandoned: HashSet<(i32, u32)>,
+    /// The base backups that count, as far as the chain can be read; none where it never said.
+    pub(super) backups: Option<BTreeMap<String, String>>,
     /// The facts of the system.
     pub(super) system: Option<System>,
 }
@@ -30,11 +34,25 @@ impl Retired {
         let mut walk = Walk::new(store, stream).await?;
         while let Some(step) = walk.next().await? {
             let Step::Entry { checkpoint, .. } = step else { continue };
+            if let Body::Snapshot(snapshot) = &checkpoint.body
+                && let Some(backups) = &snapshot.backups
+            {
+                let hashed = backups.iter().map(|backup| (backup.name.clone(), backup.sha256.clone()));
+                retired.backups = Some(hashed.collect());
+            }
             match checkpoint.body {
                 Body::Merge(merge) => retired.replaced.extend(merge.replaces),
                 Body::Expire(expire) => {
-                    retired.floors.extend(expire.ranges.iter().map(|expired| (expired.partition, expired.before)));
+                    retired.floors.extend(
+                        expire.ranges.iter().map(|expired| ((expired.partition, expired.life), expired.before)),
+                    );
                 }
+                Body::Backups(entered) => {
+                    let backups = retired.backups.get_or_insert_default();
+                    entered.removed.iter().for_each(|name| drop(backups.remove(name)));
+                    backups.extend(entered.added.into_iter().map(|backup| (backup.name, backup.sha256)));
+                }
+                Body::Abandon(abandon) => drop(retired.abandoned.insert((abandon.partition, abandon.life))),
                 body => retired.system = body.begin().and_then(|begin| begin.system().copied()).or(retired.system),
             }
         }
@@ -44,7 +62,8 @@ impl Retired {
     /// Whether a segment is no longer needed, so that its object may be gone.
     pub(super) fn has(&self, segment: &SegmentRef) -> bool {
         let below = |range: &crate::stream::PartitionRange| {
-            self.floors.get(&range.partition).is_some_and(|floor| range.end <= *floor)
+            let timeline = (range.partition, segment.life);
+            self.abandoned.contains(&timeline) || self.floors.get(&timeline).is_some_and(|floor| range.end <= *floor)
         };
         self.replaced.contains(&segment.object) || segment.partitions.iter().all(below)
     }
@@ -73,7 +92,7 @@ fn contradiction(detail: String) -> Finding {
 pub(super) async fn damaged_histories(store: &Store, system_id: u64) -> Result<Vec<(String, crate::error::Error)>> {
     let mut damaged = Vec::new();
     for object in store.list(&layout::histories(system_id)).await? {
-        let Some(timeline) = layout::history_timeline(&object.location) else { continue };
+        let Some((timeline, _)) = layout::history_timeline(&object.location) else { continue };
         let text = store.get(&object.location).await?;
         let error = text.and_then(|text| parse_history(timeline, &text).err());
         damaged.extend(error.map(|error| (object.location.to_string(), error)));
@@ -85,17 +104,17 @@ pub(super) async fn damaged_histories(store: &Store, system_id: u64) -> Result<V
 pub(super) async fn walk(system: System, mut checks: Vec<Check>) -> Result<Vec<Damage>> {
     checks.sort_by_key(|check| check.segment.partitions.first().map(|range| (range.partition, range.start)));
     let mut damages = Vec::new();
-    let mut walker: Option<(i32, Walker)> = None;
+    let mut walker: Option<((i32, u32), Walker)> = None;
     for check in &checks {
         let Some(range) = check.segment.partitions.first() else { continue };
-        let continued = walker
-            .take()
-            .filter(|(timeline, walker)| (*timeline, walker.position().position()) == (range.partition, range.start));
+        let of = (range.partition, check.segment.life);
+        let continued =
+            walker.take().filter(|(timeline, walker)| (*timeline, walker.position().position()) == (of, range.start));
         let mut current = match continued {
             Some((_, walker)) => walker,
             None => {
                 let timeline = range.partition.cast_unsigned();
-                let switch = switch_of(&check.store, system.system_id, timeline).await?;
+                let switch = switch_of(&check.store, system.system_id, (timeline, check.segment.life)).await?;
                 match Walker::new(system, timeline, Lsn::at(range.start), switch) {
                     Ok(walker) => walker,
                     Err(error) => {
@@ -114,7 +133,7 @@ pub(super) async fn walk(system: System, mut checks: Vec<Check>) -> Result<Vec<D
                         .filter(|_| whole)
                         .map(|detail| check.damage(DamageKind::Contradiction, detail)),
                 );
-                walker = Some((range.partition, current));
+                walker = Some((of, current));
             }
             Err(Finding::Damage(kind, detail)) => damages.push(check.damage(kind, detail)),
             Err(Finding::Trouble(error)) => return Err(error),
@@ -124,11 +143,11 @@ pub(super) async fn walk(system: System, mut checks: Vec<Check>) -> Result<Vec<D
 }
 
 /// Where a timeline left its parent; a history that is missing or damaged takes a part of the check away, no more.
-async fn switch_of(store: &Store, system_id: u64, timeline: u32) -> Result<Lsn> {
+async fn switch_of(store: &Store, system_id: u64, (timeline, life): (u32, u32)) -> Result<Lsn> {
     if timeline == 1 {
         return Ok(Lsn(0));
     }
-    let text = store.get(&layout::history(system_id, timeline)).await?;
+    let text = store.get(&layout::history(system_id, timeline, life)).await?;
     let switches = text.and_then(|text| parse_history(timeline, &text).ok());
     Ok(switches.and_then(|switches| Some(switches.last()?.at)).unwrap_or(Lsn(u64::MAX)))
 }

@@ -16,7 +16,7 @@ use crate::manifest::coverage::{self, Coverage};
 use crate::manifest::recoverable::{self, Window, windows};
 use crate::manifest::{self, Chain};
 use crate::store::{Store, layout};
-use crate::stream::{Gap, StreamId, TopicLife};
+use crate::stream::{Abandon, Gap, StreamId, TopicLife};
 use crate::time;
 
 /// Lists the streams of the archive, their ranges, coverage and gaps.
@@ -71,6 +71,9 @@ struct Row {
     ended: bool,
     gaps: Vec<GapRow>,
     partitions: Vec<PartitionRow>,
+    /// Timelines that were abandoned, and whose objects may be there for a while.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    abandoned: Vec<AbandonedRow>,
     #[serde(skip)]
     through: Option<DateTime<Utc>>,
     #[serde(skip)]
@@ -87,6 +90,15 @@ struct GapRow {
     lost: u64,
     #[serde(skip)]
     words: &'static str,
+}
+
+#[derive(Debug, Serialize)]
+struct AbandonedRow {
+    partition: i32,
+    start: Place,
+    end: Place,
+    backups: Vec<String>,
+    decided: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -149,7 +161,7 @@ async fn look(
     let Some(chain) = Chain::open(store, stream).await? else { return Ok(None) };
     let row = row(stream, &chain, claims, Utc::now()).await?;
     let StreamId::Postgres { system_id } = stream else { return Ok(Some((row, None, None))) };
-    let found = backups(store, *system_id).await?;
+    let found = backups(store, *system_id, chain.backups()).await?;
     let facts = recoverable::facts(store, &chain, &found.sound).await?;
     let recoverable = |window: Window| Recoverable {
         stream: stream.to_string(),
@@ -216,9 +228,20 @@ async fn row(stream: &StreamId, chain: &Chain, claims: &[Coverage], now: DateTim
         ended: false,
         gaps: if totals.gaps > 0 { gaps(stream, chain).await? } else { Vec::new() },
         partitions,
+        abandoned: chain.abandoned().iter().map(|abandon| abandoned(stream, abandon)).collect(),
         through,
         first,
     })
+}
+
+fn abandoned(stream: &StreamId, abandon: &Abandon) -> AbandonedRow {
+    AbandonedRow {
+        partition: abandon.partition,
+        start: Place::of(stream, abandon.start),
+        end: Place::of(stream, abandon.end),
+        backups: abandon.backups.clone(),
+        decided: time::utc(abandon.decided),
+    }
 }
 
 async fn gaps(stream: &StreamId, chain: &Chain) -> Result<Vec<GapRow>> {
@@ -328,6 +351,7 @@ mod tests {
             ended: false,
             gaps,
             partitions: vec![partition],
+            abandoned: Vec::new(),
             through: DateTime::from_timestamp_millis(1_795_334_710_000),
             first: Some(1_794_729_601_000),
         }

@@ -82,12 +82,12 @@ pub(super) async fn run(args: &RestoreArgs, archive: &Archive) -> Result<()> {
         if args.system.is_none_or(|wanted| wanted == system_id)
             && let Some(chain) = Chain::open(&store, &stream).await?
         {
-            let found = backups(&store, system_id).await?;
+            let found = backups(&store, system_id, chain.backups()).await?;
             rows.extend(rows_of(&store, &chain, &found.sound).await?);
             unreadable.extend(found.unreadable);
         }
     }
-    let found = Found { sound: Vec::new(), unreadable };
+    let found = Found { unreadable, ..Found::default() };
     let text = if args.json {
         let listing = Listing { backups: rows, errors: found.unreadable.iter().map(passed).collect() };
         let text = serde_json::to_string(&listing).or_err(Kind::Internal, || "cannot write the list".to_owned())?;

@@ -33,6 +33,8 @@ fn checkpoints() -> Vec<Checkpoint> {
         pages: vec![page_ref("the page", 0)],
         closed: None,
         last: Vec::new(),
+        abandoned: Vec::new(),
+        backups: None,
     };
     let bodies = [
         (0, Body::Begin(begin_of("4fDdTkB8RFqHyhpVGkEXjg"))),
@@ -149,7 +151,7 @@ fn checkpoints_of_wal() -> Vec<Checkpoint> {
         decided: at(2),
     };
     let expire = Expire {
-        ranges: vec![Expired { partition: 1, from: 16_777_216, before: 33_554_432 }],
+        ranges: vec![Expired { partition: 1, from: 16_777_216, before: 33_554_432, life: 0 }],
         retired: Retired::of([&merge.segment]),
         decided: at(3),
     };
@@ -240,7 +242,7 @@ fn keys_are_as_the_format_says() {
         (layout::entry(&orders(), 412), "manifest/kafka/main/orders.0/00000000000000000412.json"),
         (layout::page(&orders(), "9b1c"), "manifest/kafka/main/orders.0/pages/9b1c.json.zst"),
         (layout::coverage(&layout::coverages(&orders()), "a41c2b9d"), "coverage/kafka/main/a41c2b9d.json"),
-        (layout::history(7, 3), "segments/postgres/system=7/history/00000003.history"),
+        (layout::history(7, 3, 0), "segments/postgres/system=7/history/00000003.history"),
         (
             layout::wal_segment(7, 1, 0x1600_0000..0x0016_B374_D848, "a41c2b9d", 7),
             "segments/postgres/system=7/timeline=00000001/0000000016000000-00000016B374D848-a41c2b9d-7.wal.zst",
@@ -253,7 +255,7 @@ fn keys_are_as_the_format_says() {
     }
     let wal = layout::wal_segment(7, 0xAB, 5..0x0016_B374_D848, "a41c-m", 7);
     assert_eq!(layout::wal_segment_range(&wal), Some((0xAB, 5..0x0016_B374_D848)));
-    assert_eq!(layout::wal_segment_range(&layout::history(7, 3)), None);
+    assert_eq!(layout::wal_segment_range(&layout::history(7, 3, 0)), None);
     let number = |name: &str| layout::entry_number(&layout::chain(&orders()).join(name));
     assert_eq!(number("00000000000000000412.json"), Some(412));
     for name in ["412.json", "0000000000000000041x.json", "99999999999999999999.json", "00000000000000000412.json.zst"]

@@ -85,7 +85,7 @@ async fn a_merge_takes_the_place_of_what_it_replaces() {
     assert!(chain.merge(&merged("all", &all), "m", at(5)).await.unwrap());
     assert_eq!(named(&chain, &[(1, 0, 64)]).await, "all");
     assert!(!chain.merge(&merged("all", &all), "m", at(5)).await.unwrap(), "it came a second time");
-    let retired = chain.retired(BTreeMap::from([(1, 0..64)])).await.unwrap();
+    let retired = chain.retired(BTreeMap::from([(1, 0..64)])).await.unwrap().retired;
     assert_eq!(
         retired.keys().map(|key| key.trim_start_matches("segments/")).collect::<Vec<_>>(),
         ["a", "b", "c", "d", "m"]
@@ -303,7 +303,7 @@ async fn check(seed: u64, archivers: u64, faults: Faults) {
     // What was acknowledged is needed, or an entry says why it is not.
     let needed: BTreeSet<&str> = all.segments.iter().map(|segment| segment.object.as_str()).collect();
     let ranges = chain.positions().map(|position| (position.partition, 0..i64::MAX)).collect();
-    let retired = chain.retired(ranges).await.unwrap();
+    let retired = chain.retired(ranges).await.unwrap().retired;
     for segment in &told {
         assert!(
             needed.contains(segment.object.as_str()) != retired.contains_key(&segment.object),
@@ -337,7 +337,7 @@ async fn a_walk_finds_a_merge_or_an_expiry_that_lies() {
     for body in [
         crate::stream::Body::Merge(lie),
         crate::stream::Body::Expire(crate::stream::Expire {
-            ranges: vec![crate::stream::Expired { partition: 1, from: 0, before: 32 }],
+            ranges: vec![crate::stream::Expired { partition: 1, from: 0, before: 32, life: 0 }],
             retired: Retired::of(&segments[..1]),
             decided: at(6),
         }),

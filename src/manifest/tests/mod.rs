@@ -1,8 +1,10 @@
 //! The chain over a memory store, whole and broken.
 
+mod abandoned;
 mod chain;
 mod cost;
 mod coverage;
+mod entered;
 mod faulty;
 mod formats;
 mod holes;
@@ -54,11 +56,12 @@ fn segment(object: &str, partitions: Vec<PartitionRange>) -> SegmentRef {
         largest_record: 100,
         partitions,
         last: Vec::new(),
+        life: 0,
     }
 }
 
 fn gap(partition: i32, start: i64, end: i64) -> Gap {
-    Gap { partition, start, end, reason: GapReason::BrokerRetention, found: at(0) }
+    Gap { partition, start, end, reason: GapReason::BrokerRetention, found: at(0), life: 0 }
 }
 
 fn append(object: &str, partitions: Vec<PartitionRange>) -> Change {

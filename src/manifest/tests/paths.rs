@@ -12,6 +12,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
 
 use super::*;
+use crate::manifest::abandon;
 use crate::manifest::backups::{self, Backup, Part};
 use crate::manifest::holds::Held;
 use crate::manifest::path::{Facts, Way};
@@ -38,6 +39,8 @@ enum Step {
     Promote { timeline: usize, back: u64 },
     /// Retention, with a window of so many ms.
     Expire(i64),
+    /// The newest timeline was a mistake: the server goes on where it came from, and its number is free.
+    Abandon,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -50,6 +53,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (any::<prop::sample::Index>(), 0..40_u64)
             .prop_map(|(timeline, back)| Step::Promote { timeline: timeline.index(8), back }),
         2 => prop_oneof![Just(1), 0..300_i64].prop_map(Step::Expire),
+        1 => Just(Step::Abandon),
     ]
 }
 
@@ -141,7 +145,8 @@ impl World {
                 let (from, until) = (self.archived(), file_of(self.lines[&self.now].written));
                 if from < until {
                     let range = gap(self.now.cast_signed(), lsn(from).position(), lsn(until).position());
-                    let lost = Gap { reason: GapReason::ServerRemovedWal, ..range };
+                    let life = self.chain.life(range.partition);
+                    let lost = Gap { reason: GapReason::ServerRemovedWal, life, ..range };
                     let change = Change { gaps: vec![lost], ..Change::default() };
                     committed(&mut self.chain, &change, "w").await;
                     let line = self.line();
@@ -151,6 +156,7 @@ impl World {
             Step::BackUp { back, length, skew } => self.back_up(*back, *length, *skew).await,
             Step::Promote { timeline, back } => self.promote(*timeline, *back).await,
             Step::Expire(ms) => self.expire(self.clock - ms).await,
+            Step::Abandon => self.abandon().await,
         }
     }
 
@@ -176,7 +182,8 @@ impl World {
             min_timestamp: commits.iter().min().copied(),
             max_timestamp: commits.iter().max().copied(),
         };
-        let of = SegmentRef { format: Format::Wal, ..segment(&object, vec![range]) };
+        let life = self.chain.life(partition);
+        let of = SegmentRef { format: Format::Wal, life, ..segment(&object, vec![range]) };
         committed(&mut self.chain, &Change { segments: vec![of], ..Change::default() }, "w").await;
     }
 
@@ -215,7 +222,8 @@ impl World {
         let switches = [&self.lines[&parent].switches[..], &[(parent, switch)]].concat();
         let text: String = switches.iter().map(|(line, at)| format!("{line}\t{}\tno reason\n", lsn(*at))).collect();
         let new = self.lines.len() as u32 + 1;
-        self.store.create(&layout::history(7, new), text.into_bytes().into()).await.unwrap();
+        let key = layout::history(7, new, self.chain.life(new.cast_signed()));
+        self.store.create(&key, text.into_bytes().into()).await.unwrap();
         // Its first file begins with a copy of what the parent has there.
         let shared = self.lines[&parent].commits.iter();
         let shared = shared.filter(|commit| commit.start >= file_of(switch) && commit.end <= switch);
@@ -223,6 +231,15 @@ impl World {
         let line = Line { switches, written: switch, commits, ..Line::default() };
         self.lines.insert(new, line);
         self.now = new;
+    }
+
+    async fn abandon(&mut self) {
+        let newest = self.lines.len() as u32;
+        let Some((parent, _)) = self.lines[&newest].switches.last().copied() else { return };
+        abandon::abandon(&self.store, &mut self.chain, newest, "a").await.unwrap();
+        self.lines.remove(&newest);
+        self.backups.retain(|backup| backup.timeline != newest);
+        self.now = if self.now == newest { parent } else { self.now };
     }
 
     /// The way to a timeline, as it really is.
@@ -275,7 +292,7 @@ impl World {
     }
 
     async fn facts(&self) -> Facts {
-        let found = backups::backups(&self.store, 7).await.unwrap().sound;
+        let found = backups::backups(&self.store, 7, self.chain.backups()).await.unwrap().sound;
         recoverable::facts(&self.store, &self.chain, &found).await.unwrap()
     }
 
@@ -488,6 +505,7 @@ fn a_damaged_backup_is_chosen_last_and_takes_no_sound_one_away() {
         end: Lsn(end),
         finished: at(0),
         is_damaged,
+        is_abandoned: false,
     };
     let sound = taken("sound", 10, 20, false);
     let facts = |backups| Facts {
@@ -519,6 +537,7 @@ fn a_backup_beyond_the_switch_leads_nowhere() {
         end: Lsn(end),
         finished: at(0),
         is_damaged: false,
+        is_abandoned: false,
     };
     let facts = Facts {
         file: 10,

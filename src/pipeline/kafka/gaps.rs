@@ -94,6 +94,7 @@ mod tests {
             largest_record: 1,
             partitions: vec![range],
             last: Vec::new(),
+            life: 0,
         };
         Change { segments: vec![segment], ..Change::default() }
     }
@@ -104,7 +105,8 @@ mod tests {
         let stream = TopicLife::new("main", "orders", 0).stream();
         let begin = Begin::topic(None, vec![Some(0); 4]);
         let mut chain = Chain::begin(&store, &stream, begin, "w", time(0)).await.expect("it begins");
-        let gap = |start, end| Gap { partition: 3, start, end, reason: GapReason::BrokerRetention, found: time(9_000) };
+        let (reason, found) = (GapReason::BrokerRetention, time(9_000));
+        let gap = |start, end| Gap { partition: 3, start, end, reason, found, life: 0 };
         for change in [
             segment(0, (1_000, 2_000)),
             Change { gaps: vec![gap(10, 30)], ..Change::default() },

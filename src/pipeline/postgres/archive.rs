@@ -21,6 +21,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::buffers::Buffer;
 use super::count::{Counters, Reason};
+use super::receive::goes_on_elsewhere;
 use super::spool::Extent;
 use super::walk::{self, Walk};
 use super::{Block, Shared};
@@ -163,6 +164,7 @@ impl Archiver {
                 }
                 () = sleep_until(checkpoint), if !self.ready.is_empty() => self.commit().await,
                 () = self.shared.spool.full() => {}
+                () = self.shared.look_again.notified() => self.look_again().await,
                 changed = changed => changed.or_err(Kind::Internal, || "the spool of WAL is gone".into())?,
                 () = sleep_until(wait.unwrap_or_else(Instant::now)), if wait.is_some() => {}
                 () = super::asked(&mut stop), if !stopping => {}
@@ -265,7 +267,8 @@ impl Archiver {
                 self.shared.spool.cut(timeline, keep)?;
                 let archived = self.chain.position(timeline.cast_signed()).map(|position| Lsn::at(position.end));
                 if archived == Some(start) && keep == start {
-                    return Err(goes_on_elsewhere(timeline, start).source(error));
+                    let server = self.shared.status.now().server;
+                    return Err(goes_on_elsewhere(timeline, start, server).source(error));
                 }
                 return Err(error.context(format_args!("WAL of timeline {timeline} in the spool")));
             }
@@ -275,7 +278,9 @@ impl Archiver {
         self.cut = Some((timeline, end));
         let (system, writer) = (self.shared.system, &self.shared.writer);
         let number = self.shared.next_number();
+        let life = self.chain.life(timeline.cast_signed());
         let job = Job {
+            life,
             shared: Arc::clone(&self.shared),
             key: layout::wal_segment(system.system_id, timeline, start.0..end.0, writer, number),
             facts: WalFacts::new(system, timeline, start..end, writer, Utc::now()),
@@ -344,6 +349,7 @@ impl Archiver {
             end: end.position(),
             reason: GapReason::ServerRemovedWal,
             found: Utc::now(),
+            life: self.chain.life(timeline.cast_signed()),
         };
         let change = Change { gaps: vec![gap], ..Change::default() };
         match self.append(&change).await {
@@ -380,12 +386,20 @@ impl Archiver {
         }
     }
 
+    /// Looks whether a timeline was abandoned meanwhile: then everything begins again from what the chain says.
+    async fn look_again(&mut self) {
+        match self.chain.refresh().await {
+            Ok(()) => self.overtaken |= self.shared.is_overtaken_by(&self.chain),
+            Err(error) => tracing::debug!(%error, "the chain cannot be looked at again"),
+        }
+    }
+
     /// Another process has come further: what was cut is dropped, and the chain says where to go on.
     async fn start_over(&mut self) {
         while self.jobs.next().await.is_some() {}
         self.ready.clear();
         self.walk = None;
-        self.overtaken = self.shared.spool.forget();
+        self.overtaken = self.shared.spool.forget() || self.shared.is_overtaken_by(&self.chain);
         if let Some((timeline, at)) = self.cut {
             let archived = self.chain.position(timeline.cast_signed()).map(|position| Lsn::at(position.end));
             self.cut = Some((timeline, archived.unwrap_or(at)));
@@ -404,18 +418,10 @@ impl Archiver {
     }
 }
 
-/// The first bytes behind the archive's end are not what follows it.
-fn goes_on_elsewhere(timeline: u32, end: Lsn) -> Error {
-    let message = format!(
-        "the server's WAL of timeline {timeline} does not go on where the archive ends, at {end}: an older copy of the server that is archived was put back and has written on, or another server has the same timeline"
-    );
-    Error::new(Kind::Corrupt, message).hint(
-        "point postgres.url at the server that is archived; if this one is to stay, give it an archive of its own (archive.url and archive.spool_dir), and take a base backup: the old archive stays as it is",
-    )
-}
-
 /// One segment on its way from the spool into the store.
 struct Job {
+    /// Which life of its timeline it belongs to.
+    life: u32,
     shared: Arc<Shared>,
     key: Path,
     facts: WalFacts,
@@ -426,10 +432,12 @@ struct Job {
 impl Job {
     /// Uploads until it succeeds: the spool keeps the bytes.
     async fn run(self) -> Result<SegmentRef> {
-        let Self { shared, key, facts, wal, seen } = self;
+        let Self { life, shared, key, facts, wal, seen } = self;
         let (of, level) = (key.clone(), shared.zstd_level);
         let sealed = tokio::task::spawn_blocking(move || seal(&of, &facts, &wal, &seen, level));
-        let (segment, object) = sealed.await.or_err(Kind::Internal, || "the encoding of WAL broke off".into())??;
+        let (mut segment, object) =
+            sealed.await.or_err(Kind::Internal, || "the encoding of WAL broke off".into())??;
+        segment.life = life;
         let mut persistence = Persistence::new(shared.status.tasks.reporter(Task::WalUpload, ""));
         while let Err(error) = shared.store.put(&key, object.clone()).await {
             persistence.wait_after("a segment of WAL cannot be uploaded", error).await;

@@ -139,7 +139,8 @@ pub(crate) async fn take(
 ) -> Result<Backup> {
     let mut replication = server.replication().await?;
     let system = system_of(&mut replication).await?;
-    if let Some(chain) = archived_system(store).await?
+    let before = archived_system(store).await?;
+    if let Some(chain) = &before
         && let Some(archived) = chain.begin_facts().system().filter(|archived| archived.system_id != system.system_id)
     {
         let message = format!(
@@ -169,7 +170,13 @@ pub(crate) async fn take(
         }
     }
     let backup = taken?;
-    backups::commit(store, &backup).await?;
+    let hash = backups::commit(store, &backup).await?;
+    // Where nothing is archived yet, the first one that is entered takes it along.
+    if let Some(mut chain) = archived_system(store).await? {
+        let timelines = [backup.timeline, backup.end_timeline].map(u32::cast_signed);
+        let lives = timelines.map(|timeline| before.as_ref().map_or(0, |chain| chain.life(timeline)));
+        chain.enter(&backup, &hash, lives, (&format!("{writer}b"), Utc::now())).await?;
+    }
     Ok(backup)
 }
 

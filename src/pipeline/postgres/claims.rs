@@ -3,7 +3,8 @@
 //! It is written beside the upkeep and not by it: a merge or the retention of a large archive takes a while, and a restore
 //! to a moment a few seconds ago is refused until the archive is known to be complete up to that moment.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -29,13 +30,15 @@ pub(super) struct Claims {
     coverage: Coverage,
     /// What was written last.
     written: Option<DateTime<Utc>>,
+    /// Which life of each timeline the claims are of.
+    lives: BTreeMap<u32, u32>,
 }
 
 impl Claims {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         let coverage = Coverage::new(&shared.writer, Utc::now());
         let stream = StreamId::Postgres { system_id: shared.system.system_id };
-        Self { shared, stream, coverage, written: None }
+        Self { shared, stream, coverage, written: None, lives: BTreeMap::new() }
     }
 
     /// Works until it is aborted. What fails is told and comes up again.
@@ -61,11 +64,23 @@ impl Claims {
         }
     }
 
+    /// What was claimed of a timeline before it was abandoned says nothing of the one that has its number now.
+    fn forget_abandoned(&mut self) {
+        let now = self.shared.lives.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let claims = self.coverage.streams.entry(self.stream.to_string()).or_default();
+        claims.retain(|timeline, _| {
+            let timeline = timeline.cast_unsigned();
+            self.lives.get(&timeline) == now.get(&timeline)
+        });
+        self.lives = now;
+    }
+
     async fn claim(&mut self, now: DateTime<Utc>) -> Result<()> {
         let Some((timeline, end, complete_through)) = self.shared.status.complete() else { return Ok(()) };
         if self.written == Some(complete_through) {
             return Ok(());
         }
+        self.forget_abandoned();
         let claim = Claim { offset: end.position(), complete_through };
         self.coverage.claim(&self.stream, timeline.cast_signed(), claim);
         self.coverage.at = now;

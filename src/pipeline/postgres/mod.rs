@@ -37,12 +37,14 @@ mod upkeep;
 mod walk;
 mod watch;
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use chrono::Utc;
-use tokio::sync::{mpsc, watch as channel};
+use object_store::path::Path;
+use tokio::sync::{Notify, mpsc, watch as channel};
 
 pub use status::{SlotStatus, Snapshot, Status};
 pub(super) use steered::Steered;
@@ -54,7 +56,7 @@ use crate::config::{self, Ack, Config};
 use crate::error::{Error, Kind, Result, ResultExt as _};
 use crate::manifest::{self, Chain};
 use crate::source::postgres::{Replication, Server};
-use crate::store::Store;
+use crate::store::{Store, layout};
 use crate::stream::{Begin, PartitionRange, StreamId, System};
 use archive::{Archiver, Ended};
 use buffers::Buffers;
@@ -83,6 +85,10 @@ struct Shared {
     status: Arc<Status>,
     /// How far each timeline is archived.
     archived: channel::Sender<Vec<PartitionRange>>,
+    /// Which life of each timeline is archived; those that were never abandoned are in their first.
+    lives: Mutex<BTreeMap<u32, u32>>,
+    /// Somebody else may have changed what stands in the way: the chain is to be looked at again.
+    look_again: Notify,
     /// Asks for a new base backup, with the reason.
     backups: mpsc::Sender<String>,
 }
@@ -92,6 +98,31 @@ impl Shared {
     fn next_number(&self) -> u64 {
         self.segments.fetch_add(1, Ordering::Relaxed)
     }
+
+    /// The history of a timeline, in the life of it that is archived.
+    fn history_key(&self, timeline: u32) -> Path {
+        let lives = self.lives.lock().unwrap_or_else(PoisonError::into_inner);
+        layout::history(self.system.system_id, timeline, lives.get(&timeline).copied().unwrap_or(0))
+    }
+
+    /// Whether a timeline was abandoned that this process does not know to be.
+    fn is_overtaken_by(&self, chain: &Chain) -> bool {
+        *self.lives.lock().unwrap_or_else(PoisonError::into_inner) != lives(chain)
+    }
+
+    /// Goes on with the timelines as the chain has them: what is received of one that was abandoned is of no use.
+    fn follow(&self, chain: &Chain) -> Result<()> {
+        let now = lives(chain);
+        self.spool.follow(&now)?;
+        *self.lives.lock().unwrap_or_else(PoisonError::into_inner) = now;
+        Ok(())
+    }
+}
+
+/// Which life of each timeline is archived, of those that were abandoned.
+fn lives(chain: &Chain) -> BTreeMap<u32, u32> {
+    let timelines = chain.abandoned().iter().map(|abandon| abandon.partition);
+    timelines.map(|timeline| (timeline.cast_unsigned(), chain.life(timeline))).collect()
 }
 
 /// A range of 16 MiB of one timeline, as positions in its chain.
@@ -119,7 +150,7 @@ pub(super) async fn run(
     };
     let system =
         *chain.begin_facts().system().ok_or_else(|| Error::new(Kind::Internal, "the chain is of no Postgres"))?;
-    status.note(|now| now.system_id = Some(system.system_id));
+    status.note(|now| (now.system_id, now.slot) = (Some(system.system_id), Some(postgres.slot.clone())));
     let buffers = Arc::<Buffers>::default();
     let held = (postgres.ack == Ack::Archive).then(|| Arc::clone(&buffers));
     let shared = Arc::new(Shared {
@@ -132,6 +163,8 @@ pub(super) async fn run(
         system,
         status,
         archived: channel::Sender::new(chain.positions().copied().collect()),
+        lives: Mutex::default(),
+        look_again: Notify::new(),
         backups,
     });
     tracing::info!(
@@ -174,6 +207,7 @@ async fn serve(
             Some(chain) => chain,
             None => opened(&shared.store, shared.system.system_id, reporter(Task::WalOpen)).await,
         };
+        shared.follow(&opened)?;
         // The archiver goes on until what the receiver has left behind is archived.
         let (drain, drained) = channel::channel(false);
         let archiver = Archiver::new(Arc::clone(shared), opened, postgres.max_age, merges.clone());

@@ -4,6 +4,7 @@
 //! finds the next range to receive (`way`), and writes what comes into the spool until the timeline ends, the connection
 //! breaks or the process stops (`session`). Then the next session begins.
 
+mod detour;
 mod leaving;
 mod origin;
 mod session;
@@ -16,6 +17,8 @@ use tokio::runtime::{Builder, Handle};
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
+pub(super) use origin::goes_on_elsewhere;
+
 use super::timelines::Next;
 use super::{Shared, asked, is_final, system_of};
 use crate::config::{self, Ack};
@@ -25,6 +28,7 @@ use crate::pipeline::tasks::Task;
 use crate::segment::wal::MOST_BYTES;
 use crate::source::postgres::{Server, is_removed_wal, is_wrong_state};
 use crate::stream::Lsn;
+use detour::Detour;
 use session::{Session, prepare};
 
 /// A server that says nothing for this long, although it is asked, is gone.
@@ -40,6 +44,8 @@ pub(super) struct Receiver {
     /// Whether a session got as far as streaming: what is wrong later is no mistake of the configuration.
     streamed: bool,
     persistence: Persistence,
+    /// Another server that still has what the usual one has removed.
+    detour: Option<Detour>,
 }
 
 /// Why a session ended without an error.
@@ -80,7 +86,7 @@ impl Receiving {
 impl Receiver {
     pub(super) fn new(server: Server, config: config::Postgres, shared: Arc<Shared>) -> Self {
         let persistence = Persistence::new(shared.status.tasks.reporter(Task::WalReceive, ""));
-        Self { persistence, server, config, shared, others: Handle::current(), streamed: false }
+        Self { persistence, server, config, shared, others: Handle::current(), streamed: false, detour: None }
     }
 
     /// Begins to receive on a thread of its own. It writes and syncs where it reads, so that a commit that waits for the
@@ -123,6 +129,8 @@ impl Receiver {
                 Ok(Ended::GoOn) => self.persistence.succeeded(),
                 Err(error) if !self.streamed && is_final(&error) => return Err(error),
                 Err(error) => {
+                    // What stands in the way may be abandoned meanwhile.
+                    self.shared.look_again.notify_one();
                     if began.elapsed() > SILENT_FOR {
                         self.persistence.begin_anew();
                     }
@@ -138,11 +146,14 @@ impl Receiver {
     }
 
     async fn session(&mut self, stop: &mut watch::Receiver<bool>, drain: &watch::Sender<bool>) -> Result<Ended> {
+        let detour = self.detour.take();
+        let server = detour.as_ref().map_or(&self.server, |detour| &detour.server);
         let connected = async {
-            let mut replication = self.server.replication().await?;
+            let mut replication = server.replication().await?;
             let system = system_of(&mut replication).await?;
             self.expect_system(system.system_id, replication.shown())?;
-            if self.config.create_slot {
+            // A slot that nobody reads would fill the disk of that server.
+            if self.config.create_slot && detour.is_none() {
                 replication.create_slot(&self.config.slot).await?;
             }
             let identity = replication.identify().await?;
@@ -168,27 +179,30 @@ impl Receiver {
             () = asked(stop) => return Ok(Ended::Stopped),
         }
         let host = replication.shown().to_owned();
-        let slot = Some(self.config.slot.as_str());
+        let slot = Some(self.config.slot.as_str()).filter(|_| detour.is_none());
         let stream = match replication.stream(slot, next.timeline, next.start).await {
             Ok(stream) => stream,
-            Err(error) if self.has_removed(&error).await? => return self.removed_until(&next, error, stop).await,
+            Err(error) if self.has_removed(&error, &host).await? => {
+                return self.removed_until((&next, &host), error, stop).await;
+            }
             Err(error) => return Err(error),
         };
-        tracing::info!(timeline = next.timeline, start = %next.start, host, "receiving WAL");
+        tracing::info!(timeline = next.timeline, start = %next.start, host = host.as_str(), "receiving WAL");
         self.persistence.goes_on();
         self.shared.status.begins();
         self.shared.status.note(|now| {
-            (now.connected, now.host) = (true, Some(host));
+            (now.connected, now.host) = (true, Some(host.clone()));
             (now.timeline, now.received, now.spooled) = (Some(next.timeline), next.start, next.start);
         });
         let mut session = Session::new(self, stream, next, prepares);
+        session.only_until(detour.map(|detour| detour.until));
         let received = session.receive(stop, drain).await;
         let has_nothing = session.has_nothing();
         drop(session);
         match received {
             // The server noticed only after it had begun.
-            Err(error) if has_nothing && self.has_removed(&error).await? => {
-                self.removed_until(&next, error, stop).await
+            Err(error) if has_nothing && self.has_removed(&error, &host).await? => {
+                self.removed_until((&next, &host), error, stop).await
             }
             received => {
                 self.shared.spool.cut_to_safe()?;
@@ -199,11 +213,11 @@ impl Receiver {
 
     /// Whether the server has no more of the WAL that it was asked for. Where its answer may be of the slot, the catalog
     /// tells what became of that.
-    async fn has_removed(&self, error: &Error) -> Result<bool> {
+    async fn has_removed(&self, error: &Error, host: &str) -> Result<bool> {
         if !is_wrong_state(error) {
             return Ok(is_removed_wal(error));
         }
-        let slots = self.server.sql().await?.slots().await?;
+        let slots = self.server.only(host).sql().await?.slots().await?;
         Ok(slots.slots.iter().any(|slot| slot.name == self.config.slot && slot.is_lost()))
     }
 
@@ -242,9 +256,14 @@ impl Receiver {
         Ok(())
     }
 
-    async fn removed_until(&self, next: &Next, error: Error, stop: &mut watch::Receiver<bool>) -> Result<Ended> {
+    async fn removed_until(
+        &mut self,
+        (next, host): (&Next, &str),
+        error: Error,
+        stop: &mut watch::Receiver<bool>,
+    ) -> Result<Ended> {
         tokio::select! {
-            ended = self.removed(next, error) => ended,
+            ended = self.removed(next, error, host) => ended,
             () = asked(stop) => Ok(Ended::Stopped),
         }
     }

@@ -4,6 +4,8 @@
 //!  <spool_dir>/postgres-<system id>/wal.lock                             held by the process that uses it
 //!                                   <timeline, 8 hex>-<start, 16 hex>.wal    raw bytes from `start` on
 //!                                   <timeline, 8 hex>-<start, 16 hex>.gap    the server has nothing before `start`
+//!                                   lives                                    which life of each timeline they are of
+//!                                   <timeline, 8 hex>-<start, 16 hex>.abandoned    of a timeline that was abandoned meanwhile
 //!                                   spare                                    zeros, for the next file
 //!
 //!  receiver ─► append, sync ─► files ─► read ─► archiver ─► release (files are removed)
@@ -41,6 +43,9 @@ use crate::segment::wal::MOST_BYTES;
 use crate::stream::Lsn;
 
 const LOCK: &str = "wal.lock";
+
+/// Which life of each timeline the files are of.
+const LIVES: &str = "lives";
 
 /// A file of zeros that is ready to become the next one.
 const SPARE: &str = "spare";
@@ -442,6 +447,39 @@ impl WalSpool {
             remove(&path);
             remove(&path.with_extension("gap"));
         }
+    }
+
+    /// Puts aside what it holds of timelines of which another life is archived than when it came: it is of another server, and not
+    /// ours to delete. `lives` is remembered beside the files, for the next process.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub(super) fn follow(&self, lives: &BTreeMap<u32, u32>) -> Result<()> {
+        let path = self.directory.join(LIVES);
+        let failed = |source| self.failed(source);
+        let known: BTreeMap<u32, u32> = match std::fs::read(&path) {
+            Ok(text) => serde_json::from_slice(&text).unwrap_or_default(),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => BTreeMap::new(),
+            Err(error) => return Err(failed(error)),
+        };
+        if known == *lives {
+            return Ok(());
+        }
+        self.forget();
+        let mut inner = self.lock();
+        inner.open = None;
+        let is_gone = |file: &Extent| known.get(&file.timeline) != lives.get(&file.timeline);
+        for extent in inner.files.iter().filter(|file| is_gone(file)) {
+            let path = self.directory.join(extent.name());
+            tracing::warn!(file = %path.display(), "a spool file is of a timeline that was abandoned, and is put aside");
+            std::fs::rename(&path, path.with_extension("abandoned")).map_err(failed)?;
+            remove(&path.with_extension("gap"));
+        }
+        inner.files.retain(|file| !is_gone(file));
+        let text = serde_json::to_vec(lives).map_err(|error| failed(error.into()))?;
+        let new = path.with_extension("tmp");
+        std::fs::write(&new, text).and_then(|()| File::open(&new)?.sync_all()).map_err(failed)?;
+        std::fs::rename(&new, &path).and_then(|()| sync_directory(&self.directory)).map_err(failed)
     }
 
     /// Reads `length` bytes of a timeline from `start`, which it holds.

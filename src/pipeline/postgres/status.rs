@@ -90,6 +90,8 @@ pub struct Snapshot {
     pub merged: u64,
     /// Gaps recorded since the start.
     pub gaps: u64,
+    /// The slot by which WAL is received.
+    pub slot: Option<String>,
     /// All replication slots of the server.
     pub slots: Vec<SlotStatus>,
     /// When they were looked at.

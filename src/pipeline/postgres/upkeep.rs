@@ -18,7 +18,7 @@ use super::{Block, Shared};
 use crate::error::{Error, Kind, Result, ResultExt as _};
 use crate::manifest::backups::remove;
 use crate::manifest::known::Known;
-use crate::manifest::{Chain, Selection, holds, leftovers, recoverable};
+use crate::manifest::{Chain, Obsolete, Selection, holds, leftovers, recoverable};
 use crate::pipeline::tasks::Task;
 use crate::segment::wal::{MOST_BYTES, Seen, WalFacts, WalReader, seal};
 use crate::store::{Store, layout};
@@ -121,7 +121,7 @@ impl Upkeep {
             }
             // By the store's clock, which dates what is to go.
             let at = holds::store_time(&self.shared.store, self.shared.system.system_id).await?;
-            sweep(&self.shared.store, &chain, at).await?;
+            sweep(&self.shared.store, &chain, (at, horizon)).await?;
             self.tidied = Some(now);
         }
         looked.and(merged)?;
@@ -148,7 +148,7 @@ impl Upkeep {
     /// Works out what can be recovered.
     async fn look_at_windows(&mut self, chain: &Chain) -> Result<()> {
         let store = &self.shared.store;
-        self.backups.look(store, self.shared.system.system_id).await?;
+        self.backups.look(store, self.shared.system.system_id, chain.backups()).await?;
         let facts = recoverable::facts_with(store, chain, self.backups.taken()).await?;
         let windows = recoverable::windows(store, chain, &facts).await?;
         let last = facts.freshest().map(|backup| backup.finished);
@@ -171,7 +171,8 @@ impl Upkeep {
         let number = self.shared.next_number();
         let key = layout::wal_segment(self.shared.system.system_id, timeline, start.0..end.0, &writer, number);
         let facts = WalFacts::new(self.shared.system, timeline, start..end, &writer, Utc::now());
-        let (merged, object) = self.rewrite(&segments, facts, &key).await?;
+        let (mut merged, object) = self.rewrite(&segments, facts, &key).await?;
+        merged.life = chain.life(block.timeline);
         self.shared.store.put(&key, object).await?;
         let merge = Merge {
             segment: merged,
@@ -233,6 +234,8 @@ pub async fn give_up(store: &Store, chain: &mut Chain, horizon: DateTime<Utc>, w
         false => chain.expire(&surplus.before, writer, Utc::now()).await?,
     };
     // A backup whose WAL is given up is of no use; one that is left by a crash here goes the next time.
+    let names: Vec<String> = surplus.backups.iter().map(|backup| backup.name.clone()).collect();
+    chain.give_up_backups(&names, writer, Utc::now()).await?;
     for backup in &surplus.backups {
         remove(store, backup).await?;
     }
@@ -244,13 +247,17 @@ pub async fn give_up(store: &Store, chain: &mut Chain, horizon: DateTime<Utc>, w
 }
 
 /// Deletes the objects of what was given up or merged longer ago than the grace time at `now`, and what is left of backups that do
-/// not count.
-pub async fn sweep(store: &Store, chain: &Chain, now: DateTime<Utc>) -> Result<u64> {
+/// not count. What belongs to a timeline that was abandoned stays until `horizon` has come to that.
+pub async fn sweep(
+    store: &Store,
+    chain: &Chain,
+    (now, horizon): (DateTime<Utc>, Option<DateTime<Utc>>),
+) -> Result<u64> {
     let StreamId::Postgres { system_id } = *chain.stream() else { return Ok(0) };
     let held = holds::held(store, system_id, now).await?;
-    let parts = leftovers::sweep(store, system_id, &held, now).await?;
+    let parts = leftovers::sweep(store, (system_id, chain.backups()), &held, now).await?;
     holds::sweep(store, system_id, now).await?;
-    Ok(parts + delete_retired(store, chain, now - GRACE).await?)
+    Ok(parts + delete_retired(store, chain, (now - GRACE, horizon)).await?)
 }
 
 /// The complete blocks that lie in several segments: what an archiver left behind that was killed.
@@ -271,7 +278,11 @@ async fn unmerged(chain: &Chain) -> Result<BTreeSet<Block>> {
 
 /// Deletes the objects of WAL that entries before `before` have retired. Those that no entry names are left alone: they
 /// may be on their way into the chain.
-async fn delete_retired(store: &Store, chain: &Chain, before: DateTime<Utc>) -> Result<u64> {
+async fn delete_retired(
+    store: &Store,
+    chain: &Chain,
+    (before, horizon): (DateTime<Utc>, Option<DateTime<Utc>>),
+) -> Result<u64> {
     let StreamId::Postgres { system_id } = chain.stream() else { return Ok(0) };
     let objects = store.list(&layout::wal_segments(*system_id)).await?;
     let needed: BTreeSet<String> =
@@ -288,10 +299,12 @@ async fn delete_retired(store: &Store, chain: &Chain, before: DateTime<Utc>) -> 
     if candidates.is_empty() {
         return Ok(0);
     }
-    let retired = chain.retired(ranges).await?;
+    let Obsolete { retired, abandoned } = chain.retired(ranges).await?;
+    let horizon = horizon.unwrap_or(DateTime::<Utc>::MIN_UTC).min(before);
     let mut deleted = 0;
     for object in candidates {
-        if retired.get(object.as_ref()).is_some_and(|decided| *decided < before) {
+        let is_before = |decided: Option<&DateTime<Utc>>, limit| decided.is_some_and(|decided| *decided < limit);
+        if is_before(retired.get(object.as_ref()), before) || is_before(abandoned.get(object.as_ref()), horizon) {
             store.delete(&object).await?;
             deleted += 1;
         }

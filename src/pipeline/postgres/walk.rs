@@ -10,7 +10,7 @@ use super::buffers::Buffer;
 use crate::error::{Kind, Result, ResultExt as _};
 use crate::manifest::{Chain, Selection};
 use crate::segment::wal::{MOST_BYTES, Seen, WalReader, Walker, parse_history};
-use crate::store::{Store, layout};
+use crate::store::Store;
 use crate::stream::{Lsn, SegmentRef};
 
 /// How much is read at a time.
@@ -51,7 +51,7 @@ impl Walk {
 
 /// A walk that goes on at `at`.
 pub(super) async fn resume(shared: &Shared, chain: &Chain, timeline: u32, at: Lsn) -> Result<Walk> {
-    let switch = switch_of(&shared.store, shared.system.system_id, timeline).await?;
+    let switch = switch_of(&shared.store, chain, timeline).await?;
     let partition = timeline.cast_signed();
     let block = Lsn(at.0.saturating_sub(1) / MOST_BYTES * MOST_BYTES);
     let archived = chain.position(partition).filter(|position| Lsn::at(position.end) == at);
@@ -96,11 +96,9 @@ async fn through(shared: &Shared, timeline: u32, switch: Lsn, segments: &[Segmen
 }
 
 /// Where a timeline left its parent: 0/0 for the first, the greatest LSN where its history is not archived.
-pub(super) async fn switch_of(store: &Store, system_id: u64, timeline: u32) -> Result<Lsn> {
-    if timeline == 1 {
-        return Ok(Lsn(0));
-    }
-    let history = store.get(&layout::history(system_id, timeline)).await?;
+pub(super) async fn switch_of(store: &Store, chain: &Chain, timeline: u32) -> Result<Lsn> {
+    let Some(key) = chain.history_key(timeline).filter(|_| timeline > 1) else { return Ok(Lsn(0)) };
+    let history = store.get(&key).await?;
     let switches = history.map(|text| parse_history(timeline, &text)).transpose()?.unwrap_or_default();
     Ok(switches.last().map_or(Lsn(u64::MAX), |switch| switch.at))
 }

@@ -448,6 +448,7 @@ mod tests {
             largest_record,
             partitions: Vec::new(),
             last: Vec::new(),
+            life: 0,
         };
         Plan {
             parts: vec![Part {

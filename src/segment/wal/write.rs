@@ -46,6 +46,7 @@ pub fn seal(key: &Path, facts: &WalFacts, wal: &[u8], seen: &Seen, zstd_level: i
         largest_record: seen.largest_record,
         partitions: vec![range],
         last: Vec::new(),
+        life: 0,
     };
     Ok((segment, object.into()))
 }

@@ -12,15 +12,26 @@ use crate::error::{Error, Kind, Result};
 use crate::segment::wal::Switch;
 use crate::stream::Lsn;
 
-/// The way out where such a server is to stay. What it wrote on a timeline that the archive has otherwise cannot go into the same
-/// archive: a recovery along it would put the bytes of two servers together.
-const OWN_ARCHIVE: &str = "give it an archive of its own (archive.url and archive.spool_dir), and take a base backup: the old archive stays as it is";
+/// The ways out where such a server is to stay. What it wrote on a timeline that the archive has otherwise cannot follow that: a
+/// recovery along it would put the bytes of two servers together.
+fn ways_out(timeline: u32) -> String {
+    format!(
+        "to archive this server all the same, type `tidelog timeline abandon {timeline}` (what is archived of timeline {timeline} leads nowhere then, and a new base backup is due), or give it an archive of its own (archive.url and archive.spool_dir)"
+    )
+}
 
-/// The server's way to a timeline must be the one that is archived of it. `own` is the history of a later one, or its own.
+/// What is wrong and the ways out, in one sentence: it is all that `/readyz` says.
+fn does_not_fit(kind: Kind, message: &str, timeline: u32) -> Error {
+    Error::new(kind, format!("{message}; {}", ways_out(timeline)))
+        .hint("if this is the wrong server, point postgres.url at the one that is archived; meanwhile the slot keeps WAL on the server's disk")
+}
+
+/// The server's way to a timeline must be the one that is archived of it. `own` is the history of a later one, or its own;
+/// `end` is where the archive of it ends, if it has any.
 ///
 /// # Errors
 /// [`Kind::Unavailable`] for another one: another server may answer the next time.
-pub(super) fn same_history(timeline: u32, own: &[Switch], archived: &[Switch]) -> Result<()> {
+pub(super) fn same_history(timeline: u32, own: &[Switch], archived: &[Switch], end: Option<Lsn>) -> Result<()> {
     let own: Vec<Switch> = own.iter().copied().take_while(|switch| switch.timeline < timeline).collect();
     if own == archived {
         return Ok(());
@@ -29,13 +40,13 @@ pub(super) fn same_history(timeline: u32, own: &[Switch], archived: &[Switch]) -
         let words = switches.iter().map(|switch| format!("timeline {} at {}", switch.timeline, switch.at));
         words.collect::<Vec<_>>().join(", ")
     };
+    let upto = end.map_or(String::new(), |end| format!(" and is archived up to {end}"));
     let message = format!(
-        "timeline {timeline} of the server left {}, and the archived timeline {timeline} left {}: two servers were promoted to the same timeline, and this one is not the one that is archived",
+        "timeline {timeline} of the server left {}, and the archived timeline {timeline} left {}{upto}: two servers were promoted to the same timeline, and this one is not the one that is archived",
         shown(&own),
         shown(archived)
     );
-    Err(Error::new(Kind::Unavailable, message)
-        .hint(format!("point postgres.url at the server that is archived; if this one is to stay, {OWN_ARCHIVE}")))
+    Err(does_not_fit(Kind::Unavailable, &message, timeline))
 }
 
 /// The server's log must reach where receiving goes on.
@@ -47,19 +58,25 @@ pub(super) fn reaches(timeline: u32, flush: Lsn, start: Lsn) -> Result<()> {
         return Ok(());
     }
     let message = format!(
-        "the server's log ends at {flush} on timeline {timeline}, and the archive has it up to {start}: it is an older copy of the server that is archived, or a standby that lags"
+        "the server's log ends at {flush} on timeline {timeline}, and the archive has it up to {start}: it is an older copy of the server that is archived, or a standby that lags and catches up by itself"
     );
-    Err(Error::new(Kind::Unavailable, message).hint(format!(
-        "a standby catches up by itself; point postgres.url at the server that is archived, or, if an older copy is to stay, {OWN_ARCHIVE}"
-    )))
+    Err(does_not_fit(Kind::Unavailable, &message, timeline))
 }
 
 /// The server is on a timeline before the newest that is archived.
-pub(super) fn left_behind(current: u32, newer: u32) -> Error {
-    let message = format!("the server is on timeline {current}, and timeline {newer} is archived already");
-    Error::new(Kind::Unavailable, message).hint(format!(
-        "if the server was left behind, point postgres.url at the one that was promoted; if timeline {newer} was archived by mistake (a copy that was restored to try something), {OWN_ARCHIVE}"
-    ))
+pub(super) fn left_behind((current, flush): (u32, Lsn), (newer, end): (u32, Lsn)) -> Error {
+    let message = format!(
+        "the server is on timeline {current} with its log up to {flush}, and timeline {newer} is archived already up to {end}: the server was left behind by one that was promoted, or timeline {newer} was archived by mistake (a copy that was restored to try something)"
+    );
+    does_not_fit(Kind::Unavailable, &message, newer)
+}
+
+/// The first bytes behind the archive's end are not what follows it.
+pub(in crate::pipeline::postgres) fn goes_on_elsewhere(timeline: u32, end: Lsn, server: Lsn) -> Error {
+    let message = format!(
+        "the server's WAL of timeline {timeline}, which it has up to {server}, does not go on where the archive ends, at {end}: an older copy of the server that is archived was put back and has written on, or another server has the same timeline"
+    );
+    does_not_fit(Kind::Corrupt, &message, timeline)
 }
 
 #[cfg(test)]
@@ -72,13 +89,16 @@ mod tests {
 
     #[test]
     fn another_promotion_to_the_same_timeline_is_told_apart() {
-        same_history(2, &history(&[(1, 100)]), &history(&[(1, 100)])).expect("the same");
-        same_history(2, &history(&[(1, 100), (2, 200)]), &history(&[(1, 100)])).expect("the way to an earlier one");
-        let error = same_history(2, &history(&[(1, 120), (2, 200)]), &history(&[(1, 100)])).expect_err("another");
+        same_history(2, &history(&[(1, 100)]), &history(&[(1, 100)]), None).expect("the same");
+        same_history(2, &history(&[(1, 100), (2, 200)]), &history(&[(1, 100)]), None)
+            .expect("the way to an earlier one");
+        let (own, archived) = (history(&[(1, 120), (2, 200)]), history(&[(1, 100)]));
+        let error = same_history(2, &own, &archived, Some(Lsn(0x90))).expect_err("another");
         assert!(
-            error.to_string().contains("left timeline 1 at 0/78") && error.to_string().contains("at 0/64"),
+            error.to_string().contains("left timeline 1 at 0/78")
+                && error.to_string().contains("at 0/64 and is archived up to 0/90"),
             "{error}"
         );
-        assert!(same_history(3, &history(&[(1, 100)]), &history(&[(1, 100), (2, 200)])).is_err());
+        assert!(same_history(3, &history(&[(1, 100)]), &history(&[(1, 100), (2, 200)]), None).is_err());
     }
 }

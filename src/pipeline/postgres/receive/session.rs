@@ -59,6 +59,8 @@ pub(super) struct Session<'a> {
     owes: bool,
     /// Whether it waits for us to shut down.
     leaving: Leaving,
+    /// Nothing beyond this is asked of this server.
+    until: Option<Lsn>,
 }
 
 impl<'a> Session<'a> {
@@ -77,7 +79,13 @@ impl<'a> Session<'a> {
             heard: Instant::now(),
             owes: false,
             leaving: Leaving::default(),
+            until: None,
         }
+    }
+
+    /// Asks this server for nothing beyond a position: it is asked for what another one has removed.
+    pub(super) fn only_until(&mut self, until: Option<Lsn>) {
+        self.until = until;
     }
 
     /// Whether no WAL has come.
@@ -119,7 +127,9 @@ impl<'a> Session<'a> {
                             }
                             check_pages(shared.system.server_version, start, bytes)?;
                             self.receiver.streamed = true;
-                            shared.status.server_ends(server_end, clock(sent_us));
+                            if self.until.is_none() {
+                                shared.status.server_ends(server_end, clock(sent_us));
+                            }
                             (self.at, self.server_end) = (start + bytes.len() as u64, server_end);
                             match spool(&shared, (self.next.timeline, start), bytes, server_end) {
                                 Ok(taken) => self.waiting.extend_from_slice(&bytes[taken..]),
@@ -127,7 +137,10 @@ impl<'a> Session<'a> {
                             }
                         }
                         Event::Keepalive { server_end, sent_us, reply_requested } => {
-                            shared.status.server_has_sent(server_end, clock(sent_us));
+                            match self.until {
+                                None => shared.status.server_has_sent(server_end, clock(sent_us)),
+                                Some(_) => self.server_end = self.server_end.max(server_end),
+                            }
                             wanted = reply_requested;
                             // One that wants an answer is none.
                             self.owes &= reply_requested;
@@ -139,6 +152,12 @@ impl<'a> Session<'a> {
                     }
                     if self.safe < self.at && self.synced.elapsed() >= BETWEEN_SYNCS {
                         self.sync_and_tell().await?;
+                    }
+                    // Where it ends, too: what it gets later is asked for again.
+                    let enough = self.until.is_some_and(|until| self.at >= until.min(self.server_end));
+                    if enough && self.waiting.is_empty() {
+                        self.sync()?;
+                        return Ok(Ended::GoOn);
                     }
                     if wanted {
                         if self.at >= self.server_end && self.acknowledged() < self.at {

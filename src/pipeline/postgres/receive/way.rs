@@ -9,7 +9,7 @@ use crate::error::{Error, Kind, Result, ResultExt as _};
 use crate::pipeline::postgres::timelines::{self, Next};
 use crate::segment::wal::{Switch, parse_history};
 use crate::source::postgres::Replication;
-use crate::store::{Created, layout};
+use crate::store::Created;
 use crate::stream::Lsn;
 
 impl Receiver {
@@ -20,11 +20,11 @@ impl Receiver {
         }
         // The server's own history decides, and what is archived must not be another server's.
         let switches = parse_history(current, &replication.timeline_history(current).await?)?;
-        same_history(current, &switches, &self.history(replication, current).await?)?;
+        same_history(current, &switches, &self.history(replication, current).await?, self.known_end(current))?;
         for ancestor in switches.iter().map(|switch| switch.timeline).filter(|timeline| *timeline > 1) {
             // A restore along this way can do without; a server may have lost the file.
             match self.history(replication, ancestor).await {
-                Ok(archived) => same_history(ancestor, &switches, &archived)?,
+                Ok(archived) => same_history(ancestor, &switches, &archived, self.known_end(ancestor))?,
                 Err(error) if error.is_transient() => return Err(error),
                 Err(error) => {
                     tracing::warn!(timeline = ancestor, %error, "the history of an earlier timeline cannot be archived");
@@ -35,7 +35,7 @@ impl Receiver {
     }
 
     async fn history(&self, replication: &mut Replication, timeline: u32) -> Result<Vec<Switch>> {
-        let key = layout::history(self.shared.system.system_id, timeline);
+        let key = self.shared.history_key(timeline);
         let (store, of) = (self.shared.store.clone(), key.clone());
         if let Some(text) = self.apart(async move { store.get(&of).await }).await? {
             return parse_history(timeline, &text);
@@ -50,6 +50,13 @@ impl Receiver {
             Created::Other(archived) => return parse_history(timeline, &archived),
         }
         Ok(switches)
+    }
+
+    /// Up to where a timeline is archived.
+    fn known_end(&self, timeline: u32) -> Option<Lsn> {
+        let archived = self.shared.archived.borrow();
+        let of_it = archived.iter().find(|position| position.partition == timeline.cast_signed());
+        of_it.map(|position| Lsn::at(position.end))
     }
 
     /// Does something where the store's connections live.
@@ -68,8 +75,8 @@ impl Receiver {
             let end = known.entry(extent.timeline).or_insert(extent.safe);
             *end = (*end).max(extent.safe);
         }
-        if let Some(newer) = known.keys().next_back().filter(|newest| **newest > current) {
-            return Err(left_behind(current, *newer));
+        if let Some((newer, end)) = known.last_key_value().filter(|(newest, _)| **newest > current) {
+            return Err(left_behind((current, flush), (*newer, *end)));
         }
         let Some(next) = timelines::next(history, current, &known, file) else {
             if !known.is_empty() {
@@ -88,15 +95,17 @@ impl Receiver {
         Ok(next)
     }
 
-    /// The server has no more what comes next. A slot that was lost is made anew; if that does not help, the range up to
-    /// what the server has is given up: the archiver records it as a gap.
-    pub(super) async fn removed(&self, next: &Next, error: Error) -> Result<Ended> {
-        tracing::error!(timeline = next.timeline, start = %next.start, %error, "the server has removed WAL that is not archived");
-        let mut sql = self.server.sql().await?;
+    /// The server has no more what comes next. A slot that was lost is made anew; if that does not help, the other servers that
+    /// `postgres.url` names are asked, each of them. If none has it, the range up to what the server has is given up: the
+    /// archiver records it as a gap. All of it is decided with the one server that said so.
+    pub(super) async fn removed(&mut self, next: &Next, error: Error, host: &str) -> Result<Ended> {
+        tracing::error!(timeline = next.timeline, start = %next.start, host, %error, "the server has removed WAL that is not archived");
+        let server = self.server.only(host);
+        let mut sql = server.sql().await?;
         let slots = sql.slots().await?;
         let own = slots.slots.iter().find(|slot| slot.name == self.config.slot);
         if self.config.create_slot && own.is_some_and(|slot| slot.is_lost()) {
-            let mut replication = self.server.replication().await?;
+            let mut replication = server.replication().await?;
             replication.drop_slot(&self.config.slot).await?;
             replication.create_slot(&self.config.slot).await?;
             tracing::warn!(slot = self.config.slot, "the lost slot was made anew");
@@ -119,6 +128,10 @@ impl Receiver {
         };
         match oldest.or(next.switch).filter(|start| *start > next.start) {
             Some(start) => {
+                if let Some(detour) = self.detour(next, host, start).await? {
+                    self.detour = Some(detour);
+                    return Ok(Ended::GoOn);
+                }
                 self.begin_file(next.timeline, start, true, start).await?;
                 Ok(Ended::GoOn)
             }

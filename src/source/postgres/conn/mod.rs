@@ -18,7 +18,7 @@ mod socket;
 mod target;
 mod tls;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use bytes::BytesMut;
@@ -79,6 +79,22 @@ impl Server {
     pub fn shown(&self) -> String {
         let hosts: Vec<String> = self.target.hosts.iter().map(Host::shown).collect();
         hosts.join(", ")
+    }
+
+    /// One of the servers alone, by the name that a connection to it shows, whatever `target_session_attrs` wants: what one
+    /// connection has told is decided with the same server, and not with another one.
+    #[must_use]
+    pub fn only(&self, shown: &str) -> Self {
+        let mut target = Target::clone(&self.target);
+        target.hosts.retain(|host| host.shown() == shown);
+        target.session = Session::Any;
+        Self { target: target.into(), tls: self.tls.clone() }
+    }
+
+    /// Each of the other servers that are named, by itself.
+    pub fn others(&self, shown: &str) -> Vec<Self> {
+        let names: BTreeSet<String> = self.target.hosts.iter().map(Host::shown).filter(|name| name != shown).collect();
+        names.iter().map(|name| self.only(name)).collect()
     }
 
     /// Connects to the first host that can be reached and is of the kind that `target_session_attrs` wants.

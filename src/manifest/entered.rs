@@ -1,0 +1,92 @@
+//! Base backups get a place in the chain, and lose it.
+//!
+//! ```text
+//!   parts, backup.json ─► entered (its sha256, in the chain) ─► it counts ─► given up (in the chain) ─► mark, deleted
+//! ```
+//!
+//! An archive of before has no such entry, and all backups in it count. The first one that is entered takes those along that are
+//! there then. From then on a `backup.json` that no entry names is what a process left that was killed before it came so far,
+//! and one that is another than was entered is damage.
+
+use chrono::{DateTime, Utc};
+
+use super::backups::{self, Backup};
+use super::chain::Tried;
+use super::{Chain, READS_AT_ONCE};
+use crate::error::{Error, Kind, Result};
+use crate::store::{Store, layout};
+use crate::stream::{BackupRef, Body, Entered, StreamId};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+
+impl Chain {
+    /// Makes a backup count, whose `backup.json` with this hash is durable. `lives` are those of its timelines as it began.
+    ///
+    /// # Errors
+    /// [`Kind::Fenced`] if one of its timelines was abandoned meanwhile, and the store's errors. The same call tells after an
+    /// error whether it was done.
+    pub async fn enter(
+        &mut self,
+        backup: &Backup,
+        sha256: &str,
+        lives: [u32; 2],
+        (writer, now): (&str, DateTime<Utc>),
+    ) -> Result<()> {
+        let mut added = vec![BackupRef { name: backup.name.clone(), sha256: sha256.to_owned() }];
+        if self.backups().is_none() {
+            let before = there(&self.store, self.stream()).await?;
+            added.extend(before.into_iter().filter(|other| other.name != backup.name));
+        }
+        loop {
+            let now_lives = [backup.timeline, backup.end_timeline].map(|timeline| self.life(timeline.cast_signed()));
+            if now_lives != lives {
+                let message = format!("a timeline of the base backup {} was abandoned while it was taken", backup.name);
+                return Err(Error::new(Kind::Fenced, message).hint("it counts for nothing, and another one is taken"));
+            }
+            // Somebody else may have taken those of before along.
+            let known = |name: &String| self.backups().is_some_and(|known| known.contains_key(name));
+            added.retain(|backup| !known(&backup.name));
+            if added.is_empty() {
+                return Ok(());
+            }
+            let entered = Entered { added: added.clone(), removed: Vec::new(), decided: now };
+            self.try_to_enter(entered, (writer, now)).await?;
+        }
+    }
+
+    /// Backups count no longer. Those that never did in this chain are left out.
+    pub async fn give_up_backups(&mut self, names: &[String], writer: &str, now: DateTime<Utc>) -> Result<()> {
+        loop {
+            let known = |name: &&String| self.backups().is_some_and(|known| known.contains_key(*name));
+            let removed: Vec<String> = names.iter().filter(known).cloned().collect();
+            if removed.is_empty() {
+                return Ok(());
+            }
+            self.try_to_enter(Entered { added: Vec::new(), removed, decided: now }, (writer, now)).await?;
+        }
+    }
+
+    /// Whatever came of it, the chain tells at the next look.
+    async fn try_to_enter(&mut self, entered: Entered, by: (&str, DateTime<Utc>)) -> Result<()> {
+        let body = Body::Backups(entered);
+        self.progress.accepts(&body).map_err(|violation| {
+            Error::new(Kind::Internal, "base backups cannot be entered like this").source(violation)
+        })?;
+        match self.try_create(body, by).await? {
+            Tried::Created(_) | Tried::Again => Ok(()),
+            Tried::WentBack => Err(Error::new(Kind::Unavailable, "the archive went back in time meanwhile")),
+        }
+    }
+}
+
+/// The backups that are there and can be read, with the hashes of what is there.
+async fn there(store: &Store, of: &StreamId) -> Result<Vec<BackupRef>> {
+    let StreamId::Postgres { system_id } = *of else { return Ok(Vec::new()) };
+    let found = backups::backups(store, system_id, None).await?.sound;
+    let hashed = stream::iter(found).map(async |backup| {
+        let bytes = store.get(&layout::backup_commit(system_id, &backup.name)).await?;
+        let of = |bytes: bytes::Bytes| BackupRef { name: backup.name.clone(), sha256: crate::stream::sha256(&bytes) };
+        Ok::<_, Error>(bytes.map(of))
+    });
+    let found: Vec<Option<BackupRef>> = hashed.buffered(READS_AT_ONCE).try_collect().await?;
+    Ok(found.into_iter().flatten().collect())
+}

@@ -1,0 +1,166 @@
+//! Base backups in the chain: what is not entered does not count, what is another than was entered is damage, and archives of
+//! before stay as they are.
+
+use std::sync::Arc;
+
+use super::*;
+use crate::error::Kind;
+use crate::manifest::backups::{self, Backup, Part};
+use crate::manifest::holds::Held;
+use crate::manifest::{abandon, leftovers};
+use crate::store::layout;
+use crate::stream::{BackupRef, Body, Entered, Lsn, System};
+use crate::verify::{DamageKind, Seen, verify};
+
+const SYSTEM: System = System { system_id: 7, wal_segment_size: 16 << 20, server_version: 15 };
+
+fn postgres() -> StreamId {
+    StreamId::Postgres { system_id: 7 }
+}
+
+async fn archive(store: &Store) -> Chain {
+    Chain::begin(store, &postgres(), Begin::Postgres(SYSTEM), "w", at(0)).await.unwrap()
+}
+
+/// A backup whose `backup.json` is there; gives its hash.
+async fn stored(store: &Store, name: &str, timeline: u32) -> (Backup, String) {
+    let bytes = zstd::bulk::compress(b"a manifest", 1).unwrap();
+    let key = layout::backup_part(7, name, "backup_manifest.zst");
+    store.put(&key, bytes.clone().into()).await.unwrap();
+    let manifest =
+        Part { object: key.to_string(), bytes: 10, stored_bytes: bytes.len() as u64, sha256: sha256(&bytes) };
+    let backup = Backup {
+        format: 1,
+        name: name.to_owned(),
+        label: String::new(),
+        system: SYSTEM,
+        timeline,
+        start: Lsn(10),
+        end: Lsn(20),
+        end_timeline: timeline,
+        started: at(0),
+        finished: at(0),
+        is_read_back: true,
+        damaged: Vec::new(),
+        archives: Vec::new(),
+        manifest,
+    };
+    let hash = backups::commit(store, &backup).await.unwrap();
+    (backup, hash)
+}
+
+async fn counts(store: &Store, chain: &Chain) -> Vec<String> {
+    let found = backups::backups(store, 7, chain.backups()).await.unwrap();
+    found.sound.into_iter().map(|backup| backup.name).collect()
+}
+
+async fn errors(store: &Store) -> Vec<(DamageKind, String)> {
+    let report = verify(store, false, &Arc::new(Seen::default())).await.unwrap();
+    report.errors.into_iter().map(|damage| (damage.kind, damage.object)).collect()
+}
+
+fn by() -> (&'static str, DateTime<Utc>) {
+    ("b", at(1))
+}
+
+#[tokio::test]
+async fn the_first_entry_takes_along_what_counted_before_and_later_ones_count_by_their_entry() {
+    let store = faultless().store();
+    let mut chain = archive(&store).await;
+    for name in ["old-1", "old-2"] {
+        stored(&store, name, 1).await;
+    }
+    assert_eq!(counts(&store, &chain).await, ["old-1", "old-2"], "an archive of before");
+    let (backup, hash) = stored(&store, "new", 1).await;
+    chain.enter(&backup, &hash, [0, 0], by()).await.unwrap();
+    chain.enter(&backup, &hash, [0, 0], by()).await.unwrap();
+    assert_eq!((counts(&store, &chain).await.len(), chain.head()), (3, 1), "once");
+    stored(&store, "killed", 1).await;
+    assert_eq!(counts(&store, &chain).await.len(), 3, "a process was killed before it was entered");
+    assert_eq!(errors(&store).await, []);
+    let left = leftovers::leftovers(&store, 7, chain.backups()).await.unwrap();
+    assert_eq!(left.iter().map(|one| one.name.as_str()).collect::<Vec<_>>(), ["killed"]);
+    let (held, later) = (Held::default(), Utc::now() + leftovers::LEFT_AFTER + TimeDelta::seconds(1));
+    let early = later - TimeDelta::hours(1);
+    let sweep = async |now| leftovers::sweep(&store, (7, chain.backups()), &held, now).await.unwrap();
+    assert_eq!((sweep(early).await, sweep(later).await), (0, 2));
+    assert_eq!(counts(&store, &chain).await.len(), 3);
+    chain.give_up_backups(&["old-1".into(), "nobody".into()], "e", at(2)).await.unwrap();
+    chain.give_up_backups(&["old-1".into()], "e", at(2)).await.unwrap();
+    assert_eq!((counts(&store, &chain).await.len(), chain.head()), (2, 2));
+    assert_eq!(errors(&store).await, [], "its objects may still be there");
+    let left = leftovers::leftovers(&store, 7, chain.backups()).await.unwrap();
+    assert_eq!(left[0].name, "old-1", "a process was killed before it had removed them (wal-g/wal-g#1903)");
+}
+
+#[tokio::test]
+async fn a_backup_that_was_exchanged_or_is_gone_is_found() {
+    let store = faultless().store();
+    let mut chain = archive(&store).await;
+    let mut names = Vec::new();
+    for name in ["a", "b", "c"] {
+        let (backup, hash) = stored(&store, name, 1).await;
+        chain.enter(&backup, &hash, [0, 0], by()).await.unwrap();
+        names.push(layout::backup_commit(7, name));
+    }
+    // Sound by itself, with a manifest that is there: nothing but the chain tells.
+    let text = String::from_utf8(store.get(&names[0]).await.unwrap().unwrap().to_vec()).unwrap();
+    let forged = text.replace("\"0/14\"", "\"0/15\"");
+    assert_ne!(forged, text);
+    store.put(&names[0], forged.into_bytes().into()).await.unwrap();
+    store.delete(&names[1]).await.unwrap();
+    assert_eq!(
+        errors(&store).await,
+        [(DamageKind::Unreadable, names[0].to_string()), (DamageKind::Missing, names[1].to_string())]
+    );
+    assert_eq!(counts(&store, &chain).await, ["c"]);
+    // A snapshot says so, too.
+    let mut end = 0;
+    while chain.head() < 70 {
+        let segment = SegmentRef { format: Format::Wal, ..segment(&format!("s{end}"), vec![range(1, end, end + 10)]) };
+        committed(&mut chain, &Change { segments: vec![segment], ..Change::default() }, "w").await;
+        end += 10;
+    }
+    let opened = Chain::open(&store, &postgres()).await.unwrap().unwrap();
+    assert_eq!((counts(&store, &opened).await, opened.backups()), (vec!["c".to_owned()], chain.backups()));
+}
+
+#[tokio::test]
+async fn a_backup_of_a_timeline_that_was_abandoned_meanwhile_is_none() {
+    let store = faultless().store();
+    let mut chain = archive(&store).await;
+    let wal = SegmentRef { format: Format::Wal, ..segment("s", vec![range(2, 0, 50)]) };
+    committed(&mut chain, &Change { segments: vec![wal], ..Change::default() }, "w").await;
+    let (backup, hash) = stored(&store, "late", 2).await;
+    let mut other = Chain::open(&store, &postgres()).await.unwrap().unwrap();
+    abandon::abandon(&store, &mut other, 2, "x").await.unwrap();
+    chain.refresh().await.unwrap();
+    let error = chain.enter(&backup, &hash, [0, 0], by()).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Fenced);
+    chain.enter(&backup, &hash, [1, 1], by()).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_does_not_fit_is_refused() {
+    let store = faultless().store();
+    let mut chain = archive(&store).await;
+    let (backup, hash) = stored(&store, "a", 1).await;
+    chain.enter(&backup, &hash, [0, 0], by()).await.unwrap();
+    let one = |name: &str| BackupRef { name: name.to_owned(), sha256: sha256(b"x") };
+    let body = |added: &[&str], removed: &[&str]| {
+        let added = added.iter().map(|name| one(name)).collect();
+        let removed = removed.iter().map(|name| (*name).to_owned()).collect();
+        Body::Backups(Entered { added, removed, decided: at(1) })
+    };
+    for (body, rule) in [
+        (body(&["a"], &[]), "backups_fit"),
+        (body(&["b", "b"], &[]), "backups_fit"),
+        (body(&[], &["b"]), "backups_fit"),
+        (body(&[], &["a", "a"]), "backups_fit"),
+        (body(&[], &[]), "moves_something"),
+    ] {
+        assert_eq!(chain.progress.accepts(&body).unwrap_err().rule, rule, "{body:?}");
+    }
+    chain.progress.accepts(&body(&["b"], &["a"])).unwrap();
+    assert_eq!(body(&["b"], &[]).format(), 2);
+}
