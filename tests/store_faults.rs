@@ -14,7 +14,7 @@ use object_store::path::Path;
 use tidelog::config::Archive;
 use tidelog::error::Kind;
 use tidelog::manifest::{Chain, Change, Outcome, Selection, Step, Walk, backups};
-use tidelog::store::{Created, Store};
+use tidelog::store::{Created, Store, layout};
 use tidelog::stream::{Begin, Format, Lsn, PartitionRange, SegmentRef, StreamId, System, TopicLife, sha256};
 
 use crate::rig::kafka::{Kafka, shared};
@@ -66,7 +66,7 @@ fn change(n: i64) -> Change {
         max_timestamp: Some(n),
     };
     let segment = SegmentRef {
-        object: format!("segments/{n}.parquet"),
+        object: layout::segment(orders().topic().unwrap(), now(), "w", n.unsigned_abs(), Format::Parquet).to_string(),
         format: Format::Parquet,
         bytes: 10,
         sha256: sha256(b"the segment"),
@@ -147,7 +147,7 @@ async fn entry_0_a_page_and_any_entry_survive_a_refusal_without_effect() {
 
 fn backup() -> backups::Backup {
     let part = backups::Part {
-        object: "backups/postgres/system=1/b/manifest".into(),
+        object: "backups/postgres/system=1/b/backup_manifest.zst".into(),
         bytes: 1,
         stored_bytes: 1,
         sha256: sha256(b"x"),

@@ -2,7 +2,6 @@
 
 mod list;
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::Arc;
@@ -12,9 +11,11 @@ use std::time::{Duration, Instant};
 use chrono::Utc;
 
 use super::human;
+use super::output::{self, print, print_json};
 use super::progress::{Progress, Unit};
 use crate::config::Archive;
 use crate::error::{Error, Kind, Result, ResultExt};
+use crate::escape::one_line;
 use crate::manifest::backups;
 use crate::manifest::holds::RENEW_EVERY;
 use crate::pipeline;
@@ -171,44 +172,36 @@ fn archive_config(archive: &Archive) -> Result<String> {
 /// Prints what was done, and how to go on.
 fn tell(args: &RestoreArgs, plan: &Plan, into: &Destination, (restored, seconds): (&Restored, f64)) -> Result<()> {
     let backup = &plan.backup;
-    let text = if args.json {
-        let answer = serde_json::json!({
+    if args.json {
+        return print_json(&serde_json::json!({
             "into": into.data, "backup": backup.name, "timeline": plan.timeline, "start": backup.start, "end": backup.end,
             "target": shown(&plan.goal), "exclusive": args.exclusive, "bytes": backup.bytes(), "seconds": seconds,
             "tablespaces": restored.tablespaces, "notes": restored.notes,
             "damaged": backup.damaged,
-        });
-        format!("{answer}\n")
-    } else {
-        let places =
-            restored.tablespaces.iter().map(|place| format!("tablespace at {}\n", one_line(&place.to_string_lossy())));
-        let notes = restored.notes.iter().map(|note| format!("note: {}\n", one_line(note)));
-        format!(
-            "restored {} of base backup {} into {} in {}\n{}{}\
+        }));
+    }
+    let places =
+        restored.tablespaces.iter().map(|place| format!("tablespace at {}\n", one_line(&place.to_string_lossy())));
+    let notes = restored.notes.iter().map(|note| format!("note: {}\n", one_line(note)));
+    print(&format!(
+        "restored {} of base backup {} into {} in {}\n{}{}\
              start PostgreSQL {} there as its own user: it replays WAL from the archive {} {}\n\
              it archives nothing, waits for no standby, subscribes to nothing and runs no cron jobs until tidelog.restored.conf is removed there\n",
-            human::bytes(backup.bytes()),
-            backup.name,
-            into.data.display(),
-            human::span(Duration::from_secs_f64(seconds)),
-            places.collect::<String>(),
-            notes.collect::<String>(),
-            backup.system.server_version,
-            if args.exclusive { "and stops before" } else { "up to" },
-            match &plan.goal {
-                Goal::Latest | Goal::Present => "its end".to_owned(),
-                Goal::Name(name) => format!("the restore point {name:?}"),
-                Goal::Xid(xid) => format!("transaction {xid}"),
-                goal => shown(goal),
-            },
-        )
-    };
-    std::io::stdout().write_all(text.as_bytes()).map_err(|source| Error::io(source, "cannot print"))
-}
-
-/// What a terminal may be shown of text that comes out of the archive.
-fn one_line(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+        human::bytes(backup.bytes()),
+        backup.name,
+        into.data.display(),
+        human::span(Duration::from_secs_f64(seconds)),
+        places.collect::<String>(),
+        notes.collect::<String>(),
+        backup.system.server_version,
+        if args.exclusive { "and stops before" } else { "up to" },
+        match &plan.goal {
+            Goal::Latest | Goal::Present => "its end".to_owned(),
+            Goal::Name(name) => format!("the restore point {name:?}"),
+            Goal::Xid(xid) => format!("transaction {xid}"),
+            goal => shown(goal),
+        },
+    ))
 }
 
 /// Where to.
@@ -288,7 +281,7 @@ pub(super) fn fetch(args: &FetchArgs, config_file: &Path, log_format: Option<Log
         Ok(Ok(Answer::Delivered)) => ExitCode::SUCCESS,
         Ok(Ok(Answer::Absent)) => ExitCode::from(ABSENT),
         Ok(Err(error)) => {
-            super::report(&error);
+            output::report("", &error, "  do     ");
             ExitCode::from(UNKNOWN)
         }
         Err(_) => ExitCode::from(UNKNOWN),
@@ -326,7 +319,7 @@ impl Fetching<'_> {
         loop {
             match self.once(&archive).await {
                 Err(error) if error.is_transient() && begun.elapsed() < PATIENCE && !self.args.ahead => {
-                    super::report(&error);
+                    output::report("", &error, "  do     ");
                     tokio::time::sleep(Duration::from_secs(1)).await;
                 }
                 result => return result,

@@ -167,6 +167,16 @@ pub struct Unreadable {
     pub error: Error,
 }
 
+impl Unreadable {
+    /// A folder among the backups that has no backup's name.
+    fn named(folder: &object_store::path::Path) -> Self {
+        let name = folder.filename().unwrap_or_default().to_owned();
+        let error = Error::new(Kind::Corrupt, format!("{name:?} cannot be the name of a base backup"))
+            .hint("no tidelog made that folder: look who may write to the archive, and remove it");
+        Self { object: folder.to_string(), name, error }
+    }
+}
+
 impl Found {
     /// Tells the log of those that cannot be read.
     pub fn tell_unreadable(&self) {
@@ -191,7 +201,10 @@ impl Found {
 /// Only those of a store that does not answer.
 pub async fn backups(store: &Store, system_id: u64) -> Result<Found> {
     let folders = store.list_folders(&layout::backups(system_id)).await?;
-    let names: Vec<String> = folders.iter().filter_map(|folder| folder.filename().map(str::to_owned)).collect();
+    let (names, others): (Vec<_>, Vec<_>) = folders.iter().partition(|folder| layout::backup_name(folder).is_some());
+    let names: Vec<String> =
+        names.into_iter().filter_map(|folder| layout::backup_name(folder).map(str::to_owned)).collect();
+    let unreadable = others.into_iter().map(Unreadable::named).collect();
     let mut read = stream::iter(names)
         .map(|name| async move {
             let read = read(store, system_id, &name).await;
@@ -199,7 +212,7 @@ pub async fn backups(store: &Store, system_id: u64) -> Result<Found> {
             (name, key, read)
         })
         .buffered(READS_AT_ONCE);
-    let mut found = Found::default();
+    let mut found = Found { sound: Vec::new(), unreadable };
     while let Some((name, object, read)) = read.next().await {
         match read {
             Ok(backup) => found.sound.extend(backup),
@@ -226,10 +239,29 @@ pub async fn read(store: &Store, system_id: u64, name: &str) -> Result<Option<Ba
 /// A backup says itself where it lies.
 fn belongs(key: &object_store::path::Path, system_id: u64, name: &str, backup: Backup) -> Result<Backup> {
     if backup.name == name && backup.system.system_id == system_id {
-        return Ok(backup);
+        return names_its_own(key, &backup).map(|()| backup);
     }
     let message = format!("{key} says that it is {} of the system {}", backup.name, backup.system.system_id);
     Err(Error::new(Kind::Corrupt, message).hint("the object was moved or copied by hand: put it back"))
+}
+
+/// A backup consists of what lies in its own folder: its objects are read, and given up with it.
+fn names_its_own(key: &object_store::path::Path, backup: &Backup) -> Result<()> {
+    let own = |object: &str| match layout::Name::parse(object)? {
+        layout::Name::Part { system_id, backup: name, .. }
+            if (system_id, &name) == (backup.system.system_id, &backup.name) =>
+        {
+            Ok(())
+        }
+        _ => Err(Error::new(Kind::Corrupt, format!("{object:?} is no part of it"))
+            .hint("restore backup.json from a copy of the archive, or use another base backup")),
+    };
+    let odd = backup.archives.iter().find(|archive| !layout::is_archive(&archive.name));
+    if let Some(odd) = odd {
+        return Err(Error::new(Kind::Corrupt, format!("{key} names an archive {:?}, which no server sends", odd.name))
+            .hint("restore backup.json from a copy of the archive, or use another base backup"));
+    }
+    backup.parts().try_for_each(|part| own(&part.object)).map_err(|error| error.context(key))
 }
 
 pub(super) fn parse(key: &object_store::path::Path, bytes: &[u8]) -> Result<Backup> {

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::store::{Store, layout};
-use crate::stream::{FORMAT_VERSION, Lsn};
+use crate::stream::{FORMAT_VERSION, Lsn, is_name};
 
 /// How long a hold counts after it was last written: long enough to start a server in peace after a restore.
 pub const SPAN: TimeDelta = TimeDelta::hours(6);
@@ -82,7 +82,8 @@ impl Hold {
     pub fn parse(bytes: &[u8]) -> Result<Self> {
         let hold: Self = serde_json::from_slice(bytes).or_err(Kind::Corrupt, || "a hold cannot be read".to_owned())?;
         match hold.format {
-            1..=FORMAT_VERSION => Ok(hold),
+            1..=FORMAT_VERSION if is_name(&hold.name) && hold.backup.as_deref().is_none_or(is_name) => Ok(hold),
+            1..=FORMAT_VERSION => Err(Error::new(Kind::Corrupt, format!("a hold says that it is {:?}", hold.name))),
             newer => Err(Error::new(Kind::Unsupported, format!("the hold {} has format version {newer}", hold.name))
                 .hint("use the newer tidelog that wrote it")),
         }

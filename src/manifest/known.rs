@@ -23,7 +23,7 @@ impl Known {
     pub async fn look(&mut self, store: &Store, system_id: u64) -> Result<()> {
         let mut now = BTreeMap::new();
         for folder in store.list_folders(&layout::backups(system_id)).await? {
-            let Some(name) = folder.filename().map(str::to_owned) else { continue };
+            let Some(name) = layout::backup_name(&folder).map(str::to_owned) else { continue };
             let Some(size) = store.size(&layout::backup_commit(system_id, &name)).await? else { continue };
             let known = self.read.get(&name).filter(|(known, taken)| *known == size && taken.is_some());
             let found = match known {

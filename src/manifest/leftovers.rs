@@ -70,7 +70,7 @@ impl Leftover {
 pub async fn leftovers(store: &Store, system_id: u64) -> Result<Vec<Leftover>> {
     let mut found = Vec::new();
     for folder in store.list_folders(&layout::backups(system_id)).await? {
-        let Some(name) = folder.filename() else { continue };
+        let Some(name) = layout::backup_name(&folder) else { continue };
         if store.size(&layout::backup_commit(system_id, name)).await?.is_none() {
             found.extend(Leftover::of(name, store.list(&folder).await?));
         }

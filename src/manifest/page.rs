@@ -265,6 +265,8 @@ pub(super) fn decode(stream: &StreamId, reference: &PageRef, object: &Path, byte
         );
         return Err(Error::new(Kind::Corrupt, message));
     }
+    let named = page.merges.iter().flat_map(Merge::objects);
+    entry::names_its_own(stream, object, page.segments.iter().map(|segment| segment.object.as_str()).chain(named))?;
     totals_add_up("page", &reference.totals, &page.totals()).map_err(|violation| violation.in_object(object))?;
     Ok(page)
 }

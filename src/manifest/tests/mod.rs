@@ -17,7 +17,7 @@ use std::sync::Arc;
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::{Chain, Change, Outcome, path};
-use crate::store::Store;
+use crate::store::{Store, layout};
 use crate::stream::{Begin, Format, Gap, GapReason, PartitionRange, SegmentRef, StreamId, TopicLife, sha256};
 use faulty::{Faults, Faulty};
 
@@ -46,7 +46,7 @@ fn range(partition: i32, start: i64, end: i64) -> PartitionRange {
 
 fn segment(object: &str, partitions: Vec<PartitionRange>) -> SegmentRef {
     SegmentRef {
-        object: format!("segments/{object}"),
+        object: layout::segment(&life(), at(0), object, 0, Format::Parquet).to_string(),
         format: Format::Parquet,
         bytes: 1000,
         sha256: sha256(object.as_bytes()),
@@ -54,6 +54,14 @@ fn segment(object: &str, partitions: Vec<PartitionRange>) -> SegmentRef {
         largest_record: 100,
         partitions,
         last: Vec::new(),
+    }
+}
+
+/// The name that a test gave to a segment.
+fn called(key: &str) -> String {
+    match layout::Name::parse(key).unwrap() {
+        layout::Name::Records { writer, .. } | layout::Name::Wal { writer, .. } => writer,
+        layout::Name::Part { part, .. } => part,
     }
 }
 

@@ -348,7 +348,9 @@ mod tests {
     async fn what_is_not_stored_as_it_was_sent_is_no_backup() {
         let store = Store::over(Arc::new(object_store::memory::InMemory::new()), "memory:///");
         let (tar, text) = (vec![3; 2048], manifest_of(&[("a", 3), ("b", 0)]));
-        let (base, manifest) = (part("b/base.tar.0000000.zst", &tar), part("b/backup_manifest.zst", &text));
+        let [base, manifest] =
+            ["base.tar.0000000.zst", "backup_manifest.zst"].map(|file| layout::backup_part(1, "b", file));
+        let (base, manifest) = (part(base.as_ref(), &tar), part(manifest.as_ref(), &text));
         let put = |part: &Part, bytes: &[u8]| {
             let (key, stored) = (part.object.as_str().into(), zstd::bulk::compress(bytes, 1).expect("compressed"));
             let store = store.clone();

@@ -121,7 +121,7 @@ impl Upkeep {
             }
             // By the store's clock, which dates what is to go.
             let at = holds::store_time(&self.shared.store, self.shared.system.system_id).await?;
-            sweep(&self.shared.store, &chain, at).await?;
+            left_to_others(sweep(&self.shared.store, &chain, at).await)?;
             self.tidied = Some(now);
         }
         looked.and(merged)?;
@@ -253,6 +253,18 @@ pub async fn sweep(store: &Store, chain: &Chain, now: DateTime<Utc>) -> Result<u
     Ok(parts + delete_retired(store, chain, now - GRACE).await?)
 }
 
+/// Where this process may not delete, whoever may does (`tidelog expire` with rights of its own, docs/SECURITY.md): nothing else waits
+/// for that.
+fn left_to_others(swept: Result<u64>) -> Result<()> {
+    match swept {
+        Err(error) if error.kind() == Kind::Denied => {
+            tracing::warn!(%error, "what is no longer needed stays until `tidelog expire` runs with the right to delete it");
+            Ok(())
+        }
+        swept => swept.map(drop),
+    }
+}
+
 /// The complete blocks that lie in several segments: what an archiver left behind that was killed.
 async fn unmerged(chain: &Chain) -> Result<BTreeSet<Block>> {
     let mut blocks: BTreeMap<Block, u64> = BTreeMap::new();
@@ -300,4 +312,16 @@ async fn delete_retired(store: &Store, chain: &Chain, before: DateTime<Utc>) -> 
         tracing::info!(objects = deleted, "deleted segments of WAL that are no longer needed");
     }
     Ok(deleted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_not_be_deleted_is_left_to_whoever_may() {
+        let failed = |kind| left_to_others(Err(Error::new(kind, "no"))).map_err(|error| error.kind());
+        assert_eq!(failed(Kind::Denied), Ok(()));
+        assert_eq!(failed(Kind::Unavailable), Err(Kind::Unavailable));
+    }
 }
