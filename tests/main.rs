@@ -1,6 +1,7 @@
 //! The integration tests: one binary, so that all modules share one broker and one link step.
 
 mod archive;
+mod bombs;
 mod cli;
 mod complete;
 mod connect_check;

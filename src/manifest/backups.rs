@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::READS_AT_ONCE;
 use crate::error::{Error, Kind, Result, ResultExt};
-use crate::store::{Created, Store, layout};
+use crate::store::{Created, Store, bounds, layout};
 use crate::stream::{Lsn, System, sha256};
 
 /// The newest version of `backup.json`. The first one is still written where it says everything.
@@ -104,12 +104,12 @@ impl Backup {
 
     /// Its bytes before compression.
     pub fn bytes(&self) -> u64 {
-        self.parts().map(|part| part.bytes).sum()
+        self.parts().fold(0, |sum, part| sum.saturating_add(part.bytes))
     }
 
     /// The size of its objects.
     pub fn stored_bytes(&self) -> u64 {
-        self.parts().map(|part| part.stored_bytes).sum()
+        self.parts().fold(0, |sum, part| sum.saturating_add(part.stored_bytes))
     }
 }
 
@@ -120,7 +120,7 @@ impl Part {
     /// [`Kind::NotFound`] for an object that is missing, [`Kind::Corrupt`] for one that is another than was written.
     pub async fn read(&self, store: &Store) -> Result<Bytes> {
         let key = layout::object(&self.object)?;
-        let bytes = store.get(&key).await?.ok_or_else(|| {
+        let bytes = store.get_at_most(&key, self.stored_bytes).await?.ok_or_else(|| {
             Error::new(Kind::NotFound, format!("{key} of a base backup is missing"))
                 .hint("restore the object from a copy of the archive, or use another base backup")
         })?;
@@ -134,16 +134,41 @@ impl Part {
     }
 
     /// The bytes before compression of an object that was [read](Part::read).
+    ///
+    /// # Errors
+    /// [`Kind::Corrupt`] for more or fewer than the backup says, and for more than a part can have.
     pub fn decompress(&self, stored: &[u8]) -> Result<Vec<u8>> {
-        let damaged = || format!("{} cannot be decompressed", self.object);
-        let mut bytes = Vec::with_capacity(usize::try_from(self.bytes).unwrap_or(0));
-        let decoder = zstd::Decoder::with_buffer(stored).or_err(Kind::Corrupt, damaged)?;
-        // One byte more than it should have shows that it has more.
-        decoder.take(self.bytes.saturating_add(1)).read_to_end(&mut bytes).or_err(Kind::Corrupt, damaged)?;
-        if bytes.len() as u64 != self.bytes {
-            return Err(Error::new(Kind::Corrupt, format!("{} has another length than its backup says", self.object)));
-        }
+        let mut bytes = Vec::new();
+        let read = self.reader(stored)?.read_to_end(&mut bytes);
+        read.or_err(Kind::Corrupt, || format!("{} cannot be decompressed", self.object))?;
+        self.is_length(bytes.len() as u64)?;
         Ok(bytes)
+    }
+
+    /// The same bytes, one after the other; one more than there should be at the most, which shows that there are more.
+    ///
+    /// # Errors
+    /// [`Kind::Corrupt`] if the backup says more than `stored` can unpack to.
+    pub fn reader<'a>(&self, stored: &'a [u8]) -> Result<impl Read + use<'a>> {
+        let most = bounds::unpacked(&layout::object(&self.object)?, stored.len());
+        if self.bytes > most {
+            return Err(bounds::unpacks_to_too_much(&self.object, most));
+        }
+        let decoder = zstd::Decoder::with_buffer(stored);
+        let decoder = decoder.or_err(Kind::Corrupt, || format!("{} cannot be decompressed", self.object))?;
+        Ok(decoder.take(self.bytes + 1))
+    }
+
+    /// Whether as many bytes were [read](Part::reader) as the backup says.
+    ///
+    /// # Errors
+    /// [`Kind::Corrupt`] if not.
+    pub fn is_length(&self, found: u64) -> Result<()> {
+        if found == self.bytes {
+            return Ok(());
+        }
+        Err(Error::new(Kind::Corrupt, format!("{} has another length than its backup says", self.object))
+            .hint("restore the object from a copy of the archive, or use another base backup"))
     }
 }
 

@@ -102,6 +102,13 @@ pub(super) fn missing_before(stream: &StreamId, number: u64, later: u64) -> Erro
     Error::new(Kind::Corrupt, message).hint(WAY_OUT)
 }
 
+/// The same for all of a wide hole.
+pub(super) fn missing_all(stream: &StreamId, (first, last): (u64, u64)) -> Error {
+    let (from, to) = (layout::entry(stream, first), layout::entry(stream, last));
+    let message = format!("{from} to {to} are missing, although later entries of their chain exist");
+    Error::new(Kind::Corrupt, message).hint(WAY_OUT)
+}
+
 const WAY_OUT: &str = "restore the missing entries from a copy or an older version of the bucket; or let `tidelog verify \
                        --repair` put aside what stands above them, so that the archiver reads it again; nothing is \
                        written to this stream until then";

@@ -42,7 +42,7 @@ pub mod fuzzing {
     /// Reads the bytes as the server's manifest of a base backup, as an archive of it, and as its configuration.
     pub fn backup_bytes(bytes: &[u8]) {
         String::from_utf8_lossy(bytes).lines().for_each(|line| drop(super::inherited::setting(line)));
-        drop(super::manifest::parse(bytes));
+        drop(super::manifest::parse(bytes, u64::MAX));
         super::unpack::read_through(bytes);
     }
 }

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use bytes::Bytes;
+
 pub use super::settings::{Action, LogSource, shell_word};
 pub use super::tablespaces::Places;
 
@@ -17,7 +19,7 @@ use super::tablespaces::write_map;
 use super::unpack::{Written, sync_directories, unpack};
 use super::{limits, settings};
 use crate::error::{Error, Kind, Result};
-use crate::manifest::backups::{Archive, Backup};
+use crate::manifest::backups::{Archive, Backup, Part};
 use crate::store::Store;
 
 /// Where and how to restore.
@@ -64,7 +66,7 @@ async fn unpack_and_set_up(store: &Store, plan: &Plan, into: &Destination, done:
     for place in places.values().chain(&later) {
         must_be_empty(place)?;
     }
-    let (text, files) = manifest_of(store, backup).await?;
+    let (manifest, files) = manifest_of(store, backup).await?;
     make_private(&into.data)?;
     let jobs = backup.archives.iter().map(|archive| {
         let place = archive.tablespace.as_ref().and_then(|tablespace| places.get(&tablespace.oid));
@@ -79,8 +81,7 @@ async fn unpack_and_set_up(store: &Store, plan: &Plan, into: &Destination, done:
     all_there(&files, &written)?;
     later.iter().try_for_each(|place| make_private(place))?;
     write_map(&into.data, &places)?;
-    let copy = into.data.join("backup_manifest");
-    fs::write(&copy, &text).map_err(|source| Error::io(source, format!("cannot write {}", copy.display())))?;
+    copy_manifest(&backup.manifest, &manifest, &into.data.join("backup_manifest"))?;
     let notes = set_up(plan, into)?;
     for root in places.values().chain([&into.data]) {
         sync_directories(root)?;
@@ -107,7 +108,8 @@ fn set_up(plan: &Plan, into: &Destination) -> Result<Vec<String>> {
 /// # Errors
 /// [`Kind::Corrupt`] and [`Kind::NotFound`] for what a restore would fail at.
 pub async fn check(store: &Store, backup: &Backup) -> Result<()> {
-    let (_, files) = manifest_of(store, backup).await?;
+    let (manifest, files) = manifest_of(store, backup).await?;
+    drop(manifest);
     let mut written = Vec::new();
     for archive in &backup.archives {
         written.push(unpack(store, archive, (None, prefix(archive)), &files, &Arc::default()).await?);
@@ -115,10 +117,25 @@ pub async fn check(store: &Store, backup: &Backup) -> Result<()> {
     all_there(&files, &written)
 }
 
-async fn manifest_of(store: &Store, backup: &Backup) -> Result<(Vec<u8>, Arc<Files>)> {
-    let text = backup.manifest.decompress(&backup.manifest.read(store).await?)?;
-    let files = Arc::new(manifest::parse(&text)?);
-    Ok((text, files))
+/// The server's manifest, still compressed, and the files that it names. Its text may be longer than memory is large.
+async fn manifest_of(store: &Store, backup: &Backup) -> Result<(Bytes, Arc<Files>)> {
+    let stored = backup.manifest.read(store).await?;
+    // Each of its files has a header in an archive.
+    let unpacked = backup.archives.iter().flat_map(|archive| &archive.parts);
+    let most = unpacked.fold(0, |sum: u64, part| sum.saturating_add(part.bytes)) / TAR_HEADER;
+    let files = manifest::parse(backup.manifest.reader(&stored)?, most)?;
+    Ok((stored, Arc::new(files)))
+}
+
+/// What a file takes of a tar file at the least.
+const TAR_HEADER: u64 = 512;
+
+/// Writes the server's manifest into the data directory, as the server had sent it.
+fn copy_manifest(part: &Part, stored: &[u8], to: &Path) -> Result<()> {
+    let failed = |source| Error::io(source, format!("cannot write {}", to.display()));
+    let mut file = fs::File::create(to).map_err(failed)?;
+    let copied = std::io::copy(&mut part.reader(stored)?, &mut file).map_err(failed)?;
+    part.is_length(copied)
 }
 
 /// What stands before an archive's files in the manifest.

@@ -278,7 +278,8 @@ mod tests {
         let store = memory();
         let mut packer = Packer::new(store.clone(), 1, "b".to_owned(), 1, Arc::default());
         packer.begin(MANIFEST.to_owned(), None).await.expect("begun");
-        let text: Vec<u8> = (0..FRAME * (2 * FRAMES_A_PART) + 5).map(|at| (at / 999) as u8).collect();
+        let text: Vec<u8> =
+            (0..FRAME * (2 * FRAMES_A_PART) + 5).map(|at| ((at / 16 * 2_654_435_761) >> 8) as u8).collect();
         let mut rest = &text[..];
         while !rest.is_empty() {
             rest = packer.fill(rest);
