@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak soak-replay lint bench fuzz clean-cache
+.PHONY: help demo test test-bad-store soak soak-replay lint bench fuzz clean-cache
 
 setup := bash tests/rig/setup.sh
 # The one place where the cache's path is decided is setup.sh; this asks it.
@@ -21,7 +21,12 @@ demo: ## build the program and watch it archive and replay, without any server
 # Failures are shown as they come; the last line counts all tests of all binaries.
 test: ## get the test servers (kept in a cache), then run every test
 	@$(setup) test
-	cargo test --locked --no-fail-fast 2>&1 | awk -f tests/rig/count.awk
+	{ cargo test --locked --no-fail-fast || failed=1; bash tests/rig/bad_store.sh few; exit $${failed:-0}; } 2>&1 \
+	    | awk -f tests/rig/count.awk
+
+test-bad-store: ## the Kafka and Postgres fault suites once more, with the archive in an S3 store that disturbs one request of eight; RIG_SEED=7
+	@$(setup) test
+	bash tests/rig/bad_store.sh all 2>&1 | awk -f tests/rig/count.awk
 
 # The seed is in the first line that it prints: SOAK_SEED=… draws the same schedule again.
 soak: export SOAK_SEED := $(or $(SOAK_SEED),$(shell date +%s))

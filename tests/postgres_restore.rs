@@ -64,6 +64,12 @@ impl Place {
         );
         let program = home.start(&["-c", "tidelog.toml", "run"]);
         let place = Place { home, postgres, program: Mutex::new(Some(program)) };
+        // What a backup begins with has to be archived.
+        wait_until("the archiver to stream", PATIENCE, || {
+            let streams = "SELECT count(*) FROM pg_replication_slots WHERE slot_name = 'tidelog' AND active";
+            place.program().as_mut().expect("it archives").assert_running();
+            place.postgres.psql(streams) == "1"
+        });
         place.postgres.psql("CREATE TABLE markers(id int PRIMARY KEY, filler text)");
         place
     }

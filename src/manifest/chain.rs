@@ -392,6 +392,7 @@ impl Chain {
     /// Writes the pages that are new, then the snapshot that lists them.
     async fn create_snapshot(&mut self, writer: &str, now: DateTime<Utc>) -> Result<bool> {
         let number = self.number + 1;
+        page::tend(&self.store, &self.stream, number, &self.pages).await;
         let (pages, new) = page::roll(&self.stream, number, &self.pages, &self.tail)?;
         for page in new {
             page::write(&self.store, &self.stream, page).await?;

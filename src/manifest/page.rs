@@ -170,6 +170,32 @@ pub(super) async fn write(store: &Store, stream: &StreamId, page: Rolled) -> Res
     }
 }
 
+/// How many snapshots it takes until all pages that they list were looked after.
+const TENDED_WITHIN: u64 = 16;
+
+/// Makes pages again that an earlier snapshot lists and that are gone. Whoever writes snapshot `number` looks after one in 16,
+/// the newest among them: a few small requests in 64 commits, however old the archive. Readers put together what is
+/// missing, so nothing waits for this, and nothing fails by it.
+pub(super) async fn tend(store: &Store, stream: &StreamId, number: u64, listed: &[PageRef]) {
+    let is_due = |page: &&PageRef| {
+        let index = page.first / SNAPSHOT_EVERY.saturating_pow(u32::from(page.level) + 1);
+        (number / SNAPSHOT_EVERY).saturating_sub(index) % TENDED_WITHIN == 2
+    };
+    for reference in listed.iter().filter(is_due) {
+        let object = layout::page(stream, &reference.sha256);
+        let made = match store.size(&object).await {
+            Ok(Some(_)) => continue,
+            Ok(None) => remake(store, stream, reference).await,
+            Err(error) => Err(error),
+        };
+        match made {
+            Ok(true) => tracing::warn!(%object, "a page was missing and was made again from its entries"),
+            Ok(false) => tracing::warn!(%object, "a page is missing; its entries are read instead"),
+            Err(error) => tracing::warn!(%object, %error, "a page is missing or cannot be looked at"),
+        }
+    }
+}
+
 /// Reads a page; it must be what its reference says.
 pub(super) async fn read(store: &Store, stream: &StreamId, reference: &PageRef) -> Result<Page> {
     let object = layout::page(stream, &reference.sha256);

@@ -3,7 +3,8 @@
 //! ```text
 //!   setup.sh ──► cache (jars, venv) ──► parts() ─┬─► kafka    brokers (JVM processes), topics, records in and out
 //!                                                ├─► postgres servers of several versions, standbys, psql, pgbench
-//!                                                ├─► s3       moto_server (process), s3s-fs (in this process); s3_proxy before them
+//!                                                ├─► s3       moto_server (process), s3s-fs (in this process); s3_proxy before them;
+//!                                                │            bad_store puts whole suites behind it
 //!                                                └─► python   scripts with duckdb, pyarrow, fastavro
 //!   records ─► load() ─► a topic ─► … ─► another topic ─► compare::assert_same
 //!                     the binary under test ─────────► program
@@ -14,6 +15,7 @@
 //! starts its own by [`kafka::Kafka::start`]. A server that cannot be had fails the test with the server's own words.
 //! Nothing here sleeps and hopes: all waiting is [`wait_for`] a condition.
 
+pub(crate) mod bad_store;
 pub(crate) mod compare;
 pub(crate) mod http;
 pub(crate) mod kafka;

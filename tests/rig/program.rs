@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use super::bad_store::{self, BadStore};
 use super::process::{Process, spawn, temporary_directory};
 use super::wait_until;
 
@@ -16,12 +17,13 @@ const COMMAND_DEADLINE: Duration = Duration::from_secs(180);
 /// A directory in which the program runs, with whatever files the test writes there.
 pub(crate) struct Home {
     directory: TempDir,
+    bad_store: BadStore,
 }
 
 impl Home {
     /// An empty one.
     pub(crate) fn new() -> Home {
-        Home { directory: temporary_directory("home") }
+        Home { directory: temporary_directory("home"), bad_store: BadStore::default() }
     }
 
     /// One with `tidelog.toml`.
@@ -36,10 +38,11 @@ impl Home {
         self.directory.path()
     }
 
-    /// Writes a file of it.
+    /// Writes a file of it. An archive on the disk that it names is one in a bad store where that is asked for.
     pub(crate) fn write(&self, name: &str, text: &str) -> PathBuf {
         let path = self.path().join(name);
-        std::fs::write(&path, text).expect("a file can be written");
+        let placed = bad_store::is_wanted().then(|| self.bad_store.put_behind(self.path(), text));
+        std::fs::write(&path, placed.as_deref().unwrap_or(text)).expect("a file can be written");
         path
     }
 

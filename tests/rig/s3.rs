@@ -7,6 +7,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -32,11 +33,13 @@ pub(crate) struct Bucket {
     pub(crate) endpoint: String,
     pub(crate) name: String,
     server: Option<InProcess>,
+    /// Where the server keeps its objects, to be removed with the bucket.
+    _scratch: Option<TempDir>,
 }
 
 struct InProcess {
     runtime: Option<Runtime>,
-    directory: TempDir,
+    root: PathBuf,
 }
 
 impl Bucket {
@@ -57,8 +60,8 @@ impl Bucket {
     }
 
     /// Where s3s-fs keeps the objects as files, for tests that damage them; `None` for moto.
-    pub(crate) fn files(&self) -> Option<std::path::PathBuf> {
-        self.server.as_ref().map(|server| server.directory.path().join(&self.name))
+    pub(crate) fn files(&self) -> Option<PathBuf> {
+        self.server.as_ref().map(|server| server.root.join(&self.name))
     }
 }
 
@@ -77,7 +80,7 @@ pub(crate) fn moto() -> Bucket {
     let name = unique("rig-bucket");
     let answer = put(SERVER.1, &format!("/{name}")).unwrap_or_else(|error| panic!("moto_server: {error}"));
     assert!(answer.starts_with("HTTP/1.1 200"), "moto_server made no bucket {name}: {answer}");
-    Bucket { endpoint: format!("http://127.0.0.1:{}", SERVER.1), name, server: None }
+    Bucket { endpoint: format!("http://127.0.0.1:{}", SERVER.1), name, server: None, _scratch: None }
 }
 
 fn start_moto(environment: &[(&str, &str)]) -> (Process, u16) {
@@ -150,7 +153,14 @@ pub(crate) fn s3s_fs() -> Bucket {
     let name = unique("rig-bucket");
     // A bucket of s3s-fs is a directory.
     std::fs::create_dir(directory.path().join(&name)).expect("a bucket can be made");
-    let mut builder = S3ServiceBuilder::new(s3s_fs::FileSystem::new(directory.path()).expect("s3s-fs opens its root"));
+    let bucket = s3s_fs_in(directory.path(), &name);
+    Bucket { _scratch: Some(directory), ..bucket }
+}
+
+/// The directory `name` below `root` as a bucket on an s3s-fs server of its own, as are all others there. Objects are the files
+/// below it.
+pub(crate) fn s3s_fs_in(root: &Path, name: &str) -> Bucket {
+    let mut builder = S3ServiceBuilder::new(s3s_fs::FileSystem::new(root).expect("s3s-fs opens its root"));
     builder.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
     let service = builder.build();
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -162,8 +172,8 @@ pub(crate) fn s3s_fs() -> Bucket {
     listener.set_nonblocking(true).expect("a socket can be non-blocking");
     let port = listener.local_addr().expect("a bound socket has an address").port();
     runtime.spawn(serve(listener, service));
-    let server = InProcess { runtime: Some(runtime), directory };
-    Bucket { endpoint: format!("http://127.0.0.1:{port}"), name, server: Some(server) }
+    let server = InProcess { runtime: Some(runtime), root: root.to_owned() };
+    Bucket { endpoint: format!("http://127.0.0.1:{port}"), name: name.to_owned(), server: Some(server), _scratch: None }
 }
 
 async fn serve(listener: std::net::TcpListener, service: S3Service) {

@@ -5,7 +5,8 @@
 //! ```
 //!
 //! `Host` stays as the client sent it, so signatures hold. The first rule that fits a request is applied; one without a
-//! rule goes through.
+//! rule goes through, or meets what [`bad_store::draw`] draws for it. Conditional puts reach the server one after the other: s3s-fs
+//! looks, then writes.
 
 use std::convert::Infallible;
 use std::io;
@@ -15,7 +16,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http_body_util::combinators::BoxBody;
+use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
@@ -25,6 +26,8 @@ use regex::Regex;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 
+use super::bad_store;
+use super::records::Random;
 use super::s3::Bucket;
 
 /// What happens to a request.
@@ -139,8 +142,23 @@ struct Shared {
     /// Where the server listens.
     server: String,
     rules: Mutex<Vec<Arc<Rule>>>,
+    /// From which faults are drawn for what no rule fits.
+    random: Mutex<Option<Random>>,
+    /// How many were drawn.
+    disturbed: AtomicU64,
+    /// Held by the conditional put that is at the server.
+    conditional: tokio::sync::Mutex<()>,
     /// Method, path and query of all that came.
     log: Mutex<Vec<String>>,
+}
+
+impl Shared {
+    fn drawn(&self, request: &Request<Incoming>, creates: bool) -> Option<Arc<Rule>> {
+        let mut random = self.random.lock().expect("no test panics within");
+        let fault = bad_store::draw(random.as_mut()?, request.method().as_str(), creates)?;
+        self.disturbed.fetch_add(1, Ordering::Relaxed);
+        Some(Arc::new(Rule::new("", "", fault)))
+    }
 }
 
 /// The proxy; it ends with this value.
@@ -153,7 +171,15 @@ impl Proxy {
     /// Stands before the bucket's server from now on: clients that take the bucket's options come through here.
     pub(crate) fn before(bucket: &mut Bucket) -> Proxy {
         let server = bucket.endpoint.trim_start_matches("http://").to_owned();
-        let shared = Arc::new(Shared { server, rules: Mutex::default(), log: Mutex::default() });
+        let shared = Shared {
+            server,
+            rules: Mutex::default(),
+            random: Mutex::default(),
+            disturbed: AtomicU64::new(0),
+            conditional: tokio::sync::Mutex::default(),
+            log: Mutex::default(),
+        };
+        let shared = Arc::new(shared);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -176,7 +202,17 @@ impl Proxy {
         Added(rule)
     }
 
-    /// Lets everything through again.
+    /// Draws a fault for some of the requests from now on.
+    pub(crate) fn disturb(&self, seed: u64) {
+        *self.shared.random.lock().expect("no test panics within") = Some(Random::new(seed));
+    }
+
+    /// How many requests met a fault that was drawn.
+    pub(crate) fn disturbed(&self) -> u64 {
+        self.shared.disturbed.load(Ordering::Relaxed)
+    }
+
+    /// Lets everything through again that a rule kept.
     pub(crate) fn clear(&self) {
         self.shared.rules.lock().expect("no test panics within").clear();
     }
@@ -208,14 +244,15 @@ async fn serve(listener: std::net::TcpListener, shared: Arc<Shared>) {
     }
 }
 
-type Answer = Response<BoxBody<Bytes, io::Error>>;
+type Answer = Response<UnsyncBoxBody<Bytes, io::Error>>;
 
 /// An error cuts the connection.
 async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> io::Result<Answer> {
     let at = request.uri().path_and_query().map_or("/", |at| at.as_str());
     shared.log.lock().expect("no test panics within").push(format!("{} {at}", request.method()));
     let rules = shared.rules.lock().expect("no test panics within").clone();
-    let rule = rules.into_iter().find(|rule| rule.meets(&request));
+    let creates = request.headers().contains_key("if-none-match");
+    let rule = rules.into_iter().find(|rule| rule.meets(&request)).or_else(|| shared.drawn(&request, creates));
     let fault = rule.as_ref().map(|rule| rule.fault.clone());
     let (parts, mut incoming) = request.into_parts();
     let mut body = Vec::new();
@@ -231,7 +268,10 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> io::Result<A
         Some(Fault::Delay(time)) => tokio::time::sleep(*time).await,
         _ => {}
     }
-    let got = forward(&shared.server, Request::from_parts(parts, Full::new(Bytes::from(body)))).await?;
+    let got = {
+        let _one = if creates { Some(shared.conditional.lock().await) } else { None };
+        forward(&shared.server, Request::from_parts(parts, Full::new(Bytes::from(body)))).await?
+    };
     let (mut parts, bytes) = got.into_parts();
     match fault {
         Some(Fault::AnswerAfter(status, code)) => Ok(error(status, code)),
@@ -239,7 +279,7 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> io::Result<A
         Some(Fault::CutAnswer(at)) if at < bytes.len() => {
             let pieces = [Ok(Frame::data(bytes.slice(..at))), Err(io::Error::other("a rule cuts the answer"))];
             let body = StreamBody::new(futures::stream::iter(pieces));
-            Ok(Response::from_parts(parts, BodyExt::boxed(body)))
+            Ok(Response::from_parts(parts, BodyExt::boxed_unsync(body)))
         }
         Some(Fault::HideKeys(hidden)) => {
             let text = String::from_utf8_lossy(&bytes).into_owned();
@@ -254,12 +294,8 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> io::Result<A
             parts.headers.remove("content-length");
             Ok(Response::from_parts(parts, whole(Bytes::from(left.into_owned()))))
         }
-        _ => {
-            if let Some(rule) = &rule {
-                rule.carry(bytes.len()).await;
-            }
-            Ok(Response::from_parts(parts, whole(bytes)))
-        }
+        Some(Fault::BytesPerSecond(_)) => Ok(Response::from_parts(parts, trickle(rule, bytes))),
+        _ => Ok(Response::from_parts(parts, whole(bytes))),
     }
 }
 
@@ -274,8 +310,23 @@ async fn forward(server: &str, request: Request<Full<Bytes>>) -> io::Result<Resp
     Ok(Response::from_parts(parts, bytes))
 }
 
-fn whole(bytes: Bytes) -> BoxBody<Bytes, io::Error> {
-    BodyExt::boxed(Full::new(bytes).map_err(|never: Infallible| match never {}))
+/// The bytes as the link of the rule carries them, piece by piece.
+fn trickle(rule: Option<Arc<Rule>>, bytes: Bytes) -> UnsyncBoxBody<Bytes, io::Error> {
+    let pieces = futures::stream::unfold((rule, bytes), |(rule, mut left)| async move {
+        let piece = left.split_to(left.len().min(16 << 10));
+        if piece.is_empty() {
+            return None;
+        }
+        if let Some(rule) = &rule {
+            rule.carry(piece.len()).await;
+        }
+        Some((Ok(Frame::data(piece)), (rule, left)))
+    });
+    BodyExt::boxed_unsync(StreamBody::new(pieces))
+}
+
+fn whole(bytes: Bytes) -> UnsyncBoxBody<Bytes, io::Error> {
+    BodyExt::boxed_unsync(Full::new(bytes).map_err(|never: Infallible| match never {}))
 }
 
 fn error(status: u16, code: &str) -> Answer {

@@ -8,6 +8,7 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutPayload};
 use rdkafka::Timestamp;
 
+use super::bad_store::BadStore;
 use super::kafka::{Kafka, KafkaOptions, shared};
 use super::program::{self, Home, Program};
 use super::records::{self, Generator};
@@ -259,4 +260,33 @@ fn a_program_that_ended_is_noticed() {
         program.assert_running();
         false
     });
+}
+
+#[test]
+fn a_bad_store_keeps_its_objects_where_the_disk_would_and_disturbs() {
+    let (home, bad) = (Home::new(), BadStore::default());
+    let path = home.path().display();
+    let config = format!(
+        "[archive]\nurl = \"file://{path}/archive\"\nspool_dir = \"{path}/spool\"\n[kafka]\n\
+         bootstrap_servers = \"b:1\"\ntopics = [\"a\"]\n"
+    );
+    let placed = bad.put_behind(home.path(), &config);
+    assert!(placed.contains("url = \"s3://archive\"") && !placed.contains("file://"), "{placed}");
+    let file = home.write("bad.toml", &placed);
+    let config = tidelog::config::Config::load(&file).expect("it is a configuration");
+    let store = tidelog::store::Store::open(&config.archive).expect("it opens");
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let keys: Vec<Path> = (0..40).map(|n| Path::from(format!("folder/{n}"))).collect();
+    runtime.block_on(async {
+        futures::future::join_all(keys.iter().map(async |key| {
+            store.create(key, key.to_string().into()).await.expect("created");
+            assert_eq!(store.get(key).await.expect("read").expect("it is there"), key.to_string());
+        }))
+        .await;
+    });
+    for key in &keys {
+        let object = std::fs::read_to_string(home.path().join("archive").join(key.as_ref()));
+        assert_eq!(object.expect("a file"), key.to_string());
+    }
+    assert!(bad.disturbed() > 4, "{} requests met a fault", bad.disturbed());
 }

@@ -120,3 +120,27 @@ async fn a_page_that_is_missing_costs_no_record_and_is_made_again() {
     assert_eq!((done.pages, done.aside.len()), (pages, 0));
     assert_eq!((segments(&store).await, damaged(&store).await), (all, 0));
 }
+
+#[tokio::test]
+async fn a_page_that_is_missing_is_made_again_by_whoever_writes_the_next_snapshots() {
+    let faulty = faultless();
+    let store = faulty.store();
+    let mut chain = begun(&store).await;
+    grow(&mut chain, 200).await;
+    let newest = layout::page(&orders(), &chain.pages.last().unwrap().sha256);
+    lose(&faulty, &newest).await;
+    assert_eq!(damaged(&store).await, 1);
+    // Another process: what it knows is from the store.
+    let mut chain = Chain::open(&store, &orders()).await.unwrap().unwrap();
+    grow(&mut chain, 256).await;
+    assert_eq!((damaged(&store).await, segments(&store).await), (0, 253));
+    // An older one is found within 16 snapshots, and one that cannot be made again stops no commit.
+    let [old, hopeless] = [0, 2].map(|index: usize| layout::page(&orders(), &chain.pages[index].sha256));
+    lose(&faulty, &old).await;
+    lose(&faulty, &hopeless).await;
+    lose(&faulty, &layout::entry(&orders(), 130)).await;
+    let mut chain = Chain::open(&store, &orders()).await.unwrap().unwrap();
+    grow(&mut chain, 256 + 16 * 64).await;
+    assert!(store.size(&old).await.unwrap().is_some(), "the older page is there again");
+    assert_eq!(damaged(&store).await, 2, "an entry, and the page that lists it");
+}
