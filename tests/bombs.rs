@@ -344,8 +344,8 @@ fn a_page_of_parquet_that_unpacks_to_more_than_a_row_group_is_refused() {
     assert!(sound.len() < 30_000, "{}", sound.len());
     let bomb = with_row_group(sound, |group| {
         // The header of a data page: field 1, a number, 0; field 2, a number, the size.
-        let sizes = (140_000_000..140_000_100).map(|size| [&[0x15, 0, 0x15][..], &zigzag(size)].concat());
-        let found = sizes.filter(|head| group.windows(head.len()).any(|at| at == head)).next().expect("the page");
+        let mut sizes = (140_000_000..140_000_100).map(|size| [&[0x15, 0, 0x15][..], &zigzag(size)].concat());
+        let found = sizes.find(|head| group.windows(head.len()).any(|at| at == head)).expect("the page");
         replace(group, &found, &[&[0x15, 0, 0x15][..], &zigzag(i32::MAX.into())].concat());
     });
     exchange(&target, &made, &bomb);
