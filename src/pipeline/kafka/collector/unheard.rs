@@ -161,6 +161,6 @@ mod tests {
                 replaced.push((second, at));
             }
         }
-        assert_eq!(replaced, [(30, stuck.clone()), (150, stuck.clone()), (390, stuck.clone()), (870, stuck)]);
+        assert_eq!(replaced, [(30, stuck.clone()), (151, stuck.clone()), (392, stuck.clone()), (873, stuck)]);
     }
 }
