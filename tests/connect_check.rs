@@ -7,11 +7,11 @@ use std::time::Duration;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use serde_json::Value;
 
-use crate::http::Service;
+use crate::http::{SOON, Service};
 use crate::rig::kafka::{Kafka, KafkaOptions, free_port, java, shared};
 use crate::rig::program;
 use crate::rig::topics::{Codec, Message, PATIENCE};
-use crate::rig::{unique, wait_until};
+use crate::rig::{unique, wait_for, wait_until};
 use crate::site::{STOP, Settings, Site};
 
 fn produce(kafka: &Kafka, topic: &str, partitions: i32, records: std::ops::Range<i32>) {
@@ -59,8 +59,24 @@ impl Stranger {
     }
 }
 
-/// Another client in the group of a running archiver, and of none.
-fn a_stranger_is_named(properties: &[(&str, &str)], strategy: &[(&str, &str)]) {
+const MEMBERS: &str = "tidelog_task_failing{task=\"kafka_members\"}";
+
+fn the_process_names(service: &mut Service, stranger: &Stranger, words: &[&str]) {
+    let reason = wait_for("a reason that names the stranger", SOON, || {
+        service.program.assert_running();
+        drop(stranger.0.poll(Duration::from_millis(100)));
+        let answer = service.server.get("/readyz");
+        let reasons = answer.json()["reasons"].to_string();
+        (answer.status == 503 && words.iter().all(|word| reasons.contains(word))).then_some(reasons)
+    });
+    assert!(reason.contains("archived by nobody"), "{reason}");
+    assert_eq!(service.metric(MEMBERS), Some(1.0));
+    let failing = service.server.json("/api/status")["failing"].to_string();
+    assert!(failing.contains("billing"), "{failing}");
+}
+
+/// Another client in the group of a running archiver. `told`: the process names it, too, and not only the check.
+fn a_stranger_is_named(properties: &[(&str, &str)], strategy: &[(&str, &str)], told: bool) {
     let (kafka, topic) = (shared(), unique("stranger"));
     kafka.create_topic(&topic, 4, &[]);
     let settings = Settings { topics: &[&topic], properties, ..Settings::default() };
@@ -72,24 +88,28 @@ fn a_stranger_is_named(properties: &[(&str, &str)], strategy: &[(&str, &str)]) {
     wait_until("the stranger to have half of the partitions", PATIENCE, || stranger.partitions() == 2);
     let words = ["billing", "127.0.0.1", &topic, "kafka.group_id"];
     assert_found(&service.site, 2, "group", &words);
+    if told {
+        the_process_names(&mut service, &stranger, &words);
+    }
     // It leaves, and all is well by itself.
     drop(stranger);
     produce(kafka, &topic, 4, 0..40);
     service.site.wait_archived(kafka, &[&topic], &mut [&mut service.program]);
     service.wait_ready();
+    assert_eq!(service.metric(MEMBERS), Some(0.0));
     assert_eq!(findings(&service.site), (Some(0), vec![]));
     service.program.terminate(STOP);
 }
 
 #[test]
 fn a_stranger_in_the_group_is_named_with_what_it_takes() {
-    a_stranger_is_named(&[], &[("partition.assignment.strategy", "cooperative-sticky")]);
+    a_stranger_is_named(&[], &[("partition.assignment.strategy", "cooperative-sticky")], true);
 }
 
 #[test]
 fn a_stranger_in_a_group_of_the_new_protocol_is_named_with_what_it_takes() {
     let new = [("group.protocol", "consumer")];
-    a_stranger_is_named(&new, &new);
+    a_stranger_is_named(&new, &new, false);
 }
 
 #[test]
@@ -216,4 +236,54 @@ fn rights_that_are_missing_are_named_by_topic_and_group() {
     site.reconfigure(&format!("{dark:?}"), "\"nowhere\"");
     guarded.grant("Describe", &["--topic", "nowhere"]);
     assert_found(&site, 1, "kafka", &["nowhere", "create what is missing"]);
+}
+
+#[test]
+fn a_right_that_is_withdrawn_is_named_and_what_came_meanwhile_is_archived_once_it_is_back() {
+    let guarded = Guarded::start();
+    let (kafka, topics) = (&guarded.kafka, ["kept", "taken", "never"].map(unique));
+    let [kept, taken, never] = &topics;
+    for topic in &topics {
+        kafka.create_topic(topic, 2, &[]);
+        produce(kafka, topic, 2, 0..20);
+    }
+    let regex = format!("^{}$", taken.replace('.', "[.]"));
+    let settings = Settings { topics: &[kept, &regex, never], properties: &LOGIN, ..Settings::default() };
+    let (site, server) = crate::http::site_at(&guarded.address, &settings, "");
+    guarded.grant("Read", &["--topic", kept, "--topic", taken, "--group", &site.group]);
+    let mut service = Service { program: site.start(), site, server };
+    let unready = |service: &mut Service, topic: &str, words: &[&str]| {
+        wait_for(&format!("a reason that names {topic}"), SOON, || {
+            service.program.assert_running();
+            let answer = service.server.is_up().then(|| service.server.get("/readyz"))?;
+            let reasons = answer.json()["reasons"].clone();
+            let about = |reason: &&Value| {
+                reason
+                    .as_str()
+                    .is_some_and(|text| text.starts_with(topic) && words.iter().all(|word| text.contains(word)))
+            };
+            reasons.as_array()?.iter().find(about).filter(|_| answer.status == 503).cloned()
+        })
+    };
+    // One was never granted: the others are archived all the same.
+    unready(&mut service, never, &["may not be read", "do: grant READ"]);
+    service.site.wait_archived(kafka, &[kept, taken], &mut [&mut service.program]);
+    guarded.grant("Read", &["--topic", never]);
+    service.site.wait_archived(kafka, &[never], &mut [&mut service.program]);
+    service.wait_ready();
+
+    // One is withdrawn, and given back.
+    guarded.withdraw("Read", &["--topic", taken]);
+    produce(kafka, taken, 2, 20..60);
+    produce(kafka, kept, 2, 20..60);
+    unready(&mut service, taken, &["may not be read", "do: grant READ"]);
+    assert_eq!(service.metric("tidelog_task_failing{task=\"kafka_rights\"}"), Some(1.0));
+    service.site.wait_archived(kafka, &[kept], &mut [&mut service.program]);
+    guarded.grant("Read", &["--topic", taken]);
+    service.site.wait_archived(kafka, &[taken], &mut [&mut service.program]);
+    service.wait_ready();
+    for topic in &topics {
+        service.site.assert_holds(topic, 0, &kafka.consume_all(topic));
+    }
+    service.program.terminate(STOP);
 }

@@ -260,6 +260,17 @@ fn a_damaged_chain_keeps_only_its_own_topic_from_being_archived() {
         "{ready}"
     );
 
+    // The alerts see them, too: their series are there from the moment of assignment.
+    let metrics = server.get("/metrics").body;
+    for (topic, damage) in &damaged {
+        let series = |name: &str| {
+            let name = format!("tidelog_{name}{{topic={topic:?},partition=\"0\"}} ");
+            metrics.lines().find_map(|line| line.strip_prefix(&name)?.parse::<f64>().ok())
+        };
+        assert!(series("lag_seconds").is_some_and(|lag| lag > 0.0), "{damage:?}:\n{metrics}");
+        assert_eq!(series("complete_through_timestamp_seconds"), Some(0.0), "{damage:?}");
+    }
+
     // Each is read on as soon as it is whole again, without a restart, and readiness forgets it.
     for (topic, _) in &damaged {
         yard.repair(topic);

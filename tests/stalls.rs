@@ -217,8 +217,11 @@ fn a_damaged_batch_is_named_in_time_and_never_passed_in_silence() {
         .filter_map(|reason| service.metric(&format!("tidelog_stalled_partitions{{reason={reason:?}}}")))
         .sum();
     assert!((stalled - 4.0).abs() < f64::EPSILON, "{stalled}");
-    let series = format!("tidelog_stalled_since_timestamp_seconds{{topic={topic:?},partition=\"1\"}}");
-    assert!(service.metric(&series).is_some());
+    let series = |name: &str| service.metric(&format!("tidelog_{name}{{topic={topic:?},partition=\"1\"}}"));
+    assert!(series("stalled_since_timestamp_seconds").is_some());
+    // It was never complete, and its lag counts from its assignment.
+    assert_eq!(series("complete_through_timestamp_seconds"), Some(0.0));
+    assert!(series("lag_seconds").is_some_and(|lag| (10.0..600.0).contains(&lag)), "{:?}", series("lag_seconds"));
     let tasks = service.server.json("/connectors/kafka/status")["tasks"].clone();
     let states: Vec<&Value> = tasks.as_array().expect("tasks").iter().map(|task| &task["state"]).collect();
     assert_eq!(states, ["FAILED", "FAILED", "FAILED", "FAILED", "RUNNING"]);

@@ -1,6 +1,7 @@
 //! `/metrics`: what was counted, and what is so now.
 
 use std::ops::Add;
+use std::sync::Arc;
 
 use axum::extract::State;
 use axum::http::header;
@@ -9,7 +10,7 @@ use chrono::{DateTime, Utc};
 
 use super::{AppState, health};
 use crate::pipeline::board::State as Activity;
-use crate::pipeline::kafka::status::{Cause, PartitionStatus, Status};
+use crate::pipeline::kafka::status::{Cause, Incomplete, PartitionStatus, Status};
 use crate::pipeline::postgres::{SlotStatus, Snapshot};
 use crate::pipeline::tasks::{Task, Tasks};
 use crate::telemetry::metrics::{
@@ -64,12 +65,19 @@ fn expose_kafka(status: &Status, now: DateTime<Utc>, out: &mut Exposition) {
     if let Some(at) = status.last_checkpoint {
         out.single(&LAST_CHECKPOINT, &[("kind", "kafka")], seconds(at));
     }
-    let lag = |at: &PartitionStatus| at.complete_through.map(|through| seconds(now) - seconds(through));
+    let age = |at: DateTime<Utc>| (seconds(now) - seconds(at)).max(0.0);
+    let never = |value: &dyn Fn(DateTime<Utc>) -> f64| {
+        let sample =
+            |at: &Incomplete| Sample { label: Arc::clone(&at.label), partition: at.partition, value: value(at.since) };
+        status.incomplete.iter().map(sample).collect::<Vec<_>>()
+    };
     expose_stalls(status, out);
-    per_partition(&CHECKPOINT_POSITION, status, |at| Some(at.committed as f64), Add::add, out);
-    per_partition(&LAG_RECORDS, status, |at| at.lag_records().map(|lag| lag as f64), Add::add, out);
-    per_partition(&LAG_SECONDS, status, |at| lag(at).map(|lag| lag.max(0.0)), f64::max, out);
-    per_partition(&COMPLETE_THROUGH, status, |at| at.complete_through.map(seconds), f64::min, out);
+    per_partition(&CHECKPOINT_POSITION, samples(status, |at| Some(at.committed as f64)), Add::add, out);
+    per_partition(&LAG_RECORDS, samples(status, |at| at.lag_records().map(|lag| lag as f64)), Add::add, out);
+    let lags = samples(status, |at| at.complete_through.map(age)).chain(never(&age));
+    per_partition(&LAG_SECONDS, lags, f64::max, out);
+    let complete = samples(status, |at| at.complete_through.map(seconds)).chain(never(&|_| 0.0));
+    per_partition(&COMPLETE_THROUGH, complete, f64::min, out);
 }
 
 /// How many partitions stand still by each cause, and since when each of them.
@@ -82,7 +90,7 @@ fn expose_stalls(status: &Status, out: &mut Exposition) {
         }
     });
     let since = |at: &PartitionStatus| at.stall.as_ref().map(|stall| seconds(stall.since));
-    per_partition(&STALLED_SINCE, status, since, f64::min, out);
+    per_partition(&STALLED_SINCE, samples(status, since), f64::min, out);
 }
 
 fn expose_tasks(tasks: &Tasks, out: &mut Exposition) {
@@ -139,26 +147,35 @@ fn seconds(time: DateTime<Utc>) -> f64 {
     time.timestamp_millis() as f64 / 1000.0
 }
 
+/// What is known of one partition.
+struct Sample {
+    label: Arc<str>,
+    partition: i32,
+    value: f64,
+}
+
+/// What is known of the partitions that are read.
+fn samples(status: &Status, value: impl Fn(&PartitionStatus) -> Option<f64>) -> impl Iterator<Item = Sample> {
+    let partitions = status.streams.iter().flat_map(|stream| stream.partitions.iter().map(move |at| (stream, at)));
+    partitions.filter_map(move |(stream, at)| {
+        Some(Sample { label: Arc::clone(&stream.label), partition: at.partition, value: value(at)? })
+    })
+}
+
 /// Writes a series for each partition of a topic that has its own label, and one for all others together.
 fn per_partition(
     metric: &Metric,
-    status: &Status,
-    value: impl Fn(&PartitionStatus) -> Option<f64>,
+    known: impl Iterator<Item = Sample>,
     fold: impl Fn(f64, f64) -> f64,
     out: &mut Exposition,
 ) {
     let mut others: Option<f64> = None;
     out.family(metric, |samples| {
-        for stream in &status.streams {
-            let known = stream.partitions.iter().filter_map(|at| Some((at.partition, value(at)?)));
-            if &*stream.label == OTHER_TOPICS {
-                for (_, value) in known {
-                    others = Some(others.map_or(value, |sum| fold(sum, value)));
-                }
-                continue;
-            }
-            for (partition, value) in known {
-                samples.add(&[("topic", &stream.label), ("partition", &partition.to_string())], value);
+        for Sample { label, partition, value } in known {
+            if &*label == OTHER_TOPICS {
+                others = Some(others.map_or(value, |sum| fold(sum, value)));
+            } else {
+                samples.add(&[("topic", &label), ("partition", &partition.to_string())], value);
             }
         }
         if let Some(value) = others {
@@ -169,8 +186,6 @@ fn per_partition(
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::pipeline::kafka::status::StreamStatus;
     use crate::stream::Totals;
@@ -215,6 +230,10 @@ mod tests {
                 stream("b", OTHER_TOPICS, &[(100, Some(101), Some(4_000)), (200, Some(205), Some(3_000))]),
                 stream("c", OTHER_TOPICS, &[(1, Some(1), Some(5_000))]),
             ],
+            // One that is read and was never complete, and one whose position is still being looked up.
+            incomplete: [("a", 1, 2_000), ("d", 0, 3_500), (OTHER_TOPICS, 0, 1_500)]
+                .map(|(label, partition, since)| Incomplete { label: label.into(), partition, since: at(since) })
+                .into(),
             ..Status::default()
         };
         let mut out = Exposition::default();
@@ -234,9 +253,13 @@ mod tests {
                 "tidelog_lag_records{topic=\"a\",partition=\"0\"} 5",
                 "tidelog_lag_records{topic=\"(other)\",partition=\"(all)\"} 6",
                 "tidelog_lag_seconds{topic=\"a\",partition=\"0\"} 5",
-                "tidelog_lag_seconds{topic=\"(other)\",partition=\"(all)\"} 3",
+                "tidelog_lag_seconds{topic=\"a\",partition=\"1\"} 4",
+                "tidelog_lag_seconds{topic=\"d\",partition=\"0\"} 2.5",
+                "tidelog_lag_seconds{topic=\"(other)\",partition=\"(all)\"} 4.5",
                 "tidelog_complete_through_timestamp_seconds{topic=\"a\",partition=\"0\"} 1",
-                "tidelog_complete_through_timestamp_seconds{topic=\"(other)\",partition=\"(all)\"} 3",
+                "tidelog_complete_through_timestamp_seconds{topic=\"a\",partition=\"1\"} 0",
+                "tidelog_complete_through_timestamp_seconds{topic=\"d\",partition=\"0\"} 0",
+                "tidelog_complete_through_timestamp_seconds{topic=\"(other)\",partition=\"(all)\"} 0",
             ]
         );
     }

@@ -76,9 +76,9 @@ metrics! {
     LAG_RECORDS = Gauge "tidelog_lag_records" ["topic", "partition"]
         "Offsets between what is archived of a partition and its end on the broker.";
     LAG_SECONDS = Gauge "tidelog_lag_seconds" ["topic", "partition"]
-        "Seconds since the time up to which a partition is completely archived.";
+        "Seconds since the time up to which a partition is completely archived, or since it was assigned if it never was.";
     COMPLETE_THROUGH = Gauge "tidelog_complete_through_timestamp_seconds" ["topic", "partition"]
-        "The time up to which a partition is completely archived, as a Unix timestamp.";
+        "The time up to which a partition is completely archived, as a Unix timestamp; 0 if it never was.";
     GAPS = Counter "tidelog_gaps_total" ["kind", "reason"]
         "Ranges that this process found to be lost for good and recorded as a gap.";
     FENCE_CONFLICTS = Counter "tidelog_fence_conflicts_total" []

@@ -11,6 +11,7 @@
 
 pub mod status;
 
+mod access;
 mod claims;
 mod collector;
 mod commit;
@@ -146,6 +147,10 @@ pub(super) async fn run(
 
     let (still, questions) = mpsc::channel(1);
     tasks.spawn("last-stable-offsets", stalls::answer(Arc::clone(&shared), questions));
+
+    // Dropped at the end: the task ends with it.
+    let (_archiving, ended) = oneshot::channel();
+    tasks.spawn("access", access::watch(Arc::clone(&kafka), shared.cluster.clone(), Arc::clone(&tasks), ended));
 
     let collector = Collector::new(Parts {
         consumer: Consumer::new(&kafka)?,

@@ -29,6 +29,19 @@ pub struct Status {
     pub last_checkpoint: Option<DateTime<Utc>>,
     /// The topics of which it owns partitions, in the order of their names.
     pub streams: Vec<StreamStatus>,
+    /// The assigned partitions of which nothing is known to be complete, be they read or not.
+    pub incomplete: Vec<Incomplete>,
+}
+
+/// An assigned partition of which nothing is known to be complete.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Incomplete {
+    /// The topic's label in metrics.
+    pub label: Arc<str>,
+    /// Its number.
+    pub partition: i32,
+    /// Since when it is assigned to this process.
+    pub since: DateTime<Utc>,
 }
 
 /// Something that fails, and is tried again.

@@ -68,6 +68,8 @@ tasks! {
     KafkaSpool "kafka_spool" Stops "Encodes records into files of the spool.";
     KafkaUpload "kafka_upload" Stops "Uploads the segments of a topic.";
     KafkaCheckpoint "kafka_checkpoint" Stops "Writes the checkpoints of a topic.";
+    KafkaRights "kafka_rights" Stops "Looks whether topics may be read.";
+    KafkaMembers "kafka_members" Stops "Looks whether other clients take partitions of the group.";
     WalOpen "wal_open" Stops "Opens the chain of the write-ahead log.";
     WalReceive "wal_receive" Stops "Receives the write-ahead log.";
     WalSpool "wal_spool" Stops "Writes the write-ahead log into the spool.";

@@ -166,21 +166,16 @@ impl Cluster {
                 }
             }
         });
-        let patterns = config.patterns();
-        let archived = |topic: &str| is_archived(&patterns, config, topic);
-        let strangers = described.await?.into_iter().filter(|member| !is_ours(config, &member.client_id));
-        Ok(strangers
-            .map(|member| {
-                let (takes, others): (Vec<_>, Vec<_>) =
-                    member.assigned.into_iter().partition(|(topic, _)| archived(topic));
-                Foreign {
-                    client_id: member.client_id,
-                    host: member.host,
-                    takes: takes.into_iter().map(|(topic, partition)| TopicPartition::new(topic, partition)).collect(),
-                    has_others: !others.is_empty(),
-                }
-            })
-            .collect())
+        Ok(foreign(config, described.await?))
+    }
+
+    /// The same for a process that asks now and then; none where the brokers do not tell: of a group of the new protocol they tell it only
+    /// in a way that is not safe then (see [`raw::members`]).
+    pub async fn foreign_now(&self, config: &Kafka) -> Result<Option<Vec<Foreign>>> {
+        let group = c_name(&config.group_id)?;
+        let members = self
+            .request("cannot list the members of the group", move |handle, wait| raw::members(handle, &group, wait));
+        Ok(members.await?.map(|members| foreign(config, members)))
     }
 
     /// Whether this client may take part in the group: a commit for a topic that cannot be is refused for the topic if it may,
@@ -256,8 +251,25 @@ impl Cluster {
     }
 }
 
+fn foreign(config: &Kafka, members: Vec<raw::Member>) -> Vec<Foreign> {
+    let patterns = config.patterns();
+    let archived = |topic: &str| is_archived(&patterns, config, topic);
+    let strangers = members.into_iter().filter(|member| !is_ours(config, &member.client_id));
+    strangers
+        .map(|member| {
+            let (takes, others): (Vec<_>, Vec<_>) = member.assigned.into_iter().partition(|(topic, _)| archived(topic));
+            Foreign {
+                client_id: member.client_id,
+                host: member.host,
+                takes: takes.into_iter().map(|(topic, partition)| TopicPartition::new(topic, partition)).collect(),
+                has_others: !others.is_empty(),
+            }
+        })
+        .collect()
+}
+
 /// Whether the configuration archives `topic`.
-fn is_archived(patterns: &[TopicPattern], config: &Kafka, topic: &str) -> bool {
+pub fn is_archived(patterns: &[TopicPattern], config: &Kafka, topic: &str) -> bool {
     patterns.iter().any(|pattern| pattern.matches(topic)) && !config.excludes(topic)
 }
 

@@ -29,7 +29,7 @@ mod raw;
 use std::fmt;
 use std::sync::Arc;
 
-pub use access::{FOREIGN_HINT, Foreign, Limit};
+pub use access::{FOREIGN_HINT, Foreign, Limit, is_archived};
 pub use cluster::{Cluster, OffsetAt, TopicInfo};
 pub use consumer::{Consumer, Headers, Message, validate};
 pub use probe::{Unreadable, unreadable};

@@ -12,6 +12,7 @@
 //! time is asked of a task, and its answer comes back as a [`Notice`]. When memory or the spool is full, partitions are
 //! paused; polling goes on, so that the group keeps its member.
 
+mod assigned;
 mod encode;
 mod generations;
 mod orders;
@@ -117,6 +118,7 @@ pub(super) struct Collector {
     obeyed: orders::Obeyed,
     news: show::News,
     labels: TopicLabels,
+    assigned: assigned::Assigned,
     /// Partitions whose positions are being looked up.
     resolving: ownership::Resolving,
     unheard: unheard::Unheard,
@@ -172,6 +174,7 @@ impl Collector {
             board: parts.board,
             obeyed: orders::Obeyed::default(),
             labels: TopicLabels::new(parts.most_labels),
+            assigned: assigned::Assigned::default(),
             resolving: ownership::Resolving::default(),
             unheard: unheard::Unheard::default(),
             outage_told: None,
@@ -266,6 +269,7 @@ impl Collector {
             Event::Assigned(partitions) => {
                 tracing::info!(partitions = partitions.len(), "partitions assigned");
                 self.shared.counters.rebalances.increment(1);
+                self.assigned.add(&partitions, chrono::Utc::now());
                 self.resolve(partitions);
             }
             Event::Revoked { partitions, lost } => self.on_revoked(partitions, lost)?,

@@ -101,6 +101,7 @@ impl Collector {
     pub(super) fn on_revoked(&mut self, partitions: Vec<TopicPartition>, lost: bool) -> Result<()> {
         tracing::info!(partitions = partitions.len(), lost, "partitions revoked");
         self.shared.counters.rebalances.increment(1);
+        self.assigned.remove(&partitions);
         let mut waits = Vec::new();
         for at in &partitions {
             self.resolving.forget(at);

@@ -115,6 +115,7 @@ impl Collector {
             memory_used: memory as u64,
             memory_full: self.full,
             last_checkpoint: self.news.last_checkpoint,
+            incomplete: self.assigned.incomplete(&streams, &mut self.labels),
             streams,
         });
     }

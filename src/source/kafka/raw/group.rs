@@ -10,10 +10,10 @@ use super::admin::{Answer, GRACE, Options, silence};
 use super::batch::Queue;
 use super::handle::Handle;
 use super::list::{List, entries};
-use super::{Failure, check_code, codes, string, sys, text_of};
+use super::{Failure, check_code, codes, millis, string, sys, text_of};
 
 /// A member as the group's coordinator tells it.
-pub(crate) struct Described {
+pub(crate) struct Member {
     pub(crate) client_id: String,
     pub(crate) host: String,
     /// What it has, and what it is to have as soon as others have given it back (KIP-848).
@@ -22,7 +22,7 @@ pub(crate) struct Described {
 
 /// DescribeConsumerGroups of one group; librdkafka asks in the group's own protocol, classic or KIP-848. A group that is not
 /// there has no members.
-pub(crate) fn describe_group(handle: &Arc<Handle>, group: &CStr, wait: Duration) -> Result<Vec<Described>, Failure> {
+pub(crate) fn describe_group(handle: &Arc<Handle>, group: &CStr, wait: Duration) -> Result<Vec<Member>, Failure> {
     let options = Options::new(handle, sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBECONSUMERGROUPS, wait)?;
     let queue = Queue::new(handle);
     let mut names = [group.as_ptr()];
@@ -59,7 +59,7 @@ const GROUP_ID_NOT_FOUND: i32 = sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_GROU
 
 /// # Safety
 /// `member` is a description inside a live answer.
-unsafe fn describe_member(member: *const sys::rd_kafka_MemberDescription_t) -> Described {
+unsafe fn describe_member(member: *const sys::rd_kafka_MemberDescription_t) -> Member {
     // SAFETY: the caller promises a live description; its strings and lists live as long.
     unsafe {
         let assignments = [
@@ -73,12 +73,90 @@ unsafe fn describe_member(member: *const sys::rd_kafka_MemberDescription_t) -> D
         }
         assigned.sort_unstable();
         assigned.dedup();
-        Described {
+        Member {
             client_id: string(sys::rd_kafka_MemberDescription_client_id(member)),
             host: string(sys::rd_kafka_MemberDescription_host(member)),
             assigned,
         }
     }
+}
+
+/// What `rd_kafka_list_groups` gives.
+struct Groups(NonNull<sys::rd_kafka_group_list>);
+
+impl Drop for Groups {
+    fn drop(&mut self) {
+        // SAFETY: owned, destroyed once.
+        unsafe { sys::rd_kafka_group_list_destroy(self.0.as_ptr()) };
+    }
+}
+
+/// The members of a group of the classic protocol; none if no broker has such a group, or the one that has it does not answer.
+///
+/// Not an admin request: librdkafka 2.12.1 aborts the process (`rd_kafka_enq_once_del_source_return`: `eonce->refcnt > 0`) where one to a
+/// coordinator fails or is sent after its time-out, for then it frees what its answer is about to use. A broker that goes away while
+/// it is asked now and then brings that about (confluentinc/librdkafka#4605, and #5397, which mends it).
+pub(crate) fn members(handle: &Arc<Handle>, group: &CStr, wait: Duration) -> Result<Option<Vec<Member>>, Failure> {
+    let mut listed: *const sys::rd_kafka_group_list = std::ptr::null();
+    // SAFETY: client and name live during the call; the answer is ours to free, and there where nothing is wrong or some brokers have
+    // not answered.
+    let code = unsafe { sys::rd_kafka_list_groups(handle.rk(), group.as_ptr(), &raw mut listed, millis(wait)) } as i32;
+    let groups = NonNull::new(listed.cast_mut()).map(Groups);
+    check_code(code)?;
+    let Some(groups) = groups else { return Ok(None) };
+    // SAFETY: the list is live; everything is read within its counts and copied before it is freed.
+    unsafe {
+        let list = groups.0.as_ref();
+        let mut all = (0..usize::try_from(list.group_cnt).unwrap_or(0)).map(|at| &*list.groups.add(at));
+        let is_it = |one: &&sys::rd_kafka_group_info| {
+            (&raw const one.err).cast::<i32>().read() == 0
+                && string(one.protocol_type) == "consumer"
+                && string(one.group).as_bytes() == group.to_bytes()
+        };
+        Ok(all.find(is_it).map(|group| {
+            let members = (0..usize::try_from(group.member_cnt).unwrap_or(0)).map(|at| &*group.members.add(at));
+            members.map(|member| listed_member(member)).collect()
+        }))
+    }
+}
+
+/// # Safety
+/// `member` is one of a live list.
+unsafe fn listed_member(member: &sys::rd_kafka_group_member_info) -> Member {
+    // SAFETY: the caller promises a live member; its strings and its assignment live as long.
+    unsafe {
+        let size = usize::try_from(member.member_assignment_size).unwrap_or(0);
+        let assignment = member.member_assignment.cast::<u8>();
+        let bytes: &[u8] = if assignment.is_null() { &[] } else { std::slice::from_raw_parts(assignment, size) };
+        Member {
+            client_id: string(member.client_id),
+            host: string(member.client_host),
+            assigned: assigned(bytes).unwrap_or_default(),
+        }
+    }
+}
+
+/// What a member's assignment names (ConsumerProtocolAssignment.json, any version: what newer ones add comes behind). None if it is
+/// damaged.
+fn assigned(mut bytes: &[u8]) -> Option<Vec<(String, i32)>> {
+    fn number<const SIZE: usize>(bytes: &mut &[u8]) -> Option<[u8; SIZE]> {
+        let (number, rest) = bytes.split_first_chunk()?;
+        *bytes = rest;
+        Some(*number)
+    }
+    let bytes = &mut bytes;
+    let _version = i16::from_be_bytes(number(bytes)?);
+    let mut assigned = Vec::new();
+    for _ in 0..i32::from_be_bytes(number(bytes)?) {
+        let size = usize::try_from(i16::from_be_bytes(number(bytes)?)).ok()?;
+        let (name, rest) = bytes.split_at_checked(size)?;
+        *bytes = rest;
+        let name = String::from_utf8_lossy(name);
+        for _ in 0..i32::from_be_bytes(number(bytes)?) {
+            assigned.push((name.to_string(), i32::from_be_bytes(number(bytes)?)));
+        }
+    }
+    Some(assigned)
 }
 
 /// What is to be committed.
@@ -199,5 +277,45 @@ unsafe fn settings_of(resource: *const sys::rd_kafka_ConfigResource_t) -> (Strin
             (string(sys::rd_kafka_ConfigEntry_name(entry)), string(sys::rd_kafka_ConfigEntry_value(entry)))
         });
         (name, Ok(all.collect()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn assignment(topics: &[(String, Vec<i32>)], behind: &[u8]) -> Vec<u8> {
+        let mut bytes = 1_i16.to_be_bytes().to_vec();
+        bytes.extend((topics.len() as i32).to_be_bytes());
+        for (topic, partitions) in topics {
+            bytes.extend((topic.len() as i16).to_be_bytes());
+            bytes.extend(topic.as_bytes());
+            bytes.extend((partitions.len() as i32).to_be_bytes());
+            partitions.iter().for_each(|partition| bytes.extend(partition.to_be_bytes()));
+        }
+        bytes.extend(behind);
+        bytes
+    }
+
+    proptest! {
+        #[test]
+        fn an_assignment_is_read_whole_or_not_at_all(
+            topics in prop::collection::vec(("[a-z.]{0,20}", prop::collection::vec(any::<i32>(), 0..5)), 0..5),
+            behind in prop::collection::vec(any::<u8>(), 0..8),
+            cut in any::<prop::sample::Index>(),
+        ) {
+            let flat: Vec<(String, i32)> =
+                topics.iter().flat_map(|(topic, all)| all.iter().map(move |at| (topic.clone(), *at))).collect();
+            prop_assert_eq!(assigned(&assignment(&topics, &behind)), Some(flat));
+            let whole = assignment(&topics, &[]);
+            prop_assert_eq!(assigned(&whole[..cut.index(whole.len())]), None);
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
+            assigned(&bytes);
+        }
     }
 }

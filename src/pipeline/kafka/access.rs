@@ -1,0 +1,120 @@
+//! What may not be read, and who else takes partitions of the group: looked at now and then, for no event tells.
+//!
+//! A topic without the right to read it is not assigned, or its partitions stand still without a record; partitions that the
+//! group has given to another program are archived by nobody. Both look like a topic in which nothing happens.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::config::{Kafka, TopicPattern};
+use crate::error::{Error, Kind, Result};
+use crate::pipeline::tasks::{Reporter, Task, Tasks};
+use crate::source::kafka::{Cluster, FOREIGN_HINT, Foreign, is_archived};
+
+/// How often it is looked. What is wrong is told within this; every look asks about all topics.
+const LOOK_EVERY: Duration = Duration::from_secs(20);
+
+/// So many foreign members are named.
+const MOST_NAMED: usize = 3;
+
+/// Looks until `ended`.
+pub(super) async fn watch(kafka: Arc<Kafka>, cluster: Cluster, tasks: Arc<Tasks>, mut ended: oneshot::Receiver<()>) {
+    let mut watch = Watch::new(kafka, cluster, tasks);
+    let mut ticks = interval(LOOK_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = &mut ended => return,
+            _ = ticks.tick() => {}
+        }
+        // That no broker answers is told by those that ask for the ends.
+        if let Err(error) = watch.look().await {
+            tracing::debug!(%error, "rights and members are not known now");
+        }
+    }
+}
+
+struct Watch {
+    kafka: Arc<Kafka>,
+    cluster: Cluster,
+    tasks: Arc<Tasks>,
+    patterns: Vec<TopicPattern>,
+    /// Topics of regexes that were there once: one that may not be seen any more is in no list.
+    seen: BTreeSet<String>,
+    refused: BTreeMap<String, Reporter>,
+    members: Reporter,
+    /// How many foreign members there were.
+    foreign: usize,
+}
+
+impl Watch {
+    fn new(kafka: Arc<Kafka>, cluster: Cluster, tasks: Arc<Tasks>) -> Self {
+        let (patterns, members) = (kafka.patterns(), tasks.reporter(Task::KafkaMembers, ""));
+        let named = patterns.iter().filter_map(|pattern| match pattern {
+            TopicPattern::Name(name) if !kafka.excludes(name) => Some(name.clone()),
+            _ => None,
+        });
+        let seen = named.collect();
+        Self { kafka, cluster, tasks, patterns, seen, refused: BTreeMap::new(), members, foreign: 0 }
+    }
+
+    async fn look(&mut self) -> Result<()> {
+        if let Some(members) = self.cluster.foreign_now(&self.kafka).await? {
+            self.tell_members(members);
+        }
+        if self.patterns.iter().any(|pattern| matches!(pattern, TopicPattern::Regex(_))) {
+            let there = self.cluster.topics().await?.into_iter();
+            self.seen.extend(there.filter(|topic| is_archived(&self.patterns, &self.kafka, topic)));
+        }
+        let topics: Vec<String> = self.seen.iter().cloned().collect();
+        let refused = self.cluster.unreadable(&topics).await?;
+        self.tell_refused(refused);
+        Ok(())
+    }
+
+    fn tell_refused(&mut self, refused: BTreeMap<String, Error>) {
+        self.refused.retain(|topic, _| {
+            let stays = refused.contains_key(topic);
+            if !stays {
+                tracing::info!(topic, "the topic may be read again");
+            }
+            stays
+        });
+        for (topic, error) in refused {
+            let new = || self.tasks.reporter(Task::KafkaRights, topic.as_str());
+            let reporter = self.refused.entry(topic.clone()).or_insert_with(new);
+            if reporter.failed("it is not archived", &error, Some(LOOK_EVERY)) {
+                tracing::warn!(topic, %error, hint = error.hint_text(), "a topic may not be read");
+            }
+        }
+    }
+
+    fn tell_members(&mut self, members: Vec<Foreign>) {
+        let taking: Vec<Foreign> = members.into_iter().filter(|member| !member.takes.is_empty()).collect();
+        let before = std::mem::replace(&mut self.foreign, taking.len());
+        if taking.is_empty() {
+            self.members.succeeded();
+            if before > 0 {
+                tracing::info!(group = self.kafka.group_id, "no other client takes partitions of the group any more");
+            }
+            return;
+        }
+        let error = Error::new(Kind::Config, told(&taking, &self.kafka.group_id)).hint(FOREIGN_HINT);
+        if self.members.failed("partitions are archived by nobody", &error, Some(LOOK_EVERY)) {
+            tracing::warn!(%error, hint = error.hint_text(), "another client takes partitions of the group");
+        }
+    }
+}
+
+fn told(members: &[Foreign], group: &str) -> String {
+    let mut text = members.iter().take(MOST_NAMED).map(|member| member.told(group)).collect::<Vec<_>>().join("; ");
+    let more = members.len().saturating_sub(MOST_NAMED);
+    if more > 0 {
+        text += &format!("; and {more} more members");
+    }
+    text
+}
