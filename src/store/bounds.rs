@@ -37,8 +37,8 @@ const HISTORY: Bound = bound("the history of a timeline", MIB);
 const HOLD: Bound = bound("a hold", 64 * KIB);
 /// 16 MiB of WAL that does not compress, with its facts.
 const WAL: Bound = bound("a segment of WAL", 32 * MIB);
-/// 250 bytes for each part of 24 MiB: a database of 50 TB.
-const BACKUP: Bound = bound("a backup.json", 512 * MIB);
+/// 250 bytes for each part of 24 MiB: a database of 25 TB.
+const BACKUP: Bound = bound("a backup.json", 256 * MIB);
 /// 24 MiB that do not compress.
 const BACKUP_PART: Bound = bound("a part of a base backup", 32 * MIB);
 /// Compressed, at least 40 bytes a file.
@@ -66,9 +66,9 @@ pub fn of(key: &Path) -> Bound {
     }
 }
 
-/// The most that a page unpacks to, and with it what a reader needs for one: 64 entries of a topic of 20,000 partitions, or of
+/// The most that a page unpacks to, and with it what a reader needs for one: 64 entries of a topic of 10,000 partitions, or of
 /// a smaller one [`MOST_TIMES`] what is stored.
-const PAGE_UNPACKED: u64 = 256 * MIB;
+const PAGE_UNPACKED: u64 = 128 * MIB;
 
 /// The most that a part of a base backup unpacks to; 24 MiB are written. Zeros compress without end, so nothing is concluded
 /// from its size.
@@ -135,7 +135,7 @@ mod tests {
     #[test]
     fn what_unpacks_is_bounded_by_what_is_stored() {
         let page = Path::from("manifest/kafka/main/orders.0/pages/ab.json.zst");
-        assert_eq!([0, 66_000, 60_000_000].map(|stored| unpacked(&page, stored)), [MIB, MIB + 13_200_000, 256 * MIB]);
+        assert_eq!([0, 66_000, 60_000_000].map(|stored| unpacked(&page, stored)), [MIB, MIB + 13_200_000, 128 * MIB]);
         let part = layout::backup_part(7, "b", "base.tar.0000001.zst");
         assert_eq!(unpacked(&part, 100), 32 * MIB, "zeros compress without end");
     }

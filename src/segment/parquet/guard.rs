@@ -29,22 +29,22 @@ const LEAST_IN_DICTIONARY: u64 = 4;
 const ENCODINGS: [i64; 5] = [0, 2, 5, 6, 8];
 const DELTA_LENGTHS: i64 = 6;
 
-/// The error for a file that asks for more than a segment can need.
-pub(super) fn too_much(what: &str) -> Error {
-    Error::new(Kind::Corrupt, format!("it asks for more memory than a segment can need: {what}"))
+/// The error for a file that the decoder is not let at.
+pub(super) fn refused(what: &str) -> Error {
+    Error::new(Kind::Corrupt, format!("it cannot be decoded as Parquet: {what}"))
         .hint("restore the object from a copy of the archive; `tidelog verify` lists all damage")
 }
 
 /// Looks through a footer.
 pub(super) fn footer(bytes: &[u8]) -> Result<()> {
-    Thrift::new(bytes, LONGEST_LIST).skip(kind::STRUCT).map_err(|what| too_much(&format!("in its footer, {what}")))
+    Thrift::new(bytes, LONGEST_LIST).skip(kind::STRUCT).map_err(|what| refused(&format!("in its footer, {what}")))
 }
 
 /// Looks at where the pages of a column lie. Each of them takes three numbers and the end of a struct.
 pub(super) fn offset_index(bytes: &[u8]) -> Result<()> {
     Thrift::new(bytes, bytes.len() as u64 / 4)
         .skip(kind::STRUCT)
-        .map_err(|what| too_much(&format!("in its page index, {what}")))
+        .map_err(|what| refused(&format!("in its page index, {what}")))
 }
 
 /// Looks at every page of a row group, the bytes of which begin at `start` of the file.
@@ -55,7 +55,7 @@ pub(super) fn row_group(group: &RowGroupMetaData, start: u64, bytes: &Bytes) -> 
         let at = from.checked_sub(start).and_then(|at| Some((at, at.checked_add(length)?)));
         let of = at.and_then(|(from, to)| bytes.get(usize::try_from(from).ok()?..usize::try_from(to).ok()?));
         let read = of.ok_or("a column lies outside").and_then(|bytes| pages(column, bytes, &mut unpacked));
-        read.map_err(|what| too_much(&format!("in its row group at {start}, {what}")))?;
+        read.map_err(|what| refused(&format!("in its row group at {start}, {what}")))?;
     }
     Ok(())
 }
@@ -175,4 +175,93 @@ fn lengths(column: &ColumnChunkMetaData, stored: &[u8]) -> Result<u64, Bad> {
     }
     let mut numbers = Thrift::new(&head, 0);
     numbers.varint().and(numbers.varint()).and(numbers.varint())
+}
+
+#[cfg(test)]
+mod tests {
+    use parquet::basic::ZstdLevel;
+    use parquet::schema::types::SchemaDescriptor;
+
+    use super::super::encoding::{delta, varint, zigzag};
+    use super::super::{leaf, schema};
+    use super::*;
+
+    fn column(leaf: usize) -> ColumnChunkMetaData {
+        let schema = SchemaDescriptor::new(schema().expect("a schema"));
+        let column = ColumnChunkMetaData::builder(schema.column(leaf));
+        column.set_compression(Compression::ZSTD(ZstdLevel::default())).build().expect("a column")
+    }
+
+    /// A page as it is written, and what its header says of it.
+    fn page(kind: i64, unpacked: i64, (values, encoding): (i64, i64), data: &[u8]) -> Vec<u8> {
+        let (mut page, stored) = (Vec::new(), zstd::bulk::compress(data, 1).expect("compressed"));
+        let field = |head: u8, number: i64, page: &mut Vec<u8>| {
+            page.push(head);
+            zigzag(number, page);
+        };
+        field(0x15, kind, &mut page);
+        field(0x15, unpacked, &mut page);
+        field(0x15, stored.len() as i64, &mut page);
+        // The header of the kind is field 5 or 7.
+        page.push(if kind == DATA { 0x2c } else { 0x4c });
+        field(0x15, values, &mut page);
+        field(0x15, encoding, &mut page);
+        page.extend([0, 0]);
+        [page, stored].concat()
+    }
+
+    /// The levels of a column that may be null, and three lengths.
+    fn lengths_of(values: &[u32]) -> Vec<u8> {
+        let mut data = vec![2, 0, 0, 0, 6, 1];
+        delta(values, &mut data);
+        data
+    }
+
+    fn looked_at(pages_of: &[Vec<u8>]) -> Result<(), Bad> {
+        pages(&column(leaf::KEY), &pages_of.concat(), &mut 0)
+    }
+
+    #[test]
+    fn a_page_has_what_it_says() {
+        let sound = lengths_of(&[1, 1, 1]);
+        let data = |unpacked, said, data: &[u8]| looked_at(&[page(DATA, unpacked, said, data)]);
+        assert_eq!(data(100, (3, DELTA_LENGTHS), &sound), Ok(()));
+        assert_eq!(data(100, (3, DELTA_LENGTHS), &lengths_of(&[])), Ok(()), "all of them are null");
+        assert_eq!(data(0, (3, DELTA_LENGTHS), &[]), Err("a page cannot be decompressed"), "it has no levels");
+        let mut many = vec![2, 0, 0, 0, 6, 1];
+        [128, 4, 1 << 40, 0].into_iter().for_each(|number| varint(number, &mut many));
+        assert_eq!(data(100, (3, DELTA_LENGTHS), &many), Err("a page has more lengths than values"));
+        assert_eq!(data(i32::MAX.into(), (3, 0), &sound), Err("it unpacks to more than a row group has"));
+        assert_eq!(data(100, (1 << 30, 0), &sound), Err("a column has more values than a row group has"));
+        assert_eq!(data(100, (3, 7), &sound), Err("a page has an encoding that no segment has"));
+        assert_eq!(data(100, (-1, 0), &sound), Err("the header of a page says too little"));
+        assert_eq!(looked_at(&[page(3, 100, (3, 0), &sound)]), Err("a page is of a kind that no segment has"));
+        let dictionary = |values| looked_at(&[page(DICTIONARY, 40, (values, 0), b"text")]);
+        assert_eq!((dictionary(10), dictionary(11)), (Ok(()), Err("a dictionary has no room for its values")));
+        // Each by itself is as large as a row group may be.
+        let large = page(DATA, 300 << 20, (3, 0), &sound);
+        assert_eq!(looked_at(&[large.clone(), large]), Err("it unpacks to more than a row group has"));
+        let mut cut = page(DATA, 100, (3, 0), &sound);
+        cut.pop();
+        assert_eq!(looked_at(&[cut]), Err("a page lies outside its column"));
+    }
+
+    #[test]
+    fn a_list_is_no_longer_than_its_bytes() {
+        let list = |count: u64| {
+            let mut bytes = vec![0x19, 0xfc];
+            varint(count, &mut bytes);
+            [bytes, vec![0; 40]].concat()
+        };
+        for count in [1 << 31, 1 << 14, 50] {
+            assert!(footer(&list(count)).expect_err("it has 40 items").to_string().contains("a list is too long"));
+            assert!(
+                offset_index(&list(count)).expect_err("it has 40 items").to_string().contains("a list is too long")
+            );
+        }
+        footer(&list(39)).expect("39 items and the end");
+        assert!(footer(&[0x1c; 100]).expect_err("structs in structs").to_string().contains("too deep"));
+        let many = [&list(20_000)[..], &[0; 20_000]].concat();
+        assert!(footer(&many).expect_err("too many row groups").to_string().contains("a list is too long"));
+    }
 }

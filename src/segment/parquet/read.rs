@@ -170,7 +170,7 @@ impl Tail {
             tail.bytes.len().checked_sub(FOOTER_END as usize).and_then(|at| tail.bytes.get(at..)?.first_chunk());
         let length = length.map_or(0, |length| u64::from(u32::from_le_bytes(*length)));
         if length > MOST_ABOUT {
-            return Err(guard::too_much(&format!("its footer has {length} bytes")));
+            return Err(guard::refused(&format!("its footer has {length} bytes")));
         }
         let tail = if length + FOOTER_END > TAIL { Self::of(object, length + FOOTER_END).await? } else { tail };
         let end = tail.bytes.len().saturating_sub(FOOTER_END as usize);
@@ -218,7 +218,7 @@ impl Tail {
                     for range in ranges {
                         asked += range.end.saturating_sub(range.start);
                         if asked > MOST_INDEX {
-                            return Err(guard::too_much(&format!("its page index has more than {MOST_INDEX} bytes")));
+                            return Err(guard::refused(&format!("its page index has more than {MOST_INDEX} bytes")));
                         }
                         let bytes = object.get(range.clone()).await?;
                         guarded(|| decoder.push_range(range, bytes))?;
@@ -247,7 +247,7 @@ fn offset_indexes(metadata: &ParquetMetaData) -> Result<Vec<Range<u64>>> {
         places.extend(offsets);
     }
     if bytes > MOST_INDEX {
-        return Err(guard::too_much(&format!("its page index has {bytes} bytes")));
+        return Err(guard::refused(&format!("its page index has {bytes} bytes")));
     }
     Ok(places)
 }
@@ -462,7 +462,7 @@ fn take(assembler: &mut Assembler, batch: &RecordBatch, mut at: usize) -> Result
             if length(key) + length(value) + headers_length.sum::<u64>() > MOST_AT_ONCE
                 || headers().len() > MOST_HEADERS
             {
-                return Err(guard::too_much("a record is larger than any is"));
+                return Err(guard::refused("a record is larger than any is"));
             }
             assembler.push(row, key, value, headers());
         }
