@@ -16,6 +16,7 @@ mod http_hostile;
 mod isolation;
 mod kafka;
 mod page;
+mod postgres_again;
 mod postgres_bad_page;
 mod postgres_damage;
 mod postgres_holds;

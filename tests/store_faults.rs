@@ -165,7 +165,13 @@ fn backup() -> backups::Backup {
         finished: now(),
         is_read_back: true,
         damaged: Vec::new(),
-        archives: vec![backups::Archive { name: "base.tar".into(), tablespace: None, parts: vec![part.clone()] }],
+        archives: vec![backups::Archive {
+            name: "base.tar".into(),
+            tablespace: None,
+            parts: vec![part.clone()],
+            places: vec![],
+            empty: vec![],
+        }],
         manifest: part,
     }
 }
@@ -523,7 +529,7 @@ fn the_log_of_a_database_is_whole_in_a_bad_store_although_the_archiver_is_killed
 }
 
 /// The section of a configuration that puts the archive into the bucket.
-fn in_bucket(bucket: &Bucket, home: &Home) -> String {
+pub(crate) fn in_bucket(bucket: &Bucket, home: &Home) -> String {
     let options: String = bucket.options().iter().map(|(key, value)| format!("{key} = {value:?}\n")).collect();
     let spool = home.path().join("spool");
     format!("[archive]\nurl = {:?}\nspool_dir = {spool:?}\n[archive.options]\n{options}", bucket.url())

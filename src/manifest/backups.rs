@@ -72,6 +72,22 @@ pub struct Archive {
     pub tablespace: Option<Tablespace>,
     /// In order.
     pub parts: Vec<Part>,
+    /// Where entries of the tar file begin, about one in each part: who needs only some of the files begins to read there. None in a
+    /// backup of an earlier version.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub places: Vec<Place>,
+    /// The directories in which no file lies.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub empty: Vec<String>,
+}
+
+/// A place in a tar file at which an entry begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// How many bytes of the tar file stand before it.
+    pub at: u64,
+    /// How many files stand before it, which are as many of the server's manifest: it names them in the same order.
+    pub files: u64,
 }
 
 /// A tablespace.
@@ -388,7 +404,13 @@ mod tests {
             finished: time,
             is_read_back: true,
             damaged: Vec::new(),
-            archives: vec![Archive { name: "base.tar".into(), tablespace: None, parts: vec![part.clone()] }],
+            archives: vec![Archive {
+                name: "base.tar".into(),
+                tablespace: None,
+                parts: vec![part.clone()],
+                places: Vec::new(),
+                empty: Vec::new(),
+            }],
             manifest: part,
         }
     }

@@ -60,7 +60,7 @@ mod tests {
     use chrono::DateTime;
 
     use super::*;
-    use crate::manifest::backups::{Archive, Backup, Part};
+    use crate::manifest::backups::{Archive, Backup, Part, Place};
     use crate::stream::{FORMAT_VERSION, Lsn, System};
 
     /// Of a database of 3 TB.
@@ -89,6 +89,8 @@ mod tests {
                 name: "base.tar".into(),
                 tablespace: None,
                 parts: (0..125_000).map(part).collect(),
+                places: (0..125_000).map(|at| Place { at, files: at }).collect(),
+                empty: Vec::new(),
             }],
             manifest: part(0),
         }

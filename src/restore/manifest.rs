@@ -16,6 +16,8 @@ pub(crate) struct Expected {
     pub(crate) size: u64,
     /// None if the server was told to leave it out.
     pub(crate) sha256: Option<String>,
+    /// How many files the manifest names before it.
+    pub(crate) number: usize,
 }
 
 /// The files by their paths below the data directory.
@@ -45,7 +47,7 @@ impl Entry {
             None => None,
             Some(other) => return Err(corrupt(&format!("has checksums by {other}, and SHA256 was asked for"))),
         };
-        Ok((path, Expected { size: self.size, sha256 }))
+        Ok((path, Expected { size: self.size, sha256, number: 0 }))
     }
 }
 
@@ -57,7 +59,8 @@ fn corrupt(what: &str) -> Error {
 pub(super) fn parse(text: impl Read, most: u64) -> Result<Files> {
     let mut files = Files::new();
     walk(text, |path, expected| {
-        files.insert(path.to_vec(), expected);
+        let number = files.len();
+        files.insert(path.to_vec(), Expected { number, ..expected });
         if files.len() as u64 > most {
             return Err(corrupt("names more files than the archives can hold"));
         }
@@ -238,8 +241,8 @@ mod tests {
     #[test]
     fn files_are_read_by_their_paths() {
         let files = parse(&with_checksum(BODY)[..], 2).expect("a manifest");
-        assert_eq!(files[&b"a"[..]], Expected { size: 3, sha256: Some("ab".into()) });
-        assert_eq!(files[&b"\xffb"[..]], Expected { size: 0, sha256: None });
+        assert_eq!(files[&b"a"[..]], Expected { size: 3, sha256: Some("ab".into()), number: 0 });
+        assert_eq!(files[&b"\xffb"[..]], Expected { size: 0, sha256: None, number: 1 });
     }
 
     #[test]

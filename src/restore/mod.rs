@@ -21,19 +21,24 @@ pub mod wal_fetch;
 
 pub(crate) mod manifest;
 
+mod existing;
 mod foresight;
 mod inherited;
 mod limits;
 mod log;
+mod patience;
 mod refusal;
+mod runs;
 mod search;
 mod settings;
 mod stop;
 mod tablespaces;
 mod unpack;
 
+pub use existing::Ground;
 pub use foresight::{Foreseen, foresee};
 pub use log::Log;
+pub use patience::{PATIENCE, patiently};
 pub use stop::Stop;
 
 /// The door for `fuzz/`; `cargo fuzz` sets this configuration.

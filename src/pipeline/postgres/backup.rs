@@ -17,7 +17,7 @@ use chrono::{DateTime, Utc};
 use tokio::sync::{mpsc, watch};
 
 use super::contents::Contents;
-use super::packer::{MANIFEST, Paced, Packer};
+use super::packer::{MANIFEST, Paced, Packer, while_away};
 use super::{Status, archived_system, system_of};
 use crate::config;
 use crate::error::{Error, Kind, Result, ResultExt};
@@ -58,7 +58,16 @@ pub(crate) async fn run(mut task: BackupTask) {
             reason = Some(asked);
         }
         if reason.is_none() {
-            reason = due(&task).await;
+            match due(&task).await {
+                Ok(found) => {
+                    persistence.succeeded();
+                    reason = found;
+                }
+                Err(error) => tokio::select! {
+                    () = persistence.wait_after("it cannot be told whether a base backup is due", error) => continue,
+                    () = super::asked(&mut task.stop) => return,
+                },
+            }
         }
         let Some(why) = &reason else {
             tokio::select! {
@@ -92,23 +101,22 @@ pub(crate) async fn run(mut task: BackupTask) {
 }
 
 /// Why a backup is due, if it is. Backups by hand and of other processes count, if they lead to the end of the archive.
-async fn due(task: &BackupTask) -> Option<String> {
-    let every = task.config.base_backup.every?;
+async fn due(task: &BackupTask) -> Result<Option<String>> {
     let now = task.status.now();
-    let system_id = now.system_id?;
+    let (Some(every), Some(system_id)) = (task.config.base_backup.every, now.system_id) else { return Ok(None) };
     let last = match now.last_backup {
         Some(last) => Some(last),
         None => {
-            let found = recoverable::freshest(&task.store, system_id).await.ok()?;
+            let found = recoverable::freshest(&task.store, system_id).await?;
             task.status.note(|now| now.last_backup = found);
             found
         }
     };
-    match last {
+    Ok(match last {
         None => Some("none leads to the end of the archive".to_owned()),
         Some(last) if is_due(last, every, Utc::now()) => Some("the last one is old enough".to_owned()),
         Some(_) => None,
-    }
+    })
 }
 
 fn is_due(last: DateTime<Utc>, every: Duration, now: DateTime<Utc>) -> bool {
@@ -169,7 +177,8 @@ pub(crate) async fn take(
         }
     }
     let backup = taken?;
-    backups::commit(store, &backup).await?;
+    let persistence = Persistence::new(done.tasks.reporter(Task::BaseBackup, &*backup.name));
+    while_away(persistence, "a base backup cannot be committed", || backups::commit(store, &backup)).await?;
     Ok(backup)
 }
 
@@ -228,7 +237,8 @@ async fn bring(stream: &mut BackupStream, (packer, done): (Packer, &Done), named
         archives,
         manifest,
     };
-    is_stored(&store, &backup, &sent).await?;
+    let persistence = Persistence::new(done.tasks.reporter(Task::BaseBackup, &*backup.name));
+    while_away(persistence, "a base backup cannot be read back", || is_stored(&store, &backup, &sent)).await?;
     paced.goes_on(Utc::now())?;
     Ok(backup)
 }
@@ -312,8 +322,10 @@ async fn receive(stream: &mut BackupStream, mut packer: Packer, done: &Done) -> 
             }
             BackupEvent::Progress { .. } => {}
             BackupEvent::End { end, timeline } => {
-                let (archives, paced) = packer.finish().await?;
-                return Ok((archives, contents.end()?, (end, timeline), paced));
+                let (mut archives, paced) = packer.finish().await?;
+                let sent = contents.end()?;
+                archives.iter_mut().zip(contents.indices()).for_each(|(archive, index)| index.note(archive));
+                return Ok((archives, sent, (end, timeline), paced));
             }
         }
     }
@@ -358,7 +370,13 @@ mod tests {
         };
         let mut sent = Tally::default();
         [("b", 0), ("a", 3)].into_iter().for_each(|(path, size)| sent.add(path.as_bytes(), size));
-        let archives = vec![Archive { name: "base.tar".into(), tablespace: None, parts: vec![base.clone()] }];
+        let archives = vec![Archive {
+            name: "base.tar".into(),
+            tablespace: None,
+            parts: vec![base.clone()],
+            places: Vec::new(),
+            empty: Vec::new(),
+        }];
         let time = DateTime::from_timestamp(1, 0).expect("a time");
         let backup = Backup {
             format: FORMAT_VERSION,
