@@ -7,6 +7,8 @@
 use std::error::Error as StdError;
 use std::fmt;
 
+use crate::escape;
+
 /// The result of anything that can fail in tidelog.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -126,14 +128,15 @@ impl Error {
 
 impl fmt::Display for Error {
     /// The message and everything beneath it, outermost first, on one line. A layer that only repeats the text of the
-    /// layer above it is left out.
+    /// layer above it is left out; what comes from outside lies beneath, and is escaped.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)?;
         let mut shown = self.message.clone();
         let mut next = self.source.as_deref().map(|source| source as &dyn StdError);
         while let Some(source) = next {
             let text = source.to_string();
-            if !shown.contains(&text) {
+            let text = escape::one_line(&text);
+            if !shown.contains(&*text) {
                 write!(f, ": {text}")?;
                 shown.push_str(&text);
             }

@@ -1,12 +1,16 @@
 //! tidelog archives a change-data pipeline continuously and gives back any time range.
 //!
-//! A module uses only modules that stand before it here: [`error`], [`time`], [`stream`], [`telemetry`], [`config`],
+//! A module uses only modules that stand before it here: [`escape`], [`error`], [`time`], [`stream`], [`telemetry`], [`config`],
 //! [`record`], [`store`], [`segment`], [`manifest`], [`source`], [`pipeline`], [`replay`], [`restore`], [`verify`],
 //! [`http`], [`cli`].
+
+// What is printed goes through `cli::output`, which escapes it.
+#![warn(clippy::print_stderr, clippy::print_stdout)]
 
 pub mod cli;
 pub mod config;
 pub mod error;
+pub mod escape;
 pub mod http;
 pub mod manifest;
 pub mod pipeline;

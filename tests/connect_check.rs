@@ -20,7 +20,7 @@ fn produce(kafka: &Kafka, topic: &str, partitions: i32, records: std::ops::Range
 }
 
 /// The answers of `check --connect` that are not plainly well, and how it ended.
-fn findings(site: &Site) -> (Option<i32>, Vec<Value>) {
+pub(crate) fn findings(site: &Site) -> (Option<i32>, Vec<Value>) {
     let output = site.tidelog(&["check", "--connect", "--json"]);
     let mut answers = output.json()["checks"].as_array().expect("checks").clone();
     answers.retain(|answer| answer["ok"] == false || answer["warning"] == true);
@@ -149,13 +149,13 @@ fn limits_that_the_client_cannot_take_are_named_with_both_values_and_the_propert
 // ---- rights
 
 /// A broker with an authorizer: what has no ACL is refused to everybody but those who come without a name, as the tests do.
-struct Guarded {
-    kafka: Kafka,
-    address: String,
+pub(crate) struct Guarded {
+    pub(crate) kafka: Kafka,
+    pub(crate) address: String,
 }
 
 impl Guarded {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let address = format!("127.0.0.1:{}", free_port());
         let login = "org.apache.kafka.common.security.plain.PlainLoginModule required user_archiver=\"a secret\";";
         let properties = [
@@ -191,7 +191,7 @@ impl Guarded {
     }
 }
 
-const LOGIN: [(&str, &str); 4] = [
+pub(crate) const LOGIN: [(&str, &str); 4] = [
     ("security.protocol", "SASL_PLAINTEXT"),
     ("sasl.mechanisms", "PLAIN"),
     ("sasl.username", "archiver"),

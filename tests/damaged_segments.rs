@@ -7,11 +7,13 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::archive::{Record, Topic, on_disk};
 use crate::rig::kafka::{Kafka, shared};
 use crate::rig::program::{Home, Output};
+use crate::rig::s3::{Bucket, s3s_fs};
+use crate::rig::s3_proxy::{Fault, Proxy, Rule};
 use crate::rig::unique;
 use tidelog::stream::Format;
 
@@ -28,8 +30,23 @@ impl Shelf {
         let path = home.path().display();
         home.write("tidelog.toml", &format!("[archive]\nurl = \"file://{path}/archive\"\nspool_dir = \"{path}\"\n"));
         let archive = home.path().join("archive");
-        fs::create_dir_all(&archive).expect("a directory");
-        let store = on_disk(&archive);
+        Shelf::filled(home, &archive, format)
+    }
+
+    /// One whose archive is read through a bucket.
+    fn in_bucket(bucket: &Bucket, format: Format) -> Shelf {
+        let home = Home::new();
+        let options: String = bucket.options().iter().map(|(key, value)| format!("{key} = {value:?}\n")).collect();
+        let (url, path) = (bucket.url(), home.path().display());
+        let archive = format!("[archive]\nurl = \"{url}/archive\"\nspool_dir = \"{path}\"\n");
+        home.write("tidelog.toml", &format!("{archive}[archive.options]\n{options}"));
+        let files = bucket.files().expect("a server that keeps files").join("archive");
+        Shelf::filled(home, &files, format)
+    }
+
+    fn filled(home: Home, archive: &Path, format: Format) -> Shelf {
+        fs::create_dir_all(archive).expect("a directory");
+        let store = on_disk(archive);
         let segments = tokio::runtime::Runtime::new().expect("a runtime").block_on(async {
             let records = |partitions: i32, offsets: std::ops::Range<i64>| -> Vec<Record> {
                 let of = |partition| offsets.clone().map(move |offset| large(partition, offset));
@@ -187,4 +204,21 @@ fn a_partition_stops_for_good_in_later_lives_of_its_topic_too() {
     shelf.damage(|_| None);
     let lines = shelf.run(&["cat", "--topic", "orders"]).expect(3).json_lines();
     assert_eq!(offsets(&lines, "orders"), (0..4).map(|partition| (partition, 100)).collect());
+}
+
+#[test]
+fn a_segment_that_may_not_be_read_stops_its_partitions_and_nothing_else() {
+    let mut bucket = s3s_fs();
+    let proxy = Proxy::before(&mut bucket);
+    let shelf = Shelf::in_bucket(&bucket, Format::Parquet);
+    let object = shelf.segments[1].file_name().expect("a name").to_string_lossy().into_owned();
+    let refused = proxy.add(Rule::new("GET", &object, Fault::Answer(403, "AccessDenied")));
+    let output = shelf.run(&["cat", "--topic", "^"]).expect(3);
+    let lines = output.json_lines();
+    assert_eq!(offsets(&lines, "sound"), [(0, 50)].into());
+    assert_eq!(offsets(&lines, "orders"), (0..4).map(|partition| (partition, 100)).collect());
+    assert!(refused.met() > 0 && output.stderr.contains("the right to read it"), "{}", output.stderr);
+    proxy.clear();
+    let lines = shelf.run(&["cat", "--topic", "^"]).expect(0).json_lines();
+    assert_eq!(offsets(&lines, "orders"), (0..4).map(|partition| (partition, 300)).collect());
 }

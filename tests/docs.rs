@@ -1,6 +1,7 @@
 //! The documents name what the program takes: every key, every variable, every property, and the README's first example.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use tidelog::config::Config;
 use tidelog::source::kafka::Cluster;
@@ -9,6 +10,7 @@ use tidelog::telemetry::metrics::ALL;
 const README: &str = include_str!("../README.md");
 const CONFIG: &str = include_str!("../docs/CONFIG.md");
 const HTTP: &str = include_str!("../docs/HTTP.md");
+const SECURITY: &str = include_str!("../docs/SECURITY.md");
 const LEAST: &str = "[archive]\nurl = \"memory://\"\n[kafka]\nbootstrap_servers = \"b:1\"\ntopics = [\"a\"]\n";
 
 fn none() -> BTreeMap<String, String> {
@@ -101,4 +103,31 @@ fn the_first_example_of_the_readme_is_valid() {
     let (example, _) = rest.split_once("```").expect("it ends");
     let config = Config::parse(example, "README.md", &none()).expect("the example is valid");
     assert_eq!(config.kafka.expect("[kafka] is there").topics, ["orders"]);
+}
+
+/// All sources below a folder.
+fn sources(folder: &Path, into: &mut String) {
+    for entry in std::fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            sources(&path, into);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            into.push_str(&std::fs::read_to_string(&path).expect("a source"));
+        }
+    }
+}
+
+#[test]
+fn every_test_that_security_names_is_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut text = String::new();
+    ["src", "tests"].iter().for_each(|folder| sources(&root.join(folder), &mut text));
+    let named: Vec<&str> = SECURITY.split('`').skip(1).step_by(2).filter(|name| name.contains("::")).collect();
+    assert!(named.len() > 30, "{named:?}");
+    for name in named {
+        let is_test = name.rsplit("::").next().is_some_and(|test| text.contains(&format!("fn {test}(")));
+        // A whole module of unit tests.
+        let module = root.join("src").join(name.trim_end_matches("::tests").replace("::", "/")).with_extension("rs");
+        assert!(is_test || module.exists(), "docs/SECURITY.md names {name}, which is not there");
+    }
 }

@@ -117,6 +117,37 @@ fn a_topic_made_again_three_times_in_a_row_ends_with_every_partition_read() {
     site.assert_holds(&topic, newest, &kafka.consume_all(&topic));
 }
 
+/// Its leader's epoch begins anew, and librdkafka takes the new log's for outdated: it reads nothing of it until the client is
+/// replaced.
+#[test]
+fn a_topic_made_again_after_an_election_is_read_although_its_epochs_begin_anew() {
+    let cluster = Cluster::new("epochs-anew", 1, 0, "500ms");
+    let (kafka, topic) = (&cluster.kafka, &cluster.topic);
+    cluster.produce(0..100);
+    let mut program = cluster.site.start();
+    cluster.wait(0, &mut [&mut program]);
+    cluster.leave_2_behind();
+    kafka.restart(2);
+    wait_until("broker 2 to follow", SOON, || kafka.in_sync(topic));
+    kafka.stop(1);
+    cluster.wait_led();
+    cluster.produce(100..200);
+    cluster.wait(0, &mut [&mut program]);
+    kafka.restart(1);
+    let old = cluster.all();
+    // It does not see the topic gone.
+    program.freeze();
+    kafka.delete_topic(topic);
+    kafka.create_topic_assigned(topic, &[&[1, 2]], &[]);
+    program.thaw();
+    cluster.produce(1_000..1_150);
+    cluster.wait(1, &mut [&mut program]);
+    program.terminate(STOP);
+    cluster.site.assert_sound();
+    cluster.site.assert_holds(topic, 0, &old);
+    cluster.site.assert_holds(topic, 1, &cluster.all());
+}
+
 // ---- unclean elections
 
 /// Three brokers. Partitions lie on brokers 1 and 2, and either may lead them alone; `safe` ones behind them on broker 3, to which

@@ -1,6 +1,7 @@
 //! The integration tests: one binary, so that all modules share one broker and one link step.
 
 mod archive;
+mod bombs;
 mod cli;
 mod complete;
 mod connect_check;
@@ -9,11 +10,13 @@ mod deploy;
 mod docs;
 mod faults;
 mod generations;
+mod hostile_names;
 mod http;
 mod http_hostile;
 mod isolation;
 mod kafka;
 mod page;
+mod postgres_again;
 mod postgres_bad_page;
 mod postgres_damage;
 mod postgres_holds;
@@ -33,6 +36,7 @@ mod replay_identity;
 mod replay_reports;
 mod replay_targets;
 mod rig;
+mod rights;
 mod site;
 mod soak;
 mod soak_replay;

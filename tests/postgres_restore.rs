@@ -51,7 +51,7 @@ impl Place {
         Place::of(Postgres::start(options))
     }
 
-    fn of(postgres: Postgres) -> Place {
+    pub(crate) fn of(postgres: Postgres) -> Place {
         let home = Home::new();
         let path = home.path().display();
         home.write(

@@ -15,7 +15,7 @@ use object_store::path::Path;
 use tidelog::config::Archive;
 use tidelog::error::Kind;
 use tidelog::manifest::{Chain, Change, Outcome, Selection, Step, Walk, streams};
-use tidelog::store::{Created, Store};
+use tidelog::store::{Created, Store, layout};
 use tidelog::stream::{Begin, Format, PartitionRange, SegmentRef, TopicLife, sha256};
 
 use crate::rig::s3::{Bucket, moto, s3s_fs};
@@ -162,7 +162,8 @@ async fn a_chain_lives_there(store: &Store) {
                 max_timestamp: Some(n),
             };
             let segment = SegmentRef {
-                object: format!("segments/{writer}-{n}.parquet"),
+                object: layout::segment(stream.topic().unwrap(), now, writer, n.unsigned_abs(), Format::Parquet)
+                    .to_string(),
                 format: Format::Parquet,
                 bytes: 10,
                 sha256: sha256(b"the segment"),

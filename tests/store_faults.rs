@@ -14,7 +14,7 @@ use object_store::path::Path;
 use tidelog::config::Archive;
 use tidelog::error::Kind;
 use tidelog::manifest::{Chain, Change, Outcome, Selection, Step, Walk, backups};
-use tidelog::store::{Created, Store};
+use tidelog::store::{Created, Store, layout};
 use tidelog::stream::{Begin, Format, Lsn, PartitionRange, SegmentRef, StreamId, System, TopicLife, sha256};
 
 use crate::rig::kafka::{Kafka, shared};
@@ -66,7 +66,7 @@ fn change(n: i64) -> Change {
         max_timestamp: Some(n),
     };
     let segment = SegmentRef {
-        object: format!("segments/{n}.parquet"),
+        object: layout::segment(orders().topic().unwrap(), now(), "w", n.unsigned_abs(), Format::Parquet).to_string(),
         format: Format::Parquet,
         bytes: 10,
         sha256: sha256(b"the segment"),
@@ -148,7 +148,7 @@ async fn entry_0_a_page_and_any_entry_survive_a_refusal_without_effect() {
 
 fn backup() -> backups::Backup {
     let part = backups::Part {
-        object: "backups/postgres/system=1/b/manifest".into(),
+        object: "backups/postgres/system=1/b/backup_manifest.zst".into(),
         bytes: 1,
         stored_bytes: 1,
         sha256: sha256(b"x"),
@@ -166,7 +166,13 @@ fn backup() -> backups::Backup {
         finished: now(),
         is_read_back: true,
         damaged: Vec::new(),
-        archives: vec![backups::Archive { name: "base.tar".into(), tablespace: None, parts: vec![part.clone()] }],
+        archives: vec![backups::Archive {
+            name: "base.tar".into(),
+            tablespace: None,
+            parts: vec![part.clone()],
+            places: vec![],
+            empty: vec![],
+        }],
         manifest: part,
     }
 }
@@ -524,7 +530,7 @@ fn the_log_of_a_database_is_whole_in_a_bad_store_although_the_archiver_is_killed
 }
 
 /// The section of a configuration that puts the archive into the bucket.
-fn in_bucket(bucket: &Bucket, home: &Home) -> String {
+pub(crate) fn in_bucket(bucket: &Bucket, home: &Home) -> String {
     let options: String = bucket.options().iter().map(|(key, value)| format!("{key} = {value:?}\n")).collect();
     let spool = home.path().join("spool");
     format!("[archive]\nurl = {:?}\nspool_dir = {spool:?}\n[archive.options]\n{options}", bucket.url())

@@ -660,7 +660,7 @@ fn a_base_backup_or_a_restore_without_room_says_so_and_leaves_nothing_that_count
                   \"$0\" -c tidelog.toml restore-postgres --into restored || { code=$?; ls restored; exit $code; }";
     let failed = program::run(site.home.shell(script)).expect(1);
     assert!(failed.stderr.contains("No space left") && failed.stderr.contains("/restored/"), "{}", failed.stderr);
-    assert!(failed.stderr.contains("make room on that disk, empty the directory"), "{}", failed.stderr);
+    assert!(failed.stderr.contains("make room on that disk, and run the same command again"), "{}", failed.stderr);
     assert!(!failed.stdout.contains("recovery.signal"), "{}", failed.stdout);
     program.terminate(STOP);
     // The disk of the first one went with its process, and the chain knows what was there.

@@ -1,11 +1,11 @@
 //! `tidelog backup`: a Postgres base backup now.
 
-use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::human;
+use super::output::{print, print_json};
 use super::progress::{Progress, Unit};
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
@@ -51,15 +51,14 @@ pub(super) async fn run(args: &Args, config: &Config) -> Result<()> {
     let seconds = begun.elapsed().as_secs_f64();
     let outcome = wait(&store, &backup, args.wait).await?;
     let is_usable = outcome == Outcome::Usable;
-    let text = if args.json {
-        let answer = serde_json::json!({
+    if args.json {
+        print_json(&serde_json::json!({
             "name": backup.name, "system_id": backup.system.system_id.to_string(), "timeline": backup.timeline,
             "start": backup.start, "end": backup.end, "bytes": backup.bytes(), "stored_bytes": backup.stored_bytes(),
             "seconds": seconds, "usable": is_usable, "damaged": backup.damaged,
-        });
-        format!("{answer}\n")
+        }))?;
     } else {
-        format!(
+        print(&format!(
             "base backup {}: {} ({} stored) in {}, WAL {} to {}\n",
             backup.name,
             human::bytes(backup.bytes()),
@@ -67,9 +66,8 @@ pub(super) async fn run(args: &Args, config: &Config) -> Result<()> {
             human::span(Duration::from_secs_f64(seconds)),
             backup.start,
             backup.end
-        )
-    };
-    std::io::stdout().write_all(text.as_bytes()).map_err(|source| Error::io(source, "cannot print"))?;
+        ))?;
+    }
     if is_usable {
         return Ok(());
     }

@@ -2,14 +2,15 @@
 
 mod kafka;
 
-use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use serde::Serialize;
 
+use super::output;
 use crate::config::{Config, Kafka};
 use crate::error::{Error, Kind, Result};
+use crate::escape::one_line;
 use crate::http;
 use crate::pipeline;
 use crate::source::kafka::{Cluster, validate};
@@ -165,23 +166,22 @@ fn holds_password(url: &str) -> bool {
 }
 
 fn print(args: &Args, answers: &[Answer]) -> Result<()> {
-    let mut text = String::new();
     if args.json {
-        text = format!("{}\n", serde_json::json!({ "checks": answers }));
-    } else {
-        for answer in answers {
-            let word = match answer {
-                Answer { ok: false, .. } => "FAILED",
-                Answer { warning: true, .. } => "note",
-                _ => "ok",
-            };
-            text += &format!("{word:<6} {:<13}  {}\n", answer.check, answer.detail);
-            if let Some(hint) = &answer.hint {
-                text += &format!("       {:<13}  do: {hint}\n", "");
-            }
+        return output::print_json(&serde_json::json!({ "checks": answers }));
+    }
+    let mut text = String::new();
+    for answer in answers {
+        let word = match answer {
+            Answer { ok: false, .. } => "FAILED",
+            Answer { warning: true, .. } => "note",
+            _ => "ok",
+        };
+        text += &format!("{word:<6} {:<13}  {}\n", answer.check, one_line(&answer.detail));
+        if let Some(hint) = &answer.hint {
+            text += &format!("       {:<13}  do: {}\n", "", one_line(hint));
         }
     }
-    std::io::stdout().write_all(text.as_bytes()).map_err(|source| Error::io(source, "cannot print"))
+    output::print(&text)
 }
 
 async fn check_archive(store: &Store) -> Result<String> {

@@ -6,7 +6,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 
 use super::human;
-use super::inspect::{all_read, print, print_json};
+use super::inspect::all_read;
+use super::output::{print, print_json};
 use crate::config::Config;
 use crate::error::{Error, Kind, Result, ResultExt as _};
 use crate::manifest::backups::backups;

@@ -11,6 +11,7 @@ mod demo;
 mod expire;
 mod human;
 mod inspect;
+mod output;
 mod progress;
 mod replay;
 mod restore;
@@ -18,7 +19,6 @@ mod run;
 mod timeline;
 
 use std::future::Future;
-use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -111,7 +111,7 @@ pub fn main() -> ExitCode {
     match run_command(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            report(&error);
+            output::report("", &error, "  do     ");
             ExitCode::from(error.exit_code())
         }
     }
@@ -140,7 +140,7 @@ fn run_command(cli: Cli) -> Result<()> {
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "tidelog", &mut script);
-            std::io::stdout().write_all(&script).map_err(|source| Error::io(source, "cannot print"))
+            output::print(&String::from_utf8_lossy(&script))
         }
     }
 }
@@ -157,11 +157,4 @@ fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     // What still waits for a server must not keep the process.
     runtime.shutdown_background();
     result
-}
-
-fn report(error: &Error) {
-    eprintln!("error: {error}");
-    if let Some(hint) = error.hint_text() {
-        eprintln!("  do     {hint}");
-    }
 }

@@ -2,7 +2,6 @@
 
 mod list;
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::Arc;
@@ -12,18 +11,20 @@ use std::time::{Duration, Instant};
 use chrono::Utc;
 
 use super::human;
+use super::output::{self, print, print_json};
 use super::progress::{Progress, Unit};
 use crate::config::Archive;
 use crate::error::{Error, Kind, Result, ResultExt};
+use crate::escape::one_line;
 use crate::manifest::backups;
 use crate::manifest::holds::RENEW_EVERY;
 use crate::pipeline;
 use crate::restore::ahead::Ahead;
 use crate::restore::holding::{Holding, Kept};
 use crate::restore::plan::{Asked, Goal, Plan, plan};
-use crate::restore::postgres::{Action, Destination, LogSource, Places, Restored, must_be_empty, restore, shell_word};
+use crate::restore::postgres::{Action, Destination, LogSource, Places, Restored, restore, shell_word};
 use crate::restore::wal_fetch::{self, Answer, Name};
-use crate::restore::{Foreseen, Log, foresee};
+use crate::restore::{Foreseen, Ground, Log, PATIENCE, foresee, patiently};
 use crate::store::Store;
 use crate::stream::Lsn;
 use crate::telemetry::{self, LogFormat};
@@ -35,7 +36,7 @@ pub(super) struct RestoreArgs {
     /// List the base backups: their size, their age, and what they reach.
     #[arg(long, conflicts_with_all = ["into", "target", "ends", "timeline", "backup"])]
     list: bool,
-    /// The data directory to make; it must be missing or empty.
+    /// The data directory to make: missing, empty, or of a restore that was interrupted, which goes on.
     #[arg(long, value_name = "DIR", required_unless_present = "list")]
     into: Option<PathBuf>,
     /// Every transaction that committed up to this time, to the microsecond: RFC 3339, now, -90m, -2h, -7d.
@@ -71,6 +72,13 @@ pub(super) struct RestoreArgs {
     /// Puts all other tablespaces where they were on the server: for a machine on which that server is not.
     #[arg(long)]
     tablespaces_at_old_places: bool,
+    /// Restores over a data directory in which no server runs: files that are whole are kept, what the base backup does not have
+    /// is removed.
+    #[arg(long)]
+    delta: bool,
+    /// How many streams of the base backup are fetched and unpacked at a time.
+    #[arg(short, long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=32))]
+    jobs: u8,
     /// What Postgres does when it has reached the target.
     #[arg(long, value_enum, default_value_t = Action::Promote)]
     action: Action,
@@ -94,8 +102,8 @@ pub(super) async fn run(args: &RestoreArgs, archive: &Archive) -> Result<()> {
     }
     let begun = Instant::now();
     let store = Store::open(archive)?;
-    let log = Log::open(&store, args.system).await?;
-    let found = log.backups().await?;
+    let log = patiently(PATIENCE, || Log::open(&store, args.system)).await?.patient();
+    let found = patiently(PATIENCE, || log.backups()).await?;
     let named = |one: &backups::Unreadable| args.backup.as_ref() == Some(&one.name);
     let (wanted, others) = found.unreadable.into_iter().partition::<Vec<_>, _>(named);
     if let Some(backups::Unreadable { error, .. }) = wanted.into_iter().next() {
@@ -108,9 +116,9 @@ pub(super) async fn run(args: &RestoreArgs, archive: &Archive) -> Result<()> {
     let backups = found.sound;
     let asked =
         Asked { goal: goal(args)?, exclusive: args.exclusive, timeline: args.timeline, backup: args.backup.clone() };
-    let plan = plan(&store, &log, &backups, &asked).await?;
+    let plan = patiently(PATIENCE, || plan(&store, &log, &backups, &asked)).await?;
     // Not after an hour's reading.
-    must_be_empty(&args.data()?)?;
+    Ground::look(&args.data()?, args.delta, log.system().system_id)?;
     if !plan.backup.damaged.is_empty() {
         tracing::warn!(backup = plan.backup.name, found = ?plan.backup.damaged, "the server found bad pages in this base backup when it was \
             taken, and no sound one leads there (or it was asked for)");
@@ -141,6 +149,8 @@ fn destination(args: &RestoreArgs, archive: &Archive, foreseen: Foreseen) -> Res
     let program = std::env::current_exe().map_err(|source| Error::io(source, "cannot tell where this program is"))?;
     Ok(Destination {
         data: args.data()?,
+        is_delta: args.delta,
+        jobs: usize::from(args.jobs),
         tablespaces: Places {
             moved: args.tablespace.iter().map(|text| mapping(text)).collect::<Result<_>>()?,
             old_too: args.tablespaces_at_old_places,
@@ -171,44 +181,46 @@ fn archive_config(archive: &Archive) -> Result<String> {
 /// Prints what was done, and how to go on.
 fn tell(args: &RestoreArgs, plan: &Plan, into: &Destination, (restored, seconds): (&Restored, f64)) -> Result<()> {
     let backup = &plan.backup;
-    let text = if args.json {
-        let answer = serde_json::json!({
+    if args.json {
+        return print_json(&serde_json::json!({
             "into": into.data, "backup": backup.name, "timeline": plan.timeline, "start": backup.start, "end": backup.end,
             "target": shown(&plan.goal), "exclusive": args.exclusive, "bytes": backup.bytes(), "seconds": seconds,
             "tablespaces": restored.tablespaces, "notes": restored.notes,
             "damaged": backup.damaged,
-        });
-        format!("{answer}\n")
-    } else {
-        let places =
-            restored.tablespaces.iter().map(|place| format!("tablespace at {}\n", one_line(&place.to_string_lossy())));
-        let notes = restored.notes.iter().map(|note| format!("note: {}\n", one_line(note)));
-        format!(
-            "restored {} of base backup {} into {} in {}\n{}{}\
+            "kept_bytes": restored.kept, "removed_files": restored.removed, "fetched_bytes": restored.fetched,
+        }));
+    }
+    let places =
+        restored.tablespaces.iter().map(|place| format!("tablespace at {}\n", one_line(&place.to_string_lossy())));
+    let before = match (restored.kept, restored.removed) {
+        (0, 0) => String::new(),
+        (kept, removed) => format!(
+            "kept {} of what was there, removed {}, fetched {}\n",
+            human::bytes(kept),
+            human::many(removed, "file"),
+            human::bytes(restored.fetched)
+        ),
+    };
+    let notes = restored.notes.iter().map(|note| format!("note: {}\n", one_line(note)));
+    print(&format!(
+        "restored {} of base backup {} into {} in {}\n{before}{}{}\
              start PostgreSQL {} there as its own user: it replays WAL from the archive {} {}\n\
              it archives nothing, waits for no standby, subscribes to nothing and runs no cron jobs until tidelog.restored.conf is removed there\n",
-            human::bytes(backup.bytes()),
-            backup.name,
-            into.data.display(),
-            human::span(Duration::from_secs_f64(seconds)),
-            places.collect::<String>(),
-            notes.collect::<String>(),
-            backup.system.server_version,
-            if args.exclusive { "and stops before" } else { "up to" },
-            match &plan.goal {
-                Goal::Latest | Goal::Present => "its end".to_owned(),
-                Goal::Name(name) => format!("the restore point {name:?}"),
-                Goal::Xid(xid) => format!("transaction {xid}"),
-                goal => shown(goal),
-            },
-        )
-    };
-    std::io::stdout().write_all(text.as_bytes()).map_err(|source| Error::io(source, "cannot print"))
-}
-
-/// What a terminal may be shown of text that comes out of the archive.
-fn one_line(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+        human::bytes(backup.bytes()),
+        backup.name,
+        into.data.display(),
+        human::span(Duration::from_secs_f64(seconds)),
+        places.collect::<String>(),
+        notes.collect::<String>(),
+        backup.system.server_version,
+        if args.exclusive { "and stops before" } else { "up to" },
+        match &plan.goal {
+            Goal::Latest | Goal::Present => "its end".to_owned(),
+            Goal::Name(name) => format!("the restore point {name:?}"),
+            Goal::Xid(xid) => format!("transaction {xid}"),
+            goal => shown(goal),
+        },
+    ))
 }
 
 /// Where to.
@@ -275,8 +287,8 @@ pub(super) const UNKNOWN: u8 = 200;
 /// The exit code for "there is provably none".
 const ABSENT: u8 = 1;
 
-/// How long a store that does not answer is asked again.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long `wal-fetch` asks a store again that does not answer, while Postgres waits.
+const FETCH_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Answers Postgres. A panic is an answer, too: its usual exit code would mean that there is no such file.
 pub(super) fn fetch(args: &FetchArgs, config_file: &Path, log_format: Option<LogFormat>) -> ExitCode {
@@ -288,7 +300,7 @@ pub(super) fn fetch(args: &FetchArgs, config_file: &Path, log_format: Option<Log
         Ok(Ok(Answer::Delivered)) => ExitCode::SUCCESS,
         Ok(Ok(Answer::Absent)) => ExitCode::from(ABSENT),
         Ok(Err(error)) => {
-            super::report(&error);
+            output::report("", &error, "  do     ");
             ExitCode::from(UNKNOWN)
         }
         Err(_) => ExitCode::from(UNKNOWN),
@@ -325,8 +337,8 @@ impl Fetching<'_> {
         let begun = Instant::now();
         loop {
             match self.once(&archive).await {
-                Err(error) if error.is_transient() && begun.elapsed() < PATIENCE && !self.args.ahead => {
-                    super::report(&error);
+                Err(error) if error.is_transient() && begun.elapsed() < FETCH_PATIENCE && !self.args.ahead => {
+                    output::report("", &error, "  do     ");
                     tokio::time::sleep(Duration::from_secs(1)).await;
                 }
                 result => return result,

@@ -13,7 +13,7 @@ use super::postgres;
 use super::raw::{ENVIRONMENT_PREFIX, Section, overlay};
 use super::{Archive, Config, Http, Isolation, Kafka, Retention, Segment, Start, TopicOverride, TopicPattern};
 use crate::error::{Error, Kind, Result};
-use crate::stream::Format;
+use crate::stream::{Format, is_name};
 
 const MIB: u64 = 1 << 20;
 
@@ -346,8 +346,7 @@ impl TopicPattern {
 
 /// A cluster's name becomes a part of object keys and directory names.
 fn cluster_name(text: &str) -> Result<String, String> {
-    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    if text.is_empty() || text.len() > 100 || text.starts_with('.') || !text.chars().all(legal) {
+    if !is_name(text) {
         return Err(format!(
             "{text:?} is not allowed; use letters, digits, '.', '_' and '-', 100 at most, not '.' first"
         ));

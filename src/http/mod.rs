@@ -25,12 +25,14 @@ mod replay;
 mod server;
 mod trail;
 
+use std::borrow::Cow;
 use std::future::{Ready, ready};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::{Extension, Request, State};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::{Next, from_fn_with_state};
@@ -42,6 +44,7 @@ use tokio::time::Instant;
 
 use crate::config::{Config, Http};
 use crate::error::{Error, Kind, Result};
+use crate::escape;
 use crate::pipeline::board::Board;
 use crate::telemetry::metrics::{Recorder, install};
 use auth::Token;
@@ -201,7 +204,24 @@ async fn guard(
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(HeaderName::from_static("referrer-policy"), HeaderValue::from_static("no-referrer"));
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
-    answer
+    escaped(answer).await
+}
+
+/// JSON as a terminal may show it: names and messages in it come from servers and stores.
+async fn escaped(answer: Response) -> Response {
+    if answer.headers().get(header::CONTENT_TYPE).is_none_or(|kind| kind != "application/json") {
+        return answer;
+    }
+    let (mut parts, body) = answer.into_parts();
+    // It lies in memory already.
+    let Ok(bytes) = axum::body::to_bytes(body, usize::MAX).await else {
+        return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+    };
+    if let Cow::Owned(text) = escape::json(&String::from_utf8_lossy(&bytes)) {
+        parts.headers.remove(header::CONTENT_LENGTH);
+        return Response::from_parts(parts, Body::from(text));
+    }
+    Response::from_parts(parts, Body::from(bytes))
 }
 
 /// An error as Kafka Connect writes it.

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use super::READS_AT_ONCE;
 use crate::error::{Error, Kind, Result, ResultExt};
-use crate::store::{Created, Store, layout};
+use crate::store::{Created, Store, bounds, layout};
 use crate::stream::{Lsn, System, sha256};
 
 /// The newest version of `backup.json`. The first one is still written where it says everything.
@@ -73,6 +73,22 @@ pub struct Archive {
     pub tablespace: Option<Tablespace>,
     /// In order.
     pub parts: Vec<Part>,
+    /// Where entries of the tar file begin, about one in each part: who needs only some of the files begins to read there. None in a
+    /// backup of an earlier version.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub places: Vec<Place>,
+    /// The directories in which no file lies.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub empty: Vec<String>,
+}
+
+/// A place in a tar file at which an entry begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// How many bytes of the tar file stand before it.
+    pub at: u64,
+    /// How many files stand before it, which are as many of the server's manifest: it names them in the same order.
+    pub files: u64,
 }
 
 /// A tablespace.
@@ -105,12 +121,12 @@ impl Backup {
 
     /// Its bytes before compression.
     pub fn bytes(&self) -> u64 {
-        self.parts().map(|part| part.bytes).sum()
+        self.parts().fold(0, |sum, part| sum.saturating_add(part.bytes))
     }
 
     /// The size of its objects.
     pub fn stored_bytes(&self) -> u64 {
-        self.parts().map(|part| part.stored_bytes).sum()
+        self.parts().fold(0, |sum, part| sum.saturating_add(part.stored_bytes))
     }
 }
 
@@ -121,7 +137,7 @@ impl Part {
     /// [`Kind::NotFound`] for an object that is missing, [`Kind::Corrupt`] for one that is another than was written.
     pub async fn read(&self, store: &Store) -> Result<Bytes> {
         let key = layout::object(&self.object)?;
-        let bytes = store.get(&key).await?.ok_or_else(|| {
+        let bytes = store.get_at_most(&key, self.stored_bytes).await?.ok_or_else(|| {
             Error::new(Kind::NotFound, format!("{key} of a base backup is missing"))
                 .hint("restore the object from a copy of the archive, or use another base backup")
         })?;
@@ -135,16 +151,41 @@ impl Part {
     }
 
     /// The bytes before compression of an object that was [read](Part::read).
+    ///
+    /// # Errors
+    /// [`Kind::Corrupt`] for more or fewer than the backup says, and for more than a part can have.
     pub fn decompress(&self, stored: &[u8]) -> Result<Vec<u8>> {
-        let damaged = || format!("{} cannot be decompressed", self.object);
-        let mut bytes = Vec::with_capacity(usize::try_from(self.bytes).unwrap_or(0));
-        let decoder = zstd::Decoder::with_buffer(stored).or_err(Kind::Corrupt, damaged)?;
-        // One byte more than it should have shows that it has more.
-        decoder.take(self.bytes.saturating_add(1)).read_to_end(&mut bytes).or_err(Kind::Corrupt, damaged)?;
-        if bytes.len() as u64 != self.bytes {
-            return Err(Error::new(Kind::Corrupt, format!("{} has another length than its backup says", self.object)));
-        }
+        let mut bytes = Vec::new();
+        let read = self.reader(stored)?.read_to_end(&mut bytes);
+        read.or_err(Kind::Corrupt, || format!("{} cannot be decompressed", self.object))?;
+        self.is_length(bytes.len() as u64)?;
         Ok(bytes)
+    }
+
+    /// The same bytes, one after the other; one more than there should be at the most, which shows that there are more.
+    ///
+    /// # Errors
+    /// [`Kind::Corrupt`] if the backup says more than `stored` can unpack to.
+    pub fn reader<'a>(&self, stored: &'a [u8]) -> Result<impl Read + use<'a>> {
+        let most = bounds::unpacked(&layout::object(&self.object)?, stored.len());
+        if self.bytes > most {
+            return Err(bounds::unpacks_to_too_much(&self.object, most));
+        }
+        let decoder = zstd::Decoder::with_buffer(stored);
+        let decoder = decoder.or_err(Kind::Corrupt, || format!("{} cannot be decompressed", self.object))?;
+        Ok(decoder.take(self.bytes + 1))
+    }
+
+    /// Whether as many bytes were [read](Part::reader) as the backup says.
+    ///
+    /// # Errors
+    /// [`Kind::Corrupt`] if not.
+    pub fn is_length(&self, found: u64) -> Result<()> {
+        if found == self.bytes {
+            return Ok(());
+        }
+        Err(Error::new(Kind::Corrupt, format!("{} has another length than its backup says", self.object))
+            .hint("restore the object from a copy of the archive, or use another base backup"))
     }
 }
 
@@ -170,6 +211,16 @@ pub struct Unreadable {
     pub object: String,
     /// What is wrong with it.
     pub error: Error,
+}
+
+impl Unreadable {
+    /// A folder among the backups that has no backup's name.
+    fn named(folder: &object_store::path::Path) -> Self {
+        let name = folder.filename().unwrap_or_default().to_owned();
+        let error = Error::new(Kind::Corrupt, format!("{name:?} cannot be the name of a base backup"))
+            .hint("no tidelog made that folder: look who may write to the archive, and remove it");
+        Self { object: folder.to_string(), name, error }
+    }
 }
 
 impl Found {
@@ -199,9 +250,11 @@ impl Found {
 /// Only those of a store that does not answer.
 pub async fn backups(store: &Store, system_id: u64, entered: Option<&BTreeMap<String, String>>) -> Result<Found> {
     let folders = store.list_folders(&layout::backups(system_id)).await?;
-    let names: Vec<String> = folders.iter().filter_map(|folder| folder.filename().map(str::to_owned)).collect();
+    let (names, others): (Vec<_>, Vec<_>) = folders.iter().partition(|folder| layout::backup_name(folder).is_some());
+    let names: Vec<String> =
+        names.into_iter().filter_map(|folder| layout::backup_name(folder).map(str::to_owned)).collect();
+    let mut found = Found { unreadable: others.into_iter().map(Unreadable::named).collect(), ..Found::default() };
     let knows = |name: &&String| entered.is_none_or(|entered| entered.contains_key(*name));
-    let mut found = Found::default();
     for name in names.iter().filter(|name| !knows(name)) {
         let is_there = store.size(&layout::backup_commit(system_id, name)).await?.is_some();
         found.not_entered.extend(is_there.then(|| name.clone()));
@@ -252,10 +305,29 @@ pub async fn read(store: &Store, system_id: u64, name: &str, hash: Option<&str>)
 /// A backup says itself where it lies.
 fn belongs(key: &object_store::path::Path, system_id: u64, name: &str, backup: Backup) -> Result<Backup> {
     if backup.name == name && backup.system.system_id == system_id {
-        return Ok(backup);
+        return names_its_own(key, &backup).map(|()| backup);
     }
     let message = format!("{key} says that it is {} of the system {}", backup.name, backup.system.system_id);
     Err(Error::new(Kind::Corrupt, message).hint("the object was moved or copied by hand: put it back"))
+}
+
+/// A backup consists of what lies in its own folder: its objects are read, and given up with it.
+fn names_its_own(key: &object_store::path::Path, backup: &Backup) -> Result<()> {
+    let own = |object: &str| match layout::Name::parse(object)? {
+        layout::Name::Part { system_id, backup: name, .. }
+            if (system_id, &name) == (backup.system.system_id, &backup.name) =>
+        {
+            Ok(())
+        }
+        _ => Err(Error::new(Kind::Corrupt, format!("{object:?} is no part of it"))
+            .hint("restore backup.json from a copy of the archive, or use another base backup")),
+    };
+    let odd = backup.archives.iter().find(|archive| !layout::is_archive(&archive.name));
+    if let Some(odd) = odd {
+        return Err(Error::new(Kind::Corrupt, format!("{key} names an archive {:?}, which no server sends", odd.name))
+            .hint("restore backup.json from a copy of the archive, or use another base backup"));
+    }
+    backup.parts().try_for_each(|part| own(&part.object)).map_err(|error| error.context(key))
 }
 
 pub(super) fn parse(key: &object_store::path::Path, bytes: &[u8]) -> Result<Backup> {
@@ -357,7 +429,13 @@ mod tests {
             finished: time,
             is_read_back: true,
             damaged: Vec::new(),
-            archives: vec![Archive { name: "base.tar".into(), tablespace: None, parts: vec![part.clone()] }],
+            archives: vec![Archive {
+                name: "base.tar".into(),
+                tablespace: None,
+                parts: vec![part.clone()],
+                places: Vec::new(),
+                empty: Vec::new(),
+            }],
             manifest: part,
         }
     }

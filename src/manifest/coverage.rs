@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 use super::{Chain, READS_AT_ONCE, entry};
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::store::{Store, layout};
-use crate::stream::{FORMAT_VERSION, StreamId, TopicLife};
+use crate::stream::{FORMAT_VERSION, StreamId, TopicLife, is_name};
 
 /// A claim that lies further in the reader's future was made by a clock that is ahead, and counts for nothing.
 const CLOCKS_AGREE: TimeDelta = TimeDelta::seconds(5);
@@ -278,12 +278,19 @@ pub async fn load_all(store: &Store, folder: &Path) -> Result<Loaded> {
 }
 
 pub(super) fn decode(object: &Path, bytes: &[u8]) -> Result<Coverage> {
+    const WAY_OUT: &str =
+        "delete the object: nothing but claims of completeness is lost with it, and archivers make them again";
     entry::check_format(object, bytes, FORMAT_VERSION)?;
-    serde_json::from_slice(bytes).map_err(|error| {
-        Error::new(Kind::Corrupt, format!("{object} cannot be read")).source(error).hint(
-            "delete the object: nothing but claims of completeness is lost with it, and archivers make them again",
-        )
-    })
+    let coverage: Coverage = serde_json::from_slice(bytes)
+        .map_err(|error| Error::new(Kind::Corrupt, format!("{object} cannot be read")).source(error).hint(WAY_OUT))?;
+    // Whoever takes its claims over removes the object of that writer.
+    let is_own = is_name(&coverage.writer)
+        && object.filename().and_then(|file| file.strip_suffix(".json")) == Some(&coverage.writer);
+    if !is_own {
+        let message = format!("{object} says that {:?} wrote it", coverage.writer);
+        return Err(Error::new(Kind::Corrupt, message).hint(WAY_OUT));
+    }
+    Ok(coverage)
 }
 
 /// How far a stream is complete.

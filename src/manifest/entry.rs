@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::store::{Store, layout};
-use crate::stream::{CHAIN_FORMAT, Checkpoint, StreamId, sha256};
+use crate::stream::{CHAIN_FORMAT, Checkpoint, Merge, StreamId, sha256};
 
 /// An entry that was read.
 #[derive(Debug)]
@@ -33,7 +33,22 @@ pub(super) fn decode(stream: &StreamId, number: u64, object: Path, bytes: &[u8])
         let message = format!("{object} says that it is entry {} of {}", checkpoint.number, checkpoint.stream);
         return Err(Error::new(Kind::Corrupt, message).hint("the object was moved or copied by hand: put it back"));
     }
+    let named = checkpoint.body.merge().into_iter().flat_map(Merge::objects);
+    names_its_own(
+        stream,
+        &object,
+        checkpoint.body.segments().iter().map(|segment| segment.object.as_str()).chain(named),
+    )?;
     Ok(Entry { sha256: sha256(bytes), object, checkpoint })
+}
+
+/// Refuses objects that are none of the stream's: they are read, printed and given up in its name.
+pub(super) fn names_its_own<'a>(
+    stream: &StreamId,
+    object: &Path,
+    mut named: impl Iterator<Item = &'a str>,
+) -> Result<()> {
+    named.try_for_each(|key| layout::segment_of(stream, key).map(drop)).map_err(|error| error.context(object))
 }
 
 /// Refuses a format that is newer than what this program knows, before anything else of the bytes is believed.
@@ -84,6 +99,13 @@ pub(super) fn missing_before(stream: &StreamId, number: u64, later: u64) -> Erro
     let message = format!(
         "{object} is missing, although later entries of its chain exist, the first of them with the number {later}"
     );
+    Error::new(Kind::Corrupt, message).hint(WAY_OUT)
+}
+
+/// The same for all of a wide hole.
+pub(super) fn missing_all(stream: &StreamId, (first, last): (u64, u64)) -> Error {
+    let (from, to) = (layout::entry(stream, first), layout::entry(stream, last));
+    let message = format!("{from} to {to} are missing, although later entries of their chain exist");
     Error::new(Kind::Corrupt, message).hint(WAY_OUT)
 }
 

@@ -18,11 +18,14 @@ use crate::stream::invariants::SNAPSHOT_EVERY;
 /// The most entries that are read ahead at a time: each beyond the end is a request in vain.
 pub(super) const WINDOW: u64 = 16;
 
+/// No chain has more: a commit every millisecond makes as many in 500,000 years. Objects with higher numbers are somebody else's.
+const MOST_SNAPSHOTS: u64 = 1 << 48;
+
 /// The number of the last snapshot; 0, where a chain begins, if there is none.
 pub(super) async fn last_snapshot(store: &Store, stream: &StreamId) -> Result<u64> {
     let mut found = 0;
     let mut step = 1;
-    while exists(store, stream, step * SNAPSHOT_EVERY).await? {
+    while step < MOST_SNAPSHOTS && exists(store, stream, step * SNAPSHOT_EVERY).await? {
         found = step;
         step *= 2;
     }

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::store::{Store, layout};
-use crate::stream::{FORMAT_VERSION, Lsn};
+use crate::stream::{FORMAT_VERSION, Lsn, is_name};
 
 /// How long a hold counts after it was last written: long enough to start a server in peace after a restore.
 pub const SPAN: TimeDelta = TimeDelta::hours(6);
@@ -82,7 +82,8 @@ impl Hold {
     pub fn parse(bytes: &[u8]) -> Result<Self> {
         let hold: Self = serde_json::from_slice(bytes).or_err(Kind::Corrupt, || "a hold cannot be read".to_owned())?;
         match hold.format {
-            1..=FORMAT_VERSION => Ok(hold),
+            1..=FORMAT_VERSION if is_name(&hold.name) && hold.backup.as_deref().is_none_or(is_name) => Ok(hold),
+            1..=FORMAT_VERSION => Err(Error::new(Kind::Corrupt, format!("a hold says that it is {:?}", hold.name))),
             newer => Err(Error::new(Kind::Unsupported, format!("the hold {} has format version {newer}", hold.name))
                 .hint("use the newer tidelog that wrote it")),
         }
@@ -118,8 +119,13 @@ pub async fn held(store: &Store, system_id: u64, now: DateTime<Utc>) -> Result<H
             continue;
         }
         // One that has gone meanwhile was taken back.
-        let Some(bytes) = store.get(&object.location).await? else { continue };
-        match Hold::parse(&bytes) {
+        let read = match store.get(&object.location).await {
+            Ok(None) => continue,
+            Ok(Some(bytes)) => Hold::parse(&bytes),
+            Err(error) if error.kind() == Kind::Corrupt => Err(error),
+            Err(error) => return Err(error),
+        };
+        match read {
             Ok(hold) => held.holds.push(hold),
             Err(error) => {
                 tracing::warn!(key = %object.location, %error, "nothing is given up while this hold counts");
@@ -159,6 +165,8 @@ fn is_hold(key: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+
+    use object_store::ObjectStoreExt;
 
     use super::*;
 
@@ -202,8 +210,10 @@ mod tests {
         let store = Store::over(Arc::new(object_store::memory::InMemory::new()), "memory:///");
         let now = store_time(&store, 7).await.expect("a time");
         let newer = Hold { format: 9, ..hold("a", 5) }.bytes().expect("JSON");
-        for bytes in [newer, Bytes::from_static(b"{")] {
-            store.put(&layout::hold(7, "a"), bytes).await.expect("stored");
+        // A store that somebody else writes into takes what ours would not.
+        let large = Bytes::from(vec![b' '; 70_000]);
+        for bytes in [newer, Bytes::from_static(b"{"), large] {
+            store.objects().put(&layout::hold(7, "a"), bytes.into()).await.expect("stored");
             let found = held(&store, 7, now).await.expect("one");
             assert!(found.from() == Some(Lsn(0)) && found.backup("any"));
             assert_eq!(held(&store, 7, now + SPAN * 2).await.expect("none").from(), None);

@@ -31,7 +31,7 @@ impl Known {
     ) -> Result<()> {
         let mut now = BTreeMap::new();
         for folder in store.list_folders(&layout::backups(system_id)).await? {
-            let Some(name) = folder.filename().map(str::to_owned) else { continue };
+            let Some(name) = layout::backup_name(&folder).map(str::to_owned) else { continue };
             let hash = entered.and_then(|entered| entered.get(&name)).cloned();
             if entered.is_some() && hash.is_none() {
                 continue;
@@ -73,7 +73,7 @@ mod tests {
     use chrono::DateTime;
 
     use super::*;
-    use crate::manifest::backups::{Archive, Backup, Part};
+    use crate::manifest::backups::{Archive, Backup, Part, Place};
     use crate::stream::{FORMAT_VERSION, Lsn, System};
 
     /// Of a database of 3 TB.
@@ -102,6 +102,8 @@ mod tests {
                 name: "base.tar".into(),
                 tablespace: None,
                 parts: (0..125_000).map(part).collect(),
+                places: (0..125_000).map(|at| Place { at, files: at }).collect(),
+                empty: Vec::new(),
             }],
             manifest: part(0),
         }

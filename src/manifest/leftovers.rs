@@ -80,7 +80,7 @@ pub async fn leftovers(
 ) -> Result<Vec<Leftover>> {
     let mut found = Vec::new();
     for folder in store.list_folders(&layout::backups(system_id)).await? {
-        let Some(name) = folder.filename() else { continue };
+        let Some(name) = layout::backup_name(&folder) else { continue };
         let is_left = match entered {
             Some(entered) if entered.contains_key(name) => false,
             Some(_) => true,

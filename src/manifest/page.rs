@@ -10,6 +10,7 @@
 //! `n - 1`. The page of WAL of a Postgres system also lists its merges and what was given up. It is JSON, compressed with zstd and named by the sha256 of the compressed bytes.
 
 use std::collections::BTreeMap;
+use std::io::Read;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -19,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{READS_AT_ONCE, entry};
 use crate::error::{Error, Kind, Result, ResultExt};
-use crate::store::{Created, Store, layout};
+use crate::store::{Created, Store, bounds, layout};
 use crate::stream::invariants::{Checked, SNAPSHOT_EVERY, page_lists_entries, page_lists_pages, totals_add_up};
 use crate::stream::{
     Abandon, Body, CHAIN_FORMAT, Expire, FORMAT_VERSION, Gap, Merge, PageRef, PartitionRange, SegmentRef, Span,
@@ -166,9 +167,11 @@ impl Page {
 /// Makes a page durable. Its name is the sha256 of its bytes, so whatever else has that name is damage, and is replaced.
 pub(super) async fn write(store: &Store, stream: &StreamId, page: Rolled) -> Result<()> {
     let object = layout::page(stream, &page.reference.sha256);
-    match store.create(&object, page.bytes.clone()).await? {
-        Created::Yes | Created::Same => Ok(()),
-        Created::Other(_) => {
+    match store.create(&object, page.bytes.clone()).await {
+        Ok(Created::Yes | Created::Same) => Ok(()),
+        Err(error) if error.kind() != Kind::Corrupt => Err(error),
+        // One that is too large to be read is none either.
+        Ok(Created::Other(_)) | Err(_) => {
             tracing::warn!(%object, "a damaged page is replaced by the sound one");
             store.put(&object, page.bytes).await
         }
@@ -281,6 +284,18 @@ async fn child_page(store: &Store, stream: &StreamId, level: u8, first: u64, chi
     })
 }
 
+/// Decompresses a page, as far as one of its size may go.
+fn unpack(object: &Path, bytes: &[u8]) -> Result<Vec<u8>> {
+    let damaged = || format!("{object} cannot be decompressed");
+    let (most, mut json) = (bounds::unpacked(object, bytes.len()), Vec::new());
+    let decoder = zstd::Decoder::with_buffer(bytes).or_err(Kind::Corrupt, damaged)?;
+    decoder.take(most + 1).read_to_end(&mut json).or_err(Kind::Corrupt, damaged)?;
+    if json.len() as u64 > most {
+        return Err(bounds::unpacks_to_too_much(object.as_ref(), most));
+    }
+    Ok(json)
+}
+
 /// Reads the bytes of a page.
 pub(super) fn decode(stream: &StreamId, reference: &PageRef, object: &Path, bytes: &[u8]) -> Result<Page> {
     let found = sha256(bytes);
@@ -288,7 +303,7 @@ pub(super) fn decode(stream: &StreamId, reference: &PageRef, object: &Path, byte
         return Err(Error::new(Kind::Corrupt, format!("{object} is damaged: its sha256 is {found}"))
             .hint("restore the object from a copy of the archive"));
     }
-    let json = zstd::decode_all(bytes).or_err(Kind::Corrupt, || format!("{object} cannot be decompressed"))?;
+    let json = unpack(object, bytes)?;
     entry::check_format(object, &json, CHAIN_FORMAT)?;
     let page: Page = serde_json::from_slice(&json).or_err(Kind::Corrupt, || format!("{object} cannot be read"))?;
     let said = (reference.level, reference.first, reference.last);
@@ -299,6 +314,8 @@ pub(super) fn decode(stream: &StreamId, reference: &PageRef, object: &Path, byte
         );
         return Err(Error::new(Kind::Corrupt, message));
     }
+    let named = page.merges.iter().flat_map(Merge::objects);
+    entry::names_its_own(stream, object, page.segments.iter().map(|segment| segment.object.as_str()).chain(named))?;
     totals_add_up("page", &reference.totals, &page.totals()).map_err(|violation| violation.in_object(object))?;
     Ok(page)
 }

@@ -18,7 +18,7 @@ use super::backups::{Backup, backups};
 use super::holds::Held;
 use super::path::{Facts, Limit, Reach, Span, Taken, Way};
 use super::{Chain, Selection, coverage};
-use crate::error::Result;
+use crate::error::{Kind, Result};
 use crate::segment::wal::{MOST_BYTES, parse_history};
 use crate::store::{Store, layout};
 use crate::stream::{Abandon, Gap, Lsn, PartitionRange, SegmentRef, StreamId};
@@ -62,8 +62,11 @@ pub async fn facts_with(store: &Store, chain: &Chain, mut backups: Vec<Taken>) -
         if life != chain.life(timeline.cast_signed()) {
             continue;
         }
-        let text = store.get(&object.location).await?;
         // A damaged one keeps its own timeline from being followed, and no other.
+        let text = match store.get(&object.location).await {
+            Err(error) if error.kind() == Kind::Corrupt => continue,
+            text => text?,
+        };
         let Some(history) = text.and_then(|text| parse_history(timeline, &text).ok()) else { continue };
         // The server has gone on there, and the first of its log is on its way: what leads to it must not be given up.
         let begins = history.last().map_or(Lsn(0), |switch| Lsn(switch.at.0 / facts.file.max(1) * facts.file.max(1)));

@@ -58,11 +58,50 @@ pub struct Walk<'a> {
     store: &'a Store,
     stream: StreamId,
     entries: u64,
-    bytes: BoxStream<'a, (u64, Result<Option<Bytes>>)>,
+    bytes: BoxStream<'a, (Place, Result<Option<Bytes>>)>,
     steps: VecDeque<Step>,
     known: Known,
     /// The pages that were opened, by their sha256.
     opened: BTreeSet<String>,
+}
+
+/// What is to be looked at next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// The entry with this number.
+    Entry(u64),
+    /// All of these, the first and the last included: no listing names them, and nobody asks for each.
+    Hole(u64, u64),
+}
+
+impl Place {
+    /// The last number.
+    fn end(self) -> u64 {
+        match self {
+            Self::Entry(number) | Self::Hole(_, number) => number,
+        }
+    }
+}
+
+/// How many entries of a hole are asked for one by one: a listing may lag. A hole may be as wide as numbers are: one object with
+/// the greatest of them is enough.
+const ASKED_FOR: u64 = 64;
+
+/// What is looked at of a chain of which these entries are listed.
+fn places(mut numbers: Vec<u64>) -> Vec<Place> {
+    numbers.sort_unstable();
+    let (mut places, mut next) = (Vec::with_capacity(numbers.len().max(1)), Some(0));
+    for number in if numbers.is_empty() { vec![0] } else { numbers } {
+        let Some(first) = next.filter(|next| *next <= number) else { continue };
+        let asked = (number - first).min(ASKED_FOR);
+        places.extend((first..first + asked).map(Place::Entry));
+        if first + asked < number {
+            places.push(Place::Hole(first + asked, number - 1));
+        }
+        places.push(Place::Entry(number));
+        next = number.checked_add(1);
+    }
+    places
 }
 
 /// What the entries so far add up to, as far as they could be read.
@@ -89,16 +128,23 @@ enum Link {
 impl<'a> Walk<'a> {
     /// Starts at a chain's first entry.
     pub async fn new(store: &'a Store, stream: &StreamId) -> Result<Self> {
-        let objects = store.list(&layout::chain(stream)).await?;
-        let last = objects.iter().filter_map(|object| layout::entry_number(&object.location)).max();
+        let chain = layout::chain(stream);
+        let objects = store.list(&chain).await?;
+        let numbers = objects.iter().filter_map(|object| layout::entry_number_in(&chain, &object.location)).collect();
         // Where only pages are left, the first entry is missing.
-        let entries = if objects.is_empty() { 0 } else { last.map_or(1, |last| last + 1) };
+        let places = if objects.is_empty() { Vec::new() } else { places(numbers) };
+        let entries = places.last().map_or(0, |last| last.end().saturating_add(1));
         let of = stream.clone();
-        let read = move |number| {
-            let key = layout::entry(&of, number);
-            async move { (number, store.get(&key).await) }
+        let read = move |place: Place| {
+            let key = layout::entry(&of, place.end());
+            async move {
+                match place {
+                    Place::Entry(_) => (place, store.get(&key).await),
+                    Place::Hole(..) => (place, Ok(None)),
+                }
+            }
         };
-        let bytes = stream::iter(0..entries).map(read).buffered(READS_AHEAD).boxed();
+        let bytes = stream::iter(places).map(read).buffered(READS_AHEAD).boxed();
         let known = Known {
             stream: stream.clone(),
             begin: None,
@@ -122,12 +168,16 @@ impl<'a> Walk<'a> {
     /// Only what keeps the walk from going on, such as a store that does not answer. Damage is a [`Step::Damaged`].
     pub async fn next(&mut self) -> Result<Option<Step>> {
         while self.steps.is_empty() {
-            let Some((number, bytes)) = self.bytes.next().await else { return Ok(None) };
+            let Some((place, bytes)) = self.bytes.next().await else { return Ok(None) };
+            let number = place.end();
             let object = layout::entry(&self.stream, number);
             let decoded = match bytes {
                 Err(error) if super::is_of_one_object(&error) => Err(error),
                 Err(error) => return Err(error),
-                Ok(None) => Err(entry::missing(&self.stream, number)),
+                Ok(None) => Err(match place {
+                    Place::Entry(_) => entry::missing(&self.stream, number),
+                    Place::Hole(first, last) => entry::missing_all(&self.stream, (first, last)),
+                }),
                 Ok(Some(bytes)) => entry::decode(&self.stream, number, object.clone(), &bytes),
             };
             match decoded {
@@ -167,7 +217,7 @@ impl<'a> Walk<'a> {
             let object = layout::page(&self.stream, &reference.sha256);
             let read = page::read(self.store, &self.stream, &reference).await;
             let checked = read.and_then(|page| {
-                let newest = reference.level == 0 && reference.last + 1 == number;
+                let newest = reference.level == 0 && reference.last.checked_add(1) == Some(number);
                 let tail = self.known.tail.as_deref().filter(|_| newest);
                 page.lists(tail).map_err(|violation| violation.in_object(&object))?;
                 Ok(page)
@@ -245,5 +295,27 @@ impl Known {
         }
         // A lost snapshot holds nothing of its own that the next page would list.
         self.tail = number.is_multiple_of(SNAPSHOT_EVERY).then(Vec::new);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hole_is_named_whatever_its_width() {
+        let entries = |numbers: std::ops::Range<u64>| numbers.map(Place::Entry).collect::<Vec<_>>();
+        assert_eq!(places(vec![]), entries(0..1));
+        assert_eq!(
+            places(vec![2, 0, 1, 70]),
+            entries(0..67).into_iter().chain([Place::Hole(67, 69), Place::Entry(70)]).collect::<Vec<_>>()
+        );
+        let greatest = places(vec![0, u64::MAX - 1, u64::MAX]);
+        let last = [Place::Hole(65, u64::MAX - 2), Place::Entry(u64::MAX - 1), Place::Entry(u64::MAX)];
+        assert_eq!(greatest, [entries(0..65), last.to_vec()].concat());
+        assert_eq!(
+            places(vec![66]),
+            entries(0..64).into_iter().chain([Place::Hole(64, 65), Place::Entry(66)]).collect::<Vec<_>>()
+        );
     }
 }

@@ -50,13 +50,14 @@ impl Stops {
     }
 }
 
-/// Whether a failure is the segment's own: another one may be read all the same.
+/// Whether a failure is the segment's own: another one may be read all the same. One that may not be read is, too: rights are given
+/// by object, or by the folder of a topic.
 ///
 /// # Errors
 /// Those that are not: the store's.
 pub(super) fn of_segment(error: Error) -> Result<Error> {
     match error.kind() {
-        Kind::Corrupt | Kind::NotFound | Kind::Unsupported => Ok(error),
+        Kind::Corrupt | Kind::NotFound | Kind::Unsupported | Kind::Denied => Ok(error),
         _ => Err(error),
     }
 }
@@ -81,4 +82,4 @@ pub fn told(plan: &Plan, stops: &[Stop]) -> Vec<String> {
 }
 
 /// What the user does about it.
-pub const WAY_OUT: &str = "restore the object from a copy of the archive and type the same again; what lies behind it is to be had without it: --offsets from the end of the damage on";
+pub const WAY_OUT: &str = "restore the object from a copy of the archive, or the right to read it, and type the same again; what lies behind it is to be had without it: --offsets from the end of the damage on";

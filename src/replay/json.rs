@@ -4,12 +4,14 @@
 //! {"topic":"orders","partition":3,"offset":17,"timestamp":"2026-11-22T08:05:12.000Z","timestamp_type":"CreateTime",
 //!  "key":"42","value":{"base64":"AAECAw=="},"headers":[["source","pg"],["empty",null]]}
 //! ```
+//! What a terminal would obey (controls, marks of direction: see [`crate::escape`]) is written as `\u001b`, which is the same value.
 //! Text stands as text, other bytes as `{"base64":"…"}`, null as null, so that a line loses nothing of the record. A
 //! record without a timestamp (-1 in Kafka) has null.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
+use crate::escape::is_unsafe_in_json;
 use crate::record::Record;
 use crate::time::write_rfc3339;
 
@@ -73,12 +75,20 @@ fn text_or_base64(bytes: &[u8], out: &mut Vec<u8>) {
     out.push(b'"');
     let mut copied = 0;
     for (at, &byte) in bytes.iter().enumerate() {
-        if byte >= 0x20 && byte != b'"' && byte != b'\\' {
+        if byte < 0x20 || byte == b'"' || byte == b'\\' {
+            out.extend_from_slice(&text.as_bytes()[copied..at]);
+            copied = at + 1;
+            escaped(byte, out);
             continue;
         }
+        // What begins with another byte is safe; so most text is only looked at once.
+        if !matches!(byte, 0x7f | 0xc2 | 0xd8 | 0xe2) {
+            continue;
+        }
+        let Some(c) = text[at..].chars().next().filter(|c| is_unsafe_in_json(*c)) else { continue };
         out.extend_from_slice(&text.as_bytes()[copied..at]);
-        copied = at + 1;
-        escaped(byte, out);
+        copied = at + c.len_utf8();
+        out.extend_from_slice(format!("\\u{:04x}", u32::from(c)).as_bytes());
     }
     out.extend_from_slice(&bytes[copied..]);
     out.push(b'"');
@@ -140,8 +150,9 @@ mod tests {
         let headers = headers.iter().map(|(name, value)| Header { name, value: value.as_deref() });
         block.push(17, timestamp, TimestampType::Create, -1, key, value, headers);
         let mut out = Vec::new();
-        Line::of_topic("a \"topic\"").write(3, &block.get(0).expect("a record"), &mut out);
-        assert_eq!(out.iter().filter(|byte| **byte == b'\n').count(), 1, "one line a record");
+        Line::of_topic("a \"topic\"\u{202e}").write(3, &block.get(0).expect("a record"), &mut out);
+        let text = std::str::from_utf8(&out).expect("text").strip_suffix('\n').expect("one line a record");
+        assert!(!text.contains(crate::escape::is_unsafe), "{text:?}");
         serde_json::from_slice(&out).expect("valid JSON")
     }
 
@@ -159,7 +170,7 @@ mod tests {
         let headers = [(b"h".to_vec(), Some(b"1".to_vec())), (b"h".to_vec(), None), (vec![0xff], Some(vec![]))];
         assert_eq!(
             line(None, Some(b"caf\xc3\xa9\n"), &headers, 1_500),
-            json!({"topic": "a \"topic\"", "partition": 3, "offset": 17, "timestamp": "1970-01-01T00:00:01.500Z",
+            json!({"topic": "a \"topic\"\u{202e}", "partition": 3, "offset": 17, "timestamp": "1970-01-01T00:00:01.500Z",
                    "timestamp_type": "CreateTime", "key": null, "value": "café\n",
                    "headers": [["h", "1"], ["h", null], [{"base64": "/w=="}, ""]]})
         );
@@ -171,7 +182,7 @@ mod tests {
         #[test]
         fn a_line_loses_nothing(
             key in proptest::option::of(proptest::collection::vec(any::<u8>(), 0..20)),
-            text in any::<String>(),
+            text in prop_oneof![any::<String>(), "[a\"\u{0}-\u{1f}\u{7f}-\u{9f}\u{600}-\u{61f}\u{200c}-\u{202f}\u{2064}-\u{206b}]*"],
             headers in proptest::collection::vec(
                 (proptest::collection::vec(any::<u8>(), 0..5), proptest::option::of(proptest::collection::vec(any::<u8>(), 0..5))), 0..4),
         ) {

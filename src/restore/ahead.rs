@@ -25,11 +25,14 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::log::{Found, Log};
-use super::wal_fetch::{WalName, file, write};
+use super::wal_fetch::{WalName, bring};
 use crate::error::{Error, Result};
 
 /// How many files are fetched in advance: at 16 MiB a file a few seconds of replay.
 const AHEAD: usize = 8;
+
+/// How many bytes of them, but at least one file.
+const AHEAD_BYTES: u64 = AHEAD as u64 * (16 << 20);
 
 /// How many of them are fetched at a time.
 const AT_ONCE: usize = 3;
@@ -142,18 +145,14 @@ impl Ahead {
 
     /// Brings one file; whether the archive has the whole of it.
     async fn bring(self, log: Arc<Log>, name: WalName) -> Result<bool> {
-        let under_way = self.under_way(name);
+        let (under_way, ready) = (self.under_way(name), self.ready(name));
         let failed = |source| Error::io(source, format!("cannot make {}", under_way.display()));
         File::create(&under_way).map_err(failed)?;
-        let brought = match file(&log, name).await {
-            Ok(Found::Whole(bytes)) => write(&under_way, &self.ready(name), &bytes).map(|()| true),
-            Ok(Found::Begun(_) | Found::Absent) => Ok(false),
-            Err(error) => Err(error),
-        };
-        if !matches!(brought, Ok(true)) {
+        let brought = bring(&log, name, (&under_way, &ready), |found| found == Found::Whole).await;
+        if brought.is_err() {
             remove(&under_way);
         }
-        brought
+        Ok(brought? == Found::Whole)
     }
 
     fn ready(&self, name: WalName) -> PathBuf {
@@ -211,7 +210,8 @@ impl Window {
     }
 
     fn has_room(&self) -> bool {
-        self.names().take(AHEAD).count() < AHEAD
+        let most = usize::try_from(AHEAD_BYTES / self.size.max(1)).unwrap_or(AHEAD).clamp(1, AHEAD);
+        self.names().take(most).count() < most
     }
 
     /// Postgres wants another file; false if it is none of those that come next.
@@ -239,6 +239,9 @@ fn remove(path: &Path) {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
+    use super::super::wal_fetch::write;
     use super::*;
 
     const SIZE: u64 = 16 << 20;
@@ -262,12 +265,25 @@ mod tests {
     }
 
     #[test]
+    fn of_long_files_fewer_are_fetched() {
+        for (size, most) in [(1 << 20, 8), (16 << 20, 8), (64 << 20, 2), (1 << 30, 1)] {
+            let mut window = Window::behind("000000010000000000000000".parse().expect("a name"), size);
+            let mut fetched = 0;
+            while window.has_room() {
+                window.next = window.next.next(size);
+                fetched += 1;
+            }
+            assert_eq!(fetched, most, "of {size} bytes");
+        }
+    }
+
+    #[test]
     fn what_is_ready_is_moved_into_place_and_what_is_under_way_is_waited_for() {
         let folder = tempfile::tempdir().expect("a directory");
         let path = folder.path().join("RECOVERYXLOG");
         let ahead = Ahead::beside(&path);
         assert!(!ahead.deliver(wal(3), &path).expect("nothing is there") && !ahead.is_locked());
-        write(&ahead.under_way(wal(3)), &ahead.ready(wal(3)), b"wal").expect("written");
+        write(&ahead.under_way(wal(3)), &ahead.ready(wal(3)), |file| file.write_all(b"wal")).expect("written");
         assert!(ahead.deliver(wal(3), &path).expect("it is there"));
         assert_eq!((std::fs::read(&path).expect("delivered"), ahead.wanted()), (b"wal".to_vec(), Some(wal(3))));
         // A process that was killed has left this.
@@ -281,13 +297,13 @@ mod tests {
             while ahead.wanted() != Some(wal(4)) {
                 std::thread::yield_now();
             }
-            write(&ahead.under_way(wal(4)), &ahead.ready(wal(4)), b"next").expect("written");
+            write(&ahead.under_way(wal(4)), &ahead.ready(wal(4)), |file| file.write_all(b"next")).expect("written");
             assert!(asked.join().expect("no panic"));
         });
         assert_eq!(std::fs::read(&path).expect("delivered"), b"next");
         drop(held);
-        write(&ahead.under_way(wal(9)), &ahead.ready(wal(9)), b"old").expect("written");
-        write(&ahead.under_way(wal(6)), &ahead.ready(wal(6)), b"kept").expect("written");
+        write(&ahead.under_way(wal(9)), &ahead.ready(wal(9)), |file| file.write_all(b"old")).expect("written");
+        write(&ahead.under_way(wal(6)), &ahead.ready(wal(6)), |file| file.write_all(b"kept")).expect("written");
         ahead.remove_but(&Window { wanted: wal(5), next: wal(8), size: SIZE });
         assert!(!ahead.ready(wal(9)).exists() && ahead.ready(wal(6)).exists() && ahead.wanted().is_some());
     }

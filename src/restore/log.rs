@@ -1,10 +1,13 @@
 //! The write-ahead log of one system, as a restore sees it: files by name, and what is provably not there.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::ops::Range;
+use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::patience::{PATIENCE, patiently};
 use crate::error::{Error, Kind, Result};
 use crate::manifest::{self, Chain, Selected, Selection, backups};
 use crate::segment::wal::{Switch, WalReader, check_pages, parse_history};
@@ -18,15 +21,17 @@ pub struct Log {
     system: System,
     /// Up to where the log was looked through when the restore was planned.
     looked_through: Option<Lsn>,
+    /// How long a store that is away is waited for.
+    patience: Duration,
 }
 
 /// What the archive has of a WAL file.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Found {
     /// All of it.
-    Whole(Vec<u8>),
-    /// Its beginning, up to where the timeline's archive ends, and zeros: to Postgres that is where the log ends.
-    Begun(Vec<u8>),
+    Whole,
+    /// Its beginning, up to where the timeline's archive ends. With zeros behind it, that is to Postgres where the log ends.
+    Begun,
     /// Nothing, and nothing that comes later on this timeline. No such WAL was ever archived.
     Absent,
 }
@@ -63,7 +68,13 @@ impl Log {
         let system = chain.begin_facts().system().copied();
         let system =
             system.ok_or_else(|| Error::new(Kind::Corrupt, format!("the chain of {stream} is of no Postgres")))?;
-        Ok(Self { store: store.clone(), chain, system, looked_through: None })
+        Ok(Self { store: store.clone(), chain, system, looked_through: None, patience: Duration::ZERO })
+    }
+
+    /// The same log for who has time: a store that is away is waited for.
+    #[must_use]
+    pub fn patient(self) -> Self {
+        Self { patience: PATIENCE, ..self }
     }
 
     /// The same log, of which WAL behind a position has to be looked through before Postgres gets it.
@@ -144,7 +155,8 @@ impl Log {
     pub(super) async fn select(&self, timeline: u32, lsns: &Range<Lsn>) -> Result<Selected> {
         let range = lsns.start.position()..lsns.end.position();
         let partitions = Some(BTreeMap::from([(timeline.cast_signed(), range)]));
-        self.chain.select(&Selection { timestamps: None, partitions }).await
+        let wanted = Selection { timestamps: None, partitions };
+        patiently(self.patience, || self.chain.select(&wanted)).await
     }
 
     /// Whether the archive goes beyond `start` on a timeline.
@@ -152,12 +164,13 @@ impl Log {
         self.range(timeline).is_some_and(|archived| start < archived.end)
     }
 
-    /// A file of WAL by its timeline and the position of its first byte.
+    /// Writes a file of WAL, by its timeline and the position of its first byte, as far as the archive has it: segment by segment, for
+    /// it may be longer than fits into memory.
     ///
     /// # Errors
     /// Whenever the archive should have it and cannot give it: a gap, a segment that is missing or damaged, WAL that was
     /// there before the archive began or that retention has let go.
-    pub async fn file(&self, timeline: u32, start: Lsn) -> Result<Found> {
+    pub async fn file(&self, timeline: u32, start: Lsn, into: &mut impl Write) -> Result<Found> {
         let size = u64::from(self.system.wal_segment_size);
         let end = start + size;
         let Some(archived) = self.range(timeline) else { return Ok(Found::Absent) };
@@ -168,11 +181,12 @@ impl Log {
             return self.before_its_beginning(timeline, start..end, archived.start).await;
         }
         let wanted = start..end.min(archived.end);
-        let mut bytes = self.bytes(timeline, &wanted).await?;
-        let is_whole = wanted.end == end;
-        bytes.resize(usize::try_from(size).unwrap_or(0), 0);
-        check_pages(self.system.server_version, start, &bytes)?;
-        Ok(if is_whole { Found::Whole(bytes) } else { Found::Begun(bytes) })
+        self.pieces(timeline, &wanted, |at, piece| {
+            check_pages(self.system.server_version, at, &piece)?;
+            into.write_all(&piece).map_err(|source| Error::io(source, "cannot write a WAL file"))
+        })
+        .await?;
+        Ok(if wanted.end == end { Found::Whole } else { Found::Begun })
     }
 
     /// A timeline's files begin with the one in which it left its parent. One before that never was.
@@ -192,6 +206,27 @@ impl Log {
 
     /// The bytes of `wanted`, all of which the chain says are archived.
     pub(super) async fn bytes(&self, timeline: u32, wanted: &Range<Lsn>) -> Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        self.pieces(timeline, wanted, |_, piece| {
+            // The usual case: it is one segment.
+            if bytes.is_empty() {
+                bytes = piece
+            } else {
+                bytes.extend_from_slice(&piece)
+            }
+            Ok(())
+        })
+        .await?;
+        Ok(bytes)
+    }
+
+    /// The same, piece by piece, each with its position.
+    async fn pieces(
+        &self,
+        timeline: u32,
+        wanted: &Range<Lsn>,
+        mut each: impl FnMut(Lsn, Vec<u8>) -> Result<()>,
+    ) -> Result<()> {
         let Selected { segments, gaps } = self.select(timeline, wanted).await?;
         if let Some(gap) = gaps.first() {
             let (start, end) = (Lsn::at(gap.start), Lsn::at(gap.end));
@@ -199,30 +234,26 @@ impl Log {
             return Err(Error::new(Kind::Incomplete, message)
                 .hint("recover to a moment before it, or from a base backup that was taken after it"));
         }
-        let mut bytes = Vec::new();
+        let mut at = wanted.start;
         for segment in &segments {
-            let reader = WalReader::open(&self.store, segment).await?;
-            let (start, end) = (reader.facts().start, reader.facts().end);
-            let at = wanted.start + bytes.len() as u64;
+            let reader = patiently(self.patience, || WalReader::open(&self.store, segment)).await?;
+            let (start, end) = (reader.facts().start, reader.facts().end.min(wanted.end));
             if start > at {
                 break;
             }
-            let piece = reader.all()?;
-            let skip = usize::try_from(at - start).unwrap_or(usize::MAX);
-            let take = usize::try_from(end.min(wanted.end) - at).unwrap_or(0);
-            if (skip, take) == (0, piece.len()) && bytes.is_empty() {
-                // The usual case: a segment is a file.
-                bytes = piece;
+            if end <= at {
                 continue;
             }
-            bytes.extend_from_slice(piece.get(skip..).and_then(|rest| rest.get(..take)).unwrap_or_default());
+            let mut piece = reader.all()?;
+            piece.truncate(usize::try_from(end - start).unwrap_or(usize::MAX));
+            piece.drain(..usize::try_from(at - start).unwrap_or(usize::MAX).min(piece.len()));
+            each(at, piece)?;
+            at = end;
         }
-        let reached = wanted.start + bytes.len() as u64;
-        if reached != wanted.end {
-            let message =
-                format!("the archive's segments of timeline {timeline} do not hold {reached}, as its chain says");
+        if at != wanted.end {
+            let message = format!("the archive's segments of timeline {timeline} do not hold {at}, as its chain says");
             return Err(Error::new(Kind::Corrupt, message).hint("run `tidelog verify`"));
         }
-        Ok(bytes)
+        Ok(())
     }
 }

@@ -16,6 +16,8 @@ pub(crate) struct Expected {
     pub(crate) size: u64,
     /// None if the server was told to leave it out.
     pub(crate) sha256: Option<String>,
+    /// How many files the manifest names before it.
+    pub(crate) number: usize,
 }
 
 /// The files by their paths below the data directory.
@@ -45,7 +47,7 @@ impl Entry {
             None => None,
             Some(other) => return Err(corrupt(&format!("has checksums by {other}, and SHA256 was asked for"))),
         };
-        Ok((path, Expected { size: self.size, sha256 }))
+        Ok((path, Expected { size: self.size, sha256, number: 0 }))
     }
 }
 
@@ -53,11 +55,15 @@ fn corrupt(what: &str) -> Error {
     Error::new(Kind::Corrupt, format!("the backup manifest {what}")).hint("use another base backup")
 }
 
-/// Reads a manifest, and checks its own checksum: that of everything before its last line.
-pub(super) fn parse(text: &[u8]) -> Result<Files> {
+/// Reads a manifest of `most` files at the most, and checks its own checksum: that of everything before its last line.
+pub(super) fn parse(text: impl Read, most: u64) -> Result<Files> {
     let mut files = Files::new();
     walk(text, |path, expected| {
-        files.insert(path.to_vec(), expected);
+        let number = files.len();
+        files.insert(path.to_vec(), Expected { number, ..expected });
+        if files.len() as u64 > most {
+            return Err(corrupt("names more files than the archives can hold"));
+        }
         Ok(())
     })?;
     Ok(files)
@@ -154,6 +160,10 @@ struct Lines<R> {
     last: Vec<u8>,
 }
 
+/// No line of a manifest is longer. It names one file (`AddFileToBackupManifest`, backup_manifest.c), and a path has 4 KiB at
+/// the most, twice as many as hexadecimal digits.
+const LONGEST_LINE: usize = 64 << 10;
+
 impl<R: Read> Lines<R> {
     fn new(text: R) -> io::BufReader<Self> {
         io::BufReader::new(Self { text, hash: Sha256::new(), last: Vec::new() })
@@ -168,6 +178,9 @@ impl<R: Read> Read for Lines<R> {
         if let Some(newline) = self.last[..before].iter().rposition(|byte| *byte == b'\n') {
             self.hash.update(&self.last[..=newline]);
             self.last.drain(..=newline);
+        }
+        if self.last.len() > LONGEST_LINE {
+            return Err(io::Error::other(format!("it has a line of more than {LONGEST_LINE} bytes")));
         }
         Ok(count)
     }
@@ -227,19 +240,28 @@ mod tests {
 
     #[test]
     fn files_are_read_by_their_paths() {
-        let files = parse(&with_checksum(BODY)).expect("a manifest");
-        assert_eq!(files[&b"a"[..]], Expected { size: 3, sha256: Some("ab".into()) });
-        assert_eq!(files[&b"\xffb"[..]], Expected { size: 0, sha256: None });
+        let files = parse(&with_checksum(BODY)[..], 2).expect("a manifest");
+        assert_eq!(files[&b"a"[..]], Expected { size: 3, sha256: Some("ab".into()), number: 0 });
+        assert_eq!(files[&b"\xffb"[..]], Expected { size: 0, sha256: None, number: 1 });
     }
 
     #[test]
     fn a_manifest_that_was_changed_is_refused() {
         let text = String::from_utf8(with_checksum(BODY)).expect("text").replace("\"Size\": 3", "\"Size\": 4");
-        assert!(parse(text.as_bytes()).expect_err("it was changed").to_string().contains("checksum is another"));
-        assert_eq!(parse(b"{}").expect_err("no manifest").kind(), Kind::Corrupt);
+        assert!(parse(text.as_bytes(), 2).expect_err("it was changed").to_string().contains("checksum is another"));
+        assert_eq!(parse(&b"{}"[..], 2).expect_err("no manifest").kind(), Kind::Corrupt);
         let newer = with_checksum(&BODY.replace("Version\": 1", "Version\": 3"));
-        assert_eq!(parse(&newer).expect_err("a newer one").kind(), Kind::Unsupported);
+        assert_eq!(parse(&newer[..], 2).expect_err("a newer one").kind(), Kind::Unsupported);
         let weak = with_checksum(&BODY.replace("SHA256", "CRC32C"));
-        assert!(parse(&weak).expect_err("another algorithm").to_string().contains("CRC32C"));
+        assert!(parse(&weak[..], 2).expect_err("another algorithm").to_string().contains("CRC32C"));
+    }
+
+    #[test]
+    fn a_manifest_takes_no_more_memory_than_its_archives_allow() {
+        let many = parse(&with_checksum(BODY)[..], 1).expect_err("there is room for one file");
+        assert!(many.kind() == Kind::Corrupt && many.to_string().contains("more files"), "{many}");
+        let long = with_checksum(&BODY.replace("\"a\"", &format!("\"{}\"", "a".repeat(2 * LONGEST_LINE))));
+        let long = parse(&long[..], 2).map(|files| files.len()).expect_err("a line without end");
+        assert!(long.kind() == Kind::Corrupt && long.to_string().contains("a line of more"), "{long}");
     }
 }

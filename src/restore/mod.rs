@@ -21,19 +21,24 @@ pub mod wal_fetch;
 
 pub(crate) mod manifest;
 
+mod existing;
 mod foresight;
 mod inherited;
 mod limits;
 mod log;
+mod patience;
 mod refusal;
+mod runs;
 mod search;
 mod settings;
 mod stop;
 mod tablespaces;
 mod unpack;
 
+pub use existing::Ground;
 pub use foresight::{Foreseen, foresee};
 pub use log::Log;
+pub use patience::{PATIENCE, patiently};
 pub use stop::Stop;
 
 /// The door for `fuzz/`; `cargo fuzz` sets this configuration.
@@ -42,7 +47,7 @@ pub mod fuzzing {
     /// Reads the bytes as the server's manifest of a base backup, as an archive of it, and as its configuration.
     pub fn backup_bytes(bytes: &[u8]) {
         String::from_utf8_lossy(bytes).lines().for_each(|line| drop(super::inherited::setting(line)));
-        drop(super::manifest::parse(bytes));
+        drop(super::manifest::parse(bytes, u64::MAX));
         super::unpack::read_through(bytes);
     }
 }

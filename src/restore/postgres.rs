@@ -1,30 +1,42 @@
 //! A data directory out of a base backup, ready to start.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use bytes::Bytes;
+
 pub use super::settings::{Action, LogSource, shell_word};
 pub use super::tablespaces::Places;
 
+use futures::StreamExt;
+
+use super::existing::{self, Ground, Restoring, Surplus};
 use super::foresight::Foreseen;
 use super::inherited::Inherited;
 use super::manifest::{self, Files};
+use super::patience::{PATIENCE, patiently};
 use super::plan::Plan;
+use super::runs::{Placed, placed};
 use super::tablespaces::write_map;
-use super::unpack::{Written, sync_directories, unpack};
+use super::unpack::{Unpacking, Written, sync_directories};
 use super::{limits, settings};
-use crate::error::{Error, Kind, Result};
-use crate::manifest::backups::{Archive, Backup};
+use crate::error::{Error, Kind, Result, ResultExt};
+use crate::manifest::backups::{Archive, Backup, Part};
 use crate::store::Store;
 
 /// Where and how to restore.
 #[derive(Debug, Clone)]
 pub struct Destination {
-    /// The data directory: missing or empty.
+    /// The data directory: missing, empty, or of a restore that was not finished.
     pub data: PathBuf,
+    /// Whether it may be a data directory, of which what is whole is kept.
+    pub is_delta: bool,
+    /// How many chunks of archives are read and unpacked at a time.
+    pub jobs: usize,
     /// Where tablespaces go.
     pub tablespaces: Places,
     /// What the log will do.
@@ -42,50 +54,90 @@ pub struct Restored {
     pub tablespaces: Vec<PathBuf>,
     /// What it keeps of the server that it comes from, and an operator should know of.
     pub notes: Vec<String>,
+    /// How many bytes of files were there and whole.
+    pub kept: u64,
+    /// How many files were removed, for the backup does not have them.
+    pub removed: u64,
+    /// How many bytes of objects were read.
+    pub fetched: u64,
 }
 
 /// Restores what `plan` says. `done` counts bytes of archives, of the plan's [`bytes`](crate::manifest::backups::Backup::bytes).
 ///
 /// # Errors
-/// A directory that is not empty, a part or a file that is missing or damaged, a full disk.
+/// A directory that must not be written over, a part or a file that is missing or damaged, a full disk.
 pub async fn restore(store: &Store, plan: &Plan, into: &Destination, done: &Arc<AtomicU64>) -> Result<Restored> {
     let restored = unpack_and_set_up(store, plan, into, done).await;
     restored.map_err(|error| match error.kind() {
-        Kind::Full => error.hint("make room on that disk, empty the directory, and begin again"),
+        Kind::Full => error.hint("make room on that disk, and run the same command again: what is whole is kept"),
+        Kind::Unavailable if error.hint_text().is_none() => {
+            error.hint("run the same command again: what is whole is kept")
+        }
         _ => error,
     })
 }
 
 async fn unpack_and_set_up(store: &Store, plan: &Plan, into: &Destination, done: &Arc<AtomicU64>) -> Result<Restored> {
     let backup = &plan.backup;
-    must_be_empty(&into.data)?;
+    let ground = Ground::look(&into.data, into.is_delta, backup.system.system_id)?;
     let places = into.tablespaces.of(&backup.archives, &into.data)?;
     let later = into.tablespaces.made_later(&into.foreseen, &into.data)?;
-    for place in places.values().chain(&later) {
-        must_be_empty(place)?;
-    }
-    let (text, files) = manifest_of(store, backup).await?;
+    places.values().chain(&later).try_for_each(|place| ground.accepts(place))?;
+    let (manifest, files) = patiently(PATIENCE, || manifest_of(store, backup)).await?;
     make_private(&into.data)?;
-    let jobs = backup.archives.iter().map(|archive| {
+    places.values().chain(&later).try_for_each(|place| make_private(place))?;
+    let restoring = Restoring::begin(&into.data)?;
+    let surplus = Surplus::find(&into.data, &places, backup, &files)?;
+    restoring.mark(&ground, places.values().chain(&later).cloned())?;
+    let removed = surplus.remove(&into.data)?;
+    let place_of = |archive: &Archive| {
         let place = archive.tablespace.as_ref().and_then(|tablespace| places.get(&tablespace.oid));
-        let target = place.unwrap_or(&into.data);
-        let (files, done) = (&files, done);
-        async move {
-            make_private(target)?;
-            unpack(store, archive, (Some(target.clone()), prefix(archive)), files, done).await
-        }
-    });
-    let written = futures::future::try_join_all(jobs).await?;
-    all_there(&files, &written)?;
-    later.iter().try_for_each(|place| make_private(place))?;
+        Some(place.unwrap_or(&into.data).clone())
+    };
+    let placed = placed(&backup.archives, &files, place_of);
+    let whole = if ground.has_files { whole_of(&placed, &files, into.jobs).await? } else { BTreeSet::new() };
+    let kept = whole.iter().filter_map(|name| files.get(name)).map(|file| file.size).sum();
+    let unpacking = Unpacking::new(store, &files, whole, done);
+    unpack(&unpacking, &placed, &files, into.jobs).await?;
+    for folder in placed.iter().flat_map(Placed::empty).filter(|folder| !folder.exists()) {
+        make_private(&folder)?;
+    }
     write_map(&into.data, &places)?;
-    let copy = into.data.join("backup_manifest");
-    fs::write(&copy, &text).map_err(|source| Error::io(source, format!("cannot write {}", copy.display())))?;
+    copy_manifest(&backup.manifest, &manifest, &into.data.join("backup_manifest"))?;
     let notes = set_up(plan, into)?;
     for root in places.values().chain([&into.data]) {
         sync_directories(root)?;
     }
-    Ok(Restored { tablespaces: places.into_values().chain(later).collect(), notes })
+    restoring.finish()?;
+    let tablespaces = places.into_values().chain(later).collect();
+    Ok(Restored { tablespaces, notes, kept, removed, fetched: unpacking.fetched() })
+}
+
+/// Which files are there already.
+async fn whole_of(placed: &[Placed<'_>], files: &Arc<Files>, readers: usize) -> Result<Written> {
+    let look = |(root, prefix, names): (PathBuf, Vec<u8>, Vec<Vec<u8>>)| {
+        let files = Arc::clone(files);
+        tokio::task::spawn_blocking(move || existing::whole(&root, &prefix, &names, &files))
+    };
+    let lists = placed.iter().flat_map(Placed::lists);
+    let mut found = futures::stream::iter(lists).map(look).buffer_unordered(readers.max(1));
+    let mut whole = Written::new();
+    while let Some(some) = found.next().await {
+        whole.extend(some.or_err(Kind::Internal, || "comparing files broke off".to_owned())?);
+    }
+    Ok(whole)
+}
+
+/// Unpacks what is not there. Where the manifest and an archive do not have the files in the same order, all of it.
+async fn unpack(unpacking: &Unpacking, placed: &[Placed<'_>], files: &Files, readers: usize) -> Result<()> {
+    let chunks = |all| placed.iter().flat_map(|one| one.chunks(unpacking.whole(), readers, all)).collect();
+    let written = unpacking.all(chunks(false), readers).await?;
+    let is_there = |name: &Vec<u8>, written: &Written| unpacking.whole().contains(name) || written.contains(name);
+    if files.keys().all(|name| is_there(name, &written)) {
+        return Ok(());
+    }
+    let written = unpacking.all(chunks(true), readers).await?;
+    all_there(files, |name| is_there(name, &written))
 }
 
 /// Tells Postgres what it is to do; gives what it keeps of the server that it comes from.
@@ -107,53 +159,34 @@ fn set_up(plan: &Plan, into: &Destination) -> Result<Vec<String>> {
 /// # Errors
 /// [`Kind::Corrupt`] and [`Kind::NotFound`] for what a restore would fail at.
 pub async fn check(store: &Store, backup: &Backup) -> Result<()> {
-    let (_, files) = manifest_of(store, backup).await?;
-    let mut written = Vec::new();
-    for archive in &backup.archives {
-        written.push(unpack(store, archive, (None, prefix(archive)), &files, &Arc::default()).await?);
-    }
-    all_there(&files, &written)
+    let (manifest, files) = manifest_of(store, backup).await?;
+    drop(manifest);
+    let placed = placed(&backup.archives, &files, |_| None);
+    let unpacking = Unpacking::new(store, &files, Written::new(), &Arc::default());
+    let chunks = placed.iter().flat_map(|one| one.chunks(unpacking.whole(), 1, true)).collect();
+    let written = unpacking.all(chunks, 1).await?;
+    all_there(&files, |name| written.contains(name))
 }
 
-async fn manifest_of(store: &Store, backup: &Backup) -> Result<(Vec<u8>, Arc<Files>)> {
-    let text = backup.manifest.decompress(&backup.manifest.read(store).await?)?;
-    let files = Arc::new(manifest::parse(&text)?);
-    Ok((text, files))
+/// The server's manifest, still compressed, and the files that it names. Its text may be longer than memory is large.
+async fn manifest_of(store: &Store, backup: &Backup) -> Result<(Bytes, Arc<Files>)> {
+    let stored = backup.manifest.read(store).await?;
+    // Each of its files has a header in an archive.
+    let unpacked = backup.archives.iter().flat_map(|archive| &archive.parts);
+    let most = unpacked.fold(0, |sum: u64, part| sum.saturating_add(part.bytes)) / TAR_HEADER;
+    let files = manifest::parse(backup.manifest.reader(&stored)?, most)?;
+    Ok((stored, Arc::new(files)))
 }
 
-/// What stands before an archive's files in the manifest.
-fn prefix(archive: &Archive) -> Vec<u8> {
-    archive
-        .tablespace
-        .as_ref()
-        .map(|tablespace| format!("pg_tblspc/{}/", tablespace.oid).into_bytes())
-        .unwrap_or_default()
-}
+/// What a file takes of a tar file at the least.
+const TAR_HEADER: u64 = 512;
 
-/// Refuses a directory in which something is.
-///
-/// # Errors
-/// [`Kind::Config`] for one that is not empty.
-pub fn must_be_empty(folder: &Path) -> Result<()> {
-    let failed = |error| Error::io(error, format!("cannot look into {}", folder.display()));
-    let entries = match fs::read_dir(folder) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        entries => entries.map_err(failed)?,
-    };
-    let names = entries.take(2).map(|entry| Ok(entry?.file_name())).collect::<std::io::Result<Vec<_>>>();
-    let refused = |what: &str| Error::new(Kind::Config, format!("{} {what}", folder.display()));
-    match &names.map_err(failed)?[..] {
-        [] => Ok(()),
-        // Postgres wants a directory of its own, too (`warn_on_mount_point`, initdb.c).
-        [name] if name == "lost+found" => {
-            let below = folder.join("data");
-            Err(refused("is the root of a file system: it holds lost+found")
-                .hint(format!("name a directory below it: {}", below.display())))
-        }
-        _ => Err(refused("is not empty").hint(
-            "nothing is written over: name an empty directory, or one that does not exist (tablespaces: --tablespace OLD=NEW)",
-        )),
-    }
+/// Writes the server's manifest into the data directory, as the server had sent it.
+fn copy_manifest(part: &Part, stored: &[u8], to: &Path) -> Result<()> {
+    let failed = |source| Error::io(source, format!("cannot write {}", to.display()));
+    let mut file = fs::File::create(to).map_err(failed)?;
+    let copied = std::io::copy(&mut part.reader(stored)?, &mut file).map_err(failed)?;
+    part.is_length(copied)
 }
 
 /// Postgres refuses a data directory that others may read.
@@ -162,9 +195,8 @@ fn make_private(folder: &Path) -> Result<()> {
     made.map_err(|source| Error::io(source, format!("cannot make {}", folder.display())))
 }
 
-/// Every file of the manifest must have come out of an archive.
-fn all_there(files: &Files, written: &[Written]) -> Result<()> {
-    let is_there = |name: &Vec<u8>| written.iter().any(|archive| archive.contains(name));
+/// Every file of the manifest must be there.
+fn all_there(files: &Files, is_there: impl Fn(&Vec<u8>) -> bool) -> Result<()> {
     match files.keys().find(|name| !is_there(name)) {
         None => Ok(()),
         Some(missing) => {
@@ -174,19 +206,5 @@ fn all_there(files: &Files, written: &[Written]) -> Result<()> {
             );
             Err(Error::new(Kind::Corrupt, message).hint("use another base backup: --backup NAME"))
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn nothing_is_written_over() {
-        let folder = tempfile::tempdir().expect("a directory");
-        must_be_empty(folder.path()).expect("it is empty");
-        must_be_empty(&folder.path().join("none")).expect("it is missing");
-        fs::write(folder.path().join("x"), "").expect("a file");
-        assert_eq!(must_be_empty(folder.path()).expect_err("it is not").kind(), Kind::Config);
     }
 }

@@ -21,6 +21,7 @@ use super::inherited::{DATA_DIRECTORY, Inherited, is_within, setting};
 use super::plan::Plan;
 use super::stop::Stop;
 use crate::error::{Error, Result};
+use crate::escape::one_line;
 use crate::time;
 
 /// What Postgres does once it has reached the target.
@@ -194,8 +195,10 @@ fn apart(version: u32, inherited: &Inherited, raised: &[(&str, u32)]) -> String 
 }
 
 fn recovery(plan: &Plan, action: Action, fetching: &LogSource) -> String {
-    let mut text =
-        format!("# tidelog restore-postgres, base backup {}: goes with the end of the recovery.\n", plan.backup.name);
+    let mut text = format!(
+        "# tidelog restore-postgres, base backup {}: goes with the end of the recovery.\n",
+        one_line(&plan.backup.name)
+    );
     let mut set = |name: &str, value: &str| text += &format!("{name} = {}\n", quoted(value));
     // An older copy of the archive has less than was planned with, and must not be taken for the whole.
     let mut archive = format!("--system {} --entry {}", plan.backup.system.system_id, plan.entry);
@@ -263,6 +266,17 @@ mod tests {
         let old = "work_mem = '8MB'\nrecovery_target_lsn = '0/1'\n restore_command = 'x'\ninclude_if_exists 'tidelog.restored.conf'\n";
         assert_eq!(without_old_recovery(old), "work_mem = '8MB'\n");
         assert_eq!((shell_word("100%").as_str(), quoted("a'\\b").as_str()), ("'100%%'", "'a''\\\\b'"));
+    }
+
+    #[test]
+    fn no_name_becomes_a_setting() {
+        let hostile = "b\nport = 1\r\ninclude '/etc/shadow'\n";
+        let mut plan = planned(Stop::End);
+        (plan.backup.name, plan.backup.label) = (hostile.to_owned(), hostile.to_owned());
+        let fetching = LogSource { program: shell_word("/t"), config: String::new(), guards_tablespaces: true };
+        let text = recovery(&plan, Action::Promote, &fetching);
+        let is_known = |word: &str| word.starts_with("recovery_") || ["#", "restore_command"].contains(&word);
+        assert!(text.lines().all(|line| line.split_whitespace().next().is_some_and(is_known)), "{text}");
     }
 
     #[test]

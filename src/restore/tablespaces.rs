@@ -133,6 +133,27 @@ pub(super) fn write_map(data: &Path, places: &BTreeMap<u32, PathBuf>) -> Result<
     fs::write(&file, map).and_then(|()| fs::File::open(&file)?.sync_all()).map_err(failed)
 }
 
+/// The places that a map names; none without one. Postgres removes it as it starts, and a restore that was not started has no links.
+pub(super) fn read_map(data: &Path) -> Vec<PathBuf> {
+    let (mut places, mut line, mut is_escaped) = (Vec::new(), Vec::new(), false);
+    for byte in fs::read(data.join("tablespace_map")).unwrap_or_default() {
+        match byte {
+            b'\n' if !is_escaped => {
+                let place = line.iter().position(|byte| *byte == b' ').map(|space| &line[space + 1..]);
+                places.extend(place.map(|place| PathBuf::from(std::ffi::OsStr::from_bytes(place))));
+                line.clear();
+            }
+            b'\\' if !is_escaped => {
+                is_escaped = true;
+                continue;
+            }
+            byte => line.push(byte),
+        }
+        is_escaped = false;
+    }
+    places
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -142,7 +163,8 @@ mod tests {
     }
 
     fn archive(oid: u32, path: &str) -> Archive {
-        Archive { name: format!("{oid}.tar"), tablespace: Some(Tablespace { oid, path: path.into() }), parts: vec![] }
+        let tablespace = Some(Tablespace { oid, path: path.into() });
+        Archive { name: format!("{oid}.tar"), tablespace, parts: vec![], places: vec![], empty: vec![] }
     }
 
     fn refused(asked: &Places, archives: &[Archive]) -> String {
@@ -181,10 +203,12 @@ mod tests {
     fn the_map_is_as_postgres_reads_it_and_that_of_the_server_is_gone() {
         let folder = tempfile::tempdir().expect("a directory");
         let file = folder.path().join("tablespace_map");
-        write_map(folder.path(), &BTreeMap::from([(7, "/a\\b".into())])).expect("written");
-        assert_eq!(fs::read(&file).expect("a map"), b"7 /a\\\\b\n");
+        let places = BTreeMap::from([(7, PathBuf::from("/a\\b")), (8, "/line\nbreak".into())]);
+        write_map(folder.path(), &places).expect("written");
+        assert_eq!(fs::read(&file).expect("a map"), b"7 /a\\\\b\n8 /line\\\nbreak\n");
+        assert_eq!(read_map(folder.path()), places.into_values().collect::<Vec<_>>());
         write_map(folder.path(), &BTreeMap::new()).expect("removed");
-        assert!(!file.exists());
+        assert!(!file.exists() && read_map(folder.path()).is_empty());
         write_map(folder.path(), &BTreeMap::new()).expect("nothing to remove");
     }
 }

@@ -1,11 +1,12 @@
 //! A base backup onto the disk, each file checked against the server's manifest.
 //!
 //! ```text
-//!   parts ─► read, check, decompress (a few ahead) ─► channel ─► a thread an archive: tar ─► files, sha256 ─► manifest
+//!   chunk ─► its parts: read, check, decompress (a few ahead) ─► channel ─► a thread: tar ─► files, sha256 ─► manifest
+//!   chunk ─► …                                                                           several chunks at a time
 //! ```
 //!
-//! Archives are unpacked beside each other. A file that the manifest does not know, that is missing or that differs ends
-//! the restore: what is on the disk then is of no use, and the error says so.
+//! The parts that are in memory at a time are bounded by [`MEMORY`], however many chunks are read beside each other. A file that the
+//! manifest does not know, that is missing or that differs ends the restore: what is on the disk then is not to be used.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -16,88 +17,166 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use futures::StreamExt;
+use futures::{StreamExt, TryStreamExt};
 use sha2::{Digest, Sha256};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::manifest::Files;
+use super::patience::{PATIENCE, patiently};
+use super::runs::Chunk;
 use crate::error::{Error, Kind, Result, ResultExt};
-use crate::manifest::backups::{Archive, Part};
+use crate::manifest::backups::Part;
 use crate::store::Store;
 
-/// How many parts of an archive are read and decompressed ahead of the disk.
+/// How many parts of a chunk are read and decompressed ahead of the disk.
 const AHEAD: usize = 3;
+
+/// How many KiB of parts are in memory at a time, as they are stored and decompressed: four of the largest.
+const MEMORY: u32 = 192 << 10;
 
 /// The files that were written, by their paths in the manifest.
 pub(super) type Written = BTreeSet<Vec<u8>>;
 
-/// Unpacks one archive into `into`, or looks at it only if there is none; its files stand below `prefix` in the
-/// manifest.
-pub(super) async fn unpack(
-    store: &Store,
-    archive: &Archive,
-    (into, prefix): (Option<PathBuf>, Vec<u8>),
-    files: &Arc<Files>,
-    done: &Arc<AtomicU64>,
-) -> Result<Written> {
-    let (sender, receiver) = mpsc::channel(1);
-    let (files, done) = (Arc::clone(files), Arc::clone(done));
-    let writer = tokio::task::spawn_blocking(move || {
-        Unpacker { into, prefix, files, written: Written::new() }.run(Pieces {
-            receiver,
-            piece: Vec::new(),
-            at: 0,
-            done,
-        })
-    });
-    let read = archive.parts.iter().cloned().map(|part| tokio::spawn(read(store.clone(), part)));
-    let mut read = futures::stream::iter(read).buffered(AHEAD);
-    let mut failure = None;
-    while let Some(piece) = read.next().await {
-        match piece.or_err(Kind::Internal, || "reading a base backup broke off".to_owned()).and_then(|piece| piece) {
-            Ok(piece) => {
-                // Nobody takes it: the writer's own error says why.
-                if sender.send(piece).await.is_err() {
+/// What all chunks of a restore share.
+#[derive(Clone)]
+pub(super) struct Unpacking {
+    store: Store,
+    files: Arc<Files>,
+    /// Those that are there already: they are passed over.
+    whole: Arc<Written>,
+    /// Bytes of archives, and of objects that were read.
+    done: Arc<AtomicU64>,
+    fetched: Arc<AtomicU64>,
+    memory: Arc<Semaphore>,
+}
+
+impl Unpacking {
+    pub(super) fn new(store: &Store, files: &Arc<Files>, whole: Written, done: &Arc<AtomicU64>) -> Self {
+        Self {
+            store: store.clone(),
+            files: Arc::clone(files),
+            whole: Arc::new(whole),
+            done: Arc::clone(done),
+            fetched: Arc::default(),
+            memory: Arc::new(Semaphore::new(MEMORY as usize)),
+        }
+    }
+
+    /// The files that are passed over.
+    pub(super) fn whole(&self) -> &Written {
+        &self.whole
+    }
+
+    /// How many bytes of objects were read.
+    pub(super) fn fetched(&self) -> u64 {
+        self.fetched.load(Ordering::Relaxed)
+    }
+
+    /// Unpacks chunks, as many at a time as there are `readers`; that with the control file when all others are done.
+    pub(super) async fn all(&self, chunks: Vec<Chunk>, readers: usize) -> Result<Written> {
+        let (last, first): (Vec<Chunk>, Vec<Chunk>) = chunks.into_iter().partition(|chunk| chunk.has_control);
+        let mut written = Written::new();
+        for some in [first, last] {
+            let unpacked = futures::stream::iter(some).map(|chunk| self.chunk(chunk)).buffer_unordered(readers.max(1));
+            written.extend(unpacked.try_collect::<Vec<_>>().await?.into_iter().flatten());
+        }
+        Ok(written)
+    }
+
+    /// Unpacks one chunk, or looks at it only if it goes nowhere.
+    async fn chunk(&self, chunk: Chunk) -> Result<Written> {
+        let (sender, receiver) = mpsc::channel(1);
+        let unpacker = Unpacker {
+            into: chunk.into,
+            prefix: chunk.prefix,
+            files: Arc::clone(&self.files),
+            whole: Arc::clone(&self.whole),
+            written: Written::new(),
+        };
+        let pieces = Pieces { done: Arc::clone(&self.done), ..Pieces::of(receiver, (chunk.skip, chunk.length)) };
+        let writer = tokio::task::spawn_blocking(move || unpacker.run(pieces));
+        // Room is made in the order in which the parts are used, so that nobody waits for room who holds what comes later.
+        let read = futures::stream::iter(chunk.parts).then(|part| async move {
+            let room = Arc::clone(&self.memory).acquire_many_owned(room_for(&part)).await;
+            tokio::spawn(self.clone().read(part, room.ok()))
+        });
+        let mut read = std::pin::pin!(read.buffered(AHEAD));
+        let mut failure = None;
+        while let Some(piece) = read.next().await {
+            match piece.or_err(Kind::Internal, || "reading a base backup broke off".to_owned()).and_then(|piece| piece)
+            {
+                Ok(piece) => {
+                    // Nobody takes it: the writer's own error says why.
+                    if sender.send(piece).await.is_err() {
+                        break;
+                    }
+                }
+                Err(error) => {
+                    failure = Some(error);
                     break;
                 }
             }
-            Err(error) => {
-                failure = Some(error);
-                break;
-            }
+        }
+        drop(sender);
+        let written = writer.await.or_err(Kind::Internal, || "unpacking broke off".to_owned())?;
+        match failure {
+            Some(error) => Err(error),
+            None => written.map_err(|error| error.context(format!("cannot unpack {}", chunk.archive))),
         }
     }
-    drop(sender);
-    let written = writer.await.or_err(Kind::Internal, || "unpacking broke off".to_owned())?;
-    match failure {
-        Some(error) => Err(error),
-        None => written.map_err(|error| error.context(format!("cannot unpack {}", archive.name))),
+
+    async fn read(self, part: Part, room: Option<OwnedSemaphorePermit>) -> Result<Piece> {
+        let stored = patiently(PATIENCE, || part.read(&self.store)).await?;
+        self.fetched.fetch_add(stored.len() as u64, Ordering::Relaxed);
+        let decompress =
+            tokio::task::spawn_blocking(move || Ok(Piece { bytes: part.decompress(&stored)?, _memory: room }));
+        decompress.await.or_err(Kind::Internal, || "decompressing broke off".to_owned())?
     }
 }
 
-async fn read(store: Store, part: Part) -> Result<Vec<u8>> {
-    let stored = part.read(&store).await?;
-    let decompress = tokio::task::spawn_blocking(move || part.decompress(&stored));
-    decompress.await.or_err(Kind::Internal, || "decompressing broke off".to_owned())?
+/// How many KiB a part takes.
+fn room_for(part: &Part) -> u32 {
+    u32::try_from((part.bytes + part.stored_bytes) / 1024 + 1).unwrap_or(MEMORY).min(MEMORY)
 }
 
-/// The tar file, piece by piece.
+/// The bytes of a part, and the room that they take.
+struct Piece {
+    bytes: Vec<u8>,
+    _memory: Option<OwnedSemaphorePermit>,
+}
+
+/// A part of a tar file, piece by piece.
 struct Pieces {
-    receiver: mpsc::Receiver<Vec<u8>>,
-    piece: Vec<u8>,
+    receiver: mpsc::Receiver<Piece>,
+    piece: Piece,
     at: usize,
+    /// How many bytes stand before it.
+    skip: u64,
+    /// How many bytes of it are left.
+    rest: u64,
     done: Arc<AtomicU64>,
+}
+
+impl Pieces {
+    /// So many bytes behind those that are skipped.
+    fn of(receiver: mpsc::Receiver<Piece>, (skip, rest): (u64, u64)) -> Self {
+        Self { receiver, piece: Piece { bytes: Vec::new(), _memory: None }, at: 0, skip, rest, done: Arc::default() }
+    }
 }
 
 impl Read for Pieces {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.at == self.piece.len() {
+        while self.at == self.piece.bytes.len() && self.rest > 0 {
             let Some(piece) = self.receiver.blocking_recv() else { return Ok(0) };
-            (self.piece, self.at) = (piece, 0);
+            let skipped = usize::try_from(self.skip).map_or(piece.bytes.len(), |skip| skip.min(piece.bytes.len()));
+            self.skip -= skipped as u64;
+            (self.piece, self.at) = (piece, skipped);
         }
-        let count = buffer.len().min(self.piece.len() - self.at);
-        buffer[..count].copy_from_slice(&self.piece[self.at..self.at + count]);
+        let left = (self.piece.bytes.len() - self.at).min(usize::try_from(self.rest).unwrap_or(usize::MAX));
+        let count = buffer.len().min(left);
+        buffer[..count].copy_from_slice(&self.piece.bytes[self.at..self.at + count]);
         self.at += count;
+        self.rest -= count as u64;
         self.done.fetch_add(count as u64, Ordering::Relaxed);
         Ok(count)
     }
@@ -108,6 +187,7 @@ struct Unpacker {
     into: Option<PathBuf>,
     prefix: Vec<u8>,
     files: Arc<Files>,
+    whole: Arc<Written>,
     written: Written,
 }
 
@@ -142,6 +222,9 @@ impl Unpacker {
             }
             (tar::EntryType::Regular, target) => {
                 let name = [&self.prefix[..], path.as_os_str().as_bytes()].concat();
+                if self.whole.contains(&name) {
+                    return Ok(());
+                }
                 self.file(entry, name, target.as_deref().map(|target| (target, mode)))
             }
             (other, _) => {
@@ -200,11 +283,16 @@ impl Unpacker {
 #[cfg(any(fuzzing, test))]
 pub(super) fn read_through(tar: &[u8]) {
     let (sender, receiver) = mpsc::channel(1);
-    if sender.try_send(tar.to_vec()).is_ok() {
+    if sender.try_send(Piece { bytes: tar.to_vec(), _memory: None }).is_ok() {
         drop(sender);
-        let pieces = Pieces { receiver, piece: Vec::new(), at: 0, done: Arc::default() };
-        let unpacker = Unpacker { into: None, prefix: Vec::new(), files: Arc::default(), written: Written::new() };
-        drop(unpacker.run(pieces));
+        let unpacker = Unpacker {
+            into: None,
+            prefix: Vec::new(),
+            files: Arc::default(),
+            whole: Arc::default(),
+            written: Written::new(),
+        };
+        drop(unpacker.run(Pieces::of(receiver, (0, tar.len() as u64))));
     }
 }
 
@@ -254,26 +342,50 @@ mod tests {
     }
 
     fn files(known: &[(&str, &[u8])]) -> Arc<Files> {
-        let expected = |bytes: &[u8]| Expected { size: bytes.len() as u64, sha256: Some(sha256(bytes)) };
+        let expected = |bytes: &[u8]| Expected { size: bytes.len() as u64, sha256: Some(sha256(bytes)), number: 0 };
         Arc::new(known.iter().map(|(name, bytes)| (name.as_bytes().to_vec(), expected(bytes))).collect())
     }
 
     fn run(tar: &[u8], files: &Arc<Files>) -> (tempfile::TempDir, Result<Written>) {
+        run_part(tar, (0, tar.len() as u64), files, &[])
+    }
+
+    /// Unpacks what lies behind some bytes, but for the files that are there.
+    fn run_part(
+        tar: &[u8],
+        part: (u64, u64),
+        files: &Arc<Files>,
+        whole: &[&str],
+    ) -> (tempfile::TempDir, Result<Written>) {
         let into = tempfile::tempdir().expect("a directory");
         let (sender, receiver) = mpsc::channel(tar.len() / 100 + 1);
         for piece in tar.chunks(100) {
-            sender.try_send(piece.to_vec()).expect("there is room");
+            sender.try_send(Piece { bytes: piece.to_vec(), _memory: None }).expect("there is room");
         }
         drop(sender);
-        let pieces = Pieces { receiver, piece: Vec::new(), at: 0, done: Arc::default() };
         let unpacker = Unpacker {
             into: Some(into.path().to_owned()),
             prefix: b"p/".to_vec(),
             files: Arc::clone(files),
+            whole: Arc::new(whole.iter().map(|name| name.as_bytes().to_vec()).collect()),
             written: Written::new(),
         };
-        let result = unpacker.run(pieces);
+        let result = unpacker.run(Pieces::of(receiver, part));
         (into, result)
+    }
+
+    #[test]
+    fn a_part_of_an_archive_is_unpacked_by_itself_and_what_is_there_is_left_alone() {
+        let contents = [("a", &[1; 700][..]), ("b", b"b"), ("c", b"c"), ("d", b"d")];
+        let known: Vec<(String, &[u8])> = contents.iter().map(|(name, bytes)| (format!("p/{name}"), *bytes)).collect();
+        let known: Vec<(&str, &[u8])> = known.iter().map(|(name, bytes)| (&name[..], *bytes)).collect();
+        let tar = tar_of(&contents);
+        // From the header of b to the end of c.
+        let (into, written) = run_part(&tar, (512 + 1024, 2048), &files(&known), &["p/c"]);
+        assert_eq!(written.expect("all is well"), [b"p/b".to_vec()].into());
+        assert_eq!(fs::read_dir(into.path()).expect("a directory").count(), 1);
+        let (_, written) = run_part(&tar, (512 + 1024, 1500), &files(&known), &[]);
+        assert!(written.is_err(), "it ends within a file");
     }
 
     #[test]

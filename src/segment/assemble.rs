@@ -12,6 +12,9 @@ use crate::record::{Block, Header, TimestampType};
 /// A block is handed out when it has grown to this.
 const BLOCK: u64 = 1 << 20;
 
+/// Or when it has so many rows, which may have no bytes.
+const ROWS: usize = 1 << 16;
+
 /// What a row says beside its bytes.
 #[derive(Clone, Copy)]
 pub(super) struct RowMeta {
@@ -77,8 +80,10 @@ impl Assembler {
         value: Option<&[u8]>,
         headers: impl Iterator<Item = Header<'h>>,
     ) {
-        let fits =
-            self.building.as_ref().is_some_and(|block| block.partition() == row.partition && block.raw_bytes() < BLOCK);
+        let fits = self
+            .building
+            .as_ref()
+            .is_some_and(|block| block.partition() == row.partition && block.raw_bytes() < BLOCK && block.len() < ROWS);
         if !fits {
             self.cut();
         }
@@ -89,6 +94,11 @@ impl Assembler {
     /// Makes what is there ready.
     pub(super) fn cut(&mut self) {
         self.ready.extend(self.building.take());
+    }
+
+    /// Whether a block is ready: more rows can wait, for a few bytes may be many of them.
+    pub(super) fn is_ready(&self) -> bool {
+        !self.ready.is_empty()
     }
 
     /// The next block that is ready.

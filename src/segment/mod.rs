@@ -44,6 +44,17 @@ use crate::record::Block;
 pub use crate::stream::Format;
 use crate::stream::{LastRecord, PartitionRange, SegmentRef, TopicLife};
 
+/// The most bytes that a reader takes at once, stored or unpacked: a block of Avro, a row group of Parquet. Zeros compress without
+/// end, so that nothing can be concluded from what is stored.
+const MOST_AT_ONCE: u64 = 512 << 20;
+
+/// The most bytes of records that a writer puts together, which leaves room for what is said of each. It is far above what is
+/// written at once, but for a record of that size. (Kafka's `message.max.bytes` is 1 MiB unless it is raised.)
+const MOST_WRITTEN: u64 = 384 << 20;
+
+/// The most headers of a record; each takes two bytes of it at the least.
+const MOST_HEADERS: usize = 1 << 22;
+
 /// What a segment is part of, for its file metadata.
 #[derive(Debug, Clone)]
 pub struct SegmentInfo {
@@ -98,16 +109,28 @@ impl SegmentWriter {
         blocks.retain(|block| !block.is_empty());
         blocks.sort_by_key(|block| (block.partition(), block.first_offset()));
         for block in &blocks {
-            if i32::try_from(block.raw_bytes()).is_err() {
-                let message = format!("a block of {} bytes is too large to encode", block.raw_bytes());
-                return Err(Error::new(Kind::Internal, message));
+            if block.raw_bytes() > MOST_WRITTEN {
+                let message = format!(
+                    "a record of {} bytes is too large: a segment takes records of {MOST_WRITTEN} bytes at the most",
+                    block.largest_record()
+                );
+                return Err(Error::new(Kind::Unsupported, message).hint("leave the topic out: add it to kafka.exclude"));
             }
             self.tally.add(block)?;
         }
-        match &mut self.encoder {
-            _ if blocks.is_empty() => {}
-            Encoder::Parquet(writer) => writer.write(&blocks)?,
-            Encoder::Avro(writer) => writer.write(&blocks)?,
+        let mut rest = &blocks[..];
+        while !rest.is_empty() {
+            let mut bytes = 0;
+            let fits = rest.iter().take_while(|block| {
+                bytes += block.raw_bytes();
+                bytes <= MOST_WRITTEN
+            });
+            let (together, after) = rest.split_at(fits.count());
+            match &mut self.encoder {
+                Encoder::Parquet(writer) => writer.write(together)?,
+                Encoder::Avro(writer) => writer.write(together)?,
+            }
+            rest = after;
         }
         Ok(blocks)
     }

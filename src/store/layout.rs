@@ -19,12 +19,15 @@
 //! Segments of records lie in folders as Hive names them, so that DuckDB, Spark and Trino see cluster, topic,
 //! generation and date as columns. Entries sort by their numbers, segments of WAL by timeline and LSN.
 
+mod name;
+
 use std::ops::Range;
 
 use chrono::{DateTime, Utc};
 use object_store::path::Path;
 
-use crate::error::{Kind, Result, ResultExt};
+pub use self::name::{Name, backup_name, is_archive, segment_of};
+use crate::error::Result;
 use crate::stream::{Format, StreamId, TopicLife};
 
 /// The folder of all clusters' chains.
@@ -166,14 +169,7 @@ pub const BACKUP_REMOVED: &str = "removed.json";
 
 /// Whether `key` has the name of an object that a base backup consists of, `backup.json` aside.
 pub fn is_backup_object(key: &Path) -> bool {
-    let is_part = |name: &str| {
-        let name = name.strip_suffix(".zst")?;
-        let (archive, number) = name.rsplit_once('.')?;
-        let digits = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
-        Some(digits && archive.ends_with(".tar"))
-    };
-    key.filename()
-        .is_some_and(|name| name == BACKUP_REMOVED || name == "backup_manifest.zst" || is_part(name).unwrap_or(false))
+    key.filename().is_some_and(name::is_backup_part)
 }
 
 /// The folder of what is held of a Postgres system.
@@ -186,12 +182,12 @@ pub fn hold(system_id: u64, name: &str) -> Path {
     holds(system_id).join(format!("{name}.json"))
 }
 
-/// The key that a checkpoint or a page writes down.
+/// The key that a checkpoint, a page or a backup writes down.
 ///
 /// # Errors
-/// [`Kind::Corrupt`] if no object can have that key.
+/// [`Kind::Corrupt`](crate::error::Kind::Corrupt) if no object can have that key.
 pub fn object(key: &str) -> Result<Path> {
-    Path::parse(key).or_err(Kind::Corrupt, || format!("{key:?} cannot be the key of an object"))
+    Name::parse(key).map(|name| name.key())
 }
 
 /// The folder of what the archivers of a cluster's topics know to be complete.

@@ -11,6 +11,7 @@
 //! is the fence between two archivers, so [`Store::probe`] tries it before anything is archived. The backends are object_store's; this room
 //! opens them, names keys ([`layout`]) and turns their errors into ours, with the operation and the key.
 
+pub mod bounds;
 pub mod layout;
 
 mod backend;
@@ -30,8 +31,11 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use futures::{StreamExt, TryStreamExt, stream::BoxStream};
 use object_store::path::Path;
-use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use object_store::{
+    GetResult, GetResultPayload, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload,
+};
 use sha2::{Digest as _, Sha256};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::config::Archive;
@@ -48,6 +52,10 @@ const PARTS_IN_FLIGHT: usize = 2;
 /// How many keys a cloud gives with one request of a listing.
 const LISTED_AT_ONCE: usize = 1_000;
 
+/// How much is read at a time of objects that are read whole, in mebibytes: as much as the largest of them that any process
+/// but a restore reads. Many readers ask for dozens of objects at once, and each of those may be as large as its kind allows.
+const READ_AT_ONCE_MIB: u32 = 512;
+
 /// An archive's objects. Clones share the connection.
 #[derive(Debug, Clone)]
 pub struct Store {
@@ -56,6 +64,8 @@ pub struct Store {
     root: Option<Arc<Root>>,
     url: Arc<str>,
     meter: Meter,
+    /// Mebibytes that may be read at a time.
+    room: Arc<Semaphore>,
 }
 
 /// What [`Store::create`] found. In all three cases an object with this key is there and durable.
@@ -110,7 +120,8 @@ impl Store {
 
     /// A store over objects that are already open, for wrappers that count, limit or break requests.
     pub fn over(objects: Arc<dyn ObjectStore>, url: &str) -> Self {
-        Self { objects, root: None, url: url.into(), meter: Meter::new() }
+        let room = Arc::new(Semaphore::new(READ_AT_ONCE_MIB as usize));
+        Self { objects, root: None, url: url.into(), meter: Meter::new(), room }
     }
 
     /// The objects, with keys relative to the archive's root.
@@ -156,6 +167,7 @@ impl Store {
 
     /// Sends one create; false if the store says that the key is taken.
     async fn try_create(&self, key: &Path, bytes: Bytes) -> Result<bool> {
+        Self::fits(key, &bytes)?;
         let options = PutOptions::from(PutMode::Create);
         let create = async {
             self.is_there().await?;
@@ -171,6 +183,7 @@ impl Store {
 
     /// Writes an object, over an older one if there is one. It is durable when the call returns.
     pub async fn put(&self, key: &Path, bytes: Bytes) -> Result<()> {
+        Self::fits(key, &bytes)?;
         let put = async {
             self.is_there().await?;
             let put = self.objects.put(key, PutPayload::from_bytes(bytes)).await;
@@ -253,32 +266,55 @@ impl Store {
     }
 
     /// An object's bytes; none if there is no such object.
+    ///
+    /// # Errors
+    /// [`Kind::Corrupt`] for one that is larger than an object with such a key may be (see [`bounds`]): of that, nothing is
+    /// read. Else the store's.
     pub async fn get(&self, key: &Path) -> Result<Option<Bytes>> {
-        let get = async {
-            self.is_there().await?;
-            let got = match self.objects.get(key).await {
-                Ok(got) => got.bytes().await,
-                Err(error) => Err(error),
-            };
-            self.found(got, "read", key)
-        };
-        self.meter.time(Operation::Get, get).await
+        self.get_at_most(key, u64::MAX).await
+    }
+
+    /// The same, for an object that must not have more than `most` bytes either.
+    pub async fn get_at_most(&self, key: &Path, most: u64) -> Result<Option<Bytes>> {
+        Ok(self.read(key, most).await?.map(|(bytes, _)| bytes))
     }
 
     /// An object's bytes, and when it was written by the store's clock; none if there is no such object.
     pub async fn get_dated(&self, key: &Path) -> Result<Option<(Bytes, DateTime<Utc>)>> {
+        self.read(key, u64::MAX).await
+    }
+
+    async fn read(&self, key: &Path, most: u64) -> Result<Option<(Bytes, DateTime<Utc>)>> {
+        let bound = bounds::of(key);
+        let most = most.min(bound.most);
         let get = async {
             self.is_there().await?;
-            let got = match self.objects.get(key).await {
-                Ok(got) => {
-                    let written = got.meta.last_modified;
-                    got.bytes().await.map(|bytes| (bytes, written))
-                }
-                Err(error) => Err(error),
-            };
-            self.found(got, "read", key)
+            let Some(got) = self.found(self.objects.get(key).await, "read", key)? else { return Ok(None) };
+            let (size, written) = (got.meta.size, got.meta.last_modified);
+            if size > most {
+                return Err(bounds::too_large(key, bound.what, (size, most)));
+            }
+            // All that is read at a time: many objects of a few kilobytes, or few that are large.
+            let share = u32::try_from(size >> 20).unwrap_or(u32::MAX).min(READ_AT_ONCE_MIB);
+            let _room = self.room.acquire_many(share).await.or_err(Kind::Internal, || format!("cannot read {key}"))?;
+            match self.found(body(got, most).await, "read", key)? {
+                Some(Some(bytes)) => Ok(Some((bytes, written))),
+                Some(None) => Err(bounds::too_large(key, bound.what, (most.saturating_add(1), most))),
+                None => Ok(None),
+            }
         };
         self.meter.time(Operation::Get, get).await
+    }
+
+    /// Writes nothing that no reader would take.
+    fn fits(key: &Path, bytes: &Bytes) -> Result<()> {
+        let (bound, size) = (bounds::of(key), bytes.len() as u64);
+        if size <= bound.most {
+            return Ok(());
+        }
+        let message = format!("{key} would have {size} bytes, and {} has {} at the most", bound.what, bound.most);
+        Err(Error::new(Kind::Unsupported, message)
+            .hint("report it with what is archived: docs/FORMAT.md lists the bounds"))
     }
 
     /// An object's size in bytes; none if there is no such object.
@@ -421,6 +457,24 @@ impl Store {
     fn fault(&self, error: object_store::Error, operation: &str, key: &Path) -> Error {
         fault::translate(error, format!("cannot {operation} {key} in {}", self.url))
     }
+}
+
+/// The bytes of an object that says that it has `most` at the most; none if more come. Memory follows what came, and not what
+/// was said.
+async fn body(got: GetResult, most: u64) -> object_store::Result<Option<Bytes>> {
+    if matches!(got.payload, GetResultPayload::File(..)) {
+        // One read of a file as long as it is.
+        return got.bytes().await.map(Some);
+    }
+    let mut pieces = got.into_stream();
+    let mut bytes = Vec::new();
+    while let Some(piece) = pieces.try_next().await? {
+        if (bytes.len() + piece.len()) as u64 > most {
+            return Ok(None);
+        }
+        bytes.extend_from_slice(&piece);
+    }
+    Ok(Some(bytes.into()))
 }
 
 /// A local file that is read from its beginning to its end, and the hash of what was read.

@@ -76,6 +76,13 @@ pub struct Merge {
     pub decided: DateTime<Utc>,
 }
 
+impl Merge {
+    /// The keys of all objects that it names.
+    pub fn objects(&self) -> impl Iterator<Item = &str> {
+        self.replaces.iter().chain([&self.segment.object]).map(String::as_str)
+    }
+}
+
 /// The end of a retention time: what lies wholly before a position is no longer a part of the archive.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Expire {

@@ -9,6 +9,7 @@ mod checkpoint;
 mod entered;
 pub mod invariants;
 mod lsn;
+mod name;
 mod progress;
 
 use std::fmt;
@@ -21,6 +22,7 @@ pub use checkpoint::{
 };
 pub use entered::{BackupRef, Entered};
 pub use lsn::Lsn;
+pub use name::{is_name, is_topic_name};
 pub use progress::Progress;
 
 use crate::error::{Error, Kind};
@@ -107,10 +109,13 @@ impl FromStr for TopicLife {
         let parts = text.strip_prefix("kafka/").and_then(|rest| rest.split_once('/'));
         let parts = parts.and_then(|(cluster, name)| Some((cluster, name.rsplit_once('.')?)));
         let Some((cluster, (topic, generation))) = parts else { return Err(no_stream(text)) };
-        if cluster.is_empty() || topic.is_empty() || topic.contains('/') {
-            return Err(no_stream(text));
+        let life = Self::new(cluster, topic, generation.parse().map_err(|_| no_stream(text))?);
+        // Nothing is a stream but what is written like one: not `+1`, not `007`.
+        if is_name(cluster) && is_topic_name(topic) && life.to_string() == text {
+            Ok(life)
+        } else {
+            Err(no_stream(text))
         }
-        Ok(Self::new(cluster, topic, generation.parse().map_err(|_| no_stream(text))?))
     }
 }
 
@@ -133,9 +138,22 @@ mod tests {
         for text in ["kafka/main/cdc.users.3", "kafka/a-b/orders.0", "postgres/7291123456789012345"] {
             assert_eq!(text.parse::<StreamId>().expect(text).to_string(), text);
         }
-        for wrong in
-            ["", "kafka/main", "kafka/main/orders", "kafka//orders.0", "kafka/a/b/c.0", "postgres/", "postgres/07"]
-        {
+        for wrong in [
+            "",
+            "kafka/main",
+            "kafka/main/orders",
+            "kafka//orders.0",
+            "kafka/a/b/c.0",
+            "postgres/",
+            "postgres/07",
+            "kafka/main/orders.+1",
+            "kafka/main/orders.01",
+            "kafka/main/...0",
+            "kafka/../orders.0",
+            "kafka/main/or\u{1b}ders.0",
+            "kafka/ma\nin/orders.0",
+            "kafka/main/\u{202e}orders.0",
+        ] {
             assert_eq!(wrong.parse::<StreamId>().expect_err(wrong).exit_code(), 2);
         }
     }

@@ -93,8 +93,11 @@ pub(super) async fn damaged_histories(store: &Store, system_id: u64) -> Result<V
     let mut damaged = Vec::new();
     for object in store.list(&layout::histories(system_id)).await? {
         let Some((timeline, _)) = layout::history_timeline(&object.location) else { continue };
-        let text = store.get(&object.location).await?;
-        let error = text.and_then(|text| parse_history(timeline, &text).err());
+        let error = match store.get(&object.location).await {
+            Ok(text) => text.and_then(|text| parse_history(timeline, &text).err()),
+            Err(error) if error.kind() == Kind::Corrupt => Some(error),
+            Err(error) => return Err(error),
+        };
         damaged.extend(error.map(|error| (object.location.to_string(), error)));
     }
     Ok(damaged)
@@ -147,7 +150,10 @@ async fn switch_of(store: &Store, system_id: u64, (timeline, life): (u32, u32)) 
     if timeline == 1 {
         return Ok(Lsn(0));
     }
-    let text = store.get(&layout::history(system_id, timeline, life)).await?;
+    let text = match store.get(&layout::history(system_id, timeline, life)).await {
+        Err(error) if error.kind() == Kind::Corrupt => None,
+        text => text?,
+    };
     let switches = text.and_then(|text| parse_history(timeline, &text).ok());
     Ok(switches.and_then(|switches| Some(switches.last()?.at)).unwrap_or(Lsn(u64::MAX)))
 }

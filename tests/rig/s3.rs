@@ -76,19 +76,19 @@ impl Drop for InProcess {
 
 /// A new bucket on the shared moto_server.
 pub(crate) fn moto() -> Bucket {
-    static SERVER: LazyLock<(Process, u16)> = LazyLock::new(start_moto);
+    static SERVER: LazyLock<(Process, u16)> = LazyLock::new(|| start_moto(&[]));
     let name = unique("rig-bucket");
     let answer = put(SERVER.1, &format!("/{name}")).unwrap_or_else(|error| panic!("moto_server: {error}"));
     assert!(answer.starts_with("HTTP/1.1 200"), "moto_server made no bucket {name}: {answer}");
     Bucket { endpoint: format!("http://127.0.0.1:{}", SERVER.1), name, server: None, _scratch: None }
 }
 
-fn start_moto() -> (Process, u16) {
+fn start_moto(environment: &[(&str, &str)]) -> (Process, u16) {
     let log = temporary_directory("moto").keep().join("log");
     for _ in 0..5 {
         let port = free_port();
         let mut command = Command::new(parts().python.join("bin/moto_server"));
-        command.args(["-H", "127.0.0.1", "-p", &port.to_string()]);
+        command.args(["-H", "127.0.0.1", "-p", &port.to_string()]).envs(environment.iter().copied());
         let mut process = Process::start(command, &log);
         let ready = wait_for("moto_server to answer", Duration::from_secs(120), || match process.ended() {
             Some(_) => Some(false),
@@ -100,6 +100,41 @@ fn start_moto() -> (Process, u16) {
     }
     let said = std::fs::read_to_string(&log).unwrap_or_default();
     panic!("moto_server does not start; it said:\n{}", tail(&said, 40));
+}
+
+/// A bucket on a moto_server of its own that looks at signatures and policies, with one user for each policy.
+pub(crate) struct Enforcing {
+    endpoint: String,
+    pub(crate) bucket: String,
+    users: Vec<(String, String)>,
+    _server: Process,
+}
+
+impl Enforcing {
+    /// The options of object_store for a user.
+    pub(crate) fn options(&self, user: usize) -> [(&'static str, String); 6] {
+        let (key, secret) = self.users[user].clone();
+        [
+            ("aws_endpoint", self.endpoint.clone()),
+            ("aws_region", "us-east-1".into()),
+            ("aws_allow_http", "true".into()),
+            ("aws_access_key_id", key),
+            ("aws_secret_access_key", secret),
+            // A bulk delete is one request to moto, which does not look at its keys.
+            ("aws_disable_bulk_delete", "true".into()),
+        ]
+    }
+}
+
+/// Makes it. Each policy is a file, in which `BUCKET` stands for the bucket.
+pub(crate) fn enforcing<const N: usize>(policies: [std::path::PathBuf; N]) -> Enforcing {
+    // Users are made before it looks at anything.
+    let (server, port) = start_moto(&[("INITIAL_NO_AUTH_ACTION_COUNT", "1000000")]);
+    let (endpoint, bucket) = (format!("http://127.0.0.1:{port}"), unique("rights"));
+    let policies = policies.map(|policy| policy.display().to_string());
+    let args: Vec<&str> = [&*endpoint, &*bucket].into_iter().chain(policies.iter().map(String::as_str)).collect();
+    let users = super::python::run(include_str!("../data/s3_rights.py"), &args);
+    Enforcing { endpoint, bucket, users: serde_json::from_str(&users).expect("users"), _server: server }
 }
 
 /// A PUT without a body (moto asks for no signature); gives the answer's text.

@@ -25,6 +25,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Produc
 use rdkafka::types::RDKafkaErrorCode;
 use tokio::sync::watch;
 
+use super::output::print;
 use super::{Cli, Command, inspect, replay};
 use crate::config::Config;
 use crate::error::{Error, Kind, Result, ResultExt};
@@ -60,14 +61,14 @@ pub(super) async fn run(args: &Args) -> Result<()> {
     let config = write_config(&directory, &broker.bootstrap_servers())?;
     let config_path = directory.join("tidelog.toml");
 
-    say("1  an embedded broker runs, with the topics of two tables");
+    say("1  an embedded broker runs, with the topics of two tables")?;
     let (stop, stopped) = watch::channel(false);
     let service = tokio::spawn({
         let config = config.clone();
         async move { pipeline::run(&config, Board::new(&config), stopped).await }
     });
     let first = Utc::now() - TimeDelta::hours(1);
-    say(&format!("2  {} change events of the last hour go in, and tidelog archives them", args.events));
+    say(&format!("2  {} change events of the last hour go in, and tidelog archives them", args.events))?;
     let producer = {
         let (bootstrap, events) = (broker.bootstrap_servers(), args.events);
         tokio::task::spawn_blocking(move || produce(&bootstrap, events, first))
@@ -78,42 +79,45 @@ pub(super) async fn run(args: &Args) -> Result<()> {
     stop.send_replace(true);
     service.await.or_err(Kind::Internal, || "the archiver failed".to_owned())??;
 
-    say("3  this is what the archive holds");
+    say("3  this is what the archive holds")?;
     command(&["ls"], &config_path).await?;
     let (from, to) = (first + TimeDelta::minutes(20), first + TimeDelta::minutes(40));
-    say("4  twenty minutes of it are replayed into new topics");
+    say("4  twenty minutes of it are replayed into new topics")?;
     let times = [time::utc(from), time::utc(to)];
     let rename = "(.*)=replay.$1";
     command(&["replay", "--from", &times[0], "--to", &times[1], "--rename", rename, "--yes"], &config_path).await?;
 
-    say("5  what came back is compared with what went in");
+    say("5  what came back is compared with what went in")?;
     let range = from.timestamp_millis()..to.timestamp_millis();
     let bootstrap = broker.bootstrap_servers();
     let equal = tokio::task::spawn_blocking(move || proof::compare(&bootstrap, range))
         .await
         .or_err(Kind::Internal, || "the comparison failed".to_owned())??;
-    println!(
-        "   {equal} of {equal} records came back equal, byte for byte: keys, values, headers, timestamps, order\n"
-    );
-    println!("{}", tree(&directory)?);
-    println!("Done in {:.1} s. The archive stays; look at it, without any broker:", began.elapsed().as_secs_f64());
-    let config = config_path.display();
-    println!("  tidelog ls -c {config}");
-    println!("  tidelog cat --topic {} -n 3 -c {config}", TABLES[0].topic);
-    println!("  tidelog verify --deep -c {config}");
-    println!("  duckdb -c \"select * from '{}/archive/segments/**/*.parquet' limit 5\"", directory.display());
-    Ok(())
+    print(&format!(
+        "   {equal} of {equal} records came back equal, byte for byte: keys, values, headers, timestamps, order\n\n\
+         {}\n\
+         Done in {:.1} s. The archive stays; look at it, without any broker:\n  \
+           tidelog ls -c {config}\n  \
+           tidelog cat --topic {topic} -n 3 -c {config}\n  \
+           tidelog verify --deep -c {config}\n  \
+           duckdb -c \"select * from '{}/archive/segments/**/*.parquet' limit 5\"\n",
+        tree(&directory)?,
+        began.elapsed().as_secs_f64(),
+        directory.display(),
+        config = config_path.display(),
+        topic = TABLES[0].topic,
+    ))
 }
 
-fn say(line: &str) {
-    println!("\n{line}");
+fn say(line: &str) -> Result<()> {
+    print(&format!("\n{line}\n"))
 }
 
 /// Parses and runs a command of the program as a user would type it.
 async fn command(words: &[&str], config: &Path) -> Result<()> {
     let config_text = config.display().to_string();
     let typed: Vec<&str> = words.iter().copied().chain(["-c", &config_text]).collect();
-    println!("   $ tidelog {}", words.join(" "));
+    print(&format!("   $ tidelog {}\n", words.join(" ")))?;
     let cli = Cli::try_parse_from(std::iter::once("tidelog").chain(typed))
         .or_err(Kind::Internal, || "the demo's own command is wrong".to_owned())?;
     let config = Config::load(config)?;
@@ -218,13 +222,13 @@ async fn watch_growth(store: &Store, events: u64) -> Result<()> {
             sum.stored_bytes += totals.stored_bytes;
         }
         if shown != Some(sum.records) {
-            println!(
-                "   archived {:>6} records, {:>5.1} MB as {:>4.1} MB in {} segments",
+            print(&format!(
+                "   archived {:>6} records, {:>5.1} MB as {:>4.1} MB in {} segments\n",
                 sum.records,
                 sum.raw_bytes as f64 / 1e6,
                 sum.stored_bytes as f64 / 1e6,
                 sum.segments
-            );
+            ))?;
             shown = Some(sum.records);
         }
         if sum.records >= events {

@@ -1,12 +1,11 @@
 //! `tidelog cat`: records of one topic as JSON lines.
 
-use std::io;
 use std::sync::Arc;
 
 use chrono::Utc;
 
 use super::{all_read, cluster, times};
-use crate::cli::human;
+use crate::cli::{human, output};
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
 use crate::replay::{self, Counters, Offsets, Partitions, Plan, Query, Rename, Tempo, topic_pattern};
@@ -65,12 +64,13 @@ pub(crate) async fn run(args: &Args, config: &Config) -> Result<()> {
     let plan = Arc::new(Plan::new(sources, &query, &Rename::default())?);
     let counters = Arc::new(Counters::default());
     let until_signal = crate::cli::replay::interrupted();
-    let to_lines = replay::to_lines(&store, &plan, Tempo::default(), args.limit, io::stdout(), &counters, until_signal);
+    let to_lines =
+        replay::to_lines(&store, &plan, Tempo::default(), args.limit, output::standard(), &counters, until_signal);
     let tally = to_lines.await?;
     let read = all_read(&damaged.into_iter().map(|(life, error)| (life.stream(), error)).collect::<Vec<_>>());
     let stops = replay::told(&plan, &tally.stops);
     for stop in &stops {
-        eprintln!("error: {stop}");
+        output::tell(&format!("error: {stop}"));
     }
     if stops.is_empty() {
         return read;

@@ -4,7 +4,8 @@ use chrono::Utc;
 use serde::Serialize;
 use url::Url;
 
-use super::{ErrorRow, Place, all_read, chosen, errors, print, print_json, times};
+use super::{ErrorRow, Place, all_read, chosen, errors, times};
+use crate::cli::output::{print, print_json};
 use crate::config::Config;
 use crate::error::Result;
 use crate::manifest::{self, Chain, Selection};

@@ -7,8 +7,9 @@ use chrono::{DateTime, Utc};
 use object_store::path::Path;
 use serde::Serialize;
 
-use super::{ErrorRow, Place, all_read, chosen, errors, print, print_json};
+use super::{ErrorRow, Place, all_read, chosen, errors};
 use crate::cli::human;
+use crate::cli::output::{self, print, print_json};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::manifest::backups::backups;
@@ -125,7 +126,7 @@ pub(crate) async fn run(args: &Args, config: &Config) -> Result<()> {
         if !claims.contains_key(&folder) {
             let loaded = coverage::load_all(&store, &folder).await?;
             for error in &loaded.unreadable {
-                eprintln!("warning: claims of completeness are passed over: {error}");
+                output::tell(&format!("warning: claims of completeness are passed over: {error}"));
             }
             claims.insert(folder.clone(), loaded.known);
         }

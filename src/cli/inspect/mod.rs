@@ -5,7 +5,6 @@ mod files;
 mod ls;
 mod verify;
 
-use std::io::{self, Write as _};
 use std::ops::Range;
 
 use chrono::{DateTime, Utc};
@@ -16,28 +15,12 @@ pub(crate) use files::{Args as FilesArgs, run as files};
 pub(crate) use ls::{Args as LsArgs, run as ls};
 pub(crate) use verify::{Args as VerifyArgs, run as verify};
 
+use crate::cli::output::report;
 use crate::config::{Config, TopicPattern};
-use crate::error::{Error, Kind, Result, ResultExt as _};
+use crate::error::{Error, Kind, Result};
 use crate::replay::topic_pattern;
 use crate::stream::{Lsn, StreamId};
 use crate::time;
-
-/// Prints text on the standard output. A reader that has seen enough (`| head`) is no error.
-pub(super) fn print(text: &str) -> Result<()> {
-    let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Error::io(error, "cannot write to the standard output"))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Prints a result as one line of JSON.
-pub(super) fn print_json<T: Serialize>(result: &T) -> Result<()> {
-    let text = serde_json::to_string(result).or_err(Kind::Internal, || "cannot write the result as JSON".to_owned())?;
-    print(&(text + "\n"))
-}
 
 /// A range of times, of which one end may be left out: the archive's beginning, or now. None if both are.
 pub(super) fn times(from: Option<&str>, to: Option<&str>, now: DateTime<Utc>) -> Result<Option<Range<i64>>> {
@@ -143,10 +126,7 @@ pub(in crate::cli) fn all_read(damaged: &[(StreamId, Error)]) -> Result<()> {
         return Ok(());
     }
     for (stream, error) in damaged {
-        eprintln!("error: {stream} cannot be read: {error}");
-        if let Some(hint) = error.hint_text() {
-            eprintln!("  do   {hint}");
-        }
+        report(&format!("{stream} cannot be read: "), error, "  do   ");
     }
     let streams = crate::cli::human::many(damaged.len() as u64, "stream");
     Err(Error::new(Kind::Incomplete, format!("{streams} could not be read; what else was asked for is whole")))

@@ -5,11 +5,13 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{Place, print, print_json};
+use super::Place;
 use crate::cli::human;
+use crate::cli::output::{print, print_json};
 use crate::cli::progress::{Progress, Unit};
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
+use crate::escape::one_line;
 use crate::manifest::coverage::Unknown;
 use crate::manifest::{self, Repaired};
 use crate::store::Store;
@@ -308,8 +310,8 @@ fn paragraph(damage: &Damage) -> String {
     };
     format!(
         "error: {what}\n  object   {}\n  because  {}\n  do       {}\n",
-        damage.object,
-        damage.detail,
+        one_line(&damage.object),
+        one_line(&damage.detail),
         damage.kind.hint()
     )
 }

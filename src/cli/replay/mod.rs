@@ -5,7 +5,6 @@ mod prepare;
 mod send;
 mod shown;
 
-use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -14,13 +13,14 @@ use sha2::{Digest as _, Sha256};
 
 use self::prepare::{nothing_left_out, prepare, readable, warnings_of};
 use self::shown::extent;
-use super::inspect::{cluster, print, print_json, times};
+use super::inspect::{cluster, times};
+use super::output::{self, print, print_json};
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
 use crate::replay::kafka::{Connection, Target};
 use crate::replay::{self, Counters, Offsets, Partitions, Plan, Query, Rate, Rename, Speed, Tempo, topic_pattern};
 use crate::store::Store;
-use crate::stream::TopicLife;
+use crate::stream::{TopicLife, is_name};
 use crate::time;
 
 /// Sends the records of a time range, or of a range of offsets, back into Kafka or to the standard output.
@@ -105,11 +105,10 @@ pub(crate) struct Args {
 
 /// An id becomes part of a group's name and of a transactional id.
 fn valid_id(text: &str) -> Result<String, String> {
-    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    if (1..=100).contains(&text.len()) && text.chars().all(allowed) {
+    if is_name(text) {
         Ok(text.to_owned())
     } else {
-        Err("an id has 1 to 100 letters, digits, dots, underscores and dashes".to_owned())
+        Err("an id has 1 to 100 letters, digits, dots, underscores and dashes, and no dot first".to_owned())
     }
 }
 
@@ -165,7 +164,7 @@ async fn to_stdout(args: &Args, config: &Config, store: &Store, query: &Query, t
     warnings.extend(replay::shortfalls(&sources, query));
     warnings.extend(nothing::unmatched(&sources, query));
     for warning in warnings {
-        eprintln!("warning: {warning}");
+        output::tell(&format!("warning: {warning}"));
     }
     let plan = Arc::new(Plan::new(sources, query, &Rename::default())?);
     if args.dry_run {
@@ -173,9 +172,9 @@ async fn to_stdout(args: &Args, config: &Config, store: &Store, query: &Query, t
         return nothing_left_out(&left_out);
     }
     let counters = Arc::new(Counters::default());
-    let tally = replay::to_lines(store, &plan, tempo, None, io::stdout(), &counters, interrupted()).await?;
+    let tally = replay::to_lines(store, &plan, tempo, None, output::standard(), &counters, interrupted()).await?;
     for warning in replay::told(&plan, &tally.stops) {
-        eprintln!("warning: {warning}");
+        output::tell(&format!("warning: {warning}"));
     }
     also_left_out(send::all_decoded(&plan, &tally), &left_out)
 }

@@ -7,7 +7,8 @@ use std::time::Instant;
 
 use super::prepare::Prepared;
 use super::shown::Outcome;
-use super::{Args, interrupted, print, print_json};
+use super::{Args, interrupted};
+use crate::cli::output::{self, print, print_json};
 use crate::cli::progress::{Progress, Unit};
 use crate::error::{Error, Kind, Result};
 use crate::http::ReplayListener;
@@ -29,7 +30,7 @@ pub(super) async fn send(args: &Args, store: &Store, replay: Prepared, tempo: Te
     }
     let Prepared { id, journal, anew, whole, plan, findings, target, .. } = replay;
     if args.json {
-        eprintln!("replay {id} begins");
+        output::tell(&format!("replay {id} begins"));
     }
     let counters = Arc::new(Counters::default());
     if let Some(listen) = args.metrics {
@@ -96,7 +97,7 @@ fn nothing_left(replay: &Prepared) -> Option<String> {
 async fn asked_to_stop(stopped: Arc<AtomicBool>) {
     interrupted().await;
     stopped.store(true, Ordering::Relaxed);
-    eprintln!("stopping: what was sent is being committed (once more to stop at once)");
+    output::tell("stopping: what was sent is being committed (once more to stop at once)");
     tokio::spawn(async {
         interrupted().await;
         std::process::exit(1);

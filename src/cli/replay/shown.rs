@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::prepare::Prepared;
 use crate::cli::human;
+use crate::escape::one_line;
 use crate::replay::{self, Plan, Query, Tally, Tempo};
 use crate::time;
 
@@ -83,7 +84,9 @@ impl Outcome {
         let rate = tally.records as f64 / self.seconds.max(0.001);
         let mut text = format!("sent {records}, {bytes}, in {:.1} s ({:.0} records/s)\n", self.seconds, rate);
         let told = usize::from(tally.moved_timestamps > 0) + self.stopped;
-        text.extend(self.warnings.iter().rev().take(told).rev().map(|warning| format!("warning: {warning}\n")));
+        text.extend(
+            self.warnings.iter().rev().take(told).rev().map(|warning| format!("warning: {}\n", one_line(warning))),
+        );
         text
     }
 }
@@ -135,7 +138,7 @@ impl Prepared {
             text.push_str(&format!("  takes     {time} at this pace\n"));
         }
         for warning in &self.findings.told() {
-            text.push_str(&format!("  warning   {warning}\n"));
+            text.push_str(&format!("  warning   {}\n", one_line(warning)));
         }
         if dry_run && self.findings.problems.is_empty() {
             let go_on =

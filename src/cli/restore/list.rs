@@ -2,7 +2,6 @@
 //!
 //! What is said here is what a plan accepts: both ask [`crate::manifest::path`].
 
-use std::io::Write;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -10,8 +9,9 @@ use serde::Serialize;
 
 use super::RestoreArgs;
 use crate::cli::human;
+use crate::cli::output::{print, print_json};
 use crate::config::Archive;
-use crate::error::{Error, Kind, Result, ResultExt};
+use crate::error::Result;
 use crate::manifest::backups::{Backup, Found, Unreadable, backups};
 use crate::manifest::path::{Facts, Limit, Reach, Way};
 use crate::manifest::recoverable::{self, Window};
@@ -88,14 +88,11 @@ pub(super) async fn run(args: &RestoreArgs, archive: &Archive) -> Result<()> {
         }
     }
     let found = Found { unreadable, ..Found::default() };
-    let text = if args.json {
-        let listing = Listing { backups: rows, errors: found.unreadable.iter().map(passed).collect() };
-        let text = serde_json::to_string(&listing).or_err(Kind::Internal, || "cannot write the list".to_owned())?;
-        text + "\n"
+    if args.json {
+        print_json(&Listing { backups: rows, errors: found.unreadable.iter().map(passed).collect() })?;
     } else {
-        table(&rows)
-    };
-    std::io::stdout().write_all(text.as_bytes()).map_err(|source| Error::io(source, "cannot print"))?;
+        print(&table(&rows))?;
+    }
     found.error().map_or(Ok(()), Err)
 }
 

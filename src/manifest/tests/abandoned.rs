@@ -30,13 +30,13 @@ async fn history(store: &Store, timeline: u32, life: u32, at: u64) {
 }
 
 fn wal(object: &str, (timeline, life): (i32, u32), start: i64, end: i64) -> Change {
-    let of = SegmentRef { format: Format::Wal, life, ..segment(object, vec![range(timeline, start, end)]) };
+    let of = SegmentRef { life, ..of_wal(object, timeline, start, end) };
     Change { segments: vec![of], ..Change::default() }
 }
 
 async fn objects(chain: &Chain) -> Vec<String> {
     let selected = chain.select(&Selection::default()).await.unwrap();
-    selected.segments.iter().map(|segment| segment.object.replace("segments/", "")).collect()
+    selected.segments.iter().map(|segment| called(&segment.object)).collect()
 }
 
 async fn damage(store: &Store) -> Vec<String> {
@@ -114,10 +114,10 @@ async fn objects_of_an_abandoned_timeline_are_told_apart_from_those_of_the_next(
     let done = abandon::abandon(&store, &mut chain, 2, "x").await.unwrap();
     committed(&mut chain, &wal("d", (2, 1), 16, 48), "w").await;
     let obsolete = chain.retired(BTreeMap::from([(2, 0..i64::MAX)])).await.unwrap();
-    let names = |map: &BTreeMap<String, DateTime<Utc>>| map.keys().cloned().collect::<Vec<_>>();
-    assert_eq!(names(&obsolete.retired), ["segments/b"], "nothing of the next life");
-    assert_eq!(names(&obsolete.abandoned), ["segments/b", "segments/c"]);
-    assert_eq!(obsolete.abandoned["segments/c"], done.decided);
+    let names = |map: &BTreeMap<String, DateTime<Utc>>| map.keys().map(|key| called(key)).collect::<Vec<_>>();
+    assert_eq!(names(&obsolete.retired), ["b"], "nothing of the next life");
+    assert_eq!(names(&obsolete.abandoned), ["b", "c"]);
+    assert!(obsolete.abandoned.values().all(|decided| *decided == done.decided));
     for (body, rule) in [
         (expire(2, 0, 16, 32), "lives_are_current"),
         (Body::Gap { gaps: vec![Gap { reason: GapReason::ServerRemovedWal, ..gap(2, 48, 50) }] }, "lives_are_current"),

@@ -117,7 +117,7 @@ async fn a_backup_that_was_exchanged_or_is_gone_is_found() {
     // A snapshot says so, too.
     let mut end = 0;
     while chain.head() < 70 {
-        let segment = SegmentRef { format: Format::Wal, ..segment(&format!("s{end}"), vec![range(1, end, end + 10)]) };
+        let segment = of_wal(&format!("s{end}"), 1, end, end + 10);
         committed(&mut chain, &Change { segments: vec![segment], ..Change::default() }, "w").await;
         end += 10;
     }
@@ -129,7 +129,7 @@ async fn a_backup_that_was_exchanged_or_is_gone_is_found() {
 async fn a_backup_of_a_timeline_that_was_abandoned_meanwhile_is_none() {
     let store = faultless().store();
     let mut chain = archive(&store).await;
-    let wal = SegmentRef { format: Format::Wal, ..segment("s", vec![range(2, 0, 50)]) };
+    let wal = of_wal("s", 2, 0, 50);
     committed(&mut chain, &Change { segments: vec![wal], ..Change::default() }, "w").await;
     let (backup, hash) = stored(&store, "late", 2).await;
     let mut other = Chain::open(&store, &postgres()).await.unwrap().unwrap();

@@ -26,7 +26,14 @@ fn system() -> Begin {
 
 fn wal(object: &str, timeline: i32, start: i64, end: i64) -> SegmentRef {
     let bytes = u64::try_from(end - start).unwrap();
-    SegmentRef { format: Format::Wal, bytes, raw_bytes: bytes, ..segment(object, vec![range(timeline, start, end)]) }
+    let key = layout::wal_segment(7, timeline.cast_unsigned(), start.cast_unsigned()..end.cast_unsigned(), object, 0);
+    SegmentRef {
+        object: key.to_string(),
+        format: Format::Wal,
+        bytes,
+        raw_bytes: bytes,
+        ..segment(object, vec![range(timeline, start, end)])
+    }
 }
 
 fn appended(object: &str, timeline: i32, start: i64, end: i64) -> Change {
@@ -50,7 +57,7 @@ async fn opened(store: &Store) -> Chain {
 async fn named(chain: &Chain, partitions: &[(i32, i64, i64)]) -> String {
     let partitions = partitions.iter().map(|(timeline, start, end)| (*timeline, *start..*end)).collect();
     let selected = chain.select(&Selection { timestamps: None, partitions: Some(partitions) }).await.unwrap();
-    let name = |segment: &SegmentRef| segment.object.trim_start_matches("segments/").to_owned();
+    let name = |segment: &SegmentRef| called(&segment.object);
     selected.segments.iter().map(name).collect::<Vec<_>>().join(" ")
 }
 
@@ -86,10 +93,7 @@ async fn a_merge_takes_the_place_of_what_it_replaces() {
     assert_eq!(named(&chain, &[(1, 0, 64)]).await, "all");
     assert!(!chain.merge(&merged("all", &all), "m", at(5)).await.unwrap(), "it came a second time");
     let retired = chain.retired(BTreeMap::from([(1, 0..64)])).await.unwrap().retired;
-    assert_eq!(
-        retired.keys().map(|key| key.trim_start_matches("segments/")).collect::<Vec<_>>(),
-        ["a", "b", "c", "d", "m"]
-    );
+    assert_eq!(retired.keys().map(|key| called(key)).collect::<Vec<_>>(), ["a", "b", "m", "c", "d"]);
 }
 
 #[tokio::test]
@@ -333,7 +337,7 @@ async fn a_walk_finds_a_merge_or_an_expiry_that_lies() {
     let (chain, segments) = four(&store).await;
     let previous = sha256(&store.get(&layout::entry(&postgres(), 4)).await.unwrap().unwrap());
     let mut lie = merged("m", &segments[..2]);
-    lie.replaces[1] = "segments/c".into();
+    lie.replaces[1] = segments[2].object.clone();
     for body in [
         crate::stream::Body::Merge(lie),
         crate::stream::Body::Expire(crate::stream::Expire {

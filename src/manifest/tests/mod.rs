@@ -19,7 +19,7 @@ use std::sync::Arc;
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::{Chain, Change, Outcome, path};
-use crate::store::Store;
+use crate::store::{Store, layout};
 use crate::stream::{Begin, Format, Gap, GapReason, PartitionRange, SegmentRef, StreamId, TopicLife, sha256};
 use faulty::{Faults, Faulty};
 
@@ -48,7 +48,7 @@ fn range(partition: i32, start: i64, end: i64) -> PartitionRange {
 
 fn segment(object: &str, partitions: Vec<PartitionRange>) -> SegmentRef {
     SegmentRef {
-        object: format!("segments/{object}"),
+        object: layout::segment(&life(), at(0), object, 0, Format::Parquet).to_string(),
         format: Format::Parquet,
         bytes: 1000,
         sha256: sha256(object.as_bytes()),
@@ -58,6 +58,21 @@ fn segment(object: &str, partitions: Vec<PartitionRange>) -> SegmentRef {
         last: Vec::new(),
         life: 0,
     }
+}
+
+/// The name that a test gave to a segment.
+fn called(key: &str) -> String {
+    match layout::Name::parse(key).unwrap() {
+        layout::Name::Records { writer, .. } | layout::Name::Wal { writer, .. } => writer,
+        layout::Name::Part { part, .. } => part,
+    }
+}
+
+/// A segment of WAL of one timeline.
+fn of_wal(object: &str, timeline: i32, start: i64, end: i64) -> SegmentRef {
+    let lsns = start.cast_unsigned()..end.cast_unsigned();
+    let key = layout::wal_segment(7, timeline.cast_unsigned(), lsns, object, 0).to_string();
+    SegmentRef { object: key, format: Format::Wal, ..segment(object, vec![range(timeline, start, end)]) }
 }
 
 fn gap(partition: i32, start: i64, end: i64) -> Gap {

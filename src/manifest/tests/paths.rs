@@ -194,12 +194,15 @@ impl World {
         let end = self.lines[&self.now].written;
         self.count += 1;
         let time = DateTime::from_timestamp_millis(self.clock + skew).unwrap();
-        let part = Part { object: "x".into(), bytes: 0, stored_bytes: 0, sha256: String::new() };
+        let system = *self.chain.begin_facts().system().unwrap();
+        let object =
+            layout::backup_part(system.system_id, &format!("b{}", self.count), "backup_manifest.zst").to_string();
+        let part = Part { object, bytes: 0, stored_bytes: 0, sha256: String::new() };
         let backup = Backup {
             format: 1,
             name: format!("b{}", self.count),
             label: String::new(),
-            system: *self.chain.begin_facts().system().unwrap(),
+            system,
             timeline: self.now,
             start: lsn(start),
             end: lsn(end),

@@ -55,7 +55,9 @@ async fn every_missing_or_damaged_entry_is_told() {
             );
             assert!(damaged.len() <= 2, "{broken}: {damaged:?}");
             assert!(entries >= 150);
-            assert_eq!(pages, if broken == 128 || broken == 64 { pages } else { 2 });
+            // A page that lists something else than the entry says now is told.
+            let told = damaged.iter().filter(|object| object.contains("/pages/")).count() as u64;
+            assert_eq!(pages + told, if broken == 128 || broken == 64 { pages } else { 2 });
         }
     }
 }

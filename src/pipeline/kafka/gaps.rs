@@ -86,7 +86,9 @@ mod tests {
             max_timestamp: Some(times.1),
         };
         let segment = SegmentRef {
-            object: format!("segments/{start}"),
+            object: format!(
+                "segments/kafka/cluster=main/topic=orders/generation=0/date=1970-01-01/000000-w-{start}.parquet"
+            ),
             format: Format::Parquet,
             bytes: 1,
             sha256: "0".repeat(64),

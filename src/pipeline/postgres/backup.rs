@@ -17,7 +17,7 @@ use chrono::{DateTime, Utc};
 use tokio::sync::{mpsc, watch};
 
 use super::contents::Contents;
-use super::packer::{MANIFEST, Paced, Packer};
+use super::packer::{MANIFEST, Paced, Packer, while_away};
 use super::{Status, archived_system, system_of};
 use crate::config;
 use crate::error::{Error, Kind, Result, ResultExt};
@@ -58,7 +58,16 @@ pub(crate) async fn run(mut task: BackupTask) {
             reason = Some(asked);
         }
         if reason.is_none() {
-            reason = due(&task).await;
+            match due(&task).await {
+                Ok(found) => {
+                    persistence.succeeded();
+                    reason = found;
+                }
+                Err(error) => tokio::select! {
+                    () = persistence.wait_after("it cannot be told whether a base backup is due", error) => continue,
+                    () = super::asked(&mut task.stop) => return,
+                },
+            }
         }
         let Some(why) = &reason else {
             tokio::select! {
@@ -92,23 +101,22 @@ pub(crate) async fn run(mut task: BackupTask) {
 }
 
 /// Why a backup is due, if it is. Backups by hand and of other processes count, if they lead to the end of the archive.
-async fn due(task: &BackupTask) -> Option<String> {
-    let every = task.config.base_backup.every?;
+async fn due(task: &BackupTask) -> Result<Option<String>> {
     let now = task.status.now();
-    let system_id = now.system_id?;
+    let (Some(every), Some(system_id)) = (task.config.base_backup.every, now.system_id) else { return Ok(None) };
     let last = match now.last_backup {
         Some(last) => Some(last),
         None => {
-            let found = recoverable::freshest(&task.store, system_id).await.ok()?;
+            let found = recoverable::freshest(&task.store, system_id).await?;
             task.status.note(|now| now.last_backup = found);
             found
         }
     };
-    match last {
+    Ok(match last {
         None => Some("none leads to the end of the archive".to_owned()),
         Some(last) if is_due(last, every, Utc::now()) => Some("the last one is old enough".to_owned()),
         Some(_) => None,
-    }
+    })
 }
 
 fn is_due(last: DateTime<Utc>, every: Duration, now: DateTime<Utc>) -> bool {
@@ -170,13 +178,16 @@ pub(crate) async fn take(
         }
     }
     let backup = taken?;
-    let hash = backups::commit(store, &backup).await?;
+    let waits = || Persistence::new(done.tasks.reporter(Task::BaseBackup, &*backup.name));
+    let hash = while_away(waits(), "a base backup cannot be committed", || backups::commit(store, &backup)).await?;
     // Where nothing is archived yet, the first one that is entered takes it along.
-    if let Some(mut chain) = archived_system(store).await? {
-        let timelines = [backup.timeline, backup.end_timeline].map(u32::cast_signed);
-        let lives = timelines.map(|timeline| before.as_ref().map_or(0, |chain| chain.life(timeline)));
-        chain.enter(&backup, &hash, lives, (&format!("{writer}b"), Utc::now())).await?;
-    }
+    let timelines = [backup.timeline, backup.end_timeline].map(u32::cast_signed);
+    let lives = timelines.map(|timeline| before.as_ref().map_or(0, |chain| chain.life(timeline)));
+    while_away(waits(), "a base backup cannot be entered", async || {
+        let Some(mut chain) = archived_system(store).await? else { return Ok(()) };
+        chain.enter(&backup, &hash, lives, (&format!("{writer}b"), Utc::now())).await
+    })
+    .await?;
     Ok(backup)
 }
 
@@ -235,7 +246,8 @@ async fn bring(stream: &mut BackupStream, (packer, done): (Packer, &Done), named
         archives,
         manifest,
     };
-    is_stored(&store, &backup, &sent).await?;
+    let persistence = Persistence::new(done.tasks.reporter(Task::BaseBackup, &*backup.name));
+    while_away(persistence, "a base backup cannot be read back", || is_stored(&store, &backup, &sent)).await?;
     paced.goes_on(Utc::now())?;
     Ok(backup)
 }
@@ -319,8 +331,10 @@ async fn receive(stream: &mut BackupStream, mut packer: Packer, done: &Done) -> 
             }
             BackupEvent::Progress { .. } => {}
             BackupEvent::End { end, timeline } => {
-                let (archives, paced) = packer.finish().await?;
-                return Ok((archives, contents.end()?, (end, timeline), paced));
+                let (mut archives, paced) = packer.finish().await?;
+                let sent = contents.end()?;
+                archives.iter_mut().zip(contents.indices()).for_each(|(archive, index)| index.note(archive));
+                return Ok((archives, sent, (end, timeline), paced));
             }
         }
     }
@@ -355,7 +369,9 @@ mod tests {
     async fn what_is_not_stored_as_it_was_sent_is_no_backup() {
         let store = Store::over(Arc::new(object_store::memory::InMemory::new()), "memory:///");
         let (tar, text) = (vec![3; 2048], manifest_of(&[("a", 3), ("b", 0)]));
-        let (base, manifest) = (part("b/base.tar.0000000.zst", &tar), part("b/backup_manifest.zst", &text));
+        let [base, manifest] =
+            ["base.tar.0000000.zst", "backup_manifest.zst"].map(|file| layout::backup_part(1, "b", file));
+        let (base, manifest) = (part(base.as_ref(), &tar), part(manifest.as_ref(), &text));
         let put = |part: &Part, bytes: &[u8]| {
             let (key, stored) = (part.object.as_str().into(), zstd::bulk::compress(bytes, 1).expect("compressed"));
             let store = store.clone();
@@ -363,7 +379,13 @@ mod tests {
         };
         let mut sent = Tally::default();
         [("b", 0), ("a", 3)].into_iter().for_each(|(path, size)| sent.add(path.as_bytes(), size));
-        let archives = vec![Archive { name: "base.tar".into(), tablespace: None, parts: vec![base.clone()] }];
+        let archives = vec![Archive {
+            name: "base.tar".into(),
+            tablespace: None,
+            parts: vec![base.clone()],
+            places: Vec::new(),
+            empty: Vec::new(),
+        }];
         let time = DateTime::from_timestamp(1, 0).expect("a time");
         let backup = Backup {
             format: FORMAT_VERSION,

@@ -1,6 +1,11 @@
-//! Which files the archives of a base backup hold, seen as they go by: headers are read, and what is in the files is passed over.
+//! Which files the archives of a base backup hold, and where, seen as they go by: headers are read, and what is in the files is
+//! passed over.
 
+use std::collections::BTreeMap;
+
+use super::packer::PART;
 use crate::error::{Error, Kind, Result, ResultExt};
+use crate::manifest::backups::{Archive, Place};
 use crate::restore::manifest::Tally;
 
 /// A tar file consists of these.
@@ -16,6 +21,29 @@ pub(super) struct Contents {
     header: Vec<u8>,
     /// What is left of the file under way, with what fills its last block.
     rest: u64,
+    /// How many bytes of the archive under way have gone by.
+    at: u64,
+    /// How many files of it.
+    files: u64,
+    places: Vec<Place>,
+    /// Its directories, and whether a file lies in them.
+    directories: BTreeMap<Vec<u8>, bool>,
+    /// Of the archives that have ended.
+    ended: Vec<Index>,
+}
+
+/// What a reader of an archive may want to know before.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Index {
+    places: Vec<Place>,
+    empty: Vec<String>,
+}
+
+impl Index {
+    /// Writes it into what is known of the archive.
+    pub(super) fn note(self, archive: &mut Archive) {
+        (archive.places, archive.empty) = (self.places, self.empty);
+    }
 }
 
 impl Contents {
@@ -32,11 +60,13 @@ impl Contents {
             if self.rest > 0 {
                 let passed = usize::try_from(self.rest).map_or(bytes.len(), |rest| rest.min(bytes.len()));
                 self.rest -= passed as u64;
+                self.at += passed as u64;
                 bytes = &bytes[passed..];
                 continue;
             }
             let (taken, others) = bytes.split_at(bytes.len().min(BLOCK - self.header.len()));
             self.header.extend_from_slice(taken);
+            self.at += taken.len() as u64;
             bytes = others;
             if self.header.len() == BLOCK {
                 self.entry()?;
@@ -51,8 +81,20 @@ impl Contents {
         if self.rest > 0 || !self.header.is_empty() {
             return Err(cut("it ends within a file"));
         }
-        self.prefix = None;
+        if self.prefix.take().is_some() {
+            let empty = std::mem::take(&mut self.directories).into_iter().filter(|(_, has_file)| !has_file);
+            let empty: Option<Vec<String>> = empty.map(|(path, _)| String::from_utf8(path).ok()).collect();
+            let places = std::mem::take(&mut self.places);
+            // Where a name cannot be written down, a reader has to read everything.
+            self.ended.push(empty.map_or_else(Index::default, |empty| Index { places, empty }));
+            (self.at, self.files) = (0, 0);
+        }
         Ok(self.tally.clone())
+    }
+
+    /// What is known of the archives that have ended, in order.
+    pub(super) fn indices(self) -> Vec<Index> {
+        self.ended
     }
 
     fn entry(&mut self) -> Result<()> {
@@ -65,13 +107,27 @@ impl Contents {
         if header.cksum().ok() != Some(sum) {
             return Err(cut("the checksum of a header is another"));
         }
+        let begins = self.at - BLOCK as u64;
+        if self.places.last().is_none_or(|last| last.at / PART < begins / PART) {
+            self.places.push(Place { at: begins, files: self.files });
+        }
+        let path = header.path_bytes();
+        let path = path.strip_prefix(b"./").unwrap_or(&path);
+        if header.entry_type() == tar::EntryType::Directory {
+            let path = path.strip_suffix(b"/").unwrap_or(path);
+            if !path.is_empty() {
+                self.directories.entry(path.to_vec()).or_default();
+            }
+        }
         if header.entry_type() != tar::EntryType::Regular {
             return Ok(());
         }
         let size =
             header.entry_size().or_err(Kind::Corrupt, || "an archive of the server has no size of a file".into())?;
-        let path = header.path_bytes();
-        let path = path.strip_prefix(b"./").unwrap_or(&path);
+        if let Some(end) = path.iter().rposition(|byte| *byte == b'/') {
+            self.directories.insert(path[..end].to_vec(), true);
+        }
+        self.files += 1;
         self.tally.add(&[self.prefix.as_deref().unwrap_or_default().as_bytes(), path].concat(), size);
         self.rest = size.next_multiple_of(BLOCK as u64);
         Ok(())
@@ -122,6 +178,33 @@ mod tests {
             contents.feed(b"the manifest").expect("it is passed over");
             assert_eq!(contents.end().expect("whole"), expected);
         }
+    }
+
+    #[test]
+    fn it_is_known_where_entries_begin_and_which_directories_are_empty() {
+        let part = usize::try_from(PART).expect("small");
+        let mut builder = tar::Builder::new(Vec::new());
+        let mut add = |name: &str, kind, size: usize| {
+            let mut header = tar::Header::new_ustar();
+            header.set_entry_type(kind);
+            header.set_size(size as u64);
+            builder.append_data(&mut header, name, &vec![b'x'; size][..]).expect("appended");
+        };
+        for name in ["base", "base/1", "pg_notify", "pg_wal", "pg_wal/archive_status"] {
+            add(name, tar::EntryType::Directory, 0);
+        }
+        add("base/1/a", tar::EntryType::Regular, 2 * part);
+        add("base/1/b", tar::EntryType::Regular, 5);
+        add("base/1/c", tar::EntryType::Regular, 5);
+        let bytes = builder.into_inner().expect("a tar file");
+        let mut contents = Contents::default();
+        contents.begin(None).expect("begun");
+        bytes.chunks(100_000).try_for_each(|bytes| contents.feed(bytes)).expect("an archive");
+        contents.end().expect("whole");
+        let [index] = &contents.indices()[..] else { panic!("one archive") };
+        assert_eq!(index.empty, ["base", "pg_notify", "pg_wal", "pg_wal/archive_status"]);
+        let behind = 6 * BLOCK as u64 + 2 * PART;
+        assert_eq!(index.places, [Place { at: 0, files: 0 }, Place { at: behind, files: 1 }]);
     }
 
     #[test]

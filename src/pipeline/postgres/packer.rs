@@ -23,6 +23,9 @@ const FRAME: usize = 4 << 20;
 /// The frames of one object: large enough to be few, small enough that those under way fit into memory.
 const FRAMES_A_PART: usize = 6;
 
+/// How many bytes of an archive one object holds, before compression.
+pub(super) const PART: u64 = (FRAME * FRAMES_A_PART) as u64;
+
 /// How many frames are compressed at a time, whatever the machine has: each holds twice its size.
 const MOST_WORKERS: usize = 4;
 
@@ -147,16 +150,8 @@ impl Packer {
         let store = self.store.clone();
         let reporter = self.tasks.reporter(Task::BaseBackup, key.as_ref());
         self.uploads.spawn(async move {
-            let mut persistence = Persistence::new(reporter);
-            let begun = Instant::now();
-            loop {
-                match store.put(&key, bytes.clone()).await {
-                    Err(error) if error.is_transient() && begun.elapsed() < STORE_PATIENCE => {
-                        persistence.wait_after("a part of a base backup cannot be stored", error).await;
-                    }
-                    result => return result,
-                }
-            }
+            let what = "a part of a base backup cannot be stored";
+            while_away(Persistence::new(reporter), what, || store.put(&key, bytes.clone())).await
         });
         Ok(())
     }
@@ -181,7 +176,7 @@ impl Packer {
 
     pub(super) async fn begin(&mut self, name: String, tablespace: Option<Tablespace>) -> Result<()> {
         self.end_archive().await?;
-        self.archives.push(Archive { name, tablespace, parts: Vec::new() });
+        self.archives.push(Archive { name, tablespace, parts: Vec::new(), places: Vec::new(), empty: Vec::new() });
         Ok(())
     }
 
@@ -192,6 +187,23 @@ impl Packer {
             self.uploaded().await?;
         }
         Ok((self.archives, self.paced))
+    }
+}
+
+/// Makes `attempt` until it succeeds, fails for good, or the store has been away for too long.
+pub(super) async fn while_away<T, F: Future<Output = Result<T>>>(
+    mut persistence: Persistence,
+    what: &str,
+    attempt: impl Fn() -> F,
+) -> Result<T> {
+    let begun = Instant::now();
+    loop {
+        match attempt().await {
+            Err(error) if error.is_transient() && begun.elapsed() < STORE_PATIENCE => {
+                persistence.wait_after(what, error).await;
+            }
+            result => return result,
+        }
     }
 }
 
@@ -278,7 +290,8 @@ mod tests {
         let store = memory();
         let mut packer = Packer::new(store.clone(), 1, "b".to_owned(), 1, Arc::default());
         packer.begin(MANIFEST.to_owned(), None).await.expect("begun");
-        let text: Vec<u8> = (0..FRAME * (2 * FRAMES_A_PART) + 5).map(|at| (at / 999) as u8).collect();
+        let text: Vec<u8> =
+            (0..FRAME * (2 * FRAMES_A_PART) + 5).map(|at| ((at / 16 * 2_654_435_761) >> 8) as u8).collect();
         let mut rest = &text[..];
         while !rest.is_empty() {
             rest = packer.fill(rest);

@@ -121,7 +121,7 @@ impl Upkeep {
             }
             // By the store's clock, which dates what is to go.
             let at = holds::store_time(&self.shared.store, self.shared.system.system_id).await?;
-            sweep(&self.shared.store, &chain, (at, horizon)).await?;
+            left_to_others(sweep(&self.shared.store, &chain, (at, horizon)).await)?;
             self.tidied = Some(now);
         }
         looked.and(merged)?;
@@ -260,20 +260,54 @@ pub async fn sweep(
     Ok(parts + delete_retired(store, chain, (now - GRACE, horizon)).await?)
 }
 
-/// The complete blocks that lie in several segments: what an archiver left behind that was killed.
+/// Where this process may not delete, whoever may does (`tidelog expire` with rights of its own, docs/SECURITY.md): nothing else waits
+/// for that.
+fn left_to_others(swept: Result<u64>) -> Result<()> {
+    match swept {
+        Err(error) if error.kind() == Kind::Denied => {
+            tracing::warn!(%error, "what is no longer needed stays until `tidelog expire` runs with the right to delete it");
+            Ok(())
+        }
+        swept => swept.map(drop),
+    }
+}
+
+/// How much of a timeline is looked at for blocks that were not merged, before what comes before it is.
+const LOOKED_AT: i64 = 64 * MOST_BYTES.cast_signed();
+
+/// The complete blocks that lie in several segments: what an archiver left behind that was killed. It stands at the end of a
+/// timeline, so each is looked at from its end backwards until a long stretch is merged, and not back to its beginning.
 async fn unmerged(chain: &Chain) -> Result<BTreeSet<Block>> {
-    let mut blocks: BTreeMap<Block, u64> = BTreeMap::new();
-    for segment in chain.select(&Selection::default()).await?.segments {
-        for range in &segment.partitions {
-            let end = Lsn((Lsn::at(range.start).0 + 1).next_multiple_of(MOST_BYTES)).position();
-            let start = end.saturating_sub(MOST_BYTES.cast_signed());
-            let archived = chain.position(range.partition).is_some_and(|position| position.end >= end);
-            if archived {
-                *blocks.entry(Block { timeline: range.partition, start, end }).or_default() += 1;
+    let mut found = BTreeSet::new();
+    for position in chain.positions() {
+        let mut end = position.end;
+        while end > position.start {
+            // On a border of blocks.
+            let start = (end - 1).div_euclid(LOOKED_AT) * LOOKED_AT;
+            let partitions = Some(BTreeMap::from([(position.partition, start.max(position.start)..end)]));
+            let segments = chain.select(&Selection { timestamps: None, partitions }).await?.segments;
+            let blocks = several(&segments, position.end);
+            if blocks.is_empty() && end < position.end {
+                break;
             }
+            found.extend(blocks);
+            end = start;
         }
     }
-    Ok(blocks.into_iter().filter(|(_, segments)| *segments > 1).map(|(block, _)| block).collect())
+    Ok(found)
+}
+
+/// The blocks before `archived` that lie in several of these segments.
+fn several(segments: &[SegmentRef], archived: i64) -> BTreeSet<Block> {
+    let mut blocks: BTreeMap<Block, u64> = BTreeMap::new();
+    for range in segments.iter().flat_map(|segment| &segment.partitions) {
+        let end = Lsn((Lsn::at(range.start).0 + 1).next_multiple_of(MOST_BYTES)).position();
+        let start = end.saturating_sub(MOST_BYTES.cast_signed());
+        if end <= archived {
+            *blocks.entry(Block { timeline: range.partition, start, end }).or_default() += 1;
+        }
+    }
+    blocks.into_iter().filter(|(_, segments)| *segments > 1).map(|(block, _)| block).collect()
 }
 
 /// Deletes the objects of WAL that entries before `before` have retired. Those that no entry names are left alone: they
@@ -314,3 +348,18 @@ async fn delete_retired(
     }
     Ok(deleted)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_not_be_deleted_is_left_to_whoever_may() {
+        let failed = |kind| left_to_others(Err(Error::new(kind, "no"))).map_err(|error| error.kind());
+        assert_eq!(failed(Kind::Denied), Ok(()));
+        assert_eq!(failed(Kind::Unavailable), Err(Kind::Unavailable));
+    }
+}
+
+#[cfg(test)]
+mod years;

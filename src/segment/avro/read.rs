@@ -12,13 +12,14 @@ use crate::segment::assemble::{Assembler, RowMeta};
 use crate::segment::facts::{SegmentFacts, value};
 use crate::segment::fetch::{Object, Run};
 use crate::segment::filter::{Filter, Wanted};
+use crate::segment::{MOST_AT_ONCE, MOST_HEADERS};
 
 /// Bytes at the start of the file that are read first; they hold the header of all but the largest segments.
 const HEAD: u64 = 64 << 10;
 /// No header is larger than this: that would be an index of more than half a million blocks.
 const LARGEST_HEAD: u64 = 64 << 20;
-/// No block is larger than this before compression: Kafka's records are smaller than 2 GiB.
-const LARGEST_BLOCK: u64 = i32::MAX as u64;
+/// No header says more than this of the file.
+const MOST_PAIRS: usize = 1 << 10;
 
 /// Reads one Avro segment.
 pub(in crate::segment) struct AvroReader {
@@ -29,7 +30,12 @@ pub(in crate::segment) struct AvroReader {
     blocks: std::vec::IntoIter<Entry>,
     run: Run,
     decompressor: Decompressor<'static>,
+    /// The block that is being decoded, decompressed.
     raw: Vec<u8>,
+    /// Where it lies behind the header, how far it is decoded, and how many records are left.
+    position: u64,
+    decoded: usize,
+    left: u64,
     ended: bool,
 }
 
@@ -55,6 +61,9 @@ impl AvroReader {
             run,
             decompressor,
             raw: Vec::new(),
+            position: 0,
+            decoded: 0,
+            left: 0,
             ended: false,
         })
     }
@@ -71,10 +80,15 @@ impl AvroReader {
             if self.ended {
                 return Ok(None);
             }
+            if self.left > 0 {
+                self.decode().map_err(|error| self.in_block(error))?;
+                continue;
+            }
             match (self.blocks.next(), self.run.next().await?) {
-                (Some(entry), Some(bytes)) => self
-                    .take(&entry, &bytes)
-                    .map_err(|error| error.context(format_args!("its block at {} after the header", entry.0)))?,
+                (Some(entry), Some(bytes)) => {
+                    self.position = entry.0;
+                    self.unpack(&entry, &bytes).map_err(|error| self.in_block(error))?;
+                }
                 _ => {
                     self.ended = true;
                     self.assembler.finish()?;
@@ -83,26 +97,45 @@ impl AvroReader {
         }
     }
 
-    /// Decodes a block and gives its rows to the assembler.
-    fn take(&mut self, entry: &Entry, bytes: &Bytes) -> Result<()> {
+    fn in_block(&self, error: Error) -> Error {
+        error.context(format_args!("its block at {} after the header", self.position))
+    }
+
+    /// Decompresses a block.
+    fn unpack(&mut self, entry: &Entry, bytes: &Bytes) -> Result<()> {
         let (records, packed) = parse_block(bytes, &self.sync).map_err(Bad::report)?;
         if records != entry.3.iter().fold(0, |sum: u64, part| sum.saturating_add(part.1)) {
             return Err(Bad::Wrong("its number of records is not that of the index").report());
         }
         unpack(&mut self.decompressor, packed, entry.2, &mut self.raw)?;
-        let mut cursor = Cursor::new(&self.raw);
+        (self.decoded, self.left) = (0, records);
+        if records == 0 { self.is_decoded() } else { Ok(()) }
+    }
+
+    /// Gives rows of the block to the assembler until it has enough.
+    fn decode(&mut self) -> Result<()> {
+        let mut cursor = Cursor::new(self.raw.get(self.decoded..).unwrap_or_default());
         let mut headers = Vec::new();
-        for _ in 0..records {
+        while self.left > 0 && !self.assembler.is_ready() {
             let (row, key, value) = parse_record(&mut cursor, &mut headers).map_err(Bad::report)?;
             if self.assembler.wants(&row)? {
                 self.assembler.push(row, key, value, headers.iter().copied());
             }
+            self.left -= 1;
         }
-        if !cursor.rest().is_empty() {
+        self.decoded = self.raw.len() - cursor.rest().len();
+        if self.left == 0 { self.is_decoded() } else { Ok(()) }
+    }
+
+    /// Called behind the last record of a block.
+    fn is_decoded(&mut self) -> Result<()> {
+        if self.decoded != self.raw.len() {
             return Err(Bad::Wrong("bytes follow its last record").report());
         }
         // A large block does not keep its memory.
+        self.raw.clear();
         self.raw.shrink_to(LEAST_KEPT);
+        self.decoded = 0;
         Ok(())
     }
 }
@@ -115,7 +148,7 @@ const LEAST_KEPT: usize = 4 << 20;
 fn unpack(decompressor: &mut Decompressor<'_>, packed: &[u8], size: u64, raw: &mut Vec<u8>) -> Result<()> {
     // A block of a zstd frame takes at least 4 bytes and yields at most 128 KiB (RFC 8878, 3.1.1.2).
     let most = (packed.len() as u64 / 4 + 1) << 17;
-    if get_frame_content_size(packed).ok().flatten() != Some(size) || size > most.min(LARGEST_BLOCK) {
+    if get_frame_content_size(packed).ok().flatten() != Some(size) || size > most.min(MOST_AT_ONCE) {
         return Err(Error::new(Kind::Corrupt, format!("its data are not a zstd frame of {size} bytes")));
     }
     raw.clear();
@@ -161,6 +194,9 @@ fn parse_record<'a>(
             break;
         }
         for _ in 0..count {
+            if headers.len() == MOST_HEADERS {
+                return Err(Bad::Wrong("a record has more headers than any has"));
+            }
             let text = cursor.string()?;
             let value = cursor.nullable()?;
             let name = cursor.nullable()?.unwrap_or(text.as_bytes());
@@ -209,6 +245,9 @@ impl Head {
                 break;
             }
             for _ in 0..count {
+                if pairs.len() == MOST_PAIRS {
+                    return Err(Bad::Wrong("its metadata have too many keys"));
+                }
                 pairs.push((cursor.string()?, cursor.bytes()?));
             }
         }
@@ -241,7 +280,7 @@ fn check_index(head: &Head, size: u64) -> Result<()> {
     let mut end = 0_u64;
     let mut records = 0_u64;
     for Entry(position, length, _, parts) in &head.index {
-        if *position != end || *length > body - end {
+        if *position != end || *length > (body - end).min(MOST_AT_ONCE) {
             return wrong(format!("its {INDEX_KEY} has a block of {length} bytes at {position} of {body}"));
         }
         end += length;

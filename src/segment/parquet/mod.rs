@@ -28,8 +28,10 @@
 //! ```
 
 mod encoding;
+mod guard;
 mod pages;
 mod read;
+mod thrift;
 mod write;
 
 pub(super) use read::ParquetReader;

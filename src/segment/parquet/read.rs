@@ -32,18 +32,24 @@ use parquet::file::page_index::column_index::ColumnIndexMetaData;
 use parquet::file::statistics::Statistics;
 use twox_hash::XxHash64;
 
-use super::{Place, ROW_GROUPS_KEY, leaf, schema};
+use super::{Place, ROW_GROUPS_KEY, guard, leaf, schema};
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::record::{Block, Header, TimestampType};
 use crate::segment::assemble::{Assembler, RowMeta};
 use crate::segment::facts::{SegmentFacts, value};
 use crate::segment::fetch::{Object, Run};
 use crate::segment::filter::{Filter, Wanted};
+use crate::segment::{MOST_AT_ONCE, MOST_HEADERS};
 
 /// Bytes at the end of the file that are read first; they hold the footer of all but the largest segments.
 const TAIL: u64 = 64 << 10;
 /// Bytes of decoded rows that are held at once, about.
 const BATCH_BYTES: u64 = 4 << 20;
+/// No footer is larger than this, and no page index: that would be the ten thousand row groups of 80 GB.
+const MOST_ABOUT: u64 = 16 << 20;
+const MOST_INDEX: u64 = 64 << 20;
+/// Before it stand the footer's length and the magic of the format.
+const FOOTER_END: u64 = 8;
 /// A decoder that asks for bytes of the footer more often than this goes round in a circle.
 const MOST_REQUESTS: usize = 8;
 
@@ -57,6 +63,8 @@ pub(in crate::segment) struct ParquetReader {
     /// The bytes of the row groups in `steps`.
     run: Run,
     decoder: Option<ParquetPushDecoder>,
+    /// Rows that were decoded, and how many of them the assembler has.
+    batch: Option<(RecordBatch, usize)>,
     ended: bool,
 }
 
@@ -81,7 +89,7 @@ impl ParquetReader {
         let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true).with_schema(arrow_schema());
         let metadata = guarded(|| ArrowReaderMetadata::try_new(Arc::new(metadata), options))?;
         let run = Run::new(object, steps.iter().map(|step| step.place.bytes()));
-        Ok(Self { facts, metadata, filter, assembler, steps, run, decoder: None, ended: false })
+        Ok(Self { facts, metadata, filter, assembler, steps, run, decoder: None, batch: None, ended: false })
     }
 
     pub(in crate::segment) fn facts(&self) -> &SegmentFacts {
@@ -93,9 +101,12 @@ impl ParquetReader {
             if let Some(block) = self.assembler.next() {
                 return Ok(Some(block));
             }
-            if let Some(decoder) = &mut self.decoder {
+            if let Some((batch, at)) = self.batch.take() {
+                let at = take(&mut self.assembler, &batch, at)?;
+                self.batch = (at < batch.num_rows()).then_some((batch, at));
+            } else if let Some(decoder) = &mut self.decoder {
                 match guarded(|| decoder.try_decode())? {
-                    DecodeResult::Data(batch) => take(&mut self.assembler, &batch)?,
+                    DecodeResult::Data(batch) => self.batch = Some((batch, 0)),
                     DecodeResult::Finished => self.decoder = None,
                     DecodeResult::NeedsData(_) => {
                         return Err(Error::new(Kind::Corrupt, "a row group of it lies outside its place"));
@@ -121,6 +132,7 @@ impl ParquetReader {
             let message = format!("its row group at {} of {} bytes is not what it hashes to", place.0, place.1);
             return Err(Error::new(Kind::Corrupt, message));
         }
+        guarded(|| Ok(guard::row_group(self.metadata.metadata().row_group(group), place.0, &bytes)))??;
         let raw_bytes = self.metadata.metadata().row_group(group).total_byte_size().max(0) as u64;
         let row_bytes = (raw_bytes / place.2.max(1)).max(1);
         guarded(|| {
@@ -151,8 +163,26 @@ struct Tail {
 }
 
 impl Tail {
+    /// As much of the end as holds the footer, which is looked through before it is decoded.
     async fn read(object: &Object) -> Result<Self> {
-        let range = object.size().saturating_sub(TAIL)..object.size();
+        let tail = Self::of(object, TAIL).await?;
+        let length =
+            tail.bytes.len().checked_sub(FOOTER_END as usize).and_then(|at| tail.bytes.get(at..)?.first_chunk());
+        let length = length.map_or(0, |length| u64::from(u32::from_le_bytes(*length)));
+        if length > MOST_ABOUT {
+            return Err(guard::refused(&format!("its footer has {length} bytes")));
+        }
+        let tail = if length + FOOTER_END > TAIL { Self::of(object, length + FOOTER_END).await? } else { tail };
+        let end = tail.bytes.len().saturating_sub(FOOTER_END as usize);
+        // A file without room for it is told by the decoder.
+        if let Some(footer) = end.checked_sub(length as usize).and_then(|start| tail.bytes.get(start..end)) {
+            guard::footer(footer)?;
+        }
+        Ok(tail)
+    }
+
+    async fn of(object: &Object, length: u64) -> Result<Self> {
+        let range = object.size().saturating_sub(length)..object.size();
         Ok(Self { bytes: object.get(range.clone()).await?, range })
     }
 
@@ -164,17 +194,32 @@ impl Tail {
 
     /// The footer with its page index.
     async fn with_page_index(&self, object: &Object, metadata: ParquetMetaData) -> Result<ParquetMetaData> {
+        let places = guarded(|| Ok(offset_indexes(&metadata)))??;
+        for place in places {
+            let bytes = match place.start.checked_sub(self.range.start) {
+                Some(start) if place.end <= self.range.end => {
+                    self.bytes.slice(start as usize..(place.end - self.range.start) as usize)
+                }
+                _ => object.get(place).await?,
+            };
+            guard::offset_index(&bytes)?;
+        }
         let decoder = guarded(|| ParquetMetaDataPushDecoder::try_new_with_metadata(object.size(), metadata))?;
         self.decode(object, decoder.with_page_index_policy(PageIndexPolicy::Optional)).await
     }
 
     async fn decode(&self, object: &Object, mut decoder: ParquetMetaDataPushDecoder) -> Result<ParquetMetaData> {
         guarded(|| decoder.push_range(self.range.clone(), self.bytes.clone()))?;
+        let mut asked = 0;
         for _ in 0..MOST_REQUESTS {
             match guarded(|| decoder.try_decode())? {
                 DecodeResult::Data(metadata) => return Ok(metadata),
                 DecodeResult::NeedsData(ranges) => {
                     for range in ranges {
+                        asked += range.end.saturating_sub(range.start);
+                        if asked > MOST_INDEX {
+                            return Err(guard::refused(&format!("its page index has more than {MOST_INDEX} bytes")));
+                        }
                         let bytes = object.get(range.clone()).await?;
                         guarded(|| decoder.push_range(range, bytes))?;
                     }
@@ -184,6 +229,27 @@ impl Tail {
         }
         Err(Error::new(Kind::Corrupt, "its footer leads nowhere"))
     }
+}
+
+/// Where the offset indexes lie: one for each column of each row group. Several in one place would be decoded several times.
+fn offset_indexes(metadata: &ParquetMetaData) -> Result<Vec<Range<u64>>> {
+    let columns = metadata.row_groups().iter().flat_map(RowGroupMetaData::columns);
+    let mut bytes = 0;
+    let mut places = Vec::new();
+    for column in columns {
+        let of = |start: Option<i64>, length: Option<i32>| {
+            let (start, length) = (u64::try_from(start?).ok()?, u64::try_from(length?).ok()?);
+            Some(start..start.saturating_add(length))
+        };
+        let offsets = of(column.offset_index_offset(), column.offset_index_length());
+        let values = of(column.column_index_offset(), column.column_index_length());
+        bytes += offsets.iter().chain(&values).map(|place| place.end - place.start).sum::<u64>();
+        places.extend(offsets);
+    }
+    if bytes > MOST_INDEX {
+        return Err(guard::refused(&format!("its page index has {bytes} bytes")));
+    }
+    Ok(places)
 }
 
 /// Runs the decoder, which reports damage by an error or by a panic.
@@ -218,7 +284,10 @@ fn check(metadata: &ParquetMetaData, facts: &SegmentFacts, places: &[Place]) -> 
         return wrong("its columns are not those of a segment".into());
     }
     let lies = |(group, place): (&RowGroupMetaData, &Place)| {
-        group_bytes(group) == place.bytes() && u64::try_from(group.num_rows()) == Ok(place.2)
+        group_bytes(group) == place.bytes()
+            && u64::try_from(group.num_rows()) == Ok(place.2)
+            && place.1 <= MOST_AT_ONCE
+            && place.2 <= guard::MOST_VALUES
     };
     let lie = guarded(|| Ok(metadata.row_groups().iter().zip(places).all(lies)))?;
     if !lie || metadata.num_row_groups() != places.len() {
@@ -370,12 +439,13 @@ fn bytes(array: &BinaryViewArray, at: usize) -> Option<&[u8]> {
     array.is_valid(at).then(|| array.value(at))
 }
 
-/// Gives the rows of a decoded batch to the assembler.
-fn take(assembler: &mut Assembler, batch: &RecordBatch) -> Result<()> {
+/// Gives rows of a decoded batch to the assembler, from `at` on and until it has enough; gives how far it came. The same bytes
+/// may stand in many rows, so that those together are more than any memory.
+fn take(assembler: &mut Assembler, batch: &RecordBatch, mut at: usize) -> Result<usize> {
     let wrong = |message: &str| Error::new(Kind::Corrupt, message);
     let columns = Columns::of(batch).ok_or_else(|| wrong("its columns are not those of a segment"))?;
     let ends = columns.headers.value_offsets();
-    for at in 0..batch.num_rows() {
+    while at < batch.num_rows() && !assembler.is_ready() {
         let row = RowMeta {
             partition: columns.partition.value(at),
             offset: columns.offset.value(at),
@@ -385,11 +455,20 @@ fn take(assembler: &mut Assembler, batch: &RecordBatch) -> Result<()> {
             leader_epoch: columns.leader_epoch.value(at),
         };
         if assembler.wants(&row)? {
-            let headers = (ends[at] as usize..ends[at + 1] as usize).map(|at| columns.header(at));
-            assembler.push(row, bytes(columns.key, at), bytes(columns.value, at), headers);
+            let headers = || (ends[at] as usize..ends[at + 1] as usize).map(|at| columns.header(at));
+            let length = |part: Option<&[u8]>| part.map_or(0, <[u8]>::len) as u64;
+            let (key, value) = (bytes(columns.key, at), bytes(columns.value, at));
+            let headers_length = headers().map(|header| length(Some(header.name)) + length(header.value));
+            if length(key) + length(value) + headers_length.sum::<u64>() > MOST_AT_ONCE
+                || headers().len() > MOST_HEADERS
+            {
+                return Err(guard::refused("a record is larger than any is"));
+            }
+            assembler.push(row, key, value, headers());
         }
+        at += 1;
     }
-    Ok(())
+    Ok(at)
 }
 
 /// How the columns are decoded: bytes stay where they were decompressed.

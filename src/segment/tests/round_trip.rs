@@ -193,3 +193,30 @@ fn a_record_may_be_larger_than_any_page_or_block() {
         assert!(found == records);
     }
 }
+
+#[test]
+fn rows_without_a_byte_fill_no_block_without_end() {
+    let rows: i64 = 150_000;
+    let mut records = Block::new(0, 0);
+    (0..rows).for_each(|offset| {
+        records.push(offset, 0, TimestampType::Create, 0, None, None, std::iter::empty());
+    });
+    for format in [Format::Parquet, Format::Avro] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut writer = SegmentWriter::create(&folder.path().join("segment"), info(), encoding(format)).unwrap();
+        records = writer.write(vec![records]).unwrap().remove(0);
+        let sealed = writer.finish(&[(0, 0, rows)]).unwrap();
+        let lengths: Vec<usize> = wait(async {
+            let store: Arc<dyn ObjectStore> = Arc::new(LocalFileSystem::new());
+            let path = object_store::path::Path::from_filesystem_path(&sealed.path).unwrap();
+            let mut reader = SegmentReader::open(store, &path, sealed.bytes, format, Filter::default()).await.unwrap();
+            let mut lengths = Vec::new();
+            while let Some(block) = reader.next().await.unwrap() {
+                lengths.push(block.len());
+            }
+            lengths
+        });
+        assert_eq!(lengths.iter().sum::<usize>(), 150_000, "{format:?}");
+        assert!(lengths.iter().all(|rows| *rows <= 1 << 16), "{format:?}: {lengths:?}");
+    }
+}

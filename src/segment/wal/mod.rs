@@ -98,6 +98,11 @@ impl WalFacts {
 
     /// Reads the facts at the beginning of an object; gives them and the length of their frame.
     fn from_frame(object: &[u8]) -> Result<(Self, usize)> {
+        /// Nothing else is made of what a later version may say.
+        #[derive(Deserialize)]
+        struct Version {
+            format: u64,
+        }
         let corrupt = |what: &str| Error::new(Kind::Corrupt, format!("it is no segment of WAL: {what}"));
         let (magic, rest) = object.split_first_chunk::<4>().ok_or_else(|| corrupt("it is too short"))?;
         let (length, rest) = rest.split_first_chunk::<4>().ok_or_else(|| corrupt("it is too short"))?;
@@ -106,8 +111,9 @@ impl WalFacts {
         }
         let length = u32::from_le_bytes(*length) as usize;
         let json = rest.get(..length).ok_or_else(|| corrupt("its facts are cut off"))?;
-        let version = |json: &[u8]| serde_json::from_slice::<serde_json::Value>(json).ok()?["format"].as_u64();
-        let version = version(json).ok_or_else(|| corrupt("its facts name no format"))?;
+        let version: Version =
+            serde_json::from_slice(json).map_err(|error| corrupt("its facts name no format").source(error))?;
+        let version = version.format;
         if version > u64::from(FORMAT_VERSION) {
             let message = format!("it has format version {version}, this tidelog reads up to {FORMAT_VERSION}");
             return Err(Error::new(Kind::Unsupported, message).hint("read it with the newer tidelog that wrote it"));

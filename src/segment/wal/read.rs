@@ -22,7 +22,7 @@ impl WalReader {
     /// [`Kind::NotFound`] if there is no such object, [`Kind::Corrupt`] if it is another one, and the store's errors.
     pub async fn open(store: &Store, segment: &SegmentRef) -> Result<Self> {
         let key = layout::object(&segment.object)?;
-        let object = store.get(&key).await?.ok_or_else(|| {
+        let object = store.get_at_most(&key, segment.bytes).await?.ok_or_else(|| {
             Error::new(Kind::NotFound, format!("the segment {key} is missing"))
                 .hint("restore the object from a copy of the archive; `tidelog verify` lists all damage")
         })?;

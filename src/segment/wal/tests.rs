@@ -6,6 +6,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::stream::{Format, SegmentRef, sha256};
 
+const OBJECT: &str = "segments/postgres/system=7/timeline=00000001/0000000000000010-0000000000000020-a41c-7.wal.zst";
+
 const FILE: u32 = 1 << 20;
 
 fn system() -> System {
@@ -213,7 +215,7 @@ fn facts(length: u64) -> WalFacts {
 fn written(bytes: &[u8]) -> (SegmentRef, Vec<u8>) {
     let seen = Seen { commits: 2, first_commit: Some(1), last_commit: Some(5), largest_record: 9 };
     let facts = facts(bytes.len() as u64);
-    let (segment, object) = seal(&"segments/x.wal.zst".into(), &facts, bytes, &seen, 1).expect("it is sealed");
+    let (segment, object) = seal(&OBJECT.into(), &facts, bytes, &seen, 1).expect("it is sealed");
     assert_eq!((segment.format, segment.bytes, &segment.sha256), (Format::Wal, object.len() as u64, &sha256(&object)));
     assert_eq!((segment.partitions[0].records, segment.partitions[0].max_timestamp), (2, Some(5)));
     (segment, object.into())
@@ -232,7 +234,7 @@ fn an_object_gives_back_its_bytes_and_is_plain_zstd() {
 
 #[test]
 fn a_segment_of_the_wrong_length_is_not_sealed() {
-    let sealed = seal(&"segments/x.wal.zst".into(), &facts(10), &[1; 9], &Seen::default(), 1);
+    let sealed = seal(&OBJECT.into(), &facts(10), &[1; 9], &Seen::default(), 1);
     assert_eq!(sealed.expect_err("a byte is missing").kind(), Kind::Internal);
 }
 

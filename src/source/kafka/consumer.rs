@@ -98,7 +98,7 @@ impl Consumer {
     pub fn new(config: &Kafka) -> Result<Self> {
         let handle = Arc::new(Handle::consumer(&properties::consumer(config)?)?);
         let queue = Queue::of_consumer(&handle)?;
-        let mut consumer = Self {
+        let consumer = Self {
             handle,
             queue,
             assignment: Assignment::new(config.isolation == Isolation::ReadCommitted),
@@ -113,8 +113,8 @@ impl Consumer {
         Ok(consumer)
     }
 
-    /// Subscribes, also anew after [`Consumer::leave`].
-    pub fn join(&mut self) -> Result<()> {
+    /// Subscribes.
+    fn join(&self) -> Result<()> {
         let mut topics = List::new();
         for topic in &self.topics {
             topics.add(topic, -1, OFFSET_INVALID)?;
@@ -473,6 +473,20 @@ impl Consumer {
     /// Leaves the group, so that others take over at once, and waits for commits under way; at most `wait` long. Without
     /// it the group finds out after its session timeout.
     pub fn close(mut self, wait: Duration) -> Result<()> {
+        self.end(wait)
+    }
+
+    /// Leaves the group and joins it with another client, which knows nothing of what this one knew. What is still assigned is
+    /// lost without an [`Event::Revoked`].
+    pub fn renew(&mut self, config: &Kafka, wait: Duration) -> Result<()> {
+        if let Err(error) = self.end(wait) {
+            tracing::debug!(%error, "the client is replaced all the same");
+        }
+        *self = Self::new(config)?;
+        Ok(())
+    }
+
+    fn end(&mut self, wait: Duration) -> Result<()> {
         let until = Instant::now() + wait;
         if self.revoked.is_some() {
             self.unassign(&[])?;

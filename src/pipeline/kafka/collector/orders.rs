@@ -10,7 +10,7 @@
 //!
 //! A restart is a stop that joins again by itself; positions then come from the archive, as at every start.
 
-use super::Collector;
+use super::{CLOSE_WITHIN, Collector};
 use crate::error::Result;
 use crate::pipeline::board::{Order, State, Wish};
 use crate::pipeline::kafka::lane::Reason;
@@ -41,13 +41,19 @@ impl Collector {
         }
         if order.restarts != before.restarts && order.wish != Wish::Stop {
             tracing::warn!("restarting: partitions are given back to the group, and it is joined again");
-            self.consumer.leave()?;
-            self.obeyed.rejoin = true;
+            self.rejoin()?;
         }
         if self.obeyed.rejoin && self.has_given_all_back() {
             self.obeyed.rejoin = false;
-            self.consumer.join()?;
+            self.consumer.renew(&self.kafka, CLOSE_WITHIN)?;
         }
+        Ok(())
+    }
+
+    /// Gives everything back to the group, to join it again with a new client: one that is stuck is as good as a new process then.
+    pub(super) fn rejoin(&mut self) -> Result<()> {
+        self.consumer.leave()?;
+        self.obeyed.rejoin = true;
         Ok(())
     }
 

@@ -45,18 +45,18 @@ impl Collector {
 
     /// Takes in up to where everything is decided of partitions that stand still.
     pub(super) fn on_stable(&mut self, offsets: &[(TopicPartition, i64)]) {
+        let committed_only = self.kafka.isolation == Isolation::ReadCommitted;
         for (at, offset) in offsets {
-            if let Some(lane) = self.lane_of(&at.topic) {
+            self.unheard.is_answered(at);
+            // Who reads everything waits for no transaction.
+            if let Some(lane) = self.lane_of(&at.topic).filter(|_| committed_only) {
                 lane.shown.still.is_stable_to(at.partition, *offset);
             }
         }
     }
 
-    /// Asks for the last stable offsets of partitions that stand still: an open transaction may hold them.
+    /// Asks for the last stable offsets of partitions that stand still: an open transaction may hold them, or the client is stuck.
     pub(super) fn ask_for_stable(&mut self) {
-        if self.kafka.isolation != Isolation::ReadCommitted {
-            return;
-        }
         let now = Utc::now();
         let mut still = Vec::new();
         for (topic, id) in &self.current {

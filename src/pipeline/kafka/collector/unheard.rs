@@ -1,7 +1,13 @@
-//! Partitions that are read and of which nothing comes, not even that they are at their end: they are started again.
+//! Partitions that are read and of which nothing comes, not even that they are at their end: they are started again, and where
+//! that does not help, with another client.
 //!
 //! A partition that is read at a position says within seconds what it has there: a record, its end, or why not. One that stays
 //! silent has no fetcher, or no leader; to start it again helps the first, and does the second no harm.
+//!
+//! One that the brokers answer for all the same is stuck in librdkafka: of a topic that is deleted and created again between two
+//! looks it keeps the leader's epoch, and takes the new log's, which begin at 0, for outdated (`rd_kafka_toppar_leader_update`,
+//! rdkafka_topic.c, 2.12.1): it fetches from a leader or with an epoch that there is not any more, and tells nobody. Only
+//! another client forgets that.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,37 +21,101 @@ use crate::source::kafka::TopicPartition;
 const SILENT: Duration = Duration::from_secs(15);
 const SILENT_AT_MOST: Duration = Duration::from_secs(240);
 
-/// Since when partitions are silent or were started, and how long they may be.
+/// A client that was replaced in vain is not replaced again for so long, and twice as long after each time: the whole group
+/// notices.
+const REPLACED: Duration = Duration::from_secs(120);
+const REPLACED_AT_MOST: Duration = Duration::from_secs(3600);
+
+/// A silent partition.
+#[derive(Debug, Clone, Copy)]
+struct Silent {
+    /// Since when it is silent, or when it was started last.
+    since: Instant,
+    /// How long it may be.
+    wait: Duration,
+    /// It was started again in vain.
+    started: bool,
+    /// The brokers have said something of it since.
+    answered: bool,
+}
+
+/// What is to be done about silent partitions.
+#[derive(Debug, PartialEq, Eq)]
+enum Due {
+    Nothing,
+    /// These are to be started again.
+    Start(Vec<TopicPartition>),
+    /// The client is stuck: it is to be replaced, for the sake of this one.
+    Replace(TopicPartition),
+}
+
+/// The partitions of which nothing comes.
 #[derive(Default)]
-pub(super) struct Unheard(BTreeMap<TopicPartition, (Instant, Duration)>);
+pub(super) struct Unheard {
+    silent: BTreeMap<TopicPartition, Silent>,
+    /// When the client was replaced, and how long it stays.
+    replaced: Option<(Instant, Duration)>,
+}
 
 impl Unheard {
-    /// Takes all that are silent now, and gives those that are to be started.
-    fn due(&mut self, silent: impl Iterator<Item = TopicPartition>, now: Instant) -> Vec<TopicPartition> {
-        let mut before = std::mem::take(&mut self.0);
+    /// Takes all that are silent now, and says what is to be done about them.
+    fn due(&mut self, silent: impl Iterator<Item = TopicPartition>, now: Instant) -> Due {
+        let mut before = std::mem::take(&mut self.silent);
         let mut due = Vec::new();
+        let mut stuck = None;
         for at in silent {
-            let (since, wait) = before.remove(&at).unwrap_or((now, SILENT));
-            if now.duration_since(since) >= wait {
-                due.push(at.clone());
-                self.0.insert(at, (now, (wait * 2).min(SILENT_AT_MOST)));
-            } else {
-                self.0.insert(at, (since, wait));
+            let new = Silent { since: now, wait: SILENT, started: false, answered: false };
+            let mut one = before.remove(&at).unwrap_or(new);
+            let silent = now.duration_since(one.since);
+            if one.started && one.answered && silent >= SILENT && stuck.is_none() {
+                stuck = Some(at.clone());
             }
+            if silent >= one.wait {
+                due.push(at.clone());
+                one = Silent { since: now, wait: (one.wait * 2).min(SILENT_AT_MOST), started: true, answered: false };
+            }
+            self.silent.insert(at, one);
         }
-        due
+        let may_replace = self.replaced.is_none_or(|(last, stays)| now.duration_since(last) >= stays);
+        match stuck.filter(|_| may_replace) {
+            Some(at) => {
+                let stays = self.replaced.map_or(REPLACED, |(_, stays)| (stays * 2).min(REPLACED_AT_MOST));
+                *self = Self { replaced: Some((now, stays)), silent: BTreeMap::new() };
+                Due::Replace(at)
+            }
+            None if due.is_empty() => Due::Nothing,
+            None => Due::Start(due),
+        }
+    }
+
+    /// The brokers answered a question about a partition: it has a leader.
+    pub(super) fn is_answered(&mut self, at: &TopicPartition) {
+        if let Some(silent) = self.silent.get_mut(at) {
+            silent.answered = true;
+        }
     }
 }
 
 impl Collector {
-    /// Starts what has been silent for too long.
+    /// Starts what has been silent for too long, or replaces the client.
     pub(super) fn start_unheard(&mut self, now: Instant) -> Result<()> {
         let lanes = self.current.iter().filter_map(|(topic, id)| Some((topic, self.lanes.get(id)?)));
         let silent = lanes.flat_map(|(topic, lane)| {
             lane.unheard().map(|partition| TopicPartition { topic: Arc::clone(topic), partition })
         });
-        let due = self.unheard.due(silent, now);
-        if due.is_empty() { Ok(()) } else { self.consumer.start_again(&due) }
+        match self.unheard.due(silent, now) {
+            Due::Nothing => Ok(()),
+            Due::Start(partitions) => self.consumer.start_again(&partitions),
+            Due::Replace(at) => {
+                let (topic, partition) = (&*at.topic, at.partition);
+                tracing::warn!(
+                    topic,
+                    partition,
+                    "the client reads nothing of a partition that has a leader: it is replaced"
+                );
+                self.rejoin()
+            }
+        }
     }
 }
 
@@ -53,19 +123,44 @@ impl Collector {
 mod tests {
     use super::*;
 
+    fn started(due: Due) -> Vec<TopicPartition> {
+        match due {
+            Due::Nothing => Vec::new(),
+            Due::Start(partitions) => partitions,
+            Due::Replace(at) => panic!("replaced for {at}"),
+        }
+    }
+
     #[test]
     fn what_stays_silent_is_started_again_less_and_less_often() {
         let (mut unheard, start) = (Unheard::default(), Instant::now());
         let (a, b) = (TopicPartition::new("a", 0), TopicPartition::new("b", 1));
-        let mut started = Vec::new();
+        let mut all = Vec::new();
         for second in 0..100 {
             // One of them is heard after ten seconds, and silent again later.
             let silent = [Some(&a), (!(10..20).contains(&second)).then_some(&b)];
             let due = unheard.due(silent.into_iter().flatten().cloned(), start + Duration::from_secs(second));
-            started.extend(due.into_iter().map(|at| (second, at.topic.to_string())));
+            all.extend(started(due).into_iter().map(|at| (second, at.topic.to_string())));
         }
-        let started: Vec<(u64, &str)> = started.iter().map(|(second, topic)| (*second, &**topic)).collect();
-        assert_eq!(started, [(15, "a"), (35, "b"), (45, "a"), (65, "b")]);
-        assert!(unheard.due(std::iter::empty(), start).is_empty() && unheard.0.is_empty());
+        let all: Vec<(u64, &str)> = all.iter().map(|(second, topic)| (*second, &**topic)).collect();
+        assert_eq!(all, [(15, "a"), (35, "b"), (45, "a"), (65, "b")]);
+        assert_eq!(unheard.due(std::iter::empty(), start), Due::Nothing);
+        assert!(unheard.silent.is_empty());
+    }
+
+    #[test]
+    fn a_client_that_is_stuck_is_replaced_less_and_less_often() {
+        let (mut unheard, start) = (Unheard::default(), Instant::now());
+        let stuck = TopicPartition::new("a", 0);
+        let leaderless = TopicPartition::new("b", 0);
+        let mut replaced = Vec::new();
+        for second in 0..1_000 {
+            let silent = [stuck.clone(), leaderless.clone()];
+            unheard.is_answered(&stuck);
+            if let Due::Replace(at) = unheard.due(silent.into_iter(), start + Duration::from_secs(second)) {
+                replaced.push((second, at));
+            }
+        }
+        assert_eq!(replaced, [(30, stuck.clone()), (151, stuck.clone()), (392, stuck.clone()), (873, stuck)]);
     }
 }

@@ -1,0 +1,19 @@
+#!/bin/sh
+# The least rights of an archiver, by Kafka's own tool:
+#
+#   BOOTSTRAP=kafka:9092 PRINCIPAL=User:tidelog GROUP=tidelog ./kafka-acls.sh orders payments
+#   PATTERN=prefixed BOOTSTRAP=… PRINCIPAL=… GROUP=… ./kafka-acls.sh cdc.
+#
+# READ (which implies DESCRIBE) on what is archived, and on the group. DESCRIBE_CONFIGS lets `tidelog check --connect` compare limits;
+# `tidelog run` goes without it. Nothing is created, written or deleted in this cluster. ADMIN is a properties file for the tool.
+set -eu
+: "${BOOTSTRAP:?}" "${PRINCIPAL:?}" "${GROUP:?}"
+grant() {
+  "${KAFKA_ACLS:-kafka-acls.sh}" --bootstrap-server "$BOOTSTRAP" ${ADMIN:+--command-config "$ADMIN"} \
+    --add --allow-principal "$PRINCIPAL" "$@"
+}
+for topic; do
+  grant --operation Read --operation Describe --operation DescribeConfigs \
+    --resource-pattern-type "${PATTERN:-literal}" --topic "$topic"
+done
+grant --operation Read --operation Describe --group "$GROUP"

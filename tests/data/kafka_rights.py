@@ -1,0 +1,62 @@
+"""What somebody with an archiver's login can do to a cluster: each try with the error that the brokers answer."""
+
+import json
+import sys
+
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, ConfigEntry, ConfigResource, NewTopic
+
+address, user, password, ours, other = sys.argv[1:]
+login = {
+    "bootstrap.servers": address,
+    "security.protocol": "SASL_PLAINTEXT",
+    "sasl.mechanisms": "PLAIN",
+    "sasl.username": user,
+    "sasl.password": password,
+}
+answers = {}
+
+
+def attempt(name, work):
+    try:
+        work()
+        answers[name] = "allowed"
+    except KafkaException as error:
+        answers[name] = error.args[0].name()
+
+
+def produce():
+    producer, failed = Producer(login), []
+    producer.produce(ours, b"forged", on_delivery=lambda error, _: failed.append(error))
+    producer.flush(60)
+    if failed[0] is not None:
+        raise KafkaException(failed[0])
+
+
+def read():
+    consumer = Consumer(login | {"group.id": "unused", "auto.offset.reset": "earliest"})
+    consumer.assign([TopicPartition(other, 0, 0)])
+    try:
+        message = consumer.poll(30)
+        if message is not None and message.error():
+            raise KafkaException(message.error())
+    finally:
+        consumer.close()
+
+
+def each(futures):
+    for future in futures.values():
+        future.result(60)
+
+
+admin = AdminClient(login)
+cleanup = ConfigEntry("cleanup.policy", "compact")
+attempt("produce", produce)
+attempt("read another topic", read)
+attempt("create a topic", lambda: each(admin.create_topics([NewTopic("forged", 1, 1)])))
+attempt("delete the topic", lambda: each(admin.delete_topics([ours])))
+attempt(
+    "alter the topic",
+    lambda: each(admin.incremental_alter_configs([ConfigResource("topic", ours, incremental_configs=[cleanup])])),
+)
+print(json.dumps(answers))

@@ -1,0 +1,217 @@
+//! A restore over what is there: one that was interrupted goes on, and `--delta` fetches only what differs.
+//!
+//! ```text
+//!   killed while it waits for the last part ─► the same command again ─► only the last parts are read
+//!   a server that was stopped, or broken    ─► --delta                ─► only what it changed is read
+//! ```
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::postgres_restore::{PATIENCE, Place, markers, wait_recovered};
+use crate::rig::postgres::{Postgres, Version};
+use crate::rig::s3::{self, Bucket};
+use crate::rig::s3_proxy::{Fault, Proxy, Rule};
+use crate::rig::{program, wait_until};
+use crate::store_faults::in_bucket;
+
+/// Tables of 40 MiB each, so that a backup has several parts. They are read, for who reads first changes hint bits.
+const TABLES: u32 = 4;
+
+fn filler(number: u32) -> String {
+    format!(
+        "CREATE TABLE filler{number} AS SELECT n, (SELECT string_agg(md5(({number} * 1000000 + n * 60 + i)::text), '') \
+         FROM generate_series(1, 60) AS i) AS text FROM generate_series(1, 20000) AS n"
+    )
+}
+
+fn sums(postgres: &Postgres) -> Vec<String> {
+    let sum = |number| format!("SELECT md5(string_agg(n || text, '' ORDER BY n)) FROM filler{number}");
+    (0..TABLES).map(|number| postgres.psql(&sum(number))).collect()
+}
+
+struct Filled {
+    place: Place,
+    sums: Vec<String>,
+    /// The objects of the backup's data directory, in order.
+    parts: Vec<PathBuf>,
+}
+
+fn filled(version: Version) -> Filled {
+    fill(Place::new(version))
+}
+
+fn fill(place: Place) -> Filled {
+    (0..TABLES).for_each(|number| drop(place.postgres.psql(&filler(number))));
+    let sums = sums(&place.postgres);
+    place.mark(1);
+    let backup = place.back_up();
+    place.mark(2);
+    place.wait_archived();
+    let folder = place.home.path().join("archive/backups/postgres");
+    let folder = folder.join(format!("system={}", backup["system_id"].as_str().expect("an id")));
+    let folder = folder.join(backup["name"].as_str().expect("a name"));
+    let is_part = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("base.tar"));
+    let entries = std::fs::read_dir(folder).expect("a backup").map(|entry| entry.expect("a file").path());
+    let parts: BTreeSet<PathBuf> = entries.filter(is_part).collect();
+    assert!(parts.len() >= 6, "{parts:?}");
+    Filled { place, sums, parts: parts.into_iter().collect() }
+}
+
+/// How many bytes of the backup were read, in percent.
+fn read(said: &Value, parts: &[PathBuf]) -> u64 {
+    let all: u64 = parts.iter().map(|part| part.metadata().expect("a part").len()).sum();
+    said["fetched_bytes"].as_u64().expect("a number") * 100 / all
+}
+
+fn restore(place: &Place, data: &Path, more: &[&str]) -> Value {
+    let into = data.display().to_string();
+    place.tidelog(&[&["restore-postgres", "--json", "--into", &into], more].concat()).expect(0).json()
+}
+
+fn refused(place: &Place, data: &Path, more: &[&str]) -> String {
+    let into = data.display().to_string();
+    let said = place.tidelog(&[&["restore-postgres", "--into", &into], more].concat());
+    assert_eq!(said.status, Some(2), "{}", said.stderr);
+    said.stderr
+}
+
+/// Every file below a directory.
+fn files(root: &Path) -> Vec<PathBuf> {
+    if !root.exists() {
+        return Vec::new();
+    }
+    let mut find = Command::new("find");
+    find.arg(root).args(["-type", "f", "-size", "+0"]);
+    // What goes while it looks is no failure of the test.
+    program::run(find).stdout.lines().map(PathBuf::from).collect()
+}
+
+#[test]
+fn a_restore_that_was_killed_goes_on_where_it_was() {
+    for version in [Version::V13, Version::V18] {
+        let Filled { place, sums: before, parts } = filled(version);
+        place.stop_archiving();
+        // Who opens a pipe waits for a writer.
+        let last = parts.last().expect("parts");
+        let kept = last.with_extension("kept");
+        std::fs::rename(last, &kept).expect("moved");
+        let mut pipe = Command::new("mkfifo");
+        pipe.arg(last);
+        program::run(pipe).expect(0);
+        let data = place.home.path().join("data");
+        let into = data.display().to_string();
+        let killed = place.home.start(&["-c", "tidelog.toml", "restore-postgres", "--into", &into]);
+        let is_table = |file: &&PathBuf| file.metadata().is_ok_and(|facts| facts.len() > 30 << 20);
+        wait_until("most of it to be unpacked", PATIENCE, || files(&data).iter().filter(is_table).count() >= 3);
+        let busy = refused(&place, &data, &[]);
+        assert!(busy.contains(&format!("process {}", killed.id())), "{busy}");
+        killed.kill();
+        std::fs::remove_file(last).expect("removed");
+        std::fs::rename(&kept, last).expect("moved");
+        assert!(!data.join("global/pg_control").exists(), "Postgres would start on it");
+
+        // What is whole is not read again, and what is not is: a file that was cut off, and one that is nobody's.
+        let cut = data.join("PG_VERSION");
+        std::fs::write(&cut, b"1").expect("cut off");
+        std::fs::write(data.join("base/stray"), b"x").expect("written");
+        let said = restore(&place, &data, &[]);
+        assert!(said["kept_bytes"].as_u64() > Some(70 << 20) && read(&said, &parts) < 80, "{said}");
+        assert_eq!(said["removed_files"], 1, "{said}");
+        let own = place.postgres.data_dir().join("PG_VERSION");
+        assert_eq!(std::fs::read(cut).expect("a file"), std::fs::read(own).expect("a file"));
+        let again = refused(&place, &data, &[]);
+        assert!(again.contains("is not empty") && again.contains("--delta"), "it was finished: {again}");
+        let postgres = place.adopt(&data, version);
+        wait_recovered(&postgres);
+        assert_eq!((markers(&postgres).as_str(), sums(&postgres)), ("2|2", before), "{version:?}");
+    }
+}
+
+#[test]
+fn a_delta_fetches_what_differs_and_never_runs_over_a_server() {
+    let place = Place::new(Version::Debian);
+    let (fast, moved) = (place.home.path().join("fast"), place.home.path().join("moved"));
+    std::fs::create_dir(&fast).expect("a directory");
+    place.postgres.psql(&format!("CREATE TABLESPACE fast LOCATION '{}'", fast.display()));
+    place.postgres.psql("CREATE TABLE placed TABLESPACE fast AS SELECT generate_series(1, 10000) AS x");
+    let Filled { place, sums: before, parts } = fill(place);
+    let (target, _) = place.mark(3);
+    place.postgres.psql("DELETE FROM placed; DELETE FROM markers; CREATE TABLE later AS SELECT generate_series(1, 9)");
+    place.mark(9);
+    place.wait_archived();
+    place.stop_archiving();
+    let data = place.postgres.data_dir().to_owned();
+    let target = target.to_string();
+    let asked = ["--delta", "--to-lsn", &target, "--tablespaces-at-old-places"];
+    let running = refused(&place, &data, &asked);
+    assert!(running.contains("a server, or another restore, runs") && running.contains("postmaster.pid"), "{running}");
+    place.postgres.kill();
+    // Its backends hold its shared memory for a moment.
+    wait_until("its processes to end", PATIENCE, || refused(&place, &data, &asked[1..]).contains("--delta"));
+    let other = place.home.path().join("other");
+    std::fs::create_dir(&other).expect("a directory");
+    std::fs::write(other.join("letter"), b"x").expect("written");
+    assert!(refused(&place, &other, &asked).contains("is not empty"), "no data directory");
+    let elsewhere = format!("{}={}", fast.display(), other.display());
+    let foreign = refused(&place, &data, &["--delta", "--tablespace", &elsewhere]);
+    assert!(foreign.contains("other is not empty") && other.join("letter").exists(), "{foreign}");
+    // A link may lead to what somebody else uses.
+    std::fs::rename(data.join("pg_wal"), &moved).expect("moved");
+    std::os::unix::fs::symlink(&moved, data.join("pg_wal")).expect("linked");
+    let linked = refused(&place, &data, &asked);
+    assert!(linked.contains("pg_wal is a link") && data.join("global/pg_control").exists(), "{linked}");
+    assert!(!data.join("tidelog.restoring").exists() && !data.join("postmaster.pid").exists(), "nothing was begun");
+    std::fs::remove_file(data.join("pg_wal")).expect("removed");
+    std::fs::rename(&moved, data.join("pg_wal")).expect("moved");
+
+    let said = restore(&place, &data, &asked);
+    assert!(said["kept_bytes"].as_u64() > Some(150 << 20) && read(&said, &parts) < 90, "{said}");
+    assert!(said["removed_files"].as_u64() > Some(0), "what was made after the backup: {said}");
+    // Now it differs in the control file and the settings alone.
+    let said = restore(&place, &data, &asked);
+    assert!(said["kept_bytes"].as_u64() > Some(150 << 20) && read(&said, &parts) < 60, "{said}");
+    let postgres = place.adopt(&data, Version::Debian);
+    wait_recovered(&postgres);
+    assert_eq!((markers(&postgres).as_str(), sums(&postgres)), ("3|3", before));
+    assert_eq!(postgres.psql("SELECT count(*), to_regclass('later') FROM placed"), "10000|");
+}
+
+#[test]
+fn a_store_that_is_away_is_waited_for_and_what_is_unpacked_stays() {
+    let Filled { place, sums: before, parts: _ } = filled(Version::Debian);
+    place.stop_archiving();
+    let archive = place.home.path().join("archive");
+    let mut bucket = s3_with(&archive);
+    let proxy = Proxy::before(&mut bucket);
+    place.home.write("tidelog.toml", &in_bucket(&bucket, &place.home));
+    // Longer than a request is repeated by the store's client.
+    let away = proxy.add(Rule::new("GET", "base\\.tar", Fault::Answer(503, "SlowDown")).skip(3));
+    proxy.add(Rule::new("GET", "segments/postgres", Fault::Answer(400, "RequestTimeout")).times(1));
+    let data = place.home.path().join("data");
+    let into = data.display().to_string();
+    let mut restoring = place.home.start(&["-c", "tidelog.toml", "restore-postgres", "--into", &into]);
+    wait_until("it to say that it waits", PATIENCE, || {
+        restoring.assert_running();
+        restoring.output().contains("it is waited for")
+    });
+    assert!(away.met() > 7, "the store's client had given up");
+    proxy.clear();
+    assert_eq!(restoring.wait(PATIENCE), 0);
+    let postgres = place.adopt(&data, Version::Debian);
+    wait_recovered(&postgres);
+    assert_eq!((markers(&postgres).as_str(), sums(&postgres)), ("2|2", before));
+}
+
+/// A bucket with what an archive on the disk holds.
+fn s3_with(archive: &Path) -> Bucket {
+    let bucket = s3::s3s_fs();
+    let files = bucket.files().expect("they are files");
+    let mut copy = Command::new("cp");
+    copy.arg("-a").arg(archive.join(".")).arg(files);
+    program::run(copy).expect(0);
+    bucket
+}

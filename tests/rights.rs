@@ -1,0 +1,222 @@
+//! The least rights in `deploy/rights`, on servers that enforce them: with them everything works, and nothing else does.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use bytes::Bytes;
+use object_store::path::Path as Key;
+use tidelog::config::Archive;
+use tidelog::error::Kind;
+use tidelog::store::Store;
+
+use crate::connect_check::{Guarded, LOGIN, findings};
+use crate::rig::kafka::java;
+use crate::rig::postgres::{Postgres, PostgresOptions, Version};
+use crate::rig::program::{self, Home, Program};
+use crate::rig::s3::{Enforcing, enforcing};
+use crate::rig::topics::{Codec, Message};
+use crate::rig::{python, unique, wait_until};
+use crate::site::{STOP, Settings, Site};
+
+const PATIENCE: Duration = Duration::from_secs(120);
+
+fn rights(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/rights").join(name)
+}
+
+// ---- Kafka
+
+/// `kafka-acls.sh`, as Kafka's archive has it.
+fn kafka_acls(home: &Home) -> PathBuf {
+    let java = java();
+    let word = |word: &std::ffi::OsStr| format!("'{}'", word.to_string_lossy().replace('\'', "'\\''"));
+    let environment =
+        java.get_envs().filter_map(|(name, value)| Some(format!("{}={}", name.to_string_lossy(), word(value?))));
+    let command: Vec<String> =
+        environment.chain(std::iter::once(word(java.get_program()))).chain(java.get_args().map(word)).collect();
+    let script = home.write(
+        "kafka-acls.sh",
+        &format!("#!/bin/sh\nexec env {} org.apache.kafka.tools.AclCommand \"$@\"\n", command.join(" ")),
+    );
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("it can be made executable");
+    script
+}
+
+#[test]
+fn an_archiver_with_the_least_rights_in_kafka_archives_and_can_do_nothing_else() {
+    let guarded = Guarded::start();
+    let [ours, other] = ["ours", "other"].map(unique);
+    for topic in [&ours, &other] {
+        guarded.kafka.create_topic(topic, 2, &[]);
+        let messages: Vec<Message> = (0..20).map(|n| Message::new(n % 2, "key", &format!("record {n}"))).collect();
+        guarded.kafka.produce(topic, Codec::None, &messages);
+    }
+    // Of everything in the cluster it sees its own alone.
+    let settings = Settings { topics: &["^o"], properties: &LOGIN, ..Settings::default() };
+    let site = Site::new(&guarded.address, &settings);
+    let mut grant = Command::new(rights("kafka-acls.sh"));
+    grant.arg(&ours).env("KAFKA_ACLS", kafka_acls(site.home())).env("BOOTSTRAP", guarded.kafka.bootstrap());
+    grant.env("PRINCIPAL", "User:archiver").env("GROUP", &site.group);
+    program::run(grant).expect(0);
+    assert_eq!(findings(&site), (Some(0), vec![]));
+    let mut program = site.start();
+    site.wait_archived(&guarded.kafka, &[&ours], &mut [&mut program]);
+    program.terminate(STOP);
+    let listed = site.tidelog(&["ls", "--json"]).expect(0).json();
+    assert_eq!((listed["streams"].as_array().map(Vec::len), &listed["streams"][0]["records"]), (Some(1), &20.into()));
+    let tried =
+        python::run(include_str!("data/kafka_rights.py"), &[&guarded.address, "archiver", "a secret", &ours, &other]);
+    let tried: serde_json::Value = serde_json::from_str(&tried).expect("answers");
+    let refused = "TOPIC_AUTHORIZATION_FAILED";
+    let expected = ["produce", "read another topic", "create a topic", "delete the topic", "alter the topic"];
+    assert_eq!(tried, serde_json::Value::from_iter(expected.map(|name| (name, refused))), "{tried}");
+}
+
+// ---- Postgres
+
+fn with_least_rights(version: Version) {
+    let home = Home::new();
+    let path = home.path().display();
+    let postgres = Postgres::start(PostgresOptions { version, ..PostgresOptions::default() });
+    let mut psql = postgres.client("psql");
+    psql.args(["-U", "postgres", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-f"]).arg(rights("postgres.sql"));
+    program::run(psql).expect(0);
+    postgres.psql("CREATE TABLE markers(id int PRIMARY KEY, filler text); INSERT INTO markers VALUES (1, 'x')");
+    home.write(
+        "tidelog.toml",
+        &format!(
+            "[archive]\nurl = \"file://{path}/archive\"\nspool_dir = \"{path}/spool\"\n\
+             [postgres]\nurl = \"{}\"\nmax_age = \"300ms\"\n",
+            postgres.url("tidelog")
+        ),
+    );
+    home.run(&["-c", "tidelog.toml", "check", "--connect"]).expect(0);
+    let run = home.start(&["-c", "tidelog.toml", "run"]);
+    wait_until("the slot to be used", PATIENCE, || postgres.psql("SELECT active FROM pg_replication_slots") == "t");
+    home.run(&["-c", "tidelog.toml", "backup"]).expect(0);
+    let said = run.output();
+    assert!(!said.contains("42501") && !said.contains("permission denied"), "{said}");
+    run.terminate(STOP);
+    home.run(&["-c", "tidelog.toml", "verify"]).expect(0);
+    // What it needs when WAL was removed before it was archived.
+    let query = |sql: &str| {
+        let mut psql = postgres.client("psql");
+        psql.args(["-U", "tidelog", "-X", "-A", "-t", "-c", sql, "postgres"]);
+        program::run(psql)
+    };
+    query("SELECT min(name) FROM pg_ls_waldir()").expect(0);
+    for forbidden in [
+        "SELECT * FROM markers",
+        "DELETE FROM markers",
+        "CREATE TABLE forged(x int)",
+        "CREATE ROLE forged",
+        "CREATE DATABASE forged",
+        "ALTER SYSTEM SET archive_mode = off",
+        "SELECT pg_read_file('postgresql.conf')",
+        "COPY (SELECT 1) TO PROGRAM 'id'",
+        "SELECT pg_switch_wal()",
+        "DROP TABLE markers",
+    ] {
+        let said = query(forbidden);
+        // Up to 14, everybody may make tables in the schema `public`.
+        let allowed = forbidden.starts_with("CREATE TABLE") && said.status == Some(0);
+        assert!(
+            said.status == Some(1) || (allowed && postgres.psql("SHOW server_version_num").as_str() < "150000"),
+            "{forbidden}: {said:?}"
+        );
+    }
+}
+
+#[test]
+fn an_archiver_with_the_least_rights_in_postgres_archives_and_can_do_little_else() {
+    with_least_rights(Version::Debian);
+    with_least_rights(Version::V13);
+    with_least_rights(Version::V18);
+}
+
+// ---- S3
+
+impl Enforcing {
+    fn config(&self, user: usize, spool: &Path, more: &str) -> String {
+        let options: String = self.options(user).iter().map(|(name, value)| format!("{name} = {value:?}\n")).collect();
+        format!("[archive]\nurl = \"s3://{}\"\nspool_dir = {spool:?}\n[archive.options]\n{options}{more}", self.bucket)
+    }
+
+    fn store(&self, user: usize) -> Store {
+        let options = self.options(user).into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        let url = format!("s3://{}", self.bucket).parse().expect("a URL");
+        Store::open(&Archive { url, spool_dir: PathBuf::new(), options }).expect("a store")
+    }
+}
+
+#[test]
+fn writer_expirer_and_reader_have_the_least_rights_in_s3_and_no_other() {
+    const WRITER: usize = 0;
+    const EXPIRER: usize = 1;
+    const READER: usize = 2;
+    let s3 = enforcing(["s3-writer.json", "s3-expirer.json", "s3-reader.json"].map(rights));
+    let home = Home::new();
+    let postgres =
+        Postgres::start(PostgresOptions { config: &[("max_wal_size", "64MB")], ..PostgresOptions::default() });
+    postgres.psql("CREATE TABLE markers(id int PRIMARY KEY, filler text)");
+    let source = format!("[postgres]\nurl = \"{}\"\nmax_age = \"300ms\"\n", postgres.url("postgres"));
+    let spool = home.path().join("spool");
+    home.write("writer.toml", &s3.config(WRITER, &spool, &source));
+    home.write("expirer.toml", &s3.config(EXPIRER, &spool, "[retention]\npostgres = \"1s\"\n"));
+    home.write("reader.toml", &s3.config(READER, &spool, ""));
+    home.run(&["-c", "writer.toml", "check", "--connect"]).expect(0);
+    let run = home.start(&["-c", "writer.toml", "run"]);
+    wait_until("the slot to be used", PATIENCE, || {
+        postgres.psql("SELECT count(*) FROM pg_replication_slots WHERE active") == "1"
+    });
+    for id in 0..3 {
+        postgres.psql(&format!("INSERT INTO markers VALUES ({id}, repeat('x', 100)); SELECT pg_switch_wal()"));
+        home.run(&["-c", "writer.toml", "backup"]).expect(0);
+    }
+    assert_no_refusal(&run);
+    run.terminate(STOP);
+    home.run(&["-c", "reader.toml", "verify"]).expect(0);
+    home.run(&["-c", "reader.toml", "ls"]).expect(0);
+    let into = home.path().join("data").display().to_string();
+    let restored = home.run(&["-c", "reader.toml", "restore-postgres", "--into", &into]).expect(0);
+    assert!(!restored.stderr.contains("AccessDenied"), "{}", restored.stderr);
+    // The restore's hold keeps what it needs.
+    let given = home.run(&["-c", "expirer.toml", "expire", "--json"]).expect(0).json();
+    assert!(given["backups"].as_u64().is_some_and(|backups| backups > 0), "{given}");
+    home.run(&["-c", "reader.toml", "verify"]).expect(0);
+    may_do_no_more(&s3, [WRITER, EXPIRER, READER]);
+}
+
+fn assert_no_refusal(program: &Program) {
+    let said = program.output();
+    assert!(!said.contains("AccessDenied") && !said.contains("denied"), "{said}");
+}
+
+/// Each tries what only the others may.
+fn may_do_no_more(s3: &Enforcing, [writer, expirer, reader]: [usize; 3]) {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime.block_on(async {
+        let [writer, expirer, reader] = [writer, expirer, reader].map(|user| s3.store(user));
+        let listed = |store: Store, folder: &'static str| async move {
+            store.list(&Key::from(folder)).await.expect("a list").remove(0).location
+        };
+        let (wal, entry) = (listed(reader.clone(), "segments").await, listed(reader.clone(), "manifest").await);
+        let part = listed(reader.clone(), "backups").await;
+        for key in [&wal, &entry, &part] {
+            assert_eq!(writer.delete(key).await.expect_err("the writer deletes").kind(), Kind::Denied, "{key}");
+            assert_eq!(reader.delete(key).await.expect_err("the reader deletes").kind(), Kind::Denied, "{key}");
+            let forged = Bytes::from_static(b"forged");
+            assert_eq!(reader.put(key, forged).await.expect_err("the reader writes").kind(), Kind::Denied, "{key}");
+        }
+        for key in [&wal, &part] {
+            let forged = Bytes::from_static(b"forged");
+            assert_eq!(expirer.put(key, forged).await.expect_err("the expirer writes").kind(), Kind::Denied, "{key}");
+        }
+        assert_eq!(expirer.delete(&entry).await.expect_err("the expirer deletes an entry").kind(), Kind::Denied);
+        let claims = Key::from("coverage/postgres/x.json");
+        assert_eq!(expirer.delete(&claims).await.expect_err("the expirer deletes claims").kind(), Kind::Denied);
+    });
+}
