@@ -166,7 +166,13 @@ impl Shelf {
         let manifest = format!("{body}\"Manifest-Checksum\": \"{}\"}}\n", sha256(body.as_bytes()));
         let tar = target.part("base.tar.0000000.zst", &tar.into_inner().expect("a tar file"));
         let manifest = target.part("backup_manifest.zst", manifest.as_bytes());
-        let archives = vec![Archive { name: "base.tar".into(), tablespace: None, parts: vec![tar] }];
+        let archives = vec![Archive {
+            name: "base.tar".into(),
+            tablespace: None,
+            parts: vec![tar],
+            places: Vec::new(),
+            empty: Vec::new(),
+        }];
         let backup = Backup {
             format: 1,
             name: "b".into(),

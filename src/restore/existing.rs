@@ -245,9 +245,8 @@ impl<'a> Surplus<'a> {
             let name = [prefix, entry.file_name().as_bytes()].concat();
             let kind = entry.file_type().map_err(failed)?;
             if kind.is_dir() {
-                if prefix.is_empty() && name == b"lost+found" {
-                    stays = true;
-                } else if self.look(&entry.path(), &[&name[..], b"/"].concat())? {
+                let is_kept = prefix.is_empty() && name == b"lost+found";
+                if is_kept || self.look(&entry.path(), &[&name[..], b"/"].concat())? {
                     stays = true;
                 } else {
                     self.folders.push(entry.path());

@@ -84,6 +84,7 @@ impl Unpacking {
     }
 
     /// Unpacks one chunk, or looks at it only if it goes nowhere.
+    #[expect(clippy::async_yields_async, reason = "a part is read while the next one waits for room")]
     async fn chunk(&self, chunk: Chunk) -> Result<Written> {
         let (sender, receiver) = mpsc::channel(1);
         let unpacker = Unpacker {
