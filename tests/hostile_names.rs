@@ -171,8 +171,11 @@ fn what_records_and_folders_say_is_printed_and_obeyed_by_no_terminal() {
     );
     run(&["verify"], 0);
     // What a user types comes back in errors.
-    run(&["ls", HOSTILE], 1);
-    run(&["cat", "--topic", &format!("^({HOSTILE}")], 2);
+    for typed in [HOSTILE, &format!("^({HOSTILE}")] {
+        let refused = home.run(&["-c", "tidelog.toml", "cat", "--topic", typed]);
+        assert!(matches!(refused.status, Some(1 | 2)), "{refused:?}");
+        assert_tame(&refused);
+    }
 }
 
 /// Dates the files of a folder two days back.

@@ -249,3 +249,18 @@ fn wrong_method(method: Method, uri: Uri) -> Ready<Response> {
 
 /// What the handlers take.
 type AppState = State<Arc<App>>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn json_orders_a_terminal_nothing_and_keeps_its_value() {
+        let message = "a topic \u{202e}\u{9b}2J\u{7f}\u{2067}\n";
+        let answer = escaped(refusal(StatusCode::NOT_FOUND, message)).await;
+        let bytes = axum::body::to_bytes(answer.into_body(), usize::MAX).await.expect("a body");
+        let text = std::str::from_utf8(&bytes).expect("text");
+        assert!(!text.contains(escape::is_unsafe), "{text:?}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(text).expect("JSON")["message"], message);
+    }
+}
