@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::human;
-use super::inspect::{print, print_json};
+use super::output::{print, print_json};
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
 use crate::manifest::abandon::abandon;
