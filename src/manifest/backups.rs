@@ -167,13 +167,25 @@ impl Part {
     /// # Errors
     /// [`Kind::Corrupt`] if the backup says more than `stored` can unpack to.
     pub fn reader<'a>(&self, stored: &'a [u8]) -> Result<impl Read + use<'a>> {
-        let most = bounds::unpacked(&layout::object(&self.object)?, stored.len());
-        if self.bytes > most {
-            return Err(bounds::unpacks_to_too_much(&self.object, most));
-        }
+        self.unpacks_from(stored.len() as u64)?;
         let decoder = zstd::Decoder::with_buffer(stored);
         let decoder = decoder.or_err(Kind::Corrupt, || format!("{} cannot be decompressed", self.object))?;
         Ok(decoder.take(self.bytes + 1))
+    }
+
+    /// Whether an object as small as this can be as long before compression as the backup says.
+    fn unpacks_from(&self, stored: u64) -> Result<()> {
+        let most = bounds::unpacked(&layout::object(&self.object)?, usize::try_from(stored).unwrap_or(usize::MAX));
+        if self.bytes > most {
+            return Err(bounds::unpacks_to_too_much(&self.object, most));
+        }
+        Ok(())
+    }
+
+    /// Whether what the backup says of it can be.
+    fn is_possible(&self) -> Result<()> {
+        let key = layout::object(&self.object)?;
+        bounds::is_possible(&key, self.stored_bytes).and_then(|()| self.unpacks_from(self.stored_bytes))
     }
 
     /// Whether as many bytes were [read](Part::reader) as the backup says.
@@ -346,6 +358,8 @@ pub(super) fn parse(key: &object_store::path::Path, bytes: &[u8]) -> Result<Back
         return Err(Error::new(Kind::Unsupported, message).hint("read it with the newer tidelog that wrote it"));
     }
     let backup: Backup = serde_json::from_slice(bytes).map_err(corrupt)?;
+    // Sums of them, and whatever is made of those, fit into numbers from here on.
+    backup.parts().try_for_each(Part::is_possible)?;
     if !backup.is_read_back && backup.manifest.bytes == CUT_MANIFEST {
         let message =
             format!("the base backup {} cannot be restored: its manifest was written over in pieces", backup.name);

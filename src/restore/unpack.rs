@@ -137,7 +137,7 @@ impl Unpacking {
 
 /// How many KiB a part takes.
 fn room_for(part: &Part) -> u32 {
-    u32::try_from((part.bytes + part.stored_bytes) / 1024 + 1).unwrap_or(MEMORY).min(MEMORY)
+    u32::try_from(part.bytes.saturating_add(part.stored_bytes) / 1024 + 1).unwrap_or(MEMORY).min(MEMORY)
 }
 
 /// The bytes of a part, and the room that they take.

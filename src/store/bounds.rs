@@ -7,7 +7,7 @@
 use object_store::path::Path;
 
 use super::layout;
-use crate::error::{Error, Kind};
+use crate::error::{Error, Kind, Result};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -88,6 +88,15 @@ pub fn unpacked(key: &Path, stored: usize) -> u64 {
         BACKUP_MANIFEST => by_size.min(MANIFEST_UNPACKED),
         _ => PART_UNPACKED,
     }
+}
+
+/// Whether `key` may have as many bytes as somebody says of it.
+///
+/// # Errors
+/// [`Kind::Corrupt`] if not.
+pub fn is_possible(key: &Path, size: u64) -> Result<()> {
+    let Bound { what, most } = of(key);
+    if size > most { Err(too_large(key, what, (size, most))) } else { Ok(()) }
 }
 
 /// The error for an object of `size` bytes where `most` are expected.
