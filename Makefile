@@ -21,7 +21,7 @@ demo: ## build the program and watch it archive and replay, without any server
 # Failures are shown as they come; the last line counts all tests of all binaries.
 test: ## get the test servers (kept in a cache), then run every test
 	@$(setup) test
-	{ cargo test --locked --no-fail-fast || failed=1; bash tests/rig/bad_store.sh few; exit $${failed:-0}; } 2>&1 \
+	{ cargo test --locked --no-fail-fast || failed=1; bash tests/rig/bad_store.sh few || failed=1; exit $${failed:-0}; } 2>&1 \
 	    | awk -f tests/rig/count.awk
 
 test-bad-store: ## the Kafka and Postgres fault suites once more, with the archive in an S3 store that disturbs one request of eight; RIG_SEED=7
