@@ -25,7 +25,7 @@ enum What {
     /// Take a timeline out of the way that was archived by mistake, or that another server has otherwise.
     ///
     /// What is archived of it leads nowhere from then on, and the number may be archived again. Its objects stay for
-    /// [retention] postgres from now on, and for ever where that is not set. Stop the archiver of the wrong server first: one
+    /// retention.postgres from now on, and for ever where that is not set. Stop the archiver of the wrong server first: one
     /// that goes on would archive it again.
     Abandon(AbandonArgs),
 }
