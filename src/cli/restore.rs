@@ -77,7 +77,7 @@ pub(super) struct RestoreArgs {
     #[arg(long)]
     delta: bool,
     /// How many streams of the base backup are fetched and unpacked at a time.
-    #[arg(short, long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=32))]
+    #[arg(short, long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=8))]
     jobs: u8,
     /// What Postgres does when it has reached the target.
     #[arg(long, value_enum, default_value_t = Action::Promote)]

@@ -168,6 +168,8 @@ impl Pieces {
 impl Read for Pieces {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while self.at == self.piece.bytes.len() && self.rest > 0 {
+            // Its room goes first: readers that wait for their next parts would keep it from each other for ever.
+            (self.piece, self.at) = (Piece { bytes: Vec::new(), _memory: None }, 0);
             let Some(piece) = self.receiver.blocking_recv() else { return Ok(0) };
             let skipped = usize::try_from(self.skip).map_or(piece.bytes.len(), |skip| skip.min(piece.bytes.len()));
             self.skip -= skipped as u64;
@@ -387,6 +389,45 @@ mod tests {
         assert_eq!(fs::read_dir(into.path()).expect("a directory").count(), 1);
         let (_, written) = run_part(&tar, (512 + 1024, 1500), &files(&known), &[]);
         assert!(written.is_err(), "it ends within a file");
+    }
+
+    /// Bytes that do not get smaller, so that a part takes as much room stored as it does unpacked.
+    fn noise(seed: u64) -> Vec<u8> {
+        let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        let mut next = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state as u8
+        };
+        (0..200_000).map(|_| next()).collect()
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn readers_do_not_keep_room_from_each_other() {
+        let store = Store::over(Arc::new(object_store::memory::InMemory::new()), "memory:///");
+        let (mut chunks, mut contents) = (Vec::new(), Vec::new());
+        for number in 0..6 {
+            let (name, bytes) = (format!("f{number}"), noise(number + 1));
+            let (tar, mut parts) = (tar_of(&[(&name, &bytes)]), Vec::new());
+            for (at, piece) in tar.chunks(64 << 10).enumerate() {
+                let stored = zstd::bulk::compress(piece, 1).expect("compressed");
+                let object = format!("{number}.{at}");
+                store.put(&object.as_str().into(), stored.clone().into()).await.expect("stored");
+                let (bytes, stored_bytes) = (piece.len() as u64, stored.len() as u64);
+                parts.push(Part { object, bytes, stored_bytes, sha256: sha256(&stored) });
+            }
+            let (skip, length, has_control) = (0, tar.len() as u64, false);
+            let (archive, into, prefix) = ("base.tar".to_owned(), None, Vec::new());
+            chunks.push(Chunk { archive, into, prefix, parts, skip, length, has_control });
+            contents.push((name, bytes));
+        }
+        let known: Vec<(&str, &[u8])> = contents.iter().map(|(name, bytes)| (&name[..], &bytes[..])).collect();
+        // For as many parts as there are readers, but one.
+        let memory = Arc::new(Semaphore::new(5 * 129));
+        let unpacking = Unpacking { memory, ..Unpacking::new(&store, &files(&known), Written::new(), &Arc::default()) };
+        let all = tokio::time::timeout(std::time::Duration::from_secs(60), unpacking.all(chunks, 6)).await;
+        assert_eq!(all.expect("nobody waits for ever").expect("all is well").len(), 6);
     }
 
     #[test]
