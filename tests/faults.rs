@@ -107,7 +107,7 @@ fn killed_twenty_times_nothing_is_lost_and_nothing_comes_twice() {
     while_feeding(kafka, &busy, 6, || {
         for _ in 0..20 {
             let mut program = site.start();
-            thread::sleep(Duration::from_millis(300 + random.below(2500)));
+            thread::sleep(Duration::from_millis(300 + random.below(4000)));
             program.assert_running();
             program.kill();
         }
