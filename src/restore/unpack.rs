@@ -408,11 +408,11 @@ mod tests {
         let store = Store::over(Arc::new(object_store::memory::InMemory::new()), "memory:///");
         let (mut chunks, mut contents) = (Vec::new(), Vec::new());
         for number in 0..6 {
-            let (name, bytes) = (format!("f{number}"), noise(number + 1));
+            let (name, bytes) = (format!("f{number}"), noise(number as u64 + 1));
             let (tar, mut parts) = (tar_of(&[(&name, &bytes)]), Vec::new());
             for (at, piece) in tar.chunks(64 << 10).enumerate() {
                 let stored = zstd::bulk::compress(piece, 1).expect("compressed");
-                let object = format!("{number}.{at}");
+                let object = format!("backups/postgres/system=7/b/base.tar.{:07}.zst", number * 1_000 + at);
                 store.put(&object.as_str().into(), stored.clone().into()).await.expect("stored");
                 let (bytes, stored_bytes) = (piece.len() as u64, stored.len() as u64);
                 parts.push(Part { object, bytes, stored_bytes, sha256: sha256(&stored) });
