@@ -138,6 +138,7 @@ fn another_standby(version: Version) {
     place.archive(&first, "");
     first.psql("INSERT INTO markers VALUES (2, 'of the first')");
     place.wait_archived_of(&first, 2);
+    place.stop_archiving();
     let end = place.end(2);
     place.mark(3);
     wait_until("the second to have it", PATIENCE, || markers(&second) == "2|3");
