@@ -115,6 +115,8 @@ impl Shared {
         let now = lives(chain);
         self.spool.follow(&now)?;
         *self.lives.lock().unwrap_or_else(PoisonError::into_inner) = now;
+        // Before anything is received: where to go on must not be decided by where the life before ended.
+        self.archived.send_replace(chain.positions().copied().collect());
         Ok(())
     }
 }

@@ -476,6 +476,7 @@ impl WalSpool {
             remove(&path.with_extension("gap"));
         }
         inner.files.retain(|file| !is_gone(file));
+        inner.archived.retain(|timeline, _| known.get(timeline) == lives.get(timeline));
         let text = serde_json::to_vec(lives).map_err(|error| failed(error.into()))?;
         let new = path.with_extension("tmp");
         std::fs::write(&new, text).and_then(|()| File::open(&new)?.sync_all()).map_err(failed)?;
