@@ -1,5 +1,5 @@
 //! The command `tidelog`.
 
-fn main() -> std::process::ExitCode {
+fn main() {
     tidelog::cli::main()
 }

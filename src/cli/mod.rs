@@ -11,6 +11,7 @@ mod demo;
 mod expire;
 mod human;
 mod inspect;
+mod leave;
 mod output;
 mod progress;
 mod replay;
@@ -20,7 +21,6 @@ mod timeline;
 
 use std::future::Future;
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
@@ -90,8 +90,12 @@ enum Command {
     },
 }
 
-/// Runs the command that the process was started with.
-pub fn main() -> ExitCode {
+/// Runs the command that the process was started with, and ends the process.
+pub fn main() -> ! {
+    leave::leave(exit_code())
+}
+
+fn exit_code() -> u8 {
     allocator::keep_little();
     core_dumps::switch_off();
     let cli = match Cli::try_parse() {
@@ -102,17 +106,17 @@ pub fn main() -> ExitCode {
             let code = u8::try_from(error.exit_code()).unwrap_or(2);
             // To Postgres every code up to 125 means that there is no such file.
             let is_asked_by_postgres = std::env::args_os().any(|word| word == "wal-fetch");
-            return ExitCode::from(if is_asked_by_postgres && code != 0 { restore::UNKNOWN } else { code });
+            return if is_asked_by_postgres && code != 0 { restore::UNKNOWN } else { code };
         }
     };
     if let Command::WalFetch(args) = &cli.command {
         return restore::fetch(args, &cli.config, cli.log_format);
     }
     match run_command(cli) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => 0,
         Err(error) => {
             output::report("", &error, "  do     ");
-            ExitCode::from(error.exit_code())
+            error.exit_code()
         }
     }
 }

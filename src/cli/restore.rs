@@ -3,7 +3,7 @@
 mod list;
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -291,19 +291,19 @@ const ABSENT: u8 = 1;
 const FETCH_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Answers Postgres. A panic is an answer, too: its usual exit code would mean that there is no such file.
-pub(super) fn fetch(args: &FetchArgs, config_file: &Path, log_format: Option<LogFormat>) -> ExitCode {
+pub(super) fn fetch(args: &FetchArgs, config_file: &Path, log_format: Option<LogFormat>) -> u8 {
     let answered = std::panic::catch_unwind(|| {
         telemetry::start(log_format, "warn")?;
         answer(args, config_file)
     });
     match answered {
-        Ok(Ok(Answer::Delivered)) => ExitCode::SUCCESS,
-        Ok(Ok(Answer::Absent)) => ExitCode::from(ABSENT),
+        Ok(Ok(Answer::Delivered)) => 0,
+        Ok(Ok(Answer::Absent)) => ABSENT,
         Ok(Err(error)) => {
             output::report("", &error, "  do     ");
-            ExitCode::from(UNKNOWN)
+            UNKNOWN
         }
-        Err(_) => ExitCode::from(UNKNOWN),
+        Err(_) => UNKNOWN,
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::Instant;
 use super::prepare::Prepared;
 use super::shown::Outcome;
 use super::{Args, interrupted};
+use crate::cli::leave::leave;
 use crate::cli::output::{self, print, print_json};
 use crate::cli::progress::{Progress, Unit};
 use crate::error::{Error, Kind, Result};
@@ -100,7 +101,7 @@ async fn asked_to_stop(stopped: Arc<AtomicBool>) {
     output::tell("stopping: what was sent is being committed (once more to stop at once)");
     tokio::spawn(async {
         interrupted().await;
-        std::process::exit(1);
+        leave(1);
     });
 }
 
