@@ -10,7 +10,7 @@ use crate::manifest::abandon::abandon;
 use crate::manifest::{self, Chain};
 use crate::pipeline::writer_id;
 use crate::store::Store;
-use crate::stream::{Lsn, StreamId};
+use crate::stream::Lsn;
 use crate::time;
 
 /// What `tidelog timeline` is asked.
@@ -59,20 +59,8 @@ struct Outcome {
 pub(super) async fn run(args: &Args, config: &Config) -> Result<()> {
     let What::Abandon(args) = &args.command;
     let store = Store::open(&config.archive)?;
-    let mut systems = manifest::streams(&store).await?;
-    systems.retain(|stream| matches!(stream, StreamId::Postgres { system_id } if args.system.is_none_or(|wanted| wanted == *system_id)));
-    let stream = match &systems[..] {
-        [stream] => stream,
-        [] => {
-            return Err(Error::new(Kind::NotFound, format!("the archive at {} holds no WAL of it", store.url()))
-                .hint("check archive.url; `tidelog ls` lists what is archived"));
-        }
-        _ => {
-            return Err(Error::new(Kind::Config, "the archive holds the WAL of several systems")
-                .hint("name one with --system; `tidelog ls` lists them"));
-        }
-    };
-    let chain = Chain::open(&store, stream).await?;
+    let stream = manifest::system(&store, args.system).await?;
+    let chain = Chain::open(&store, &stream).await?;
     let mut chain = chain.ok_or_else(|| Error::new(Kind::NotFound, format!("the chain of {stream} has gone")))?;
     let abandoned = abandon(&store, &mut chain, args.timeline, &writer_id()?).await?;
     let outcome = Outcome {

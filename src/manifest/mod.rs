@@ -52,6 +52,25 @@ use crate::stream::{Begin, StreamId, TopicLife};
 /// How many objects are read at a time. It hides the round trips of a cloud store; a local one is fast anyway.
 const READS_AT_ONCE: usize = 32;
 
+/// The only Postgres system in the archive, or the one that is named.
+///
+/// # Errors
+/// [`Kind::NotFound`] if there is none, [`Kind::Config`] if there are several and none is named, and the store's.
+pub async fn system(store: &Store, wanted: Option<u64>) -> Result<StreamId> {
+    let mut systems = streams(store).await?;
+    systems.retain(|stream| match stream {
+        StreamId::Postgres { system_id } => wanted.is_none_or(|wanted| wanted == *system_id),
+        StreamId::Kafka(_) => false,
+    });
+    match systems.len() {
+        0 => Err(Error::new(Kind::NotFound, format!("the archive at {} holds no WAL of it", store.url()))
+            .hint("check archive.url; `tidelog ls` lists what is archived")),
+        1 => Ok(systems.remove(0)),
+        _ => Err(Error::new(Kind::Config, "the archive holds the WAL of several systems")
+            .hint("name one with --system; `tidelog ls` lists them")),
+    }
+}
+
 /// The streams that the archive holds, in the order of their names.
 ///
 /// A stream counts as soon as one object of its chain exists, be it damaged: `verify` must see it.

@@ -12,7 +12,7 @@ use crate::error::{Error, Kind, Result};
 use crate::manifest::{self, Chain, Selected, Selection, backups};
 use crate::segment::wal::{Switch, WalReader, check_pages, parse_history};
 use crate::store::Store;
-use crate::stream::{Lsn, StreamId, System};
+use crate::stream::{Lsn, System};
 
 /// The archived WAL of one Postgres system.
 pub struct Log {
@@ -42,27 +42,7 @@ impl Log {
     /// # Errors
     /// [`Kind::NotFound`] if there is none: an archive without a log proves nothing about what is absent from it.
     pub async fn open(store: &Store, system_id: Option<u64>) -> Result<Self> {
-        let streams = manifest::streams(store).await?;
-        let systems: Vec<u64> = streams
-            .iter()
-            .filter_map(|stream| match stream {
-                StreamId::Postgres { system_id } => Some(*system_id),
-                StreamId::Kafka(_) => None,
-            })
-            .filter(|found| system_id.is_none_or(|wanted| wanted == *found))
-            .collect();
-        let system_id = match systems[..] {
-            [system_id] => system_id,
-            [] => {
-                return Err(Error::new(Kind::NotFound, format!("the archive at {} holds no WAL of it", store.url()))
-                    .hint("check archive.url; `tidelog ls` lists what is archived"));
-            }
-            _ => {
-                return Err(Error::new(Kind::Config, "the archive holds the WAL of several systems")
-                    .hint("name one with --system; `tidelog ls` lists them"));
-            }
-        };
-        let stream = StreamId::Postgres { system_id };
+        let stream = manifest::system(store, system_id).await?;
         let chain = Chain::open(store, &stream).await?;
         let chain = chain.ok_or_else(|| Error::new(Kind::NotFound, format!("the chain of {stream} has gone")))?;
         let system = chain.begin_facts().system().copied();
