@@ -295,9 +295,11 @@ impl Assignment {
     /// What is read next cannot be decoded. librdkafka goes on all the same: behind an unknown magic byte it fetches from the next
     /// offset on (`rd_kafka_msgset_reader_peek_msg_version`, rdkafka_msgset_reader.c), and should the batch be whole again, as
     /// after a change of leader, its first record would be missing. So it is sent back each time, and nothing of what it read
-    /// behind counts.
+    /// behind counts, an error least of all: behind a wrong CRC it takes any bytes for the next batch, of any format and offset
+    /// (`rd_kafka_buf_skip_to(rkbuf, crc_len)` in `rd_kafka_msgset_reader_v2` takes a length for a position).
     pub(super) fn accept_unreadable(&mut self, key: Key) -> bool {
-        let reads = self.accept_error(key);
+        let is_first = self.slot(key).is_some_and(|slot| !slot.away);
+        let reads = is_first && self.accept_error(key);
         if let Some(slot) = self.slot_mut(key).filter(|_| reads) {
             slot.away = true;
         }
@@ -401,8 +403,11 @@ mod tests {
         let (mut assignment, key) = one();
         assert_eq!(assignment.accept(key, 10, -1), Accept::Yes);
         assert!(assignment.accept_unreadable(key));
+        assert!(!assignment.accept_unreadable(key), "it was told");
         assert_eq!((assignment.accept(key, 12, -1), assignment.accept_end(key, 13)), (Accept::No, None));
         assert_eq!((assignment.away(), assignment.slot(key).unwrap().fetch_from()), (vec![key], (11, -1)));
+        assignment.arrived(key);
+        assert!(assignment.accept_unreadable(key), "it still stands there");
         assignment.arrived(key);
         assert_eq!(assignment.accept(key, 11, -1), Accept::Yes, "it is whole again");
         assert!(!assignment.accept_unreadable((key.0, 0)), "never assigned");
