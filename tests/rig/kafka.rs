@@ -176,6 +176,11 @@ impl Kafka {
         self.node(id).directory.join(format!("data/{topic}-{partition}/00000000000000000000.log"))
     }
 
+    /// The file in which broker `id` notes where each epoch of a partition's leader begins.
+    pub(crate) fn epochs_file(&self, id: usize, topic: &str, partition: i32) -> PathBuf {
+        self.node(id).directory.join(format!("data/{topic}-{partition}/leader-epoch-checkpoint"))
+    }
+
     /// A client configuration for this cluster that is quick to connect again.
     pub(crate) fn config(&self) -> ClientConfig {
         config(&self.bootstrap())

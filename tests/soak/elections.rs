@@ -7,6 +7,7 @@
 //! Three brokers are their own controllers, so two at least must run for anything to be decided: b starts when a is gone.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::time::Duration;
 
 use tidelog::config;
@@ -108,7 +109,7 @@ pub(super) fn unclean(world: &World, topic: &Topic, random: &mut Random, around:
     world.wait("an unclean election", IN_SYNC, || {
         led(world).is_some_and(|all| all.iter().filter(|one| is_of(one)).all(leads))
     });
-    reckon(world, topic);
+    reckon(world, topic, [leader, follower]);
     topic.resume(world);
     drop(changing);
     world.rest(Duration::from_millis(random.below(4000)));
@@ -132,8 +133,8 @@ fn wait_archived(world: &World, topic: &Topic) {
     world.journal.note(format!("{}: it is not archived to its ends yet", topic.name));
 }
 
-/// Reads the logs as they are after an election, and notes what is lost.
-fn reckon(world: &World, topic: &Topic) {
+/// Reads the logs as they are after an election, and notes what is lost, and from where the logs of the two brokers differ.
+fn reckon(world: &World, topic: &Topic, brokers: [usize; 2]) {
     let (incarnation, partitions) = topic.present();
     wait_for("all partitions to be led", IN_SYNC, || world.kafka.partitions(topic.name));
     let held: Vec<(i32, i64, RecordId)> =
@@ -144,12 +145,35 @@ fn reckon(world: &World, topic: &Topic) {
             held.iter().filter(|(at, ..)| *at == partition).map(|&(_, offset, id)| (offset, id)).collect();
         let end = of.last().map_or(0, |(offset, _)| offset + 1);
         let lost = world.ledger.elected(incarnation, partition, &of);
+        if let Some(parted) = parted(world, topic, partition, brokers) {
+            world.ledger.parted(incarnation, partition, parted);
+        }
         if lost > 0 {
             world
                 .journal
                 .note(format!("{} partition {partition}: {lost} records are lost, the log ends at {end}", topic.name));
         }
     }
+}
+
+/// The first offset that two brokers wrote in different epochs of the leader, by their own notes: from there on their logs are
+/// two. What one of them did not acknowledge was sent again to the other, so that a record may be in both, even at one offset.
+fn parted(world: &World, topic: &Topic, partition: i32, brokers: [usize; 2]) -> Option<i64> {
+    let [mine, others] = brokers.map(|broker| epochs(&world.kafka.epochs_file(broker, topic.name, partition)));
+    let (mine, others) = (mine?, others?);
+    let same = mine.iter().zip(&others).take_while(|(one, other)| one == other).count();
+    [mine.get(same), others.get(same)].into_iter().flatten().map(|(_, start)| *start).min()
+}
+
+/// `leader-epoch-checkpoint` of a log: a version, how many, and each epoch with the offset at which it begins
+/// (`CheckpointFile`, org.apache.kafka.server.common).
+fn epochs(file: &Path) -> Option<Vec<(i32, i64)>> {
+    let text = std::fs::read_to_string(file).ok()?;
+    let all = text.lines().skip(2).map(|line| {
+        let (epoch, start) = line.split_once(' ')?;
+        Some((epoch.parse().ok()?, start.parse().ok()?))
+    });
+    all.collect()
 }
 
 /// Where a record is, and its number.

@@ -51,6 +51,8 @@ pub(super) struct Lost {
 pub(super) struct Log {
     pub(super) records: BTreeMap<i64, RecordId>,
     pub(super) lost: Vec<Lost>,
+    /// The elections that put another broker's log in the place of the one before, each with the offset from where on.
+    pub(super) parted: Vec<(usize, i64)>,
     /// The archive has been seen to reach as far.
     pub(super) kept: i64,
     /// Retention has taken what lies before.
@@ -175,5 +177,12 @@ impl Ledger {
         log.kept = log.kept.min(first);
         log.doubt = Some(log.doubt.map_or(first, |doubt| doubt.min(first)));
         lost.len()
+    }
+
+    /// From `offset` on an unclean election put another log in the place of the one before.
+    pub(super) fn parted(&self, incarnation: usize, partition: i32, offset: i64) {
+        let mut books = self.books();
+        let election = books.incarnations[incarnation].elections;
+        books.log(incarnation, partition).parted.push((election, offset));
     }
 }
