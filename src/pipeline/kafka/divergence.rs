@@ -122,15 +122,17 @@ struct Shared {
 /// archived, in its order, with the epoch of the last record of each, where it is known. Epochs grow, so what is archived
 /// behind the last range of an epoch that the log has may be of another log.
 fn shared(diverged: EpochAt, ranges: impl Iterator<Item = Option<(PartitionRange, Option<i32>)>>) -> Shared {
-    let mut known = None;
+    // Since where nothing is known of what is archived, behind something that is.
+    let (mut is_known, mut unknown) = (false, None);
     for (index, found) in ranges.enumerate() {
         match found {
             Some((range, Some(epoch))) if epoch > diverged.leader_epoch => {
-                let start = known.unwrap_or(range.start);
-                let turns_in = (start < diverged.offset && start == range.start).then_some(index);
+                let start = unknown.unwrap_or(range.start);
+                let turns_in = (start < diverged.offset && unknown.is_none()).then_some(index);
                 return Shared { below: diverged.offset.min(start), turns_in };
             }
-            Some((range, Some(_))) => known = Some(range.end),
+            Some((_, Some(_))) => (is_known, unknown) = (true, None),
+            Some((range, None)) if is_known => unknown = unknown.or(Some(range.start)),
             Some((_, None)) | None => {}
         }
     }
@@ -180,5 +182,12 @@ mod tests {
         let archived = [(range(0, 50), Some(0)), (range(50, 100), None), (range(100, 200), Some(2))];
         let found = shared(EpochAt { offset: 150, leader_epoch: 0 }, archived.into_iter().map(Some));
         assert_eq!(found, Shared { below: 50, turns_in: None });
+    }
+
+    #[test]
+    fn a_segment_behind_a_gap_may_begin_with_what_both_have() {
+        let archived = [(range(0, 762), Some(0)), (range(838, 1043), Some(1))];
+        let found = shared(EpochAt { offset: 938, leader_epoch: 0 }, archived.into_iter().map(Some));
+        assert_eq!(found, Shared { below: 838, turns_in: Some(1) });
     }
 }

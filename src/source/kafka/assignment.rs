@@ -40,6 +40,8 @@ pub(super) struct Slot {
     pub(super) fresh: bool,
     /// Its log is another one: nothing counts until the caller says where to read.
     halted: bool,
+    /// The broker was said to have another log when it was to be read from here, with that epoch; it is asked once more.
+    doubt: Option<(i64, i32)>,
     /// Polls since librdkafka was told to start it; none: it is there, or was stopped.
     pub(super) starting: Option<u32>,
 }
@@ -219,6 +221,22 @@ impl Assignment {
         Some(*polls)
     }
 
+    /// librdkafka says that a partition's log is another one. True at the second time.
+    ///
+    /// It compares the broker's answer with where the partition is read when the answer comes, though it asked about where it was read
+    /// before: a seek does not ask again while an answer is awaited (`rd_kafka_offset_validate`: "validation is already ongoing",
+    /// and `rd_kafka_toppar_handle_OffsetForLeaderEpoch`, rdkafka_offset.c, 2.12.1). So the partition is sent to the same place
+    /// once more, now that no answer is awaited.
+    pub(super) fn is_certain(&mut self, key: Key) -> bool {
+        let Some(slot) = self.slot_mut(key).filter(|slot| slot.reading) else { return false };
+        let from = Some(slot.fetch_from());
+        if slot.doubt == from && !slot.away {
+            return true;
+        }
+        (slot.doubt, slot.away) = (from, true);
+        false
+    }
+
     /// The broker says that a partition's log is another one. Gives whether it says so of where the caller wanted to read.
     pub(super) fn halt(&mut self, key: Key) -> bool {
         self.slot_mut(key).is_some_and(|slot| {
@@ -265,7 +283,7 @@ impl Assignment {
         }
         slot.next = offset + 1;
         slot.last = (leader_epoch >= 0).then_some(EpochAt { offset, leader_epoch });
-        (slot.ahead, slot.fresh) = (false, false);
+        (slot.ahead, slot.fresh, slot.doubt) = (false, false, None);
         Accept::Yes
     }
 
@@ -274,7 +292,7 @@ impl Assignment {
         match self.slot_mut(key) {
             Some(slot) if slot.reading && !slot.away && !slot.halted && end >= slot.fetch_from().0 => {
                 slot.next = slot.next.max(end);
-                (slot.ahead, slot.fresh) = (true, false);
+                (slot.ahead, slot.fresh, slot.doubt) = (true, false, None);
                 Some(slot.next)
             }
             _ => None,
@@ -411,6 +429,22 @@ mod tests {
         assignment.arrived(key);
         assert_eq!(assignment.accept(key, 11, -1), Accept::Yes, "it is whole again");
         assert!(!assignment.accept_unreadable((key.0, 0)), "never assigned");
+    }
+
+    #[test]
+    fn another_log_counts_when_it_was_said_twice_of_one_place() {
+        let (mut assignment, key) = one();
+        assert_eq!(assignment.accept(key, 10, 1), Accept::Yes);
+        assert!(!assignment.is_certain(key), "it may be about where it was read before");
+        assert!(!assignment.is_certain(key), "it has not been sent there again");
+        assignment.arrived(key);
+        assert!(assignment.is_certain(key));
+        assert_eq!(assignment.accept(key, 11, 1), Accept::Yes);
+        assert!(!assignment.is_certain(key), "it was read on meanwhile");
+        assignment.arrived(key);
+        assert_eq!(assignment.accept_end(key, 12), Some(12));
+        assert!(!assignment.is_certain(key), "it was well meanwhile");
+        assert!(!assignment.is_certain((key.0, 0)), "never assigned");
     }
 
     #[test]

@@ -570,6 +570,9 @@ fn reset_event(assignment: &mut Assignment, key: Key, raw: RawMessage<'_>) -> Op
     let failure = raw.failure();
     let at = assignment.at(key);
     if failure.text.contains(&raw::text_of(code::LOG_TRUNCATION)) {
+        if !assignment.is_certain(key) {
+            return None;
+        }
         let (diverged, fresh) = (diverged(&failure.text), assignment.halt(key));
         return Some(Event::Truncated { error: failure.into_error(&at), at, diverged, fresh });
     }
