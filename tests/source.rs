@@ -11,11 +11,11 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use tidelog::config::{Isolation, Kafka, Segment, Start, TopicPattern};
 use tidelog::error::Kind;
 use tidelog::record::TimestampType;
-use tidelog::source::kafka::{Cluster, Consumer, Event, Message, OffsetAt, TopicPartition};
+use tidelog::source::kafka::{Cluster, Consumer, EpochAt, Event, Message, OffsetAt, Resume, TopicPartition};
 use tidelog::stream::Format;
 
 use self::reader::{Reader, at};
-use crate::rig::kafka::{Kafka as Broker, java, shared};
+use crate::rig::kafka::{Kafka as Broker, KafkaOptions, java, shared};
 use crate::rig::topics::{Codec, End, Message as Sent, PATIENCE};
 use crate::rig::unique;
 
@@ -295,6 +295,37 @@ fn what_retention_removed_is_out_of_range() {
     reader.consumer.resume(&[(only.clone(), 10)]).unwrap();
     let lost = |event: &Event| matches!(event, Event::OutOfRange { at, offset: 10 } if *at == only);
     reader.until("out of range after the pause", |reader| reader.events.iter().any(lost));
+}
+
+/// What the broker says of an epoch was asked about where a partition was read before, and comes when it is read elsewhere.
+#[test]
+fn an_answer_about_where_a_partition_was_read_before_is_no_cut() {
+    let broker = Broker::start(KafkaOptions::default());
+    let topic = unique("asked-before");
+    broker.create_topic(&topic, 1, &[]);
+    broker.produce(&topic, Codec::None, &messages(0, 10));
+    broker.stop(1);
+    broker.restart(1);
+    broker.produce(&topic, Codec::None, &messages(0, 10));
+    let only = at(&topic, 0);
+    let mut reader = Reader::new(&config(&broker, &[&topic], &[]));
+    reader.until("the end", |reader| ended(reader, &only, 20));
+    let [before, after]: [i32; 2] = Vec::from_iter(reader.epochs.clone()).try_into().expect("two epochs");
+    let from = |next, leader_epoch| {
+        let last = Some(EpochAt { offset: next - 1, leader_epoch });
+        [(only.clone(), Resume { next, last })]
+    };
+    broker.freeze(1);
+    for (next, epoch) in [(5, before), (20, after)] {
+        reader.consumer.seek(&from(next, epoch)).unwrap();
+        (0..30).for_each(|_| reader.poll());
+    }
+    broker.thaw(1);
+    broker.produce(&topic, Codec::None, &messages(0, 5));
+    reader.until("what came since", |reader| ended(reader, &only, 25));
+    let cut = |event: &&Event| matches!(event, Event::Truncated { .. });
+    assert_eq!(reader.events.iter().filter(cut).count(), 0);
+    assert_eq!(reader.offsets(&only), (0..25).collect::<Vec<i64>>());
 }
 
 #[tokio::test]
