@@ -7,6 +7,7 @@
     archive   a topic of a million records: tidelog, the bound, and what people use instead
     replay    that archive into a new topic, beside kafka-producer-perf-test
     live      1,000 records a second, 10,000 over 50 partitions, 1,000 partitions
+    idle      5,000 partitions in which nothing happens, beside kcat as a group's member
     plan      ls and replay --dry-run over 100,000 segments
     postgres  WAL, base backups and recovery beside PostgreSQL's own tools (postgres.py)
 
@@ -40,7 +41,7 @@ TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / ("d
 TIDELOG, TOOL = TARGET / "tidelog", TARGET / "tidelog-bench"
 TOPIC, PARTITIONS = "bench", 12
 EVENT_BYTES = 1014  # about; what one event of tool.rs holds
-SECTIONS = ["archive", "replay", "live", "plan", "postgres"]
+SECTIONS = ["archive", "replay", "live", "idle", "plan", "postgres"]
 TICK = os.sysconf("SC_CLK_TCK")
 
 
@@ -351,6 +352,30 @@ def measure_live(run):
               ["", "µs a record", "% of a core", "peak RSS MiB", "objects", "sealing ages"], rows)
 
 
+def measure_idle(run):
+    """What it costs that nothing happens."""
+    topics, partitions = (1, 20) if QUICK else (10, 500)
+    seconds = max(int(60 * run.scale), 3)
+    for number in range(topics):
+        run.topic(f"idle.{number}", partitions)
+    archiver = Archiver(run.broker, run.work, "^idle[.].*")
+    log = archiver.directory / "log"
+    member = subprocess.Popen(["kcat", "-q", "-b", run.broker.bootstrap, "-X", "auto.offset.reset=earliest", "-G", "idle-kcat",
+                               "^idle[.].*"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for("the group", 120, lambda: "partitions assigned" in log.read_text())
+    # Until the first claims of completeness are written, and all fetchers run.
+    time.sleep(seconds / 2)
+    processes = {"tidelog": archiver.process.pid, "kcat -G": member.pid}
+    before = {name: cpu_of(pid) for name, pid in processes.items()}
+    time.sleep(seconds)
+    rows = [[name, f"{(cpu_of(pid) - before[name]) / seconds * 100:.1f}", f"{peak_of(pid):.0f}"]
+            for name, pid in processes.items()]
+    archiver.stop()
+    member.kill()
+    member.wait()
+    run.table(f"Idle, {topics * partitions:,} partitions of {topics} topics", ["", "% of a core", "peak RSS MiB"], rows)
+
+
 def measure_plan(run):
     """Readers of an old archive."""
     segments = int(100_000 * run.scale)
@@ -452,7 +477,7 @@ def main():
     parser.add_argument("--write", metavar="FILE", help="put the tables into FILE, below the line that says so")
     parser.add_argument("--records", type=int, default=1_000_000)
     parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--scale", type=float, default=1.0, help="shortens the sections live, plan and postgres")
+    parser.add_argument("--scale", type=float, default=1.0, help="shortens the sections live, idle, plan and postgres")
     parser.add_argument("--quick", action="store_true", help="a few records, the debug build: the figures mean nothing")
     parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"of {', '.join(SECTIONS)}; all if none is named")
     options = parser.parse_args()
@@ -465,8 +490,8 @@ def main():
     setup = subprocess.run(["bash", ROOT / "tests/rig/setup.sh", "bench"], stdout=subprocess.PIPE, text=True, check=True)
     parts = dict(each.split("=", 1) for each in setup.stdout.split())
     command = ("command", " ".join(["make bench, which is: benches/run.py", *sys.argv[1:]]))
-    measures = {"archive": measure_archive, "replay": measure_replay, "live": measure_live, "plan": measure_plan,
-                "postgres": postgres.measure_postgres}
+    measures = {"archive": measure_archive, "replay": measure_replay, "live": measure_live, "idle": measure_idle,
+                "plan": measure_plan, "postgres": postgres.measure_postgres}
     with tempfile.TemporaryDirectory(prefix="tidelog-bench-") as work:
         run = Run(options, parts, pathlib.Path(work))
         try:
