@@ -50,7 +50,6 @@ fn number(name: &str, default: u64) -> u64 {
 }
 
 #[test]
-#[ignore = "twenty minutes of three brokers: make soak"]
 fn what_the_brokers_acknowledged_is_archived_once_whatever_happens() {
     let (seed, minutes) = (number("SOAK_SEED", SEED), number("SOAK_MINUTES", MINUTES));
     let world = World::new(seed, Journal::new(seed));
