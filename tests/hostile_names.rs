@@ -13,8 +13,13 @@ use tidelog::stream::Format;
 
 use crate::archive::{Record, Topic, on_disk};
 use crate::postgres_restore::Place;
+use crate::rig::kafka::shared;
 use crate::rig::postgres::Version;
 use crate::rig::program::{Home, Output};
+use crate::rig::s3::moto;
+use crate::rig::topics::{Codec, Message};
+use crate::rig::unique;
+use crate::site::{STOP, Settings, Site};
 
 /// What a terminal must not get, in one text: ESC, BEL, DEL, C1, marks of direction, a line that looks like one of ours.
 const HOSTILE: &str =
@@ -88,11 +93,7 @@ fn keys_that_no_tidelog_writes_are_refused_by_every_reader() {
         let own = archive(topic);
         let key = key(&own);
         let place = home.path().join("archive").join(key.trim_start_matches('/'));
-        // A listing ends at a name with an ASCII control, whoever asks (`Path::parse` of object_store).
-        if !key.contains(|c: char| c.is_ascii_control())
-            && !place.exists()
-            && place.parent().is_some_and(|folder| fs::create_dir_all(folder).is_ok())
-        {
+        if !place.exists() && place.parent().is_some_and(|folder| fs::create_dir_all(folder).is_ok()) {
             fs::copy(home.path().join("archive").join(&own), &place).ok();
         }
         rename(&entry(&home, topic), &own, &key);
@@ -246,4 +247,93 @@ fn a_base_backup_with_a_name_that_is_none_writes_no_setting_and_gives_up_nothing
     // It names what it passes over.
     run(&["expire"], 3);
     assert!(hostile.join("base.tar.0000000.zst").exists() && !killed.join("base.tar.0000000.zst").exists());
+}
+
+/// Folders in which tidelog lists, one below the other and beside each other.
+const LISTED: [&str; 10] = [
+    "manifest",
+    "manifest/kafka",
+    "manifest/kafka/main",
+    "manifest/kafka/main/sound.0",
+    "manifest/postgres",
+    "segments",
+    "segments/kafka/cluster=main/topic=sound",
+    "coverage/kafka/main",
+    "backups/postgres/system=7",
+    "holds/postgres/7",
+];
+
+/// Every reading command gives the sound topic, and names what it passes over once, on a line.
+fn assert_passed_over(home: &Home, sound: &str) {
+    for (command, given) in [
+        (&["ls"][..], "sound"),
+        (&["files"], sound),
+        (&["cat", "--topic", "sound"], "partition 0 offset 0"),
+        (&["verify", "--deep"], ""),
+        (&["replay", "--topics", "sound", "--from", "1970-01-01T00:00:00Z", "--to-stdout"], "partition 0 offset 0"),
+    ] {
+        let output = home.run(&[&["-c", "tidelog.toml"], command].concat()).expect(0);
+        assert_tame(&output);
+        assert!(output.stdout.contains(given), "{command:?}: {}", output.stdout);
+        let lines = output.stderr.lines().filter(|line| line.contains("cannot be one of this archive"));
+        let told: Vec<String> =
+            lines.map(|line| line.replace(line.split('"').nth(3).unwrap_or_default(), "")).collect();
+        let once: std::collections::BTreeSet<&String> = told.iter().collect();
+        assert!(!told.is_empty(), "{command:?} names nothing: {}", output.stderr);
+        assert_eq!(once.len(), told.len(), "{command:?} repeats itself: {told:#?}");
+    }
+}
+
+#[test]
+fn files_that_can_have_no_key_are_in_nobody_s_way() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let (home, runtime) = (home(), tokio::runtime::Runtime::new().expect("a runtime"));
+    let archive = home.path().join("archive");
+    let sound = runtime.block_on(async {
+        let mut topic = Topic::begin(&on_disk(&archive), "sound", 0).await;
+        topic.append(Format::Parquet, &[Record::new(0, 0, 1_000)]).await
+    });
+    for folder in LISTED.map(|folder| archive.join(folder)) {
+        fs::create_dir_all(folder.join("a\u{1b}[2Jfolder")).expect("a directory");
+        fs::write(folder.join("a\u{1b}[2Jfolder/file"), "x").expect("a file");
+        fs::write(folder.join("a line\nfeed"), "x").expect("a file");
+        fs::write(folder.join(std::ffi::OsStr::from_bytes(b"latin-1 \xe9")), "x").expect("a file");
+        std::os::unix::fs::symlink("..", folder.join("back")).expect("a link");
+        std::os::unix::fs::symlink("itself", folder.join("itself")).expect("a link");
+        std::os::unix::fs::symlink("nowhere", folder.join("gone")).expect("a link");
+    }
+    assert_passed_over(&home, &sound);
+}
+
+/// In S3: keys with controls, and with parts that are empty or lead up. moto takes any.
+#[test]
+fn objects_whose_keys_no_client_takes_are_in_nobody_s_way() {
+    let (kafka, topic, bucket) = (shared(), unique("strange-keys"), moto());
+    kafka.create_topic(&topic, 1, &[]);
+    let settings = Settings { topics: &[&topic], max_age: "200ms", ..Settings::default() };
+    let site = Site::new(&kafka.bootstrap(), &settings);
+    site.archive_in(&bucket);
+    let messages = |what: &str| [Message::new(0, "key", what)];
+    let mut program = site.start();
+    kafka.produce(&topic, Codec::None, &messages("before"));
+    site.wait_archived(kafka, &[&topic], &mut [&mut program]);
+    let chain = format!("manifest/kafka/main/{topic}.0");
+    for folder in LISTED.into_iter().chain([&*chain]) {
+        // moto has no route to a key with a line feed.
+        for name in ["a\u{1b}[2J", "/empty", "a//b/", "./x", "up/../../x", "\u{1}/file", " blank "] {
+            bucket.put(&format!("archive/{folder}/{name}"), "x");
+        }
+    }
+    kafka.produce(&topic, Codec::None, &messages("beside"));
+    site.wait_archived(kafka, &[&topic], &mut [&mut program]);
+    program.terminate(STOP);
+    // A start opens the chains by listing them.
+    kafka.produce(&topic, Codec::None, &messages("behind"));
+    site.archive(kafka, &[&topic]);
+    site.assert_holds(&topic, 0, &kafka.consume_all(&topic));
+    for command in [&["ls"][..], &["files"], &["cat", "--topic", &topic], &["verify", "--deep"]] {
+        let output = site.tidelog(command).expect(0);
+        assert_tame(&output);
+        assert!(output.stderr.contains("is passed over"), "{command:?}: {}", output.stderr);
+    }
 }

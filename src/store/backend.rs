@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
+use object_store::client::ReqwestConnector;
 use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
 use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
@@ -16,8 +17,10 @@ use object_store::prefix::PrefixStore;
 use object_store::{ObjectStore, RetryConfig};
 use url::Url;
 
-use super::deadline::Connector;
+use super::deadline;
+use super::disk::Disk;
 use super::fault;
+use super::listing::Sound;
 use super::patient::Patient;
 use crate::config::Archive;
 use crate::error::{Error, Kind, Result, ResultExt};
@@ -38,8 +41,6 @@ pub(super) fn validate(archive: &Archive) -> Result<()> {
 /// Opens the backend of `archive`.
 pub(super) fn open(archive: &Archive) -> Result<Arc<dyn ObjectStore>> {
     let url = &archive.url;
-    // Who sets a time-out for whole requests gets it.
-    let times_out = archive.options.contains_key("timeout");
     match url.scheme() {
         "file" => local(archive),
         "memory" => {
@@ -49,20 +50,20 @@ pub(super) fn open(archive: &Archive) -> Result<Arc<dyn ObjectStore>> {
         "s3" => {
             warn_of_profile(archive);
             let builder = AmazonS3Builder::from_env().with_url(bucket_url(url)?).with_retry(retry());
-            let builder = if times_out { builder } else { builder.with_http_connector(Connector) };
+            let builder = builder.with_http_connector(connector(archive));
             let set = |builder: AmazonS3Builder, key: AmazonS3ConfigKey, value: &str| builder.with_config(key, value);
             rooted(patient(with_options(archive, builder, "aws_", set)?.build(), url)?, url)
         }
         "gs" => {
             let builder = GoogleCloudStorageBuilder::from_env().with_url(bucket_url(url)?).with_retry(retry());
-            let builder = if times_out { builder } else { builder.with_http_connector(Connector) };
+            let builder = builder.with_http_connector(connector(archive));
             let set =
                 |builder: GoogleCloudStorageBuilder, key: GoogleConfigKey, value: &str| builder.with_config(key, value);
             rooted(patient(with_options(archive, builder, "google_", set)?.build(), url)?, url)
         }
         "az" => {
             let builder = MicrosoftAzureBuilder::from_env().with_url(bucket_url(url)?).with_retry(retry());
-            let builder = if times_out { builder } else { builder.with_http_connector(Connector) };
+            let builder = builder.with_http_connector(connector(archive));
             let set =
                 |builder: MicrosoftAzureBuilder, key: AzureConfigKey, value: &str| builder.with_config(key, value);
             rooted(patient(with_options(archive, builder, "azure_", set)?.build(), url)?, url)
@@ -70,6 +71,12 @@ pub(super) fn open(archive: &Archive) -> Result<Arc<dyn ObjectStore>> {
         other => Err(Error::new(Kind::Config, format!("archive.url: there is no store for {other}://"))
             .hint("use file://, s3://, gs://, az:// or memory://")),
     }
+}
+
+/// How the store is asked. Who sets a time-out for whole requests gets it.
+fn connector(archive: &Archive) -> Sound {
+    let times_out = archive.options.contains_key("timeout");
+    Sound::new(if times_out { Box::new(ReqwestConnector::default()) } else { Box::new(deadline::Connector) })
 }
 
 /// object_store takes keys and roles, and no profile: whoever has set one would look for the mistake elsewhere.
@@ -102,7 +109,8 @@ fn local(archive: &Archive) -> Result<Arc<dyn ObjectStore>> {
     })?;
     let files = LocalFileSystem::new_with_prefix(&root);
     // fsync: an object is on the disk, and its name in its directory, before the call returns.
-    Ok(Arc::new(files.map_err(|error| fault::translate(error, format!("cannot open {url}")))?.with_fsync(true)))
+    let files = files.map_err(|error| fault::translate(error, format!("cannot open {url}")))?.with_fsync(true);
+    Ok(Arc::new(Disk::new(files, root)))
 }
 
 /// Makes the directory and those above it, and makes their names durable.

@@ -17,8 +17,11 @@ pub mod layout;
 mod backend;
 mod code;
 mod deadline;
+mod disk;
 pub(crate) mod fault;
+mod listing;
 mod meter;
+mod passed_over;
 mod patient;
 mod root;
 

@@ -59,6 +59,14 @@ impl Bucket {
         ]
     }
 
+    /// Puts an object, with whatever key. Only in moto, which asks for no signature.
+    pub(crate) fn put(&self, key: &str, text: &str) {
+        let target = format!("/{}/{}", self.name, percent(key));
+        let port = self.endpoint.rsplit_once(':').and_then(|(_, port)| port.parse().ok()).expect("a port");
+        let answer = request(port, "PUT", &target, text).unwrap_or_else(|error| panic!("moto_server: {error}"));
+        assert!(answer.starts_with("HTTP/1.1 200"), "moto_server takes no {key:?}: {answer}");
+    }
+
     /// Where s3s-fs keeps the objects as files, for tests that damage them; `None` for moto.
     pub(crate) fn files(&self) -> Option<PathBuf> {
         self.server.as_ref().map(|server| server.root.join(&self.name))
@@ -139,9 +147,22 @@ pub(crate) fn enforcing<const N: usize>(policies: [std::path::PathBuf; N]) -> En
 
 /// A PUT without a body (moto asks for no signature); gives the answer's text.
 fn put(port: u16, path: &str) -> std::io::Result<String> {
+    request(port, "PUT", path, "")
+}
+
+fn percent(key: &str) -> String {
+    key.bytes().map(|byte| if byte == b'/' { "/".to_owned() } else { format!("%{byte:02X}") }).collect()
+}
+
+/// A request of moto, without a signature; gives the answer's text.
+fn request(port: u16, method: &str, path: &str, body: &str) -> std::io::Result<String> {
     let mut connection = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
     connection.set_read_timeout(Some(Duration::from_secs(30)))?;
-    write!(connection, "PUT {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")?;
+    let length = body.len();
+    write!(
+        connection,
+        "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+    )?;
     let mut answer = String::new();
     connection.read_to_string(&mut answer)?;
     Ok(answer)

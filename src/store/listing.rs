@@ -1,0 +1,261 @@
+//! What a cloud answers to a listing, without the objects that would end it.
+//!
+//! object_store turns all keys of an answer into paths, and gives up the whole listing at the first one that it does not take
+//! (`TryFrom<ListResponse> for ListResult` in its `client/s3.rs`): one object `manifest//x`, or with a line feed in its key,
+//! would keep every reader and writer from everything beside it. So such elements are taken out of the XML before
+//! object_store reads it.
+//!
+//! ```text
+//!   object_store ──GET ?list-type=2, ?comp=list──► Sound ──► deadline::Connector or object_store's own ──► the cloud
+//!                ◄─ the answer without <Contents>, <CommonPrefixes>, <Blob>, <BlobPrefix> of such a key ─┘
+//! ```
+
+use std::ops::Range;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use object_store::client::{
+    ClientOptions, HttpClient, HttpConnector, HttpError, HttpRequest, HttpResponse, HttpService,
+};
+use object_store::path::Path;
+use quick_xml::Reader;
+use quick_xml::events::Event;
+
+use super::passed_over::PassedOver;
+
+/// Connects as another does, for whoever lists.
+#[derive(Debug)]
+pub(super) struct Sound {
+    inner: Box<dyn HttpConnector>,
+    passed_over: PassedOver,
+}
+
+impl Sound {
+    pub(super) fn new(inner: Box<dyn HttpConnector>) -> Self {
+        Self { inner, passed_over: PassedOver::default() }
+    }
+}
+
+impl HttpConnector for Sound {
+    fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
+        let inner = self.inner.connect(options)?;
+        Ok(HttpClient::new(Client { inner, passed_over: self.passed_over.clone() }))
+    }
+}
+
+#[derive(Debug)]
+struct Client {
+    inner: HttpClient,
+    passed_over: PassedOver,
+}
+
+#[async_trait]
+impl HttpService for Client {
+    async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        let is_listing = request.uri().query().is_some_and(is_listing);
+        let answer = self.inner.execute(request).await?;
+        if !is_listing || !answer.status().is_success() {
+            return Ok(answer);
+        }
+        let (parts, body) = answer.into_parts();
+        let body = body.bytes().await?;
+        let refused = refused(&body);
+        for (_, key) in &refused {
+            self.passed_over.tell(key, "its key is none that the client for stores takes");
+        }
+        Ok(HttpResponse::from_parts(parts, without(body, refused).into()))
+    }
+}
+
+/// Whether a request lists objects: S3 and Google's XML interface, and Azure.
+fn is_listing(query: &str) -> bool {
+    query.split('&').any(|pair| pair == "list-type=2" || pair == "comp=list")
+}
+
+/// The body without what lies there.
+fn without(body: Bytes, refused: Vec<(Range<usize>, String)>) -> Bytes {
+    if refused.is_empty() {
+        return body;
+    }
+    let (mut sound, mut from) = (Vec::with_capacity(body.len()), 0);
+    for (place, _) in refused {
+        sound.extend_from_slice(&body[from..place.start]);
+        from = place.end;
+    }
+    sound.extend_from_slice(&body[from..]);
+    sound.into()
+}
+
+/// The elements of a listing that name what object_store would not take, in their order, each with its key as far as it is
+/// text. Of an answer that is no XML there is none: that is object_store's to tell.
+fn refused(body: &[u8]) -> Vec<(Range<usize>, String)> {
+    let mut reader = Reader::from_reader(body);
+    let (mut found, mut at) = (Vec::new(), 0);
+    let mut element: Option<Element> = None;
+    // By depth, not by name: what is no XML is not followed for ever.
+    loop {
+        let event = match reader.read_event() {
+            Ok(Event::Eof) | Err(_) => return found,
+            Ok(event) => event,
+        };
+        let end = usize::try_from(reader.buffer_position()).unwrap_or(body.len()).min(body.len());
+        match (&mut element, event) {
+            (None, Event::Start(tag)) => element = Element::begun(tag.local_name().as_ref(), at),
+            (None, _) => {}
+            (Some(open), event) => {
+                open.take(&event);
+                if open.depth == 0
+                    && let Some(done) = element.take()
+                    && !done.is_sound()
+                {
+                    found.push((done.start..end, done.key));
+                }
+            }
+        }
+        at = end;
+    }
+}
+
+/// An object or a folder in a listing, as far as it was read.
+struct Element {
+    start: usize,
+    /// Of the element that holds the key.
+    key_name: &'static [u8],
+    key: String,
+    /// Whether all of the key was text.
+    is_text: bool,
+    in_key: bool,
+    depth: usize,
+}
+
+impl Element {
+    fn begun(name: &[u8], start: usize) -> Option<Self> {
+        let key_name: &[u8] = match name {
+            b"Contents" => b"Key",
+            b"CommonPrefixes" => b"Prefix",
+            b"Blob" | b"BlobPrefix" => b"Name",
+            _ => return None,
+        };
+        Some(Self { start, key_name, key: String::new(), is_text: true, in_key: false, depth: 1 })
+    }
+
+    fn take(&mut self, event: &Event<'_>) {
+        let text = match event {
+            Event::Start(tag) => {
+                self.in_key = self.depth == 1 && tag.local_name().as_ref() == self.key_name;
+                self.depth += 1;
+                return;
+            }
+            Event::End(_) => {
+                self.in_key = false;
+                self.depth -= 1;
+                return;
+            }
+            _ if !self.in_key => return,
+            Event::Text(text) => text.decode().ok().map(|text| text.into_owned()),
+            Event::CData(text) => text.decode().ok().map(|text| text.into_owned()),
+            Event::GeneralRef(name) => character(name),
+            _ => return,
+        };
+        match text {
+            Some(text) => self.key.push_str(&text),
+            None => self.is_text = false,
+        }
+    }
+
+    /// Whether object_store takes the key. Its reader of XML leaves out blanks at both ends, and makes another key of it.
+    fn is_sound(&self) -> bool {
+        self.is_text && Path::parse(&self.key).is_ok() && self.key.trim() == self.key
+    }
+}
+
+/// What a reference stands for, such as `amp` or `#x1`.
+fn character(name: &quick_xml::events::BytesRef<'_>) -> Option<String> {
+    if let Ok(Some(c)) = name.resolve_char_ref() {
+        return Some(c.to_string());
+    }
+    let known = quick_xml::escape::resolve_predefined_entity(&name.decode().ok()?)?;
+    Some(known.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn keys(body: &str) -> Vec<String> {
+        refused(body.as_bytes()).into_iter().map(|(_, key)| key).collect()
+    }
+
+    fn sound(body: &str) -> String {
+        let body = Bytes::copy_from_slice(body.as_bytes());
+        let refused = refused(&body);
+        String::from_utf8(without(body, refused).to_vec()).expect("text")
+    }
+
+    #[test]
+    fn what_object_store_refuses_is_taken_out_and_nothing_else() {
+        let object = |key: &str| {
+            format!("<Contents><Key>{key}</Key><Owner><ID>a//b</ID><Key>..</Key></Owner><Size>1</Size></Contents>")
+        };
+        let folder = |key: &str| format!("<CommonPrefixes><Prefix>{key}</Prefix></CommonPrefixes>");
+        let head = "<?xml version=\"1.0\"?>\n<ListBucketResult xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><Prefix>a//b</Prefix>\n";
+        let all = |parts: &[String]| format!("{head}{}</ListBucketResult>", parts.join("\n"));
+        let good = ["a/b", "a/b/", "a &amp; b", "a&#x2F;b", "\u{9b}2J", "%2E%2E", "x.json", "/a", "..."];
+        let bad = [
+            "a//b",
+            "a/../b",
+            "..",
+            "a/&#46;",
+            "a\u{1}b",
+            "a&#1;b",
+            "a&#x0;b",
+            "a&#10;b",
+            "a\nb",
+            "&unknown;",
+            " a",
+            "a&#9;",
+            "<![CDATA[a//b]]>",
+        ];
+        let good: Vec<String> = good.iter().flat_map(|key| [object(key), folder(key)]).collect();
+        assert_eq!(sound(&all(&good)), all(&good));
+        for key in bad {
+            for bad in [object(key), folder(key)] {
+                let mixed = [good.clone(), vec![bad], good.clone()].concat();
+                assert_eq!(sound(&all(&mixed)), all(&mixed).replace(&mixed[good.len()], ""), "{key:?}");
+            }
+        }
+        assert_eq!(keys(&all(&[object("a&#1;b"), folder("a//")])), ["a\u{1}b", "a//"]);
+    }
+
+    #[test]
+    fn azure_s_names_are_looked_at_too() {
+        let body = "<EnumerationResults><Prefix/><Blobs><Blob><Name>a//b</Name><Properties><Name>x</Name></Properties>\
+                    </Blob><Blob><Name>a/b</Name></Blob><BlobPrefix><Name>..</Name></BlobPrefix></Blobs><NextMarker/>\
+                    </EnumerationResults>";
+        let left = "<EnumerationResults><Prefix/><Blobs><Blob><Name>a/b</Name></Blob></Blobs><NextMarker/></EnumerationResults>";
+        assert_eq!(sound(body), left);
+    }
+
+    #[test]
+    fn only_listings_are_looked_at() {
+        assert!(is_listing("continuation-token=x&list-type=2&prefix=a"));
+        assert!(is_listing("restype=container&comp=list"));
+        assert!(!is_listing("prefix=list-type=2"));
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_breaks_it(body in prop_oneof![
+            any::<Vec<u8>>(),
+            "(<Contents>|</Contents>|<Key>|</Key>|<Key/>|a//b|&#1;|&|<|>|<!\\[CDATA\\[|\\]\\]>|<!--|-->){0,24}"
+                .prop_map(String::into_bytes),
+        ]) {
+            let body = Bytes::from(body);
+            let found = refused(&body);
+            prop_assert!(found.windows(2).all(|pair| pair[0].0.end <= pair[1].0.start));
+            prop_assert!(without(body.clone(), found).len() <= body.len());
+        }
+    }
+}
