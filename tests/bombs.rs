@@ -145,6 +145,46 @@ fn an_entry_with_the_greatest_number_is_one_hole_and_not_a_walk() {
     target.run(&["verify"]).expect(0);
 }
 
+/// Every segment of one topic says that it has the most that a number can say.
+#[test]
+fn numbers_that_add_up_to_more_than_a_number_holds_end_nothing() {
+    let target = Target::new();
+    target.topic("vast", 3);
+    let mut previous = serde_json::Value::Null;
+    for number in 0..4 {
+        let path = target.path(&layout::entry(&stream("vast"), number));
+        let text = fs::read_to_string(&path).expect("an entry");
+        let mut entry: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        entry["previous"] = previous;
+        if number > 0 {
+            entry["segments"][0]["raw_bytes"] = u64::MAX.into();
+            entry["segments"][0]["bytes"] = if number == 3 { u64::MAX } else { u64::MAX >> 1 }.into();
+        }
+        if number == 3 {
+            let ranges = entry["segments"][0]["partitions"].as_array_mut().expect("ranges");
+            ranges.resize(4, ranges[0].clone());
+            for (partition, range) in (0..).zip(ranges) {
+                let start = if partition == 0 { 2 } else { 0 };
+                (range["partition"], range["start"]) = (partition.into(), start.into());
+                (range["end"], range["records"]) = (i64::MAX.into(), (i64::MAX - start).into());
+            }
+        }
+        let text = entry.to_string();
+        fs::write(&path, &text).expect("it can be changed");
+        previous = sha256(text.as_bytes()).into();
+    }
+    let all = ["--topics", "^.", "--from", "1970-01-01T00:00:00Z", "--to", "now", "--to-stdout"];
+    for args in
+        [&["ls"][..], &["files"], &["verify"], &["verify", "--deep"], &[&["replay", "--dry-run"], &all[..]].concat()]
+    {
+        let output = target.run(args);
+        assert!(matches!(output.status, Some(0 | 3)), "{args:?}: {:?} {}", output.status, output.stderr);
+    }
+    for args in [&["cat", "--topic", "^"][..], &[&["replay"], &all[..]].concat()] {
+        assert_eq!(all_of(&target.run(args).expect(3), "sound"), 1, "{args:?}");
+    }
+}
+
 /// A system with one base backup, as its parts are given: `base.tar` of one file, and the manifest that names it.
 struct Shelf {
     target: Target,

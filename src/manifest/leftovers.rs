@@ -20,6 +20,7 @@ use object_store::path::Path;
 use super::holds::Held;
 use crate::error::Result;
 use crate::store::{Store, layout};
+use crate::stream::total;
 
 /// A backup that goes on longer than this without storing anything is given up by its writer.
 pub const WRITES_WITHIN: TimeDelta = TimeDelta::hours(8);
@@ -60,7 +61,7 @@ impl Leftover {
         let touched = own.iter().map(|object| object.last_modified).max()?;
         let mark = own.iter().find(|object| object.location.filename() == Some(layout::BACKUP_REMOVED));
         let given_up = mark.map(|mark| mark.last_modified);
-        let bytes = own.iter().map(|object| object.size).sum();
+        let bytes = total(own.iter().map(|object| object.size));
         let mut objects: Vec<Path> = own.into_iter().map(|object| object.location).collect();
         // The mark goes last: what a crash leaves is still known to be given up.
         objects.sort_by_key(|key| key.filename() == Some(layout::BACKUP_REMOVED));

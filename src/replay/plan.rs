@@ -13,7 +13,7 @@ use regex::{Captures, Regex};
 use super::select::{Query, Source};
 use crate::error::{Error, Kind, Result};
 use crate::segment::Filter;
-use crate::stream::{PartitionRange, SegmentRef, TopicLife};
+use crate::stream::{PartitionRange, SegmentRef, TopicLife, total};
 
 /// How far a replay has come: by target topic and partition.
 pub type Marks = BTreeMap<(String, i32), Mark>;
@@ -114,17 +114,17 @@ impl Plan {
     /// The records, or how many at most, and whether that is exact.
     pub fn records(&self) -> (u64, bool) {
         let all = || self.parts.iter().flat_map(|part| &part.partitions);
-        (all().map(|partition| partition.records).sum(), all().all(|partition| partition.exact))
+        (total(all().map(|partition| partition.records)), all().all(|partition| partition.exact))
     }
 
     /// The bytes of keys, values and headers.
     pub fn bytes(&self) -> u64 {
-        self.parts.iter().map(|part| part.bytes).sum()
+        total(self.parts.iter().map(|part| part.bytes))
     }
 
     /// The bytes of the segments that are read.
     pub fn stored_bytes(&self) -> u64 {
-        self.parts.iter().flat_map(|part| &part.segments).map(|segment| segment.bytes).sum()
+        total(self.parts.iter().flat_map(|part| &part.segments).map(|segment| segment.bytes))
     }
 
     /// How many segments are read.
@@ -185,12 +185,12 @@ impl Part {
         let mut partitions: BTreeMap<i32, PlannedPartition> = BTreeMap::new();
         self.bytes = 0;
         self.segments.retain(|segment| {
-            let mut records = 0;
+            let mut records: u64 = 0;
             for planned in segment.partitions.iter().filter_map(|range| matching(range, &self.filter)) {
-                records += planned.records;
+                records = records.saturating_add(planned.records);
                 partitions.entry(planned.partition).and_modify(|sum| sum.add(&planned)).or_insert(planned);
             }
-            self.bytes += share(segment.raw_bytes, records, segment.records());
+            self.bytes = self.bytes.saturating_add(share(segment.raw_bytes, records, segment.records()));
             records > 0
         });
         self.partitions = partitions.into_values().collect();
@@ -207,7 +207,7 @@ impl PlannedPartition {
     fn add(&mut self, more: &Self) {
         self.start = self.start.min(more.start);
         self.end = self.end.max(more.end);
-        self.records += more.records;
+        self.records = self.records.saturating_add(more.records);
         self.exact &= more.exact;
         self.min_timestamp = self.min_timestamp.min(more.min_timestamp);
         self.max_timestamp = self.max_timestamp.max(more.max_timestamp);

@@ -27,6 +27,7 @@ use super::{limits, settings};
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::manifest::backups::{Archive, Backup, Part};
 use crate::store::Store;
+use crate::stream::total;
 
 /// Where and how to restore.
 #[derive(Debug, Clone)]
@@ -96,7 +97,7 @@ async fn unpack_and_set_up(store: &Store, plan: &Plan, into: &Destination, done:
     };
     let placed = placed(&backup.archives, &files, place_of);
     let whole = if ground.has_files { whole_of(&placed, &files, into.jobs).await? } else { BTreeSet::new() };
-    let kept = whole.iter().filter_map(|name| files.get(name)).map(|file| file.size).sum();
+    let kept = total(whole.iter().filter_map(|name| files.get(name)).map(|file| file.size));
     let unpacking = Unpacking::new(store, &files, whole, done);
     unpack(&unpacking, &placed, &files, into.jobs).await?;
     for folder in placed.iter().flat_map(Placed::empty).filter(|folder| !folder.exists()) {

@@ -16,6 +16,7 @@ use std::path::PathBuf;
 
 use super::manifest::Files;
 use crate::manifest::backups::{Archive, Part, Place};
+use crate::stream;
 
 /// Postgres does not start without it, so it is written last.
 pub(super) const CONTROL: &[u8] = b"global/pg_control";
@@ -96,7 +97,7 @@ pub(super) fn placed<'a>(
 }
 
 fn runs(archive: &Archive, files: usize) -> Vec<Run> {
-    let total = archive.parts.iter().map(|part| part.bytes).sum();
+    let total = stream::total(archive.parts.iter().map(|part| part.bytes));
     let places = &archive.places;
     let count = |files: u64| usize::try_from(files).unwrap_or(usize::MAX);
     let is_ordered = places.first().is_some_and(|first| first.at == 0 && first.files == 0)

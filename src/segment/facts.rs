@@ -25,7 +25,7 @@ use twox_hash::XxHash64;
 
 use super::SegmentInfo;
 use crate::error::{Error, Kind, Result, ResultExt};
-use crate::stream::{FORMAT_VERSION, PartitionRange, TopicLife};
+use crate::stream::{FORMAT_VERSION, PartitionRange, TopicLife, total};
 
 const FORMAT: &str = "tidelog.format";
 const STREAM: &str = "tidelog.stream";
@@ -65,7 +65,7 @@ pub struct SegmentFacts {
 impl SegmentFacts {
     /// How many records the segment holds.
     pub fn records(&self) -> u64 {
-        self.partitions.iter().map(|range| range.records).sum()
+        total(self.partitions.iter().map(|range| range.records))
     }
 
     pub(super) fn new(

@@ -25,6 +25,11 @@ pub use lsn::Lsn;
 pub use name::{is_name, is_topic_name};
 pub use progress::Progress;
 
+/// Adds up what an archive says of itself. Whoever can write into it can say any number, so the sum ends at the greatest one.
+pub fn total(numbers: impl IntoIterator<Item = u64>) -> u64 {
+    numbers.into_iter().fold(0, u64::saturating_add)
+}
+
 use crate::error::{Error, Kind};
 
 /// What a chain of checkpoints belongs to: one life of one Kafka topic, or the write-ahead log of one Postgres system.

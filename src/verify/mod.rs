@@ -29,7 +29,7 @@ use crate::record::Block;
 use crate::restore::postgres as restore;
 use crate::segment::{Filter, SegmentReader};
 use crate::store::{Store, layout};
-use crate::stream::{Body, Format, Gap, PartitionRange, SegmentRef, StreamId, System, TopicLife};
+use crate::stream::{Body, Format, Gap, PartitionRange, SegmentRef, StreamId, System, TopicLife, total};
 
 /// Segments that are checked side by side: a store far away answers several at once, and decoding uses several cores.
 const CHECKS_AT_ONCE: usize = 4;
@@ -142,7 +142,7 @@ impl Seen {
 pub async fn verify(store: &Store, deep: bool, seen: &Arc<Seen>) -> Result<Report> {
     // Before the chains: a segment that comes meanwhile is then neither listed nor missed.
     let objects = store.list(&layout::segments()).await?;
-    seen.total.store(objects.iter().map(|object| object.size).sum(), Ordering::Relaxed);
+    seen.total.store(total(objects.iter().map(|object| object.size)), Ordering::Relaxed);
     let mut work = Work {
         store,
         deep,
@@ -238,7 +238,7 @@ impl Work<'_> {
         let found = backups(self.store, system_id, entered.as_ref()).await?;
         for leftover in leftovers(self.store, system_id, entered.as_ref()).await? {
             self.report.leftovers += 1;
-            self.report.leftover_bytes += leftover.bytes;
+            self.report.leftover_bytes = total([self.report.leftover_bytes, leftover.bytes]);
         }
         for name in found.missing {
             let object = layout::backup_commit(system_id, &name).to_string();
@@ -258,7 +258,7 @@ impl Work<'_> {
             let commit = layout::backup_commit(system_id, &backup.name).to_string();
             let mut found = Vec::new();
             for part in backup.parts() {
-                self.report.bytes += part.stored_bytes;
+                self.report.bytes = total([self.report.bytes, part.stored_bytes]);
                 found.extend(part.read(self.store).await.err().map(|error| (part.object.clone(), error)));
             }
             if self.deep && found.is_empty() {
@@ -283,8 +283,8 @@ impl Work<'_> {
             return Ok(());
         }
         self.report.segments += 1;
-        self.report.records += segment.records();
-        self.report.bytes += segment.bytes;
+        self.report.records = total([self.report.records, segment.records()]);
+        self.report.bytes = total([self.report.bytes, segment.bytes]);
         while self.checks.len() >= CHECKS_AT_ONCE {
             self.finish_one().await?;
         }
@@ -519,7 +519,7 @@ impl Report {
 
     /// Records in them, as their checkpoints say.
     pub fn damaged_records(&self) -> u64 {
-        self.errors.iter().flat_map(|damage| &damage.ranges).map(|(_, _, _, records)| records).sum()
+        total(self.errors.iter().flat_map(|damage| &damage.ranges).map(|(_, _, _, records)| *records))
     }
 }
 

@@ -17,7 +17,7 @@ use crate::manifest::coverage::{self, Coverage};
 use crate::manifest::recoverable::{self, Window, windows};
 use crate::manifest::{self, Chain};
 use crate::store::{Store, layout};
-use crate::stream::{Abandon, Gap, StreamId, TopicLife};
+use crate::stream::{Abandon, Gap, StreamId, TopicLife, total};
 use crate::time;
 
 /// Lists the streams of the archive, their ranges, coverage and gaps.
@@ -316,7 +316,7 @@ impl Row {
 
     fn gap_words(&self) -> String {
         let Some(first) = self.gaps.first() else { return "none".to_owned() };
-        let lost: u64 = self.gaps.iter().map(|gap| gap.lost).sum();
+        let lost = total(self.gaps.iter().map(|gap| gap.lost));
         let lost = match self.generation {
             Some(_) => format!("{} offsets", human::exact(lost)),
             None => human::bytes(lost),

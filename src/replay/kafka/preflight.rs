@@ -11,6 +11,7 @@ use super::survey::{Limit, Survey, largest};
 use super::target::{Target, TopicFacts};
 use crate::error::{Error, Kind, Result};
 use crate::replay::plan::{Part, Plan};
+use crate::stream::total;
 use crate::time;
 
 /// What a request adds to its one batch: header, topic, transactional id.
@@ -379,11 +380,13 @@ fn losses(topic: &str, parts: &[&Part], settings: &Settings<'_>, now: i64) -> Ve
 fn largest_partition(parts: &[&Part]) -> u64 {
     let mut bytes: BTreeMap<i32, u64> = BTreeMap::new();
     for part in parts {
-        let all: u64 = part.partitions.iter().map(|planned| planned.records).sum();
+        let all = total(part.partitions.iter().map(|planned| planned.records));
         for planned in &part.partitions {
             let share = u128::from(part.bytes) * u128::from(planned.records) / u128::from(all.max(1));
             let share = u64::try_from(share).unwrap_or(u64::MAX);
-            *bytes.entry(planned.partition).or_default() += share + planned.records * RECORD_OVERHEAD;
+            let overhead = planned.records.saturating_mul(RECORD_OVERHEAD);
+            let sum = bytes.entry(planned.partition).or_default();
+            *sum = total([*sum, share, overhead]);
         }
     }
     bytes.into_values().max().unwrap_or(0)
