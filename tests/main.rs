@@ -15,6 +15,7 @@ mod http;
 mod http_hostile;
 mod isolation;
 mod kafka;
+mod loops;
 mod page;
 mod postgres_again;
 mod postgres_bad_page;

@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use serde_json::Value;
+use tidelog::pipeline::tasks::Task;
 
 use crate::http::{Service, TOKEN};
+use crate::loops::is_told;
 use crate::rig::kafka::{Kafka, KafkaOptions, shared};
 use crate::rig::topics::{Codec, Message, Record};
 use crate::rig::{unique, wait_for, wait_until};
@@ -84,10 +86,25 @@ fn what_fails_and_is_tried_again_is_named_by_its_task_until_it_succeeds() {
         named(&mut service, "kafka_spool", &topic);
     });
     mends(&mut service, "kafka_spool");
-    kafka.stop(1);
-    named(&mut service, "kafka_ends", "");
+    without(&home.join("archive/manifest/kafka"), || {
+        produce(&kafka, &topic, 30..40);
+        named(&mut service, "kafka_checkpoint", &topic);
+    });
+    mends(&mut service, "kafka_checkpoint");
+    // What is uploaded while the brokers are away gets its checkpoint without a look at the topic's id, which is told.
+    without(&home.join("archive/segments"), || {
+        produce(&kafka, &topic, 40..50);
+        named(&mut service, "kafka_upload", &topic);
+        kafka.stop(1);
+        named(&mut service, "kafka_ends", "");
+    });
+    wait_until("kafka_topic_ids to be told", SOON, || {
+        service.program.assert_running();
+        is_told(&service.server, Task::KafkaTopicIds, "without a look")
+    });
     kafka.restart(1);
     mends(&mut service, "kafka_ends");
+    produce(&kafka, &topic, 50..60);
     service.site.wait_archived(&kafka, &[&topic], &mut [&mut service.program]);
     wait_until("nothing to fail", SOON, || service.server.json("/api/status")["failing"] == serde_json::json!([]));
     service.program.terminate(STOP);

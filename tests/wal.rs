@@ -567,7 +567,7 @@ fn as_a_synchronous_standby_it_has_every_commit_that_a_client_saw() {
 }
 
 /// Whether this machine lets a test mount a disk of its own; says so if not.
-fn may_mount() -> bool {
+pub(crate) fn may_mount() -> bool {
     let mut mount = Command::new("unshare");
     mount.args(["-m", "sh", "-ec", "mount -t tmpfs -o size=1m tmpfs /mnt"]);
     let output = program::run(mount);

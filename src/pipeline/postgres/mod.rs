@@ -293,20 +293,31 @@ async fn present(server: &Server, store: &Store, writer: &str, status: &Status) 
     }
 }
 
-/// Begins the chain of the system that the server belongs to. A server that is away is waited for.
+/// Begins the chain of the system that the server belongs to. A server or a store that is away is waited for.
 async fn begin(server: &Server, store: &Store, writer: &str, status: &Status) -> Result<Chain> {
-    let mut persistence = Persistence::new(status.tasks.reporter(Task::WalReceive, ""));
+    let system = reached(server, Persistence::new(status.tasks.reporter(Task::WalReceive, ""))).await?;
+    let stream = StreamId::Postgres { system_id: system.system_id };
+    let mut persistence = Persistence::new(status.tasks.reporter(Task::WalOpen, ""));
     loop {
-        let system = async { system_of(&mut server.replication().await?).await };
-        let error = match system.await {
-            Ok(system) => {
-                let stream = StreamId::Postgres { system_id: system.system_id };
-                return Chain::begin(store, &stream, Begin::Postgres(system), writer, Utc::now()).await;
-            }
-            Err(error) if is_final(&error) => return Err(error),
+        let error = match Chain::begin(store, &stream, Begin::Postgres(system), writer, Utc::now()).await {
+            Ok(chain) => return Ok(chain),
+            Err(error) if is_final(&error) || error.kind() == Kind::Fenced => return Err(error),
             Err(error) => error,
         };
-        persistence.wait_after("the Postgres server cannot be reached", error).await;
+        persistence.wait_after("the chain of the write-ahead log cannot be begun", error).await;
+    }
+}
+
+/// The system that the server belongs to, once it answers.
+async fn reached(server: &Server, mut persistence: Persistence) -> Result<System> {
+    loop {
+        let system = async { system_of(&mut server.replication().await?).await };
+        match system.await {
+            Err(error) if !is_final(&error) => {
+                persistence.wait_after("the Postgres server cannot be reached", error).await;
+            }
+            system => return system,
+        }
     }
 }
 
