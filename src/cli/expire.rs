@@ -11,6 +11,7 @@ use super::output::{print, print_json};
 use crate::config::Config;
 use crate::error::{Error, Kind, Result, ResultExt as _};
 use crate::manifest::backups::backups;
+use crate::manifest::path::Taken;
 use crate::manifest::{self, Chain, holds, recoverable};
 use crate::pipeline::postgres::{Given, give_up, sweep};
 use crate::pipeline::writer_id;
@@ -112,14 +113,16 @@ async fn expire(
     let mut gone = Gone::default();
     let StreamId::Postgres { system_id } = *stream else { return Ok(gone) };
     let Some(mut chain) = Chain::open(store, stream).await? else { return Ok(gone) };
-    gone.passed_over = backups(store, system_id, chain.backups()).await?.error();
+    let found = backups(store, system_id, chain.backups()).await?;
+    gone.passed_over = found.error();
+    let taken = found.sound.iter().map(Taken::of).collect();
     if dry_run {
         let held = holds::held(store, system_id, now).await?;
-        let surplus = recoverable::surplus(store, &chain, horizon, &held).await?;
+        let surplus = recoverable::surplus(store, &chain, taken, horizon, &held).await?;
         gone.given.wal = chain.to_expire(&surplus.before, now).await?.retired;
         gone.given.backups = surplus.backups.len() as u64;
     } else {
-        gone.given = give_up(store, &mut chain, horizon, &writer_id()?).await?;
+        gone.given = give_up(store, &mut chain, taken, horizon, &writer_id()?).await?;
         gone.deleted = sweep(store, &chain, (holds::store_time(store, system_id).await?, Some(horizon))).await?;
     }
     Ok(gone)

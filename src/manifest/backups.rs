@@ -395,11 +395,10 @@ pub async fn commit(store: &Store, backup: &Backup) -> Result<String> {
 
 /// Gives a backup up: it no longer counts. Its parts stay for a while, for a restore may have chosen it before: see
 /// [`super::leftovers`].
-pub async fn remove(store: &Store, backup: &Backup) -> Result<()> {
-    let system_id = backup.system.system_id;
-    let mark = layout::backup_part(system_id, &backup.name, layout::BACKUP_REMOVED);
+pub async fn remove(store: &Store, system_id: u64, name: &str) -> Result<()> {
+    let mark = layout::backup_part(system_id, name, layout::BACKUP_REMOVED);
     store.put(&mark, Bytes::from_static(br#"{"format":1}"#)).await?;
-    store.delete(&layout::backup_commit(system_id, &backup.name)).await
+    store.delete(&layout::backup_commit(system_id, name)).await
 }
 
 #[cfg(test)]
@@ -466,7 +465,7 @@ mod tests {
         assert_eq!(listed(&store).await, [earlier.clone(), later.clone()]);
         let other = Backup { label: "other".into(), ..earlier.clone() };
         assert_eq!(commit(&store, &other).await.expect_err("the name is taken").kind(), Kind::Fenced);
-        remove(&store, &earlier).await.expect("removed");
+        remove(&store, 1, &earlier.name).await.expect("removed");
         assert_eq!(listed(&store).await, [later]);
         let left = store.list(&layout::backup(1, "b")).await.expect("a list");
         assert_eq!(left.len(), 2, "a part, for whoever reads it, and the mark: {left:?}");

@@ -3,10 +3,11 @@
 
 use std::collections::BTreeMap;
 
-use super::backups;
 use super::path::Taken;
+use super::{Chain, backups};
 use crate::error::{Kind, Result};
 use crate::store::{Store, layout};
+use crate::stream::StreamId;
 
 /// What is known.
 #[derive(Debug, Default)]
@@ -56,6 +57,17 @@ impl Known {
         }
         self.read = now;
         Ok(())
+    }
+
+    /// Reads each base backup of the system that `chain` archives, one after the other; gives those that can be read.
+    ///
+    /// # Errors
+    /// Only those of a store that does not answer.
+    pub async fn read(store: &Store, chain: &Chain) -> Result<Vec<Taken>> {
+        let StreamId::Postgres { system_id } = *chain.stream() else { return Ok(Vec::new()) };
+        let mut known = Self::default();
+        known.look(store, system_id, chain.backups()).await?;
+        Ok(known.taken())
     }
 
     /// Those that can be read, by the time at which they were finished.

@@ -255,28 +255,40 @@ async fn first_after(chain: &Chain, way: &Way, from: Lsn) -> Result<Option<i64>>
 pub struct Surplus {
     /// The positions of the timelines before which nothing is needed.
     pub before: BTreeMap<i32, i64>,
-    /// The backups that are not needed.
-    pub backups: Vec<Backup>,
+    /// The backups that are not needed, by their names.
+    pub backups: Vec<String>,
 }
 
-/// What is not needed to recover to any moment after `horizon`, nor held by anybody.
-pub async fn surplus(store: &Store, chain: &Chain, horizon: DateTime<Utc>, held: &Held) -> Result<Surplus> {
-    let StreamId::Postgres { system_id } = chain.stream() else { return Ok(Surplus::default()) };
-    // What cannot be read stays: nobody knows who needs it.
-    let backups = backups(store, *system_id, chain.backups()).await?.sound;
-    let facts = Facts { held: held.from(), ..facts(store, chain, &backups).await? };
+impl Surplus {
+    /// Whether all is needed.
+    pub fn is_empty(&self) -> bool {
+        self.before.is_empty() && self.backups.is_empty()
+    }
+}
+
+/// What is not needed to recover to any moment after `horizon`, nor held by anybody. `backups` are those that can be read: what
+/// cannot be read stays, for nobody knows who needs it.
+pub async fn surplus(
+    store: &Store,
+    chain: &Chain,
+    backups: Vec<Taken>,
+    horizon: DateTime<Utc>,
+    held: &Held,
+) -> Result<Surplus> {
+    let StreamId::Postgres { .. } = chain.stream() else { return Ok(Surplus::default()) };
+    let facts = Facts { held: held.from(), ..facts_with(store, chain, backups).await? };
     let surplus = facts.surplus({
         let horizons = horizons(chain, &facts, horizon.timestamp_millis()).await?;
         move |way| horizons.get(&way.timeline()).copied()
     });
     let before = surplus.before.iter().map(|(timeline, before)| (timeline.cast_signed(), before.position()));
-    let long_abandoned = |backup: &&Backup| {
+    let long_abandoned = |backup: &&Taken| {
         let ends = |abandon: &&Abandon| abandon.backups.contains(&backup.name);
         chain.abandoned().iter().find(ends).is_some_and(|abandon| abandon.decided < horizon)
     };
-    let given_up = surplus.backups.iter().filter_map(|index| backups.get(*index));
-    let given_up = given_up.chain(backups.iter().filter(long_abandoned)).cloned();
-    let given_up = given_up.filter(|backup| !held.backup(&backup.name));
+    let given_up = surplus.backups.iter().filter_map(|index| facts.backups.get(*index));
+    let given_up = given_up.chain(facts.backups.iter().filter(long_abandoned)).map(|backup| backup.name.clone());
+    let given_up = given_up.filter(|name| !held.backup(name));
     Ok(Surplus { before: before.collect(), backups: given_up.collect() })
 }
 
@@ -284,9 +296,25 @@ pub async fn surplus(store: &Store, chain: &Chain, horizon: DateTime<Utc>, held:
 async fn horizons(chain: &Chain, facts: &Facts, ms: i64) -> Result<BTreeMap<u32, Lsn>> {
     let mut horizons = BTreeMap::new();
     for way in facts.archived.keys().filter_map(|timeline| facts.way(*timeline).ok()) {
-        let (timestamps, partitions) = (Some(ms..i64::MAX), Some(way.parts(Lsn(0)..way.end())));
-        let ranges = chain.ranges(&Selection { timestamps, partitions }).await?;
-        horizons.extend(way.first_later(&ranges, ms.saturating_sub(1)).map(|first| (way.timeline(), first.start)));
+        horizons.extend(first_later(chain, &way, ms).await?.map(|first| (way.timeline(), first)));
     }
     Ok(horizons)
+}
+
+/// Where the first range begins that has a commit at `ms` or later. It is looked for from the front, where retention has left it:
+/// an archive lists more ranges than fit into memory.
+async fn first_later(chain: &Chain, way: &Way, ms: i64) -> Result<Option<Lsn>> {
+    let archived = way.stretches().iter().filter_map(|stretch| chain.position(stretch.timeline.cast_signed()));
+    let Some(mut from) = archived.map(|position| Lsn::at(position.start)).min() else { return Ok(None) };
+    let mut reach = 64 * MOST_BYTES;
+    while from < way.end() {
+        let until = way.end().min(from + reach);
+        let selection = Selection { timestamps: Some(ms..i64::MAX), partitions: Some(way.parts(from..until)) };
+        let first = way.first_later(&chain.ranges(&selection).await?, ms.saturating_sub(1));
+        if let Some(first) = first {
+            return Ok(Some(first.start));
+        }
+        (from, reach) = (until, reach.saturating_mul(2));
+    }
+    Ok(None)
 }

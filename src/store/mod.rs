@@ -25,7 +25,7 @@ mod passed_over;
 mod patient;
 mod root;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BinaryHeap};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -54,6 +54,9 @@ const PARTS_IN_FLIGHT: usize = 2;
 
 /// How many keys a cloud gives with one request of a listing.
 const LISTED_AT_ONCE: usize = 1_000;
+
+/// So many keys a listing of a disk gives: it reads the whole folder each time, and has no order.
+const LISTED_OF_A_DISK: usize = 200_000;
 
 /// How much is read at a time of objects that are read whole, in mebibytes: as much as the largest of them that any process
 /// but a restore reads. Many readers ask for dozens of objects at once, and each of those may be as large as its kind allows.
@@ -343,7 +346,7 @@ impl Store {
     }
 
     /// The keys below `prefix` that sort after `key` and that `pick` makes something of, in order: the first answer of the
-    /// listing alone, which is 1,000 keys of a cloud. On a disk it is all of them.
+    /// listing alone, which is 1,000 keys of a cloud, and 200,000 of a disk.
     pub async fn list_after<T: Ord>(
         &self,
         prefix: &Path,
@@ -354,13 +357,15 @@ impl Store {
             self.is_there().await?;
             let most = if self.root.is_some() { usize::MAX } else { LISTED_AT_ONCE };
             let mut listed: BoxStream<'_, _> = self.objects.list_with_offset(Some(prefix), key).take(most).boxed();
-            let mut picked = Vec::new();
+            let mut picked = BinaryHeap::new();
             while let Some(object) = listed.next().await {
                 let object = object.map_err(|error| self.fault(error, "list", prefix))?;
                 picked.extend(pick(&object.location));
+                if picked.len() > LISTED_OF_A_DISK {
+                    picked.pop();
+                }
             }
-            picked.sort_unstable();
-            Ok(picked)
+            Ok(picked.into_sorted_vec())
         };
         self.meter.time(Operation::List, list).await
     }

@@ -15,7 +15,7 @@ use super::*;
 use crate::manifest::abandon;
 use crate::manifest::backups::{self, Backup, Part};
 use crate::manifest::holds::Held;
-use crate::manifest::path::{Facts, Way};
+use crate::manifest::path::{Facts, Taken, Way};
 use crate::manifest::recoverable;
 use crate::segment::wal::Switch;
 use crate::store::layout;
@@ -391,13 +391,16 @@ impl World {
         let before = DateTime::from_timestamp_millis(horizon).unwrap();
         let surplus = match self.alone {
             Alone::Retention => self.newest_before(before),
-            _ => recoverable::surplus(&self.store, &self.chain, before, &Held::default()).await.unwrap(),
+            _ => {
+                let taken = self.backups.iter().map(Taken::of).collect();
+                recoverable::surplus(&self.store, &self.chain, taken, before, &Held::default()).await.unwrap()
+            }
         };
         self.chain.expire(&surplus.before, "e", at(2)).await.unwrap();
         for backup in &surplus.backups {
-            backups::remove(&self.store, backup).await.unwrap();
+            backups::remove(&self.store, 7, backup).await.unwrap();
         }
-        self.backups.retain(|backup| !surplus.backups.contains(backup));
+        self.backups.retain(|backup| !surplus.backups.contains(&backup.name));
         for (timeline, line) in &mut self.lines {
             let start =
                 self.chain.position(timeline.cast_signed()).map_or(0, |position| position.start.cast_unsigned());
@@ -423,7 +426,7 @@ impl World {
             surplus.before.extend((position.start < until).then_some((position.partition, until)));
         }
         let older = self.backups.iter().filter(|backup| backup.finished < oldest.finished);
-        surplus.backups = older.cloned().collect();
+        surplus.backups = older.map(|backup| backup.name.clone()).collect();
         surplus
     }
 
@@ -500,7 +503,7 @@ fn one_user_who_computes_for_himself_is_found() {
 
 #[test]
 fn a_damaged_backup_is_chosen_last_and_takes_no_sound_one_away() {
-    let taken = |name: &str, start, end, is_damaged| path::Taken {
+    let taken = |name: &str, start, end, is_damaged| Taken {
         name: name.to_owned(),
         timeline: 1,
         start: Lsn(start),
@@ -532,7 +535,7 @@ fn a_damaged_backup_is_chosen_last_and_takes_no_sound_one_away() {
 
 #[test]
 fn a_backup_beyond_the_switch_leads_nowhere() {
-    let taken = |timeline, start, end| path::Taken {
+    let taken = |timeline, start, end| Taken {
         name: format!("{timeline}-{start}"),
         timeline,
         start: Lsn(start),

@@ -4,6 +4,8 @@
 //! Everything here is an entry of the chain like the archiver's own, made by a chain of its own under a writer's id of
 //! its own; broken off at any point it leaves nothing half done.
 
+mod retired;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +20,8 @@ use super::{Block, Shared};
 use crate::error::{Error, Kind, Result, ResultExt as _};
 use crate::manifest::backups::remove;
 use crate::manifest::known::Known;
-use crate::manifest::{Chain, Obsolete, Selection, holds, leftovers, recoverable};
+use crate::manifest::path::Taken;
+use crate::manifest::{Chain, Selection, holds, leftovers, recoverable};
 use crate::pipeline::tasks::Task;
 use crate::segment::wal::{MOST_BYTES, Seen, WalFacts, WalReader, seal};
 use crate::store::{Store, layout};
@@ -117,7 +120,8 @@ impl Upkeep {
         if tidy {
             let horizon = self.retention.and_then(|kept| Some(now - TimeDelta::from_std(kept).ok()?));
             if let Some(horizon) = horizon.filter(|_| self.shared.status.is_at_newest(&chain)) {
-                give_up(&self.shared.store, &mut chain, horizon, &format!("{}e", self.shared.writer)).await?;
+                let (known, writer) = (self.backups.taken(), format!("{}e", self.shared.writer));
+                give_up(&self.shared.store, &mut chain, known, horizon, &writer).await?;
             }
             // By the store's clock, which dates what is to go.
             let at = holds::store_time(&self.shared.store, self.shared.system.system_id).await?;
@@ -224,20 +228,30 @@ pub struct Given {
     pub backups: u64,
 }
 
-/// Gives up what is not needed to recover to any moment from `horizon` on, and what nobody holds.
-pub async fn give_up(store: &Store, chain: &mut Chain, horizon: DateTime<Utc>, writer: &str) -> Result<Given> {
+/// Gives up what is not needed to recover to any moment from `horizon` on, and what nobody holds. What is `known` of the backups
+/// tells whether there is anything; before something is given up, each is read again.
+pub async fn give_up(
+    store: &Store,
+    chain: &mut Chain,
+    known: Vec<Taken>,
+    horizon: DateTime<Utc>,
+    writer: &str,
+) -> Result<Given> {
     let StreamId::Postgres { system_id } = *chain.stream() else { return Ok(Given::default()) };
     let held = holds::held(store, system_id, holds::store_time(store, system_id).await?).await?;
-    let surplus = recoverable::surplus(store, chain, horizon, &held).await?;
+    if recoverable::surplus(store, chain, known, horizon, &held).await?.is_empty() {
+        return Ok(Given::default());
+    }
+    let read = Known::read(store, chain).await?;
+    let surplus = recoverable::surplus(store, chain, read, horizon, &held).await?;
     let wal = match surplus.before.is_empty() {
         true => Retired::default(),
         false => chain.expire(&surplus.before, writer, Utc::now()).await?,
     };
     // A backup whose WAL is given up is of no use; one that is left by a crash here goes the next time.
-    let names: Vec<String> = surplus.backups.iter().map(|backup| backup.name.clone()).collect();
-    chain.give_up_backups(&names, writer, Utc::now()).await?;
+    chain.give_up_backups(&surplus.backups, writer, Utc::now()).await?;
     for backup in &surplus.backups {
-        remove(store, backup).await?;
+        remove(store, system_id, backup).await?;
     }
     let given = Given { wal, backups: surplus.backups.len() as u64 };
     if given != Given::default() {
@@ -257,7 +271,7 @@ pub async fn sweep(
     let held = holds::held(store, system_id, now).await?;
     let parts = leftovers::sweep(store, (system_id, chain.backups()), &held, now).await?;
     holds::sweep(store, system_id, now).await?;
-    Ok(parts + delete_retired(store, chain, (now - GRACE, horizon)).await?)
+    Ok(parts + retired::delete_retired(store, chain, (now - GRACE, horizon)).await?)
 }
 
 /// Where this process may not delete, whoever may does (`tidelog expire` with rights of its own, docs/SECURITY.md): nothing else waits
@@ -308,45 +322,6 @@ fn several(segments: &[SegmentRef], archived: i64) -> BTreeSet<Block> {
         }
     }
     blocks.into_iter().filter(|(_, segments)| *segments > 1).map(|(block, _)| block).collect()
-}
-
-/// Deletes the objects of WAL that entries before `before` have retired. Those that no entry names are left alone: they
-/// may be on their way into the chain.
-async fn delete_retired(
-    store: &Store,
-    chain: &Chain,
-    (before, horizon): (DateTime<Utc>, Option<DateTime<Utc>>),
-) -> Result<u64> {
-    let StreamId::Postgres { system_id } = chain.stream() else { return Ok(0) };
-    let objects = store.list(&layout::wal_segments(*system_id)).await?;
-    let needed: BTreeSet<String> =
-        chain.select(&Selection::default()).await?.segments.into_iter().map(|segment| segment.object).collect();
-    let mut ranges: BTreeMap<i32, std::ops::Range<i64>> = BTreeMap::new();
-    let mut candidates = Vec::new();
-    for object in objects.into_iter().filter(|object| !needed.contains(object.location.as_ref())) {
-        let Some((timeline, lsns)) = layout::wal_segment_range(&object.location) else { continue };
-        let (start, end) = (Lsn(lsns.start).position(), Lsn(lsns.end).position());
-        let range = ranges.entry(timeline.cast_signed()).or_insert(start..end);
-        *range = range.start.min(start)..range.end.max(end);
-        candidates.push(object.location);
-    }
-    if candidates.is_empty() {
-        return Ok(0);
-    }
-    let Obsolete { retired, abandoned } = chain.retired(ranges).await?;
-    let horizon = horizon.unwrap_or(DateTime::<Utc>::MIN_UTC).min(before);
-    let mut deleted = 0;
-    for object in candidates {
-        let is_before = |decided: Option<&DateTime<Utc>>, limit| decided.is_some_and(|decided| *decided < limit);
-        if is_before(retired.get(object.as_ref()), before) || is_before(abandoned.get(object.as_ref()), horizon) {
-            store.delete(&object).await?;
-            deleted += 1;
-        }
-    }
-    if deleted > 0 {
-        tracing::info!(objects = deleted, "deleted segments of WAL that are no longer needed");
-    }
-    Ok(deleted)
 }
 
 #[cfg(test)]
