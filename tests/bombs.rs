@@ -417,6 +417,41 @@ fn a_footer_and_a_row_group_as_large_as_the_file_are_refused_unread() {
     assert_eq!(all_of(&target.tells(&["cat", "--topic", "^"], said), "sound"), 1);
 }
 
+/// A Parquet file that is a footer with a schema alone: parts that say that they have so many fields.
+fn schema_of(children: impl Iterator<Item = i64>) -> Vec<u8> {
+    // A part: its repetition, its name, the number of its fields.
+    let parts: Vec<Vec<u8>> =
+        children.map(|children| [&[0x35, 0, 0x18, 1, b'g', 0x15][..], &zigzag(children), &[0]].concat()).collect();
+    let mut count = parts.len();
+    let mut footer = vec![0x15, 2, 0x19, 0xfc];
+    while count >= 0x80 {
+        footer.push((count & 0x7f) as u8 | 0x80);
+        count >>= 7;
+    }
+    footer.push(count as u8);
+    footer.extend(parts.concat());
+    footer.extend([0x16, 0, 0x19, 0x0c, 0]);
+    let length = (footer.len() as u32).to_le_bytes();
+    [b"PAR1", &footer[..], &length, b"PAR1"].concat()
+}
+
+#[test]
+fn a_schema_that_is_deep_or_says_that_it_is_wide_is_refused() {
+    let target = Target::new();
+    let made = one_record(&target, Format::Parquet, 10);
+    let said = ("the schema is not that of a segment", made.0.as_ref());
+    let leaf = std::iter::once(0);
+    for bomb in [
+        schema_of(std::iter::repeat_n(1, 3_000).chain(leaf.clone())),
+        schema_of(std::iter::repeat_n(1, 16_000).chain(leaf.clone())),
+        schema_of(std::iter::once(i64::from(i32::MAX)).chain(leaf)),
+    ] {
+        exchange(&target, &made, &bomb);
+        target.tells(&["verify", "--deep"], said);
+        assert_eq!(all_of(&target.tells(&["cat", "--topic", "^"], said), "sound"), 1);
+    }
+}
+
 #[test]
 fn a_block_of_avro_that_unpacks_to_more_than_a_block_is_refused() {
     let target = Target::new();

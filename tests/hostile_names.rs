@@ -305,6 +305,58 @@ fn files_that_can_have_no_key_are_in_nobody_s_way() {
     assert_passed_over(&home, &sound);
 }
 
+#[test]
+fn pipes_and_sockets_in_the_place_of_objects_are_damage_and_nobody_waits_for_them() {
+    let (home, runtime) = (home(), tokio::runtime::Runtime::new().expect("a runtime"));
+    let archive = home.path().join("archive");
+    let made = |topic: &str| {
+        let segment = runtime.block_on(async {
+            let mut topic = Topic::begin(&on_disk(&archive), topic, 0).await;
+            topic.append(Format::Parquet, &[Record::new(0, 0, 1_000)]).await
+        });
+        (entry(&home, topic), archive.join(segment))
+    };
+    made("sound");
+    let pipe = |place: &Path| {
+        fs::remove_file(place).expect("it was there");
+        assert!(std::process::Command::new("mkfifo").arg(place).status().expect("mkfifo").success());
+    };
+    pipe(&made("an-entry").0);
+    pipe(&made("a-pipe").1);
+    let (behind, (_, linked)) = (made("behind").1, made("a-link"));
+    pipe(&behind);
+    fs::remove_file(&linked).expect("it was there");
+    std::os::unix::fs::symlink(behind, &linked).expect("a link");
+    let (_, socket) = made("a-socket");
+    // The name of a socket is short.
+    let short = home.path().join("s");
+    let _listening = std::os::unix::net::UnixListener::bind(&short).expect("a socket");
+    fs::rename(&short, &socket).expect("it can be moved");
+    let (_, device) = made("a-device");
+    fs::remove_file(&device).expect("it was there");
+    std::os::unix::fs::symlink("/dev/zero", &device).expect("a link");
+    for command in [
+        &["cat", "--topic", "^"][..],
+        &["verify", "--deep"],
+        &["replay", "--topics", "^", "--from", "1970-01-01T00:00:00Z", "--to-stdout"],
+    ] {
+        let output = home.run(&[&["-c", "tidelog.toml"], command].concat()).expect(3);
+        let told = format!("{}{}", output.stdout, output.stderr);
+        for topic in ["an-entry", "a-pipe", "a-link", "a-socket", "a-device"] {
+            let why = if command[0] == "verify" { "" } else { "and not a file" };
+            assert!(
+                told.lines().any(|line| line.contains(topic) && line.contains(why)),
+                "{command:?}, {topic}: {told}"
+            );
+        }
+        assert!(command[0] == "verify" || output.stdout.contains("\"topic\":\"sound\""), "{command:?}: {told}");
+    }
+    for command in ["ls", "files"] {
+        let output = home.run(&["-c", "tidelog.toml", command]).expect(3);
+        assert!(output.stdout.contains("sound") && output.stderr.contains("an-entry"), "{output:?}");
+    }
+}
+
 /// In S3: keys with controls, and with parts that are empty or lead up. moto takes any.
 #[test]
 fn objects_whose_keys_no_client_takes_are_in_nobody_s_way() {

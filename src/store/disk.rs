@@ -3,7 +3,8 @@
 //!
 //! What is listed is what object_store would list: files below the prefix, through links, but those that lead nowhere, and but
 //! for uploads that are under way (`name#1`, `is_valid_file_path` in its `local.rs`). A directory that may not be read is an
-//! error: what lies in it may be missed.
+//! error: what lies in it may be missed. Whatever else is no file, such as a pipe, is listed, and refused when it is read: opening
+//! a pipe waits for somebody who writes to it.
 
 use std::fmt;
 use std::fs::Metadata;
@@ -49,6 +50,34 @@ impl Disk {
         stream::try_unfold(walk, Walk::next).try_flatten().boxed()
     }
 }
+
+impl Disk {
+    /// Whether an object can be read, as far as it is no pipe, socket or device: to open one waits for somebody who writes to
+    /// it, and a device has no end. What is not there is told by whoever opens it.
+    async fn is_file(&self, location: &Path) -> Result<()> {
+        let place = self.files.path_to_filesystem(location)?;
+        let key = location.clone();
+        blocking(move || match std::fs::metadata(&place) {
+            Ok(facts) if !facts.is_file() && !facts.is_dir() => Err(io::Error::other(NoFile { key })),
+            _ => Ok(()),
+        })
+        .await
+    }
+}
+
+/// What lies in the place of an object is not a file.
+#[derive(Debug)]
+pub(super) struct NoFile {
+    key: Path,
+}
+
+impl fmt::Display for NoFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} is a pipe, a socket or a device, and not a file", self.key)
+    }
+}
+
+impl std::error::Error for NoFile {}
 
 /// A listing under way.
 struct Walk {
@@ -129,7 +158,8 @@ impl Folders {
                 } else {
                     found.folders.push(Folder { key, above: above.clone() });
                 }
-            } else if facts.is_file() && is_whole(&key) && after.is_none_or(|after| key > *after) {
+            } else if is_whole(&key) && after.is_none_or(|after| key > *after) {
+                // Pipes, sockets and devices, too: whoever reads one learns that it is no file, and it is not missed in silence.
                 found.objects.push(object(key, &facts));
             }
         }
@@ -182,10 +212,12 @@ impl ObjectStore for Disk {
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        self.is_file(location).await?;
         self.files.get_opts(location, options).await
     }
 
     async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
+        self.is_file(location).await?;
         self.files.get_ranges(location, ranges).await
     }
 

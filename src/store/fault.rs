@@ -6,6 +6,7 @@ use std::io;
 use object_store::client::{HttpError, HttpErrorKind};
 
 use super::code;
+use super::disk::NoFile;
 use crate::error::{Error, Kind};
 
 /// Turns a store's error into ours; `doing` says what could not be done.
@@ -91,6 +92,12 @@ fn beneath(error: &object_store::Error) -> (Kind, Option<&'static str>) {
 }
 
 fn of_io(error: &io::Error) -> Option<(Kind, Option<&'static str>)> {
+    if error.get_ref().is_some_and(|inner| inner.is::<NoFile>()) {
+        return Some((
+            Kind::Corrupt,
+            Some("restore the object from a copy of the archive; one that tidelog did not write can be deleted"),
+        ));
+    }
     match error.kind() {
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Some((
             Kind::Denied,

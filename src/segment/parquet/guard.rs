@@ -35,9 +35,48 @@ pub(super) fn refused(what: &str) -> Error {
         .hint("restore the object from a copy of the archive; `tidelog verify` lists all damage")
 }
 
+/// How many fields each part of the schema of a segment has, in the order in which they stand in a footer: the record, seven
+/// columns, the headers as a list of elements with three columns.
+const CHILDREN: [i64; 14] = [8, 0, 0, 0, 0, 0, 0, 0, 1, 1, 3, 0, 0, 0];
+
 /// Looks through a footer.
 pub(super) fn footer(bytes: &[u8]) -> Result<()> {
-    Thrift::new(bytes, LONGEST_LIST).skip(kind::STRUCT).map_err(|what| refused(&format!("in its footer, {what}")))
+    let looked = Thrift::new(bytes, LONGEST_LIST).skip(kind::STRUCT).and_then(|()| schema_of(bytes));
+    looked.map_err(|what| refused(&format!("in its footer, {what}")))
+}
+
+/// Looks at the schema of a footer: the decoder makes room for as many fields as a part says it has, and goes into parts within
+/// parts as deep as they are.
+fn schema_of(footer: &[u8]) -> Result<(), Bad> {
+    const OTHER: Bad = "the schema is not that of a segment";
+    let (mut thrift, mut last) = (Thrift::new(footer, LONGEST_LIST), 0);
+    while let Some(field) = thrift.field(&mut last)? {
+        match field {
+            (2, kind::LIST) if thrift.list()? == (CHILDREN.len() as u64, kind::STRUCT) => {
+                for expected in CHILDREN {
+                    if children(&mut thrift)? != expected {
+                        return Err(OTHER);
+                    }
+                }
+            }
+            (2, _) => return Err(OTHER),
+            (_, kind) => thrift.skip(kind)?,
+        }
+    }
+    Ok(())
+}
+
+/// How many fields a `SchemaElement` says it has.
+fn children(thrift: &mut Thrift<'_>) -> Result<i64, Bad> {
+    let (mut children, mut last) = (0, 0);
+    while let Some(field) = thrift.field(&mut last)? {
+        match field {
+            (5, kind::I32) => children = thrift.number()?,
+            (5, _) => return Err("the schema has no number of fields"),
+            (_, kind) => thrift.skip(kind)?,
+        }
+    }
+    Ok(children)
 }
 
 /// Looks at where the pages of a column lie. Each of them takes three numbers and the end of a struct.
@@ -259,9 +298,50 @@ mod tests {
                 offset_index(&list(count)).expect_err("it has 40 items").to_string().contains("a list is too long")
             );
         }
-        footer(&list(39)).expect("39 items and the end");
+        assert_eq!(Thrift::new(&list(39), LONGEST_LIST).skip(kind::STRUCT), Ok(()), "39 items and the end");
         assert!(footer(&[0x1c; 100]).expect_err("structs in structs").to_string().contains("too deep"));
         let many = [&list(20_000)[..], &[0; 20_000]].concat();
         assert!(footer(&many).expect_err("too many row groups").to_string().contains("a list is too long"));
+    }
+    /// A footer with a schema that has a part for each of these: how many fields it says it has.
+    fn footer_with(children: impl IntoIterator<Item = i64>) -> Vec<u8> {
+        let parts: Vec<i64> = children.into_iter().collect();
+        let mut footer = vec![0x15, 2, 0x19, 0xfc];
+        varint(parts.len() as u64, &mut footer);
+        for children in parts {
+            // The repetition, the name, the number of fields.
+            footer.extend([0x35, 0, 0x18, 1, b'g', 0x15]);
+            zigzag(children, &mut footer);
+            footer.push(0);
+        }
+        footer.extend([0x16, 0, 0x19, 0x0c, 0]);
+        footer
+    }
+
+    #[test]
+    fn a_schema_is_that_of_a_segment() {
+        footer(&footer_with(CHILDREN)).expect("the schema");
+        let with = |at: usize, children: i64| {
+            CHILDREN.iter().enumerate().map(move |(n, own)| if n == at { children } else { *own })
+        };
+        for other in [
+            footer_with([1; 3_000]),
+            footer_with([1; 16_000]),
+            footer_with([i64::from(i32::MAX), 0]),
+            footer_with([-1, 0]),
+            footer_with(with(0, i64::from(i32::MAX))),
+            footer_with(with(8, -1)),
+            footer_with(with(13, 1)),
+            footer_with([]),
+            [&footer_with(CHILDREN)[..8], &[0; 8]].concat(),
+        ] {
+            assert_eq!(footer(&other).expect_err("another schema").kind(), Kind::Corrupt);
+        }
+        // A field may come twice, and the decoder takes either.
+        let mut twice = footer_with(CHILDREN);
+        twice.pop();
+        let deep = footer_with([1; 3_000]);
+        twice.extend([&[0x09, 4][..], &deep[3..]].concat());
+        assert_eq!(schema_of(&twice), Err("the schema is not that of a segment"));
     }
 }

@@ -14,6 +14,7 @@ const DEEPEST: u8 = 12;
 /// The types of the protocol that are told apart here.
 pub(super) mod kind {
     pub(in super::super) const I32: u8 = 5;
+    pub(in super::super) const LIST: u8 = 9;
     pub(in super::super) const STRUCT: u8 = 12;
 }
 
