@@ -23,6 +23,7 @@ mod postgres_damage;
 mod postgres_holds;
 mod postgres_hosts;
 mod postgres_inherited;
+mod postgres_large;
 mod postgres_list;
 mod postgres_lost;
 mod postgres_many_files;

@@ -8,6 +8,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -204,6 +205,69 @@ fn a_store_that_is_away_is_waited_for_and_what_is_unpacked_stays() {
     let postgres = place.adopt(&data, Version::Debian);
     wait_recovered(&postgres);
     assert_eq!((markers(&postgres).as_str(), sums(&postgres)), ("2|2", before));
+}
+
+#[test]
+fn answers_that_pass_and_a_slow_link_only_make_a_backup_and_a_restore_slow() {
+    let place = Place::new(Version::Debian);
+    place.postgres.psql(
+        "CREATE TABLE noise AS SELECT n, (SELECT string_agg(md5(random()::text || n || i), '') \
+         FROM generate_series(1, 60) AS i) AS text FROM generate_series(1, 3000) AS n",
+    );
+    let sum = "SELECT md5(string_agg(n || text, '' ORDER BY n)) FROM noise";
+    let before = place.postgres.psql(sum);
+    place.wait_archived();
+    place.stop_archiving();
+    let mut bucket = s3_with(&place.home.path().join("archive"));
+    let proxy = Proxy::before(&mut bucket);
+    let url = place.postgres.url("postgres");
+    let config = format!("{}[postgres]\nurl = \"{url}\"\nmax_age = \"300ms\"\n", in_bucket(&bucket, &place.home));
+    place.home.write("tidelog.toml", &config);
+    *place.program() = Some(place.home.start(&["-c", "tidelog.toml", "run"]));
+    let once = |method, key: &str, code| proxy.add(Rule::new(method, key, Fault::Answer(400, code)).times(1));
+
+    // Whatever a backup asks of the store is refused once, as tokens expire and connections grow old.
+    let refused = [
+        once("PUT", "base\\.tar", "ExpiredToken"),
+        once("PUT", "backup_manifest", "RequestTimeout"),
+        once("HEAD", "base\\.tar", "RequestTimeout"),
+        once("GET", "backup_manifest", "ExpiredToken"),
+        once("PUT", "backup\\.json", "ExpiredToken"),
+        once("PUT", "manifest/postgres", "RequestTimeout"),
+    ];
+    let backup = place.back_up();
+    assert_eq!(backup["usable"], true, "{backup}");
+    assert!(refused.iter().all(|rule| rule.met() == 1), "{:?}", refused.map(|rule| rule.met()));
+    let (end, _) = place.mark(1);
+    wait_until("the archive to have it", PATIENCE, || {
+        place.postgres.psql(&format!("SELECT coalesce(max(flush_lsn), '0/0') >= '{end}' FROM pg_stat_replication"))
+            == "t"
+    });
+    place.stop_archiving();
+    proxy.clear();
+
+    // The same of a restore, one answer breaks off, and all of it comes at 500 KB a second.
+    let refused = [
+        once("GET", "backup\\.json", "ExpiredToken"),
+        once("GET", "backup_manifest", "RequestTimeout"),
+        once("GET", "manifest/postgres", "ExpiredToken"),
+        once("PUT", "holds/", "RequestTimeout"),
+        once("GET", "base\\.tar", "ExpiredToken"),
+        proxy.add(Rule::new("GET", "base\\.tar", Fault::CutAnswer(200_000)).times(1)),
+    ];
+    let wal = once("GET", "segments/postgres", "ExpiredToken");
+    let slow = proxy.add(Rule::new("GET", "base\\.tar|segments/postgres", Fault::BytesPerSecond(500_000)));
+    let (data, begun) = (place.home.path().join("data"), Instant::now());
+    let said = restore(&place, &data, &[]);
+    let least = Duration::from_secs(said["fetched_bytes"].as_u64().expect("a number") / 500_000);
+    assert!(begun.elapsed() >= least && least > Duration::from_secs(5), "{:?}: {said}", begun.elapsed());
+    assert!(refused.iter().all(|rule| rule.met() == 1), "{:?}", refused.map(|rule| rule.met()));
+    let fetched = slow.met();
+    let chain = once("GET", "manifest/postgres", "RequestTimeout");
+    let postgres = place.adopt(&data, Version::Debian);
+    wait_recovered(&postgres);
+    assert!(slow.met() > fetched && (wal.met(), chain.met()) == (1, 1), "it was recovered over the same link");
+    assert_eq!((markers(&postgres).as_str(), postgres.psql(sum)), ("1|1", before));
 }
 
 /// A bucket with what an archive on the disk holds.

@@ -57,6 +57,20 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// A server that was archived by mistake, backed up, and abandoned, and another one that gets its number and comes past that
+/// place: random steps find no such history by chance.
+fn mistake() -> impl Strategy<Value = Vec<Step>> {
+    let pieces = || prop::collection::vec((1..4_u64, 0..40_i64), 2..5);
+    let places = (any::<prop::sample::Index>(), 0..12_u64, 0..12_u64, 1..6_u64);
+    (places, pieces(), pieces()).prop_map(|((timeline, back, again, length), wrong, right)| {
+        let promote = |back| Step::Promote { timeline: timeline.index(8), back };
+        let back_up = Step::BackUp { back: 1, length, skew: 0 };
+        let first = [promote(back), Step::Write(wrong), Step::Archive, back_up, Step::Archive, Step::Abandon];
+        let second = [promote(again), Step::Write(right.clone()), Step::Write(right), Step::Archive];
+        [&first[..], &second].concat()
+    })
+}
+
 /// A commit: where its record begins and ends, and when it was, in ms since 1970.
 #[derive(Debug, Clone, Copy)]
 struct Commit {
@@ -85,6 +99,8 @@ enum Alone {
     Nobody,
     Retention,
     Listing,
+    /// To whom a timeline that has the number of an abandoned one is that one.
+    Abandoned,
 }
 
 struct World {
@@ -296,7 +312,11 @@ impl World {
 
     async fn facts(&self) -> Facts {
         let found = backups::backups(&self.store, 7, self.chain.backups()).await.unwrap().sound;
-        recoverable::facts(&self.store, &self.chain, &found).await.unwrap()
+        let mut facts = recoverable::facts(&self.store, &self.chain, &found).await.unwrap();
+        if self.alone == Alone::Abandoned {
+            facts.backups.iter_mut().for_each(|taken| taken.is_abandoned = false);
+        }
+        facts
     }
 
     /// What a plan for a time comes to, as `restore::plan` makes it.
@@ -477,7 +497,8 @@ fn tried(alone: Alone, steps: &[Step]) -> Result<(), TestCaseError> {
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    prop::collection::vec(step(), 1..28)
+    let some = prop_oneof![24 => step().prop_map(|step| vec![step]), 1 => mistake()];
+    prop::collection::vec(some, 1..28).prop_map(|some| some.concat())
 }
 
 proptest! {
@@ -491,7 +512,9 @@ proptest! {
 
 #[test]
 fn one_user_who_computes_for_himself_is_found() {
-    for (alone, told) in [(Alone::Retention, "retention promised"), (Alone::Listing, "ls claims")] {
+    for (alone, told) in
+        [(Alone::Retention, "retention promised"), (Alone::Listing, "ls claims"), (Alone::Abandoned, "Ok(Reach")]
+    {
         let config = ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() };
         let random = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
         let found = TestRunner::new_with_rng(config, random).run(&steps(), |steps| tried(alone, &steps));
