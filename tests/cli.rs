@@ -1,12 +1,18 @@
 //! The inspecting commands as a user types them, over an archive that the test wrote: no server is needed.
 
+use std::fs;
 use std::path::PathBuf;
+use std::process::Stdio;
 
 use serde_json::json;
 use tidelog::stream::Format;
 
 use crate::archive::{Record, Topic, on_disk};
+use crate::rig::http::Server;
+use crate::rig::kafka::free_port;
 use crate::rig::program::{Home, Output};
+use crate::rig::topics::PATIENCE;
+use crate::rig::wait_for;
 
 const CONFIG: &str = "tidelog.toml";
 
@@ -21,7 +27,7 @@ impl Shop {
     fn new() -> Shop {
         let home = Home::new();
         let directory = home.path().join("archive");
-        std::fs::create_dir(&directory).expect("a directory can be made");
+        fs::create_dir(&directory).expect("a directory can be made");
         let url = url::Url::from_directory_path(&directory).expect("a path");
         home.write(CONFIG, &format!("[archive]\nurl = \"{url}\"\nspool_dir = \"{}\"\n", home.path().display()));
         let store = on_disk(&directory);
@@ -136,6 +142,30 @@ fn a_reader_that_has_seen_enough_is_no_error() {
 }
 
 #[test]
+fn a_log_that_cannot_be_written_ends_no_archiver() {
+    let (home, port) = (Home::new(), free_port());
+    let path = home.path().display();
+    home.write(
+        CONFIG,
+        &format!(
+            "[archive]\nurl = \"file://{path}/archive\"\nspool_dir = \"{path}/spool\"\n[http]\nlisten = \"127.0.0.1:{port}\"\n\
+             [kafka]\ncluster = \"main\"\nbootstrap_servers = \"127.0.0.1:1\"\ngroup_id = \"g\"\ntopics = [\"orders\"]\n"
+        ),
+    );
+    let mut command = home.command(&["run", "-c", CONFIG]);
+    command.stdout(Stdio::null()).stderr(fs::File::options().write(true).open("/dev/full").expect("a full disk"));
+    let mut program = command.spawn().expect("it starts");
+    let server = Server::new(format!("127.0.0.1:{port}"));
+    // No broker answers, so that there is something to log all the time.
+    wait_for("what it does without a broker", PATIENCE, || {
+        assert_eq!(program.try_wait().expect("its state"), None, "it has ended");
+        server.is_up().then(|| server.get("/readyz")).filter(|answer| answer.body.contains("127.0.0.1:1"))
+    });
+    program.kill().expect("it ends");
+    program.wait().expect("it ends");
+}
+
+#[test]
 fn replay_to_stdout_prints_what_cat_prints() {
     let shop = Shop::new();
     let range = ["--from", "1970-01-01T00:00:02.5Z", "--to", "1970-01-01T00:00:03Z"];
@@ -171,11 +201,11 @@ fn verify_finds_nothing_in_a_sound_archive() {
 fn verify_names_what_is_damaged() {
     let shop = Shop::new();
     let flipped = shop.object(&shop.segments[0]);
-    let mut bytes = std::fs::read(&flipped).expect("the segment");
+    let mut bytes = fs::read(&flipped).expect("the segment");
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
-    std::fs::write(&flipped, bytes).expect("damage can be done");
-    std::fs::remove_file(shop.object(&shop.segments[1])).expect("damage can be done");
+    fs::write(&flipped, bytes).expect("damage can be done");
+    fs::remove_file(shop.object(&shop.segments[1])).expect("damage can be done");
 
     let said = shop.run(&["verify"]).expect(3);
     assert!(
@@ -197,11 +227,11 @@ fn verify_names_what_is_damaged() {
 fn verify_finds_a_checkpoint_that_is_missing_or_changed() {
     let shop = Shop::new();
     let entry = shop.object("manifest/kafka/main/orders.1/00000000000000000001.json");
-    let text = std::fs::read_to_string(&entry).expect("an entry");
-    std::fs::write(&entry, text.replace("\"end\":100", "\"end\":101")).expect("damage can be done");
+    let text = fs::read_to_string(&entry).expect("an entry");
+    fs::write(&entry, text.replace("\"end\":100", "\"end\":101")).expect("damage can be done");
     let report = shop.run(&["verify", "--json"]).expect(3).json();
     assert!(report["errors"].as_array().expect("a list").iter().any(|error| error["kind"] == "chain"), "{report}");
-    std::fs::remove_file(&entry).expect("damage can be done");
+    fs::remove_file(&entry).expect("damage can be done");
     let report = shop.run(&["verify", "--json"]).expect(3).json();
     let named = report["errors"].to_string();
     assert!(named.contains("00000000000000000001.json") && named.contains("\"chain\""), "{report}");

@@ -7,7 +7,7 @@ use std::time::Duration;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use serde_json::Value;
 
-use crate::http::{SOON, Service};
+use crate::http::{SOON, Service, site_with_listener};
 use crate::rig::kafka::{Kafka, KafkaOptions, free_port, java, shared};
 use crate::rig::program;
 use crate::rig::topics::{Codec, Message, PATIENCE};
@@ -125,6 +125,39 @@ fn a_stranger_that_only_has_other_topics_is_a_note_and_another_tidelog_is_none()
     let ours = Stranger::join(kafka, &site.group, &topic, &[("client.id", "tidelog-2")]);
     wait_until("the other tidelog to have its partitions", PATIENCE, || ours.partitions() == 2);
     assert_eq!(findings(&site), (Some(0), vec![]));
+}
+
+/// How long what nobody in the archive does may take to be told.
+const UNATTENDED: Duration = Duration::from_secs(300);
+
+/// The group tells of its members only what they call themselves, and both are a tidelog.
+#[test]
+fn two_archives_in_one_group_name_the_partitions_that_they_do_not_get() {
+    let (kafka, topic, one) = (shared(), unique("halves"), unique("halves-one"));
+    kafka.create_topic(&topic, 4, &[]);
+    kafka.create_topic(&one, 1, &[]);
+    let settings = Settings { topics: &[&topic, &one], ..Settings::default() };
+    let mut first = Service::start(kafka, &settings, "");
+    let (site, server) = site_with_listener(kafka, &settings, "");
+    site.reconfigure(&site.group, &first.site.group);
+    let mut second = Service { program: site.start(), server, site };
+    produce(kafka, &topic, 4, 0..40);
+    for service in [&mut first, &mut second] {
+        let words = ["archived by nobody", "no process of this archive", "halves", "kafka.group_id"];
+        let reason = wait_for("a reason that names partitions", UNATTENDED, || {
+            service.program.assert_running();
+            let answer = service.server.get("/readyz");
+            let reasons = answer.json()["reasons"].to_string();
+            (answer.status == 503 && words.iter().all(|word| reasons.contains(word))).then_some(reasons)
+        });
+        assert!(reason.contains(&format!("{topic} partitions ")), "{reason}");
+        assert_eq!(service.metric(MEMBERS), Some(1.0));
+    }
+    second.program.terminate(STOP);
+    first.site.wait_archived(kafka, &[&topic, &one], &mut [&mut first.program]);
+    first.wait_ready();
+    assert_eq!(first.metric(MEMBERS), Some(0.0));
+    first.program.terminate(STOP);
 }
 
 // ---- limits

@@ -8,7 +8,7 @@ use std::fmt;
 use std::ops::{Range, RangeInclusive};
 use std::str::FromStr;
 
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use regex::Regex;
 
 use super::plan::matching;
@@ -193,14 +193,15 @@ impl Claims {
     }
 }
 
-/// What of `query` the archive does not have, as warnings: times and offsets that it has not reached, and what is lost.
-pub fn shortfalls(sources: &[Source], query: &Query) -> Vec<String> {
+/// What of `query` the archive does not have, as warnings: times and offsets that it has not reached, and what is lost. Who asks
+/// for everything asks for what there is `now`.
+pub fn shortfalls(sources: &[Source], query: &Query, now: DateTime<Utc>) -> Vec<String> {
     let mut newest: BTreeMap<(&str, &str), &Source> = BTreeMap::new();
     for source in sources {
         newest.insert((&source.stream.cluster, &source.stream.topic), source);
     }
     // Only the newest life of a topic goes on.
-    let mut warnings: Vec<String> = newest.values().filter_map(|source| source.not_reached(query)).collect();
+    let mut warnings: Vec<String> = newest.values().filter_map(|source| source.not_reached(query, now)).collect();
     for source in sources {
         let wanted = |gap: &&Gap| {
             let offsets = source.wanted.get(&gap.partition);
@@ -228,7 +229,7 @@ impl Source {
         ranges.into_iter().any(|range| matching(range, &filter).is_some())
     }
 
-    fn not_reached(&self, query: &Query) -> Option<String> {
+    fn not_reached(&self, query: &Query, now: DateTime<Utc>) -> Option<String> {
         let topic = &self.stream.topic;
         if self.complete.known == 0 {
             return Some(format!(
@@ -247,7 +248,7 @@ impl Source {
                 }
             });
         }
-        let to = query.timestamps.as_ref()?.end;
+        let to = query.timestamps.as_ref().map_or(now.timestamp_millis(), |times| times.end);
         match self.complete.through(wanted) {
             Err(Unknown::Partition(unknown)) => Some(format!(
                 "{topic}: up to when partition {unknown} is complete is not known, records may be missing"
@@ -470,27 +471,34 @@ mod tests {
             ..old.clone()
         };
         let until = |to| Query { timestamps: Some(0..to), ..Query::default() };
-        assert!(shortfalls(&[old.clone(), new.clone()], &until(1_000)).is_empty(), "the old life is over");
-        let late = shortfalls(&[old.clone(), new.clone()], &until(1_001));
+        assert!(shortfalls(&[old.clone(), new.clone()], &until(1_000), time(9_000)).is_empty(), "the old life is over");
+        let late = shortfalls(&[old.clone(), new.clone()], &until(1_001), time(9_000));
         assert!(late.len() == 1 && late[0].contains("complete through 1970-01-01T00:00:01.000Z"), "{late:?}");
-        assert!(shortfalls(std::slice::from_ref(&old), &until(1))[0].contains("not known"));
+        assert!(shortfalls(std::slice::from_ref(&old), &until(1), time(9_000))[0].contains("not known"));
         let begun = Source { positions: Vec::new(), complete: Completeness::default(), ..old.clone() };
-        assert!(shortfalls(&[begun], &until(1))[0].contains("nothing of orders is archived yet"));
+        assert!(shortfalls(&[begun], &until(1), time(9_000))[0].contains("nothing of orders is archived yet"));
         let offsets = Query { offsets: Some("0..101".parse().expect("offsets")), ..Query::default() };
         assert!(
-            shortfalls(std::slice::from_ref(&new), &offsets)[0].contains("partition 0 is archived up to offset 100")
+            shortfalls(std::slice::from_ref(&new), &offsets, time(9_000))[0]
+                .contains("partition 0 is archived up to offset 100")
         );
         let claims = new.complete.clone();
         let uncounted = Source { complete: Completeness { counts: Vec::new(), ..claims.clone() }, ..new.clone() };
-        let unknown = shortfalls(&[uncounted], &until(1_000));
+        let unknown = shortfalls(&[uncounted], &until(1_000), time(9_000));
         assert!(unknown[0].contains("no archiver has said how many partitions it has"), "{unknown:?}");
         let counts = vec![Count { partitions: 3, at: time(1_500) }];
         let one_never_came = Source { complete: Completeness { counts, known: 3, ..claims }, ..new.clone() };
-        let unknown = shortfalls(std::slice::from_ref(&one_never_came), &until(1_000));
+        let unknown = shortfalls(std::slice::from_ref(&one_never_came), &until(1_000), time(9_000));
         assert!(unknown[0].contains("up to when partition 2 is complete is not known"), "{unknown:?}");
+        let everything = shortfalls(std::slice::from_ref(&one_never_came), &Query::default(), time(9_000));
+        assert_eq!(everything, unknown, "who asks for everything is told, too");
+        let late = shortfalls(std::slice::from_ref(&new), &Query::default(), time(1_001));
+        assert!(late.len() == 1 && late[0].contains("complete through 1970-01-01T00:00:01.000Z"), "{late:?}");
         let third = Query { partitions: Some("2".parse().expect("partitions")), ..offsets };
-        assert!(shortfalls(&[one_never_came], &third)[0].contains("nothing of orders partition 2 is archived"));
-        let gap = shortfalls(&[Source { gaps: vec![lost], ..new }], &until(1_000));
+        assert!(
+            shortfalls(&[one_never_came], &third, time(9_000))[0].contains("nothing of orders partition 2 is archived")
+        );
+        let gap = shortfalls(&[Source { gaps: vec![lost], ..new }], &until(1_000), time(9_000));
         assert!(gap[0].contains("offsets 5..9 are lost (broker retention)"), "{gap:?}");
     }
 

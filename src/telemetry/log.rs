@@ -53,7 +53,8 @@ fn subscriber<W>(format: LogFormat, is_terminal: bool, filter: EnvFilter, out: W
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
-    let builder = tracing_subscriber::fmt().with_env_filter(filter);
+    // It would tell of a line that cannot be written where it cannot be written, and panic.
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).log_internal_errors(false);
     match format {
         LogFormat::Text => {
             let fields = debug_fn(field).delimited(" ");

@@ -132,7 +132,7 @@ pub(crate) async fn run(args: &Args, config: &Config) -> Result<()> {
     let tempo = Tempo { rate: args.rate, speed: args.speed };
     let store = Store::open(&config.archive)?;
     if args.to_stdout {
-        return to_stdout(args, config, &store, &query, tempo).await;
+        return to_stdout(args, config, &store, (&query, now), tempo).await;
     }
     let id = args.id.clone().map_or_else(new_id, Ok)?;
     let target = Arc::new(Target::new(args.connection(config)?, &id)?);
@@ -157,11 +157,17 @@ pub(crate) async fn run(args: &Args, config: &Config) -> Result<()> {
     also_left_out(sent, &left_out)
 }
 
-async fn to_stdout(args: &Args, config: &Config, store: &Store, query: &Query, tempo: Tempo) -> Result<()> {
+async fn to_stdout(
+    args: &Args,
+    config: &Config,
+    store: &Store,
+    (query, now): (&Query, DateTime<Utc>),
+    tempo: Tempo,
+) -> Result<()> {
     let (sources, left_out) = readable(replay::sources(store, cluster(config), query).await?);
     let mut warnings = warnings_of(&left_out);
     let left_out: Vec<_> = left_out.into_iter().map(|(life, _)| life).collect();
-    warnings.extend(replay::shortfalls(&sources, query));
+    warnings.extend(replay::shortfalls(&sources, query, now));
     warnings.extend(nothing::unmatched(&sources, query));
     for warning in warnings {
         output::tell(&format!("warning: {warning}"));

@@ -100,7 +100,7 @@ async fn again(
     query.timestamps = begun.timestamps();
     let mut sources = replay::sources_of(store, begun.streams()?, &query).await?;
     begun.pin(&mut sources)?;
-    let mut warnings = replay::shortfalls(&sources, &query);
+    let mut warnings = replay::shortfalls(&sources, &query, begun.at);
     let left_out = begun.left_out.iter().map(|stream| stream.parse()).collect::<Result<Vec<TopicLife>>>()?;
     warnings.extend(left_out.iter().map(|life| {
         format!("{} could not be read when this replay was begun: nothing of {} is replayed", life.stream(), life.topic)
@@ -140,7 +140,7 @@ async fn anew(
         (sources, _) = readable(replay::sources(store, cluster(config), &query).await?);
     }
     let mut warnings = warnings_of(&left_out);
-    warnings.extend(replay::shortfalls(&sources, &query));
+    warnings.extend(replay::shortfalls(&sources, &query, now));
     warnings.extend(nothing::unmatched(&sources, &query));
     let through = if query.timestamps.is_none() { journal::through(&sources) } else { Default::default() };
     let whole = Plan::new(sources, &query, rename)?;

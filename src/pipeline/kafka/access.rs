@@ -1,19 +1,26 @@
 //! What may not be read, and who else takes partitions of the group: looked at now and then, for no event tells.
 //!
 //! A topic without the right to read it is not assigned, or its partitions stand still without a record; partitions that the
-//! group has given to another program are archived by nobody. Both look like a topic in which nothing happens.
+//! group has given to another program are archived by nobody. Both look like a topic in which nothing happens. Members of the group
+//! that are no tidelog are named at once; any other is noticed by what nobody does (see [`unattended`]).
+//!
+//! [`unattended`]: super::unattended
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use tokio::sync::oneshot;
 use tokio::time::{MissedTickBehavior, interval};
 
+use super::unattended::{self, Unattended};
 use crate::config::{Kafka, TopicPattern};
 use crate::error::{Error, Kind, Result};
+use crate::pipeline::board::{KafkaBoard, State};
 use crate::pipeline::tasks::{Reporter, Task, Tasks};
 use crate::source::kafka::{Cluster, FOREIGN_HINT, Foreign, is_archived};
+use crate::store::Store;
 
 /// How often it is looked. What is wrong is told within this; every look asks about all topics.
 const LOOK_EVERY: Duration = Duration::from_secs(20);
@@ -22,8 +29,13 @@ const LOOK_EVERY: Duration = Duration::from_secs(20);
 const MOST_NAMED: usize = 3;
 
 /// Looks until `ended`.
-pub(super) async fn watch(kafka: Arc<Kafka>, cluster: Cluster, tasks: Arc<Tasks>, mut ended: oneshot::Receiver<()>) {
-    let mut watch = Watch::new(kafka, cluster, tasks);
+pub(super) async fn watch(
+    kafka: Arc<Kafka>,
+    (cluster, store): (Cluster, Store),
+    (board, tasks): (Arc<KafkaBoard>, Arc<Tasks>),
+    mut ended: oneshot::Receiver<()>,
+) {
+    let mut watch = Watch::new(kafka, (cluster, store), (board, tasks));
     let mut ticks = interval(LOOK_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -32,7 +44,7 @@ pub(super) async fn watch(kafka: Arc<Kafka>, cluster: Cluster, tasks: Arc<Tasks>
             _ = ticks.tick() => {}
         }
         // That no broker answers is told by those that ask for the ends.
-        if let Err(error) = watch.look().await {
+        if let Err(error) = watch.look(Utc::now()).await {
             tracing::debug!(%error, "rights and members are not known now");
         }
     }
@@ -41,6 +53,7 @@ pub(super) async fn watch(kafka: Arc<Kafka>, cluster: Cluster, tasks: Arc<Tasks>
 struct Watch {
     kafka: Arc<Kafka>,
     cluster: Cluster,
+    board: Arc<KafkaBoard>,
     tasks: Arc<Tasks>,
     patterns: Vec<TopicPattern>,
     /// Topics of regexes that were there once: one that may not be seen any more is in no list.
@@ -49,20 +62,29 @@ struct Watch {
     members: Reporter,
     /// How many foreign members there were.
     foreign: usize,
+    unattended: Unattended,
+    /// When it was looked last what nobody brings on.
+    looked: Option<DateTime<Utc>>,
 }
 
 impl Watch {
-    fn new(kafka: Arc<Kafka>, cluster: Cluster, tasks: Arc<Tasks>) -> Self {
+    fn new(
+        kafka: Arc<Kafka>,
+        (cluster, store): (Cluster, Store),
+        (board, tasks): (Arc<KafkaBoard>, Arc<Tasks>),
+    ) -> Self {
         let (patterns, members) = (kafka.patterns(), tasks.reporter(Task::KafkaMembers, ""));
         let named = patterns.iter().filter_map(|pattern| match pattern {
             TopicPattern::Name(name) if !kafka.excludes(name) => Some(name.clone()),
             _ => None,
         });
         let seen = named.collect();
-        Self { kafka, cluster, tasks, patterns, seen, refused: BTreeMap::new(), members, foreign: 0 }
+        let unattended = Unattended::new(store, &kafka, &tasks);
+        let (refused, foreign, looked) = (BTreeMap::new(), 0, None);
+        Self { kafka, cluster, board, tasks, patterns, seen, refused, members, foreign, unattended, looked }
     }
 
-    async fn look(&mut self) -> Result<()> {
+    async fn look(&mut self, now: DateTime<Utc>) -> Result<()> {
         if let Some(members) = self.cluster.foreign_now(&self.kafka).await? {
             self.tell_members(members);
         }
@@ -73,7 +95,31 @@ impl Watch {
         let topics: Vec<String> = self.seen.iter().cloned().collect();
         let refused = self.cluster.unreadable(&topics).await?;
         self.tell_refused(refused);
+        if self.looked.is_none_or(|looked| now - looked >= unattended::LOOK_EVERY || now < looked) {
+            self.look_elsewhere(&topics, now).await?;
+            self.looked = Some(now);
+        }
         Ok(())
+    }
+
+    /// Looks at the partitions that are not read here.
+    async fn look_elsewhere(&mut self, topics: &[String], now: DateTime<Utc>) -> Result<()> {
+        let status = self.board.status();
+        if status.state != State::Running {
+            self.unattended.rests();
+            return Ok(());
+        }
+        let described = self.cluster.describe(topics).await?;
+        let counts = described.into_iter().filter_map(|(topic, info)| Some((topic, info.ok()?.partitions)));
+        let mut elsewhere: BTreeMap<String, BTreeSet<i32>> =
+            counts.map(|(topic, count)| (topic, (0..count).collect())).collect();
+        for stream in &status.streams {
+            if let Some(partitions) = elsewhere.get_mut(&*stream.topic) {
+                partitions.retain(|partition| stream.partitions.iter().all(|at| at.partition != *partition));
+            }
+        }
+        elsewhere.retain(|topic, partitions| !partitions.is_empty() && !self.refused.contains_key(topic));
+        self.unattended.look(elsewhere, now).await
     }
 
     fn tell_refused(&mut self, refused: BTreeMap<String, Error>) {

@@ -10,6 +10,7 @@
 //! | reports | collector → coverage | 1: one that comes too early is dropped |
 
 pub mod status;
+mod unattended;
 
 mod access;
 mod claims;
@@ -150,7 +151,8 @@ pub(super) async fn run(
 
     // Dropped at the end: the task ends with it.
     let (_archiving, ended) = oneshot::channel();
-    tasks.spawn("access", access::watch(Arc::clone(&kafka), shared.cluster.clone(), Arc::clone(&tasks), ended));
+    let sides = (shared.cluster.clone(), shared.store.clone());
+    tasks.spawn("access", access::watch(Arc::clone(&kafka), sides, (Arc::clone(&board), Arc::clone(&tasks)), ended));
 
     let collector = Collector::new(Parts {
         consumer: Consumer::new(&kafka)?,

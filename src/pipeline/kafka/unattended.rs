@@ -1,0 +1,253 @@
+//! Partitions of archived topics that no process of this archive brings on: the group has given them to another archive's
+//! process, or to another program.
+//!
+//! ```text
+//!   partitions of the topics ─ those that are read here ─► claims of all processes ─ none is new ─► positions in the chains
+//!                                                                                     ─ none has moved ─► told
+//! ```
+//!
+//! The group tells no more of its members than what they call themselves. What the processes of this archive do stands in the
+//! archive: each claims every few seconds what is complete of its partitions, and one that catches up moves their positions.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use crate::config::Kafka;
+use crate::error::{Error, Kind, Result};
+use crate::manifest::coverage::{self, Coverage};
+use crate::manifest::{self, Chain};
+use crate::pipeline::tasks::{Reporter, Task, Tasks};
+use crate::store::{Store, layout};
+use crate::stream::TopicLife;
+
+/// How often it is looked.
+pub(super) const LOOK_EVERY: TimeDelta = TimeDelta::seconds(60);
+
+/// A partition that nobody has brought on for so long is told. A process that was killed is missed by the group after its session
+/// of 45 s, and whoever has its partitions then claims within 30 s.
+const TOLD_AFTER: TimeDelta = TimeDelta::seconds(120);
+
+/// So many topics are named, and so many partitions of each.
+const MOST_TOPICS: usize = 3;
+const MOST_PARTITIONS: usize = 10;
+
+const HINT: &str = "does another archive's tidelog, or another program, take part in the group? Give it another kafka.group_id (positions \
+                    are the archive's, nothing is lost by it). If a process of this archive has them, its /readyz says what keeps it";
+
+/// Partitions by topic.
+type Partitions = BTreeMap<String, BTreeSet<i32>>;
+
+/// What was seen of a partition last.
+#[derive(Debug, Clone, Copy)]
+struct Mark {
+    claimed: Option<DateTime<Utc>>,
+    position: Option<i64>,
+    /// Since when nothing of it has moved.
+    since: DateTime<Utc>,
+}
+
+/// What is known of partitions that are not read here.
+#[derive(Debug, Default)]
+struct Marks(BTreeMap<(String, i32), Mark>);
+
+impl Marks {
+    /// Takes in what is claimed of the partitions `elsewhere`, and forgets all others. Gives the topics that have one of which
+    /// nothing new is claimed.
+    fn claimed(
+        &mut self,
+        elsewhere: &Partitions,
+        claimed: impl Fn(&str, i32) -> Option<DateTime<Utc>>,
+        now: DateTime<Utc>,
+    ) -> BTreeSet<String> {
+        self.0.retain(|(topic, partition), _| elsewhere.get(topic).is_some_and(|known| known.contains(partition)));
+        let mut still = BTreeSet::new();
+        for (topic, partitions) in elsewhere {
+            for partition in partitions {
+                let claim = claimed(topic, *partition);
+                let new = Mark { claimed: claim, position: None, since: now };
+                let mark = self.0.entry((topic.clone(), *partition)).or_insert(new);
+                if mark.claimed != claim || mark.since > now {
+                    (mark.claimed, mark.since) = (claim, now);
+                } else if mark.since < now {
+                    still.insert(topic.clone());
+                }
+            }
+        }
+        still
+    }
+
+    /// Takes in where the archive of a topic stands.
+    fn stands(&mut self, topic: &str, position: impl Fn(i32) -> Option<i64>, now: DateTime<Utc>) {
+        for ((_, partition), mark) in self.0.iter_mut().filter(|((of, _), _)| of == topic) {
+            let position = position(*partition);
+            if mark.position != position {
+                // What is seen for the first time has not moved.
+                mark.since = if mark.position.is_none() { mark.since } else { now };
+                mark.position = position;
+            }
+        }
+    }
+
+    /// What nobody has brought on for too long.
+    fn unattended(&self, now: DateTime<Utc>) -> Partitions {
+        let mut found = Partitions::new();
+        for ((topic, partition), _) in self.0.iter().filter(|(_, mark)| now - mark.since >= TOLD_AFTER) {
+            found.entry(topic.clone()).or_default().insert(*partition);
+        }
+        found
+    }
+}
+
+/// Looks for such partitions, and tells of them.
+pub(super) struct Unattended {
+    store: Store,
+    cluster: String,
+    marks: Marks,
+    reporter: Reporter,
+}
+
+impl Unattended {
+    pub(super) fn new(store: Store, kafka: &Kafka, tasks: &Arc<Tasks>) -> Self {
+        let reporter = tasks.reporter(Task::KafkaMembers, "unattended");
+        Self { store, cluster: kafka.cluster.clone(), marks: Marks::default(), reporter }
+    }
+
+    /// Nothing can be said now: this process reads nothing.
+    pub(super) fn rests(&mut self) {
+        self.marks = Marks::default();
+        self.reporter.succeeded();
+    }
+
+    /// Looks at the partitions that are not read here.
+    pub(super) async fn look(&mut self, elsewhere: Partitions, now: DateTime<Utc>) -> Result<()> {
+        if elsewhere.is_empty() {
+            self.rests();
+            return Ok(());
+        }
+        let loaded = coverage::load_all(&self.store, &layout::topic_coverages(&self.cluster)).await?;
+        let claims = newest_claims(&loaded.known);
+        let claimed = |topic: &str, partition| claims.get(topic)?.get(&partition).copied();
+        let still = self.marks.claimed(&elsewhere, claimed, now);
+        if !still.is_empty() {
+            for life in newest_lives(manifest::lives_named(&self.store, &self.cluster).await?, &still) {
+                // A chain that is damaged is told by whoever archives the topic.
+                if let Ok(Some(chain)) = Chain::open(&self.store, &life.stream()).await {
+                    self.marks.stands(&life.topic, |partition| chain.reached(partition), now);
+                }
+            }
+        }
+        self.tell(&self.marks.unattended(now));
+        Ok(())
+    }
+
+    fn tell(&self, unattended: &Partitions) {
+        if unattended.is_empty() {
+            self.reporter.succeeded();
+            return;
+        }
+        let error = Error::new(Kind::Config, told(unattended)).hint(HINT);
+        let retry = LOOK_EVERY.to_std().ok();
+        if self.reporter.failed("partitions are archived by nobody", &error, retry) {
+            tracing::warn!(%error, hint = error.hint_text(), "no process of this archive brings partitions on");
+        }
+    }
+}
+
+/// Up to when partitions are claimed to be complete, by topic, whatever the generation: later is newer.
+fn newest_claims(known: &[Coverage]) -> BTreeMap<String, BTreeMap<i32, DateTime<Utc>>> {
+    let mut newest: BTreeMap<String, BTreeMap<i32, DateTime<Utc>>> = BTreeMap::new();
+    for (stream, topic) in known.iter().flat_map(|coverage| &coverage.topics) {
+        let Ok(life) = stream.parse::<TopicLife>() else { continue };
+        let of_topic = newest.entry(life.topic).or_default();
+        for (partition, claim) in &topic.claims {
+            let known = of_topic.entry(*partition).or_insert(claim.complete_through);
+            *known = claim.complete_through.max(*known);
+        }
+    }
+    newest
+}
+
+fn newest_lives(lives: Vec<TopicLife>, topics: &BTreeSet<String>) -> Vec<TopicLife> {
+    let mut newest: BTreeMap<String, TopicLife> = BTreeMap::new();
+    for life in lives.into_iter().filter(|life| topics.contains(&life.topic)) {
+        let known = newest.entry(life.topic.clone()).or_insert_with(|| life.clone());
+        if known.generation < life.generation {
+            *known = life;
+        }
+    }
+    newest.into_values().collect()
+}
+
+fn told(unattended: &Partitions) -> String {
+    let of = |(topic, partitions): (&String, &BTreeSet<i32>)| {
+        let named: Vec<String> = partitions.iter().take(MOST_PARTITIONS).map(i32::to_string).collect();
+        let more = partitions.len().saturating_sub(MOST_PARTITIONS);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        format!("{topic} partitions {}{more}", named.join(", "))
+    };
+    let mut text = unattended.iter().take(MOST_TOPICS).map(of).collect::<Vec<_>>().join("; ");
+    let more = unattended.len().saturating_sub(MOST_TOPICS);
+    if more > 0 {
+        text += &format!("; and {more} more topics");
+    }
+    let seconds = TOLD_AFTER.num_seconds();
+    format!("{text}: no process of this archive has archived anything of them, or found them complete, for {seconds} s")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp(seconds, 0).expect("a time")
+    }
+
+    fn two() -> Partitions {
+        Partitions::from([("a".to_owned(), BTreeSet::from([0, 1]))])
+    }
+
+    #[test]
+    fn what_is_claimed_or_moves_is_attended_and_what_does_neither_is_told() {
+        let mut marks = Marks::default();
+        let mut told_at = Vec::new();
+        for now in (0..600).step_by(60) {
+            // Partition 0 is claimed anew each time; 1 moves until 120 s.
+            let claimed = |_: &str, partition| (partition == 0).then(|| at(now - 10));
+            let still = marks.claimed(&two(), claimed, at(now));
+            assert_eq!(still.contains("a"), now > 0);
+            marks.stands("a", |partition| (partition == 1).then_some(now.min(120)), at(now));
+            told_at.extend(marks.unattended(at(now)).into_values().map(|partitions| (now, partitions)));
+        }
+        let only = BTreeSet::from([1]);
+        assert_eq!(told_at, [240, 300, 360, 420, 480, 540].map(|now| (now, only.clone())));
+        assert!(marks.claimed(&Partitions::new(), |_, _| None, at(600)).is_empty());
+        assert!(marks.unattended(at(9_000)).is_empty(), "it is read here now");
+    }
+
+    #[test]
+    fn what_was_never_claimed_is_told_after_its_time_and_a_clock_that_is_set_back_tells_nothing() {
+        let mut marks = Marks::default();
+        marks.claimed(&two(), |_, _| None, at(1_000));
+        assert!(marks.unattended(at(1_119)).is_empty());
+        assert_eq!(marks.unattended(at(1_120)), two());
+        marks.claimed(&two(), |_, _| None, at(500));
+        assert!(marks.unattended(at(600)).is_empty());
+    }
+
+    #[test]
+    fn few_are_named() {
+        let many = |topic: &str| (topic.to_owned(), (0..12).collect());
+        let text = told(&["a", "b", "c", "d"].map(many).into());
+        assert!(text.starts_with("a partitions 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more; b "), "{text}");
+        assert!(text.contains("; and 1 more topics: no process of this archive"), "{text}");
+    }
+
+    #[test]
+    fn the_newest_life_is_the_one_that_is_looked_at() {
+        let lives =
+            [("a", 0), ("a", 10), ("a", 9), ("b", 1)].map(|(topic, number)| TopicLife::new("main", topic, number));
+        assert_eq!(newest_lives(lives.to_vec(), &BTreeSet::from(["a".to_owned()])), [lives[1].clone()]);
+    }
+}
