@@ -464,6 +464,32 @@ fn commands_and_the_service_ride_out_answers_that_pass() {
     site.assert_holds(&topic, 0, &kafka.consume_all(&topic));
 }
 
+/// What S3 and proxies answer with the status of a success: an archive is not empty for that, and no object damaged.
+#[test]
+fn an_answer_that_is_none_is_no_empty_archive_and_no_damage() {
+    let (kafka, topic) = (shared(), unique("no-listing"));
+    let site = site_of(kafka, &topic);
+    let mut bucket = moto();
+    let proxy = Proxy::before(&mut bucket);
+    site.archive_in(&bucket);
+    let mut program = site.start();
+    archive_more(kafka, &site, &topic, &mut program, 20);
+    program.terminate(STOP);
+    let passing = proxy.add(Rule::new("GET", "list-type=2", Fault::Answer(200, "InternalError")).times(1));
+    assert!(site.tidelog(&["ls"]).expect(0).stdout.contains(&topic));
+    assert_eq!(passing.met(), 1);
+    proxy.add(Rule::new("GET", "list-type=2", Fault::Answer(200, "AccessDenied")));
+    for command in [&["ls"][..], &["verify"], &["files"]] {
+        let output = site.tidelog(command).expect(1);
+        assert!(output.stderr.contains("AccessDenied"), "{command:?}: {}", output.stderr);
+    }
+    proxy.clear();
+    let cut = proxy.add(Rule::new("GET", "/archive/segments/", Fault::CutAnswer(100)));
+    let output = site.tidelog(&["verify"]).expect(1);
+    assert!(cut.met() > 0 && output.stderr.contains("1 object could not be checked"), "{}", output.stderr);
+    assert!(!output.stdout.contains("cannot be read"), "{}", output.stdout);
+}
+
 /// Every sort of fault, again and again.
 fn make_bad(proxy: &Proxy) {
     proxy.add(Rule::new("PUT", "", CONFLICT).every(7));

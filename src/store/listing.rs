@@ -10,12 +10,13 @@
 //!                ◄─ the answer without <Contents>, <CommonPrefixes>, <Blob>, <BlobPrefix> of such a key ─┘
 //! ```
 
+use std::fmt;
 use std::ops::Range;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use object_store::client::{
-    ClientOptions, HttpClient, HttpConnector, HttpError, HttpRequest, HttpResponse, HttpService,
+    ClientOptions, HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpService,
 };
 use object_store::path::Path;
 use quick_xml::Reader;
@@ -59,6 +60,9 @@ impl HttpService for Client {
         }
         let (parts, body) = answer.into_parts();
         let body = body.bytes().await?;
+        if !is_a_listing(&body) {
+            return Err(HttpError::new(HttpErrorKind::Decode, NoListing::of(&body)));
+        }
         let refused = refused(&body);
         for (_, key) in &refused {
             self.passed_over.tell(key, "its key is none that the client for stores takes");
@@ -71,6 +75,54 @@ impl HttpService for Client {
 fn is_listing(query: &str) -> bool {
     query.split('&').any(|pair| pair == "list-type=2" || pair == "comp=list")
 }
+
+/// Whether an answer is a listing, and not what a proxy says, or an error with the status of a success. object_store takes any XML
+/// for one of nothing, and an archive would seem to be empty. A listing says whether it is all (S3 and Google: `IsTruncated`;
+/// Azure: `NextMarker`).
+fn is_a_listing(body: &[u8]) -> bool {
+    let mut reader = Reader::from_reader(body);
+    let (mut depth, mut end, mut says) = (0_usize, "", false);
+    loop {
+        match reader.read_event() {
+            Ok(Event::Start(tag)) => {
+                match (depth, tag.local_name().as_ref()) {
+                    (0, b"ListBucketResult") => end = "IsTruncated",
+                    (0, b"EnumerationResults") => end = "NextMarker",
+                    (0, _) => return false,
+                    (1, name) => says |= name == end.as_bytes(),
+                    _ => {}
+                }
+                depth += 1;
+            }
+            Ok(Event::Empty(tag)) => says |= depth == 1 && tag.local_name().as_ref() == end.as_bytes(),
+            Ok(Event::End(_)) => depth = depth.saturating_sub(1),
+            Ok(Event::Eof) => return says && depth == 0,
+            Ok(_) => {}
+            Err(_) => return false,
+        }
+    }
+}
+
+/// An answer to a listing that is none.
+#[derive(Debug)]
+struct NoListing {
+    /// How it begins.
+    begin: String,
+}
+
+impl NoListing {
+    fn of(body: &[u8]) -> Self {
+        Self { begin: String::from_utf8_lossy(&body[..body.len().min(200)]).into_owned() }
+    }
+}
+
+impl fmt::Display for NoListing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the answer is no listing, whatever its status: {}", self.begin)
+    }
+}
+
+impl std::error::Error for NoListing {}
 
 /// The body without what lies there.
 fn without(body: Bytes, refused: Vec<(Range<usize>, String)>) -> Bytes {
@@ -236,6 +288,31 @@ mod tests {
                     </EnumerationResults>";
         let left = "<EnumerationResults><Prefix/><Blobs><Blob><Name>a/b</Name></Blob></Blobs><NextMarker/></EnumerationResults>";
         assert_eq!(sound(body), left);
+    }
+
+    #[test]
+    fn an_answer_that_is_no_listing_is_not_taken_for_an_empty_archive() {
+        for listing in [
+            "<?xml version=\"1.0\"?>\n<ListBucketResult xmlns=\"x\"><Name>b</Name><IsTruncated>false</IsTruncated></ListBucketResult>\n",
+            "<s3:ListBucketResult xmlns:s3=\"x\"><s3:IsTruncated>false</s3:IsTruncated></s3:ListBucketResult>",
+            "\u{feff}<?xml version=\"1.0\"?><EnumerationResults><Blobs/><NextMarker/></EnumerationResults>",
+            "<EnumerationResults><Blobs></Blobs><NextMarker>x</NextMarker></EnumerationResults>",
+        ] {
+            assert!(is_a_listing(listing.as_bytes()), "{listing}");
+        }
+        for other in [
+            "",
+            "<html><body>login</body></html>",
+            "<?xml version=\"1.0\"?><Error><Code>SlowDown</Code><IsTruncated>false</IsTruncated></Error>",
+            "<ListBucketResult></ListBucketResult>",
+            "<ListBucketResult/>",
+            "<ListBucketResult><Contents><IsTruncated/></Contents></ListBucketResult>",
+            "<ListBucketResult><IsTruncated>false</IsTruncated>",
+            "<ListBucketResult><NextMarker/></ListBucketResult>",
+            "not XML",
+        ] {
+            assert!(!is_a_listing(other.as_bytes()), "{other}");
+        }
     }
 
     #[test]

@@ -89,9 +89,16 @@ pub enum DamageKind {
     Unreadable,
     /// A segment's records are not what its checkpoint says.
     Contradiction,
+    /// The store gave no answer that an object can be judged by, although it answers for others: no damage that is known of.
+    Unchecked,
 }
 
 impl DamageKind {
+    /// What an error tells of an object: `damage`, unless the store did not answer.
+    fn of(error: &Error, damage: Self) -> Self {
+        if error.is_transient() { Self::Unchecked } else { damage }
+    }
+
     /// Its name in JSON.
     pub fn name(self) -> &'static str {
         match self {
@@ -100,6 +107,7 @@ impl DamageKind {
             Self::Changed => "changed",
             Self::Unreadable => "unreadable",
             Self::Contradiction => "contradiction",
+            Self::Unchecked => "unchecked",
         }
     }
 
@@ -111,6 +119,9 @@ impl DamageKind {
             }
             Self::Unreadable | Self::Contradiction => {
                 "restore the object from a copy of the archive; if the copy is the same, keep it and report this as a bug"
+            }
+            Self::Unchecked => {
+                "look after the store and what lies between it and tidelog, and verify again: the object may be sound"
             }
         }
     }
@@ -158,7 +169,7 @@ pub async fn verify(store: &Store, deep: bool, seen: &Arc<Seen>) -> Result<Repor
         let looked = work.stream(&stream).await;
         if let Err(error) = manifest::isolated(store, looked).await? {
             let object = layout::chain(&stream).to_string();
-            let (kind, detail) = (DamageKind::Chain, error.to_string());
+            let (kind, detail) = (DamageKind::of(&error, DamageKind::Chain), error.to_string());
             work.report.errors.push(Damage { stream, object, kind, detail, ranges: Vec::new() });
         }
     }
@@ -327,7 +338,9 @@ impl Check {
             Err(Finding::Damage(kind, detail)) => Ok(Some(self.damage(kind, detail))),
             Err(Finding::Trouble(error)) => match manifest::isolated(&self.store, Err(error)).await? {
                 Ok(()) => Ok(None),
-                Err(error) => Ok(Some(self.damage(DamageKind::Unreadable, error.to_string()))),
+                Err(error) => {
+                    Ok(Some(self.damage(DamageKind::of(&error, DamageKind::Unreadable), error.to_string())))
+                }
             },
         }
     }
@@ -509,17 +522,24 @@ impl Finding {
 impl Report {
     /// Segments that are damaged or missing.
     pub fn damaged_segments(&self) -> u64 {
-        self.errors
-            .iter()
-            .filter(|damage| damage.kind != DamageKind::Chain)
-            .map(|damage| &damage.object)
-            .collect::<BTreeSet<_>>()
-            .len() as u64
+        self.objects(|kind| !matches!(kind, DamageKind::Chain | DamageKind::Unchecked))
+    }
+
+    /// Objects of which nothing is known, since the store did not answer.
+    pub fn unchecked(&self) -> u64 {
+        self.objects(|kind| kind == DamageKind::Unchecked)
+    }
+
+    fn objects(&self, of: impl Fn(DamageKind) -> bool) -> u64 {
+        let objects: BTreeSet<_> =
+            self.errors.iter().filter(|damage| of(damage.kind)).map(|damage| &damage.object).collect();
+        objects.len() as u64
     }
 
     /// Records in them, as their checkpoints say.
     pub fn damaged_records(&self) -> u64 {
-        total(self.errors.iter().flat_map(|damage| &damage.ranges).map(|(_, _, _, records)| *records))
+        let damaged = self.errors.iter().filter(|damage| damage.kind != DamageKind::Unchecked);
+        total(damaged.flat_map(|damage| &damage.ranges).map(|(_, _, _, records)| *records))
     }
 }
 

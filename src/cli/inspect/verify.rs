@@ -21,7 +21,8 @@ use crate::verify::{self, Damage, DamageKind, Report, Seen};
 
 /// Checks every chain of checkpoints and every segment: numbers, links, sizes, hashes, and the files' own facts.
 ///
-/// Exits with 3 if anything is not as it should be. Objects that no checkpoint names are counted and no error.
+/// Exits with 3 if anything is not as it should be, with 1 if the store kept something from being checked. Objects that no
+/// checkpoint names are counted and no error.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   tidelog verify
@@ -294,13 +295,15 @@ fn paragraph(damage: &Damage) -> String {
         StreamId::Postgres { .. } => damage.stream.to_string(),
     };
     let at = |partition: i32, start: i64, end: i64| span_words(&damage.stream, partition, start, end);
+    let failed = if damage.kind == DamageKind::Unchecked { "could not be checked" } else { "cannot be read" };
     let what = match (damage.kind, damage.ranges.as_slice()) {
+        (DamageKind::Unchecked, []) => format!("{}: its chain of checkpoints {failed}", damage.stream),
         (DamageKind::Chain, _) | (_, []) => format!("{}: its chain of checkpoints is damaged", damage.stream),
         (_, [(partition, start, end, _)]) => {
-            format!("{name} {} cannot be read", at(*partition, *start, *end))
+            format!("{name} {} {failed}", at(*partition, *start, *end))
         }
         (_, several) => {
-            let mut text = format!("{name}: these cannot be read:");
+            let mut text = format!("{name}: these {failed}:");
             for (partition, start, end, _) in several {
                 // Writing to a string does not fail.
                 write!(text, "\n  {}", at(*partition, *start, *end)).unwrap_or_default();
@@ -330,7 +333,13 @@ fn verdict(report: &Report) -> Result<()> {
     if chain > 0 {
         found.push(human::many(chain, "damaged checkpoint"));
     }
-    Err(Error::new(Kind::Incomplete, found.join("; ")))
+    // That nothing is known of an object is no damage.
+    let kind = if found.is_empty() { Kind::Unavailable } else { Kind::Incomplete };
+    let unchecked = report.unchecked();
+    if unchecked > 0 {
+        found.push(format!("{} could not be checked", human::many(unchecked, "object")));
+    }
+    Err(Error::new(kind, found.join("; ")))
 }
 
 #[cfg(test)]
@@ -354,5 +363,11 @@ mod tests {
         assert_eq!(error.to_string(), "1 damaged segment of 2,410, 1,600 records affected");
         assert_eq!(error.exit_code(), 3);
         assert!(verdict(&Report::default()).is_ok());
+        let mut unchecked = report.errors[0].clone();
+        unchecked.kind = DamageKind::Unchecked;
+        assert!(paragraph(&unchecked).contains("offsets 120,400..121,999 could not be checked"));
+        let report = Report { segments: 2_410, errors: vec![unchecked], ..Report::default() };
+        let error = verdict(&report).expect_err("nothing is known");
+        assert_eq!((error.to_string().as_str(), error.exit_code()), ("1 object could not be checked", 1));
     }
 }
