@@ -384,7 +384,7 @@ impl Fetching<'_> {
         let Name::Wal(wal) = self.name else { return };
         let system = log.system();
         let Ok(from) = wal.start(system.wal_segment_size.into()) else { return };
-        let kept = Kept::beside(&self.args.path);
+        let kept = if self.args.ahead { Kept::along(&self.args.path) } else { Kept::beside(&self.args.path) };
         if let Err(error) = kept.renew(store, (system.system_id, from), Utc::now(), pipeline::writer_id).await {
             tracing::warn!(%error, "no hold can be written: retention does not know of this recovery");
         }

@@ -87,12 +87,19 @@ impl Holding {
 /// The hold of a recovery, as it lies beside its files.
 pub struct Kept {
     file: PathBuf,
+    makes_folder: bool,
 }
 
 impl Kept {
     /// That of the recovery which wants a file at `path`.
     pub fn beside(path: &Path) -> Self {
-        Self { file: path.parent().unwrap_or(Path::new("")).join(super::ahead::FOLDER).join(super::ahead::HOLD) }
+        let folder = path.parent().unwrap_or(Path::new("")).join(super::ahead::FOLDER);
+        Self { file: folder.join(super::ahead::HOLD), makes_folder: true }
+    }
+
+    /// The same for who goes along with the recovery. Where the folder is gone, the recovery is over, and nothing is made again.
+    pub fn along(path: &Path) -> Self {
+        Self { makes_folder: false, ..Self::beside(path) }
     }
 
     /// Writes the hold again if it is time to; where there is none, one for a recovery that begins at `from`, by a new `name`.
@@ -119,7 +126,7 @@ impl Kept {
         hold.goes_on(from, now);
         let failed = |source| Error::io(source, format!("cannot write {}", self.file.display()));
         // First, so that a store which refuses it is not asked with each file. A place that is not there is not made.
-        match self.file.parent().map(std::fs::create_dir) {
+        match self.file.parent().filter(|_| self.makes_folder).map(std::fs::create_dir) {
             Some(Err(error)) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(failed(error)),
             _ => {}
         }
@@ -147,6 +154,10 @@ mod tests {
         assert!(refused.to_string().contains(".tidelog/hold") && !wal.exists(), "{refused}");
         assert_eq!(held(&store, 7, Utc::now()).await.expect("none").holds, []);
         std::fs::create_dir(&wal).expect("Postgres has it");
+        let along = Kept::along(&wal.join("RECOVERYXLOG"));
+        along.renew(&store, (7, Lsn(500)), Utc::now(), name).await.expect_err("the recovery is over");
+        assert_eq!(std::fs::read_dir(&wal).expect("a directory").count(), 0, "nothing is made again");
+        assert_eq!(held(&store, 7, Utc::now()).await.expect("none").holds, []);
         kept.renew(&store, (7, Lsn(500)), Utc::now(), name).await.expect("written");
         let found = held(&store, 7, Utc::now()).await.expect("one");
         assert_eq!((found.from(), found.holds[0].name.as_str()), (Some(Lsn(500)), "first"));

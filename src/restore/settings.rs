@@ -194,6 +194,13 @@ fn apart(version: u32, inherited: &Inherited, raised: &[(&str, u32)]) -> String 
     text
 }
 
+/// Takes away what a recovery needs, with what was fetched in advance and not asked for. Under another name first: who fetches in
+/// advance makes files in the folder by its name, and `rm` cannot remove one in which files come to be.
+fn end() -> String {
+    const OVER: &str = "pg_wal/.tidelog.over";
+    format!("mv pg_wal/.tidelog {OVER} 2>/dev/null; rm -rf pg_wal/.tidelog {OVER} {RECOVERY} {FETCHING}")
+}
+
 fn recovery(plan: &Plan, action: Action, fetching: &LogSource) -> String {
     let mut text = format!(
         "# tidelog restore-postgres, base backup {}: goes with the end of the recovery.\n",
@@ -207,8 +214,7 @@ fn recovery(plan: &Plan, action: Action, fetching: &LogSource) -> String {
     }
     // The working directory is the data directory.
     set("restore_command", &format!("{} --config {FETCHING} wal-fetch {archive} \"%f\" \"%p\"", fetching.program));
-    // With what was fetched in advance and not asked for.
-    set("recovery_end_command", &format!("rm -rf pg_wal/.tidelog {RECOVERY} {FETCHING}"));
+    set("recovery_end_command", &end());
     set("recovery_target_timeline", &plan.timeline.to_string());
     match plan.stop {
         // With an offset in digits: at this point of its start Postgres knows no zone by a name, not even `Z`.
@@ -266,6 +272,27 @@ mod tests {
         let old = "work_mem = '8MB'\nrecovery_target_lsn = '0/1'\n restore_command = 'x'\ninclude_if_exists 'tidelog.restored.conf'\n";
         assert_eq!(without_old_recovery(old), "work_mem = '8MB'\n");
         assert_eq!((shell_word("100%").as_str(), quoted("a'\\b").as_str()), ("'100%%'", "'a''\\\\b'"));
+    }
+
+    #[test]
+    fn the_end_of_a_recovery_leaves_nothing_whoever_still_fetches() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let (data, ahead) = (folder.path(), folder.path().join("pg_wal/.tidelog"));
+        for _ in 0..20 {
+            fs::create_dir_all(&ahead).expect("a directory");
+            fs::write(data.join(RECOVERY), "").expect("written");
+            for file in 0..200 {
+                fs::write(ahead.join(format!("{file}")), "").expect("written");
+            }
+            std::thread::scope(|scope| {
+                // Like `Ahead::bring`: files are made by name, as long as there is the folder.
+                scope.spawn(|| (0..u64::MAX).find(|n| fs::write(ahead.join(format!("{n}.part")), "").is_err()));
+                let ended = std::process::Command::new("sh").arg("-c").arg(end()).current_dir(data).status();
+                assert!(ended.expect("a shell").success());
+                let left: Vec<_> = fs::read_dir(data.join("pg_wal")).expect("a directory").flatten().collect();
+                assert!(left.is_empty() && !data.join(RECOVERY).exists(), "{left:?}");
+            });
+        }
     }
 
     #[test]
