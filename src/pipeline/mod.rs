@@ -10,6 +10,7 @@ pub mod skips;
 mod spool;
 mod summary;
 pub mod tasks;
+mod unfinished;
 
 use std::sync::Arc;
 
@@ -49,6 +50,7 @@ pub async fn run(config: &Config, board: Arc<Board>, stop: watch::Receiver<bool>
         }
     };
     let (tasks, Opened { store, writer }) = (board.tasks(), &opened);
+    let unfinished = tasks.spawn("unfinished-uploads", unfinished::run(store.clone()));
     let log = async {
         match (&config.postgres, board.postgres()) {
             (Some(postgres), Some(board)) => {
@@ -79,11 +81,13 @@ pub async fn run(config: &Config, board: Arc<Board>, stop: watch::Receiver<bool>
     };
     // What fails for good on one side ends both: a process that archives half of what it was told looks healthy.
     let both = async { tokio::try_join!(topics, log).map(|((), ())| ()) };
-    tokio::select! {
+    let result = tokio::select! {
         biased;
         panicked = tasks.panicked() => Err(panicked),
         result = both => result,
-    }
+    };
+    unfinished.abort();
+    result
 }
 
 /// Tries whether the spool directory can be written.

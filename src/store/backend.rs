@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
@@ -22,6 +22,7 @@ use super::disk::Disk;
 use super::fault;
 use super::listing::Sound;
 use super::patient::Patient;
+use super::uploads::Uploads;
 use crate::config::Archive;
 use crate::error::{Error, Kind, Result, ResultExt};
 
@@ -38,21 +39,40 @@ pub(super) fn validate(archive: &Archive) -> Result<()> {
     if archive.url.scheme() == "file" { local_root(archive).map(drop) } else { open(archive).map(drop) }
 }
 
+/// An open backend.
+pub(super) struct Backend {
+    pub(super) objects: Arc<dyn ObjectStore>,
+    /// Of `s3://` alone.
+    pub(super) uploads: Option<Uploads>,
+}
+
 /// Opens the backend of `archive`.
-pub(super) fn open(archive: &Archive) -> Result<Arc<dyn ObjectStore>> {
+pub(super) fn open(archive: &Archive) -> Result<Backend> {
+    if archive.url.scheme() == "s3" { s3(archive) } else { Ok(Backend { objects: other(archive)?, uploads: None }) }
+}
+
+fn s3(archive: &Archive) -> Result<Backend> {
+    let url = &archive.url;
+    warn_of_profile(archive);
+    let connector = connector(archive);
+    let last = connector.last();
+    let builder = AmazonS3Builder::from_env().with_url(bucket_url(url)?).with_retry(retry());
+    let set = |builder: AmazonS3Builder, key: AmazonS3ConfigKey, value: &str| builder.with_config(key, value);
+    let builder = with_options(archive, builder.with_http_connector(connector), "aws_", set)?;
+    let patient = patient(builder.build(), url)?;
+    let (bucket, root) = (patient.inner(), folder(url)?);
+    let client = last.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let uploads = client.map(|client| Uploads { bucket, client, root });
+    Ok(Backend { objects: rooted(patient, url)?, uploads })
+}
+
+fn other(archive: &Archive) -> Result<Arc<dyn ObjectStore>> {
     let url = &archive.url;
     match url.scheme() {
         "file" => local(archive),
         "memory" => {
             no_options(archive)?;
             rooted(InMemory::new(), url)
-        }
-        "s3" => {
-            warn_of_profile(archive);
-            let builder = AmazonS3Builder::from_env().with_url(bucket_url(url)?).with_retry(retry());
-            let builder = builder.with_http_connector(connector(archive));
-            let set = |builder: AmazonS3Builder, key: AmazonS3ConfigKey, value: &str| builder.with_config(key, value);
-            rooted(patient(with_options(archive, builder, "aws_", set)?.build(), url)?, url)
         }
         "gs" => {
             let builder = GoogleCloudStorageBuilder::from_env().with_url(bucket_url(url)?).with_retry(retry());
@@ -193,9 +213,14 @@ fn patient<S: ObjectStore>(store: object_store::Result<S>, url: &Url) -> Result<
     store.map(Patient::new).or_err(Kind::Config, || format!("archive.options: cannot open {url}"))
 }
 
+/// Where the archive lies in its bucket.
+fn folder(url: &Url) -> Result<Path> {
+    Path::from_url_path(url.path())
+        .or_err(Kind::Config, || format!("archive.url: {:?} cannot be a folder of objects", url.path()))
+}
+
 /// Puts the path of `url` before every key.
 fn rooted<S: ObjectStore>(store: S, url: &Url) -> Result<Arc<dyn ObjectStore>> {
-    let folder = Path::from_url_path(url.path())
-        .or_err(Kind::Config, || format!("archive.url: {:?} cannot be a folder of objects", url.path()))?;
+    let folder = folder(url)?;
     Ok(if folder.is_root() { Arc::new(store) } else { Arc::new(PrefixStore::new(store, folder)) })
 }

@@ -12,6 +12,7 @@
 
 use std::fmt;
 use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -29,18 +30,29 @@ use super::passed_over::PassedOver;
 pub(super) struct Sound {
     inner: Box<dyn HttpConnector>,
     passed_over: PassedOver,
+    last: Last,
 }
+
+/// The client that was connected last: of a store that is opened, the one that it asks with.
+pub(super) type Last = Arc<Mutex<Option<HttpClient>>>;
 
 impl Sound {
     pub(super) fn new(inner: Box<dyn HttpConnector>) -> Self {
-        Self { inner, passed_over: PassedOver::default() }
+        Self { inner, passed_over: PassedOver::default(), last: Last::default() }
+    }
+
+    /// Where the client stands that is connected last.
+    pub(super) fn last(&self) -> Last {
+        Arc::clone(&self.last)
     }
 }
 
 impl HttpConnector for Sound {
     fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
         let inner = self.inner.connect(options)?;
-        Ok(HttpClient::new(Client { inner, passed_over: self.passed_over.clone() }))
+        let client = HttpClient::new(Client { inner, passed_over: self.passed_over.clone() });
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(client.clone());
+        Ok(client)
     }
 }
 
@@ -222,7 +234,7 @@ impl Element {
 }
 
 /// What a reference stands for, such as `amp` or `#x1`.
-fn character(name: &quick_xml::events::BytesRef<'_>) -> Option<String> {
+pub(super) fn character(name: &quick_xml::events::BytesRef<'_>) -> Option<String> {
     if let Ok(Some(c)) = name.resolve_char_ref() {
         return Some(c.to_string());
     }

@@ -24,6 +24,7 @@ mod meter;
 mod passed_over;
 mod patient;
 mod root;
+mod uploads;
 
 use std::collections::{BTreeMap, BinaryHeap};
 use std::os::unix::fs::FileExt;
@@ -43,8 +44,10 @@ use tokio::task::JoinSet;
 
 use crate::config::Archive;
 use crate::error::{Error, Kind, Result, ResultExt};
+use backend::Backend;
 use meter::{Meter, Operation};
 use root::Root;
+use uploads::Uploads;
 
 /// The bytes of one part of an upload. S3 wants 5 MiB or more, and 10,000 parts at most, which makes 80 GiB.
 const PART_BYTES: u64 = 8 * 1024 * 1024;
@@ -69,6 +72,7 @@ pub struct Store {
     /// Of `file://` alone.
     root: Option<Arc<Root>>,
     url: Arc<str>,
+    uploads: Option<Arc<Uploads>>,
     meter: Meter,
     /// Mebibytes that may be read at a time.
     room: Arc<Semaphore>,
@@ -103,12 +107,12 @@ impl Store {
     /// [`Kind::Config`] for a URL or an option that the store does not know, the errors of the file system for
     /// `file://`.
     pub fn open(archive: &Archive) -> Result<Self> {
-        let objects = backend::open(archive)?;
+        let Backend { objects, uploads } = backend::open(archive)?;
         let root = match archive.url.scheme() {
             "file" => Some(Arc::new(Root::open(backend::local_root(archive)?)?)),
             _ => None,
         };
-        Ok(Self { root, ..Self::over(objects, archive.url.as_str()) })
+        Ok(Self { root, uploads: uploads.map(Arc::new), ..Self::over(objects, archive.url.as_str()) })
     }
 
     /// Whether the archive's URL and options are ones that a store knows. Nothing is sent, and nothing made.
@@ -127,7 +131,7 @@ impl Store {
     /// A store over objects that are already open, for wrappers that count, limit or break requests.
     pub fn over(objects: Arc<dyn ObjectStore>, url: &str) -> Self {
         let room = Arc::new(Semaphore::new(READ_AT_ONCE_MIB as usize));
-        Self { objects, root: None, url: url.into(), meter: Meter::new(), room }
+        Self { objects, root: None, url: url.into(), uploads: None, meter: Meter::new(), room }
     }
 
     /// The objects, with keys relative to the archive's root.
@@ -255,7 +259,7 @@ impl Store {
         if sent.is_err() {
             parts.shutdown().await;
             if let Err(error) = upload.abort().await {
-                // The parts are invisible; a lifecycle rule for unfinished uploads removes them later.
+                // The parts are invisible; whoever aborts unfinished uploads removes them later.
                 tracing::debug!(%key, %error, "could not remove the parts of an unfinished upload");
             }
         }
@@ -400,6 +404,20 @@ impl Store {
             self.found(deleted, "delete", key).map(|_| ())
         };
         self.meter.time(Operation::Delete, delete).await
+    }
+
+    /// Aborts the uploads in parts of this archive that were begun before a time and not finished, those of processes that were
+    /// killed; gives their number. Only S3 tells of them: a disk has none, Azure forgets the blocks of one after a week.
+    pub async fn abort_uploads(&self, before: DateTime<Utc>) -> Result<u64> {
+        let Some(uploads) = &self.uploads else { return Ok(0) };
+        let abort = async {
+            let aborted = uploads.abort(before).await.map_err(|error| self.fault(error, "abort", &Path::from("uploads")))?;
+            for key in &aborted {
+                tracing::info!(%key, "aborted an upload that was never finished");
+            }
+            Ok(aborted.len() as u64)
+        };
+        self.meter.time(Operation::Delete, abort).await
     }
 
     /// Tries what tidelog needs of a store: that objects can be created, read and deleted, and that the second create

@@ -42,6 +42,11 @@ impl<S: ObjectStore> Patient<S> {
     pub(super) fn new(inner: S) -> Self {
         Self { inner: Arc::new(inner) }
     }
+
+    /// What it wraps.
+    pub(super) fn inner(&self) -> Arc<S> {
+        Arc::clone(&self.inner)
+    }
 }
 
 /// Makes `attempt` until it succeeds, fails for good, or the time is up.
