@@ -464,6 +464,47 @@ fn commands_and_the_service_ride_out_answers_that_pass() {
     site.assert_holds(&topic, 0, &kafka.consume_all(&topic));
 }
 
+/// What a killed process leaves of an upload is taken away by the next service, and nothing of anybody else.
+#[test]
+fn an_upload_that_was_never_finished_is_aborted_after_a_day_and_nobody_else_s() {
+    let (kafka, topic) = (shared(), unique("unfinished"));
+    let (site, bucket) = (site_of(kafka, &topic), moto());
+    site.archive_in(&bucket);
+    let object =
+        format!("segments/kafka/cluster=main/topic={topic}/generation=0/date=2026-11-22/160054-4ab14f214525-1.parquet");
+    let others =
+        [object.clone(), format!("archive/{}", object.replace("4ab14f214525", "..")), "archive/notes.txt".into()];
+    for key in others.iter().chain([&format!("archive/{object}")]) {
+        bucket.begin_upload(key);
+    }
+    bucket.begin_upload(&format!("archive/{object}"));
+    let listed = |key: &str| bucket.uploads().matches(&format!("<Key>{key}</Key>")).count();
+    assert_eq!(listed(&format!("archive/{object}")), 2);
+    let program = site.start();
+    wait_until("the uploads to be aborted", STOP, || listed(&format!("archive/{object}")) == 0);
+    for other in &others {
+        assert_eq!(listed(other), 1, "{other} is somebody else's");
+    }
+    wait_until("it to be told", STOP, || program.output().matches("an upload that was never finished").count() == 2);
+    program.terminate(STOP);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_under_way_is_not_aborted_and_a_store_without_them_is_no_trouble() {
+    let bucket = moto();
+    bucket
+        .begin_upload("segments/kafka/cluster=main/topic=t/generation=0/date=2026-11-22/160054-4ab14f214525-1.parquet");
+    let store = store_with(&bucket, &[]);
+    let begun: DateTime<Utc> = "2010-11-10T20:48:33Z".parse().unwrap();
+    assert_eq!(store.abort_uploads(begun).await.unwrap(), 0, "it may be under way");
+    assert_eq!(store.abort_uploads(begun + chrono::TimeDelta::seconds(1)).await.unwrap(), 1);
+    assert_eq!(store.abort_uploads(begun + chrono::TimeDelta::seconds(1)).await.unwrap(), 0);
+    assert_eq!(crate::archive::memory().abort_uploads(begun).await.unwrap(), 0);
+    // s3s-fs does not list uploads: it is told, and nothing else.
+    let error = store_with(&s3s_fs(), &[]).abort_uploads(begun).await.unwrap_err();
+    assert!(error.to_string().contains("uploads") && error.kind() == Kind::Unsupported, "{error:?}");
+}
+
 /// What S3 and proxies answer with the status of a success: an archive is not empty for that, and no object damaged.
 #[test]
 fn an_answer_that_is_none_is_no_empty_archive_and_no_damage() {

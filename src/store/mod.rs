@@ -411,7 +411,8 @@ impl Store {
     pub async fn abort_uploads(&self, before: DateTime<Utc>) -> Result<u64> {
         let Some(uploads) = &self.uploads else { return Ok(0) };
         let abort = async {
-            let aborted = uploads.abort(before).await.map_err(|error| self.fault(error, "abort", &Path::from("uploads")))?;
+            let aborted =
+                uploads.abort(before).await.map_err(|error| self.fault(error, "abort", &Path::from("uploads")))?;
             for key in &aborted {
                 tracing::info!(%key, "aborted an upload that was never finished");
             }

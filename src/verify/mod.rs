@@ -338,9 +338,7 @@ impl Check {
             Err(Finding::Damage(kind, detail)) => Ok(Some(self.damage(kind, detail))),
             Err(Finding::Trouble(error)) => match manifest::isolated(&self.store, Err(error)).await? {
                 Ok(()) => Ok(None),
-                Err(error) => {
-                    Ok(Some(self.damage(DamageKind::of(&error, DamageKind::Unreadable), error.to_string())))
-                }
+                Err(error) => Ok(Some(self.damage(DamageKind::of(&error, DamageKind::Unreadable), error.to_string()))),
             },
         }
     }

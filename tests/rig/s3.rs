@@ -61,10 +61,25 @@ impl Bucket {
 
     /// Puts an object, with whatever key. Only in moto, which asks for no signature.
     pub(crate) fn put(&self, key: &str, text: &str) {
-        let target = format!("/{}/{}", self.name, percent(key));
+        self.ask("PUT", &percent(key), text);
+    }
+
+    /// Begins an upload in parts that nobody finishes. moto says of all of them that they were begun in 2010.
+    pub(crate) fn begin_upload(&self, key: &str) {
+        self.ask("POST", &format!("{}?uploads", percent(key)), "");
+    }
+
+    /// The uploads that were begun and not finished, as moto lists them.
+    pub(crate) fn uploads(&self) -> String {
+        self.ask("GET", "?uploads", "")
+    }
+
+    fn ask(&self, method: &str, target: &str, body: &str) -> String {
         let port = self.endpoint.rsplit_once(':').and_then(|(_, port)| port.parse().ok()).expect("a port");
-        let answer = request(port, "PUT", &target, text).unwrap_or_else(|error| panic!("moto_server: {error}"));
-        assert!(answer.starts_with("HTTP/1.1 200"), "moto_server takes no {key:?}: {answer}");
+        let answer = request(port, method, &format!("/{}/{target}", self.name), body);
+        let answer = answer.unwrap_or_else(|error| panic!("moto_server: {error}"));
+        assert!(answer.starts_with("HTTP/1.1 200"), "moto_server does not {method} {target}: {answer}");
+        answer
     }
 
     /// Where s3s-fs keeps the objects as files, for tests that damage them; `None` for moto.
