@@ -59,7 +59,7 @@ fn case(task: Task) -> (Case, &'static str) {
         ),
         Task::BaseBackup => {
             let daily = "[postgres.base_backup]\nevery = \"1d\"\n";
-            (StartedWithout("archive/backups", daily), "whether a base backup is due")
+            (StartedWithout("archive/backups", daily), "base backup")
         }
     }
 }

@@ -52,6 +52,42 @@ fn what_a_restore_and_its_recovery_need_is_kept_while_they_last() {
 }
 
 #[test]
+fn a_restore_waits_for_a_retention_that_may_not_have_seen_its_hold() {
+    let place = Place::new(Version::Debian);
+    place.mark(1);
+    let backup = place.back_up();
+    place.wait_archived();
+    let holds = place.home.path().join("archive/holds/postgres").join(backup["system_id"].as_str().expect("an id"));
+    std::fs::create_dir_all(&holds).expect("a folder");
+    let under_way = holds.join("gives-up-x");
+    std::fs::write(&under_way, "{}").expect("written");
+    let into = place.home.path().join("restored");
+    let args = ["-c", "tidelog.toml", "restore-postgres", "--into", &into.display().to_string()];
+    let mut restoring = place.home.start(&args);
+    wait_until("the restore to wait", PATIENCE, || {
+        restoring.assert_running();
+        restoring.output().contains("retention is giving up something")
+    });
+    assert!(!into.join("PG_VERSION").exists(), "nothing is unpacked before");
+    // It gave up just what was planned with.
+    let commit = place.home.path().join("archive").join(format!(
+        "backups/postgres/system={}/{}/backup.json",
+        backup["system_id"].as_str().expect("an id"),
+        backup["name"].as_str().expect("a name")
+    ));
+    let kept = commit.with_extension("kept");
+    std::fs::rename(&commit, &kept).expect("taken away");
+    std::fs::remove_file(&under_way).expect("removed");
+    wait_until("the restore to end", PATIENCE, || !restoring.is_running());
+    let said = restoring.output();
+    assert!(restoring.wait(PATIENCE) != 0 && said.contains("retention gave up the base backup"), "{said}");
+    std::fs::rename(&kept, &commit).expect("brought back");
+    let restored = place.adopt(&place.restore("again", &[]), Version::Debian);
+    wait_recovered(&restored);
+    assert_eq!(markers(&restored), "1|1");
+}
+
+#[test]
 fn a_recovery_of_which_nobody_knows_holds_what_it_asks_for() {
     let place = Place::new(Version::Debian);
     place.mark(1);

@@ -3,15 +3,22 @@
 //! ```text
 //! holds/postgres/<system id>/<name>.json   written when a restore is planned, and again and again while it or its recovery runs
 //!                            clock         written by who gives up: its time is that of the store
+//!                            gives-up-<writer>   there while that one reads the holds and gives up what none is about
 //! ```
+//!
+//! Who gives up says so, then reads the holds, then writes the entry. Who restores writes its hold, then waits until nobody says so,
+//! then looks whether what it needs is still there. So one of the two sees the other.
 //!
 //! A hold counts for [`SPAN`] after it was last written, by the store's clock alone, so that no machine with a wrong clock ends it
 //! or keeps it for ever. A restore that was killed holds things up for that long, and no longer.
+
+use std::time::Duration;
 
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
 use object_store::path::Path;
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::store::{Store, layout};
@@ -21,7 +28,16 @@ use crate::stream::{FORMAT_VERSION, Lsn, is_name};
 pub const SPAN: TimeDelta = TimeDelta::hours(6);
 
 /// How often a hold is written again while somebody reads.
-pub const RENEW_EVERY: std::time::Duration = std::time::Duration::from_secs(600);
+pub const RENEW_EVERY: Duration = Duration::from_secs(600);
+
+/// Who has not given up by then after it said that it would does not do so any more: it was killed, or stood still.
+const GIVES_UP_WITHIN: TimeDelta = TimeDelta::minutes(3);
+
+/// Up to when it may begin to write the entry, which the store may take a while to take.
+const BEGINS_WITHIN: Duration = Duration::from_secs(60);
+
+/// How often a restore looks whether somebody still gives up.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// What one reader needs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -139,7 +155,8 @@ pub async fn held(store: &Store, system_id: u64, now: DateTime<Utc>) -> Result<H
 /// Removes the holds that ended long ago.
 pub async fn sweep(store: &Store, system_id: u64, now: DateTime<Utc>) -> Result<()> {
     for object in store.list(&layout::holds(system_id)).await? {
-        if is_hold(&object.location) && object.last_modified + SPAN * 4 <= now {
+        let is_own = is_hold(&object.location) || is_giving_up(&object.location);
+        if is_own && object.last_modified + SPAN * 4 <= now {
             store.delete(&object.location).await?;
         }
     }
@@ -158,6 +175,69 @@ pub async fn store_time(store: &Store, system_id: u64) -> Result<DateTime<Utc>> 
     Ok(written)
 }
 
+/// Somebody is about to give up what no hold is about.
+#[must_use]
+pub struct GivingUp {
+    key: Path,
+    begun: Instant,
+}
+
+impl GivingUp {
+    /// Says so. The holds are to be read after this.
+    pub async fn begin(store: &Store, system_id: u64, writer: &str) -> Result<Self> {
+        let (key, begun) = (layout::holds(system_id).join(format!("{GIVES_UP}{writer}")), Instant::now());
+        store.put(&key, Bytes::from_static(b"{}")).await?;
+        Ok(Self { key, begun })
+    }
+
+    /// Refuses once a restore may not wait for it any more.
+    ///
+    /// # Errors
+    /// [`Kind::Unavailable`]: it is to be begun again.
+    pub fn is_in_time(&self) -> Result<()> {
+        if self.begun.elapsed() < BEGINS_WITHIN {
+            return Ok(());
+        }
+        Err(Error::new(Kind::Unavailable, "retention stood still between the look at the holds and what it gives up")
+            .hint("it is tried again; nothing was given up"))
+    }
+
+    /// It is done, or was given up.
+    pub async fn end(self, store: &Store) {
+        if let Err(error) = store.delete(&self.key).await {
+            tracing::warn!(%error, "restores that begin now wait for up to {} minutes", GIVES_UP_WITHIN.num_minutes());
+        }
+    }
+}
+
+/// Waits until nobody is giving up without having seen the holds that are there now.
+///
+/// # Errors
+/// The store's.
+pub async fn wait_given_up(store: &Store, system_id: u64) -> Result<()> {
+    let mut is_told = false;
+    while gives_up(store, system_id, store_time(store, system_id).await?).await? {
+        if !is_told {
+            tracing::warn!("retention is giving up something: the restore waits until it is done, for minutes at most");
+        }
+        is_told = true;
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    Ok(())
+}
+
+async fn gives_up(store: &Store, system_id: u64, now: DateTime<Utc>) -> Result<bool> {
+    let objects = store.list(&layout::holds(system_id)).await?;
+    Ok(objects.iter().any(|object| is_giving_up(&object.location) && object.last_modified + GIVES_UP_WITHIN > now))
+}
+
+/// How the names begin of what [`GivingUp`] writes.
+const GIVES_UP: &str = "gives-up-";
+
+fn is_giving_up(key: &Path) -> bool {
+    key.filename().is_some_and(|name| name.starts_with(GIVES_UP))
+}
+
 fn is_hold(key: &Path) -> bool {
     key.extension() == Some("json")
 }
@@ -172,6 +252,27 @@ mod tests {
 
     fn hold(name: &str, from: u64) -> Hold {
         Hold::new(name.into(), "a restore".into(), Lsn(from), Some(format!("backup-{name}")))
+    }
+
+    #[tokio::test]
+    async fn a_restore_waits_for_who_gives_up_and_not_for_one_that_was_killed() {
+        let store = Store::over(Arc::new(object_store::memory::InMemory::new()), "memory:///");
+        wait_given_up(&store, 7).await.expect("nobody");
+        let giving = GivingUp::begin(&store, 7, "w").await.expect("begun");
+        giving.is_in_time().expect("it was just begun");
+        let now = store_time(&store, 7).await.expect("a time");
+        assert_eq!(held(&store, 7, now).await.expect("none"), Held::default());
+        let mut waiting = Box::pin(wait_given_up(&store, 7));
+        tokio::time::timeout(LOOK_EVERY * 3, &mut waiting).await.expect_err("it waits");
+        assert!(!gives_up(&store, 7, now + GIVES_UP_WITHIN).await.expect("looked"), "its time is over");
+        giving.end(&store).await;
+        waiting.await.expect("it goes on");
+        assert!(BEGINS_WITHIN * 2 <= GIVES_UP_WITHIN.to_std().expect("positive"), "the store may take a minute");
+        let killed = GivingUp::begin(&store, 7, "w").await.expect("begun");
+        let late = GivingUp { begun: killed.begun - BEGINS_WITHIN, ..killed };
+        assert_eq!(late.is_in_time().expect_err("late").kind(), Kind::Unavailable);
+        sweep(&store, 7, now + SPAN * 5).await.expect("swept");
+        assert!(!gives_up(&store, 7, now).await.expect("looked"), "nothing of it is left");
     }
 
     #[tokio::test]

@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use super::log::Log;
 use super::plan::Plan;
 use crate::error::{Error, Kind, Result};
-use crate::manifest::holds::{Hold, RENEW_EVERY};
+use crate::manifest::holds::{self, Hold, RENEW_EVERY};
 use crate::store::{Store, layout};
 use crate::stream::Lsn;
 
@@ -46,7 +46,8 @@ impl Holding {
                 only as long as [retention] postgres says");
             return Ok(None);
         }
-        // Only now is it sure that what was planned with stays.
+        // Only now is it sure that what was planned with stays, if it is still there.
+        holds::wait_given_up(store, system_id).await?;
         let is_there = store.size(&layout::backup_commit(system_id, &backup.name)).await?.is_some();
         let now = Log::open(store, Some(system_id)).await?;
         let begins = now.range(backup.timeline).is_some_and(|range| range.start <= backup.start);

@@ -243,7 +243,28 @@ pub async fn give_up(
         return Ok(Given::default());
     }
     let read = Known::read(store, chain).await?;
-    let surplus = recoverable::surplus(store, chain, read, horizon, &held).await?;
+    // Whoever restores from now on waits, or is seen.
+    let giving = holds::GivingUp::begin(store, system_id, writer).await?;
+    let given = give_up_unheld((store, system_id), chain, (read, horizon), &giving, writer).await;
+    giving.end(store).await;
+    let given = given?;
+    if given != Given::default() {
+        tracing::info!(stream = %chain.stream(), segments = given.wal.segments, bytes = given.wal.stored_bytes, backups = given.backups, "retention gave up WAL and backups");
+    }
+    Ok(given)
+}
+
+/// Gives up what nobody holds, of a system with these base backups.
+async fn give_up_unheld(
+    (store, system_id): (&Store, u64),
+    chain: &mut Chain,
+    (backups, horizon): (Vec<Taken>, DateTime<Utc>),
+    giving: &holds::GivingUp,
+    writer: &str,
+) -> Result<Given> {
+    let held = holds::held(store, system_id, holds::store_time(store, system_id).await?).await?;
+    let surplus = recoverable::surplus(store, chain, backups, horizon, &held).await?;
+    giving.is_in_time()?;
     let wal = match surplus.before.is_empty() {
         true => Retired::default(),
         false => chain.expire(&surplus.before, writer, Utc::now()).await?,
@@ -253,11 +274,7 @@ pub async fn give_up(
     for backup in &surplus.backups {
         remove(store, system_id, backup).await?;
     }
-    let given = Given { wal, backups: surplus.backups.len() as u64 };
-    if given != Given::default() {
-        tracing::info!(stream = %chain.stream(), segments = wal.segments, bytes = wal.stored_bytes, backups = given.backups, "retention gave up WAL and backups");
-    }
-    Ok(given)
+    Ok(Given { wal, backups: surplus.backups.len() as u64 })
 }
 
 /// Deletes the objects of what was given up or merged longer ago than the grace time at `now`, and what is left of backups that do

@@ -1,6 +1,7 @@
 //! What upkeep costs in an archive of years, made up.
 
 use std::fmt;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
@@ -21,9 +22,16 @@ struct Counting {
     inner: InMemory,
     reads: AtomicU64,
     bytes: AtomicU64,
+    /// What was written, and what was listed.
+    log: Mutex<Vec<String>>,
 }
 
 impl Counting {
+    fn note(&self, what: &str, key: Option<&Path>) {
+        let key = key.map(Path::to_string).unwrap_or_default();
+        self.log.lock().expect("no test panics within").push(format!("{what} {key}"));
+    }
+
     /// What was read since the last time: objects, bytes.
     fn take(&self) -> (u64, u64) {
         (self.reads.swap(0, Ordering::Relaxed), self.bytes.swap(0, Ordering::Relaxed))
@@ -41,6 +49,7 @@ type Answer<T> = object_store::Result<T>;
 #[async_trait]
 impl ObjectStore for Counting {
     async fn put_opts(&self, key: &Path, payload: PutPayload, options: PutOptions) -> Answer<PutResult> {
+        self.note("put", Some(key));
         self.inner.put_opts(key, payload, options).await
     }
 
@@ -60,6 +69,7 @@ impl ObjectStore for Counting {
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Answer<ObjectMeta>> {
+        self.note("list", prefix);
         self.inner.list(prefix)
     }
 
@@ -279,4 +289,30 @@ async fn what_upkeep_costs_after_three_years_is_what_it_cost_after_weeks() {
         assert!(old.0 <= young.0 + more, "objects: {young:?}, {old:?}");
         assert!(old.1 <= young.1 * 2 + 100_000, "bytes: {young:?}, {old:?}");
     }
+}
+
+#[tokio::test]
+async fn who_gives_up_says_so_before_it_looks_who_holds() {
+    let (counting, store) = counted();
+    let mut chain = begun(&store).await;
+    for block in 0..4 {
+        back_up(&store, block * 2).await;
+        append(&store, &mut chain, block * 2 * BLOCK, ends(block * 2..block * 2 + 2, &[])).await;
+    }
+    let horizon = DateTime::from_timestamp_millis(came(6)).expect("a time");
+    let known = Known::read(&store, &chain).await.expect("read");
+    counting.log.lock().expect("a log").clear();
+    let given = give_up(&store, &mut chain, known, horizon, "e").await.expect("given up");
+    assert!(given.backups > 0 && given.wal.segments > 0, "{given:?}");
+    let log = counting.log.lock().expect("a log").clone();
+    let at = |what: &str, from: usize| {
+        let found = log[from..].iter().position(|line| line.starts_with(what));
+        from + found.unwrap_or_else(|| panic!("no {what} in {:?}", &log[from..]))
+    };
+    let said = at("put holds/postgres/7/gives-up-e", 0);
+    let looked = at("list holds/postgres/7", said);
+    let entered = at("put manifest/postgres/7", 0);
+    assert!(said < looked && looked < entered, "{log:?}");
+    let left = store.list(&layout::holds(7)).await.expect("listed");
+    assert!(left.iter().all(|object| object.location.filename() == Some("clock")), "{left:?}");
 }
