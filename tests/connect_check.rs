@@ -160,6 +160,34 @@ fn two_archives_in_one_group_name_the_partitions_that_they_do_not_get() {
     first.program.terminate(STOP);
 }
 
+/// What a rolling update does: the next process is stopped the moment that one says ready.
+#[test]
+fn a_process_that_is_stopped_as_soon_as_it_is_ready_leaves_the_group_at_once() {
+    let (kafka, topic) = (shared(), unique("rolled"));
+    kafka.create_topic(&topic, 6, &[]);
+    let settings = Settings { topics: &[&topic], ..Settings::default() };
+    let mut first = Service::start(kafka, &settings, "");
+    let (site, server) = site_with_listener(kafka, &settings, "");
+    site.reconfigure(&site.group, &first.site.group);
+    for _ in 0..3 {
+        let mut program = site.start();
+        wait_until("the second to be ready", PATIENCE, || {
+            program.assert_running();
+            server.is_up() && server.get("/readyz").status == 200
+        });
+        let metrics = server.get("/metrics").body;
+        let owns = metrics.lines().find_map(|line| line.strip_prefix("tidelog_assigned_partitions "));
+        assert!(owns.is_some_and(|owns| owns != "0"), "it is ready and has no partition");
+        program.terminate(STOP);
+        // The group would keep it for its session of 45 s.
+        wait_until("the first to have all", Duration::from_secs(25), || {
+            first.program.assert_running();
+            first.metric("tidelog_assigned_partitions") == Some(6.0)
+        });
+    }
+    first.program.terminate(STOP);
+}
+
 // ---- limits
 
 #[test]

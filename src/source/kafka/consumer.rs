@@ -19,6 +19,10 @@ use crate::record::{Header, TimestampType};
 /// How long librdkafka's own thread may take to move the fetchers of all partitions. It asks nobody; a moment is enough.
 const SEEK_WAIT: Duration = Duration::from_secs(5);
 
+/// A member that is given nothing counts as one after this: longer than the others need to notice that it joined
+/// (`heartbeat.interval.ms`, 3 s by default).
+const RESTS_AFTER: Duration = Duration::from_secs(5);
+
 /// A partition that librdkafka was told to start and that does not answer to a seek in so many polls is started again.
 const START_POLLS: u32 = 100;
 
@@ -74,6 +78,8 @@ pub struct Consumer {
     topics: Vec<String>,
     /// Whether the group has assigned anything, be it nothing, since this member joined it.
     member: bool,
+    /// When it assigned last.
+    joined: Option<Instant>,
     /// Topics that are not read although the group assigns them.
     exclude: Vec<TopicPattern>,
     /// Whether the group moves single partitions or all at once.
@@ -104,6 +110,7 @@ impl Consumer {
             assignment: Assignment::new(config.isolation == Isolation::ReadCommitted),
             topics: properties::subscription(config)?,
             member: false,
+            joined: None,
             exclude: config.exclude.clone(),
             cooperative: true,
             revoked: None,
@@ -131,9 +138,12 @@ impl Consumer {
         self.handle.unsubscribe().map_err(|failure| failure.into_error("cannot leave the group"))
     }
 
-    /// Whether the group has this member, as far as it has told.
+    /// Whether the group has this member, as far as it has told, and has come to rest. A member that joins a cooperative group is
+    /// given nothing at first, and something in the rebalance that follows at once; one that leaves between the two is kept by the
+    /// group until its session has timed out, for its word waits behind the answer to its request to join.
     pub fn is_member(&self) -> bool {
-        self.member
+        let rests = || self.joined.is_some_and(|joined| joined.elapsed() >= RESTS_AFTER);
+        self.member && (self.assignment.owned().next().is_some() || rests())
     }
 
     /// Whether the group has given a partition to this member and not taken it away since.
@@ -200,7 +210,7 @@ impl Consumer {
             match callback {
                 Callback::Assigned(partitions) => {
                     self.cooperative = self.handle.is_cooperative();
-                    self.member = true;
+                    (self.member, self.joined) = (true, Some(Instant::now()));
                     let wanted = partitions.into_iter().filter(|(topic, _)| !self.excludes(topic));
                     let owned: Vec<_> = wanted.collect();
                     if !owned.is_empty() {
