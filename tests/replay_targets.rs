@@ -243,6 +243,23 @@ fn what_a_topic_would_not_keep_is_refused_unless_one_says_so() {
     assert!(said.contains("written by brokers alone"), "{said}");
 }
 
+/// Two names that differ in "." and "_" alone are one in the brokers' metrics, and refused.
+#[test]
+fn a_topic_that_cannot_be_created_is_told_before_anything_is_begun() {
+    let (kafka, archive, topic) = (shared(), Archive::new(), unique("uncreated"));
+    fill(&archive, &topic, 1, &[Record::new(0, 0, base())]);
+    let there = unique("uncreated_to");
+    kafka.create_topic(&there, 1, &[]);
+    let rename = format!(".*={}", there.replace('_', "."));
+    let args = ["--all", "--topics", &topic, "--rename", &rename, "--id", &unique("uncreated-id")];
+    for more in [&["--dry-run"][..], &[]] {
+        let said = archive.replay(&[&args[..], more].concat()).expect(1).stderr;
+        assert!(said.contains("cannot be created") && said.contains("nothing was sent"), "{said}");
+        assert!(said.contains("\".\" and \"_\" alone"), "{said}");
+    }
+    archive.replay(&["--all", "--topics", &topic, "--rename", &format!(".*={there}"), "--id", args[6]]).expect(0);
+}
+
 #[test]
 fn what_matches_nothing_is_said_and_how_long_a_pace_takes() {
     let (archive, topic) = (Archive::new(), unique("nothing"));

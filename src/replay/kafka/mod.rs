@@ -46,7 +46,9 @@ pub async fn preflight(store: &Store, target: &Target, plan: &Plan, now: DateTim
     let around = Around { broker: broker.as_ref(), now: now.timestamp_millis(), compresses };
     let suspects = preflight::suspects(plan, &facts, around);
     let surveys = if suspects.is_empty() { BTreeMap::new() } else { survey::survey(store, plan, &suspects).await? };
-    Ok(preflight::check(plan, &facts, &surveys, around))
+    let mut findings = preflight::check(plan, &facts, &surveys, around);
+    findings.problems.extend(target.refusals(&findings.create).await?);
+    Ok(findings)
 }
 
 /// A replay that is ready to be sent.

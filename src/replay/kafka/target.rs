@@ -18,7 +18,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication, TopicResult};
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerGroupMetadata};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::metadata::{MetadataPartition, MetadataTopic};
@@ -259,10 +259,23 @@ impl Target {
         Ok(Some(configs))
     }
 
-    /// Creates what is missing, and waits until the target knows it.
-    pub(super) async fn create(&self, missing: &[Create]) -> Result<()> {
+    /// What the cluster has against creating topics, as problems: it is asked to look only (`validateOnly` of CreateTopics), at the
+    /// names, the settings, its own policies and the rights.
+    pub(super) async fn refusals(&self, missing: &[Create]) -> Result<Vec<String>> {
+        let told = |(topic, code)| match code {
+            RDKafkaErrorCode::TopicAlreadyExists => None,
+            RDKafkaErrorCode::InvalidTopic => Some(format!(
+                "{topic} cannot be created: {code}. Is there a topic whose name differs from it in \".\" and \"_\" alone? Give it \
+                 another name with --rename"
+            )),
+            _ => Some(format!("{topic} cannot be created: {code}")),
+        };
+        Ok(self.ask_to_create(missing, true).await?.into_iter().filter_map(Result::err).filter_map(told).collect())
+    }
+
+    async fn ask_to_create(&self, missing: &[Create], validate_only: bool) -> Result<Vec<TopicResult>> {
         if missing.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let topics: Vec<NewTopic<'_>> = missing
             .iter()
@@ -273,11 +286,18 @@ impl Target {
             })
             .collect();
         let options = AdminOptions::new().request_timeout(Some(ANSWER)).operation_timeout(Some(ANSWER));
-        let answers = self
-            .admin
-            .create_topics(&topics, &options)
+        self.admin
+            .create_topics(&topics, &options.validate_only(validate_only))
             .await
-            .or_failed(|| "cannot create topics in the target".to_owned())?;
+            .or_failed(|| "cannot create topics in the target".to_owned())
+    }
+
+    /// Creates what is missing, and waits until the target knows it.
+    pub(super) async fn create(&self, missing: &[Create]) -> Result<()> {
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let answers = self.ask_to_create(missing, false).await?;
         for answer in answers {
             match answer {
                 Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
