@@ -268,9 +268,9 @@ pub async fn load_all(store: &Store, folder: &Path) -> Result<Loaded> {
     let mut read = read.buffered(READS_AT_ONCE);
     let mut loaded = Loaded::default();
     while let Some(coverage) = read.next().await {
-        match coverage {
+        // One that a disk cannot read takes away no other's claims, either, as long as the store answers for others.
+        match super::isolated(store, coverage).await? {
             Ok(coverage) => loaded.known.extend(coverage),
-            Err(error) if error.is_transient() => return Err(error),
             Err(error) => loaded.unreadable.push(error),
         }
     }

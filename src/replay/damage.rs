@@ -58,8 +58,16 @@ impl Stops {
 pub(super) fn of_segment(error: Error) -> Result<Error> {
     match error.kind() {
         Kind::Corrupt | Kind::NotFound | Kind::Unsupported | Kind::Denied => Ok(error),
+        _ if is_of_a_disk(&error) => Ok(error),
         _ => Err(error),
     }
+}
+
+/// Whether a disk cannot read what it has: a sector is bad, or a file of a network's disk was exchanged on its server.
+fn is_of_a_disk(error: &Error) -> bool {
+    let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
+    let numbers = causes.filter_map(|cause| cause.downcast_ref::<std::io::Error>()?.raw_os_error());
+    numbers.into_iter().any(|number| matches!(number, libc::EIO | libc::ESTALE))
 }
 
 /// What has stopped, each segment once, as warnings.
@@ -83,3 +91,19 @@ pub fn told(plan: &Plan, stops: &[Stop]) -> Vec<String> {
 
 /// What the user does about it.
 pub const WAY_OUT: &str = "restore the object from a copy of the archive, or the right to read it, and type the same again; what lies behind it is to be had without it: --offsets from the end of the damage on";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bad_sector_is_the_segment_s_own_and_an_outage_is_not() {
+        let failed = |number| {
+            let source = std::io::Error::from_raw_os_error(number);
+            let error = object_store::Error::Generic { store: "LocalFileSystem", source: Box::new(source) };
+            of_segment(Error::new(Kind::Unavailable, "cannot read it").source(error)).is_ok()
+        };
+        assert!(failed(libc::EIO) && failed(libc::ESTALE));
+        assert!(!failed(libc::ETIMEDOUT) && !failed(libc::ECONNREFUSED));
+    }
+}

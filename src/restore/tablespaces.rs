@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::foresight::Foreseen;
 use crate::error::{Error, Kind, Result};
+use crate::escape::one_line;
 use crate::manifest::backups::{Archive, Tablespace};
 
 /// What was asked for.
@@ -37,13 +38,13 @@ impl Places {
                 Some(new) => new.clone(),
                 None if self.old_too => old,
                 None => {
-                    unnamed.push(format!("--tablespace {}=NEW", old.display()));
+                    unnamed.push(format!("--tablespace {}=NEW", shown(&old)));
                     continue;
                 }
             };
             must_be_outside(&place, data)?;
             if let Some(other) = places.values().find(|other| place.starts_with(other) || other.starts_with(&place)) {
-                let message = format!("two tablespaces cannot share {} and {}", other.display(), place.display());
+                let message = format!("two tablespaces cannot share {} and {}", shown(other), shown(&place));
                 return Err(Error::new(Kind::Config, message).hint("give each one a directory of its own"));
             }
             places.insert(tablespace.oid, place);
@@ -61,7 +62,7 @@ impl Places {
     fn check_options(&self, tablespaces: &[&Tablespace]) -> Result<()> {
         for (old, new) in &self.moved {
             if !tablespaces.iter().any(|tablespace| Path::new(&tablespace.path) == old) {
-                let known: Vec<&str> = tablespaces.iter().map(|tablespace| tablespace.path.as_str()).collect();
+                let known: Vec<_> = tablespaces.iter().map(|tablespace| one_line(&tablespace.path)).collect();
                 let message =
                     format!("--tablespace {}={}: the backup has no tablespace there", old.display(), new.display());
                 return Err(Error::new(Kind::Config, message).hint(match known[..] {
@@ -79,11 +80,11 @@ impl Places {
     /// [`Kind::Config`] unless that was asked for: Postgres takes their places from the log, and none can be moved.
     pub(super) fn made_later(&self, foreseen: &Foreseen, data: &Path) -> Result<Vec<PathBuf>> {
         let places: Vec<PathBuf> = foreseen.tablespaces.values().cloned().collect();
-        let shown: Vec<String> = places.iter().map(|place| place.display().to_string()).collect();
+        let named: Vec<String> = places.iter().map(|place| shown(place)).collect();
         if !places.is_empty() && !self.old_too {
             let message = format!(
                 "after the base backup tablespaces were made at {}: the recovery would empty these directories and write there",
-                shown.join(", ")
+                named.join(", ")
             );
             return Err(Error::new(Kind::Config, message).hint(format!(
                 "choose a target before that, or a base backup that was taken after it; where the server is not on this machine, {OLD_TOO}"
@@ -94,9 +95,14 @@ impl Places {
     }
 }
 
+/// A place as a line of output shows it: the backup and the log say what it is called.
+fn shown(place: &Path) -> String {
+    one_line(&place.to_string_lossy()).into_owned()
+}
+
 fn must_be_outside(place: &Path, data: &Path) -> Result<()> {
     let wrong = |what: &str| {
-        Err(Error::new(Kind::Config, format!("a tablespace cannot be at {}, {what}", place.display()))
+        Err(Error::new(Kind::Config, format!("a tablespace cannot be at {}, {what}", shown(place)))
             .hint("name another place with --tablespace OLD=NEW"))
     };
     if !place.is_absolute() || place.components().any(|part| part == std::path::Component::ParentDir) {
@@ -194,6 +200,8 @@ mod tests {
         let data = Path::new("/d/data");
         let error = asked(&[], false).made_later(&foreseen("/fast"), data).expect_err("it is refused");
         assert!(error.to_string().contains("/fast"), "{error}");
+        let forged = asked(&[], false).made_later(&foreseen("/a\nerror: forged\u{1b}[2J"), data).expect_err("refused");
+        assert!(!forged.to_string().contains(['\n', '\u{1b}']), "{forged}");
         assert_eq!(asked(&[], true).made_later(&foreseen("/fast"), data).expect("asked for"), [Path::new("/fast")]);
         assert!(asked(&[], true).made_later(&foreseen("/d/data/base"), data).is_err());
         assert!(asked(&[], false).made_later(&Foreseen::default(), data).expect("none").is_empty());

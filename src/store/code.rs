@@ -122,6 +122,11 @@ pub(super) fn judge(code: &str) -> Option<(Kind, &'static str)> {
             "if the bucket has Object Lock, it wants a checksum with every object: set aws_checksum_algorithm = \
              \"sha256\" in [archive.options]",
         ),
+        // What an object lacks now it will lack in a moment, too.
+        "InvalidRange" => (
+            Kind::Corrupt,
+            "the object is shorter than what names it says: restore it from a copy of the archive",
+        ),
         "NotImplemented" | "UnsupportedHeader" => {
             (Kind::Unsupported, "the archive needs a store with conditional puts (`If-None-Match: *`)")
         }
@@ -155,6 +160,7 @@ mod tests {
         }
         assert_eq!(kind("AuthorizationHeaderMalformed"), Some(Kind::Config));
         assert_eq!(kind("AccessDenied"), Some(Kind::Denied));
+        assert_eq!(kind("InvalidRange"), Some(Kind::Corrupt));
         assert_eq!(kind("QuotaExceeded"), Some(Kind::Full));
         assert_eq!(kind("NoSuchKey"), None);
     }

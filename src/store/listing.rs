@@ -16,8 +16,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::TryStreamExt as _;
 use object_store::client::{
-    ClientOptions, HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpService,
+    ClientOptions, HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpResponseBody,
+    HttpService,
 };
 use object_store::path::Path;
 use quick_xml::Reader;
@@ -65,15 +67,21 @@ struct Client {
 #[async_trait]
 impl HttpService for Client {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
-        let is_listing = request.uri().query().is_some_and(is_listing);
+        let query = request.uri().query().filter(|query| is_listing(query)).map(str::to_owned);
         let answer = self.inner.execute(request).await?;
-        if !is_listing || !answer.status().is_success() {
-            return Ok(answer);
-        }
         let (parts, body) = answer.into_parts();
-        let body = body.bytes().await?;
+        let Some(query) = query.filter(|_| parts.status.is_success()) else {
+            // Of an error only its beginning is read, whatever comes.
+            let is_error = parts.status.is_client_error() || parts.status.is_server_error();
+            let body = if is_error { begin_of(body, MOST_OF_ERROR).await?.into() } else { body };
+            return Ok(HttpResponse::from_parts(parts, body));
+        };
+        let body = begin_of(body, MOST_OF_LISTING).await?;
         if !is_a_listing(&body) {
             return Err(HttpError::new(HttpErrorKind::Decode, NoListing::of(&body)));
+        }
+        if comes_again(&query, &body) {
+            return Err(HttpError::new(HttpErrorKind::Decode, NoListing { begin: "it ends where it began".to_owned() }));
         }
         let refused = refused(&body);
         for (_, key) in &refused {
@@ -86,6 +94,62 @@ impl HttpService for Client {
 /// Whether a request lists objects: S3 and Google's XML interface, and Azure.
 fn is_listing(query: &str) -> bool {
     query.split('&').any(|pair| pair == "list-type=2" || pair == "comp=list")
+}
+
+/// The most that is read of an error, and of a page of a listing: 1,000 keys of 1,024 bytes, each byte as a reference, and what
+/// Azure says of 5,000.
+const MOST_OF_ERROR: usize = 64 << 10;
+const MOST_OF_LISTING: usize = 32 << 20;
+
+/// The beginning of a body. What is longer is cut there, and is no listing any more.
+async fn begin_of(body: HttpResponseBody, most: usize) -> Result<Bytes, HttpError> {
+    let (mut begin, mut pieces) = (Vec::new(), body.bytes_stream());
+    while let Some(piece) = pieces.try_next().await? {
+        let room = most - begin.len();
+        begin.extend_from_slice(&piece[..piece.len().min(room)]);
+        if begin.len() == most {
+            break;
+        }
+    }
+    Ok(begin.into())
+}
+
+/// Whether an answer says that it goes on where the request began: it would be asked for for ever.
+fn comes_again(query: &str, body: &[u8]) -> bool {
+    let mut asked = url::form_urlencoded::parse(query.as_bytes());
+    let Some((_, asked)) = asked.find(|(name, _)| name == "continuation-token" || name == "marker") else { return false };
+    !asked.is_empty() && next_of(body).is_some_and(|next| next == asked)
+}
+
+/// Where the next page of a listing begins, as its answer says.
+fn next_of(body: &[u8]) -> Option<String> {
+    let mut reader = Reader::from_reader(body);
+    let (mut depth, mut next) = (0_usize, None::<String>);
+    loop {
+        match reader.read_event().ok()? {
+            Event::Start(tag) => {
+                let name = tag.local_name();
+                if depth == 1 && (name.as_ref() == b"NextContinuationToken" || name.as_ref() == b"NextMarker") {
+                    next = Some(String::new());
+                }
+                depth += 1;
+            }
+            Event::Text(text) => {
+                if let Some(next) = &mut next {
+                    next.push_str(&text.decode().ok()?);
+                }
+            }
+            Event::GeneralRef(name) => {
+                if let Some(next) = &mut next {
+                    next.push_str(&character(&name)?);
+                }
+            }
+            Event::End(_) if next.is_some() => return next,
+            Event::End(_) => depth = depth.saturating_sub(1),
+            Event::Eof => return None,
+            _ => {}
+        }
+    }
 }
 
 /// Whether an answer is a listing, and not what a proxy says, or an error with the status of a success. object_store takes any XML
@@ -325,6 +389,24 @@ mod tests {
         ] {
             assert!(!is_a_listing(other.as_bytes()), "{other}");
         }
+    }
+
+    #[test]
+    fn a_page_that_is_followed_by_itself_is_seen() {
+        let body = b"<ListBucketResult><IsTruncated>true</IsTruncated><Contents><Key>a</Key></Contents>\
+            <NextContinuationToken>x &amp; y</NextContinuationToken></ListBucketResult>";
+        assert!(comes_again("continuation-token=x+%26+y&list-type=2", body));
+        assert!(!comes_again("continuation-token=w&list-type=2", body) && !comes_again("list-type=2", body));
+        assert!(comes_again("comp=list&marker=m", b"<EnumerationResults><NextMarker>m</NextMarker></EnumerationResults>"));
+        assert!(!comes_again("comp=list&marker=m", b"<EnumerationResults><NextMarker/></EnumerationResults>"));
+    }
+
+    #[tokio::test]
+    async fn of_a_body_without_end_only_the_beginning_is_read() {
+        let body = HttpResponseBody::from(vec![b'x'; 3 * MOST_OF_ERROR]);
+        assert_eq!(begin_of(body, MOST_OF_ERROR).await.expect("bytes").len(), MOST_OF_ERROR);
+        let body = HttpResponseBody::from(vec![b'x'; 10]);
+        assert_eq!(begin_of(body, MOST_OF_ERROR).await.expect("bytes").len(), 10);
     }
 
     #[test]

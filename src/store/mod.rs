@@ -255,6 +255,9 @@ impl Store {
         }
         if sent.is_ok() {
             sent = upload.complete().await.map(|_| ()).map_err(|error| self.fault(error, "finish the upload of", key));
+            if sent.is_ok() {
+                return self.is_whole(key, size).await;
+            }
         }
         if sent.is_err() {
             parts.shutdown().await;
@@ -264,6 +267,18 @@ impl Store {
             }
         }
         sent
+    }
+
+    /// Whether a store has put all parts of an upload together, which says that it has.
+    async fn is_whole(&self, key: &Path, size: u64) -> Result<()> {
+        let found = self.objects.head(key).await.map_err(|error| self.fault(error, "look at", key))?.size;
+        if found == size {
+            return Ok(());
+        }
+        let message = format!("the store says that {key} is uploaded, and has {found} of its {size} bytes");
+        Err(Error::new(Kind::Unavailable, message).hint(
+            "the store contradicts itself, and the object is sent again; look for a proxy between tidelog and the store",
+        ))
     }
 
     /// Waits for one of the parts that are on their way.

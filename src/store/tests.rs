@@ -121,6 +121,8 @@ enum Wrong {
     GivesBackSomethingElse,
     /// This part of an upload fails.
     FailsPart(u32),
+    /// This part of an upload is taken and lost.
+    LosesPart(u32),
 }
 
 #[derive(Debug)]
@@ -160,8 +162,9 @@ impl<S: ObjectStore> ObjectStore for Broken<S> {
         opts: PutMultipartOptions,
     ) -> object_store::Result<Box<dyn MultipartUpload>> {
         let inner = self.inner.put_multipart_opts(location, opts).await?;
-        let Wrong::FailsPart(fails) = self.wrong else { return Ok(inner) };
-        Ok(Box::new(BrokenUpload { inner, fails, parts: AtomicU32::new(0) }))
+        let (Wrong::FailsPart(part) | Wrong::LosesPart(part)) = self.wrong else { return Ok(inner) };
+        let fails = self.wrong == Wrong::FailsPart(part);
+        Ok(Box::new(BrokenUpload { inner, part, fails, parts: AtomicU32::new(0) }))
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> object_store::Result<GetResult> {
@@ -198,15 +201,18 @@ impl<S: ObjectStore> ObjectStore for Broken<S> {
 #[derive(Debug)]
 struct BrokenUpload {
     inner: Box<dyn MultipartUpload>,
-    fails: u32,
+    part: u32,
+    fails: bool,
     parts: AtomicU32,
 }
 
 #[async_trait::async_trait]
 impl MultipartUpload for BrokenUpload {
     fn put_part(&mut self, data: PutPayload) -> UploadPart {
-        if self.parts.fetch_add(1, Ordering::Relaxed) == self.fails {
-            return Box::pin(async { Err(object_store::Error::Generic { store: "broken", source: "reset".into() }) });
+        if self.parts.fetch_add(1, Ordering::Relaxed) == self.part {
+            let reset = || object_store::Error::Generic { store: "broken", source: "reset".into() };
+            let answer = if self.fails { Err(reset()) } else { Ok(()) };
+            return Box::pin(async { answer });
         }
         self.inner.put_part(data)
     }
@@ -249,6 +255,19 @@ async fn an_upload_that_breaks_off_leaves_nothing() {
         let error = store.upload(&Path::from("key"), &file, &hash).await.unwrap_err();
         assert_eq!(error.kind(), Kind::Unavailable, "{error}");
         assert_eq!(std::fs::read_dir(&root).unwrap().count(), 0, "no staged file is left");
+    }
+}
+
+#[tokio::test]
+async fn an_upload_that_is_put_together_wrongly_is_not_taken_for_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("segment");
+    std::fs::write(&file, vec![1; 5 * PART_BYTES as usize / 2]).unwrap();
+    let hash = sha256(&std::fs::read(&file).unwrap());
+    for lost in 0..3 {
+        let store = Store::over(Arc::new(Broken { inner: InMemory::new(), wrong: Wrong::LosesPart(lost) }), "s3://bucket");
+        let error = store.upload(&Path::from("key"), &file, &hash).await.unwrap_err();
+        assert!(error.is_transient() && error.to_string().contains("of its 20971520 bytes"), "{error}");
     }
 }
 
