@@ -20,7 +20,7 @@ use tidelog::stream::{Begin, Format, Lsn, PartitionRange, SegmentRef, StreamId, 
 use crate::rig::kafka::{Kafka, shared};
 use crate::rig::postgres::{Postgres, PostgresOptions};
 use crate::rig::program::{self, Home};
-use crate::rig::s3::{Bucket, moto, s3s_fs};
+use crate::rig::s3::{Bucket, locked, moto, s3s_fs};
 use crate::rig::s3_proxy::{Fault, Proxy, Rule};
 use crate::rig::topics::{Codec, Message};
 use crate::rig::{unique, wait_until};
@@ -462,6 +462,40 @@ fn commands_and_the_service_ride_out_answers_that_pass() {
     }
     proxy.clear();
     site.assert_holds(&topic, 0, &kafka.consume_all(&topic));
+}
+
+/// What a merge, an expiry, claims and holds ask of a store: to delete, to write over, to create again. The lock keeps the versions,
+/// and is in the way of none of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn object_lock_keeps_every_version_and_is_in_the_way_of_nothing() {
+    for mode in ["COMPLIANCE", "GOVERNANCE"] {
+        let bucket = locked(mode);
+        let store = store_with(&bucket, &[("aws_checksum_algorithm", "sha256")]);
+        store.probe().await.unwrap();
+        let (given_up, claims) = (Path::from("segments/given-up"), Path::from("coverage/claims"));
+        store.put(&given_up, Bytes::from_static(b"wal")).await.unwrap();
+        store.delete(&given_up).await.unwrap();
+        assert_eq!((store.get(&given_up).await.unwrap(), store.size(&given_up).await.unwrap()), (None, None));
+        assert!(store.list(&Path::from("segments")).await.unwrap().is_empty());
+        assert_eq!(store.create(&given_up, Bytes::from_static(b"again")).await.unwrap(), Created::Yes);
+        store.delete(&given_up).await.unwrap();
+        store.delete(&given_up).await.unwrap();
+        for text in [&b"old"[..], b"new"] {
+            store.put(&claims, Bytes::from_static(text)).await.unwrap();
+        }
+        assert_eq!(store.get(&claims).await.unwrap().as_deref(), Some(&b"new"[..]));
+        let mut chain = begun(&store).await;
+        grow(&mut chain, 70).await;
+        assert_eq!(damage(&store).await, Vec::<String>::new());
+        let kept = |key: &Path| {
+            let args = ["versions", &bucket.endpoint, &bucket.name, key.as_ref()];
+            let said = crate::rig::python::run(include_str!("data/s3_lock.py"), &args);
+            serde_json::from_str::<serde_json::Value>(&said).unwrap()
+        };
+        assert_eq!(kept(&given_up)["refused"], serde_json::json!(["AccessDenied", "AccessDenied"]), "{mode}");
+        assert_eq!(kept(&claims)["refused"], serde_json::json!(["AccessDenied", "AccessDenied"]), "{mode}");
+        assert!(kept(&given_up)["markers"].as_u64() >= Some(1), "{mode}");
+    }
 }
 
 /// What a killed process leaves of an upload is taken away by the next service, and nothing of anybody else.

@@ -106,6 +106,13 @@ pub(crate) fn moto() -> Bucket {
     Bucket { endpoint: format!("http://127.0.0.1:{}", SERVER.1), name, server: None, _scratch: None }
 }
 
+/// A new bucket there with Object Lock, which keeps every version for a day in this mode.
+pub(crate) fn locked(mode: &str) -> Bucket {
+    let bucket = Bucket { name: unique("rig-locked"), ..moto() };
+    super::python::run(include_str!("../data/s3_lock.py"), &["make", &bucket.endpoint, &bucket.name, mode]);
+    bucket
+}
+
 fn start_moto(environment: &[(&str, &str)]) -> (Process, u16) {
     let log = temporary_directory("moto").keep().join("log");
     for _ in 0..5 {
