@@ -123,10 +123,9 @@ pub(super) fn judge(code: &str) -> Option<(Kind, &'static str)> {
              \"sha256\" in [archive.options]",
         ),
         // What an object lacks now it will lack in a moment, too.
-        "InvalidRange" => (
-            Kind::Corrupt,
-            "the object is shorter than what names it says: restore it from a copy of the archive",
-        ),
+        "InvalidRange" => {
+            (Kind::Corrupt, "the object is shorter than what names it says: restore it from a copy of the archive")
+        }
         "NotImplemented" | "UnsupportedHeader" => {
             (Kind::Unsupported, "the archive needs a store with conditional puts (`If-None-Match: *`)")
         }

@@ -81,7 +81,10 @@ impl HttpService for Client {
             return Err(HttpError::new(HttpErrorKind::Decode, NoListing::of(&body)));
         }
         if comes_again(&query, &body) {
-            return Err(HttpError::new(HttpErrorKind::Decode, NoListing { begin: "it ends where it began".to_owned() }));
+            return Err(HttpError::new(
+                HttpErrorKind::Decode,
+                NoListing { begin: "it ends where it began".to_owned() },
+            ));
         }
         let refused = refused(&body);
         for (_, key) in &refused {
@@ -117,7 +120,9 @@ async fn begin_of(body: HttpResponseBody, most: usize) -> Result<Bytes, HttpErro
 /// Whether an answer says that it goes on where the request began: it would be asked for for ever.
 fn comes_again(query: &str, body: &[u8]) -> bool {
     let mut asked = url::form_urlencoded::parse(query.as_bytes());
-    let Some((_, asked)) = asked.find(|(name, _)| name == "continuation-token" || name == "marker") else { return false };
+    let Some((_, asked)) = asked.find(|(name, _)| name == "continuation-token" || name == "marker") else {
+        return false;
+    };
     !asked.is_empty() && next_of(body).is_some_and(|next| next == asked)
 }
 
@@ -397,7 +402,10 @@ mod tests {
             <NextContinuationToken>x &amp; y</NextContinuationToken></ListBucketResult>";
         assert!(comes_again("continuation-token=x+%26+y&list-type=2", body));
         assert!(!comes_again("continuation-token=w&list-type=2", body) && !comes_again("list-type=2", body));
-        assert!(comes_again("comp=list&marker=m", b"<EnumerationResults><NextMarker>m</NextMarker></EnumerationResults>"));
+        assert!(comes_again(
+            "comp=list&marker=m",
+            b"<EnumerationResults><NextMarker>m</NextMarker></EnumerationResults>"
+        ));
         assert!(!comes_again("comp=list&marker=m", b"<EnumerationResults><NextMarker/></EnumerationResults>"));
     }
 

@@ -265,7 +265,8 @@ async fn an_upload_that_is_put_together_wrongly_is_not_taken_for_one() {
     std::fs::write(&file, vec![1; 5 * PART_BYTES as usize / 2]).unwrap();
     let hash = sha256(&std::fs::read(&file).unwrap());
     for lost in 0..3 {
-        let store = Store::over(Arc::new(Broken { inner: InMemory::new(), wrong: Wrong::LosesPart(lost) }), "s3://bucket");
+        let store =
+            Store::over(Arc::new(Broken { inner: InMemory::new(), wrong: Wrong::LosesPart(lost) }), "s3://bucket");
         let error = store.upload(&Path::from("key"), &file, &hash).await.unwrap_err();
         assert!(error.is_transient() && error.to_string().contains("of its 20971520 bytes"), "{error}");
     }
