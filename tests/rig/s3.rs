@@ -106,10 +106,10 @@ pub(crate) fn moto() -> Bucket {
     Bucket { endpoint: format!("http://127.0.0.1:{}", SERVER.1), name, server: None, _scratch: None }
 }
 
-/// A new bucket there with Object Lock, which keeps every version for a day in this mode.
-pub(crate) fn locked(mode: &str) -> Bucket {
+/// A new bucket there with Object Lock.
+pub(crate) fn locked() -> Bucket {
     let bucket = Bucket { name: unique("rig-locked"), ..moto() };
-    super::python::run(include_str!("../data/s3_lock.py"), &["make", &bucket.endpoint, &bucket.name, mode]);
+    super::python::run(include_str!("../data/s3_lock.py"), &["make", &bucket.endpoint, &bucket.name, "-"]);
     bucket
 }
 
