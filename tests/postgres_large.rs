@@ -8,7 +8,7 @@ use crate::postgres_restore::Place;
 use crate::rig::postgres::{Postgres, PostgresOptions};
 use crate::rig::program;
 
-/// Address space for the program: less than a file has, and more than its threads reserve.
+/// Address space for the program: less than a file has. So that its threads do not reserve as much, they share two arenas.
 const KIB: u32 = 900_000;
 
 /// Reads both to their ends.
@@ -38,7 +38,8 @@ fn a_wal_file_of_a_gigabyte_is_fetched_within_less_memory() {
     place.postgres.psql("SELECT pg_switch_wal()");
     place.mark(1);
     place.wait_archived();
-    let script = format!("ulimit -v {KIB}; exec \"$0\" -c tidelog.toml wal-fetch {file} fetched");
+    let script =
+        format!("export MALLOC_ARENA_MAX=2; ulimit -v {KIB}; exec \"$0\" -c tidelog.toml wal-fetch {file} fetched");
     program::run(place.home.shell(&script)).expect(0);
     let fetched = place.home.path().join("fetched");
     assert_eq!(fetched.metadata().expect("a file").len(), 1 << 30);
