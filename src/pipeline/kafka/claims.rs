@@ -130,11 +130,11 @@ impl Ledger {
         let reached = |partition: i32| Some(covered.get(&partition).copied().unwrap_or(i64::MAX));
         let known = coverage::judge_by(others, &stream, (topic.topic_id.as_deref(), 0), reached, now);
         for (partition, complete_through) in known.partitions {
-            let Some(part) = topic.parts.get_mut(&partition).filter(|part| part.owned) else {
+            let part = topic.parts.get_mut(&partition).filter(|part| part.owned).zip(covered.get(&partition).copied());
+            let Some((part, offset)) = part else {
                 topic.others.insert(partition);
                 continue;
             };
-            let offset = covered.get(&partition).copied().unwrap_or_default();
             if part.claim.is_none_or(|claim| claim.complete_through < complete_through) {
                 part.claim = Some(Claim { offset, complete_through });
             }

@@ -68,6 +68,21 @@ fn a_partition_that_nobody_has_holds_up_the_topic_and_one_of_another_process_doe
     assert_eq!(ledger.topic_complete_through(&life(0)), Some(time(18)));
 }
 
+/// The archive went back, so that what was claimed of a partition lies beyond what it has.
+#[test]
+fn what_is_not_reported_is_not_taken_from_others() {
+    let mut ledger = Ledger::default();
+    round(&mut ledger, &report(0, &[(0, 0), (1, 0)]), 10, &[(0, 0), (1, 1)], 2);
+    let mut before = Coverage::new("before", time(9));
+    let claim = Claim { offset: 1, complete_through: time(9) };
+    let claims = TopicClaims { topic_id: Some("id-0".to_owned()), counts: vec![], claims: [(1, claim)].into() };
+    before.topics.insert(life(0).to_string(), claims);
+    ledger.learn(&report(0, &[(0, 0)]), std::slice::from_ref(&before), time(11));
+    assert_eq!(ledger.complete_through(&life(0), 1), None);
+    ledger.learn(&report(0, &[(0, 0), (1, 0)]), &[before], time(11));
+    assert_eq!(ledger.complete_through(&life(0), 1), None);
+}
+
 #[test]
 fn a_generation_that_ended_leaves_nothing() {
     let mut ledger = Ledger::default();
