@@ -33,7 +33,8 @@ pub struct Chain {
     pub(super) pages: Vec<PageRef>,
     /// The entries after the last snapshot.
     pub(super) tail: Vec<Body>,
-    /// Partitions that other writers moved since this one last did.
+    /// Partitions that other writers moved since this one last did, and those of which the caller was told that they had moved: what
+    /// it sealed before it heard that begins behind a hole.
     foreign: BTreeSet<i32>,
     /// Who commits through this chain.
     pub(super) writer: Option<String>,
@@ -234,6 +235,7 @@ impl Chain {
             let body = rest.into_body();
             let moved = self.moved(&body);
             if !moved.is_empty() {
+                self.foreign.extend(&moved);
                 return Ok(Outcome::Moved(moved));
             }
             let allowed = invariants::body_fits_stream(&self.stream, &body).and_then(|()| self.progress.accepts(&body));

@@ -90,6 +90,21 @@ async fn a_writer_whose_partition_was_moved_yields_it_and_keeps_the_rest() {
     assert_eq!(frozen.commit(&beyond, "f", at(2)).await.unwrap(), Outcome::Moved(BTreeSet::from([0])));
 }
 
+/// A session that was lost and came back at once: a partition is read again from before what its process had under way.
+#[tokio::test]
+async fn what_follows_a_change_that_came_too_late_is_too_late_itself() {
+    let store = faultless().store();
+    let mut chain = begun(&store).await;
+    committed(&mut chain, &append("a", vec![range(0, 0, 50)]), "w").await;
+    let moved = Outcome::Moved(BTreeSet::from([0]));
+    for again in [range(0, 30, 60), range(0, 60, 65), range(0, 65, 70)] {
+        assert_eq!(chain.commit(&append("b", vec![again]), "w", at(2)).await.unwrap(), moved);
+    }
+    committed(&mut chain, &append("c", vec![range(0, 50, 70)]), "w").await;
+    let hole = chain.commit(&append("d", vec![range(0, 71, 72)]), "w", at(2)).await.unwrap_err();
+    assert_eq!(hole.kind(), Kind::Internal, "{hole}");
+}
+
 #[tokio::test]
 async fn a_position_that_was_learned_elsewhere_is_looked_up_before_it_is_called_a_hole() {
     let store = faultless().store();

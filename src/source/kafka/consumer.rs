@@ -216,6 +216,10 @@ impl Consumer {
                     if !owned.is_empty() {
                         let owned = owned.iter().map(|(topic, partition)| self.assignment.own(topic, *partition));
                         events.push(Event::Assigned(owned.collect()));
+                        // What the group gives again is not waited for any more.
+                        let assignment = &self.assignment;
+                        let is_gone = |key: &Key| assignment.slot(*key).is_some_and(|slot| !slot.owned);
+                        self.revoked.iter_mut().for_each(|revoked| revoked.retain(is_gone));
                     }
                 }
                 Callback::Revoked { partitions, lost } => {

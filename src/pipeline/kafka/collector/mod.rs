@@ -273,6 +273,7 @@ impl Collector {
                 tracing::info!(partitions = partitions.len(), "partitions assigned");
                 self.shared.counters.rebalances.increment(1);
                 self.assigned.add(&partitions, chrono::Utc::now());
+                self.keep(&partitions)?;
                 self.resolve(partitions);
             }
             Event::Revoked { partitions, lost } => self.on_revoked(partitions, lost)?,

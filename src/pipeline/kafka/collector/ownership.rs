@@ -120,6 +120,28 @@ impl Collector {
         self.let_go(now)
     }
 
+    /// Partitions that the group has given again are given back no more: another revocation was answered while they waited, and
+    /// librdkafka knows of one answer to all.
+    pub(super) fn keep(&mut self, again: &[TopicPartition]) -> Result<()> {
+        if self.leaving.is_empty() {
+            return Ok(());
+        }
+        let again: BTreeSet<&TopicPartition> = again.iter().collect();
+        let mut kept = Vec::new();
+        for leaving in &mut self.leaving {
+            kept.extend(leaving.partitions.extract_if(.., |at| again.contains(at)));
+        }
+        self.leaving.retain(|leaving| !leaving.partitions.is_empty());
+        for at in kept {
+            if let Some(lane) = self.lane_of(&at.topic) {
+                lane.remove(at.partition);
+            }
+            self.group_offsets.remove(&at);
+        }
+        // Should the group wait for an answer after all, nobody else would give it.
+        if self.leaving.is_empty() { self.consumer.unassign(&[]) } else { Ok(()) }
+    }
+
     pub(super) fn let_go(&mut self, now: Instant) -> Result<()> {
         let mut index = 0;
         while index < self.leaving.len() {
