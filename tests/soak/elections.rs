@@ -145,13 +145,15 @@ fn reckon(world: &World, topic: &Topic, brokers: [usize; 2]) {
             held.iter().filter(|(at, ..)| *at == partition).map(|&(_, offset, id)| (offset, id)).collect();
         let end = of.last().map_or(0, |(offset, _)| offset + 1);
         let lost = world.ledger.elected(incarnation, partition, &of);
-        if let Some(parted) = parted(world, topic, partition, brokers) {
+        let parted = parted(world, topic, partition, brokers);
+        if let Some(parted) = parted {
             world.ledger.parted(incarnation, partition, parted);
         }
         if lost > 0 {
-            world
-                .journal
-                .note(format!("{} partition {partition}: {lost} records are lost, the log ends at {end}", topic.name));
+            let name = topic.name;
+            world.journal.note(format!(
+                "{name} partition {partition}: {lost} records are lost, the log ends at {end}, and is another one from {parted:?} on"
+            ));
         }
     }
 }
