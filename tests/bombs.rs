@@ -226,6 +226,7 @@ impl Shelf {
             finished: time,
             is_read_back: true,
             damaged: Vec::new(),
+            parent: None,
             archives,
             manifest,
         };

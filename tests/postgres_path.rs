@@ -110,7 +110,7 @@ fn a_backup_of_the_new_timeline_lets_the_old_one_go() {
 }
 
 /// Has the server remove WAL before it is archived.
-fn lose_wal(place: &Place) {
+pub(crate) fn lose_wal(place: &Place) {
     let server = &place.postgres;
     place.stop_archiving();
     server.psql("SELECT pg_drop_replication_slot('tidelog')");

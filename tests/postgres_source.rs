@@ -9,7 +9,7 @@ use std::time::Duration;
 use tidelog::config::{Config, Postgres as Settings};
 use tidelog::error::{Error, Kind};
 use tidelog::source::postgres::{
-    BackupEvent, BackupOptions, Event, Rate, Replication, Server, SlotKind, Status, WalStatus, WalStream,
+    BackupEvent, BackupOptions, BackupStream, Event, Rate, Replication, Server, SlotKind, Status, WalStatus, WalStream,
     is_removed_wal, is_wrong_state,
 };
 use tidelog::stream::Lsn;
@@ -275,7 +275,10 @@ async fn logical_slots_are_seen_with_what_they_decode() {
 
 /// A base backup written to disk as `pg_basebackup -Ft` would.
 async fn take(client: Replication, options: &BackupOptions, folder: &Path) -> (Lsn, Lsn, Vec<PathBuf>) {
-    let mut backup = client.base_backup(options).await.expect("the server sends one");
+    bring(client.base_backup(options).await.expect("the server sends one"), folder).await
+}
+
+async fn bring(mut backup: BackupStream, folder: &Path) -> (Lsn, Lsn, Vec<PathBuf>) {
     let start = backup.start_lsn();
     let (mut files, mut out, mut end, mut last) = (Vec::new(), Vec::new(), None, 0);
     let mut path = None;
@@ -353,16 +356,16 @@ async fn back_up(version: Version) {
     let label = std::fs::read_to_string(data.join("backup_label")).expect("the label");
     assert!(label.contains("it's a test") && label.contains(&start.to_string()), "{label}");
 
-    let manifest = bytes::Bytes::from(std::fs::read(folder.path().join("backup_manifest")).expect("the manifest"));
-    let incremental = BackupOptions { incremental: Some(manifest), ..options };
+    let manifest = std::fs::read(folder.path().join("backup_manifest")).expect("the manifest");
     if !is_summarized {
-        let error = refused(replication(&postgres).await.base_backup(&incremental).await);
+        let error = refused(replication(&postgres).await.base_backup_on(&options, &mut &manifest[..]).await);
         assert_eq!(error.kind(), Kind::Unsupported, "{error}");
         return;
     }
     postgres.psql("INSERT INTO t SELECT generate_series(50001, 50100)");
     let later = temporary_directory("incremental");
-    take(replication(&postgres).await, &incremental, later.path()).await;
+    let stream = replication(&postgres).await.base_backup_on(&options, &mut &manifest[..]).await;
+    bring(stream.expect("it begins"), later.path()).await;
     let delta = later.path().join("data");
     unpack(&later.path().join("base.tar"), &delta);
     unpack(&later.path().join(format!("{oid}.tar")), &delta.join("pg_tblspc").join(&oid));
@@ -370,8 +373,7 @@ async fn back_up(version: Version) {
     verify(version, &delta);
     let size = |path: &Path| std::fs::metadata(path).expect("it is there").len();
     assert!(size(&later.path().join("base.tar")) < size(&folder.path().join("base.tar")) / 2, "only what has changed");
-    let wrong = BackupOptions { incremental: Some(bytes::Bytes::from_static(b"{}")), ..BackupOptions::default() };
-    let error = refused(replication(&postgres).await.base_backup(&wrong).await);
+    let error = refused(replication(&postgres).await.base_backup_on(&options, &mut &b"{}"[..]).await);
     assert!(error.to_string().contains("manifest"), "{error}");
 }
 

@@ -166,6 +166,7 @@ fn backup() -> backups::Backup {
         finished: now(),
         is_read_back: true,
         damaged: Vec::new(),
+        parent: None,
         archives: vec![backups::Archive {
             name: "base.tar".into(),
             tablespace: None,

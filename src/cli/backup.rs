@@ -10,10 +10,12 @@ use super::progress::{Progress, Unit};
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
 use crate::manifest::backups::Backup;
+use crate::manifest::known::Known;
 use crate::manifest::path::Limit;
 use crate::manifest::{Chain, recoverable};
 use crate::pipeline;
-use crate::pipeline::postgres::backup::{Done, take};
+use crate::pipeline::postgres::backup::{Done, Order, take};
+use crate::pipeline::postgres::incremental::Sort;
 use crate::source::postgres::Server;
 use crate::store::Store;
 use crate::stream::{Lsn, StreamId};
@@ -21,6 +23,9 @@ use crate::stream::{Lsn, StreamId};
 /// What `tidelog backup` is asked.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
+    /// Only what has changed since the newest base backup, on which this one then builds (PostgreSQL 17 with summarize_wal = on).
+    #[arg(long)]
+    incremental: bool,
     /// How long to wait until the WAL that belongs to the backup is archived.
     #[arg(long, value_name = "SPAN", default_value = "2m", value_parser = humantime::parse_duration)]
     wait: Duration,
@@ -46,7 +51,10 @@ pub(super) async fn run(args: &Args, config: &Config) -> Result<()> {
         let (bytes, total) = (followed.bytes.load(Ordering::Relaxed), followed.total.load(Ordering::Relaxed));
         (bytes, total.max(bytes))
     });
-    let backup = take(&Server::new(&postgres.for_backups())?, postgres, &store, &pipeline::writer_id()?, &done).await?;
+    let (server, writer) = (Server::new(&postgres.for_backups())?, pipeline::writer_id()?);
+    let sort = if args.incremental { Sort::Incremental } else { Sort::Full };
+    let order = Order { server: &server, config: postgres, store: &store, writer: &writer, sort };
+    let backup = take(&order, &done).await?;
     drop(bar);
     let seconds = begun.elapsed().as_secs_f64();
     let outcome = wait(&store, &backup, args.wait).await?;
@@ -56,10 +64,12 @@ pub(super) async fn run(args: &Args, config: &Config) -> Result<()> {
             "name": backup.name, "system_id": backup.system.system_id.to_string(), "timeline": backup.timeline,
             "start": backup.start, "end": backup.end, "bytes": backup.bytes(), "stored_bytes": backup.stored_bytes(),
             "seconds": seconds, "usable": is_usable, "damaged": backup.damaged,
+            "parent": backup.parent.as_ref().map(|parent| &parent.name),
         }))?;
     } else {
         print(&format!(
-            "base backup {}: {} ({} stored) in {}, WAL {} to {}\n",
+            "{}base backup {}: {} ({} stored) in {}, WAL {} to {}\n",
+            if backup.parent.is_some() { "incremental " } else { "" },
             backup.name,
             human::bytes(backup.bytes()),
             human::bytes(backup.stored_bytes()),
@@ -96,14 +106,17 @@ enum Outcome {
 /// Waits until the archive holds the WAL that a restore needs at least, or never will.
 async fn wait(store: &Store, backup: &Backup, patience: Duration) -> Result<Outcome> {
     let begun = Instant::now();
+    let (system_id, mut known) = (backup.system.system_id, Known::default());
     loop {
-        let stream = StreamId::Postgres { system_id: backup.system.system_id };
-        if let Some(chain) = Chain::open(store, &stream).await? {
-            let facts = recoverable::facts(store, &chain, std::slice::from_ref(backup)).await?;
-            if facts.is_usable(0) {
+        if let Some(chain) = Chain::open(store, &StreamId::Postgres { system_id }).await? {
+            // With those that it builds on.
+            known.look(store, system_id, chain.backups()).await?;
+            let facts = recoverable::facts_with(store, &chain, known.taken()).await?;
+            let own = facts.backups.iter().position(|taken| taken.name == backup.name);
+            if own.is_some_and(|own| facts.is_usable(own)) {
                 return Ok(Outcome::Usable);
             }
-            if let Some(limit) = facts.never_usable(0) {
+            if let Some(limit) = own.and_then(|own| facts.never_usable(own)) {
                 return Ok(Outcome::Never(limit));
             }
         }

@@ -24,7 +24,7 @@ use crate::restore::holding::{Holding, Kept};
 use crate::restore::plan::{Asked, Goal, Plan, plan};
 use crate::restore::postgres::{Action, Destination, LogSource, Places, Restored, restore, shell_word};
 use crate::restore::wal_fetch::{self, Answer, Name};
-use crate::restore::{Foreseen, Ground, Log, PATIENCE, foresee, patiently};
+use crate::restore::{Combiner, Foreseen, Ground, Log, PATIENCE, foresee, patiently};
 use crate::store::Store;
 use crate::stream::Lsn;
 use crate::telemetry::{self, LogFormat};
@@ -76,6 +76,10 @@ pub(super) struct RestoreArgs {
     /// is removed.
     #[arg(long)]
     delta: bool,
+    /// Where PostgreSQL's own programs of the backup's version are: an incremental base backup needs its pg_combinebackup
+    /// [default: where packages have them, and PATH].
+    #[arg(long, value_name = "DIR")]
+    bin_dir: Option<PathBuf>,
     /// How many streams of the base backup are fetched and unpacked at a time.
     #[arg(short, long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=8))]
     jobs: u8,
@@ -118,6 +122,7 @@ pub(super) async fn run(args: &RestoreArgs, archive: &Archive) -> Result<()> {
         Asked { goal: goal(args)?, exclusive: args.exclusive, timeline: args.timeline, backup: args.backup.clone() };
     let plan = patiently(PATIENCE, || plan(&store, &log, &backups, &asked)).await?;
     // Not after an hour's reading.
+    let combiner = combiner(args, &plan)?;
     Ground::look(&args.data()?, args.delta, log.system().system_id)?;
     if !plan.backup.damaged.is_empty() {
         tracing::warn!(backup = plan.backup.name, found = ?plan.backup.damaged, "the server found bad pages in this base backup when it was \
@@ -128,14 +133,28 @@ pub(super) async fn run(args: &RestoreArgs, archive: &Archive) -> Result<()> {
     let (done, shown) = bar("reading the log", plan.log_bytes());
     let foreseen = foresee(&log, &plan, &done).await?;
     drop(shown);
-    let into = destination(args, archive, foreseen)?;
-    let (done, shown) = bar("restoring", plan.backup.bytes());
+    let into = Destination { combiner, ..destination(args, archive, foreseen)? };
+    let (done, shown) = bar("restoring", plan.bytes());
     let restored = restore(&store, &plan, &into, &done).await?;
     drop(shown);
     if let Some(holding) = holding {
         holding.hand_over(&store, system_id, &into.data).await;
     }
     tell(args, &plan, &into, (&restored, begun.elapsed().as_secs_f64()))
+}
+
+/// What makes one of an incremental backup and those that it builds on; none for a full one.
+fn combiner(args: &RestoreArgs, plan: &Plan) -> Result<Option<Combiner>> {
+    let Some(full) = plan.parents.first() else { return Ok(None) };
+    if args.delta {
+        let message =
+            format!("the base backup {} is incremental, and --delta compares with a full one", plan.backup.name);
+        return Err(Error::new(Kind::Config, message).hint(format!(
+            "restore into an empty directory, or from the full one on which it builds, if that leads there: --backup {}",
+            full.name
+        )));
+    }
+    Combiner::find(args.bin_dir.as_deref(), plan.backup.system.server_version).map(Some)
 }
 
 /// A bar, and the count that it follows.
@@ -155,6 +174,7 @@ fn destination(args: &RestoreArgs, archive: &Archive, foreseen: Foreseen) -> Res
             moved: args.tablespace.iter().map(|text| mapping(text)).collect::<Result<_>>()?,
             old_too: args.tablespaces_at_old_places,
         },
+        combiner: None,
         foreseen,
         action: args.action,
         fetching: LogSource {
@@ -183,8 +203,9 @@ fn tell(args: &RestoreArgs, plan: &Plan, into: &Destination, (restored, seconds)
     let backup = &plan.backup;
     if args.json {
         return print_json(&serde_json::json!({
-            "into": into.data, "backup": backup.name, "timeline": plan.timeline, "start": backup.start, "end": backup.end,
-            "target": shown(&plan.goal), "exclusive": args.exclusive, "bytes": backup.bytes(), "seconds": seconds,
+            "into": into.data, "backup": backup.name, "builds_on": plan.parents.iter().map(|one| &one.name).collect::<Vec<_>>(),
+            "timeline": plan.timeline, "start": backup.start, "end": backup.end,
+            "target": shown(&plan.goal), "exclusive": args.exclusive, "bytes": plan.bytes(), "seconds": seconds,
             "tablespaces": restored.tablespaces, "notes": restored.notes,
             "damaged": backup.damaged,
             "kept_bytes": restored.kept, "removed_files": restored.removed, "fetched_bytes": restored.fetched,
@@ -206,8 +227,8 @@ fn tell(args: &RestoreArgs, plan: &Plan, into: &Destination, (restored, seconds)
         "restored {} of base backup {} into {} in {}\n{before}{}{}\
              start PostgreSQL {} there as its own user: it replays WAL from the archive {} {}\n\
              it archives nothing, waits for no standby, subscribes to nothing and runs no cron jobs until tidelog.restored.conf is removed there\n",
-        human::bytes(backup.bytes()),
-        backup.name,
+        human::bytes(plan.bytes()),
+        builds(plan),
         into.data.display(),
         human::span(Duration::from_secs_f64(seconds)),
         places.collect::<String>(),
@@ -221,6 +242,16 @@ fn tell(args: &RestoreArgs, plan: &Plan, into: &Destination, (restored, seconds)
             goal => shown(goal),
         },
     ))
+}
+
+/// The name of the base backup, and on which others it builds.
+fn builds(plan: &Plan) -> String {
+    let parents: Vec<&str> = plan.parents.iter().map(|one| one.name.as_str()).collect();
+    if parents.is_empty() {
+        plan.backup.name.clone()
+    } else {
+        format!("{} on {}", plan.backup.name, parents.join(", "))
+    }
 }
 
 /// Where to.

@@ -69,6 +69,8 @@ pub struct BaseBackup {
     pub url: Option<Hidden>,
     /// `every`: how often a base backup is taken; none without the key.
     pub every: Option<Duration>,
+    /// `incrementals`: how many incremental ones are taken between two full ones.
+    pub incrementals: u64,
     /// `max_rate`: bytes a second that the server is asked to send at most.
     pub max_rate: Option<u64>,
     /// `keep_damaged`: whether a backup in which the server found bad pages is kept, marked.
@@ -97,6 +99,7 @@ pub(super) fn read(mut section: Section<'_>, lookup: Lookup<'_>) -> Postgres {
             let base_backup = BaseBackup {
                 url: section.optional_secret("url", "postgres://replicator@standby:5432/postgres", lookup).map(Hidden),
                 every: section.optional_duration("every", LEAST_EVERY),
+                incrementals: section.optional_count("incrementals").unwrap_or(0),
                 max_rate: section.optional_size("max_rate", RATES),
                 keep_damaged: section.truth("keep_damaged", false),
                 zstd_level: section.parsed("compression", zstd_level, level),
@@ -104,7 +107,14 @@ pub(super) fn read(mut section: Section<'_>, lookup: Lookup<'_>) -> Postgres {
             section.finish();
             base_backup
         }
-        None => BaseBackup { url: None, every: None, max_rate: None, keep_damaged: false, zstd_level: level },
+        None => BaseBackup {
+            url: None,
+            every: None,
+            incrementals: 0,
+            max_rate: None,
+            keep_damaged: false,
+            zstd_level: level,
+        },
     };
     section.finish();
     Postgres { url, slot, create_slot, ack, max_age, zstd_level: level, allow_md5, base_backup }
@@ -149,7 +159,7 @@ mod tests {
         assert_eq!((postgres.max_age, postgres.allow_md5), (Duration::from_secs(5), false));
         assert_eq!(
             postgres.base_backup,
-            BaseBackup { url: None, every: None, max_rate: None, keep_damaged: false, zstd_level: 1 }
+            BaseBackup { url: None, every: None, incrementals: 0, max_rate: None, keep_damaged: false, zstd_level: 1 }
         );
         assert!(!format!("{postgres:?}").contains("s3cret"));
         assert_eq!(postgres.for_backups().url, postgres.url);
@@ -161,12 +171,13 @@ mod tests {
     #[test]
     fn every_key_is_read() {
         let text = "url = \"host=h\"\nslot = \"a_1\"\ncreate_slot = false\nack = \"spool\"\nmax_age = \"1s\"\ncompression = \"zstd:3\"\n\
-                    allow_md5 = true\n[postgres.base_backup]\nevery = \"24h\"\nmax_rate = \"50MiB\"\ncompression = \"zstd:5\"\n";
+                    allow_md5 = true\n[postgres.base_backup]\nevery = \"24h\"\nincrementals = 6\nmax_rate = \"50MiB\"\ncompression = \"zstd:5\"\n";
         let postgres = parse(text).expect("it is valid");
         assert_eq!((postgres.create_slot, postgres.ack, postgres.zstd_level), (false, Ack::Spool, 3));
         let expected = BaseBackup {
             url: None,
             every: Some(Duration::from_secs(86_400)),
+            incrementals: 6,
             max_rate: Some(50 << 20),
             keep_damaged: false,
             zstd_level: 5,

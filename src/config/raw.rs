@@ -292,6 +292,14 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// As [`Section::count`], for a key without a default.
+    pub(super) fn optional_count(&mut self, key: &'static str) -> Option<u64> {
+        self.table.contains_key(key).then(|| self.count(key, 1)).or_else(|| {
+            self.asked.insert(key);
+            None
+        })
+    }
+
     /// As [`Section::duration`], for a key without a default.
     pub(super) fn optional_duration(&mut self, key: &'static str, least: Duration) -> Option<Duration> {
         self.table.contains_key(key).then(|| self.duration(key, least, least)).or_else(|| {

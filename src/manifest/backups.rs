@@ -23,8 +23,12 @@ use crate::error::{Error, Kind, Result, ResultExt};
 use crate::store::{Created, Store, bounds, layout};
 use crate::stream::{Lsn, System, sha256};
 
-/// The newest version of `backup.json`. The first one is still written where it says everything.
-pub const BACKUP_FORMAT: u32 = 2;
+/// The newest version of `backup.json`, which an incremental one has: a reader that does not know of parents must not restore it alone.
+/// Lower ones are still written where they say everything.
+pub const BACKUP_FORMAT: u32 = 3;
+
+/// The version of one that is marked as damaged.
+pub const DAMAGED_FORMAT: u32 = 2;
 
 /// A base backup.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,13 +58,25 @@ pub struct Backup {
     #[serde(default, rename = "read_back")]
     pub is_read_back: bool,
     /// What the server found bad in it: it was kept because it was asked for. Such a backup is chosen last, and has
-    /// [`BACKUP_FORMAT`], for a reader that does not know of it must not take it for a sound one.
+    /// [`DAMAGED_FORMAT`] at least, for a reader that does not know of it must not take it for a sound one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub damaged: Vec<String>,
+    /// The one that it builds on, if it is incremental: it holds what was changed since that one began, and is of no use without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<Parent>,
     /// The data directory (`base.tar`) and the tablespaces.
     pub archives: Vec<Archive>,
     /// The server's manifest of all files, with their SHA-256.
     pub manifest: Part,
+}
+
+/// The base backup that an incremental one builds on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Parent {
+    /// Its name.
+    pub name: String,
+    /// The sha256 of the bytes of its `backup.json`.
+    pub sha256: String,
 }
 
 /// A tar file.
@@ -358,6 +374,12 @@ pub(super) fn parse(key: &object_store::path::Path, bytes: &[u8]) -> Result<Back
         return Err(Error::new(Kind::Unsupported, message).hint("read it with the newer tidelog that wrote it"));
     }
     let backup: Backup = serde_json::from_slice(bytes).map_err(corrupt)?;
+    if let Some(parent) = &backup.parent
+        && (format < BACKUP_FORMAT || parent.name == backup.name || !layout::is_backup_name(&parent.name))
+    {
+        return Err(Error::new(Kind::Corrupt, format!("{key} names {:?} as its parent, which cannot be", parent.name))
+            .hint("restore the object from a copy of the archive; a restore from another base backup passes over it"));
+    }
     // Sums of them, and whatever is made of those, fit into numbers from here on.
     backup.parts().try_for_each(Part::is_possible)?;
     if !backup.is_read_back && backup.manifest.bytes == CUT_MANIFEST {
@@ -442,6 +464,7 @@ mod tests {
             finished: time,
             is_read_back: true,
             damaged: Vec::new(),
+            parent: None,
             archives: vec![Archive {
                 name: "base.tar".into(),
                 tablespace: None,

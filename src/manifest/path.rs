@@ -15,7 +15,7 @@
 //! question whether a backup is due ask here and nowhere else, so that they cannot disagree. Nothing in here does I/O,
 //! and no clock decides: which backup lies before a target is a matter of positions.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use chrono::{DateTime, Utc};
@@ -60,6 +60,8 @@ pub struct Taken {
     pub is_damaged: bool,
     /// Whether it went with a timeline that was abandoned: it leads nowhere.
     pub is_abandoned: bool,
+    /// The name of the one that it builds on, if it is incremental: it leads nowhere without that.
+    pub parent: Option<String>,
 }
 
 /// A stretch of one timeline.
@@ -134,6 +136,13 @@ pub enum Lack {
     TooLate(Lsn),
     /// Backups lie before the target, and none leads there: this one leads furthest.
     Torn(Reach),
+    /// The incremental backup builds on one that is not there, or cannot be used.
+    Parent {
+        /// Its name.
+        backup: String,
+        /// The name of that one.
+        parent: String,
+    },
 }
 
 /// What retention lets go.
@@ -242,7 +251,61 @@ impl Facts {
         Ok(Way(stretches))
     }
 
-    /// How far a backup leads along a way; none if it does not lie on it.
+    /// A backup with those that it builds on, the full one first.
+    ///
+    /// # Errors
+    /// [`Lack::Parent`] if one of them is not there, cannot be read, or went with an abandoned timeline. What they need of the log does
+    /// not matter: a recovery begins where the last of them does.
+    pub fn line(&self, index: usize) -> Result<Vec<usize>, Lack> {
+        let (mut line, missing) = self.ancestors(index);
+        let missing = missing.or_else(|| {
+            let abandoned = line.iter().skip(1).filter_map(|at| self.backups.get(*at)).find(|one| one.is_abandoned);
+            abandoned.map(|one| one.name.clone())
+        });
+        line.reverse();
+        match (missing, self.backups.get(index)) {
+            (None, _) => Ok(line),
+            (Some(parent), backup) => {
+                Err(Lack::Parent { backup: backup.map(|backup| backup.name.clone()).unwrap_or_default(), parent })
+            }
+        }
+    }
+
+    /// A backup and those that it builds on, as far as they are there, and the name of the first that is not.
+    fn ancestors(&self, index: usize) -> (Vec<usize>, Option<String>) {
+        let mut found = vec![index];
+        let mut at = index;
+        while let Some(parent) = self.backups.get(at).and_then(|taken| taken.parent.as_ref()) {
+            // It was taken before, and mostly just before.
+            let is = |other: &usize| self.backups[*other].name == *parent;
+            match (0..at).rev().find(is).or_else(|| (at..self.backups.len()).find(is)) {
+                // Nothing that the program writes goes round.
+                Some(next) if !found.contains(&next) => {
+                    found.push(next);
+                    at = next;
+                }
+                _ => return (found, Some(parent.clone())),
+            }
+        }
+        (found, None)
+    }
+
+    /// Of the backups that are lost by themselves, those on which no other one builds that is not.
+    pub fn unneeded(&self, lost: &BTreeSet<usize>) -> Vec<usize> {
+        let stay = (0..self.backups.len()).filter(|index| !lost.contains(index));
+        let needed: BTreeSet<usize> = stay.flat_map(|index| self.ancestors(index).0).collect();
+        lost.difference(&needed).copied().collect()
+    }
+
+    /// The backup on which an incremental one builds best: the newest on the way to the newest timeline, with all that it builds on.
+    /// One with bad pages is left out, for what builds on it has them too.
+    pub fn base(&self) -> Option<usize> {
+        let way = self.way(self.newest()?).ok()?;
+        let sound = |reach: &Reach| !self.backups[reach.backup].is_damaged;
+        self.on(&way).into_iter().rev().find(sound).map(|reach| reach.backup)
+    }
+
+    /// How far a backup leads along a way; none if it does not lie on it, or lacks what it builds on.
     pub fn reach(&self, way: &Way, index: usize) -> Option<Reach> {
         let taken = self.backups.get(index).filter(|taken| !taken.is_abandoned)?;
         let last = way.0.len().checked_sub(1)?;
@@ -253,7 +316,7 @@ impl Facts {
             (lsns.start <= lsn && (found == last || lsn <= lsns.end)).then_some(found)
         };
         let (first, ends) = (at(taken.timeline, taken.start)?, at(taken.end_timeline, taken.end)?);
-        if ends < first {
+        if ends < first || self.line(index).is_err() {
             return None;
         }
         let (until, limit) = self.follow(&way.0[first..], taken.start);
@@ -325,11 +388,17 @@ impl Facts {
         }
         let usable = || reaches.iter().filter(|reach| reach.is_usable());
         match (usable().next(), usable().rev().find(|reach| reach.from <= position)) {
-            (None, _) => Err(reaches.into_iter().next_back().map_or(Lack::Backup, Lack::Torn)),
+            (None, _) => Err(reaches.into_iter().next_back().map_or_else(|| self.no_backup(name), Lack::Torn)),
             (Some(first), None) => Err(Lack::TooEarly(first.from)),
             (Some(_), Some(before)) if before.limit == Limit::End => Err(Lack::TooLate(before.until)),
             (Some(_), Some(before)) => Err(Lack::Torn(before.clone())),
         }
+    }
+
+    /// Why no backup is there, or not the one with that name.
+    fn no_backup(&self, name: Option<&str>) -> Lack {
+        let named = self.backups.iter().position(|taken| name == Some(&taken.name));
+        named.and_then(|index| self.line(index).err()).unwrap_or(Lack::Backup)
     }
 
     /// The newest of these that leads to a position; a damaged one only if there is no other.
@@ -412,7 +481,8 @@ impl Facts {
                 surplus.before.insert(timeline, until);
             }
         }
-        surplus.backups = (0..self.backups.len()).filter(|index| self.is_lost(*index, &surplus.before)).collect();
+        let lost = (0..self.backups.len()).filter(|index| self.is_lost(*index, &surplus.before)).collect();
+        surplus.backups = self.unneeded(&lost);
         surplus
     }
 

@@ -88,6 +88,7 @@ impl Taken {
             finished: backup.finished,
             is_damaged: !backup.damaged.is_empty(),
             is_abandoned: false,
+            parent: backup.parent.as_ref().map(|parent| parent.name.clone()),
         }
     }
 }
@@ -286,9 +287,12 @@ pub async fn surplus(
         let ends = |abandon: &&Abandon| abandon.backups.contains(&backup.name);
         chain.abandoned().iter().find(ends).is_some_and(|abandon| abandon.decided < horizon)
     };
-    let given_up = surplus.backups.iter().filter_map(|index| facts.backups.get(*index));
-    let given_up = given_up.chain(facts.backups.iter().filter(long_abandoned)).map(|backup| backup.name.clone());
-    let given_up = given_up.filter(|name| !held.backup(name));
+    let is_lost = |index: &usize, backup: &Taken| surplus.backups.contains(index) || long_abandoned(&backup);
+    let lost =
+        facts.backups.iter().enumerate().filter(|(index, backup)| is_lost(index, backup) && !held.backup(&backup.name));
+    // What somebody restores from stays with all that it builds on.
+    let given_up = facts.unneeded(&lost.map(|(index, _)| index).collect());
+    let given_up = given_up.into_iter().filter_map(|index| facts.backups.get(index)).map(|backup| backup.name.clone());
     Ok(Surplus { before: before.collect(), backups: given_up.collect() })
 }
 

@@ -24,8 +24,8 @@ use super::tablespaces::read_map;
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::manifest::backups::Backup;
 
-const MARK: &str = "tidelog.restoring";
-const PID: &str = "postmaster.pid";
+pub(super) const MARK: &str = "tidelog.restoring";
+pub(super) const PID: &str = "postmaster.pid";
 
 /// What the mark says.
 #[derive(Debug, Default, Serialize, Deserialize)]

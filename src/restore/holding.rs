@@ -48,7 +48,10 @@ impl Holding {
         }
         // Only now is it sure that what was planned with stays, if it is still there.
         holds::wait_given_up(store, system_id).await?;
-        let is_there = store.size(&layout::backup_commit(system_id, &backup.name)).await?.is_some();
+        let mut is_there = true;
+        for backup in plan.backups() {
+            is_there &= store.size(&layout::backup_commit(system_id, &backup.name)).await?.is_some();
+        }
         let now = Log::open(store, Some(system_id)).await?;
         let begins = now.range(backup.timeline).is_some_and(|range| range.start <= backup.start);
         if !is_there || !begins {

@@ -21,6 +21,7 @@ pub mod wal_fetch;
 
 pub(crate) mod manifest;
 
+mod combine;
 mod existing;
 mod foresight;
 mod inherited;
@@ -35,6 +36,7 @@ mod stop;
 mod tablespaces;
 mod unpack;
 
+pub use combine::Combiner;
 pub use existing::Ground;
 pub use foresight::{Foreseen, foresee};
 pub use log::Log;

@@ -8,6 +8,7 @@
 //! Whether a backup lies before a target is a matter of positions: the time at which it was finished is by the clock of
 //! whatever machine took it, and says nothing about the server's commits.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::log::Log;
@@ -58,6 +59,8 @@ pub struct Asked {
 pub struct Plan {
     /// What is unpacked.
     pub backup: Backup,
+    /// If that is incremental, all that it builds on, the full one first.
+    pub parents: Vec<Backup>,
     /// What was asked for. It is never [`Goal::Present`], but the position that this is.
     pub goal: Goal,
     /// Where Postgres is told to stop.
@@ -73,6 +76,16 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// All that is unpacked, the full backup first.
+    pub fn backups(&self) -> impl Iterator<Item = &Backup> {
+        self.parents.iter().chain([&self.backup])
+    }
+
+    /// How many bytes of archives are unpacked.
+    pub fn bytes(&self) -> u64 {
+        self.backups().fold(0, |sum, backup| sum.saturating_add(backup.bytes()))
+    }
+
     /// How many bytes of log are replayed.
     pub fn log_bytes(&self) -> u64 {
         self.lsns.end - self.lsns.start
@@ -115,10 +128,31 @@ pub async fn plan(store: &Store, log: &Log, backups: &[Backup], asked: &Asked) -
         Some(stop) => stop,
         None => Stop::After(last_record(log, &way, reach.start, target.position).await?),
     };
-    let backup = backups.get(reach.backup).cloned();
-    let backup = backup.ok_or_else(|| Error::new(Kind::Internal, "the plan names no base backup"))?;
+    let line = facts.line(reach.backup).map_err(|lack| ground.no_way(&lack))?;
+    let mut parents: Vec<Backup> = line.into_iter().filter_map(|index| backups.get(index)).cloned().collect();
+    let backup = parents.pop().ok_or_else(|| Error::new(Kind::Internal, "the plan names no base backup"))?;
+    build_on_each_other(log.chain().backups(), parents.iter().chain([&backup]))?;
     let lsns = reach.start..target.position.max(reach.start);
-    Ok(Plan { backup, goal, stop, timeline, way, lsns, entry: log.chain().head() })
+    Ok(Plan { backup, parents, goal, stop, timeline, way, lsns, entry: log.chain().head() })
+}
+
+/// Each of these builds on the one before it, as the chain has that one.
+fn build_on_each_other<'a>(
+    entered: Option<&BTreeMap<String, String>>,
+    line: impl Iterator<Item = &'a Backup>,
+) -> Result<()> {
+    for (backup, parent) in line.filter_map(|backup| Some((backup, backup.parent.as_ref()?))) {
+        if let Some(entered) = entered
+            && entered.get(&parent.name) != Some(&parent.sha256)
+        {
+            let message =
+                format!("the base backup {} builds on another {} than the archive holds", backup.name, parent.name);
+            return Err(
+                Error::new(Kind::Corrupt, message).hint("name another one with --backup: `restore-postgres --list`")
+            );
+        }
+    }
+    Ok(())
 }
 
 /// The last position at which a record can end that does not end at `lsn` itself. Postgres tells the end of a record with what
@@ -206,6 +240,7 @@ pub(super) mod tests {
             finished: time,
             is_read_back: true,
             damaged: Vec::new(),
+            parent: None,
             archives: Vec::new(),
             manifest: part,
         }
@@ -222,6 +257,7 @@ pub(super) mod tests {
         let way = facts.way(3).expect("a way");
         Plan {
             backup: backup("b", 1, 1, 2),
+            parents: Vec::new(),
             goal: Goal::Latest,
             stop,
             timeline: 3,

@@ -1,6 +1,6 @@
 //! A data directory out of a base backup, ready to start.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -14,6 +14,7 @@ pub use super::tablespaces::Places;
 
 use futures::StreamExt;
 
+use super::combine::{Combiner, Workshop};
 use super::existing::{self, Ground, Restoring, Surplus};
 use super::foresight::Foreseen;
 use super::inherited::Inherited;
@@ -40,12 +41,20 @@ pub struct Destination {
     pub jobs: usize,
     /// Where tablespaces go.
     pub tablespaces: Places,
+    /// What combines backups, where one is incremental.
+    pub combiner: Option<Combiner>,
     /// What the log will do.
     pub foreseen: Foreseen,
     /// What Postgres does at the target.
     pub action: Action,
     /// How it gets its log.
     pub fetching: LogSource,
+}
+
+impl Destination {
+    fn combiner(&self) -> Result<&Combiner> {
+        self.combiner.as_ref().ok_or_else(|| Error::new(Kind::Internal, "nothing was found that combines backups"))
+    }
 }
 
 /// What came of a restore, besides the data directory.
@@ -63,7 +72,7 @@ pub struct Restored {
     pub fetched: u64,
 }
 
-/// Restores what `plan` says. `done` counts bytes of archives, of the plan's [`bytes`](crate::manifest::backups::Backup::bytes).
+/// Restores what `plan` says. `done` counts bytes of archives, of the plan's [`bytes`](Plan::bytes).
 ///
 /// # Errors
 /// A directory that must not be written over, a part or a file that is missing or damaged, a full disk.
@@ -84,34 +93,104 @@ async fn unpack_and_set_up(store: &Store, plan: &Plan, into: &Destination, done:
     let places = into.tablespaces.of(&backup.archives, &into.data)?;
     let later = into.tablespaces.made_later(&into.foreseen, &into.data)?;
     places.values().chain(&later).try_for_each(|place| ground.accepts(place))?;
-    let (manifest, files) = patiently(PATIENCE, || manifest_of(store, backup)).await?;
+    let workshop = Workshop::new(&into.data, &places);
+    let own = Member::read(store, backup, (into.data.clone(), places.clone())).await?;
     make_private(&into.data)?;
     places.values().chain(&later).try_for_each(|place| make_private(place))?;
     let restoring = Restoring::begin(&into.data)?;
-    let surplus = Surplus::find(&into.data, &places, backup, &files)?;
-    restoring.mark(&ground, places.values().chain(&later).cloned())?;
-    let removed = surplus.remove(&into.data)?;
-    let place_of = |archive: &Archive| {
-        let place = archive.tablespace.as_ref().and_then(|tablespace| places.get(&tablespace.oid));
-        Some(place.unwrap_or(&into.data).clone())
+    let mark = || restoring.mark(&ground, places.values().chain(&later).cloned());
+    let bringing = Bringing { store, jobs: into.jobs, done };
+    let mut restored = if plan.parents.is_empty() {
+        if ground.has_files {
+            // Of another backup, into which the restore that was interrupted went.
+            workshop.finish()?;
+        }
+        bringing.bring(own, ground.has_files, mark).await?
+    } else {
+        mark()?;
+        bringing.combine(plan, &workshop, into.combiner()?).await?
     };
-    let placed = placed(&backup.archives, &files, place_of);
-    let whole = if ground.has_files { whole_of(&placed, &files, into.jobs).await? } else { BTreeSet::new() };
-    let kept = total(whole.iter().filter_map(|name| files.get(name)).map(|file| file.size));
-    let unpacking = Unpacking::new(store, &files, whole, done);
-    unpack(&unpacking, &placed, &files, into.jobs).await?;
-    for folder in placed.iter().flat_map(Placed::empty).filter(|folder| !folder.exists()) {
-        make_private(&folder)?;
-    }
     write_map(&into.data, &places)?;
-    copy_manifest(&backup.manifest, &manifest, &into.data.join("backup_manifest"))?;
-    let notes = set_up(plan, into)?;
+    restored.notes.extend(set_up(plan, into)?);
+    workshop.finish()?;
     for root in places.values().chain([&into.data]) {
         sync_directories(root)?;
     }
     restoring.finish()?;
-    let tablespaces = places.into_values().chain(later).collect();
-    Ok(Restored { tablespaces, notes, kept, removed, fetched: unpacking.fetched() })
+    restored.tablespaces = places.into_values().chain(later).collect();
+    Ok(restored)
+}
+
+/// A backup that is to be unpacked, and where to.
+struct Member<'a> {
+    backup: &'a Backup,
+    /// The server's manifest, still compressed, and the files that it names.
+    manifest: Bytes,
+    files: Arc<Files>,
+    data: PathBuf,
+    places: BTreeMap<u32, PathBuf>,
+}
+
+impl<'a> Member<'a> {
+    async fn read(
+        store: &Store,
+        backup: &'a Backup,
+        (data, places): (PathBuf, BTreeMap<u32, PathBuf>),
+    ) -> Result<Self> {
+        let (manifest, files) = patiently(PATIENCE, || manifest_of(store, backup)).await?;
+        Ok(Self { backup, manifest, files, data, places })
+    }
+}
+
+/// How backups are brought from the store.
+struct Bringing<'a> {
+    store: &'a Store,
+    jobs: usize,
+    done: &'a Arc<AtomicU64>,
+}
+
+impl Bringing<'_> {
+    /// Unpacks a backup into directories in which something may lie. `mark` is called when nothing is left to refuse.
+    async fn bring(&self, member: Member<'_>, has_files: bool, mark: impl FnOnce() -> Result<()>) -> Result<Restored> {
+        let Member { backup, manifest, files, data, places } = member;
+        let surplus = Surplus::find(&data, &places, backup, &files)?;
+        mark()?;
+        let removed = surplus.remove(&data)?;
+        let place_of = |archive: &Archive| {
+            let place = archive.tablespace.as_ref().and_then(|tablespace| places.get(&tablespace.oid));
+            Some(place.unwrap_or(&data).clone())
+        };
+        let placed = placed(&backup.archives, &files, place_of);
+        let whole = if has_files { whole_of(&placed, &files, self.jobs).await? } else { BTreeSet::new() };
+        let kept = total(whole.iter().filter_map(|name| files.get(name)).map(|file| file.size));
+        let unpacking = Unpacking::new(self.store, &files, whole, self.done);
+        unpack(&unpacking, &placed, &files, self.jobs).await?;
+        for folder in placed.iter().flat_map(Placed::empty).filter(|folder| !folder.exists()) {
+            make_private(&folder)?;
+        }
+        copy_manifest(&backup.manifest, &manifest, &data.join("backup_manifest"))?;
+        Ok(Restored { kept, removed, fetched: unpacking.fetched(), ..Restored::default() })
+    }
+
+    /// Unpacks an incremental backup and all that it builds on, and makes one of them. What an earlier attempt has unpacked is kept.
+    async fn combine(&self, plan: &Plan, workshop: &Workshop<'_>, combiner: &Combiner) -> Result<Restored> {
+        workshop.clear(plan.backup.system.server_version)?;
+        let mut restored = Restored::default();
+        for backup in plan.backups() {
+            let (data, places) = workshop.member(backup);
+            let has_files = data.exists();
+            make_private(&data)?;
+            places.values().try_for_each(|place| make_private(place))?;
+            let member = Member::read(self.store, backup, (data, places)).await?;
+            let brought =
+                self.bring(member, has_files, || Ok(())).await.map_err(|error| error.context(&backup.name))?;
+            restored.kept += brought.kept;
+            restored.fetched += brought.fetched;
+        }
+        let line: Vec<&Backup> = plan.backups().collect();
+        restored.notes = tokio::task::block_in_place(|| workshop.combine(combiner, &line))?;
+        Ok(restored)
+    }
 }
 
 /// Which files are there already.

@@ -30,6 +30,14 @@ impl Ground<'_> {
             Lack::Timeline(timeline) => {
                 Error::new(Kind::NotFound, format!("the archive holds no WAL of timeline {timeline}")).hint(known)
             }
+            Lack::Parent { backup, parent } => {
+                let message = format!(
+                    "the base backup {backup} is incremental, and {parent}, which it builds on, is missing or cannot be read"
+                );
+                Error::new(Kind::Corrupt, message).hint(
+                    "restore its backup.json from a copy of the archive (`tidelog verify` names it), or leave --backup out: others may lead there",
+                )
+            }
             _ => Error::new(Kind::NotFound, "the archive holds no WAL yet"),
         }
     }

@@ -19,7 +19,8 @@ use crate::manifest::backups::{Archive, Part, Place};
 use crate::stream;
 
 /// Postgres does not start without it, so it is written last.
-pub(super) const CONTROL: &[u8] = b"global/pg_control";
+pub(super) const CONTROL_FILE: &str = "global/pg_control";
+pub(super) const CONTROL: &[u8] = CONTROL_FILE.as_bytes();
 
 /// A chunk reads the part in which it begins, and so does the one before it: with fewer parts that would be noticed.
 const LEAST_PARTS: u64 = 8;

@@ -26,7 +26,7 @@ use std::ops::Range;
 use chrono::{DateTime, Utc};
 use object_store::path::Path;
 
-pub use self::name::{Name, backup_name, is_archive, segment_of};
+pub use self::name::{Name, backup_name, is_archive, is_backup_name, segment_of};
 use crate::error::Result;
 use crate::stream::{Format, StreamId, TopicLife};
 

@@ -21,7 +21,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::task::JoinSet;
 
 use crate::error::{Error, Kind, Result, ResultExt as _};
-use crate::manifest::backups::{Unreadable, backups};
+use crate::manifest::backups::{Parent, Unreadable, backups};
 use crate::manifest::coverage::Unknown;
 use crate::manifest::leftovers::leftovers;
 use crate::manifest::{self, Step, Walk};
@@ -265,6 +265,7 @@ impl Work<'_> {
             let (stream, kind, detail) = (stream.clone(), DamageKind::Unreadable, error.to_string());
             self.report.errors.push(Damage { stream, object, kind, detail, ranges: Vec::new() });
         }
+        let (mut whole, mut incremental) = (BTreeMap::new(), Vec::new());
         for backup in found.sound {
             let commit = layout::backup_commit(system_id, &backup.name).to_string();
             let mut found = Vec::new();
@@ -273,8 +274,14 @@ impl Work<'_> {
                 found.extend(part.read(self.store).await.err().map(|error| (part.object.clone(), error)));
             }
             if self.deep && found.is_empty() {
-                found.extend(restore::check(self.store, &backup).await.err().map(|error| (commit, error)));
+                let checked = restore::check(self.store, &backup).await;
+                found.extend(checked.err().map(|error| (commit.clone(), error)));
             }
+            if found.is_empty() {
+                let hash = entered.as_ref().and_then(|entered| entered.get(&backup.name)).cloned();
+                whole.insert(backup.name.clone(), (hash, backup.parent.clone()));
+            }
+            incremental.extend(backup.parent.map(|parent| (backup.name, commit, parent)));
             for (object, error) in found {
                 let (kind, detail) = match Finding::of(error) {
                     Finding::Damage(kind, detail) => (kind, detail),
@@ -283,6 +290,12 @@ impl Work<'_> {
                 self.report.errors.push(Damage { stream: stream.clone(), object, kind, detail, ranges: Vec::new() });
             }
             self.report.backups += 1;
+        }
+        for (name, object, parent) in incremental {
+            let Some(lacks) = lacks(&parent, &whole) else { continue };
+            let (stream, kind) = (stream.clone(), DamageKind::Unreadable);
+            let detail = format!("the incremental base backup {name} cannot be restored: {lacks}");
+            self.report.errors.push(Damage { stream, object, kind, detail, ranges: Vec::new() });
         }
         Ok(())
     }
@@ -319,6 +332,22 @@ impl Work<'_> {
         }
         Ok(())
     }
+}
+
+/// What an incremental backup lacks of all that it builds on. Of those that are `whole` by themselves the hashes are given that the chain
+/// has of them, and their parents.
+fn lacks<'a>(mut parent: &'a Parent, whole: &'a BTreeMap<String, (Option<String>, Option<Parent>)>) -> Option<String> {
+    for _ in 0..=whole.len() {
+        let next = match whole.get(&parent.name) {
+            None => return Some(format!("{}, which it builds on, is missing or damaged", parent.name)),
+            Some((Some(hash), _)) if *hash != parent.sha256 => {
+                return Some(format!("{}, which it builds on, is another one now", parent.name));
+            }
+            Some((_, next)) => next,
+        };
+        parent = next.as_ref()?;
+    }
+    Some("what it builds on builds on itself".to_owned())
 }
 
 /// One segment to look at.

@@ -13,7 +13,7 @@ use crate::cli::output::{print, print_json};
 use crate::config::Archive;
 use crate::error::Result;
 use crate::manifest::backups::{Backup, Found, Unreadable, backups};
-use crate::manifest::path::{Facts, Limit, Reach, Way};
+use crate::manifest::path::{Facts, Lack, Limit, Reach, Way};
 use crate::manifest::recoverable::{self, Window};
 use crate::manifest::{self, Chain};
 use crate::store::{Store, layout};
@@ -44,6 +44,11 @@ struct Row {
     start: Lsn,
     end: Lsn,
     damaged: Vec<String>,
+    /// The one that it builds on; none of a full one.
+    parent: Option<String>,
+    /// What it builds on, and is not there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lacks: Option<String>,
     usable: bool,
     /// None if it lies on no timeline that can be followed.
     reaches: Option<Reaches>,
@@ -114,12 +119,13 @@ async fn rows_of(store: &Store, chain: &Chain, backups: &[Backup]) -> Result<Vec
             Some(leads) => recoverable::window_from(store, chain, &facts, leads).await?,
             None => None,
         };
-        rows.push(row(backup, leads.as_ref().map(|leads| reaches(&facts, leads, window)), Utc::now()));
+        let lacks = facts.line(index).err();
+        rows.push(row((backup, lacks), leads.as_ref().map(|leads| reaches(&facts, leads, window)), Utc::now()));
     }
     Ok(rows)
 }
 
-fn row(backup: &Backup, reaches: Option<(bool, Reaches)>, now: DateTime<Utc>) -> Row {
+fn row((backup, lacks): (&Backup, Option<Lack>), reaches: Option<(bool, Reaches)>, now: DateTime<Utc>) -> Row {
     let (usable, reaches) = reaches.map_or((false, None), |(usable, reaches)| (usable, Some(reaches)));
     Row {
         name: backup.name.clone(),
@@ -135,6 +141,11 @@ fn row(backup: &Backup, reaches: Option<(bool, Reaches)>, now: DateTime<Utc>) ->
         start: backup.start,
         end: backup.end,
         damaged: backup.damaged.clone(),
+        parent: backup.parent.as_ref().map(|parent| parent.name.clone()),
+        lacks: lacks.map(|lack| match lack {
+            Lack::Parent { parent, .. } => parent,
+            _ => String::new(),
+        }),
         usable,
         reaches,
     }
@@ -186,11 +197,20 @@ fn table(rows: &[Row]) -> String {
 }
 
 fn cells(row: &Row) -> [String; 6] {
-    let nowhere = || ("–".to_owned(), "nothing: it lies on no timeline that can be followed".to_owned());
+    let nowhere = || {
+        let why = row.lacks.as_ref().map_or_else(
+            || "it lies on no timeline that can be followed".to_owned(),
+            |lacks| format!("{lacks}, which it builds on, is missing or cannot be read"),
+        );
+        ("–".to_owned(), format!("nothing: {why}"))
+    };
     let (timelines, mut words) = row.reaches.as_ref().map_or_else(nowhere, |reaches| {
         let timelines: Vec<String> = reaches.timelines.iter().map(u32::to_string).collect();
         (timelines.join(" → "), reaches.words.clone())
     });
+    if let Some(parent) = &row.parent {
+        words += &format!("; incremental, on {parent}");
+    }
     if !row.damaged.is_empty() {
         words += "; it has bad pages";
     }

@@ -42,6 +42,7 @@ async fn stored(store: &Store, name: &str, timeline: u32) -> (Backup, String) {
         finished: at(0),
         is_read_back: true,
         damaged: Vec::new(),
+        parent: None,
         archives: Vec::new(),
         manifest,
     };

@@ -13,7 +13,7 @@ use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
 
 use super::*;
 use crate::manifest::abandon;
-use crate::manifest::backups::{self, Backup, Part};
+use crate::manifest::backups::{self, Backup, Parent, Part};
 use crate::manifest::holds::Held;
 use crate::manifest::path::{Facts, Taken, Way};
 use crate::manifest::recoverable;
@@ -33,8 +33,11 @@ enum Step {
     Archive,
     /// The server has removed what was not archived of files before the present one.
     Lose,
-    /// A backup, that far back, with that much WAL written meanwhile, by a clock that is wrong by so many ms.
-    BackUp { back: u64, length: u64, skew: i64 },
+    /// A backup, that far back, with that much WAL written meanwhile, by a clock that is wrong by so many ms; an incremental one builds
+    /// on some other one.
+    BackUp { back: u64, length: u64, skew: i64, on: Option<usize> },
+    /// One of the backups cannot be read any more.
+    Damage(usize),
     /// The server goes on from an earlier place of some timeline, on a new one.
     Promote { timeline: usize, back: u64 },
     /// Retention, with a window of so many ms.
@@ -45,11 +48,14 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     let piece = (1..4_u64, 0..40_i64);
+    // Mostly the newest.
+    let on = prop_oneof![2 => Just(None), 2 => Just(Some(0)), 1 => (0..8_usize).prop_map(Some)];
     prop_oneof![
         4 => prop::collection::vec(piece, 1..4).prop_map(Step::Write),
         4 => Just(Step::Archive),
         1 => Just(Step::Lose),
-        3 => (0..6_u64, 1..6_u64, -2_000..2_000_i64).prop_map(|(back, length, skew)| Step::BackUp { back, length, skew }),
+        3 => (0..6_u64, 1..6_u64, -2_000..2_000_i64, on).prop_map(|(back, length, skew, on)| Step::BackUp { back, length, skew, on }),
+        1 => (0..8_usize).prop_map(Step::Damage),
         1 => (any::<prop::sample::Index>(), 0..40_u64)
             .prop_map(|(timeline, back)| Step::Promote { timeline: timeline.index(8), back }),
         2 => prop_oneof![Just(1), 0..300_i64].prop_map(Step::Expire),
@@ -64,7 +70,7 @@ fn mistake() -> impl Strategy<Value = Vec<Step>> {
     let places = (any::<prop::sample::Index>(), 0..12_u64, 0..12_u64, 1..6_u64);
     (places, pieces(), pieces()).prop_map(|((timeline, back, again, length), wrong, right)| {
         let promote = |back| Step::Promote { timeline: timeline.index(8), back };
-        let back_up = Step::BackUp { back: 1, length, skew: 0 };
+        let back_up = Step::BackUp { back: 1, length, skew: 0, on: None };
         let first = [promote(back), Step::Write(wrong), Step::Archive, back_up, Step::Archive, Step::Abandon];
         let second = [promote(again), Step::Write(right.clone()), Step::Write(right), Step::Archive];
         [&first[..], &second].concat()
@@ -101,6 +107,8 @@ enum Alone {
     Listing,
     /// To whom a timeline that has the number of an abandoned one is that one.
     Abandoned,
+    /// To whom an incremental backup is one like any other.
+    Parents,
 }
 
 struct World {
@@ -169,7 +177,13 @@ impl World {
                     line.reported = line.commits.iter().filter(|commit| commit.end <= until).count().max(line.reported);
                 }
             }
-            Step::BackUp { back, length, skew } => self.back_up(*back, *length, *skew).await,
+            Step::BackUp { back, length, skew, on } => self.back_up(*back, *length, *skew, *on).await,
+            Step::Damage(which) if !self.backups.is_empty() => {
+                let backup = self.backups.remove(which % self.backups.len());
+                let commit = layout::backup_commit(7, &backup.name);
+                self.store.put(&commit, b"damage".to_vec().into()).await.unwrap();
+            }
+            Step::Damage(_) => {}
             Step::Promote { timeline, back } => self.promote(*timeline, *back).await,
             Step::Expire(ms) => self.expire(self.clock - ms).await,
             Step::Abandon => self.abandon().await,
@@ -203,7 +217,10 @@ impl World {
         committed(&mut self.chain, &Change { segments: vec![of], ..Change::default() }, "w").await;
     }
 
-    async fn back_up(&mut self, back: u64, length: u64, skew: i64) {
+    async fn back_up(&mut self, back: u64, length: u64, skew: i64, on: Option<usize>) {
+        let parent = on
+            .and_then(|on| self.backups.iter().rev().nth(on))
+            .map(|parent| Parent { name: parent.name.clone(), sha256: String::new() });
         let began = self.lines[&self.now].switches.last().map_or(FILE, |(_, switch)| *switch);
         let start = self.lines[&self.now].written.saturating_sub(back).max(began);
         self.line().written += length;
@@ -215,7 +232,7 @@ impl World {
             layout::backup_part(system.system_id, &format!("b{}", self.count), "backup_manifest.zst").to_string();
         let part = Part { object, bytes: 0, stored_bytes: 0, sha256: String::new() };
         let backup = Backup {
-            format: 1,
+            format: backups::BACKUP_FORMAT,
             name: format!("b{}", self.count),
             label: String::new(),
             system,
@@ -227,6 +244,7 @@ impl World {
             finished: time,
             is_read_back: true,
             damaged: Vec::new(),
+            parent,
             archives: Vec::new(),
             manifest: part,
         };
@@ -295,7 +313,14 @@ impl World {
     /// The backups there are.
     fn leading(&self, timeline: u32, end: u64, position: u64) -> Vec<&Backup> {
         let stretches = self.stretches(timeline, end);
-        self.backups.iter().filter(|backup| self.leads(backup, &stretches, position)).collect()
+        let is_whole = |backup: &Backup| {
+            let mut at = Some(backup);
+            while let Some(parent) = at.and_then(|backup| backup.parent.as_ref()) {
+                at = self.backups.iter().find(|backup| backup.name == parent.name);
+            }
+            at.is_some()
+        };
+        self.backups.iter().filter(|backup| is_whole(backup) && self.leads(backup, &stretches, position)).collect()
     }
 
     /// The first commit on a way that was archived or expired, later than a time in ms.
@@ -315,6 +340,9 @@ impl World {
         let mut facts = recoverable::facts(&self.store, &self.chain, &found).await.unwrap();
         if self.alone == Alone::Abandoned {
             facts.backups.iter_mut().for_each(|taken| taken.is_abandoned = false);
+        }
+        if self.alone == Alone::Parents {
+            facts.backups.iter_mut().for_each(|taken| taken.parent = None);
         }
         facts
     }
@@ -512,9 +540,12 @@ proptest! {
 
 #[test]
 fn one_user_who_computes_for_himself_is_found() {
-    for (alone, told) in
-        [(Alone::Retention, "retention promised"), (Alone::Listing, "ls claims"), (Alone::Abandoned, "Ok(Reach")]
-    {
+    for (alone, told) in [
+        (Alone::Retention, "retention promised"),
+        (Alone::Listing, "ls claims"),
+        (Alone::Abandoned, "Ok(Reach"),
+        (Alone::Parents, "does not lead there"),
+    ] {
         let config = ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() };
         let random = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
         let found = TestRunner::new_with_rng(config, random).run(&steps(), |steps| tried(alone, &steps));
@@ -535,6 +566,7 @@ fn a_damaged_backup_is_chosen_last_and_takes_no_sound_one_away() {
         finished: at(0),
         is_damaged,
         is_abandoned: false,
+        parent: None,
     };
     let sound = taken("sound", 10, 20, false);
     let facts = |backups| Facts {
@@ -557,6 +589,54 @@ fn a_damaged_backup_is_chosen_last_and_takes_no_sound_one_away() {
 }
 
 #[test]
+fn a_backup_stays_as_long_as_one_that_builds_on_it() {
+    let taken = |name: &str, start, end, parent: Option<&str>| Taken {
+        name: name.to_owned(),
+        timeline: 1,
+        start: Lsn(start),
+        end_timeline: 1,
+        end: Lsn(end),
+        finished: at(0),
+        is_damaged: false,
+        is_abandoned: false,
+        parent: parent.map(str::to_owned),
+    };
+    // The last two come in the wrong order: a clock was set back.
+    let all = [
+        taken("full", 10, 20, None),
+        taken("second", 50, 60, Some("first")),
+        taken("first", 30, 40, Some("full")),
+        taken("lone", 70, 80, Some("gone")),
+    ];
+    let facts = |start, backups: &[Taken]| Facts {
+        file: 10,
+        archived: [(1, Lsn(start)..Lsn(200))].into(),
+        histories: [(1, vec![])].into(),
+        backups: backups.to_vec(),
+        ..Facts::default()
+    };
+    let whole = facts(0, &all);
+    let way = whole.way(1).expect("it is archived");
+    assert_eq!(whole.line(1), Ok(vec![0, 2, 1]), "the full one first");
+    assert_eq!(whole.on(&way).iter().map(|reach| reach.backup).collect::<Vec<_>>(), [0, 2, 1]);
+    let lack = path::Lack::Parent { backup: "lone".into(), parent: "gone".into() };
+    assert_eq!((whole.path(&way, Lsn(90), Some("lone")), whole.base()), (Err(lack), Some(1)));
+    // The WAL of those before the last one goes, and they stay.
+    let surplus = whole.surplus(|_| Some(Lsn(100)));
+    assert_eq!((surplus.backups, surplus.before.get(&1).copied()), (vec![], Some(Lsn(50))));
+    let later = facts(50, &all);
+    assert_eq!(later.path(&way, Lsn(100), None).expect("a path").backup, 1);
+    assert!(!later.is_usable(0) && !later.is_usable(2) && later.is_usable(1));
+    let newer = facts(50, &[&all[..], &[taken("newer", 110, 120, None)]].concat());
+    assert_eq!(newer.surplus(|_| Some(Lsn(150))).backups, [0, 1, 2, 3], "all of it at once");
+    // One that is lost takes those away that build on it.
+    let lost = facts(0, &[all[0].clone(), all[1].clone()]);
+    assert_eq!(lost.path(&way, Lsn(100), None).expect("a path").backup, 0);
+    let round = facts(0, &[taken("a", 10, 20, Some("b")), taken("b", 30, 40, Some("a"))]);
+    assert!(round.on(&way).is_empty() && round.surplus(|_| Some(Lsn(100))).backups.is_empty(), "it ends");
+}
+
+#[test]
 fn a_backup_beyond_the_switch_leads_nowhere() {
     let taken = |timeline, start, end| Taken {
         name: format!("{timeline}-{start}"),
@@ -567,6 +647,7 @@ fn a_backup_beyond_the_switch_leads_nowhere() {
         finished: at(0),
         is_damaged: false,
         is_abandoned: false,
+        parent: None,
     };
     let facts = Facts {
         file: 10,

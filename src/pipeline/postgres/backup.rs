@@ -17,11 +17,12 @@ use chrono::{DateTime, Utc};
 use tokio::sync::{mpsc, watch};
 
 use super::contents::Contents;
+use super::incremental::{self, Sort};
 use super::packer::{MANIFEST, Paced, Packer, while_away};
 use super::{Status, archived_system, system_of};
 use crate::config;
 use crate::error::{Error, Kind, Result, ResultExt};
-use crate::manifest::backups::{self, Archive, BACKUP_FORMAT, Backup, Part, Tablespace};
+use crate::manifest::backups::{self, Archive, BACKUP_FORMAT, Backup, DAMAGED_FORMAT, Parent, Part, Tablespace};
 use crate::manifest::recoverable;
 use crate::pipeline::persistence::Persistence;
 use crate::pipeline::tasks::{Task, Tasks};
@@ -47,6 +48,15 @@ pub(crate) struct BackupTask {
     /// Reasons for a backup at once: a gap in the WAL, for what was before it cannot be recovered beyond it.
     pub(crate) requests: mpsc::Receiver<String>,
     pub(crate) stop: watch::Receiver<bool>,
+}
+
+/// A base backup that is to be taken.
+pub(crate) struct Order<'a> {
+    pub(crate) server: &'a Server,
+    pub(crate) config: &'a config::Postgres,
+    pub(crate) store: &'a Store,
+    pub(crate) writer: &'a str,
+    pub(crate) sort: Sort,
 }
 
 /// Takes base backups by `[postgres.base_backup] every` and on request, until the service stops.
@@ -77,8 +87,14 @@ pub(crate) async fn run(mut task: BackupTask) {
         };
         tracing::info!(why, "taking a base backup");
         let done = Done { tasks: Arc::clone(&task.status.tasks), ..Done::default() };
+        let sort = match task.config.base_backup.incrementals {
+            0 => Sort::Full,
+            most => Sort::Within(most),
+        };
+        let (server, config, store, writer) = (&task.server, &task.config, &task.store, &*task.writer);
+        let order = Order { server, config, store, writer, sort };
         let taken = tokio::select! {
-            taken = take(&task.server, &task.config, &task.store, &task.writer, &done) => taken,
+            taken = take(&order, &done) => taken,
             () = super::asked(&mut task.stop) => return,
         };
         match taken {
@@ -138,13 +154,8 @@ pub(crate) struct Done {
 ///
 /// # Errors
 /// What the server or the store refuses; [`Kind::Config`] for a server of another system than the archive's.
-pub(crate) async fn take(
-    server: &Server,
-    config: &config::Postgres,
-    store: &Store,
-    writer: &str,
-    done: &Done,
-) -> Result<Backup> {
+pub(crate) async fn take(order: &Order<'_>, done: &Done) -> Result<Backup> {
+    let Order { server, config, store, writer, .. } = *order;
     let mut replication = server.replication().await?;
     let system = system_of(&mut replication).await?;
     let before = archived_system(store).await?;
@@ -162,14 +173,14 @@ pub(crate) async fn take(
     let started = Utc::now();
     let name = format!("{}-{writer}", started.format("%Y%m%dT%H%M%SZ"));
     let label = format!("tidelog {name}");
-    let options = BackupOptions { label: label.clone(), max_rate: config.base_backup.max_rate, incremental: None };
-    let mut stream = replication.base_backup(&options).await?;
+    let options = BackupOptions { label: label.clone(), max_rate: config.base_backup.max_rate };
+    let (mut stream, parent) = incremental::begin(order, replication, before.as_ref(), &options).await?;
     done.total.store(stream.tablespaces().iter().map(|tablespace| tablespace.size).sum(), Ordering::Relaxed);
     let level = config.base_backup.zstd_level;
     let keep_damaged = config.base_backup.keep_damaged;
     let packer = Packer::new(store.clone(), system.system_id, name.clone(), level, Arc::clone(&done.tasks));
     let place = (system.system_id, name.clone());
-    let taken = bring(&mut stream, (packer, done), Named { name, label, system, started, keep_damaged }).await;
+    let taken = bring(&mut stream, (packer, done), Named { name, label, system, started, keep_damaged, parent }).await;
     if taken.is_err() {
         // What it has stored would stay for ever, and on a disk that is full leave no room for WAL either.
         let removed = backups::remove_parts(store, place.0, &place.1).await;
@@ -199,6 +210,7 @@ struct Named {
     started: DateTime<Utc>,
     /// Whether bad pages are taken, too.
     keep_damaged: bool,
+    parent: Option<Parent>,
 }
 
 /// What the server found bad in what it has sent.
@@ -231,7 +243,11 @@ async fn bring(stream: &mut BackupStream, (packer, done): (Packer, &Done), named
     let manifest =
         manifest.ok_or_else(|| Error::new(Kind::Internal, "the server sent a base backup without a manifest"))?;
     let backup = Backup {
-        format: if damaged.is_empty() { FORMAT_VERSION } else { BACKUP_FORMAT },
+        format: match (&named.parent, damaged.is_empty()) {
+            (Some(_), _) => BACKUP_FORMAT,
+            (None, false) => DAMAGED_FORMAT,
+            (None, true) => FORMAT_VERSION,
+        },
         name: named.name,
         label: named.label,
         system: named.system,
@@ -243,6 +259,7 @@ async fn bring(stream: &mut BackupStream, (packer, done): (Packer, &Done), named
         finished: Utc::now(),
         is_read_back: true,
         damaged,
+        parent: named.parent,
         archives,
         manifest,
     };
@@ -400,6 +417,7 @@ mod tests {
             finished: time,
             is_read_back: true,
             damaged: Vec::new(),
+            parent: None,
             archives,
             manifest: manifest.clone(),
         };

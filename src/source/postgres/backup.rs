@@ -10,14 +10,16 @@
 //! An archive is a tar file. Before 15 the server leaves out the two empty blocks that end one (pg_basebackup.c,
 //! "Note that the tar data sent before PG 15"); they are given here, so that an archive is whole in either case.
 
-use bytes::{BufMut, Bytes};
+use std::io::Read;
+
+use bytes::BufMut;
 use postgres_protocol::message::frontend::copy_done;
 
 use super::codec::{Archive, Backend};
 use super::conn::Connection;
 use super::error::ServerError;
 use super::replication::{Replication, literal};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, ResultExt as _};
 use crate::stream::Lsn;
 
 /// Room for a few of the server's pieces of 32 KiB (`SINK_BUFFER_LENGTH`).
@@ -36,8 +38,6 @@ pub struct BackupOptions {
     pub label: String,
     /// Bytes a second at most, from 32 KiB to 1 GiB; none without a limit.
     pub max_rate: Option<u64>,
-    /// The manifest of an earlier backup: only what has changed since is sent (PostgreSQL 17 with `summarize_wal = on`).
-    pub incremental: Option<Bytes>,
 }
 
 /// A tablespace, or the data directory itself.
@@ -131,17 +131,25 @@ fn note(warnings: &mut Vec<String>, notice: ServerError) {
 }
 
 impl BackupStream {
-    pub(super) async fn start(mut replication: Replication, options: &BackupOptions) -> Result<Self> {
-        if let Some(manifest) = &options.incremental {
-            if replication.version() < 170_000 {
-                let message = format!("{} cannot make incremental backups", replication.shown());
-                return Err(Error::new(Kind::Unsupported, message).hint("it needs PostgreSQL 17 or newer"));
-            }
-            upload(&mut replication.connection, manifest).await?;
-        }
+    /// Begins one that holds what has changed since another one, which has this manifest.
+    pub(super) async fn start_on(
+        mut replication: Replication,
+        options: &BackupOptions,
+        manifest: &mut (dyn Read + Send),
+    ) -> Result<Self> {
+        replication.makes_incremental_backups().await?;
+        upload(&mut replication.connection, manifest).await?;
+        Self::begin(replication, options, true).await
+    }
+
+    pub(super) async fn start(replication: Replication, options: &BackupOptions) -> Result<Self> {
+        Self::begin(replication, options, false).await
+    }
+
+    async fn begin(mut replication: Replication, options: &BackupOptions, is_incremental: bool) -> Result<Self> {
         let connection = &mut replication.connection;
         connection.widen(BUFFER);
-        connection.send(&command(connection.version, options)).await?;
+        connection.send(&command(connection.version, options, is_incremental)).await?;
         let mut start = None;
         while let Some(row) = row(connection).await? {
             start = end_of(&row);
@@ -329,7 +337,7 @@ fn tablespace(row: &[Option<String>]) -> Option<Tablespace> {
 }
 
 /// The command: a list of options since 15, words before.
-fn command(version: u32, options: &BackupOptions) -> String {
+fn command(version: u32, options: &BackupOptions, is_incremental: bool) -> String {
     let label = literal(&options.label);
     // The server takes KiB/s, between 32 and 1 GiB.
     let rate = options.max_rate.map(|bytes| (bytes / 1024).clamp(32, 1 << 20));
@@ -341,26 +349,33 @@ fn command(version: u32, options: &BackupOptions) -> String {
         );
     }
     let rate = rate.map(|rate| format!(", MAX_RATE {rate}")).unwrap_or_default();
-    let incremental = if options.incremental.is_some() { ", INCREMENTAL" } else { "" };
+    let incremental = if is_incremental { ", INCREMENTAL" } else { "" };
     format!(
         "BASE_BACKUP (LABEL {label}, PROGRESS, CHECKPOINT 'fast', WAIT false{rate}, TABLESPACE_MAP, MANIFEST 'yes', \
          MANIFEST_CHECKSUMS 'SHA256'{incremental})"
     )
 }
 
-/// Gives the server the manifest that an incremental backup builds on.
-async fn upload(connection: &mut Connection, manifest: &Bytes) -> Result<()> {
+/// Gives the server the manifest that an incremental backup builds on, piece by piece: it may be longer than memory is large.
+async fn upload(connection: &mut Connection, manifest: &mut (dyn Read + Send)) -> Result<()> {
     const UPLOADING: &str = "take the manifest of the earlier backup";
     connection.send("UPLOAD_MANIFEST").await?;
     let mut failure = None;
     loop {
         match connection.next().await? {
             Backend::CopyIn => {
-                for piece in manifest.chunks(PIECE) {
+                let mut piece = vec![0; PIECE];
+                loop {
+                    let read = manifest.read(&mut piece);
+                    let count =
+                        read.or_err(Kind::Corrupt, || "the manifest of the earlier backup cannot be read".into())?;
+                    if count == 0 {
+                        break;
+                    }
                     connection.queue(|out| {
                         out.put_u8(b'd');
-                        out.put_u32(piece.len() as u32 + 4);
-                        out.put_slice(piece);
+                        out.put_u32(count as u32 + 4);
+                        out.put_slice(&piece[..count]);
                         Ok(())
                     })?;
                     connection.flush().await?;
@@ -386,13 +401,13 @@ mod tests {
 
     #[test]
     fn the_command_is_what_the_version_understands() {
-        let options = BackupOptions { label: "it's".into(), max_rate: Some(10 << 20), incremental: None };
-        let old = command(140_000, &options);
+        let options = BackupOptions { label: "it's".into(), max_rate: Some(10 << 20) };
+        let old = command(140_000, &options, false);
         assert!(old.starts_with("BASE_BACKUP LABEL 'it''s' PROGRESS FAST") && old.contains("MAX_RATE 10240 "), "{old}");
-        let new = command(150_000, &options);
+        let new = command(150_000, &options, false);
         assert!(new.contains("(LABEL 'it''s', PROGRESS, CHECKPOINT 'fast'") && !new.contains("INCREMENTAL"), "{new}");
-        let options = BackupOptions { max_rate: Some(1), incremental: Some(Bytes::new()), ..options };
-        let new = command(170_000, &options);
+        let options = BackupOptions { max_rate: Some(1), ..options };
+        let new = command(170_000, &options, true);
         assert!(new.contains("MAX_RATE 32,") && new.ends_with(", INCREMENTAL)"), "{new}");
     }
 

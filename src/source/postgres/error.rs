@@ -116,6 +116,13 @@ pub fn is_wrong_state(error: &Error) -> bool {
     has_state(error, "55000")
 }
 
+/// Whether the server refuses what it was asked, and goes on to: not for the moment (connection exceptions, insufficient resources,
+/// operator intervention), nor with its connection.
+pub fn is_refusal(error: &Error) -> bool {
+    let passes = |server: &ServerError| ["08", "53", "57"].iter().any(|class| server.sqlstate.starts_with(class));
+    server_error(error).is_some_and(|server| server.severity == "ERROR" && !passes(server))
+}
+
 /// Whether the server takes no connection now (`cannot_connect_now`): one that still streams its log is shutting down.
 pub fn takes_no_connection(error: &Error) -> bool {
     has_state(error, "57P03")
@@ -168,6 +175,16 @@ mod tests {
         assert!(!is(is_removed_wal, "57P01", "slot") && !is(is_wrong_state, "57P01", "slot"));
         assert!(is(takes_no_connection, "57P03", "das Datenbanksystem fährt herunter"));
         assert!(!is(takes_no_connection, "57P01", "terminating connection"));
+    }
+
+    #[test]
+    fn a_refusal_is_told_from_what_may_pass() {
+        let is = |state: &str| is_refusal(&server(state, "falscher Zustand").into_error("x"));
+        // summarize_wal, missing summaries, another history; a manifest that the server cannot read.
+        assert!(is("55000") && is("XX000") && is("22023"));
+        assert!(["53100", "57P01", "57014", "08006"].iter().all(|state| !is(state)));
+        let fatal = ServerError { severity: "FATAL".into(), ..server("XX000", "x") };
+        assert!(!is_refusal(&fatal.into_error("x")) && !is_refusal(&Error::new(Kind::Unavailable, "x")));
     }
 
     #[test]

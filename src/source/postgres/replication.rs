@@ -1,5 +1,7 @@
 //! Commands of the replication protocol (chapter "Streaming Replication Protocol").
 
+use std::io::Read;
+
 use bytes::Bytes;
 
 use super::codec::Backend;
@@ -176,11 +178,42 @@ impl Replication {
     }
 
     /// Starts a base backup.
-    ///
-    /// # Errors
-    /// [`Kind::Unsupported`] for an incremental one before PostgreSQL 17 or without `summarize_wal`.
     pub async fn base_backup(self, options: &BackupOptions) -> Result<BackupStream> {
         BackupStream::start(self, options).await
+    }
+
+    /// Starts an incremental base backup: only what has changed since another one is sent, which has this manifest.
+    ///
+    /// # Errors
+    /// [`Kind::Unsupported`] if the server makes none, or none on that one.
+    pub async fn base_backup_on(
+        self,
+        options: &BackupOptions,
+        manifest: &mut (dyn Read + Send),
+    ) -> Result<BackupStream> {
+        BackupStream::start_on(self, options, manifest).await
+    }
+
+    /// Whether the server makes incremental base backups.
+    ///
+    /// # Errors
+    /// [`Kind::Unsupported`] if not: before PostgreSQL 17, and with `summarize_wal = off`, as it is by default. With `wal_level = minimal`
+    /// there is no base backup at all.
+    pub async fn makes_incremental_backups(&mut self) -> Result<()> {
+        if self.version() < 170_000 {
+            let message = format!("{} cannot make incremental base backups", self.shown());
+            return Err(
+                Error::new(Kind::Unsupported, message).hint("they need PostgreSQL 17 or newer: take a full one")
+            );
+        }
+        if self.show("summarize_wal").await? == "on" {
+            return Ok(());
+        }
+        let message = format!("{} makes no incremental base backups: its setting summarize_wal is off", self.shown());
+        Err(Error::new(Kind::Unsupported, message).hint(
+            "ALTER SYSTEM SET summarize_wal = on, SELECT pg_reload_conf(), and then a full base backup: incremental ones can build on what \
+             is taken from then on",
+        ))
     }
 }
 

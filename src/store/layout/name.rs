@@ -102,6 +102,11 @@ pub fn backup_name(folder: &Path) -> Option<&str> {
     folder.filename().filter(|name| is_name(name))
 }
 
+/// Whether a base backup may be called that.
+pub fn is_backup_name(name: &str) -> bool {
+    is_name(name)
+}
+
 /// Whether an object of a base backup may be called that, `backup.json` aside.
 pub(super) fn is_backup_part(name: &str) -> bool {
     let is_tar = || {

@@ -1,0 +1,126 @@
+//! What a base backup builds on: nothing, or the newest one that is whole.
+//!
+//! ```text
+//!   full ◄── incremental ◄── incremental        each names its parent and the hash of that one's backup.json
+//!     the manifest of the last ─► UPLOAD_MANIFEST ─► BASE_BACKUP … INCREMENTAL: what has changed since that one began
+//! ```
+//!
+//! The server decides whether it can: it needs its summaries of the log since the parent began, and a parent in its own history.
+//! What a service cannot take as an incremental one it takes as a full one, and says so: a backup is worth more than its size.
+
+use super::backup::Order;
+use crate::error::{Error, Kind, Result};
+use crate::manifest::backups::{self, Backup, Parent};
+use crate::manifest::{Chain, recoverable};
+use crate::restore::{PATIENCE, patiently};
+use crate::source::postgres::{BackupOptions, BackupStream, Replication, is_refusal};
+use crate::store::{Store, layout};
+use crate::stream::sha256;
+
+/// What a base backup is to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sort {
+    /// A full one.
+    Full,
+    /// An incremental one.
+    Incremental,
+    /// An incremental one where there are fewer than this since the last full one, and the server takes it; or else a full one.
+    Within(u64),
+}
+
+/// A base backup on which another one builds.
+struct Base {
+    backup: Backup,
+    parent: Parent,
+    /// How many it builds on itself.
+    depth: u64,
+}
+
+/// Begins a base backup; gives its parent if it is incremental. `chain` is the archive's, where it has one.
+pub(super) async fn begin(
+    order: &Order<'_>,
+    replication: Replication,
+    chain: Option<&Chain>,
+    options: &BackupOptions,
+) -> Result<(BackupStream, Option<Parent>)> {
+    if order.sort == Sort::Full {
+        return Ok((replication.base_backup(options).await?, None));
+    }
+    let begun = match base(order.store, chain).await {
+        Ok(base) => match (base, order.sort) {
+            (Some(base), Sort::Within(most)) if base.depth >= most => return full(order, options).await,
+            (Some(base), _) => begin_on(order.store, replication, base, options).await,
+            (None, Sort::Within(_)) => return full(order, options).await,
+            (None, _) => {
+                Err(Error::new(Kind::NotFound, "there is no base backup that an incremental one could build on")
+                    .hint("take a full one: `tidelog backup`"))
+            }
+        },
+        Err(error) => Err(error),
+    };
+    match begun {
+        Err(error) if order.sort != Sort::Incremental && is_hopeless(&error) => {
+            tracing::warn!(%error, hint = error.hint_text(), "an incremental base backup cannot be taken: a full one is");
+            full(order, options).await
+        }
+        begun => begun.map(|(stream, parent)| (stream, Some(parent))),
+    }
+}
+
+/// Whether another attempt would end as this one.
+fn is_hopeless(error: &Error) -> bool {
+    is_refusal(error) || !error.is_transient()
+}
+
+/// On a connection of its own: that of before may have ended with an error.
+async fn full(order: &Order<'_>, options: &BackupOptions) -> Result<(BackupStream, Option<Parent>)> {
+    Ok((order.server.replication().await?.base_backup(options).await?, None))
+}
+
+/// The base backup on which one that is taken now builds.
+async fn base(store: &Store, chain: Option<&Chain>) -> Result<Option<Base>> {
+    let Some((chain, system_id)) = chain.and_then(|chain| Some((chain, chain.begin_facts().system()?.system_id)))
+    else {
+        return Ok(None);
+    };
+    let found = backups::backups(store, system_id, chain.backups()).await?.sound;
+    let facts = recoverable::facts(store, chain, &found).await?;
+    let Some((backup, line)) =
+        facts.base().and_then(|index| Some((found.get(index)?.clone(), facts.line(index).ok()?)))
+    else {
+        return Ok(None);
+    };
+    let sha256 = match chain.backups().and_then(|entered| entered.get(&backup.name)) {
+        Some(entered) => entered.clone(),
+        None => match store.get(&layout::backup_commit(system_id, &backup.name)).await? {
+            Some(bytes) => sha256(&bytes),
+            None => return Ok(None),
+        },
+    };
+    let parent = Parent { name: backup.name.clone(), sha256 };
+    Ok(Some(Base { backup, parent, depth: line.len() as u64 - 1 }))
+}
+
+async fn begin_on(
+    store: &Store,
+    mut replication: Replication,
+    base: Base,
+    options: &BackupOptions,
+) -> Result<(BackupStream, Parent)> {
+    replication.makes_incremental_backups().await?;
+    let name = &base.parent.name;
+    let stored = patiently(PATIENCE, || base.backup.manifest.read(store)).await;
+    let stored = stored.map_err(|error| error.context(format!("nothing can build on the base backup {name}")))?;
+    let mut manifest = base.backup.manifest.reader(&stored)?;
+    let begun = replication.base_backup_on(options, &mut manifest).await;
+    let stream = begun.map_err(|error| {
+        let why = format!("the server takes no incremental base backup on {name}");
+        let error = error.context(why);
+        if is_refusal(&error) && error.hint_text().is_none() {
+            return error.hint("take a full one with `tidelog backup`: the next incremental ones build on that");
+        }
+        error
+    })?;
+    tracing::info!(parent = name, "the base backup is incremental");
+    Ok((stream, base.parent))
+}
