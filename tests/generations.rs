@@ -2,16 +2,17 @@
 //! elections, while archivers run, are frozen, or are away. Every record that came is in its generation once, no partition is
 //! left behind, and what was read before a fault is never lost to a question about it.
 
+use std::cell::RefCell;
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::http::site_with_listener;
 use crate::rig::http::Server;
 use crate::rig::kafka::{Kafka, KafkaOptions, free_port, shared};
 use crate::rig::program::Program;
 use crate::rig::topics::{Codec, End, Message, Record};
-use crate::rig::{unique, wait_until};
+use crate::rig::{unique, wait_or_tell, wait_until};
 use crate::site::{STOP, Settings, Site, ends};
 
 const SOON: Duration = Duration::from_secs(180);
@@ -31,25 +32,42 @@ fn wait_said(program: &mut Program, words: &str) {
     });
 }
 
+/// What is archived instead of what was waited for, and what the archivers said.
+fn there_is(site: &Site, topic: &str, programs: &[&mut Program]) -> String {
+    let said: Vec<String> = programs.iter().map(|program| program.output()).collect();
+    format!("ls: {:#?}\n{}", site.ls(topic), said.join("\n---\n"))
+}
+
 /// Waits until the archive has what the topic holds now, in that generation.
 fn wait_generation(site: &Site, kafka: &Kafka, topic: &str, generation: u64, programs: &mut [&mut Program]) {
     let wanted = kafka.watermarks(topic);
-    let has_all = || {
-        programs.iter_mut().for_each(|program| program.assert_running());
-        site.ls(topic).pop().is_some_and(|stream| {
-            let ends = ends(&stream);
-            let has = |(partition, (first, end)): (i32, &(i64, i64))| first == end || ends.get(&partition) >= Some(end);
-            stream["generation"] == generation && (0..).zip(&wanted).all(has)
-        })
+    let has_all = |stream: &Value| {
+        let ends = ends(stream);
+        let has = |(partition, (first, end)): (i32, &(i64, i64))| first == end || ends.get(&partition) >= Some(end);
+        stream["generation"] == generation && (0..).zip(&wanted).all(has)
     };
-    wait_until(&format!("generation {generation} of {topic} to have {wanted:?}"), SOON, has_all);
+    let programs = RefCell::new(programs);
+    let there = || {
+        programs.borrow_mut().iter_mut().for_each(|program| program.assert_running());
+        site.ls(topic).pop().filter(has_all)
+    };
+    wait_or_tell(&format!("generation {generation} of {topic} to have {wanted:?}"), SOON, there, || {
+        there_is(site, topic, &programs.borrow())
+    });
 }
 
-fn start_of(site: &Site, topic: &str, partition: i64) -> i64 {
-    let newest = site.ls(topic).pop().expect("the topic is archived");
-    let partitions = newest["partitions"].as_array().expect("partitions").clone();
-    let one = partitions.iter().find(|one| one["partition"] == partition).expect("the partition is archived");
-    one["start"].as_i64().expect("an offset")
+/// Waits until two generations or more have what the topic held, each partition to its end in one of them.
+fn wait_archived(site: &Site, topic: &str, wanted: &[(i64, i64)], programs: &mut [&mut Program]) {
+    let programs = RefCell::new(programs);
+    let there = || {
+        programs.borrow_mut().iter_mut().for_each(|program| program.assert_running());
+        let all: Vec<_> = site.ls(topic).iter().map(ends).collect();
+        let has = |(partition, (_, end)): (i32, &(i64, i64))| all.iter().any(|ends| ends.get(&partition) >= Some(end));
+        (all.len() > 1 && (0..).zip(wanted).all(has)).then_some(())
+    };
+    wait_or_tell(&format!("{wanted:?} of {topic} in two generations"), SOON, there, || {
+        there_is(site, topic, &programs.borrow())
+    });
 }
 
 // ---- created again
@@ -183,6 +201,18 @@ impl Cluster {
         produce(&self.kafka, &self.topic, numbers, self.partitions);
     }
 
+    /// Two archivers that have partitions each, and have archived 400 records.
+    fn two_archivers(&self) -> [Program; 2] {
+        self.produce(0..400);
+        let mut one = self.site.start();
+        wait_until("the first to have read its configuration", SOON, || self.server.is_up());
+        self.site.reconfigure(&self.server.address, &format!("127.0.0.1:{}", free_port()));
+        let mut two = self.site.start();
+        wait_said(&mut two, "partitions assigned");
+        self.wait(0, &mut [&mut one, &mut two]);
+        [one, two]
+    }
+
     /// Broker 2 misses what comes now.
     fn leave_2_behind(&self) {
         self.kafka.stop(2);
@@ -272,12 +302,7 @@ fn an_archiver_that_was_away_sees_every_partition_that_an_unclean_election_cut()
     // What comes of the partition that is not cut may be archived before the cuts are found, and then belongs to the first
     // generation.
     let wanted = cluster.kafka.watermarks(&cluster.topic);
-    wait_until("everything to be archived", SOON, || {
-        program.assert_running();
-        let both: Vec<_> = cluster.site.ls(&cluster.topic).iter().map(ends).collect();
-        let has = |(partition, (_, end)): (i32, &(i64, i64))| both.iter().any(|ends| ends.get(&partition) >= Some(end));
-        both.len() > 1 && (0..).zip(&wanted).all(has)
-    });
+    wait_archived(&cluster.site, &cluster.topic, &wanted, &mut [&mut program]);
     program.terminate(STOP);
     let streams = cluster.site.ls(&cluster.topic);
     assert_eq!(streams.len(), 2, "one election, one generation");
@@ -361,13 +386,7 @@ fn records_in_memory_that_an_unclean_election_took_from_the_brokers_are_archived
 #[test]
 fn an_archiver_of_other_partitions_is_fenced_and_follows_into_the_next_generation() {
     let cluster = Cluster::new("fenced", 1, 3, "500ms");
-    cluster.produce(0..400);
-    let mut one = cluster.site.start();
-    wait_until("the first to have read its configuration", SOON, || cluster.server.is_up());
-    cluster.site.reconfigure(&cluster.server.address, &format!("127.0.0.1:{}", free_port()));
-    let mut two = cluster.site.start();
-    wait_said(&mut two, "partitions assigned");
-    cluster.wait(0, &mut [&mut one, &mut two]);
+    let [mut one, mut two] = cluster.two_archivers();
     cluster.leave_2_behind();
     cluster.produce(400..800);
     cluster.wait(0, &mut [&mut one, &mut two]);
@@ -376,11 +395,15 @@ fn an_archiver_of_other_partitions_is_fenced_and_follows_into_the_next_generatio
     for round in 0..10 {
         cluster.produce(1000 + round * 100..1100 + round * 100);
     }
-    cluster.wait(1, &mut [&mut one, &mut two]);
+    // What was archived of the others before the cut was found is in the first generation: there may be nothing behind it.
+    let wanted = cluster.kafka.watermarks(&cluster.topic);
+    wait_archived(&cluster.site, &cluster.topic, &wanted, &mut [&mut one, &mut two]);
     one.terminate(STOP);
     two.terminate(STOP);
-    let starts: Vec<i64> = (0..4).map(|partition| start_of(&cluster.site, &cluster.topic, partition)).collect();
-    assert_eq!(starts[0], 100);
+    let streams = cluster.site.ls(&cluster.topic);
+    assert_eq!(streams.len(), 2, "one election, one generation");
+    let left = |partition| ends(&streams[0])[&partition];
+    let starts = [100, left(1), left(2), left(3)];
     let mut old: Vec<Record> = cluster.all();
     old.retain(|record| {
         let partition = usize::try_from(record.partition).expect("a partition");
@@ -388,6 +411,32 @@ fn an_archiver_of_other_partitions_is_fenced_and_follows_into_the_next_generatio
     });
     let old: Vec<Record> = lost.into_iter().chain(old).collect();
     cluster.assert_generations(&old, &starts);
+}
+
+/// Nothing tells an archiver whose partitions are idle that the generation has ended, but what the other one claims: nobody else
+/// could say up to when the topic is complete.
+#[test]
+fn an_archiver_of_idle_partitions_follows_into_the_next_generation() {
+    let cluster = Cluster::new("idle", 1, 3, "500ms");
+    let [mut one, mut two] = cluster.two_archivers();
+    cluster.leave_2_behind();
+    produce(&cluster.kafka, &cluster.topic, 400..500, 1);
+    cluster.wait(0, &mut [&mut one, &mut two]);
+    cluster.elect_2();
+    produce(&cluster.kafka, &cluster.topic, 1000..1050, 1);
+    let produced = chrono::Utc::now();
+    let newest = || cluster.site.ls(&cluster.topic).pop().filter(|stream| stream["generation"] == 1);
+    let complete = || {
+        [&mut one, &mut two].into_iter().for_each(|program| program.assert_running());
+        let through = newest()?["complete_through"].as_str().map(chrono::DateTime::parse_from_rfc3339)?;
+        (through.expect("RFC 3339") > produced).then_some(())
+    };
+    let there_is = || format!("{:#?}", cluster.site.ls(&cluster.topic));
+    wait_or_tell("the next generation to be complete", SOON, complete, there_is);
+    assert_eq!(ends(&newest().expect("it has begun"))[&0], 150);
+    one.terminate(STOP);
+    two.terminate(STOP);
+    cluster.site.assert_sound();
 }
 
 /// Markers of transactions lie behind the last record, and another leader may have written them. What retention removed cannot

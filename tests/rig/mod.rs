@@ -38,20 +38,32 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// Polls until `condition` gives something, and panics when it has not within `timeout`.
-pub(crate) fn wait_for<T>(what: &str, timeout: Duration, mut condition: impl FnMut() -> Option<T>) -> T {
-    let start = Instant::now();
-    loop {
-        if let Some(value) = condition() {
-            return value;
-        }
-        assert!(start.elapsed() < timeout, "waited {} s in vain for: {what}", timeout.as_secs());
-        std::thread::sleep(Duration::from_millis(20));
-    }
+pub(crate) fn wait_for<T>(what: &str, timeout: Duration, condition: impl FnMut() -> Option<T>) -> T {
+    wait_or_tell(what, timeout, condition, String::new)
 }
 
 /// Polls until `condition` holds, and panics when it has not within `timeout`.
 pub(crate) fn wait_until(what: &str, timeout: Duration, mut condition: impl FnMut() -> bool) {
     wait_for(what, timeout, || condition().then_some(()));
+}
+
+/// The same, and tells what there is instead.
+pub(crate) fn wait_or_tell<T>(
+    what: &str,
+    timeout: Duration,
+    mut condition: impl FnMut() -> Option<T>,
+    there_is: impl FnOnce() -> String,
+) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(value) = condition() {
+            return value;
+        }
+        if start.elapsed() >= timeout {
+            panic!("waited {} s in vain for: {what}\n{}", timeout.as_secs(), there_is());
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// `name` with a number that no other caller of this process gets: tests share one broker, never a topic or a group.

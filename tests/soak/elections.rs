@@ -149,7 +149,7 @@ fn reckon(world: &World, topic: &Topic, brokers: [usize; 2]) {
         if let Some(parted) = parted {
             world.ledger.parted(incarnation, partition, parted);
         }
-        if lost > 0 {
+        if lost > 0 || parted.is_some() {
             let name = topic.name;
             world.journal.note(format!(
                 "{name} partition {partition}: {lost} records are lost, the log ends at {end}, and is another one from {parted:?} on"

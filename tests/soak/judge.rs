@@ -109,6 +109,8 @@ struct Judge<'a> {
     books: &'a Books,
     streams: Vec<Stream>,
     archived: HashMap<RecordId, Archived>,
+    /// Records that a generation has twice, or where they were not acknowledged: only the log tells whether it has them there, too.
+    odd: Vec<(RecordId, Archived)>,
     told: RefCell<BTreeMap<&'static str, usize>>,
 }
 
@@ -129,7 +131,8 @@ pub(super) fn run(world: &World) {
     let Some(listing) = listing(world) else { return };
     let streams = listing.iter().map(|row| stream(world, row)).collect();
     let books = world.ledger.books();
-    let judge = Judge { world, books: &books, streams, archived: HashMap::new(), told: RefCell::default() };
+    let judge =
+        Judge { world, books: &books, streams, archived: HashMap::new(), odd: Vec::new(), told: RefCell::default() };
     judge.run();
 }
 
@@ -160,6 +163,11 @@ fn stream(world: &World, row: &Value) -> Stream {
     }
 }
 
+/// What can be read of a topic now.
+fn held(world: &World, topic: &Topic) -> BTreeSet<(i32, i64, RecordId)> {
+    world.kafka.consume(topic.name, Isolation::Committed).iter().filter_map(placed).collect()
+}
+
 impl Judge<'_> {
     fn fault(&self, kind: &'static str, text: impl FnOnce() -> String) {
         let count = {
@@ -186,6 +194,7 @@ impl Judge<'_> {
         for topic in &world.topics {
             self.judge_log(topic);
         }
+        self.judge_odd();
         for (kind, count) in self.told.borrow().iter() {
             world.journal.note(format!("in all {count} times: {kind}"));
         }
@@ -261,36 +270,45 @@ impl Judge<'_> {
             let topic_id = &self.books.incarnations[sent.incarnation].topic_id;
             self.fault("a record in another generation", || format!("{place}: it was sent to {topic_id}"));
         }
-        let elsewhere = sent.acknowledged.is_some_and(|(offset, _)| {
-            offset != found.offset && !self.may_be_in_two_logs(id, offset.min(found.offset))
-        });
-        if sent.partition != found.partition || elsewhere {
+        if sent.partition != found.partition {
             self.fault("a record in another place", || format!("{place}: {sent:?}"));
+        }
+        if sent.acknowledged.is_some_and(|(offset, _)| offset != found.offset) {
+            self.odd.push((id, found));
         }
         if self.books.outcome(id) == Outcome::Aborted {
             self.fault("a record that was aborted", || place.clone());
         }
-        if let Some(before) = self.archived.insert(id, found) {
-            let in_both = self.streams[before.stream].generation != stream.generation
-                && self.may_be_in_two_logs(id, before.offset.min(found.offset));
-            if !in_both {
-                self.fault("a record twice", || format!("{place}, and {before:?}"));
-            }
-            // The log as it is has the later one.
-            if self.streams[before.stream].generation > self.streams[found.stream].generation {
-                self.archived.insert(id, before);
-            }
+        let Some(before) = self.archived.insert(id, found) else { return };
+        let (other, stream) = (&self.streams[before.stream], &self.streams[found.stream]);
+        let first = before.offset.min(found.offset);
+        if other.generation == stream.generation && before.offset != found.offset {
+            self.odd.extend([(id, before), (id, found)]);
+        } else if other.generation == stream.generation || !self.may_be_in_two_logs(id, first) {
+            let parted = self.parted(id);
+            self.fault("a record twice", || {
+                format!("{place}, and {before:?}; {sent:?}; the logs parted at {parted:?}")
+            });
         }
+        // The log as it is has the later one; where one log has both, the place that was acknowledged counts.
+        let is_acknowledged = sent.acknowledged.is_some_and(|(offset, _)| offset == before.offset);
+        if other.generation > stream.generation || (other.generation == stream.generation && is_acknowledged) {
+            self.archived.insert(id, before);
+        }
+    }
+
+    /// Where the logs of a record's partition have parted, with the election.
+    fn parted(&self, id: RecordId) -> &[(usize, i64)] {
+        let sent = self.books.sent[id];
+        let log = self.books.incarnations[sent.incarnation].logs.get(&sent.partition);
+        log.map_or(&[], |log| &log.parted)
     }
 
     /// Whether a record at this offset or behind was sent when the brokers' logs of its partition were two: what one of them did
     /// not acknowledge was sent again to the other.
     fn may_be_in_two_logs(&self, id: RecordId, offset: i64) -> bool {
-        let sent = self.books.sent[id];
-        let log = self.books.incarnations[sent.incarnation].logs.get(&sent.partition);
-        log.is_some_and(|log| {
-            log.parted.iter().any(|(election, parted)| sent.elections < *election && offset >= *parted)
-        })
+        let elections = self.books.sent[id].elections;
+        self.parted(id).iter().any(|(election, parted)| elections < *election && offset >= *parted)
     }
 
     /// A gap is told only of what the broker had removed.
@@ -356,15 +374,45 @@ impl Judge<'_> {
         }
     }
 
+    /// A producer whose leader dies may send a record again that the log has already, under a new epoch of its own: then the log has
+    /// both, and so has the archive. Of a log that is still there that is seen; of one that is gone the acknowledged one must be there.
+    fn judge_odd(&self) {
+        let logs: Vec<(usize, BTreeSet<(i32, i64, RecordId)>)> =
+            self.world.topics.iter().map(|topic| (topic.present().0, held(self.world, topic))).collect();
+        for (id, found) in &self.odd {
+            let sent = self.books.sent[*id];
+            let log = logs.iter().find(|(incarnation, _)| *incarnation == sent.incarnation).map(|(_, held)| held);
+            let first = log.and_then(|held| held.range((found.partition, 0, 0)..).next());
+            let is_readable =
+                first.is_some_and(|(partition, first, _)| *partition == found.partition && found.offset >= *first);
+            let in_log = log.is_some_and(|held| held.contains(&(found.partition, found.offset, *id)));
+            let acknowledged = sent.acknowledged.map(|(offset, _)| offset);
+            let has_the_other = self.archived.get(id).is_some_and(|kept| Some(kept.offset) == acknowledged);
+            let in_two_logs = self.may_be_in_two_logs(*id, acknowledged.unwrap_or(found.offset).min(found.offset));
+            if !(in_two_logs || in_log || (!is_readable && has_the_other)) {
+                self.fault("a record in another place", || {
+                    format!(
+                        "record {id} in {} {found:?}: {sent:?}; the logs parted at {:?}",
+                        self.streams[found.stream].name,
+                        self.parted(*id)
+                    )
+                });
+            }
+        }
+        if !self.odd.is_empty() {
+            self.world.journal.note(format!("{} places of records that were sent twice", self.odd.len()));
+        }
+    }
+
     /// What can be read now is archived where it is; what is archived and not removed can be read.
     fn judge_log(&self, topic: &Topic) {
         let (incarnation, _) = topic.present();
-        let held = self.world.kafka.consume(topic.name, Isolation::Committed);
-        let held: BTreeSet<(i32, i64, RecordId)> = held.iter().filter_map(placed).collect();
+        let held = held(self.world, topic);
         for (partition, offset, id) in &held {
             let found = self.archived.get(id);
-            let there = found.is_some_and(|found| (found.partition, found.offset) == (*partition, *offset));
-            if !there && !self.in_gap(incarnation, *partition, *offset) {
+            let is_here = |found: &Archived| (found.partition, found.offset) == (*partition, *offset);
+            let twice = || self.odd.iter().any(|(odd, found)| odd == id && is_here(found));
+            if !found.is_some_and(is_here) && !twice() && !self.in_gap(incarnation, *partition, *offset) {
                 self.fault("a record of the log is not archived", || {
                     format!("record {id} of {} partition {partition} offset {offset}; archived: {found:?}", topic.name)
                 });

@@ -14,6 +14,7 @@ use tidelog::config::Isolation;
 use tidelog::source::kafka::OffsetAt;
 
 use super::feed::id_of;
+use super::ledger::RecordId;
 use super::topics::{Character, Topic};
 use super::world::World;
 
@@ -91,27 +92,29 @@ fn settle_doubts(world: &World, topic: &Topic, standing: &mut Standing) {
     };
     for (partition, doubt) in doubts {
         let Some(reached) = standing.reached.get_mut(&partition).filter(|reached| **reached > doubt) else { continue };
-        let output = world.site.tidelog(&[
-            "cat",
-            "--topic",
-            topic.name,
-            "--generation",
-            &standing.generation.to_string(),
-            "--partition",
-            &partition.to_string(),
-            "--offsets",
-            &format!("{doubt}..{}", doubt + 1),
-        ]);
-        let line = output.stdout.lines().next().and_then(|line| serde_json::from_str::<Value>(line).ok());
-        let id = line.and_then(|line| id_of(line["value"].as_str()?));
+        // What the brokers lost before it was archived is no cut for the archive: the generation in which the cut of another
+        // partition is seen can begin behind it.
+        let generations = (0..=standing.generation).rev();
+        let found = generations.map(|generation| held_at(world, topic, generation, (partition, doubt)));
+        let id = found.flatten().next();
         let mut books = world.ledger.books();
         let log = books.log(incarnation, partition);
-        if id.is_some() && log.records.get(&doubt).copied() == id {
+        if id.is_some_and(|id| log.lost.iter().all(|lost| lost.id != id)) {
             log.doubt = None;
         } else {
             *reached = doubt;
         }
     }
+}
+
+/// The record that a generation has at an offset.
+fn held_at(world: &World, topic: &Topic, generation: u64, (partition, offset): (i32, i64)) -> Option<RecordId> {
+    let (generation, partition) = (generation.to_string(), partition.to_string());
+    let offsets = format!("{offset}..{}", offset + 1);
+    let place = ["--generation", &generation, "--partition", &partition, "--offsets", &offsets];
+    let output = world.site.tidelog(&[&["cat", "--topic", topic.name], &place[..]].concat());
+    let line: Value = serde_json::from_str(output.stdout.lines().next()?).ok()?;
+    id_of(line["value"].as_str()?)
 }
 
 /// Notes how far a topic is archived, and gives it. None if the archive is at another incarnation.

@@ -270,8 +270,9 @@ fn table(rows: &[Row], damaged: &[(StreamId, Error)], now: DateTime<Utc>) -> Str
         *lives.entry(row.name()).or_default() += 1;
     }
     let cells = |row: &Row| {
-        // The number of a life matters where there are several.
-        let only_life = row.generation == Some(0) && lives.get(row.name()) == Some(&1);
+        // The number of a life matters where there are several, or where the name looks as if it had one.
+        let only_life =
+            row.generation == Some(0) && lives.get(row.name()) == Some(&1) && !ends_with_a_number(row.name());
         [
             if only_life { row.name().to_owned() } else { row.stream.clone() },
             row.partitions.len().to_string(),
@@ -295,6 +296,11 @@ fn table(rows: &[Row], damaged: &[(StreamId, Error)], now: DateTime<Utc>) -> Str
     };
     let rows: Vec<_> = rows.iter().map(cells).chain(damaged.iter().map(unknown)).collect();
     human::table(HEADINGS, RIGHT, &rows)
+}
+
+/// Whether a name without the number of a life looks like one with it.
+fn ends_with_a_number(name: &str) -> bool {
+    name.rsplit_once('.').is_some_and(|(_, end)| !end.is_empty() && end.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 fn ratio(bytes: u64, stored: u64) -> String {
@@ -382,6 +388,8 @@ mod tests {
         );
         assert!(lines[2].starts_with("kafka/main/cdc.users.0 "));
         assert!(lines[3].ends_with("1 (1,204 offsets lost: broker retention)"));
+        let like_a_life = table(&[row("orders.0", 0, vec![])], &[], now);
+        assert!(like_a_life.contains("kafka/main/orders.0.0 "), "{like_a_life}");
         let unknown = Row { through: None, first: None, stored_bytes: 0, ..row("a", 0, vec![]) };
         assert!(table(&[unknown], &[], now).contains("not known"));
         let ended = Row { ended: true, ..row("a", 0, vec![]) };

@@ -124,7 +124,8 @@ impl Prepared {
     pub(super) fn text(&self, dry_run: bool, tempo: Tempo) -> String {
         let heading =
             if dry_run { format!("Plan {}  (nothing is sent)", self.id) } else { format!("Replay {}", self.id) };
-        let mut text = format!("{heading}\n{}", extent(&self.plan, &self.query));
+        let meant = if self.finished().is_some() { &self.whole } else { &self.plan };
+        let mut text = format!("{heading}\n{}", extent(meant, &self.query));
         if let Some(finished) = self.finished() {
             text.push_str(&format!("  finished  {}: nothing is left to send\n", time::utc(finished.at)));
         } else if self.whole.records() != self.plan.records() {

@@ -14,13 +14,13 @@ use chrono::{DateTime, Utc};
 use tokio::sync::oneshot;
 use tokio::time::{MissedTickBehavior, interval};
 
+use super::commit::Shared;
 use super::unattended::{self, Unattended};
 use crate::config::{Kafka, TopicPattern};
 use crate::error::{Error, Kind, Result};
 use crate::pipeline::board::{KafkaBoard, State};
-use crate::pipeline::tasks::{Reporter, Task, Tasks};
-use crate::source::kafka::{Cluster, FOREIGN_HINT, Foreign, is_archived};
-use crate::store::Store;
+use crate::pipeline::tasks::{Reporter, Task};
+use crate::source::kafka::{FOREIGN_HINT, Foreign, is_archived};
 
 /// How often it is looked. What is wrong is told within this; every look asks about all topics.
 const LOOK_EVERY: Duration = Duration::from_secs(20);
@@ -31,11 +31,11 @@ const MOST_NAMED: usize = 3;
 /// Looks until `ended`.
 pub(super) async fn watch(
     kafka: Arc<Kafka>,
-    (cluster, store): (Cluster, Store),
-    (board, tasks): (Arc<KafkaBoard>, Arc<Tasks>),
+    shared: Arc<Shared>,
+    board: Arc<KafkaBoard>,
     mut ended: oneshot::Receiver<()>,
 ) {
-    let mut watch = Watch::new(kafka, (cluster, store), (board, tasks));
+    let mut watch = Watch::new(kafka, shared, board);
     let mut ticks = interval(LOOK_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -52,9 +52,8 @@ pub(super) async fn watch(
 
 struct Watch {
     kafka: Arc<Kafka>,
-    cluster: Cluster,
+    shared: Arc<Shared>,
     board: Arc<KafkaBoard>,
-    tasks: Arc<Tasks>,
     patterns: Vec<TopicPattern>,
     /// Topics of regexes that were there once: one that may not be seen any more is in no list.
     seen: BTreeSet<String>,
@@ -68,32 +67,28 @@ struct Watch {
 }
 
 impl Watch {
-    fn new(
-        kafka: Arc<Kafka>,
-        (cluster, store): (Cluster, Store),
-        (board, tasks): (Arc<KafkaBoard>, Arc<Tasks>),
-    ) -> Self {
-        let (patterns, members) = (kafka.patterns(), tasks.reporter(Task::KafkaMembers, ""));
+    fn new(kafka: Arc<Kafka>, shared: Arc<Shared>, board: Arc<KafkaBoard>) -> Self {
+        let (patterns, members) = (kafka.patterns(), shared.tasks.reporter(Task::KafkaMembers, ""));
         let named = patterns.iter().filter_map(|pattern| match pattern {
             TopicPattern::Name(name) if !kafka.excludes(name) => Some(name.clone()),
             _ => None,
         });
         let seen = named.collect();
-        let unattended = Unattended::new(store, &kafka, &tasks);
+        let unattended = Unattended::new(Arc::clone(&shared), &kafka);
         let (refused, foreign, looked) = (BTreeMap::new(), 0, None);
-        Self { kafka, cluster, board, tasks, patterns, seen, refused, members, foreign, unattended, looked }
+        Self { kafka, shared, board, patterns, seen, refused, members, foreign, unattended, looked }
     }
 
     async fn look(&mut self, now: DateTime<Utc>) -> Result<()> {
-        if let Some(members) = self.cluster.foreign_now(&self.kafka).await? {
+        if let Some(members) = self.shared.cluster.foreign_now(&self.kafka).await? {
             self.tell_members(members);
         }
         if self.patterns.iter().any(|pattern| matches!(pattern, TopicPattern::Regex(_))) {
-            let there = self.cluster.topics().await?.into_iter();
+            let there = self.shared.cluster.topics().await?.into_iter();
             self.seen.extend(there.filter(|topic| is_archived(&self.patterns, &self.kafka, topic)));
         }
         let topics: Vec<String> = self.seen.iter().cloned().collect();
-        let refused = self.cluster.unreadable(&topics).await?;
+        let refused = self.shared.cluster.unreadable(&topics).await?;
         self.tell_refused(refused);
         if self.looked.is_none_or(|looked| now - looked >= unattended::LOOK_EVERY || now < looked) {
             self.look_elsewhere(&topics, now).await?;
@@ -109,7 +104,7 @@ impl Watch {
             self.unattended.rests();
             return Ok(());
         }
-        let described = self.cluster.describe(topics).await?;
+        let described = self.shared.cluster.describe(topics).await?;
         let counts = described.into_iter().filter_map(|(topic, info)| Some((topic, info.ok()?.partitions)));
         let mut elsewhere: BTreeMap<String, BTreeSet<i32>> =
             counts.map(|(topic, count)| (topic, (0..count).collect())).collect();
@@ -119,7 +114,8 @@ impl Watch {
             }
         }
         elsewhere.retain(|topic, partitions| !partitions.is_empty() && !self.refused.contains_key(topic));
-        self.unattended.look(elsewhere, now).await
+        let read = status.streams.iter().map(|stream| (stream.topic.to_string(), stream.generation)).collect();
+        self.unattended.look(elsewhere, &read, now).await
     }
 
     fn tell_refused(&mut self, refused: BTreeMap<String, Error>) {
@@ -131,7 +127,7 @@ impl Watch {
             stays
         });
         for (topic, error) in refused {
-            let new = || self.tasks.reporter(Task::KafkaRights, topic.as_str());
+            let new = || self.shared.tasks.reporter(Task::KafkaRights, topic.as_str());
             let reporter = self.refused.entry(topic.clone()).or_insert_with(new);
             if reporter.failed("it is not archived", &error, Some(LOOK_EVERY)) {
                 tracing::warn!(topic, %error, hint = error.hint_text(), "a topic may not be read");

@@ -83,6 +83,8 @@ enum Notice {
     Ended { lane: LaneId },
     /// A topic has another id than its lane.
     Recreated { topic: Arc<str>, topic_id: String },
+    /// A topic goes on in this generation, which another process has begun.
+    Followed { topic: String, generation: u32 },
     /// What the lane's chain adds up to after a checkpoint.
     Archived { lane: LaneId, totals: Totals },
     /// Gaps of the lane's chain.
@@ -151,8 +153,7 @@ pub(super) async fn run(
 
     // Dropped at the end: the task ends with it.
     let (_archiving, ended) = oneshot::channel();
-    let sides = (shared.cluster.clone(), shared.store.clone());
-    tasks.spawn("access", access::watch(Arc::clone(&kafka), sides, (Arc::clone(&board), Arc::clone(&tasks)), ended));
+    tasks.spawn("access", access::watch(Arc::clone(&kafka), Arc::clone(&shared), Arc::clone(&board), ended));
 
     let collector = Collector::new(Parts {
         consumer: Consumer::new(&kafka)?,

@@ -1,5 +1,6 @@
-//! Partitions of archived topics that no process of this archive brings on: the group has given them to another archive's
-//! process, or to another program.
+//! What other processes of this archive do with the partitions of archived topics that are not read here: which of them nobody
+//! brings on, for the group has given them to another archive's process or to another program, and which topics have gone on in
+//! another generation.
 //!
 //! ```text
 //!   partitions of the topics ─ those that are read here ─► claims of all processes ─ none is new ─► positions in the chains
@@ -8,18 +9,24 @@
 //!
 //! The group tells no more of its members than what they call themselves. What the processes of this archive do stands in the
 //! archive: each claims every few seconds what is complete of its partitions, and one that catches up moves their positions.
+//!
+//! Whoever sees that a log was cut begins the next generation of its topic. A process that has something to write to the ended
+//! one is told so by its chain; one whose partitions are idle learns it here, from what the other claims. Until it follows, nobody
+//! knows up to when the topic is complete.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
+use super::Notice;
+use super::commit::Shared;
 use crate::config::Kafka;
 use crate::error::{Error, Kind, Result};
 use crate::manifest::coverage::{self, Coverage};
 use crate::manifest::{self, Chain};
-use crate::pipeline::tasks::{Reporter, Task, Tasks};
-use crate::store::{Store, layout};
+use crate::pipeline::tasks::{Reporter, Task};
+use crate::store::layout;
 use crate::stream::TopicLife;
 
 /// How often it is looked.
@@ -102,16 +109,16 @@ impl Marks {
 
 /// Looks for such partitions, and tells of them.
 pub(super) struct Unattended {
-    store: Store,
+    shared: Arc<Shared>,
     cluster: String,
     marks: Marks,
     reporter: Reporter,
 }
 
 impl Unattended {
-    pub(super) fn new(store: Store, kafka: &Kafka, tasks: &Arc<Tasks>) -> Self {
-        let reporter = tasks.reporter(Task::KafkaMembers, "unattended");
-        Self { store, cluster: kafka.cluster.clone(), marks: Marks::default(), reporter }
+    pub(super) fn new(shared: Arc<Shared>, kafka: &Kafka) -> Self {
+        let reporter = shared.tasks.reporter(Task::KafkaMembers, "unattended");
+        Self { shared, cluster: kafka.cluster.clone(), marks: Marks::default(), reporter }
     }
 
     /// Nothing can be said now: this process reads nothing.
@@ -120,26 +127,43 @@ impl Unattended {
         self.reporter.succeeded();
     }
 
-    /// Looks at the partitions that are not read here.
-    pub(super) async fn look(&mut self, elsewhere: Partitions, now: DateTime<Utc>) -> Result<()> {
+    /// Looks at the partitions that are not read here. `read`: in which generation each topic is read.
+    pub(super) async fn look(
+        &mut self,
+        elsewhere: Partitions,
+        read: &BTreeMap<String, u32>,
+        now: DateTime<Utc>,
+    ) -> Result<()> {
         if elsewhere.is_empty() {
             self.rests();
             return Ok(());
         }
-        let loaded = coverage::load_all(&self.store, &layout::topic_coverages(&self.cluster)).await?;
+        let store = &self.shared.store;
+        let loaded = coverage::load_all(store, &layout::topic_coverages(&self.cluster)).await?;
+        self.follow(gone_on(&loaded.known, &self.cluster, read)).await;
         let claims = newest_claims(&loaded.known);
         let claimed = |topic: &str, partition| claims.get(topic)?.get(&partition).copied();
         let still = self.marks.claimed(&elsewhere, claimed, now);
         if !still.is_empty() {
-            for life in newest_lives(manifest::lives_named(&self.store, &self.cluster).await?, &still) {
+            for life in newest_lives(manifest::lives_named(store, &self.cluster).await?, &still) {
                 // A chain that is damaged is told by whoever archives the topic.
-                if let Ok(Some(chain)) = Chain::open(&self.store, &life.stream()).await {
+                if let Ok(Some(chain)) = Chain::open(store, &life.stream()).await {
                     self.marks.stands(&life.topic, |partition| chain.reached(partition), now);
                 }
             }
         }
         self.tell(&self.marks.unattended(now));
         Ok(())
+    }
+
+    /// Tells of topics that have gone on in a generation that is there.
+    async fn follow(&self, lives: Vec<TopicLife>) {
+        for life in lives {
+            // Claims prove nothing. Where the chain cannot be read now, it is looked at again, like the claims.
+            if matches!(manifest::begin_of(&self.shared.store, &life.stream()).await, Ok(Some(_))) {
+                self.shared.tell(Notice::Followed { topic: life.topic, generation: life.generation });
+            }
+        }
     }
 
     fn tell(&self, unattended: &Partitions) {
@@ -167,6 +191,20 @@ fn newest_claims(known: &[Coverage]) -> BTreeMap<String, BTreeMap<i32, DateTime<
         }
     }
     newest
+}
+
+/// The generations of which somebody claims something while this process reads their topic in an earlier one.
+fn gone_on(known: &[Coverage], cluster: &str, read: &BTreeMap<String, u32>) -> Vec<TopicLife> {
+    let mut newest: BTreeMap<String, TopicLife> = BTreeMap::new();
+    for life in known.iter().flat_map(|coverage| coverage.topics.keys()).filter_map(|stream| stream.parse().ok()) {
+        let life: TopicLife = life;
+        let is_later = read.get(&life.topic).is_some_and(|generation| *generation < life.generation);
+        let is_newest = newest.get(&life.topic).is_none_or(|known| known.generation < life.generation);
+        if life.cluster == cluster && is_later && is_newest {
+            newest.insert(life.topic.clone(), life);
+        }
+    }
+    newest.into_values().collect()
 }
 
 fn newest_lives(lives: Vec<TopicLife>, topics: &BTreeSet<String>) -> Vec<TopicLife> {
@@ -199,6 +237,7 @@ fn told(unattended: &Partitions) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::manifest::coverage::TopicClaims;
 
     fn at(seconds: i64) -> DateTime<Utc> {
         DateTime::from_timestamp(seconds, 0).expect("a time")
@@ -242,6 +281,18 @@ mod tests {
         let text = told(&["a", "b", "c", "d"].map(many).into());
         assert!(text.starts_with("a partitions 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more; b "), "{text}");
         assert!(text.contains("; and 1 more topics: no process of this archive"), "{text}");
+    }
+
+    #[test]
+    fn a_topic_is_followed_into_the_newest_generation_that_is_claimed_and_never_back() {
+        let mut coverage = Coverage::new("other", at(0));
+        for life in ["kafka/main/a.1", "kafka/main/a.10", "kafka/main/a.9", "kafka/main/b.0", "kafka/else/c.3"] {
+            coverage.topics.insert(life.to_owned(), TopicClaims::default());
+        }
+        let read = BTreeMap::from([("a".to_owned(), 1), ("b".to_owned(), 1), ("c".to_owned(), 0)]);
+        let newest = TopicLife::new("main", "a", 10);
+        assert_eq!(gone_on(&[coverage.clone()], "main", &read), [newest]);
+        assert_eq!(gone_on(&[coverage], "main", &BTreeMap::from([("a".to_owned(), 10)])), []);
     }
 
     #[test]

@@ -214,6 +214,13 @@ impl Assignment {
         }
     }
 
+    /// librdkafka was given the whole assignment anew, and has forgotten what it asked the brokers about: see [`Assignment::start`].
+    pub(super) fn all_start(&mut self) {
+        for slot in self.slots_mut().filter(|slot| slot.reading && !slot.halted && slot.last.is_some()) {
+            (slot.away, slot.starting) = (true, Some(0));
+        }
+    }
+
     /// Another poll in which librdkafka has not started a partition; gives how many there were.
     pub(super) fn still_starts(&mut self, key: Key) -> Option<u32> {
         let polls = self.slot_mut(key)?.starting.as_mut()?;
@@ -360,6 +367,26 @@ mod tests {
         let key = assignment.key(&at).unwrap();
         assert!(assignment.start(key, 10.into()));
         (assignment, key)
+    }
+
+    #[test]
+    fn partitions_that_are_assigned_anew_with_all_others_are_checked_again() {
+        let mut assignment = Assignment::default();
+        let [asked, halted, new] = [0, 1, 2].map(|partition| {
+            let at = assignment.own("a", partition);
+            assignment.key(&at).unwrap()
+        });
+        let from = Resume { next: 10, last: Some(EpochAt { offset: 9, leader_epoch: 3 }) };
+        for key in [asked, halted] {
+            assignment.start(key, from);
+            assignment.arrived(key);
+        }
+        assignment.halt(halted);
+        assignment.start(new, 10.into());
+        assignment.all_start();
+        assert_eq!(assignment.away(), [asked], "the answer about it is not awaited any more");
+        assert_eq!(assignment.accept(asked, 10, 4), Accept::No);
+        assert_eq!(assignment.accept(new, 10, 4), Accept::Yes);
     }
 
     #[test]

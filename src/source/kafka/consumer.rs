@@ -289,8 +289,10 @@ impl Consumer {
     }
 
     /// An eager group knows only the whole assignment.
-    fn assign_all(&self) -> Result<(), Failure> {
-        self.handle.assign(&self.positions(&self.assignment.reading()))
+    fn assign_all(&mut self) -> Result<(), Failure> {
+        self.handle.assign(&self.positions(&self.assignment.reading()))?;
+        self.assignment.all_start();
+        Ok(())
     }
 
     /// Partitions, and from where librdkafka fetches them.

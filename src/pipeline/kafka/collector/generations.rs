@@ -3,8 +3,8 @@
 //! ```text
 //!  another topic id ──┐    the lane takes nothing more, is sealed,     ┌─► ended: every partition of the topic that the
 //!  a log that was cut ┼──► and asks for its end behind all that came ──┤   group has given this process is looked up,
-//!  another replica's  │    (ending)                                    │   whichever the old lane carried
-//!  generation ────────┘                                                │
+//!  a later generation │    (ending)                                    │   whichever the old lane carried
+//!  of another replica ┘                                                │
 //!  the chain was ended by another process ─────────────────────────────┘
 //! ```
 //!
@@ -38,6 +38,16 @@ impl Collector {
     pub(super) fn on_recreated(&mut self, topic: &str, topic_id: &str) {
         if let Some(lane) = self.lane_of(topic)
             && another_life(lane.topic_id.as_deref(), Some(topic_id))
+        {
+            let id = lane.id;
+            self.end_generation(id, None);
+        }
+    }
+
+    /// Another process has begun a later generation of a topic, and nothing came here that would have told.
+    pub(super) fn on_followed(&mut self, topic: &str, generation: u32) {
+        if let Some(lane) = self.lane_of(topic)
+            && lane.stream.generation < generation
         {
             let id = lane.id;
             self.end_generation(id, None);

@@ -361,6 +361,7 @@ impl Collector {
             Notice::GenerationEnds { lane, cut } => self.end_generation(lane, cut),
             Notice::Ended { lane } => self.on_ended(lane),
             Notice::Recreated { topic, topic_id } => self.on_recreated(&topic, &topic_id),
+            Notice::Followed { topic, generation } => self.on_followed(&topic, generation),
             Notice::Archived { lane, totals } => {
                 if let Some(lane) = self.lanes.get_mut(&lane) {
                     lane.shown.totals = totals;
