@@ -242,7 +242,7 @@ impl Guarded {
         program::run(tool).expect(0);
     }
 
-    fn grant(&self, operation: &str, resource: &[&str]) {
+    pub(crate) fn grant(&self, operation: &str, resource: &[&str]) {
         self.acls(&[&["--add", "--allow-principal", "User:archiver", "--operation", operation], resource].concat());
     }
 

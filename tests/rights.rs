@@ -4,15 +4,18 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use object_store::path::Path as Key;
 use tidelog::config::Archive;
 use tidelog::error::Kind;
 use tidelog::store::Store;
+use tidelog::stream::Format;
 
+use crate::archive::Record;
 use crate::connect_check::{Guarded, LOGIN, findings};
+use crate::replay::{self, base, expected, found};
 use crate::rig::kafka::java;
 use crate::rig::postgres::{Postgres, PostgresOptions, Version};
 use crate::rig::program::{self, Home, Program};
@@ -73,6 +76,53 @@ fn an_archiver_with_the_least_rights_in_kafka_archives_and_can_do_nothing_else()
     let refused = "TOPIC_AUTHORIZATION_FAILED";
     let expected = ["produce", "read another topic", "create a topic", "delete the topic", "alter the topic"];
     assert_eq!(tried, serde_json::Value::from_iter(expected.map(|name| (name, refused))), "{tried}");
+}
+
+/// What a replay may not do in its target is said by name, before the first record.
+#[test]
+fn a_replay_names_each_right_that_it_lacks() {
+    let guarded = Guarded::start();
+    let (archive, id) = (replay::Archive::beside(&guarded.kafka), unique("rights"));
+    let all: Vec<Record> = (0..50).map(|n| Record::new(0, n, base() + n)).collect();
+    archive.fill("rights", 0, &[(Format::Parquet, all.clone())]);
+    guarded.kafka.create_topic("rights.copy", 1, &[]);
+    let properties = LOGIN.map(|(key, value)| format!("{key}={value}\n")).concat();
+    let file = archive.home.write("replayer", &properties).display().to_string();
+    let args = ["--all", "--topics", "rights", "--rename", "(.*)=$1.copy", "--id", &id, "--into-config", &file];
+    let args = [&args[..], &["--into", &guarded.address]].concat();
+    let group = format!("tidelog-replay-{id}");
+    let copy: &[&str] = &["--topic", "rights.copy"];
+    // What is said, by a dry run too unless that cannot know it, and what is granted then.
+    let steps: [(bool, &[&str], &str, &[&str]); 5] = [
+        (true, &["consumer group", &group, "grant READ on the group"], "Read", &["--group", &group]),
+        (true, &["Topic authorization failed", "grant READ and WRITE on the target's topics"], "Describe", copy),
+        (
+            true,
+            &["rights.copy may not be replayed into", "READ and WRITE is not", "grant READ and WRITE"],
+            "Write",
+            copy,
+        ),
+        (true, &["rights.copy may not be replayed into", "READ is not", "grant READ on the topic"], "Read", copy),
+        (
+            false,
+            &["cannot begin a transaction", "grant WRITE on the transactional ids"],
+            "Write",
+            &["--transactional-id", &group],
+        ),
+    ];
+    for (dry_knows, words, operation, on) in steps {
+        for dry in [true, false] {
+            let start = Instant::now();
+            let said = archive.replay(&[&args[..], if dry { &["--dry-run"] } else { &[] }].concat());
+            let text = said.stdout + &said.stderr;
+            assert_eq!(said.status == Some(0), dry && !dry_knows, "before {operation} on {on:?}: {text}");
+            assert!(said.status == Some(0) || words.iter().all(|word| text.contains(word)), "{words:?}: {text}");
+            assert!(start.elapsed() < Duration::from_secs(15), "{:?}: {text}", start.elapsed());
+        }
+        guarded.grant(operation, on);
+    }
+    archive.replay(&args).expect(0);
+    assert!(found(&guarded.kafka, "rights.copy") == expected(&all));
 }
 
 // ---- Postgres

@@ -177,7 +177,19 @@ pub(super) fn failed(error: KafkaError, doing: impl FnOnce() -> String) -> Error
         Some(Code::UnsupportedFeature | Code::UnsupportedVersion) => Kind::Unsupported,
         _ => Kind::Unavailable,
     };
-    Error::new(kind, doing()).source(error)
+    let hint = match code {
+        Some(Code::TopicAuthorizationFailed) => Some("grant READ and WRITE on the target's topics"),
+        Some(Code::GroupAuthorizationFailed) => Some("grant READ on the groups that begin with tidelog-replay-"),
+        Some(Code::TransactionalIdAuthorizationFailed) => {
+            Some("grant WRITE on the transactional ids that begin with tidelog-replay-")
+        }
+        _ => None,
+    };
+    let error = Error::new(kind, doing()).source(error);
+    match hint {
+        Some(hint) => error.hint(hint),
+        None => error,
+    }
 }
 
 /// A short name for a result of rdkafka.

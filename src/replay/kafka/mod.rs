@@ -48,6 +48,7 @@ pub async fn preflight(store: &Store, target: &Target, plan: &Plan, now: DateTim
     let surveys = if suspects.is_empty() { BTreeMap::new() } else { survey::survey(store, plan, &suspects).await? };
     let mut findings = preflight::check(plan, &facts, &surveys, around);
     findings.problems.extend(target.refusals(&findings.create).await?);
+    findings.problems.extend(target.missing_rights(&findings.existing).await?);
     Ok(findings)
 }
 

@@ -41,9 +41,12 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// How long to wait for a cluster's id, which only tells whether two addresses are one cluster.
 const CLUSTER_ID: Duration = Duration::from_secs(5);
 
+/// How the groups and transactional ids of replays begin.
+pub(super) const GROUPS: &str = "tidelog-replay-";
+
 /// The group and the transactional id of the replay `id`.
 pub(super) fn group_of(id: &str) -> String {
-    format!("tidelog-replay-{id}")
+    format!("{GROUPS}{id}")
 }
 
 /// What a replay is, apart from how far it has come: the same id with another identity is another replay.
@@ -273,6 +276,29 @@ impl Target {
         Ok(self.ask_to_create(missing, true).await?.into_iter().filter_map(Result::err).filter_map(told).collect())
     }
 
+    /// Which rights the replay lacks, as problems: on the topics that exist, and on its group. Whether it may use its transactional
+    /// id nobody can ask without fencing who uses it.
+    pub(super) async fn missing_rights(&self, existing: &BTreeMap<String, i32>) -> Result<Vec<String>> {
+        let topics: Vec<String> = existing.keys().cloned().collect();
+        let mut refused: Vec<Error> = self.cluster.unwritable(&topics).await?.into_values().collect();
+        refused.extend(self.may_commit().await.err());
+        let told = |error: Error| match error.hint_text() {
+            Some(hint) => format!("{error}; {hint}"),
+            None => error.to_string(),
+        };
+        Ok(refused.into_iter().map(told).collect())
+    }
+
+    /// Whether the replay may commit how far it has come.
+    async fn may_commit(&self) -> Result<()> {
+        let group = group_of(&self.id);
+        let denied = |error: Error| match error.kind() {
+            Kind::Denied => error.hint(format!("grant READ on the group {group}, or on all that begin with {GROUPS}")),
+            _ => error,
+        };
+        self.cluster.may_join(&group).await.map_err(denied)
+    }
+
     async fn ask_to_create(&self, missing: &[Create], validate_only: bool) -> Result<Vec<TopicResult>> {
         if missing.is_empty() {
             return Ok(Vec::new());
@@ -350,7 +376,7 @@ impl Target {
             list.add_partition(topic, *partition);
         }
         let (id, bootstrap) = (self.id.clone(), self.bootstrap().to_owned());
-        ask(&consumer, move |consumer| {
+        let asked = ask(&consumer, move |consumer| {
             let offsets = committed(consumer, &list)
                 .or_failed(|| format!("the target at {bootstrap} does not say how far the replay {id} has come"))
                 .map_err(|error| match error.kind() {
@@ -368,8 +394,21 @@ impl Target {
                 earlier.marks.insert((element.topic().to_owned(), element.partition()), Mark { generation, offset });
             }
             Ok(earlier)
-        })
-        .await
+        });
+        // librdkafka asks for the coordinator of a group that may not be seen until time is over.
+        tokio::select! {
+            biased;
+            Err(denied) = self.denied() => Err(denied),
+            answer = asked => answer,
+        }
+    }
+
+    /// Why the replay may not use its group; whatever else is wrong is told by who asks the group.
+    async fn denied(&self) -> Result<()> {
+        match self.may_commit().await {
+            Err(error) if error.kind() == Kind::Denied => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// What a transaction needs to know of the group.

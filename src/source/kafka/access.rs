@@ -6,7 +6,7 @@ use std::ffi::CString;
 use std::time::{Duration, Instant};
 
 use super::cluster::{Cluster, names_of};
-use super::raw::{self, Failure, Handle, List, Resource};
+use super::raw::{self, Failure, Handle, List, Resource, Rights};
 use super::{TopicPartition, properties};
 use crate::config::{Kafka, TopicPattern};
 use crate::error::{Error, Kind, Result, ResultExt as _};
@@ -198,6 +198,27 @@ impl Cluster {
 
     /// Of `topics` those that this client may not read, and why. One that does not exist is not in it, if the client may know.
     pub async fn unreadable(&self, topics: &[String]) -> Result<BTreeMap<String, Error>> {
+        self.refused(topics, "read", |rights| (!rights.read).then_some("READ")).await
+    }
+
+    /// The same of those that it may not replay into: a replay's positions are committed for the target's topics, for which READ is
+    /// needed beside WRITE (KafkaApis.handleTxnOffsetCommitRequest).
+    pub async fn unwritable(&self, topics: &[String]) -> Result<BTreeMap<String, Error>> {
+        let lacks = |rights: Rights| match (rights.read, rights.write) {
+            (true, true) => None,
+            (false, true) => Some("READ"),
+            (true, false) => Some("WRITE"),
+            (false, false) => Some("READ and WRITE"),
+        };
+        self.refused(topics, "replayed into", lacks).await
+    }
+
+    async fn refused(
+        &self,
+        topics: &[String],
+        what: &str,
+        lacks: impl Fn(Rights) -> Option<&'static str>,
+    ) -> Result<BTreeMap<String, Error>> {
         let wanted = names_of(topics)?;
         if wanted.is_empty() {
             return Ok(BTreeMap::new());
@@ -207,11 +228,13 @@ impl Cluster {
         });
         let mut refused = BTreeMap::new();
         for topic in described.await? {
-            let doing = format!("topic {} may not be read", topic.name);
-            let error = match (topic.failure.code, topic.may_read) {
-                (0, Some(false)) => Error::new(Kind::Denied, format!("{doing}: DESCRIBE is granted, and READ is not"))
-                    .hint("grant READ on the topic"),
-                (0, _) => continue,
+            let doing = format!("topic {} may not be {what}", topic.name);
+            let error = match (topic.failure.code, topic.rights.and_then(&lacks)) {
+                (0, Some(lacking)) => {
+                    let message = format!("{doing}: DESCRIBE is granted, and {lacking} is not");
+                    Error::new(Kind::Denied, message).hint(format!("grant {lacking} on the topic"))
+                }
+                (0, None) => continue,
                 _ => topic.failure.into_error(doing),
             };
             if error.kind() == Kind::Denied {

@@ -159,14 +159,21 @@ pub(crate) fn metadata(handle: &Handle, wait: Duration) -> Result<Metadata, Fail
     }
 }
 
+/// What a client may do with a topic.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Rights {
+    pub(crate) read: bool,
+    pub(crate) write: bool,
+}
+
 /// A topic as DescribeTopics tells it.
 pub(crate) struct Described {
     pub(crate) name: String,
     /// The topic id's 16 bytes; all zero when the brokers have none.
     pub(crate) id: [u8; 16],
     pub(crate) partitions: usize,
-    /// Whether this client may read it; none where it was not asked for or the brokers do not tell (before 2.3).
-    pub(crate) may_read: Option<bool>,
+    /// What this client may do with it; none where it was not asked for or the brokers do not tell (before 2.3).
+    pub(crate) rights: Option<Rights>,
     /// 0 when the topic is there.
     pub(crate) failure: Failure,
 }
@@ -208,6 +215,7 @@ pub(crate) fn describe_topics(
 
 const OPERATION_ALL: i32 = sys::rd_kafka_AclOperation_t::RD_KAFKA_ACL_OPERATION_ALL as i32;
 const OPERATION_READ: i32 = sys::rd_kafka_AclOperation_t::RD_KAFKA_ACL_OPERATION_READ as i32;
+const OPERATION_WRITE: i32 = sys::rd_kafka_AclOperation_t::RD_KAFKA_ACL_OPERATION_WRITE as i32;
 
 /// # Safety
 /// `topic` is a description inside a live answer.
@@ -230,9 +238,9 @@ unsafe fn describe_topic(topic: *const sys::rd_kafka_TopicDescription_t) -> Desc
         }
         let mut count = 0;
         let operations = sys::rd_kafka_TopicDescription_authorized_operations(topic, &raw mut count).cast::<i32>();
-        let may_read = (!operations.is_null())
-            .then(|| (0..count).any(|at| matches!(operations.add(at).read(), OPERATION_ALL | OPERATION_READ)));
-        Described { name: string(sys::rd_kafka_TopicDescription_name(topic)), id, partitions, may_read, failure }
+        let may = |wanted: i32| (0..count).any(|at| [OPERATION_ALL, wanted].contains(&operations.add(at).read()));
+        let rights = (!operations.is_null()).then(|| Rights { read: may(OPERATION_READ), write: may(OPERATION_WRITE) });
+        Described { name: string(sys::rd_kafka_TopicDescription_name(topic)), id, partitions, rights, failure }
     }
 }
 

@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use rdkafka_sys as sys;
 
-pub(crate) use admin::{cluster_id, controller, describe_topics, list_offsets, metadata};
+pub(crate) use admin::{Rights, cluster_id, controller, describe_topics, list_offsets, metadata};
 pub(crate) use batch::{Queue, RawHeaders, RawMessage};
 pub(crate) use group::{Member, Resource, Settings, commit, describe_configs, describe_group, members};
 pub(crate) use handle::{Callback, Handle};
