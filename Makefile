@@ -33,7 +33,7 @@ soak: export SOAK_SEED := $(or $(SOAK_SEED),$(shell date +%s))
 soak: export SOAK_MINUTES := $(or $(SOAK_MINUTES),20)
 soak: ## three brokers, three archivers and everything that can happen to them for 20 minutes; SOAK_MINUTES=60 SOAK_SEED=7
 	@$(setup) test >/dev/null
-	cargo test --locked --test main -- --nocapture --ignored soak::
+	cargo test --locked --test main -- --nocapture soak::
 
 soak-replay: export SOAK_SEED := $(or $(SOAK_SEED),$(shell date +%s))
 soak-replay: export SOAK_MINUTES := $(or $(SOAK_MINUTES),20)

@@ -50,7 +50,6 @@ fn number(name: &str, default: u64) -> u64 {
 }
 
 #[test]
-#[ignore = "three brokers for minutes, and not yet without a finding in twenty: make soak"]
 fn what_the_brokers_acknowledged_is_archived_once_whatever_happens() {
     let (seed, minutes) = (number("SOAK_SEED", SEED), number("SOAK_MINUTES", MINUTES));
     let world = World::new(seed, Journal::new(seed));
