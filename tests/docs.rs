@@ -41,6 +41,7 @@ fn every_key_is_described() {
         "[[kafka.topic]]",
         "[postgres]",
         "[postgres.base_backup]",
+        "[state]",
     ] {
         for key in keys_of(section) {
             assert!(CONFIG.contains(&format!("| `{key}` |")), "docs/CONFIG.md does not describe {key} of {section}");

@@ -46,6 +46,7 @@ fn case(task: Task) -> (Case, &'static str) {
             "",
         ),
         Task::KafkaMembers => (By("connect_check", "a_stranger_in_the_group_is_named_with_what_it_takes"), ""),
+        Task::KafkaState => (By("state", "a_poll_that_fails_is_named_until_it_succeeds_and_archiving_goes_on"), ""),
         Task::WalUpload => (Without("archive/segments/postgres"), "a segment of WAL cannot be uploaded"),
         Task::WalCheckpoint => (Without("archive/manifest/postgres"), "a checkpoint of WAL cannot be written"),
         Task::WalCoverage => (Without("archive/coverage/postgres"), "up to when the archive is complete"),

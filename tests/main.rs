@@ -45,6 +45,7 @@ mod soak;
 mod soak_replay;
 mod source;
 mod stalls;
+mod state;
 mod store;
 mod store_faults;
 mod wal;

@@ -5,7 +5,8 @@
 #   PATTERN=prefixed BOOTSTRAP=… PRINCIPAL=… GROUP=… ./kafka-acls.sh cdc.
 #
 # READ (which implies DESCRIBE) on what is archived, and on the group. DESCRIBE_CONFIGS lets `tidelog check --connect` compare limits;
-# `tidelog run` goes without it. Nothing is created, written or deleted in this cluster. ADMIN is a properties file for the tool.
+# `tidelog run` goes without it, unless it keeps the state of the cluster ([state]): STATE=1 grants what that needs besides, DESCRIBE and
+# DESCRIBE_CONFIGS on all topics, DESCRIBE on all groups and on the cluster. Nothing is created, written or deleted in this cluster. ADMIN is a properties file for the tool.
 set -eu
 : "${BOOTSTRAP:?}" "${PRINCIPAL:?}" "${GROUP:?}"
 grant() {
@@ -17,3 +18,8 @@ for topic; do
     --resource-pattern-type "${PATTERN:-literal}" --topic "$topic"
 done
 grant --operation Read --operation Describe --group "$GROUP"
+if [ -n "${STATE:-}" ]; then
+  grant --operation Describe --operation DescribeConfigs --topic '*'
+  grant --operation Describe --group '*'
+  grant --operation Describe --cluster
+fi

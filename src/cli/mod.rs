@@ -17,6 +17,7 @@ mod progress;
 mod replay;
 mod restore;
 mod run;
+mod state;
 mod timeline;
 
 use std::future::Future;
@@ -66,6 +67,8 @@ enum Command {
     Files(inspect::FilesArgs),
     /// Print archived records as JSON lines.
     Cat(inspect::CatArgs),
+    /// Show what changed in the pipeline's own state between two moments.
+    Diff(inspect::DiffArgs),
     /// Send a time range of archived records to Kafka or to standard output.
     Replay(replay::Args),
     /// Check chains, objects and counts; with --deep, decode every record.
@@ -83,6 +86,9 @@ enum Command {
     Timeline(timeline::Args),
     /// Show everything at work on this machine, without any server.
     Demo(demo::Args),
+    /// Answer the questions of `tidelog run` about the state of Kafka, in a process of its own.
+    #[command(hide = true)]
+    StateOfKafka,
     /// Print a completion script for a shell.
     Completions {
         /// The shell.
@@ -132,6 +138,7 @@ fn run_command(cli: Cli) -> Result<()> {
         Command::Ls(args) => block_on(inspect::ls(&args, &config()?)),
         Command::Files(args) => block_on(inspect::files(&args, &config()?)),
         Command::Cat(args) => block_on(inspect::cat(&args, &config()?)),
+        Command::Diff(args) => block_on(inspect::diff(&args, &config()?)),
         Command::Replay(args) => block_on(replay::run(&args, &config()?)),
         Command::Verify(args) => block_on(inspect::verify(&args, &config()?)),
         Command::Backup(args) => block_on(backup::run(&args, &config()?)),
@@ -141,6 +148,7 @@ fn run_command(cli: Cli) -> Result<()> {
         Command::Expire(args) => block_on(expire::run(&args, &config()?)),
         Command::Timeline(args) => block_on(timeline::run(&args, &config()?)),
         Command::Demo(args) => block_on(demo::run(&args)),
+        Command::StateOfKafka => block_on(state::run()),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "tidelog", &mut script);

@@ -11,15 +11,20 @@ use url::Url;
 
 use super::postgres;
 use super::raw::{ENVIRONMENT_PREFIX, Section, overlay};
-use super::{Archive, Config, Http, Isolation, Kafka, Retention, Segment, Start, TopicOverride, TopicPattern};
+use super::{Archive, Config, Http, Isolation, Kafka, Retention, Segment, Start, State, TopicOverride, TopicPattern};
 use crate::error::{Error, Kind, Result};
 use crate::stream::{Format, is_name};
 
 const MIB: u64 = 1 << 20;
 
-/// Sections that belong to the file's final shape but that this version cannot honour: ignoring one would let its
-/// user believe that it works.
-const NOT_YET: [(&str, &str); 1] = [("state", "archives no pipeline state")];
+/// Keys of `[state]` that belong to the file's final shape but that this version cannot honour: ignoring one would let its user
+/// believe that it works.
+const NOT_YET: [(&str, &str); 4] = [
+    ("connect_url", "Connect"),
+    ("connect", "Connect"),
+    ("schema_registry_url", "a schema registry"),
+    ("schema_registry", "a schema registry"),
+];
 
 impl Config {
     /// Reads the file `path` and lays the process's environment over it.
@@ -46,16 +51,20 @@ impl Config {
         let postgres = root.section("postgres").map(|section| postgres::read(section, &lookup));
         let retention = root.section("retention").map(read_retention).unwrap_or_default();
         let http = root.section("http").map(read_http);
-        for (name, lack) in NOT_YET {
-            if root.section(name).is_some() {
-                root.problem(name, format!("is not supported by this version, which {lack}; remove the section"));
-            }
+        let state = root.section("state").map(read_state);
+        if state.is_some() && kafka.is_none() {
+            root.problem(
+                "state",
+                "keeps the state of Kafka, and there is no section [kafka]; add it or remove this one",
+            );
         }
         root.finish();
 
         let found = problems.into_found();
         match archive {
-            Some(archive) if found.is_empty() => Ok(Self { archive, memory_budget, kafka, postgres, retention, http }),
+            Some(archive) if found.is_empty() => {
+                Ok(Self { archive, memory_budget, kafka, postgres, state, retention, http })
+            }
             _ => Err(mistakes(origin, &found)),
         }
     }
@@ -309,6 +318,29 @@ fn read_retention(mut section: Section<'_>) -> Retention {
     Retention { postgres }
 }
 
+fn read_state(mut section: Section<'_>) -> State {
+    let every = section.duration("every", Duration::from_secs(30), Duration::from_secs(1));
+    let mut patterns = |key: &'static str, default: &[&str]| {
+        let texts = section.list(key).unwrap_or_else(|| default.iter().map(|text| (*text).to_owned()).collect());
+        for problem in texts.iter().filter_map(|text| TopicPattern::parse(text).err()) {
+            section.problem(key, problem);
+        }
+        texts
+    };
+    let (groups, exclude_groups) = (patterns("groups", &["^.*"]), patterns("exclude_groups", &[]));
+    if groups.is_empty() {
+        section.problem("groups", "is empty; name at least one group, or leave the key out for all of them");
+    }
+    for (name, what) in NOT_YET {
+        if section.is_set(name) {
+            section
+                .problem(name, format!("is not supported by this version, which keeps no state of {what}; remove it"));
+        }
+    }
+    section.finish();
+    State { every, groups, exclude_groups }
+}
+
 fn read_override(mut section: Section<'_>, default: &Segment) -> TopicOverride {
     let text = section.required_text("match", "^cdc\\.audit");
     let pattern = TopicPattern::parse(&text).unwrap_or_else(|problem| {
@@ -559,10 +591,31 @@ mod tests {
     }
 
     #[test]
-    fn a_section_that_this_version_cannot_honour_is_refused() {
-        assert!(
-            problems(&format!("{LEAST}[state]\nevery = \"30s\"\n")).contains("state: is not supported by this version")
-        );
+    fn state_is_kept_of_all_groups_unless_it_is_said_otherwise() {
+        let state = |text: &str| parse(&format!("{LEAST}[state]\n{text}")).expect("valid").state.expect("a section");
+        let all = State { every: Duration::from_secs(30), groups: vec!["^.*".into()], exclude_groups: Vec::new() };
+        assert_eq!(state(""), all);
+        let some = state("every = \"1m\"\ngroups = [\"billing\", \"^etl-\"]\nexclude_groups = [\"^etl-test\"]\n");
+        assert_eq!((some.every, some.groups.len(), some.exclude_groups.len()), (Duration::from_secs(60), 2, 1));
+        assert_eq!(parse(LEAST).expect("valid").state, None);
+    }
+
+    #[test]
+    fn mistakes_in_the_section_of_state_are_told() {
+        for (text, told) in [
+            ("every = \"10ms\"", "state.every: 10ms is not allowed, use 1s or more"),
+            ("groups = []", "state.groups: is empty"),
+            ("groups = [\"^(\"]", "state.groups: "),
+            ("exclude_groups = [\"^(\"]", "state.exclude_groups: "),
+            ("connect_url = \"http://c:8083\"", "state.connect_url: is not supported by this version"),
+            ("schema_registry_url = \"http://r:8081\"", "state.schema_registry_url: is not supported by this version"),
+            ("evry = \"1s\"", "did you mean every?"),
+        ] {
+            let problems = problems(&format!("{LEAST}[state]\n{text}\n"));
+            assert!(problems.contains(told), "{text}: {problems}");
+        }
+        let alone = "[archive]\nurl = \"file:///a\"\n[postgres]\nurl = \"postgres://a@b/c\"\n[state]\n";
+        assert!(problems(alone).contains("there is no section [kafka]"));
     }
 
     #[test]

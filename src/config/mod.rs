@@ -30,6 +30,8 @@ pub struct Config {
     pub kafka: Option<Kafka>,
     /// `[postgres]`: which server's WAL is archived, if any is.
     pub postgres: Option<Postgres>,
+    /// `[state]`: what is kept of the pipeline's own state, if anything is.
+    pub state: Option<State>,
     /// `[retention]`: how long things are kept.
     pub retention: Retention,
     /// `[http]`: the listener, if there is one.
@@ -41,6 +43,17 @@ pub struct Config {
 pub struct Retention {
     /// `postgres`: every moment of this time before now stays recoverable.
     pub postgres: Option<Duration>,
+}
+
+/// `[state]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct State {
+    /// `every`: how often the servers are asked.
+    pub every: Duration,
+    /// `groups`: the consumer groups whose positions are kept: names, or `^` and a regex.
+    pub groups: Vec<String>,
+    /// `exclude_groups`: those that are not kept although `groups` names them.
+    pub exclude_groups: Vec<String>,
 }
 
 /// `[archive]`.

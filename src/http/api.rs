@@ -16,9 +16,10 @@ use super::{App, AppState, health, refusal};
 use crate::pipeline::board::State;
 use crate::pipeline::kafka::status::{GapSpan, PartitionStatus, Stall, Status, StreamStatus, Trouble};
 use crate::pipeline::postgres::{SlotStatus, Snapshot};
+use crate::pipeline::state::status::{KindStatus, StateStatus};
 use crate::pipeline::tasks::{Failure, Weight};
 use crate::source::postgres::{SlotKind, WalStatus};
-use crate::stream::Lsn;
+use crate::stream::{Lsn, StateKind};
 use crate::telemetry::{REVISION, VERSION};
 use crate::time;
 
@@ -90,6 +91,20 @@ fn overview(app: &App, health: &health::Health) -> Value {
             kafka
         }),
         "postgres": app.board.postgres().map(|board| postgres(board.state(), &board.status.now())),
+        "state": app.board.state().map(|board| state(&board.status())),
+    })
+}
+
+fn state(status: &StateStatus) -> Value {
+    let kind = |(kind, status): (&StateKind, &KindStatus)| {
+        let KindStatus { versions, changed, polled } = status;
+        let shown = json!({ "versions": versions, "changed": changed.map(time::utc), "polled": time::utc(*polled) });
+        (kind.name().to_owned(), shown)
+    };
+    let refused = status.refused.iter().map(|refusal| json!({ "what": refusal.what, "grant": refusal.grant }));
+    json!({
+        "kinds": status.kinds.iter().map(kind).collect::<serde_json::Map<_, _>>(),
+        "refused": refused.collect::<Vec<_>>(),
     })
 }
 

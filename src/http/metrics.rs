@@ -17,8 +17,8 @@ use crate::telemetry::metrics::{
     ALL_PARTITIONS, ASSIGNED_PARTITIONS, BASE_BACKUP, BUILD_INFO, CHECKPOINT_POSITION, COMPLETE_THROUGH, Exposition,
     LAG_RECORDS, LAG_SECONDS, LAST_CHECKPOINT, MEMORY_BUDGET, MEMORY_USED, Metric, OTHER_TOPICS, PAUSED, READY,
     RECOVERABLE_FROM, RECOVERABLE_TO, SEGMENTS_WAITING, SLOT_LOST, SLOT_RETAINED, SLOT_SAFE, SLOT_SECONDS_TO_LOSS,
-    STALLED_PARTITIONS, STALLED_SINCE, TASK_FAILING, TASK_FAILING_SINCE, WAL_DURABLE, WAL_LAG_BYTES, WAL_LAG_SECONDS,
-    WAL_RECEIVED,
+    STALLED_PARTITIONS, STALLED_SINCE, STATE_POLLED, TASK_FAILING, TASK_FAILING_SINCE, WAL_DURABLE, WAL_LAG_BYTES,
+    WAL_LAG_SECONDS, WAL_RECEIVED,
 };
 use crate::telemetry::{REVISION, VERSION, process};
 
@@ -42,6 +42,12 @@ pub(super) async fn metrics(State(app): AppState) -> Response {
     }
     if let Some(postgres) = app.board.postgres() {
         expose_postgres(&postgres.status.now(), Utc::now(), &mut out);
+    }
+    if let Some(state) = app.board.state() {
+        let polled = state.status().kinds;
+        out.family(&STATE_POLLED, |samples| {
+            polled.iter().for_each(|(kind, status)| samples.add(&[("kind", kind.name())], seconds(status.polled)));
+        });
     }
     process::expose(&mut out);
     answer(out)

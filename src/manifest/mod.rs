@@ -24,6 +24,7 @@ pub mod known;
 pub mod leftovers;
 pub mod path;
 pub mod recoverable;
+pub mod state;
 
 mod chain;
 mod entered;
@@ -60,7 +61,7 @@ pub async fn system(store: &Store, wanted: Option<u64>) -> Result<StreamId> {
     let mut systems = streams(store).await?;
     systems.retain(|stream| match stream {
         StreamId::Postgres { system_id } => wanted.is_none_or(|wanted| wanted == *system_id),
-        StreamId::Kafka(_) => false,
+        StreamId::Kafka(_) | StreamId::State(_) => false,
     });
     match systems.len() {
         0 => Err(Error::new(Kind::NotFound, format!("the archive at {} holds no WAL of it", store.url()))
@@ -77,6 +78,9 @@ pub async fn system(store: &Store, wanted: Option<u64>) -> Result<StreamId> {
 pub async fn streams(store: &Store) -> Result<Vec<StreamId>> {
     let mut found = topics_named(store).await?;
     found.extend(store.list_folders(&layout::postgres_chains()).await?.iter().filter_map(chain_in));
+    for kind in store.list_folders(&layout::state_chains()).await? {
+        found.extend(store.list_folders(&kind).await?.iter().filter_map(chain_in));
+    }
     with_objects(store, found).await
 }
 
@@ -166,7 +170,7 @@ pub mod fuzzing {
     pub fn object_bytes(bytes: &[u8]) {
         let object = Path::from("object");
         drop((coverage::decode(&object, bytes), backups::parse(&object, bytes)));
-        let streams = ["kafka/main/orders.0", "postgres/7291123456789012345"];
+        let streams = ["kafka/main/orders.0", "postgres/7291123456789012345", "state/topics/main"];
         let compressed = zstd::bulk::compress(bytes, 1).unwrap_or_default();
         for stream in streams.iter().filter_map(|stream| stream.parse::<StreamId>().ok()) {
             for number in [0, 1, 64] {

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! A page of level 0 lists the segments, empty ranges and gaps of 64 entries; a page of level `n` lists 64 pages of level
-//! `n - 1`. The page of WAL of a Postgres system also lists its merges and what was given up. It is JSON, compressed with zstd and named by the sha256 of the compressed bytes.
+//! `n - 1`. The page of a Postgres system or of state also tells which positions it has; that of WAL also lists its merges and what was given up. It is JSON, compressed with zstd and named by the sha256 of the compressed bytes.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -103,7 +103,7 @@ fn rolled(stream: &StreamId, page: Page) -> Result<Rolled> {
     let json = serde_json::to_vec(&page).or_err(Kind::Internal, what)?;
     let bytes = zstd::bulk::compress(&json, ZSTD_LEVEL).or_err(Kind::Internal, what)?;
     let Page { level, first, last, .. } = page;
-    let spans = if matches!(stream, StreamId::Postgres { .. }) { page.spans() } else { Vec::new() };
+    let spans = if stream.topic().is_none() { page.spans() } else { Vec::new() };
     let reference = PageRef { sha256: sha256(&bytes), level, first, last, totals: page.totals(), spans };
     Ok(Rolled { reference, bytes: bytes.into() })
 }
@@ -285,7 +285,7 @@ async fn child_page(store: &Store, stream: &StreamId, level: u8, first: u64, chi
 }
 
 /// Decompresses a page, as far as one of its size may go.
-fn unpack(object: &Path, bytes: &[u8]) -> Result<Vec<u8>> {
+pub(super) fn unpack(object: &Path, bytes: &[u8]) -> Result<Vec<u8>> {
     let damaged = || format!("{object} cannot be decompressed");
     let (most, mut json) = (bounds::unpacked(object, bytes.len()), Vec::new());
     let decoder = zstd::Decoder::with_buffer(bytes).or_err(Kind::Corrupt, damaged)?;

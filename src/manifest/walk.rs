@@ -151,7 +151,8 @@ impl<'a> Walk<'a> {
             link: Link::Nothing,
             progress: Some(Progress::default()),
             tail: Some(Vec::new()),
-            live: matches!(stream, StreamId::Postgres { .. }).then(Live::default),
+            // Those of records are never merged, and nothing of them is given up.
+            live: stream.topic().is_none().then(Live::default),
         };
         let (steps, opened) = (VecDeque::new(), BTreeSet::new());
         Ok(Self { store, stream: stream.clone(), entries, bytes, steps, known, opened })

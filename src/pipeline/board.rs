@@ -17,6 +17,7 @@ use chrono::{DateTime, Utc};
 use super::kafka::status::Status;
 use super::postgres;
 use super::skips::Skips;
+use super::state::status::StateBoard;
 use super::tasks::Tasks;
 use crate::config::Config;
 use crate::store::Store;
@@ -29,6 +30,7 @@ pub struct Board {
     opened: OnceLock<Opened>,
     kafka: Option<Arc<KafkaBoard>>,
     postgres: Option<Arc<PostgresBoard>>,
+    state: Option<Arc<StateBoard>>,
 }
 
 /// What is there once the pipeline has started.
@@ -46,7 +48,8 @@ impl Board {
         let tasks = Arc::<Tasks>::default();
         let kafka = config.kafka.as_ref().map(|_| Arc::new(KafkaBoard::new(Arc::clone(&tasks))));
         let postgres = config.postgres.as_ref().map(|_| Arc::new(PostgresBoard::new(Arc::clone(&tasks), Utc::now())));
-        Arc::new(Self { started: Utc::now(), tasks, opened: OnceLock::new(), kafka, postgres })
+        let state = config.state.as_ref().map(|_| Arc::default());
+        Arc::new(Self { started: Utc::now(), tasks, opened: OnceLock::new(), kafka, postgres, state })
     }
 
     /// The tasks of the process, and what fails of them.
@@ -72,6 +75,11 @@ impl Board {
     /// Postgres, if the configuration has it.
     pub fn postgres(&self) -> Option<&Arc<PostgresBoard>> {
         self.postgres.as_ref()
+    }
+
+    /// The state of Kafka, if it is kept.
+    pub fn state(&self) -> Option<&Arc<StateBoard>> {
+        self.state.as_ref()
     }
 
     pub(super) fn has_opened(&self, opened: &Opened) {

@@ -8,6 +8,7 @@ mod persistence;
 pub mod postgres;
 pub mod skips;
 mod spool;
+pub mod state;
 mod summary;
 pub mod tasks;
 mod unfinished;
@@ -79,6 +80,13 @@ pub async fn run(config: &Config, board: Arc<Board>, stop: watch::Receiver<bool>
             _ => Ok(()),
         }
     };
+    let state = match (&config.kafka, &config.state, board.state()) {
+        (Some(kafka), Some(state), Some(board)) => {
+            let told = (Arc::clone(board), Arc::clone(tasks));
+            Some(tasks.spawn("state", state::run((kafka.clone(), state.clone()), opened.clone(), told, stop.clone())))
+        }
+        _ => None,
+    };
     // What fails for good on one side ends both: a process that archives half of what it was told looks healthy.
     let both = async { tokio::try_join!(topics, log).map(|((), ())| ()) };
     let result = tokio::select! {
@@ -87,6 +95,7 @@ pub async fn run(config: &Config, board: Arc<Board>, stop: watch::Receiver<bool>
         result = both => result,
     };
     unfinished.abort();
+    state.into_iter().for_each(|state| state.abort());
     result
 }
 

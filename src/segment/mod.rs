@@ -97,7 +97,7 @@ impl SegmentWriter {
         let encoder = match encoding.format {
             Format::Parquet => Encoder::Parquet(Box::new(ParquetWriter::create(path, encoding.zstd_level)?)),
             Format::Avro => Encoder::Avro(Box::new(AvroWriter::create(path, encoding.zstd_level)?)),
-            Format::Wal => return Err(no_records()),
+            Format::Wal | Format::State => return Err(no_records()),
         };
         Ok(Self { info, tally: Tally::default(), encoder })
     }
@@ -222,7 +222,7 @@ impl SegmentReader {
         let decoder = match format {
             Format::Parquet => ParquetReader::open(object.clone(), filter).await.map(Box::new).map(Decoder::Parquet),
             Format::Avro => AvroReader::open(object.clone(), filter).await.map(Box::new).map(Decoder::Avro),
-            Format::Wal => Err(no_records()),
+            Format::Wal | Format::State => Err(no_records()),
         };
         match decoder {
             Ok(decoder) => Ok(Self { object, decoder }),

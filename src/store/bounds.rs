@@ -37,6 +37,8 @@ const HISTORY: Bound = bound("the history of a timeline", MIB);
 const HOLD: Bound = bound("a hold", 64 * KIB);
 /// 16 MiB of WAL that does not compress, with its facts.
 const WAL: Bound = bound("a segment of WAL", 32 * MIB);
+/// 500,000 positions, or the settings of 100,000 topics, compressed.
+const STATE: Bound = bound("a version of a state document", 32 * MIB);
 /// 250 bytes for each part of 24 MiB: a database of 25 TB.
 const BACKUP: Bound = bound("a backup.json", 256 * MIB);
 /// 24 MiB that do not compress.
@@ -59,6 +61,7 @@ pub fn of(key: &Path) -> Bound {
         Some("replays") => REPLAY,
         Some("segments") if layout::is_history(key) => HISTORY,
         Some("segments") if name.ends_with(".wal.zst") => WAL,
+        Some("segments") if name.ends_with(".json.zst") => STATE,
         Some("backups") if name.starts_with("backup_manifest.") => BACKUP_MANIFEST,
         Some("backups") if name.ends_with(".zst") => BACKUP_PART,
         Some("backups") => BACKUP,
@@ -77,6 +80,10 @@ const PART_UNPACKED: u64 = 32 * MIB;
 /// The most that the manifest of a base backup unpacks to: 20 million files. It is read as it is unpacked.
 const MANIFEST_UNPACKED: u64 = 4 * GIB;
 
+/// The most that a version of a state document unpacks to: 1,000,000 positions. Many that are alike compress to a thousandth, so
+/// nothing is concluded from its size.
+pub const STATE_UNPACKED: u64 = 64 * MIB;
+
 /// Text with names, numbers and hashes in it compresses to a twentieth at best, lists of empty files to a seventieth.
 const MOST_TIMES: u64 = 200;
 
@@ -86,6 +93,7 @@ pub fn unpacked(key: &Path, stored: usize) -> u64 {
     match of(key) {
         PAGE => by_size.min(PAGE_UNPACKED),
         BACKUP_MANIFEST => by_size.min(MANIFEST_UNPACKED),
+        STATE => STATE_UNPACKED,
         _ => PART_UNPACKED,
     }
 }
@@ -115,7 +123,7 @@ pub fn unpacks_to_too_much(object: &str, most: u64) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stream::StreamId;
+    use crate::stream::{StateKind, StateOf, StreamId};
 
     #[test]
     fn every_kind_of_object_has_its_bound() {
@@ -129,6 +137,7 @@ mod tests {
             (layout::history(7, 2, 0), HISTORY),
             (layout::history(7, 2, 1), HISTORY),
             (layout::wal_segment(7, 1, 0..16, "w", 1), WAL),
+            (layout::state_version(&StateOf { kind: StateKind::Acls, scope: "main".into() }, 1, "w", 1), STATE),
             (layout::hold(7, "x"), HOLD),
             (layout::holds(7).join("clock"), HOLD),
             (layout::backup_commit(7, "b"), BACKUP),

@@ -4,11 +4,12 @@
 //! manifest/<stream>/<number, 20 digits>.json     an entry of a chain
 //! manifest/<stream>/pages/<sha256>.json.zst      a page of a snapshot
 //! manifest/<stream>/aside/<number>-<sha256>.json an entry that a repair has put aside
-//!     where a stream is kafka/<cluster>/<topic>.<generation> or postgres/<system id>
+//!     where a stream is kafka/<cluster>/<topic>.<generation>, postgres/<system id> or state/<kind>/<cluster>
 //! segments/kafka/cluster=…/topic=…/generation=…/date=YYYY-MM-DD/<HHMMSS>-<writer>-<n>.<parquet|avro>
 //! segments/postgres/system=<id>/timeline=<8 hex>/<start, 16 hex>-<end, 16 hex>-<writer>-<n>.wal.zst
 //! segments/postgres/system=<id>/history/<8 hex>.history                      where a timeline left its parent
 //! segments/postgres/system=<id>/history/<8 hex>-<life>.history               the same, after the timeline was abandoned
+//! segments/state/<kind>/scope=<cluster>/<version, 20 digits>-<writer>-<n>.json.zst   a version of a state document
 //! coverage/kafka/<cluster>/<writer>.json                                     what an archiver knows to be complete
 //! coverage/postgres/<system id>/<writer>.json
 //! backups/postgres/system=<id>/<name>/…                                      base backups, see `restore`
@@ -28,7 +29,7 @@ use object_store::path::Path;
 
 pub use self::name::{Name, backup_name, is_archive, is_backup_name, segment_of};
 use crate::error::Result;
-use crate::stream::{Format, StreamId, TopicLife};
+use crate::stream::{Format, StateOf, StreamId, TopicLife};
 
 /// The folder of all clusters' chains.
 pub fn topic_chains() -> Path {
@@ -40,6 +41,11 @@ pub fn postgres_chains() -> Path {
     Path::from_iter(["manifest", "postgres"])
 }
 
+/// The folder of the chains of all state, a folder of each kind in it.
+pub fn state_chains() -> Path {
+    Path::from_iter(["manifest", "state"])
+}
+
 /// The folder of a stream's chain.
 pub fn chain(stream: &StreamId) -> Path {
     match stream {
@@ -47,6 +53,7 @@ pub fn chain(stream: &StreamId) -> Path {
             Path::from_iter(["manifest", "kafka", cluster.as_str(), &format!("{topic}.{generation}")])
         }
         StreamId::Postgres { system_id } => Path::from_iter(["manifest", "postgres", &system_id.to_string()]),
+        StreamId::State(of) => Path::from_iter(["manifest", "state", of.kind.name(), of.scope.as_str()]),
     }
 }
 
@@ -95,7 +102,13 @@ pub fn segment(life: &TopicLife, sealed: DateTime<Utc>, writer: &str, n: u64, fo
     ])
 }
 
-/// The folder of all segments, of topics and of WAL.
+/// A version of a state document: the `n`th object of state that `writer` wrote.
+pub fn state_version(of: &StateOf, version: u64, writer: &str, n: u64) -> Path {
+    let name = format!("{version:020}-{writer}-{n}.json.zst");
+    Path::from_iter(["segments", "state", of.kind.name(), &format!("scope={}", of.scope), &name])
+}
+
+/// The folder of all segments, of topics, of WAL and of state.
 pub fn segments() -> Path {
     Path::from("segments")
 }
@@ -200,6 +213,7 @@ pub fn coverages(stream: &StreamId) -> Path {
     match stream {
         StreamId::Kafka(life) => topic_coverages(&life.cluster),
         StreamId::Postgres { system_id } => Path::from_iter(["coverage", "postgres", &system_id.to_string()]),
+        StreamId::State(of) => Path::from_iter(["coverage", "state", of.kind.name(), of.scope.as_str()]),
     }
 }
 

@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::abandon::{Abandon, is_first};
 use super::entered::{BackupRef, Entered};
+use super::state::StateKind;
 
 /// The version of every format that this program writes where nothing newer is said. A reader refuses a higher one.
 pub const FORMAT_VERSION: u32 = 1;
@@ -289,6 +290,14 @@ impl Body {
 pub enum Begin {
     /// A Postgres system begins.
     Postgres(System),
+    /// The versions of a state document begin.
+    State {
+        /// What the document says.
+        state: StateKind,
+        /// The id of the cluster that it is of, as its brokers tell it; none where they tell none.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        cluster_id: Option<String>,
+    },
     /// A life of a topic begins.
     Topic {
         /// The topic's id on the cluster, as Kafka's tools print it; none where the broker has none.
@@ -321,6 +330,7 @@ impl Begin {
             Self::Topic { topic_id, partitions, starts, .. } => {
                 Self::Topic { topic_id, cluster_id: id, partitions, starts }
             }
+            Self::State { state, .. } => Self::State { state, cluster_id: id },
             Self::Postgres(_) => self,
         }
     }
@@ -329,14 +339,14 @@ impl Begin {
     pub fn topic_id(&self) -> Option<&str> {
         match self {
             Self::Topic { topic_id, .. } => topic_id.as_deref(),
-            Self::Postgres(_) => None,
+            Self::Postgres(_) | Self::State { .. } => None,
         }
     }
 
-    /// The id of the topic's cluster, where it is known.
+    /// The id of the cluster that it is of, where it is known.
     pub fn cluster_id(&self) -> Option<&str> {
         match self {
-            Self::Topic { cluster_id, .. } => cluster_id.as_deref(),
+            Self::Topic { cluster_id, .. } | Self::State { cluster_id, .. } => cluster_id.as_deref(),
             Self::Postgres(_) => None,
         }
     }
@@ -345,15 +355,15 @@ impl Begin {
     pub fn partitions(&self) -> Range<i32> {
         match self {
             Self::Topic { partitions, starts, .. } if !starts.is_empty() => 0..*partitions,
-            Self::Topic { .. } | Self::Postgres(_) => 0..0,
+            Self::Topic { .. } | Self::Postgres(_) | Self::State { .. } => 0..0,
         }
     }
 
-    /// How many partitions the topic had as its archive began; 0 of a Postgres system.
+    /// How many partitions the topic had as its archive began; 0 of what is no topic.
     pub fn partition_count(&self) -> i32 {
         match self {
             Self::Topic { partitions, .. } => *partitions,
-            Self::Postgres(_) => 0,
+            Self::Postgres(_) | Self::State { .. } => 0,
         }
     }
 
@@ -366,6 +376,7 @@ impl Begin {
                 let known = usize::try_from(partition).ok().and_then(|index| starts.get(index).copied());
                 known.unwrap_or(later.then_some(0))
             }
+            Self::State { .. } => Some(0),
             Self::Postgres(_) => None,
         }
     }
@@ -374,7 +385,7 @@ impl Begin {
     pub fn system(&self) -> Option<&System> {
         match self {
             Self::Postgres(system) => Some(system),
-            Self::Topic { .. } => None,
+            Self::Topic { .. } | Self::State { .. } => None,
         }
     }
 }
@@ -415,6 +426,8 @@ pub enum Format {
     Avro,
     /// The raw bytes of a write-ahead log, compressed with zstd.
     Wal,
+    /// A state document: JSON, compressed with zstd.
+    State,
 }
 
 impl Format {
@@ -424,6 +437,7 @@ impl Format {
             Self::Parquet => "parquet",
             Self::Avro => "avro",
             Self::Wal => "wal",
+            Self::State => "state",
         }
     }
 }

@@ -326,6 +326,7 @@ pub fn begin_fits_stream(stream: &StreamId, begin: &Begin) -> Checked {
             let each = i32::try_from(starts.len()).is_ok_and(|count| count == *partitions);
             starts.is_empty() || (each && starts.iter().flatten().all(|start| *start >= 0))
         }
+        (StreamId::State(of), Begin::State { state, .. }) => of.kind == *state,
         (StreamId::Postgres { system_id }, Begin::Postgres(system)) => {
             // Every size that initdb takes (--wal-segsize: a power of two from 1 to 1024 MB).
             let size = system.wal_segment_size;
@@ -336,20 +337,32 @@ pub fn begin_fits_stream(stream: &StreamId, begin: &Begin) -> Checked {
     holds("begin_fits_stream", fits, || format!("{begin:?} is no beginning of {stream}"))
 }
 
-/// Segments of a topic hold records; those of a Postgres system hold WAL, and only they are merged.
+/// Segments of a topic hold records; those of a Postgres system hold WAL, and only they are merged; those of state hold one
+/// version each, and nothing of it is lost or empty.
 pub fn body_fits_stream(stream: &StreamId, body: &Body) -> Checked {
-    let wal = matches!(stream, StreamId::Postgres { .. });
-    let odd = body.segments().iter().find(|segment| wal != (segment.format == Format::Wal));
-    let own = if wal {
-        body.close().is_none()
-    } else {
-        body.merge().is_none() && body.abandon().is_none() && body.entered().is_none()
+    let fits = |segment: &&SegmentRef| match stream {
+        StreamId::Kafka(_) => matches!(segment.format, Format::Parquet | Format::Avro),
+        StreamId::Postgres { .. } => segment.format == Format::Wal,
+        StreamId::State(_) => segment.format == Format::State && is_one_version(segment),
+    };
+    let odd = body.segments().iter().find(|segment| !fits(segment));
+    let is_of_wal = body.merge().is_some() || body.abandon().is_some() || body.entered().is_some();
+    let own = match stream {
+        StreamId::Kafka(_) => !is_of_wal,
+        StreamId::Postgres { .. } => body.close().is_none(),
+        StreamId::State(_) => !is_of_wal && body.close().is_none() && body.gaps().is_empty() && body.empty().is_empty(),
     };
     holds("body_fits_stream", odd.is_none() && own, || match odd {
         Some(odd) => format!("{}: a segment of the format {:?} does not belong here", odd.object, odd.format.name()),
         None => format!("{stream} has no entry of the kind {:?}", body.kind()),
     })?;
     body.begin().map_or(Ok(()), |begin| begin_fits_stream(stream, begin))
+}
+
+/// Whether a segment is one version of a state document.
+fn is_one_version(segment: &SegmentRef) -> bool {
+    let is_one = |range: &PartitionRange| range.partition == 0 && range.end == range.start + 1 && range.records == 1;
+    matches!(segment.partitions.as_slice(), [range] if range.start < i64::MAX && is_one(range))
 }
 
 /// Snapshots stand at the positive multiples of [`SNAPSHOT_EVERY`] and nowhere else, so that they are found by number.

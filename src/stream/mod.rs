@@ -11,6 +11,7 @@ pub mod invariants;
 mod lsn;
 mod name;
 mod progress;
+mod state;
 
 use std::fmt;
 use std::str::FromStr;
@@ -24,6 +25,7 @@ pub use entered::{BackupRef, Entered};
 pub use lsn::Lsn;
 pub use name::{is_name, is_topic_name};
 pub use progress::Progress;
+pub use state::{StateKind, StateOf};
 
 /// Adds up what an archive says of itself. Whoever can write into it can say any number, so the sum ends at the greatest one.
 pub fn total(numbers: impl IntoIterator<Item = u64>) -> u64 {
@@ -32,7 +34,8 @@ pub fn total(numbers: impl IntoIterator<Item = u64>) -> u64 {
 
 use crate::error::{Error, Kind};
 
-/// What a chain of checkpoints belongs to: one life of one Kafka topic, or the write-ahead log of one Postgres system.
+/// What a chain of checkpoints belongs to: one life of one Kafka topic, the write-ahead log of one Postgres system, or the
+/// versions of one document of the pipeline's state.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum StreamId {
     /// Its partitions are the topic's, its positions offsets.
@@ -42,6 +45,8 @@ pub enum StreamId {
         /// `pg_control`'s system identifier.
         system_id: u64,
     },
+    /// Its one partition is 0, its positions are version numbers.
+    State(StateOf),
 }
 
 /// One life of one Kafka topic.
@@ -81,7 +86,15 @@ impl StreamId {
     pub fn topic(&self) -> Option<&TopicLife> {
         match self {
             Self::Kafka(life) => Some(life),
-            Self::Postgres { .. } => None,
+            Self::Postgres { .. } | Self::State(_) => None,
+        }
+    }
+
+    /// The versions that it keeps, if it is of state.
+    pub fn state(&self) -> Option<&StateOf> {
+        match self {
+            Self::State(of) => Some(of),
+            Self::Kafka(_) | Self::Postgres { .. } => None,
         }
     }
 }
@@ -97,13 +110,14 @@ impl fmt::Display for StreamId {
         match self {
             Self::Kafka(life) => life.fmt(f),
             Self::Postgres { system_id } => write!(f, "postgres/{system_id}"),
+            Self::State(of) => of.fmt(f),
         }
     }
 }
 
 fn no_stream(text: &str) -> Error {
     Error::new(Kind::Config, format!("{text:?} is not the name of a stream")).hint(
-        "a stream is written kafka/<cluster>/<topic>.<generation> or postgres/<system id>; `tidelog ls` prints them",
+        "a stream is written kafka/<cluster>/<topic>.<generation>, postgres/<system id> or state/<kind>/<cluster>; `tidelog ls` prints them",
     )
 }
 
@@ -128,6 +142,9 @@ impl FromStr for StreamId {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
+        if let Some(of) = text.strip_prefix("state/") {
+            return StateOf::parse(of).map(Self::State).ok_or_else(|| no_stream(text));
+        }
         let Some(system_id) = text.strip_prefix("postgres/") else { return text.parse().map(Self::Kafka) };
         let parsed = system_id.parse().ok().filter(|number: &u64| number.to_string() == system_id);
         parsed.map(|system_id| Self::Postgres { system_id }).ok_or_else(|| no_stream(text))
@@ -140,7 +157,14 @@ mod tests {
 
     #[test]
     fn streams_are_read_as_they_are_written() {
-        for text in ["kafka/main/cdc.users.3", "kafka/a-b/orders.0", "postgres/7291123456789012345"] {
+        for text in [
+            "kafka/main/cdc.users.3",
+            "kafka/a-b/orders.0",
+            "postgres/7291123456789012345",
+            "state/topics/main",
+            "state/groups/a-b",
+            "state/acls/main",
+        ] {
             assert_eq!(text.parse::<StreamId>().expect(text).to_string(), text);
         }
         for wrong in [
@@ -155,6 +179,12 @@ mod tests {
             "kafka/main/orders.01",
             "kafka/main/...0",
             "kafka/../orders.0",
+            "state/topics",
+            "state/topics/",
+            "state/topics/a/b",
+            "state/slots/main",
+            "state/topics/..",
+            "state/topics/ma\nin",
             "kafka/main/or\u{1b}ders.0",
             "kafka/ma\nin/orders.0",
             "kafka/main/\u{202e}orders.0",

@@ -137,6 +137,10 @@ metrics! {
         "The first moment of the newest span to which the database can be recovered, as a Unix timestamp.";
     RECOVERABLE_TO = Gauge "tidelog_recoverable_to_timestamp_seconds" []
         "The last moment of the newest span to which the database can be recovered, as a Unix timestamp.";
+    STATE_VERSIONS = Counter "tidelog_state_versions_total" ["kind"]
+        "Versions of state documents that this process has stored.";
+    STATE_POLLED = Gauge "tidelog_state_polled_timestamp_seconds" ["kind"]
+        "When the brokers last told this process a state, changed or not, as a Unix timestamp.";
     REPLAY_RECORDS = Counter "tidelog_replay_records_total" ["replay"]
         "Records that this run of a replay has sent.";
     BUILD_INFO = Gauge "tidelog_build_info" ["version", "revision"]

@@ -396,6 +396,9 @@ impl Check {
         if let StreamId::Postgres { system_id } = self.stream {
             return wal::facts_agree(&self.store, system_id, segment).await;
         }
+        if self.stream.state().is_some() {
+            return self.version_agrees(&key).await;
+        }
         let mut reader =
             SegmentReader::open(self.store.objects(), &key, segment.bytes, segment.format, Filter::default())
                 .await
@@ -409,6 +412,24 @@ impl Check {
             counted.agrees(segment).map_err(|detail| Finding::Damage(DamageKind::Contradiction, detail))?;
         }
         Ok(())
+    }
+
+    /// A version of a state document is one, of its stream, and as long as the checkpoint says.
+    async fn version_agrees(&self, key: &Path) -> Result<(), Finding> {
+        let bytes = self.store.get(key).await.map_err(Finding::of)?.unwrap_or_default();
+        let document = manifest::state::open(&self.stream, key, &bytes).map_err(Finding::of)?;
+        let start = self.segment.partitions.first().map_or(0, |range| range.start.unsigned_abs());
+        let named = matches!(layout::Name::parse(&self.segment.object), Ok(layout::Name::State { version, .. }) if version == start);
+        if document.len() as u64 == self.segment.raw_bytes && named {
+            return Ok(());
+        }
+        let detail = format!(
+            "it is {} bytes long unpacked, and the checkpoint {:020} names it as version {start} of {} bytes",
+            document.len(),
+            self.number,
+            self.segment.raw_bytes
+        );
+        Err(Finding::Damage(DamageKind::Contradiction, detail))
     }
 
     async fn hash(&self, key: &Path) -> Result<String> {

@@ -1,4 +1,4 @@
-//! `tidelog cat`: records of one topic as JSON lines.
+//! `tidelog cat`: records of one topic as JSON lines, or the state as it was at a moment.
 
 use std::sync::Arc;
 
@@ -10,6 +10,7 @@ use crate::config::Config;
 use crate::error::{Error, Kind, Result};
 use crate::replay::{self, Counters, Offsets, Partitions, Plan, Query, Rename, Tempo, topic_pattern};
 use crate::store::Store;
+use crate::stream::StateKind;
 
 /// Prints records as JSON lines: segment by segment as they were archived, and each partition in offset order.
 ///
@@ -18,11 +19,18 @@ use crate::store::Store;
 #[command(after_help = "Examples:
   tidelog cat --topic orders -n 5
   tidelog cat --topic orders --from -1h | jq .value
-  tidelog cat --topic orders --partition 3 --offsets 120400..120410")]
+  tidelog cat --topic orders --partition 3 --offsets 120400..120410
+  tidelog cat --state topics --at -1d | jq .state.orders.settings")]
 pub(crate) struct Args {
     /// The topic, or ^ and a regex
-    #[arg(long, value_name = "TOPIC")]
-    topic: String,
+    #[arg(long, value_name = "TOPIC", required_unless_present = "state")]
+    topic: Option<String>,
+    /// Instead of records, the pipeline's own state as one JSON document: topics, groups or acls
+    #[arg(long, value_name = "KIND", conflicts_with_all = ["topic", "partition", "from", "to", "offsets", "limit", "generation"])]
+    state: Option<StateKind>,
+    /// The state as it was at this time: RFC 3339, now, -90m, -2h, -7d
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true, requires = "state", conflicts_with = "topic")]
+    at: Option<String>,
     /// Only these partitions: 3 or 0,3-5
     #[arg(long, value_name = "LIST")]
     partition: Option<Partitions>,
@@ -46,8 +54,12 @@ pub(crate) struct Args {
 
 /// Runs the command.
 pub(crate) async fn run(args: &Args, config: &Config) -> Result<()> {
+    if let Some(kind) = args.state {
+        return super::state::cat(kind, args.at.as_deref(), config).await;
+    }
+    let topic = args.topic.as_deref().unwrap_or_default();
     let query = Query {
-        topics: vec![topic_pattern(&args.topic)?],
+        topics: vec![topic_pattern(topic)?],
         generation: args.generation,
         partitions: args.partition.clone(),
         timestamps: times(args.from.as_deref(), args.to.as_deref(), Utc::now())?,
@@ -58,7 +70,7 @@ pub(crate) async fn run(args: &Args, config: &Config) -> Result<()> {
     let (sources, damaged) = (found.sources, found.damaged);
     let nowhere = sources.iter().all(|source| query.ranges(&source.positions).is_empty());
     if let Some(partitions) = query.partitions.as_ref().filter(|_| nowhere && damaged.is_empty()) {
-        return Err(Error::new(Kind::NotFound, format!("{} has no partition {partitions}", args.topic))
+        return Err(Error::new(Kind::NotFound, format!("{topic} has no partition {partitions}"))
             .hint("`tidelog ls --json` prints the partitions"));
     }
     let plan = Arc::new(Plan::new(sources, &query, &Rename::default())?);

@@ -75,6 +75,9 @@ struct Row {
     /// Timelines that were abandoned, and whose objects may be there for a while.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     abandoned: Vec<AbandonedRow>,
+    /// Of state: for how long it has not changed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    age_seconds: Option<u64>,
     #[serde(skip)]
     through: Option<DateTime<Utc>>,
     #[serde(skip)]
@@ -146,7 +149,13 @@ pub(crate) async fn run(args: &Args, config: &Config) -> Result<()> {
     if args.json {
         print_json(&Listing { streams: rows, recoverable, errors: errors(&damaged) })?;
     } else {
-        print(&(table(&rows, &damaged, Utc::now()) + &recoverable_words(recoverable.as_deref())))?;
+        let (state, rows): (Vec<Row>, Vec<Row>) = rows.into_iter().partition(|row| row.kind == "state");
+        let streams = if rows.is_empty() && !state.is_empty() && damaged.is_empty() {
+            String::new()
+        } else {
+            table(&rows, &damaged, Utc::now())
+        };
+        print(&(streams + &state_table(&state) + &recoverable_words(recoverable.as_deref())))?;
     }
     all_read(&damaged)?;
     unreadable.map_or(Ok(()), Err)
@@ -205,10 +214,11 @@ async fn row(stream: &StreamId, chain: &Chain, claims: &[Coverage], now: DateTim
         })
         .collect();
     let life = stream.topic();
-    let first = match life {
-        Some(_) => totals.min_timestamp,
-        None => recoverable::first_commit(chain).await?,
+    let first = match stream {
+        StreamId::Kafka(_) | StreamId::State(_) => totals.min_timestamp,
+        StreamId::Postgres { .. } => recoverable::first_commit(chain).await?,
     };
+    let changed = totals.max_timestamp.filter(|_| stream.state().is_some()).and_then(DateTime::from_timestamp_millis);
     let through = match life {
         // A topic is complete where all of its partitions are, a write-ahead log where its last timeline is.
         Some(_) => complete.through(|_| true).ok(),
@@ -216,7 +226,11 @@ async fn row(stream: &StreamId, chain: &Chain, claims: &[Coverage], now: DateTim
     };
     Ok(Row {
         stream: stream.to_string(),
-        kind: if life.is_some() { "kafka" } else { "postgres" },
+        kind: match stream {
+            StreamId::Kafka(_) => "kafka",
+            StreamId::Postgres { .. } => "postgres",
+            StreamId::State(_) => "state",
+        },
         topic: life.map(|life| life.topic.clone()),
         generation: life.map(|life| life.generation),
         records: totals.records,
@@ -230,6 +244,7 @@ async fn row(stream: &StreamId, chain: &Chain, claims: &[Coverage], now: DateTim
         gaps: if totals.gaps > 0 { gaps(stream, chain).await? } else { Vec::new() },
         partitions,
         abandoned: chain.abandoned().iter().map(|abandon| abandoned(stream, abandon)).collect(),
+        age_seconds: changed.map(|changed| (now - changed).num_seconds().max(0).unsigned_abs()),
         through,
         first,
     })
@@ -303,6 +318,26 @@ fn ends_with_a_number(name: &str) -> bool {
     name.rsplit_once('.').is_some_and(|(_, end)| !end.is_empty() && end.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
+/// What is kept of state, in a table of its own; nothing if nothing is.
+fn state_table(rows: &[Row]) -> String {
+    if rows.is_empty() {
+        return String::new();
+    }
+    let cells = |row: &Row| {
+        [
+            row.stream.clone(),
+            human::exact(row.records),
+            human::bytes(row.stored_bytes),
+            row.first.map_or("–".to_owned(), time::short),
+            row.max_time.clone().unwrap_or("–".to_owned()),
+            row.age_seconds.map_or("–".to_owned(), |age| human::span(Duration::from_secs(age))),
+        ]
+    };
+    let rows: Vec<_> = rows.iter().map(cells).collect();
+    let headings = ["STATE", "VERSIONS", "STORED", "FROM", "LAST CHANGED", "AGE"];
+    human::table(headings, [false, true, true, false, false, true], &rows)
+}
+
 fn ratio(bytes: u64, stored: u64) -> String {
     if stored == 0 { "–".to_owned() } else { format!("{:.1}×", bytes as f64 / stored as f64) }
 }
@@ -359,6 +394,7 @@ mod tests {
             gaps,
             partitions: vec![partition],
             abandoned: Vec::new(),
+            age_seconds: None,
             through: DateTime::from_timestamp_millis(1_795_334_710_000),
             first: Some(1_794_729_601_000),
         }

@@ -1,8 +1,9 @@
-//! The commands that look at the archive and change nothing: `ls`, `files`, `cat`, `verify`.
+//! The commands that look at the archive and change nothing: `ls`, `files`, `cat`, `diff`, `verify`.
 
 mod cat;
 mod files;
 mod ls;
+mod state;
 mod verify;
 
 use std::ops::Range;
@@ -13,6 +14,7 @@ use serde::Serialize;
 pub(crate) use cat::{Args as CatArgs, run as cat};
 pub(crate) use files::{Args as FilesArgs, run as files};
 pub(crate) use ls::{Args as LsArgs, run as ls};
+pub(crate) use state::{DiffArgs, diff};
 pub(crate) use verify::{Args as VerifyArgs, run as verify};
 
 use crate::cli::output::report;
@@ -56,13 +58,13 @@ pub(super) enum Place {
 impl Place {
     pub(super) fn of(stream: &StreamId, position: i64) -> Self {
         match stream {
-            StreamId::Kafka(_) => Self::Offset(position),
+            StreamId::Kafka(_) | StreamId::State(_) => Self::Offset(position),
             StreamId::Postgres { .. } => Self::Lsn(Lsn::at(position)),
         }
     }
 }
 
-/// A stream as a user names it: a topic, `^` and a regex, `postgres`, or a stream as `ls` prints it, with or without the
+/// A stream as a user names it: a topic, `^` and a regex, `postgres`, `state`, or a stream as `ls` prints it, with or without the
 /// number of its life.
 pub(super) enum Named {
     Topic(TopicPattern),
@@ -77,7 +79,8 @@ impl Named {
     pub(super) fn matches(&self, stream: &StreamId) -> bool {
         match self {
             // A topic may have that name, too: then both are meant.
-            Self::Topic(TopicPattern::Name(name)) if name == "postgres" && stream.topic().is_none() => true,
+            Self::Topic(TopicPattern::Name(name)) if name == "postgres" && is_postgres(stream) => true,
+            Self::Topic(TopicPattern::Name(name)) if name == "state" && stream.state().is_some() => true,
             Self::Topic(pattern) => stream.topic().is_some_and(|life| pattern.matches(&life.topic)),
             Self::Stream(name) => {
                 let every_life = stream.topic().map(|life| format!("kafka/{}/{}", life.cluster, life.topic));
@@ -85,6 +88,10 @@ impl Named {
             }
         }
     }
+}
+
+fn is_postgres(stream: &StreamId) -> bool {
+    matches!(stream, StreamId::Postgres { .. })
 }
 
 /// The streams of the archive that `names` name; all of them if there are none.
@@ -156,6 +163,7 @@ mod tests {
                 TopicLife::new("main", "cdc.users", 1).stream(),
                 TopicLife::new("main", "orders", 0).stream(),
                 StreamId::Postgres { system_id: 7291 },
+                "state/topics/main".parse().expect("a stream"),
             ]
         };
         let count = |name: &str| chosen(archive(), &[name.to_owned()]).map(|streams| streams.len());
@@ -166,6 +174,8 @@ mod tests {
         assert!(count("user").is_err() && count("kafka/other/orders").is_err());
         assert_eq!(count("postgres/7291").expect("a system"), 1);
         assert_eq!(count("postgres").expect("every system"), 1);
-        assert_eq!(chosen(archive(), &[]).expect("all").len(), 4);
+        assert_eq!(count("state").expect("all state"), 1);
+        assert_eq!(count("state/topics/main").expect("one"), 1);
+        assert_eq!(chosen(archive(), &[]).expect("all").len(), 5);
     }
 }

@@ -241,7 +241,7 @@ fn text(report: &Report, deep: bool) -> String {
     for (stream, gap) in &report.gaps {
         let lost = match stream {
             StreamId::Kafka(_) => format!("partition {}: offsets {}..{}", gap.partition, gap.start, gap.end),
-            StreamId::Postgres { .. } => span_words(stream, gap.partition, gap.start, gap.end),
+            StreamId::Postgres { .. } | StreamId::State(_) => span_words(stream, gap.partition, gap.start, gap.end),
         };
         say(format!("known gap: {stream} {lost} are lost ({})", gap.reason.words()));
     }
@@ -286,13 +286,14 @@ fn span_words(stream: &StreamId, partition: i32, start: i64, end: i64) -> String
         StreamId::Postgres { .. } => {
             format!("timeline {partition}: the bytes of WAL from {} to {}", Lsn::at(start), Lsn::at(end))
         }
+        StreamId::State(_) => format!("version {start}"),
     }
 }
 
 fn paragraph(damage: &Damage) -> String {
     let name = match &damage.stream {
         StreamId::Kafka(life) => format!("kafka/{}/{}", life.cluster, life.topic),
-        StreamId::Postgres { .. } => damage.stream.to_string(),
+        StreamId::Postgres { .. } | StreamId::State(_) => damage.stream.to_string(),
     };
     let at = |partition: i32, start: i64, end: i64| span_words(&damage.stream, partition, start, end);
     let failed = if damage.kind == DamageKind::Unchecked { "could not be checked" } else { "cannot be read" };

@@ -320,6 +320,7 @@ mod tests {
             memory_budget: 0,
             kafka: None,
             postgres: None,
+            state: None,
             retention: Default::default(),
             http: None,
         };

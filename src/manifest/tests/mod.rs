@@ -63,7 +63,9 @@ fn segment(object: &str, partitions: Vec<PartitionRange>) -> SegmentRef {
 /// The name that a test gave to a segment.
 fn called(key: &str) -> String {
     match layout::Name::parse(key).unwrap() {
-        layout::Name::Records { writer, .. } | layout::Name::Wal { writer, .. } => writer,
+        layout::Name::Records { writer, .. }
+        | layout::Name::Wal { writer, .. }
+        | layout::Name::State { writer, .. } => writer,
         layout::Name::Part { part, .. } => part,
     }
 }

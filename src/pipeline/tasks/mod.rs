@@ -70,6 +70,7 @@ tasks! {
     KafkaCheckpoint "kafka_checkpoint" Stops "Writes the checkpoints of a topic.";
     KafkaRights "kafka_rights" Stops "Looks whether topics may be read.";
     KafkaMembers "kafka_members" Stops "Looks whether other clients take partitions of the group.";
+    KafkaState "kafka_state" Hinders "Keeps topics with their settings, groups with their positions, and access control lists.";
     WalOpen "wal_open" Stops "Opens the chain of the write-ahead log.";
     WalReceive "wal_receive" Stops "Receives the write-ahead log.";
     WalSpool "wal_spool" Stops "Writes the write-ahead log into the spool.";

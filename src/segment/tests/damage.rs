@@ -88,7 +88,7 @@ fn cached(format: Format) -> (Sealed, Vec<u8>) {
     match format {
         Format::Parquet => PARQUET.clone(),
         Format::Avro => AVRO.clone(),
-        Format::Wal => unreachable!("it holds no records"),
+        Format::Wal | Format::State => unreachable!("it holds no records"),
     }
 }
 

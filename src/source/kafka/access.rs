@@ -12,7 +12,7 @@ use crate::config::{Kafka, TopicPattern};
 use crate::error::{Error, Kind, Result, ResultExt as _};
 
 /// How many topics one request for settings names: each answers with some forty of them.
-const SETTINGS_AT_ONCE: usize = 250;
+pub(super) const SETTINGS_AT_ONCE: usize = 250;
 
 /// How long a group's coordinator is given to be found before it is asked again.
 const COORDINATOR_AGAIN: Duration = Duration::from_millis(250);
@@ -252,7 +252,7 @@ impl Cluster {
         for some in topics.chunks(SETTINGS_AT_ONCE) {
             for (topic, settings) in self.settings(Resource::Topic, some).await? {
                 match settings {
-                    Ok(settings) => limits.extend(size_limit(&topic, &settings, client)),
+                    Ok(settings) => limits.extend(size_limit(&topic, &values(settings), client)),
                     Err(failure) => {
                         untold.push(failure.into_error(format_args!("the limits of topic {topic} are not known")))
                     }
@@ -262,16 +262,20 @@ impl Cluster {
         let broker = self.request("cannot ask for the brokers", |handle, wait| raw::controller(handle, wait)).await?;
         for (_, settings) in self.settings(Resource::Broker, &[broker.to_string()]).await? {
             // Whoever may not see the brokers' settings is not in need of them: the defaults fit.
-            limits.extend(settings.ok().and_then(|settings| session_limit(&settings, client)));
+            limits.extend(settings.ok().and_then(|settings| session_limit(&values(settings), client)));
         }
         Ok((limits, untold))
     }
 
-    async fn settings(&self, of: Resource, names: &[String]) -> Result<BTreeMap<String, raw::Settings>> {
+    pub(super) async fn settings(&self, of: Resource, names: &[String]) -> Result<BTreeMap<String, raw::Settings>> {
         let wanted = names_of(names)?;
         self.request("cannot ask for settings", move |handle, wait| raw::describe_configs(handle, of, &wanted, wait))
             .await
     }
+}
+
+fn values(settings: BTreeMap<String, raw::Setting>) -> BTreeMap<String, String> {
+    settings.into_iter().filter_map(|(name, setting)| Some((name, setting.value?))).collect()
 }
 
 fn foreign(config: &Kafka, members: Vec<raw::Member>) -> Vec<Foreign> {

@@ -25,6 +25,7 @@ mod error;
 mod probe;
 mod properties;
 mod raw;
+pub mod state;
 
 use std::fmt;
 use std::sync::Arc;

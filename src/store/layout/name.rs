@@ -7,9 +7,9 @@ use std::ops::Range;
 use chrono::{DateTime, NaiveDateTime, Utc};
 use object_store::path::Path;
 
-use super::{BACKUP_REMOVED, backup_part, segment, wal_segment};
+use super::{BACKUP_REMOVED, backup_part, segment, state_version, wal_segment};
 use crate::error::{Error, Kind, Result};
-use crate::stream::{Format, StreamId, TopicLife, is_name};
+use crate::stream::{Format, StateOf, StreamId, TopicLife, is_name};
 
 /// An object that other objects name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +35,17 @@ pub enum Name {
         timeline: u32,
         /// From where to where.
         lsns: Range<u64>,
+        /// Who wrote it.
+        writer: String,
+        /// The how manyth of that writer it is.
+        n: u64,
+    },
+    /// A version of a state document.
+    State {
+        /// What the document is of.
+        of: StateOf,
+        /// Which version.
+        version: u64,
         /// Who wrote it.
         writer: String,
         /// The how manyth of that writer it is.
@@ -70,6 +81,7 @@ impl Name {
             Self::Wal { system_id, timeline, lsns, writer, n } => {
                 wal_segment(*system_id, *timeline, lsns.clone(), writer, *n)
             }
+            Self::State { of, version, writer, n } => state_version(of, *version, writer, *n),
             Self::Part { system_id, backup, part } => backup_part(*system_id, backup, part),
         }
     }
@@ -79,6 +91,7 @@ impl Name {
         match self {
             Self::Records { life, .. } => Some(life.stream()),
             Self::Wal { system_id, .. } => Some(StreamId::Postgres { system_id: *system_id }),
+            Self::State { of, .. } => Some(StreamId::State(of.clone())),
             Self::Part { .. } => None,
         }
     }
@@ -151,6 +164,13 @@ fn read(key: &str) -> Option<Name> {
             let (writer, n) = written_by(rest)?;
             Some(Name::Wal { system_id: system_of(system)?, timeline, lsns, writer, n })
         }
+        ["segments", "state", kind, scope, file] => {
+            let scope = Some(scope.strip_prefix("scope=")?).filter(|scope| is_name(scope))?.to_owned();
+            let (version, rest) = file.strip_suffix(".json.zst")?.split_once('-')?;
+            let (writer, n) = written_by(rest)?;
+            let of = StateOf { kind: kind.parse().ok()?, scope };
+            Some(Name::State { of, version: version.parse().ok()?, writer, n })
+        }
         ["backups", "postgres", system, backup, part] if is_name(backup) && is_backup_part(part) => {
             let (backup, part) = ((*backup).to_owned(), (*part).to_owned());
             Some(Name::Part { system_id: system_of(system)?, backup, part })
@@ -174,6 +194,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::stream::StateKind;
 
     fn name() -> impl Strategy<Value = Name> {
         let id = "[A-Za-z0-9_-][A-Za-z0-9._-]{0,30}";
@@ -196,6 +217,9 @@ mod tests {
             }),
             (any::<u64>(), any::<u32>(), any::<Range<u64>>(), id, any::<u64>())
                 .prop_map(|(system_id, timeline, lsns, writer, n)| Name::Wal { system_id, timeline, lsns, writer, n }),
+            (prop::sample::select(StateKind::ALL.to_vec()), id, any::<u64>(), id, any::<u64>()).prop_map(
+                |(kind, scope, version, writer, n)| Name::State { of: StateOf { kind, scope }, version, writer, n }
+            ),
             (any::<u64>(), id, part).prop_map(|(system_id, backup, part)| Name::Part { system_id, backup, part }),
         ]
     }

@@ -87,7 +87,7 @@ impl Options {
     }
 
     /// Which broker is asked.
-    fn ask(&self, broker: i32) -> Result<(), Failure> {
+    pub(super) fn ask(&self, broker: i32) -> Result<(), Failure> {
         let mut text = [0 as c_char; 512];
         // SAFETY: options and buffer live during the call.
         let code =
@@ -172,6 +172,8 @@ pub(crate) struct Described {
     /// The topic id's 16 bytes; all zero when the brokers have none.
     pub(crate) id: [u8; 16],
     pub(crate) partitions: usize,
+    /// How many replicas its first partition has; 0 if it has none.
+    pub(crate) replicas: usize,
     /// What this client may do with it; none where it was not asked for or the brokers do not tell (before 2.3).
     pub(crate) rights: Option<Rights>,
     /// 0 when the topic is there.
@@ -229,7 +231,11 @@ unsafe fn describe_topic(topic: *const sys::rd_kafka_TopicDescription_t) -> Desc
             Failure { code: codes::error_code(error), text: string(sys::rd_kafka_error_string(error)) }
         };
         let mut partitions = 0;
-        sys::rd_kafka_TopicDescription_partitions(topic, &raw mut partitions);
+        let described = sys::rd_kafka_TopicDescription_partitions(topic, &raw mut partitions);
+        let mut replicas = 0;
+        if partitions > 0 {
+            sys::rd_kafka_TopicPartitionInfo_replicas(*described, &raw mut replicas);
+        }
         let mut id = [0; 16];
         let uuid = sys::rd_kafka_TopicDescription_topic_id(topic);
         if !uuid.is_null() {
@@ -240,7 +246,14 @@ unsafe fn describe_topic(topic: *const sys::rd_kafka_TopicDescription_t) -> Desc
         let operations = sys::rd_kafka_TopicDescription_authorized_operations(topic, &raw mut count).cast::<i32>();
         let may = |wanted: i32| (0..count).any(|at| [OPERATION_ALL, wanted].contains(&operations.add(at).read()));
         let rights = (!operations.is_null()).then(|| Rights { read: may(OPERATION_READ), write: may(OPERATION_WRITE) });
-        Described { name: string(sys::rd_kafka_TopicDescription_name(topic)), id, partitions, rights, failure }
+        Described {
+            name: string(sys::rd_kafka_TopicDescription_name(topic)),
+            id,
+            partitions,
+            replicas,
+            rights,
+            failure,
+        }
     }
 }
 

@@ -209,8 +209,38 @@ pub(crate) enum Resource {
     Broker,
 }
 
-/// The settings of one resource, or why they are not told.
-pub(crate) type Settings = Result<BTreeMap<String, String>, Failure>;
+/// The settings of one resource by name, or why they are not told.
+pub(crate) type Settings = Result<BTreeMap<String, Setting>, Failure>;
+
+/// A setting as it is in force.
+pub(crate) struct Setting {
+    /// None where the broker does not show it, for it is a secret.
+    pub(crate) value: Option<String>,
+    pub(crate) source: Source,
+}
+
+/// Where a setting comes from (KIP-226).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// Somebody has set it for the topic.
+    Topic,
+    /// Somebody has set it for a broker or for all of them.
+    Broker,
+    /// Kafka's own.
+    Default,
+}
+
+impl Source {
+    fn of(code: i32) -> Self {
+        const TOPIC: i32 = sys::rd_kafka_ConfigSource_t::RD_KAFKA_CONFIG_SOURCE_DYNAMIC_TOPIC_CONFIG as i32;
+        const DEFAULT: i32 = sys::rd_kafka_ConfigSource_t::RD_KAFKA_CONFIG_SOURCE_DEFAULT_CONFIG as i32;
+        match code {
+            TOPIC => Self::Topic,
+            DEFAULT => Self::Default,
+            _ => Self::Broker,
+        }
+    }
+}
 
 /// The resources of one request.
 struct Resources(Vec<*mut sys::rd_kafka_ConfigResource_t>);
@@ -274,7 +304,10 @@ unsafe fn settings_of(resource: *const sys::rd_kafka_ConfigResource_t) -> (Strin
         let found = sys::rd_kafka_ConfigResource_configs(resource, &raw mut count);
         let all = (0..count).map(|at| {
             let entry = *found.add(at);
-            (string(sys::rd_kafka_ConfigEntry_name(entry)), string(sys::rd_kafka_ConfigEntry_value(entry)))
+            let value = sys::rd_kafka_ConfigEntry_value(entry);
+            let value = (!value.is_null()).then(|| string(value));
+            let setting = Setting { value, source: Source::of(codes::setting_source(entry)) };
+            (string(sys::rd_kafka_ConfigEntry_name(entry)), setting)
         });
         (name, Ok(all.collect()))
     }

@@ -1,7 +1,7 @@
 //! Lists of partitions.
 
 use std::ffi::{CStr, CString, c_char, c_void};
-use std::ptr::NonNull;
+use std::ptr::{self, NonNull};
 
 use super::sys;
 use crate::error::{Error, Kind, Result};
@@ -13,6 +13,11 @@ pub(crate) struct List(NonNull<sys::rd_kafka_topic_partition_list_t>);
 pub(crate) struct Entry<'a> {
     pub(crate) topic: &'a [u8],
     pub(crate) partition: i32,
+    pub(crate) offset: i64,
+    /// -1 where it is not known.
+    pub(crate) leader_epoch: i32,
+    /// What a group's client noted beside its position.
+    pub(crate) metadata: &'a [u8],
     pub(crate) code: i32,
 }
 
@@ -29,6 +34,11 @@ pub(super) unsafe fn entries<'a>(list: *const sys::rd_kafka_topic_partition_list
         // SAFETY: every entry has its topic's name, a C string that lives as long as the list.
         topic: unsafe { CStr::from_ptr(entry.topic) }.to_bytes(),
         partition: entry.partition,
+        offset: entry.offset,
+        // SAFETY: the entry has the layout of the type that it is read as; the call only reads it.
+        leader_epoch: unsafe { sys::rd_kafka_topic_partition_get_leader_epoch(ptr::from_ref(entry).cast()) },
+        // SAFETY: librdkafka sets the size with the bytes, which live as long as the list.
+        metadata: unsafe { super::bytes(entry.metadata, entry.metadata_size) }.unwrap_or_default(),
         code: entry.err,
     })
 }

@@ -18,17 +18,21 @@ mod batch;
 mod group;
 mod handle;
 mod list;
+mod state;
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::time::Duration;
 
 use rdkafka_sys as sys;
 
-pub(crate) use admin::{Rights, cluster_id, controller, describe_topics, list_offsets, metadata};
+pub(crate) use admin::{Described, Rights, cluster_id, controller, describe_topics, list_offsets, metadata};
 pub(crate) use batch::{Queue, RawHeaders, RawMessage};
-pub(crate) use group::{Member, Resource, Settings, commit, describe_configs, describe_group, members};
+pub(crate) use group::{
+    Member, Resource, Setting, Settings, Source, commit, describe_configs, describe_group, members,
+};
 pub(crate) use handle::{Callback, Handle};
 pub(crate) use list::List;
+pub(crate) use state::{Acl, Group, Position, acls, groups, may_describe, positions};
 
 /// The same C functions as in `rdkafka_sys`, with codes as integers (see the module's story).
 mod codes {
@@ -41,6 +45,16 @@ mod codes {
         pub(super) fn err2name(code: c_int) -> *const c_char;
         #[link_name = "rd_kafka_error_code"]
         pub(super) fn error_code(error: *const sys::rd_kafka_error_t) -> c_int;
+        #[link_name = "rd_kafka_ConfigEntry_source"]
+        pub(super) fn setting_source(entry: *const sys::rd_kafka_ConfigEntry_t) -> c_int;
+        #[link_name = "rd_kafka_AclBinding_restype"]
+        pub(super) fn acl_resource(acl: *const sys::rd_kafka_AclBinding_t) -> c_int;
+        #[link_name = "rd_kafka_AclBinding_resource_pattern_type"]
+        pub(super) fn acl_pattern(acl: *const sys::rd_kafka_AclBinding_t) -> c_int;
+        #[link_name = "rd_kafka_AclBinding_operation"]
+        pub(super) fn acl_operation(acl: *const sys::rd_kafka_AclBinding_t) -> c_int;
+        #[link_name = "rd_kafka_AclBinding_permission_type"]
+        pub(super) fn acl_permission(acl: *const sys::rd_kafka_AclBinding_t) -> c_int;
         #[link_name = "rd_kafka_event_error"]
         pub(super) fn event_error(event: *mut sys::rd_kafka_event_t) -> c_int;
         #[link_name = "rd_kafka_fatal_error"]

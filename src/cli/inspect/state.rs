@@ -1,0 +1,258 @@
+//! `tidelog cat --state` and `tidelog diff`: the pipeline's own state, as it was at a moment, and what changed between two.
+
+use chrono::Utc;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::cluster;
+use crate::cli::output::{print, print_json};
+use crate::config::Config;
+use crate::error::{Error, Kind, Result, ResultExt as _};
+use crate::manifest::state::{self as versions, Version};
+use crate::manifest::{self, Chain};
+use crate::store::Store;
+use crate::stream::{StateKind, StateOf, StreamId};
+use crate::time;
+
+/// Shows what changed in the pipeline's own state between two moments.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  tidelog diff --state topics --from -1d
+  tidelog diff --state groups --from 2026-11-22T08:00:00Z --to 2026-11-22T09:00:00Z --json")]
+pub(crate) struct DiffArgs {
+    /// What: topics, groups or acls
+    #[arg(long, value_name = "KIND")]
+    state: StateKind,
+    /// As it was at this time: RFC 3339, now, -90m, -2h, -7d
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
+    from: String,
+    /// As it was at this time
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true, default_value = "now")]
+    to: String,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// A version as `cat --state` prints it.
+#[derive(Debug, Serialize)]
+struct Shown<'a> {
+    stream: String,
+    version: i64,
+    /// When it was found.
+    at: String,
+    state: &'a Value,
+}
+
+/// Something that is not what it was.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct Changed {
+    /// The names that lead to it.
+    path: Vec<String>,
+    /// Absent where it is new.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    from: Option<Value>,
+    /// Absent where it is gone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    to: Option<Value>,
+}
+
+#[derive(Debug, Serialize)]
+struct Difference {
+    stream: String,
+    from: Moment,
+    to: Moment,
+    changed: Vec<Changed>,
+}
+
+#[derive(Debug, Serialize)]
+struct Moment {
+    version: i64,
+    at: String,
+}
+
+/// Prints the state as it was at a time.
+pub(super) async fn cat(kind: StateKind, at: Option<&str>, config: &Config) -> Result<()> {
+    let at = time::parse(at.unwrap_or("now"), Utc::now()).map_err(|error| error.context("--at"))?;
+    let store = Store::open(&config.archive)?;
+    let chain = chain(&store, kind, config).await?;
+    let (version, state) = as_of(&store, &chain, at).await?;
+    let shown =
+        Shown { stream: chain.stream().to_string(), version: version.number, at: time::utc(version.at), state: &state };
+    print_json(&shown)
+}
+
+/// Runs the command.
+pub(crate) async fn diff(args: &DiffArgs, config: &Config) -> Result<()> {
+    let now = Utc::now();
+    let parse = |text: &str, option| time::parse(text, now).map_err(|error| error.context(option));
+    let (from, to) = (parse(&args.from, "--from")?, parse(&args.to, "--to")?);
+    if from > to {
+        return Err(Error::new(
+            Kind::Config,
+            format!("--from {} lies after --to {}", time::rfc3339(from), time::rfc3339(to)),
+        )
+        .hint("what changed is told from the earlier to the later moment"));
+    }
+    let store = Store::open(&config.archive)?;
+    let chain = chain(&store, args.state, config).await?;
+    let (before, old) = as_of(&store, &chain, from).await?;
+    let (after, new) = as_of(&store, &chain, to).await?;
+    let mut changed = Vec::new();
+    compare(&mut Vec::new(), &old, &new, &mut changed);
+    let moment = |version: &Version| Moment { version: version.number, at: time::utc(version.at) };
+    let difference =
+        Difference { stream: chain.stream().to_string(), from: moment(&before), to: moment(&after), changed };
+    if args.json { print_json(&difference) } else { print(&words(&difference)) }
+}
+
+/// The chain of a kind of state of the cluster that is configured, or of the only one.
+async fn chain(store: &Store, kind: StateKind, config: &Config) -> Result<Chain> {
+    let nothing = || {
+        Error::new(Kind::NotFound, format!("the archive at {} holds no state of the kind {kind}", store.url())).hint(
+            "`tidelog run` keeps it where the configuration has a section [state]; `tidelog ls` lists what there is",
+        )
+    };
+    let scope = match cluster(config) {
+        Some(cluster) => cluster.to_owned(),
+        None => {
+            let streams = manifest::streams(store).await?;
+            let of = streams.iter().filter_map(StreamId::state).filter(|of| of.kind == kind);
+            let scopes: Vec<&str> = of.map(|of| of.scope.as_str()).collect();
+            match scopes.as_slice() {
+                [] => return Err(nothing()),
+                [one] => (*one).to_owned(),
+                several => {
+                    let message = format!("the archive holds the state of several clusters: {}", several.join(", "));
+                    return Err(Error::new(Kind::Config, message).hint("name one in the configuration: kafka.cluster"));
+                }
+            }
+        }
+    };
+    Chain::open(store, &StreamId::State(StateOf { kind, scope })).await?.ok_or_else(nothing)
+}
+
+/// The version that held at a time, and its state.
+async fn as_of(store: &Store, chain: &Chain, at: i64) -> Result<(Version, Value)> {
+    let Some(version) = versions::as_of(chain, at).await? else {
+        let first = chain.totals().min_timestamp.map_or("nothing is kept yet".to_owned(), |first| {
+            format!("what is kept begins at {}", time::rfc3339(first))
+        });
+        let message = format!("{} is not known as of {}: {first}", chain.stream(), time::rfc3339(at));
+        return Err(Error::new(Kind::NotFound, message).hint("`tidelog ls` shows from when on state is kept"));
+    };
+    let json = versions::read(store, chain.stream(), &version).await?;
+    let document: Value =
+        serde_json::from_slice(&json).or_err(Kind::Corrupt, || "the version is no JSON".to_owned())?;
+    Ok((version, document.get("state").cloned().unwrap_or(Value::Null)))
+}
+
+/// Notes what differs. Lists are held to be sets: their order says nothing.
+fn compare(path: &mut Vec<String>, old: &Value, new: &Value, changed: &mut Vec<Changed>) {
+    let note = |path: &[String], from: Option<&Value>, to: Option<&Value>| Changed {
+        path: path.to_vec(),
+        from: from.cloned(),
+        to: to.cloned(),
+    };
+    match (old, new) {
+        (old, new) if old == new => {}
+        (Value::Object(before), Value::Object(after)) => {
+            let names: std::collections::BTreeSet<&String> = before.keys().chain(after.keys()).collect();
+            for name in names {
+                path.push(name.clone());
+                match (before.get(name), after.get(name)) {
+                    (Some(before), Some(after)) => compare(path, before, after, changed),
+                    (before, after) => changed.push(note(path, before, after)),
+                }
+                path.pop();
+            }
+        }
+        (Value::Array(before), Value::Array(after)) => {
+            let gone = before.iter().filter(|one| !after.contains(one));
+            changed.extend(gone.map(|one| note(path, Some(one), None)));
+            let come = after.iter().filter(|one| !before.contains(one));
+            changed.extend(come.map(|one| note(path, None, Some(one))));
+        }
+        (old, new) => changed.push(note(path, Some(old), Some(new))),
+    }
+}
+
+fn words(difference: &Difference) -> String {
+    let Difference { stream, from, to, changed } = difference;
+    let mut text =
+        format!("{stream} from version {} ({}) to version {} ({})\n", from.version, from.at, to.version, to.at);
+    if changed.is_empty() {
+        text += "nothing changed\n";
+    }
+    for Changed { path, from, to } in changed {
+        let path = path.join(" / ");
+        text += &match (from, to) {
+            (None, Some(to)) => format!("+ {path}: {to}\n"),
+            (Some(from), None) => format!("- {path}: {from}\n"),
+            (from, to) => {
+                let shown = |value: &Option<Value>| value.as_ref().map_or_else(String::new, Value::to_string);
+                format!("~ {path}: {} -> {}\n", shown(from), shown(to))
+            }
+        };
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn changed(old: &Value, new: &Value) -> Vec<Changed> {
+        let mut changed = Vec::new();
+        compare(&mut Vec::new(), old, new, &mut changed);
+        changed
+    }
+
+    #[test]
+    fn what_changed_is_told_by_its_path() {
+        let old = json!({ "orders": { "partitions": 3, "settings": { "retention.ms": "1" } }, "gone": {} });
+        let new = json!({ "orders": { "partitions": 6, "settings": { "cleanup.policy": "compact" } }, "come": {} });
+        let difference = Difference {
+            stream: "state/topics/main".into(),
+            from: Moment { version: 0, at: "T1".into() },
+            to: Moment { version: 3, at: "T2".into() },
+            changed: changed(&old, &new),
+        };
+        assert_eq!(
+            words(&difference),
+            "state/topics/main from version 0 (T1) to version 3 (T2)\n\
+             + come: {}\n\
+             - gone: {}\n\
+             ~ orders / partitions: 3 -> 6\n\
+             + orders / settings / cleanup.policy: \"compact\"\n\
+             - orders / settings / retention.ms: \"1\"\n"
+        );
+        let none = Difference { changed: Vec::new(), ..difference };
+        assert!(words(&none).ends_with("nothing changed\n"));
+    }
+
+    #[test]
+    fn the_order_of_a_list_is_no_change() {
+        let (old, new) = (json!({ "acls": [1, 2, 3] }), json!({ "acls": [3, 1, 4] }));
+        let path = vec!["acls".to_owned()];
+        let gone = Changed { path: path.clone(), from: Some(json!(2)), to: None };
+        let come = Changed { path, from: None, to: Some(json!(4)) };
+        assert_eq!(changed(&old, &new), [gone, come]);
+    }
+
+    fn state() -> impl Strategy<Value = Value> {
+        let settings = prop::collection::btree_map("[a-c]", 0..3_u8, 0..3);
+        prop::collection::btree_map("[a-d]", (0..3_u8, settings), 0..4).prop_map(|topics| json!(topics))
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_is_told_just_where_nothing_changed(old in state(), new in state()) {
+            prop_assert_eq!(changed(&old, &new).is_empty(), old == new);
+            prop_assert_eq!(changed(&old, &new).len(), changed(&new, &old).len());
+        }
+    }
+}

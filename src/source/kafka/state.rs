@@ -1,0 +1,532 @@
+//! The state of a cluster: topics with their settings, groups with their positions, access control lists.
+//!
+//! ```text
+//!   archiver ── a line: Question ──► child (`tidelog state-of-kafka`, the same program) ──► brokers
+//!            ◄── a line: Answer ────
+//! ```
+//!
+//! A process of its own asks, because librdkafka 2.12.1 can end the process that asks for the positions of groups while a broker goes
+//! away (see [`raw::positions`]). What ends then is the child, and the next poll starts another one; archiving does not notice. The
+//! child ends when its standard input does, so it never outlives the archiver. Properties, which may hold secrets, go over
+//! the pipe and stand in no command line.
+
+mod asked;
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, Read as _, Write};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+pub use asked::Asked;
+
+use super::access::SETTINGS_AT_ONCE;
+use super::cluster::{Cluster, names_of};
+use super::properties;
+use super::raw::{self, Failure, Resource, Source};
+use crate::config::{Kafka, State, TopicPattern};
+use crate::error::{Error, Kind, Result, ResultExt as _};
+
+/// How long each request of a poll may take.
+const REQUEST: Duration = Duration::from_secs(10);
+
+/// The longest question that is taken: properties and patterns.
+const LONGEST_QUESTION: u64 = 1 << 20;
+
+/// So many names are told of what is refused.
+const MOST_NAMES: usize = 5;
+
+/// What is asked for, and of whom.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Question {
+    properties: Vec<(String, String)>,
+    groups: Vec<String>,
+    exclude_groups: Vec<String>,
+    /// The archiver's own: its positions follow from the archive.
+    own_group: String,
+}
+
+impl Question {
+    /// What this configuration asks for.
+    pub fn new(kafka: &Kafka, state: &State) -> Result<Self> {
+        Ok(Self {
+            properties: properties::admin(kafka)?,
+            groups: state.groups.clone(),
+            exclude_groups: state.exclude_groups.clone(),
+            own_group: kafka.group_id.clone(),
+        })
+    }
+
+    fn wants(&self, group: &str) -> bool {
+        let any = |patterns: &[String]| {
+            patterns.iter().filter_map(|text| TopicPattern::parse(text).ok()).any(|pattern| pattern.matches(group))
+        };
+        group != self.own_group && any(&self.groups) && !any(&self.exclude_groups)
+    }
+}
+
+/// The state of a cluster, part by part.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Answer {
+    /// The cluster's id, if it tells one.
+    pub cluster_id: Option<String>,
+    /// Topics by name.
+    pub topics: Part,
+    /// Groups by name.
+    pub groups: Part,
+    /// Access control lists.
+    pub acls: Part,
+}
+
+/// One part of the state.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Part {
+    /// It was found.
+    Found {
+        /// As JSON.
+        state: Box<RawValue>,
+        /// What of it is not told.
+        refused: Vec<Refusal>,
+    },
+    /// The brokers tell nothing of it.
+    Refused(Refusal),
+    /// It could not be asked for now.
+    Failed {
+        /// Why.
+        text: String,
+        /// What to do about it.
+        hint: Option<String>,
+    },
+}
+
+/// Something that this client may not know.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Refusal {
+    /// What.
+    pub what: String,
+    /// The right that is missing.
+    pub grant: String,
+}
+
+impl Part {
+    fn found<T: Serialize>(state: &T, refused: Vec<Refusal>) -> Result<Self> {
+        let state = serde_json::value::to_raw_value(state);
+        let state = state.or_err(Kind::Internal, || "cannot write state as JSON".to_owned())?;
+        Ok(Self::Found { state, refused })
+    }
+
+    fn failed(error: &Error) -> Self {
+        Self::Failed { text: error.to_string(), hint: error.hint_text().map(str::to_owned) }
+    }
+}
+
+/// Answers the questions that come in, a line each, until there are no more.
+///
+/// # Errors
+/// A line that is no question, and a reader that is gone.
+pub async fn answer_questions(input: &mut impl BufRead, output: &mut impl Write) -> Result<()> {
+    let mut client: Option<(Question, Cluster)> = None;
+    loop {
+        let mut line = String::new();
+        let broken = || "the question cannot be read".to_owned();
+        input.take(LONGEST_QUESTION).read_line(&mut line).or_err(Kind::Internal, broken)?;
+        if line.is_empty() {
+            return Ok(());
+        }
+        let question: Question = serde_json::from_str(&line).or_err(Kind::Internal, broken)?;
+        let (question, cluster) = match client.take() {
+            Some((before, cluster)) if before == question => (question, cluster),
+            _ => {
+                let cluster = Cluster::with_properties(&question.properties)?.within(REQUEST);
+                (question, cluster)
+            }
+        };
+        let answer = cluster.state(&question).await;
+        let mut text = serde_json::to_vec(&answer).or_err(Kind::Internal, || "cannot write the answer".to_owned())?;
+        text.push(b'\n');
+        output.write_all(&text).and_then(|()| output.flush()).map_err(|error| Error::io(error, "cannot answer"))?;
+        client = Some((question, cluster));
+    }
+}
+
+/// A topic as it is.
+#[derive(Debug, Serialize)]
+struct Topic {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<String>,
+    partitions: usize,
+    replication_factor: usize,
+    /// What was set for the topic; none where that is not told.
+    settings: Option<BTreeMap<String, Option<String>>>,
+    /// What brokers were set to, and the topic follows.
+    cluster_settings: Option<BTreeMap<String, Option<String>>>,
+}
+
+/// A group as it is.
+#[derive(Debug, Serialize)]
+struct Group {
+    state: String,
+    #[serde(rename = "type")]
+    kind: String,
+    /// By topic and partition; none where they are not told.
+    positions: Option<BTreeMap<String, BTreeMap<i32, Position>>>,
+}
+
+/// A position that a group has committed.
+#[derive(Debug, Serialize)]
+struct Position {
+    offset: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    leader_epoch: Option<i32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metadata: Option<String>,
+    /// What is no text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metadata_base64: Option<String>,
+}
+
+impl Position {
+    fn of(position: &raw::Position) -> Self {
+        let (metadata, metadata_base64) = match std::str::from_utf8(&position.metadata) {
+            Ok("") => (None, None),
+            Ok(text) => (Some(text.to_owned()), None),
+            Err(_) => (None, Some(STANDARD.encode(&position.metadata))),
+        };
+        let leader_epoch = Some(position.leader_epoch).filter(|epoch| *epoch >= 0);
+        Self { offset: position.offset, leader_epoch, metadata, metadata_base64 }
+    }
+}
+
+/// The access control lists of a cluster.
+#[derive(Debug, Serialize)]
+struct Acls {
+    /// Without one everybody may do everything; none where that is not told.
+    authorizer: Option<bool>,
+    acls: Vec<Acl>,
+}
+
+/// Who may do what, in the words of `kafka-acls.sh`.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+struct Acl {
+    resource: &'static str,
+    name: String,
+    pattern: &'static str,
+    principal: String,
+    host: String,
+    operation: &'static str,
+    permission: &'static str,
+}
+
+/// `ResourceType`, `PatternType`, `AclOperation`, `AclPermissionType` (org.apache.kafka.common.acl and .resource), as far as librdkafka knows
+/// them: what a newer broker has besides it gives as 0.
+const RESOURCES: [&str; 6] = ["UNKNOWN", "ANY", "TOPIC", "GROUP", "CLUSTER", "TRANSACTIONAL_ID"];
+const PATTERNS: [&str; 5] = ["UNKNOWN", "ANY", "MATCH", "LITERAL", "PREFIXED"];
+const PERMISSIONS: [&str; 4] = ["UNKNOWN", "ANY", "DENY", "ALLOW"];
+const OPERATIONS: [&str; 13] = [
+    "UNKNOWN",
+    "ANY",
+    "ALL",
+    "READ",
+    "WRITE",
+    "CREATE",
+    "DELETE",
+    "ALTER",
+    "DESCRIBE",
+    "CLUSTER_ACTION",
+    "DESCRIBE_CONFIGS",
+    "ALTER_CONFIGS",
+    "IDEMPOTENT_WRITE",
+];
+
+impl Acl {
+    fn of(acl: raw::Acl) -> Self {
+        let word = |words: &[&'static str], code: i32| {
+            usize::try_from(code).ok().and_then(|code| words.get(code).copied()).unwrap_or("UNKNOWN")
+        };
+        Self {
+            resource: word(&RESOURCES, acl.resource),
+            name: acl.name,
+            pattern: word(&PATTERNS, acl.pattern),
+            principal: acl.principal,
+            host: acl.host,
+            operation: word(&OPERATIONS, acl.operation),
+            permission: word(&PERMISSIONS, acl.permission),
+        }
+    }
+}
+
+/// TOPIC_AUTHORIZATION_FAILED, GROUP_AUTHORIZATION_FAILED, CLUSTER_AUTHORIZATION_FAILED.
+const NO_RIGHT: std::ops::RangeInclusive<i32> = 29..=31;
+const DESCRIBE_CLUSTER: &str =
+    "DESCRIBE on the cluster: kafka-acls.sh --add --allow-principal … --operation Describe --cluster";
+
+/// UNKNOWN_TOPIC_OR_PARTITION, GROUP_ID_NOT_FOUND: it was deleted meanwhile.
+const GONE: [i32; 2] = [3, 69];
+
+impl Cluster {
+    /// The state of the cluster. What fails of one part keeps no other from being told.
+    async fn state(&self, question: &Question) -> Answer {
+        let told = |part: Result<Part>| part.unwrap_or_else(|error| Part::failed(&error));
+        // Of brokers that are away each part would wait for its own time-out.
+        if let Err(error) = self.ping().await {
+            let [topics, groups, acls] = [(); 3].map(|()| Part::failed(&error));
+            return Answer { cluster_id: self.id().await.ok(), topics, groups, acls };
+        }
+        Answer {
+            cluster_id: self.id().await.ok(),
+            topics: told(self.topics_state().await),
+            groups: told(self.groups_state(question).await),
+            acls: told(self.acls_state().await),
+        }
+    }
+
+    async fn topics_state(&self) -> Result<Part> {
+        let names = self.topics().await?;
+        let (mut topics, mut refused) = (BTreeMap::new(), Vec::new());
+        for some in names.chunks(SETTINGS_AT_ONCE) {
+            let wanted = names_of(some)?;
+            let described = self
+                .request("cannot describe topics", move |handle, wait| {
+                    raw::describe_topics(handle, &wanted, false, wait)
+                })
+                .await?;
+            let mut settings = self.settings(Resource::Topic, some).await?;
+            for topic in described {
+                let own = settings.remove(&topic.name);
+                if let Some(topic) = take_topic(topic, own, &mut refused)? {
+                    topics.insert(topic.0, topic.1);
+                }
+            }
+        }
+        let refusal = Refusal {
+            what: format!("the settings of {}", few("topic", &refused)),
+            grant: "DESCRIBE_CONFIGS on the topics: kafka-acls.sh --add --allow-principal … --operation DescribeConfigs --topic …"
+                .to_owned(),
+        };
+        Part::found(&topics, if refused.is_empty() { Vec::new() } else { vec![refusal] })
+    }
+
+    async fn groups_state(&self, question: &Question) -> Result<Part> {
+        let listed = self.request("cannot list the consumer groups", raw::groups).await?;
+        let wanted: Vec<raw::Group> = listed.into_iter().filter(|group| question.wants(&group.name)).collect();
+        let names: Vec<String> = wanted.iter().map(|group| group.name.clone()).collect();
+        let asked = group_names(&names)?;
+        let positions = self
+            .request("cannot ask for the positions of groups", move |handle, wait| raw::positions(handle, &asked, wait))
+            .await?;
+        let (mut groups, mut refused) = (BTreeMap::new(), Vec::new());
+        for (group, positions) in wanted.into_iter().zip(positions) {
+            let positions = match positions {
+                Ok(positions) => Some(by_topic(&positions)?),
+                Err(failure) if GONE.contains(&failure.code) => continue,
+                Err(failure) if NO_RIGHT.contains(&failure.code) => {
+                    refused.push(group.name.clone());
+                    None
+                }
+                Err(failure) => {
+                    return Err(
+                        failure.into_error(format_args!("cannot ask for the positions of group {}", group.name))
+                    );
+                }
+            };
+            let state = if group.is_simple { "Empty".to_owned() } else { group.state };
+            groups.insert(group.name, Group { state, kind: group.kind, positions });
+        }
+        let mut refusals = Vec::new();
+        if !refused.is_empty() {
+            refusals.push(Refusal {
+                what: format!("the positions of {}", few("group", &refused)),
+                grant: "DESCRIBE on the groups: kafka-acls.sh --add --allow-principal … --operation Describe --group …"
+                    .to_owned(),
+            });
+        }
+        if self.may_describe().await? == Some(false) {
+            let what = "consumer groups that this client has no right of its own to describe".to_owned();
+            refusals.push(Refusal { what, grant: DESCRIBE_CLUSTER.to_owned() });
+        }
+        Part::found(&groups, refusals)
+    }
+
+    /// librdkafka 2.12.1 gives an empty list where the brokers refuse to tell, or have no authorizer
+    /// (`rd_kafka_DescribeAclsResponse_parse` drops the error code): so an empty one is held against what else is told.
+    async fn acls_state(&self) -> Result<Part> {
+        let before = self.may_describe().await?;
+        let mut acls = self.request("cannot ask for access control lists", raw::acls).await?;
+        let refused = before == Some(false) || (acls.is_empty() && self.may_describe().await? == Some(false));
+        if acls.is_empty() && refused {
+            let what = "access control lists".to_owned();
+            return Ok(Part::Refused(Refusal { what, grant: DESCRIBE_CLUSTER.to_owned() }));
+        }
+        let authorizer = if acls.is_empty() { self.has_authorizer().await? } else { Some(true) };
+        let mut acls: Vec<Acl> = acls.drain(..).map(Acl::of).collect();
+        acls.sort_unstable();
+        Part::found(&Acls { authorizer, acls }, Vec::new())
+    }
+
+    /// Whether this client may describe the cluster; none where the brokers do not tell.
+    async fn may_describe(&self) -> Result<Option<bool>> {
+        self.request("cannot ask for the rights of the cluster", raw::may_describe).await
+    }
+
+    /// Whether the brokers have an authorizer; none where they do not tell.
+    async fn has_authorizer(&self) -> Result<Option<bool>> {
+        let broker = self.request("cannot ask for the brokers", |handle, wait| raw::controller(handle, wait)).await?;
+        let settings = self.settings(Resource::Broker, &[broker.to_string()]).await?.into_values().next();
+        let class = settings.and_then(|settings| settings.ok()?.remove("authorizer.class.name"));
+        Ok(class.map(|class| class.value.is_some_and(|class| !class.is_empty())))
+    }
+}
+
+/// A topic by its name; none if it was deleted meanwhile, or is not this client's to see.
+fn take_topic(
+    topic: raw::Described,
+    settings: Option<raw::Settings>,
+    refused: &mut Vec<String>,
+) -> Result<Option<(String, Topic)>> {
+    let failed = |failure: Failure| failure.into_error(format_args!("cannot describe topic {}", topic.name));
+    match topic.failure.code {
+        0 => {}
+        code if GONE.contains(&code) || NO_RIGHT.contains(&code) => return Ok(None),
+        _ => return Err(failed(topic.failure.clone())),
+    }
+    let settings = match settings {
+        Some(Ok(settings)) => Some(settings),
+        Some(Err(failure)) if NO_RIGHT.contains(&failure.code) => {
+            refused.push(topic.name.clone());
+            None
+        }
+        Some(Err(failure)) if !GONE.contains(&failure.code) => return Err(failed(failure)),
+        Some(Err(_)) | None => return Ok(None),
+    };
+    let of = |source: Source| {
+        let all = settings.as_ref()?.iter().filter(|(_, setting)| setting.source == source);
+        Some(all.map(|(name, setting)| (name.clone(), setting.value.clone())).collect())
+    };
+    let described = Topic {
+        id: (topic.id != [0; 16]).then(|| URL_SAFE_NO_PAD.encode(topic.id)),
+        partitions: topic.partitions,
+        replication_factor: topic.replicas,
+        settings: of(Source::Topic),
+        cluster_settings: of(Source::Broker),
+    };
+    Ok(Some((topic.name, described)))
+}
+
+/// Positions by topic and partition. One that is below 0 is none.
+fn by_topic(positions: &[raw::Position]) -> Result<BTreeMap<String, BTreeMap<i32, Position>>> {
+    let mut topics: BTreeMap<String, BTreeMap<i32, Position>> = BTreeMap::new();
+    for position in positions {
+        if position.code != 0 {
+            let failure = Failure { code: position.code, text: raw::text_of(position.code) };
+            let of = format_args!("cannot ask for the position in {} partition {}", position.topic, position.partition);
+            return Err(failure.into_error(of));
+        }
+        if position.offset >= 0 {
+            topics.entry(position.topic.clone()).or_default().insert(position.partition, Position::of(position));
+        }
+    }
+    Ok(topics)
+}
+
+fn group_names(names: &[String]) -> Result<Vec<std::ffi::CString>> {
+    let c_name = |name: &String| std::ffi::CString::new(name.as_str());
+    names
+        .iter()
+        .map(c_name)
+        .collect::<Result<_, _>>()
+        .or_err(Kind::Internal, || "a group's name holds a NUL byte".into())
+}
+
+/// How many there are, and the names of the first few.
+fn few(what: &str, names: &[String]) -> String {
+    let shown = names.iter().take(MOST_NAMES).cloned().collect::<Vec<_>>().join(", ");
+    let more = if names.len() > MOST_NAMES { ", …" } else { "" };
+    let plural = if names.len() == 1 { "" } else { "s" };
+    format!("{} {what}{plural} ({shown}{more})", names.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn question(groups: &[&str], exclude: &[&str]) -> Question {
+        let texts = |all: &[&str]| all.iter().map(|text| (*text).to_owned()).collect();
+        Question {
+            properties: Vec::new(),
+            groups: texts(groups),
+            exclude_groups: texts(exclude),
+            own_group: "tidelog".to_owned(),
+        }
+    }
+
+    #[test]
+    fn groups_are_chosen_and_our_own_is_none() {
+        let all = question(&["^.*"], &["^console-"]);
+        assert!(all.wants("billing") && all.wants("tidelog-2"));
+        assert!(!all.wants("console-consumer-123") && !all.wants("tidelog"));
+        assert!(!question(&["billing"], &[]).wants("billing-2"));
+    }
+
+    #[test]
+    fn positions_are_told_as_they_were_committed() {
+        let position = |partition, offset, leader_epoch, metadata: &[u8]| raw::Position {
+            topic: "a".into(),
+            partition,
+            offset,
+            leader_epoch,
+            metadata: metadata.to_vec(),
+            code: 0,
+        };
+        let all = [
+            position(10, 5, 3, b"note"),
+            position(2, 7, -1, b""),
+            position(3, -1, -1, b""),
+            position(4, 0, 0, b"\xff"),
+        ];
+        let json = serde_json::to_string(&by_topic(&all).expect("positions")).expect("JSON");
+        assert_eq!(
+            json,
+            r#"{"a":{"2":{"offset":7},"4":{"offset":0,"leader_epoch":0,"metadata_base64":"/w=="},"10":{"offset":5,"leader_epoch":3,"metadata":"note"}}}"#
+        );
+        let refused = raw::Position { code: 29, ..position(1, 1, 1, b"") };
+        assert_eq!(by_topic(&[refused]).expect_err("refused").kind(), Kind::Denied);
+    }
+
+    #[test]
+    fn codes_that_nobody_knows_are_unknown() {
+        let acl = raw::Acl {
+            resource: 99,
+            pattern: -1,
+            operation: 12,
+            permission: 3,
+            name: "n".into(),
+            principal: "User:a".into(),
+            host: "*".into(),
+        };
+        let acl = Acl::of(acl);
+        assert_eq!(
+            (acl.resource, acl.pattern, acl.operation, acl.permission),
+            ("UNKNOWN", "UNKNOWN", "IDEMPOTENT_WRITE", "ALLOW")
+        );
+    }
+
+    #[test]
+    fn many_names_are_few_words() {
+        let names: Vec<String> = (0..7).map(|n| format!("t{n}")).collect();
+        assert_eq!(few("topic", &names), "7 topics (t0, t1, t2, t3, t4, …)");
+        assert_eq!(few("topic", &names[..1]), "1 topic (t0)");
+    }
+
+    #[tokio::test]
+    async fn a_child_ends_with_its_input_and_refuses_what_is_no_question() {
+        let mut said = Vec::new();
+        answer_questions(&mut &b""[..], &mut said).await.expect("the end");
+        let error = answer_questions(&mut &b"nonsense\n"[..], &mut said).await.expect_err("no question");
+        assert_eq!(error.kind(), Kind::Internal);
+        assert_eq!(said, b"");
+    }
+}
