@@ -126,7 +126,7 @@ pub(super) fn run(world: &World) {
         .topics
         .iter()
         .filter(|topic| topic.character != Character::Unclean)
-        .for_each(|topic| topic.learn_starts(world));
+        .for_each(|topic| topic.learn_all_starts(world));
     verify(world);
     let Some(listing) = listing(world) else { return };
     let streams = listing.iter().map(|row| stream(world, row)).collect();

@@ -175,7 +175,7 @@ impl Topic {
     pub(super) fn recreate(&self, world: &World, partitions: i32) {
         let _changing = self.changing();
         self.pause();
-        self.learn_starts(world);
+        self.learn_all_starts(world);
         let (incarnation, _) = self.present();
         world.ledger.books().incarnations[incarnation].ended = true;
         let start = Instant::now();
@@ -216,11 +216,22 @@ impl Topic {
         world.journal.note(format!("{} partition {partition}: removed before {before}{refused}", self.name));
     }
 
-    /// Asks where the logs begin: what lies before is gone.
-    pub(super) fn learn_starts(&self, world: &World) {
+    /// Asks where the logs begin: what lies before is gone. False where not all of them told.
+    pub(super) fn learn_starts(&self, world: &World) -> bool {
         let (incarnation, partitions) = self.present();
-        for (partition, start) in world.offsets(self.name, partitions, OffsetAt::Earliest, Isolation::ReadUncommitted) {
-            world.ledger.starts_at(incarnation, partition, start);
+        let starts = world.offsets(self.name, partitions, OffsetAt::Earliest, Isolation::ReadUncommitted);
+        for (partition, start) in &starts {
+            world.ledger.starts_at(incarnation, *partition, *start);
+        }
+        starts.len() == partitions.unsigned_abs() as usize
+    }
+
+    /// Asks until all have told.
+    pub(super) fn learn_all_starts(&self, world: &World) {
+        let start = Instant::now();
+        while !self.learn_starts(world) {
+            assert!(start.elapsed() < CHANGE, "nobody tells where the logs of {} begin", self.name);
+            std::thread::sleep(Duration::from_millis(100));
         }
     }
 }
