@@ -47,6 +47,7 @@ fn case(task: Task) -> (Case, &'static str) {
         ),
         Task::KafkaMembers => (By("connect_check", "a_stranger_in_the_group_is_named_with_what_it_takes"), ""),
         Task::KafkaState => (By("state", "a_poll_that_fails_is_named_until_it_succeeds_and_archiving_goes_on"), ""),
+        Task::Leftovers => (By("store_faults", "what_is_left_of_uploads_is_told_while_it_cannot_be_listed"), ""),
         Task::WalUpload => (Without("archive/segments/postgres"), "a segment of WAL cannot be uploaded"),
         Task::WalCheckpoint => (Without("archive/manifest/postgres"), "a checkpoint of WAL cannot be written"),
         Task::WalCoverage => (Without("archive/coverage/postgres"), "up to when the archive is complete"),
@@ -66,10 +67,9 @@ fn case(task: Task) -> (Case, &'static str) {
 }
 
 /// Files of the service with waits that no failure begins.
-const NO_RETRY: [(&str, &str); 5] = [
+const NO_RETRY: [(&str, &str); 4] = [
     ("src/pipeline/mod.rs", "a test"),
     ("src/pipeline/persistence.rs", "reports itself"),
-    ("src/pipeline/unfinished.rs", "looks once a day for what is left, and tells the log what keeps it from that"),
     ("src/pipeline/postgres/status.rs", "the beat of a bar and of log lines"),
     ("src/pipeline/postgres/steered.rs", "waits for a person's pause to end"),
 ];

@@ -199,6 +199,13 @@ fn a_chain_is_judged_kept_and_given_up_as_one() {
     let report = place.tidelog(&["verify", "--json"]).expect(3).json();
     let said = report["errors"].to_string();
     assert!([full, first, second].iter().all(|backup| said.contains(name(backup))), "{report}");
+    // One that is missing is damage for a restore, too.
+    std::fs::remove_file(&part).expect("removed");
+    place.tidelog(&["verify"]).expect(3);
+    let said = chained.tried("refused", &["--bin-dir", &bin, "--backup", name(full)]).expect(3).stderr;
+    assert!(said.contains("base.tar.0000000.zst of a base backup is missing"), "{said}");
+    std::fs::remove_dir_all(place.home.path().join("refused")).expect("it goes");
+    place.forget_holds();
     std::fs::write(&part, &sound).expect("mended");
     // Its backup.json cannot be read: the others are of no use, and say why.
     let commit = folder(place, full).join("backup.json");

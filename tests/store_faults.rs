@@ -14,9 +14,12 @@ use object_store::path::Path;
 use tidelog::config::Archive;
 use tidelog::error::Kind;
 use tidelog::manifest::{Chain, Change, Outcome, Selection, Step, Walk, backups};
+use tidelog::pipeline::tasks::Task;
 use tidelog::store::{Created, Store, layout};
 use tidelog::stream::{Begin, Format, Lsn, PartitionRange, SegmentRef, StreamId, System, TopicLife, sha256};
 
+use crate::http::site_with_listener;
+use crate::loops::is_told;
 use crate::rig::kafka::{Kafka, shared};
 use crate::rig::postgres::{Postgres, PostgresOptions};
 use crate::rig::program::{self, Home};
@@ -521,6 +524,26 @@ fn an_upload_that_was_never_finished_is_aborted_after_a_day_and_nobody_else_s() 
         assert_eq!(listed(other), 1, "{other} is somebody else's");
     }
     wait_until("it to be told", STOP, || program.output().matches("an upload that was never finished").count() == 2);
+    program.terminate(STOP);
+}
+
+#[test]
+fn what_is_left_of_uploads_is_told_while_it_cannot_be_listed() {
+    let (kafka, topic, task) = (shared(), unique("left"), Task::Leftovers);
+    kafka.create_topic(&topic, 1, &[]);
+    let (site, server) = site_with_listener(kafka, &Settings { topics: &[&topic], ..Settings::default() }, "");
+    let mut bucket = moto();
+    let proxy = Proxy::before(&mut bucket);
+    site.archive_in(&bucket);
+    let _away = proxy.add(Rule::new("GET", "[?&]uploads", Fault::Answer(503, "SlowDown")));
+    let mut program = site.start();
+    wait_until(&format!("{} to be told", task.name()), STOP, || {
+        program.assert_running();
+        server.is_up() && is_told(&server, task, "killed processes") && server.get("/readyz").status == 200
+    });
+    assert_eq!(task.name(), "leftover_uploads");
+    proxy.clear();
+    wait_until("nothing to fail", STOP, || server.json("/api/status")["failing"] == serde_json::json!([]));
     program.terminate(STOP);
 }
 

@@ -20,7 +20,7 @@ use crate::pipeline::board::Opened;
 use crate::pipeline::board::State as Activity;
 use crate::pipeline::kafka::status::{Stall, Status};
 use crate::pipeline::postgres::{SlotStatus, Snapshot};
-use crate::pipeline::tasks::{Failure, Weight};
+use crate::pipeline::tasks::{Failure, Task, Weight};
 use crate::source::postgres::WalStatus;
 use crate::store::layout;
 use crate::stream::StreamId;
@@ -204,6 +204,7 @@ fn judge_stalls(status: &Status, now: DateTime<Utc>, health: &mut Health) {
 
 fn tell(failure: &Failure) -> String {
     let about = match &*failure.about {
+        "" if failure.task == Task::Leftovers => "archive",
         "" if failure.task.is_of_postgres() => "postgres",
         "" => "kafka",
         about => about,
@@ -262,7 +263,6 @@ impl StoreProbe {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pipeline::tasks::Task;
     use crate::source::postgres::{Slot, SlotKind};
 
     fn judged(status: &Status) -> Health {

@@ -150,11 +150,11 @@ impl Part {
     /// The object's bytes, checked, still compressed.
     ///
     /// # Errors
-    /// [`Kind::NotFound`] for an object that is missing, [`Kind::Corrupt`] for one that is another than was written.
+    /// [`Kind::Incomplete`] for an object that is missing, [`Kind::Corrupt`] for one that is another than was written.
     pub async fn read(&self, store: &Store) -> Result<Bytes> {
         let key = layout::object(&self.object)?;
         let bytes = store.get_at_most(&key, self.stored_bytes).await?.ok_or_else(|| {
-            Error::new(Kind::NotFound, format!("{key} of a base backup is missing"))
+            Error::new(Kind::Incomplete, format!("{key} of a base backup is missing"))
                 .hint("restore the object from a copy of the archive, or use another base backup")
         })?;
         let found = sha256(&bytes);
@@ -507,7 +507,7 @@ mod tests {
         store.put(&layout::object(&part.object).expect("a key"), vec![0; 9].into()).await.expect("damaged");
         assert_eq!(part.read(&store).await.expect_err("it is damaged").kind(), Kind::Corrupt);
         store.delete(&layout::object(&part.object).expect("a key")).await.expect("deleted");
-        assert_eq!(part.read(&store).await.expect_err("it is missing").kind(), Kind::NotFound);
+        assert_eq!(part.read(&store).await.expect_err("it is missing").exit_code(), 3);
     }
 
     async fn listed(store: &Store) -> Vec<Backup> {

@@ -51,7 +51,8 @@ pub async fn run(config: &Config, board: Arc<Board>, stop: watch::Receiver<bool>
         }
     };
     let (tasks, Opened { store, writer }) = (board.tasks(), &opened);
-    let unfinished = tasks.spawn("unfinished-uploads", unfinished::run(store.clone()));
+    let unfinished =
+        tasks.spawn("unfinished-uploads", unfinished::run(store.clone(), tasks.reporter(tasks::Task::Leftovers, "")));
     let log = async {
         match (&config.postgres, board.postgres()) {
             (Some(postgres), Some(board)) => {

@@ -3,36 +3,51 @@
 use std::time::Duration;
 
 use chrono::{TimeDelta, Utc};
-use tokio::time::{MissedTickBehavior, interval};
 
+use super::persistence::Persistence;
+use super::tasks::Reporter;
 use crate::error::{Error, Kind};
 use crate::store::Store;
 
 /// How often it is looked for them.
 const EVERY: Duration = Duration::from_secs(6 * 3600);
 
+/// How soon again where a person has to mend something.
+const AGAIN: Duration = Duration::from_secs(600);
+
 /// An upload that was begun this long ago is nobody's any more.
 const LEFT_AFTER: TimeDelta = TimeDelta::hours(24);
 
-/// Works until it is aborted. Nothing waits for it: what fails is told, and tried again the next time.
-pub(super) async fn run(store: Store) {
-    let mut tick = interval(EVERY);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+/// Works until it is aborted. Nothing waits for it. A store that cannot list them is told of once.
+pub(super) async fn run(store: Store, reporter: Reporter) {
+    let mut persistence = Persistence::new(reporter);
+    let what = "uploads that killed processes may have left are not aborted";
     loop {
-        tick.tick().await;
-        if let Err(error) = store.abort_uploads(Utc::now() - LEFT_AFTER).await {
-            tell(&error);
+        match store.abort_uploads(Utc::now() - LEFT_AFTER).await {
+            Ok(_) => {
+                persistence.succeeded();
+                tokio::time::sleep(EVERY).await;
+            }
+            Err(error) if error.kind() == Kind::Unsupported => {
+                let hint = hint(&error);
+                tracing::info!(%error, hint, "{what}");
+                return;
+            }
+            Err(error) => {
+                let least = if error.is_transient() { Duration::ZERO } else { AGAIN };
+                let hint = hint(&error);
+                persistence.wait_at_least(least, what, error.hint(hint)).await;
+            }
         }
     }
 }
 
-fn tell(error: &Error) {
-    let hint = match error.kind() {
+fn hint(error: &Error) -> &'static str {
+    match error.kind() {
         Kind::Denied => {
             "give the right s3:ListBucketMultipartUploads on the bucket, or let a lifecycle rule of the bucket abort them \
              (docs/OPERATIONS.md)"
         }
-        _ => "it is tried again in six hours; a lifecycle rule of the bucket can do it as well (docs/OPERATIONS.md)",
-    };
-    tracing::info!(%error, hint, "uploads that killed processes may have left are not aborted");
+        _ => "a lifecycle rule of the bucket can do it as well (docs/OPERATIONS.md)",
+    }
 }

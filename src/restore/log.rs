@@ -216,7 +216,8 @@ impl Log {
         }
         let mut at = wanted.start;
         for segment in &segments {
-            let reader = patiently(self.patience, || WalReader::open(&self.store, segment)).await?;
+            let reader = patiently(self.patience, || WalReader::open(&self.store, segment)).await;
+            let reader = reader.map_err(|error| missing(error, &segment.object))?;
             let (start, end) = (reader.facts().start, reader.facts().end.min(wanted.end));
             if start > at {
                 break;
@@ -236,4 +237,13 @@ impl Log {
         }
         Ok(())
     }
+}
+
+/// A segment that an entry names and that is not there is damage of the archive, for whoever reads it.
+fn missing(error: Error, object: &str) -> Error {
+    if error.kind() != Kind::NotFound {
+        return error;
+    }
+    Error::new(Kind::Incomplete, format!("{object} is missing: {error}"))
+        .hint("restore the object from a copy of the archive, or recover to a moment before it")
 }

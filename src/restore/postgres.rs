@@ -237,7 +237,7 @@ fn set_up(plan: &Plan, into: &Destination) -> Result<Vec<String>> {
 /// Reads a backup through and checks every file against the server's manifest, without a byte on the disk.
 ///
 /// # Errors
-/// [`Kind::Corrupt`] and [`Kind::NotFound`] for what a restore would fail at.
+/// [`Kind::Corrupt`] and [`Kind::Incomplete`] for what a restore would fail at.
 pub async fn check(store: &Store, backup: &Backup) -> Result<()> {
     let (manifest, files) = manifest_of(store, backup).await?;
     drop(manifest);

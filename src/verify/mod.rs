@@ -561,7 +561,7 @@ impl Finding {
     fn of(error: Error) -> Self {
         match error.kind() {
             Kind::Corrupt | Kind::Unsupported | Kind::Denied => Self::Damage(DamageKind::Unreadable, error.to_string()),
-            Kind::NotFound => Self::Damage(DamageKind::Missing, error.to_string()),
+            Kind::NotFound | Kind::Incomplete => Self::Damage(DamageKind::Missing, error.to_string()),
             _ => Self::Trouble(error),
         }
     }

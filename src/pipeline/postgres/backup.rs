@@ -289,7 +289,7 @@ async fn is_stored(store: &Store, backup: &Backup, sent: &Tally) -> Result<()> {
         }
     }
     let stored = match backup.manifest.read(store).await {
-        Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::NotFound) => return Err(wrong(error.to_string())),
+        Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::Incomplete) => return Err(wrong(error.to_string())),
         stored => stored?,
     };
     let named = tokio::task::spawn_blocking(move || files_of(&stored));
