@@ -318,8 +318,7 @@ fn what_cannot_be_incremental_is_told_and_a_service_takes_a_full_one() {
     place.back_up();
     let said = place.tidelog(&["backup", "--incremental"]).expect(1).stderr;
     assert!(said.contains("summarize_wal is off") && said.contains("ALTER SYSTEM SET summarize_wal = on"), "{said}");
-    place.postgres.psql("ALTER SYSTEM SET summarize_wal = on");
-    place.postgres.reload();
+    summarize(&place, "on", "1");
     let full = place.back_up();
     place.mark(2);
     let own = incremental(&place);
@@ -342,18 +341,13 @@ fn what_cannot_be_incremental_is_told_and_a_service_takes_a_full_one() {
     lose_wal(&place);
     place.archive(&place.postgres, "[postgres.base_backup]\nincrementals = 2\n");
     assert_eq!(taken(&place, 5)["parent"], Value::Null);
-    place.postgres.psql("ALTER SYSTEM SET summarize_wal = off");
-    place.postgres.reload();
-    wait_until("the summarizer to end", PATIENCE, || {
-        place.postgres.psql("SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'walsummarizer'") == "0"
-    });
+    summarize(&place, "off", "0");
     for summary in std::fs::read_dir(place.postgres.wal_dir().join("summaries")).expect("a directory").flatten() {
         std::fs::remove_file(summary.path()).expect("removed");
     }
     place.wait_archived();
     lose_wal(&place);
-    place.postgres.psql("ALTER SYSTEM SET summarize_wal = on");
-    place.postgres.reload();
+    summarize(&place, "on", "1");
     let said = place.tidelog(&["backup", "--incremental"]).expect(1).stderr;
     assert!(
         said.contains("the server takes no incremental base backup on") && said.contains("take a full one with"),
@@ -363,6 +357,15 @@ fn what_cannot_be_incremental_is_told_and_a_service_takes_a_full_one() {
     assert_eq!(taken(&place, 6)["parent"], Value::Null);
     let said = place.program().as_ref().expect("it archives").output();
     assert!(said.contains("an incremental base backup cannot be taken: a full one is"), "{said}");
+}
+
+/// Switches the summaries of the log, and waits until the server has so many processes that make them.
+fn summarize(place: &Place, value: &str, processes: &str) {
+    place.postgres.psql(&format!("ALTER SYSTEM SET summarize_wal = {value}"));
+    place.postgres.reload();
+    wait_until("the summarizer to follow", PATIENCE, || {
+        place.postgres.psql("SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'walsummarizer'") == processes
+    });
 }
 
 /// The last of so many base backups, when it can be used.
