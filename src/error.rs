@@ -4,6 +4,7 @@
 //! The kind decides two things, each in one place: whether a retry can help ([`Error::is_transient`]) and the exit
 //! code of the command line ([`Error::exit_code`]).
 
+use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::fmt;
 
@@ -58,6 +59,10 @@ impl Kind {
     }
 }
 
+/// The most bytes of a message, and of each text beneath it, that are kept: room for a few of the longest keys. Names in them
+/// may come from others.
+const MOST_BYTES: usize = 6 << 10;
+
 /// A failure, with what was being done and what to do about it.
 pub struct Error {
     kind: Kind,
@@ -69,7 +74,14 @@ pub struct Error {
 impl Error {
     /// A failure of `kind`; `message` says what could not be done, in lower case and without a full stop.
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), hint: None, source: None }
+        Self { kind, message: String::new(), hint: None, source: None }.saying(message.into())
+    }
+
+    /// All that is wrong with a configuration stands in one message, and is its reader's own.
+    fn saying(mut self, message: String) -> Self {
+        let most = if self.kind == Kind::Config { usize::MAX } else { MOST_BYTES };
+        self.message = escape::shortened(Cow::Owned(message), most).into_owned();
+        self
     }
 
     /// Adds what the reader can do about it.
@@ -88,9 +100,9 @@ impl Error {
 
     /// Puts what was being done before the message.
     #[must_use]
-    pub fn context(mut self, doing: impl fmt::Display) -> Self {
-        self.message = format!("{doing}: {}", self.message);
-        self
+    pub fn context(self, doing: impl fmt::Display) -> Self {
+        let message = format!("{doing}: {}", self.message);
+        self.saying(message)
     }
 
     /// What sort of failure this is.
@@ -135,7 +147,7 @@ impl fmt::Display for Error {
         let mut next = self.source.as_deref().map(|source| source as &dyn StdError);
         while let Some(source) = next {
             let text = source.to_string();
-            let text = escape::one_line(&text);
+            let text = escape::shortened(escape::one_line(&text), MOST_BYTES);
             if !shown.contains(&*text) {
                 write!(f, ": {text}")?;
                 shown.push_str(&text);

@@ -7,6 +7,7 @@
 //!
 //! ```text
 //!   one_line     a name, a message          every such character as \u{1b}, line feeds and tabs too
+//!   name         a name in a message        the same, and what is too long without its middle
 //!   lines        text that we put together  the same, but line feeds and tabs stand
 //!   json         JSON                       DEL, C1 and the marks of direction as \u009b: a parser reads the same value
 //! ```
@@ -26,6 +27,24 @@ fn is_mark(c: char) -> bool {
 /// A name or a message, on one line.
 pub fn one_line(text: &str) -> Cow<'_, str> {
     escaped(text, is_unsafe)
+}
+
+/// The most bytes that a name in a message keeps. A key of S3 has 1,024 at the most.
+pub const MOST_OF_NAME: usize = 1200;
+
+/// A name that others gave, as a message has it: on one line, and no longer than any that is meant to be read.
+pub fn name(name: &str) -> Cow<'_, str> {
+    shortened(one_line(name), MOST_OF_NAME)
+}
+
+/// Text of `most` bytes at the most, and of what stands in the place of its middle where it has more. Both ends stay: a message
+/// says at its end what is wrong.
+pub fn shortened(text: Cow<'_, str>, most: usize) -> Cow<'_, str> {
+    if text.len() <= most {
+        return text;
+    }
+    let (head, tail) = (text.floor_char_boundary(most / 2), text.ceil_char_boundary(text.len() - most / 2));
+    Cow::Owned(format!("{} [… {} bytes …] {}", &text[..head], tail - head, &text[tail..]))
 }
 
 /// Text of several lines. What of it comes from outside and has to stay on its line was given to [`one_line`] before.
@@ -93,6 +112,18 @@ mod tests {
         for c in listed.into_iter().chain('\u{202a}'..='\u{202e}').chain('\u{2066}'..='\u{2069}') {
             assert!(is_unsafe(c), "{c:?}");
         }
+    }
+
+    #[test]
+    fn what_is_long_keeps_its_ends() {
+        assert_eq!(name("short\u{1b}"), "short\\u{1b}");
+        let long = format!("begin{}end", "é\u{1b}".repeat(4 << 20));
+        let cut = name(&long);
+        assert!(cut.starts_with("beginé\\u{1b}é") && cut.ends_with("é\\u{1b}end") && cut.len() < 1300, "{cut}");
+        for most in 0..20 {
+            assert!(shortened("ééééééé日本語".into(), most).contains("bytes …]"), "{most}");
+        }
+        assert_eq!(shortened("abcdefgh".into(), 4), "ab [… 4 bytes …] gh");
     }
 
     proptest! {

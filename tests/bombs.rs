@@ -185,6 +185,55 @@ fn numbers_that_add_up_to_more_than_a_number_holds_end_nothing() {
     }
 }
 
+/// JSON of `length` bytes: what is given, and a list of nothing. A structure that knows no such field passes over it, if all goes well.
+fn with_a_list_of_nothing(text: &str, item: &str, length: usize) -> Vec<u8> {
+    let begin = text.trim_end().strip_suffix('}').expect("an object");
+    let mut json = format!("{begin},\"more\":[{item}").into_bytes();
+    while json.len() + item.len() + 3 < length {
+        json.extend_from_slice(format!(",{item}").as_bytes());
+    }
+    json.extend_from_slice(b"]}");
+    json
+}
+
+#[test]
+fn json_of_lists_of_nothing_is_refused() {
+    let shelf = Shelf::new();
+    let target = &shelf.target;
+    target.topic("dense", 3);
+    let exchanged = |key: &object_store::path::Path, item: &str, length: usize| {
+        let path = target.path(key);
+        let text = fs::read_to_string(&path).expect("an object");
+        fs::write(&path, with_a_list_of_nothing(&text, item, length)).expect("written");
+        text
+    };
+    let commit = layout::backup_commit(7, "b");
+    for item in ["[]", "0"] {
+        let entry = layout::entry(&stream("dense"), 2);
+        let text = exchanged(&entry, item, 16 << 20);
+        let said = ("more items in lists", entry.as_ref());
+        target.tells(&["verify"], said);
+        assert_eq!(all_of(&target.tells(&["cat", "--topic", "^"], said), "sound"), 1);
+        fs::write(target.path(&entry), text).expect("put back");
+        let text = exchanged(&commit, item, 100 << 20);
+        target.tells(&["verify"], ("more items in lists", commit.as_ref()));
+        fs::write(target.path(&commit), text).expect("put back");
+    }
+    // Topics of which nothing is claimed.
+    let folder = layout::topic_coverages("main");
+    let claims = layout::coverage(&folder, "w");
+    let topics: Vec<String> = (0..1_000_000).map(|n| format!("\"{n:x}\":{{}}")).collect();
+    let json = format!(
+        "{{\"format\":1,\"writer\":\"w\",\"at\":\"2026-01-01T00:00:00Z\",\"streams\":{{}},\"topics\":{{{}}}}}",
+        topics.join(",")
+    );
+    fs::create_dir_all(target.path(&folder)).expect("a folder");
+    fs::write(target.path(&claims), json).expect("written");
+    let output = target.run(&["ls"]);
+    assert!(output.stdout.contains("kafka/main/sound"), "{}{}", output.stdout, output.stderr);
+    assert!(output.stderr.contains("or structures, than its length has room for"), "{}", output.stderr);
+}
+
 /// A system with one base backup, as its parts are given: `base.tar` of one file, and the manifest that names it.
 struct Shelf {
     target: Target,

@@ -10,7 +10,7 @@ use tidelog::stream::Format;
 use crate::archive::{Record, Topic, on_disk};
 use crate::rig::http::Server;
 use crate::rig::kafka::free_port;
-use crate::rig::program::{Home, Output};
+use crate::rig::program::{Home, Output, run};
 use crate::rig::topics::PATIENCE;
 use crate::rig::wait_for;
 
@@ -237,4 +237,41 @@ fn verify_finds_a_checkpoint_that_is_missing_or_changed() {
     assert!(named.contains("00000000000000000001.json") && named.contains("\"chain\""), "{report}");
     let said = shop.run(&["verify"]).expect(3);
     assert!(said.stderr.contains("damaged checkpoint"), "{}", said.stderr);
+}
+
+/// Some supervisors start what they run with a umask of 0.
+#[test]
+fn what_is_made_under_a_umask_of_0_may_be_written_by_nobody_else() {
+    let home = Home::new();
+    let plain = home.command(&["demo", "--into", "demo", "--events", "100"]);
+    let under = |umask: &str| {
+        let mut command = std::process::Command::new("sh");
+        command.args(["-c", &format!("umask {umask}; rm -rf demo; exec \"$0\" \"$@\"")]).arg(plain.get_program());
+        command.args(plain.get_args()).current_dir(home.path());
+        run(command).expect(0);
+        let mut found = Vec::new();
+        modes(&home.path().join("demo"), &mut found);
+        assert!(found.iter().any(|(path, _)| path.ends_with(".parquet")), "{found:?}");
+        found
+    };
+    for (path, mode) in under("0") {
+        assert_eq!(mode & 0o022, 0, "{path} {mode:o}");
+    }
+    // One that was set for a group that shares the archive stays.
+    for (path, mode) in under("0007") {
+        assert!(mode & 0o007 == 0 && (path.contains("spool") || mode & 0o060 == 0o060), "{path} {mode:o}");
+    }
+}
+
+/// The modes of all that lies below a folder.
+fn modes(folder: &std::path::Path, into: &mut Vec<(String, u32)>) {
+    use std::os::unix::fs::PermissionsExt;
+    for entry in std::fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        let facts = path.metadata().expect("it is there");
+        into.push((path.display().to_string(), facts.permissions().mode() & 0o777));
+        if facts.is_dir() {
+            modes(&path, into);
+        }
+    }
 }

@@ -10,6 +10,7 @@ use tidelog::telemetry::metrics::ALL;
 const README: &str = include_str!("../README.md");
 const CONFIG: &str = include_str!("../docs/CONFIG.md");
 const HTTP: &str = include_str!("../docs/HTTP.md");
+const RELIABILITY: &str = include_str!("../docs/RELIABILITY.md");
 const SECURITY: &str = include_str!("../docs/SECURITY.md");
 const LEAST: &str = "[archive]\nurl = \"memory://\"\n[kafka]\nbootstrap_servers = \"b:1\"\ntopics = [\"a\"]\n";
 
@@ -119,16 +120,22 @@ fn sources(folder: &Path, into: &mut String) {
 }
 
 #[test]
-fn every_test_that_security_names_is_there() {
+fn every_test_that_security_and_reliability_name_is_there() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut text = String::new();
     ["src", "tests"].iter().for_each(|folder| sources(&root.join(folder), &mut text));
-    let named: Vec<&str> = SECURITY.split('`').skip(1).step_by(2).filter(|name| name.contains("::")).collect();
-    assert!(named.len() > 30, "{named:?}");
-    for name in named {
-        let is_test = name.rsplit("::").next().is_some_and(|test| text.contains(&format!("fn {test}(")));
-        // A whole module of unit tests.
-        let module = root.join("src").join(name.trim_end_matches("::tests").replace("::", "/")).with_extension("rs");
-        assert!(is_test || module.exists(), "docs/SECURITY.md names {name}, which is not there");
+    for (document, told) in [("SECURITY", SECURITY), ("RELIABILITY", RELIABILITY)] {
+        let named: Vec<&str> = told.split('`').skip(1).step_by(2).filter(|name| name.contains("::")).collect();
+        assert!(named.len() > 30, "{named:?}");
+        for name in named {
+            let is_test = name.rsplit("::").next().is_some_and(|test| text.contains(&format!("fn {test}(")));
+            // A whole module of tests.
+            let module = name.trim_end_matches("::tests").trim_end_matches("::").replace("::", "/");
+            let is_module = ["src", "tests"].iter().any(|folder| {
+                let place = root.join(folder).join(&module);
+                place.with_extension("rs").exists() || place.join("mod.rs").exists()
+            });
+            assert!(is_test || is_module, "docs/{document}.md names {name}, which is not there");
+        }
     }
 }

@@ -176,3 +176,116 @@ fn wrong_tokens_and_changes_leave_a_trail() {
     assert!(!output.contains(TOKEN), "the token is in no log");
     service.program.terminate(STOP);
 }
+
+/// Sends a request as it is written, ends it if asked to, and returns the status and the rest of the answer, if one comes.
+fn answered(address: &str, request: &[u8], ends: bool) -> Option<(u16, String)> {
+    let mut stream = TcpStream::connect(address).expect("somebody listens");
+    stream.set_read_timeout(Some(Duration::from_secs(60))).expect("a timeout");
+    stream.write_all(request).expect("it is sent");
+    if ends {
+        stream.shutdown(std::net::Shutdown::Write).expect("it can end");
+    }
+    let mut answer = Vec::new();
+    // What comes behind a refusal is reset.
+    drop(stream.read_to_end(&mut answer));
+    let text = String::from_utf8_lossy(&answer).into_owned();
+    let status = text.split(' ').nth(1)?.parse().ok()?;
+    Some((status, text))
+}
+
+/// What an answer says in JSON, as Connect writes an error.
+fn said((status, answer): &(u16, String)) -> String {
+    let (_, body) = answer.split_once("\r\n\r\n").expect("headers and a body");
+    let body: serde_json::Value = serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {answer}"));
+    assert_eq!(body["error_code"], *status, "{answer}");
+    body["message"].as_str().expect("a message").to_owned()
+}
+
+#[test]
+fn a_request_is_carried_out_only_when_all_of_it_has_come() {
+    let service = service("http-body");
+    let address = service.server.address.clone();
+    let head = format!(
+        "PUT /connectors/kafka/pause HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {TOKEN}\r\nConnection: close\r\n"
+    );
+    let ask = |more: &str, ends| answered(&address, format!("{head}{more}").as_bytes(), ends);
+    let start = Instant::now();
+    std::thread::scope(|scope| {
+        let waiting = [
+            "Content-Length: 10\r\n\r\n",
+            "Content-Length: 10\r\n\r\nhalf",
+            "Transfer-Encoding: chunked\r\n\r\n5\r\nab",
+        ]
+        .map(|more| (more, scope.spawn(move || ask(more, false))));
+        for (more, answer) in waiting {
+            let answer = answer.join().expect("it asks").expect("an answer");
+            assert_eq!(answer.0, 408, "{more}: {answer:?}");
+            assert!(said(&answer).contains("did not come in time; nothing was done"), "{answer:?}");
+        }
+    });
+    assert!((8..30).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
+    // A client that is gone in the middle, and sizes that are none, get 400 or nothing.
+    for more in [
+        "Content-Length: 10\r\n\r\nhalf",
+        "Transfer-Encoding: chunked\r\n\r\n5\r\nab",
+        "Transfer-Encoding: chunked\r\n\r\nzz\r\n",
+    ] {
+        let answer = ask(more, true);
+        assert!(answer.as_ref().is_none_or(|answer| answer.0 == 400), "{more}: {answer:?}");
+    }
+    let large = format!("Transfer-Encoding: chunked\r\n\r\n10001\r\n{}\r\n0\r\n\r\n", "x".repeat(0x10001));
+    for more in ["Content-Length: 65537\r\n\r\n", &large] {
+        let answer = ask(more, false).expect("an answer");
+        assert!(answer.0 == 413 && said(&answer).contains("64 KiB"), "{answer:?}");
+    }
+    assert_eq!(service.state(), "RUNNING", "none of them was done");
+    assert_eq!(ask("Content-Length: 4\r\n\r\nwhat", false).expect("an answer").0, 202);
+    service.wait_state("PAUSED");
+    service.program.terminate(STOP);
+}
+
+#[test]
+fn a_refusal_is_json_as_far_as_the_request_can_be_read() {
+    let service = service("http-refusal");
+    let address = service.server.address.clone();
+    let ask = |line: &str, headers: &str| {
+        answered(&address, format!("{line}\r\nHost: {address}\r\nConnection: close\r\n{headers}\r\n").as_bytes(), false)
+            .unwrap_or_else(|| panic!("{line}: no answer"))
+    };
+    for (line, status) in [
+        ("GET /api/streams/%ff HTTP/1.1", 400),
+        ("GET /connectors/%ff HTTP/1.1", 400),
+        ("GET /connectors/%80/tasks/%fe/status HTTP/1.1", 400),
+        ("GET /connectors/kafka/tasks/99999999999999999999/status HTTP/1.1", 404),
+        ("PUT /connectors/%ff/pause HTTP/1.1", 400),
+        ("POST /connectors/kafka/skip?topic=%ff HTTP/1.1", 401),
+        ("GET /nowhere HTTP/1.1", 404),
+        ("BREW /metrics HTTP/1.1", 405),
+        ("OPTIONS * HTTP/1.1", 404),
+        ("PUT /connectors/kafka/pause HTTP/1.1", 401),
+    ] {
+        let answer = ask(line, "");
+        assert_eq!(answer.0, status, "{line}: {answer:?}");
+        assert!(!said(&answer).is_empty() && answer.1.contains("nosniff"), "{line}: {answer:?}");
+    }
+    // What is no request is refused by its status alone.
+    let many: String = (0..65).map(|at| format!("X-{at}: 1\r\n")).collect();
+    let long = format!("X-Long: {}\r\n", "x".repeat(17 << 10));
+    let path = format!("GET /{} HTTP/1.1", "x".repeat(70_000));
+    for (line, headers, status) in [
+        ("GET /metrics HTTP/1.1", many.as_str(), 431),
+        ("GET /metrics HTTP/1.1", &long, 431),
+        (&path, "", 431),
+        ("GET /metrics HTTP/1.1", "no header\r\n", 400),
+        ("GET /metrics HTTP/9.9", "", 400),
+        ("\u{1}\u{2}\u{3}", "", 400),
+        ("PUT /connectors/kafka/pause HTTP/1.1", "Content-Length: -1\r\n", 400),
+        ("PUT /connectors/kafka/pause HTTP/1.1", "Content-Length: 1\r\nContent-Length: 2\r\n", 400),
+    ] {
+        let answer = ask(line, headers);
+        assert_eq!(answer.0, status, "{line:.60}: {answer:?}");
+        assert!(answer.1.contains("content-length: 0\r\n") && answer.1.contains("connection: close"), "{answer:?}");
+    }
+    assert_eq!(service.state(), "RUNNING");
+    service.program.terminate(STOP);
+}

@@ -19,6 +19,7 @@ mod restore;
 mod run;
 mod state;
 mod timeline;
+mod umask;
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -104,6 +105,7 @@ pub fn main() -> ! {
 fn exit_code() -> u8 {
     allocator::keep_little();
     core_dumps::switch_off();
+    umask::keep_others_from_writing();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         // Help and version are no failure; clap knows.

@@ -1,8 +1,8 @@
 //! The open connections, bounded: which one has to go when another comes, and which has taken too long.
 //!
 //! ```text
-//!   accept ─► First ──bytes──► Header ──request──► Answer ──its answer──► Idle ──bytes──► Header …
-//!              10 s             10 s               15 s (guard)            60 s
+//!   accept ─► First ──bytes──► Header ──headers──► Body ──request──► Answer ──its answer──► Idle ──bytes──► Header …
+//!              10 s             10 s                10 s (guard)      15 s (guard)            60 s
 //! ```
 //!
 //! A newcomer is always let in. When all places are taken, the connection that has waited longest for its client is closed;
@@ -24,8 +24,9 @@ const MOST: usize = 128;
 /// So many of them from one peer: a quarter, so that no single one fills them.
 const MOST_OF_A_PEER: usize = 32;
 
-/// What a client may take to send a request, from the connection or the first byte to the end of its headers.
-const REQUEST_WITHIN: Duration = Duration::from_secs(10);
+/// What a client may take to send a request, from the connection or the first byte to the end of its headers; and once more for
+/// its body.
+pub(super) const REQUEST_WITHIN: Duration = Duration::from_secs(10);
 
 /// What a client may take to read its answer and to ask again: longer than the usual time between two scrapes.
 const IDLE_WITHIN: Duration = Duration::from_secs(60);
@@ -37,6 +38,8 @@ pub(super) enum Awaits {
     First,
     /// The rest of a request's headers.
     Header,
+    /// The rest of a request's body. Whoever reads it counts the time, and answers.
+    Body,
     /// The answer, which is being made here.
     Answer,
     /// The client: it reads the answer, or has nothing to ask.
@@ -49,7 +52,7 @@ impl Awaits {
         match self {
             Self::First | Self::Header => Some(REQUEST_WITHIN),
             Self::Idle => Some(IDLE_WITHIN),
-            Self::Answer => None,
+            Self::Body | Self::Answer => None,
         }
     }
 }
@@ -126,7 +129,7 @@ impl Table {
         let candidates = self.open.iter().filter(|(_, open)| may_go(open));
         let goes = candidates.min_by_key(|(number, open)| match open.awaits {
             Awaits::Answer => (true, None, **number),
-            Awaits::First | Awaits::Header | Awaits::Idle => (false, Some(open.since), **number),
+            Awaits::First | Awaits::Header | Awaits::Body | Awaits::Idle => (false, Some(open.since), **number),
         });
         if let Some(open) = goes.map(|(number, _)| *number).and_then(|number| self.open.remove(&number)) {
             open.close.notify_one();
@@ -149,6 +152,11 @@ impl Place {
     /// Notes that bytes came from the client. What comes while an answer is made, or goes on, changes nothing.
     pub(super) fn received(&self, now: Instant) {
         self.change(now, |awaits| matches!(awaits, Awaits::First | Awaits::Idle).then_some(Awaits::Header));
+    }
+
+    /// Notes that the headers of a request are complete.
+    pub(super) fn headed(&self, now: Instant) {
+        self.change(now, |_| Some(Awaits::Body));
     }
 
     /// Notes that a request is complete.
@@ -238,6 +246,17 @@ mod tests {
             let closed: Vec<usize> = (0..MOST).filter(|&at| is_closed(&places[at])).collect();
             assert_eq!(closed, [goes]);
         }
+    }
+
+    #[test]
+    fn whoever_sends_no_body_makes_room_before_an_answer_does() {
+        let (all, start) = (Arc::new(Connections::default()), Instant::now());
+        let places = full(&all, start);
+        places.iter().for_each(|place| place.asked(start));
+        places[9].headed(start + Duration::from_secs(1));
+        let newcomer = all.admit(address(99), start);
+        let closed: Vec<usize> = (0..MOST).filter(|&at| is_closed(&places[at])).collect();
+        assert_eq!((closed, is_closed(&newcomer)), (vec![9], false));
     }
 
     #[test]

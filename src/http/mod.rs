@@ -32,12 +32,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, HttpBody as _};
 use axum::extract::{Extension, Request, State};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::time::Instant;
@@ -48,6 +49,7 @@ use crate::escape;
 use crate::pipeline::board::Board;
 use crate::telemetry::metrics::{Recorder, install};
 use auth::Token;
+use connections::{Place, REQUEST_WITHIN};
 pub use replay::ReplayListener;
 use server::Peer;
 use trail::Trail;
@@ -56,7 +58,7 @@ use trail::Trail;
 const ANSWER_WITHIN: Duration = Duration::from_secs(15);
 
 /// A request with a larger body is refused. None needs one.
-const MOST_BODY_BYTES: u64 = 64 << 10;
+const MOST_BODY_BYTES: usize = 64 << 10;
 
 /// How often measurements that wait are summed up, should nobody read them.
 const TIDY_EVERY: Duration = Duration::from_secs(5);
@@ -183,28 +185,64 @@ fn routes(app: Arc<App>) -> Router {
 /// it should.
 async fn guard(
     State(gate): State<Arc<Gate>>,
-    Extension(Peer(peer)): Extension<Peer>,
+    Extension(peer): Extension<Peer>,
+    Extension(place): Extension<Arc<Place>>,
     request: Request,
     next: Next,
 ) -> Response {
-    let length = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-    let mut answer = if let Err(refused) = caller::check(&request, gate.loopback) {
-        let asked = format!("{} {}", request.method(), request.uri().path());
-        gate.trail.refused(refused.reason, peer, &asked, Instant::now());
-        refusal(refused.status, refused.message)
-    } else if length.is_some_and(|bytes: u64| bytes > MOST_BODY_BYTES) {
-        refusal(StatusCode::PAYLOAD_TOO_LARGE, "a request's body may have 64 KiB; none is needed")
-    } else {
-        match tokio::time::timeout(ANSWER_WITHIN, next.run(request)).await {
-            Ok(answer) => answer,
-            Err(_) => refusal(StatusCode::SERVICE_UNAVAILABLE, "no answer in time; see /healthz and the log"),
+    let mut answer = match admitted(&gate, peer, request).await {
+        Ok(request) => {
+            place.asked(Instant::now());
+            match tokio::time::timeout(ANSWER_WITHIN, next.run(request)).await {
+                Ok(answer) => in_json(answer).await,
+                Err(_) => refusal(StatusCode::SERVICE_UNAVAILABLE, "no answer in time; see /healthz and the log"),
+            }
         }
+        Err(refused) => refused,
     };
     let headers = answer.headers_mut();
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(HeaderName::from_static("referrer-policy"), HeaderValue::from_static("no-referrer"));
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     escaped(answer).await
+}
+
+/// The request, if its sender may ask, with all of its body. What is not there whole is not done.
+async fn admitted(gate: &Gate, Peer(peer): Peer, request: Request) -> Result<Request, Response> {
+    if let Err(refused) = caller::check(&request, gate.loopback) {
+        let asked = format!("{} {}", request.method(), request.uri().path());
+        gate.trail.refused(refused.reason, peer, &asked, Instant::now());
+        return Err(refusal(refused.status, refused.message));
+    }
+    let (parts, body) = request.into_parts();
+    const TOO_LARGE: (StatusCode, &str) =
+        (StatusCode::PAYLOAD_TOO_LARGE, "a request's body may have 64 KiB; none is needed");
+    // What is said to be too large is not waited for.
+    let within = if body.size_hint().lower() > MOST_BODY_BYTES as u64 { None } else { Some(REQUEST_WITHIN) };
+    let whole = Limited::new(body, MOST_BODY_BYTES).collect();
+    let (status, message) = match tokio::time::timeout(within.unwrap_or_default(), whole).await {
+        _ if within.is_none() => TOO_LARGE,
+        Ok(Ok(body)) => return Ok(Request::from_parts(parts, Body::from(body.to_bytes()))),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => TOO_LARGE,
+        Ok(Err(_)) => (StatusCode::BAD_REQUEST, "the request's body cannot be read; nothing was done"),
+        Err(_) => (StatusCode::REQUEST_TIMEOUT, "the request's body did not come in time; nothing was done"),
+    };
+    let mut refused = refusal(status, message);
+    // The rest of the body would be taken for the next request.
+    refused.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    Err(refused)
+}
+
+/// The refusals of the library for HTTP are text.
+async fn in_json(answer: Response) -> Response {
+    let is_text = |kind: &HeaderValue| kind.as_bytes().starts_with(b"text/plain");
+    if !answer.status().is_client_error() || !answer.headers().get(header::CONTENT_TYPE).is_some_and(is_text) {
+        return answer;
+    }
+    let status = answer.status();
+    // It lies in memory already.
+    let text = axum::body::to_bytes(answer.into_body(), usize::MAX).await.unwrap_or_default();
+    refusal(status, String::from_utf8_lossy(&text))
 }
 
 /// JSON as a terminal may show it: names and messages in it come from servers and stores.

@@ -68,8 +68,9 @@ async fn accept(listener: TcpListener, app: Router, all: &Arc<Connections>) {
 async fn connection(stream: TcpStream, peer: Peer, place: Arc<Place>, app: Router) {
     let app = TowerToHyperService::new(app);
     let answer = |mut request: Request<Incoming>| {
-        place.asked(Instant::now());
+        place.headed(Instant::now());
         request.extensions_mut().insert(peer);
+        request.extensions_mut().insert(Arc::clone(&place));
         let (place, answer) = (Arc::clone(&place), app.call(request));
         async move {
             let answer = answer.await;

@@ -10,6 +10,8 @@
 //! The parts of an archive, put together, are one zstd stream: `cat base.tar.*.zst | zstd -d | tar -x` unpacks it. A
 //! folder without `backup.json` is no backup, nor is one of which the chain does not know, once it knows of backups. A backup is of use once the chain holds the WAL from its start to its end.
 
+mod stored;
+
 use std::collections::BTreeMap;
 use std::io::Read;
 
@@ -21,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use super::READS_AT_ONCE;
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::store::{Created, Store, bounds, layout};
-use crate::stream::{Lsn, System, sha256};
+use crate::stream::{Lsn, System, lean, sha256};
 
 /// The newest version of `backup.json`, which an incremental one has: a reader that does not know of parents must not restore it alone.
 /// Lower ones are still written where they say everything.
@@ -32,6 +34,7 @@ pub const DAMAGED_FORMAT: u32 = 2;
 
 /// A base backup.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "stored::Stored")]
 pub struct Backup {
     /// The version of the format.
     pub format: u32,
@@ -373,7 +376,7 @@ pub(super) fn parse(key: &object_store::path::Path, bytes: &[u8]) -> Result<Back
         let message = format!("{key} has format version {format}, this tidelog reads up to {BACKUP_FORMAT}");
         return Err(Error::new(Kind::Unsupported, message).hint("read it with the newer tidelog that wrote it"));
     }
-    let backup: Backup = serde_json::from_slice(bytes).map_err(corrupt)?;
+    let backup: Backup = lean::parse(bytes).map_err(corrupt)?;
     if let Some(parent) = &backup.parent
         && (format < BACKUP_FORMAT || parent.name == backup.name || !layout::is_backup_name(&parent.name))
     {

@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 use super::{Chain, READS_AT_ONCE, entry};
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::store::{Store, layout};
-use crate::stream::{FORMAT_VERSION, StreamId, TopicLife, is_name};
+use crate::stream::{FORMAT_VERSION, StreamId, TopicLife, is_name, lean};
 
 /// A claim that lies further in the reader's future was made by a clock that is ahead, and counts for nothing.
 const CLOCKS_AGREE: TimeDelta = TimeDelta::seconds(5);
@@ -281,7 +281,7 @@ pub(super) fn decode(object: &Path, bytes: &[u8]) -> Result<Coverage> {
     const WAY_OUT: &str =
         "delete the object: nothing but claims of completeness is lost with it, and archivers make them again";
     entry::check_format(object, bytes, FORMAT_VERSION)?;
-    let coverage: Coverage = serde_json::from_slice(bytes)
+    let coverage: Coverage = lean::parse(bytes)
         .map_err(|error| Error::new(Kind::Corrupt, format!("{object} cannot be read")).source(error).hint(WAY_OUT))?;
     // Whoever takes its claims over removes the object of that writer.
     let is_own = is_name(&coverage.writer)

@@ -28,7 +28,7 @@ pub(super) fn encode(checkpoint: &Checkpoint) -> Result<Bytes> {
 /// Reads the bytes of entry `number`. It must say itself that it is that entry of that stream.
 pub(super) fn decode(stream: &StreamId, number: u64, object: Path, bytes: &[u8]) -> Result<Entry> {
     check_format(&object, bytes, CHAIN_FORMAT)?;
-    let checkpoint: Checkpoint = serde_json::from_slice(bytes).map_err(|error| not_readable(&object).source(error))?;
+    let checkpoint = Checkpoint::parse(bytes).map_err(|error| not_readable(&object).source(error))?;
     if checkpoint.stream != stream.to_string() || checkpoint.number != number {
         let message = format!("{object} says that it is entry {} of {}", checkpoint.number, checkpoint.stream);
         return Err(Error::new(Kind::Corrupt, message).hint("the object was moved or copied by hand: put it back"));

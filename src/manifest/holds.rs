@@ -22,7 +22,7 @@ use tokio::time::Instant;
 
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::store::{Store, layout};
-use crate::stream::{FORMAT_VERSION, Lsn, is_name};
+use crate::stream::{FORMAT_VERSION, Lsn, is_name, lean};
 
 /// How long a hold counts after it was last written: long enough to start a server in peace after a restore.
 pub const SPAN: TimeDelta = TimeDelta::hours(6);
@@ -96,7 +96,7 @@ impl Hold {
 
     /// Reads one.
     pub fn parse(bytes: &[u8]) -> Result<Self> {
-        let hold: Self = serde_json::from_slice(bytes).or_err(Kind::Corrupt, || "a hold cannot be read".to_owned())?;
+        let hold: Self = lean::parse(bytes).or_err(Kind::Corrupt, || "a hold cannot be read".to_owned())?;
         match hold.format {
             1..=FORMAT_VERSION if is_name(&hold.name) && hold.backup.as_deref().is_none_or(is_name) => Ok(hold),
             1..=FORMAT_VERSION => Err(Error::new(Kind::Corrupt, format!("a hold says that it is {:?}", hold.name))),

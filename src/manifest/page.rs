@@ -24,7 +24,7 @@ use crate::store::{Created, Store, bounds, layout};
 use crate::stream::invariants::{Checked, SNAPSHOT_EVERY, page_lists_entries, page_lists_pages, totals_add_up};
 use crate::stream::{
     Abandon, Body, CHAIN_FORMAT, Expire, FORMAT_VERSION, Gap, Merge, PageRef, PartitionRange, SegmentRef, Span,
-    StreamId, Totals, sha256,
+    StreamId, Totals, lean, sha256,
 };
 
 /// zstd's default level: pages are written once every 64 commits and read often.
@@ -305,7 +305,7 @@ pub(super) fn decode(stream: &StreamId, reference: &PageRef, object: &Path, byte
     }
     let json = unpack(object, bytes)?;
     entry::check_format(object, &json, CHAIN_FORMAT)?;
-    let page: Page = serde_json::from_slice(&json).or_err(Kind::Corrupt, || format!("{object} cannot be read"))?;
+    let page: Page = lean::parse(&json).or_err(Kind::Corrupt, || format!("{object} cannot be read"))?;
     let said = (reference.level, reference.first, reference.last);
     if page.stream != stream.to_string() || (page.level, page.first, page.last) != said {
         let message = format!(

@@ -23,7 +23,7 @@ use super::plan::{Mark, Marks, Part, Plan};
 use super::select::Source;
 use crate::error::{Error, Kind, Result, ResultExt as _};
 use crate::store::{Created, Store, layout};
-use crate::stream::{FORMAT_VERSION, TopicLife, sha256};
+use crate::stream::{FORMAT_VERSION, TopicLife, lean, sha256};
 
 /// What a replay was begun as.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -187,7 +187,7 @@ async fn read<T: DeserializeOwned>(store: &Store, object: &Path) -> Result<Optio
             format!("{object} is written in format {}, and this program reads up to {FORMAT_VERSION}", version.format);
         return Err(Error::new(Kind::Unsupported, message).hint("a newer tidelog wrote it: update this one"));
     }
-    serde_json::from_slice(&bytes).map(Some).or_err(Kind::Corrupt, unreadable)
+    lean::parse(&bytes).map(Some).or_err(Kind::Corrupt, unreadable)
 }
 
 fn json<T: Serialize>(document: &T) -> Result<Bytes> {

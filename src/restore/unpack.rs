@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,6 +25,7 @@ use super::manifest::Files;
 use super::patience::{PATIENCE, patiently};
 use super::runs::Chunk;
 use crate::error::{Error, Kind, Result, ResultExt};
+use crate::escape;
 use crate::manifest::backups::Part;
 use crate::store::Store;
 
@@ -210,7 +211,7 @@ impl Unpacker {
         if path.components().any(|part| !matches!(part, Component::Normal(_))) {
             return Err(Error::new(
                 Kind::Corrupt,
-                format!("the archive holds {}, which leads out of it", path.display()),
+                format!("the archive holds {}, which leads out of it", shown(&path)),
             ));
         }
         let target = self.into.as_ref().map(|into| into.join(&path));
@@ -219,9 +220,9 @@ impl Unpacker {
         match (entry.header().entry_type(), target) {
             (tar::EntryType::Directory, None) => Ok(()),
             (tar::EntryType::Directory, Some(target)) => {
-                let made = fs::create_dir_all(&target)
+                let made = folders(&target)
                     .and_then(|()| fs::set_permissions(&target, fs::Permissions::from_mode(mode | 0o700)));
-                made.map_err(|source| Error::io(source, format!("cannot make {}", target.display())))
+                made.map_err(|source| Error::io(source, format!("cannot make {}", shown(&target))))
             }
             (tar::EntryType::Regular, target) => {
                 let name = [&self.prefix[..], path.as_os_str().as_bytes()].concat();
@@ -231,7 +232,7 @@ impl Unpacker {
                 self.file(entry, name, target.as_deref().map(|target| (target, mode)))
             }
             (other, _) => {
-                let message = format!("the archive holds {}, which is a {other:?}", path.display());
+                let message = format!("the archive holds {}, which is a {other:?}", shown(&path));
                 Err(Error::new(Kind::Unsupported, message)
                     .hint("use pg_basebackup for a data directory with links of its own making"))
             }
@@ -241,8 +242,8 @@ impl Unpacker {
     /// Reads a file through, checks it, and writes it if it has a target.
     fn file(&mut self, from: &mut impl Read, name: Vec<u8>, target: Option<(&Path, u32)>) -> Result<()> {
         let failed = |source| {
-            let shown = target.map(|(target, _)| target.display().to_string()).unwrap_or_default();
-            Error::io(source, format!("cannot write {shown}"))
+            let target = target.map(|(target, _)| shown(target)).unwrap_or_default();
+            Error::io(source, format!("cannot write {target}"))
         };
         let mut file = target.map(|(target, _)| create(target)).transpose().map_err(failed)?;
         let (mut hash, mut size, mut buffer) = (Sha256::new(), 0u64, vec![0; 256 << 10]);
@@ -262,9 +263,9 @@ impl Unpacker {
             // An empty file is its name, which its directory makes durable: there may be hundreds of thousands.
             set.and_then(|()| if size > 0 { file.sync_all() } else { Ok(()) }).map_err(failed)?;
         }
-        let shown = String::from_utf8_lossy(&name).into_owned();
+        let own = escape::name(&String::from_utf8_lossy(&name)).into_owned();
         let wrong = |what: String| {
-            Error::new(Kind::Corrupt, format!("{shown} of the base backup {what}"))
+            Error::new(Kind::Corrupt, format!("{own} of the base backup {what}"))
                 .hint("use another base backup: --backup NAME")
         };
         let Some(expected) = self.files.get(&name) else {
@@ -299,11 +300,22 @@ pub(super) fn read_through(tar: &[u8]) {
     }
 }
 
+/// A file of nobody else, whatever the process is started with: its mode in the backup is set when it is whole.
 fn create(target: &Path) -> io::Result<File> {
     if let Some(folder) = target.parent() {
-        fs::create_dir_all(folder)?;
+        folders(folder)?;
     }
-    File::create(target)
+    File::options().write(true).create(true).truncate(true).mode(0o600).open(target)
+}
+
+/// Makes a directory and those above it, as far as they are missing.
+fn folders(target: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(target)
+}
+
+/// A path as a message has it: whoever made the archive has named it.
+fn shown(path: &Path) -> String {
+    escape::name(&path.to_string_lossy()).into_owned()
 }
 
 /// Makes the names in a directory, and in all below it, durable.
@@ -445,6 +457,7 @@ mod tests {
             ("./", tar::EntryType::Directory, 0o777),
             ("d/", tar::EntryType::Directory, 0o555),
             ("d/a", tar::EntryType::Regular, 0o666),
+            ("e/f/a", tar::EntryType::Regular, 0o666),
         ] {
             let mut header = tar::Header::new_ustar();
             header.set_size(0);
@@ -454,7 +467,8 @@ mod tests {
             header.set_cksum();
             builder.append(&header, &b""[..]).expect("appended");
         }
-        let (into, written) = run(&builder.into_inner().expect("a tar file"), &files(&[("p/d/a", b"")]));
+        let (into, written) =
+            run(&builder.into_inner().expect("a tar file"), &files(&[("p/d/a", b""), ("p/e/f/a", b"")]));
         written.expect("all is well");
         let mode = |path: &Path| fs::metadata(path).expect("it is there").permissions().mode() & 0o777;
         // What Postgres accepts is 0700 and 0750 (`checkDataDir`, miscinit.c).
@@ -462,6 +476,33 @@ mod tests {
             (mode(into.path()), mode(&into.path().join("d")), mode(&into.path().join("d/a"))),
             (0o750, 0o750, 0o640)
         );
+        assert_eq!(mode(&into.path().join("e/f")), 0o700, "the archive says nothing of it");
+        drop(create(&into.path().join("new/file")).expect("made"));
+        assert_eq!(mode(&into.path().join("new/file")), 0o600, "before its own mode is set");
+    }
+
+    #[test]
+    fn a_name_of_megabytes_is_told_by_its_ends() {
+        for (start, kind) in
+            [("x/", tar::EntryType::Regular), ("../", tar::EntryType::Regular), ("x/", tar::EntryType::Fifo)]
+        {
+            let name = format!("{start}{}\u{1b}end", "n".repeat(8 << 20));
+            let mut builder = tar::Builder::new(Vec::new());
+            let mut header = tar::Header::new_gnu();
+            header.set_size(name.len() as u64);
+            header.set_entry_type(tar::EntryType::GNULongName);
+            header.set_cksum();
+            builder.append(&header, name.as_bytes()).expect("appended");
+            header.set_size(0);
+            header.set_entry_type(kind);
+            header.set_cksum();
+            builder.append(&header, &b""[..]).expect("appended");
+            let (_, written) = run(&builder.into_inner().expect("a tar file"), &files(&[]));
+            let error = written.expect_err("it must not pass");
+            let said = format!("{error:?}");
+            assert!(said.contains(&start[..1]) && said.len() < 4_000, "{} bytes: {said:.300}", said.len());
+            assert!(!said.contains(escape::is_unsafe), "{said:?}");
+        }
     }
 
     #[test]

@@ -17,8 +17,10 @@ pub const FORMAT_VERSION: u32 = 1;
 /// backups.
 pub const CHAIN_FORMAT: u32 = 2;
 
-/// One object of a chain: an entry with its number, its link to the entry before and its writer.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// One object of a chain: an entry with its number, its link to the entry before and its writer. It is read by
+/// [`Checkpoint::parse`] alone: what serde makes of `flatten` and `tag` holds everything in memory beforehand, 32 bytes for each
+/// digit that somebody wrote.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Checkpoint {
     /// The version of the format, [`Body::format`].
     pub format: u32,
@@ -38,7 +40,7 @@ pub struct Checkpoint {
 }
 
 /// What an entry of a chain says.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Body {
     /// Entry 0: a life of a topic or a Postgres system begins.
@@ -286,7 +288,7 @@ impl Body {
 
 /// Entry 0 of a chain: the facts that stay the same for the life of its stream.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, from = "parse::AnyBegin")]
 pub enum Begin {
     /// A Postgres system begins.
     Postgres(System),
@@ -402,15 +404,17 @@ pub struct System {
     pub server_version: u32,
 }
 
+mod parse;
+
 /// A `u64` as a text of decimal digits.
-mod decimal {
+pub(crate) mod decimal {
     use serde::{Deserialize, Deserializer, Serializer, de};
 
-    pub(super) fn serialize<S: Serializer>(number: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(number: &u64, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(number)
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
         let text = String::deserialize(deserializer)?;
         text.parse().map_err(|_| de::Error::custom(format_args!("{text:?} is not a system identifier")))
     }

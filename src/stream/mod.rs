@@ -8,6 +8,7 @@ mod abandon;
 mod checkpoint;
 mod entered;
 pub mod invariants;
+pub mod lean;
 mod lsn;
 mod name;
 mod progress;
@@ -17,6 +18,7 @@ use std::fmt;
 use std::str::FromStr;
 
 pub use abandon::Abandon;
+pub(crate) use checkpoint::decimal;
 pub use checkpoint::{
     Begin, Body, CHAIN_FORMAT, Change, Checkpoint, Close, Cut, Expire, Expired, FORMAT_VERSION, Format, Gap, GapReason,
     LastRecord, Merge, PageRef, PartitionRange, Retired, SegmentRef, Snapshot, Span, System, Totals, sha256,

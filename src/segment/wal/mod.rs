@@ -39,6 +39,9 @@ pub const MOST_BYTES: u64 = 16 << 20;
 /// The first magic number of a skippable frame.
 const SKIPPABLE: u32 = 0x184D_2A50;
 
+/// The most bytes of the JSON, which has about 300.
+const MOST_OF_FACTS: usize = 64 << 10;
+
 /// The bytes before the JSON: the magic number and the length.
 const FRAME_HEADER: usize = 8;
 
@@ -110,6 +113,9 @@ impl WalFacts {
             return Err(corrupt("it does not begin with a skippable frame"));
         }
         let length = u32::from_le_bytes(*length) as usize;
+        if length > MOST_OF_FACTS {
+            return Err(corrupt(&format!("its facts have {length} bytes")));
+        }
         let json = rest.get(..length).ok_or_else(|| corrupt("its facts are cut off"))?;
         let version: Version =
             serde_json::from_slice(json).map_err(|error| corrupt("its facts name no format").source(error))?;
