@@ -8,6 +8,8 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use object_store::path::Path;
@@ -20,6 +22,7 @@ use tidelog::stream::{Begin, Format, Lsn, PartitionRange, SegmentRef, StreamId, 
 
 use crate::http::site_with_listener;
 use crate::loops::is_told;
+use crate::archive::{Record, Topic};
 use crate::rig::kafka::{Kafka, shared};
 use crate::rig::postgres::{Postgres, PostgresOptions};
 use crate::rig::program::{self, Home};
@@ -307,6 +310,61 @@ async fn a_segment_of_20_mb_gets_through_500_kb_a_second() {
     assert!(start.elapsed() > Duration::from_secs(35), "the link was not slow: {:?}", start.elapsed());
     proxy.clear();
     assert_eq!(store.size(&Path::from("slow/segment")).await.unwrap(), Some(20_000_000));
+}
+
+#[test]
+fn a_segment_of_20_mb_is_read_over_500_kb_a_second() {
+    let mut bucket = moto();
+    let store = store_with(&bucket, &[]);
+    let mut random = crate::rig::records::Random::new(7);
+    let mut noise = |bytes: usize| (0..bytes).map(|_| random.below(256) as u8).collect::<Vec<u8>>();
+    let records: Vec<Record> =
+        (0..20).map(|offset| Record { value: Some(noise(1_000_000)), ..Record::new(0, offset, 1_000) }).collect();
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        Topic::begin(&store, "wide", 0).await.append(Format::Parquet, &records).await;
+    });
+    let proxy = Proxy::before(&mut bucket);
+    let slow = proxy.add(Rule::new("GET", "segments/", Fault::BytesPerSecond(500_000)));
+    let options: String = bucket.options().iter().map(|(key, value)| format!("{key} = {value:?}\n")).collect();
+    let home = Home::with_config(&format!("[archive]\nurl = \"{}\"\n[archive.options]\n{options}", bucket.url()));
+    let start = Instant::now();
+    let got = home.run(&["-c", "tidelog.toml", "cat", "--topic", "wide"]).expect(0);
+    assert!(
+        start.elapsed() > Duration::from_secs(35) && slow.met() > 0,
+        "the link was not slow: {:?}",
+        start.elapsed()
+    );
+    let values: Vec<String> = got.json_lines().iter().map(|line| line["value"]["base64"].to_string()).collect();
+    let sent = records.iter().map(|record| format!("{:?}", STANDARD.encode(record.value.as_deref().unwrap())));
+    assert!(values == sent.collect::<Vec<_>>(), "the values differ");
+    // Nothing was asked for twice: the link was slow, and no request was given up.
+    assert!(proxy.came("^GET .*segments/") as u64 == slow.met(), "{}", slow.met());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_a_store_has_forgotten_is_begun_again() {
+    let (_bucket, proxy, store) = behind_proxy();
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    let bytes: Vec<u8> = (0..20 << 20).map(|n: u32| (n / 251 + n % 253) as u8).collect();
+    file.write_all(&bytes).unwrap();
+    let (hash, key) = (sha256(&bytes), Path::from("upload/forgotten"));
+    for (method, at, fault) in [
+        ("PUT", "partNumber=2", Fault::Answer(404, "NoSuchUpload")),
+        ("POST", "uploadId=", Fault::Answer(400, "InvalidPart")),
+        ("POST", "uploadId=", Fault::Answer(404, "NoSuchUpload")),
+        // The store takes the part, and says of it what is another's: it knows better in the end.
+        ("PUT", "partNumber=2", Fault::ForeignTag("\"0123456789abcdef0123456789abcdef\"")),
+        ("PUT", "partNumber=2", Fault::ForeignTag("</ETag></Part><!--\u{e9}")),
+    ] {
+        proxy.clear();
+        let met = proxy.add(Rule::new(method, at, fault.clone()).times(1));
+        let error = store.upload(&key, file.path(), &hash).await.unwrap_err();
+        assert!(error.is_transient() && met.met() == 1, "{fault:?}: {error:?}");
+        assert_eq!(store.size(&key).await.unwrap(), None, "{fault:?}: nothing is there");
+        store.upload(&key, file.path(), &hash).await.unwrap();
+        assert!(store.get(&key).await.unwrap().unwrap() == bytes, "the bytes differ");
+        store.delete(&key).await.unwrap();
+    }
 }
 
 // What a store lacks or wants.

@@ -102,10 +102,10 @@ fn is_listing(query: &str) -> bool {
 /// The most that is read of an error, and of a page of a listing: 1,000 keys of 1,024 bytes, each byte as a reference, and what
 /// Azure says of 5,000.
 const MOST_OF_ERROR: usize = 64 << 10;
-const MOST_OF_LISTING: usize = 32 << 20;
+pub(super) const MOST_OF_LISTING: usize = 32 << 20;
 
 /// The beginning of a body. What is longer is cut there, and is no listing any more.
-async fn begin_of(body: HttpResponseBody, most: usize) -> Result<Bytes, HttpError> {
+pub(super) async fn begin_of(body: HttpResponseBody, most: usize) -> Result<Bytes, HttpError> {
     let (mut begin, mut pieces) = (Vec::new(), body.bytes_stream());
     while let Some(piece) = pieces.try_next().await? {
         let room = most - begin.len();

@@ -23,7 +23,7 @@ use object_store::{Error, Result};
 use quick_xml::Reader;
 use quick_xml::events::Event;
 
-use super::layout;
+use super::{layout, listing};
 
 /// How long a signed request counts.
 const SIGNED_FOR: Duration = Duration::from_secs(300);
@@ -101,7 +101,8 @@ impl Uploads {
         let request = request.map_err(|error| failed(error.to_string()))?;
         let answer = self.client.execute(request).await.map_err(|error| failed(error.to_string()))?;
         let status = answer.status();
-        let body = answer.into_body().bytes().await.map_err(|error| failed(error.to_string()))?;
+        let body = listing::begin_of(answer.into_body(), listing::MOST_OF_LISTING);
+        let body = body.await.map_err(|error| failed(error.to_string()))?;
         if !status.is_success() {
             let said = String::from_utf8_lossy(&body[..body.len().min(1_000)]).into_owned();
             return Err(failed(format!("status code: {status}: {said}")));
@@ -132,7 +133,7 @@ fn page_of(body: &[u8]) -> Option<Page> {
                 text.clear();
             }
             Event::Text(more) => text.push_str(&more.decode().ok()?),
-            Event::GeneralRef(name) => text.push_str(&super::listing::character(&name)?),
+            Event::GeneralRef(name) => text.push_str(&listing::character(&name)?),
             Event::End(_) => {
                 let name = names.pop()?;
                 match (names.iter().map(String::as_str).collect::<Vec<_>>().as_slice(), name.as_str()) {

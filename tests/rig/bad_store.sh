@@ -15,8 +15,10 @@ few=(
 suites=(faults:: stalls:: isolation:: generations:: complete:: damaged_segments:: kafka:: wal:: postgres_)
 
 # What is about the archive's disk itself: one that is full, unmounted, moved away, not to be read by a user, or read by other
-# programs. Stores have tests of their own in store_faults.
+# programs. Stores have tests of their own in store_faults. Those of the listener and of loops count what a quiet store does.
 not_here=(
+    http::
+    loops::
     store_faults::
     faults::an_archive_disk_that_is_full_is_waited_for
     faults::directories_that_cannot_be_had_are_said_at_the_start

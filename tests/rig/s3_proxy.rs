@@ -45,6 +45,8 @@ pub(crate) enum Fault {
     Delay(Duration),
     /// All requests with this rule share a link that carries so many bytes a second, both ways.
     BytesPerSecond(u64),
+    /// The server does what is asked, and the client gets this `ETag`.
+    ForeignTag(&'static str),
     /// A listing without the newest objects: keys that match are left out of it.
     HideKeys(Regex),
 }
@@ -280,6 +282,10 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> io::Result<A
             let pieces = [Ok(Frame::data(bytes.slice(..at))), Err(io::Error::other("a rule cuts the answer"))];
             let body = StreamBody::new(futures::stream::iter(pieces));
             Ok(Response::from_parts(parts, BodyExt::boxed_unsync(body)))
+        }
+        Some(Fault::ForeignTag(tag)) => {
+            parts.headers.insert("etag", hyper::header::HeaderValue::from_bytes(tag.as_bytes()).expect("a header"));
+            Ok(Response::from_parts(parts, whole(bytes)))
         }
         Some(Fault::HideKeys(hidden)) => {
             let text = String::from_utf8_lossy(&bytes).into_owned();

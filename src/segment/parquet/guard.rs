@@ -79,11 +79,25 @@ fn children(thrift: &mut Thrift<'_>) -> Result<i64, Bad> {
     Ok(children)
 }
 
-/// Looks at where the pages of a column lie. Each of them takes three numbers and the end of a struct.
-pub(super) fn offset_index(bytes: &[u8]) -> Result<()> {
-    Thrift::new(bytes, bytes.len() as u64 / 4)
+/// Looks at where the pages of a column lie, each of which takes three numbers and the end of a struct; or at what they hold, where
+/// each takes a byte in each of three lists.
+pub(super) fn page_index(bytes: &[u8], of: Index) -> Result<()> {
+    let bytes_of_page = match of {
+        Index::Places => 4,
+        Index::Values => 3,
+    };
+    Thrift::new(bytes, bytes.len() as u64 / bytes_of_page)
         .skip(kind::STRUCT)
         .map_err(|what| refused(&format!("in its page index, {what}")))
+}
+
+/// What a page index tells of a column.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Index {
+    /// `OffsetIndex` of `parquet.thrift`.
+    Places,
+    /// `ColumnIndex`.
+    Values,
 }
 
 /// Looks at every page of a row group, the bytes of which begin at `start` of the file.
@@ -294,9 +308,10 @@ mod tests {
         };
         for count in [1 << 31, 1 << 14, 50] {
             assert!(footer(&list(count)).expect_err("it has 40 items").to_string().contains("a list is too long"));
-            assert!(
-                offset_index(&list(count)).expect_err("it has 40 items").to_string().contains("a list is too long")
-            );
+            for of in [Index::Places, Index::Values] {
+                let error = page_index(&list(count), of).expect_err("it has 40 items");
+                assert!(error.to_string().contains("a list is too long"), "{of:?}: {error}");
+            }
         }
         assert_eq!(Thrift::new(&list(39), LONGEST_LIST).skip(kind::STRUCT), Ok(()), "39 items and the end");
         assert!(footer(&[0x1c; 100]).expect_err("structs in structs").to_string().contains("too deep"));

@@ -47,7 +47,7 @@ const TAIL: u64 = 64 << 10;
 const BATCH_BYTES: u64 = 4 << 20;
 /// No footer is larger than this, and no page index: that would be the ten thousand row groups of 80 GB.
 const MOST_ABOUT: u64 = 16 << 20;
-const MOST_INDEX: u64 = 64 << 20;
+const MOST_INDEX: u64 = 16 << 20;
 /// Before it stand the footer's length and the magic of the format.
 const FOOTER_END: u64 = 8;
 /// A decoder that asks for bytes of the footer more often than this goes round in a circle.
@@ -194,15 +194,15 @@ impl Tail {
 
     /// The footer with its page index.
     async fn with_page_index(&self, object: &Object, metadata: ParquetMetaData) -> Result<ParquetMetaData> {
-        let places = guarded(|| Ok(offset_indexes(&metadata)))??;
-        for place in places {
+        let places = guarded(|| Ok(page_indexes(&metadata)))??;
+        for (of, place) in places {
             let bytes = match place.start.checked_sub(self.range.start) {
                 Some(start) if place.end <= self.range.end => {
                     self.bytes.slice(start as usize..(place.end - self.range.start) as usize)
                 }
                 _ => object.get(place).await?,
             };
-            guard::offset_index(&bytes)?;
+            guard::page_index(&bytes, of)?;
         }
         let decoder = guarded(|| ParquetMetaDataPushDecoder::try_new_with_metadata(object.size(), metadata))?;
         self.decode(object, decoder.with_page_index_policy(PageIndexPolicy::Optional)).await
@@ -231,8 +231,8 @@ impl Tail {
     }
 }
 
-/// Where the offset indexes lie: one for each column of each row group. Several in one place would be decoded several times.
-fn offset_indexes(metadata: &ParquetMetaData) -> Result<Vec<Range<u64>>> {
+/// Where the page indexes lie: two for each column of each row group. Several in one place would be decoded several times.
+fn page_indexes(metadata: &ParquetMetaData) -> Result<Vec<(guard::Index, Range<u64>)>> {
     let columns = metadata.row_groups().iter().flat_map(RowGroupMetaData::columns);
     let mut bytes = 0;
     let mut places = Vec::new();
@@ -244,7 +244,8 @@ fn offset_indexes(metadata: &ParquetMetaData) -> Result<Vec<Range<u64>>> {
         let offsets = of(column.offset_index_offset(), column.offset_index_length());
         let values = of(column.column_index_offset(), column.column_index_length());
         bytes += offsets.iter().chain(&values).map(|place| place.end - place.start).sum::<u64>();
-        places.extend(offsets);
+        places.extend(offsets.map(|place| (guard::Index::Places, place)));
+        places.extend(values.map(|place| (guard::Index::Values, place)));
     }
     if bytes > MOST_INDEX {
         return Err(guard::refused(&format!("its page index has {bytes} bytes")));
