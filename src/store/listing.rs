@@ -417,6 +417,55 @@ mod tests {
         assert_eq!(begin_of(body, MOST_OF_ERROR).await.expect("bytes").len(), 10);
     }
 
+    /// A cloud that answers one thing.
+    #[derive(Debug)]
+    struct Says(u16, Vec<u8>);
+
+    #[async_trait]
+    impl HttpService for Says {
+        async fn call(&self, _: HttpRequest) -> Result<HttpResponse, HttpError> {
+            let answer = hyper::Response::builder().status(self.0).body(self.1.clone().into());
+            Ok(answer.expect("an answer"))
+        }
+    }
+
+    async fn asked(query: &str, (status, body): (u16, &[u8])) -> Result<Bytes, HttpError> {
+        let inner = HttpClient::new(Says(status, body.to_vec()));
+        let client = Client { inner, passed_over: PassedOver::default() };
+        let request = hyper::Request::get(format!("http://store/bucket?{query}"));
+        let request = request.body(object_store::client::HttpRequestBody::empty()).expect("a request");
+        client.call(request).await?.into_body().bytes().await
+    }
+
+    #[tokio::test]
+    async fn what_a_cloud_answers_is_looked_at_before_it_is_believed() {
+        let page = |key: &str, next: &str| {
+            format!(
+                "<ListBucketResult><IsTruncated>true</IsTruncated><Contents><Key>{key}</Key></Contents>\
+                 <NextContinuationToken>{next}</NextContinuationToken></ListBucketResult>"
+            )
+            .into_bytes()
+        };
+        let query = "list-type=2&continuation-token=here";
+        let list = |body: Vec<u8>| async move { asked(query, (200, &body)).await };
+        assert_eq!(list(page("a", "there")).await.expect("a listing"), page("a", "there"));
+        assert!(!String::from_utf8_lossy(&list(page("a//b", "there")).await.expect("a listing")).contains("a//b"));
+        for (body, why) in [
+            (page("a", "here"), "ends where it began"),
+            (b"<Error><Code>SlowDown</Code></Error>".to_vec(), "is no listing"),
+            (page(&"k".repeat(MOST_OF_LISTING), "there"), "is no listing"),
+        ] {
+            let error = list(body).await.expect_err("it is not believed");
+            let said = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
+            assert!(said.contains(why), "{why}: {said:.300}");
+        }
+        let long = vec![b'x'; 3 * MOST_OF_ERROR];
+        for asks in [query, "", "uploads="] {
+            assert_eq!(asked(asks, (503, &long)).await.expect("an error").len(), MOST_OF_ERROR, "{asks}");
+        }
+        assert_eq!(asked("", (200, &long)).await.expect("an object").len(), long.len());
+    }
+
     #[test]
     fn only_listings_are_looked_at() {
         assert!(is_listing("continuation-token=x&list-type=2&prefix=a"));
