@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 
 use super::{Begin, Body, Checkpoint, Gap, System};
 use crate::stream::lean;
+use crate::stream::state::StateKind;
 
 /// What every entry says.
 #[derive(Deserialize)]
@@ -69,13 +70,15 @@ fn body(kind: &Kind, json: &[u8]) -> serde_json::Result<Body> {
     })
 }
 
-/// [`Begin`] as it stands in JSON: what says all of a system is one, everything else is a topic.
+/// [`Begin`] as it stands in JSON: what says all of a system is one, what says of which state it is is one, everything else
+/// is a topic.
 #[derive(Deserialize)]
 pub(super) struct AnyBegin {
     #[serde(default, with = "optional_decimal")]
     system_id: Option<u64>,
     wal_segment_size: Option<u32>,
     server_version: Option<u32>,
+    state: Option<StateKind>,
     topic_id: Option<String>,
     cluster_id: Option<String>,
     #[serde(default)]
@@ -86,10 +89,11 @@ pub(super) struct AnyBegin {
 
 impl From<AnyBegin> for Begin {
     fn from(any: AnyBegin) -> Self {
-        match (any.system_id, any.wal_segment_size, any.server_version) {
-            (Some(system_id), Some(wal_segment_size), Some(server_version)) => {
+        match (any.system_id, any.wal_segment_size, any.server_version, any.state) {
+            (Some(system_id), Some(wal_segment_size), Some(server_version), _) => {
                 Self::Postgres(System { system_id, wal_segment_size, server_version })
             }
+            (.., Some(state)) => Self::State { state, cluster_id: any.cluster_id },
             _ => Self::Topic {
                 topic_id: any.topic_id,
                 cluster_id: any.cluster_id,
