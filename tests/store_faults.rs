@@ -20,9 +20,9 @@ use tidelog::pipeline::tasks::Task;
 use tidelog::store::{Created, Store, layout};
 use tidelog::stream::{Begin, Format, Lsn, PartitionRange, SegmentRef, StreamId, System, TopicLife, sha256};
 
+use crate::archive::{Record, Topic};
 use crate::http::site_with_listener;
 use crate::loops::is_told;
-use crate::archive::{Record, Topic};
 use crate::rig::kafka::{Kafka, shared};
 use crate::rig::postgres::{Postgres, PostgresOptions};
 use crate::rig::program::{self, Home};
