@@ -408,10 +408,14 @@ fn a_slot_that_the_server_gave_up(version: Version) {
     site.wait_archived(&postgres, 1, &mut program);
     let said = program.output();
     assert!(said.contains("the lost slot was made anew") && said.contains("WAL is lost"), "{said}");
-    assert_ne!(postgres.psql(status), "lost");
-    let first = site.gaps();
+    // It may be lost again the moment after, and is made again as soon as the connection has ended.
+    wait_until("the slot to be there", PATIENCE, || {
+        program.assert_running();
+        postgres.psql(status) != "lost"
+    });
     // With a slow store it may have been lost more than once on the way. Each time is told, and is a gap.
-    assert_eq!(first.len(), said.matches("WAL is lost").count(), "{first:?} {said}");
+    let (first, said) = (site.gaps(), program.output());
+    assert!((1..=said.matches("WAL is lost").count()).contains(&first.len()), "{first:?} {said}");
 
     // A slot that is in use goes too, when whoever uses it does not keep up.
     let archived = site.end(1);
@@ -419,7 +423,8 @@ fn a_slot_that_the_server_gave_up(version: Version) {
     // Ended by a signal, it would wait until it has told its client why, and so would whoever gives up the slot.
     wait_until("the server to end the connection", PATIENCE, || {
         postgres.psql("INSERT INTO t SELECT generate_series(1, 1000)");
-        postgres.psql("SELECT count(*) FROM pg_stat_replication WHERE application_name = 'tidelog'") == "0"
+        // A base backup that was asked for may stand still beside it.
+        postgres.psql("SELECT active FROM pg_replication_slots WHERE slot_name = 'tidelog'") == "f"
     });
     wait_until("the slot to be lost once more", PATIENCE, || {
         postgres.psql("INSERT INTO t SELECT generate_series(1, 100000)");
@@ -432,13 +437,18 @@ fn a_slot_that_the_server_gave_up(version: Version) {
     let (all, said) = (site.gaps(), program.output());
     assert!(all.len() > first.len() && all.starts_with(&first), "{all:?} {first:?} {said}");
     assert!(all[first.len()].start >= archived.position(), "{all:?}");
-    assert_eq!(all.len(), said.matches("WAL is lost").count(), "{all:?} {said}");
-    assert_ne!(postgres.psql(status), "lost");
+    assert!(all.len() <= said.matches("WAL is lost").count(), "{all:?} {said}");
+    wait_until("the slot to be there", PATIENCE, || {
+        program.assert_running();
+        postgres.psql(status) != "lost"
+    });
     program.terminate(STOP);
     site.assert_sound();
+    let last = site.gaps();
+    assert!(last.starts_with(&all), "{last:?} {all:?}");
     let listed = site.tidelog(&["ls", "--json"]).expect(0).json()["streams"][0]["gaps"].as_array().map(Vec::len);
-    assert_eq!(listed, Some(all.len()));
-    assert_recoverable_over_no_gap(&site, &all);
+    assert_eq!(listed, Some(last.len()));
+    assert_recoverable_over_no_gap(&site, &last);
 }
 
 /// What each base backup reaches lies between two gaps.

@@ -275,6 +275,11 @@ impl Walker {
     }
 
     fn begin_page(&mut self, start: u64, first_of_file: bool) -> Result<()> {
+        // A walk that begins behind a switch has not seen it: what is left of the file has to be zeros then.
+        let is_unused = self.page[..SHORT_HEADER as usize].iter().all(|byte| *byte == 0);
+        if matches!(self.state, State::Lost) && is_unused && !first_of_file {
+            self.state = State::Unused;
+        }
         if matches!(self.state, State::Unused) {
             if !first_of_file {
                 return self.is_zero(start, &self.page[..SHORT_HEADER as usize]);

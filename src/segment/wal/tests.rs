@@ -140,11 +140,24 @@ fn records_are_followed_over_pages_and_files_whatever_the_pieces() {
 #[test]
 fn a_walk_may_begin_anywhere() {
     let log = log();
-    for begin in [8, 8_192, 20_000, 8_192 * 40, 8_192 * 40 + 12, 1 << 20] {
+    let feed = |begin: usize, bytes: &[u8]| {
         let mut walker = Walker::new(system(), 1, Lsn(log.start + begin as u64), Lsn(0)).expect("a known version");
-        walker.feed(&log.bytes[begin..]).expect("sound WAL");
-        assert_eq!(walker.take().last_commit, if begin < 1 << 20 { Some(946_684_800_000) } else { None }, "{begin}");
+        walker.feed(&bytes[begin..]).map(|()| walker)
+    };
+    // The last two begin behind the switch: in a life of a timeline that follows an abandoned one, nobody has seen it.
+    let unused = (1 << 20) - 8_192 * 2 + 12;
+    for begin in [8, 8_192, 20_000, 8_192 * 40, 8_192 * 40 + 12, 1 << 20, unused, (1 << 20) - 8_192] {
+        let mut walker = feed(begin, &log.bytes).expect("sound WAL");
+        assert_eq!(walker.take().last_commit, if begin < unused { Some(946_684_800_000) } else { None }, "{begin}");
+        assert_eq!(walker.verified().map(|end| end.0), Some(log.at() - 4), "{begin}");
     }
+    // Zeros count only up to the end of the file.
+    let mut damaged = log.bytes.clone();
+    damaged[(1 << 20) - 100] = 1;
+    let error = feed(unused, &damaged).map(drop).expect_err("it is no zero");
+    assert!(error.to_string().contains("behind a switch"), "{error}");
+    damaged[1 << 20] = 0;
+    assert!(feed(1 << 20, &damaged).is_err());
 }
 
 #[test]
