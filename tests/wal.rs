@@ -109,6 +109,14 @@ impl WalSite {
         self.ends().get(&timeline).copied().unwrap_or_default()
     }
 
+    /// Waits until the slot is there, and with it the archive.
+    fn wait_begun(&self, program: &mut Program) {
+        wait_until("the archive to begin", PATIENCE, || {
+            program.assert_running();
+            self.chain().is_some()
+        });
+    }
+
     /// Waits until everything that the server has written by now is archived.
     fn wait_archived(&self, postgres: &Postgres, timeline: i32, program: &mut Program) {
         let end = flushed(postgres);
@@ -237,6 +245,8 @@ fn what_is_archived_is_the_servers_wal_byte_for_byte() {
             Postgres::start(PostgresOptions { version, config: &config, initdb: &[&size], ..Default::default() });
         let site = WalSite::of(&postgres);
         let mut program = site.start();
+        // What the server writes before that is not archived.
+        site.wait_begun(&mut program);
         postgres.pgbench(&["-i", "-s", "2", "-q"]);
         postgres.psql("SELECT pg_switch_wal()");
         postgres.pgbench(&["-t", "50", "-c", "2"]);
@@ -258,10 +268,7 @@ fn killed_twenty_times_it_archives_every_byte_once() {
     let postgres = Postgres::start(PostgresOptions { config: &QUIET, ..Default::default() });
     let site = WalSite::of(&postgres);
     let mut program = site.start();
-    wait_until("the archive to begin", PATIENCE, || {
-        program.assert_running();
-        site.chain().is_some()
-    });
+    site.wait_begun(&mut program);
     let witness = Receivewal::start(&postgres);
     postgres.pgbench(&["-i", "-s", "3", "-q"]);
     let mut load = postgres.pgbench_start(&["-T", "600", "-c", "2", "-n"]);
