@@ -275,6 +275,7 @@ impl Shelf {
             finished: time,
             is_read_back: true,
             damaged: Vec::new(),
+            checksums: None,
             parent: None,
             archives,
             manifest,

@@ -360,6 +360,78 @@ fn what_cannot_be_incremental_is_told_and_a_service_takes_a_full_one() {
     assert!(said.contains("an incremental base backup cannot be taken: a full one is"), "{said}");
 }
 
+#[test]
+fn what_no_restore_could_read_is_no_parent() {
+    let place = Place::with(Version::V17, &SUMMARIZED);
+    let fast = place.home.path().join("fast");
+    std::fs::create_dir(&fast).expect("a directory");
+    place.postgres.psql(&format!("CREATE TABLESPACE fast LOCATION '{}'", fast.display()));
+    place.mark(1);
+    let full = place.back_up();
+    // A part of the parent is not there.
+    let part = folder(&place, &full).join("base.tar.0000000.zst");
+    let kept = place.home.path().join("kept");
+    std::fs::rename(&part, &kept).expect("moved");
+    let said = place.tidelog(&["backup", "--incremental"]).expect(3).stderr;
+    assert!(said.contains("nothing can build on") && said.contains("base.tar.0000000.zst"), "{said}");
+    assert!(said.contains("`tidelog backup`"), "{said}");
+    std::fs::rename(&kept, &part).expect("moved back");
+    let own = incremental(&place);
+    assert_eq!(own["parent"], full["name"]);
+
+    // pg_checksums writes every page of the server, and no log of that.
+    place.wait_archived();
+    place.stop_archiving();
+    place.postgres.stop();
+    let mut enable = place.postgres.client("pg_checksums");
+    enable.args(["--enable", "--no-sync", "-D"]).arg(place.postgres.data_dir());
+    program::run(enable).expect(0);
+    place.postgres.restart();
+    place.archive(&place.postgres, "[postgres.base_backup]\nincrementals = 6\nevery = \"1h\"\n");
+    place.mark(2);
+    let said = place.tidelog(&["backup", "--incremental"]).expect(1).stderr;
+    assert!(said.contains("nothing can build on") && said.contains("pg_checksums"), "{said}");
+    // The service takes a full one, on which the next ones build.
+    lose_wal(&place);
+    place.archive(&place.postgres, "[postgres.base_backup]\nincrementals = 6\n");
+    let full = taken(&place, 3);
+    assert_eq!(full["parent"], Value::Null);
+    place.mark(5_000);
+    let own = incremental(&place);
+    assert_eq!(own["parent"], full["name"]);
+    place.mark(5_001);
+    place.wait_archived();
+    place.stop_archiving();
+
+    // What is refused before anything was restored holds nothing; what can be gone on with does.
+    let (bin, data) = (bin_dir(Version::V17), place.home.path().join("restored"));
+    let asked = ["restore-postgres", "--bin-dir", &bin, "--into", &data.display().to_string()];
+    let moved = format!("{}={}", fast.display(), place.home.path().join("fast-restored").display());
+    let said = place.tidelog(&asked).expect(2).stderr;
+    assert!(said.contains("--tablespace"), "{said}");
+    assert_eq!(holds(&place), 0);
+    std::fs::rename(&part, &kept).expect("moved");
+    let part_of_last = folder(&place, &own).join("base.tar.0000000.zst");
+    let kept_of_last = place.home.path().join("kept-of-last");
+    std::fs::rename(&part_of_last, &kept_of_last).expect("moved");
+    let mapped = [&asked[..], &["--tablespace", &moved]].concat();
+    place.tidelog(&mapped).expect(3);
+    assert_eq!(holds(&place), 1);
+    std::fs::rename(&kept_of_last, &part_of_last).expect("moved back");
+    std::fs::rename(&kept, &part).expect("moved back");
+    place.tidelog(&mapped).expect(0);
+    let postgres = place.adopt(&data, Version::V17);
+    wait_recovered(&postgres);
+    assert_eq!(markers(&postgres), markers(&place.postgres));
+}
+
+/// How many holds there are.
+fn holds(place: &Place) -> usize {
+    let mut find = Command::new("find");
+    find.arg(place.home.path().join("archive/holds")).args(["-name", "*.json"]);
+    program::run(find).expect(0).stdout.lines().count()
+}
+
 /// Switches the summaries of the log, and waits until the server has so many processes that make them.
 fn summarize(place: &Place, value: &str, processes: &str) {
     place.postgres.psql(&format!("ALTER SYSTEM SET summarize_wal = {value}"));

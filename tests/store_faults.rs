@@ -172,6 +172,7 @@ fn backup() -> backups::Backup {
         finished: now(),
         is_read_back: true,
         damaged: Vec::new(),
+        checksums: None,
         parent: None,
         archives: vec![backups::Archive {
             name: "base.tar".into(),

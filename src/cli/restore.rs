@@ -24,7 +24,7 @@ use crate::restore::holding::{Holding, Kept};
 use crate::restore::plan::{Asked, Goal, Plan, plan};
 use crate::restore::postgres::{Action, Destination, LogSource, Places, Restored, restore, shell_word};
 use crate::restore::wal_fetch::{self, Answer, Name};
-use crate::restore::{Combiner, Foreseen, Ground, Log, PATIENCE, foresee, patiently};
+use crate::restore::{Combiner, Foreseen, Ground, Log, PATIENCE, foresee, is_begun, patiently};
 use crate::store::Store;
 use crate::stream::Lsn;
 use crate::telemetry::{self, LogFormat};
@@ -130,16 +130,23 @@ pub(super) async fn run(args: &RestoreArgs, archive: &Archive) -> Result<()> {
     }
     let system_id = log.system().system_id;
     let holding = Holding::begin(&store, &log, &plan, &pipeline::writer_id()?, &host()).await?;
-    let (done, shown) = bar("reading the log", plan.log_bytes());
-    let foreseen = foresee(&log, &plan, &done).await?;
-    drop(shown);
-    let into = Destination { combiner, ..destination(args, archive, foreseen)? };
-    let (done, shown) = bar("restoring", plan.bytes());
-    let restored = restore(&store, &plan, &into, &done).await?;
-    drop(shown);
-    if let Some(holding) = holding {
-        holding.hand_over(&store, system_id, &into.data).await;
+    let restoring = async {
+        let (done, shown) = bar("reading the log", plan.log_bytes());
+        let foreseen = foresee(&log, &plan, &done).await?;
+        drop(shown);
+        let into = Destination { combiner, ..destination(args, archive, foreseen)? };
+        let (done, _shown) = bar("restoring", plan.bytes());
+        let restored = restore(&store, &plan, &into, &done).await?;
+        Ok((into, restored))
+    };
+    let restored = restoring.await;
+    match (holding, &restored) {
+        (Some(holding), Ok((into, _))) => holding.hand_over(&store, system_id, &into.data).await,
+        // The same command goes on with what is there, and finds what it needs.
+        (Some(holding), Err(_)) if !is_begun(&args.data()?) => holding.give_back(&store, system_id).await,
+        _ => {}
     }
+    let (into, restored) = restored?;
     tell(args, &plan, &into, (&restored, begun.elapsed().as_secs_f64()))
 }
 

@@ -64,6 +64,10 @@ pub struct Backup {
     /// [`DAMAGED_FORMAT`] at least, for a reader that does not know of it must not take it for a sound one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub damaged: Vec<String>,
+    /// Whether pages had checksums when it was begun; none where an earlier version took it. An incremental one has the pages of its
+    /// parent as they were: one that had none cannot be read by a server that asks for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checksums: Option<bool>,
     /// The one that it builds on, if it is incremental: it holds what was changed since that one began, and is of no use without it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<Parent>,
@@ -467,6 +471,7 @@ mod tests {
             finished: time,
             is_read_back: true,
             damaged: Vec::new(),
+            checksums: None,
             parent: None,
             archives: vec![Archive {
                 name: "base.tar".into(),

@@ -10,7 +10,7 @@
 
 use chrono::{DateTime, Utc};
 
-use super::backups::{self, Backup};
+use super::backups::{self, Backup, Parent};
 use super::chain::Tried;
 use super::{Chain, READS_AT_ONCE};
 use crate::error::{Error, Kind, Result};
@@ -22,7 +22,7 @@ impl Chain {
     /// Makes a backup count, whose `backup.json` with this hash is durable. `lives` are those of its timelines as it began.
     ///
     /// # Errors
-    /// [`Kind::Fenced`] if one of its timelines was abandoned meanwhile, and the store's errors. The same call tells after an
+    /// [`Kind::Fenced`] if one of its timelines was abandoned meanwhile, or what it builds on was given up, and the store's errors. The same call tells after an
     /// error whether it was done.
     pub async fn enter(
         &mut self,
@@ -47,6 +47,18 @@ impl Chain {
             added.retain(|backup| !known(&backup.name));
             if added.is_empty() {
                 return Ok(());
+            }
+            let is_parent = |parent: &Parent| {
+                let entered = self.backups().and_then(|known| known.get(&parent.name));
+                let taken_along = added.iter().find(|other| other.name == parent.name).map(|other| &other.sha256);
+                entered.or(taken_along) == Some(&parent.sha256)
+            };
+            if let Some(parent) = backup.parent.as_ref().filter(|parent| !is_parent(parent)) {
+                let message = format!(
+                    "the base backup {}, on which {} builds, was given up or exchanged while that was taken",
+                    parent.name, backup.name
+                );
+                return Err(Error::new(Kind::Fenced, message).hint("it counts for nothing: take another one"));
             }
             let entered = Entered { added: added.clone(), removed: Vec::new(), decided: now };
             self.try_to_enter(entered, (writer, now)).await?;

@@ -110,6 +110,7 @@ mod tests {
             finished: time,
             is_read_back: true,
             damaged: Vec::new(),
+            checksums: None,
             parent: None,
             archives: vec![Archive {
                 name: "base.tar".into(),

@@ -52,10 +52,11 @@ impl Combiner {
             match version_of(&program) {
                 Some(found) if found == version => return Ok(Self { program }),
                 Some(found) => others.push(format!("{} is of PostgreSQL {found}", program.display())),
+                None if program.exists() => others.push(format!("{} cannot be run", program.display())),
                 None => {}
             }
         }
-        let others = if others.is_empty() { String::new() } else { format!(" ({})", others.join(", ")) };
+        let others = if others.is_empty() { String::new() } else { format!(" ({})", others.join("; ")) };
         let message =
             format!("the base backup is incremental, and no {PROGRAM} of PostgreSQL {version} is found{others}");
         Err(Error::new(Kind::Config, message).hint(format!(

@@ -192,6 +192,11 @@ fn remove_if_there(file: &Path) -> Result<()> {
     }
 }
 
+/// Whether a restore into a directory was begun that can be gone on with.
+pub fn is_begun(data: &Path) -> bool {
+    data.join(MARK).exists()
+}
+
 /// What is there and not in the manifest.
 pub(super) struct Surplus<'a> {
     files: &'a Files,

@@ -46,18 +46,9 @@ impl Holding {
                 only as long as [retention] postgres says");
             return Ok(None);
         }
-        // Only now is it sure that what was planned with stays, if it is still there.
-        holds::wait_given_up(store, system_id).await?;
-        let mut is_there = true;
-        for backup in plan.backups() {
-            is_there &= store.size(&layout::backup_commit(system_id, &backup.name)).await?.is_some();
-        }
-        let now = Log::open(store, Some(system_id)).await?;
-        let begins = now.range(backup.timeline).is_some_and(|range| range.start <= backup.start);
-        if !is_there || !begins {
-            let message =
-                format!("retention gave up the base backup {}, or its WAL, while the restore was planned", backup.name);
-            return Err(Error::new(Kind::Incomplete, message).hint("begin again: a newer backup is chosen"));
+        if let Err(error) = still_there(store, log, plan).await {
+            take_back(store, system_id, &hold).await;
+            return Err(error);
         }
         let (renewed, store) = (hold.clone(), store.clone());
         let renewing = tokio::spawn(async move {
@@ -69,6 +60,12 @@ impl Holding {
             }
         });
         Ok(Some(Self { hold, renewing }))
+    }
+
+    /// Takes the hold back: nothing was restored, and there is nothing to go on with.
+    pub async fn give_back(self, store: &Store, system_id: u64) {
+        self.renewing.abort();
+        take_back(store, system_id, &self.hold).await;
     }
 
     /// Hands the hold over to the recovery of what was restored.
@@ -86,6 +83,31 @@ impl Holding {
             tracing::warn!(%error, "the recovery holds only what it asks for itself");
         }
     }
+}
+
+/// Removes a hold of which nobody has need. One that stays ends by itself.
+async fn take_back(store: &Store, system_id: u64, hold: &Hold) {
+    if let Err(error) = store.delete(&layout::hold(system_id, &hold.name)).await {
+        tracing::warn!(%error, name = hold.name, "the hold of this restore cannot be removed: retention waits for it for hours");
+    }
+}
+
+/// Only behind a hold, and when nobody is giving up any more, is it sure that what was planned with stays, if it is still there.
+async fn still_there(store: &Store, log: &Log, plan: &Plan) -> Result<()> {
+    let (system_id, backup) = (log.system().system_id, &plan.backup);
+    holds::wait_given_up(store, system_id).await?;
+    let mut is_there = true;
+    for backup in plan.backups() {
+        is_there &= store.size(&layout::backup_commit(system_id, &backup.name)).await?.is_some();
+    }
+    let now = Log::open(store, Some(system_id)).await?;
+    let begins = now.range(backup.timeline).is_some_and(|range| range.start <= backup.start);
+    if is_there && begins {
+        return Ok(());
+    }
+    let message =
+        format!("retention gave up the base backup {}, or its WAL, while the restore was planned", backup.name);
+    Err(Error::new(Kind::Incomplete, message).hint("begin again: a newer backup is chosen"))
 }
 
 /// The hold of a recovery, as it lies beside its files.

@@ -37,7 +37,7 @@ mod tablespaces;
 mod unpack;
 
 pub use combine::Combiner;
-pub use existing::Ground;
+pub use existing::{Ground, is_begun};
 pub use foresight::{Foreseen, foresee};
 pub use log::Log;
 pub use patience::{PATIENCE, patiently};

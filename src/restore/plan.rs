@@ -240,6 +240,7 @@ pub(super) mod tests {
             finished: time,
             is_read_back: true,
             damaged: Vec::new(),
+            checksums: None,
             parent: None,
             archives: Vec::new(),
             manifest: part,

@@ -26,6 +26,8 @@ pub(super) struct Stored {
     #[serde(default)]
     damaged: Vec<String>,
     #[serde(default)]
+    checksums: Option<bool>,
+    #[serde(default)]
     parent: Option<Parent>,
     archives: Vec<Archive>,
     manifest: Part,
@@ -34,7 +36,9 @@ pub(super) struct Stored {
 impl From<Stored> for Backup {
     fn from(stored: Stored) -> Self {
         let Stored { format, name, label, system_id, wal_segment_size, server_version, timeline, .. } = stored;
-        let Stored { start, end, end_timeline, started, finished, damaged, parent, archives, manifest, .. } = stored;
+        let Stored {
+            start, end, end_timeline, started, finished, damaged, checksums, parent, archives, manifest, ..
+        } = stored;
         Self {
             format,
             name,
@@ -48,6 +52,7 @@ impl From<Stored> for Backup {
             finished,
             is_read_back: stored.read_back,
             damaged,
+            checksums,
             parent,
             archives,
             manifest,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::error::Kind;
-use crate::manifest::backups::{self, Backup, Part};
+use crate::manifest::backups::{self, Backup, Parent, Part};
 use crate::manifest::holds::Held;
 use crate::manifest::{abandon, leftovers};
 use crate::store::layout;
@@ -42,6 +42,7 @@ async fn stored(store: &Store, name: &str, timeline: u32) -> (Backup, String) {
         finished: at(0),
         is_read_back: true,
         damaged: Vec::new(),
+        checksums: None,
         parent: None,
         archives: Vec::new(),
         manifest,
@@ -92,6 +93,32 @@ async fn the_first_entry_takes_along_what_counted_before_and_later_ones_count_by
     assert_eq!(errors(&store).await, [], "its objects may still be there");
     let left = leftovers::leftovers(&store, 7, chain.backups()).await.unwrap();
     assert_eq!(left[0].name, "old-1", "a process was killed before it had removed them (wal-g/wal-g#1903)");
+}
+
+#[tokio::test]
+async fn what_builds_on_one_that_is_given_up_meanwhile_never_counts() {
+    let store = faultless().store();
+    let mut chain = archive(&store).await;
+    let (full, full_hash) = stored(&store, "full", 1).await;
+    chain.enter(&full, &full_hash, [0, 0], by()).await.unwrap();
+    let child = async |name: &str, sha256: &str| {
+        let parent = Some(Parent { name: "full".into(), sha256: sha256.to_owned() });
+        let backup = Backup { parent, name: name.into(), format: 3, ..full.clone() };
+        (backup, sha256.to_owned())
+    };
+    let (own, hash) = child("own", &full_hash).await;
+    chain.enter(&own, &hash, [0, 0], by()).await.unwrap();
+    let (other, hash) = child("other", "of another one").await;
+    let refused = chain.enter(&other, &hash, [0, 0], by()).await.expect_err("it builds on another one");
+    assert_eq!(refused.kind(), Kind::Fenced);
+    // Retention is before it, in a chain of its own.
+    let (late, hash) = child("late", &full_hash).await;
+    let mut retention = Chain::open(&store, &postgres()).await.unwrap().unwrap();
+    retention.give_up_backups(&["full".into()], "e", at(2)).await.unwrap();
+    let refused = chain.enter(&late, &hash, [0, 0], by()).await.expect_err("it builds on nothing");
+    assert!(refused.kind() == Kind::Fenced && refused.to_string().contains("full"), "{refused}");
+    chain.enter(&own, &hash, [0, 0], by()).await.expect("it was entered before");
+    assert_eq!(chain.backups().unwrap().keys().collect::<Vec<_>>(), ["own"]);
 }
 
 #[tokio::test]

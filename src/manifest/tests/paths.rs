@@ -244,6 +244,7 @@ impl World {
             finished: time,
             is_read_back: true,
             damaged: Vec::new(),
+            checksums: None,
             parent,
             archives: Vec::new(),
             manifest: part,

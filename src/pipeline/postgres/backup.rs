@@ -174,13 +174,16 @@ pub(crate) async fn take(order: &Order<'_>, done: &Done) -> Result<Backup> {
     let name = format!("{}-{writer}", started.format("%Y%m%dT%H%M%SZ"));
     let label = format!("tidelog {name}");
     let options = BackupOptions { label: label.clone(), max_rate: config.base_backup.max_rate };
-    let (mut stream, parent) = incremental::begin(order, replication, before.as_ref(), &options).await?;
+    // It cannot change while the server runs (pg_checksums).
+    let checksums = replication.show("data_checksums").await? == "on";
+    let (mut stream, parent) = incremental::begin(order, replication, (before.as_ref(), checksums), &options).await?;
     done.total.store(stream.tablespaces().iter().map(|tablespace| tablespace.size).sum(), Ordering::Relaxed);
     let level = config.base_backup.zstd_level;
     let keep_damaged = config.base_backup.keep_damaged;
     let packer = Packer::new(store.clone(), system.system_id, name.clone(), level, Arc::clone(&done.tasks));
     let place = (system.system_id, name.clone());
-    let taken = bring(&mut stream, (packer, done), Named { name, label, system, started, keep_damaged, parent }).await;
+    let named = Named { name, label, system, started, keep_damaged, checksums, parent };
+    let taken = bring(&mut stream, (packer, done), named).await;
     if taken.is_err() {
         // What it has stored would stay for ever, and on a disk that is full leave no room for WAL either.
         let removed = backups::remove_parts(store, place.0, &place.1).await;
@@ -210,6 +213,8 @@ struct Named {
     started: DateTime<Utc>,
     /// Whether bad pages are taken, too.
     keep_damaged: bool,
+    /// Whether pages have checksums.
+    checksums: bool,
     parent: Option<Parent>,
 }
 
@@ -259,6 +264,7 @@ async fn bring(stream: &mut BackupStream, (packer, done): (Packer, &Done), named
         finished: Utc::now(),
         is_read_back: true,
         damaged,
+        checksums: Some(named.checksums),
         parent: named.parent,
         archives,
         manifest,
@@ -417,6 +423,7 @@ mod tests {
             finished: time,
             is_read_back: true,
             damaged: Vec::new(),
+            checksums: None,
             parent: None,
             archives,
             manifest: manifest.clone(),

@@ -8,9 +8,11 @@
 //! The server decides whether it can: it needs its summaries of the log since the parent began, and a parent in its own history.
 //! What a service cannot take as an incremental one it takes as a full one, and says so: a backup is worth more than its size.
 
+use std::collections::HashMap;
+
 use super::backup::Order;
 use crate::error::{Error, Kind, Result};
-use crate::manifest::backups::{self, Backup, Parent};
+use crate::manifest::backups::{self, Backup, Parent, Part};
 use crate::manifest::{Chain, recoverable};
 use crate::restore::{PATIENCE, patiently};
 use crate::source::postgres::{BackupOptions, BackupStream, Replication, is_refusal};
@@ -30,17 +32,24 @@ pub(crate) enum Sort {
 
 /// A base backup on which another one builds.
 struct Base {
-    backup: Backup,
+    /// That one, after those on which it builds itself, the full one first.
+    line: Vec<Backup>,
     parent: Parent,
-    /// How many it builds on itself.
-    depth: u64,
 }
 
-/// Begins a base backup; gives its parent if it is incremental. `chain` is the archive's, where it has one.
+impl Base {
+    /// How many it builds on itself.
+    fn depth(&self) -> u64 {
+        (self.line.len() as u64).saturating_sub(1)
+    }
+}
+
+/// Begins a base backup; gives its parent if it is incremental. `chain` is the archive's, where it has one, and `checksums` says whether
+/// the server's pages have them.
 pub(super) async fn begin(
     order: &Order<'_>,
     replication: Replication,
-    chain: Option<&Chain>,
+    (chain, checksums): (Option<&Chain>, bool),
     options: &BackupOptions,
 ) -> Result<(BackupStream, Option<Parent>)> {
     if order.sort == Sort::Full {
@@ -48,8 +57,11 @@ pub(super) async fn begin(
     }
     let begun = match base(order.store, chain).await {
         Ok(base) => match (base, order.sort) {
-            (Some(base), Sort::Within(most)) if base.depth >= most => return full(order, options).await,
-            (Some(base), _) => begin_on(order.store, replication, base, options).await,
+            (Some(base), Sort::Within(most)) if base.depth() >= most => return full(order, options).await,
+            (Some(base), _) => match is_fit(order.store, &base, checksums).await {
+                Ok(()) => begin_on(order.store, replication, base, options).await,
+                Err(error) => Err(error),
+            },
             (None, Sort::Within(_)) => return full(order, options).await,
             (None, _) => {
                 Err(Error::new(Kind::NotFound, "there is no base backup that an incremental one could build on")
@@ -85,20 +97,45 @@ async fn base(store: &Store, chain: Option<&Chain>) -> Result<Option<Base>> {
     };
     let found = backups::backups(store, system_id, chain.backups()).await?.sound;
     let facts = recoverable::facts(store, chain, &found).await?;
-    let Some((backup, line)) =
-        facts.base().and_then(|index| Some((found.get(index)?.clone(), facts.line(index).ok()?)))
-    else {
-        return Ok(None);
-    };
-    let sha256 = match chain.backups().and_then(|entered| entered.get(&backup.name)) {
+    let line = facts.base().and_then(|index| facts.line(index).ok()).unwrap_or_default();
+    let line: Vec<Backup> = line.into_iter().filter_map(|index| found.get(index)).cloned().collect();
+    let Some(name) = line.last().map(|backup| backup.name.clone()) else { return Ok(None) };
+    let sha256 = match chain.backups().and_then(|entered| entered.get(&name)) {
         Some(entered) => entered.clone(),
-        None => match store.get(&layout::backup_commit(system_id, &backup.name)).await? {
+        None => match store.get(&layout::backup_commit(system_id, &name)).await? {
             Some(bytes) => sha256(&bytes),
             None => return Ok(None),
         },
     };
-    let parent = Parent { name: backup.name.clone(), sha256 };
-    Ok(Some(Base { backup, parent, depth: line.len() as u64 - 1 }))
+    Ok(Some(Base { line, parent: Parent { name, sha256 } }))
+}
+
+/// Whether what builds on it could be restored: every part of the line is there, and what the server does not send again can be read
+/// by a server with its checksums. `pg_checksums` writes all pages, and nothing into the log, so an incremental backup has none of
+/// them: restored, every connection ends with "invalid page".
+///
+/// # Errors
+/// [`Kind::Incomplete`] and [`Kind::Unsupported`] if not.
+async fn is_fit(store: &Store, base: &Base, checksums: bool) -> Result<()> {
+    let unfit = |kind, what: String| {
+        let message = format!("nothing can build on the base backup {}: {what}", base.parent.name);
+        Err(Error::new(kind, message)
+            .hint("take a full one with `tidelog backup`: the next incremental ones build on that"))
+    };
+    if checksums && base.line.last().is_some_and(|last| last.checksums != Some(true)) {
+        let what =
+            "the server's pages have checksums, and when it was taken they had none, or it is not known (pg_checksums)";
+        return unfit(Kind::Unsupported, what.to_owned());
+    }
+    for backup in &base.line {
+        let objects = store.list(&layout::backup(backup.system.system_id, &backup.name)).await?;
+        let sizes: HashMap<&str, u64> = objects.iter().map(|object| (object.location.as_ref(), object.size)).collect();
+        let is_there = |part: &&Part| sizes.get(part.object.as_str()) == Some(&part.stored_bytes);
+        if let Some(part) = backup.parts().find(|part| !is_there(part)) {
+            return unfit(Kind::Incomplete, format!("{} is missing, or has another size", part.object));
+        }
+    }
+    Ok(())
 }
 
 async fn begin_on(
@@ -109,9 +146,11 @@ async fn begin_on(
 ) -> Result<(BackupStream, Parent)> {
     replication.makes_incremental_backups().await?;
     let name = &base.parent.name;
-    let stored = patiently(PATIENCE, || base.backup.manifest.read(store)).await;
+    let manifest = base.line.last().map(|last| &last.manifest);
+    let manifest = manifest.ok_or_else(|| Error::new(Kind::Internal, "an incremental backup builds on nothing"))?;
+    let stored = patiently(PATIENCE, || manifest.read(store)).await;
     let stored = stored.map_err(|error| error.context(format!("nothing can build on the base backup {name}")))?;
-    let mut manifest = base.backup.manifest.reader(&stored)?;
+    let mut manifest = manifest.reader(&stored)?;
     let begun = replication.base_backup_on(options, &mut manifest).await;
     let stream = begun.map_err(|error| {
         let why = format!("the server takes no incremental base backup on {name}");

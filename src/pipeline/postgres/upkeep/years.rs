@@ -240,6 +240,7 @@ async fn back_up(store: &Store, block: u64) {
         finished: at,
         is_read_back: true,
         damaged: Vec::new(),
+        checksums: None,
         parent: None,
         archives: Vec::new(),
         manifest: Part { object, bytes: 1, stored_bytes: 1, sha256: sha256(b"x") },
