@@ -93,6 +93,45 @@ fn an_older_copy_of_the_server_is_named_and_has_a_way_out() {
     }
 }
 
+#[test]
+fn a_base_backup_of_an_older_copy_never_counts() {
+    let place = Place::new(Version::V17);
+    place.mark(1);
+    place.back_up();
+    place.wait_archived();
+    place.stop_archiving();
+    place.postgres.stop();
+    let data = place.home.path().join("copy");
+    copied(place.postgres.data_dir(), &data);
+    place.postgres.restart();
+    place.archive(&place.postgres, "");
+    // A base backup begins with a WAL file of its own: the archive has that, too.
+    for id in 2..5 {
+        place.mark(id);
+        place.postgres.psql("SELECT pg_switch_wal()");
+    }
+    place.mark(5);
+    place.wait_archived();
+    let sound = place.back_up();
+    place.wait_archived();
+    place.stop_archiving();
+    place.postgres.kill();
+
+    let copy = place.adopt(&data, Version::V17);
+    copy.wait_ready();
+    let config = std::fs::read_to_string(place.home.path().join("tidelog.toml")).expect("the configuration");
+    place.home.write("tidelog.toml", &config.replace(&place.postgres.url("postgres"), &copy.url("postgres")));
+    copy.psql("INSERT INTO markers VALUES (100, 'of another server')");
+    // What is archived would be replayed over its pages.
+    let said = place.tidelog(&["backup", "--wait", "1s"]).expect(1).stderr;
+    assert!(said.contains("is another than the archived one") && said.contains("timeline abandon 1"), "{said}");
+    let listing = place.tidelog(&["restore-postgres", "--list", "--json"]).expect(0).json();
+    let rows = listing["backups"].as_array().expect("a list");
+    assert!(rows.len() == 2 && rows.last().is_some_and(|row| row["name"] == sound["name"]), "{listing}");
+    let parts = place.tidelog(&["verify", "--json"]).expect(0).json();
+    assert_eq!(parts["leftovers"], 0, "{parts}");
+}
+
 /// Abandons a timeline while the archiver stands before it.
 fn abandon(place: &Place, timeline: u32) {
     let told = place.tidelog(&["timeline", "abandon", &timeline.to_string(), "--json"]).expect(0).json();

@@ -17,6 +17,7 @@ use chrono::{DateTime, Utc};
 use tokio::sync::{mpsc, watch};
 
 use super::contents::Contents;
+use super::followed;
 use super::incremental::{self, Sort};
 use super::packer::{MANIFEST, Paced, Packer, while_away};
 use super::{Status, archived_system, system_of};
@@ -183,7 +184,10 @@ pub(crate) async fn take(order: &Order<'_>, done: &Done) -> Result<Backup> {
     let packer = Packer::new(store.clone(), system.system_id, name.clone(), level, Arc::clone(&done.tasks));
     let place = (system.system_id, name.clone());
     let named = Named { name, label, system, started, keep_damaged, checksums, parent };
-    let taken = bring(&mut stream, (packer, done), named).await;
+    let taken = match bring(&mut stream, (packer, done), named).await {
+        Ok(backup) => followed::by_the_archive(stream.finish()?, store, &backup).await.map(|()| backup),
+        broken => broken,
+    };
     if taken.is_err() {
         // What it has stored would stay for ever, and on a disk that is full leave no room for WAL either.
         let removed = backups::remove_parts(store, place.0, &place.1).await;

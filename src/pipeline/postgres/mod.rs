@@ -27,6 +27,7 @@ mod buffers;
 mod claims;
 mod contents;
 mod count;
+mod followed;
 pub(crate) mod incremental;
 mod packer;
 mod receive;

@@ -17,7 +17,7 @@ use tokio::runtime::{Builder, Handle};
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
-pub(super) use origin::goes_on_elsewhere;
+pub(super) use origin::{differs, goes_on_elsewhere};
 
 use super::timelines::Next;
 use super::{Shared, asked, is_final, system_of};

@@ -79,6 +79,14 @@ pub(in crate::pipeline::postgres) fn goes_on_elsewhere(timeline: u32, end: Lsn, 
     does_not_fit(Kind::Corrupt, &message, timeline)
 }
 
+/// The log of a server that has sent a base backup is another than the archived one.
+pub(in crate::pipeline::postgres) fn differs(timeline: u32, at: Lsn) -> Error {
+    let message = format!(
+        "the server's WAL of timeline {timeline} is another than the archived one from {at} on, so what is archived cannot follow a base backup of it: an older copy of the server that is archived was put back and has written on, or another server has the same timeline"
+    );
+    does_not_fit(Kind::Unavailable, &message, timeline)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
