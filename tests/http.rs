@@ -620,7 +620,18 @@ fn postgres_is_shown_and_steered() {
     assert_eq!(server.json("/connectors"), json!(["postgres"]));
     wait_state("RUNNING");
 
-    // A base backup makes moments recoverable; a slot that nobody reads is lost by and by.
+    // A base backup makes moments recoverable. Its checkpoint is over before a slot is left behind: nothing is removed until the next.
+    wait_until("a base backup", SOON, || metric("tidelog_base_backup_last_success_timestamp_seconds").is_some());
+    for _ in 0..3 {
+        postgres.psql("insert into t select generate_series(1, 1000); select pg_switch_wal()");
+    }
+    let state = postgres.psql("select wal_status from pg_replication_slots where slot_name = 'idle'");
+    assert_eq!(state, "unreserved");
+    wait_until("the slot to be named", SOON, || {
+        let notes = server.json("/readyz")["notes"].to_string();
+        notes.contains("the replication slot idle can be lost within an hour")
+    });
+    // A slot that nobody reads is lost by and by.
     for _ in 0..4 {
         postgres.psql("insert into t select generate_series(1, 1000); select pg_switch_wal(); checkpoint");
     }

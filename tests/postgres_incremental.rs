@@ -259,6 +259,14 @@ fn a_restore_of_a_chain_that_was_killed_goes_on() {
     let Chained { place, backups: [full, _, second], last, .. } = &chained;
     let bin = bin_dir(Version::V18);
     place.stop_archiving();
+    // A segment of the log that is missing is damage, and told before anything is written.
+    let (segment, kept) = (last_segment(place), place.home.path().join("kept"));
+    std::fs::rename(&segment, &kept).expect("moved");
+    let said = chained.tried("refused", &["--bin-dir", &bin]).expect(3).stderr;
+    let named = segment.file_name().expect("a name").to_string_lossy();
+    assert!(said.contains(&*named) && said.contains("is missing"), "{said}");
+    assert!(!place.home.path().join("refused").exists() && holds(place) == 0);
+    std::fs::rename(&kept, &segment).expect("moved back");
     // Who opens a pipe waits for a writer.
     let part = folder(place, second).join("base.tar.0000000.zst");
     let kept = part.with_extension("kept");
@@ -310,6 +318,8 @@ fn what_cannot_be_incremental_is_told_and_a_service_takes_a_full_one() {
     old.back_up();
     let said = old.tidelog(&["backup", "--incremental"]).expect(1).stderr;
     assert!(said.contains("PostgreSQL 17 or newer"), "{said}");
+    let checked = asked_by_check(&old);
+    assert!(checked.contains("all are full ones") && checked.contains("PostgreSQL 17 or newer"), "{checked}");
     drop(old);
 
     let place = Place::new(Version::V17);
@@ -319,7 +329,11 @@ fn what_cannot_be_incremental_is_told_and_a_service_takes_a_full_one() {
     place.back_up();
     let said = place.tidelog(&["backup", "--incremental"]).expect(1).stderr;
     assert!(said.contains("summarize_wal is off") && said.contains("ALTER SYSTEM SET summarize_wal = on"), "{said}");
+    let said = asked_by_check(&place);
+    assert!(said.contains("all are full ones") && said.contains("ALTER SYSTEM SET summarize_wal = on"), "{said}");
     summarize(&place, "on", "1");
+    let said = asked_by_check(&place);
+    assert!(!said.contains("full ones"), "{said}");
     let full = place.back_up();
     place.mark(2);
     let own = incremental(&place);
@@ -423,6 +437,21 @@ fn what_no_restore_could_read_is_no_parent() {
     let postgres = place.adopt(&data, Version::V17);
     wait_recovered(&postgres);
     assert_eq!(markers(&postgres), markers(&place.postgres));
+}
+
+/// What `check --connect` says where incremental backups are wanted.
+fn asked_by_check(place: &Place) -> String {
+    let config = std::fs::read_to_string(place.home.path().join("tidelog.toml")).expect("the configuration");
+    place.home.write("wanted.toml", &format!("{config}[postgres.base_backup]\nincrementals = 2\n"));
+    place.home.run(&["-c", "wanted.toml", "check", "--connect"]).expect(0).stdout
+}
+
+/// The object with the last of the log.
+fn last_segment(place: &Place) -> PathBuf {
+    let mut find = Command::new("find");
+    find.arg(place.home.path().join("archive/segments")).args(["-name", "*.wal.zst"]);
+    let found = program::run(find).expect(0).stdout;
+    found.lines().max().expect("there is log").into()
 }
 
 /// How many holds there are.

@@ -118,6 +118,12 @@ pub(super) async fn run(args: &Args, path: &Path) -> Result<()> {
             }
         }
     }
+    if args.connect
+        && let Some(config) = config.postgres.as_ref().filter(|config| config.base_backup.incrementals > 0)
+        && let Ok(server) = postgres::Server::new(&config.for_backups())
+    {
+        answers.extend(check_incrementals(&server).await);
+    }
     print(args, &answers)?;
     let failed = answers.iter().filter(|answer| !answer.ok).count();
     if failed == 0 {
@@ -193,6 +199,19 @@ async fn check_backups(server: &postgres::Server) -> Result<String> {
     let mut replication = server.replication().await?;
     let identity = replication.identify().await?;
     Ok(format!("{}: system {}, timeline {}", replication.shown(), identity.system_id, identity.timeline))
+}
+
+/// What keeps a server from the incremental base backups that are wanted of it. The service takes full ones then.
+async fn check_incrementals(server: &postgres::Server) -> Option<Answer> {
+    let asked = async { server.replication().await?.makes_incremental_backups().await };
+    match asked.await {
+        Err(error) if error.kind() == Kind::Unsupported => {
+            let detail = format!("{error}: all are full ones, whatever postgres.base_backup.incrementals says");
+            Some(Answer::warning("base backups", detail, error.hint_text().unwrap_or_default()))
+        }
+        // That it cannot be reached is told already.
+        _ => None,
+    }
 }
 
 /// Whether the brokers are those of the cluster that the archive holds.
