@@ -92,6 +92,11 @@ fn what_ls_claims_is_restored_after_a_recovery_to_a_moment_before_a_backup_and_a
 fn a_backup_of_the_new_timeline_lets_the_old_one_go() {
     let place = Place::new(Version::Debian);
     let again = recovered_and_archived(Version::Debian, &place);
+    // Beyond where timeline 1 ends.
+    for id in 100..103 {
+        again.psql(&format!("INSERT INTO markers VALUES ({id}, 'x'); DELETE FROM markers WHERE id = {id}"));
+        again.psql("SELECT pg_switch_wal()");
+    }
     place.back_up();
     again.psql("INSERT INTO markers VALUES (6, 'x')");
     place.wait_archived_of(&again, 2);
@@ -99,6 +104,8 @@ fn a_backup_of_the_new_timeline_lets_the_old_one_go() {
     again.psql("INSERT INTO markers VALUES (7, 'x')");
     place.wait_archived_of(&again, 2);
     place.forget_holds();
+    // Somebody restores what is kept: that holds up nothing else.
+    place.restore("held", &[]);
     let said = place.tidelog(&["expire", "--json"]).expect(0).json();
     assert_eq!(said["backups"], 2, "neither backup of timeline 1 leads to what is kept: {said}");
     assert!(said["segments"].as_u64().is_some_and(|segments| segments > 0), "{said}");

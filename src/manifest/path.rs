@@ -476,7 +476,8 @@ impl Facts {
             if let Some(held) = self.held {
                 need(&mut needed, timeline, self.file_of(held));
             }
-            let until = needed.get(&timeline).copied().unwrap_or(archived.end);
+            // What is held may begin behind the end of a timeline that was left: nothing of that is needed.
+            let until = needed.get(&timeline).copied().unwrap_or(archived.end).min(archived.end);
             if archived.start < until {
                 surplus.before.insert(timeline, until);
             }

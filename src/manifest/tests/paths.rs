@@ -656,6 +656,37 @@ fn a_backup_stays_as_long_as_one_that_builds_on_it() {
 }
 
 #[test]
+fn a_hold_behind_the_end_of_an_old_timeline_keeps_nothing_of_it_and_holds_up_no_other() {
+    let taken = |timeline, start, parent: Option<&str>| Taken {
+        name: format!("{timeline}-{start}"),
+        timeline,
+        start: Lsn(start),
+        end_timeline: timeline,
+        end: Lsn(start + 10),
+        finished: at(0),
+        is_damaged: false,
+        is_abandoned: false,
+        parent: parent.map(str::to_owned),
+    };
+    let facts = |held| Facts {
+        file: 10,
+        archived: [(1, Lsn(0)..Lsn(105)), (2, Lsn(100)..Lsn(300))].into(),
+        histories: [(1, vec![]), (2, vec![Switch { timeline: 1, at: Lsn(105) }])].into(),
+        backups: vec![taken(1, 10, None), taken(1, 50, None), taken(2, 150, Some("1-50")), taken(2, 250, None)],
+        held,
+        ..Facts::default()
+    };
+    // Nothing was committed on the old one since.
+    let horizon = |way: &path::Way| (way.timeline() == 2).then_some(Lsn(280));
+    let before = |held| facts(held).surplus(horizon).before.into_iter().collect::<Vec<_>>();
+    assert_eq!(before(None), [(1, Lsn(105)), (2, Lsn(250))]);
+    assert_eq!(before(Some(Lsn(150))), [(1, Lsn(105)), (2, Lsn(150))], "no further than it is archived");
+    assert_eq!(before(Some(Lsn(50))), [(1, Lsn(50))]);
+    let surplus = facts(Some(Lsn(150))).surplus(horizon);
+    assert_eq!(surplus.backups, [0], "what is held stays, with what it builds on");
+}
+
+#[test]
 fn a_backup_beyond_the_switch_leads_nowhere() {
     let taken = |timeline, start, end| Taken {
         name: format!("{timeline}-{start}"),
