@@ -423,7 +423,7 @@ fn an_archiver_of_idle_partitions_follows_into_the_next_generation() {
     produce(&cluster.kafka, &cluster.topic, 400..500, 1);
     cluster.wait(0, &mut [&mut one, &mut two]);
     cluster.elect_2();
-    produce(&cluster.kafka, &cluster.topic, 1000..1150, 1);
+    produce(&cluster.kafka, &cluster.topic, 1000..1050, 1);
     let produced = chrono::Utc::now();
     let newest = || cluster.site.ls(&cluster.topic).pop().filter(|stream| stream["generation"] == 1);
     let complete = || {
@@ -433,7 +433,7 @@ fn an_archiver_of_idle_partitions_follows_into_the_next_generation() {
     };
     let there_is = || format!("{:#?}", cluster.site.ls(&cluster.topic));
     wait_or_tell("the next generation to be complete", SOON, complete, there_is);
-    assert_eq!(ends(&newest().expect("it has begun"))[&0], 250);
+    assert_eq!(ends(&newest().expect("it has begun"))[&0], 150);
     one.terminate(STOP);
     two.terminate(STOP);
     cluster.site.assert_sound();

@@ -35,9 +35,12 @@ fn case(task: Task) -> (Case, &'static str) {
     let tasks = "what_fails_and_is_tried_again_is_named_by_its_task_until_it_succeeds";
     match task {
         Task::KafkaPositions => (By("isolation", "a_damaged_chain_keeps_only_its_own_topic_from_being_archived"), ""),
-        Task::KafkaEnds | Task::KafkaTopicIds | Task::KafkaSpool | Task::KafkaUpload | Task::KafkaCheckpoint => {
-            (By("stalls", tasks), "")
-        }
+        Task::KafkaWatch
+        | Task::KafkaEnds
+        | Task::KafkaTopicIds
+        | Task::KafkaSpool
+        | Task::KafkaUpload
+        | Task::KafkaCheckpoint => (By("stalls", tasks), ""),
         Task::KafkaRights => (
             By(
                 "connect_check",

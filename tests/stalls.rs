@@ -98,9 +98,10 @@ fn what_fails_and_is_tried_again_is_named_by_its_task_until_it_succeeds() {
         kafka.stop(1);
         named(&mut service, "kafka_ends", "");
     });
-    wait_until("kafka_topic_ids to be told", SOON, || {
+    wait_until("kafka_topic_ids and kafka_watch to be told", SOON, || {
         service.program.assert_running();
         is_told(&service.server, Task::KafkaTopicIds, "without a look")
+            && is_told(&service.server, Task::KafkaWatch, "cannot be looked at")
     });
     kafka.restart(1);
     mends(&mut service, "kafka_ends");

@@ -15,7 +15,8 @@ use tokio::sync::oneshot;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::commit::Shared;
-use super::unattended::{self, Unattended};
+use super::status::Status;
+use super::unattended::Unattended;
 use crate::config::{Kafka, TopicPattern};
 use crate::error::{Error, Kind, Result};
 use crate::pipeline::board::{KafkaBoard, State};
@@ -24,6 +25,9 @@ use crate::source::kafka::{FOREIGN_HINT, Foreign, is_archived};
 
 /// How often it is looked. What is wrong is told within this; every look asks about all topics.
 const LOOK_EVERY: Duration = Duration::from_secs(20);
+
+/// What other processes do is looked at every so many times: once a minute.
+const ELSEWHERE: u32 = 3;
 
 /// So many foreign members are named.
 const MOST_NAMED: usize = 3;
@@ -35,6 +39,7 @@ pub(super) async fn watch(
     board: Arc<KafkaBoard>,
     mut ended: oneshot::Receiver<()>,
 ) {
+    let reporter = shared.tasks.reporter(Task::KafkaWatch, "");
     let mut watch = Watch::new(kafka, shared, board);
     let mut ticks = interval(LOOK_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -43,9 +48,13 @@ pub(super) async fn watch(
             _ = &mut ended => return,
             _ = ticks.tick() => {}
         }
-        // That no broker answers is told by those that ask for the ends.
-        if let Err(error) = watch.look(Utc::now()).await {
-            tracing::debug!(%error, "rights and members are not known now");
+        match watch.look(Utc::now()).await {
+            Ok(()) => reporter.succeeded(),
+            Err(error) => {
+                if reporter.failed("rights, members or other processes cannot be looked at", &error, Some(LOOK_EVERY)) {
+                    tracing::debug!(%error, "rights, members or other processes are not known now");
+                }
+            }
         }
     }
 }
@@ -62,8 +71,8 @@ struct Watch {
     /// How many foreign members there were.
     foreign: usize,
     unattended: Unattended,
-    /// When it was looked last what nobody brings on.
-    looked: Option<DateTime<Utc>>,
+    /// How often it was looked.
+    looks: u32,
 }
 
 impl Watch {
@@ -75,14 +84,27 @@ impl Watch {
         });
         let seen = named.collect();
         let unattended = Unattended::new(Arc::clone(&shared), &kafka);
-        let (refused, foreign, looked) = (BTreeMap::new(), 0, None);
-        Self { kafka, shared, board, patterns, seen, refused, members, foreign, unattended, looked }
+        let (refused, foreign, looks) = (BTreeMap::new(), 0, 0);
+        Self { kafka, shared, board, patterns, seen, refused, members, foreign, unattended, looks }
     }
 
+    /// Looks at each, whether or not the others can be looked at: a group's coordinator may be away for long while its topics are
+    /// read.
     async fn look(&mut self, now: DateTime<Utc>) -> Result<()> {
+        let others = if self.looks.is_multiple_of(ELSEWHERE) { self.look_elsewhere(now).await } else { Ok(()) };
+        self.looks = self.looks.wrapping_add(1);
+        let members = self.look_for_members().await;
+        members.and(self.look_for_refusals().await).and(others)
+    }
+
+    async fn look_for_members(&mut self) -> Result<()> {
         if let Some(members) = self.shared.cluster.foreign_now(&self.kafka).await? {
             self.tell_members(members);
         }
+        Ok(())
+    }
+
+    async fn look_for_refusals(&mut self) -> Result<()> {
         if self.patterns.iter().any(|pattern| matches!(pattern, TopicPattern::Regex(_))) {
             let there = self.shared.cluster.topics().await?.into_iter();
             self.seen.extend(there.filter(|topic| is_archived(&self.patterns, &self.kafka, topic)));
@@ -90,21 +112,25 @@ impl Watch {
         let topics: Vec<String> = self.seen.iter().cloned().collect();
         let refused = self.shared.cluster.unreadable(&topics).await?;
         self.tell_refused(refused);
-        if self.looked.is_none_or(|looked| now - looked >= unattended::LOOK_EVERY || now < looked) {
-            self.look_elsewhere(&topics, now).await?;
-            self.looked = Some(now);
-        }
         Ok(())
     }
 
-    /// Looks at the partitions that are not read here.
-    async fn look_elsewhere(&mut self, topics: &[String], now: DateTime<Utc>) -> Result<()> {
+    /// Looks at what other processes do.
+    async fn look_elsewhere(&mut self, now: DateTime<Utc>) -> Result<()> {
         let status = self.board.status();
         if status.state != State::Running {
             self.unattended.rests();
             return Ok(());
         }
-        let described = self.shared.cluster.describe(topics).await?;
+        let elsewhere = self.elsewhere(&status).await;
+        let read = status.streams.iter().map(|stream| (stream.topic.to_string(), stream.generation)).collect();
+        self.unattended.look(elsewhere, &read, now).await
+    }
+
+    /// The partitions that are not read here.
+    async fn elsewhere(&self, status: &Status) -> Result<BTreeMap<String, BTreeSet<i32>>> {
+        let topics: Vec<String> = self.seen.iter().cloned().collect();
+        let described = self.shared.cluster.describe(&topics).await?;
         let counts = described.into_iter().filter_map(|(topic, info)| Some((topic, info.ok()?.partitions)));
         let mut elsewhere: BTreeMap<String, BTreeSet<i32>> =
             counts.map(|(topic, count)| (topic, (0..count).collect())).collect();
@@ -114,8 +140,7 @@ impl Watch {
             }
         }
         elsewhere.retain(|topic, partitions| !partitions.is_empty() && !self.refused.contains_key(topic));
-        let read = status.streams.iter().map(|stream| (stream.topic.to_string(), stream.generation)).collect();
-        self.unattended.look(elsewhere, &read, now).await
+        Ok(elsewhere)
     }
 
     fn tell_refused(&mut self, refused: BTreeMap<String, Error>) {

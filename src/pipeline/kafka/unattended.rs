@@ -16,6 +16,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
@@ -30,7 +31,7 @@ use crate::store::layout;
 use crate::stream::TopicLife;
 
 /// How often it is looked.
-pub(super) const LOOK_EVERY: TimeDelta = TimeDelta::seconds(60);
+const LOOK_EVERY: Duration = Duration::from_secs(60);
 
 /// A partition that nobody has brought on for so long is told. A process that was killed is missed by the group after its session
 /// of 45 s, and whoever has its partitions then claims within 30 s.
@@ -127,20 +128,22 @@ impl Unattended {
         self.reporter.succeeded();
     }
 
-    /// Looks at the partitions that are not read here. `read`: in which generation each topic is read.
+    /// Looks at the partitions that are not read here. `read`: in which generation each topic is read, which is looked at also
+    /// where the brokers do not tell what partitions there are.
     pub(super) async fn look(
         &mut self,
-        elsewhere: Partitions,
+        elsewhere: Result<Partitions>,
         read: &BTreeMap<String, u32>,
         now: DateTime<Utc>,
     ) -> Result<()> {
-        if elsewhere.is_empty() {
+        if elsewhere.as_ref().is_ok_and(BTreeMap::is_empty) {
             self.rests();
             return Ok(());
         }
         let store = &self.shared.store;
         let loaded = coverage::load_all(store, &layout::topic_coverages(&self.cluster)).await?;
         self.follow(gone_on(&loaded.known, &self.cluster, read)).await;
+        let elsewhere = elsewhere?;
         let claims = newest_claims(&loaded.known);
         let claimed = |topic: &str, partition| claims.get(topic)?.get(&partition).copied();
         let still = self.marks.claimed(&elsewhere, claimed, now);
@@ -172,8 +175,7 @@ impl Unattended {
             return;
         }
         let error = Error::new(Kind::Config, told(unattended)).hint(HINT);
-        let retry = LOOK_EVERY.to_std().ok();
-        if self.reporter.failed("partitions are archived by nobody", &error, retry) {
+        if self.reporter.failed("partitions are archived by nobody", &error, Some(LOOK_EVERY)) {
             tracing::warn!(%error, hint = error.hint_text(), "no process of this archive brings partitions on");
         }
     }

@@ -70,6 +70,7 @@ tasks! {
     KafkaCheckpoint "kafka_checkpoint" Stops "Writes the checkpoints of a topic.";
     KafkaRights "kafka_rights" Stops "Looks whether topics may be read.";
     KafkaMembers "kafka_members" Stops "Looks whether other clients take partitions of the group.";
+    KafkaWatch "kafka_watch" Hinders "Looks for what no event tells: rights, members of the group, generations that others have begun.";
     KafkaState "kafka_state" Hinders "Keeps topics with their settings, groups with their positions, and access control lists.";
     Leftovers "leftover_uploads" Hinders "Aborts uploads that killed processes have left in the bucket.";
     WalOpen "wal_open" Stops "Opens the chain of the write-ahead log.";

@@ -34,6 +34,8 @@ pub(super) struct Slot {
     ahead: bool,
     /// librdkafka must be sent to `next`; until then nothing of this partition counts.
     pub(super) away: bool,
+    /// librdkafka may not fetch it before it was sent there.
+    pub(super) held: bool,
     /// The last record before `next` whose leader's epoch is known; from it to `next` there is none.
     last: Option<EpochAt>,
     /// Nothing came since the caller said where to read: what the broker says of the log is about that position.
@@ -259,13 +261,23 @@ impl Assignment {
         }
     }
 
-    /// librdkafka is at `next` again.
-    pub(super) fn arrived(&mut self, key: Key) {
+    /// What librdkafka is about to start, and must be sent elsewhere first: see [`Assignment::start`].
+    pub(super) fn to_hold(&self) -> Vec<Key> {
+        self.select(|slot| slot.reading && slot.away && !slot.held && slot.starting == Some(0))
+    }
+
+    /// librdkafka does not fetch a partition until it has arrived.
+    pub(super) fn set_held(&mut self, key: Key) {
         if let Some(slot) = self.slot_mut(key) {
-            slot.away = false;
-            slot.ahead = false;
-            slot.starting = None;
+            slot.held = true;
         }
+    }
+
+    /// librdkafka is at `next` again. Gives whether it was held until now, and goes on.
+    pub(super) fn arrived(&mut self, key: Key) -> bool {
+        let Some(slot) = self.slot_mut(key) else { return false };
+        (slot.away, slot.ahead, slot.starting) = (false, false, None);
+        std::mem::take(&mut slot.held) && !slot.paused
     }
 
     /// Whether a record counts. It is from another log if its leader's epoch is older than that of the record before, for epochs
@@ -342,7 +354,7 @@ impl Assignment {
     /// A partition is to be started again where it stands.
     pub(super) fn start_again(&mut self, key: Key) {
         if let Some(slot) = self.slot_mut(key).filter(|slot| slot.reading) {
-            (slot.away, slot.halted) = (true, false);
+            (slot.away, slot.halted, slot.held) = (true, false, false);
         }
     }
 
@@ -387,6 +399,25 @@ mod tests {
         assert_eq!(assignment.away(), [asked], "the answer about it is not awaited any more");
         assert_eq!(assignment.accept(asked, 10, 4), Accept::No);
         assert_eq!(assignment.accept(new, 10, 4), Accept::Yes);
+    }
+
+    #[test]
+    fn what_is_to_be_sought_is_held_until_it_is_there() {
+        let (mut assignment, new) = one();
+        let at = assignment.own("a", 0);
+        let key = assignment.key(&at).unwrap();
+        assignment.start(key, Resume { next: 10, last: Some(EpochAt { offset: 9, leader_epoch: 3 }) });
+        assert_eq!(assignment.to_hold(), [key], "the other one has no epoch to be asked about");
+        assignment.set_held(key);
+        assert!(assignment.to_hold().is_empty(), "it is held already");
+        assert!(assignment.arrived(key) && !assignment.arrived(key), "it goes on once");
+        assignment.go_on(new, 10);
+        assignment.starts(new);
+        assert_eq!(assignment.to_hold(), [new], "its fetcher had stopped");
+        assignment.set_held(new);
+        assignment.set_paused(new, true);
+        assert!(!assignment.arrived(new), "the caller has paused it");
+        assert!(!assignment.slot(new).unwrap().held, "and resumes it");
     }
 
     #[test]

@@ -5,6 +5,8 @@
 //! records are borrowed from the batch, so nothing is allocated for a record. Nothing blocks it for longer than its
 //! `wait`: a consumer that is polled stays in its group.
 
+mod settle;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,15 +18,9 @@ use crate::config::{Isolation, Kafka, TopicPattern};
 use crate::error::{Error, Kind, Result};
 use crate::record::{Header, TimestampType};
 
-/// How long librdkafka's own thread may take to move the fetchers of all partitions. It asks nobody; a moment is enough.
-const SEEK_WAIT: Duration = Duration::from_secs(5);
-
 /// A member that is given nothing counts as one after this: longer than the others need to notice that it joined
 /// (`heartbeat.interval.ms`, 3 s by default).
 const RESTS_AFTER: Duration = Duration::from_secs(5);
-
-/// A partition that librdkafka was told to start and that does not answer to a seek in so many polls is started again.
-const START_POLLS: u32 = 100;
 
 /// One record, borrowed from the batch that is being given.
 pub struct Message<'a> {
@@ -278,7 +274,11 @@ impl Consumer {
         if keys.is_empty() {
             return self.settle();
         }
-        let done = if self.cooperative { self.handle.incremental_assign(&added) } else { self.assign_all() };
+        let done = if self.cooperative {
+            self.hold().and_then(|()| self.handle.incremental_assign(&added))
+        } else {
+            self.assign_all()
+        };
         done.map_err(|failure| {
             for key in keys {
                 self.assignment.free(key);
@@ -290,9 +290,9 @@ impl Consumer {
 
     /// An eager group knows only the whole assignment.
     fn assign_all(&mut self) -> Result<(), Failure> {
-        self.handle.assign(&self.positions(&self.assignment.reading()))?;
         self.assignment.all_start();
-        Ok(())
+        self.hold()?;
+        self.handle.assign(&self.positions(&self.assignment.reading()))
     }
 
     /// Partitions, and from where librdkafka fetches them.
@@ -334,7 +334,7 @@ impl Consumer {
         if leaving.is_empty() && answer.is_none() {
             return Ok(());
         }
-        let is_paused = |key: &&Key| self.assignment.slot(**key).is_some_and(|slot| slot.paused);
+        let is_paused = |key: &&Key| self.assignment.slot(**key).is_some_and(|slot| slot.paused || slot.held);
         let mut paused = self.names(leaving.iter().filter(is_paused));
         let removed = self.names(&leaving);
         for key in leaving {
@@ -375,102 +375,13 @@ impl Consumer {
                 keys.push(key);
             }
         }
-        self.settle()?;
-        self.handle.resume(&mut self.names(&keys)).map_err(|failure| failure.into_error("cannot resume partitions"))?;
-        for key in keys {
-            self.assignment.set_paused(key, false);
-        }
-        Ok(())
-    }
-
-    /// Goes on elsewhere: also the way on after [`Event::OutOfRange`].
-    pub fn seek<P: Copy + Into<Resume>>(&mut self, partitions: &[(TopicPartition, P)]) -> Result<()> {
-        for (at, to) in partitions {
-            if let Some(key) = self.assignment.key(at) {
-                self.assignment.send_to(key, (*to).into());
-            }
-        }
-        self.settle()
-    }
-
-    /// Sends librdkafka to where partitions shall go on. While the group waits for partitions, librdkafka holds all of
-    /// them still; they are moved when it has its answer.
-    fn settle(&mut self) -> Result<()> {
-        if self.revoked.is_some() {
-            return Ok(());
-        }
-        let away = self.assignment.away();
-        if away.is_empty() {
-            return Ok(());
-        }
-        let mut list = self.positions(&away);
-        match self.handle.seek(&mut list, SEEK_WAIT) {
-            Ok(()) => {}
-            // A process that was frozen meanwhile, or a machine without a free core.
-            Err(failure) if failure.code == code::TIMED_OUT => tracing::warn!("librdkafka is slow to move partitions"),
-            Err(failure) => return Err(failure.into_error("cannot move partitions")),
-        }
-        let mut stopped = Vec::new();
-        for entry in list.iter() {
-            let key = (self.assignment.index(&String::from_utf8_lossy(entry.topic)), entry.partition);
-            match entry.code {
-                0 => self.assignment.arrived(key),
-                // Its fetcher is not running: it gave up after an out-of-range, or has not started yet.
-                code::STATE | code::UNKNOWN_PARTITION => {
-                    if self.assignment.still_starts(key).is_none_or(|polls| polls > START_POLLS) {
-                        stopped.push(key);
-                    }
-                }
-                code => {
-                    tracing::debug!(topic = %self.assignment.name(key.0), partition = key.1, code, "seek is retried")
-                }
-            }
-        }
-        self.restart(&stopped).map_err(|failure| failure.into_error("cannot start partitions anew"))
-    }
-
-    /// Takes partitions out of librdkafka's assignment and puts them in again. The group does not notice. They are sent to where
-    /// they belong at the next poll: only a seek has the broker check an epoch.
-    fn restart(&mut self, stopped: &[Key]) -> Result<(), Failure> {
-        if stopped.is_empty() {
-            return Ok(());
-        }
-        if self.cooperative {
-            let list = self.positions(stopped);
-            self.handle.incremental_unassign(&list)?;
-            self.handle.incremental_assign(&list)?;
-        } else {
-            self.assign_all()?;
-        }
-        for key in stopped {
-            self.assignment.starts(*key);
-        }
-        Ok(())
-    }
-
-    /// Starts partitions again, where they stand, of which nothing has come although they are read. That was seen of partitions
-    /// that came back after a lost session (`make soak`, librdkafka 2.12.1); nothing tells of it, and why is not known.
-    pub fn start_again(&mut self, partitions: &[TopicPartition]) -> Result<()> {
-        if self.revoked.is_some() {
-            return Ok(());
-        }
-        let is_read = |key: &Key| self.assignment.slot(*key).is_some_and(|slot| slot.reading && !slot.paused);
-        let keys: Vec<Key> = self.keys(partitions).into_iter().filter(is_read).collect();
         for key in &keys {
-            let (at, slot) = (self.assignment.at(*key), self.assignment.slot(*key));
-            tracing::warn!(
-                topic = &*at.topic,
-                partition = at.partition,
-                ?slot,
-                "nothing comes of a partition: it is started again"
-            );
-            self.assignment.start_again(*key);
+            self.assignment.set_paused(*key, false);
         }
-        if keys.is_empty() {
-            return Ok(());
-        }
-        let resumed = self.handle.resume(&mut self.names(&keys));
-        self.restart(&keys).and(resumed).map_err(|failure| failure.into_error("cannot start partitions anew"))
+        self.settle()?;
+        // What is still held goes on when it is there.
+        keys.retain(|key| self.assignment.slot(*key).is_some_and(|slot| !slot.held));
+        self.handle.resume(&mut self.names(&keys)).map_err(|failure| failure.into_error("cannot resume partitions"))
     }
 
     /// Tells the group how far the archive is. It is an echo for other tools: the answer is not waited for, and a failure
