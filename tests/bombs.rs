@@ -363,6 +363,29 @@ fn what_else_is_read_whole_has_its_bound_too() {
     let output = shelf.target.run(&["ls"]);
     assert!(output.stdout.contains("kafka/main/sound"), "{}{}", output.stdout, output.stderr);
     assert!(output.stderr.contains("an object of coverage has"), "{}", output.stderr);
+    assert!(output.stderr.lines().count() < 20, "{}", output.stderr);
+}
+
+/// Each of them takes 120 MB in a reader's memory, and each is sound.
+#[test]
+fn many_objects_of_coverage_take_no_more_than_one_may() {
+    let target = Target::new();
+    let folder = layout::topic_coverages("main");
+    fs::create_dir_all(target.path(&folder)).expect("a folder");
+    let claims = vec!["0"; 2_500_000].join(",");
+    for n in 0..12 {
+        let mut json = format!(
+            "{{\"format\":1,\"writer\":\"w{n}\",\"at\":\"2026-01-01T00:00:00Z\",\"streams\":{{}},\"topics\":{{\"{}\":\
+             {{\"claims\":[{{\"complete_through\":\"2026-01-01T00:00:00Z\",\"ends\":[[0,[{claims}]]]}}]}}}}}}",
+            stream("sound")
+        )
+        .into_bytes();
+        json.resize(31 << 20, b' ');
+        fs::write(target.path(&layout::coverage(&folder, &format!("w{n}"))), json).expect("written");
+    }
+    let output = target.run(&["ls"]).expect(0);
+    assert!(output.stdout.contains("kafka/main/sound"), "{}{}", output.stdout, output.stderr);
+    assert!(output.stderr.contains("11 of the objects below coverage/kafka/main are not read"), "{}", output.stderr);
 }
 
 /// A sound segment with one record of `value` bytes, its key, and the entry that names it.

@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
 use futures::{StreamExt, stream};
-use object_store::path::Path;
+use object_store::{ObjectMeta, path::Path};
 use serde::{Deserialize, Serialize};
 
 use super::{Chain, READS_AT_ONCE, entry};
@@ -157,10 +157,13 @@ impl Coverage {
         let (ahead, others): (Vec<_>, Vec<_>) = others.into_iter().partition(|other| other.at > now + CLOCKS_AGREE);
         let gone: Vec<Self> = others.into_iter().filter(|other| other.at < before).collect();
         if !gone.is_empty() {
-            gone.iter().for_each(|other| self.take_over(other, now));
-            self.forget_ended();
-            self.at = now;
-            self.save(store, folder).await?;
+            let mut with_theirs = self.clone();
+            gone.iter().for_each(|other| with_theirs.take_over(other, now));
+            with_theirs.forget_ended();
+            with_theirs.at = now;
+            // What cannot be stored is not kept either: it would be in the way of every later claim.
+            with_theirs.save(store, folder).await?;
+            *self = with_theirs;
         }
         for other in &ahead {
             let object = layout::coverage(folder, &other.writer);
@@ -238,6 +241,15 @@ fn merge(ours: &mut BTreeMap<i32, Claim>, theirs: &BTreeMap<i32, Claim>, now: Da
     }
 }
 
+/// Of so many objects, with so many bytes together, the claims of a folder are taken: the smallest first, so that no large
+/// object of somebody else is in the way of what archivers write, which takes a few kilobytes each. What a reader has in memory
+/// is bounded by that, and not by how many objects there are.
+const MOST_OBJECTS: usize = 8192;
+const MOST_TOGETHER: u64 = 32 << 20;
+
+/// So many objects that cannot be read are told one by one, and the others as a number.
+const MOST_TOLD: usize = 16;
+
 /// What the objects of a folder of coverage say.
 #[derive(Debug, Default)]
 pub struct Loaded {
@@ -257,22 +269,54 @@ impl Loaded {
     }
 }
 
+/// Those objects of a folder whose claims are taken, in the order of their keys, and how many others there are.
+fn within_bounds(mut objects: Vec<ObjectMeta>) -> (Vec<ObjectMeta>, usize) {
+    let all = objects.len();
+    objects.sort_by_key(|object| object.size);
+    let mut together = 0_u64;
+    // One that is larger than any may be is refused by its size, with its key, and takes nothing.
+    let fit = objects.iter().take(MOST_OBJECTS).take_while(|object| {
+        together += if object.size > MOST_TOGETHER { 0 } else { object.size };
+        together <= MOST_TOGETHER
+    });
+    let fit = fit.count();
+    objects.truncate(fit);
+    objects.sort_unstable_by(|a, b| a.location.cmp(&b.location));
+    (objects, all - fit)
+}
+
+fn too_many(folder: &Path, beyond: usize) -> Error {
+    let message = format!(
+        "{beyond} of the objects below {folder} are not read: together, claims of completeness have {MOST_OBJECTS} objects and \
+         {MOST_TOGETHER} bytes at the most"
+    );
+    Error::new(Kind::Corrupt, message).hint("delete the largest of them: archivers make again what they claim")
+}
+
 /// What all replicas know that write into `folder`. An object that vanishes meanwhile was adopted by another replica, and one
 /// that is damaged takes away no other's claims.
 pub async fn load_all(store: &Store, folder: &Path) -> Result<Loaded> {
-    let objects = store.list(folder).await?;
+    let (objects, beyond) = within_bounds(store.list(folder).await?);
     let read = stream::iter(objects).map(|object| async move {
         let Some((bytes, stored)) = store.get_dated(&object.location).await? else { return Ok(None) };
         decode(&object.location, &bytes).map(|coverage| Some(coverage.by_the_clock_of(stored)))
     });
     let mut read = read.buffered(READS_AT_ONCE);
-    let mut loaded = Loaded::default();
+    let (mut loaded, mut untold) = (Loaded::default(), 0_usize);
     while let Some(coverage) = read.next().await {
         // One that a disk cannot read takes away no other's claims, either, as long as the store answers for others.
         match super::isolated(store, coverage).await? {
             Ok(coverage) => loaded.known.extend(coverage),
-            Err(error) => loaded.unreadable.push(error),
+            Err(error) if loaded.unreadable.len() < MOST_TOLD => loaded.unreadable.push(error),
+            Err(_) => untold += 1,
         }
+    }
+    if untold > 0 {
+        let message = format!("{untold} more objects below {folder} cannot be read");
+        loaded.unreadable.push(Error::new(Kind::Corrupt, message).hint("delete those that no archiver writes"));
+    }
+    if beyond > 0 {
+        loaded.unreadable.push(too_many(folder, beyond));
     }
     Ok(loaded)
 }

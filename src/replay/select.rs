@@ -153,9 +153,9 @@ pub async fn sources(store: &Store, cluster: Option<&str>, query: &Query) -> Res
     }
 }
 
-/// The claims of completeness of each cluster, once they were asked for.
+/// The claims of completeness of the cluster that was asked for last: its topics follow each other.
 #[derive(Default)]
-struct Claims(BTreeMap<String, Vec<Coverage>>);
+struct Claims(Option<(String, Vec<Coverage>)>);
 
 /// Finds what `streams` hold of `query`, whatever else it names.
 ///
@@ -184,12 +184,13 @@ impl Claims {
     }
 
     async fn of(&mut self, store: &Store, cluster: &str) -> Result<&[Coverage]> {
-        if !self.0.contains_key(cluster) {
+        if self.0.as_ref().is_none_or(|(of, _)| of != cluster) {
+            self.0 = None;
             let loaded = coverage::load_all(store, &layout::topic_coverages(cluster)).await?;
             loaded.tell_unreadable();
-            self.0.insert(cluster.to_owned(), loaded.known);
+            self.0 = Some((cluster.to_owned(), loaded.known));
         }
-        Ok(self.0.get(cluster).map_or(&[], Vec::as_slice))
+        Ok(self.0.as_ref().map_or(&[], |(_, claims)| claims))
     }
 }
 

@@ -74,7 +74,7 @@ impl TopicLife {
     /// The topic's next life.
     #[must_use]
     pub fn next_generation(&self) -> Self {
-        Self { generation: self.generation + 1, ..self.clone() }
+        Self { generation: self.generation.saturating_add(1), ..self.clone() }
     }
 
     /// The stream that archives it.
@@ -131,8 +131,9 @@ impl FromStr for TopicLife {
         let parts = parts.and_then(|(cluster, name)| Some((cluster, name.rsplit_once('.')?)));
         let Some((cluster, (topic, generation))) = parts else { return Err(no_stream(text)) };
         let life = Self::new(cluster, topic, generation.parse().map_err(|_| no_stream(text))?);
-        // Nothing is a stream but what is written like one: not `+1`, not `007`.
-        if is_name(cluster) && is_topic_name(topic) && life.to_string() == text {
+        // Nothing is a stream but what is written like one: not `+1`, not `007`. A generation behind it must be possible.
+        let is_last = life.generation == u32::MAX;
+        if is_name(cluster) && is_topic_name(topic) && !is_last && life.to_string() == text {
             Ok(life)
         } else {
             Err(no_stream(text))
@@ -161,6 +162,7 @@ mod tests {
     fn streams_are_read_as_they_are_written() {
         for text in [
             "kafka/main/cdc.users.3",
+            "kafka/main/orders.4294967294",
             "kafka/a-b/orders.0",
             "postgres/7291123456789012345",
             "state/topics/main",
@@ -179,6 +181,7 @@ mod tests {
             "postgres/07",
             "kafka/main/orders.+1",
             "kafka/main/orders.01",
+            "kafka/main/orders.4294967295",
             "kafka/main/...0",
             "kafka/../orders.0",
             "state/topics",

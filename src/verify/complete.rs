@@ -1,6 +1,6 @@
 //! Up to when topics are complete: what `ls`, plans and the service say of it, by the same function.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
 
@@ -17,17 +17,20 @@ pub(super) async fn of(
     now: DateTime<Utc>,
 ) -> Result<Vec<(TopicLife, Result<DateTime<Utc>, Unknown>)>> {
     let lives: BTreeSet<TopicLife> = streams.iter().filter_map(|stream| stream.topic().cloned()).collect();
-    let mut claims: BTreeMap<String, Vec<Coverage>> = BTreeMap::new();
+    // Those of one cluster at a time: its topics follow each other.
+    let mut claims: Option<(&str, Vec<Coverage>)> = None;
     let mut found = Vec::new();
     for life in lives.iter().filter(|life| !lives.contains(&life.next_generation())) {
-        if !claims.contains_key(&life.cluster) {
+        if claims.as_ref().is_none_or(|(of, _)| *of != life.cluster) {
+            drop(claims.take());
             let loaded = coverage::load_all(store, &layout::topic_coverages(&life.cluster)).await?;
             loaded.tell_unreadable();
-            claims.insert(life.cluster.clone(), loaded.known);
+            claims = Some((&life.cluster, loaded.known));
         }
+        let claimed = claims.as_ref().map_or(&[][..], |(_, claims)| claims);
         let chain = Chain::open(store, &life.stream()).await;
         if let Ok(Some(chain)) = manifest::isolated(store, chain).await? {
-            found.push((life.clone(), coverage::judge(&claims[&life.cluster], &chain, now).through(|_| true)));
+            found.push((life.clone(), coverage::judge(claimed, &chain, now).through(|_| true)));
         }
     }
     Ok(found)
@@ -35,6 +38,7 @@ pub(super) async fn of(
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
     use std::sync::Arc;
 
     use super::*;

@@ -120,20 +120,23 @@ pub(crate) async fn run(args: &Args, config: &Config) -> Result<()> {
     let archive = manifest::streams(&store).await?;
     let lives: BTreeSet<TopicLife> = archive.iter().filter_map(|stream| stream.topic().cloned()).collect();
     let streams = chosen(archive, &args.streams)?;
-    let mut claims: BTreeMap<Path, Vec<Coverage>> = BTreeMap::new();
+    // Those of one folder at a time: the streams of a cluster follow each other.
+    let mut claims: Option<(Path, Vec<Coverage>)> = None;
     let (mut rows, mut damaged) = (Vec::with_capacity(streams.len()), Vec::new());
     let mut recoverable: Option<Vec<Recoverable>> = None;
     let mut unreadable = None;
     for stream in streams {
         let folder = layout::coverages(&stream);
-        if !claims.contains_key(&folder) {
+        if claims.as_ref().is_none_or(|(of, _)| *of != folder) {
+            drop(claims.take());
             let loaded = coverage::load_all(&store, &folder).await?;
             for error in &loaded.unreadable {
                 output::tell(&format!("warning: claims of completeness are passed over: {error}"));
             }
-            claims.insert(folder.clone(), loaded.known);
+            claims = Some((folder, loaded.known));
         }
-        match manifest::isolated(&store, look(&store, &stream, &claims[&folder]).await).await? {
+        let claimed = claims.as_ref().map_or(&[][..], |(_, claims)| claims);
+        match manifest::isolated(&store, look(&store, &stream, claimed).await).await? {
             Ok(None) => {}
             Ok(Some((mut row, windows, passed_over))) => {
                 unreadable = unreadable.or(passed_over);

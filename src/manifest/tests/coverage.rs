@@ -1,5 +1,7 @@
 //! Claims count only as far as the chain has come, and a topic is complete only if all its partitions are counted and claimed.
 
+use std::sync::atomic::Ordering;
+
 use bytes::Bytes;
 
 use super::*;
@@ -186,4 +188,51 @@ async fn damaged_claims_take_away_no_others() {
     mine.adopt(&store, &folder, at(60), at(120)).await.unwrap();
     assert_eq!(mine.topics[&orders().to_string()].claims[&0], claim(10, 10));
     assert_eq!(load_all(&store, &folder).await.unwrap().unreadable.len(), 3, "what is not understood is not deleted");
+}
+
+#[tokio::test]
+async fn the_claims_of_a_folder_are_taken_the_smallest_first_up_to_a_bound() {
+    let store = faultless().store();
+    let folder = layout::topic_coverages("main");
+    let sound = claims("sound", &[count(1, 10)], &[(0, claim(10, 10))]);
+    sound.save(&store, &folder).await.unwrap();
+    // Sound objects, with white space behind them: before and behind the one that counts.
+    for (writer, mib) in [("a", 31), ("b", 32), ("z", 20)] {
+        let mut bytes = serde_json::to_vec(&Coverage::new(writer, at(10))).unwrap();
+        bytes.resize(mib << 20, b' ');
+        store.put(&layout::coverage(&folder, writer), Bytes::from(bytes)).await.unwrap();
+    }
+    let loaded = load_all(&store, &folder).await.unwrap();
+    let writers: Vec<_> = loaded.known.iter().map(|coverage| coverage.writer.as_str()).collect();
+    assert_eq!(writers, ["sound", "z"]);
+    let told: Vec<_> = loaded.unreadable.iter().map(|error| (error.kind(), error.to_string())).collect();
+    assert!(told.len() == 1 && told[0].0 == Kind::Corrupt && told[0].1.contains("2 of the objects below"), "{told:?}");
+}
+
+#[tokio::test]
+async fn many_damaged_claims_are_told_as_a_number_and_many_objects_are_not_read() {
+    let store = faultless().store();
+    let folder = layout::topic_coverages("main");
+    for n in 0..8_200 {
+        store.put(&layout::coverage(&folder, &format!("w{n:05}")), Bytes::from_static(b"{")).await.unwrap();
+    }
+    let loaded = load_all(&store, &folder).await.unwrap();
+    assert!(loaded.known.is_empty());
+    let told: Vec<_> = loaded.unreadable.iter().skip(16).map(ToString::to_string).collect();
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert!(told[0].contains("8176 more objects below"), "{}", told[0]);
+    assert!(told[1].contains("8 of the objects below"), "{}", told[1]);
+}
+
+#[tokio::test]
+async fn claims_that_cannot_be_stored_are_not_taken_over() {
+    let faulty = faultless();
+    let (store, folder) = (faulty.store(), layout::topic_coverages("main"));
+    claims("dead", &[count(1, 10)], &[(0, claim(10, 10))]).save(&store, &folder).await.unwrap();
+    faulty.refuse.store(1, Ordering::Relaxed);
+    let mut mine = Coverage::new("mine", at(120));
+    mine.adopt(&store, &folder, at(60), at(120)).await.unwrap_err();
+    assert_eq!(mine, Coverage::new("mine", at(120)));
+    mine.adopt(&store, &folder, at(60), at(120)).await.unwrap();
+    assert_eq!(mine.topics[&orders().to_string()].claims[&0], claim(10, 10));
 }

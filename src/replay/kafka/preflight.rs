@@ -238,7 +238,8 @@ fn missing(topic: &str, parts: &[&Part], understood: Understood, broker: &Settin
 }
 
 fn too_few_partitions(topic: &str, parts: &[&Part], has: i32) -> Option<String> {
-    let needed = parts.iter().flat_map(|part| &part.partitions).map(|planned| planned.partition + 1).max()?;
+    let needed =
+        parts.iter().flat_map(|part| &part.partitions).map(|planned| planned.partition.saturating_add(1)).max()?;
     (needed > has).then(|| {
         format!("{topic} has {has} partitions, and the records need {needed}: add partitions to it, or replay only some with --partitions")
     })
@@ -505,6 +506,14 @@ mod tests {
         assert_eq!((findings.warnings.len(), findings.problems.len()), (0, 0), "{findings:?}");
         assert_eq!(findings.existing.get("copy"), Some(&4));
         assert!(suspects(&recent(), &facts, around(None)).is_empty());
+    }
+
+    #[test]
+    fn a_partition_with_the_greatest_number_needs_as_many_as_there_can_be() {
+        let mut plan = recent();
+        plan.parts[0].partitions[1].partition = i32::MAX;
+        let findings = found(&plan, &topic(4, &[]));
+        assert!(findings.problems[0].contains("has 4 partitions, and the records need 2147483647"), "{findings:?}");
     }
 
     #[test]
