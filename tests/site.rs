@@ -86,6 +86,16 @@ max_records = {max_records}
         self.home.write("tidelog.toml", &text.replace(from, to));
     }
 
+    /// Processes that start from now on use the other site's archive, on the disk or in a store.
+    pub(crate) fn shares_archive_of(&self, other: &Site) {
+        let place = |site: &Site| {
+            let text = std::fs::read_to_string(site.config()).expect("the configuration can be read");
+            let (_, archive) = text.split_once("[archive]\n").expect("an archive");
+            archive.split_once("spool_dir").expect("a spool").0.to_owned()
+        };
+        self.reconfigure(&place(self), &place(other));
+    }
+
     /// The archive of processes that start from now on lies in a bucket, possibly behind a proxy.
     pub(crate) fn archive_in(&self, bucket: &Bucket) {
         let options: String = bucket.options().iter().map(|(key, value)| format!("{key} = {value:?}\n")).collect();

@@ -474,8 +474,7 @@ fn what_is_too_large_once_decompressed_is_named_with_the_property_and_skipped_by
     let mut first = Service::start(kafka, &settings, "");
     let (site, server) = crate::http::site_with_listener(kafka, &settings, "");
     site.reconfigure(&site.group, &first.site.group);
-    let archive = |site: &Site| format!("{}/archive", site.home().path().display());
-    site.reconfigure(&archive(&site), &archive(&first.site));
+    site.shares_archive_of(&first.site);
     let program = site.start();
     let mut second = Service { site, server, program };
     second.wait_ready();

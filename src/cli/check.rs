@@ -2,7 +2,7 @@
 
 mod kafka;
 
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use serde::Serialize;
@@ -64,7 +64,9 @@ impl Answer {
 pub(super) async fn run(args: &Args, path: &Path) -> Result<()> {
     let config = Config::load(path)?;
     let valid = Answer::of("configuration", Ok(format!("{} is valid", path.display())));
-    let mut answers = vec![Answer { hint: remark(path), ..valid }];
+    // The answers for root are not those for the service's user, who may well own both.
+    let own = std::fs::metadata("/proc/self").map_or(0, |own| own.uid());
+    let mut answers = vec![Answer { hint: remark(path, own), ..valid }];
     // What only the libraries know to be wrong: their options and properties. No server is asked, and no directory made:
     // one that root makes here would not be the service's.
     let valid = Store::validate(&config.archive);
@@ -81,6 +83,12 @@ pub(super) async fn run(args: &Args, path: &Path) -> Result<()> {
     if args.connect {
         let spool = pipeline::probe_spool(&config).map(|()| config.archive.spool_dir.display().to_string());
         answers.push(Answer::of("spool", spool));
+    }
+    let spool = &config.archive.spool_dir;
+    if let Some(owner) = another_owner(spool, own) {
+        let what =
+            format!("{} belongs to another user (uid {owner}), who can exchange what is spooled", spool.display());
+        answers.push(Answer::warning("spool", what, "give it to root or to the user that runs tidelog: chown"));
     }
     if let Some(http) = &config.http {
         let usable = http::validate(http).map(|()| http.listen.to_string());
@@ -134,11 +142,29 @@ pub(super) async fn run(args: &Args, path: &Path) -> Result<()> {
     Err(Error::new(kind, format!("{failed} of {} checks failed", answers.len())))
 }
 
-/// What is unwise about the rights of the configuration file.
-fn remark(path: &Path) -> Option<String> {
+/// Who else owns a file or a directory; none if it is not there, or is root's, or that of the user `own`, or if that is root.
+fn another_owner(path: &Path, own: u32) -> Option<u32> {
+    let owner = std::fs::metadata(path).ok()?.uid();
+    (own != 0 && owner != 0 && owner != own).then_some(owner)
+}
+
+/// What is unwise about the rights of the configuration file, for a service of the user `own`.
+fn remark(path: &Path, own: u32) -> Option<String> {
     let mode = std::fs::metadata(path).ok()?.permissions().mode();
     if mode & 0o002 != 0 {
         return Some(format!("every user of this machine may write it (mode {:04o}): chmod o-w", mode & 0o7777));
+    }
+    if let Some(owner) = another_owner(path, own) {
+        return Some(format!("it belongs to another user (uid {owner}), who may write it: chown"));
+    }
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // Where the sticky bit is set, nobody exchanges what is another's.
+    let open = std::fs::metadata(folder).ok()?.permissions().mode() & 0o7777;
+    if open & 0o1002 == 0o002 {
+        return Some(format!(
+            "every user of this machine may put another file in its place ({} has mode {open:04o}): chmod o-w",
+            folder.display()
+        ));
     }
     let table: toml::Table = toml::from_str(&std::fs::read_to_string(path).ok()?).ok()?;
     (mode & 0o004 != 0 && holds_secret(&table)).then(|| {
@@ -227,7 +253,33 @@ mod tests {
         let file = tempfile::NamedTempFile::new().expect("a temporary file");
         std::fs::write(file.path(), text).expect("written");
         std::fs::set_permissions(file.path(), std::fs::Permissions::from_mode(mode)).expect("its rights");
-        remark(file.path())
+        remark(file.path(), 0)
+    }
+
+    #[test]
+    fn what_another_user_can_exchange_is_remarked() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let file = folder.path().join("tidelog.toml");
+        std::fs::write(&file, "").expect("written");
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).expect("its rights");
+        let open =
+            |mode| std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(mode)).expect("rights");
+        open(0o777);
+        assert!(remark(&file, 0).is_some_and(|said| said.contains("put another file in its place")));
+        for private in [0o1777, 0o775, 0o700] {
+            open(private);
+            assert_eq!(remark(&file, 0), None, "{private:o}");
+        }
+        let owner = std::fs::metadata(&file).expect("it is there").uid();
+        assert_eq!(remark(&file, owner), None);
+        if std::os::unix::fs::chown(&file, Some(12_345), None).is_err() {
+            // Only root can give files away.
+            return;
+        }
+        assert!(remark(&file, 54_321).is_some_and(|said| said.contains("another user (uid 12345)")));
+        assert_eq!((remark(&file, 12_345), remark(&file, 0)), (None, None));
+        assert_eq!(another_owner(&file, 54_321), Some(12_345));
+        assert_eq!(another_owner(&folder.path().join("none"), 54_321), None);
     }
 
     #[test]
