@@ -105,7 +105,11 @@ async fn asked_to_stop(stopped: Arc<AtomicBool>) {
     });
 }
 
+/// The same command goes on, unless it is the command that is wrong now.
 fn with_way_on(error: Error, go_on: &str) -> Error {
+    if error.kind() == Kind::Config {
+        return error;
+    }
     let hint = error.hint_text().map_or(String::new(), |hint| format!("{hint}; "));
     error.hint(format!("{hint}what was committed stays; go on with: {go_on}"))
 }
