@@ -74,7 +74,11 @@ pub async fn newest(chain: &Chain) -> Result<Option<Version>> {
 }
 
 /// The version that held at a time (ms since 1970): the newest that was found then or before. None where the first is later.
-pub async fn as_of(chain: &Chain, ms: i64) -> Result<Option<Version>> {
+/// From `now` on it is the newest of all, whatever the clock of the process said that found it.
+pub async fn as_of(chain: &Chain, ms: i64, now: DateTime<Utc>) -> Result<Option<Version>> {
+    if ms >= now.timestamp_millis() {
+        return newest(chain).await;
+    }
     let Some(Range { start, end }) = versions(chain) else { return Ok(None) };
     let (mut low, mut high, mut found) = (start, end, None);
     while low < high {
@@ -232,7 +236,7 @@ mod tests {
     async fn as_of_a_time_it_is_the_newest_version_that_was_found_by_then() {
         let store = store();
         let mut chain = begun(&store, "w").await;
-        assert_eq!(as_of(&chain, i64::MAX).await.expect("looked"), None);
+        assert_eq!(as_of(&chain, i64::MAX, at(9_000)).await.expect("looked"), None);
         for number in 0..200 {
             assert!(add(&mut chain, number, at(number * 10)).await);
         }
@@ -245,7 +249,7 @@ mod tests {
             (at(1_240).timestamp_millis(), Some(124)),
             (i64::MAX, Some(199)),
         ] {
-            let found = as_of(&chain, ms).await.expect("looked");
+            let found = as_of(&chain, ms, at(9_000)).await.expect("looked");
             assert_eq!(found.as_ref().map(|version| version.number), expected, "{ms}");
             if let Some(version) = found {
                 let json = read(&store, chain.stream(), &version).await.expect("sound");
@@ -274,9 +278,12 @@ mod tests {
         for (number, seconds) in [(0, 100), (1, 50), (2, 60)] {
             assert!(add(&mut chain, number, at(seconds)).await);
         }
-        let found = as_of(&chain, at(100).timestamp_millis()).await.expect("looked");
+        let found = as_of(&chain, at(100).timestamp_millis(), at(9_000)).await.expect("looked");
         assert_eq!(found.map(|version| version.number), Some(2));
-        assert_eq!(as_of(&chain, at(99).timestamp_millis()).await.expect("looked"), None);
+        assert_eq!(as_of(&chain, at(99).timestamp_millis(), at(9_000)).await.expect("looked"), None);
+        // The first was found by a clock that was ahead, and is behind again.
+        let found = as_of(&chain, at(70).timestamp_millis(), at(70)).await.expect("looked");
+        assert_eq!(found.map(|version| version.number), Some(2), "what is there now is the newest");
     }
 
     #[tokio::test]

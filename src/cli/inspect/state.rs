@@ -1,6 +1,6 @@
 //! `tidelog cat --state` and `tidelog diff`: the pipeline's own state, as it was at a moment, and what changed between two.
 
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -73,10 +73,11 @@ struct Moment {
 
 /// Prints the state as it was at a time.
 pub(super) async fn cat(kind: StateKind, at: Option<&str>, config: &Config) -> Result<()> {
-    let at = time::parse(at.unwrap_or("now"), Utc::now()).map_err(|error| error.context("--at"))?;
+    let now = Utc::now();
+    let at = time::parse(at.unwrap_or("now"), now).map_err(|error| error.context("--at"))?;
     let store = Store::open(&config.archive)?;
     let chain = chain(&store, kind, config).await?;
-    let (version, state) = as_of(&store, &chain, at).await?;
+    let (version, state) = as_of(&store, &chain, at, now).await?;
     let shown =
         Shown { stream: chain.stream().to_string(), version: version.number, at: time::utc(version.at), state: &state };
     print_json(&shown)
@@ -96,8 +97,8 @@ pub(crate) async fn diff(args: &DiffArgs, config: &Config) -> Result<()> {
     }
     let store = Store::open(&config.archive)?;
     let chain = chain(&store, args.state, config).await?;
-    let (before, old) = as_of(&store, &chain, from).await?;
-    let (after, new) = as_of(&store, &chain, to).await?;
+    let (before, old) = as_of(&store, &chain, from, now).await?;
+    let (after, new) = as_of(&store, &chain, to, now).await?;
     let mut changed = Vec::new();
     compare(&mut Vec::new(), &old, &new, &mut changed);
     let moment = |version: &Version| Moment { version: version.number, at: time::utc(version.at) };
@@ -133,8 +134,8 @@ async fn chain(store: &Store, kind: StateKind, config: &Config) -> Result<Chain>
 }
 
 /// The version that held at a time, and its state.
-async fn as_of(store: &Store, chain: &Chain, at: i64) -> Result<(Version, Value)> {
-    let Some(version) = versions::as_of(chain, at).await? else {
+async fn as_of(store: &Store, chain: &Chain, at: i64, now: DateTime<Utc>) -> Result<(Version, Value)> {
+    let Some(version) = versions::as_of(chain, at, now).await? else {
         let first = chain.totals().min_timestamp.map_or("nothing is kept yet".to_owned(), |first| {
             format!("what is kept begins at {}", time::rfc3339(first))
         });
