@@ -334,6 +334,32 @@ fn an_archiver_whose_session_timed_out_sees_the_cut() {
     cluster.assert_generations(&old, &[100]);
 }
 
+/// The archiver that sees the cut had nothing of the partition for long: what it knew of it ends far below.
+#[test]
+fn an_archiver_that_takes_over_a_cut_partition_knows_what_others_have_archived_of_it() {
+    let cluster = Cluster::new("taken-over", 1, 3, "500ms");
+    let [mut one, mut two] = cluster.two_archivers();
+    // Each learns of the other's when both have committed.
+    cluster.produce(400..800);
+    cluster.wait(0, &mut [&mut one, &mut two]);
+    let with_0 = |server: &Server| received(server, &cluster.topic, 0).is_some();
+    let (mut stays, goes) = if with_0(&cluster.server) { (two, one) } else { (one, two) };
+    produce(&cluster.kafka, &cluster.topic, 800..900, 1);
+    wait_until("the rest of it to be archived", SOON, || ends(&cluster.site.ls(&cluster.topic)[0])[&0] == 300);
+    cluster.leave_2_behind();
+    produce(&cluster.kafka, &cluster.topic, 900..1000, 1);
+    wait_until("what will be lost to be archived", SOON, || ends(&cluster.site.ls(&cluster.topic)[0])[&0] == 400);
+    let old = cluster.all();
+    stays.freeze();
+    goes.terminate(STOP);
+    cluster.elect_2();
+    stays.thaw();
+    cluster.produce(2000..2400);
+    cluster.wait(1, &mut [&mut stays]);
+    stays.terminate(STOP);
+    cluster.assert_generations(&old, &[300, 200, 200, 200]);
+}
+
 /// A segment holds records that both logs have, and behind them records of an epoch that only the lost one had: the cut is where
 /// the epoch begins, not where the segment does.
 #[test]

@@ -381,7 +381,14 @@ impl Committer {
         Some((new, reference))
     }
 
+    /// What others have committed counts in every answer: they may have had a partition in between, and where a log was cut is
+    /// told by all that is archived of it.
     async fn answer(&mut self, question: Question) {
+        let mut persistence = self.persistence(Task::KafkaPositions);
+        while let Err(error) = self.chain.refresh().await {
+            persistence.wait_after("what others have archived of a topic cannot be read", error).await;
+        }
+        drop(persistence);
         match question {
             Question::Where { seq, partitions } => {
                 let end = |partition| self.chain.position(partition).map(|range| range.end);
