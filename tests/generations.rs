@@ -343,17 +343,17 @@ fn an_archiver_that_takes_over_a_cut_partition_knows_what_others_have_archived_o
     cluster.produce(400..800);
     cluster.wait(0, &mut [&mut one, &mut two]);
     let with_0 = |server: &Server| received(server, &cluster.topic, 0).is_some();
-    let (mut stays, goes) = if with_0(&cluster.server) { (two, one) } else { (one, two) };
+    let (mut stays, mut goes) = if with_0(&cluster.server) { (two, one) } else { (one, two) };
     produce(&cluster.kafka, &cluster.topic, 800..900, 1);
     wait_until("the rest of it to be archived", SOON, || ends(&cluster.site.ls(&cluster.topic)[0])[&0] == 300);
     cluster.leave_2_behind();
     produce(&cluster.kafka, &cluster.topic, 900..1000, 1);
     wait_until("what will be lost to be archived", SOON, || ends(&cluster.site.ls(&cluster.topic)[0])[&0] == 400);
     let old = cluster.all();
-    stays.freeze();
-    goes.terminate(STOP);
+    // Nobody reads it until the group has missed the one that does.
+    goes.freeze();
     cluster.elect_2();
-    stays.thaw();
+    goes.kill();
     cluster.produce(2000..2400);
     cluster.wait(1, &mut [&mut stays]);
     stays.terminate(STOP);

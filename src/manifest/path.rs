@@ -273,14 +273,14 @@ impl Facts {
 
     /// A backup and those that it builds on, as far as they are there, and the name of the first that is not.
     fn ancestors(&self, index: usize) -> (Vec<usize>, Option<String>) {
-        let mut found = vec![index];
+        let (mut found, mut seen) = (vec![index], BTreeSet::from([index]));
         let mut at = index;
         while let Some(parent) = self.backups.get(at).and_then(|taken| taken.parent.as_ref()) {
             // It was taken before, and mostly just before.
             let is = |other: &usize| self.backups[*other].name == *parent;
             match (0..at).rev().find(is).or_else(|| (at..self.backups.len()).find(is)) {
                 // Nothing that the program writes goes round.
-                Some(next) if !found.contains(&next) => {
+                Some(next) if seen.insert(next) => {
                     found.push(next);
                     at = next;
                 }
