@@ -15,7 +15,7 @@ const SEEK_WAIT: Duration = Duration::from_secs(5);
 const START_POLLS: u32 = 100;
 
 impl Consumer {
-    /// Goes on elsewhere: also the way on after [`Event::OutOfRange`].
+    /// Goes on elsewhere: also the way on after [`Event::OutOfRange`](crate::source::kafka::Event::OutOfRange).
     pub fn seek<P: Copy + Into<Resume>>(&mut self, partitions: &[(TopicPartition, P)]) -> Result<()> {
         for (at, to) in partitions {
             if let Some(key) = self.assignment.key(at) {
