@@ -7,7 +7,7 @@
 //!                                            … or what is archived is abandoned            archived
 //! ```
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::postgres_restore::{PATIENCE, Place, markers, wait_recovered};
 use crate::rig::http::Server;
@@ -38,19 +38,25 @@ fn copied(from: &Path, to: &Path) {
     program::run(copy).expect(0);
 }
 
+/// A server with a base backup that is archived, and a copy of its directory from before it went on.
+fn copied_and_archived(version: Version) -> (Place, PathBuf) {
+    let place = Place::new(version);
+    place.mark(1);
+    place.back_up();
+    place.wait_archived();
+    place.stop_archiving();
+    place.postgres.stop();
+    let data = place.home.path().join("copy");
+    copied(place.postgres.data_dir(), &data);
+    place.postgres.restart();
+    place.archive(&place.postgres, "");
+    (place, data)
+}
+
 #[test]
 fn an_older_copy_of_the_server_is_named_and_has_a_way_out() {
     for version in [Version::V13, Version::Debian, Version::V18] {
-        let place = Place::new(version);
-        place.mark(1);
-        place.back_up();
-        place.wait_archived();
-        place.stop_archiving();
-        place.postgres.stop();
-        let data = place.home.path().join("copy");
-        copied(place.postgres.data_dir(), &data);
-        place.postgres.restart();
-        place.archive(&place.postgres, "");
+        let (place, data) = copied_and_archived(version);
         place.mark(2);
         place.postgres.psql("SELECT pg_logical_emit_message(true, 'x', repeat('x', 100000))");
         let end = place.wait_archived();
@@ -95,16 +101,7 @@ fn an_older_copy_of_the_server_is_named_and_has_a_way_out() {
 
 #[test]
 fn a_base_backup_of_an_older_copy_never_counts() {
-    let place = Place::new(Version::V17);
-    place.mark(1);
-    place.back_up();
-    place.wait_archived();
-    place.stop_archiving();
-    place.postgres.stop();
-    let data = place.home.path().join("copy");
-    copied(place.postgres.data_dir(), &data);
-    place.postgres.restart();
-    place.archive(&place.postgres, "");
+    let (place, data) = copied_and_archived(Version::V17);
     // A base backup begins with a WAL file of its own: the archive has that, too.
     for id in 2..5 {
         place.mark(id);
