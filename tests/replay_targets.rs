@@ -263,8 +263,8 @@ fn a_topic_that_cannot_be_created_is_told_before_anything_is_begun() {
 #[test]
 fn what_matches_nothing_is_said_and_how_long_a_pace_takes() {
     let (archive, topic) = (Archive::new(), unique("nothing"));
-    let two_days = 2 * 86_400_000;
-    fill(&archive, &topic, 1, &[Record::new(0, 0, base() - two_days), Record::new(0, 1, base())]);
+    let (first, two_days) = (base(), 2 * 86_400_000);
+    fill(&archive, &topic, 1, &[Record::new(0, 0, first - two_days), Record::new(0, 1, first)]);
     let args = ["--topics", &topic, "--rename", "(.*)=$1.copy"];
     let replay = |more: &[&str]| archive.replay(&[&args[..], more].concat()).expect(0);
     let none = replay(&["--all", "--partitions", "9", "--json"]).json();
