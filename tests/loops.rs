@@ -50,6 +50,9 @@ fn case(task: Task) -> (Case, &'static str) {
         ),
         Task::KafkaMembers => (By("connect_check", "a_stranger_in_the_group_is_named_with_what_it_takes"), ""),
         Task::KafkaState => (By("state", "a_poll_that_fails_is_named_until_it_succeeds_and_archiving_goes_on"), ""),
+        Task::KafkaStateUpkeep => {
+            (By("state", "versions_that_retention_lets_go_are_given_up_and_what_is_left_is_told_as_before"), "")
+        }
         Task::Leftovers => (By("store_faults", "what_is_left_of_uploads_is_told_while_it_cannot_be_listed"), ""),
         Task::WalUpload => (Without("archive/segments/postgres"), "a segment of WAL cannot be uploaded"),
         Task::WalCheckpoint => (Without("archive/manifest/postgres"), "a checkpoint of WAL cannot be written"),

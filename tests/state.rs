@@ -382,3 +382,69 @@ fn two_replicas_write_the_versions_of_one() {
     }
     assert_eq!(offset(&site), Some(last));
 }
+
+/// Versions and when the oldest was found, of the topics.
+fn kept(site: &Site) -> (u64, String) {
+    let said = site.tidelog(&["ls", "state", "--json"]).expect(0).json();
+    let rows = said["streams"].as_array().expect("streams").clone();
+    let topics = rows.into_iter().find(|row| row["stream"] == "state/topics/main").expect("that of topics");
+    (topics["segments"].as_u64().expect("a number"), topics["min_time"].as_str().expect("a time").to_owned())
+}
+
+#[test]
+fn versions_that_retention_lets_go_are_given_up_and_what_is_left_is_told_as_before() {
+    assert_eq!(Task::KafkaStateUpkeep.name(), "kafka_state_upkeep");
+    let (kafka, topic) = (shared(), unique("given-up"));
+    kafka.create_topic(&topic, 1, &[]);
+    let mut service = Service::start(kafka, &Settings { topics: &[&topic], ..Settings::default() }, OFTEN);
+    let mut began = String::new();
+    for ms in ["1000001", "1000002", "1000003"] {
+        alter(kafka, &topic, &[("retention.ms", ms)]);
+        wait_state(&mut service, "topics", ms, |state| state[&topic]["settings"]["retention.ms"] == ms);
+        began = if began.is_empty() { now() } else { began };
+    }
+    let last = now();
+    service.program.terminate(STOP);
+    let (site, server) = (service.site, service.server);
+    let (versions, oldest) = kept(&site);
+    assert!(versions >= 3 && oldest < began, "{versions} {oldest} {began}");
+    let as_of_last = state(&site, "topics", &last)[&topic].clone();
+    let path = site.home().path().join("tidelog.toml");
+    let config = std::fs::read_to_string(&path).expect("the configuration");
+    std::fs::write(&path, format!("{config}[retention]\nstate = \"1s\"\n")).expect("written");
+    wait_until("the versions to be old", SOON, || {
+        site.tidelog(&["expire", "--dry-run", "--json"]).expect(0).json()["state"]
+            .as_array()
+            .expect("documents")
+            .iter()
+            .any(|row| row["stream"] == "state/topics/main" && row["kept_versions"] == 1)
+    });
+    assert_eq!(kept(&site), (versions, oldest.clone()), "a dry run changes nothing");
+
+    // The service does it by itself, and says so while it cannot.
+    let holds = site.home().path().join("archive/holds");
+    std::fs::write(&holds, "").expect("a file in its place");
+    let program = site.start();
+    let mut service = Service { site, server, program };
+    wait_until("the upkeep to be told", PATIENCE, || {
+        service.program.assert_running();
+        service.server.is_up() && is_told(&service.server, Task::KafkaStateUpkeep, "is put off")
+    });
+    std::fs::remove_file(&holds).expect("removed");
+    wait_until("the old versions to be given up", PATIENCE, || {
+        service.program.assert_running();
+        kept(&service.site).1 > oldest
+    });
+    let (_, from) = kept(&service.site);
+    let said = service.site.tidelog(&["cat", "--state", "topics", "--at", &oldest]).expect(1);
+    assert!(said.stderr.contains(&format!("what is kept begins at {from}")), "{}", said.stderr);
+    assert!(from > oldest && from <= now());
+    if from <= last {
+        assert_eq!(state(&service.site, "topics", &last)[&topic], as_of_last);
+    }
+    // What comes is numbered on.
+    alter(kafka, &topic, &[("retention.ms", "1000004")]);
+    wait_state(&mut service, "topics", "the next", |state| state[&topic]["settings"]["retention.ms"] == "1000004");
+    service.program.terminate(STOP);
+    service.site.assert_sound();
+}

@@ -8,21 +8,24 @@ use serde::Serialize;
 use super::human;
 use super::inspect::all_read;
 use super::output::{print, print_json};
-use crate::config::Config;
+use crate::config::{Config, Retention};
 use crate::error::{Error, Kind, Result, ResultExt as _};
 use crate::manifest::backups::backups;
 use crate::manifest::path::Taken;
+use crate::manifest::state::{self as versions, retention};
 use crate::manifest::{self, Chain, holds, recoverable};
 use crate::pipeline::postgres::{Given, give_up, sweep};
+use crate::pipeline::state::upkeep;
 use crate::pipeline::writer_id;
 use crate::store::Store;
 use crate::stream::StreamId;
 use crate::time;
 
-/// Gives up what `[retention]` lets go: WAL and base backups without which every moment of the time stays recoverable.
+/// Gives up what `[retention]` lets go: WAL and base backups without which every moment of the time stays recoverable, and
+/// versions of state without which the state as of every moment of its time is told.
 ///
-/// `tidelog run` does this by itself. Objects are deleted an hour after they were given up: a restore that is under way
-/// still finds them.
+/// `tidelog run` does this by itself. Objects are deleted an hour after they were given up: whoever chose them before still
+/// finds them.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   tidelog expire --dry-run     what would go
@@ -39,49 +42,74 @@ pub(crate) struct Args {
 #[derive(Debug, Serialize)]
 struct Outcome {
     dry_run: bool,
-    /// Every moment from here on stays recoverable.
-    keep_from: String,
+    /// Every moment from here on stays recoverable; none where all of Postgres is kept.
+    keep_from: Option<String>,
     segments: u64,
     stored_bytes: u64,
     backups: u64,
     /// Objects that were deleted now, given up earlier.
     deleted: u64,
+    /// The documents of state; none where all of their versions are kept.
+    state: Vec<Document>,
+}
+
+/// What is given up of a document of state, and what stays.
+#[derive(Debug, Serialize)]
+struct Document {
+    stream: String,
+    versions: u64,
+    stored_bytes: u64,
+    kept_versions: u64,
+    kept_bytes: u64,
+    /// When the first one was found that stays: it is told for every moment from there on.
+    kept_from: Option<String>,
 }
 
 /// Runs the command.
 pub(crate) async fn run(args: &Args, config: &Config) -> Result<()> {
-    let kept = config.retention.postgres.ok_or_else(|| {
-        Error::new(Kind::Config, "retention.postgres is not set, and everything is kept")
-            .hint("set it, for example [retention] postgres = \"7d\"")
-    })?;
+    let Retention { postgres, state } = config.retention;
+    if postgres.is_none() && state.is_none() {
+        return Err(Error::new(Kind::Config, "[retention] has neither postgres nor state, and everything is kept")
+            .hint("set one, for example [retention] postgres = \"7d\""));
+    }
     let now = Utc::now();
-    let horizon =
-        now - TimeDelta::from_std(kept).or_err(Kind::Config, || "retention.postgres is too long".to_owned())?;
+    let horizon = postgres.map(|kept| before(now, kept)).transpose()?;
     let store = Store::open(&config.archive)?;
     let (mut gone, mut damaged) = (Gone::default(), Vec::new());
     for stream in manifest::streams(&store).await?.into_iter().filter(|stream| stream.topic().is_none()) {
-        let one = expire(&store, &stream, (horizon, now), args.dry_run).await;
+        let one = match (stream.state().is_some(), horizon, state) {
+            (false, Some(horizon), _) => expire(&store, &stream, (horizon, now), args.dry_run).await,
+            (true, _, Some(kept)) => expire_state(&store, &stream, kept, args.dry_run).await,
+            _ => continue,
+        };
         match manifest::isolated(&store, one).await? {
             Ok(one) => gone.add(one),
             Err(error) => damaged.push((stream, error)),
         }
     }
-    let Gone { given, deleted, passed_over } = gone;
+    let Gone { given, deleted, documents, passed_over } = gone;
     let outcome = Outcome {
         dry_run: args.dry_run,
-        keep_from: time::utc(horizon),
+        keep_from: horizon.map(time::utc),
         segments: given.wal.segments,
         stored_bytes: given.wal.stored_bytes,
         backups: given.backups,
         deleted,
+        state: documents,
     };
     if args.json {
         print_json(&outcome)?
     } else {
-        print(&text(&outcome, kept))?
+        print(&text(&outcome, postgres))?
     }
     all_read(&damaged)?;
     passed_over.map_or(Ok(()), Err)
+}
+
+fn before(now: DateTime<Utc>, kept: Duration) -> Result<DateTime<Utc>> {
+    let too_long = || "retention.postgres is too long".to_owned();
+    let span = TimeDelta::from_std(kept).or_err(Kind::Config, too_long)?;
+    now.checked_sub_signed(span).ok_or_else(|| Error::new(Kind::Config, too_long()))
 }
 
 /// What has gone, or would.
@@ -90,6 +118,8 @@ struct Gone {
     given: Given,
     /// Objects that were deleted, given up earlier.
     deleted: u64,
+    /// The documents of state.
+    documents: Vec<Document>,
     /// The base backups that cannot be read, and stay.
     passed_over: Option<Error>,
 }
@@ -99,6 +129,7 @@ impl Gone {
         self.given.wal.add(&more.given.wal);
         self.given.backups += more.given.backups;
         self.deleted += more.deleted;
+        self.documents.extend(more.documents);
         self.passed_over = self.passed_over.take().or(more.passed_over);
     }
 }
@@ -128,17 +159,58 @@ async fn expire(
     Ok(gone)
 }
 
-fn text(outcome: &Outcome, kept: Duration) -> String {
+/// Gives up the versions of a document that are not needed to tell it as of every moment of the time `kept`.
+async fn expire_state(store: &Store, stream: &StreamId, kept: Duration, dry_run: bool) -> Result<Gone> {
+    let mut gone = Gone::default();
+    let Some(mut chain) = Chain::open(store, stream).await? else { return Ok(gone) };
+    let now = if dry_run { Utc::now() } else { upkeep::now(store).await? };
+    let planned = retention::surplus(&chain, upkeep::horizon(kept, now)?).await?;
+    let oldest = match &planned {
+        Some(range) => versions::version(&chain, range.end).await?,
+        None => versions::oldest(&chain).await?,
+    };
+    let given = retention::sum(&chain, planned.unwrap_or(0..0)).await?;
+    let there = chain.totals().present();
+    if !dry_run {
+        upkeep::give_up(&mut chain, (kept, now), &writer_id()?).await?;
+        gone.deleted = retention::sweep(store, &chain, now).await?;
+    }
+    gone.documents.push(Document {
+        stream: stream.to_string(),
+        versions: given.segments,
+        stored_bytes: given.stored_bytes,
+        kept_versions: there.segments.saturating_sub(given.segments),
+        kept_bytes: there.stored_bytes.saturating_sub(given.stored_bytes),
+        kept_from: oldest.map(|version| time::utc(version.at)),
+    });
+    Ok(gone)
+}
+
+fn text(outcome: &Outcome, kept: Option<Duration>) -> String {
     let verb = if outcome.dry_run { "would be given up" } else { "given up" };
-    let mut text = format!(
-        "{} of WAL ({}) and {} {verb}; every moment of the last {} stays recoverable\n",
-        human::many(outcome.segments, "segment"),
-        human::bytes(outcome.stored_bytes),
-        human::many(outcome.backups, "base backup"),
-        human::span(kept)
-    );
+    let mut text = String::new();
+    if let Some(kept) = kept {
+        text += &format!(
+            "{} of WAL ({}) and {} {verb}; every moment of the last {} stays recoverable\n",
+            human::many(outcome.segments, "segment"),
+            human::bytes(outcome.stored_bytes),
+            human::many(outcome.backups, "base backup"),
+            human::span(kept)
+        );
+    }
+    for document in &outcome.state {
+        let from = document.kept_from.as_ref().map_or(String::new(), |from| format!(", from {from} on"));
+        text += &format!(
+            "{}: {} ({}) {verb}; {} ({}) kept{from}\n",
+            document.stream,
+            human::many(document.versions, "version"),
+            human::bytes(document.stored_bytes),
+            human::many(document.kept_versions, "version"),
+            human::bytes(document.kept_bytes),
+        );
+    }
     if outcome.deleted > 0 {
-        text.push_str(&format!("{} deleted that were given up earlier\n", human::many(outcome.deleted, "object")));
+        text += &format!("{} deleted that were given up earlier\n", human::many(outcome.deleted, "object"));
     }
     text
 }

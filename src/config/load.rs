@@ -58,6 +58,12 @@ impl Config {
                 "keeps the state of Kafka, and there is no section [kafka]; add it or remove this one",
             );
         }
+        if let (Some(kept), Some(every)) = (retention.state, state.as_ref().map(|state| state.every))
+            && kept < every
+        {
+            let (kept, every) = (humantime::format_duration(kept), humantime::format_duration(every));
+            root.problem("retention.state", format!("{kept} is not allowed, use state.every ({every}) or more"));
+        }
         root.finish();
 
         let found = problems.into_found();
@@ -309,13 +315,14 @@ fn read_segment(section: &mut Section<'_>, default: &Segment) -> Segment {
 
 fn read_retention(mut section: Section<'_>) -> Retention {
     let postgres = section.optional_duration("postgres", Duration::from_secs(1));
-    for name in ["kafka", "state"] {
+    let state = section.optional_duration("state", Duration::from_secs(1));
+    for name in ["kafka", "kafka_bytes"] {
         if section.text(name).is_some() {
-            section.problem(name, "is not supported by this version, which keeps all of it; remove the key");
+            section.problem(name, "is not supported by this version, which keeps all records; remove the key");
         }
     }
     section.finish();
-    Retention { postgres }
+    Retention { postgres, state }
 }
 
 fn read_state(mut section: Section<'_>) -> State {
@@ -610,6 +617,9 @@ mod tests {
             ("connect_url = \"http://c:8083\"", "state.connect_url: is not supported by this version"),
             ("schema_registry_url = \"http://r:8081\"", "state.schema_registry_url: is not supported by this version"),
             ("evry = \"1s\"", "did you mean every?"),
+            ("[retention]\nstate = \"29s\"", "retention.state: 29s is not allowed, use state.every (30s) or more"),
+            ("[retention]\nstate = \"0s\"", "retention.state: 0s is not allowed, use 1s or more"),
+            ("[retention]\nkafka = \"7d\"", "retention.kafka: is not supported by this version"),
         ] {
             let problems = problems(&format!("{LEAST}[state]\n{text}\n"));
             assert!(problems.contains(told), "{text}: {problems}");

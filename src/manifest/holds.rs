@@ -165,7 +165,12 @@ pub async fn sweep(store: &Store, system_id: u64, now: DateTime<Utc>) -> Result<
 
 /// The time by the store's clock, which dates every object.
 pub async fn store_time(store: &Store, system_id: u64) -> Result<DateTime<Utc>> {
-    let key = layout::holds(system_id).join("clock");
+    store_time_in(store, &layout::holds(system_id)).await
+}
+
+/// The same, by an object in this folder.
+pub async fn store_time_in(store: &Store, folder: &Path) -> Result<DateTime<Utc>> {
+    let key = folder.clone().join("clock");
     store.put(&key, Bytes::from_static(b"{}")).await?;
     let read = store.get_dated(&key).await?;
     let (_, written) = read.ok_or_else(|| {

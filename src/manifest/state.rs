@@ -8,6 +8,8 @@
 //! what it has may be older than what is there, and is dropped. So versions follow each other as the state did, whoever wrote
 //! them, and their times never go back.
 
+pub mod retention;
+
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -48,7 +50,7 @@ impl Version {
     }
 }
 
-/// Which versions there are; none before the first.
+/// Which versions are kept; none before the first.
 pub fn versions(chain: &Chain) -> Option<Range<i64>> {
     chain.position(0).map(|position| position.start..position.end).filter(|range| !range.is_empty())
 }
@@ -65,6 +67,14 @@ pub async fn version(chain: &Chain, number: i64) -> Result<Option<Version>> {
     Ok(selected.segments.into_iter().find_map(Version::of))
 }
 
+/// The oldest version that is kept; none before the first.
+pub async fn oldest(chain: &Chain) -> Result<Option<Version>> {
+    match versions(chain) {
+        Some(range) => version(chain, range.start).await,
+        None => Ok(None),
+    }
+}
+
 /// The newest version; none before the first.
 pub async fn newest(chain: &Chain) -> Result<Option<Version>> {
     match versions(chain) {
@@ -79,6 +89,11 @@ pub async fn as_of(chain: &Chain, ms: i64, now: DateTime<Utc>) -> Result<Option<
     if ms >= now.timestamp_millis() {
         return newest(chain).await;
     }
+    found_by(chain, ms).await
+}
+
+/// The newest version that was found at a time or before.
+async fn found_by(chain: &Chain, ms: i64) -> Result<Option<Version>> {
     let Some(Range { start, end }) = versions(chain) else { return Ok(None) };
     let (mut low, mut high, mut found) = (start, end, None);
     while low < high {

@@ -88,6 +88,14 @@ pub async fn run(config: &Config, board: Arc<Board>, stop: watch::Receiver<bool>
         }
         _ => None,
     };
+    let state_upkeep = match (&config.kafka, config.retention.state) {
+        (Some(kafka), Some(kept)) => {
+            let reporter = tasks.reporter(tasks::Task::KafkaStateUpkeep, "");
+            let work = state::upkeep::run((kafka.cluster.clone(), kept), opened.clone(), reporter);
+            Some(tasks.spawn("state-upkeep", work))
+        }
+        _ => None,
+    };
     // What fails for good on one side ends both: a process that archives half of what it was told looks healthy.
     let both = async { tokio::try_join!(topics, log).map(|((), ())| ()) };
     let result = tokio::select! {
@@ -96,7 +104,7 @@ pub async fn run(config: &Config, board: Arc<Board>, stop: watch::Receiver<bool>
         result = both => result,
     };
     unfinished.abort();
-    state.into_iter().for_each(|state| state.abort());
+    state.into_iter().chain(state_upkeep).for_each(|state| state.abort());
     result
 }
 

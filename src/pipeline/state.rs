@@ -9,6 +9,7 @@
 //! whoever wrote that, so that several replicas write no more versions than one.
 
 pub mod status;
+pub mod upkeep;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

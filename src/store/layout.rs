@@ -14,6 +14,7 @@
 //! coverage/postgres/<system id>/<writer>.json
 //! backups/postgres/system=<id>/<name>/…                                      base backups, see `restore`
 //! holds/postgres/<system id>/<name>.json                                     what a restore still needs
+//! holds/state/clock                                                          the store's time, as retention asked for it
 //! replays/<id>/{plan,progress,finished}.json                                 what a replay is and how far it is
 //! ```
 //!
@@ -104,8 +105,12 @@ pub fn segment(life: &TopicLife, sealed: DateTime<Utc>, writer: &str, n: u64, fo
 
 /// A version of a state document: the `n`th object of state that `writer` wrote.
 pub fn state_version(of: &StateOf, version: u64, writer: &str, n: u64) -> Path {
-    let name = format!("{version:020}-{writer}-{n}.json.zst");
-    Path::from_iter(["segments", "state", of.kind.name(), &format!("scope={}", of.scope), &name])
+    state_versions(of).join(format!("{version:020}-{writer}-{n}.json.zst"))
+}
+
+/// The folder of all versions of a state document, in the order of their numbers.
+pub fn state_versions(of: &StateOf) -> Path {
+    Path::from_iter(["segments", "state", of.kind.name(), &format!("scope={}", of.scope)])
 }
 
 /// The folder of all segments, of topics, of WAL and of state.
@@ -188,6 +193,11 @@ pub fn is_backup_object(key: &Path) -> bool {
 /// The folder of what is held of a Postgres system.
 pub fn holds(system_id: u64) -> Path {
     Path::from_iter(["holds", "postgres", &system_id.to_string()])
+}
+
+/// The folder of the store's time as retention of state asks for it.
+pub fn state_holds() -> Path {
+    Path::from_iter(["holds", "state"])
 }
 
 /// What one reader holds.

@@ -209,8 +209,10 @@ struct Work<'a> {
 impl Work<'_> {
     async fn stream(&mut self, stream: &StreamId) -> Result<()> {
         self.report.streams += 1;
-        if let StreamId::Postgres { system_id } = stream {
+        if stream.topic().is_none() {
             self.retired = wal::Retired::of(self.store, stream).await?;
+        }
+        if let StreamId::Postgres { system_id } = stream {
             self.walks.extend(self.retired.system.map(|system| (system, Vec::new())).filter(|_| self.deep));
             self.backups(stream, *system_id).await?;
         }
@@ -303,7 +305,7 @@ impl Work<'_> {
     async fn segment(&mut self, stream: &StreamId, number: u64, segment: SegmentRef) -> Result<()> {
         self.named.insert(segment.object.clone());
         let wal = segment.format == Format::Wal;
-        if wal && self.retired.has(&segment) {
+        if stream.topic().is_none() && self.retired.has(&segment) {
             return Ok(());
         }
         self.report.segments += 1;
@@ -596,6 +598,33 @@ mod tests {
     use super::*;
     use crate::record::TimestampType;
     use crate::stream::Format;
+
+    #[tokio::test]
+    async fn versions_of_state_that_were_given_up_are_not_missed_and_the_others_are() {
+        use crate::manifest::state::{By, append, document, retention};
+        use crate::stream::{Begin, StateKind, StateOf};
+
+        let store = Store::over(Arc::new(object_store::memory::InMemory::new()), "memory:///");
+        let at = |seconds| chrono::DateTime::from_timestamp(1_700_000_000 + seconds, 0).expect("a time");
+        let of = StateOf { kind: StateKind::Topics, scope: "main".into() };
+        let begin = Begin::State { state: StateKind::Topics, cluster_id: None };
+        let stream = StreamId::State(of.clone());
+        let mut chain = manifest::Chain::begin(&store, &stream, begin, "w", at(0)).await.expect("it begins");
+        for number in 0..3_i64 {
+            let document = document(&of, &number).expect("JSON");
+            let by = By { writer: "w", n: number.unsigned_abs(), at: at(number * 10) };
+            assert!(append(&mut chain, number, &document, by).await.expect("stored"));
+        }
+        retention::give_up(&mut chain, at(15), ("e", at(20))).await.expect("given up");
+        assert_eq!(retention::sweep(&store, &chain, at(9_000)).await.expect("swept"), 1);
+        let seen = Arc::new(Seen::default());
+        let look = || verify(&store, true, &seen);
+        let sound = look().await.expect("the store answers");
+        assert_eq!((sound.errors.len(), sound.segments, sound.orphans), (0, 2, 0), "{:?}", sound.errors);
+        store.delete(&layout::state_version(&of, 1, "w", 1)).await.expect("deleted");
+        let damaged = look().await.expect("the store answers");
+        assert_eq!(damaged.errors.iter().map(|damage| damage.kind).collect::<Vec<_>>(), [DamageKind::Missing]);
+    }
 
     /// Offsets 10 and 12 at 500 and 400, of 8 bytes each.
     fn block(partition: i32, offsets: [i64; 2]) -> Block {

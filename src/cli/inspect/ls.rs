@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::manifest::backups::backups;
 use crate::manifest::coverage::{self, Coverage};
 use crate::manifest::recoverable::{self, Window, windows};
+use crate::manifest::state;
 use crate::manifest::{self, Chain};
 use crate::store::{Store, layout};
 use crate::stream::{Abandon, Gap, StreamId, TopicLife, total};
@@ -218,7 +219,8 @@ async fn row(stream: &StreamId, chain: &Chain, claims: &[Coverage], now: DateTim
         .collect();
     let life = stream.topic();
     let first = match stream {
-        StreamId::Kafka(_) | StreamId::State(_) => totals.min_timestamp,
+        StreamId::Kafka(_) => totals.min_timestamp,
+        StreamId::State(_) => state::oldest(chain).await?.map(|version| version.at.timestamp_millis()),
         StreamId::Postgres { .. } => recoverable::first_commit(chain).await?,
     };
     let changed = totals.max_timestamp.filter(|_| stream.state().is_some()).and_then(DateTime::from_timestamp_millis);

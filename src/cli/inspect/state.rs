@@ -136,8 +136,8 @@ async fn chain(store: &Store, kind: StateKind, config: &Config) -> Result<Chain>
 /// The version that held at a time, and its state.
 async fn as_of(store: &Store, chain: &Chain, at: i64, now: DateTime<Utc>) -> Result<(Version, Value)> {
     let Some(version) = versions::as_of(chain, at, now).await? else {
-        let first = chain.totals().min_timestamp.map_or("nothing is kept yet".to_owned(), |first| {
-            format!("what is kept begins at {}", time::rfc3339(first))
+        let first = versions::oldest(chain).await?.map_or("nothing is kept yet".to_owned(), |oldest| {
+            format!("what is kept begins at {}", time::utc(oldest.at))
         });
         let message = format!("{} is not known as of {}: {first}", chain.stream(), time::rfc3339(at));
         return Err(Error::new(Kind::NotFound, message).hint("`tidelog ls` shows from when on state is kept"));

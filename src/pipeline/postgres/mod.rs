@@ -50,6 +50,7 @@ use tokio::sync::{Notify, mpsc, watch as channel};
 
 pub use status::{SlotStatus, Snapshot, Status};
 pub(super) use steered::Steered;
+pub(in crate::pipeline) use upkeep::left_to_others;
 pub use upkeep::{Given, give_up, sweep};
 
 use super::persistence::Persistence;

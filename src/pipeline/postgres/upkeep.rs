@@ -293,7 +293,7 @@ pub async fn sweep(
 
 /// Where this process may not delete, whoever may does (`tidelog expire` with rights of its own, docs/SECURITY.md): nothing else waits
 /// for that.
-fn left_to_others(swept: Result<u64>) -> Result<()> {
+pub(in crate::pipeline) fn left_to_others(swept: Result<u64>) -> Result<()> {
     match swept {
         Err(error) if error.kind() == Kind::Denied => {
             tracing::warn!(%error, "what is no longer needed stays until `tidelog expire` runs with the right to delete it");

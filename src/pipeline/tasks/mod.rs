@@ -72,6 +72,7 @@ tasks! {
     KafkaMembers "kafka_members" Stops "Looks whether other clients take partitions of the group.";
     KafkaWatch "kafka_watch" Hinders "Looks for what no event tells: rights, members of the group, generations that others have begun.";
     KafkaState "kafka_state" Hinders "Keeps topics with their settings, groups with their positions, and access control lists.";
+    KafkaStateUpkeep "kafka_state_upkeep" Hinders "Gives up versions of the state of Kafka that retention lets go.";
     Leftovers "leftover_uploads" Hinders "Aborts uploads that killed processes have left in the bucket.";
     WalOpen "wal_open" Stops "Opens the chain of the write-ahead log.";
     WalReceive "wal_receive" Stops "Receives the write-ahead log.";

@@ -1,0 +1,75 @@
+//! Gives up the versions of state that retention lets go, at the start and every ten minutes, beside the keeping of new ones.
+//!
+//! An entry of the chain gives them up, made under a writer's id of its own; their objects are deleted an hour later. Broken off at
+//! any point it leaves nothing half done. Replicas do this side by side: of two entries for the same versions one is written.
+
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use crate::error::{Error, Kind, Result, ResultExt as _};
+use crate::manifest::state::retention;
+use crate::manifest::{Chain, holds};
+use crate::pipeline::board::Opened;
+use crate::pipeline::persistence::Persistence;
+use crate::pipeline::postgres::left_to_others;
+use crate::pipeline::tasks::Reporter;
+use crate::store::{Store, layout};
+use crate::stream::{Retired, StateKind, StateOf, StreamId};
+
+/// How often it is looked whether something is to be done.
+const EVERY: Duration = Duration::from_secs(600);
+
+/// Works until it is aborted. What fails is told and comes up again.
+pub(in crate::pipeline) async fn run((cluster, kept): (String, Duration), opened: Opened, reporter: Reporter) {
+    let mut persistence = Persistence::new(reporter);
+    loop {
+        match round(&opened, &cluster, kept).await {
+            Ok(()) => {
+                persistence.succeeded();
+                tokio::time::sleep(EVERY).await;
+            }
+            Err(error) => persistence.wait_after("the upkeep of the state of Kafka is put off", error).await,
+        }
+    }
+}
+
+/// Looks at each kind of state of a cluster. One that is damaged keeps none of the others.
+async fn round(opened: &Opened, cluster: &str, kept: Duration) -> Result<()> {
+    let (store, writer) = (&opened.store, format!("{}e", opened.writer));
+    let now = now(store).await?;
+    let mut failed = Ok(());
+    for kind in StateKind::ALL {
+        let stream = StreamId::State(StateOf { kind, scope: cluster.to_owned() });
+        match tidy(store, &stream, (kept, now), &writer).await {
+            Err(error) if !error.is_transient() => failed = failed.and(Err(error)),
+            done => done?,
+        }
+    }
+    failed
+}
+
+async fn tidy(store: &Store, stream: &StreamId, at: (Duration, DateTime<Utc>), writer: &str) -> Result<()> {
+    let Some(mut chain) = Chain::open(store, stream).await? else { return Ok(()) };
+    give_up(&mut chain, at, writer).await?;
+    left_to_others(retention::sweep(store, &chain, at.1).await)
+}
+
+/// The time by the store's clock: no machine with a wrong clock gives up too much.
+pub async fn now(store: &Store) -> Result<DateTime<Utc>> {
+    holds::store_time_in(store, &layout::state_holds()).await
+}
+
+/// The moment from which on all is told.
+///
+/// # Errors
+/// [`Kind::Config`] for a time that no calendar reaches back.
+pub fn horizon(kept: Duration, now: DateTime<Utc>) -> Result<DateTime<Utc>> {
+    let span = TimeDelta::from_std(kept).or_err(Kind::Config, || "retention.state is too long".to_owned())?;
+    now.checked_sub_signed(span).ok_or_else(|| Error::new(Kind::Config, "retention.state is too long"))
+}
+
+/// Gives up what is not needed to tell one kind of state as of every moment of the time `kept` before `now`.
+pub async fn give_up(chain: &mut Chain, (kept, now): (Duration, DateTime<Utc>), writer: &str) -> Result<Retired> {
+    retention::give_up(chain, horizon(kept, now)?, (writer, now)).await
+}
