@@ -50,6 +50,9 @@ fn case(task: Task) -> (Case, &'static str) {
         ),
         Task::KafkaMembers => (By("connect_check", "a_stranger_in_the_group_is_named_with_what_it_takes"), ""),
         Task::KafkaState => (By("state", "a_poll_that_fails_is_named_until_it_succeeds_and_archiving_goes_on"), ""),
+        Task::KafkaUpkeep => {
+            (By("retention", "records_are_given_up_by_the_time_of_archiving_and_never_while_they_are_read"), "")
+        }
         Task::KafkaStateUpkeep => {
             (By("state", "versions_that_retention_lets_go_are_given_up_and_what_is_left_is_told_as_before"), "")
         }

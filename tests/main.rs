@@ -38,6 +38,7 @@ mod replay;
 mod replay_identity;
 mod replay_reports;
 mod replay_targets;
+mod retention;
 mod rig;
 mod rights;
 mod site;

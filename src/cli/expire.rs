@@ -13,16 +13,17 @@ use crate::error::{Error, Kind, Result, ResultExt as _};
 use crate::manifest::backups::backups;
 use crate::manifest::path::Taken;
 use crate::manifest::state::{self as versions, retention};
-use crate::manifest::{self, Chain, holds, recoverable};
+use crate::manifest::{self, Chain, aged, holds, reads, recoverable};
+use crate::pipeline::kafka::upkeep::Moment;
 use crate::pipeline::postgres::{Given, give_up, sweep};
 use crate::pipeline::state::upkeep;
 use crate::pipeline::writer_id;
 use crate::store::Store;
-use crate::stream::StreamId;
+use crate::stream::{StreamId, TopicLife};
 use crate::time;
 
-/// Gives up what `[retention]` lets go: WAL and base backups without which every moment of the time stays recoverable, and
-/// versions of state without which the state as of every moment of its time is told.
+/// Gives up what `[retention]` lets go: WAL and base backups without which every moment of the time stays recoverable, records
+/// that were archived before their time, and versions of state without which the state as of every moment of its time is told.
 ///
 /// `tidelog run` does this by itself. Objects are deleted an hour after they were given up: whoever chose them before still
 /// finds them.
@@ -49,8 +50,23 @@ struct Outcome {
     backups: u64,
     /// Objects that were deleted now, given up earlier.
     deleted: u64,
+    /// The lives of topics; none where all of their records are kept.
+    kafka: Vec<Topic>,
     /// The documents of state; none where all of their versions are kept.
     state: Vec<Document>,
+}
+
+/// What is given up of a life of a topic, and what stays.
+#[derive(Debug, Serialize)]
+struct Topic {
+    stream: String,
+    segments: u64,
+    records: u64,
+    stored_bytes: u64,
+    kept_records: u64,
+    kept_bytes: u64,
+    /// Whether it would be more if nobody read it.
+    held: bool,
 }
 
 /// What is given up of a document of state, and what stays.
@@ -67,27 +83,36 @@ struct Document {
 
 /// Runs the command.
 pub(crate) async fn run(args: &Args, config: &Config) -> Result<()> {
-    let Retention { postgres, state } = config.retention;
-    if postgres.is_none() && state.is_none() {
-        return Err(Error::new(Kind::Config, "[retention] has neither postgres nor state, and everything is kept")
+    let Retention { postgres, kafka, state } = config.retention;
+    if postgres.is_none() && kafka.is_none() && state.is_none() {
+        return Err(Error::new(Kind::Config, "[retention] says nothing, and everything is kept")
             .hint("set one, for example [retention] postgres = \"7d\""));
     }
     let now = Utc::now();
     let horizon = postgres.map(|kept| before(now, kept)).transpose()?;
     let store = Store::open(&config.archive)?;
     let (mut gone, mut damaged) = (Gone::default(), Vec::new());
-    for stream in manifest::streams(&store).await?.into_iter().filter(|stream| stream.topic().is_none()) {
-        let one = match (stream.state().is_some(), horizon, state) {
-            (false, Some(horizon), _) => expire(&store, &stream, (horizon, now), args.dry_run).await,
-            (true, _, Some(kept)) => expire_state(&store, &stream, kept, args.dry_run).await,
-            _ => continue,
+    for stream in manifest::streams(&store).await? {
+        let one = match &stream {
+            StreamId::Postgres { .. } => match horizon {
+                Some(horizon) => expire(&store, &stream, (horizon, now), args.dry_run).await,
+                None => continue,
+            },
+            StreamId::Kafka(life) => match kafka {
+                Some(kept) => expire_topic(&store, life, kept, args.dry_run).await,
+                None => continue,
+            },
+            StreamId::State(_) => match state {
+                Some(kept) => expire_state(&store, &stream, kept, args.dry_run).await,
+                None => continue,
+            },
         };
         match manifest::isolated(&store, one).await? {
             Ok(one) => gone.add(one),
             Err(error) => damaged.push((stream, error)),
         }
     }
-    let Gone { given, deleted, documents, passed_over } = gone;
+    let Gone { given, deleted, topics, documents, passed_over } = gone;
     let outcome = Outcome {
         dry_run: args.dry_run,
         keep_from: horizon.map(time::utc),
@@ -95,6 +120,7 @@ pub(crate) async fn run(args: &Args, config: &Config) -> Result<()> {
         stored_bytes: given.wal.stored_bytes,
         backups: given.backups,
         deleted,
+        kafka: topics,
         state: documents,
     };
     if args.json {
@@ -118,6 +144,8 @@ struct Gone {
     given: Given,
     /// Objects that were deleted, given up earlier.
     deleted: u64,
+    /// The lives of topics.
+    topics: Vec<Topic>,
     /// The documents of state.
     documents: Vec<Document>,
     /// The base backups that cannot be read, and stay.
@@ -129,6 +157,7 @@ impl Gone {
         self.given.wal.add(&more.given.wal);
         self.given.backups += more.given.backups;
         self.deleted += more.deleted;
+        self.topics.extend(more.topics);
         self.documents.extend(more.documents);
         self.passed_over = self.passed_over.take().or(more.passed_over);
     }
@@ -156,6 +185,35 @@ async fn expire(
         gone.given = give_up(store, &mut chain, taken, horizon, &writer_id()?).await?;
         gone.deleted = sweep(store, &chain, (holds::store_time(store, system_id).await?, Some(horizon))).await?;
     }
+    Ok(gone)
+}
+
+/// Gives up what was archived of a life of a topic before the time `kept`.
+async fn expire_topic(store: &Store, life: &TopicLife, kept: Duration, dry_run: bool) -> Result<Gone> {
+    let mut gone = Gone::default();
+    let Some(mut chain) = Chain::open(store, &life.stream()).await? else { return Ok(gone) };
+    let at = match dry_run {
+        true => Moment::at(store, &life.cluster, (kept, Utc::now())).await?,
+        false => Moment::now(store, &life.cluster, kept).await?,
+    };
+    let then = aged::then(&chain, at.horizon).await?;
+    let steps = aged::surplus(&chain, &then, &at.held).await?;
+    let all = aged::surplus(&chain, &then, &reads::Held::default()).await?;
+    let given = aged::sum(&chain, &steps).await?;
+    let there = chain.totals().present();
+    if !dry_run {
+        aged::give_up(&mut chain, &steps, (&writer_id()?, at.now)).await?;
+        gone.deleted = aged::sweep(store, &chain, (at.now, at.horizon), &at.held).await?.deleted;
+    }
+    gone.topics.push(Topic {
+        stream: life.stream().to_string(),
+        segments: given.segments,
+        records: given.records,
+        stored_bytes: given.stored_bytes,
+        kept_records: there.records.saturating_sub(given.records),
+        kept_bytes: there.stored_bytes.saturating_sub(given.stored_bytes),
+        held: steps != all,
+    });
     Ok(gone)
 }
 
@@ -196,6 +254,18 @@ fn text(outcome: &Outcome, kept: Option<Duration>) -> String {
             human::bytes(outcome.stored_bytes),
             human::many(outcome.backups, "base backup"),
             human::span(kept)
+        );
+    }
+    for topic in &outcome.kafka {
+        let held = if topic.held { "; the rest of what is old is being read" } else { "" };
+        text += &format!(
+            "{}: {} in {} ({}) {verb}; {} ({}) kept{held}\n",
+            topic.stream,
+            human::many(topic.records, "record"),
+            human::many(topic.segments, "segment"),
+            human::bytes(topic.stored_bytes),
+            human::many(topic.kept_records, "record"),
+            human::bytes(topic.kept_bytes),
         );
     }
     for document in &outcome.state {

@@ -58,6 +58,15 @@ impl Config {
                 "keeps the state of Kafka, and there is no section [kafka]; add it or remove this one",
             );
         }
+        let ages = kafka
+            .iter()
+            .flat_map(|kafka| kafka.overrides.iter().map(|topic| topic.segment.max_age).chain([kafka.segment.max_age]));
+        if let (Some(kept), Some(age)) = (retention.kafka, ages.max())
+            && kept < age
+        {
+            let (kept, age) = (humantime::format_duration(kept), humantime::format_duration(age));
+            root.problem("retention.kafka", format!("{kept} is not allowed, use max_age of segments ({age}) or more"));
+        }
         if let (Some(kept), Some(every)) = (retention.state, state.as_ref().map(|state| state.every))
             && kept < every
         {
@@ -316,13 +325,13 @@ fn read_segment(section: &mut Section<'_>, default: &Segment) -> Segment {
 fn read_retention(mut section: Section<'_>) -> Retention {
     let postgres = section.optional_duration("postgres", Duration::from_secs(1));
     let state = section.optional_duration("state", Duration::from_secs(1));
-    for name in ["kafka", "kafka_bytes"] {
-        if section.text(name).is_some() {
-            section.problem(name, "is not supported by this version, which keeps all records; remove the key");
-        }
+    let kafka = section.optional_duration("kafka", Duration::from_secs(1));
+    if section.text("kafka_bytes").is_some() {
+        section
+            .problem("kafka_bytes", "is not supported by this version, which gives records up by time; remove the key");
     }
     section.finish();
-    Retention { postgres, state }
+    Retention { postgres, kafka, state }
 }
 
 fn read_state(mut section: Section<'_>) -> State {
@@ -619,7 +628,11 @@ mod tests {
             ("evry = \"1s\"", "did you mean every?"),
             ("[retention]\nstate = \"29s\"", "retention.state: 29s is not allowed, use state.every (30s) or more"),
             ("[retention]\nstate = \"0s\"", "retention.state: 0s is not allowed, use 1s or more"),
-            ("[retention]\nkafka = \"7d\"", "retention.kafka: is not supported by this version"),
+            (
+                "[retention]\nkafka = \"59s\"",
+                "retention.kafka: 59s is not allowed, use max_age of segments (1m) or more",
+            ),
+            ("[retention]\nkafka_bytes = \"7GiB\"", "retention.kafka_bytes: is not supported by this version"),
         ] {
             let problems = problems(&format!("{LEAST}[state]\n{text}\n"));
             assert!(problems.contains(told), "{text}: {problems}");

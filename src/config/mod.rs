@@ -43,6 +43,8 @@ pub struct Config {
 pub struct Retention {
     /// `postgres`: every moment of this time before now stays recoverable.
     pub postgres: Option<Duration>,
+    /// `kafka`: records stay for this time after they were archived.
+    pub kafka: Option<Duration>,
     /// `state`: the state as of every moment of this time before now stays known.
     pub state: Option<Duration>,
 }

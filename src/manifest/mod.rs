@@ -17,12 +17,14 @@
 //! page for `verify`, [`coverage`] keeps what is known to be complete.
 
 pub mod abandon;
+pub mod aged;
 pub mod backups;
 pub mod coverage;
 pub mod holds;
 pub mod known;
 pub mod leftovers;
 pub mod path;
+pub mod reads;
 pub mod recoverable;
 pub mod state;
 

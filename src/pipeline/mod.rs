@@ -88,6 +88,14 @@ pub async fn run(config: &Config, board: Arc<Board>, stop: watch::Receiver<bool>
         }
         _ => None,
     };
+    let topic_upkeep = match (&config.kafka, config.retention.kafka) {
+        (Some(kafka), Some(kept)) => {
+            let reporter = tasks.reporter(tasks::Task::KafkaUpkeep, "");
+            let work = kafka::upkeep::run((kafka.cluster.clone(), kept), opened.clone(), reporter);
+            Some(tasks.spawn("kafka-upkeep", work))
+        }
+        _ => None,
+    };
     let state_upkeep = match (&config.kafka, config.retention.state) {
         (Some(kafka), Some(kept)) => {
             let reporter = tasks.reporter(tasks::Task::KafkaStateUpkeep, "");
@@ -104,7 +112,7 @@ pub async fn run(config: &Config, board: Arc<Board>, stop: watch::Receiver<bool>
         result = both => result,
     };
     unfinished.abort();
-    state.into_iter().chain(state_upkeep).for_each(|state| state.abort());
+    state.into_iter().chain(state_upkeep).chain(topic_upkeep).for_each(|state| state.abort());
     result
 }
 

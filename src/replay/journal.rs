@@ -362,6 +362,7 @@ mod tests {
             max_timestamp: Some(0),
         };
         Source {
+            given_up: None,
             stream: stream.parse().expect("a stream"),
             positions: ranges.iter().map(at).collect(),
             wanted: ranges.iter().map(|&(partition, start, end)| (partition, start..end)).collect(),

@@ -8,6 +8,7 @@
 
 mod damage;
 mod feed;
+mod holding;
 pub mod journal;
 mod json;
 pub mod kafka;
@@ -29,9 +30,10 @@ use crate::error::{Error, Kind, Result, ResultExt as _};
 use crate::store::Store;
 
 pub use damage::{Stop, WAY_OUT, told};
+pub use holding::Holding;
 pub use pace::{Rate, Speed};
 pub use plan::{Mark, Marks, Part, Plan, PlannedPartition, Rename};
-pub use select::{Found, Offsets, Partitions, Query, Source, shortfalls, sources, sources_of, topic_pattern};
+pub use select::{Found, Offsets, Partitions, Query, Source, given_up, shortfalls, sources, sources_of, topic_pattern};
 
 /// Runs of records between the decoder and the sink: enough that neither waits for the other's hiccup, few enough that
 /// they hold a megabyte or so.

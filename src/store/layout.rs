@@ -14,6 +14,7 @@
 //! coverage/postgres/<system id>/<writer>.json
 //! backups/postgres/system=<id>/<name>/…                                      base backups, see `restore`
 //! holds/postgres/<system id>/<name>.json                                     what a restore still needs
+//! holds/kafka/<cluster>/<name>.json                                         what a replay reads
 //! holds/state/clock                                                          the store's time, as retention asked for it
 //! replays/<id>/{plan,progress,finished}.json                                 what a replay is and how far it is
 //! ```
@@ -92,14 +93,18 @@ pub fn page(stream: &StreamId, sha256: &str) -> Path {
 
 /// The `n`th segment of a topic that `writer` sealed, at `sealed`.
 pub fn segment(life: &TopicLife, sealed: DateTime<Utc>, writer: &str, n: u64, format: Format) -> Path {
+    let name = format!("{}-{writer}-{n}.{}", sealed.format("%H%M%S"), format.name());
+    topic_segments(life).join(format!("date={}", sealed.format("%Y-%m-%d"))).join(name)
+}
+
+/// The folder of all segments of a life of a topic, in the order in which they were sealed.
+pub fn topic_segments(life: &TopicLife) -> Path {
     Path::from_iter([
         "segments",
         "kafka",
         &format!("cluster={}", life.cluster),
         &format!("topic={}", life.topic),
         &format!("generation={}", life.generation),
-        &format!("date={}", sealed.format("%Y-%m-%d")),
-        &format!("{}-{writer}-{n}.{}", sealed.format("%H%M%S"), format.name()),
     ])
 }
 
@@ -198,6 +203,16 @@ pub fn holds(system_id: u64) -> Path {
 /// The folder of the store's time as retention of state asks for it.
 pub fn state_holds() -> Path {
     Path::from_iter(["holds", "state"])
+}
+
+/// The folder of what is read of a cluster's topics.
+pub fn topic_holds(cluster: &str) -> Path {
+    Path::from_iter(["holds", "kafka", cluster])
+}
+
+/// What one reader reads of a cluster's topics.
+pub fn topic_hold(cluster: &str, name: &str) -> Path {
+    topic_holds(cluster).join(format!("{name}.json"))
 }
 
 /// What one reader holds.

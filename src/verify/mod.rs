@@ -209,7 +209,18 @@ struct Work<'a> {
 impl Work<'_> {
     async fn stream(&mut self, stream: &StreamId) -> Result<()> {
         self.report.streams += 1;
-        if stream.topic().is_none() {
+        self.retired = wal::Retired::default();
+        // Of most topics nothing was given up: they need no second walk.
+        let gives_up = match stream.topic() {
+            Some(_) => match manifest::Chain::open(self.store, stream).await {
+                Ok(chain) => chain.is_some_and(|chain| !chain.totals().retired.is_nothing()),
+                Err(error) if error.is_transient() => return Err(error),
+                // The walk tells what is wrong with it.
+                Err(_) => true,
+            },
+            None => true,
+        };
+        if gives_up {
             self.retired = wal::Retired::of(self.store, stream).await?;
         }
         if let StreamId::Postgres { system_id } = stream {
@@ -305,7 +316,7 @@ impl Work<'_> {
     async fn segment(&mut self, stream: &StreamId, number: u64, segment: SegmentRef) -> Result<()> {
         self.named.insert(segment.object.clone());
         let wal = segment.format == Format::Wal;
-        if stream.topic().is_none() && self.retired.has(&segment) {
+        if self.retired.has(&segment) {
             return Ok(());
         }
         self.report.segments += 1;

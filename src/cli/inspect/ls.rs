@@ -15,8 +15,8 @@ use crate::error::{Error, Result};
 use crate::manifest::backups::backups;
 use crate::manifest::coverage::{self, Coverage};
 use crate::manifest::recoverable::{self, Window, windows};
-use crate::manifest::state;
 use crate::manifest::{self, Chain};
+use crate::manifest::{aged, state};
 use crate::store::{Store, layout};
 use crate::stream::{Abandon, Gap, StreamId, TopicLife, total};
 use crate::time;
@@ -219,7 +219,7 @@ async fn row(stream: &StreamId, chain: &Chain, claims: &[Coverage], now: DateTim
         .collect();
     let life = stream.topic();
     let first = match stream {
-        StreamId::Kafka(_) => totals.min_timestamp,
+        StreamId::Kafka(_) => aged::oldest(chain).await?,
         StreamId::State(_) => state::oldest(chain).await?.map(|version| version.at.timestamp_millis()),
         StreamId::Postgres { .. } => recoverable::first_commit(chain).await?,
     };

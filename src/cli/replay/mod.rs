@@ -178,7 +178,10 @@ async fn to_stdout(
         return nothing_left_out(&left_out);
     }
     let counters = Arc::new(Counters::default());
-    let tally = replay::to_lines(store, &plan, tempo, None, output::standard(), &counters, interrupted()).await?;
+    let holding = replay::Holding::begin(store, &plan, &new_id()?).await;
+    let tally = replay::to_lines(store, &plan, tempo, None, output::standard(), &counters, interrupted()).await;
+    holding.end().await;
+    let tally = tally?;
     for warning in replay::told(&plan, &tally.stops) {
         output::tell(&format!("warning: {warning}"));
     }

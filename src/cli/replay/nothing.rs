@@ -32,10 +32,14 @@ fn has_any(sources: &[Source], query: &Query, topic: &str) -> bool {
 }
 
 fn extent_of(sources: &[Source], topic: &str) -> String {
+    let kept = sources.iter().filter(|source| source.stream.topic == topic).filter_map(|source| source.given_up);
+    let kept = kept.flatten().min();
     let positions =
         || sources.iter().filter(|source| source.stream.topic == topic).flat_map(|source| &source.positions);
-    let (min, max) =
-        (positions().filter_map(|at| at.min_timestamp).min(), positions().filter_map(|at| at.max_timestamp).max());
+    let (min, max) = (
+        kept.or_else(|| positions().filter_map(|at| at.min_timestamp).min()),
+        positions().filter_map(|at| at.max_timestamp).max(),
+    );
     match min.zip(max) {
         Some((min, max)) => format!(
             "no record of {topic} is meant: what is archived of it has timestamps from {} to {}",

@@ -37,6 +37,8 @@ pub(super) async fn send(args: &Args, store: &Store, replay: Prepared, tempo: Te
     if let Some(listen) = args.metrics {
         tokio::spawn(ReplayListener::bind(listen, &id, Arc::clone(&counters)).await?.serve());
     }
+    // All of it, for the same id to go on with it: what was sent already is asked for again then.
+    let holding = replay::Holding::begin(store, &whole, &id).await;
     let (most, _) = plan.records();
     let stopped = Arc::new(AtomicBool::new(false));
     let stop = asked_to_stop(Arc::clone(&stopped));
@@ -49,6 +51,9 @@ pub(super) async fn send(args: &Args, store: &Store, replay: Prepared, tempo: Te
         kafka::send(ready, tempo, &counters, stop).await
     };
     let (plan, tally) = sent.map_err(|error| with_way_on(error, &go_on))?;
+    if tally.complete {
+        holding.end().await;
+    }
     result.seconds = started.elapsed().as_secs_f64();
     result.sent(&plan, &tally, warnings);
     if args.json {

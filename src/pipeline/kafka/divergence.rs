@@ -96,7 +96,12 @@ pub(super) async fn left_at(
         Some((range, segment.last.iter().find(|last| last.partition == partition).map(|last| last.leader_epoch)))
     };
     let ranges = selected.segments.iter().map(of);
-    let Shared { below, turns_in } = shared(diverged, ranges);
+    // What was given up cannot be looked at any more.
+    let given_up =
+        holder.position(partition).map(|at| at.start).zip(holder.begin_facts().start_of(partition).or(Some(0)));
+    let begins =
+        given_up.and_then(|(start, began)| (began < start && !holder.totals().retired.is_nothing()).then_some(began));
+    let Shared { below, turns_in } = shared(diverged, ranges, begins);
     let Some(segment) = turns_in.and_then(|index| selected.segments.get(index)) else { return Ok(below) };
     match first_above(store, segment, partition, diverged.leader_epoch).await {
         Ok(offset) => Ok(diverged.offset.min(offset.unwrap_or(i64::MAX)).max(below)),
@@ -120,12 +125,18 @@ struct Shared {
 
 /// The log has `diverged.leader_epoch` up to `diverged.offset`, and no newer epoch that the archive has. `ranges`: what is
 /// archived, in its order, with the epoch of the last record of each, where it is known. Epochs grow, so what is archived
-/// behind the last range of an epoch that the log has may be of another log.
-fn shared(diverged: EpochAt, ranges: impl Iterator<Item = Option<(PartitionRange, Option<i32>)>>) -> Shared {
+/// behind the last range of an epoch that the log has may be of another log. Where retention has given up what came before, and no
+/// range that is left is of an epoch that the log has, nothing tells where they part: all is archived again from where it began.
+fn shared(
+    diverged: EpochAt,
+    ranges: impl Iterator<Item = Option<(PartitionRange, Option<i32>)>>,
+    begins: Option<i64>,
+) -> Shared {
     // Since where nothing is known of what is archived, behind something that is.
     let (mut is_known, mut unknown) = (false, None);
     for (index, found) in ranges.enumerate() {
         match found {
+            Some((_, Some(epoch))) if epoch > diverged.leader_epoch && !is_known && begins.is_some() => break,
             Some((range, Some(epoch))) if epoch > diverged.leader_epoch => {
                 let start = unknown.unwrap_or(range.start);
                 let turns_in = (start < diverged.offset && unknown.is_none()).then_some(index);
@@ -136,7 +147,8 @@ fn shared(diverged: EpochAt, ranges: impl Iterator<Item = Option<(PartitionRange
             Some((_, None)) | None => {}
         }
     }
-    Shared { below: diverged.offset, turns_in: None }
+    let begins = begins.filter(|_| !is_known).unwrap_or(i64::MAX);
+    Shared { below: diverged.offset.min(begins), turns_in: None }
 }
 
 /// The offset of a partition's first record in a segment whose epoch is above `epoch`, or is not known.
@@ -165,7 +177,8 @@ mod tests {
     fn a_log_left_the_archive_behind_the_last_epoch_that_both_have() {
         let archived = [(range(0, 50), None), (range(50, 100), Some(1)), (range(100, 200), Some(2))];
         let left = |offset, leader_epoch| {
-            let Shared { below, turns_in } = shared(EpochAt { offset, leader_epoch }, archived.into_iter().map(Some));
+            let Shared { below, turns_in } =
+                shared(EpochAt { offset, leader_epoch }, archived.into_iter().map(Some), None);
             (below, turns_in)
         };
         assert_eq!(left(150, 2), (150, None), "the epoch is the archive's own: the broker's answer is exact");
@@ -173,21 +186,34 @@ mod tests {
         assert_eq!(left(100, 1), (100, None));
         assert_eq!(left(80, 1), (80, None));
         assert_eq!(left(150, 0), (50, Some(1)), "of what was archived before epochs were kept nothing is known");
-        let nothing = shared(EpochAt { offset: 7, leader_epoch: 0 }, std::iter::empty());
+        let nothing = shared(EpochAt { offset: 7, leader_epoch: 0 }, std::iter::empty(), None);
         assert_eq!(nothing, Shared { below: 7, turns_in: None });
     }
 
     #[test]
     fn a_range_without_a_known_epoch_in_between_is_not_taken_for_shared() {
         let archived = [(range(0, 50), Some(0)), (range(50, 100), None), (range(100, 200), Some(2))];
-        let found = shared(EpochAt { offset: 150, leader_epoch: 0 }, archived.into_iter().map(Some));
+        let found = shared(EpochAt { offset: 150, leader_epoch: 0 }, archived.into_iter().map(Some), None);
         assert_eq!(found, Shared { below: 50, turns_in: None });
     }
 
     #[test]
     fn a_segment_behind_a_gap_may_begin_with_what_both_have() {
         let archived = [(range(0, 762), Some(0)), (range(838, 1043), Some(1))];
-        let found = shared(EpochAt { offset: 938, leader_epoch: 0 }, archived.into_iter().map(Some));
+        let found = shared(EpochAt { offset: 938, leader_epoch: 0 }, archived.into_iter().map(Some), None);
         assert_eq!(found, Shared { below: 838, turns_in: Some(1) });
+    }
+
+    #[test]
+    fn where_what_came_before_was_given_up_all_is_archived_again_unless_something_left_is_shared() {
+        let left = |archived: &[(PartitionRange, Option<i32>)], leader_epoch| {
+            let diverged = EpochAt { offset: 150, leader_epoch };
+            shared(diverged, archived.iter().copied().map(Some), Some(3)).below
+        };
+        assert_eq!(left(&[], 0), 3, "nothing is left");
+        assert_eq!(left(&[(range(100, 200), Some(2))], 1), 3, "the epochs before may part anywhere");
+        assert_eq!(left(&[(range(50, 100), Some(1)), (range(100, 200), Some(2))], 1), 100);
+        assert_eq!(left(&[(range(100, 200), Some(2))], 2), 150, "the epoch is the archive's own");
+        assert_eq!(left(&[(range(100, 200), None)], 2), 3);
     }
 }

@@ -11,6 +11,7 @@
 
 pub mod status;
 mod unattended;
+pub mod upkeep;
 
 mod access;
 mod claims;

@@ -71,6 +71,7 @@ tasks! {
     KafkaRights "kafka_rights" Stops "Looks whether topics may be read.";
     KafkaMembers "kafka_members" Stops "Looks whether other clients take partitions of the group.";
     KafkaWatch "kafka_watch" Hinders "Looks for what no event tells: rights, members of the group, generations that others have begun.";
+    KafkaUpkeep "kafka_upkeep" Hinders "Gives up records that retention lets go.";
     KafkaState "kafka_state" Hinders "Keeps topics with their settings, groups with their positions, and access control lists.";
     KafkaStateUpkeep "kafka_state_upkeep" Hinders "Gives up versions of the state of Kafka that retention lets go.";
     Leftovers "leftover_uploads" Hinders "Aborts uploads that killed processes have left in the bucket.";

@@ -1,0 +1,68 @@
+//! A replay tells retention what it reads, as long as it runs (see [`crate::manifest::reads`]).
+//!
+//! What keeps a hold from being written keeps nobody from replaying: an archive may well be read-only for who replays.
+
+use std::collections::BTreeMap;
+
+use tokio::task::JoinHandle;
+
+use super::Plan;
+use crate::manifest::holds::RENEW_EVERY;
+use crate::manifest::reads::{Offsets, Reads};
+use crate::store::{Store, layout};
+
+/// Holds that are written again and again until they are dropped.
+pub struct Holding {
+    store: Store,
+    holds: Vec<(String, Reads)>,
+    renewing: JoinHandle<()>,
+}
+
+impl Drop for Holding {
+    fn drop(&mut self) {
+        self.renewing.abort();
+    }
+}
+
+impl Holding {
+    /// Holds what `plan` reads, under a name that nobody else uses.
+    pub async fn begin(store: &Store, plan: &Plan, name: &str) -> Self {
+        let mut clusters: BTreeMap<String, Offsets> = BTreeMap::new();
+        for part in &plan.parts {
+            let of = clusters.entry(part.stream.cluster.clone()).or_default();
+            let ranges = part.partitions.iter().map(|at| (at.partition, at.start..at.end));
+            of.entry(part.stream.stream().to_string()).or_default().extend(ranges);
+        }
+        let what = format!("the replay {name}");
+        let reads = |(cluster, offsets)| (cluster, Reads::new(name.to_owned(), what.clone(), offsets));
+        let holds: Vec<(String, Reads)> = clusters.into_iter().map(reads).collect();
+        for (cluster, reads) in &holds {
+            if let Err(error) = reads.write(store, cluster).await {
+                tracing::warn!(%error, "no hold can be written: retention does not know of this replay, and keeps what it \
+                    reads for an hour after it gave it up");
+            }
+        }
+        let (renewed, again) = (holds.clone(), store.clone());
+        let renewing = tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(RENEW_EVERY).await;
+                for (cluster, reads) in &renewed {
+                    if let Err(error) = reads.write(&again, cluster).await {
+                        tracing::warn!(%error, name = reads.name, "the hold of this replay cannot be written again");
+                    }
+                }
+            }
+        });
+        Self { store: store.clone(), holds, renewing }
+    }
+
+    /// Takes the holds back: nothing more is read. Those that stay end by themselves.
+    pub async fn end(self) {
+        self.renewing.abort();
+        for (cluster, reads) in &self.holds {
+            if let Err(error) = self.store.delete(&layout::topic_hold(cluster, &reads.name)).await {
+                tracing::warn!(%error, name = reads.name, "the hold of this replay cannot be removed: retention waits for it for hours");
+            }
+        }
+    }
+}

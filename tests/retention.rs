@@ -1,0 +1,110 @@
+//! What is given up of topics: by the time of archiving, never what is read, and archiving goes on where it was.
+
+use serde_json::{Value, json};
+use tidelog::pipeline::tasks::Task;
+
+use crate::http::{SOON, Service, site_at};
+use crate::loops::is_told;
+use crate::rig::kafka::shared;
+use crate::rig::topics::{Codec, Message, PATIENCE};
+use crate::rig::{unique, wait_until};
+use crate::site::{STOP, Settings, Site};
+
+/// Timestamps of 2001: how old records say that they are decides nothing.
+fn produce(topic: &str, from: i32, many: i32) {
+    let message = |n: i32| Message::new(n % 2, "key", &format!("record {n}"));
+    shared().produce(topic, Codec::None, &(from..from + many).map(message).collect::<Vec<_>>());
+}
+
+fn keep(site: &Site, kafka: &str) {
+    let path = site.home().path().join("tidelog.toml");
+    let config = std::fs::read_to_string(&path).expect("the configuration");
+    let rest = config.split("[retention]").next().expect("the rest");
+    std::fs::write(&path, format!("{rest}[retention]\nkafka = {kafka:?}\n")).expect("written");
+}
+
+fn expire(site: &Site, args: &[&str]) -> Value {
+    site.tidelog(&[&["expire", "--json"], args].concat()).expect(0).json()["kafka"][0].clone()
+}
+
+#[test]
+fn records_are_given_up_by_the_time_of_archiving_and_never_while_they_are_read() {
+    assert_eq!(Task::KafkaUpkeep.name(), "kafka_upkeep");
+    let (kafka, topic) = (shared(), unique("retained"));
+    kafka.create_topic(&topic, 2, &[]);
+    produce(&topic, 0, 40);
+    let (site, server) = site_at(&kafka.bootstrap(), &Settings { topics: &[&topic], ..Settings::default() }, "");
+    site.archive(kafka, &[&topic]);
+    keep(&site, "1h");
+    assert_eq!((expire(&site, &[])["segments"].clone(), site.ls(&topic)[0]["records"].clone()), (json!(0), json!(40)));
+    let ends = site.ends(&topic);
+    keep(&site, "1s");
+    wait_until("all to be old", SOON, || expire(&site, &["--dry-run"])["kept_records"] == 0);
+    assert_eq!(site.ls(&topic)[0]["records"], 40, "a dry run changes nothing");
+
+    // A replay that is under way keeps what it reads, to its end.
+    let mut reading = site.home().start(&[
+        "-c",
+        "tidelog.toml",
+        "replay",
+        "--all",
+        "--topics",
+        &topic,
+        "--to-stdout",
+        "--rate",
+        "10/s",
+    ]);
+    let holds = site.home().path().join("archive/holds/kafka/main");
+    let held = || {
+        std::fs::read_dir(&holds).is_ok_and(|mut files| {
+            files.any(|file| file.expect("a file").path().extension().is_some_and(|kind| kind == "json"))
+        })
+    };
+    wait_until("the replay to hold what it reads", SOON, held);
+    let said = expire(&site, &[]);
+    assert_eq!((&said["segments"], &said["held"], &said["kept_records"]), (&json!(0), &json!(true), &json!(40)));
+    wait_until("the replay to end", PATIENCE, || !reading.is_running());
+    assert_eq!(reading.output().matches("\"offset\":").count(), 40, "{}", reading.output());
+    assert_eq!(reading.wait(PATIENCE), 0);
+    assert!(!held(), "nothing is held any more");
+
+    let said = expire(&site, &[]);
+    assert_eq!((&said["records"], &said["held"], &said["kept_records"]), (&json!(40), &json!(false), &json!(0)));
+    assert_eq!(expire(&site, &[])["segments"], 0);
+    let row = site.ls(&topic)[0].clone();
+    assert_eq!((&row["records"], &row["min_time"], &row["gaps"]), (&json!(0), &Value::Null, &json!([])), "{row}");
+    assert_eq!(site.ends(&topic), ends);
+    let told = "retention gave up older records; nothing of it is kept";
+    let cat = site.tidelog(&["cat", "--topic", &topic]).expect(0);
+    assert!(cat.json_lines().is_empty() && cat.stderr.contains(told), "{}", cat.stderr);
+    let replay = site.tidelog(&["replay", "--all", "--topics", &topic, "--to-stdout", "--dry-run"]).expect(0);
+    assert!(replay.stderr.contains(told), "{}", replay.stderr);
+    let one = ["cat", "--topic", &topic, "--partition", "1", "--offsets", "3..5"];
+    assert!(site.tidelog(&one).expect(0).stderr.contains("gave up what lies before offset 20"));
+    assert_eq!(site.tidelog(&["verify", "--json"]).expect(0).json()["errors"], json!([]));
+
+    // An archiver goes on where the archive was, and says while it cannot give up.
+    keep(&site, "1h");
+    std::fs::remove_dir_all(site.home().path().join("archive/holds")).expect("removed");
+    std::fs::write(site.home().path().join("archive/holds"), "").expect("a file in its place");
+    let program = site.start();
+    let mut service = Service { site, server, program };
+    wait_until("the upkeep to be told", PATIENCE, || {
+        service.program.assert_running();
+        service.server.is_up() && is_told(&service.server, Task::KafkaUpkeep, "is put off")
+    });
+    std::fs::remove_file(service.site.home().path().join("archive/holds")).expect("removed");
+    produce(&topic, 40, 10);
+    service.site.wait_archived(kafka, &[&topic], &mut [&mut service.program]);
+    service.program.terminate(STOP);
+    let lines = service.site.tidelog(&["cat", "--topic", &topic]).expect(0).json_lines();
+    let mut offsets: Vec<(i64, i64)> = lines
+        .iter()
+        .map(|line| (line["partition"].as_i64().expect("a partition"), line["offset"].as_i64().expect("an offset")))
+        .collect();
+    offsets.sort_unstable();
+    let expected: Vec<(i64, i64)> =
+        (0..2).flat_map(|partition| (20..25).map(move |offset| (partition, offset))).collect();
+    assert_eq!(offsets, expected);
+    service.site.assert_sound();
+}
