@@ -37,12 +37,20 @@ pub(super) fn make_private(directory: &Path) -> std::io::Result<()> {
 pub(super) struct Spool {
     directory: PathBuf,
     next: AtomicU64,
+}
+
+/// Removes the spool when it is dropped, by whoever knows that nothing is written to it any more: a task that is still at work
+/// when the process ends keeps a spool, and never drops it.
+#[derive(Debug)]
+pub(super) struct SpoolGuard {
+    directory: PathBuf,
     lock: Lock,
 }
 
 impl Spool {
-    /// Makes the directory of `writer` below `root`, and removes those of processes that are gone.
-    pub(super) fn open(root: &Path, writer: &str) -> Result<Self> {
+    /// Makes the directory of `writer` below `root`, which is there until what comes with it is dropped, and removes those of
+    /// processes that are gone.
+    pub(super) fn open(root: &Path, writer: &str) -> Result<(Self, SpoolGuard)> {
         let hint = "set archive.spool_dir to a directory on a local disk that tidelog may write to";
         std::fs::create_dir_all(root).map_err(|source| {
             Error::io(source, format!("cannot make the spool directory {}", root.display())).hint(hint)
@@ -59,7 +67,7 @@ impl Spool {
         let lock = made.map_err(|source| {
             Error::io(source, format!("cannot write to the spool directory {}", root.display())).hint(hint)
         })?;
-        Ok(Self { directory, next: AtomicU64::new(0), lock })
+        Ok((Self { directory: directory.clone(), next: AtomicU64::new(0) }, SpoolGuard { directory, lock }))
     }
 
     /// A number for a new segment, and the path of its file.
@@ -78,7 +86,7 @@ impl Spool {
     }
 }
 
-impl Drop for Spool {
+impl Drop for SpoolGuard {
     fn drop(&mut self) {
         if let Err(error) = remove_with_lock(&self.directory, &self.lock.path) {
             tracing::warn!(directory = %self.directory.display(), %error, "cannot remove the spool directory");
@@ -171,7 +179,7 @@ mod tests {
     fn nobody_else_may_look_into_a_spool() {
         let root = tempfile::tempdir().expect("a directory");
         let mode = |path: &Path| std::fs::metadata(path).expect("it is there").permissions().mode() & 0o777;
-        let spool = Spool::open(root.path(), "w").expect("it can be opened");
+        let (spool, _guard) = Spool::open(root.path(), "w").expect("it can be opened");
         assert_eq!(mode(&spool.directory), 0o700);
         // As an older version has left it.
         let old = root.path().join("postgres-1");
@@ -187,7 +195,7 @@ mod tests {
         let at = |name: &str| root.path().join(name);
         let directory = |name: &str| std::fs::create_dir(at(name)).expect("a directory");
         let file = |name: &str| std::fs::write(at(name), "half").expect("a file");
-        let living = Spool::open(root.path(), "living").expect("the spool opens");
+        let (living, _guard) = Spool::open(root.path(), "living").expect("the spool opens");
         directory("gone");
         file("gone.lock");
         file("gone/0.segment");
@@ -199,11 +207,11 @@ mod tests {
         directory("postgres-1");
         file("postgres-1/1.wal");
 
-        let own = Spool::open(root.path(), "own").expect("the spool opens");
+        let (own, guard) = Spool::open(root.path(), "own").expect("the spool opens");
         let (number, written) = living.next_file();
         std::fs::write(&written, "data").expect("the living one can still write");
         assert_eq!((number, own.next_file().0), (0, 0));
-        drop(own);
+        drop(guard);
         let mut left: Vec<_> =
             std::fs::read_dir(root.path()).expect("the root").flatten().map(|one| one.file_name()).collect();
         left.sort();
@@ -220,9 +228,9 @@ mod tests {
                 let root = root.path();
                 scope.spawn(move || {
                     for _ in 0..50 {
-                        let spool = Spool::open(root, &writer.to_string()).expect("the spool opens");
+                        let (spool, guard) = Spool::open(root, &writer.to_string()).expect("the spool opens");
                         std::fs::write(spool.next_file().1, "data").expect("it can be written to");
-                        assert!(spool.lock.path.exists() && spool.directory.exists());
+                        assert!(guard.lock.path.exists() && spool.directory.exists());
                     }
                 });
             }

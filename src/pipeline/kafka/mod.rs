@@ -132,9 +132,11 @@ pub(super) async fn run(
     let (notices, inbox) = std::sync::mpsc::channel();
     let cluster = Cluster::new(&kafka)?;
     let tasks = Arc::clone(&board.tasks);
+    // Dropped at the end, when the collector has ended.
+    let (spool, _spooling) = Spool::open(&config.archive.spool_dir, &writer)?;
     let shared = Arc::new(Shared {
         store,
-        spool: Spool::open(&config.archive.spool_dir, &writer)?,
+        spool,
         lives: Lives::new(&cluster, &tasks),
         cluster,
         writer: writer.clone(),
