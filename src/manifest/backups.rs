@@ -12,7 +12,6 @@
 
 mod stored;
 
-use std::collections::BTreeMap;
 use std::io::Read;
 
 use bytes::Bytes;
@@ -23,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use super::READS_AT_ONCE;
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::store::{Created, Store, bounds, layout};
-use crate::stream::{Lsn, System, lean, sha256};
+use crate::stream::{CountedBackups, Lsn, System, lean, sha256};
 
 /// The newest version of `backup.json`, which an incremental one has: a reader that does not know of parents must not restore it alone.
 /// Lower ones are still written where they say everything.
@@ -244,6 +243,8 @@ pub struct Unreadable {
     pub name: String,
     /// Its `backup.json`.
     pub object: String,
+    /// The one that it builds on, if the chain says that it is incremental.
+    pub parent: Option<String>,
     /// What is wrong with it.
     pub error: Error,
 }
@@ -254,22 +255,26 @@ impl Unreadable {
         let name = folder.filename().unwrap_or_default().to_owned();
         let error = Error::new(Kind::Corrupt, format!("{name:?} cannot be the name of a base backup"))
             .hint("no tidelog made that folder: look who may write to the archive, and remove it");
-        Self { object: folder.to_string(), name, error }
+        Self { object: folder.to_string(), parent: None, name, error }
     }
 }
 
 impl Found {
     /// Tells the log of those that cannot be read.
     pub fn tell_unreadable(&self) {
-        for Unreadable { name, error, .. } in &self.unreadable {
-            tracing::warn!(name, %error, hint = error.hint_text(), "a base backup is passed over");
+        for Unreadable { name, parent, error, .. } in &self.unreadable {
+            tracing::warn!(name, builds_on = parent, %error, hint = error.hint_text(), "a base backup is passed over");
         }
     }
 
     /// One error for all that cannot be read; none if there is none.
     pub fn error(&self) -> Option<Error> {
         let first = self.unreadable.first()?;
-        let names: Vec<&str> = self.unreadable.iter().map(|one| one.name.as_str()).collect();
+        let named = |one: &Unreadable| match &one.parent {
+            Some(parent) => format!("{} (it builds on {parent}, which stays)", one.name),
+            None => one.name.clone(),
+        };
+        let names: Vec<String> = self.unreadable.iter().map(named).collect();
         let message = format!("{} base backups cannot be read and are passed over: {}", names.len(), names.join(", "));
         let error = Error::new(Kind::Corrupt, message).source(std::io::Error::other(first.error.to_string()));
         Some(error.hint(first.error.hint_text().unwrap_or("`tidelog verify` lists all damage").to_owned()))
@@ -283,7 +288,7 @@ impl Found {
 ///
 /// # Errors
 /// Only those of a store that does not answer.
-pub async fn backups(store: &Store, system_id: u64, entered: Option<&BTreeMap<String, String>>) -> Result<Found> {
+pub async fn backups(store: &Store, system_id: u64, entered: Option<&CountedBackups>) -> Result<Found> {
     let folders = store.list_folders(&layout::backups(system_id)).await?;
     let (names, others): (Vec<_>, Vec<_>) = folders.iter().partition(|folder| layout::backup_name(folder).is_some());
     let names: Vec<String> =
@@ -296,21 +301,21 @@ pub async fn backups(store: &Store, system_id: u64, entered: Option<&BTreeMap<St
     }
     let names: Vec<String> = names.iter().filter(knows).cloned().collect();
     found.missing =
-        entered.into_iter().flat_map(BTreeMap::keys).filter(|name| !names.contains(name)).cloned().collect();
+        entered.into_iter().flat_map(CountedBackups::keys).filter(|name| !names.contains(name)).cloned().collect();
     let mut read = stream::iter(names)
         .map(|name| async move {
-            let hash = entered.and_then(|entered| entered.get(&name));
-            let read = read(store, system_id, &name, hash.map(String::as_str)).await;
-            let key = layout::backup_commit(system_id, &name).to_string();
-            (name, key, read)
+            let counted = entered.and_then(|entered| entered.get(&name));
+            let read = read(store, system_id, &name, counted.map(|counted| counted.sha256.as_str())).await;
+            (name, counted.and_then(|counted| counted.parent.clone()), read)
         })
         .buffered(READS_AT_ONCE);
-    while let Some((name, object, read)) = read.next().await {
+    while let Some((name, parent, read)) = read.next().await {
         match read {
             Ok(Some(backup)) => found.sound.push(backup),
             Ok(None) => found.missing.extend(entered.map(|_| name)),
             Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::Unsupported) => {
-                found.unreadable.push(Unreadable { name, object, error });
+                let object = layout::backup_commit(system_id, &name).to_string();
+                found.unreadable.push(Unreadable { name, object, parent, error });
             }
             Err(error) => return Err(error),
         }
@@ -433,6 +438,7 @@ pub async fn remove(store: &Store, system_id: u64, name: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use crate::stream::FORMAT_VERSION;
+    use std::collections::BTreeMap;
     use std::path::PathBuf;
 
     use super::*;

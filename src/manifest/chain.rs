@@ -6,7 +6,7 @@
 //! Before it creates an entry, it reads the one that the entry will link to: a bucket that was put back to an earlier
 //! state gets no entry above the hole.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
 
@@ -16,8 +16,8 @@ use crate::error::{Error, Kind, Result};
 use crate::store::{Created, Store, layout};
 use crate::stream::invariants::{self, Checked};
 use crate::stream::{
-    Abandon, BackupRef, Begin, Body, Change, Checkpoint, Close, FORMAT_VERSION, LastRecord, PageRef, PartitionRange,
-    Progress, Snapshot, StreamId, Totals, sha256,
+    Abandon, BackupRef, Begin, Body, Change, Checkpoint, Close, CountedBackup, CountedBackups, FORMAT_VERSION,
+    LastRecord, PageRef, PartitionRange, Progress, Snapshot, StreamId, Totals, sha256,
 };
 
 /// A stream's chain, known up to its head.
@@ -463,9 +463,8 @@ impl Chain {
         self.progress.abandoned()
     }
 
-    /// The hash of the `backup.json` of each base backup that counts, by name. None before the first one was entered: then all
-    /// that are there count.
-    pub fn backups(&self) -> Option<&BTreeMap<String, String>> {
+    /// The base backups that count. None before the first one was entered: then all that are there count.
+    pub fn backups(&self) -> Option<&CountedBackups> {
         self.progress.backups()
     }
 
@@ -513,8 +512,8 @@ impl Chain {
     }
 }
 
-fn backup_ref((name, sha256): (&String, &String)) -> BackupRef {
-    BackupRef { name: name.clone(), sha256: sha256.clone() }
+fn backup_ref((name, counted): (&String, &CountedBackup)) -> BackupRef {
+    BackupRef { name: name.clone(), sha256: counted.sha256.clone(), parent: counted.parent.clone() }
 }
 
 /// A snapshot's pages cover all entries before it and add up to what it says.

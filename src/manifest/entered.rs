@@ -15,7 +15,7 @@ use super::chain::Tried;
 use super::{Chain, READS_AT_ONCE};
 use crate::error::{Error, Kind, Result};
 use crate::store::{Store, layout};
-use crate::stream::{BackupRef, Body, Entered, StreamId};
+use crate::stream::{BackupRef, Body, Entered, StreamId, unneeded};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 
 impl Chain {
@@ -31,7 +31,7 @@ impl Chain {
         lives: [u32; 2],
         (writer, now): (&str, DateTime<Utc>),
     ) -> Result<()> {
-        let mut added = vec![BackupRef { name: backup.name.clone(), sha256: sha256.to_owned() }];
+        let mut added = vec![backup_ref(backup, sha256.to_owned())];
         if self.backups().is_none() {
             let before = there(&self.store, self.stream()).await?;
             added.extend(before.into_iter().filter(|other| other.name != backup.name));
@@ -49,7 +49,7 @@ impl Chain {
                 return Ok(());
             }
             let is_parent = |parent: &Parent| {
-                let entered = self.backups().and_then(|known| known.get(&parent.name));
+                let entered = self.backups().and_then(|known| known.get(&parent.name)).map(|counted| &counted.sha256);
                 let taken_along = added.iter().find(|other| other.name == parent.name).map(|other| &other.sha256);
                 entered.or(taken_along) == Some(&parent.sha256)
             };
@@ -65,13 +65,17 @@ impl Chain {
         }
     }
 
-    /// Backups count no longer. Those that never did in this chain are left out.
-    pub async fn give_up_backups(&mut self, names: &[String], writer: &str, now: DateTime<Utc>) -> Result<()> {
+    /// Backups count no longer; gives the names of those that may be removed. One stays on which another builds that stays: it may
+    /// have been entered since it was decided what goes.
+    pub async fn give_up_backups(&mut self, names: &[String], writer: &str, now: DateTime<Utc>) -> Result<Vec<String>> {
         loop {
-            let known = |name: &&String| self.backups().is_some_and(|known| known.contains_key(*name));
-            let removed: Vec<String> = names.iter().filter(known).cloned().collect();
+            // An archive of before knows of none, and none of its own builds on another one.
+            let Some(known) = self.backups() else { return Ok(names.to_vec()) };
+            let free = unneeded(known, names);
+            let removed: Vec<String> =
+                free.iter().filter(|name| known.contains_key(**name)).cloned().cloned().collect();
             if removed.is_empty() {
-                return Ok(());
+                return Ok(names.iter().filter(|name| free.contains(name)).cloned().collect());
             }
             self.try_to_enter(Entered { added: Vec::new(), removed, decided: now }, (writer, now)).await?;
         }
@@ -90,14 +94,17 @@ impl Chain {
     }
 }
 
+fn backup_ref(backup: &Backup, sha256: String) -> BackupRef {
+    BackupRef { name: backup.name.clone(), sha256, parent: backup.parent.as_ref().map(|parent| parent.name.clone()) }
+}
+
 /// The backups that are there and can be read, with the hashes of what is there.
 async fn there(store: &Store, of: &StreamId) -> Result<Vec<BackupRef>> {
     let StreamId::Postgres { system_id } = *of else { return Ok(Vec::new()) };
     let found = backups::backups(store, system_id, None).await?.sound;
     let hashed = stream::iter(found).map(async |backup| {
         let bytes = store.get(&layout::backup_commit(system_id, &backup.name)).await?;
-        let of = |bytes: bytes::Bytes| BackupRef { name: backup.name.clone(), sha256: crate::stream::sha256(&bytes) };
-        Ok::<_, Error>(bytes.map(of))
+        Ok::<_, Error>(bytes.map(|bytes| backup_ref(&backup, crate::stream::sha256(&bytes))))
     });
     let found: Vec<Option<BackupRef>> = hashed.buffered(READS_AT_ONCE).try_collect().await?;
     Ok(found.into_iter().flatten().collect())

@@ -7,7 +7,7 @@ use super::path::Taken;
 use super::{Chain, backups};
 use crate::error::{Kind, Result};
 use crate::store::{Store, layout};
-use crate::stream::StreamId;
+use crate::stream::{CountedBackups, StreamId};
 
 /// What is known.
 #[derive(Debug, Default)]
@@ -24,21 +24,16 @@ impl Known {
     ///
     /// # Errors
     /// Only those of a store that does not answer; what was known before stays known.
-    pub async fn look(
-        &mut self,
-        store: &Store,
-        system_id: u64,
-        entered: Option<&BTreeMap<String, String>>,
-    ) -> Result<()> {
+    pub async fn look(&mut self, store: &Store, system_id: u64, entered: Option<&CountedBackups>) -> Result<()> {
         let mut now = BTreeMap::new();
         for folder in store.list_folders(&layout::backups(system_id)).await? {
             let Some(name) = layout::backup_name(&folder).map(str::to_owned) else { continue };
-            let hash = entered.and_then(|entered| entered.get(&name)).cloned();
-            if entered.is_some() && hash.is_none() {
+            let counted = entered.and_then(|entered| entered.get(&name));
+            if entered.is_some() && counted.is_none() {
                 continue;
             }
             let Some(size) = store.size(&layout::backup_commit(system_id, &name)).await? else { continue };
-            let seen = (size, hash);
+            let seen = (size, counted.map(|counted| counted.sha256.clone()));
             let known = self.read.get(&name).filter(|(known, taken)| *known == seen && taken.is_some());
             let found = match known {
                 Some((_, taken)) => taken.clone(),
@@ -46,7 +41,8 @@ impl Known {
                     Ok(backup) => backup.as_ref().map(Taken::of),
                     Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::Unsupported) => {
                         if !self.read.contains_key(&name) {
-                            tracing::warn!(name, %error, hint = error.hint_text(), "a base backup is passed over");
+                            let builds_on = counted.and_then(|counted| counted.parent.as_deref());
+                            tracing::warn!(name, builds_on, %error, hint = error.hint_text(), "a base backup is passed over");
                         }
                         None
                     }

@@ -11,8 +11,6 @@
 //! [`WRITES_WITHIN`], or gives up by itself: so no backup under way is ever as old as [`LEFT_AFTER`]. In a folder only
 //! objects are removed that have the names of a backup's own.
 
-use std::collections::BTreeMap;
-
 use chrono::{DateTime, TimeDelta, Utc};
 use object_store::ObjectMeta;
 use object_store::path::Path;
@@ -20,7 +18,7 @@ use object_store::path::Path;
 use super::holds::Held;
 use crate::error::Result;
 use crate::store::{Store, layout};
-use crate::stream::total;
+use crate::stream::{CountedBackups, total};
 
 /// A backup that goes on longer than this without storing anything is given up by its writer.
 pub const WRITES_WITHIN: TimeDelta = TimeDelta::hours(8);
@@ -74,11 +72,7 @@ fn is_own(key: &Path) -> bool {
 }
 
 /// The folders of a system without a `backup.json`, and those of backups that the chain does not know of, once it knows of any.
-pub async fn leftovers(
-    store: &Store,
-    system_id: u64,
-    entered: Option<&BTreeMap<String, String>>,
-) -> Result<Vec<Leftover>> {
+pub async fn leftovers(store: &Store, system_id: u64, entered: Option<&CountedBackups>) -> Result<Vec<Leftover>> {
     let mut found = Vec::new();
     for folder in store.list_folders(&layout::backups(system_id)).await? {
         let Some(name) = layout::backup_name(&folder) else { continue };
@@ -97,7 +91,7 @@ pub async fn leftovers(
 /// Removes what nobody can need any more; gives the number of objects.
 pub async fn sweep(
     store: &Store,
-    (system_id, entered): (u64, Option<&BTreeMap<String, String>>),
+    (system_id, entered): (u64, Option<&CountedBackups>),
     held: &Held,
     now: DateTime<Utc>,
 ) -> Result<u64> {

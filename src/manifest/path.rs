@@ -39,6 +39,8 @@ pub struct Facts {
     pub backups: Vec<Taken>,
     /// A restore under way needs everything from here on, on whatever timeline.
     pub held: Option<Lsn>,
+    /// The names of the backups on which others build that cannot be read now: they may be mended.
+    pub parents: BTreeSet<String>,
 }
 
 /// What a path needs to know of a base backup.
@@ -292,7 +294,9 @@ impl Facts {
 
     /// Of the backups that are lost by themselves, those on which no other one builds that is not.
     pub fn unneeded(&self, lost: &BTreeSet<usize>) -> Vec<usize> {
-        let stay = (0..self.backups.len()).filter(|index| !lost.contains(index));
+        let is_parent =
+            |index: &usize| self.backups.get(*index).is_some_and(|taken| self.parents.contains(&taken.name));
+        let stay = (0..self.backups.len()).filter(|index| !lost.contains(index) || is_parent(index));
         let needed: BTreeSet<usize> = stay.flat_map(|index| self.ancestors(index).0).collect();
         lost.difference(&needed).copied().collect()
     }

@@ -10,7 +10,7 @@
 //! the times: those of the commits, by the clock of the server that wrote them. What a window claims, a plan accepts:
 //! where the checkpoints know a time to the millisecond only, the window is the smaller one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 
@@ -277,7 +277,9 @@ pub async fn surplus(
     held: &Held,
 ) -> Result<Surplus> {
     let StreamId::Postgres { .. } = chain.stream() else { return Ok(Surplus::default()) };
-    let facts = Facts { held: held.from(), ..facts_with(store, chain, backups).await? };
+    let facts = facts_with(store, chain, backups).await?;
+    let parents = parents_of_unread(store, chain, &facts.backups).await?;
+    let facts = Facts { held: held.from(), parents, ..facts };
     let surplus = facts.surplus({
         let horizons = horizons(chain, &facts, horizon.timestamp_millis()).await?;
         move |way| horizons.get(&way.timeline()).copied()
@@ -294,6 +296,22 @@ pub async fn surplus(
     let given_up = facts.unneeded(&lost.map(|(index, _)| index).collect());
     let given_up = given_up.into_iter().filter_map(|index| facts.backups.get(index)).map(|backup| backup.name.clone());
     Ok(Surplus { before: before.collect(), backups: given_up.collect() })
+}
+
+/// The names of those on which others build that count, are not among `read`, and of which something is there: what they say
+/// of themselves cannot be read now, and once it is mended they need what they build on. The chain names that.
+async fn parents_of_unread(store: &Store, chain: &Chain, read: &[Taken]) -> Result<BTreeSet<String>> {
+    let StreamId::Postgres { system_id } = *chain.stream() else { return Ok(BTreeSet::new()) };
+    let read: BTreeSet<&str> = read.iter().map(|taken| taken.name.as_str()).collect();
+    let is_unread = |name: &str| !read.contains(name) && !chain.is_abandoned(name);
+    let mut parents = BTreeSet::new();
+    for (name, counted) in chain.backups().into_iter().flatten().filter(|(name, _)| is_unread(name)) {
+        let Some(parent) = &counted.parent else { continue };
+        if !store.list(&layout::backup(system_id, name)).await?.is_empty() {
+            parents.insert(parent.clone());
+        }
+    }
+    Ok(parents)
 }
 
 /// Where a time lies on the way to each timeline: before the first range with a later commit. Without one there is none.

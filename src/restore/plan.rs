@@ -8,7 +8,6 @@
 //! Whether a backup lies before a target is a matter of positions: the time at which it was finished is by the clock of
 //! whatever machine took it, and says nothing about the server's commits.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::log::Log;
@@ -21,7 +20,7 @@ use crate::manifest::path::Way;
 use crate::manifest::recoverable;
 use crate::segment::wal::{Ended, LONG_HEADER, PAGE, SHORT_HEADER, What};
 use crate::store::Store;
-use crate::stream::Lsn;
+use crate::stream::{CountedBackups, Lsn};
 
 /// Where to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -137,13 +136,10 @@ pub async fn plan(store: &Store, log: &Log, backups: &[Backup], asked: &Asked) -
 }
 
 /// Each of these builds on the one before it, as the chain has that one.
-fn build_on_each_other<'a>(
-    entered: Option<&BTreeMap<String, String>>,
-    line: impl Iterator<Item = &'a Backup>,
-) -> Result<()> {
+fn build_on_each_other<'a>(entered: Option<&CountedBackups>, line: impl Iterator<Item = &'a Backup>) -> Result<()> {
     for (backup, parent) in line.filter_map(|backup| Some((backup, backup.parent.as_ref()?))) {
         if let Some(entered) = entered
-            && entered.get(&parent.name) != Some(&parent.sha256)
+            && entered.get(&parent.name).map(|counted| &counted.sha256) != Some(&parent.sha256)
         {
             let message =
                 format!("the base backup {} builds on another {} than the archive holds", backup.name, parent.name);

@@ -8,7 +8,7 @@ use std::fmt;
 
 use super::{
     Abandon, Begin, Body, Close, Entered, Expire, Expired, Format, Gap, Merge, PageRef, PartitionRange, Progress,
-    Retired, SegmentRef, Snapshot, StreamId, Totals,
+    Retired, SegmentRef, Snapshot, StreamId, Totals, unneeded,
 };
 use crate::error::{Error, Kind};
 
@@ -229,14 +229,19 @@ pub fn abandons_position(progress: &Progress, abandon: &Abandon) -> Checked {
     holds("abandons_position", ok, || format!("{said:?} is not what is archived, {position:?}"))
 }
 
-/// A base backup is entered once, and given up once.
+/// A base backup is entered once, and given up once, and not before what builds on it.
 pub fn backups_fit(progress: &Progress, entered: &Entered) -> Checked {
     let known = |name: &String| progress.backups().is_some_and(|known| known.contains_key(name));
     let mut seen = BTreeSet::new();
     let added = entered.added.iter().map(|backup| &backup.name);
     let odd = added.clone().find(|name| known(name)).or_else(|| entered.removed.iter().find(|name| !known(name)));
     let odd = odd.or_else(|| added.chain(&entered.removed).find(|name| !seen.insert(*name)));
-    holds("backups_fit", odd.is_none(), || format!("the base backup {odd:?} is named again, or is none that counts"))
+    holds("backups_fit", odd.is_none(), || format!("the base backup {odd:?} is named again, or is none that counts"))?;
+    let free = progress.backups().map(|known| unneeded(known, &entered.removed));
+    let needed = entered.removed.iter().find(|name| free.as_ref().is_some_and(|free| !free.contains(name)));
+    holds("backups_fit", needed.is_none(), || {
+        format!("the base backup {needed:?} is given up, and one that stays builds on it")
+    })
 }
 
 /// What an abandoned timeline retires are its segments.

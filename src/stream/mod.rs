@@ -23,7 +23,7 @@ pub use checkpoint::{
     Begin, Body, CHAIN_FORMAT, Change, Checkpoint, Close, Cut, Expire, Expired, FORMAT_VERSION, Format, Gap, GapReason,
     LastRecord, Merge, PageRef, PartitionRange, Retired, SegmentRef, Snapshot, Span, System, Totals, sha256,
 };
-pub use entered::{BackupRef, Entered};
+pub use entered::{BackupRef, CountedBackup, CountedBackups, Entered, unneeded};
 pub use lsn::Lsn;
 pub use name::{is_name, is_topic_name};
 pub use progress::Progress;

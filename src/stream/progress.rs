@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use super::invariants::{self, Violation};
-use super::{Abandon, BackupRef, Body, Close, LastRecord, PartitionRange, Snapshot, Totals};
+use super::{Abandon, BackupRef, Body, Close, CountedBackups, LastRecord, PartitionRange, Snapshot, Totals};
 
 /// The sum of a chain's entries up to one of them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -17,8 +17,8 @@ pub struct Progress {
     closed: Option<Close>,
     last: BTreeMap<i32, LastRecord>,
     abandoned: Vec<Abandon>,
-    /// The hash of each base backup that counts, by name; none before the first one was entered.
-    backups: Option<BTreeMap<String, String>>,
+    /// The base backups that count; none before the first one was entered.
+    backups: Option<CountedBackups>,
 }
 
 impl Progress {
@@ -27,7 +27,7 @@ impl Progress {
         let positions = snapshot.positions.iter().map(|range| (range.partition, *range)).collect();
         let last = snapshot.last.iter().map(|last| (last.partition, *last)).collect();
         let abandoned = snapshot.abandoned.clone();
-        let backups = snapshot.backups.as_ref().map(|listed| listed.iter().map(hashed).collect());
+        let backups = snapshot.backups.as_ref().map(|listed| listed.iter().map(BackupRef::counted).collect());
         Self { positions, totals: snapshot.totals, closed: snapshot.closed.clone(), last, abandoned, backups }
     }
 
@@ -73,9 +73,8 @@ impl Progress {
         &self.abandoned
     }
 
-    /// The hash of the `backup.json` of each base backup that counts, by name. None before the first one was entered: then all
-    /// that are there count.
-    pub fn backups(&self) -> Option<&BTreeMap<String, String>> {
+    /// The base backups that count. None before the first one was entered: then all that are there count.
+    pub fn backups(&self) -> Option<&CountedBackups> {
         self.backups.as_ref()
     }
 
@@ -141,7 +140,7 @@ impl Progress {
         if let Some(entered) = body.entered() {
             let backups = self.backups.get_or_insert_default();
             entered.removed.iter().for_each(|name| drop(backups.remove(name)));
-            backups.extend(entered.added.iter().map(hashed));
+            backups.extend(entered.added.iter().map(BackupRef::counted));
         }
         if let Some(close) = body.close() {
             self.closed = Some(close.clone());
@@ -151,10 +150,6 @@ impl Progress {
         body.expire().into_iter().for_each(|expire| self.totals.add(&Totals::of_expire(expire)));
         body.abandon().into_iter().for_each(|abandon| self.totals.add(&Totals::of_abandon(abandon)));
     }
-}
-
-fn hashed(backup: &BackupRef) -> (String, String) {
-    (backup.name.clone(), backup.sha256.clone())
 }
 
 impl PartitionRange {

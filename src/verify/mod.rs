@@ -291,7 +291,10 @@ impl Work<'_> {
                 found.extend(checked.err().map(|error| (commit.clone(), error)));
             }
             if found.is_empty() {
-                let hash = entered.as_ref().and_then(|entered| entered.get(&backup.name)).cloned();
+                let hash = entered
+                    .as_ref()
+                    .and_then(|entered| entered.get(&backup.name))
+                    .map(|counted| counted.sha256.clone());
                 whole.insert(backup.name.clone(), (hash, backup.parent.clone()));
             }
             incremental.extend(backup.parent.map(|parent| (backup.name, commit, parent)));

@@ -11,7 +11,7 @@ use crate::error::{Kind, Result};
 use crate::manifest::{Step, Walk};
 use crate::segment::wal::{Seen, WalReader, Walker, parse_history};
 use crate::store::{Store, layout};
-use crate::stream::{Body, Lsn, SegmentRef, StreamId, System};
+use crate::stream::{BackupRef, Body, CountedBackups, Lsn, SegmentRef, StreamId, System};
 
 /// Objects that later entries of a chain have retired.
 #[derive(Debug, Default)]
@@ -22,7 +22,7 @@ pub(super) struct Retired {
     /// The timelines that were abandoned, and which life of each.
     abandoned: HashSet<(i32, u32)>,
     /// The base backups that count, as far as the chain can be read; none where it never said.
-    pub(super) backups: Option<BTreeMap<String, String>>,
+    pub(super) backups: Option<CountedBackups>,
     /// The facts of the system.
     pub(super) system: Option<System>,
 }
@@ -37,8 +37,7 @@ impl Retired {
             if let Body::Snapshot(snapshot) = &checkpoint.body
                 && let Some(backups) = &snapshot.backups
             {
-                let hashed = backups.iter().map(|backup| (backup.name.clone(), backup.sha256.clone()));
-                retired.backups = Some(hashed.collect());
+                retired.backups = Some(backups.iter().map(BackupRef::counted).collect());
             }
             match checkpoint.body {
                 Body::Merge(merge) => retired.replaced.extend(merge.replaces),
@@ -50,7 +49,7 @@ impl Retired {
                 Body::Backups(entered) => {
                     let backups = retired.backups.get_or_insert_default();
                     entered.removed.iter().for_each(|name| drop(backups.remove(name)));
-                    backups.extend(entered.added.into_iter().map(|backup| (backup.name, backup.sha256)));
+                    backups.extend(entered.added.iter().map(BackupRef::counted));
                 }
                 Body::Abandon(abandon) => drop(retired.abandoned.insert((abandon.partition, abandon.life))),
                 body => retired.system = body.begin().and_then(|begin| begin.system().copied()).or(retired.system),

@@ -1,13 +1,15 @@
 //! Base backups in the chain: what is not entered does not count, what is another than was entered is damage, and archives of
 //! before stay as they are.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::*;
 use crate::error::Kind;
 use crate::manifest::backups::{self, Backup, Parent, Part};
 use crate::manifest::holds::Held;
-use crate::manifest::{abandon, leftovers};
+use crate::manifest::known::Known;
+use crate::manifest::{abandon, leftovers, recoverable};
 use crate::store::layout;
 use crate::stream::{BackupRef, Body, Entered, Lsn, System};
 use crate::verify::{DamageKind, Seen, verify};
@@ -114,11 +116,82 @@ async fn what_builds_on_one_that_is_given_up_meanwhile_never_counts() {
     // Retention is before it, in a chain of its own.
     let (late, hash) = child("late", &full_hash).await;
     let mut retention = Chain::open(&store, &postgres()).await.unwrap().unwrap();
-    retention.give_up_backups(&["full".into()], "e", at(2)).await.unwrap();
+    retention.give_up_backups(&["full".into(), "own".into()], "e", at(2)).await.unwrap();
     let refused = chain.enter(&late, &hash, [0, 0], by()).await.expect_err("it builds on nothing");
     assert!(refused.kind() == Kind::Fenced && refused.to_string().contains("full"), "{refused}");
-    chain.enter(&own, &hash, [0, 0], by()).await.expect("it was entered before");
-    assert_eq!(chain.backups().unwrap().keys().collect::<Vec<_>>(), ["own"]);
+    assert_eq!(chain.backups().unwrap().len(), 0);
+}
+
+#[tokio::test]
+async fn what_was_entered_meanwhile_keeps_what_it_builds_on() {
+    let store = faultless().store();
+    let mut chain = archive(&store).await;
+    let (full, full_hash) = stored(&store, "full", 1).await;
+    chain.enter(&full, &full_hash, [0, 0], by()).await.unwrap();
+    // Retention has decided, and a writer enters what builds on one that is to go.
+    let mut retention = Chain::open(&store, &postgres()).await.unwrap().unwrap();
+    for (name, on, hash) in [("first", "full", &full_hash), ("second", "first", &sha256(b"first"))] {
+        let parent = Some(Parent { name: on.into(), sha256: hash.clone() });
+        let backup = Backup { parent, name: name.into(), format: 3, ..full.clone() };
+        chain.enter(&backup, &sha256(name.as_bytes()), [0, 0], by()).await.unwrap();
+    }
+    let (lone, hash) = stored(&store, "lone", 1).await;
+    chain.enter(&lone, &hash, [0, 0], by()).await.unwrap();
+    let names = ["lone", "full", "first"].map(str::to_owned);
+    let gone = retention.give_up_backups(&names, "e", at(2)).await.unwrap();
+    assert_eq!(gone, ["lone"]);
+    assert_eq!(retention.backups().unwrap().keys().collect::<Vec<_>>(), ["first", "full", "second"]);
+    let removed =
+        |name: &str| Body::Backups(Entered { added: Vec::new(), removed: vec![name.to_owned()], decided: at(1) });
+    assert_eq!(retention.progress.accepts(&removed("first")).unwrap_err().rule, "backups_fit");
+    // A snapshot says what builds on what, too.
+    let mut end = 0;
+    while retention.head() < 70 {
+        let segment = of_wal(&format!("s{end}"), 1, end, end + 10);
+        committed(&mut retention, &Change { segments: vec![segment], ..Change::default() }, "w").await;
+        end += 10;
+    }
+    let mut opened = Chain::open(&store, &postgres()).await.unwrap().unwrap();
+    assert_eq!(opened.backups(), retention.backups());
+    let line = ["full", "second", "first"].map(str::to_owned);
+    assert_eq!(opened.give_up_backups(&line, "e", at(2)).await.unwrap(), line, "all of it at once");
+    assert_eq!(opened.backups().unwrap().len(), 0);
+}
+
+#[tokio::test]
+async fn what_one_that_cannot_be_read_builds_on_stays_as_long_as_something_of_that_is_there() {
+    let store = faultless().store();
+    let mut chain = archive(&store).await;
+    let (full, full_hash) = stored(&store, "full", 1).await;
+    chain.enter(&full, &full_hash, [0, 0], by()).await.unwrap();
+    let parent = Some(Parent { name: "full".into(), sha256: full_hash });
+    let (child, _) = stored(&store, "child", 1).await;
+    let child = Backup { parent, format: 3, ..child };
+    let commit = layout::backup_commit(7, "child");
+    store.delete(&commit).await.unwrap();
+    let hash = backups::commit(&store, &child).await.unwrap();
+    chain.enter(&child, &hash, [0, 0], by()).await.unwrap();
+    let (other, hash) = stored(&store, "other", 1).await;
+    chain.enter(&other, &hash, [0, 0], by()).await.unwrap();
+    let wal = of_wal("s", 1, 0, 50);
+    committed(&mut chain, &Change { segments: vec![wal], ..Change::default() }, "w").await;
+    let lsns = BTreeMap::from([(1, 30)]);
+    chain.expire(&lsns, "e", at(2)).await.unwrap();
+    let lost = async |chain: &Chain| {
+        let read = Known::read(&store, chain).await.unwrap();
+        recoverable::surplus(&store, chain, read, at(9), &Held::default()).await.unwrap().backups
+    };
+    assert_eq!(lost(&chain).await, ["child", "full", "other"], "all of them begin before what is archived");
+    for damage in [&b"{"[..], b"{\"format\":99}"] {
+        store.put(&commit, damage.to_vec().into()).await.unwrap();
+        assert_eq!(lost(&chain).await, ["other"], "nobody knows whether it needs it");
+    }
+    store.delete(&commit).await.unwrap();
+    assert_eq!(lost(&chain).await, ["other"], "its parts are there");
+    let found = backups::backups(&store, 7, chain.backups()).await.unwrap();
+    assert_eq!(found.missing, ["child"]);
+    store.delete(&layout::backup_part(7, "child", "backup_manifest.zst")).await.unwrap();
+    assert_eq!(lost(&chain).await, ["full", "other"], "an operator has removed it");
 }
 
 #[tokio::test]
@@ -174,7 +247,7 @@ async fn what_does_not_fit_is_refused() {
     let mut chain = archive(&store).await;
     let (backup, hash) = stored(&store, "a", 1).await;
     chain.enter(&backup, &hash, [0, 0], by()).await.unwrap();
-    let one = |name: &str| BackupRef { name: name.to_owned(), sha256: sha256(b"x") };
+    let one = |name: &str| BackupRef { name: name.to_owned(), sha256: sha256(b"x"), parent: None };
     let body = |added: &[&str], removed: &[&str]| {
         let added = added.iter().map(|name| one(name)).collect();
         let removed = removed.iter().map(|name| (*name).to_owned()).collect();

@@ -119,6 +119,8 @@ struct World {
     now: u32,
     clock: i64,
     backups: Vec<Backup>,
+    /// Those that cannot be read.
+    damaged: Vec<Backup>,
     count: u64,
 }
 
@@ -138,7 +140,8 @@ impl World {
         let chain = Chain::begin(&store, &stream, Begin::Postgres(system), "w", at(0)).await.unwrap();
         let line = Line { written: FILE, ..Line::default() };
         let clock = 1_800_000_000_000;
-        Self { store, chain, alone, lines: [(1, line)].into(), now: 1, clock, backups: Vec::new(), count: 0 }
+        let (backups, damaged) = (Vec::new(), Vec::new());
+        Self { store, chain, alone, lines: [(1, line)].into(), now: 1, clock, backups, damaged, count: 0 }
     }
 
     fn line(&mut self) -> &mut Line {
@@ -182,6 +185,7 @@ impl World {
                 let backup = self.backups.remove(which % self.backups.len());
                 let commit = layout::backup_commit(7, &backup.name);
                 self.store.put(&commit, b"damage".to_vec().into()).await.unwrap();
+                self.damaged.push(backup);
             }
             Step::Damage(_) => {}
             Step::Promote { timeline, back } => self.promote(*timeline, *back).await,
@@ -220,7 +224,8 @@ impl World {
     async fn back_up(&mut self, back: u64, length: u64, skew: i64, on: Option<usize>) {
         let parent = on
             .and_then(|on| self.backups.iter().rev().nth(on))
-            .map(|parent| Parent { name: parent.name.clone(), sha256: String::new() });
+            .map(|parent| parent.name.clone())
+            .map(|name| Parent { sha256: self.chain.backups().unwrap()[&name].sha256.clone(), name });
         let began = self.lines[&self.now].switches.last().map_or(FILE, |(_, switch)| *switch);
         let start = self.lines[&self.now].written.saturating_sub(back).max(began);
         self.line().written += length;
@@ -249,7 +254,9 @@ impl World {
             archives: Vec::new(),
             manifest: part,
         };
-        backups::commit(&self.store, &backup).await.unwrap();
+        let hash = backups::commit(&self.store, &backup).await.unwrap();
+        let life = self.chain.life(self.now.cast_signed());
+        self.chain.enter(&backup, &hash, [life, life], ("b", at(2))).await.unwrap();
         self.backups.push(backup);
     }
 
@@ -449,15 +456,27 @@ impl World {
             }
         };
         self.chain.expire(&surplus.before, "e", at(2)).await.unwrap();
-        for backup in &surplus.backups {
+        let gone = self.chain.give_up_backups(&surplus.backups, "e", at(2)).await.unwrap();
+        for backup in &gone {
             backups::remove(&self.store, 7, backup).await.unwrap();
         }
-        self.backups.retain(|backup| !surplus.backups.contains(&backup.name));
+        self.backups.retain(|backup| !gone.contains(&backup.name));
         for (timeline, line) in &mut self.lines {
             let start =
                 self.chain.position(timeline.cast_signed()).map_or(0, |position| position.start.cast_unsigned());
             line.bytes.retain(|unit| lsn(*unit) >= Lsn(start));
         }
+    }
+
+    /// Whatever builds on another one, damaged or not, finds it: once it is mended it can be restored.
+    async fn check_parents(&self) -> Result<(), TestCaseError> {
+        let mendable = self.damaged.iter().filter(|backup| !self.chain.is_abandoned(&backup.name));
+        for backup in mendable.chain(&self.backups) {
+            let Some(parent) = &backup.parent else { continue };
+            let is_there = self.store.size(&layout::backup_commit(7, &parent.name)).await.unwrap().is_some();
+            prop_assert!(is_there, "{} builds on {}, which was given up", backup.name, parent.name);
+        }
+        Ok(())
     }
 
     /// What retention that looks for no path gives up: everything before the newest backup that was finished in time.
@@ -513,6 +532,7 @@ async fn lives(alone: Alone, steps: &[Step]) -> Result<(), TestCaseError> {
         let horizon = world.clock - ms;
         let before = world.accepted(horizon).await?;
         world.take(step).await;
+        world.check_parents().await?;
         let after = world.accepted(horizon).await?;
         let lost: Vec<_> = before.difference(&after).collect();
         prop_assert!(lost.is_empty(), "retention promised everything from {horizon} on, and took {lost:?}");

@@ -101,7 +101,7 @@ async fn base(store: &Store, chain: Option<&Chain>) -> Result<Option<Base>> {
     let line: Vec<Backup> = line.into_iter().filter_map(|index| found.get(index)).cloned().collect();
     let Some(name) = line.last().map(|backup| backup.name.clone()) else { return Ok(None) };
     let sha256 = match chain.backups().and_then(|entered| entered.get(&name)) {
-        Some(entered) => entered.clone(),
+        Some(entered) => entered.sha256.clone(),
         None => match store.get(&layout::backup_commit(system_id, &name)).await? {
             Some(bytes) => sha256(&bytes),
             None => return Ok(None),

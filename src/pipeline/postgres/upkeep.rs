@@ -270,11 +270,11 @@ async fn give_up_unheld(
         false => chain.expire(&surplus.before, writer, Utc::now()).await?,
     };
     // A backup whose WAL is given up is of no use; one that is left by a crash here goes the next time.
-    chain.give_up_backups(&surplus.backups, writer, Utc::now()).await?;
-    for backup in &surplus.backups {
+    let backups = chain.give_up_backups(&surplus.backups, writer, Utc::now()).await?;
+    for backup in &backups {
         remove(store, system_id, backup).await?;
     }
-    Ok(Given { wal, backups: surplus.backups.len() as u64 })
+    Ok(Given { wal, backups: backups.len() as u64 })
 }
 
 /// Deletes the objects of what was given up or merged longer ago than the grace time at `now`, and what is left of backups that do
