@@ -221,11 +221,15 @@ impl Kafka {
         wait_until(&what, PATIENCE, || self.partitions(topic) == Some(count));
     }
 
-    /// The first offset and the end of each partition, in order of partitions.
+    /// The first offset and the end of each partition, in order of partitions. Right behind an election a broker may be asked that
+    /// leads no more.
     pub(crate) fn watermarks(&self, topic: &str) -> Vec<(i64, i64)> {
         let partitions = self.partitions(topic).unwrap_or_else(|| panic!("there is no topic {topic}"));
-        let fetch = |partition| self.admin().inner().fetch_watermarks(topic, partition, PATIENCE);
-        (0..partitions).map(|partition| fetch(partition).expect("the partition's leader answers")).collect()
+        let fetch = |partition| self.admin().inner().fetch_watermarks(topic, partition, PATIENCE).ok();
+        let answer = |partition| {
+            wait_for(&format!("the leader of partition {partition} of {topic}"), PATIENCE, || fetch(partition))
+        };
+        (0..partitions).map(answer).collect()
     }
 
     /// How many members a group has, if its coordinator says.
