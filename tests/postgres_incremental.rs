@@ -13,7 +13,7 @@ use tidelog::stream::Lsn;
 
 use crate::postgres_path::{KEPT, lose_wal, wait_older};
 use crate::postgres_restore::{PATIENCE, Place, markers, wait_recovered};
-use crate::rig::postgres::{Postgres, Version};
+use crate::rig::postgres::{Postgres, PostgresOptions, Version};
 use crate::rig::process::tail;
 use crate::rig::{program, wait_for, wait_until};
 
@@ -478,4 +478,45 @@ fn taken(place: &Place, count: usize) -> Value {
         let rows = listing["backups"].as_array().expect("a list");
         rows.last().filter(|row| rows.len() == count && row["usable"] == true).cloned()
     })
+}
+
+/// A full one of timeline 1, an incremental one of timeline 2, and one of timeline 2 on that.
+fn goes_over_a_promotion(version: Version) {
+    let place = Place::with(version, &SUMMARIZED);
+    let options = || PostgresOptions { version, config: &SUMMARIZED, ..PostgresOptions::default() };
+    let standby = place.postgres.standby(options());
+    place
+        .postgres
+        .psql("CREATE TABLE grown AS SELECT n, repeat(md5(n::text), 20) AS text FROM generate_series(1, 9000) AS n");
+    place.mark(1);
+    let full = place.back_up();
+    place.postgres.psql("UPDATE grown SET text = 'on 1' WHERE n = 17");
+    place.mark(2);
+    place.wait_archived();
+    wait_until("the standby to have it all", PATIENCE, || markers(&standby) == "2|2");
+    standby.promote();
+    place.archive(&standby, "");
+    standby.psql("UPDATE grown SET text = 'on 2' WHERE n = 8000; INSERT INTO markers VALUES (3, 'x')");
+    let first = incremental(&place);
+    assert_eq!(first["parent"], full["name"], "{first}");
+    standby.psql("DELETE FROM grown WHERE n % 100 = 0; INSERT INTO markers VALUES (4, 'x')");
+    let second = incremental(&place);
+    assert_eq!(second["parent"], first["name"], "{second}");
+    standby.psql("INSERT INTO markers VALUES (5, 'x')");
+    place.wait_archived_of(&standby, 2);
+    let expected = (markers(&standby), sums(&standby));
+    let data = place.restore("restored", &["--bin-dir", &bin_dir(version)]);
+    let restored = place.adopt(&data, version);
+    wait_recovered(&restored);
+    assert_eq!((markers(&restored), sums(&restored)), expected, "{version:?}");
+    let mut amcheck = restored.client("pg_amcheck");
+    amcheck.args(["--install-missing", "--all"]);
+    program::run(amcheck).expect(0);
+    place.tidelog(&["verify"]).expect(0);
+}
+
+#[test]
+fn a_chain_goes_over_a_promotion() {
+    goes_over_a_promotion(Version::V17);
+    goes_over_a_promotion(Version::V18);
 }
