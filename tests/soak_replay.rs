@@ -28,7 +28,7 @@ use self::target::Cluster;
 use crate::rig::records::Random;
 
 /// Unless `SOAK_MINUTES` says otherwise: what a run of all tests can bear.
-const MINUTES: u64 = 2;
+const MINUTES: u64 = 1;
 
 /// Unless `SOAK_SEED` says otherwise: any other one is as good.
 const SEED: u64 = 5;
