@@ -35,6 +35,8 @@ const COVERAGE: Bound = bound("an object of coverage", 32 * MIB);
 /// A line for each timeline before it: 10,000 promotions.
 const HISTORY: Bound = bound("the history of a timeline", MIB);
 const HOLD: Bound = bound("a hold", 64 * KIB);
+/// What a replay reads of each partition: 500,000 of them.
+const READS: Bound = bound("a hold of a replay", 64 * MIB);
 /// 16 MiB of WAL that does not compress, with its facts.
 const WAL: Bound = bound("a segment of WAL", 32 * MIB);
 /// 500,000 positions, or the settings of 100,000 topics, compressed.
@@ -57,6 +59,7 @@ pub fn of(key: &Path) -> Bound {
         Some("manifest") if name.ends_with(".zst") => PAGE,
         Some("manifest") => ENTRY,
         Some("coverage") => COVERAGE,
+        Some("holds") if key.as_ref().starts_with("holds/kafka/") => READS,
         Some("holds") => HOLD,
         Some("replays") => REPLAY,
         Some("segments") if layout::is_history(key) => HISTORY,

@@ -281,3 +281,16 @@ async fn objects_go_an_hour_after_they_were_given_up_unless_they_are_read() {
     let late = held(&store, "main", Utc::now() + TimeDelta::hours(7)).await.expect("read");
     assert!(!late.any_of(&life().stream().to_string(), &BTreeMap::from([(1, 0..99)])), "its time is over");
 }
+
+#[tokio::test]
+async fn a_replay_of_very_many_partitions_is_held_too() {
+    let store = store();
+    let partitions: BTreeMap<i32, Range<i64>> = (0..20_000).map(|partition| (partition, 0..1_000_000)).collect();
+    let offsets = Offsets::from([(life().stream().to_string(), partitions.clone())]);
+    Reads::new("large".into(), "a replay".into(), offsets).write(&store, "main").await.expect("it is written");
+    let held = held(&store, "main", Utc::now()).await.expect("it is read");
+    assert!(held.any_of(
+        &life().stream().to_string(),
+        &BTreeMap::from([partitions.last_key_value().map(|(at, range)| (*at, range.clone())).expect("the last")])
+    ));
+}
