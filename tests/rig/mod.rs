@@ -88,16 +88,18 @@ pub(crate) struct Parts {
     pub(crate) postgres: PathBuf,
 }
 
-/// The parts in the cache. The first call runs `setup.sh`, so plain `cargo test` on a new machine works as `make test` does.
+/// Returns the parts in the cache. Nothing is installed here: on a machine that is not set up the test fails and names the one
+/// command that does it.
 pub(crate) fn parts() -> &'static Parts {
     static PARTS: LazyLock<Parts> = LazyLock::new(|| {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/rig/setup.sh");
         let output = Command::new("bash")
             .arg(&script)
+            .arg("find")
             .stderr(Stdio::inherit())
             .output()
             .unwrap_or_else(|error| panic!("cannot run bash {}: {error}", script.display()));
-        assert!(output.status.success(), "{} failed; it said above what is missing", script.display());
+        assert!(output.status.success(), "{} find failed; it said above what is missing", script.display());
         let lines = String::from_utf8(output.stdout).expect("setup.sh prints UTF-8");
         let path = |name: &str| {
             let line = lines.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));

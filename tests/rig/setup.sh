@@ -9,10 +9,11 @@
 #                        RIG_PAGE=<cache>/page-<key>        node_modules with playwright-core and axe-core
 #     setup.sh bench     the same, and kcat
 #     setup.sh build     only what a build needs: a C++ compiler and the headers of OpenSSL and zlib
+#     setup.sh find      prints the same lines and installs nothing: fails where a part is missing (what the tests call)
 #     setup.sh where     prints the cache's path and does nothing
 #
 # Only those lines go to standard output; what is being done goes to standard error. A second run finds all
-# in the cache and takes a moment, so that the tests simply call this script to learn the paths.
+# in the cache and takes a moment.
 #
 # Cache: $TIDELOG_CACHE, else $XDG_CACHE_HOME/tidelog, else ~/.cache/tidelog. A part lives in a folder named by a
 # hash of all that it is made from: a new version makes a new folder and disturbs no checkout that uses the old
@@ -112,6 +113,8 @@ install_system_packages() {
 make_part() {
     local variable=$1 folder=$cache/$2 function=$3
     if [ ! -e "$folder/ready" ]; then
+        [ "$wanted" != find ] || fail "the test servers are not set up on this machine ($folder is missing); run \`make test\`," \
+            "or \`bash tests/rig/setup.sh\` to set them up alone"
         (
             flock 9
             [ ! -e "$folder/ready" ] || exit 0
@@ -262,15 +265,17 @@ where)
     printf '%s\n' "$cache"
     exit 0
     ;;
-build | test | bench) ;;
-*) fail "usage: setup.sh [test|bench|build|where]" ;;
+build | test | bench | find) ;;
+*) fail "usage: setup.sh [test|bench|build|find|where]" ;;
 esac
 
-mkdir -p "$cache"
+[ "$wanted" = find ] || mkdir -p "$cache"
 name_parts
 # What a build needs is looked at always, since that is cheap. Asking for Java and the venv module means to start them:
 # only when a part is to be made. (Without Java, or with another one, the name of its part is another.)
-if [ "$wanted" = test ] && [ -e "$cache/$kafka/ready" ] && [ -e "$cache/$python/ready" ] && [ -e "$cache/$postgres/ready" ] &&
+if [ "$wanted" = find ]; then
+    :
+elif [ "$wanted" = test ] && [ -e "$cache/$kafka/ready" ] && [ -e "$cache/$python/ready" ] && [ -e "$cache/$postgres/ready" ] &&
     [ -e "$cache/$deploy/ready" ] && command -v chromium >/dev/null && command -v node >/dev/null; then
     install_system_packages build
 else
