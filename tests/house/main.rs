@@ -47,8 +47,8 @@ const DOORS: &[&str] = &[
 const ARROWS: &[(&str, &str)] = &[
     ("config/postgres.rs", "config/load.rs"),
     ("http/connect/masked.rs", "http/connect/shape.rs"),
-    ("pipeline/kafka/lane.rs", "pipeline/kafka/commit.rs"),
-    ("pipeline/kafka/lane.rs", "pipeline/kafka/shown.rs"),
+    ("pipeline/kafka/segmenter.rs", "pipeline/kafka/commit.rs"),
+    ("pipeline/kafka/segmenter.rs", "pipeline/kafka/shown.rs"),
     ("pipeline/kafka/status.rs", "pipeline/board.rs"),
     ("pipeline/postgres/incremental.rs", "pipeline/postgres/backup.rs"),
     ("replay/kafka/target.rs", "replay/kafka/preflight.rs"),

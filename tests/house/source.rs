@@ -28,7 +28,7 @@ impl Token {
 pub(crate) struct File {
     /// its path below `src`
     pub(crate) path: PathBuf,
-    /// `["pipeline", "kafka", "lane"]`
+    /// `["pipeline", "kafka", "segmenter"]`
     pub(crate) module: Vec<String>,
     pub(crate) lines: usize,
     pub(crate) tokens: Vec<Token>,

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::lane::Reached;
+use super::segmenter::Reached;
 use crate::manifest::coverage::{self, Claim, Count, Coverage, TopicClaims};
 use crate::stream::TopicLife;
 
@@ -37,7 +37,7 @@ const LEARN_AGAIN: TimeDelta = TimeDelta::minutes(1);
 /// How many counts of a topic are kept: what was known of the time before partitions were added.
 const MOST_COUNTS: usize = 4;
 
-/// What a lane reports of its topic.
+/// What a segmenter reports of its topic.
 pub(super) struct Report {
     pub(super) stream: TopicLife,
     pub(super) topic: Arc<str>,

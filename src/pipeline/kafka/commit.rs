@@ -18,8 +18,8 @@ use tokio::time::Instant;
 
 use super::count::Counters;
 use super::divergence::{self, Earlier};
-use super::lane::LaneId;
 use super::lives::{Lives, Verified, kept};
+use super::segmenter::SegmenterId;
 use super::{Dropped, Notice};
 use crate::config;
 use crate::error::{Error, Kind, Result};
@@ -64,19 +64,19 @@ impl Shared {
 
 /// What a committer is asked, in order.
 pub(super) enum Request {
-    /// A segment, on its way since it was sealed as the lane's number `seq`.
+    /// A segment, on its way since it was sealed as the segmenter's number `seq`.
     Segment { seq: u64, sealed: Sealed },
     /// Ranges that hold no record.
     Empty { seq: u64, ranges: Vec<PartitionRange> },
-    /// A question about what is archived. It comes the way of the segments (see `lane::Step`): all that was read before it
+    /// A question about what is archived. It comes the way of the segments (see `segmenter::Step`): all that was read before it
     /// is in the chain when it is answered.
     Ask(Question),
 }
 
-/// What a lane asks of its committer.
+/// What a segmenter asks of its committer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Question {
-    /// The lane gave up everything up to number `seq`: where does the archive stand? The offsets are what holds for a
+    /// The segmenter gave up everything up to number `seq`: where does the archive stand? The offsets are what holds for a
     /// partition that the chain does not know yet.
     Where { seq: u64, partitions: Vec<(i32, i64)> },
     /// The broker does not have the offset that was asked for.
@@ -125,9 +125,9 @@ impl Ready {
     }
 }
 
-/// The task that commits one lane's segments.
+/// The task that commits one segmenter's segments.
 pub(super) struct Committer {
-    pub(super) lane: LaneId,
+    pub(super) segmenter: SegmenterId,
     pub(super) life: TopicLife,
     pub(super) chain: Chain,
     /// The same topic's generations before, for partitions that have nothing in this one yet.
@@ -141,7 +141,7 @@ pub(super) struct Committer {
 }
 
 impl Committer {
-    /// Serves requests until the lane is dropped.
+    /// Serves requests until the segmenter is dropped.
     pub(super) async fn run(mut self) {
         let mut next_checkpoint = Instant::now();
         let mut put_back = None;
@@ -251,18 +251,18 @@ impl Committer {
                         "another process has ended this generation: what it does not have is read again into the next one"
                     );
                     batch = self.cut(batch, |range| range.start).await;
-                    self.shared.tell(Notice::Ended { lane: self.lane });
+                    self.shared.tell(Notice::Ended { segmenter: self.segmenter });
                     break;
                 }
             }
         }
-        self.shared.tell(Notice::Archived { lane: self.lane, totals: *self.chain.totals() });
+        self.shared.tell(Notice::Archived { segmenter: self.segmenter, totals: *self.chain.totals() });
         self.tell_committed(batch);
         if !lost.is_empty() {
             let dropped = lost.into_iter().filter_map(|(partition, seq)| {
                 Some(Dropped { partition, seq, from: self.resume(partition, self.chain.reached(partition)?) })
             });
-            self.shared.tell(Notice::Fenced { lane: self.lane, dropped: dropped.collect() });
+            self.shared.tell(Notice::Fenced { segmenter: self.segmenter, dropped: dropped.collect() });
         }
     }
 
@@ -287,7 +287,7 @@ impl Committer {
                 self.shared.spool.remove(&sealed.path);
             }
             let segment = segment.map(|(_, reference)| reference);
-            self.shared.tell(Notice::Committed { lane: self.lane, seq, segment, empty });
+            self.shared.tell(Notice::Committed { segmenter: self.segmenter, seq, segment, empty });
         }
     }
 
@@ -395,7 +395,7 @@ impl Committer {
                 let positions = partitions
                     .into_iter()
                     .map(|(partition, first)| (partition, self.resume(partition, end(partition).unwrap_or(first))));
-                self.shared.tell(Notice::Positioned { lane: self.lane, seq, positions: positions.collect() });
+                self.shared.tell(Notice::Positioned { segmenter: self.segmenter, seq, positions: positions.collect() });
             }
             Question::OutOfRange { partition } => self.out_of_range(partition).await,
             Question::Truncated { partition, diverged, fresh } => self.truncated(partition, diverged, fresh).await,
@@ -415,7 +415,7 @@ impl Committer {
                 persistence.wait_after("the end of a generation cannot be written", error).await;
             }
         }
-        self.shared.tell(Notice::Ended { lane: self.lane });
+        self.shared.tell(Notice::Ended { segmenter: self.segmenter });
     }
 
     /// Where a partition is read on, with the record before it that the broker is asked about.
@@ -424,7 +424,7 @@ impl Committer {
     }
 
     pub(super) fn found(&self, partition: i32, from: Resume) {
-        self.shared.tell(Notice::Found { lane: self.lane, partition, from });
+        self.shared.tell(Notice::Found { segmenter: self.segmenter, partition, from });
     }
 
     /// The log was cut below what was read. If that was not said of the archived position itself, the broker is asked about
@@ -434,7 +434,7 @@ impl Committer {
         self.asked.remove(&partition);
         let (id, earliest, _) = self.present(partition).await;
         if another_life(self.chain.begin_facts().topic_id(), id.as_deref()) {
-            return self.shared.tell(Notice::GenerationEnds { lane: self.lane, cut: None });
+            return self.shared.tell(Notice::GenerationEnds { segmenter: self.segmenter, cut: None });
         }
         let archived = self.chain.position(partition).map(|range| range.end);
         if let Some(end) = archived
@@ -456,7 +456,7 @@ impl Committer {
             offset = cut.offset,
             "the brokers lost records that are archived (an unclean election): the topic goes on in another generation"
         );
-        self.shared.tell(Notice::GenerationEnds { lane: self.lane, cut: Some(cut) });
+        self.shared.tell(Notice::GenerationEnds { segmenter: self.segmenter, cut: Some(cut) });
     }
 
     /// Where a log left what is archived of it.
@@ -475,7 +475,7 @@ impl Committer {
     async fn out_of_range(&mut self, partition: i32) {
         let (id, earliest, latest) = self.present(partition).await;
         if another_life(self.chain.begin_facts().topic_id(), id.as_deref()) {
-            return self.shared.tell(Notice::GenerationEnds { lane: self.lane, cut: None });
+            return self.shared.tell(Notice::GenerationEnds { segmenter: self.segmenter, cut: None });
         }
         loop {
             let Some(archived) = self.chain.reached(partition) else {
@@ -502,7 +502,7 @@ impl Committer {
                     "the log ends before the archive's position"
                 );
                 let cut = Some(Cut { partition, offset: earliest });
-                return self.shared.tell(Notice::GenerationEnds { lane: self.lane, cut });
+                return self.shared.tell(Notice::GenerationEnds { segmenter: self.segmenter, cut });
             }
             if archived >= earliest {
                 // A record that the broker has removed is nothing to ask it about.
@@ -510,7 +510,7 @@ impl Committer {
                 return self.found(partition, Resume { last, ..from });
             }
             if self.lose(partition, archived..earliest, GapReason::BrokerRetention).await == Outcome::Closed {
-                return self.shared.tell(Notice::Ended { lane: self.lane });
+                return self.shared.tell(Notice::Ended { segmenter: self.segmenter });
             }
         }
     }

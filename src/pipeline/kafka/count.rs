@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use metrics::Counter;
 
-use super::lane::Reason;
+use super::segmenter::Reason;
 use crate::stream::{GapReason, SegmentRef};
 use crate::telemetry::metrics::{
     ARCHIVED_BYTES, ARCHIVED_RECORDS, FENCE_CONFLICTS, GAPS, REBALANCES, SEGMENTS_SEALED, STORED_BYTES,

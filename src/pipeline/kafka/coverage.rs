@@ -18,8 +18,8 @@ use tokio::sync::mpsc;
 use super::Notice;
 use super::claims::{Ledger, Report};
 use super::commit::{Shared, another_life};
-use super::lane::Lane;
 use super::lives::Verified;
+use super::segmenter::Segmenter;
 use crate::config::Isolation;
 use crate::error::Result;
 use crate::manifest::coverage::{self, Coverage};
@@ -50,15 +50,15 @@ pub(super) struct Told {
 }
 
 impl Told {
-    /// What a lane has to report.
-    pub(super) fn of(lane: &Lane) -> Self {
+    /// What a segmenter has to report.
+    pub(super) fn of(segmenter: &Segmenter) -> Self {
         let report = Report {
-            stream: lane.stream.clone(),
-            topic: Arc::clone(&lane.topic),
-            topic_id: lane.topic_id.clone(),
-            reached: lane.reached().collect(),
+            stream: segmenter.stream.clone(),
+            topic: Arc::clone(&segmenter.topic),
+            topic_id: segmenter.topic_id.clone(),
+            reached: segmenter.reached().collect(),
         };
-        Self { report, verified: Arc::clone(&lane.verified) }
+        Self { report, verified: Arc::clone(&segmenter.verified) }
     }
 }
 
@@ -79,8 +79,8 @@ impl Cadence {
     }
 
     /// Whether a report is due; if so, it is noted as made.
-    pub(super) fn is_due<'a>(&mut self, lanes: impl Iterator<Item = &'a Lane>, now: Instant) -> bool {
-        self.is_due_at(now, || lanes.map(Lane::marks).fold(0, u64::wrapping_add))
+    pub(super) fn is_due<'a>(&mut self, segmenters: impl Iterator<Item = &'a Segmenter>, now: Instant) -> bool {
+        self.is_due_at(now, || segmenters.map(Segmenter::marks).fold(0, u64::wrapping_add))
     }
 
     fn is_due_at(&mut self, now: Instant, stands: impl FnOnce() -> u64) -> bool {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::Notice;
 use super::commit::Shared;
-use super::lane::LaneId;
+use super::segmenter::SegmenterId;
 use super::shown::MOST_GAPS;
 use super::status::GapSpan;
 use crate::error::Result;
@@ -16,9 +16,9 @@ use crate::stream::{Gap, PartitionRange, StreamId};
 
 /// Looks at the gaps of a stream that was archived before, and tells the collector. They are only shown: if it fails, they
 /// are left out.
-pub(super) async fn look(shared: Arc<Shared>, lane: LaneId, stream: StreamId) {
+pub(super) async fn look(shared: Arc<Shared>, segmenter: SegmenterId, stream: StreamId) {
     match of_stream(&shared.store, &stream).await {
-        Ok(gaps) => shared.tell(Notice::Gaps { lane, gaps }),
+        Ok(gaps) => shared.tell(Notice::Gaps { segmenter, gaps }),
         Err(error) => tracing::warn!(%stream, %error, hint = error.hint_text(), "the gaps of a stream cannot be read"),
     }
 }

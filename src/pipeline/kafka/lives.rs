@@ -65,13 +65,13 @@ async fn answer(cluster: Cluster, mut inbox: mpsc::UnboundedReceiver<Asked>, rep
                 }
                 None => None,
             };
-            // Whoever asked may have been given up with its lane.
+            // Whoever asked may have been given up with its segmenter.
             drop(answer.send(id));
         }
     }
 }
 
-/// Up to which offset of each partition a lane's records are known to be of its life: they had come before the brokers
+/// Up to which offset of each partition a segmenter's records are known to be of its life: they had come before the brokers
 /// still gave the topic the same id.
 #[derive(Default)]
 pub(super) struct Verified(Mutex<BTreeMap<i32, i64>>);

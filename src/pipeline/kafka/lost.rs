@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use chrono::Utc;
 
 use super::commit::{Committer, Shared, another_life};
-use super::lane::LaneId;
+use super::segmenter::SegmenterId;
 use super::{Notice, gaps};
 use crate::config::{Isolation, Kafka};
 use crate::error::{Error, Kind, Result, ResultExt as _};
@@ -21,9 +21,9 @@ use crate::stream::{Gap, GapReason};
 const LOOK_WITHIN: Duration = Duration::from_secs(180);
 
 /// Looks how far what an order names cannot be read, and tells the collector.
-pub(super) async fn look(shared: Arc<Shared>, kafka: Arc<Kafka>, lane: LaneId, skip: Arc<Skip>) {
+pub(super) async fn look(shared: Arc<Shared>, kafka: Arc<Kafka>, segmenter: SegmenterId, skip: Arc<Skip>) {
     let lost = measure(&shared, kafka, &skip).await;
-    shared.tell(Notice::Measured { lane, skip, lost });
+    shared.tell(Notice::Measured { segmenter, skip, lost });
 }
 
 async fn measure(shared: &Shared, kafka: Arc<Kafka>, skip: &Skip) -> Result<Range<i64>> {
@@ -56,8 +56,8 @@ impl Committer {
         let outcome = self.append(&Change { gaps: vec![gap], ..Change::default() }, now).await;
         if let Outcome::Committed { .. } = outcome {
             self.shared.counters.lost(reason);
-            self.shared.tell(Notice::Gaps { lane: self.lane, gaps: vec![shown] });
-            self.shared.tell(Notice::Archived { lane: self.lane, totals: *self.chain.totals() });
+            self.shared.tell(Notice::Gaps { segmenter: self.segmenter, gaps: vec![shown] });
+            self.shared.tell(Notice::Archived { segmenter: self.segmenter, totals: *self.chain.totals() });
             tracing::error!(
                 topic = self.life.topic,
                 partition,
@@ -74,18 +74,18 @@ impl Committer {
     /// Records that what stands at the archived position cannot be read, as somebody has ordered. If the partition is somewhere
     /// else by now, nothing is skipped.
     pub(super) async fn skip(&mut self, partition: i32, lost: Range<i64>) {
-        let (lane, start, end) = (self.lane, lost.start, lost.end);
+        let (segmenter, start, end) = (self.segmenter, lost.start, lost.end);
         let (id, ..) = self.present(partition).await;
         let recreated = another_life(self.chain.begin_facts().topic_id(), id.as_deref());
         let stands = !recreated && self.chain.reached(partition).is_none_or(|reached| reached == start);
         let outcome = if stands { Some(self.lose(partition, lost, GapReason::Unreadable).await) } else { None };
         let end = matches!(outcome, Some(Outcome::Committed { .. })).then_some(end);
-        self.shared.tell(Notice::Skipped { lane, partition, start, end });
+        self.shared.tell(Notice::Skipped { segmenter, partition, start, end });
         if recreated {
-            return self.shared.tell(Notice::GenerationEnds { lane, cut: None });
+            return self.shared.tell(Notice::GenerationEnds { segmenter, cut: None });
         }
         if outcome == Some(Outcome::Closed) {
-            return self.shared.tell(Notice::Ended { lane });
+            return self.shared.tell(Notice::Ended { segmenter });
         }
         let next = self.chain.reached(partition).unwrap_or(start);
         self.found(partition, self.resume(partition, next));

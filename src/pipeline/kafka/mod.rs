@@ -22,11 +22,11 @@ mod coverage;
 mod divergence;
 mod gaps;
 mod identity;
-mod lane;
 mod lives;
 mod lost;
 mod pool;
 mod resolve;
+mod segmenter;
 mod shown;
 mod stalls;
 
@@ -51,9 +51,9 @@ use commit::Shared;
 use count::Counters;
 use coverage::Seen;
 pub use identity::admit;
-use lane::LaneId;
 use lives::Lives;
 use resolve::{Resolved, Unresolved};
+use segmenter::SegmenterId;
 use status::GapSpan;
 
 /// How many uploads run at once: enough to hide a cloud store's latency, few enough that their buffers (a part of
@@ -68,32 +68,32 @@ enum Notice {
     /// The answer to the question of that number: where to read partitions on, and those of which it is not known yet.
     Resolved { ticket: u64, resolved: Vec<Resolved>, unresolved: Vec<Unresolved> },
     /// A step has ended, and its blocks are free.
-    Encoded { lane: LaneId, memory: usize, result: Result<Free> },
-    /// The lane's segment number `seq` is in a checkpoint, or nothing was left of it.
-    Committed { lane: LaneId, seq: u64, segment: Option<SegmentRef>, empty: Vec<PartitionRange> },
-    /// Another process has moved these partitions: what the lane sealed of each, up to the segment of that number, was
+    Encoded { segmenter: SegmenterId, memory: usize, result: Result<Free> },
+    /// The segmenter's segment number `seq` is in a checkpoint, or nothing was left of it.
+    Committed { segmenter: SegmenterId, seq: u64, segment: Option<SegmentRef>, empty: Vec<PartitionRange> },
+    /// Another process has moved these partitions: what the segmenter sealed of each, up to the segment of that number, was
     /// dropped, and the archive stands at that offset.
-    Fenced { lane: LaneId, dropped: Vec<Dropped> },
+    Fenced { segmenter: SegmenterId, dropped: Vec<Dropped> },
     /// The broker did not have a partition's next offset; this is where it goes on.
-    Found { lane: LaneId, partition: i32, from: Resume },
-    /// The answer to a lane that began anew.
-    Positioned { lane: LaneId, seq: u64, positions: Vec<(i32, Resume)> },
-    /// The lane's topic is another one now, or its log was cut: another generation has to begin.
-    GenerationEnds { lane: LaneId, cut: Option<Cut> },
-    /// Everything that the lane had is in its chain, and nothing comes after it.
-    Ended { lane: LaneId },
-    /// A topic has another id than its lane.
+    Found { segmenter: SegmenterId, partition: i32, from: Resume },
+    /// The answer to a segmenter that began anew.
+    Positioned { segmenter: SegmenterId, seq: u64, positions: Vec<(i32, Resume)> },
+    /// The segmenter's topic is another one now, or its log was cut: another generation has to begin.
+    GenerationEnds { segmenter: SegmenterId, cut: Option<Cut> },
+    /// Everything that the segmenter had is in its chain, and nothing comes after it.
+    Ended { segmenter: SegmenterId },
+    /// A topic has another id than its segmenter.
     Recreated { topic: Arc<str>, topic_id: String },
     /// A topic goes on in this generation, which another process has begun.
     Followed { topic: String, generation: u32 },
-    /// What the lane's chain adds up to after a checkpoint.
-    Archived { lane: LaneId, totals: Totals },
-    /// Gaps of the lane's chain.
-    Gaps { lane: LaneId, gaps: Vec<GapSpan> },
+    /// What the segmenter's chain adds up to after a checkpoint.
+    Archived { segmenter: SegmenterId, totals: Totals },
+    /// Gaps of the segmenter's chain.
+    Gaps { segmenter: SegmenterId, gaps: Vec<GapSpan> },
     /// How far what an order names cannot be read.
-    Measured { lane: LaneId, skip: Arc<Skip>, lost: Result<Range<i64>> },
+    Measured { segmenter: SegmenterId, skip: Arc<Skip>, lost: Result<Range<i64>> },
     /// An order to skip from `start` on is done, up to `end`; none: the partition was not there any more.
-    Skipped { lane: LaneId, partition: i32, start: i64, end: Option<i64> },
+    Skipped { segmenter: SegmenterId, partition: i32, start: i64, end: Option<i64> },
     /// The brokers are not those of the cluster that may be archived: nothing is read from them.
     Refused(Error),
     /// Where partitions end, and how far they are complete.

@@ -1,4 +1,4 @@
-//! What a lane shows of its topic beside its positions: what the archive holds of it, what fails, how fast it goes.
+//! What a segmenter shows of its topic beside its positions: what the archive holds of it, what fails, how fast it goes.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;

@@ -51,7 +51,7 @@ impl Refusal {
     }
 }
 
-/// What holds for all partitions of a lane.
+/// What holds for all partitions of a segmenter.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Around<'a> {
     /// Somebody wants nothing to be read.

@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::Collector;
 use crate::error::Result;
 use crate::pipeline::kafka::commit::{Request, Shared};
-use crate::pipeline::kafka::lane::{Encoded, Finish, LaneId, RETRY_AFTER, Step};
+use crate::pipeline::kafka::segmenter::{Encoded, Finish, RETRY_AFTER, SegmenterId, Step};
 use crate::pipeline::kafka::{Free, Notice};
 use crate::pipeline::tasks::caught;
 use crate::record::Block;
@@ -14,25 +14,25 @@ use crate::segment::{Encoding, SegmentInfo, SegmentWriter};
 use crate::stream::PartitionRange;
 
 impl Collector {
-    /// Gives the encoders as many steps as they may have, the lanes in turn.
+    /// Gives the encoders as many steps as they may have, the segmenters in turn.
     pub(super) fn encode(&mut self) {
         let now = Instant::now();
         while self.encoding < self.encoders {
             let after = self.last_encoded.map_or(0, |id| id.0 + 1);
-            let mut ready = self.lanes.iter().filter(|(_, lane)| lane.is_ready(now)).map(|(id, _)| *id);
+            let mut ready = self.segmenters.iter().filter(|(_, segmenter)| segmenter.is_ready(now)).map(|(id, _)| *id);
             let Some(first) = ready.next() else { break };
             let id = if first.0 >= after { first } else { ready.find(|id| id.0 >= after).unwrap_or(first) };
             self.last_encoded = Some(id);
-            let Some(lane) = self.lanes.get_mut(&id) else { break };
-            let Some((step, writer)) = lane.next_step(now) else { break };
+            let Some(segmenter) = self.segmenters.get_mut(&id) else { break };
+            let Some((step, writer)) = segmenter.next_step(now) else { break };
             self.start_step(id, step, writer);
         }
     }
 
-    fn start_step(&mut self, id: LaneId, mut step: Step, writer: Option<SegmentWriter>) {
+    fn start_step(&mut self, id: SegmenterId, mut step: Step, writer: Option<SegmentWriter>) {
         if let Some(question) = step.question.take() {
-            if let Some(lane) = self.lanes.get_mut(&id) {
-                lane.step_done(0, writer);
+            if let Some(segmenter) = self.segmenters.get_mut(&id) {
+                segmenter.step_done(0, writer);
             }
             return self.ask(id, Request::Ask(question));
         }
@@ -46,27 +46,27 @@ impl Collector {
                 max_timestamp: None,
             };
             let request = Request::Empty { seq: *seq, ranges: ranges.iter().map(empty).collect() };
-            if let Some(lane) = self.lanes.get_mut(&id) {
-                lane.step_done(0, None);
+            if let Some(segmenter) = self.segmenters.get_mut(&id) {
+                segmenter.step_done(0, None);
             }
             return self.ask(id, request);
         }
-        let Some(lane) = self.lanes.get(&id) else { return };
-        let settings = lane.settings();
+        let Some(segmenter) = self.segmenters.get(&id) else { return };
+        let settings = segmenter.settings();
         let encoding = Encoding { format: settings.format, zstd_level: settings.zstd_level };
         let info = SegmentInfo {
-            stream: lane.stream.clone(),
-            topic_id: lane.topic_id.clone(),
+            stream: segmenter.stream.clone(),
+            topic_id: segmenter.topic_id.clone(),
             writer: self.shared.writer.clone(),
             created: chrono::Utc::now(),
         };
         let committer = self.committers.get(&id).cloned();
-        let (shared, topic) = (Arc::clone(&self.shared), Arc::clone(&lane.topic));
+        let (shared, topic) = (Arc::clone(&self.shared), Arc::clone(&segmenter.topic));
         self.encoding += 1;
         self.runtime.spawn_blocking(move || {
             let memory = step.memory;
             let finished = step.finish.as_ref().map(|finish| (finish.seq, finish.reason));
-            // A panic is this topic's failure alone: its records are read again, and the lane is not busy for ever.
+            // A panic is this topic's failure alone: its records are read again, and the segmenter is not busy for ever.
             let result = caught("the encoding of a segment", || write(&shared, step, writer, info, encoding));
             let result = result.map(|(encoded, blocks)| {
                 let writer = match (encoded, finished, committer) {
@@ -91,24 +91,24 @@ impl Collector {
                 };
                 Free { writer, blocks }
             });
-            shared.tell(Notice::Encoded { lane: id, memory, result });
+            shared.tell(Notice::Encoded { segmenter: id, memory, result });
         });
     }
 
-    pub(super) fn on_encoded(&mut self, id: LaneId, memory: usize, result: Result<Free>) {
+    pub(super) fn on_encoded(&mut self, id: SegmenterId, memory: usize, result: Result<Free>) {
         self.encoding -= 1;
-        let Some(lane) = self.lanes.get_mut(&id) else { return };
+        let Some(segmenter) = self.segmenters.get_mut(&id) else { return };
         match result {
             Ok(Free { writer, blocks }) => {
-                lane.step_done(memory, writer);
-                lane.shown.encoding.succeeded();
+                segmenter.step_done(memory, writer);
+                segmenter.shown.encoding.succeeded();
                 self.pool.give_back(blocks);
             }
             Err(error) => {
                 let what = "a segment cannot be written to the spool; its records will be read again";
-                tracing::error!(topic = &*lane.topic, %error, hint = error.hint_text(), retry_in = ?RETRY_AFTER, "{what}");
-                lane.shown.encoding.failed(what, &error, Some(RETRY_AFTER));
-                lane.begin_anew(Instant::now() + RETRY_AFTER);
+                tracing::error!(topic = &*segmenter.topic, %error, hint = error.hint_text(), retry_in = ?RETRY_AFTER, "{what}");
+                segmenter.shown.encoding.failed(what, &error, Some(RETRY_AFTER));
+                segmenter.begin_anew(Instant::now() + RETRY_AFTER);
             }
         }
     }

@@ -1,9 +1,9 @@
-//! The collector: the one thread that holds the consumer and every lane.
+//! The collector: the one thread that holds the consumer and every segmenter.
 //!
 //! ```text
-//!              ┌──────────── notices: positions, encoded, committed, fenced ◄──────────┐
-//!              ▼                                                                        │
-//!  librdkafka ─► collector ─► lanes ─► encoders (blocking threads) ─► committers (tasks) ┘
+//!              ┌────────── task events: positions, encoded, committed, fenced ◄──────────┐
+//!              ▼                                                                         │
+//!  librdkafka ─► collector ─► segmenters ─► encoders (blocking threads) ─► committers (tasks)
 //!              │
 //!              └► resolver (where to read on), coverage (what is complete)
 //! ```
@@ -34,9 +34,9 @@ use tokio::sync::mpsc;
 use super::Notice;
 use super::commit::{Question, Request, Shared};
 use super::coverage::{Cadence, Told};
-use super::lane::{Lane, LaneId, Reason, Wait};
 use super::pool::Pool;
 use super::resolve;
+use super::segmenter::{Reason, Segmenter, SegmenterId, Wait};
 use super::stalls::Refusal;
 use crate::config::Kafka;
 use crate::error::Result;
@@ -96,18 +96,18 @@ pub(super) struct Collector {
     resolver: mpsc::UnboundedSender<resolve::Request>,
     coverage: mpsc::Sender<Vec<Told>>,
     still: mpsc::Sender<Vec<TopicPartition>>,
-    lanes: BTreeMap<LaneId, Lane>,
-    committers: HashMap<LaneId, mpsc::UnboundedSender<Request>>,
-    /// The lane that takes a topic's records now.
-    current: HashMap<Arc<str>, LaneId>,
-    /// Of a topic that moves to another generation the lane that ends. Such a topic has no current one.
-    ending: HashMap<Arc<str>, LaneId>,
-    next_lane: u32,
+    segmenters: BTreeMap<SegmenterId, Segmenter>,
+    committers: HashMap<SegmenterId, mpsc::UnboundedSender<Request>>,
+    /// The segmenter that takes a topic's records now.
+    current: HashMap<Arc<str>, SegmenterId>,
+    /// Of a topic that moves to another generation the segmenter that ends. Such a topic has no current one.
+    ending: HashMap<Arc<str>, SegmenterId>,
+    next_segmenter: u32,
     /// Encoding steps under way, and how many may be.
     encoding: usize,
     encoders: usize,
-    /// The lane that had the last step, so that all get their turn.
-    last_encoded: Option<LaneId>,
+    /// The segmenter that had the last step, so that all get their turn.
+    last_encoded: Option<SegmenterId>,
     memory_budget: usize,
     pool: Pool,
     full: bool,
@@ -156,11 +156,11 @@ impl Collector {
             resolver: parts.resolver,
             coverage: parts.coverage,
             still: parts.still,
-            lanes: BTreeMap::new(),
+            segmenters: BTreeMap::new(),
             committers: HashMap::new(),
             current: HashMap::new(),
             ending: HashMap::new(),
-            next_lane: 0,
+            next_segmenter: 0,
             encoding: 0,
             encoders: std::thread::available_parallelism().map_or(1, |cores| cores.get().saturating_sub(1).clamp(1, 4)),
             last_encoded: None,
@@ -220,7 +220,7 @@ impl Collector {
             if due(&mut group, GROUP_COMMIT_EVERY, now) {
                 self.commit_to_group();
             }
-            if coverage.is_due(self.current.values().filter_map(|id| self.lanes.get(id)), now) {
+            if coverage.is_due(self.current.values().filter_map(|id| self.segmenters.get(id)), now) {
                 self.tell_coverage();
                 self.ask_for_stable();
             }
@@ -238,24 +238,24 @@ impl Collector {
         let most = usize::try_from(POLL_BYTES / self.message_bytes.max(1)).unwrap_or(1).clamp(16, POLL_MESSAGES);
         let now = Instant::now();
         let (mut bytes, mut count) = (0, 0);
-        let (lanes, current, pool) = (&mut self.lanes, &self.current, &mut self.pool);
-        let mut last: Option<(u32, Option<LaneId>)> = None;
+        let (segmenters, current, pool) = (&mut self.segmenters, &self.current, &mut self.pool);
+        let mut last: Option<(u32, Option<SegmenterId>)> = None;
         self.consumer.poll(
             most,
             POLL_WAIT,
             |message| {
                 bytes += (message.key.map_or(0, <[u8]>::len) + message.value.map_or(0, <[u8]>::len)) as u64;
                 count += 1;
-                let lane = match &last {
-                    Some((topic, lane)) if *topic == message.topic_index => *lane,
+                let segmenter = match &last {
+                    Some((topic, segmenter)) if *topic == message.topic_index => *segmenter,
                     _ => {
-                        let lane = current.get(message.topic).copied();
-                        last = Some((message.topic_index, lane));
-                        lane
+                        let segmenter = current.get(message.topic).copied();
+                        last = Some((message.topic_index, segmenter));
+                        segmenter
                     }
                 };
-                if let Some(lane) = lane.and_then(|id| lanes.get_mut(&id)) {
-                    lane.push(&message, now, pool);
+                if let Some(segmenter) = segmenter.and_then(|id| segmenters.get_mut(&id)) {
+                    segmenter.push(&message, now, pool);
                 }
             },
             events,
@@ -278,8 +278,8 @@ impl Collector {
             }
             Event::Revoked { partitions, lost } => self.on_revoked(partitions, lost)?,
             Event::EndOfPartition { at, next_offset } => {
-                if let Some(lane) = self.lane_of(&at.topic) {
-                    lane.advance(at.partition, next_offset, Instant::now());
+                if let Some(segmenter) = self.segmenter_of(&at.topic) {
+                    segmenter.advance(at.partition, next_offset, Instant::now());
                 }
             }
             Event::OutOfRange { at, offset } => {
@@ -289,28 +289,28 @@ impl Collector {
                     offset,
                     "the broker does not have the next offset"
                 );
-                if let Some(lane) = self.lane_of(&at.topic) {
-                    lane.hold(at.partition, Wait::OutOfRange);
-                    lane.ask(Question::OutOfRange { partition: at.partition });
+                if let Some(segmenter) = self.segmenter_of(&at.topic) {
+                    segmenter.hold(at.partition, Wait::OutOfRange);
+                    segmenter.ask(Question::OutOfRange { partition: at.partition });
                 }
             }
             Event::Truncated { at, error, diverged, fresh } => {
                 tracing::error!(topic = &*at.topic, partition = at.partition, %error, "the log was cut below the archive's position");
-                if let Some(lane) = self.lane_of(&at.topic) {
-                    lane.hold(at.partition, Wait::Truncated);
-                    lane.ask(Question::Truncated { partition: at.partition, diverged, fresh });
+                if let Some(segmenter) = self.segmenter_of(&at.topic) {
+                    segmenter.hold(at.partition, Wait::Truncated);
+                    segmenter.ask(Question::Truncated { partition: at.partition, diverged, fresh });
                 }
             }
             Event::PartitionError { at, error } => {
                 tracing::warn!(topic = &*at.topic, partition = at.partition, %error, hint = error.hint_text(), "partition error");
-                if let Some(lane) = self.lane_of(&at.topic) {
-                    lane.shown.still.refuse(at.partition, Refusal::of(&error));
+                if let Some(segmenter) = self.segmenter_of(&at.topic) {
+                    segmenter.shown.still.refuse(at.partition, Refusal::of(&error));
                 }
             }
             Event::TopicError { topic, error } => {
                 tracing::warn!(topic = &*topic, %error, hint = error.hint_text(), "a topic cannot be read");
-                if let Some(lane) = self.lane_of(&topic) {
-                    lane.shown.still.refuse_all(Refusal::of(&error));
+                if let Some(segmenter) = self.segmenter_of(&topic) {
+                    segmenter.shown.still.refuse_all(Refusal::of(&error));
                 }
             }
             Event::AllBrokersDown => {
@@ -339,42 +339,42 @@ impl Collector {
     fn on_notice(&mut self, notice: Notice) -> Result<()> {
         match notice {
             Notice::Resolved { ticket, resolved, unresolved } => self.on_resolved(ticket, resolved, unresolved)?,
-            Notice::Encoded { lane, memory, result } => self.on_encoded(lane, memory, result),
-            Notice::Committed { lane, seq, segment, empty } => self.on_committed(lane, seq, segment, empty),
-            Notice::Fenced { lane: id, mut dropped } => {
-                let Some(lane) = self.lanes.get_mut(&id) else { return Ok(()) };
-                dropped.retain(|dropped| lane.misses(dropped.partition, dropped.seq));
+            Notice::Encoded { segmenter, memory, result } => self.on_encoded(segmenter, memory, result),
+            Notice::Committed { segmenter, seq, segment, empty } => self.on_committed(segmenter, seq, segment, empty),
+            Notice::Fenced { segmenter: id, mut dropped } => {
+                let Some(segmenter) = self.segmenters.get_mut(&id) else { return Ok(()) };
+                dropped.retain(|dropped| segmenter.misses(dropped.partition, dropped.seq));
                 if !dropped.is_empty() {
                     // What came after the dropped segment does not follow what is archived: it ends here, to be dropped.
-                    lane.seal(Reason::Conflict);
+                    segmenter.seal(Reason::Conflict);
                     let positions: Vec<_> = dropped.iter().map(|dropped| (dropped.partition, dropped.from)).collect();
                     self.reposition(id, &positions)?;
                 }
             }
-            Notice::Found { lane, partition, from } => self.reposition(lane, &[(partition, from)])?,
-            Notice::Positioned { lane: id, seq, positions } => {
-                if let Some(lane) = self.lanes.get_mut(&id) {
-                    lane.covered(seq, &[]);
+            Notice::Found { segmenter, partition, from } => self.reposition(segmenter, &[(partition, from)])?,
+            Notice::Positioned { segmenter: id, seq, positions } => {
+                if let Some(segmenter) = self.segmenters.get_mut(&id) {
+                    segmenter.covered(seq, &[]);
                 }
                 self.reposition(id, &positions)?;
             }
-            Notice::GenerationEnds { lane, cut } => self.end_generation(lane, cut),
-            Notice::Ended { lane } => self.on_ended(lane),
+            Notice::GenerationEnds { segmenter, cut } => self.end_generation(segmenter, cut),
+            Notice::Ended { segmenter } => self.on_ended(segmenter),
             Notice::Recreated { topic, topic_id } => self.on_recreated(&topic, &topic_id),
             Notice::Followed { topic, generation } => self.on_followed(&topic, generation),
-            Notice::Archived { lane, totals } => {
-                if let Some(lane) = self.lanes.get_mut(&lane) {
-                    lane.shown.totals = totals;
+            Notice::Archived { segmenter, totals } => {
+                if let Some(segmenter) = self.segmenters.get_mut(&segmenter) {
+                    segmenter.shown.totals = totals;
                 }
                 self.news.last_checkpoint = Some(chrono::Utc::now());
             }
-            Notice::Gaps { lane, gaps } => {
-                if let Some(lane) = self.lanes.get_mut(&lane) {
-                    lane.shown.add_gaps(gaps);
+            Notice::Gaps { segmenter, gaps } => {
+                if let Some(segmenter) = self.segmenters.get_mut(&segmenter) {
+                    segmenter.shown.add_gaps(gaps);
                 }
             }
-            Notice::Measured { lane, skip, lost } => self.on_measured(lane, &skip, lost),
-            Notice::Skipped { lane, partition, start, end } => self.on_skipped(lane, partition, (start, end)),
+            Notice::Measured { segmenter, skip, lost } => self.on_measured(segmenter, &skip, lost),
+            Notice::Skipped { segmenter, partition, start, end } => self.on_skipped(segmenter, partition, (start, end)),
             Notice::Refused(error) => return Err(error),
             Notice::Seen(seen) => self.on_seen(seen),
             Notice::Stable(offsets) => self.on_stable(&offsets),
@@ -383,34 +383,34 @@ impl Collector {
         Ok(())
     }
 
-    fn lane_of(&mut self, topic: &str) -> Option<&mut Lane> {
-        self.lanes.get_mut(self.current.get(topic)?)
+    fn segmenter_of(&mut self, topic: &str) -> Option<&mut Segmenter> {
+        self.segmenters.get_mut(self.current.get(topic)?)
     }
 
-    fn ask(&self, lane: LaneId, request: Request) {
-        if let Some(committer) = self.committers.get(&lane)
+    fn ask(&self, segmenter: SegmenterId, request: Request) {
+        if let Some(committer) = self.committers.get(&segmenter)
             && committer.send(request).is_err()
         {
             tracing::debug!("a committer has ended");
         }
     }
 
-    fn on_committed(&mut self, id: LaneId, seq: u64, segment: Option<SegmentRef>, empty: Vec<PartitionRange>) {
+    fn on_committed(&mut self, id: SegmenterId, seq: u64, segment: Option<SegmentRef>, empty: Vec<PartitionRange>) {
         if let Some(segment) = &segment {
             self.summary.segments += 1;
             self.summary.records += segment.records();
             self.summary.raw_bytes += segment.raw_bytes;
             self.summary.stored_bytes += segment.bytes;
         }
-        let Some(lane) = self.lanes.get_mut(&id) else { return };
+        let Some(segmenter) = self.segmenters.get_mut(&id) else { return };
         if let Some(segment) = &segment {
-            lane.shown.counters.archived(segment);
-            segment.partitions.iter().for_each(|range| lane.shown.follow(range));
+            segmenter.shown.counters.archived(segment);
+            segment.partitions.iter().for_each(|range| segmenter.shown.follow(range));
         }
         let ranges = segment.map_or(empty, |segment| segment.partitions);
-        lane.covered(seq, &ranges);
-        if self.current.get(&lane.topic) == Some(&id) {
-            let at = |partition| TopicPartition { topic: Arc::clone(&lane.topic), partition };
+        segmenter.covered(seq, &ranges);
+        if self.current.get(&segmenter.topic) == Some(&id) {
+            let at = |partition| TopicPartition { topic: Arc::clone(&segmenter.topic), partition };
             self.group_offsets.extend(ranges.iter().map(|range| (at(range.partition), range.end)));
         }
     }
@@ -419,8 +419,8 @@ impl Collector {
         self.board.tick(now);
         self.follow_orders()?;
         self.follow_skips();
-        for lane in self.lanes.values_mut() {
-            lane.seal_if_old(now);
+        for segmenter in self.segmenters.values_mut() {
+            segmenter.seal_if_old(now);
         }
         self.keep_memory();
         self.reconcile()?;
@@ -429,9 +429,9 @@ impl Collector {
         self.check_ownership();
         self.publish_change(now);
         let (current, ending, committers) = (&self.current, &self.ending, &mut self.committers);
-        self.lanes.retain(|id, lane| {
-            let known = current.get(&lane.topic) == Some(id) || ending.get(&lane.topic) == Some(id);
-            let needed = known || !lane.is_idle();
+        self.segmenters.retain(|id, segmenter| {
+            let known = current.get(&segmenter.topic) == Some(id) || ending.get(&segmenter.topic) == Some(id);
+            let needed = known || !segmenter.is_idle();
             if !needed {
                 committers.remove(id);
             }
@@ -451,7 +451,7 @@ impl Collector {
     }
 
     fn tell_coverage(&mut self) {
-        let report = self.current.values().filter_map(|id| self.lanes.get(id)).map(Told::of).collect();
+        let report = self.current.values().filter_map(|id| self.segmenters.get(id)).map(Told::of).collect();
         // One that is still busy with the last report, because no broker answers, misses this one.
         if self.coverage.try_send(report).is_err() {
             tracing::debug!("coverage is busy");
@@ -460,7 +460,7 @@ impl Collector {
 
     fn log_summary(&mut self) {
         let Summary { segments, records, raw_bytes, stored_bytes } = std::mem::take(&mut self.summary);
-        let memory_bytes: usize = self.lanes.values().map(Lane::memory).sum();
+        let memory_bytes: usize = self.segmenters.values().map(Segmenter::memory).sum();
         let (state, topics) = (self.state().name(), self.current.len());
         tracing::info!(
             connector = "kafka",
@@ -479,15 +479,15 @@ impl Collector {
     fn stop(&mut self) -> Result<()> {
         self.stopping.get_or_insert_with(|| Instant::now() + STOP_WITHIN);
         self.reconcile()?;
-        for lane in self.lanes.values_mut() {
-            lane.seal(Reason::Stop);
+        for segmenter in self.segmenters.values_mut() {
+            segmenter.seal(Reason::Stop);
         }
         Ok(())
     }
 
     fn is_stopped(&self, now: Instant) -> bool {
         let Some(deadline) = self.stopping else { return false };
-        let idle = self.lanes.values().all(Lane::is_idle);
+        let idle = self.segmenters.values().all(Segmenter::is_idle);
         if !idle && now >= deadline {
             tracing::warn!("stopped before the last segments were committed; they will be read again");
         }

@@ -4,7 +4,7 @@
 //! ```text
 //!            pause: fetching stops, what is open is sealed        stop: the group is left, and takes the partitions
 //!  run ◄──────────────────────────────────────────────► paused ────────────────────────► stopped
-//!   ▲   resume: fetching goes on at the lanes' own offsets                                   │
+//!   ▲   resume: fetching goes on at the segmenters' own offsets                             │
 //!   └──────────────────────── resume: the group is joined once all is given back ◄───────────┘
 //! ```
 //!
@@ -13,7 +13,7 @@
 use super::{CLOSE_WITHIN, Collector};
 use crate::error::Result;
 use crate::pipeline::board::{Order, State, Wish};
-use crate::pipeline::kafka::lane::Reason;
+use crate::pipeline::kafka::segmenter::Reason;
 
 /// What was done of the orders.
 #[derive(Debug, Default)]
@@ -75,8 +75,8 @@ impl Collector {
         // What is open when a pause begins would wait for its end.
         self.reconcile()?;
         if wish == Wish::Pause {
-            for lane in self.lanes.values_mut() {
-                lane.seal(Reason::Paused);
+            for segmenter in self.segmenters.values_mut() {
+                segmenter.seal(Reason::Paused);
             }
         }
         Ok(())
@@ -86,7 +86,7 @@ impl Collector {
         self.leaving.is_empty()
             && self.resolving.is_empty()
             && self.ending.is_empty()
-            && self.lanes.values().all(|lane| lane.partitions().is_empty())
+            && self.segmenters.values().all(|segmenter| segmenter.partitions().is_empty())
     }
 
     /// What the collector is doing.

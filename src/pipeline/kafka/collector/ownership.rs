@@ -13,8 +13,8 @@ use crate::manifest::Chain;
 use crate::pipeline::kafka::commit::Committer;
 use crate::pipeline::kafka::divergence::Earlier;
 use crate::pipeline::kafka::gaps;
-use crate::pipeline::kafka::lane::{Lane, LaneId, Reason, Wait};
 use crate::pipeline::kafka::resolve::{self, Resolved, Unresolved};
+use crate::pipeline::kafka::segmenter::{Reason, Segmenter, SegmenterId, Wait};
 use crate::pipeline::kafka::shown::Shown;
 use crate::pipeline::tasks::Task;
 use crate::segment::Encoding;
@@ -27,7 +27,7 @@ const LEAVE_WITHIN: Duration = Duration::from_secs(15);
 /// Partitions that the group wants back, and the segments that should be committed first.
 pub(super) struct Leaving {
     partitions: Vec<TopicPartition>,
-    waits: Vec<(LaneId, u64)>,
+    waits: Vec<(SegmenterId, u64)>,
     deadline: Instant,
 }
 
@@ -106,10 +106,10 @@ impl Collector {
         for at in &partitions {
             self.resolving.forget(at);
             let id = self.current.get(&at.topic).or_else(|| self.ending.get(&at.topic)).copied();
-            if let Some(lane) = id.and_then(|id| self.lanes.get_mut(&id)) {
-                lane.seal(Reason::Revoked);
-                lane.hold(at.partition, Wait::Leaving);
-                waits.push((lane.id, lane.sealed()));
+            if let Some(segmenter) = id.and_then(|id| self.segmenters.get_mut(&id)) {
+                segmenter.seal(Reason::Revoked);
+                segmenter.hold(at.partition, Wait::Leaving);
+                waits.push((segmenter.id, segmenter.sealed()));
             }
         }
         waits.sort_unstable();
@@ -133,8 +133,8 @@ impl Collector {
         }
         self.leaving.retain(|leaving| !leaving.partitions.is_empty());
         for at in kept {
-            if let Some(lane) = self.lane_of(&at.topic) {
-                lane.remove(at.partition);
+            if let Some(segmenter) = self.segmenter_of(&at.topic) {
+                segmenter.remove(at.partition);
             }
             self.group_offsets.remove(&at);
         }
@@ -146,7 +146,9 @@ impl Collector {
         let mut index = 0;
         while index < self.leaving.len() {
             let leaving = &self.leaving[index];
-            let committed = |(id, seq): &(LaneId, u64)| self.lanes.get(id).is_none_or(|lane| lane.committed() >= *seq);
+            let committed = |(id, seq): &(SegmenterId, u64)| {
+                self.segmenters.get(id).is_none_or(|segmenter| segmenter.committed() >= *seq)
+            };
             if now < leaving.deadline && !leaving.waits.iter().all(committed) {
                 index += 1;
                 continue;
@@ -154,8 +156,8 @@ impl Collector {
             let leaving = self.leaving.remove(index);
             self.commit_to_group();
             for at in &leaving.partitions {
-                if let Some(lane) = self.lane_of(&at.topic) {
-                    lane.remove(at.partition);
+                if let Some(segmenter) = self.segmenter_of(&at.topic) {
+                    segmenter.remove(at.partition);
                 }
                 self.group_offsets.remove(at);
             }
@@ -165,20 +167,20 @@ impl Collector {
     }
 
     /// Reads partitions on from where the archive stands.
-    pub(super) fn reposition(&mut self, id: LaneId, positions: &[(i32, Resume)]) -> Result<()> {
-        let Some(lane) = self.lanes.get_mut(&id) else { return Ok(()) };
+    pub(super) fn reposition(&mut self, id: SegmenterId, positions: &[(i32, Resume)]) -> Result<()> {
+        let Some(segmenter) = self.segmenters.get_mut(&id) else { return Ok(()) };
         for (partition, from) in positions {
-            lane.reposition(*partition, from.next);
+            segmenter.reposition(*partition, from.next);
         }
-        if self.current.get(&lane.topic) != Some(&id) {
+        if self.current.get(&segmenter.topic) != Some(&id) {
             return Ok(());
         }
-        let at = |partition| TopicPartition { topic: Arc::clone(&lane.topic), partition };
+        let at = |partition| TopicPartition { topic: Arc::clone(&segmenter.topic), partition };
         let seek: Vec<_> = positions.iter().map(|&(partition, from)| (at(partition), from)).collect();
         self.consumer.seek(&seek)
     }
 
-    /// Takes on what is resolved. Only answers to the last question count, and only for the generation that the topic's lane
+    /// Takes on what is resolved. Only answers to the last question count, and only for the generation that the topic's segmenter
     /// has: another one is not taken on beside it, the topic moves to it as a whole.
     pub(super) fn on_resolved(
         &mut self,
@@ -201,18 +203,18 @@ impl Collector {
             if wanted.is_empty() || self.ending.contains_key(&topic) {
                 continue;
             }
-            let id = match self.lane_of(&topic) {
-                None => self.open_lane(&topic, life, (chain, earlier)),
-                Some(lane) if lane.stream == life => lane.id,
-                Some(lane) => {
-                    let id = lane.id;
+            let id = match self.segmenter_of(&topic) {
+                None => self.open_segmenter(&topic, life, (chain, earlier)),
+                Some(segmenter) if segmenter.stream == life => segmenter.id,
+                Some(segmenter) => {
+                    let id = segmenter.id;
                     self.end_generation(id, None);
                     continue;
                 }
             };
-            let Some(lane) = self.lanes.get_mut(&id) else { continue };
+            let Some(segmenter) = self.segmenters.get_mut(&id) else { continue };
             for (partition, from) in wanted {
-                lane.add(partition, from.next);
+                segmenter.add(partition, from.next);
                 assign.push((at(partition), from));
             }
         }
@@ -274,8 +276,8 @@ impl Collector {
     pub(super) fn check_ownership(&mut self) {
         let mut nowhere = Vec::new();
         for (topic, partition, reading) in self.consumer.owned() {
-            let lane = self.current.get(topic).and_then(|id| self.lanes.get(id));
-            let carried = lane.and_then(|lane| lane.carries(partition));
+            let segmenter = self.current.get(topic).and_then(|id| self.segmenters.get(id));
+            let carried = segmenter.and_then(|segmenter| segmenter.carries(partition));
             if reading && carried == Some(None) {
                 continue; // as good as always, and without making a key
             }
@@ -307,14 +309,14 @@ impl Collector {
         self.resolve(nowhere.into_iter().map(|(at, _)| at).collect());
     }
 
-    pub(super) fn open_lane(
+    pub(super) fn open_segmenter(
         &mut self,
         topic: &Arc<str>,
         life: TopicLife,
         (chain, earlier): (Chain, Earlier),
-    ) -> LaneId {
-        let id = LaneId(self.next_lane);
-        self.next_lane += 1;
+    ) -> SegmenterId {
+        let id = SegmenterId(self.next_segmenter);
+        self.next_segmenter += 1;
         let settings = self.kafka.segment_of(topic).clone();
         let encoding = Encoding { format: settings.format, zstd_level: settings.zstd_level };
         let topic_id = chain.begin_facts().topic_id().map(str::to_owned);
@@ -327,15 +329,24 @@ impl Collector {
             let look = gaps::look(Arc::clone(&self.shared), id, chain.stream().clone());
             self.board.tasks.spawn_on(&self.runtime, "gaps", look);
         }
-        let lane = Lane::new(id, (Arc::clone(topic), life.clone()), topic_id, settings, shown);
+        let segmenter = Segmenter::new(id, (Arc::clone(topic), life.clone()), topic_id, settings, shown);
         let (send, inbox) = mpsc::unbounded_channel();
         let shared = Arc::clone(&self.shared);
-        let verified = Arc::clone(&lane.verified);
-        let committer =
-            Committer { lane: id, life, chain, earlier, asked: BTreeSet::new(), verified, encoding, inbox, shared };
+        let verified = Arc::clone(&segmenter.verified);
+        let committer = Committer {
+            segmenter: id,
+            life,
+            chain,
+            earlier,
+            asked: BTreeSet::new(),
+            verified,
+            encoding,
+            inbox,
+            shared,
+        };
         self.board.tasks.spawn_on(&self.runtime, "committer", committer.run());
         self.committers.insert(id, send);
-        self.lanes.insert(id, lane);
+        self.segmenters.insert(id, segmenter);
         self.current.insert(Arc::clone(topic), id);
         id
     }

@@ -1,14 +1,14 @@
 //! Where a partition that the group has given to this process stands. That it stands somewhere is the collector's invariant:
 //! what is assigned is read, or waits for something that has a name.
 
-use crate::pipeline::kafka::lane::Wait;
+use crate::pipeline::kafka::segmenter::Wait;
 
 /// What the collector knows of a partition that it owns.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Facts {
     /// The consumer was told to read it.
     pub(super) reading: bool,
-    /// The topic's present lane carries it, and what it waits for.
+    /// The topic's present segmenter carries it, and what it waits for.
     pub(super) carried: Option<Option<Wait>>,
     /// Its position is being looked up.
     pub(super) resolving: bool,
@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_no_lane_carries_is_nowhere_unless_it_waits() {
+    fn what_no_segmenter_carries_is_nowhere_unless_it_waits() {
         let lost = Facts { reading: true, ..Facts::default() };
         assert_eq!(place(lost), Place::Nowhere, "the consumer reads it and nobody takes its records");
         assert_eq!(place(Facts { resolving: true, ..lost }), Place::Resolving);
@@ -56,7 +56,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_consumer_does_not_read_is_nowhere_though_a_lane_carries_it() {
+    fn what_the_consumer_does_not_read_is_nowhere_though_a_segmenter_carries_it() {
         for carried in [None, Some(None), Some(Some(Wait::OutOfRange))] {
             assert_eq!(place(Facts { carried, ..Facts::default() }), Place::Nowhere);
         }

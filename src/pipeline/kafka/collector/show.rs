@@ -10,7 +10,7 @@ use super::Collector;
 use crate::config::Isolation;
 use crate::pipeline::board::State;
 use crate::pipeline::kafka::coverage::Seen;
-use crate::pipeline::kafka::lane::Lane;
+use crate::pipeline::kafka::segmenter::Segmenter;
 use crate::pipeline::kafka::stalls::{Around, Refusal};
 use crate::pipeline::kafka::status::{Status, Trouble};
 use crate::pipeline::tasks::{Reporter, Task};
@@ -32,13 +32,13 @@ impl Collector {
     /// Takes in where partitions end, and how far they and their topics are complete.
     pub(super) fn on_seen(&mut self, seen: Seen) {
         for partition in &seen.partitions {
-            if let Some(lane) = self.lane_of(&partition.at.topic) {
-                lane.shown.see(partition);
+            if let Some(segmenter) = self.segmenter_of(&partition.at.topic) {
+                segmenter.shown.see(partition);
             }
         }
         for (life, complete_through) in seen.topics {
-            if let Some(lane) = self.lane_of(&life.topic).filter(|lane| lane.stream == life) {
-                lane.shown.complete_through = complete_through;
+            if let Some(segmenter) = self.segmenter_of(&life.topic).filter(|segmenter| segmenter.stream == life) {
+                segmenter.shown.complete_through = complete_through;
             }
         }
     }
@@ -49,8 +49,8 @@ impl Collector {
         for (at, offset) in offsets {
             self.unheard.is_answered(at);
             // Who reads everything waits for no transaction.
-            if let Some(lane) = self.lane_of(&at.topic).filter(|_| committed_only) {
-                lane.shown.still.is_stable_to(at.partition, *offset);
+            if let Some(segmenter) = self.segmenter_of(&at.topic).filter(|_| committed_only) {
+                segmenter.shown.still.is_stable_to(at.partition, *offset);
             }
         }
     }
@@ -60,9 +60,9 @@ impl Collector {
         let now = Utc::now();
         let mut still = Vec::new();
         for (topic, id) in &self.current {
-            let Some(lane) = self.lanes.get(id) else { continue };
-            let of_lane = lane.shown.still.unexplained(now);
-            still.extend(of_lane.map(|partition| TopicPartition { topic: Arc::clone(topic), partition }));
+            let Some(segmenter) = self.segmenters.get(id) else { continue };
+            let of_segmenter = segmenter.shown.still.unexplained(now);
+            still.extend(of_segmenter.map(|partition| TopicPartition { topic: Arc::clone(topic), partition }));
         }
         // One question is under way at most: the next round asks again.
         if !still.is_empty() && self.still.try_send(still).is_err() {
@@ -86,15 +86,15 @@ impl Collector {
         };
         self.news.state = Some((state, since));
         let (paused, fault) = (self.is_paused() || self.stopping.is_some(), self.news.fault.as_ref());
-        let memory: usize = self.lanes.values().map(Lane::memory).sum();
+        let memory: usize = self.segmenters.values().map(Segmenter::memory).sum();
         let failing = self.board.tasks.failing();
         let no_ends = failing.iter().any(|failure| failure.task == Task::KafkaEnds);
         let mut streams = Vec::with_capacity(self.current.len());
         for id in self.current.values() {
-            let Some(lane) = self.lanes.get_mut(id) else { continue };
-            let mut stream = lane.show(now);
-            let around = Around { paused, memory_full: self.full, backed_up: lane.is_backed_up(), no_ends, fault };
-            lane.shown.still.look(&mut stream.partitions, around, Utc::now());
+            let Some(segmenter) = self.segmenters.get_mut(id) else { continue };
+            let mut stream = segmenter.show(now);
+            let around = Around { paused, memory_full: self.full, backed_up: segmenter.is_backed_up(), no_ends, fault };
+            segmenter.shown.still.look(&mut stream.partitions, around, Utc::now());
             if !stream.partitions.is_empty() {
                 streams.push(stream);
             }

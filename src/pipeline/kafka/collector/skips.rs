@@ -7,8 +7,8 @@ use super::Collector;
 use crate::error::{Error, Kind, Result};
 use crate::pipeline::board::State;
 use crate::pipeline::kafka::commit::Question;
-use crate::pipeline::kafka::lane::{LaneId, Wait};
 use crate::pipeline::kafka::lost;
+use crate::pipeline::kafka::segmenter::{SegmenterId, Wait};
 use crate::pipeline::skips::{Refused, Skip, Told};
 use crate::source::kafka::TopicPartition;
 use crate::stream::GapReason;
@@ -18,8 +18,8 @@ impl Collector {
     pub(super) fn follow_skips(&mut self) {
         for skip in self.board.skips.take() {
             match self.stands(&skip) {
-                Ok(lane) => {
-                    let look = lost::look(Arc::clone(&self.shared), Arc::clone(&self.kafka), lane, skip);
+                Ok(segmenter) => {
+                    let look = lost::look(Arc::clone(&self.shared), Arc::clone(&self.kafka), segmenter, skip);
                     self.board.tasks.spawn_on(&self.runtime, "skip", look);
                 }
                 Err(told) => skip.tell(told),
@@ -27,16 +27,19 @@ impl Collector {
         }
     }
 
-    /// The lane whose partition stands where an order says, or what is to be told instead.
-    fn stands(&self, skip: &Skip) -> Result<LaneId, Told> {
+    /// The segmenter whose partition stands where an order says, or what is to be told instead.
+    fn stands(&self, skip: &Skip) -> Result<SegmenterId, Told> {
         let because = |why: String| Err(Told::Refused(Refused::Because(why)));
         let Skip { at, offset, .. } = skip;
-        let lane = self.current.get(&at.topic).and_then(|id| self.lanes.get(id));
-        let Some((lane, (next, wait))) = lane.and_then(|lane| Some((lane, lane.stands(at.partition)?))) else {
+        let segmenter = self.current.get(&at.topic).and_then(|id| self.segmenters.get(id));
+        let Some((segmenter, (next, wait))) =
+            segmenter.and_then(|segmenter| Some((segmenter, segmenter.stands(at.partition)?)))
+        else {
             return Err(Told::Refused(Refused::NotHere));
         };
         let unreadable = GapReason::Unreadable.name();
-        let mut gaps = lane.shown.gaps.iter().filter(|gap| gap.partition == at.partition && gap.reason == unreadable);
+        let mut gaps =
+            segmenter.shown.gaps.iter().filter(|gap| gap.partition == at.partition && gap.reason == unreadable);
         if let Some(gap) = gaps.find(|gap| gap.start == *offset) {
             return Err(Told::Skipped(gap.start..gap.end));
         }
@@ -49,28 +52,28 @@ impl Collector {
         if next != *offset {
             return because(format!("{at} stands at offset {next}, not at {offset}"));
         }
-        Ok(lane.id)
+        Ok(segmenter.id)
     }
 
     /// It is known how far what an order names cannot be read. If the partition still stands there, that is recorded behind
     /// everything that came before.
-    pub(super) fn on_measured(&mut self, id: LaneId, skip: &Skip, lost: Result<Range<i64>>) {
+    pub(super) fn on_measured(&mut self, id: SegmenterId, skip: &Skip, lost: Result<Range<i64>>) {
         let lost = match (lost, self.stands(skip)) {
             (Err(error), _) => return skip.refuse(error_text(&error)),
             (_, Err(told)) => return skip.tell(told),
-            (Ok(_), Ok(lane)) if lane != id => return skip.refuse("the topic was created again meanwhile"),
+            (Ok(_), Ok(segmenter)) if segmenter != id => return skip.refuse("the topic was created again meanwhile"),
             (Ok(lost), Ok(_)) => lost,
         };
-        if let Some(lane) = self.lanes.get_mut(&id) {
-            lane.hold(skip.at.partition, Wait::Skip);
-            lane.ask(Question::Skip { partition: skip.at.partition, start: lost.start, end: lost.end });
+        if let Some(segmenter) = self.segmenters.get_mut(&id) {
+            segmenter.hold(skip.at.partition, Wait::Skip);
+            segmenter.ask(Question::Skip { partition: skip.at.partition, start: lost.start, end: lost.end });
         }
     }
 
     /// What was to be skipped is recorded, or was not there any more.
-    pub(super) fn on_skipped(&mut self, id: LaneId, partition: i32, (start, end): (i64, Option<i64>)) {
-        let Some(lane) = self.lanes.get(&id) else { return };
-        let at = TopicPartition { topic: Arc::clone(&lane.topic), partition };
+    pub(super) fn on_skipped(&mut self, id: SegmenterId, partition: i32, (start, end): (i64, Option<i64>)) {
+        let Some(segmenter) = self.segmenters.get(&id) else { return };
+        let at = TopicPartition { topic: Arc::clone(&segmenter.topic), partition };
         let Some(skip) = self.board.skips.find(&at, start) else { return };
         match end {
             Some(end) => skip.tell(Told::Skipped(start..end)),

@@ -99,9 +99,9 @@ impl Unheard {
 impl Collector {
     /// Starts what has been silent for too long, or replaces the client.
     pub(super) fn start_unheard(&mut self, now: Instant) -> Result<()> {
-        let lanes = self.current.iter().filter_map(|(topic, id)| Some((topic, self.lanes.get(id)?)));
-        let silent = lanes.flat_map(|(topic, lane)| {
-            lane.unheard().map(|partition| TopicPartition { topic: Arc::clone(topic), partition })
+        let segmenters = self.current.iter().filter_map(|(topic, id)| Some((topic, self.segmenters.get(id)?)));
+        let silent = segmenters.flat_map(|(topic, segmenter)| {
+            segmenter.unheard().map(|partition| TopicPartition { topic: Arc::clone(topic), partition })
         });
         match self.unheard.due(silent, now) {
             Due::Nothing => Ok(()),

@@ -1,4 +1,4 @@
-//! A lane carries one topic's records from the consumer to sealed segments: pure state, no I/O, no clock of its own.
+//! A segmenter carries one topic's records from the consumer to sealed segments: pure state, no I/O, no clock of its own.
 //!
 //! ```text
 //!  records ─► block of each partition ─► pending blocks ─► steps (a row group each) ─► the segment's writer ─► sealed
@@ -31,13 +31,13 @@ const FIRST_BLOCK_BYTES: usize = 4 << 10;
 /// ratio, but a reader of a time range skips whole row groups.
 const ROW_GROUP_BYTES: u64 = 8 << 20;
 
-/// A segment that was sealed but is not in a checkpoint yet has its file in the spool; a lane with this many of them
+/// A segment that was sealed but is not in a checkpoint yet has its file in the spool; a segmenter with this many of them
 /// takes no more records, so that a store that is away fills no disk.
 const MOST_WAITING: u64 = 4;
 
-/// Which lane, for the life of the process.
+/// Which segmenter, for the life of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct LaneId(pub(super) u32);
+pub(super) struct SegmenterId(pub(super) u32);
 
 /// Why a segment was sealed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,7 +86,7 @@ pub(super) enum Wait {
     Leaving,
 }
 
-/// One partition of a lane.
+/// One partition of a segmenter.
 #[derive(Debug)]
 pub(super) struct Part {
     /// Where the open segment's range begins.
@@ -122,7 +122,7 @@ pub(super) struct Reached {
     pub(super) received: i64,
 }
 
-/// What the encoder is to do next for a lane.
+/// What the encoder is to do next for a segmenter.
 pub(super) struct Step {
     pub(super) blocks: Vec<Block>,
     /// What the blocks hold of the memory budget.
@@ -142,8 +142,8 @@ pub(super) struct Finish {
 }
 
 /// One topic on its way into the archive.
-pub(super) struct Lane {
-    pub(super) id: LaneId,
+pub(super) struct Segmenter {
+    pub(super) id: SegmenterId,
     pub(super) topic: Arc<str>,
     pub(super) stream: TopicLife,
     pub(super) topic_id: Option<String>,
@@ -171,9 +171,9 @@ pub(super) struct Lane {
     pub(super) shown: Shown,
 }
 
-impl Lane {
+impl Segmenter {
     pub(super) fn new(
-        id: LaneId,
+        id: SegmenterId,
         (topic, stream): (Arc<str>, TopicLife),
         topic_id: Option<String>,
         settings: config::Segment,
@@ -208,7 +208,7 @@ impl Lane {
         &self.settings
     }
 
-    /// Bytes of the memory budget that blocks of this lane hold, also those in steps under way.
+    /// Bytes of the memory budget that blocks of this segmenter hold, also those in steps under way.
     pub(super) fn memory(&self) -> usize {
         self.memory
     }
@@ -230,7 +230,7 @@ impl Lane {
         self.parts.get_mut(usize::try_from(partition).ok()?)?.as_mut()
     }
 
-    /// The partitions that the lane carries now.
+    /// The partitions that the segmenter carries now.
     pub(super) fn partitions(&self) -> Vec<i32> {
         self.live().map(|(partition, _)| partition).collect()
     }
@@ -266,15 +266,15 @@ impl Lane {
         self.shown.forget(partition);
     }
 
-    /// Stops taking a partition's records, until [`Lane::reposition`]; of one that leaves until it is removed or given to the
-    /// lane again.
+    /// Stops taking a partition's records, until [`Segmenter::reposition`]; of one that leaves until it is removed or given to the
+    /// segmenter again.
     pub(super) fn hold(&mut self, partition: i32, wait: Wait) {
         if let Some(part) = self.part_mut(partition).filter(|part| part.held != Some(Wait::Leaving)) {
             part.held = Some(wait);
         }
     }
 
-    /// Whether the lane carries a partition, and what that waits for.
+    /// Whether the segmenter carries a partition, and what that waits for.
     pub(super) fn carries(&self, partition: i32) -> Option<Option<Wait>> {
         let part = usize::try_from(partition).ok().and_then(|index| self.parts.get(index)?.as_ref());
         part.map(|part| part.held)
@@ -323,7 +323,7 @@ impl Lane {
         }
     }
 
-    /// Whether the lane must read a partition anew because segment number `seq` of it was dropped.
+    /// Whether the segmenter must read a partition anew because segment number `seq` of it was dropped.
     pub(super) fn misses(&mut self, partition: i32, seq: u64) -> bool {
         self.part_mut(partition).is_some_and(|part| part.anew_after < seq)
     }
@@ -430,7 +430,7 @@ impl Lane {
         }
     }
 
-    /// How many segments ended so far; each is in a checkpoint once [`Lane::committed`] has reached its number.
+    /// How many segments ended so far; each is in a checkpoint once [`Segmenter::committed`] has reached its number.
     pub(super) fn sealed(&self) -> u64 {
         self.sealed
     }
@@ -439,12 +439,12 @@ impl Lane {
         self.committed
     }
 
-    /// Whether nothing of the lane is under way any more.
+    /// Whether nothing of the segmenter is under way any more.
     pub(super) fn is_idle(&self) -> bool {
         !self.busy && self.steps.is_empty() && self.since.is_none() && self.committed == self.sealed
     }
 
-    /// The next step with the writer that it goes to, if the encoder may work for this lane now.
+    /// The next step with the writer that it goes to, if the encoder may work for this segmenter now.
     pub(super) fn next_step(&mut self, now: Instant) -> Option<(Step, Option<SegmentWriter>)> {
         if self.busy || self.retry_at.is_some_and(|at| now < at) {
             return None;
@@ -454,7 +454,7 @@ impl Lane {
         Some((step, self.writer.take()))
     }
 
-    /// Whether there is a step that [`Lane::next_step`] would give now.
+    /// Whether there is a step that [`Segmenter::next_step`] would give now.
     pub(super) fn is_ready(&self, now: Instant) -> bool {
         !self.busy && !self.steps.is_empty() && self.retry_at.is_none_or(|at| now >= at)
     }
@@ -500,7 +500,7 @@ impl Lane {
         }
     }
 
-    /// Which partitions to pause, and which to resume and from where, so that fetching agrees with what the lane can
+    /// Which partitions to pause, and which to resume and from where, so that fetching agrees with what the segmenter can
     /// take. `full`: the process holds all the memory that it may.
     pub(super) fn reconcile(&mut self, full: bool) -> (Vec<i32>, Vec<(i32, i64)>) {
         let waiting = self.sealed - self.committed;
@@ -520,7 +520,7 @@ impl Lane {
         (pause, resume)
     }
 
-    /// Whether the lane holds more finished segments than it may, because the store does not take them.
+    /// Whether the segmenter holds more finished segments than it may, because the store does not take them.
     pub(super) fn is_backed_up(&self) -> bool {
         self.sealed - self.committed >= MOST_WAITING
     }
@@ -551,7 +551,7 @@ impl Lane {
         self.live().map(mark).fold(u64::from(self.id.0), u64::wrapping_add)
     }
 
-    /// The lane as it is shown, and a sample of its pace.
+    /// The segmenter as it is shown, and a sample of its pace.
     pub(super) fn show(&mut self, now: Instant) -> StreamStatus {
         let (records, bytes) = (self.records_before + self.records, self.bytes_before + self.unflushed());
         let (records_per_second, bytes_per_second) = self.shown.pace.sample(now, records, bytes);
@@ -587,7 +587,7 @@ impl Lane {
         }
     }
 
-    /// Where the archive stands for each partition, as far as this lane knows.
+    /// Where the archive stands for each partition, as far as this segmenter knows.
     fn committed_offsets(&self) -> Vec<(i32, i64)> {
         self.live().map(|(partition, part)| (partition, part.committed)).collect()
     }
@@ -601,7 +601,7 @@ pub(super) enum Encoded {
     Sealed(Sealed),
 }
 
-/// How long a lane waits after a failure of its spool before it tries again.
+/// How long a segmenter waits after a failure of its spool before it tries again.
 pub(super) const RETRY_AFTER: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
