@@ -1,7 +1,7 @@
 //! The committer of one topic: the only task of this process that writes to the topic's chain.
 //!
 //! ```text
-//!  sealed file ─► upload ─► (others that are ready, up to one checkpoint a second) ─► checkpoint ─► notice
+//!  sealed file ─► upload ─► (others that are ready, up to one checkpoint a second) ─► checkpoint ─► task event
 //! ```
 //!
 //! The order is the product's first rule: the object is durable before the checkpoint that names it, and the checkpoint
@@ -20,7 +20,7 @@ use super::count::Counters;
 use super::divergence::{self, Earlier};
 use super::lives::{Lives, Verified, kept};
 use super::segmenter::SegmenterId;
-use super::{Dropped, Notice};
+use super::{Dropped, TaskEvent};
 use crate::config;
 use crate::error::{Error, Kind, Result};
 use crate::manifest::{Chain, Change, Outcome};
@@ -48,15 +48,15 @@ pub(super) struct Shared {
     pub(super) writer: String,
     /// How many uploads may run at once.
     pub(super) uploads: Semaphore,
-    pub(super) notices: std::sync::mpsc::Sender<Notice>,
+    pub(super) events: std::sync::mpsc::Sender<TaskEvent>,
     pub(super) counters: Counters,
     pub(super) tasks: Arc<Tasks>,
 }
 
 impl Shared {
     /// Tells the collector. It outlives every committer; where it does not, the process is ending.
-    pub(super) fn tell(&self, notice: Notice) {
-        if self.notices.send(notice).is_err() {
+    pub(super) fn send(&self, event: TaskEvent) {
+        if self.events.send(event).is_err() {
             tracing::debug!("the collector has ended");
         }
     }
@@ -251,18 +251,18 @@ impl Committer {
                         "another process has ended this generation: what it does not have is read again into the next one"
                     );
                     batch = self.cut(batch, |range| range.start).await;
-                    self.shared.tell(Notice::Ended { segmenter: self.segmenter });
+                    self.shared.send(TaskEvent::Ended { segmenter: self.segmenter });
                     break;
                 }
             }
         }
-        self.shared.tell(Notice::Archived { segmenter: self.segmenter, totals: *self.chain.totals() });
+        self.shared.send(TaskEvent::Archived { segmenter: self.segmenter, totals: *self.chain.totals() });
         self.tell_committed(batch);
         if !lost.is_empty() {
             let dropped = lost.into_iter().filter_map(|(partition, seq)| {
                 Some(Dropped { partition, seq, from: self.resume(partition, self.chain.reached(partition)?) })
             });
-            self.shared.tell(Notice::Fenced { segmenter: self.segmenter, dropped: dropped.collect() });
+            self.shared.send(TaskEvent::Fenced { segmenter: self.segmenter, dropped: dropped.collect() });
         }
     }
 
@@ -287,7 +287,7 @@ impl Committer {
                 self.shared.spool.remove(&sealed.path);
             }
             let segment = segment.map(|(_, reference)| reference);
-            self.shared.tell(Notice::Committed { segmenter: self.segmenter, seq, segment, empty });
+            self.shared.send(TaskEvent::Committed { segmenter: self.segmenter, seq, segment, empty });
         }
     }
 
@@ -298,7 +298,7 @@ impl Committer {
             None => None,
         };
         let Some(topic_id) = id else { return batch };
-        self.shared.tell(Notice::Recreated { topic: Arc::from(self.life.topic.as_str()), topic_id });
+        self.shared.send(TaskEvent::Recreated { topic: Arc::from(self.life.topic.as_str()), topic_id });
         let mut fetched: BTreeMap<i32, PartitionRange> = BTreeMap::new();
         for range in batch.iter().flat_map(Ready::ranges) {
             fetched.entry(range.partition).or_insert(*range).end = range.end;
@@ -395,7 +395,11 @@ impl Committer {
                 let positions = partitions
                     .into_iter()
                     .map(|(partition, first)| (partition, self.resume(partition, end(partition).unwrap_or(first))));
-                self.shared.tell(Notice::Positioned { segmenter: self.segmenter, seq, positions: positions.collect() });
+                self.shared.send(TaskEvent::Positioned {
+                    segmenter: self.segmenter,
+                    seq,
+                    positions: positions.collect(),
+                });
             }
             Question::OutOfRange { partition } => self.out_of_range(partition).await,
             Question::Truncated { partition, diverged, fresh } => self.truncated(partition, diverged, fresh).await,
@@ -415,7 +419,7 @@ impl Committer {
                 persistence.wait_after("the end of a generation cannot be written", error).await;
             }
         }
-        self.shared.tell(Notice::Ended { segmenter: self.segmenter });
+        self.shared.send(TaskEvent::Ended { segmenter: self.segmenter });
     }
 
     /// Where a partition is read on, with the record before it that the broker is asked about.
@@ -424,7 +428,7 @@ impl Committer {
     }
 
     pub(super) fn found(&self, partition: i32, from: Resume) {
-        self.shared.tell(Notice::Found { segmenter: self.segmenter, partition, from });
+        self.shared.send(TaskEvent::Found { segmenter: self.segmenter, partition, from });
     }
 
     /// The log was cut below what was read. If that was not said of the archived position itself, the broker is asked about
@@ -434,7 +438,7 @@ impl Committer {
         self.asked.remove(&partition);
         let (id, earliest, _) = self.present(partition).await;
         if another_life(self.chain.begin_facts().topic_id(), id.as_deref()) {
-            return self.shared.tell(Notice::GenerationEnds { segmenter: self.segmenter, cut: None });
+            return self.shared.send(TaskEvent::GenerationEnds { segmenter: self.segmenter, cut: None });
         }
         let archived = self.chain.position(partition).map(|range| range.end);
         if let Some(end) = archived
@@ -456,7 +460,7 @@ impl Committer {
             offset = cut.offset,
             "the brokers lost records that are archived (an unclean election): the topic goes on in another generation"
         );
-        self.shared.tell(Notice::GenerationEnds { segmenter: self.segmenter, cut: Some(cut) });
+        self.shared.send(TaskEvent::GenerationEnds { segmenter: self.segmenter, cut: Some(cut) });
     }
 
     /// Where a log left what is archived of it.
@@ -475,7 +479,7 @@ impl Committer {
     async fn out_of_range(&mut self, partition: i32) {
         let (id, earliest, latest) = self.present(partition).await;
         if another_life(self.chain.begin_facts().topic_id(), id.as_deref()) {
-            return self.shared.tell(Notice::GenerationEnds { segmenter: self.segmenter, cut: None });
+            return self.shared.send(TaskEvent::GenerationEnds { segmenter: self.segmenter, cut: None });
         }
         loop {
             let Some(archived) = self.chain.reached(partition) else {
@@ -502,7 +506,7 @@ impl Committer {
                     "the log ends before the archive's position"
                 );
                 let cut = Some(Cut { partition, offset: earliest });
-                return self.shared.tell(Notice::GenerationEnds { segmenter: self.segmenter, cut });
+                return self.shared.send(TaskEvent::GenerationEnds { segmenter: self.segmenter, cut });
             }
             if archived >= earliest {
                 // A record that the broker has removed is nothing to ask it about.
@@ -510,7 +514,7 @@ impl Committer {
                 return self.found(partition, Resume { last, ..from });
             }
             if self.lose(partition, archived..earliest, GapReason::BrokerRetention).await == Outcome::Closed {
-                return self.shared.tell(Notice::Ended { segmenter: self.segmenter });
+                return self.shared.send(TaskEvent::Ended { segmenter: self.segmenter });
             }
         }
     }

@@ -15,7 +15,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use object_store::path::Path;
 use tokio::sync::mpsc;
 
-use super::Notice;
+use super::TaskEvent;
 use super::claims::{Ledger, Report};
 use super::commit::{Shared, another_life};
 use super::lives::Verified;
@@ -171,7 +171,7 @@ impl Watch {
         while let Some(told) = reports.recv().await {
             let round = async {
                 let seen = self.round(&told).await?;
-                self.shared.tell(Notice::Seen(seen));
+                self.shared.send(TaskEvent::Seen(seen));
                 self.write(reports.is_closed()).await
             };
             match round.await {
@@ -261,7 +261,7 @@ impl Watch {
                 Some(id) if another_life(report.topic_id.as_deref(), Some(id)) => {
                     let topic = Arc::clone(&report.topic);
                     same.untold.insert(report.topic.to_string(), "the topic was created again".into());
-                    self.shared.tell(Notice::Recreated { topic, topic_id: id.clone() });
+                    self.shared.send(TaskEvent::Recreated { topic, topic_id: id.clone() });
                 }
                 Some(_) => {
                     report.reached.iter().for_each(|(partition, reached)| verified.note(*partition, reached.received));

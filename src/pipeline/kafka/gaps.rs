@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::Notice;
+use super::TaskEvent;
 use super::commit::Shared;
 use super::segmenter::SegmenterId;
 use super::shown::MOST_GAPS;
@@ -18,7 +18,7 @@ use crate::stream::{Gap, PartitionRange, StreamId};
 /// are left out.
 pub(super) async fn look(shared: Arc<Shared>, segmenter: SegmenterId, stream: StreamId) {
     match of_stream(&shared.store, &stream).await {
-        Ok(gaps) => shared.tell(Notice::Gaps { segmenter, gaps }),
+        Ok(gaps) => shared.send(TaskEvent::Gaps { segmenter, gaps }),
         Err(error) => tracing::warn!(%stream, %error, hint = error.hint_text(), "the gaps of a stream cannot be read"),
     }
 }

@@ -8,7 +8,7 @@ use chrono::Utc;
 
 use super::commit::{Committer, Shared, another_life};
 use super::segmenter::SegmenterId;
-use super::{Notice, gaps};
+use super::{TaskEvent, gaps};
 use crate::config::{Isolation, Kafka};
 use crate::error::{Error, Kind, Result, ResultExt as _};
 use crate::manifest::{Change, Outcome};
@@ -23,7 +23,7 @@ const LOOK_WITHIN: Duration = Duration::from_secs(180);
 /// Looks how far what an order names cannot be read, and tells the collector.
 pub(super) async fn look(shared: Arc<Shared>, kafka: Arc<Kafka>, segmenter: SegmenterId, skip: Arc<Skip>) {
     let lost = measure(&shared, kafka, &skip).await;
-    shared.tell(Notice::Measured { segmenter, skip, lost });
+    shared.send(TaskEvent::Measured { segmenter, skip, lost });
 }
 
 async fn measure(shared: &Shared, kafka: Arc<Kafka>, skip: &Skip) -> Result<Range<i64>> {
@@ -56,8 +56,8 @@ impl Committer {
         let outcome = self.append(&Change { gaps: vec![gap], ..Change::default() }, now).await;
         if let Outcome::Committed { .. } = outcome {
             self.shared.counters.lost(reason);
-            self.shared.tell(Notice::Gaps { segmenter: self.segmenter, gaps: vec![shown] });
-            self.shared.tell(Notice::Archived { segmenter: self.segmenter, totals: *self.chain.totals() });
+            self.shared.send(TaskEvent::Gaps { segmenter: self.segmenter, gaps: vec![shown] });
+            self.shared.send(TaskEvent::Archived { segmenter: self.segmenter, totals: *self.chain.totals() });
             tracing::error!(
                 topic = self.life.topic,
                 partition,
@@ -80,12 +80,12 @@ impl Committer {
         let stands = !recreated && self.chain.reached(partition).is_none_or(|reached| reached == start);
         let outcome = if stands { Some(self.lose(partition, lost, GapReason::Unreadable).await) } else { None };
         let end = matches!(outcome, Some(Outcome::Committed { .. })).then_some(end);
-        self.shared.tell(Notice::Skipped { segmenter, partition, start, end });
+        self.shared.send(TaskEvent::Skipped { segmenter, partition, start, end });
         if recreated {
-            return self.shared.tell(Notice::GenerationEnds { segmenter, cut: None });
+            return self.shared.send(TaskEvent::GenerationEnds { segmenter, cut: None });
         }
         if outcome == Some(Outcome::Closed) {
-            return self.shared.tell(Notice::Ended { segmenter });
+            return self.shared.send(TaskEvent::Ended { segmenter });
         }
         let next = self.chain.reached(partition).unwrap_or(start);
         self.found(partition, self.resume(partition, next));

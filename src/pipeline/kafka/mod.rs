@@ -6,7 +6,7 @@
 //! | fetched messages | librdkafka → collector | `queued.max.messages.kbytes` |
 //! | blocks and steps | collector → encoders | `memory.budget`: over it, fetching pauses |
 //! | sealed files | encoders → committer of the topic | 4 a topic: over it, the topic's fetching pauses |
-//! | notices | tasks → collector | answers to what the collector asked: bounded by the above |
+//! | task events | tasks → collector | answers to what the collector asked: bounded by the above |
 //! | reports | collector → coverage | 1: one that comes too early is dropped |
 
 pub mod status;
@@ -64,7 +64,7 @@ const UPLOADS_AT_ONCE: usize = 3;
 const LAST_REPORT_WITHIN: Duration = Duration::from_secs(5);
 
 /// What the collector is told.
-enum Notice {
+enum TaskEvent {
     /// The answer to the question of that number: where to read partitions on, and those of which it is not known yet.
     Resolved { ticket: u64, resolved: Vec<Resolved>, unresolved: Vec<Unresolved> },
     /// A step has ended, and its blocks are free.
@@ -129,7 +129,7 @@ pub(super) async fn run(
 ) -> Result<()> {
     let kafka = Arc::new(kafka.clone());
     let Opened { store, writer } = opened;
-    let (notices, inbox) = std::sync::mpsc::channel();
+    let (events, inbox) = std::sync::mpsc::channel();
     let cluster = Cluster::new(&kafka)?;
     let tasks = Arc::clone(&board.tasks);
     // Dropped at the end, when the collector has ended.
@@ -141,7 +141,7 @@ pub(super) async fn run(
         cluster,
         writer: writer.clone(),
         uploads: Semaphore::new(UPLOADS_AT_ONCE),
-        notices: notices.clone(),
+        events: events.clone(),
         counters: Counters::new(),
         tasks: Arc::clone(&tasks),
     });
@@ -163,7 +163,7 @@ pub(super) async fn run(
         kafka: Arc::clone(&kafka),
         shared,
         runtime: Handle::current(),
-        notices: inbox,
+        task_events: inbox,
         resolver,
         coverage,
         still,
@@ -188,7 +188,7 @@ pub(super) async fn run(
         result = &mut end => result,
         () = asked(&mut stop) => {
             tracing::info!("stopping: the last segments are sealed and committed");
-            drop(notices.send(Notice::Stop));
+            drop(events.send(TaskEvent::Stop));
             end.await
         }
     };

@@ -15,7 +15,7 @@ use chrono::Utc;
 use futures::{StreamExt, stream};
 use tokio::sync::mpsc;
 
-use super::Notice;
+use super::TaskEvent;
 use super::commit::{Shared, another_life};
 use super::divergence::{Earlier, resume};
 use super::identity;
@@ -64,7 +64,7 @@ pub(super) struct Unresolved {
 /// be listed) is tried again here: without a position nothing can be read. What concerns one topic is that topic's answer.
 pub(super) async fn run(kafka: Arc<Kafka>, shared: Arc<Shared>, mut inbox: mpsc::UnboundedReceiver<Request>) {
     if let Err(error) = admitted(&kafka, &shared).await {
-        return shared.tell(Notice::Refused(error));
+        return shared.send(TaskEvent::Refused(error));
     }
     let mut waits = Waits::default();
     while let Some(request) = inbox.recv().await {
@@ -77,7 +77,7 @@ pub(super) async fn run(kafka: Arc<Kafka>, shared: Arc<Shared>, mut inbox: mpsc:
                 }
             }
         };
-        shared.tell(Notice::Resolved { ticket: request.ticket, resolved, unresolved });
+        shared.send(TaskEvent::Resolved { ticket: request.ticket, resolved, unresolved });
     }
 }
 

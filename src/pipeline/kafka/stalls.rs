@@ -19,7 +19,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::mpsc;
 
-use super::Notice;
+use super::TaskEvent;
 use super::commit::Shared;
 use super::status::{Cause, PartitionStatus, Stall};
 use crate::config::Isolation;
@@ -225,7 +225,7 @@ pub(super) async fn answer(shared: Arc<Shared>, mut questions: mpsc::Receiver<Ve
         match cluster.list_offsets(&partitions, OffsetAt::Latest, Isolation::ReadCommitted).await {
             Ok(listed) => {
                 let known = listed.into_iter().filter_map(|(at, offset)| Some((at, offset.ok()??)));
-                shared.tell(Notice::Stable(known.collect()));
+                shared.send(TaskEvent::Stable(known.collect()));
             }
             // That the brokers do not answer is told by those that ask for the ends.
             Err(error) => tracing::debug!(%error, "the last stable offsets are not known"),

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::Notice;
+use super::TaskEvent;
 use super::commit::Shared;
 use crate::config::Kafka;
 use crate::error::{Error, Kind, Result};
@@ -164,7 +164,7 @@ impl Unattended {
         for life in lives {
             // Claims prove nothing. Where the chain cannot be read now, it is looked at again, like the claims.
             if matches!(manifest::begin_of(&self.shared.store, &life.stream()).await, Ok(Some(_))) {
-                self.shared.tell(Notice::Followed { topic: life.topic, generation: life.generation });
+                self.shared.send(TaskEvent::Followed { topic: life.topic, generation: life.generation });
             }
         }
     }

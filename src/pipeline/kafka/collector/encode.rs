@@ -7,7 +7,7 @@ use super::Collector;
 use crate::error::Result;
 use crate::pipeline::kafka::commit::{Request, Shared};
 use crate::pipeline::kafka::segmenter::{Encoded, Finish, RETRY_AFTER, SegmenterId, Step};
-use crate::pipeline::kafka::{Free, Notice};
+use crate::pipeline::kafka::{Free, TaskEvent};
 use crate::pipeline::tasks::caught;
 use crate::record::Block;
 use crate::segment::{Encoding, SegmentInfo, SegmentWriter};
@@ -91,7 +91,7 @@ impl Collector {
                 };
                 Free { writer, blocks }
             });
-            shared.tell(Notice::Encoded { segmenter: id, memory, result });
+            shared.send(TaskEvent::Encoded { segmenter: id, memory, result });
         });
     }
 

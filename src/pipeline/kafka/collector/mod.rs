@@ -9,7 +9,7 @@
 //! ```
 //!
 //! It never waits for anything but the consumer's next messages, and that for [`POLL_WAIT`] at most: whatever takes
-//! time is asked of a task, and its answer comes back as a [`Notice`]. When memory or the spool is full, partitions are
+//! time is asked of a task, and its answer comes back as a [`TaskEvent`]. When memory or the spool is full, partitions are
 //! paused; polling goes on, so that the group keeps its member.
 
 mod assigned;
@@ -31,7 +31,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
-use super::Notice;
+use super::TaskEvent;
 use super::commit::{Question, Request, Shared};
 use super::coverage::{Cadence, Told};
 use super::pool::Pool;
@@ -45,7 +45,7 @@ use crate::source::kafka::{Consumer, Event, TopicPartition};
 use crate::stream::{PartitionRange, SegmentRef};
 use crate::telemetry::metrics::TopicLabels;
 
-/// How long one poll waits for messages. It is also how late a notice may be read.
+/// How long one poll waits for messages. It is also how late a task event may be read.
 const POLL_WAIT: Duration = Duration::from_millis(50);
 
 /// One poll takes at most this many messages, and about this many bytes by the size of the last ones: their memory is
@@ -92,7 +92,7 @@ pub(super) struct Collector {
     shared: Arc<Shared>,
     consumer: Consumer,
     runtime: Handle,
-    notices: Receiver<Notice>,
+    task_events: Receiver<TaskEvent>,
     resolver: mpsc::UnboundedSender<resolve::Request>,
     coverage: mpsc::Sender<Vec<Told>>,
     still: mpsc::Sender<Vec<TopicPartition>>,
@@ -134,7 +134,7 @@ pub(super) struct Parts {
     pub(super) shared: Arc<Shared>,
     pub(super) consumer: Consumer,
     pub(super) runtime: Handle,
-    pub(super) notices: Receiver<Notice>,
+    pub(super) task_events: Receiver<TaskEvent>,
     pub(super) resolver: mpsc::UnboundedSender<resolve::Request>,
     pub(super) coverage: mpsc::Sender<Vec<Told>>,
     pub(super) still: mpsc::Sender<Vec<TopicPartition>>,
@@ -152,7 +152,7 @@ impl Collector {
             shared: parts.shared,
             consumer: parts.consumer,
             runtime: parts.runtime,
-            notices: parts.notices,
+            task_events: parts.task_events,
             resolver: parts.resolver,
             coverage: parts.coverage,
             still: parts.still,
@@ -200,7 +200,7 @@ impl Collector {
         let (mut tick, mut publish, mut group, mut summary) = (start, start, start, start);
         let mut coverage = Cadence::new(start);
         loop {
-            self.read_notices()?;
+            self.read_task_events()?;
             self.poll(&mut events)?;
             for event in events.drain(..) {
                 self.on_event(event)?;
@@ -329,19 +329,21 @@ impl Collector {
         Ok(())
     }
 
-    fn read_notices(&mut self) -> Result<()> {
-        while let Ok(notice) = self.notices.try_recv() {
-            self.on_notice(notice)?;
+    fn read_task_events(&mut self) -> Result<()> {
+        while let Ok(event) = self.task_events.try_recv() {
+            self.on_task_event(event)?;
         }
         Ok(())
     }
 
-    fn on_notice(&mut self, notice: Notice) -> Result<()> {
-        match notice {
-            Notice::Resolved { ticket, resolved, unresolved } => self.on_resolved(ticket, resolved, unresolved)?,
-            Notice::Encoded { segmenter, memory, result } => self.on_encoded(segmenter, memory, result),
-            Notice::Committed { segmenter, seq, segment, empty } => self.on_committed(segmenter, seq, segment, empty),
-            Notice::Fenced { segmenter: id, mut dropped } => {
+    fn on_task_event(&mut self, event: TaskEvent) -> Result<()> {
+        match event {
+            TaskEvent::Resolved { ticket, resolved, unresolved } => self.on_resolved(ticket, resolved, unresolved)?,
+            TaskEvent::Encoded { segmenter, memory, result } => self.on_encoded(segmenter, memory, result),
+            TaskEvent::Committed { segmenter, seq, segment, empty } => {
+                self.on_committed(segmenter, seq, segment, empty)
+            }
+            TaskEvent::Fenced { segmenter: id, mut dropped } => {
                 let Some(segmenter) = self.segmenters.get_mut(&id) else { return Ok(()) };
                 dropped.retain(|dropped| segmenter.misses(dropped.partition, dropped.seq));
                 if !dropped.is_empty() {
@@ -351,34 +353,36 @@ impl Collector {
                     self.reposition(id, &positions)?;
                 }
             }
-            Notice::Found { segmenter, partition, from } => self.reposition(segmenter, &[(partition, from)])?,
-            Notice::Positioned { segmenter: id, seq, positions } => {
+            TaskEvent::Found { segmenter, partition, from } => self.reposition(segmenter, &[(partition, from)])?,
+            TaskEvent::Positioned { segmenter: id, seq, positions } => {
                 if let Some(segmenter) = self.segmenters.get_mut(&id) {
                     segmenter.covered(seq, &[]);
                 }
                 self.reposition(id, &positions)?;
             }
-            Notice::GenerationEnds { segmenter, cut } => self.end_generation(segmenter, cut),
-            Notice::Ended { segmenter } => self.on_ended(segmenter),
-            Notice::Recreated { topic, topic_id } => self.on_recreated(&topic, &topic_id),
-            Notice::Followed { topic, generation } => self.on_followed(&topic, generation),
-            Notice::Archived { segmenter, totals } => {
+            TaskEvent::GenerationEnds { segmenter, cut } => self.end_generation(segmenter, cut),
+            TaskEvent::Ended { segmenter } => self.on_ended(segmenter),
+            TaskEvent::Recreated { topic, topic_id } => self.on_recreated(&topic, &topic_id),
+            TaskEvent::Followed { topic, generation } => self.on_followed(&topic, generation),
+            TaskEvent::Archived { segmenter, totals } => {
                 if let Some(segmenter) = self.segmenters.get_mut(&segmenter) {
                     segmenter.shown.totals = totals;
                 }
                 self.news.last_checkpoint = Some(chrono::Utc::now());
             }
-            Notice::Gaps { segmenter, gaps } => {
+            TaskEvent::Gaps { segmenter, gaps } => {
                 if let Some(segmenter) = self.segmenters.get_mut(&segmenter) {
                     segmenter.shown.add_gaps(gaps);
                 }
             }
-            Notice::Measured { segmenter, skip, lost } => self.on_measured(segmenter, &skip, lost),
-            Notice::Skipped { segmenter, partition, start, end } => self.on_skipped(segmenter, partition, (start, end)),
-            Notice::Refused(error) => return Err(error),
-            Notice::Seen(seen) => self.on_seen(seen),
-            Notice::Stable(offsets) => self.on_stable(&offsets),
-            Notice::Stop => self.stop()?,
+            TaskEvent::Measured { segmenter, skip, lost } => self.on_measured(segmenter, &skip, lost),
+            TaskEvent::Skipped { segmenter, partition, start, end } => {
+                self.on_skipped(segmenter, partition, (start, end))
+            }
+            TaskEvent::Refused(error) => return Err(error),
+            TaskEvent::Seen(seen) => self.on_seen(seen),
+            TaskEvent::Stable(offsets) => self.on_stable(&offsets),
+            TaskEvent::Stop => self.stop()?,
         }
         Ok(())
     }
