@@ -577,7 +577,7 @@ fn a_replay_shows_how_far_it_is() {
 // ---- Postgres
 
 #[test]
-fn postgres_is_shown_and_steered() {
+fn postgres_is_shown_and_controlled() {
     let settings = [("autovacuum", "off"), ("max_slot_wal_keep_size", "16MB"), ("bgwriter_delay", "10s")];
     let postgres = Postgres::start(PostgresOptions { config: &settings, ..PostgresOptions::default() });
     postgres.psql("create table t (n int); select pg_create_physical_replication_slot('idle', true)");

@@ -78,9 +78,9 @@ fn case(task: Task) -> (Case, &'static str) {
 /// Files of the service with waits that no failure begins.
 const NO_RETRY: [(&str, &str); 4] = [
     ("src/pipeline/mod.rs", "a test"),
-    ("src/pipeline/persistence.rs", "reports itself"),
+    ("src/pipeline/backoff.rs", "reports itself"),
     ("src/pipeline/postgres/status.rs", "the beat of a bar and of log lines"),
-    ("src/pipeline/postgres/steered.rs", "waits for a person's pause to end"),
+    ("src/pipeline/postgres/supervisor.rs", "waits for a person's pause to end"),
 ];
 
 fn root() -> PathBuf {
@@ -110,7 +110,7 @@ fn whatever_waits_and_tries_again_reports() {
         let text = std::fs::read_to_string(&file).expect("a source");
         let name = file.strip_prefix(root()).expect("below it").display().to_string();
         let waits = ["sleep(", "interval("].iter().any(|word| text.contains(word));
-        let reports = ["Persistence::new", ".reporter("].iter().any(|word| text.contains(word));
+        let reports = ["Backoff::new", ".reporter("].iter().any(|word| text.contains(word));
         let is_known = NO_RETRY.iter().any(|(known, _)| *known == name);
         assert!(!waits || reports || is_known, "{name} waits, and has no place to report what fails");
     }

@@ -4,7 +4,7 @@
 pub mod board;
 pub mod kafka;
 
-mod persistence;
+mod backoff;
 pub mod postgres;
 pub mod skips;
 mod spool;
@@ -23,7 +23,7 @@ use crate::source::postgres::Server;
 use crate::store::Store;
 
 use board::{Board, Opened};
-use postgres::{Steered, backup::BackupTask};
+use postgres::{Supervisor, backup::BackupTask};
 use spool::Spool;
 use summary::Summary;
 
@@ -67,7 +67,7 @@ pub async fn run(config: &Config, board: Arc<Board>, stop: watch::Receiver<bool>
                     stop: stop.clone(),
                 };
                 let task = tasks.spawn("base-backup", postgres::backup::run(task));
-                let log = Steered { config, postgres, opened: &opened, board, backups };
+                let log = Supervisor { config, postgres, opened: &opened, board, backups };
                 let mut summary = Summary::default();
                 let result = tokio::select! {
                     result = log.run(stop.clone()) => result,

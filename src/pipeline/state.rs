@@ -20,8 +20,8 @@ use metrics::Counter;
 use serde_json::value::RawValue;
 use tokio::sync::watch;
 
+use super::backoff::Backoff;
 use super::board::Opened;
-use super::persistence::Persistence;
 use super::tasks::{Task, Tasks};
 use crate::config::{Kafka, State};
 use crate::error::{Error, Kind, Result};
@@ -40,21 +40,21 @@ pub(super) async fn run(
     (board, tasks): (Arc<StateBoard>, Arc<Tasks>),
     mut stop: watch::Receiver<bool>,
 ) {
-    let mut persistence = Persistence::new(tasks.reporter(Task::KafkaState, ""));
+    let mut backoff = Backoff::new(tasks.reporter(Task::KafkaState, ""));
     let work = async {
         let mut poller = loop {
             match Poller::new(&kafka, &state, &opened, &board) {
                 Ok(poller) => break poller,
-                Err(error) => persistence.wait_after("the state of Kafka is not kept", error).await,
+                Err(error) => backoff.wait_after("the state of Kafka is not kept", error).await,
             }
         };
         loop {
             match poller.poll().await {
                 Ok(()) => {
-                    persistence.succeeded();
+                    backoff.succeeded();
                     tokio::time::sleep(state.every).await;
                 }
-                Err(error) => persistence.wait_after("the state of Kafka is not kept", error).await,
+                Err(error) => backoff.wait_after("the state of Kafka is not kept", error).await,
             }
         }
     };

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chrono::{TimeDelta, Utc};
 
-use super::persistence::Persistence;
+use super::backoff::Backoff;
 use super::tasks::Reporter;
 use crate::error::{Error, Kind};
 use crate::store::Store;
@@ -20,12 +20,12 @@ const LEFT_AFTER: TimeDelta = TimeDelta::hours(24);
 
 /// Works until it is aborted. Nothing waits for it. A store that cannot list them is told of once.
 pub(super) async fn run(store: Store, reporter: Reporter) {
-    let mut persistence = Persistence::new(reporter);
+    let mut backoff = Backoff::new(reporter);
     let what = "uploads that killed processes may have left are not aborted";
     loop {
         match store.abort_uploads(Utc::now() - LEFT_AFTER).await {
             Ok(_) => {
-                persistence.succeeded();
+                backoff.succeeded();
                 tokio::time::sleep(EVERY).await;
             }
             Err(error) if error.kind() == Kind::Unsupported => {
@@ -36,7 +36,7 @@ pub(super) async fn run(store: Store, reporter: Reporter) {
             Err(error) => {
                 let least = if error.is_transient() { Duration::ZERO } else { AGAIN };
                 let hint = hint(&error);
-                persistence.wait_at_least(least, what, error.hint(hint)).await;
+                backoff.wait_at_least(least, what, error.hint(hint)).await;
             }
         }
     }

@@ -24,7 +24,7 @@ use super::{Dropped, TaskEvent};
 use crate::config;
 use crate::error::{Error, Kind, Result};
 use crate::manifest::{Chain, Change, Outcome};
-use crate::pipeline::persistence::Persistence;
+use crate::pipeline::backoff::Backoff;
 use crate::pipeline::spool::Spool;
 use crate::pipeline::tasks::{Task, Tasks};
 use crate::segment::{Encoding, Sealed, SegmentInfo, rewrite};
@@ -191,14 +191,14 @@ impl Committer {
     async fn upload(&self, sealed: &Sealed) -> SegmentRef {
         let (number, _) = self.shared.spool.next_file();
         let key = layout::segment(&self.life, Utc::now(), &self.shared.writer, number, sealed.format);
-        let mut persistence = self.persistence(Task::KafkaUpload);
+        let mut backoff = self.backoff(Task::KafkaUpload);
         loop {
             let permit = self.shared.uploads.acquire().await;
             let uploaded = self.shared.store.upload(&key, &sealed.path, &sealed.sha256).await;
             drop(permit);
             match uploaded {
                 Ok(()) => return sealed.to_ref(key.to_string()),
-                Err(error) => persistence.wait_after("a segment cannot be uploaded", error).await,
+                Err(error) => backoff.wait_after("a segment cannot be uploaded", error).await,
             }
         }
     }
@@ -267,18 +267,18 @@ impl Committer {
     }
 
     pub(super) async fn append(&mut self, change: &Change, now: DateTime<Utc>) -> Outcome {
-        let mut persistence = self.persistence(Task::KafkaCheckpoint);
+        let mut backoff = self.backoff(Task::KafkaCheckpoint);
         loop {
             match self.chain.commit(change, &self.shared.writer, now).await {
                 Ok(outcome) => return outcome,
-                Err(error) => persistence.wait_after("a checkpoint cannot be written", error).await,
+                Err(error) => backoff.wait_after("a checkpoint cannot be written", error).await,
             }
         }
     }
 
     /// Waits of a loop that works for this topic.
-    fn persistence(&self, task: Task) -> Persistence {
-        Persistence::new(self.shared.tasks.reporter(task, self.life.topic.as_str()))
+    fn backoff(&self, task: Task) -> Backoff {
+        Backoff::new(self.shared.tasks.reporter(task, self.life.topic.as_str()))
     }
 
     fn tell_committed(&self, batch: Vec<Ready>) {
@@ -361,7 +361,7 @@ impl Committer {
             self.shared.spool.remove(&sealed.path);
             return None;
         }
-        let mut persistence = self.persistence(Task::KafkaSpool);
+        let mut backoff = self.backoff(Task::KafkaSpool);
         let new = loop {
             let (_, path) = self.shared.spool.next_file();
             let info = SegmentInfo {
@@ -372,10 +372,10 @@ impl Committer {
             };
             match rewrite(&sealed, ranges, info, self.encoding, &path).await {
                 Ok(new) => break new,
-                Err(error) => persistence.wait_after("a segment cannot be written anew", error).await,
+                Err(error) => backoff.wait_after("a segment cannot be written anew", error).await,
             }
         };
-        drop(persistence);
+        drop(backoff);
         self.shared.spool.remove(&sealed.path);
         let reference = self.upload(&new).await;
         Some((new, reference))
@@ -384,11 +384,11 @@ impl Committer {
     /// What others have committed counts in every answer: they may have had a partition in between, and where a log was cut is
     /// told by all that is archived of it.
     async fn answer(&mut self, question: Question) {
-        let mut persistence = self.persistence(Task::KafkaPositions);
+        let mut backoff = self.backoff(Task::KafkaPositions);
         while let Err(error) = self.chain.refresh().await {
-            persistence.wait_after("what others have archived of a topic cannot be read", error).await;
+            backoff.wait_after("what others have archived of a topic cannot be read", error).await;
         }
-        drop(persistence);
+        drop(backoff);
         match question {
             Question::Where { seq, partitions } => {
                 let end = |partition| self.chain.position(partition).map(|range| range.end);
@@ -414,9 +414,9 @@ impl Committer {
             let within = |end: i64| Cut { offset: cut.offset.min(end), ..cut };
             let cuts = self.chain.position(cut.partition).map(|range| within(range.end)).into_iter().collect();
             let close = Close { cuts, decided: Utc::now() };
-            let mut persistence = self.persistence(Task::KafkaCheckpoint);
+            let mut backoff = self.backoff(Task::KafkaCheckpoint);
             while let Err(error) = self.chain.close(&close, &self.shared.writer, Utc::now()).await {
-                persistence.wait_after("the end of a generation cannot be written", error).await;
+                backoff.wait_after("the end of a generation cannot be written", error).await;
             }
         }
         self.shared.send(TaskEvent::Ended { segmenter: self.segmenter });
@@ -465,11 +465,11 @@ impl Committer {
 
     /// Where a log left what is archived of it.
     async fn left_at(&self, partition: i32, diverged: EpochAt) -> i64 {
-        let mut persistence = self.persistence(Task::KafkaPositions);
+        let mut backoff = self.backoff(Task::KafkaPositions);
         loop {
             match divergence::left_at(&self.shared.store, &self.chain, &self.earlier, partition, diverged).await {
                 Ok(offset) => return offset,
-                Err(error) => persistence.wait_after("what is archived of a partition cannot be listed", error).await,
+                Err(error) => backoff.wait_after("what is archived of a partition cannot be listed", error).await,
             }
         }
     }
@@ -521,11 +521,11 @@ impl Committer {
 
     /// The topic's id, and the partition's first offset and end, as the broker has them now.
     pub(super) async fn present(&self, partition: i32) -> (Option<String>, i64, i64) {
-        let mut persistence = self.persistence(Task::KafkaPositions);
+        let mut backoff = self.backoff(Task::KafkaPositions);
         loop {
             match self.try_present(partition).await {
                 Ok(present) => return present,
-                Err(error) => persistence.wait_after("the offsets of a partition cannot be listed", error).await,
+                Err(error) => backoff.wait_after("the offsets of a partition cannot be listed", error).await,
             }
         }
     }

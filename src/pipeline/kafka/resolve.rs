@@ -22,7 +22,7 @@ use super::identity;
 use crate::config::{Kafka, Start};
 use crate::error::{Error, Kind, Result};
 use crate::manifest::{self, Chain};
-use crate::pipeline::persistence::Persistence;
+use crate::pipeline::backoff::Backoff;
 use crate::pipeline::tasks::Task;
 use crate::source::kafka::{OffsetAt, Resume, TopicInfo, TopicPartition};
 use crate::store::Store;
@@ -68,12 +68,12 @@ pub(super) async fn run(kafka: Arc<Kafka>, shared: Arc<Shared>, mut inbox: mpsc:
     }
     let mut waits = Waits::default();
     while let Some(request) = inbox.recv().await {
-        let mut persistence = Persistence::new(shared.tasks.reporter(Task::KafkaPositions, ""));
+        let mut backoff = Backoff::new(shared.tasks.reporter(Task::KafkaPositions, ""));
         let (resolved, unresolved) = loop {
             match resolve(&kafka, &shared, &request, &mut waits).await {
                 Ok(answer) => break answer,
                 Err(error) => {
-                    persistence.wait_after("the positions of assigned partitions cannot be found", error).await;
+                    backoff.wait_after("the positions of assigned partitions cannot be found", error).await;
                 }
             }
         };
@@ -83,12 +83,12 @@ pub(super) async fn run(kafka: Arc<Kafka>, shared: Arc<Shared>, mut inbox: mpsc:
 
 /// Waits until it is known that the brokers are those of the archive's cluster.
 async fn admitted(kafka: &Kafka, shared: &Shared) -> Result<()> {
-    let mut persistence = Persistence::new(shared.tasks.reporter(Task::KafkaPositions, ""));
+    let mut backoff = Backoff::new(shared.tasks.reporter(Task::KafkaPositions, ""));
     loop {
         match identity::admit(&shared.store, kafka, &shared.cluster).await {
             Err(error) if error.kind() != Kind::Config => {
                 let what = "whether the brokers are those of the archive's cluster is not known yet";
-                persistence.wait_after(what, error).await;
+                backoff.wait_after(what, error).await;
             }
             admitted => return admitted,
         }

@@ -473,7 +473,7 @@ impl Segmenter {
 
     /// A step failed: everything that is not sealed to disk is given up and will be read again. The partitions are held
     /// until the committer has said where the archive stands.
-    pub(super) fn begin_anew(&mut self, retry_at: Instant) {
+    pub(super) fn start_over(&mut self, retry_at: Instant) {
         self.busy = false;
         self.writer = None;
         self.steps.retain(|step| step.question.is_some());

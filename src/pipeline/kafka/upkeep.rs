@@ -11,8 +11,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::error::{Error, Kind, Result, ResultExt as _};
 use crate::manifest::{self, Chain, aged, holds, reads};
+use crate::pipeline::backoff::Backoff;
 use crate::pipeline::board::Opened;
-use crate::pipeline::persistence::Persistence;
 use crate::pipeline::postgres::left_to_others;
 use crate::pipeline::tasks::Reporter;
 use crate::store::{Store, layout};
@@ -26,15 +26,15 @@ const SELDOM: TimeDelta = TimeDelta::hours(24);
 
 /// Works until it is aborted. What fails is told and comes up again.
 pub(in crate::pipeline) async fn run((cluster, kept): (String, Duration), opened: Opened, reporter: Reporter) {
-    let mut persistence = Persistence::new(reporter);
+    let mut backoff = Backoff::new(reporter);
     let mut due = BTreeMap::new();
     loop {
         match round(&opened, (&cluster, kept), &mut due).await {
             Ok(()) => {
-                persistence.succeeded();
+                backoff.succeeded();
                 tokio::time::sleep(EVERY).await;
             }
-            Err(error) => persistence.wait_after("the upkeep of the archived topics is put off", error).await,
+            Err(error) => backoff.wait_after("the upkeep of the archived topics is put off", error).await,
         }
     }
 }

@@ -27,7 +27,7 @@ use super::walk::{self, Walk};
 use super::{Block, Shared};
 use crate::error::{Error, Kind, Result, ResultExt as _};
 use crate::manifest::{Chain, Change, Outcome};
-use crate::pipeline::persistence::Persistence;
+use crate::pipeline::backoff::Backoff;
 use crate::pipeline::tasks::Task;
 use crate::segment::wal::{MOST_BYTES, Seen, WalFacts, seal};
 use crate::store::layout;
@@ -377,11 +377,11 @@ impl Archiver {
     }
 
     async fn append(&mut self, change: &Change) -> Outcome {
-        let mut persistence = Persistence::new(self.shared.status.tasks.reporter(Task::WalCheckpoint, ""));
+        let mut backoff = Backoff::new(self.shared.status.tasks.reporter(Task::WalCheckpoint, ""));
         loop {
             match self.chain.commit(change, &self.shared.writer, Utc::now()).await {
                 Ok(outcome) => return outcome,
-                Err(error) => persistence.wait_after("a checkpoint of WAL cannot be written", error).await,
+                Err(error) => backoff.wait_after("a checkpoint of WAL cannot be written", error).await,
             }
         }
     }
@@ -438,9 +438,9 @@ impl Job {
         let (mut segment, object) =
             sealed.await.or_err(Kind::Internal, || "the encoding of WAL broke off".into())??;
         segment.life = life;
-        let mut persistence = Persistence::new(shared.status.tasks.reporter(Task::WalUpload, ""));
+        let mut backoff = Backoff::new(shared.status.tasks.reporter(Task::WalUpload, ""));
         while let Err(error) = shared.store.put(&key, object.clone()).await {
-            persistence.wait_after("a segment of WAL cannot be uploaded", error).await;
+            backoff.wait_after("a segment of WAL cannot be uploaded", error).await;
         }
         Ok(segment)
     }

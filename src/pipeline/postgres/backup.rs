@@ -25,7 +25,7 @@ use crate::config;
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::manifest::backups::{self, Archive, BACKUP_FORMAT, Backup, DAMAGED_FORMAT, Parent, Part, Tablespace};
 use crate::manifest::recoverable;
-use crate::pipeline::persistence::Persistence;
+use crate::pipeline::backoff::Backoff;
 use crate::pipeline::tasks::{Task, Tasks};
 use crate::restore::manifest::{self, Tally};
 use crate::source::postgres::{BackupEvent, BackupOptions, BackupStream, Server};
@@ -62,7 +62,7 @@ pub(crate) struct Order<'a> {
 
 /// Takes base backups by `[postgres.base_backup] every` and on request, until the service stops.
 pub(crate) async fn run(mut task: BackupTask) {
-    let mut persistence = Persistence::new(task.status.tasks.reporter(Task::BaseBackup, ""));
+    let mut backoff = Backoff::new(task.status.tasks.reporter(Task::BaseBackup, ""));
     let mut reason: Option<String> = None;
     loop {
         while let Ok(asked) = task.requests.try_recv() {
@@ -71,11 +71,11 @@ pub(crate) async fn run(mut task: BackupTask) {
         if reason.is_none() {
             match due(&task).await {
                 Ok(found) => {
-                    persistence.succeeded();
+                    backoff.succeeded();
                     reason = found;
                 }
                 Err(error) => tokio::select! {
-                    () = persistence.wait_after("it cannot be told whether a base backup is due", error) => continue,
+                    () = backoff.wait_after("it cannot be told whether a base backup is due", error) => continue,
                     () = super::asked(&mut task.stop) => return,
                 },
             }
@@ -103,13 +103,13 @@ pub(crate) async fn run(mut task: BackupTask) {
                 tracing::info!(name = backup.name, start = %backup.start, end = %backup.end, bytes = backup.bytes(),
                     stored_bytes = backup.stored_bytes(), "base backup taken");
                 task.status.note(|now| now.last_backup = Some(backup.finished));
-                persistence.succeeded();
+                backoff.succeeded();
                 reason = None;
             }
             Err(error) => {
                 let least = if error.kind() == Kind::Corrupt { DAMAGE_WAIT } else { Duration::ZERO };
                 tokio::select! {
-                    () = persistence.wait_at_least(least, "cannot take a base backup", error) => {}
+                    () = backoff.wait_at_least(least, "cannot take a base backup", error) => {}
                     () = super::asked(&mut task.stop) => return,
                 }
             }
@@ -196,7 +196,7 @@ pub(crate) async fn take(order: &Order<'_>, done: &Done) -> Result<Backup> {
         }
     }
     let backup = taken?;
-    let waits = || Persistence::new(done.tasks.reporter(Task::BaseBackup, &*backup.name));
+    let waits = || Backoff::new(done.tasks.reporter(Task::BaseBackup, &*backup.name));
     let hash = while_away(waits(), "a base backup cannot be committed", || backups::commit(store, &backup)).await?;
     // Where nothing is archived yet, the first one that is entered takes it along.
     let timelines = [backup.timeline, backup.end_timeline].map(u32::cast_signed);
@@ -273,8 +273,8 @@ async fn bring(stream: &mut BackupStream, (packer, done): (Packer, &Done), named
         archives,
         manifest,
     };
-    let persistence = Persistence::new(done.tasks.reporter(Task::BaseBackup, &*backup.name));
-    while_away(persistence, "a base backup cannot be read back", || is_stored(&store, &backup, &sent)).await?;
+    let backoff = Backoff::new(done.tasks.reporter(Task::BaseBackup, &*backup.name));
+    while_away(backoff, "a base backup cannot be read back", || is_stored(&store, &backup, &sent)).await?;
     paced.goes_on(Utc::now())?;
     Ok(backup)
 }

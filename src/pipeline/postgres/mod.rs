@@ -33,7 +33,7 @@ mod packer;
 mod receive;
 mod spool;
 mod status;
-mod steered;
+mod supervisor;
 mod timelines;
 mod upkeep;
 mod walk;
@@ -49,11 +49,11 @@ use object_store::path::Path;
 use tokio::sync::{Notify, mpsc, watch as channel};
 
 pub use status::{SlotStatus, Snapshot, Status};
-pub(super) use steered::Steered;
+pub(super) use supervisor::Supervisor;
 pub(in crate::pipeline) use upkeep::left_to_others;
 pub use upkeep::{Given, give_up, sweep};
 
-use super::persistence::Persistence;
+use super::backoff::Backoff;
 use super::tasks::{Reporter, Task};
 use crate::config::{self, Ack, Config};
 use crate::error::{Error, Kind, Result, ResultExt as _};
@@ -204,7 +204,7 @@ async fn serve(
     stop: channel::Receiver<bool>,
 ) -> Result<()> {
     let reporter = |task| shared.status.tasks.reporter(task, "");
-    let mut persistence = Persistence::new(reporter(Task::WalSpool));
+    let mut backoff = Backoff::new(reporter(Task::WalSpool));
     let mut chain = Some(chain);
     let mut receiver = Receiver::new(server.clone(), postgres.clone(), Arc::clone(shared));
     loop {
@@ -243,7 +243,7 @@ async fn serve(
             Ok(Ended::Overtaken) => receiver = receiving.break_off().await?,
             Err(error) if error.kind() == Kind::Corrupt => {
                 receiver = receiving.break_off().await?;
-                persistence.wait_after("what was received cannot be archived; it is received again", error).await;
+                backoff.wait_after("what was received cannot be archived; it is received again", error).await;
             }
             Err(error) => return Err(error),
         }
@@ -251,14 +251,14 @@ async fn serve(
 }
 
 async fn opened(store: &Store, system_id: u64, reporter: Reporter) -> Chain {
-    let mut persistence = Persistence::new(reporter);
+    let mut backoff = Backoff::new(reporter);
     loop {
         let error = match Chain::open(store, &StreamId::Postgres { system_id }).await {
             Ok(Some(chain)) => return chain,
             Ok(None) => Error::new(Kind::NotFound, "the chain of the write-ahead log has gone"),
             Err(error) => error,
         };
-        persistence.wait_after("the chain of the write-ahead log cannot be opened", error).await;
+        backoff.wait_after("the chain of the write-ahead log cannot be opened", error).await;
     }
 }
 
@@ -283,7 +283,7 @@ async fn archived_system(store: &Store) -> Result<Option<Chain>> {
 
 /// The archive's chain, begun if there is none. A store or a server that is away is waited for.
 async fn present(server: &Server, store: &Store, writer: &str, status: &Status) -> Result<Chain> {
-    let mut persistence = Persistence::new(status.tasks.reporter(Task::WalOpen, ""));
+    let mut backoff = Backoff::new(status.tasks.reporter(Task::WalOpen, ""));
     loop {
         let error = match archived_system(store).await {
             Ok(Some(chain)) => return Ok(chain),
@@ -292,32 +292,32 @@ async fn present(server: &Server, store: &Store, writer: &str, status: &Status) 
             // Damage waits for whoever repairs it, and topics are archived meanwhile.
             Err(error) => error,
         };
-        persistence.wait_after("the archive's write-ahead log cannot be looked up", error).await;
+        backoff.wait_after("the archive's write-ahead log cannot be looked up", error).await;
     }
 }
 
 /// Begins the chain of the system that the server belongs to. A server or a store that is away is waited for.
 async fn begin(server: &Server, store: &Store, writer: &str, status: &Status) -> Result<Chain> {
-    let system = reached(server, Persistence::new(status.tasks.reporter(Task::WalReceive, ""))).await?;
+    let system = reached(server, Backoff::new(status.tasks.reporter(Task::WalReceive, ""))).await?;
     let stream = StreamId::Postgres { system_id: system.system_id };
-    let mut persistence = Persistence::new(status.tasks.reporter(Task::WalOpen, ""));
+    let mut backoff = Backoff::new(status.tasks.reporter(Task::WalOpen, ""));
     loop {
         let error = match Chain::begin(store, &stream, Begin::Postgres(system), writer, Utc::now()).await {
             Ok(chain) => return Ok(chain),
             Err(error) if is_final(&error) || error.kind() == Kind::Fenced => return Err(error),
             Err(error) => error,
         };
-        persistence.wait_after("the chain of the write-ahead log cannot be begun", error).await;
+        backoff.wait_after("the chain of the write-ahead log cannot be begun", error).await;
     }
 }
 
 /// The system that the server belongs to, once it answers.
-async fn reached(server: &Server, mut persistence: Persistence) -> Result<System> {
+async fn reached(server: &Server, mut backoff: Backoff) -> Result<System> {
     loop {
         let system = async { system_of(&mut server.replication().await?).await };
         match system.await {
             Err(error) if !is_final(&error) => {
-                persistence.wait_after("the Postgres server cannot be reached", error).await;
+                backoff.wait_after("the Postgres server cannot be reached", error).await;
             }
             system => return system,
         }

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::manifest::backups::{Archive, Part, Tablespace};
 use crate::manifest::leftovers::WRITES_WITHIN;
-use crate::pipeline::persistence::Persistence;
+use crate::pipeline::backoff::Backoff;
 use crate::pipeline::tasks::{Task, Tasks};
 use crate::store::{Store, layout};
 use crate::stream::sha256;
@@ -151,7 +151,7 @@ impl Packer {
         let reporter = self.tasks.reporter(Task::BaseBackup, key.as_ref());
         self.uploads.spawn(async move {
             let what = "a part of a base backup cannot be stored";
-            while_away(Persistence::new(reporter), what, || store.put(&key, bytes.clone())).await
+            while_away(Backoff::new(reporter), what, || store.put(&key, bytes.clone())).await
         });
         Ok(())
     }
@@ -192,7 +192,7 @@ impl Packer {
 
 /// Makes `attempt` until it succeeds, fails for good, or the store has been away for too long.
 pub(super) async fn while_away<T, F: Future<Output = Result<T>>>(
-    mut persistence: Persistence,
+    mut backoff: Backoff,
     what: &str,
     attempt: impl Fn() -> F,
 ) -> Result<T> {
@@ -200,7 +200,7 @@ pub(super) async fn while_away<T, F: Future<Output = Result<T>>>(
     loop {
         match attempt().await {
             Err(error) if error.is_transient() && begun.elapsed() < STORE_PATIENCE => {
-                persistence.wait_after(what, error).await;
+                backoff.wait_after(what, error).await;
             }
             result => return result,
         }

@@ -23,7 +23,7 @@ use super::timelines::Next;
 use super::{Shared, asked, is_final, system_of};
 use crate::config::{self, Ack};
 use crate::error::{Error, Kind, Result, ResultExt as _};
-use crate::pipeline::persistence::Persistence;
+use crate::pipeline::backoff::Backoff;
 use crate::pipeline::tasks::Task;
 use crate::segment::wal::MOST_BYTES;
 use crate::source::postgres::{Server, is_removed_wal, is_wrong_state};
@@ -43,7 +43,7 @@ pub(super) struct Receiver {
     others: Handle,
     /// Whether a session got as far as streaming: what is wrong later is no mistake of the configuration.
     streamed: bool,
-    persistence: Persistence,
+    backoff: Backoff,
     /// Another server that still has what the usual one has removed.
     detour: Option<Detour>,
 }
@@ -85,8 +85,8 @@ impl Receiving {
 
 impl Receiver {
     pub(super) fn new(server: Server, config: config::Postgres, shared: Arc<Shared>) -> Self {
-        let persistence = Persistence::new(shared.status.tasks.reporter(Task::WalReceive, ""));
-        Self { persistence, server, config, shared, others: Handle::current(), streamed: false, detour: None }
+        let backoff = Backoff::new(shared.status.tasks.reporter(Task::WalReceive, ""));
+        Self { backoff, server, config, shared, others: Handle::current(), streamed: false, detour: None }
     }
 
     /// Begins to receive on a thread of its own. It writes and syncs where it reads, so that a commit that waits for the
@@ -126,16 +126,16 @@ impl Receiver {
             self.shared.status.note(|now| now.connected = false);
             match ended {
                 Ok(Ended::Stopped) => break,
-                Ok(Ended::GoOn) => self.persistence.succeeded(),
+                Ok(Ended::GoOn) => self.backoff.succeeded(),
                 Err(error) if !self.streamed && is_final(&error) => return Err(error),
                 Err(error) => {
                     // What stands in the way may be abandoned meanwhile.
                     self.shared.look_again.notify_one();
                     if began.elapsed() > SILENT_FOR {
-                        self.persistence.begin_anew();
+                        self.backoff.start_over();
                     }
                     tokio::select! {
-                        () = self.persistence.wait_after("no WAL is received", error) => {}
+                        () = self.backoff.wait_after("no WAL is received", error) => {}
                         () = asked(&mut stop) => break,
                     }
                 }
@@ -188,7 +188,7 @@ impl Receiver {
             Err(error) => return Err(error),
         };
         tracing::info!(timeline = next.timeline, start = %next.start, host = host.as_str(), "receiving WAL");
-        self.persistence.goes_on();
+        self.backoff.goes_on();
         self.shared.status.begins();
         self.shared.status.note(|now| {
             (now.connected, now.host) = (true, Some(host.clone()));

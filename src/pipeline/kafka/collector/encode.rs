@@ -108,7 +108,7 @@ impl Collector {
                 let what = "a segment cannot be written to the spool; its records will be read again";
                 tracing::error!(topic = &*segmenter.topic, %error, hint = error.hint_text(), retry_in = ?RETRY_AFTER, "{what}");
                 segmenter.shown.encoding.failed(what, &error, Some(RETRY_AFTER));
-                segmenter.begin_anew(Instant::now() + RETRY_AFTER);
+                segmenter.start_over(Instant::now() + RETRY_AFTER);
             }
         }
     }

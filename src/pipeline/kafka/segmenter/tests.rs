@@ -75,7 +75,7 @@ fn one_step_at_a_time_is_under_way_and_none_before_the_end_of_a_pause() {
     }
     let (step, _) = segmenter.next_step(now).expect("a step");
     assert!(segmenter.next_step(now).is_none() && !segmenter.is_ready(now));
-    segmenter.begin_anew(now + RETRY_AFTER);
+    segmenter.start_over(now + RETRY_AFTER);
     assert_eq!(step.finish.expect("an end").seq, 1);
     segmenter.reposition(0, 100);
     segmenter.advance(0, 101, now);
@@ -89,7 +89,7 @@ fn what_failed_is_held_until_its_position_is_known_and_then_read_again() {
     let (mut segmenter, now) = (segmenter(), Instant::now());
     segmenter.advance(0, 150, now);
     segmenter.seal(Reason::Age);
-    segmenter.begin_anew(now);
+    segmenter.start_over(now);
     segmenter.advance(0, 160, now);
     segmenter.seal(Reason::Age);
     assert_eq!((segmenter.sealed(), sealed(&mut segmenter)), (1, None), "held partitions take nothing");
@@ -206,7 +206,7 @@ fn a_question_survives_a_spool_that_fails_and_its_partition_waits_for_the_same_a
     let (mut segmenter, now) = (segmenter(), Instant::now());
     segmenter.advance(0, 110, now);
     segmenter.end(None);
-    segmenter.begin_anew(now);
+    segmenter.start_over(now);
     let place = Question::Where { seq: 1, partitions: vec![(0, 100), (2, 7)] };
     assert_eq!(steps(&mut segmenter), [Err(Question::End { cut: None }), Err(place)]);
     assert_eq!(segmenter.carries(0), Some(Some(Wait::NextGeneration)));

@@ -17,7 +17,7 @@ use crate::pipeline::board::{Opened, Order, PostgresBoard, State, Wish};
 const LOOK: Duration = Duration::from_millis(200);
 
 /// What the archiver runs with, each time that it runs.
-pub(in crate::pipeline) struct Steered<'a> {
+pub(in crate::pipeline) struct Supervisor<'a> {
     pub(in crate::pipeline) config: &'a Config,
     pub(in crate::pipeline) postgres: &'a config::Postgres,
     pub(in crate::pipeline) opened: &'a Opened,
@@ -26,7 +26,7 @@ pub(in crate::pipeline) struct Steered<'a> {
     pub(in crate::pipeline) backups: mpsc::Sender<String>,
 }
 
-impl Steered<'_> {
+impl Supervisor<'_> {
     /// Archives until `stop` turns true, except while somebody wants it to rest.
     pub(in crate::pipeline) async fn run(&self, mut stop: watch::Receiver<bool>) -> Result<()> {
         loop {

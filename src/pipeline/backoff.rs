@@ -11,12 +11,12 @@ const FIRST_WAIT: Duration = Duration::from_millis(500);
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
 /// How long the next wait is, and where failures are reported. The report ends with a success, or with this.
-pub(super) struct Persistence {
+pub(super) struct Backoff {
     wait: Duration,
     reporter: Reporter,
 }
 
-impl Persistence {
+impl Backoff {
     pub(super) fn new(reporter: Reporter) -> Self {
         Self { wait: FIRST_WAIT, reporter }
     }
@@ -40,7 +40,7 @@ impl Persistence {
     }
 
     /// Waits briefly again after the next failure; what failed stays reported until it succeeds.
-    pub(super) fn begin_anew(&mut self) {
+    pub(super) fn reset(&mut self) {
         self.wait = FIRST_WAIT;
     }
 
@@ -51,7 +51,7 @@ impl Persistence {
 
     /// It has succeeded.
     pub(super) fn succeeded(&mut self) {
-        self.begin_anew();
+        self.reset();
         self.goes_on();
     }
 }
@@ -69,17 +69,17 @@ mod tests {
     #[tokio::test]
     async fn a_loop_is_failing_from_its_first_failure_to_its_success() {
         let tasks = Arc::<Tasks>::default();
-        let mut persistence = Persistence::new(tasks.reporter(Task::KafkaUpload, "orders"));
+        let mut backoff = Backoff::new(tasks.reporter(Task::KafkaUpload, "orders"));
         assert_eq!(tasks.failing(), []);
         for kind in [Kind::Unavailable, Kind::Denied] {
-            let waiting = persistence.wait_after("an upload", Error::new(kind, "no")).now_or_never();
+            let waiting = backoff.wait_after("an upload", Error::new(kind, "no")).now_or_never();
             assert_eq!((waiting, tasks.failing_of(Task::KafkaUpload).0), (None, 1), "from before the wait");
         }
-        assert_eq!(persistence.wait, LONGEST_WAIT, "what a person must mend is not asked for often");
-        persistence.succeeded();
-        assert_eq!((tasks.failing().len(), persistence.wait), (0, FIRST_WAIT));
-        assert_eq!(persistence.wait_after("an upload", Error::new(Kind::Unavailable, "no")).now_or_never(), None);
-        drop(persistence);
+        assert_eq!(backoff.wait, LONGEST_WAIT, "what a person must mend is not asked for often");
+        backoff.succeeded();
+        assert_eq!((tasks.failing().len(), backoff.wait), (0, FIRST_WAIT));
+        assert_eq!(backoff.wait_after("an upload", Error::new(Kind::Unavailable, "no")).now_or_never(), None);
+        drop(backoff);
         assert_eq!(tasks.failing(), [], "a loop that is gone fails no more");
     }
 }
