@@ -8,18 +8,18 @@ use tokio::sync::watch;
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
 use crate::http::Listener;
-use crate::pipeline::{self, board::Board};
+use crate::pipeline::{self, published::Published};
 
 /// Archives until SIGTERM or SIGINT. A second signal ends at once: killing is a correct way to stop, only dearer.
 pub(super) async fn run(config: &Config) -> Result<()> {
     let (stop, stopped) = watch::channel(false);
     let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
-    let board = Board::new(config);
+    let published = Published::new(config);
     if let Some(http) = &config.http {
-        let listener = Listener::bind(http, config, Arc::clone(&board)).await?;
-        board.tasks().spawn("http", listener.serve());
+        let listener = Listener::bind(http, config, Arc::clone(&published)).await?;
+        published.tasks().spawn("http", listener.serve());
     }
-    let mut service = Box::pin(pipeline::run(config, board, stopped));
+    let mut service = Box::pin(pipeline::run(config, published, stopped));
     loop {
         tokio::select! {
             result = &mut service => return result,

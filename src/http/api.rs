@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use twox_hash::XxHash64;
 
 use super::{App, AppState, health, refusal};
-use crate::pipeline::board::State;
+use crate::pipeline::desired::State;
 use crate::pipeline::kafka::status::{GapSpan, PartitionStatus, Stall, Status, StreamStatus, Trouble};
 use crate::pipeline::postgres::{SlotStatus, Snapshot};
 use crate::pipeline::state::status::{KindStatus, StateStatus};
@@ -35,7 +35,7 @@ pub(super) fn stream(
     Path(topic): Path<String>,
     headers: HeaderMap,
 ) -> std::future::Ready<Response> {
-    let status = app.board.kafka().map(|kafka| kafka.status()).unwrap_or_default();
+    let status = app.published.kafka().map(|kafka| kafka.status()).unwrap_or_default();
     let found = status.streams.iter().find(|stream| *stream.topic == *topic);
     std::future::ready(match found {
         None => refusal(StatusCode::NOT_FOUND, format!("this process has no partition of a topic {topic}")),
@@ -70,28 +70,28 @@ fn tagged(headers: &HeaderMap, answer: &Value) -> Response {
 }
 
 fn overview(app: &App, health: &health::Health) -> Value {
-    let opened = app.board.opened();
+    let opened = app.published.opened();
     json!({
         "version": VERSION,
         "revision": REVISION,
         "worker": app.worker,
         "writer": opened.map(|opened| opened.writer.as_str()),
-        "started": time::utc(app.board.started()),
+        "started": time::utc(app.published.started()),
         "ready": health.reasons.is_empty(),
         "reasons": health.reasons,
         "notes": health.notes,
-        "failing": app.board.tasks().failing().iter().map(failure).collect::<Vec<_>>(),
+        "failing": app.published.tasks().failing().iter().map(failure).collect::<Vec<_>>(),
         "archive": app.config.archive.url.as_str(),
         "memory_budget_bytes": app.config.memory_budget,
-        "kafka": app.board.kafka().zip(app.config.kafka.as_ref()).map(|(board, config)| {
-            let mut kafka = kafka(&board.status());
+        "kafka": app.published.kafka().zip(app.config.kafka.as_ref()).map(|(published, config)| {
+            let mut kafka = kafka(&published.status());
             kafka["cluster"] = json!(config.cluster);
-            kafka["cluster_id"] = json!(board.cluster_id());
+            kafka["cluster_id"] = json!(published.cluster_id());
             kafka["group_id"] = json!(config.group_id);
             kafka
         }),
-        "postgres": app.board.postgres().map(|board| postgres(board.state(), &board.status.now())),
-        "state": app.board.state().map(|board| state(&board.status())),
+        "postgres": app.published.postgres().map(|published| postgres(published.state(), &published.status.now())),
+        "state": app.published.state().map(|published| state(&published.status())),
     })
 }
 

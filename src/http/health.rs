@@ -16,10 +16,10 @@ use serde::Serialize;
 use tokio::sync::Mutex;
 
 use super::{App, AppState};
-use crate::pipeline::board::Opened;
-use crate::pipeline::board::State as Activity;
+use crate::pipeline::desired::State as Activity;
 use crate::pipeline::kafka::status::{Stall, Status};
 use crate::pipeline::postgres::{SlotStatus, Snapshot};
+use crate::pipeline::published::Opened;
 use crate::pipeline::tasks::{Failure, Task, Weight};
 use crate::source::postgres::WalStatus;
 use crate::store::layout;
@@ -79,7 +79,7 @@ pub(super) async fn readyz(State(app): AppState) -> Response {
 
 fn live(app: &App, now: Instant) -> Health {
     let mut health = Health::default();
-    match (app.board.opened(), app.board.kafka()) {
+    match (app.published.opened(), app.published.kafka()) {
         (None, _) => health.notes.push("the archive is being opened".to_owned()),
         (Some(_), Some(kafka)) if kafka.silent_for(now) > SILENT_AT_MOST => health.reasons.push(format!(
             "the collector has made no round for {} s: restart the process; nothing is lost by it",
@@ -87,7 +87,7 @@ fn live(app: &App, now: Instant) -> Health {
         )),
         _ => {}
     }
-    let held_up = app.board.postgres().map_or(Duration::ZERO, |postgres| postgres.status.silent_for(now));
+    let held_up = app.published.postgres().map_or(Duration::ZERO, |postgres| postgres.status.silent_for(now));
     if held_up > HELD_UP_AT_MOST {
         health.reasons.push(format!(
             "the receiver of WAL has been held up for {} s, by the disk of archive.spool_dir or a fault: restart the process; nothing is lost by it",
@@ -100,19 +100,19 @@ fn live(app: &App, now: Instant) -> Health {
 /// What keeps the process from its work.
 pub(super) async fn ready(app: &App) -> Health {
     let mut health = live(app, Instant::now());
-    let Some(opened) = app.board.opened() else {
+    let Some(opened) = app.published.opened() else {
         health.reasons.append(&mut health.notes);
         return health;
     };
-    let status = app.board.kafka().map(|kafka| kafka.status()).unwrap_or_default();
-    if app.board.kafka().is_some() {
+    let status = app.published.kafka().map(|kafka| kafka.status()).unwrap_or_default();
+    if app.published.kafka().is_some() {
         judge(&status, &mut health);
         judge_stalls(&status, Utc::now(), &mut health);
     }
-    let resting = app.board.postgres().is_some_and(|postgres| is_resting(postgres.state().0));
-    judge_failures(&app.board.tasks().failing(), resting, &mut health);
+    let resting = app.published.postgres().is_some_and(|postgres| is_resting(postgres.state().0));
+    judge_failures(&app.published.tasks().failing(), resting, &mut health);
     let mut stream = status.streams.first().map(|stream| stream.stream.to_string());
-    if let Some(postgres) = app.board.postgres() {
+    if let Some(postgres) = app.published.postgres() {
         let now = postgres.status.now();
         judge_postgres(postgres.state(), &now, &mut health);
         stream = stream.or(now.system_id.map(|system_id| StreamId::Postgres { system_id }.to_string()));

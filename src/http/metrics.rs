@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
 
 use super::{AppState, health};
-use crate::pipeline::board::State as Activity;
+use crate::pipeline::desired::State as Activity;
 use crate::pipeline::kafka::status::{Cause, Incomplete, PartitionStatus, Status};
 use crate::pipeline::postgres::{SlotStatus, Snapshot};
 use crate::pipeline::tasks::{Task, Tasks};
@@ -29,21 +29,21 @@ pub(super) async fn metrics(State(app): AppState) -> Response {
     out.single(&BUILD_INFO, &[("version", VERSION), ("revision", REVISION)], 1.0);
     out.single(&READY, &[], flag(ready));
     out.single(&MEMORY_BUDGET, &[], app.config.memory_budget as f64);
-    let kafka = app.board.kafka().map(|kafka| ("kafka", kafka.status().state));
-    let postgres = app.board.postgres().map(|postgres| ("postgres", postgres.state().0));
+    let kafka = app.published.kafka().map(|kafka| ("kafka", kafka.status().state));
+    let postgres = app.published.postgres().map(|postgres| ("postgres", postgres.state().0));
     out.family(&PAUSED, |samples| {
         for (connector, state) in kafka.into_iter().chain(postgres) {
             samples.add(&[("connector", connector)], flag(matches!(state, Activity::Paused | Activity::Stopped)));
         }
     });
-    expose_tasks(app.board.tasks(), &mut out);
-    if let Some(kafka) = app.board.kafka() {
+    expose_tasks(app.published.tasks(), &mut out);
+    if let Some(kafka) = app.published.kafka() {
         expose_kafka(&kafka.status(), Utc::now(), &mut out);
     }
-    if let Some(postgres) = app.board.postgres() {
+    if let Some(postgres) = app.published.postgres() {
         expose_postgres(&postgres.status.now(), Utc::now(), &mut out);
     }
-    if let Some(state) = app.board.state() {
+    if let Some(state) = app.published.state() {
         let polled = state.status().kinds;
         out.family(&STATE_POLLED, |samples| {
             polled.iter().for_each(|(kind, status)| samples.add(&[("kind", kind.name())], seconds(status.polled)));

@@ -46,7 +46,7 @@ use tokio::time::Instant;
 use crate::config::{Config, Http};
 use crate::error::{Error, Kind, Result};
 use crate::escape;
-use crate::pipeline::board::Board;
+use crate::pipeline::published::Published;
 use crate::telemetry::metrics::{Recorder, install};
 use auth::Token;
 use connections::{Place, REQUEST_WITHIN};
@@ -66,7 +66,7 @@ const TIDY_EVERY: Duration = Duration::from_secs(5);
 /// What every answer is made from.
 struct App {
     config: Config,
-    board: Arc<Board>,
+    published: Arc<Published>,
     recorder: Recorder,
     token: Option<Token>,
     /// This process as Connect's tools name a worker.
@@ -108,7 +108,7 @@ impl Listener {
     ///
     /// # Errors
     /// A token file that is unusable, an address that is taken or not of this machine.
-    pub async fn bind(http: &Http, config: &Config, board: Arc<Board>) -> Result<Self> {
+    pub async fn bind(http: &Http, config: &Config, published: Arc<Published>) -> Result<Self> {
         let token = http.admin_token_file.as_deref().map(Token::open).transpose()?;
         let socket = bind(http.listen, "http.listen").await?;
         let port = socket.local_addr().map_or(http.listen.port(), |address| address.port());
@@ -116,7 +116,7 @@ impl Listener {
         let (config, recorder, store) = (config.clone(), install()?, health::StoreProbe::default());
         let gate = Arc::new(Gate::of(&socket));
         tracing::info!(listen = %http.listen, changes = token.is_some(), "listening for HTTP");
-        Ok(Self { socket, app: Arc::new(App { config, board, recorder, token, worker, store, gate }) })
+        Ok(Self { socket, app: Arc::new(App { config, published, recorder, token, worker, store, gate }) })
     }
 
     /// Serves until the future is dropped.

@@ -28,7 +28,7 @@ pub(super) fn root(State(app): AppState, headers: HeaderMap) -> Ready<Response> 
     let mut answer = if wants_html(accept) {
         file("text/html; charset=utf-8", PAGE)
     } else {
-        let cluster_id = app.board.kafka().and_then(|kafka| kafka.cluster_id().map(str::to_owned));
+        let cluster_id = app.published.kafka().and_then(|kafka| kafka.cluster_id().map(str::to_owned));
         Json(json!({ "version": VERSION, "commit": REVISION, "kafka_cluster_id": cluster_id })).into_response()
     };
     answer.headers_mut().insert(header::VARY, HeaderValue::from_static("accept"));

@@ -1,8 +1,9 @@
 //! The running service: what flows from the sources into the archive. What it shows of itself, and what is asked of it,
-//! stands on its [`board`].
+//! stands on its [`published`].
 
-pub mod board;
+pub mod desired;
 pub mod kafka;
+pub mod published;
 
 mod backoff;
 pub mod postgres;
@@ -22,18 +23,18 @@ use crate::error::{Error, Kind, Result};
 use crate::source::postgres::Server;
 use crate::store::Store;
 
-use board::{Board, Opened};
 use postgres::{Supervisor, backup::BackupTask};
+use published::{Opened, Published};
 use spool::Spool;
 use summary::Summary;
 
-/// Archives everything that the configuration names, until `stop` turns true. `board` is made from the same
+/// Archives everything that the configuration names, until `stop` turns true. `published` is made from the same
 /// configuration.
 ///
 /// # Errors
 /// A configuration without a source, a store or spool that cannot be written, and what makes a source fail for good.
 /// Everything else is waited for: a broker or a store that is away, a topic that does not exist yet.
-pub async fn run(config: &Config, board: Arc<Board>, stop: watch::Receiver<bool>) -> Result<()> {
+pub async fn run(config: &Config, published: Arc<Published>, stop: watch::Receiver<bool>) -> Result<()> {
     if config.kafka.is_none() && config.postgres.is_none() {
         return Err(Error::new(Kind::Config, "the configuration names nothing to archive")
             .hint("add a section [kafka] with bootstrap_servers and topics, or [postgres] with a url"));
@@ -41,39 +42,39 @@ pub async fn run(config: &Config, board: Arc<Board>, stop: watch::Receiver<bool>
     let store = Store::open(&config.archive)?;
     store.probe().await?;
     let opened = Opened { store, writer: writer_id()? };
-    board.has_opened(&opened);
+    published.has_opened(&opened);
     let topics = async {
-        match (&config.kafka, board.kafka()) {
-            (Some(kafka), Some(board)) => {
-                kafka::run(config, kafka, opened.clone(), Arc::clone(board), stop.clone()).await
+        match (&config.kafka, published.kafka()) {
+            (Some(kafka), Some(published)) => {
+                kafka::run(config, kafka, opened.clone(), Arc::clone(published), stop.clone()).await
             }
             _ => Ok(()),
         }
     };
-    let (tasks, Opened { store, writer }) = (board.tasks(), &opened);
+    let (tasks, Opened { store, writer }) = (published.tasks(), &opened);
     let unfinished =
         tasks.spawn("unfinished-uploads", unfinished::run(store.clone(), tasks.reporter(tasks::Task::Leftovers, "")));
     let log = async {
-        match (&config.postgres, board.postgres()) {
-            (Some(postgres), Some(board)) => {
+        match (&config.postgres, published.postgres()) {
+            (Some(postgres), Some(published)) => {
                 let (backups, requests) = mpsc::channel(1);
                 let task = BackupTask {
                     server: Server::new(&postgres.for_backups())?,
                     config: postgres.clone(),
                     store: store.clone(),
                     writer: writer.clone(),
-                    status: Arc::clone(&board.status),
+                    status: Arc::clone(&published.status),
                     requests,
                     stop: stop.clone(),
                 };
                 let task = tasks.spawn("base-backup", postgres::backup::run(task));
-                let log = Supervisor { config, postgres, opened: &opened, board, backups };
+                let log = Supervisor { config, postgres, opened: &opened, published, backups };
                 let mut summary = Summary::default();
                 let result = tokio::select! {
                     result = log.run(stop.clone()) => result,
-                    never = summary.every_minute(board) => match never {},
+                    never = summary.every_minute(published) => match never {},
                 };
-                summary.tell(board);
+                summary.tell(published);
                 // A backup under way counts for nothing until its last object.
                 task.abort();
                 result
@@ -81,9 +82,9 @@ pub async fn run(config: &Config, board: Arc<Board>, stop: watch::Receiver<bool>
             _ => Ok(()),
         }
     };
-    let state = match (&config.kafka, &config.state, board.state()) {
-        (Some(kafka), Some(state), Some(board)) => {
-            let told = (Arc::clone(board), Arc::clone(tasks));
+    let state = match (&config.kafka, &config.state, published.state()) {
+        (Some(kafka), Some(state), Some(published)) => {
+            let told = (Arc::clone(published), Arc::clone(tasks));
             Some(tasks.spawn("state", state::run((kafka.clone(), state.clone()), opened.clone(), told, stop.clone())))
         }
         _ => None,
@@ -159,17 +160,17 @@ mod tests {
         let path = home.path().join("tidelog.toml");
         std::fs::write(&path, text).expect("a configuration");
         let config = Config::load(&path).expect("it is valid");
-        let board = Board::new(&config);
+        let published = Published::new(&config);
         let (_stop, stopped) = watch::channel(false);
         let service = tokio::spawn({
-            let (config, board) = (config.clone(), Arc::clone(&board));
-            async move { run(&config, board, stopped).await }
+            let (config, published) = (config.clone(), Arc::clone(&published));
+            async move { run(&config, published, stopped).await }
         });
-        while board.kafka().expect("it has Kafka").status().since.is_none() {
+        while published.kafka().expect("it has Kafka").status().since.is_none() {
             assert!(!service.is_finished());
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        board.tasks().spawn("committer", async { panic!("the chain is upside down") });
+        published.tasks().spawn("committer", async { panic!("the chain is upside down") });
         service.await.expect("the service itself does not panic").expect_err("it has ended")
     }
 }

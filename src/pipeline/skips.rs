@@ -1,4 +1,4 @@
-//! Orders to skip what cannot be read: each names the partition and the offset at which it stands, so that an order that comes
+//! Requests to skip what cannot be read: each names the partition and the offset at which it stands, so that a request that comes
 //! twice, or late, skips nothing else.
 //!
 //! ```text
@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use crate::source::kafka::TopicPartition;
 
-/// What has become of an order.
+/// What has become of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Told {
     /// It is looked how far what cannot be read reaches.
@@ -34,7 +34,7 @@ pub enum Refused {
     Because(String),
 }
 
-/// One order.
+/// One request.
 #[derive(Debug)]
 pub struct Skip {
     pub(super) at: TopicPartition,
@@ -57,41 +57,41 @@ impl Skip {
     }
 }
 
-/// The orders of this process, the last one of each partition.
+/// The requests of this process, the last one of each partition.
 #[derive(Debug, Default)]
-pub struct Skips(Mutex<Orders>);
+pub struct Skips(Mutex<Requests>);
 
 #[derive(Debug, Default)]
-struct Orders {
+struct Requests {
     known: BTreeMap<TopicPartition, Arc<Skip>>,
     new: Vec<Arc<Skip>>,
 }
 
 impl Skips {
-    /// Asks to skip what stands at `offset`. An order that is under way or done is not begun again.
+    /// Asks to skip what stands at `offset`. A request that is under way or done is not begun again.
     pub fn ask(&self, at: TopicPartition, offset: i64) -> Arc<Skip> {
-        let mut orders = self.orders();
-        orders.known.retain(|_, skip| !matches!(*skip.told.borrow(), Told::Refused(_)));
-        if let Some(known) = orders.known.get(&at).filter(|known| known.offset == offset) {
+        let mut requests = self.requests();
+        requests.known.retain(|_, skip| !matches!(*skip.told.borrow(), Told::Refused(_)));
+        if let Some(known) = requests.known.get(&at).filter(|known| known.offset == offset) {
             return Arc::clone(known);
         }
         let skip = Arc::new(Skip { at: at.clone(), offset, told: watch::Sender::new(Told::Looking) });
-        orders.known.insert(at, Arc::clone(&skip));
-        orders.new.push(Arc::clone(&skip));
+        requests.known.insert(at, Arc::clone(&skip));
+        requests.new.push(Arc::clone(&skip));
         skip
     }
 
-    /// The orders that came since the last call.
+    /// The requests that came since the last call.
     pub(super) fn take(&self) -> Vec<Arc<Skip>> {
-        std::mem::take(&mut self.orders().new)
+        std::mem::take(&mut self.requests().new)
     }
 
-    /// The order to skip what stands at `offset`.
+    /// The request to skip what stands at `offset`.
     pub(super) fn find(&self, at: &TopicPartition, offset: i64) -> Option<Arc<Skip>> {
-        self.orders().known.get(at).filter(|known| known.offset == offset).cloned()
+        self.requests().known.get(at).filter(|known| known.offset == offset).cloned()
     }
 
-    fn orders(&self) -> MutexGuard<'_, Orders> {
+    fn requests(&self) -> MutexGuard<'_, Requests> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -21,7 +21,7 @@ use serde_json::value::RawValue;
 use tokio::sync::watch;
 
 use super::backoff::Backoff;
-use super::board::Opened;
+use super::published::Opened;
 use super::tasks::{Task, Tasks};
 use crate::config::{Kafka, State};
 use crate::error::{Error, Kind, Result};
@@ -31,19 +31,19 @@ use crate::source::kafka::state::{Answer, Asked, Part, Question, Refusal};
 use crate::store::Store;
 use crate::stream::{Begin, StateKind, StateOf, StreamId, sha256};
 use crate::telemetry::metrics::{STATE_VERSIONS, STORED_BYTES};
-use status::StateBoard;
+use status::PublishedState;
 
 /// Keeps the state until `stop` turns true.
 pub(super) async fn run(
     (kafka, state): (Kafka, State),
     opened: Opened,
-    (board, tasks): (Arc<StateBoard>, Arc<Tasks>),
+    (published, tasks): (Arc<PublishedState>, Arc<Tasks>),
     mut stop: watch::Receiver<bool>,
 ) {
     let mut backoff = Backoff::new(tasks.reporter(Task::KafkaState, ""));
     let work = async {
         let mut poller = loop {
-            match Poller::new(&kafka, &state, &opened, &board) {
+            match Poller::new(&kafka, &state, &opened, &published) {
                 Ok(poller) => break poller,
                 Err(error) => backoff.wait_after("the state of Kafka is not kept", error).await,
             }
@@ -83,7 +83,7 @@ struct Poller {
     wanted: Option<String>,
     store: Store,
     writer: String,
-    board: Arc<StateBoard>,
+    published: Arc<PublishedState>,
     /// The id of the cluster that the streams are of.
     cluster_id: Option<String>,
     kept: BTreeMap<StateKind, Kept>,
@@ -94,7 +94,7 @@ struct Poller {
 }
 
 impl Poller {
-    fn new(kafka: &Kafka, state: &State, opened: &Opened, board: &Arc<StateBoard>) -> Result<Self> {
+    fn new(kafka: &Kafka, state: &State, opened: &Opened, published: &Arc<PublishedState>) -> Result<Self> {
         Ok(Self {
             question: Question::new(kafka, state)?,
             asked: Asked::default(),
@@ -103,7 +103,7 @@ impl Poller {
             wanted: kafka.cluster_id.clone(),
             store: opened.store.clone(),
             writer: opened.writer.clone(),
-            board: Arc::clone(board),
+            published: Arc::clone(published),
             cluster_id: None,
             kept: BTreeMap::new(),
             written: 0,
@@ -206,7 +206,7 @@ impl Poller {
                 tracing::info!(stream = %of, version = next, bytes = stored, "the state of Kafka has changed");
             }
         }
-        self.board.polled(kind, versions::next(&kept.chain), kept.chain.totals().max_timestamp, now);
+        self.published.polled(kind, versions::next(&kept.chain), kept.chain.totals().max_timestamp, now);
         Ok(())
     }
 
@@ -222,7 +222,7 @@ impl Poller {
         for Refusal { what, .. } in self.told.difference(&refused) {
             tracing::info!(what, "the brokers tell this again, or it is gone");
         }
-        self.board.refused(refused.iter().cloned().collect());
+        self.published.refused(refused.iter().cloned().collect());
         self.told = refused;
     }
 }

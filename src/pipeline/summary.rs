@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
-use super::board::PostgresBoard;
 use super::postgres::Snapshot;
+use super::published::PublishedPostgres;
 
 const EVERY: Duration = Duration::from_secs(60);
 
@@ -21,20 +21,20 @@ pub(super) struct Summary {
 
 impl Summary {
     /// Writes a line a minute, until it is dropped.
-    pub(super) async fn every_minute(&mut self, board: &PostgresBoard) -> Infallible {
+    pub(super) async fn every_minute(&mut self, published: &PublishedPostgres) -> Infallible {
         let mut tick = interval_at(Instant::now() + EVERY, EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
-            self.tell(board);
+            self.tell(published);
         }
     }
 
     /// Writes a line about what came since the last one.
-    pub(super) fn tell(&mut self, board: &PostgresBoard) {
-        let now = board.status.now();
+    pub(super) fn tell(&mut self, published: &PublishedPostgres) {
+        let now = published.status.now();
         let Self { segments, raw_bytes, stored_bytes } = self.since(&now);
-        tracing::info!(connector = "postgres", state = board.state().0.name(), segments, raw_bytes, stored_bytes,
+        tracing::info!(connector = "postgres", state = published.state().0.name(), segments, raw_bytes, stored_bytes,
             durable = %now.durable, lag_bytes = now.lag_bytes, "archived");
     }
 

@@ -49,7 +49,6 @@ const ARROWS: &[(&str, &str)] = &[
     ("http/connect/masked.rs", "http/connect/shape.rs"),
     ("pipeline/kafka/segmenter.rs", "pipeline/kafka/commit.rs"),
     ("pipeline/kafka/segmenter.rs", "pipeline/kafka/shown.rs"),
-    ("pipeline/kafka/status.rs", "pipeline/board.rs"),
     ("pipeline/postgres/incremental.rs", "pipeline/postgres/backup.rs"),
     ("replay/kafka/target.rs", "replay/kafka/preflight.rs"),
     ("replay/select.rs", "replay/plan.rs"),

@@ -30,7 +30,7 @@ use super::{Cli, Command, inspect, replay};
 use crate::config::Config;
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::manifest::{Chain, streams};
-use crate::pipeline::{self, board::Board};
+use crate::pipeline::{self, published::Published};
 use crate::store::Store;
 use crate::stream::Totals;
 use crate::time;
@@ -65,7 +65,7 @@ pub(super) async fn run(args: &Args) -> Result<()> {
     let (stop, stopped) = watch::channel(false);
     let service = tokio::spawn({
         let config = config.clone();
-        async move { pipeline::run(&config, Board::new(&config), stopped).await }
+        async move { pipeline::run(&config, Published::new(&config), stopped).await }
     });
     let first = Utc::now() - TimeDelta::hours(1);
     say(&format!("2  {} change events of the last hour go in, and tidelog archives them", args.events))?;

@@ -21,7 +21,7 @@ use tokio::time::Instant;
 
 use super::server::Peer;
 use super::{App, AppState, auth, refusal};
-use crate::pipeline::board::{Orders, Wish};
+use crate::pipeline::desired::{Control, DesiredState};
 use crate::pipeline::skips::{Refused, Told};
 use crate::source::kafka::TopicPartition;
 use crate::stream::GapReason;
@@ -126,17 +126,17 @@ type Caller = (Extension<Peer>, HeaderMap);
 
 /// `PUT /connectors/<name>/pause`.
 pub(super) fn pause(state: AppState, name: Path<String>, caller: Caller) -> Ready<Response> {
-    change(&state, (&name, "pause"), &caller, StatusCode::ACCEPTED, |orders| orders.ask(Wish::Pause))
+    change(&state, (&name, "pause"), &caller, StatusCode::ACCEPTED, |control| control.request(DesiredState::Pause))
 }
 
 /// `PUT /connectors/<name>/resume`.
 pub(super) fn resume(state: AppState, name: Path<String>, caller: Caller) -> Ready<Response> {
-    change(&state, (&name, "resume"), &caller, StatusCode::ACCEPTED, |orders| orders.ask(Wish::Run))
+    change(&state, (&name, "resume"), &caller, StatusCode::ACCEPTED, |control| control.request(DesiredState::Run))
 }
 
 /// `PUT /connectors/<name>/stop`.
 pub(super) fn stop(state: AppState, name: Path<String>, caller: Caller) -> Ready<Response> {
-    change(&state, (&name, "stop"), &caller, StatusCode::NO_CONTENT, |orders| orders.ask(Wish::Stop))
+    change(&state, (&name, "stop"), &caller, StatusCode::NO_CONTENT, |control| control.request(DesiredState::Stop))
 }
 
 /// `POST /connectors/<name>/restart`. With `includeTasks` or `onlyFailed` Connect answers with the state (KIP-745).
@@ -147,7 +147,7 @@ pub(super) fn restart(
     caller: Caller,
 ) -> Ready<Response> {
     let is_true = |name| values(query.as_deref(), name).iter().any(|value| value.eq_ignore_ascii_case("true"));
-    let answer = change(&state, (&name, "restart"), &caller, StatusCode::NO_CONTENT, Orders::restart).into_inner();
+    let answer = change(&state, (&name, "restart"), &caller, StatusCode::NO_CONTENT, Control::restart).into_inner();
     if answer.status().is_success() && (is_true("includeTasks") || is_true("onlyFailed")) {
         let connectors = Connector::all(&state);
         if let Some(connector) = connectors.iter().find(|connector| connector.name == name.as_str()) {
@@ -174,7 +174,7 @@ pub(super) async fn skip(
     if let Err(refused) = allowed(&app, (&name, "skip"), &caller) {
         return *refused;
     }
-    let Some(kafka) = app.board.kafka().filter(|_| name == shape::KAFKA) else { return no_connector(&name) };
+    let Some(kafka) = app.published.kafka().filter(|_| name == shape::KAFKA) else { return no_connector(&name) };
     let Some(((topic, partition), offset)) = asked else {
         return refusal(
             StatusCode::BAD_REQUEST,
@@ -183,7 +183,7 @@ pub(super) async fn skip(
     };
     let at = TopicPartition::new(topic.as_str(), partition);
     tracing::warn!(%at, offset, "it was asked over HTTP to skip what cannot be read");
-    let mut told = kafka.skips.ask(at.clone(), offset).told();
+    let mut told = kafka.skips.request(at.clone(), offset).told();
     let ended = told.wait_for(|told| *told != Told::Looking);
     match tokio::time::timeout(SKIP_WITHIN, ended).await.map(|ended| ended.map(|told| told.clone())) {
         Ok(Ok(Told::Skipped(lost))) => Json(json!({
@@ -213,18 +213,18 @@ fn change(
     (name, what): (&str, &str),
     caller: &Caller,
     done: StatusCode,
-    order: impl FnOnce(&Orders),
+    order: impl FnOnce(&Control),
 ) -> Ready<Response> {
     if let Err(refused) = allowed(app, (name, what), caller) {
         return ready(*refused);
     }
-    let orders = match name {
-        shape::KAFKA => app.board.kafka().map(|kafka| &kafka.orders),
-        shape::POSTGRES => app.board.postgres().map(|postgres| &postgres.orders),
+    let control = match name {
+        shape::KAFKA => app.published.kafka().map(|kafka| &kafka.control),
+        shape::POSTGRES => app.published.postgres().map(|postgres| &postgres.control),
         _ => None,
     };
-    let Some(orders) = orders else { return ready(no_connector(name)) };
-    order(orders);
+    let Some(control) = control else { return ready(no_connector(name)) };
+    order(control);
     ready(done.into_response())
 }
 

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::masked;
 use crate::http::App;
-use crate::pipeline::board::State;
+use crate::pipeline::desired::State;
 use crate::pipeline::kafka::status::{PartitionStatus, Stall, Status, StreamStatus};
 use crate::pipeline::postgres::Snapshot;
 use crate::time;
@@ -46,9 +46,9 @@ struct Task {
 impl Connector {
     /// The connectors that the configuration has.
     pub(super) fn all(app: &App) -> Vec<Self> {
-        let kafka = app.config.kafka.as_ref().zip(app.board.kafka());
-        let kafka = kafka.map(|(config, board)| {
-            let status = board.status();
+        let kafka = app.config.kafka.as_ref().zip(app.published.kafka());
+        let kafka = kafka.map(|(config, published)| {
+            let status = published.status();
             Self {
                 name: KAFKA,
                 config: masked::kafka(&app.config, config),
@@ -59,9 +59,9 @@ impl Connector {
                 tasks: tasks(&status, Utc::now()),
             }
         });
-        let postgres = app.config.postgres.as_ref().zip(app.board.postgres());
-        let postgres = postgres.map(|(config, board)| {
-            let ((state, _), now) = (board.state(), board.status.now());
+        let postgres = app.config.postgres.as_ref().zip(app.published.postgres());
+        let postgres = postgres.map(|(config, published)| {
+            let ((state, _), now) = (published.state(), published.status.now());
             Self {
                 name: POSTGRES,
                 config: masked::postgres(&app.config, config),

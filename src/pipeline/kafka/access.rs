@@ -19,7 +19,8 @@ use super::status::Status;
 use super::unattended::Unattended;
 use crate::config::{Kafka, TopicPattern};
 use crate::error::{Error, Kind, Result};
-use crate::pipeline::board::{KafkaBoard, State};
+use crate::pipeline::desired::State;
+use crate::pipeline::published::PublishedKafka;
 use crate::pipeline::tasks::{Reporter, Task};
 use crate::source::kafka::{FOREIGN_HINT, Foreign, is_archived};
 
@@ -36,11 +37,11 @@ const MOST_NAMED: usize = 3;
 pub(super) async fn watch(
     kafka: Arc<Kafka>,
     shared: Arc<Shared>,
-    board: Arc<KafkaBoard>,
+    published: Arc<PublishedKafka>,
     mut ended: oneshot::Receiver<()>,
 ) {
     let reporter = shared.tasks.reporter(Task::KafkaWatch, "");
-    let mut watch = Watch::new(kafka, shared, board);
+    let mut watch = Watch::new(kafka, shared, published);
     let mut ticks = interval(LOOK_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -62,7 +63,7 @@ pub(super) async fn watch(
 struct Watch {
     kafka: Arc<Kafka>,
     shared: Arc<Shared>,
-    board: Arc<KafkaBoard>,
+    published: Arc<PublishedKafka>,
     patterns: Vec<TopicPattern>,
     /// Topics of regexes that were there once: one that may not be seen any more is in no list.
     seen: BTreeSet<String>,
@@ -76,7 +77,7 @@ struct Watch {
 }
 
 impl Watch {
-    fn new(kafka: Arc<Kafka>, shared: Arc<Shared>, board: Arc<KafkaBoard>) -> Self {
+    fn new(kafka: Arc<Kafka>, shared: Arc<Shared>, published: Arc<PublishedKafka>) -> Self {
         let (patterns, members) = (kafka.patterns(), shared.tasks.reporter(Task::KafkaMembers, ""));
         let named = patterns.iter().filter_map(|pattern| match pattern {
             TopicPattern::Name(name) if !kafka.excludes(name) => Some(name.clone()),
@@ -85,7 +86,7 @@ impl Watch {
         let seen = named.collect();
         let unattended = Unattended::new(Arc::clone(&shared), &kafka);
         let (refused, foreign, looks) = (BTreeMap::new(), 0, 0);
-        Self { kafka, shared, board, patterns, seen, refused, members, foreign, unattended, looks }
+        Self { kafka, shared, published, patterns, seen, refused, members, foreign, unattended, looks }
     }
 
     /// Looks at each, whether or not the others can be looked at: a group's coordinator may be away for long while its topics are
@@ -117,7 +118,7 @@ impl Watch {
 
     /// Looks at what other processes do.
     async fn look_elsewhere(&mut self, now: DateTime<Utc>) -> Result<()> {
-        let status = self.board.status();
+        let status = self.published.status();
         if status.state != State::Running {
             self.unattended.rests();
             return Ok(());

@@ -23,7 +23,7 @@ use super::segmenter::Segmenter;
 use crate::config::Isolation;
 use crate::error::Result;
 use crate::manifest::coverage::{self, Coverage};
-use crate::pipeline::board::KafkaBoard;
+use crate::pipeline::published::PublishedKafka;
 use crate::pipeline::tasks::Task;
 use crate::source::kafka::{OffsetAt, TopicInfo, TopicPartition};
 use crate::store::layout;
@@ -142,7 +142,7 @@ struct Same {
 /// The task that turns reports into claims.
 pub(super) struct Watch {
     shared: Arc<Shared>,
-    board: Arc<KafkaBoard>,
+    published: Arc<PublishedKafka>,
     folder: Path,
     ledger: Ledger,
     /// What was taken over from processes that are gone, and what this one no longer reads: written when it changes.
@@ -152,16 +152,16 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    pub(super) fn new(shared: Arc<Shared>, cluster: &str, board: Arc<KafkaBoard>) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, cluster: &str, published: Arc<PublishedKafka>) -> Self {
         let kept = Coverage::new(format!("{}k", shared.writer), Utc::now());
         let folder = layout::topic_coverages(cluster);
-        Self { shared, board, folder, ledger: Ledger::default(), kept, written: None, rested: Instant::now() }
+        Self { shared, published, folder, ledger: Ledger::default(), kept, written: None, rested: Instant::now() }
     }
 
     /// Takes reports until the collector ends. A round that fails is left out: the next one says more.
     pub(super) async fn run(mut self, mut reports: mpsc::Receiver<Vec<Told>>) {
         if let Ok(id) = self.shared.cluster.id().await {
-            self.board.learn_cluster_id(id);
+            self.published.learn_cluster_id(id);
         }
         let now = Utc::now();
         if let Err(error) = self.kept.adopt(&self.shared.store, &self.folder, now - GONE_AFTER, now).await {
@@ -185,8 +185,8 @@ impl Watch {
     }
 
     async fn round(&mut self, told: &[Told]) -> Result<Seen> {
-        if self.board.cluster_id().is_none() {
-            self.board.learn_cluster_id(self.shared.cluster.id().await?);
+        if self.published.cluster_id().is_none() {
+            self.published.learn_cluster_id(self.shared.cluster.id().await?);
         }
         let asked = Utc::now();
         self.ledger.begin_round(told.iter().map(|told| &told.report), asked);

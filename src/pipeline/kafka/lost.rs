@@ -17,10 +17,10 @@ use crate::source::kafka::{OffsetAt, unreadable};
 use crate::stream::{Gap, GapReason};
 
 /// How long it is looked how far something cannot be read. A hundred thousand offsets take about a minute, one by one; what is
-/// not looked at by then takes another order.
+/// not looked at by then takes another request.
 const LOOK_WITHIN: Duration = Duration::from_secs(180);
 
-/// Looks how far what an order names cannot be read, and tells the collector.
+/// Looks how far what a request names cannot be read, and tells the collector.
 pub(super) async fn look(shared: Arc<Shared>, kafka: Arc<Kafka>, segmenter: SegmenterId, skip: Arc<Skip>) {
     let lost = measure(&shared, kafka, &skip).await;
     shared.send(TaskEvent::Measured { segmenter, skip, lost });

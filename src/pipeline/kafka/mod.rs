@@ -37,7 +37,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
-use super::board::{KafkaBoard, Opened};
+use super::published::{Opened, PublishedKafka};
 use super::skips::Skip;
 use super::spool::Spool;
 use crate::config::{Config, Kafka};
@@ -90,9 +90,9 @@ enum TaskEvent {
     Archived { segmenter: SegmenterId, totals: Totals },
     /// Gaps of the segmenter's chain.
     Gaps { segmenter: SegmenterId, gaps: Vec<GapSpan> },
-    /// How far what an order names cannot be read.
+    /// How far what a request names cannot be read.
     Measured { segmenter: SegmenterId, skip: Arc<Skip>, lost: Result<Range<i64>> },
-    /// An order to skip from `start` on is done, up to `end`; none: the partition was not there any more.
+    /// A request to skip from `start` on is done, up to `end`; none: the partition was not there any more.
     Skipped { segmenter: SegmenterId, partition: i32, start: i64, end: Option<i64> },
     /// The brokers are not those of the cluster that may be archived: nothing is read from them.
     Refused(Error),
@@ -124,14 +124,14 @@ pub(super) async fn run(
     config: &Config,
     kafka: &Kafka,
     opened: Opened,
-    board: Arc<KafkaBoard>,
+    published: Arc<PublishedKafka>,
     mut stop: watch::Receiver<bool>,
 ) -> Result<()> {
     let kafka = Arc::new(kafka.clone());
     let Opened { store, writer } = opened;
     let (events, inbox) = std::sync::mpsc::channel();
     let cluster = Cluster::new(&kafka)?;
-    let tasks = Arc::clone(&board.tasks);
+    let tasks = Arc::clone(&published.tasks);
     // Dropped at the end, when the collector has ended.
     let (spool, _spooling) = Spool::open(&config.archive.spool_dir, &writer)?;
     let shared = Arc::new(Shared {
@@ -148,7 +148,7 @@ pub(super) async fn run(
     let (resolver, requests) = mpsc::unbounded_channel();
     let (coverage, reports) = mpsc::channel(1);
     tasks.spawn("resolver", resolve::run(Arc::clone(&kafka), Arc::clone(&shared), requests));
-    let watch = coverage::Watch::new(Arc::clone(&shared), &kafka.cluster, Arc::clone(&board));
+    let watch = coverage::Watch::new(Arc::clone(&shared), &kafka.cluster, Arc::clone(&published));
     let watch = tasks.spawn("coverage", watch.run(reports));
 
     let (still, questions) = mpsc::channel(1);
@@ -156,7 +156,7 @@ pub(super) async fn run(
 
     // Dropped at the end: the task ends with it.
     let (_archiving, ended) = oneshot::channel();
-    tasks.spawn("access", access::watch(Arc::clone(&kafka), Arc::clone(&shared), Arc::clone(&board), ended));
+    tasks.spawn("access", access::watch(Arc::clone(&kafka), Arc::clone(&shared), Arc::clone(&published), ended));
 
     let collector = Collector::new(Parts {
         consumer: Consumer::new(&kafka)?,
@@ -167,7 +167,7 @@ pub(super) async fn run(
         resolver,
         coverage,
         still,
-        board,
+        published,
         memory_budget: config.memory_budget,
         most_labels: config.http.as_ref().map_or(0, |http| http.max_topic_labels),
     });

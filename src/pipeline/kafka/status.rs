@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use crate::pipeline::board::State;
+use crate::pipeline::desired::State;
 use crate::pipeline::tasks::Failure;
 use crate::stream::Totals;
 

@@ -28,11 +28,11 @@ pub struct KindStatus {
     pub polled: DateTime<Utc>,
 }
 
-/// State's part of the board.
+/// State's part of what is published.
 #[derive(Debug, Default)]
-pub struct StateBoard(Mutex<StateStatus>);
+pub struct PublishedState(Mutex<StateStatus>);
 
-impl StateBoard {
+impl PublishedState {
     /// What is known now.
     pub fn status(&self) -> StateStatus {
         self.lock().clone()

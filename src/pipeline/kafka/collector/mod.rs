@@ -13,9 +13,9 @@
 //! paused; polling goes on, so that the group keeps its member.
 
 mod assigned;
+mod desired;
 mod encode;
 mod generations;
-mod orders;
 mod ownership;
 mod place;
 mod pressure;
@@ -40,7 +40,7 @@ use super::segmenter::{Reason, Segmenter, SegmenterId, Wait};
 use super::stalls::Refusal;
 use crate::config::Kafka;
 use crate::error::Result;
-use crate::pipeline::board::KafkaBoard;
+use crate::pipeline::published::PublishedKafka;
 use crate::source::kafka::{Consumer, Event, TopicPartition};
 use crate::stream::{PartitionRange, SegmentRef};
 use crate::telemetry::metrics::TopicLabels;
@@ -114,8 +114,8 @@ pub(super) struct Collector {
     leaving: Vec<ownership::Leaving>,
     group_offsets: BTreeMap<TopicPartition, i64>,
     message_bytes: u64,
-    board: Arc<KafkaBoard>,
-    obeyed: orders::Obeyed,
+    published: Arc<PublishedKafka>,
+    applied: desired::Applied,
     news: show::News,
     labels: TopicLabels,
     assigned: assigned::Assigned,
@@ -138,7 +138,7 @@ pub(super) struct Parts {
     pub(super) resolver: mpsc::UnboundedSender<resolve::Request>,
     pub(super) coverage: mpsc::Sender<Vec<Told>>,
     pub(super) still: mpsc::Sender<Vec<TopicPartition>>,
-    pub(super) board: Arc<KafkaBoard>,
+    pub(super) published: Arc<PublishedKafka>,
     pub(super) memory_budget: u64,
     /// How many topics have series of their own in the metrics.
     pub(super) most_labels: usize,
@@ -171,8 +171,8 @@ impl Collector {
             group_offsets: BTreeMap::new(),
             message_bytes: 1024,
             news: show::News::default(),
-            board: parts.board,
-            obeyed: orders::Obeyed::default(),
+            published: parts.published,
+            applied: desired::Applied::default(),
             labels: TopicLabels::new(parts.most_labels),
             assigned: assigned::Assigned::default(),
             resolving: ownership::Resolving::default(),
@@ -420,8 +420,8 @@ impl Collector {
     }
 
     fn on_tick(&mut self, now: Instant) -> Result<()> {
-        self.board.tick(now);
-        self.follow_orders()?;
+        self.published.tick(now);
+        self.apply_desired_state()?;
         self.follow_skips();
         for segmenter in self.segmenters.values_mut() {
             segmenter.seal_if_old(now);

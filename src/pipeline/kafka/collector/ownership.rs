@@ -238,7 +238,7 @@ impl Collector {
             let count = partitions.len();
             let reporter = self.news.unresolved.entry(Arc::clone(&topic));
             let reporter =
-                reporter.or_insert_with(|| self.board.tasks.reporter(Task::KafkaPositions, Arc::clone(&topic)));
+                reporter.or_insert_with(|| self.published.tasks.reporter(Task::KafkaPositions, Arc::clone(&topic)));
             // Told once, not at every attempt.
             if reporter.failed(format!("{count} assigned partitions cannot be read yet"), &why, Some(again)) {
                 let (topic, hint) = (&*topic, why.hint_text());
@@ -323,11 +323,11 @@ impl Collector {
         let shown = Shown::new(
             self.labels.of(topic),
             *chain.totals(),
-            self.board.tasks.reporter(Task::KafkaSpool, Arc::clone(topic)),
+            self.published.tasks.reporter(Task::KafkaSpool, Arc::clone(topic)),
         );
         if shown.totals.gaps > 0 {
             let look = gaps::look(Arc::clone(&self.shared), id, chain.stream().clone());
-            self.board.tasks.spawn_on(&self.runtime, "gaps", look);
+            self.published.tasks.spawn_on(&self.runtime, "gaps", look);
         }
         let segmenter = Segmenter::new(id, (Arc::clone(topic), life.clone()), topic_id, settings, shown);
         let (send, inbox) = mpsc::unbounded_channel();
@@ -344,7 +344,7 @@ impl Collector {
             inbox,
             shared,
         };
-        self.board.tasks.spawn_on(&self.runtime, "committer", committer.run());
+        self.published.tasks.spawn_on(&self.runtime, "committer", committer.run());
         self.committers.insert(id, send);
         self.segmenters.insert(id, segmenter);
         self.current.insert(Arc::clone(topic), id);

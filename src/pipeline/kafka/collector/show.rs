@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 
 use super::Collector;
 use crate::config::Isolation;
-use crate::pipeline::board::State;
+use crate::pipeline::desired::State;
 use crate::pipeline::kafka::coverage::Seen;
 use crate::pipeline::kafka::segmenter::Segmenter;
 use crate::pipeline::kafka::stalls::{Around, Refusal};
@@ -87,7 +87,7 @@ impl Collector {
         self.news.state = Some((state, since));
         let (paused, fault) = (self.is_paused() || self.stopping.is_some(), self.news.fault.as_ref());
         let memory: usize = self.segmenters.values().map(Segmenter::memory).sum();
-        let failing = self.board.tasks.failing();
+        let failing = self.published.tasks.failing();
         let no_ends = failing.iter().any(|failure| failure.task == Task::KafkaEnds);
         let mut streams = Vec::with_capacity(self.current.len());
         for id in self.current.values() {
@@ -106,7 +106,7 @@ impl Collector {
             }
         }
         streams.sort_unstable_by(|a, b| a.topic.cmp(&b.topic));
-        self.board.publish(Status {
+        self.published.publish(Status {
             state,
             since: Some(since),
             member: self.consumer.is_member(),

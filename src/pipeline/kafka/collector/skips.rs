@@ -1,11 +1,11 @@
-//! What was ordered to be skipped: only what stands at the offset that the order names, and only as far as it cannot be read.
+//! What was requested to be skipped: only what stands at the offset that the request names, and only as far as it cannot be read.
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use super::Collector;
 use crate::error::{Error, Kind, Result};
-use crate::pipeline::board::State;
+use crate::pipeline::desired::State;
 use crate::pipeline::kafka::commit::Question;
 use crate::pipeline::kafka::lost;
 use crate::pipeline::kafka::segmenter::{SegmenterId, Wait};
@@ -14,20 +14,20 @@ use crate::source::kafka::TopicPartition;
 use crate::stream::GapReason;
 
 impl Collector {
-    /// Begins with the orders that came.
+    /// Begins with the requests that came.
     pub(super) fn follow_skips(&mut self) {
-        for skip in self.board.skips.take() {
+        for skip in self.published.skips.take() {
             match self.stands(&skip) {
                 Ok(segmenter) => {
                     let look = lost::look(Arc::clone(&self.shared), Arc::clone(&self.kafka), segmenter, skip);
-                    self.board.tasks.spawn_on(&self.runtime, "skip", look);
+                    self.published.tasks.spawn_on(&self.runtime, "skip", look);
                 }
                 Err(told) => skip.tell(told),
             }
         }
     }
 
-    /// The segmenter whose partition stands where an order says, or what is to be told instead.
+    /// The segmenter whose partition stands where a request says, or what is to be told instead.
     fn stands(&self, skip: &Skip) -> Result<SegmenterId, Told> {
         let because = |why: String| Err(Told::Refused(Refused::Because(why)));
         let Skip { at, offset, .. } = skip;
@@ -55,7 +55,7 @@ impl Collector {
         Ok(segmenter.id)
     }
 
-    /// It is known how far what an order names cannot be read. If the partition still stands there, that is recorded behind
+    /// It is known how far what a request names cannot be read. If the partition still stands there, that is recorded behind
     /// everything that came before.
     pub(super) fn on_measured(&mut self, id: SegmenterId, skip: &Skip, lost: Result<Range<i64>>) {
         let lost = match (lost, self.stands(skip)) {
@@ -74,7 +74,7 @@ impl Collector {
     pub(super) fn on_skipped(&mut self, id: SegmenterId, partition: i32, (start, end): (i64, Option<i64>)) {
         let Some(segmenter) = self.segmenters.get(&id) else { return };
         let at = TopicPartition { topic: Arc::clone(&segmenter.topic), partition };
-        let Some(skip) = self.board.skips.find(&at, start) else { return };
+        let Some(skip) = self.published.skips.find(&at, start) else { return };
         match end {
             Some(end) => skip.tell(Told::Skipped(start..end)),
             None => skip.refuse(error_text(&moved(&at, start))),

@@ -1,5 +1,5 @@
-//! What somebody asked for by REST: pause, stop, restart, go on. The collector looks at the order as it stands, at every
-//! tick, and does what has changed.
+//! Applies the desired state: pause, stop, restart, go on. The collector polls it at every tick, and applies what has
+//! changed.
 //!
 //! ```text
 //!            pause: fetching stops, what is open is sealed        stop: the group is left, and takes the partitions
@@ -12,13 +12,13 @@
 
 use super::{CLOSE_WITHIN, Collector};
 use crate::error::Result;
-use crate::pipeline::board::{Order, State, Wish};
+use crate::pipeline::desired::{Desired, DesiredState, State};
 use crate::pipeline::kafka::segmenter::Reason;
 
-/// What was done of the orders.
+/// The desired state that was applied last.
 #[derive(Debug, Default)]
-pub(super) struct Obeyed {
-    order: Order,
+pub(super) struct Applied {
+    desired: Desired,
     /// The group was left, and is joined again once everything is given back.
     rejoin: bool,
 }
@@ -26,25 +26,25 @@ pub(super) struct Obeyed {
 impl Collector {
     /// Whether the partitions that this process has are not to be read.
     pub(super) fn is_paused(&self) -> bool {
-        self.obeyed.order.wish == Wish::Pause
+        self.applied.desired.state == DesiredState::Pause
     }
 
-    /// Does what was asked since the last look. A process that is ending follows no orders.
-    pub(super) fn follow_orders(&mut self) -> Result<()> {
+    /// Applies what was requested since the last tick. A process that is ending applies nothing more.
+    pub(super) fn apply_desired_state(&mut self) -> Result<()> {
         if self.stopping.is_some() {
             return Ok(());
         }
-        let order = self.board.orders.read();
-        let before = std::mem::replace(&mut self.obeyed.order, order);
-        if order.wish != before.wish {
-            self.obey(before.wish, order.wish)?;
+        let desired = self.published.control.read();
+        let before = std::mem::replace(&mut self.applied.desired, desired);
+        if desired.state != before.state {
+            self.apply(before.state, desired.state)?;
         }
-        if order.restarts != before.restarts && order.wish != Wish::Stop {
+        if desired.restarts != before.restarts && desired.state != DesiredState::Stop {
             tracing::warn!("restarting: partitions are given back to the group, and it is joined again");
             self.rejoin()?;
         }
-        if self.obeyed.rejoin && self.has_given_all_back() {
-            self.obeyed.rejoin = false;
+        if self.applied.rejoin && self.has_given_all_back() {
+            self.applied.rejoin = false;
             self.consumer.renew(&self.kafka, CLOSE_WITHIN)?;
         }
         Ok(())
@@ -53,28 +53,30 @@ impl Collector {
     /// Gives everything back to the group, to join it again with a new client: one that is stuck is as good as a new process then.
     pub(super) fn rejoin(&mut self) -> Result<()> {
         self.consumer.leave()?;
-        self.obeyed.rejoin = true;
+        self.applied.rejoin = true;
         Ok(())
     }
 
-    fn obey(&mut self, before: Wish, wish: Wish) -> Result<()> {
-        match wish {
-            Wish::Run => tracing::warn!("archiving goes on: it was asked for"),
-            Wish::Pause => tracing::warn!("paused: nothing is read until a resume; partitions and positions are kept"),
-            Wish::Stop => tracing::warn!("stopped: partitions are given back to the group until a resume"),
+    fn apply(&mut self, before: DesiredState, state: DesiredState) -> Result<()> {
+        match state {
+            DesiredState::Run => tracing::warn!("archiving goes on: it was asked for"),
+            DesiredState::Pause => {
+                tracing::warn!("paused: nothing is read until a resume; partitions and positions are kept")
+            }
+            DesiredState::Stop => tracing::warn!("stopped: partitions are given back to the group until a resume"),
         }
-        match (before, wish) {
-            (_, Wish::Stop) => {
-                self.obeyed.rejoin = false;
+        match (before, state) {
+            (_, DesiredState::Stop) => {
+                self.applied.rejoin = false;
                 // What is assigned comes back as revoked, is sealed and committed, and goes.
                 self.consumer.leave()?;
             }
-            (Wish::Stop, _) => self.obeyed.rejoin = true,
+            (DesiredState::Stop, _) => self.applied.rejoin = true,
             _ => {}
         }
         // What is open when a pause begins would wait for its end.
         self.reconcile()?;
-        if wish == Wish::Pause {
+        if state == DesiredState::Pause {
             for segmenter in self.segmenters.values_mut() {
                 segmenter.seal(Reason::Paused);
             }
@@ -91,13 +93,13 @@ impl Collector {
 
     /// What the collector is doing.
     pub(super) fn state(&self) -> State {
-        match self.obeyed.order.wish {
+        match self.applied.desired.state {
             _ if self.stopping.is_some() => State::Ending,
-            Wish::Stop => State::Stopped,
-            _ if self.obeyed.rejoin => State::Restarting,
+            DesiredState::Stop => State::Stopped,
+            _ if self.applied.rejoin => State::Restarting,
             _ if !self.consumer.is_member() => State::Connecting,
-            Wish::Pause => State::Paused,
-            Wish::Run => State::Running,
+            DesiredState::Pause => State::Paused,
+            DesiredState::Run => State::Running,
         }
     }
 }
