@@ -69,7 +69,7 @@ struct Requests {
 
 impl Skips {
     /// Asks to skip what stands at `offset`. A request that is under way or done is not begun again.
-    pub fn ask(&self, at: TopicPartition, offset: i64) -> Arc<Skip> {
+    pub fn request(&self, at: TopicPartition, offset: i64) -> Arc<Skip> {
         let mut requests = self.requests();
         requests.known.retain(|_, skip| !matches!(*skip.told.borrow(), Told::Refused(_)));
         if let Some(known) = requests.known.get(&at).filter(|known| known.offset == offset) {
@@ -103,15 +103,15 @@ mod tests {
     #[test]
     fn an_order_that_comes_twice_is_one_and_one_that_was_refused_can_be_asked_again() {
         let (skips, at) = (Skips::default(), TopicPartition::new("a", 0));
-        let first = skips.ask(at.clone(), 10);
-        assert!(Arc::ptr_eq(&first, &skips.ask(at.clone(), 10)));
+        let first = skips.request(at.clone(), 10);
+        assert!(Arc::ptr_eq(&first, &skips.request(at.clone(), 10)));
         assert_eq!((skips.take().len(), skips.take().len()), (1, 0));
         first.tell(Told::Skipped(10..30));
-        assert_eq!(*skips.ask(at.clone(), 10).told().borrow(), Told::Skipped(10..30));
-        let second = skips.ask(at.clone(), 30);
+        assert_eq!(*skips.request(at.clone(), 10).told().borrow(), Told::Skipped(10..30));
+        let second = skips.request(at.clone(), 30);
         second.refuse("it can be read");
         assert_eq!((skips.take().len(), skips.find(&at, 10).is_some()), (1, false));
-        assert!(!Arc::ptr_eq(&second, &skips.ask(at.clone(), 30)));
+        assert!(!Arc::ptr_eq(&second, &skips.request(at.clone(), 30)));
         assert!(skips.find(&at, 30).is_some());
     }
 }

@@ -132,7 +132,7 @@ impl Receiver {
                     // What stands in the way may be abandoned meanwhile.
                     self.shared.look_again.notify_one();
                     if began.elapsed() > SILENT_FOR {
-                        self.backoff.start_over();
+                        self.backoff.reset();
                     }
                     tokio::select! {
                         () = self.backoff.wait_after("no WAL is received", error) => {}
