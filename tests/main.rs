@@ -37,6 +37,7 @@ mod readers;
 mod replay;
 mod replay_identity;
 mod replay_reports;
+mod replay_settings;
 mod replay_targets;
 mod retention;
 mod rig;

@@ -20,7 +20,7 @@ use crate::site::{STOP, Settings, Site};
 
 const OFTEN: &str = "[state]\nevery = \"1s\"\n";
 
-fn now() -> String {
+pub(crate) fn now() -> String {
     chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true)
 }
 
@@ -30,7 +30,7 @@ fn state(site: &Site, kind: &str, at: &str) -> Value {
 }
 
 /// Waits until the newest version of a kind is as wanted, and gives its state.
-fn wait_state(service: &mut Service, kind: &str, what: &str, is: impl Fn(&Value) -> bool) -> Value {
+pub(crate) fn wait_state(service: &mut Service, kind: &str, what: &str, is: impl Fn(&Value) -> bool) -> Value {
     wait_for(what, SOON, || {
         service.program.assert_running();
         let output = service.site.tidelog(&["cat", "--state", kind]);

@@ -17,6 +17,7 @@ mod progress;
 mod replay;
 mod restore;
 mod run;
+mod shell;
 mod state;
 mod timeline;
 mod umask;

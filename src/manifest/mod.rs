@@ -39,6 +39,7 @@ mod select;
 mod upkeep;
 mod walk;
 
+use chrono::{DateTime, Utc};
 use futures::{StreamExt, TryStreamExt, stream};
 use object_store::path::Path;
 
@@ -119,7 +120,13 @@ pub async fn isolated<T>(store: &Store, result: Result<T>) -> Result<Result<T>> 
 
 /// What the first entry of a stream's chain says; none if the chain has not begun.
 pub async fn begin_of(store: &Store, stream: &StreamId) -> Result<Option<Begin>> {
-    Ok(entry::read(store, stream, 0).await?.and_then(|entry| entry.checkpoint.body.begin().cloned()))
+    Ok(began(store, stream).await?.map(|(_, begin)| begin))
+}
+
+/// When a stream's chain began, and what its first entry says; none if it has not begun.
+pub async fn began(store: &Store, stream: &StreamId) -> Result<Option<(DateTime<Utc>, Begin)>> {
+    let entry = entry::read(store, stream, 0).await?;
+    Ok(entry.and_then(|entry| Some((entry.checkpoint.at, entry.checkpoint.body.begin()?.clone()))))
 }
 
 async fn topics_named(store: &Store) -> Result<Vec<StreamId>> {

@@ -1,6 +1,7 @@
 //! What a replay writes down beside the archive: what it is, how far it has come, that it is finished.
 //!
 //! ```text
+//! replays/<id>/topics.json     before topics are created: how they are set, and what is left to do in the end
 //! replays/<id>/plan.json       put-if-absent, before the first record: lives, offsets, the target's topic ids
 //! replays/<id>/progress.json   over and over, some seconds late
 //! replays/<id>/finished.json   put-if-absent, after the last transaction
@@ -109,6 +110,44 @@ pub struct PinnedRange {
     pub end: i64,
 }
 
+/// What becomes of the settings of a topic by name; those without a value are taken back.
+pub type Changes = BTreeMap<String, Option<String>>;
+
+/// When a topic that a replay creates gets those settings of the archive that could cost a record.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Settings {
+    /// When the user gives them.
+    #[default]
+    Safe,
+    /// At the end of the replay.
+    Archived,
+}
+
+/// The topics that a replay has created, or was about to.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Made {
+    /// The version of the format.
+    pub format: u32,
+    /// The replay's id.
+    pub replay: String,
+    /// When they get what is left to do.
+    pub settings: Settings,
+    /// The topics.
+    pub topics: Vec<MadeTopic>,
+}
+
+/// A topic that a replay creates.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MadeTopic {
+    /// Its name.
+    pub topic: String,
+    /// What it is created with.
+    pub created: BTreeMap<String, String>,
+    /// What is left to do once the records may go.
+    pub afterwards: Changes,
+}
+
 /// How far a replay had come at a time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reached {
@@ -153,6 +192,8 @@ pub struct Finished {
 /// What is written down of one replay.
 #[derive(Debug, Clone, Default)]
 pub struct Journal {
+    /// The topics that it has created, if there are any.
+    pub made: Option<Made>,
     /// What it was begun as; none if it never was.
     pub begun: Option<Begun>,
     /// How far it had come.
@@ -164,13 +205,14 @@ pub struct Journal {
 impl Journal {
     /// What is written down of the replay `id`.
     pub async fn load(store: &Store, id: &str) -> Result<Self> {
+        let made = read(store, &layout::replay_topics(id)).await?;
         let begun: Option<Begun> = read(store, &layout::replay_plan(id)).await?;
         if begun.is_none() {
-            return Ok(Self::default());
+            return Ok(Self { made, ..Self::default() });
         }
         let reached = read(store, &layout::replay_progress(id)).await?;
         let finished = read(store, &layout::replay_finished(id)).await?;
-        Ok(Self { begun, reached, finished })
+        Ok(Self { made, begun, reached, finished })
     }
 }
 
@@ -315,6 +357,13 @@ pub fn only_after(sources: &mut [Source], before: &Begun) {
                 wanted.start = wanted.start.max(*end).min(wanted.end);
             }
         }
+    }
+}
+
+impl Made {
+    /// Writes it down, before the topics are created.
+    pub async fn save(&self, store: &Store) -> Result<()> {
+        store.put(&layout::replay_topics(&self.replay), json(self)?).await.map_err(unwritable)
     }
 }
 

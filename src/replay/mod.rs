@@ -6,6 +6,7 @@
 //! A plan is worked out from checkpoints alone, so that it can be shown before anything moves. Decoding runs on the
 //! runtime's threads, the sink on a thread of its own; [`STEPS_IN_FLIGHT`] bounds what lies between them.
 
+mod archived;
 mod damage;
 mod feed;
 mod holding;
@@ -29,6 +30,7 @@ use tokio::time::Instant;
 use crate::error::{Error, Kind, Result, ResultExt as _};
 use crate::store::Store;
 
+pub use archived::{Archived, Known, archived};
 pub use damage::{Stop, WAY_OUT, told};
 pub use holding::Holding;
 pub use pace::{Rate, Speed};

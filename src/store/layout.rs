@@ -16,7 +16,7 @@
 //! holds/postgres/<system id>/<name>.json                                     what a restore still needs
 //! holds/kafka/<cluster>/<name>.json                                         what a replay reads
 //! holds/state/clock                                                          the store's time, as retention asked for it
-//! replays/<id>/{plan,progress,finished}.json                                 what a replay is and how far it is
+//! replays/<id>/{topics,plan,progress,finished}.json                          what a replay is and how far it is
 //! ```
 //!
 //! Segments of records lie in folders as Hive names them, so that DuckDB, Spark and Trino see cluster, topic,
@@ -250,6 +250,11 @@ pub fn coverage(folder: &Path, writer: &str) -> Path {
 /// What a replay was begun as.
 pub fn replay_plan(id: &str) -> Path {
     Path::from_iter(["replays", id, "plan.json"])
+}
+
+/// How the topics are set that a replay creates.
+pub fn replay_topics(id: &str) -> Path {
+    Path::from_iter(["replays", id, "topics.json"])
 }
 
 /// How far a replay has come, a few seconds late.

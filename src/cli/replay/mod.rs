@@ -3,6 +3,7 @@
 mod nothing;
 mod prepare;
 mod send;
+mod settings;
 mod shown;
 
 use std::path::PathBuf;
@@ -17,6 +18,7 @@ use super::inspect::{cluster, times};
 use super::output::{self, print, print_json};
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
+use crate::replay::journal::Settings;
 use crate::replay::kafka::{Connection, Target};
 use crate::replay::{self, Counters, Offsets, Partitions, Plan, Query, Rate, Rename, Speed, Tempo, topic_pattern};
 use crate::store::Store;
@@ -86,6 +88,9 @@ pub(crate) struct Args {
     /// Name this replay, to be able to go on with it; one is made up otherwise
     #[arg(long, value_name = "ID", value_parser = valid_id)]
     id: Option<String>,
+    /// Topics that are created get archived settings that could cost a record (retention, compaction, limits) at the end, or by you [default: safe]
+    #[arg(long, value_enum, value_name = "safe|archived", hide_possible_values = true, conflicts_with = "to_stdout")]
+    settings: Option<Settings>,
     /// While records are sent, show Prometheus how many, at http://ADDRESS/metrics
     #[arg(long, value_name = "ADDRESS", conflicts_with = "to_stdout")]
     metrics: Option<std::net::SocketAddr>,
@@ -133,6 +138,11 @@ pub(crate) async fn run(args: &Args, config: &Config) -> Result<()> {
     let store = Store::open(&config.archive)?;
     if args.to_stdout {
         return to_stdout(args, config, &store, (&query, now), tempo).await;
+    }
+    if args.unrecorded && args.settings == Some(Settings::Archived) {
+        return Err(Error::new(Kind::Config, "--settings archived and --unrecorded do not go together").hint(
+            "what is left to do at the end is written down beside the archive: a run that goes on has to know it",
+        ));
     }
     let id = args.id.clone().map_or_else(new_id, Ok)?;
     let target = Arc::new(Target::new(args.connection(config)?, &id)?);

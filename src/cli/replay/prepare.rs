@@ -9,8 +9,8 @@ use chrono::{DateTime, Utc};
 use super::{Args, Moving, cluster, nothing};
 use crate::config::{Config, Kafka};
 use crate::error::{Error, Kind, Result};
-use crate::replay::journal::{self, Begun, Finished, Journal, Timestamps};
-use crate::replay::kafka::{self, Connection, Findings, Identity, Progress as Known, Target};
+use crate::replay::journal::{self, Begun, Finished, Journal, Settings, Timestamps};
+use crate::replay::kafka::{self, Beside, Connection, Findings, Identity, Progress as Known, Target};
 use crate::replay::{self, Found, Plan, Query, Rename, Source, topic_pattern};
 use crate::store::Store;
 use crate::stream::{FORMAT_VERSION, TopicLife};
@@ -34,6 +34,8 @@ pub(super) struct Prepared {
     pub(super) into_itself: bool,
     /// What was left out, for it cannot be read.
     pub(super) left_out: Vec<TopicLife>,
+    /// When created topics get what could cost a record.
+    pub(super) settings: Settings,
 }
 
 impl Prepared {
@@ -66,10 +68,17 @@ pub(super) async fn prepare(
     let journal = Journal::load(store, &target.id).await?;
     let meant = match journal.begun.is_some() {
         true => again(args, config, store, query, (journal, &rename), target).await?,
-        false => anew(args, config, store, query, &rename, (target, now)).await?,
+        false => anew(args, config, store, query, (journal, &rename), (target, now)).await?,
     };
     let Meant { query, journal, anew, whole, plan, mut warnings, left_out } = meant;
-    let mut findings = kafka::preflight(store, target, &plan, now).await?;
+    let begun = journal.begun.as_ref().map_or(now, |begun| begun.at);
+    let known = replay::archived(store, &plan, end_of(&query, begun), now).await?;
+    warnings.extend(known.warnings);
+    let beside = Beside { archived: &known.topics, journal: &journal, now };
+    let mut findings = kafka::preflight(store, target, &plan, beside).await?;
+    if args.settings == Some(Settings::Archived) {
+        settings_are_known(&findings)?;
+    }
     let into_itself = match &config.kafka {
         Some(kafka) => {
             let (itself, tailed) = returns(&plan, kafka, target, args).await?;
@@ -80,7 +89,31 @@ pub(super) async fn prepare(
     };
     findings.warnings.splice(0..0, warnings);
     let (id, target) = (target.id.clone(), Arc::clone(target));
-    Ok(Prepared { id, query, journal, anew, whole, plan, findings, target, into_itself, left_out })
+    let settings = args.settings.or(journal.made.as_ref().map(|made| made.settings)).unwrap_or_default();
+    Ok(Prepared { id, query, journal, anew, whole, plan, findings, target, into_itself, left_out, settings })
+}
+
+/// When what is meant ended: the settings of its topics are those of then.
+fn end_of(query: &Query, begun: DateTime<Utc>) -> DateTime<Utc> {
+    let end = query.timestamps.as_ref().and_then(|range| DateTime::from_timestamp_millis(range.end));
+    end.map_or(begun, |end| end.min(begun))
+}
+
+/// Refuses to create a topic as archived whose settings the archive does not have.
+fn settings_are_known(findings: &Findings) -> Result<()> {
+    let unknown: Vec<&str> = findings
+        .create
+        .iter()
+        .filter(|create| create.given.as_of.is_none())
+        .map(|create| create.topic.as_str())
+        .collect();
+    if unknown.is_empty() {
+        return Ok(());
+    }
+    let message = format!("the archive does not know how the topics were set that become {}", unknown.join(", "));
+    Err(Error::new(Kind::NotFound, message).hint(
+        "it does where [state] was on and topics could be described: create the topics yourself, or leave --settings away",
+    ))
 }
 
 /// Goes on with what was begun under this id.
@@ -123,7 +156,7 @@ async fn anew(
     config: &Config,
     store: &Store,
     mut query: Query,
-    rename: &Rename,
+    (mut journal, rename): (Journal, &Rename),
     (target, now): (&Target, DateTime<Utc>),
 ) -> Result<Meant> {
     let (mut sources, left_out) = readable(replay::sources(store, cluster(config), &query).await?);
@@ -162,7 +195,7 @@ async fn anew(
         unwritten(identity, &begun, earlier.marks.len())?;
     }
     let plan = whole.after(&earlier.marks);
-    let journal = Journal { begun: Some(begun), ..Journal::default() };
+    journal.begun = Some(begun);
     let left_out = left_out.into_iter().map(|(life, _)| life).collect();
     Ok(Meant { query, journal, anew: true, whole, plan, warnings, left_out })
 }

@@ -6,14 +6,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use super::prepare::Prepared;
+use super::settings::{TopicSettings, as_asked};
 use super::shown::Outcome;
 use super::{Args, interrupted};
 use crate::cli::leave::leave;
 use crate::cli::output::{self, print, print_json};
 use crate::cli::progress::{Progress, Unit};
+use crate::cli::shell::quoted;
 use crate::error::{Error, Kind, Result};
 use crate::http::ReplayListener;
-use crate::replay::kafka::{self, Ready};
+use crate::replay::kafka::{self, Afterwards, Ready, Sent};
 use crate::replay::{self, Counters, Plan, Stop, Tally, Tempo};
 use crate::store::Store;
 use crate::time;
@@ -25,9 +27,15 @@ pub(super) async fn send(args: &Args, store: &Store, replay: Prepared, tempo: Te
         result.warnings = replay.findings.told();
         result.finished = !replay.whole.parts.is_empty();
         if result.finished && !args.unrecorded && !replay.anew {
-            kafka::finish(store, &replay.journal).await?;
+            let settled = kafka::finish(store, &replay.target, &replay.journal, args.settings).await?;
+            result.settings = shown(&settled, replay.target.bootstrap());
         }
-        return if args.json { print_json(&result) } else { print(&word) };
+        if args.json {
+            print_json(&result)?
+        } else {
+            print(&format!("{word}{}", result.settings_text()))?
+        }
+        return as_asked(args.settings, &result.settings);
     }
     let Prepared { id, journal, anew, whole, plan, findings, target, .. } = replay;
     if args.json {
@@ -47,15 +55,17 @@ pub(super) async fn send(args: &Args, store: &Store, replay: Prepared, tempo: Te
     let sent = {
         let shown = Arc::clone(&counters);
         let _bar = Progress::follow("replay", Unit::Records, move || (shown.records(), most));
-        let ready = Ready { store, target, journal, anew, recorded: !args.unrecorded, plan: whole, findings };
+        let (recorded, settings, target) = (!args.unrecorded, args.settings, Arc::clone(&target));
+        let ready = Ready { store, target, journal, anew, recorded, plan: whole, findings, settings };
         kafka::send(ready, tempo, &counters, stop).await
     };
-    let (plan, tally) = sent.map_err(|error| with_way_on(error, &go_on))?;
+    let Sent { plan, tally, settings } = sent.map_err(|error| with_way_on(error, &go_on))?;
     if tally.complete {
         holding.end().await;
     }
     result.seconds = started.elapsed().as_secs_f64();
     result.sent(&plan, &tally, warnings);
+    result.settings = shown(&settings, target.bootstrap());
     if args.json {
         print_json(&result)?
     } else {
@@ -65,7 +75,12 @@ pub(super) async fn send(args: &Args, store: &Store, replay: Prepared, tempo: Te
         return Err(Error::new(Kind::Interrupted, format!("the replay {id} was stopped before its end"))
             .hint(format!("go on with: {go_on}")));
     }
-    all_decoded(&plan, &tally)
+    all_decoded(&plan, &tally)?;
+    as_asked(args.settings, &result.settings)
+}
+
+fn shown(settled: &[Afterwards], bootstrap: &str) -> Vec<TopicSettings> {
+    settled.iter().map(|settled| TopicSettings::new(settled, bootstrap)).collect()
 }
 
 /// A replay that ended before something that it could not read.
@@ -139,15 +154,6 @@ fn resume_command(typed: &[String], id: &str, times: Option<&Range<i64>>) -> Str
     }
     words.extend(["--id".to_owned(), id.to_owned()]);
     words.join(" ")
-}
-
-fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@%+".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        word.to_owned()
-    } else {
-        format!("'{}'", word.replace('\'', r"'\''"))
-    }
 }
 
 #[cfg(test)]

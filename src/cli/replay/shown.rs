@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 
 use super::prepare::Prepared;
+use super::settings::{self, TopicSettings};
 use crate::cli::human;
 use crate::escape::one_line;
 use crate::replay::{self, Plan, Query, Tally, Tempo};
@@ -28,6 +29,9 @@ pub(super) struct Outcome {
     pub(super) finished: bool,
     pub(super) partitions: Vec<OutcomePartition>,
     pub(super) warnings: Vec<String>,
+    /// The settings of the topics that it created, once all is sent.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) settings: Vec<TopicSettings>,
     /// How many of the last warnings tell of segments that cannot be read.
     #[serde(skip)]
     pub(super) stopped: usize,
@@ -87,7 +91,11 @@ impl Outcome {
         text.extend(
             self.warnings.iter().rev().take(told).rev().map(|warning| format!("warning: {}\n", one_line(warning))),
         );
-        text
+        text + &self.settings_text()
+    }
+
+    pub(super) fn settings_text(&self) -> String {
+        self.settings.iter().map(TopicSettings::text).collect()
     }
 }
 
@@ -117,6 +125,7 @@ impl Prepared {
             finished: self.finished().is_some(),
             partitions: partitions.collect(),
             warnings: self.findings.told(),
+            settings: Vec::new(),
             stopped: 0,
         }
     }
@@ -133,6 +142,10 @@ impl Prepared {
         }
         if !self.plan.parts.is_empty() {
             text.push_str(&format!("  to        {}: {}\n", self.target.bootstrap(), self.targets()));
+        }
+        let planned = |create| settings::planned(create, self.settings, self.target.bootstrap());
+        for line in self.findings.create.iter().filter_map(planned) {
+            text.push_str(&format!("  settings  {}\n", one_line(&line)));
         }
         if let Some(time) = tempo.least_time(&self.plan).map(|time| time.as_secs()).filter(|seconds| *seconds > 0) {
             let time = humantime::format_duration(std::time::Duration::from_secs(time));

@@ -39,9 +39,9 @@ pub(super) fn settings(
     largest: u64,
     understood: Understood,
     default: impl Fn(&str) -> Option<u64>,
-) -> BTreeMap<&'static str, String> {
+) -> BTreeMap<String, String> {
     let policy = if is_compacted(source) { "compact" } else { "delete" };
-    let mut config = BTreeMap::from([
+    let mut config: BTreeMap<&str, String> = BTreeMap::from([
         ("cleanup.policy", policy.to_owned()),
         ("compression.type", "producer".to_owned()),
         ("message.timestamp.type", "CreateTime".to_owned()),
@@ -62,7 +62,7 @@ pub(super) fn settings(
     if default("log.segment.bytes").unwrap_or(SEGMENT) < largest {
         config.insert("segment.bytes", SEGMENT.max(largest).to_string());
     }
-    config
+    config.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
 #[cfg(test)]

@@ -4,8 +4,10 @@
 //! the progress is read (it can no longer change), and only then is the first record sent. [`sending`] goes on by itself
 //! after a time-out.
 
+mod afterwards;
 mod connection;
 mod created;
+mod creation;
 mod effort;
 mod flight;
 mod late;
@@ -13,6 +15,7 @@ mod preflight;
 mod raw;
 mod refusals;
 mod sending;
+mod settings;
 mod sink;
 mod standing;
 mod survey;
@@ -25,28 +28,49 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 
 use self::sending::Sending;
-use super::journal::{Finished, Journal};
+use super::archived::Archived;
+use super::journal::{Finished, Journal, Settings};
 use super::plan::Plan;
 use super::{Counters, Tally, Tempo};
 use crate::error::{Error, Kind, Result, ResultExt as _};
 use crate::store::Store;
 
+pub use afterwards::Afterwards;
 pub use connection::Connection;
 use preflight::Around;
 pub use preflight::{Create, Findings};
+pub use settings::{Given, command};
 pub use standing::{Standing, same_target, standing};
 pub use target::{Earlier, Identity, Progress, Target};
 
+/// What is known of a replay beside its plan when its target is looked at.
+#[derive(Debug, Clone, Copy)]
+pub struct Beside<'a> {
+    /// How the source topics were set, as far as the archive knows.
+    pub archived: &'a BTreeMap<String, Archived>,
+    /// What earlier runs have written down.
+    pub journal: &'a Journal,
+    /// Now.
+    pub now: DateTime<Utc>,
+}
+
 /// Asks the target about its topics, and reads those records of the plan that only a look at them can judge.
-pub async fn preflight(store: &Store, target: &Target, plan: &Plan, now: DateTime<Utc>) -> Result<Findings> {
+pub async fn preflight(store: &Store, target: &Target, plan: &Plan, beside: Beside<'_>) -> Result<Findings> {
     let topics: Vec<&str> = plan.targets().into_iter().collect();
     let facts = target.describe(&topics).await?;
     let broker = target.broker_config().await?;
-    let compresses = target.connection.leaves_compression();
-    let around = Around { broker: broker.as_ref(), now: now.timestamp_millis(), compresses };
+    let around = Around {
+        broker: broker.as_ref(),
+        now: beside.now.timestamp_millis(),
+        compresses: target.connection.leaves_compression(),
+        archived: Some(beside.archived),
+        made: beside.journal.made.as_ref(),
+    };
     let suspects = preflight::suspects(plan, &facts, around);
     let surveys = if suspects.is_empty() { BTreeMap::new() } else { survey::survey(store, plan, &suspects).await? };
     let mut findings = preflight::check(plan, &facts, &surveys, around);
+    target.leave_out_refused(&mut findings.create).await?;
+    findings.warnings.extend(findings.create.iter().filter_map(Create::lacking));
     findings.problems.extend(target.refusals(&findings.create).await?);
     findings.problems.extend(target.missing_rights(&findings.existing).await?);
     Ok(findings)
@@ -68,10 +92,22 @@ pub struct Ready<'a> {
     pub plan: Plan,
     /// What the target was found to be.
     pub findings: Findings,
+    /// When created topics get what could cost a record; none means as it was said before.
+    pub settings: Option<Settings>,
 }
 
-/// Sends the records, until all are sent or `stop` is done; either way what was sent is committed. Says what of the plan
-/// was left to do, and what was sent.
+/// What a replay has done.
+#[derive(Debug)]
+pub struct Sent {
+    /// What of the plan was left to do.
+    pub plan: Arc<Plan>,
+    /// What was sent.
+    pub tally: Tally,
+    /// The settings of the topics that it has created, once all is sent.
+    pub settings: Vec<Afterwards>,
+}
+
+/// Sends the records, until all are sent or `stop` is done; either way what was sent is committed.
 ///
 /// # Errors
 /// What the archive cannot give and the target does not take. What was committed before stays, and the same id goes on
@@ -81,8 +117,12 @@ pub async fn send(
     tempo: Tempo,
     counters: &Arc<Counters>,
     stop: impl Future<Output = ()>,
-) -> Result<(Arc<Plan>, Tally)> {
-    let Ready { store, target, mut journal, anew, recorded, plan, findings } = ready;
+) -> Result<Sent> {
+    let Ready { store, target, mut journal, anew, recorded, plan, findings, settings } = ready;
+    let made = afterwards::made(&target.id, &journal, &findings.create, settings);
+    if recorded && !findings.create.is_empty() {
+        made.save(store).await?;
+    }
     target.create(&findings.create).await?;
     preflight::still_fits(&target, &plan, &findings).await?;
     let Some(begun) = journal.begun.as_mut() else {
@@ -97,23 +137,32 @@ pub async fn send(
     }
     let sending = Sending { store, target: &target, journal: &journal, recorded, findings: Arc::new(findings), tempo };
     let (plan, tally) = sending.to_its_end(&plan, anew, counters, stop).await?;
+    let mut settings = Vec::new();
     if let (true, Some(begun)) = (tally.complete, &journal.begun) {
         // A topic that was deleted and created again meanwhile takes records as if nothing had been: a broker that knows
         // nothing of a producer takes any sequence number (KIP-360).
         same_target(&target, begun).await?;
+        settings = afterwards::settle(&target, &made).await?;
         if recorded {
             Finished::save(&begun.replay, Utc::now(), store).await?;
         }
     }
-    Ok((plan, tally))
+    Ok(Sent { plan, tally, settings })
 }
 
-/// Writes down that the replay of `journal` has nothing left to send, where an earlier run could not.
-pub async fn finish(store: &Store, journal: &Journal) -> Result<()> {
-    match &journal.begun {
-        Some(begun) if journal.finished.is_none() => Finished::save(&begun.replay, Utc::now(), store).await.map(|_| ()),
-        _ => Ok(()),
+/// Writes down that the replay of `journal` has nothing left to send, where an earlier run could not, and settles its topics.
+pub async fn finish(
+    store: &Store,
+    target: &Target,
+    journal: &Journal,
+    settings: Option<Settings>,
+) -> Result<Vec<Afterwards>> {
+    let Some(begun) = &journal.begun else { return Ok(Vec::new()) };
+    let settled = afterwards::settle(target, &afterwards::made(&target.id, journal, &[], settings)).await?;
+    if journal.finished.is_none() {
+        Finished::save(&begun.replay, Utc::now(), store).await?;
     }
+    Ok(settled)
 }
 
 /// Runs what blocks on a thread that may.

@@ -7,9 +7,12 @@
 use std::collections::BTreeMap;
 
 use super::created::{self, DEFAULT_MAX_MESSAGE, Understood};
+use super::settings::{self, Given};
 use super::survey::{Limit, Survey, largest};
 use super::target::{Target, TopicFacts};
 use crate::error::{Error, Kind, Result};
+use crate::replay::archived::Archived;
+use crate::replay::journal::Made;
 use crate::replay::plan::{Part, Plan};
 use crate::stream::total;
 use crate::time;
@@ -27,14 +30,20 @@ pub struct Create {
     /// As many partitions as the source has.
     pub partitions: i32,
     /// Its settings.
-    pub config: BTreeMap<&'static str, String>,
+    pub given: Given,
 }
 
 impl Create {
-    /// Its settings as one writes them.
+    /// The settings that it is created with as one writes them.
     pub fn settings(&self) -> String {
-        let config: Vec<String> = self.config.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        let config: Vec<String> = self.given.created().iter().map(|(key, value)| format!("{key}={value}")).collect();
         config.join(" ")
+    }
+
+    /// What the archive says of it, and it does not get.
+    pub(super) fn lacking(&self) -> Option<String> {
+        let left_out = &self.given.left_out;
+        (!left_out.is_empty()).then(|| format!("{} does not get {}", self.topic, left_out.join("; ")))
     }
 }
 
@@ -123,9 +132,24 @@ pub(super) struct Around<'a> {
     pub(super) now: i64,
     /// Whether the replay may choose how it compresses.
     pub(super) compresses: bool,
+    /// How the source topics were set, by name, as far as the archive knows.
+    pub(super) archived: Option<&'a BTreeMap<String, Archived>>,
+    /// The topics that the replay has created before.
+    pub(super) made: Option<&'a Made>,
 }
 
-impl Around<'_> {
+impl<'a> Around<'a> {
+    fn archived(&self, parts: &[&Part]) -> Option<&'a Archived> {
+        self.archived?.get(&parts.first()?.stream.topic)
+    }
+
+    /// How a topic that the replay has not made is not set as the archive says.
+    fn difference(&self, topic: &str, facts: &TopicFacts, parts: &[&Part]) -> Option<String> {
+        let made = self.made.is_some_and(|made| made.topics.iter().any(|one| one.topic == topic));
+        let archived = self.archived(parts).filter(|_| !made)?;
+        settings::difference(topic, (facts.partitions, facts.config.as_ref()?, &facts.own), archived)
+    }
+
     /// The largest batch that a request can carry.
     fn request(&self) -> u64 {
         let most = Settings { config: self.broker }.number("socket.request.max.bytes");
@@ -184,7 +208,8 @@ pub(super) fn check(
             findings.problems.extend(owned_by_brokers(topic));
             findings.problems.extend(request_too_large(topic, around, &seen));
             findings.warnings.extend(as_compacted(topic, &parts));
-            let create = missing(topic, &parts, understood, &of_broker);
+            let create = missing(topic, &parts, understood, &of_broker, around.archived(&parts));
+            findings.warnings.extend(fewer_replicas(topic, around.archived(&parts), &of_broker));
             findings.max_batch = findings.max_batch.min(DEFAULT_MAX_MESSAGE);
             findings.create.push(create);
             continue;
@@ -200,6 +225,7 @@ pub(super) fn check(
         findings.losses.extend(losses(topic, &parts, &settings, now));
         findings.warnings.extend(more_partitions(topic, &parts, facts.partitions));
         findings.warnings.extend(validated(topic, &settings));
+        findings.warnings.extend(around.difference(topic, facts, &parts));
     }
     findings
 }
@@ -219,27 +245,53 @@ pub(super) async fn still_fits(target: &Target, plan: &Plan, findings: &Findings
         found.problems.extend(not_in_step(&create.topic, &settings, facts.in_sync));
         let parts: Vec<&Part> = plan.parts.iter().filter(|part| part.target == create.topic).collect();
         found.problems.extend(too_few_partitions(&create.topic, &parts, facts.partitions));
-        let differs = |(name, wanted): (&&str, &String)| {
-            let got = facts.config.as_ref()?.get(*name)?;
+        let differs = |(name, wanted): (&String, &String)| {
+            let got = facts.config.as_ref()?.get(name)?;
             (got != wanted).then(|| format!("{} was created with {name}={got} instead of {wanted}", create.topic))
         };
-        found.problems.extend(create.config.iter().filter_map(differs));
+        found.problems.extend(create.given.needed.iter().filter_map(differs));
     }
     found.verdict()
 }
 
 /// The topic to create: records stay as long as nobody decides otherwise, with the timestamps that they have.
-fn missing(topic: &str, parts: &[&Part], understood: Understood, broker: &Settings<'_>) -> Create {
+fn missing(
+    topic: &str,
+    parts: &[&Part],
+    understood: Understood,
+    broker: &Settings<'_>,
+    archived: Option<&Archived>,
+) -> Create {
     let source = parts.first().map_or(topic, |part| part.stream.topic.as_str());
     let default = |name: &str| broker.number(name).map(i64::unsigned_abs);
-    let config = created::settings(source, largest(parts).max(DEFAULT_MAX_MESSAGE), understood, default);
-    let partitions = parts.iter().map(|part| part.source_partitions).max().unwrap_or(1);
-    Create { topic: topic.to_owned(), partitions, config }
+    let largest = largest(parts).max(DEFAULT_MAX_MESSAGE);
+    let needed = created::settings(source, largest, understood, default);
+    // What the archive counts otherwise is of now, and partitions may have been added behind the range.
+    let partitions = match archived {
+        Some(archived) => archived.partitions.max(partitions_of(parts)),
+        None => parts.iter().map(|part| part.source_partitions).max().unwrap_or(1),
+    };
+    Create { topic: topic.to_owned(), partitions, given: settings::given(needed, archived, largest) }
+}
+
+/// A topic that will have fewer replicas than it had.
+fn fewer_replicas(topic: &str, archived: Option<&Archived>, broker: &Settings<'_>) -> Option<String> {
+    let default = broker.number("default.replication.factor").filter(|count| *count > 0)?;
+    let had = archived.map(|archived| i64::from(archived.replication_factor)).filter(|had| *had > default)?;
+    Some(format!(
+        "{topic} had {had} replicas and gets {default}, the target's default.replication.factor: create it yourself, or change it with \
+         kafka-reassign-partitions.sh"
+    ))
+}
+
+/// How many partitions the records of a topic need.
+fn partitions_of(parts: &[&Part]) -> i32 {
+    let all = parts.iter().flat_map(|part| &part.partitions);
+    all.map(|planned| planned.partition.saturating_add(1)).max().unwrap_or(0)
 }
 
 fn too_few_partitions(topic: &str, parts: &[&Part], has: i32) -> Option<String> {
-    let needed =
-        parts.iter().flat_map(|part| &part.partitions).map(|planned| planned.partition.saturating_add(1)).max()?;
+    let needed = partitions_of(parts);
     (needed > has).then(|| {
         format!("{topic} has {has} partitions, and the records need {needed}: add partitions to it, or replay only some with --partitions")
     })
@@ -422,177 +474,4 @@ impl Findings {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::ops::Range;
-
-    use super::*;
-    use crate::replay::plan::PlannedPartition;
-    use crate::segment::Filter;
-    use crate::stream::{Format, SegmentRef, TopicLife};
-
-    const NOW: i64 = 1_795_334_712_000;
-    const HOUR: i64 = 3_600_000;
-
-    fn plan(largest_record: u64, times: Range<i64>) -> Plan {
-        let planned = |partition| PlannedPartition {
-            partition,
-            start: 0,
-            end: 10,
-            records: 10,
-            exact: true,
-            min_timestamp: times.start,
-            max_timestamp: times.end,
-        };
-        let segment = SegmentRef {
-            object: String::new(),
-            format: Format::Avro,
-            bytes: 1,
-            sha256: String::new(),
-            raw_bytes: 2000,
-            largest_record,
-            partitions: Vec::new(),
-            last: Vec::new(),
-            life: 0,
-        };
-        Plan {
-            parts: vec![Part {
-                stream: TopicLife::new("main", "orders", 0),
-                target: "copy".to_owned(),
-                source_partitions: 6,
-                segments: vec![segment],
-                filter: Filter::default(),
-                partitions: vec![planned(0), planned(3)],
-                bytes: 2000,
-            }],
-        }
-    }
-
-    fn recent() -> Plan {
-        plan(100, NOW - HOUR..NOW)
-    }
-
-    fn topic(partitions: i32, config: &[(&str, &str)]) -> BTreeMap<String, TopicFacts> {
-        let config = config.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-        BTreeMap::from([("copy".to_owned(), TopicFacts { partitions, in_sync: (1, 0), config: Some(config) })])
-    }
-
-    fn found(plan: &Plan, facts: &BTreeMap<String, TopicFacts>) -> Findings {
-        check(plan, facts, &BTreeMap::new(), around(None))
-    }
-
-    fn around(broker: Option<&BTreeMap<String, String>>) -> Around<'_> {
-        Around { broker, now: NOW, compresses: true }
-    }
-
-    #[test]
-    fn a_missing_topic_is_created_as_the_source_is() {
-        let findings = found(&recent(), &BTreeMap::new());
-        assert_eq!(findings.create.len(), 1);
-        assert_eq!(findings.create[0].partitions, 6);
-        for (name, value) in [("retention.ms", "-1"), ("retention.bytes", "-1"), ("cleanup.policy", "delete")] {
-            assert_eq!(findings.create[0].config.get(name).map(String::as_str), Some(value));
-        }
-        assert!(!findings.create[0].config.contains_key("max.message.bytes"));
-        let large = found(&plan(5_000_000, 0..NOW), &BTreeMap::new());
-        let bytes: u64 = large.create[0].config["max.message.bytes"].parse().expect("a number");
-        assert!(bytes > 5_000_000 && large.largest <= bytes);
-        assert!(large.verdict().is_ok());
-    }
-
-    #[test]
-    fn a_topic_that_fits_is_silent() {
-        let facts = topic(4, &[("cleanup.policy", "delete"), ("retention.ms", "604800000"), ("retention.bytes", "-1")]);
-        let findings = found(&recent(), &facts);
-        assert_eq!((findings.warnings.len(), findings.problems.len()), (0, 0), "{findings:?}");
-        assert_eq!(findings.existing.get("copy"), Some(&4));
-        assert!(suspects(&recent(), &facts, around(None)).is_empty());
-    }
-
-    #[test]
-    fn a_partition_with_the_greatest_number_needs_as_many_as_there_can_be() {
-        let mut plan = recent();
-        plan.parts[0].partitions[1].partition = i32::MAX;
-        let findings = found(&plan, &topic(4, &[]));
-        assert!(findings.problems[0].contains("has 4 partitions, and the records need 2147483647"), "{findings:?}");
-    }
-
-    #[test]
-    fn problems_are_told_together_with_the_way_out() {
-        let facts = topic(
-            3,
-            &[
-                ("max.message.bytes", "500"),
-                ("message.timestamp.before.max.ms", "60000"),
-                ("message.timestamp.after.max.ms", "1"),
-            ],
-        );
-        let plan = plan(100, NOW - HOUR..NOW + HOUR);
-        assert!(suspects(&plan, &facts, around(None)).contains_key("copy"));
-        let error = found(&plan, &facts).verdict().expect_err("four problems");
-        for named in ["copy has 3 partitions", "need 4", "max.message.bytes", "before.max.ms", "after.max.ms"] {
-            assert!(error.to_string().contains(named), "{named} in {error}");
-        }
-        assert_eq!(error.exit_code(), 1);
-    }
-
-    #[test]
-    fn a_partition_that_takes_nothing_and_a_topic_of_the_brokers_are_refused() {
-        let mut facts = topic(4, &[("min.insync.replicas", "2")]);
-        assert!(
-            found(&recent(), &facts).verdict().expect_err("one of two").to_string().contains("min.insync.replicas=2")
-        );
-        facts.values_mut().for_each(|facts| facts.in_sync = (0, 3));
-        assert!(
-            found(&recent(), &facts)
-                .verdict()
-                .expect_err("no leader")
-                .to_string()
-                .contains("partition 3 has no leader")
-        );
-        let mut plan = recent();
-        plan.parts[0].target = "__consumer_offsets".to_owned();
-        assert!(found(&plan, &BTreeMap::new()).verdict().expect_err("the brokers'").to_string().contains("--rename"));
-        let broker = BTreeMap::from([("socket.request.max.bytes".to_owned(), "1000000".to_owned())]);
-        let large = super::tests::plan(2_000_000, 0..NOW);
-        assert!(suspects(&large, &BTreeMap::new(), around(Some(&broker))).contains_key("copy"));
-        let large = check(&large, &BTreeMap::new(), &BTreeMap::new(), around(Some(&broker)));
-        assert!(large.verdict().expect_err("too large").to_string().contains("socket.request.max.bytes"));
-        assert!(large.create[0].config.contains_key("message.timestamp.difference.max.ms"), "an old broker");
-    }
-
-    #[test]
-    fn reading_the_records_clears_a_suspicion_or_confirms_it() {
-        let facts = topic(4, &[("max.message.bytes", "1000"), ("cleanup.policy", "compact")]);
-        assert!(
-            suspects(&recent(), &facts, around(None)).contains_key("copy"),
-            "a bound of 100 headers, and compaction"
-        );
-        let survey = Survey { largest: 5_000, largest_batch: 300, compressed: true, ..Survey::default() };
-        let cleared = check(&recent(), &facts, &BTreeMap::from([("copy".to_owned(), survey)]), around(None));
-        assert!(cleared.verdict().is_ok() && cleared.compressed && cleared.largest == 5_000, "{cleared:?}");
-        let survey =
-            Survey { largest_batch: 1001, largest_at: Some((3, 7)), null_key: Some((0, 2)), ..Survey::default() };
-        let error = check(&recent(), &facts, &BTreeMap::from([("copy".to_owned(), survey)]), around(None))
-            .verdict()
-            .expect_err("both");
-        assert!(
-            error.to_string().contains("partition 3, offset 7") && error.to_string().contains("partition 0, offset 2")
-        );
-    }
-
-    #[test]
-    fn what_the_broker_will_do_to_the_records_is_said() {
-        let warned = |config: &[(&str, &str)]| {
-            let findings = found(&plan(100, NOW - 48 * HOUR..NOW), &topic(4, config));
-            assert!(findings.accepted(false).is_err() && findings.accepted(true).is_ok());
-            findings.losses
-        };
-        let day = warned(&[("cleanup.policy", "delete"), ("retention.ms", "86400000")]);
-        assert!(day[0].contains("copy keeps records for 1day"), "{day:?}");
-        assert!(warned(&[("cleanup.policy", "delete"), ("retention.bytes", "999")])[0].contains("999 bytes"));
-        assert!(warned(&[("message.timestamp.type", "LogAppendTime")])[0].contains("LogAppendTime"));
-        assert!(warned(&[("cleanup.policy", "compact"), ("retention.ms", "1")])[0].contains("compacted"));
-        let silent = BTreeMap::from([("copy".to_owned(), TopicFacts { partitions: 4, in_sync: (1, 0), config: None })]);
-        assert_eq!(found(&recent(), &silent).warnings.len(), 1);
-    }
-}
+mod tests;

@@ -1,5 +1,4 @@
-//! The target cluster: which topics it has and how they are set, creating what is missing, and how far an earlier run of
-//! the same replay came.
+//! The target cluster: which topics it has and how they are set, and how far an earlier run of the same replay came.
 //!
 //! # The marks
 //! A replay with the id `x` keeps its progress where Kafka keeps offsets: under the group `tidelog-replay-x`, by target
@@ -18,14 +17,13 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication, TopicResult};
+use rdkafka::admin::{AdminClient, AdminOptions, ConfigSource, ResourceSpecifier};
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerGroupMetadata};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::metadata::{MetadataPartition, MetadataTopic};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::connection::{Connection, Failed as _, Logged, wrong_property};
-use super::preflight::Create;
 use crate::config::Isolation;
 use crate::error::{Error, Kind, Result, ResultExt as _};
 use crate::replay::journal::{Begun, BegunTarget, BegunTopic};
@@ -36,7 +34,7 @@ use crate::source::kafka::{Cluster, OffsetAt, TopicPartition};
 pub(super) const ANSWER: Duration = Duration::from_secs(20);
 
 /// How long to wait before a broker is asked again.
-const PAUSE: Duration = Duration::from_millis(100);
+pub(super) const PAUSE: Duration = Duration::from_millis(100);
 
 /// How long to wait for a cluster's id, which only tells whether two addresses are one cluster.
 const CLUSTER_ID: Duration = Duration::from_secs(5);
@@ -90,15 +88,20 @@ pub(super) struct TopicFacts {
     pub(super) in_sync: (usize, i32),
     /// Its settings by name; none where the target cannot be asked.
     pub(super) config: Option<BTreeMap<String, String>>,
+    /// Which of them somebody has set for the topic.
+    pub(super) own: BTreeMap<String, String>,
 }
+
+/// The settings of a topic: all, and those that somebody has set for it.
+type Configs = (BTreeMap<String, String>, BTreeMap<String, String>);
 
 /// A connection to the target cluster for one replay.
 pub struct Target {
     pub(super) connection: Connection,
     /// The id of the replay.
     pub id: String,
-    admin: AdminClient<Logged>,
-    cluster: Cluster,
+    pub(super) admin: AdminClient<Logged>,
+    pub(super) cluster: Cluster,
     consumer: Arc<BaseConsumer<Logged>>,
 }
 
@@ -203,9 +206,9 @@ impl Target {
         let present: Vec<&str> = topics.iter().copied().filter(|topic| partitions.contains_key(*topic)).collect();
         let mut configs = self.configs(&present, broker).await?;
         let facts = present.into_iter().map(|topic| {
-            let config = configs.as_mut().and_then(|configs| configs.remove(topic));
+            let (config, own) = configs.as_mut().and_then(|configs| configs.remove(topic)).unzip();
             let (partitions, in_sync) = partitions.get(topic).copied().unwrap_or((0, (0, 0)));
-            (topic.to_owned(), TopicFacts { partitions, in_sync, config })
+            (topic.to_owned(), TopicFacts { partitions, in_sync, config, own: own.unwrap_or_default() })
         });
         Ok(facts.collect())
     }
@@ -230,11 +233,7 @@ impl Target {
 
     /// The settings of `topics`; none if the target does not tell settings. Any broker knows them, so the one that just
     /// answered is asked: librdkafka would look for the controller, which its own mock cluster does not have.
-    async fn configs(
-        &self,
-        topics: &[&str],
-        broker: i32,
-    ) -> Result<Option<BTreeMap<String, BTreeMap<String, String>>>> {
+    async fn configs(&self, topics: &[&str], broker: i32) -> Result<Option<BTreeMap<String, Configs>>> {
         if topics.is_empty() {
             return Ok(Some(BTreeMap::new()));
         }
@@ -249,8 +248,15 @@ impl Target {
         for (topic, answer) in topics.iter().zip(answers) {
             match answer {
                 Ok(resource) => {
-                    let entries = resource.entries.into_iter().filter_map(|entry| Some((entry.name, entry.value?)));
-                    configs.insert((*topic).to_owned(), entries.collect());
+                    let (mut all, mut own) = Configs::default();
+                    for entry in resource.entries {
+                        let Some(value) = entry.value else { continue };
+                        if entry.source == ConfigSource::DynamicTopic {
+                            own.insert(entry.name.clone(), value.clone());
+                        }
+                        all.insert(entry.name, value);
+                    }
+                    configs.insert((*topic).to_owned(), (all, own));
                 }
                 Err(RDKafkaErrorCode::TopicAuthorizationFailed) => return Ok(None),
                 Err(code) => {
@@ -260,20 +266,6 @@ impl Target {
             }
         }
         Ok(Some(configs))
-    }
-
-    /// What the cluster has against creating topics, as problems: it is asked to look only (`validateOnly` of CreateTopics), at the
-    /// names, the settings, its own policies and the rights.
-    pub(super) async fn refusals(&self, missing: &[Create]) -> Result<Vec<String>> {
-        let told = |(topic, code)| match code {
-            RDKafkaErrorCode::TopicAlreadyExists => None,
-            RDKafkaErrorCode::InvalidTopic => Some(format!(
-                "{topic} cannot be created: {code}. Is there a topic whose name differs from it in \".\" and \"_\" alone? Give it \
-                 another name with --rename"
-            )),
-            _ => Some(format!("{topic} cannot be created: {code}")),
-        };
-        Ok(self.ask_to_create(missing, true).await?.into_iter().filter_map(Result::err).filter_map(told).collect())
     }
 
     /// Which rights the replay lacks, as problems: on the topics that exist, and on its group. Whether it may use its transactional
@@ -297,69 +289,6 @@ impl Target {
             _ => error,
         };
         self.cluster.may_join(&group).await.map_err(denied)
-    }
-
-    async fn ask_to_create(&self, missing: &[Create], validate_only: bool) -> Result<Vec<TopicResult>> {
-        if missing.is_empty() {
-            return Ok(Vec::new());
-        }
-        let topics: Vec<NewTopic<'_>> = missing
-            .iter()
-            .map(|topic| {
-                // -1: the cluster's own default.replication.factor (KIP-464).
-                let new = NewTopic::new(&topic.topic, topic.partitions, TopicReplication::Fixed(-1));
-                topic.config.iter().fold(new, |new, (key, value)| new.set(key, value))
-            })
-            .collect();
-        let options = AdminOptions::new().request_timeout(Some(ANSWER)).operation_timeout(Some(ANSWER));
-        self.admin
-            .create_topics(&topics, &options.validate_only(validate_only))
-            .await
-            .or_failed(|| "cannot create topics in the target".to_owned())
-    }
-
-    /// Creates what is missing, and waits until the target knows it.
-    pub(super) async fn create(&self, missing: &[Create]) -> Result<()> {
-        if missing.is_empty() {
-            return Ok(());
-        }
-        let answers = self.ask_to_create(missing, false).await?;
-        for answer in answers {
-            match answer {
-                Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
-                Err((topic, code)) => {
-                    let config = missing.iter().find(|one| one.topic == topic).map(Create::settings);
-                    return Err(Error::new(Kind::Denied, format!("the target refuses to create {topic}"))
-                        .source(code)
-                        .hint(format!(
-                            "create it yourself, as nearly as the cluster allows with {}, and run the same command again",
-                            config.unwrap_or_default()
-                        )));
-                }
-            }
-        }
-        self.await_topics(missing).await
-    }
-
-    async fn await_topics(&self, created: &[Create]) -> Result<()> {
-        let deadline = tokio::time::Instant::now() + ANSWER;
-        let topics: Vec<&str> = created.iter().map(|topic| topic.topic.as_str()).collect();
-        loop {
-            let known = self.describe(&topics).await?;
-            if created
-                .iter()
-                .all(|topic| known.get(&topic.topic).is_some_and(|facts| facts.partitions >= topic.partitions))
-            {
-                return Ok(());
-            }
-            if tokio::time::Instant::now() > deadline {
-                return Err(Error::new(
-                    Kind::Unavailable,
-                    format!("the target created {} but does not show it", topics.join(", ")),
-                ));
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
     }
 
     /// What an earlier run left behind for `partitions` (target topics with their partitions).

@@ -272,6 +272,21 @@ impl Cluster {
         self.request("cannot ask for settings", move |handle, wait| raw::describe_configs(handle, of, &wanted, wait))
             .await
     }
+
+    /// Sets a topic otherwise: all of `changes` or none of them. What has no value is taken back, so that the topic follows its
+    /// cluster; what is not named stays.
+    ///
+    /// # Errors
+    /// `Kind::Config` for a setting that the brokers do not know, or a value that they do not take.
+    pub async fn alter_topic(&self, topic: &str, changes: &BTreeMap<String, Option<String>>) -> Result<()> {
+        let name = |text: &str| CString::new(text).or_err(Kind::Config, || format!("{text:?} holds a NUL byte"));
+        let topic = name(topic)?;
+        let changes = changes
+            .iter()
+            .map(|(setting, value)| Ok((name(setting)?, value.as_deref().map(name).transpose()?)))
+            .collect::<Result<Vec<_>>>()?;
+        self.request("cannot set the topic", move |handle, wait| raw::alter_topic(handle, &topic, &changes, wait)).await
+    }
 }
 
 fn values(settings: BTreeMap<String, raw::Setting>) -> BTreeMap<String, String> {

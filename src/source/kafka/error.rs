@@ -55,6 +55,8 @@ fn kind_of(code: i32) -> (Kind, Option<&'static str>) {
         82 | -144 => {
             (Kind::Fenced, Some("another consumer runs with the same group.instance.id: give each process its own"))
         }
+        // INVALID_CONFIG, INVALID_REQUEST, POLICY_VIOLATION
+        40 | 42 | 44 => (Kind::Config, None),
         // _INVALID_ARG, _STATE, _CONFLICT: this program called librdkafka wrongly.
         -186 | -172 | -173 => (Kind::Internal, None),
         _ => (Kind::Unavailable, None),
@@ -87,6 +89,7 @@ mod tests {
         assert_eq!(error(-195).kind(), Kind::Unavailable);
         assert!(error(-185).is_transient());
         assert!(!error(58).is_transient());
+        assert_eq!(error(40).kind(), Kind::Config);
     }
 
     #[test]

@@ -1,7 +1,6 @@
-//! Requests about a consumer group and about settings: who takes part, whether this client may, what the brokers are set to.
+//! Requests about a consumer group: who takes part, whether this client may.
 
-use std::collections::BTreeMap;
-use std::ffi::{CStr, CString};
+use std::ffi::CStr;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +9,7 @@ use super::admin::{Answer, GRACE, Options, silence};
 use super::batch::Queue;
 use super::handle::Handle;
 use super::list::{List, entries};
-use super::{Failure, check_code, codes, millis, string, sys, text_of};
+use super::{Failure, check_code, codes, millis, string, sys};
 
 /// A member as the group's coordinator tells it.
 pub(crate) struct Member {
@@ -199,117 +198,6 @@ pub(crate) fn commit(handle: &Arc<Handle>, group: &CStr, offsets: &List, wait: D
         }
         let partitions = sys::rd_kafka_group_result_partitions(*groups);
         check_code(entries(partitions).next().map_or(0, |entry| entry.code))
-    }
-}
-
-/// Whose settings are asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Resource {
-    Topic,
-    Broker,
-}
-
-/// The settings of one resource by name, or why they are not told.
-pub(crate) type Settings = Result<BTreeMap<String, Setting>, Failure>;
-
-/// A setting as it is in force.
-pub(crate) struct Setting {
-    /// None where the broker does not show it, for it is a secret.
-    pub(crate) value: Option<String>,
-    pub(crate) source: Source,
-}
-
-/// Where a setting comes from (KIP-226).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Source {
-    /// Somebody has set it for the topic.
-    Topic,
-    /// Somebody has set it for a broker or for all of them.
-    Broker,
-    /// Kafka's own.
-    Default,
-}
-
-impl Source {
-    fn of(code: i32) -> Self {
-        const TOPIC: i32 = sys::rd_kafka_ConfigSource_t::RD_KAFKA_CONFIG_SOURCE_DYNAMIC_TOPIC_CONFIG as i32;
-        const DEFAULT: i32 = sys::rd_kafka_ConfigSource_t::RD_KAFKA_CONFIG_SOURCE_DEFAULT_CONFIG as i32;
-        match code {
-            TOPIC => Self::Topic,
-            DEFAULT => Self::Default,
-            _ => Self::Broker,
-        }
-    }
-}
-
-/// The resources of one request.
-struct Resources(Vec<*mut sys::rd_kafka_ConfigResource_t>);
-
-impl Drop for Resources {
-    fn drop(&mut self) {
-        for resource in &self.0 {
-            // SAFETY: owned, destroyed once.
-            unsafe { sys::rd_kafka_ConfigResource_destroy(*resource) };
-        }
-    }
-}
-
-/// DescribeConfigs: the settings of each of `names`, its defaults included.
-pub(crate) fn describe_configs(
-    handle: &Arc<Handle>,
-    of: Resource,
-    names: &[CString],
-    wait: Duration,
-) -> Result<BTreeMap<String, Settings>, Failure> {
-    let options = Options::new(handle, sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBECONFIGS, wait)?;
-    let queue = Queue::new(handle);
-    let kind = match of {
-        Resource::Topic => sys::rd_kafka_ResourceType_t::RD_KAFKA_RESOURCE_TOPIC,
-        Resource::Broker => sys::rd_kafka_ResourceType_t::RD_KAFKA_RESOURCE_BROKER,
-    };
-    // SAFETY: all live during the calls; librdkafka copies the resources, which are freed after the request.
-    unsafe {
-        let made = names.iter().map(|name| sys::rd_kafka_ConfigResource_new(kind, name.as_ptr()));
-        let mut all = Resources(made.collect());
-        let count = all.0.len();
-        sys::rd_kafka_DescribeConfigs(handle.rk(), all.0.as_mut_ptr(), count, options.as_ptr(), queue.as_ptr());
-    }
-    let answer = Answer::of(&queue, wait + GRACE)?;
-    answer.check()?;
-    // SAFETY: as in `describe_group`.
-    unsafe {
-        let result = sys::rd_kafka_event_DescribeConfigs_result(answer.as_ptr());
-        if result.is_null() {
-            return Err(silence());
-        }
-        let mut count = 0;
-        let resources = sys::rd_kafka_DescribeConfigs_result_resources(result, &raw mut count);
-        Ok((0..count).map(|at| settings_of(*resources.add(at))).collect())
-    }
-}
-
-/// # Safety
-/// `resource` is one of a live answer.
-unsafe fn settings_of(resource: *const sys::rd_kafka_ConfigResource_t) -> (String, Settings) {
-    // SAFETY: the caller promises a live resource; its entries and strings live as long.
-    unsafe {
-        let name = string(sys::rd_kafka_ConfigResource_name(resource));
-        let code = sys::rd_kafka_ConfigResource_error(resource) as i32;
-        if code != 0 {
-            let text = sys::rd_kafka_ConfigResource_error_string(resource);
-            let text = if text.is_null() { text_of(code) } else { string(text) };
-            return (name, Err(Failure { code, text }));
-        }
-        let mut count = 0;
-        let found = sys::rd_kafka_ConfigResource_configs(resource, &raw mut count);
-        let all = (0..count).map(|at| {
-            let entry = *found.add(at);
-            let value = sys::rd_kafka_ConfigEntry_value(entry);
-            let value = (!value.is_null()).then(|| string(value));
-            let setting = Setting { value, source: Source::of(codes::setting_source(entry)) };
-            (string(sys::rd_kafka_ConfigEntry_name(entry)), setting)
-        });
-        (name, Ok(all.collect()))
     }
 }
 

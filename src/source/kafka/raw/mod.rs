@@ -18,6 +18,7 @@ mod batch;
 mod group;
 mod handle;
 mod list;
+mod settings;
 mod state;
 
 use std::ffi::{CStr, c_char, c_int, c_void};
@@ -27,11 +28,10 @@ use rdkafka_sys as sys;
 
 pub(crate) use admin::{Described, Rights, cluster_id, controller, describe_topics, list_offsets, metadata};
 pub(crate) use batch::{Queue, RawHeaders, RawMessage};
-pub(crate) use group::{
-    Member, Resource, Setting, Settings, Source, commit, describe_configs, describe_group, members,
-};
+pub(crate) use group::{Member, commit, describe_group, members};
 pub(crate) use handle::{Callback, Handle};
 pub(crate) use list::List;
+pub(crate) use settings::{Resource, Setting, Settings, Source, alter_topic, describe_configs};
 pub(crate) use state::{Acl, Group, Position, acls, groups, may_describe, positions};
 
 /// The same C functions as in `rdkafka_sys`, with codes as integers (see the module's story).

@@ -1,0 +1,147 @@
+//! What is left to do with topics that a replay has created once its records may go: giving them the settings that could have cost
+//! a record, as far as nobody has set them otherwise meanwhile.
+
+use std::collections::BTreeMap;
+
+use super::preflight::Create;
+use super::target::{Target, TopicFacts};
+use crate::error::{Kind, Result};
+use crate::replay::journal::{Changes, Journal, Made, MadeTopic, Settings};
+use crate::stream::FORMAT_VERSION;
+
+/// The settings of a topic that the replay has created.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Afterwards {
+    /// The topic.
+    pub topic: String,
+    /// What it was given in the end.
+    pub given: Changes,
+    /// What is left to the user.
+    pub left: Changes,
+    /// What stays otherwise, each with the reason.
+    pub told: Vec<String>,
+}
+
+/// The topics that this replay has created in earlier runs, and those that it is about to.
+pub(super) fn made(id: &str, journal: &Journal, create: &[Create], settings: Option<Settings>) -> Made {
+    let before = journal.made.clone().unwrap_or_default();
+    let anew = |topic: &MadeTopic| create.iter().any(|create| create.topic == topic.topic);
+    let mut topics: Vec<MadeTopic> = before.topics.into_iter().filter(|topic| !anew(topic)).collect();
+    topics.extend(create.iter().map(|create| MadeTopic {
+        topic: create.topic.clone(),
+        created: create.given.created(),
+        afterwards: create.given.afterwards.clone(),
+    }));
+    Made { format: FORMAT_VERSION, replay: id.to_owned(), settings: settings.unwrap_or(before.settings), topics }
+}
+
+/// Does what is left to do, or says what it is.
+///
+/// # Errors
+/// The target's, where it cannot be asked. What it refuses is part of what is said.
+pub(super) async fn settle(target: &Target, made: &Made) -> Result<Vec<Afterwards>> {
+    let waiting: Vec<&MadeTopic> = made.topics.iter().filter(|topic| !topic.afterwards.is_empty()).collect();
+    if waiting.is_empty() {
+        return Ok(Vec::new());
+    }
+    let names: Vec<&str> = waiting.iter().map(|topic| topic.topic.as_str()).collect();
+    let facts = target.describe(&names).await?;
+    let mut all = Vec::with_capacity(waiting.len());
+    for topic in waiting {
+        let Some(facts) = facts.get(&topic.topic) else { continue };
+        let mut done = due(topic, facts);
+        if made.settings == Settings::Archived {
+            give(target, facts, &mut done).await?;
+        }
+        all.push(done);
+    }
+    Ok(all)
+}
+
+/// What is left to do for a topic. What somebody has set meanwhile stays as it is.
+fn due(topic: &MadeTopic, facts: &TopicFacts) -> Afterwards {
+    let mut due = Afterwards { topic: topic.topic.clone(), ..Afterwards::default() };
+    for (name, wanted) in &topic.afterwards {
+        let (now, then) = (facts.own.get(name), topic.created.get(name));
+        if now == wanted.as_ref() {
+            continue;
+        }
+        if now == then {
+            due.left.insert(name.clone(), wanted.clone());
+        } else {
+            let now = now.map_or_else(|| "is not set".to_owned(), |now| format!("is {now}"));
+            due.told.push(format!("{name} {now}: somebody has set it while the replay ran, and it stays"));
+        }
+    }
+    due
+}
+
+/// Gives a topic what is left to do; of what the target refuses, all else.
+async fn give(target: &Target, facts: &TopicFacts, done: &mut Afterwards) -> Result<()> {
+    let (in_step, _) = facts.in_sync;
+    let too_many = |name: &str, value: &Option<String>| {
+        let least = value.as_ref().and_then(|value| value.parse::<usize>().ok());
+        name == "min.insync.replicas" && least.is_some_and(|least| least > in_step)
+    };
+    let (later, all): (Changes, Changes) =
+        std::mem::take(&mut done.left).into_iter().partition(|(name, value)| too_many(name, value));
+    done.told.extend(later.values().flatten().map(|least| {
+        format!("min.insync.replicas={least}: a partition has {in_step} replicas in step, and would take no record of acks=all")
+    }));
+    done.left = later;
+    if all.is_empty() {
+        return Ok(());
+    }
+    match target.cluster.alter_topic(&done.topic, &all).await {
+        Ok(()) => done.given = all,
+        Err(error) if error.kind() == Kind::Config => {
+            for (name, value) in all {
+                let one = BTreeMap::from([(name.clone(), value.clone())]);
+                match target.cluster.alter_topic(&done.topic, &one).await {
+                    Ok(()) => drop(done.given.insert(name, value)),
+                    Err(error) if error.kind() == Kind::Config => {
+                        done.told.push(format!("{name}: {error}"));
+                        done.left.insert(name, value);
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Err(error) => return Err(error),
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(settings: &[(&str, &str)]) -> BTreeMap<String, String> {
+        settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn what_somebody_has_set_meanwhile_stays_and_what_is_done_is_not_done_again() {
+        let afterwards = [
+            ("cleanup.policy", Some("compact")),
+            ("flush.ms", Some("5")),
+            ("retention.bytes", None),
+            ("retention.ms", Some("7")),
+        ];
+        let topic = MadeTopic {
+            topic: "orders".to_owned(),
+            created: config(&[("cleanup.policy", "delete"), ("retention.bytes", "-1"), ("retention.ms", "-1")]),
+            afterwards: afterwards.map(|(name, value)| (name.to_owned(), value.map(str::to_owned))).into(),
+        };
+        let facts =
+            |own: &[(&str, &str)]| TopicFacts { partitions: 1, in_sync: (1, 0), config: None, own: config(own) };
+        let untouched =
+            due(&topic, &facts(&[("cleanup.policy", "delete"), ("retention.bytes", "-1"), ("retention.ms", "-1")]));
+        assert_eq!((untouched.left.len(), untouched.told.len()), (4, 0));
+        let touched = due(&topic, &facts(&[("cleanup.policy", "delete"), ("retention.ms", "99"), ("flush.ms", "1")]));
+        assert_eq!(touched.left.keys().collect::<Vec<_>>(), ["cleanup.policy"]);
+        assert_eq!(touched.told.len(), 2, "{touched:?}");
+        let done = due(&topic, &facts(&[("cleanup.policy", "compact"), ("retention.ms", "7"), ("flush.ms", "5")]));
+        assert_eq!((done.left.len(), done.told.len()), (0, 0));
+    }
+}
