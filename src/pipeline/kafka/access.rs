@@ -14,7 +14,7 @@ use chrono::{DateTime, Utc};
 use tokio::sync::oneshot;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::commit::Shared;
+use super::shared::Shared;
 use super::status::Status;
 use super::unattended::Unattended;
 use crate::config::{Kafka, TopicPattern};

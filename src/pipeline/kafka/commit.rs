@@ -13,23 +13,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::count::Counters;
 use super::divergence::{self, Earlier};
-use super::lives::{Lives, Verified, kept};
-use super::segmenter::SegmenterId;
-use super::{Dropped, TaskEvent};
+use super::messages::{Dropped, Question, SegmenterId, TaskEvent};
+use super::shared::Shared;
+use super::topic_ids::{Verified, is_recreated, kept};
 use crate::config;
 use crate::error::{Error, Kind, Result};
 use crate::manifest::{Chain, Change, Outcome};
 use crate::pipeline::backoff::Backoff;
-use crate::pipeline::spool::Spool;
-use crate::pipeline::tasks::{Task, Tasks};
+use crate::pipeline::tasks::Task;
 use crate::segment::{Encoding, Sealed, SegmentInfo, rewrite};
-use crate::source::kafka::{Cluster, EpochAt, OffsetAt, Resume, TopicPartition};
-use crate::store::{Store, layout};
+use crate::source::kafka::{EpochAt, OffsetAt, Resume, TopicPartition};
+use crate::store::layout;
 use crate::stream::{Close, Cut, GapReason, PartitionRange, SegmentRef, TopicLife};
 
 /// A chain takes at most one checkpoint a second of this process, so that small segments do not make a chain long.
@@ -38,29 +36,6 @@ const BETWEEN_CHECKPOINTS: Duration = Duration::from_secs(1);
 /// How long the ends of a new topic's logs are asked for, and how often: they may have no leader yet.
 const LATEST_WITHIN: Duration = Duration::from_secs(3);
 const LATEST_AGAIN: Duration = Duration::from_millis(100);
-
-/// What every committer shares.
-pub(super) struct Shared {
-    pub(super) store: Store,
-    pub(super) spool: Spool,
-    pub(super) cluster: Cluster,
-    pub(super) lives: Lives,
-    pub(super) writer: String,
-    /// How many uploads may run at once.
-    pub(super) uploads: Semaphore,
-    pub(super) events: std::sync::mpsc::Sender<TaskEvent>,
-    pub(super) counters: Counters,
-    pub(super) tasks: Arc<Tasks>,
-}
-
-impl Shared {
-    /// Tells the collector. It outlives every committer; where it does not, the process is ending.
-    pub(super) fn send(&self, event: TaskEvent) {
-        if self.events.send(event).is_err() {
-            tracing::debug!("the collector has ended");
-        }
-    }
-}
 
 /// What a committer is asked, in order.
 pub(super) enum Request {
@@ -71,23 +46,6 @@ pub(super) enum Request {
     /// A question about what is archived. It comes the way of the segments (see `segmenter::Step`): all that was read before it
     /// is in the chain when it is answered.
     Ask(Question),
-}
-
-/// What a segmenter asks of its committer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Question {
-    /// The segmenter gave up everything up to number `seq`: where does the archive stand? The offsets are what holds for a
-    /// partition that the chain does not know yet.
-    Where { seq: u64, partitions: Vec<(i32, i64)> },
-    /// The broker does not have the offset that was asked for.
-    OutOfRange { partition: i32 },
-    /// The log is another one, as the broker or its records show: from where, and whether it was said of the archived position
-    /// itself.
-    Truncated { partition: i32, diverged: Option<EpochAt>, fresh: bool },
-    /// Somebody has ordered to skip `[start, end)`, which cannot be read and stands next.
-    Skip { partition: i32, start: i64, end: i64 },
-    /// The topic goes on in another generation: nothing more comes of this one. A log that was cut ends its chain, too.
-    End { cut: Option<Cut> },
 }
 
 impl Request {
@@ -294,7 +252,7 @@ impl Committer {
     /// The batch without what may have been fetched from another life of the topic.
     async fn of_this_life(&self, batch: Vec<Ready>) -> Vec<Ready> {
         let id = match self.chain.begin_facts().topic_id() {
-            Some(known) => self.shared.lives.id_of(&self.life.topic).await.filter(|id| id != known),
+            Some(known) => self.shared.topic_ids.id_of(&self.life.topic).await.filter(|id| id != known),
             None => None,
         };
         let Some(topic_id) = id else { return batch };
@@ -437,7 +395,7 @@ impl Committer {
     async fn truncated(&mut self, partition: i32, diverged: Option<EpochAt>, fresh: bool) {
         self.asked.remove(&partition);
         let (id, earliest, _) = self.present(partition).await;
-        if another_life(self.chain.begin_facts().topic_id(), id.as_deref()) {
+        if is_recreated(self.chain.begin_facts().topic_id(), id.as_deref()) {
             return self.shared.send(TaskEvent::GenerationEnds { segmenter: self.segmenter, cut: None });
         }
         let archived = self.chain.position(partition).map(|range| range.end);
@@ -478,7 +436,7 @@ impl Committer {
     /// archiver (a gap is recorded), the log ends before it (another life of the topic), or neither (try again).
     async fn out_of_range(&mut self, partition: i32) {
         let (id, earliest, latest) = self.present(partition).await;
-        if another_life(self.chain.begin_facts().topic_id(), id.as_deref()) {
+        if is_recreated(self.chain.begin_facts().topic_id(), id.as_deref()) {
             return self.shared.send(TaskEvent::GenerationEnds { segmenter: self.segmenter, cut: None });
         }
         loop {
@@ -549,11 +507,6 @@ impl Committer {
     }
 }
 
-/// Whether a topic's id shows that it was deleted and created again. A broker without ids shows nothing.
-pub(super) fn another_life(archived: Option<&str>, now: Option<&str>) -> bool {
-    matches!((archived, now), (Some(archived), Some(now)) if archived != now)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -584,14 +537,6 @@ mod tests {
         let batch = batch(&[&[range(0, 5, 9), range(1, 0, 3)], &[range(0, 9, 12)]]);
         for stranger in [vec![range(0, 9, 20)], vec![range(0, 13, 14)], vec![range(2, 0, 1), range(1, 0, 3)]] {
             assert!(!request(&stranger).follows(&batch), "{stranger:?}");
-        }
-    }
-
-    #[test]
-    fn only_two_known_ids_can_tell_two_lives_apart() {
-        assert!(another_life(Some("a"), Some("b")));
-        for (archived, now) in [(Some("a"), Some("a")), (None, Some("b")), (Some("a"), None), (None, None)] {
-            assert!(!another_life(archived, now), "{archived:?} {now:?}");
         }
     }
 }

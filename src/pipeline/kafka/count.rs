@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use metrics::Counter;
 
-use super::segmenter::Reason;
+use super::seal_reason::SealReason;
 use crate::stream::{GapReason, SegmentRef};
 use crate::telemetry::metrics::{
     ARCHIVED_BYTES, ARCHIVED_RECORDS, FENCE_CONFLICTS, GAPS, REBALANCES, SEGMENTS_SEALED, STORED_BYTES,
@@ -22,12 +22,12 @@ pub(super) struct Counters {
     removed: Counter,
     unreadable: Counter,
     pub(super) unread: Counter,
-    sealed: [Counter; Reason::ALL.len()],
+    sealed: [Counter; SealReason::ALL.len()],
 }
 
 impl Counters {
     pub(super) fn new() -> Self {
-        let sealed = |reason: Reason| SEGMENTS_SEALED.counter(&[KIND, ("reason", reason.name())]);
+        let sealed = |reason: SealReason| SEGMENTS_SEALED.counter(&[KIND, ("reason", reason.name())]);
         let lost = |reason: GapReason| GAPS.counter(&[KIND, ("reason", reason.name())]);
         Self {
             rebalances: REBALANCES.counter(&[]),
@@ -35,7 +35,7 @@ impl Counters {
             unread: UNREAD_PARTITIONS.counter(&[]),
             removed: lost(GapReason::BrokerRetention),
             unreadable: lost(GapReason::Unreadable),
-            sealed: Reason::ALL.map(sealed),
+            sealed: SealReason::ALL.map(sealed),
         }
     }
 
@@ -45,7 +45,7 @@ impl Counters {
         counter.increment(1);
     }
 
-    pub(super) fn sealed(&self, reason: Reason) {
+    pub(super) fn sealed(&self, reason: SealReason) {
         self.sealed[reason as usize].increment(1);
     }
 }

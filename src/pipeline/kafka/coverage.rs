@@ -15,11 +15,11 @@ use chrono::{DateTime, TimeDelta, Utc};
 use object_store::path::Path;
 use tokio::sync::mpsc;
 
-use super::TaskEvent;
 use super::claims::{Ledger, Report};
-use super::commit::{Shared, another_life};
-use super::lives::Verified;
+use super::messages::{Seen, SeenPartition, TaskEvent};
 use super::segmenter::Segmenter;
+use super::shared::Shared;
+use super::topic_ids::{Verified, is_recreated};
 use crate::config::Isolation;
 use crate::error::Result;
 use crate::manifest::coverage::{self, Coverage};
@@ -27,7 +27,6 @@ use crate::pipeline::published::PublishedKafka;
 use crate::pipeline::tasks::Task;
 use crate::source::kafka::{OffsetAt, TopicInfo, TopicPartition};
 use crate::store::layout;
-use crate::stream::TopicLife;
 
 /// How often the brokers are asked while records come, and while nothing happens.
 const ROUND_EVERY: Duration = Duration::from_secs(5);
@@ -95,26 +94,6 @@ impl Cadence {
         (self.reported, self.stood) = (now, stands);
         true
     }
-}
-
-/// What a round has found.
-#[derive(Debug, Default)]
-pub(super) struct Seen {
-    pub(super) partitions: Vec<SeenPartition>,
-    /// Up to when topics are complete, as far as this process answers for them.
-    pub(super) topics: Vec<(TopicLife, Option<DateTime<Utc>>)>,
-}
-
-/// What a round has found of a partition.
-#[derive(Debug)]
-pub(super) struct SeenPartition {
-    pub(super) at: TopicPartition,
-    /// Its end on the broker; none if the brokers do not tell now.
-    pub(super) end: Option<i64>,
-    /// Everything that was there at this time is archived.
-    pub(super) complete_through: Option<DateTime<Utc>>,
-    /// Why this round says nothing of it, if it does not.
-    pub(super) untold: Option<Arc<str>>,
 }
 
 /// Where partitions end.
@@ -258,7 +237,7 @@ impl Watch {
                 }
             };
             match &info.id {
-                Some(id) if another_life(report.topic_id.as_deref(), Some(id)) => {
+                Some(id) if is_recreated(report.topic_id.as_deref(), Some(id)) => {
                     let topic = Arc::clone(&report.topic);
                     same.untold.insert(report.topic.to_string(), "the topic was created again".into());
                     self.shared.send(TaskEvent::Recreated { topic, topic_id: id.clone() });

@@ -4,9 +4,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::TaskEvent;
-use super::commit::Shared;
-use super::segmenter::SegmenterId;
+use super::messages::{SegmenterId, TaskEvent};
+use super::shared::Shared;
 use super::shown::MOST_GAPS;
 use super::status::GapSpan;
 use crate::error::Result;

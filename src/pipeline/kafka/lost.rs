@@ -6,9 +6,11 @@ use std::time::{Duration, Instant};
 
 use chrono::Utc;
 
-use super::commit::{Committer, Shared, another_life};
-use super::segmenter::SegmenterId;
-use super::{TaskEvent, gaps};
+use super::commit::Committer;
+use super::gaps;
+use super::messages::{SegmenterId, TaskEvent};
+use super::shared::Shared;
+use super::topic_ids::is_recreated;
 use crate::config::{Isolation, Kafka};
 use crate::error::{Error, Kind, Result, ResultExt as _};
 use crate::manifest::{Change, Outcome};
@@ -76,7 +78,7 @@ impl Committer {
     pub(super) async fn skip(&mut self, partition: i32, lost: Range<i64>) {
         let (segmenter, start, end) = (self.segmenter, lost.start, lost.end);
         let (id, ..) = self.present(partition).await;
-        let recreated = another_life(self.chain.begin_facts().topic_id(), id.as_deref());
+        let recreated = is_recreated(self.chain.begin_facts().topic_id(), id.as_deref());
         let stands = !recreated && self.chain.reached(partition).is_none_or(|reached| reached == start);
         let outcome = if stands { Some(self.lose(partition, lost, GapReason::Unreadable).await) } else { None };
         let end = matches!(outcome, Some(Outcome::Committed { .. })).then_some(end);

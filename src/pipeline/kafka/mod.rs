@@ -22,15 +22,17 @@ mod coverage;
 mod divergence;
 mod gaps;
 mod identity;
-mod lives;
 mod lost;
+mod messages;
 mod pool;
 mod resolve;
+mod seal_reason;
 mod segmenter;
+mod shared;
 mod shown;
 mod stalls;
+mod topic_ids;
 
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,23 +40,16 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use super::published::{Opened, PublishedKafka};
-use super::skips::Skip;
 use super::spool::Spool;
 use crate::config::{Config, Kafka};
 use crate::error::{Error, Kind, Result};
-use crate::record::Block;
-use crate::segment::SegmentWriter;
-use crate::source::kafka::{Cluster, Consumer, Resume, TopicPartition};
-use crate::stream::{Cut, PartitionRange, SegmentRef, Totals};
+use crate::source::kafka::{Cluster, Consumer};
 use collector::{Collector, Parts};
-use commit::Shared;
 use count::Counters;
-use coverage::Seen;
 pub use identity::admit;
-use lives::Lives;
-use resolve::{Resolved, Unresolved};
-use segmenter::SegmenterId;
-use status::GapSpan;
+use messages::TaskEvent;
+use shared::Shared;
+use topic_ids::TopicIds;
 
 /// How many uploads run at once: enough to hide a cloud store's latency, few enough that their buffers (a part of
 /// 8 MiB each) stay small beside the memory budget.
@@ -62,62 +57,6 @@ const UPLOADS_AT_ONCE: usize = 3;
 
 /// How long the last look at the ends of partitions may take as the process stops.
 const LAST_REPORT_WITHIN: Duration = Duration::from_secs(5);
-
-/// What the collector is told.
-enum TaskEvent {
-    /// The answer to the question of that number: where to read partitions on, and those of which it is not known yet.
-    Resolved { ticket: u64, resolved: Vec<Resolved>, unresolved: Vec<Unresolved> },
-    /// A step has ended, and its blocks are free.
-    Encoded { segmenter: SegmenterId, memory: usize, result: Result<Free> },
-    /// The segmenter's segment number `seq` is in a checkpoint, or nothing was left of it.
-    Committed { segmenter: SegmenterId, seq: u64, segment: Option<SegmentRef>, empty: Vec<PartitionRange> },
-    /// Another process has moved these partitions: what the segmenter sealed of each, up to the segment of that number, was
-    /// dropped, and the archive stands at that offset.
-    Fenced { segmenter: SegmenterId, dropped: Vec<Dropped> },
-    /// The broker did not have a partition's next offset; this is where it goes on.
-    Found { segmenter: SegmenterId, partition: i32, from: Resume },
-    /// The answer to a segmenter that began anew.
-    Positioned { segmenter: SegmenterId, seq: u64, positions: Vec<(i32, Resume)> },
-    /// The segmenter's topic is another one now, or its log was cut: another generation has to begin.
-    GenerationEnds { segmenter: SegmenterId, cut: Option<Cut> },
-    /// Everything that the segmenter had is in its chain, and nothing comes after it.
-    Ended { segmenter: SegmenterId },
-    /// A topic has another id than its segmenter.
-    Recreated { topic: Arc<str>, topic_id: String },
-    /// A topic goes on in this generation, which another process has begun.
-    Followed { topic: String, generation: u32 },
-    /// What the segmenter's chain adds up to after a checkpoint.
-    Archived { segmenter: SegmenterId, totals: Totals },
-    /// Gaps of the segmenter's chain.
-    Gaps { segmenter: SegmenterId, gaps: Vec<GapSpan> },
-    /// How far what a request names cannot be read.
-    Measured { segmenter: SegmenterId, skip: Arc<Skip>, lost: Result<Range<i64>> },
-    /// A request to skip from `start` on is done, up to `end`; none: the partition was not there any more.
-    Skipped { segmenter: SegmenterId, partition: i32, start: i64, end: Option<i64> },
-    /// The brokers are not those of the cluster that may be archived: nothing is read from them.
-    Refused(Error),
-    /// Where partitions end, and how far they are complete.
-    Seen(Seen),
-    /// The last stable offsets of partitions that stand still.
-    Stable(Vec<(TopicPartition, i64)>),
-    /// Seal, commit, leave the group, end.
-    Stop,
-}
-
-/// What was sealed of a partition and not committed, because another process owns it.
-struct Dropped {
-    partition: i32,
-    /// The number of the last segment that lost it.
-    seq: u64,
-    /// Where the archive stands.
-    from: Resume,
-}
-
-/// What a step gives back: the writer, unless the segment is whole, and the blocks, to be filled again.
-struct Free {
-    writer: Option<SegmentWriter>,
-    blocks: Vec<Block>,
-}
 
 /// Archives what `kafka` says until `stop` turns true.
 pub(super) async fn run(
@@ -137,7 +76,7 @@ pub(super) async fn run(
     let shared = Arc::new(Shared {
         store,
         spool,
-        lives: Lives::new(&cluster, &tasks),
+        topic_ids: TopicIds::new(&cluster, &tasks),
         cluster,
         writer: writer.clone(),
         uploads: Semaphore::new(UPLOADS_AT_ONCE),

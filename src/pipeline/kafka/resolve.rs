@@ -15,16 +15,17 @@ use chrono::Utc;
 use futures::{StreamExt, stream};
 use tokio::sync::mpsc;
 
-use super::TaskEvent;
-use super::commit::{Shared, another_life};
 use super::divergence::{Earlier, resume};
 use super::identity;
+use super::messages::{Resolved, TaskEvent, Unresolved};
+use super::shared::Shared;
+use super::topic_ids::is_recreated;
 use crate::config::{Kafka, Start};
 use crate::error::{Error, Kind, Result};
 use crate::manifest::{self, Chain};
 use crate::pipeline::backoff::Backoff;
 use crate::pipeline::tasks::Task;
-use crate::source::kafka::{OffsetAt, Resume, TopicInfo, TopicPartition};
+use crate::source::kafka::{OffsetAt, TopicInfo, TopicPartition};
 use crate::store::Store;
 use crate::stream::{Begin, TopicLife};
 
@@ -41,23 +42,6 @@ pub(super) struct Request {
     /// The number of the question, for the answer.
     pub(super) ticket: u64,
     pub(super) partitions: Vec<TopicPartition>,
-}
-
-/// A topic's present life, and where to read its partitions on.
-pub(super) struct Resolved {
-    pub(super) topic: Arc<str>,
-    pub(super) life: TopicLife,
-    pub(super) chain: Chain,
-    pub(super) earlier: Earlier,
-    pub(super) offsets: Vec<(i32, Resume)>,
-}
-
-/// Partitions of one topic whose positions are not known now, to be asked for again after a while.
-pub(super) struct Unresolved {
-    pub(super) topic: Arc<str>,
-    pub(super) partitions: Vec<TopicPartition>,
-    pub(super) why: Error,
-    pub(super) again: Duration,
 }
 
 /// Answers requests in order until the collector ends. Only what concerns every topic (no broker answers, the archive cannot
@@ -270,18 +254,18 @@ async fn describe(shared: &Shared, request: &Request, failures: &mut Failures) -
 /// What the archive has of the topics.
 async fn known(asking: &Asking<'_>, wanted: Vec<Wanted>, failures: &mut Failures) -> Result<Vec<Known>> {
     let names: BTreeSet<&str> = wanted.iter().map(|wanted| &*wanted.topic).collect();
-    let mut lives: BTreeMap<String, Vec<TopicLife>> = BTreeMap::new();
+    let mut generations: BTreeMap<String, Vec<TopicLife>> = BTreeMap::new();
     for life in manifest::lives_named(&asking.shared.store, &asking.kafka.cluster).await? {
         if names.contains(life.topic.as_str()) {
-            lives.entry(life.topic.clone()).or_default().push(life);
+            generations.entry(life.topic.clone()).or_default().push(life);
         }
     }
     let known = stream::iter(wanted).map(|wanted| {
-        let mut lives = lives.remove(&*wanted.topic).unwrap_or_default();
-        lives.sort_unstable_by_key(|life| life.generation);
+        let mut generations = generations.remove(&*wanted.topic).unwrap_or_default();
+        generations.sort_unstable_by_key(|life| life.generation);
         async move {
             let topic = Arc::clone(&wanted.topic);
-            (topic, known_of(asking, wanted, &lives).await)
+            (topic, known_of(asking, wanted, &generations).await)
         }
     });
     let known: Vec<_> = known.buffered(CHAINS_AT_ONCE).collect().await;
@@ -296,8 +280,8 @@ async fn known(asking: &Asking<'_>, wanted: Vec<Wanted>, failures: &mut Failures
 }
 
 /// What the archive has of one topic, of which it may hold these lives, oldest first.
-async fn known_of(asking: &Asking<'_>, wanted: Wanted, lives: &[TopicLife]) -> Result<Known> {
-    let (life, chain) = present_life(asking, &wanted, lives).await?;
+async fn known_of(asking: &Asking<'_>, wanted: Wanted, generations: &[TopicLife]) -> Result<Known> {
+    let (life, chain) = present_life(asking, &wanted, generations).await?;
     let all = 0..wanted.info.partitions.max(0);
     let has = |partition: &i32| chain.as_ref().is_some_and(|chain| chain.position(*partition).is_some());
     let lacks = all.filter(|partition| !has(partition)).collect();
@@ -306,21 +290,25 @@ async fn known_of(asking: &Asking<'_>, wanted: Wanted, lives: &[TopicLife]) -> R
 }
 
 /// The topic's present life, and its chain if it has begun.
-async fn present_life(asking: &Asking<'_>, wanted: &Wanted, lives: &[TopicLife]) -> Result<(TopicLife, Option<Chain>)> {
+async fn present_life(
+    asking: &Asking<'_>,
+    wanted: &Wanted,
+    generations: &[TopicLife],
+) -> Result<(TopicLife, Option<Chain>)> {
     let id = wanted.info.id.as_deref();
-    for newest in lives.iter().rev() {
+    for newest in generations.iter().rev() {
         // On file:// a folder without an entry is left when the very first write of a chain fails.
         let Some(chain) = Chain::open(&asking.shared.store, &newest.stream()).await? else { continue };
         let begin = chain.begin_facts();
         // A topic that kept its id is the same one, whatever id its cluster was given since.
         let moved = identity::is_another(asking.kafka, newest, begin, asking.cluster_id.as_deref())?
             && (id.is_none() || begin.topic_id() != id);
-        if chain.closed().is_some() || moved || another_life(begin.topic_id(), id) {
+        if chain.closed().is_some() || moved || is_recreated(begin.topic_id(), id) {
             // Of the same cluster for certain: whoever goes back to an older cluster on purpose finds its topics' ids again.
             let same_cluster = begin.cluster_id().is_some() && begin.cluster_id() == asking.cluster_id.as_deref();
             if same_cluster
-                && another_life(begin.topic_id(), id)
-                && had_before(&asking.shared.store, lives, newest, id).await
+                && is_recreated(begin.topic_id(), id)
+                && had_before(&asking.shared.store, generations, newest, id).await
             {
                 let message = format!("a broker tells the topic id of an earlier generation of {}", wanted.topic);
                 return Err(Error::new(Kind::Unavailable, message).hint("it lags behind the others; it is asked again"));
@@ -336,8 +324,8 @@ async fn present_life(asking: &Asking<'_>, wanted: &Wanted, lives: &[TopicLife])
 
 /// Whether the generation before `newest` had that topic id. Ids never come back, so a broker that tells it has not yet heard
 /// that the topic was created again; a generation that begins for it would be the old topic's, once more.
-async fn had_before(store: &Store, lives: &[TopicLife], newest: &TopicLife, id: Option<&str>) -> bool {
-    for life in lives.iter().rev().filter(|life| life.generation < newest.generation) {
+async fn had_before(store: &Store, generations: &[TopicLife], newest: &TopicLife, id: Option<&str>) -> bool {
+    for life in generations.iter().rev().filter(|life| life.generation < newest.generation) {
         match Chain::open(store, &life.stream()).await {
             Ok(Some(chain)) => return id.is_some() && chain.begin_facts().topic_id() == id,
             Ok(None) => {}
@@ -427,16 +415,20 @@ mod tests {
     #[tokio::test]
     async fn a_topic_id_of_an_earlier_generation_is_that_of_a_broker_that_lags() {
         let store = Store::over(Arc::new(InMemory::new()), "memory:///");
-        let lives: Vec<TopicLife> = (0..3).map(|generation| TopicLife::new("main", "orders", generation)).collect();
-        for (life, id) in lives.iter().zip(["a", "b", "c"]) {
+        let generations: Vec<TopicLife> =
+            (0..3).map(|generation| TopicLife::new("main", "orders", generation)).collect();
+        for (life, id) in generations.iter().zip(["a", "b", "c"]) {
             let begin = Begin::topic(Some(id.to_owned()), vec![Some(0)]);
             Chain::begin(&store, &life.stream(), begin, "w", Utc::now()).await.expect("it begins");
         }
-        assert!(had_before(&store, &lives, &lives[2], Some("b")).await);
+        assert!(had_before(&store, &generations, &generations[2], Some("b")).await);
         for other in [Some("d"), Some("c"), None] {
-            assert!(!had_before(&store, &lives, &lives[2], other).await, "{other:?}");
+            assert!(!had_before(&store, &generations, &generations[2], other).await, "{other:?}");
         }
-        assert!(!had_before(&store, &lives, &lives[0], Some("a")).await, "nothing was before the first one");
+        assert!(
+            !had_before(&store, &generations, &generations[0], Some("a")).await,
+            "nothing was before the first one"
+        );
     }
 
     #[test]

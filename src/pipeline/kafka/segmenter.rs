@@ -13,11 +13,12 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::commit::Question;
-use super::lives::Verified;
+use super::messages::{Question, SegmenterId};
 use super::pool::{BLOCK_BYTES, Pool};
+use super::seal_reason::SealReason;
 use super::shown::Shown;
 use super::status::{PartitionStatus, StreamStatus};
+use super::topic_ids::Verified;
 use crate::config;
 use crate::record::Block;
 use crate::segment::{Sealed, SegmentWriter};
@@ -34,40 +35,6 @@ const ROW_GROUP_BYTES: u64 = 8 << 20;
 /// A segment that was sealed but is not in a checkpoint yet has its file in the spool; a segmenter with this many of them
 /// takes no more records, so that a store that is away fills no disk.
 const MOST_WAITING: u64 = 4;
-
-/// Which segmenter, for the life of the process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct SegmenterId(pub(super) u32);
-
-/// Why a segment was sealed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Reason {
-    Size,
-    Records,
-    Age,
-    Revoked,
-    Conflict,
-    Paused,
-    Stop,
-}
-
-impl Reason {
-    /// All of them, in the order of their declaration.
-    pub(super) const ALL: [Self; 7] =
-        [Self::Size, Self::Records, Self::Age, Self::Revoked, Self::Conflict, Self::Paused, Self::Stop];
-
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Size => "size",
-            Self::Records => "records",
-            Self::Age => "age",
-            Self::Revoked => "revoked",
-            Self::Conflict => "conflict",
-            Self::Paused => "paused",
-            Self::Stop => "stop",
-        }
-    }
-}
 
 /// What a partition that is not taken waits for. Each is an answer that is on its way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -135,7 +102,7 @@ pub(super) struct Step {
 /// The end of a segment.
 pub(super) struct Finish {
     pub(super) seq: u64,
-    pub(super) reason: Reason,
+    pub(super) reason: SealReason,
     pub(super) ranges: Vec<(i32, i64, i64)>,
     /// Whether the segment holds a record at all; one without needs no object.
     pub(super) has_rows: bool,
@@ -289,7 +256,7 @@ impl Segmenter {
     /// Asks the committer something, after everything that came before: what is open is sealed first, and the question
     /// stands behind it.
     pub(super) fn ask(&mut self, question: Question) {
-        self.seal(Reason::Conflict);
+        self.seal(SealReason::Conflict);
         self.push_question(question);
     }
 
@@ -363,7 +330,7 @@ impl Segmenter {
             }
         }
         if self.records >= self.settings.max_records {
-            self.seal(Reason::Records);
+            self.seal(SealReason::Records);
         }
     }
 
@@ -405,7 +372,7 @@ impl Segmenter {
     }
 
     /// Ends the open segment, if anything was seen since the last one ended.
-    pub(super) fn seal(&mut self, reason: Reason) {
+    pub(super) fn seal(&mut self, reason: SealReason) {
         let mut ranges = Vec::new();
         for (partition, part) in self.live_mut() {
             if part.start < part.next {
@@ -426,7 +393,7 @@ impl Segmenter {
     /// Seals the open segment if it is old enough.
     pub(super) fn seal_if_old(&mut self, now: Instant) {
         if self.since.is_some_and(|since| now.duration_since(since) >= self.settings.max_age) {
-            self.seal(Reason::Age);
+            self.seal(SealReason::Age);
         }
     }
 
@@ -467,7 +434,7 @@ impl Segmenter {
         self.writer = writer;
         let finishing = self.steps.iter().any(|step| step.finish.is_some());
         if encoded >= self.settings.max_bytes && !finishing {
-            self.seal(Reason::Size);
+            self.seal(SealReason::Size);
         }
     }
 

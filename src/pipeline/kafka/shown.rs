@@ -7,7 +7,7 @@ use std::time::Instant;
 use chrono::{DateTime, Utc};
 
 use super::count::TopicCounters;
-use super::coverage::SeenPartition;
+use super::messages::SeenPartition;
 use super::stalls;
 use super::status::{GapSpan, PartitionStatus};
 use crate::pipeline::tasks::Reporter;

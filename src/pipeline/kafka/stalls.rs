@@ -19,8 +19,8 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::mpsc;
 
-use super::TaskEvent;
-use super::commit::Shared;
+use super::messages::TaskEvent;
+use super::shared::Shared;
 use super::status::{Cause, PartitionStatus, Stall};
 use crate::config::Isolation;
 use crate::error::{Error, Kind};

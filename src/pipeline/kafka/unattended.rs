@@ -20,8 +20,8 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::TaskEvent;
-use super::commit::Shared;
+use super::messages::TaskEvent;
+use super::shared::Shared;
 use crate::config::Kafka;
 use crate::error::{Error, Kind, Result};
 use crate::manifest::coverage::{self, Coverage};
@@ -148,7 +148,7 @@ impl Unattended {
         let claimed = |topic: &str, partition| claims.get(topic)?.get(&partition).copied();
         let still = self.marks.claimed(&elsewhere, claimed, now);
         if !still.is_empty() {
-            for life in newest_lives(manifest::lives_named(store, &self.cluster).await?, &still) {
+            for life in newest_generations(manifest::lives_named(store, &self.cluster).await?, &still) {
                 // A chain that is damaged is told by whoever archives the topic.
                 if let Ok(Some(chain)) = Chain::open(store, &life.stream()).await {
                     self.marks.stands(&life.topic, |partition| chain.reached(partition), now);
@@ -160,8 +160,8 @@ impl Unattended {
     }
 
     /// Tells of topics that have gone on in a generation that is there.
-    async fn follow(&self, lives: Vec<TopicLife>) {
-        for life in lives {
+    async fn follow(&self, generations: Vec<TopicLife>) {
+        for life in generations {
             // Claims prove nothing. Where the chain cannot be read now, it is looked at again, like the claims.
             if matches!(manifest::begin_of(&self.shared.store, &life.stream()).await, Ok(Some(_))) {
                 self.shared.send(TaskEvent::Followed { topic: life.topic, generation: life.generation });
@@ -209,9 +209,9 @@ fn gone_on(known: &[Coverage], cluster: &str, read: &BTreeMap<String, u32>) -> V
     newest.into_values().collect()
 }
 
-fn newest_lives(lives: Vec<TopicLife>, topics: &BTreeSet<String>) -> Vec<TopicLife> {
+fn newest_generations(generations: Vec<TopicLife>, topics: &BTreeSet<String>) -> Vec<TopicLife> {
     let mut newest: BTreeMap<String, TopicLife> = BTreeMap::new();
-    for life in lives.into_iter().filter(|life| topics.contains(&life.topic)) {
+    for life in generations.into_iter().filter(|life| topics.contains(&life.topic)) {
         let known = newest.entry(life.topic.clone()).or_insert_with(|| life.clone());
         if known.generation < life.generation {
             *known = life;
@@ -299,8 +299,11 @@ mod tests {
 
     #[test]
     fn the_newest_life_is_the_one_that_is_looked_at() {
-        let lives =
+        let generations =
             [("a", 0), ("a", 10), ("a", 9), ("b", 1)].map(|(topic, number)| TopicLife::new("main", topic, number));
-        assert_eq!(newest_lives(lives.to_vec(), &BTreeSet::from(["a".to_owned()])), [lives[1].clone()]);
+        assert_eq!(
+            newest_generations(generations.to_vec(), &BTreeSet::from(["a".to_owned()])),
+            [generations[1].clone()]
+        );
     }
 }

@@ -13,7 +13,7 @@
 use super::{CLOSE_WITHIN, Collector};
 use crate::error::Result;
 use crate::pipeline::desired::{Desired, DesiredState, State};
-use crate::pipeline::kafka::segmenter::Reason;
+use crate::pipeline::kafka::seal_reason::SealReason;
 
 /// The desired state that was applied last.
 #[derive(Debug, Default)]
@@ -78,7 +78,7 @@ impl Collector {
         self.reconcile()?;
         if state == DesiredState::Pause {
             for segmenter in self.segmenters.values_mut() {
-                segmenter.seal(Reason::Paused);
+                segmenter.seal(SealReason::Paused);
             }
         }
         Ok(())

@@ -5,9 +5,10 @@ use std::time::Instant;
 
 use super::Collector;
 use crate::error::Result;
-use crate::pipeline::kafka::commit::{Request, Shared};
-use crate::pipeline::kafka::segmenter::{Encoded, Finish, RETRY_AFTER, SegmenterId, Step};
-use crate::pipeline::kafka::{Free, TaskEvent};
+use crate::pipeline::kafka::commit::Request;
+use crate::pipeline::kafka::messages::{Free, SegmenterId, TaskEvent};
+use crate::pipeline::kafka::segmenter::{Encoded, Finish, RETRY_AFTER, Step};
+use crate::pipeline::kafka::shared::Shared;
 use crate::pipeline::tasks::caught;
 use crate::record::Block;
 use crate::segment::{Encoding, SegmentInfo, SegmentWriter};

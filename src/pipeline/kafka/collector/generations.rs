@@ -14,8 +14,9 @@
 use std::sync::Arc;
 
 use super::Collector;
-use crate::pipeline::kafka::commit::another_life;
-use crate::pipeline::kafka::segmenter::{SegmenterId, Wait};
+use crate::pipeline::kafka::messages::SegmenterId;
+use crate::pipeline::kafka::segmenter::Wait;
+use crate::pipeline::kafka::topic_ids::is_recreated;
 use crate::source::kafka::TopicPartition;
 use crate::stream::Cut;
 
@@ -37,7 +38,7 @@ impl Collector {
     /// A topic has another id than its segmenter.
     pub(super) fn on_recreated(&mut self, topic: &str, topic_id: &str) {
         if let Some(segmenter) = self.segmenter_of(topic)
-            && another_life(segmenter.topic_id.as_deref(), Some(topic_id))
+            && is_recreated(segmenter.topic_id.as_deref(), Some(topic_id))
         {
             let id = segmenter.id;
             self.end_generation(id, None);
@@ -64,7 +65,7 @@ impl Collector {
             for partition in segmenter.partitions() {
                 segmenter.hold(partition, Wait::NextGeneration);
             }
-            segmenter.seal(crate::pipeline::kafka::segmenter::Reason::Conflict);
+            segmenter.seal(crate::pipeline::kafka::seal_reason::SealReason::Conflict);
         } else if self.ending.get(&topic) == Some(&id) {
             self.ending.remove(&topic);
         } else {

@@ -31,12 +31,14 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
-use super::TaskEvent;
-use super::commit::{Question, Request, Shared};
+use super::commit::Request;
 use super::coverage::{Cadence, Told};
+use super::messages::{Question, SegmenterId, TaskEvent};
 use super::pool::Pool;
 use super::resolve;
-use super::segmenter::{Reason, Segmenter, SegmenterId, Wait};
+use super::seal_reason::SealReason;
+use super::segmenter::{Segmenter, Wait};
+use super::shared::Shared;
 use super::stalls::Refusal;
 use crate::config::Kafka;
 use crate::error::Result;
@@ -348,7 +350,7 @@ impl Collector {
                 dropped.retain(|dropped| segmenter.misses(dropped.partition, dropped.seq));
                 if !dropped.is_empty() {
                     // What came after the dropped segment does not follow what is archived: it ends here, to be dropped.
-                    segmenter.seal(Reason::Conflict);
+                    segmenter.seal(SealReason::Conflict);
                     let positions: Vec<_> = dropped.iter().map(|dropped| (dropped.partition, dropped.from)).collect();
                     self.reposition(id, &positions)?;
                 }
@@ -484,7 +486,7 @@ impl Collector {
         self.stopping.get_or_insert_with(|| Instant::now() + STOP_WITHIN);
         self.reconcile()?;
         for segmenter in self.segmenters.values_mut() {
-            segmenter.seal(Reason::Stop);
+            segmenter.seal(SealReason::Stop);
         }
         Ok(())
     }

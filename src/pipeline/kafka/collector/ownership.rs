@@ -12,10 +12,11 @@ use crate::error::Result;
 use crate::manifest::Chain;
 use crate::pipeline::kafka::commit::Committer;
 use crate::pipeline::kafka::divergence::Earlier;
-use crate::pipeline::kafka::gaps;
-use crate::pipeline::kafka::resolve::{self, Resolved, Unresolved};
-use crate::pipeline::kafka::segmenter::{Reason, Segmenter, SegmenterId, Wait};
+use crate::pipeline::kafka::messages::{Resolved, SegmenterId, Unresolved};
+use crate::pipeline::kafka::seal_reason::SealReason;
+use crate::pipeline::kafka::segmenter::{Segmenter, Wait};
 use crate::pipeline::kafka::shown::Shown;
+use crate::pipeline::kafka::{gaps, resolve};
 use crate::pipeline::tasks::Task;
 use crate::segment::Encoding;
 use crate::source::kafka::{Resume, TopicPartition};
@@ -107,7 +108,7 @@ impl Collector {
             self.resolving.forget(at);
             let id = self.current.get(&at.topic).or_else(|| self.ending.get(&at.topic)).copied();
             if let Some(segmenter) = id.and_then(|id| self.segmenters.get_mut(&id)) {
-                segmenter.seal(Reason::Revoked);
+                segmenter.seal(SealReason::Revoked);
                 segmenter.hold(at.partition, Wait::Leaving);
                 waits.push((segmenter.id, segmenter.sealed()));
             }

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::Collector;
 use crate::error::Result;
-use crate::pipeline::kafka::segmenter::{Segmenter, SegmenterId};
+use crate::pipeline::kafka::messages::SegmenterId;
+use crate::pipeline::kafka::segmenter::Segmenter;
 use crate::source::kafka::TopicPartition;
 
 impl Collector {

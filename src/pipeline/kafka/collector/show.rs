@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use super::Collector;
 use crate::config::Isolation;
 use crate::pipeline::desired::State;
-use crate::pipeline::kafka::coverage::Seen;
+use crate::pipeline::kafka::messages::Seen;
 use crate::pipeline::kafka::segmenter::Segmenter;
 use crate::pipeline::kafka::stalls::{Around, Refusal};
 use crate::pipeline::kafka::status::{Status, Trouble};

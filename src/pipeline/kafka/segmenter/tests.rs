@@ -37,12 +37,12 @@ fn covered(partition: i32, start: i64, end: i64) -> PartitionRange {
 fn ranges_of_segments_follow_each_other() {
     let (mut segmenter, now) = (segmenter(), Instant::now());
     segmenter.advance(0, 120, now);
-    segmenter.seal(Reason::Age);
+    segmenter.seal(SealReason::Age);
     segmenter.advance(0, 110, now);
     segmenter.advance(2, 9, now);
     segmenter.advance(0, 121, now);
-    segmenter.seal(Reason::Age);
-    segmenter.seal(Reason::Age);
+    segmenter.seal(SealReason::Age);
+    segmenter.seal(SealReason::Age);
     assert_eq!(sealed(&mut segmenter), Some(vec![(0, 100, 120)]));
     assert_eq!(sealed(&mut segmenter), Some(vec![(0, 120, 121), (2, 7, 9)]));
     assert_eq!(sealed(&mut segmenter), None);
@@ -71,7 +71,7 @@ fn one_step_at_a_time_is_under_way_and_none_before_the_end_of_a_pause() {
     let (mut segmenter, now) = (segmenter(), Instant::now());
     for end in [101, 102] {
         segmenter.advance(0, end, now);
-        segmenter.seal(Reason::Age);
+        segmenter.seal(SealReason::Age);
     }
     let (step, _) = segmenter.next_step(now).expect("a step");
     assert!(segmenter.next_step(now).is_none() && !segmenter.is_ready(now));
@@ -79,7 +79,7 @@ fn one_step_at_a_time_is_under_way_and_none_before_the_end_of_a_pause() {
     assert_eq!(step.finish.expect("an end").seq, 1);
     segmenter.reposition(0, 100);
     segmenter.advance(0, 101, now);
-    segmenter.seal(Reason::Age);
+    segmenter.seal(SealReason::Age);
     assert!(segmenter.next_step(now).is_none() && !segmenter.is_ready(now));
     assert!(segmenter.is_ready(now + RETRY_AFTER) && segmenter.next_step(now + RETRY_AFTER).is_some());
 }
@@ -88,16 +88,16 @@ fn one_step_at_a_time_is_under_way_and_none_before_the_end_of_a_pause() {
 fn what_failed_is_held_until_its_position_is_known_and_then_read_again() {
     let (mut segmenter, now) = (segmenter(), Instant::now());
     segmenter.advance(0, 150, now);
-    segmenter.seal(Reason::Age);
+    segmenter.seal(SealReason::Age);
     segmenter.start_over(now);
     segmenter.advance(0, 160, now);
-    segmenter.seal(Reason::Age);
+    segmenter.seal(SealReason::Age);
     assert_eq!((segmenter.sealed(), sealed(&mut segmenter)), (1, None), "held partitions take nothing");
     assert_eq!(segmenter.committed_offsets(), [(0, 100), (2, 7)]);
     segmenter.reposition(0, 100);
     segmenter.advance(0, 130, now);
     segmenter.advance(2, 9, now);
-    segmenter.seal(Reason::Age);
+    segmenter.seal(SealReason::Age);
     assert_eq!(sealed(&mut segmenter), Some(vec![(0, 100, 130)]));
 }
 
@@ -106,13 +106,13 @@ fn a_dropped_segment_matters_once() {
     let (mut segmenter, now) = (segmenter(), Instant::now());
     for end in [110, 120] {
         segmenter.advance(0, end, now);
-        segmenter.seal(Reason::Age);
+        segmenter.seal(SealReason::Age);
     }
     assert!(segmenter.misses(0, 1));
     segmenter.reposition(0, 100);
     assert!(!segmenter.misses(0, 1) && !segmenter.misses(0, 2), "segments before the new beginning");
     segmenter.advance(0, 110, now);
-    segmenter.seal(Reason::Age);
+    segmenter.seal(SealReason::Age);
     assert!(segmenter.misses(0, 3));
     assert!(!segmenter.misses(1, 3), "a partition that the lane does not carry");
     segmenter.remove(0);
@@ -124,11 +124,11 @@ fn a_dropped_segment_matters_once() {
 fn a_partition_that_leaves_takes_nothing_and_is_not_begun_anew() {
     let (mut segmenter, now) = (segmenter(), Instant::now());
     segmenter.advance(0, 110, now);
-    segmenter.seal(Reason::Revoked);
+    segmenter.seal(SealReason::Revoked);
     segmenter.hold(0, Wait::Leaving);
     segmenter.reposition(0, 105);
     segmenter.advance(0, 120, now);
-    segmenter.seal(Reason::Age);
+    segmenter.seal(SealReason::Age);
     assert_eq!(sealed(&mut segmenter), Some(vec![(0, 100, 110)]));
     assert_eq!(sealed(&mut segmenter), None);
     segmenter.remove(0);
@@ -143,7 +143,7 @@ fn fetching_pauses_while_the_store_is_behind_and_goes_on_where_it_stopped() {
         assert_eq!(segmenter.reconcile(false), (vec![], vec![]));
         end += 1;
         segmenter.advance(0, end, now);
-        segmenter.seal(Reason::Size);
+        segmenter.seal(SealReason::Size);
     }
     assert!(segmenter.is_backed_up());
     assert_eq!(segmenter.reconcile(false), (vec![0, 2], vec![]));
@@ -187,13 +187,13 @@ fn steps(segmenter: &mut Segmenter) -> Vec<Result<u64, Question>> {
 fn a_question_stands_behind_all_that_came_before_it() {
     let (mut segmenter, now) = (segmenter(), Instant::now());
     segmenter.advance(0, 110, now);
-    segmenter.seal(Reason::Age);
+    segmenter.seal(SealReason::Age);
     segmenter.advance(0, 120, now);
     let question = Question::OutOfRange { partition: 0 };
     segmenter.hold(0, Wait::OutOfRange);
     segmenter.ask(question.clone());
     segmenter.advance(2, 9, now);
-    segmenter.seal(Reason::Age);
+    segmenter.seal(SealReason::Age);
     assert_eq!(
         steps(&mut segmenter),
         [Ok(1), Ok(2), Err(question), Ok(3)],

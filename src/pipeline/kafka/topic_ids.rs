@@ -19,14 +19,14 @@ use crate::source::kafka::Cluster;
 const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 
 /// Asks the brokers for the ids of topics, of all that wait at once.
-pub(super) struct Lives(mpsc::UnboundedSender<Asked>);
+pub(super) struct TopicIds(mpsc::UnboundedSender<Asked>);
 
 struct Asked {
     topic: String,
     answer: oneshot::Sender<Option<String>>,
 }
 
-impl Lives {
+impl TopicIds {
     pub(super) fn new(cluster: &Cluster, tasks: &Arc<Tasks>) -> Self {
         let (send, inbox) = mpsc::unbounded_channel();
         let reporter = tasks.reporter(Task::KafkaTopicIds, "");
@@ -106,6 +106,11 @@ pub(super) fn kept(start: i64, end: i64, verified: Option<i64>, latest: Option<i
     }
 }
 
+/// Whether a topic's id shows that it was deleted and created again. A broker without ids shows nothing.
+pub(super) fn is_recreated(archived: Option<&str>, now: Option<&str>) -> bool {
+    matches!((archived, now), (Some(archived), Some(now)) if archived != now)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -119,5 +124,13 @@ mod tests {
         assert_eq!(kept(50, 90, None, Some(300)), 50);
         assert_eq!(kept(50, 90, Some(20), Some(300)), 50);
         assert_eq!(kept(50, 90, Some(95), Some(300)), 90);
+    }
+
+    #[test]
+    fn only_two_known_ids_can_tell_two_lives_apart() {
+        assert!(is_recreated(Some("a"), Some("b")));
+        for (archived, now) in [(Some("a"), Some("a")), (None, Some("b")), (Some("a"), None), (None, None)] {
+            assert!(!is_recreated(archived, now), "{archived:?} {now:?}");
+        }
     }
 }
