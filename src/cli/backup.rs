@@ -14,8 +14,8 @@ use crate::manifest::known::Known;
 use crate::manifest::path::Limit;
 use crate::manifest::{Chain, recoverable};
 use crate::pipeline;
-use crate::pipeline::postgres::backup::{Done, Order, take};
-use crate::pipeline::postgres::incremental::Sort;
+use crate::pipeline::postgres::backup::{Done, take};
+use crate::pipeline::postgres::job::{BackupJob, BackupKind};
 use crate::source::postgres::Server;
 use crate::store::Store;
 use crate::stream::{Lsn, StreamId};
@@ -52,9 +52,9 @@ pub(super) async fn run(args: &Args, config: &Config) -> Result<()> {
         (bytes, total.max(bytes))
     });
     let (server, writer) = (Server::new(&postgres.for_backups())?, pipeline::writer_id()?);
-    let sort = if args.incremental { Sort::Incremental } else { Sort::Full };
-    let order = Order { server: &server, config: postgres, store: &store, writer: &writer, sort };
-    let backup = take(&order, &done).await?;
+    let kind = if args.incremental { BackupKind::Incremental } else { BackupKind::Full };
+    let job = BackupJob { server: &server, config: postgres, store: &store, writer: &writer, kind };
+    let backup = take(&job, &done).await?;
     drop(bar);
     let seconds = begun.elapsed().as_secs_f64();
     let outcome = wait(&store, &backup, args.wait).await?;

@@ -7,6 +7,7 @@ pub mod published;
 
 mod backoff;
 pub mod postgres;
+mod shutdown;
 pub mod skips;
 mod spool;
 pub mod state;

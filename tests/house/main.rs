@@ -32,8 +32,6 @@ const DOORS: &[&str] = &[
     "http/mod.rs",
     "manifest/mod.rs",
     "pipeline/kafka/collector/mod.rs",
-    "pipeline/postgres/mod.rs",
-    "pipeline/postgres/receive.rs",
     "replay/kafka/mod.rs",
     "replay/mod.rs",
     "segment/mod.rs",
@@ -46,7 +44,6 @@ const DOORS: &[&str] = &[
 const ARROWS: &[(&str, &str)] = &[
     ("config/postgres.rs", "config/load.rs"),
     ("http/connect/masked.rs", "http/connect/shape.rs"),
-    ("pipeline/postgres/incremental.rs", "pipeline/postgres/backup.rs"),
     ("replay/kafka/target.rs", "replay/kafka/preflight.rs"),
     ("replay/select.rs", "replay/plan.rs"),
     ("restore/foresight.rs", "restore/wal_fetch.rs"),

@@ -43,6 +43,7 @@ use super::published::{Opened, PublishedKafka};
 use super::spool::Spool;
 use crate::config::{Config, Kafka};
 use crate::error::{Error, Kind, Result};
+use crate::pipeline::shutdown;
 use crate::source::kafka::{Cluster, Consumer};
 use collector::{Collector, Parts};
 use count::Counters;
@@ -125,7 +126,7 @@ pub(super) async fn run(
     })?;
     let result = tokio::select! {
         result = &mut end => result,
-        () = asked(&mut stop) => {
+        () = shutdown::requested(&mut stop) => {
             tracing::info!("stopping: the last segments are sealed and committed");
             drop(events.send(TaskEvent::Stop));
             end.await
@@ -136,11 +137,4 @@ pub(super) async fn run(
         tracing::warn!("stopped before it was known how far the archive is complete");
     }
     result.unwrap_or_else(|_| Err(Error::new(Kind::Internal, "the collector has panicked")))
-}
-
-async fn asked(stop: &mut watch::Receiver<bool>) {
-    // Nobody is left to ask for a stop: it goes on.
-    if stop.wait_for(|stop| *stop).await.is_err() {
-        std::future::pending().await
-    }
 }

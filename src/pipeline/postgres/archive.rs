@@ -1,7 +1,7 @@
 //! From the spool into the archive: the only task of this process that adds WAL to the stream's chain.
 //!
 //! ```text
-//!  spool ─► cut: 16 MiB, or less by age ─► walk (pages, CRCs, commits) ─► compress ─► upload ─► checkpoint ─► release
+//!  spool ─► cut: 16 MiB, or less by age ─► scan (pages, CRCs, commits) ─► compress ─► upload ─► checkpoint ─► release
 //!           in order                       in order                       up to 3 at once      1 a second     the spool
 //! ```
 //!
@@ -22,12 +22,13 @@ use tokio::time::{Instant, sleep_until};
 use super::buffers::Buffer;
 use super::count::{Counters, Reason};
 use super::receive::goes_on_elsewhere;
+use super::scan::{self, WalScan};
+use super::shared::{Block, Shared};
 use super::spool::Extent;
-use super::walk::{self, Walk};
-use super::{Block, Shared};
 use crate::error::{Error, Kind, Result, ResultExt as _};
 use crate::manifest::{Chain, Change, Outcome};
 use crate::pipeline::backoff::Backoff;
+use crate::pipeline::shutdown;
 use crate::pipeline::tasks::Task;
 use crate::segment::wal::{MOST_BYTES, Seen, WalFacts, seal};
 use crate::store::layout;
@@ -55,7 +56,7 @@ pub(super) struct Archiver {
     merges: mpsc::UnboundedSender<Block>,
     /// The next range begins here.
     cut: Option<(u32, Lsn)>,
-    walk: Option<Walk>,
+    scan: Option<WalScan>,
     /// Since when bytes wait that do not fill a segment yet.
     since: Option<Instant>,
     /// They end with the archiver.
@@ -107,7 +108,7 @@ impl Archiver {
             max_age,
             merges,
             cut: None,
-            walk: None,
+            scan: None,
             since: None,
             jobs: FuturesOrdered::new(),
             ready: Vec::new(),
@@ -167,7 +168,7 @@ impl Archiver {
                 () = self.shared.look_again.notified() => self.look_again().await,
                 changed = changed => changed.or_err(Kind::Internal, || "the spool of WAL is gone".into())?,
                 () = sleep_until(wait.unwrap_or_else(Instant::now)), if wait.is_some() => {}
-                () = super::asked(&mut stop), if !stopping => {}
+                () = shutdown::requested(&mut stop), if !stopping => {}
             }
         }
     }
@@ -215,7 +216,7 @@ impl Archiver {
             }
             Some(next) if next.timeline > timeline => {
                 self.cut = Some((next.timeline, self.begins(next)?));
-                self.walk = None;
+                self.scan = None;
                 self.next_work(hurry)
             }
             _ => Ok(Work::Wait(None)),
@@ -250,20 +251,20 @@ impl Archiver {
 
     /// Looks at the bytes of the next segment, and has it encoded and uploaded.
     async fn begin_segment(&mut self, timeline: u32, start: Lsn, end: Lsn) -> Result<()> {
-        let mut walk = match self.walk.take().filter(|walk| walk.is_at(timeline, start)) {
-            Some(walk) => walk,
-            None => walk::resume(&self.shared, &self.chain, timeline, start).await?,
+        let mut scan = match self.scan.take().filter(|scan| scan.is_at(timeline, start)) {
+            Some(scan) => scan,
+            None => scan::resume(&self.shared, &self.chain, timeline, start).await?,
         };
         let shared = Arc::clone(&self.shared);
-        let walked = tokio::task::spawn_blocking(move || {
-            let walked = walk.over(&shared, start, end);
-            (walk, walked)
+        let scanned = tokio::task::spawn_blocking(move || {
+            let scanned = scan.over(&shared, start, end);
+            (scan, scanned)
         });
-        let (walk, walked) = walked.await.or_err(Kind::Internal, || "the walk through WAL broke off".into())?;
-        let (wal, seen) = match walked {
-            Ok(walked) => walked,
+        let (scan, scanned) = scanned.await.or_err(Kind::Internal, || "the scan of WAL was aborted".into())?;
+        let (wal, seen) = match scanned {
+            Ok(scanned) => scanned,
             Err(error) if error.kind() == Kind::Corrupt => {
-                let keep = walk.verified().map_or(start, |verified| verified.max(start));
+                let keep = scan.verified().map_or(start, |verified| verified.max(start));
                 self.shared.spool.cut(timeline, keep)?;
                 let archived = self.chain.position(timeline.cast_signed()).map(|position| Lsn::at(position.end));
                 if archived == Some(start) && keep == start {
@@ -274,7 +275,7 @@ impl Archiver {
             }
             Err(error) => return Err(error),
         };
-        self.walk = Some(walk);
+        self.scan = Some(scan);
         self.cut = Some((timeline, end));
         let (system, writer) = (self.shared.system, &self.shared.writer);
         let number = self.shared.next_number();
@@ -369,7 +370,7 @@ impl Archiver {
                     tracing::debug!("a base backup is asked for already");
                 }
                 self.cut = Some((timeline, end));
-                self.walk = None;
+                self.scan = None;
             }
             Outcome::Moved(_) | Outcome::Closed => self.start_over().await,
         }
@@ -398,7 +399,7 @@ impl Archiver {
     async fn start_over(&mut self) {
         while self.jobs.next().await.is_some() {}
         self.ready.clear();
-        self.walk = None;
+        self.scan = None;
         self.overtaken = self.shared.spool.forget() || self.shared.is_overtaken_by(&self.chain);
         if let Some((timeline, at)) = self.cut {
             let archived = self.chain.position(timeline.cast_signed()).map(|position| Lsn::at(position.end));

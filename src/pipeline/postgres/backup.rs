@@ -18,14 +18,17 @@ use tokio::sync::{mpsc, watch};
 
 use super::contents::Contents;
 use super::followed;
-use super::incremental::{self, Sort};
+use super::incremental;
+use super::job::{BackupJob, BackupKind};
 use super::packer::{MANIFEST, Paced, Packer, while_away};
-use super::{Status, archived_system, system_of};
+use super::status::Status;
+use super::system::{archived_system, system_of};
 use crate::config;
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::manifest::backups::{self, Archive, BACKUP_FORMAT, Backup, DAMAGED_FORMAT, Parent, Part, Tablespace};
 use crate::manifest::recoverable;
 use crate::pipeline::backoff::Backoff;
+use crate::pipeline::shutdown;
 use crate::pipeline::tasks::{Task, Tasks};
 use crate::restore::manifest::{self, Tally};
 use crate::source::postgres::{BackupEvent, BackupOptions, BackupStream, Server};
@@ -51,15 +54,6 @@ pub(crate) struct BackupTask {
     pub(crate) stop: watch::Receiver<bool>,
 }
 
-/// A base backup that is to be taken.
-pub(crate) struct Order<'a> {
-    pub(crate) server: &'a Server,
-    pub(crate) config: &'a config::Postgres,
-    pub(crate) store: &'a Store,
-    pub(crate) writer: &'a str,
-    pub(crate) sort: Sort,
-}
-
 /// Takes base backups by `[postgres.base_backup] every` and on request, until the service stops.
 pub(crate) async fn run(mut task: BackupTask) {
     let mut backoff = Backoff::new(task.status.tasks.reporter(Task::BaseBackup, ""));
@@ -76,27 +70,27 @@ pub(crate) async fn run(mut task: BackupTask) {
                 }
                 Err(error) => tokio::select! {
                     () = backoff.wait_after("it cannot be told whether a base backup is due", error) => continue,
-                    () = super::asked(&mut task.stop) => return,
+                    () = shutdown::requested(&mut task.stop) => return,
                 },
             }
         }
         let Some(why) = &reason else {
             tokio::select! {
                 () = tokio::time::sleep(LOOK) => continue,
-                () = super::asked(&mut task.stop) => return,
+                () = shutdown::requested(&mut task.stop) => return,
             }
         };
         tracing::info!(why, "taking a base backup");
         let done = Done { tasks: Arc::clone(&task.status.tasks), ..Done::default() };
-        let sort = match task.config.base_backup.incrementals {
-            0 => Sort::Full,
-            most => Sort::Within(most),
+        let kind = match task.config.base_backup.incrementals {
+            0 => BackupKind::Full,
+            most => BackupKind::Within(most),
         };
         let (server, config, store, writer) = (&task.server, &task.config, &task.store, &*task.writer);
-        let order = Order { server, config, store, writer, sort };
+        let job = BackupJob { server, config, store, writer, kind };
         let taken = tokio::select! {
-            taken = take(&order, &done) => taken,
-            () = super::asked(&mut task.stop) => return,
+            taken = take(&job, &done) => taken,
+            () = shutdown::requested(&mut task.stop) => return,
         };
         match taken {
             Ok(backup) => {
@@ -110,7 +104,7 @@ pub(crate) async fn run(mut task: BackupTask) {
                 let least = if error.kind() == Kind::Corrupt { DAMAGE_WAIT } else { Duration::ZERO };
                 tokio::select! {
                     () = backoff.wait_at_least(least, "cannot take a base backup", error) => {}
-                    () = super::asked(&mut task.stop) => return,
+                    () = shutdown::requested(&mut task.stop) => return,
                 }
             }
         }
@@ -155,8 +149,8 @@ pub(crate) struct Done {
 ///
 /// # Errors
 /// What the server or the store refuses; [`Kind::Config`] for a server of another system than the archive's.
-pub(crate) async fn take(order: &Order<'_>, done: &Done) -> Result<Backup> {
-    let Order { server, config, store, writer, .. } = *order;
+pub(crate) async fn take(job: &BackupJob<'_>, done: &Done) -> Result<Backup> {
+    let BackupJob { server, config, store, writer, .. } = *job;
     let mut replication = server.replication().await?;
     let system = system_of(&mut replication).await?;
     let before = archived_system(store).await?;
@@ -177,7 +171,7 @@ pub(crate) async fn take(order: &Order<'_>, done: &Done) -> Result<Backup> {
     let options = BackupOptions { label: label.clone(), max_rate: config.base_backup.max_rate };
     // It cannot change while the server runs (pg_checksums).
     let checksums = replication.show("data_checksums").await? == "on";
-    let (mut stream, parent) = incremental::begin(order, replication, (before.as_ref(), checksums), &options).await?;
+    let (mut stream, parent) = incremental::begin(job, replication, (before.as_ref(), checksums), &options).await?;
     done.total.store(stream.tablespaces().iter().map(|tablespace| tablespace.size).sum(), Ordering::Relaxed);
     let level = config.base_backup.zstd_level;
     let keep_damaged = config.base_backup.keep_damaged;

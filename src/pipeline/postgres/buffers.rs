@@ -1,10 +1,10 @@
 //! Buffers of 16 MiB that go round between who fills them and who compresses them.
 //!
 //! ```text
-//!   free ──► receiver, or a read of the spool ──► walk ──► compress ──► free
+//!   free ──► receiver, or a read of the spool ──► scan ──► compress ──► free
 //! ```
 //!
-//! The pages of a new one cost as much as walking through it, so they are used again. [`MOST`] bounds what a receiver
+//! The pages of a new one cost as much as scanning it, so they are used again. [`MOST`] bounds what a receiver
 //! that is faster than the archiver may fill.
 
 use std::ops::{Deref, DerefMut};
@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 
 use crate::segment::wal::MOST_BYTES;
 
-/// One is being filled, two are walked through and compressed. What comes of a segment that cannot be compressed takes as
+/// One is being filled, two are scanned and compressed. What comes of a segment that cannot be compressed takes as
 /// much again.
 pub(super) const MOST: usize = 3;
 

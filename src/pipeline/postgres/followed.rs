@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::archived_system;
 use super::receive::differs;
+use super::system::archived_system;
 use crate::error::{Error, Kind, Result};
 use crate::manifest::backups::Backup;
 use crate::manifest::{Chain, Selection};

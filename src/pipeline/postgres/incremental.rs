@@ -10,7 +10,7 @@
 
 use std::collections::HashMap;
 
-use super::backup::Order;
+use super::job::{BackupJob, BackupKind};
 use crate::error::{Error, Kind, Result};
 use crate::manifest::backups::{self, Backup, Parent, Part};
 use crate::manifest::{Chain, recoverable};
@@ -18,17 +18,6 @@ use crate::restore::{PATIENCE, patiently};
 use crate::source::postgres::{BackupOptions, BackupStream, Replication, is_refusal};
 use crate::store::{Store, layout};
 use crate::stream::sha256;
-
-/// What a base backup is to be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Sort {
-    /// A full one.
-    Full,
-    /// An incremental one.
-    Incremental,
-    /// An incremental one where there are fewer than this since the last full one, and the server takes it; or else a full one.
-    Within(u64),
-}
 
 /// A base backup on which another one builds.
 struct Base {
@@ -47,22 +36,22 @@ impl Base {
 /// Begins a base backup; gives its parent if it is incremental. `chain` is the archive's, where it has one, and `checksums` says whether
 /// the server's pages have them.
 pub(super) async fn begin(
-    order: &Order<'_>,
+    job: &BackupJob<'_>,
     replication: Replication,
     (chain, checksums): (Option<&Chain>, bool),
     options: &BackupOptions,
 ) -> Result<(BackupStream, Option<Parent>)> {
-    if order.sort == Sort::Full {
+    if job.kind == BackupKind::Full {
         return Ok((replication.base_backup(options).await?, None));
     }
-    let begun = match base(order.store, chain).await {
-        Ok(base) => match (base, order.sort) {
-            (Some(base), Sort::Within(most)) if base.depth() >= most => return full(order, options).await,
-            (Some(base), _) => match is_fit(order.store, &base, checksums).await {
-                Ok(()) => begin_on(order.store, replication, base, options).await,
+    let begun = match base(job.store, chain).await {
+        Ok(base) => match (base, job.kind) {
+            (Some(base), BackupKind::Within(most)) if base.depth() >= most => return full(job, options).await,
+            (Some(base), _) => match is_fit(job.store, &base, checksums).await {
+                Ok(()) => begin_on(job.store, replication, base, options).await,
                 Err(error) => Err(error),
             },
-            (None, Sort::Within(_)) => return full(order, options).await,
+            (None, BackupKind::Within(_)) => return full(job, options).await,
             (None, _) => {
                 Err(Error::new(Kind::NotFound, "there is no base backup that an incremental one could build on")
                     .hint("take a full one: `tidelog backup`"))
@@ -71,9 +60,9 @@ pub(super) async fn begin(
         Err(error) => Err(error),
     };
     match begun {
-        Err(error) if order.sort != Sort::Incremental && is_hopeless(&error) => {
+        Err(error) if job.kind != BackupKind::Incremental && is_hopeless(&error) => {
             tracing::warn!(%error, hint = error.hint_text(), "an incremental base backup cannot be taken: a full one is");
-            full(order, options).await
+            full(job, options).await
         }
         begun => begun.map(|(stream, parent)| (stream, Some(parent))),
     }
@@ -85,8 +74,8 @@ fn is_hopeless(error: &Error) -> bool {
 }
 
 /// On a connection of its own: that of before may have ended with an error.
-async fn full(order: &Order<'_>, options: &BackupOptions) -> Result<(BackupStream, Option<Parent>)> {
-    Ok((order.server.replication().await?.base_backup(options).await?, None))
+async fn full(job: &BackupJob<'_>, options: &BackupOptions) -> Result<(BackupStream, Option<Parent>)> {
+    Ok((job.server.replication().await?.base_backup(options).await?, None))
 }
 
 /// The base backup on which one that is taken now builds.

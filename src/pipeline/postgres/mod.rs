@@ -5,7 +5,7 @@
 //!      ▲           │ status                                   │              │
 //!      └───────────┘◄──────── how far the archive is ◄────────┘              ▼
 //!                                                              upkeep: merges, retention, what is recoverable
-//!                                                              claims: up to when the archive is complete
+//!                                                              watermark: up to when the archive is complete
 //! ```
 //!
 //! | queue | from → to | bound | when it is full |
@@ -24,28 +24,29 @@
 mod archive;
 pub(crate) mod backup;
 mod buffers;
-mod claims;
 mod contents;
 mod count;
 mod followed;
-pub(crate) mod incremental;
+mod incremental;
+pub(crate) mod job;
 mod packer;
 mod receive;
+mod scan;
+mod shared;
 mod spool;
 mod status;
 mod supervisor;
+mod system;
 mod timelines;
 mod upkeep;
-mod walk;
-mod watch;
 
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+mod watch;
+mod watermark;
+
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
 
 use chrono::Utc;
-use object_store::path::Path;
 use tokio::sync::{Notify, mpsc, watch as channel};
 
 pub use status::{SlotStatus, Snapshot, Status};
@@ -57,86 +58,19 @@ use super::backoff::Backoff;
 use super::tasks::{Reporter, Task};
 use crate::config::{self, Ack, Config};
 use crate::error::{Error, Kind, Result, ResultExt as _};
-use crate::manifest::{self, Chain};
-use crate::source::postgres::{Replication, Server};
-use crate::store::{Store, layout};
-use crate::stream::{Begin, PartitionRange, StreamId, System};
+use crate::manifest::Chain;
+use crate::pipeline::shutdown;
+use crate::source::postgres::Server;
+use crate::store::Store;
+use crate::stream::{Begin, StreamId, System};
 use archive::{Archiver, Ended};
 use buffers::Buffers;
-use claims::Claims;
 use receive::Receiver;
+use shared::{Block, DRAIN_WITHIN, Shared};
 use spool::WalSpool;
+use system::{archived_system, is_final, system_of};
 use upkeep::Upkeep;
-
-/// The spool is not filled further than this. An archive that is away is waited for, with WAL of several minutes at full
-/// speed or of days of a quiet server; beyond that the server keeps its own files.
-const SPOOL_LIMIT: u64 = 8 << 30;
-
-/// How long the last WAL may take on its way into the archive as the process stops.
-const DRAIN_WITHIN: Duration = Duration::from_secs(20);
-
-/// What the tasks share.
-struct Shared {
-    store: Store,
-    spool: WalSpool,
-    buffers: Arc<Buffers>,
-    writer: String,
-    /// Segments of this writer so far; the number is part of a segment's key.
-    segments: AtomicU64,
-    zstd_level: i32,
-    system: System,
-    status: Arc<Status>,
-    /// How far each timeline is archived.
-    archived: channel::Sender<Vec<PartitionRange>>,
-    /// Which life of each timeline is archived; those that were never abandoned are in their first.
-    lives: Mutex<BTreeMap<u32, u32>>,
-    /// Somebody else may have changed what stands in the way: the chain is to be looked at again.
-    look_again: Notify,
-    /// Asks for a new base backup, with the reason.
-    backups: mpsc::Sender<String>,
-}
-
-impl Shared {
-    /// A number for a new segment.
-    fn next_number(&self) -> u64 {
-        self.segments.fetch_add(1, Ordering::Relaxed)
-    }
-
-    /// The history of a timeline, in the life of it that is archived.
-    fn history_key(&self, timeline: u32) -> Path {
-        let lives = self.lives.lock().unwrap_or_else(PoisonError::into_inner);
-        layout::history(self.system.system_id, timeline, lives.get(&timeline).copied().unwrap_or(0))
-    }
-
-    /// Whether a timeline was abandoned that this process does not know to be.
-    fn is_overtaken_by(&self, chain: &Chain) -> bool {
-        *self.lives.lock().unwrap_or_else(PoisonError::into_inner) != lives(chain)
-    }
-
-    /// Goes on with the timelines as the chain has them: what is received of one that was abandoned is of no use.
-    fn follow(&self, chain: &Chain) -> Result<()> {
-        let now = lives(chain);
-        self.spool.follow(&now)?;
-        *self.lives.lock().unwrap_or_else(PoisonError::into_inner) = now;
-        // Before anything is received: where to go on must not be decided by where the life before ended.
-        self.archived.send_replace(chain.positions().copied().collect());
-        Ok(())
-    }
-}
-
-/// Which life of each timeline is archived, of those that were abandoned.
-fn lives(chain: &Chain) -> BTreeMap<u32, u32> {
-    let timelines = chain.abandoned().iter().map(|abandon| abandon.partition);
-    timelines.map(|timeline| (timeline.cast_unsigned(), chain.life(timeline))).collect()
-}
-
-/// A range of 16 MiB of one timeline, as positions in its chain.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Block {
-    timeline: i32,
-    start: i64,
-    end: i64,
-}
+use watermark::Watermark;
 
 /// Archives the WAL of the server that `postgres` names until `stop` turns true. Reasons for a new base backup come out
 /// of `backups`.
@@ -151,7 +85,7 @@ pub(super) async fn run(
     let server = Server::new(postgres)?;
     let chain = tokio::select! {
         chain = present(&server, &store, writer, &status) => chain?,
-        () = asked(&mut stop) => return Ok(()),
+        () = shutdown::requested(&mut stop) => return Ok(()),
     };
     let system =
         *chain.begin_facts().system().ok_or_else(|| Error::new(Kind::Internal, "the chain is of no Postgres"))?;
@@ -183,13 +117,13 @@ pub(super) async fn run(
     let retention = config.retention.postgres;
     let tasks = &shared.status.tasks;
     let upkeep = tasks.spawn("wal-upkeep", Upkeep::new(Arc::clone(&shared), retention).run(blocks));
-    let claims = tasks.spawn("wal-claims", Claims::new(Arc::clone(&shared)).run());
+    let watermark = tasks.spawn("wal-watermark", Watermark::new(Arc::clone(&shared)).run());
     let slots = tasks.spawn("wal-slots", watch::run(server.clone(), Arc::clone(&shared.status)));
     let result = serve(&server, postgres, &shared, chain, merges, stop).await;
     slots.abort();
-    // Retention and merges are entries of the chain: broken off at any point they leave nothing half done.
+    // Retention and merges are entries of the chain: aborted at any point they leave nothing half done.
     upkeep.abort();
-    claims.abort();
+    watermark.abort();
     shared.spool.close();
     result
 }
@@ -262,25 +196,6 @@ async fn opened(store: &Store, system_id: u64, reporter: Reporter) -> Chain {
     }
 }
 
-/// Waits until `stop` turns true. Where nobody is left to ask for it, it goes on.
-async fn asked(stop: &mut channel::Receiver<bool>) {
-    if stop.wait_for(|stop| *stop).await.is_err() {
-        std::future::pending().await
-    }
-}
-
-/// The chain of the Postgres system that the archive holds, if it holds one.
-async fn archived_system(store: &Store) -> Result<Option<Chain>> {
-    let systems: Vec<StreamId> =
-        manifest::streams(store).await?.into_iter().filter(|stream| stream.topic().is_none()).collect();
-    match systems.as_slice() {
-        [] => Ok(None),
-        [system] => Chain::open(store, system).await,
-        _ => Err(Error::new(Kind::Config, "the archive holds the WAL of several Postgres systems")
-            .hint("one archive holds one system: set archive.url to an archive of its own for each")),
-    }
-}
-
 /// The archive's chain, begun if there is none. A store or a server that is away is waited for.
 async fn present(server: &Server, store: &Store, writer: &str, status: &Status) -> Result<Chain> {
     let mut backoff = Backoff::new(status.tasks.reporter(Task::WalOpen, ""));
@@ -322,17 +237,4 @@ async fn reached(server: &Server, mut backoff: Backoff) -> Result<System> {
             system => return system,
         }
     }
-}
-
-/// Whether an error before the first success means that the configuration is wrong, and a retry helps nobody.
-fn is_final(error: &Error) -> bool {
-    matches!(error.kind(), Kind::Config | Kind::Denied | Kind::Unsupported)
-}
-
-/// The facts of the system behind a connection.
-async fn system_of(replication: &mut Replication) -> Result<System> {
-    let system_id = replication.identify().await?.system_id;
-    let size = replication.wal_segment_size().await?;
-    let wal_segment_size = u32::try_from(size).or_err(Kind::Unsupported, || format!("WAL files of {size} bytes"))?;
-    Ok(System { system_id, wal_segment_size, server_version: replication.version() / 10_000 })
 }

@@ -1,17 +1,17 @@
 //! From the server into the spool: the only thread that speaks the streaming protocol.
 //!
 //! A session is one connection and one timeline. It asks who the server is, archives the histories of its timelines,
-//! finds the next range to receive (`way`), and writes what comes into the spool until the timeline ends, the connection
+//! finds the next range to receive (`timeline_path`), and writes what comes into the spool until the timeline ends, the connection
 //! breaks or the process stops (`session`). Then the next session begins.
 
 mod detour;
 mod leaving;
 mod origin;
+mod receiver;
 mod session;
-mod way;
+mod timeline_path;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::{oneshot, watch};
@@ -19,41 +19,20 @@ use tokio::time::Instant;
 
 pub(super) use origin::{differs, goes_on_elsewhere};
 
+use super::shared::Shared;
+use super::system::{is_final, system_of};
 use super::timelines::Next;
-use super::{Shared, asked, is_final, system_of};
 use crate::config::{self, Ack};
 use crate::error::{Error, Kind, Result, ResultExt as _};
 use crate::pipeline::backoff::Backoff;
+use crate::pipeline::shutdown;
 use crate::pipeline::tasks::Task;
 use crate::segment::wal::MOST_BYTES;
 use crate::source::postgres::{Server, is_removed_wal, is_wrong_state};
 use crate::stream::Lsn;
-use detour::Detour;
+pub(super) use receiver::Receiver;
+use receiver::{Ended, SILENT_FOR};
 use session::{Session, prepare};
-
-/// A server that says nothing for this long, although it is asked, is gone.
-const SILENT_FOR: Duration = Duration::from_secs(30);
-
-/// What receives.
-pub(super) struct Receiver {
-    server: Server,
-    config: config::Postgres,
-    shared: Arc<Shared>,
-    /// The runtime of everything else: the store's connections belong to it.
-    others: Handle,
-    /// Whether a session got as far as streaming: what is wrong later is no mistake of the configuration.
-    streamed: bool,
-    backoff: Backoff,
-    /// Another server that still has what the usual one has removed.
-    detour: Option<Detour>,
-}
-
-/// Why a session ended without an error.
-enum Ended {
-    Stopped,
-    /// The next one goes on with what the server has.
-    GoOn,
-}
 
 /// A receiver at work.
 pub(super) struct Receiving {
@@ -136,7 +115,7 @@ impl Receiver {
                     }
                     tokio::select! {
                         () = self.backoff.wait_after("no WAL is received", error) => {}
-                        () = asked(&mut stop) => break,
+                        () = shutdown::requested(&mut stop) => break,
                     }
                 }
             }
@@ -167,7 +146,7 @@ impl Receiver {
         };
         let (replication, next, server_end) = tokio::select! {
             connected = connected => connected?,
-            () = asked(stop) => return Ok(Ended::Stopped),
+            () = shutdown::requested(stop) => return Ok(Ended::Stopped),
         };
         // Who waits for the spool waits for every sync. In smaller WAL files the zeros behind a switch could be lost.
         let prepares = self.config.ack == Ack::Spool && u64::from(self.shared.system.wal_segment_size) >= MOST_BYTES;
@@ -176,7 +155,7 @@ impl Receiver {
         }
         tokio::select! {
             prepared = self.prepare_spool(&next, server_end) => prepared?,
-            () = asked(stop) => return Ok(Ended::Stopped),
+            () = shutdown::requested(stop) => return Ok(Ended::Stopped),
         }
         let host = replication.shown().to_owned();
         let slot = Some(self.config.slot.as_str()).filter(|_| detour.is_none());
@@ -264,7 +243,7 @@ impl Receiver {
     ) -> Result<Ended> {
         tokio::select! {
             ended = self.removed(next, error, host) => ended,
-            () = asked(stop) => Ok(Ended::Stopped),
+            () = shutdown::requested(stop) => Ok(Ended::Stopped),
         }
     }
 }

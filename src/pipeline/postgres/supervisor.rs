@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
-use super::asked;
 use crate::config::{self, Config};
 use crate::error::Result;
 use crate::pipeline::desired::{Desired, DesiredState, State};
 use crate::pipeline::published::{Opened, PublishedPostgres};
+use crate::pipeline::shutdown;
 
 /// How often the desired state is polled.
 const LOOK: Duration = Duration::from_millis(200);
@@ -40,7 +40,7 @@ impl Supervisor<'_> {
                 tracing::warn!("WAL is not received until a resume; the slot keeps it on the server");
                 tokio::select! {
                     () = self.changed(desired) => tracing::warn!("archiving WAL goes on: it was asked for"),
-                    () = asked(&mut stop) => {}
+                    () = shutdown::requested(&mut stop) => {}
                 }
             }
             if *stop.borrow() {
@@ -63,7 +63,7 @@ impl Supervisor<'_> {
                 let next = published.control.read();
                 published.enter(if next.state == DesiredState::Run { State::Restarting } else { self::resting(next.state) });
             }
-            () = asked(&mut stop) => published.enter(State::Ending),
+            () = shutdown::requested(&mut stop) => published.enter(State::Ending),
         }
         rest.send_replace(true);
         run.await

@@ -16,7 +16,7 @@ use object_store::path::Path;
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::{Block, Shared};
+use super::shared::{Block, Shared};
 use crate::error::{Error, Kind, Result, ResultExt as _};
 use crate::manifest::backups::remove;
 use crate::manifest::known::Known;

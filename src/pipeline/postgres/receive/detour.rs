@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::Receiver;
+use super::receiver::{Detour, Receiver};
 use crate::error::{Error, Kind, Result};
 use crate::pipeline::postgres::timelines::Next;
 use crate::source::postgres::{Event, Server, is_removed_wal, server_error};
@@ -13,13 +13,6 @@ use crate::stream::Lsn;
 
 /// A server that has what comes next sends it at once.
 const SENDS_WITHIN: Duration = Duration::from_secs(10);
-
-/// Another server to receive from for a while, without a slot.
-pub(super) struct Detour {
-    pub(super) server: Server,
-    /// From here on the usual one has it.
-    pub(super) until: Lsn,
-}
 
 impl Receiver {
     /// A server other than `host` that has what comes next; `until` is what `host` begins with.

@@ -11,12 +11,13 @@ use tokio::task::{JoinHandle, yield_now};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
 use super::leaving::Leaving;
-use super::{Ended, Receiver, SILENT_FOR};
+use super::receiver::{Ended, Receiver, SILENT_FOR};
 use crate::config::Ack;
 use crate::error::{Error, Kind, Result};
+use crate::pipeline::postgres::shared::{DRAIN_WITHIN, SPOOL_LIMIT, Shared};
 use crate::pipeline::postgres::spool::WalSpool;
 use crate::pipeline::postgres::timelines::Next;
-use crate::pipeline::postgres::{DRAIN_WITHIN, SPOOL_LIMIT, Shared, asked};
+use crate::pipeline::shutdown;
 use crate::pipeline::tasks::Task;
 use crate::segment::wal::{MOST_BYTES, check_pages};
 use crate::source::postgres::{Event, Status, WalStream};
@@ -111,7 +112,7 @@ impl<'a> Session<'a> {
             // A stop comes first. What was archived or made safe is told before more is read: a commit waits for it.
             tokio::select! {
                 biased;
-                () = asked(stop) => return self.leave(drain).await,
+                () = shutdown::requested(stop) => return self.leave(drain).await,
                 _ = archived.changed() => self.tell(false).await?,
                 _ = tick.tick() => self.ask().await?,
                 () = shared.spool.room(), if waits => self.go_on(stop).await?,
@@ -227,7 +228,7 @@ impl<'a> Session<'a> {
             self.tell(false).await?;
             tokio::select! {
                 () = tokio::time::sleep(BETWEEN_TRIES) => {}
-                () = asked(stop) => return Err(error),
+                () = shutdown::requested(stop) => return Err(error),
             }
             match self.spool_missing(bytes) {
                 Ok(rest) => {

@@ -1,12 +1,12 @@
-//! The walk through the records of a timeline, from one segment to the next, and from one process to the next.
+//! The scan of the records of a timeline, from one segment to the next, and from one process to the next.
 //!
 //! A process that starts in the middle of a record needs what came before it: the last block of the archive is read
-//! back and walked through, so that every record's CRC is checked and every commit is counted once.
+//! back and scanned, so that every record's CRC is checked and every commit is counted once.
 
 use std::collections::BTreeMap;
 
-use super::Shared;
 use super::buffers::Buffer;
+use super::shared::Shared;
 use crate::error::{Kind, Result, ResultExt as _};
 use crate::manifest::{Chain, Selection};
 use crate::segment::wal::{MOST_BYTES, Seen, WalReader, Walker, parse_history};
@@ -16,14 +16,14 @@ use crate::stream::{Lsn, SegmentRef};
 /// How much is read at a time.
 const PIECE: usize = 256 << 10;
 
-/// A walk through one timeline.
-pub(super) struct Walk {
+/// A scan of one timeline.
+pub(super) struct WalScan {
     timeline: u32,
     walker: Walker,
 }
 
-impl Walk {
-    /// Whether the walk has come just to this place.
+impl WalScan {
+    /// Whether the scan has come just to this place.
     pub(super) fn is_at(&self, timeline: u32, at: Lsn) -> bool {
         self.timeline == timeline && self.walker.position() == at
     }
@@ -40,7 +40,7 @@ impl Walk {
             return Ok((buffer, self.walker.take()));
         }
         let mut buffer = shared.buffers.take(end - start);
-        // Walked through while the processor still has them.
+        // Scanned while the processor still has them.
         for piece in buffer.chunks_mut(PIECE) {
             shared.spool.read(self.timeline, self.walker.position(), piece)?;
             self.walker.feed(piece)?;
@@ -49,8 +49,8 @@ impl Walk {
     }
 }
 
-/// A walk that goes on at `at`.
-pub(super) async fn resume(shared: &Shared, chain: &Chain, timeline: u32, at: Lsn) -> Result<Walk> {
+/// A scan that goes on at `at`.
+pub(super) async fn resume(shared: &Shared, chain: &Chain, timeline: u32, at: Lsn) -> Result<WalScan> {
     let switch = switch_of(&shared.store, chain, timeline).await?;
     let partition = timeline.cast_signed();
     let block = Lsn(at.0.saturating_sub(1) / MOST_BYTES * MOST_BYTES);
@@ -60,14 +60,14 @@ pub(super) async fn resume(shared: &Shared, chain: &Chain, timeline: u32, at: Ls
         let partitions = BTreeMap::from([(partition, from.position()..at.position())]);
         let selected = chain.select(&Selection { timestamps: None, partitions: Some(partitions) }).await?;
         match through(shared, timeline, switch, &selected.segments, at).await {
-            Ok(walker) => return Ok(Walk { timeline, walker }),
-            // The archive's damage is verify's matter. What comes now is walked through from the next page on.
+            Ok(walker) => return Ok(WalScan { timeline, walker }),
+            // The archive's damage is verify's matter. What comes now is scanned from the next page on.
             Err(error) => {
                 tracing::error!(%error, hint = error.hint_text(), "the end of the archived WAL cannot be read back");
             }
         }
     }
-    Ok(Walk { timeline, walker: Walker::new(shared.system, timeline, at, switch)? })
+    Ok(WalScan { timeline, walker: Walker::new(shared.system, timeline, at, switch)? })
 }
 
 /// A walker that has come through these segments to `at`.
@@ -81,11 +81,11 @@ async fn through(shared: &Shared, timeline: u32, switch: Lsn, segments: &[Segmen
             // A gap: what lies before it is of no use.
             walker = Walker::new(shared.system, timeline, reader.facts().start, switch)?;
         }
-        let walked = tokio::task::spawn_blocking(move || {
+        let scanned = tokio::task::spawn_blocking(move || {
             let bytes = reader.all()?;
             walker.feed(&bytes).map(|()| walker)
         });
-        walker = walked.await.or_err(Kind::Internal, || "the walk through WAL broke off".into())??;
+        walker = scanned.await.or_err(Kind::Internal, || "the scan of WAL was aborted".into())??;
     }
     if walker.position() != at {
         return Walker::new(shared.system, timeline, at, switch);

@@ -1,4 +1,5 @@
-//! Up to when the archive is complete, written down for those who restore: a small object of this process, over and over.
+//! Saves the completeness watermark, up to when the archive is complete, for those who restore: a small object of this process,
+//! over and over.
 //!
 //! It is written beside the upkeep and not by it: a merge or the retention of a large archive takes a while, and a restore
 //! to a moment a few seconds ago is refused until the archive is known to be complete up to that moment.
@@ -10,7 +11,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::Shared;
+use super::shared::Shared;
 use crate::error::Result;
 use crate::manifest::coverage::{Claim, Coverage};
 use crate::pipeline::tasks::Task;
@@ -20,21 +21,21 @@ use crate::stream::StreamId;
 /// How often it is written, at the most: four objects a minute.
 const EVERY: Duration = Duration::from_secs(15);
 
-/// An archiver that wrote nothing for this long is gone, and its claims are taken over.
+/// An archiver that wrote nothing for this long is gone, and its watermarks are taken over.
 const GONE_AFTER: TimeDelta = TimeDelta::hours(1);
 
 /// The task.
-pub(super) struct Claims {
+pub(super) struct Watermark {
     shared: Arc<Shared>,
     stream: StreamId,
     coverage: Coverage,
     /// What was written last.
     written: Option<DateTime<Utc>>,
-    /// Which life of each timeline the claims are of.
+    /// Which generation of each timeline the watermarks are of.
     lives: BTreeMap<u32, u32>,
 }
 
-impl Claims {
+impl Watermark {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         let coverage = Coverage::new(&shared.writer, Utc::now());
         let stream = StreamId::Postgres { system_id: shared.system.system_id };
@@ -53,7 +54,7 @@ impl Claims {
         let reporter = self.shared.status.tasks.reporter(Task::WalCoverage, "");
         loop {
             tick.tick().await;
-            let what = "it cannot be written down up to when the archive is complete";
+            let what = "the completeness watermark cannot be saved";
             match self.claim(Utc::now()).await {
                 Ok(()) => reporter.succeeded(),
                 Err(error) => {

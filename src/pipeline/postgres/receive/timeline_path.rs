@@ -1,10 +1,10 @@
-//! Where to receive on: the histories of the server's timelines and what is known already say it, and what the server has no
-//! more is stepped over.
+//! Picks the next timeline and the start LSN: follows the server's timeline history and resumes from the archive. WAL that the
+//! server has already removed becomes a gap.
 
 use std::collections::BTreeMap;
 
 use super::origin::{left_behind, same_history};
-use super::{Ended, Receiver};
+use super::receiver::{Ended, Receiver};
 use crate::error::{Error, Kind, Result, ResultExt as _};
 use crate::pipeline::postgres::timelines::{self, Next};
 use crate::segment::wal::{Switch, parse_history};
@@ -22,7 +22,7 @@ impl Receiver {
         let switches = parse_history(current, &replication.timeline_history(current).await?)?;
         same_history(current, &switches, &self.history(replication, current).await?, self.known_end(current))?;
         for ancestor in switches.iter().map(|switch| switch.timeline).filter(|timeline| *timeline > 1) {
-            // A restore along this way can do without; a server may have lost the file.
+            // A restore along this path can do without; a server may have lost the file.
             match self.history(replication, ancestor).await {
                 Ok(archived) => same_history(ancestor, &switches, &archived, self.known_end(ancestor))?,
                 Err(error) if error.is_transient() => return Err(error),
@@ -61,7 +61,7 @@ impl Receiver {
 
     /// Does something where the store's connections live.
     async fn apart<T: Send + 'static>(&self, work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
-        self.others.spawn(work).await.or_err(Kind::Internal, || "a request to the store broke off".into())?
+        self.others.spawn(work).await.or_err(Kind::Internal, || "a request to the store was aborted".into())?
     }
 
     /// What to receive next.
@@ -90,12 +90,12 @@ impl Receiver {
             return Ok(Next { timeline: current, start, switch: None, beyond: None });
         };
         if let Some(end) = next.beyond {
-            tracing::warn!(timeline = next.timeline, %end, "the WAL that the archive has behind the switch is of no server that lives");
+            tracing::warn!(timeline = next.timeline, %end, "archived WAL past the switch point belongs to a diverged server");
         }
         Ok(next)
     }
 
-    /// The server has no more what comes next. A slot that was lost is made anew; if that does not help, the other servers that
+    /// The server has no more what comes next. A slot that was lost is created again; if that does not help, the other servers that
     /// `postgres.url` names are asked, each of them. If none has it, the range up to what the server has is given up: the
     /// archiver records it as a gap. All of it is decided with the one server that said so.
     pub(super) async fn removed(&mut self, next: &Next, error: Error, host: &str) -> Result<Ended> {
@@ -108,7 +108,7 @@ impl Receiver {
             let mut replication = server.replication().await?;
             replication.drop_slot(&self.config.slot).await?;
             replication.create_slot(&self.config.slot).await?;
-            tracing::warn!(slot = self.config.slot, "the lost slot was made anew");
+            tracing::warn!(slot = self.config.slot, "the lost slot was created again");
             return Ok(Ended::GoOn);
         }
         let file = u64::from(self.shared.system.wal_segment_size);
