@@ -168,6 +168,23 @@ fn a_created_topic_takes_what_the_brokers_would_not_by_default() {
 }
 
 #[test]
+fn a_record_outside_of_the_range_refuses_nothing() {
+    let (kafka, archive, topic, mut random) = (shared(), Archive::new(), unique("outside"), Random::new(5));
+    let large = Record { value: Some(random.bytes(3_000_000)), ..Record::new(0, 0, base()) };
+    fill(&archive, &topic, 1, &[large, Record::new(0, 1, base() + 10_000)]);
+    let beside = format!("{topic}.beside");
+    fill(&archive, &beside, 1, &[Record::new(0, 0, base() + 5_000)]);
+    for topic in [&topic, &beside] {
+        kafka.create_topic(&format!("{topic}.copy"), 1, &[("retention.ms", "-1")]);
+    }
+    // Nothing of the first topic lies in it; its segment begins before and ends behind.
+    let range = [("--from", base() + 4_000), ("--to", base() + 6_000)];
+    let range = range.map(|(option, ms)| format!("{option}={}", tidelog::time::rfc3339(ms)));
+    let args = ["--rename", "(.*)=$1.copy", "--json", &range[0], &range[1]];
+    assert_eq!(archive.replay(&args).expect(0).json()["records"], 1);
+}
+
+#[test]
 fn a_target_under_a_quota_gets_everything() {
     let kafka = Kafka::start(KafkaOptions::default());
     let mut command = java();

@@ -4,6 +4,7 @@
 //! come and go with their ids, so the versions that have an id are one run, and its last one is searched for.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
@@ -92,7 +93,7 @@ async fn of_cluster(
     known: &mut Known,
 ) -> Result<()> {
     let Some(chain) = Chain::open(store, stream).await? else { return Ok(()) };
-    let states = States { store, chain };
+    let mut states = States::new(store, chain);
     let Some(held) = states.held(until, now).await? else { return Ok(()) };
     let first = states.read(&held).await?;
     if first.at > until {
@@ -127,9 +128,18 @@ async fn wanted(store: &Store, life: &TopicLife) -> Result<Option<Wanted>> {
 struct States<'a> {
     store: &'a Store,
     chain: Chain,
+    /// Versions that were read, by number: topics that are looked for share where they are looked for.
+    seen: BTreeMap<i64, Arc<Document>>,
 }
 
-impl States<'_> {
+/// So many versions are kept in memory.
+const SEEN: usize = 2 * SOON_AFTER as usize;
+
+impl<'a> States<'a> {
+    fn new(store: &'a Store, chain: Chain) -> Self {
+        Self { store, chain, seen: BTreeMap::new() }
+    }
+
     /// The version that held at `until`, or the oldest that is kept.
     async fn held(&self, until: DateTime<Utc>, now: DateTime<Utc>) -> Result<Option<Version>> {
         match versions::as_of(&self.chain, until.timestamp_millis(), now).await? {
@@ -138,7 +148,7 @@ impl States<'_> {
         }
     }
 
-    async fn read(&self, version: &Version) -> Result<Document> {
+    async fn read(&mut self, version: &Version) -> Result<Arc<Document>> {
         #[derive(Deserialize)]
         struct Stored {
             state: BTreeMap<String, Archived>,
@@ -147,10 +157,18 @@ impl States<'_> {
         let stored: Stored = serde_json::from_slice(&json).or_err(Kind::Corrupt, || {
             format!("version {} of {} does not tell of topics", version.number, self.chain.stream())
         })?;
-        Ok(Document { at: version.at, topics: stored.state })
+        let document = Arc::new(Document { at: version.at, topics: stored.state });
+        if self.seen.len() >= SEEN {
+            self.seen.pop_last();
+        }
+        self.seen.insert(version.number, Arc::clone(&document));
+        Ok(document)
     }
 
-    async fn topic(&self, number: i64, wanted: &Wanted) -> Result<Option<Archived>> {
+    async fn topic(&mut self, number: i64, wanted: &Wanted) -> Result<Option<Archived>> {
+        if let Some(document) = self.seen.get(&number) {
+            return Ok(document.has(wanted));
+        }
         match versions::version(&self.chain, number).await? {
             Some(version) => Ok(self.read(&version).await?.has(wanted)),
             None => Ok(None),
@@ -158,7 +176,7 @@ impl States<'_> {
     }
 
     /// The topic in the last version before `held` that has it. It is there from about when its life began in the archive.
-    async fn last_with(&self, wanted: &Wanted, held: i64) -> Result<Option<Archived>> {
+    async fn last_with(&mut self, wanted: &Wanted, held: i64) -> Result<Option<Archived>> {
         let Some(kept) = versions::versions(&self.chain) else { return Ok(None) };
         let begun = versions::as_of(&self.chain, wanted.begun.timestamp_millis(), DateTime::<Utc>::MAX_UTC).await?;
         let from = begun.map_or(kept.start, |version| version.number);
@@ -236,7 +254,7 @@ mod tests {
             .chain(std::iter::repeat_n(life("y", 2), 30))
             .chain([None])
             .collect();
-        let states = States { store: &store, chain: kept(&store, &versions).await };
+        let mut states = States::new(&store, kept(&store, &versions).await);
         let wanted = |id: &str, begun| Wanted { topic: "orders".to_owned(), id: Some(id.to_owned()), begun: at(begun) };
         let last = states.held(at(5_000), at(5_000)).await.expect("looked").expect("some");
         assert_eq!(last.number, 100);

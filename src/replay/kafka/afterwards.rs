@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::preflight::Create;
 use super::target::{Target, TopicFacts};
-use crate::error::{Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::replay::journal::{Changes, Journal, Made, MadeTopic, Settings};
 use crate::stream::FORMAT_VERSION;
 
@@ -94,12 +94,12 @@ async fn give(target: &Target, facts: &TopicFacts, done: &mut Afterwards) -> Res
     }
     match target.cluster.alter_topic(&done.topic, &all).await {
         Ok(()) => done.given = all,
-        Err(error) if error.kind() == Kind::Config => {
+        Err(error) if is_refusal(&error) => {
             for (name, value) in all {
                 let one = BTreeMap::from([(name.clone(), value.clone())]);
                 match target.cluster.alter_topic(&done.topic, &one).await {
                     Ok(()) => drop(done.given.insert(name, value)),
-                    Err(error) if error.kind() == Kind::Config => {
+                    Err(error) if is_refusal(&error) => {
                         done.told.push(format!("{name}: {error}"));
                         done.left.insert(name, value);
                     }
@@ -110,6 +110,11 @@ async fn give(target: &Target, facts: &TopicFacts, done: &mut Afterwards) -> Res
         Err(error) => return Err(error),
     }
     Ok(())
+}
+
+/// Whether asking again is of no use: the setting, a policy, or a right (ALTER_CONFIGS) is in the way.
+fn is_refusal(error: &Error) -> bool {
+    matches!(error.kind(), Kind::Config | Kind::Denied)
 }
 
 #[cfg(test)]

@@ -97,7 +97,8 @@ pub(super) fn largest(parts: &[&Part]) -> u64 {
     record + BATCH_OVERHEAD + HEADER_OVERHEAD * MANY_HEADERS
 }
 
-/// Reads the records of the plan that go to the topics of `limits`.
+/// Reads the records of the plan that go to the topics of `limits`. A topic of which no record lies in the range has nothing to
+/// mind, whatever the segments hold that were looked through.
 pub(super) async fn survey(
     store: &Store,
     plan: &Plan,
@@ -105,7 +106,7 @@ pub(super) async fn survey(
 ) -> Result<BTreeMap<String, Survey>> {
     let parts: Vec<Part> = plan.parts.iter().filter(|part| limits.contains_key(&part.target)).cloned().collect();
     let plan = std::sync::Arc::new(Plan { parts });
-    let mut surveys: BTreeMap<String, Survey> = BTreeMap::new();
+    let mut surveys: BTreeMap<String, Survey> = limits.keys().map(|topic| (topic.clone(), Survey::default())).collect();
     let mut feed = Feed::new(store, &plan, false);
     while let Some(run) = feed.next().await? {
         let target = &plan.parts[run.part].target;
