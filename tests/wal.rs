@@ -414,7 +414,7 @@ fn a_slot_that_the_server_gave_up(version: Version) {
     let mut program = site.start();
     site.wait_archived(&postgres, 1, &mut program);
     let said = program.output();
-    assert!(said.contains("the lost slot was made anew") && said.contains("WAL is lost"), "{said}");
+    assert!(said.contains("the lost slot was created again") && said.contains("WAL is lost"), "{said}");
     // It may be lost again the moment after, and is made again as soon as the connection has ended.
     wait_until("the slot to be there", PATIENCE, || {
         program.assert_running();

@@ -11,6 +11,7 @@ use url::Url;
 
 use super::postgres;
 use super::raw::{ENVIRONMENT_PREFIX, Section, overlay};
+use super::values::{Lookup, zstd_level};
 use super::{Archive, Config, Http, Isolation, Kafka, Retention, Segment, Start, State, TopicOverride, TopicPattern};
 use crate::error::{Error, Kind, Result};
 use crate::stream::{Format, is_name};
@@ -149,9 +150,6 @@ fn mistakes(origin: &str, found: &[String]) -> Error {
         format!("{origin} has {count} mistake{}\n  {}", if count == 1 { "" } else { "s" }, found.join("\n  "));
     Error::new(Kind::Config, message)
 }
-
-/// How a key's secret or another program's value finds an environment variable.
-pub(super) type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 fn read_archive(mut section: Section<'_>, lookup: Lookup<'_>) -> Archive {
     let text = section.required_text("url", "file:///var/lib/tidelog/archive");
@@ -431,17 +429,6 @@ fn isolation(text: &str) -> Result<Isolation, String> {
         "read_uncommitted" => Ok(Isolation::ReadUncommitted),
         _ => Err(format!("{text:?} is not an isolation level; use \"read_committed\" or \"read_uncommitted\"")),
     }
-}
-
-pub(super) fn zstd_level(text: &str) -> Result<i32, String> {
-    let level = match text.strip_prefix("zstd") {
-        Some("") => Some(3),
-        Some(rest) => rest.strip_prefix(':').and_then(|level| level.parse().ok()),
-        None => None,
-    };
-    level
-        .filter(|level| (1..=19).contains(level))
-        .ok_or_else(|| format!("{text:?} is not a compression; use \"zstd:1\" (fast) to \"zstd:19\" (small)"))
 }
 
 #[cfg(test)]

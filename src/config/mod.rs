@@ -6,6 +6,7 @@
 mod load;
 mod postgres;
 mod raw;
+mod values;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::load::{Lookup, zstd_level};
 use super::raw::Section;
+use super::values::{Lookup, zstd_level};
 
 /// A text of the configuration that no log and no error shows.
 #[derive(Clone, PartialEq, Eq)]

@@ -20,8 +20,9 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
 use super::damage::{Stop, Stops, of_segment};
+use super::matching::matching;
 use super::pace::Pace;
-use super::plan::{Plan, matching};
+use super::plan::Plan;
 use crate::error::{Error, Result};
 use crate::record::{Block, Record};
 use crate::segment::{Filter, SegmentReader};

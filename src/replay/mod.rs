@@ -13,6 +13,7 @@ mod holding;
 pub mod journal;
 mod json;
 pub mod kafka;
+mod matching;
 mod pace;
 mod plan;
 mod select;
@@ -33,8 +34,9 @@ use crate::store::Store;
 pub use archived::{Archived, Known, archived};
 pub use damage::{Stop, WAY_OUT, told};
 pub use holding::Holding;
+pub use matching::PlannedPartition;
 pub use pace::{Rate, Speed};
-pub use plan::{Mark, Marks, Part, Plan, PlannedPartition, Rename};
+pub use plan::{Mark, Marks, Part, Plan, Rename};
 pub use select::{Found, Offsets, Partitions, Query, Source, given_up, shortfalls, sources, sources_of, topic_pattern};
 
 /// Runs of records between the decoder and the sink: enough that neither waits for the other's hiccup, few enough that

@@ -10,10 +10,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use regex::{Captures, Regex};
 
+use super::matching::{PlannedPartition, matching};
 use super::select::{Query, Source};
 use crate::error::{Error, Kind, Result};
 use crate::segment::Filter;
-use crate::stream::{PartitionRange, SegmentRef, TopicLife, total};
+use crate::stream::{SegmentRef, TopicLife, total};
 
 /// How far a replay has come: by target topic and partition.
 pub type Marks = BTreeMap<(String, i32), Mark>;
@@ -51,25 +52,6 @@ pub struct Part {
     pub partitions: Vec<PlannedPartition>,
     /// Bytes of keys, values and headers (an estimate where a segment straddles an end).
     pub bytes: u64,
-}
-
-/// What is sent of one partition.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PlannedPartition {
-    /// The partition, in the source and in the target.
-    pub partition: i32,
-    /// The first source offset.
-    pub start: i64,
-    /// The source offset after the last.
-    pub end: i64,
-    /// How many records, or how many at most.
-    pub records: u64,
-    /// Whether `records` is exact.
-    pub exact: bool,
-    /// The least timestamp that can come.
-    pub min_timestamp: i64,
-    /// The greatest timestamp that can come.
-    pub max_timestamp: i64,
 }
 
 impl Plan {
@@ -203,42 +185,6 @@ impl Part {
     }
 }
 
-impl PlannedPartition {
-    fn add(&mut self, more: &Self) {
-        self.start = self.start.min(more.start);
-        self.end = self.end.max(more.end);
-        self.records = self.records.saturating_add(more.records);
-        self.exact &= more.exact;
-        self.min_timestamp = self.min_timestamp.min(more.min_timestamp);
-        self.max_timestamp = self.max_timestamp.max(more.max_timestamp);
-    }
-}
-
-/// What of a segment's range can pass `filter`, if anything.
-pub(super) fn matching(range: &PartitionRange, filter: &Filter) -> Option<PlannedPartition> {
-    let all = range.start..range.end;
-    let wanted = match &filter.partitions {
-        Some(ranges) => ranges.get(&range.partition)?,
-        None => &all,
-    };
-    let (start, end) = (range.start.max(wanted.start), range.end.min(wanted.end));
-    let (min, max) = (range.min_timestamp?, range.max_timestamp?);
-    let times = filter.timestamps.clone().unwrap_or(i64::MIN..i64::MAX);
-    if start >= end || max < times.start || min >= times.end {
-        return None;
-    }
-    let whole = start == range.start && end == range.end;
-    Some(PlannedPartition {
-        partition: range.partition,
-        start,
-        end,
-        records: range.records.min((end - start).unsigned_abs()),
-        exact: whole && min >= times.start && (max < times.end || filter.timestamps.is_none()),
-        min_timestamp: min.max(times.start),
-        max_timestamp: max.min(times.end - 1),
-    })
-}
-
 /// `total` times `part / whole`.
 fn share(total: u64, part: u64, whole: u64) -> u64 {
     if whole == 0 {
@@ -310,6 +256,7 @@ mod tests {
     use super::*;
     use crate::manifest::coverage::Completeness;
     use crate::stream::Format;
+    use crate::stream::PartitionRange;
 
     fn range(partition: i32, offsets: Range<i64>, records: u64, times: Range<i64>) -> PartitionRange {
         PartitionRange {

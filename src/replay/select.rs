@@ -11,7 +11,7 @@ use std::str::FromStr;
 use chrono::{DateTime, Utc};
 use regex::Regex;
 
-use super::plan::matching;
+use super::matching::matching;
 use crate::config::TopicPattern;
 use crate::error::{Error, Kind, Result, ResultExt as _};
 use crate::manifest::coverage::{self, Completeness, Coverage, Unknown};

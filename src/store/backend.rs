@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
 
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
@@ -21,7 +20,7 @@ use super::deadline;
 use super::disk::Disk;
 use super::fault;
 use super::listing::Sound;
-use super::patient::Patient;
+use super::patient::{Patient, RETRY_FOR};
 use super::uploads::Uploads;
 use crate::config::Archive;
 use crate::error::{Error, Kind, Result, ResultExt};
@@ -30,9 +29,6 @@ use crate::error::{Error, Kind, Result, ResultExt};
 /// below it rides out a moment's trouble; a longer outage comes back as [`Kind::Unavailable`], for the caller to count,
 /// to tell and to try again.
 const RETRIES: usize = 7;
-
-/// After this time no request is sent again.
-pub(super) const RETRY_FOR: Duration = Duration::from_secs(20);
 
 /// Whether `archive` can be opened, as far as its URL and options say; makes nothing.
 pub(super) fn validate(archive: &Archive) -> Result<()> {

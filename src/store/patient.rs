@@ -23,8 +23,10 @@ use object_store::{
 };
 use tokio::time::Instant;
 
-use super::backend::RETRY_FOR;
 use super::fault;
+
+/// After this time no request is sent again.
+pub(super) const RETRY_FOR: Duration = Duration::from_secs(20);
 
 /// The first pause; it doubles.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);

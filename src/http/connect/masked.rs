@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use super::shape::{KAFKA, KAFKA_CLASS, POSTGRES, POSTGRES_CLASS};
+use super::names::{KAFKA, KAFKA_CLASS, POSTGRES, POSTGRES_CLASS};
 use crate::config::{Ack, Config, Kafka, Postgres, Start};
 use crate::time;
 

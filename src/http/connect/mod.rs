@@ -7,6 +7,7 @@
 //! tidelog's configuration; those calls are refused.
 
 mod masked;
+mod names;
 mod shape;
 
 use std::future::{Ready, ready};
@@ -31,8 +32,8 @@ use shape::Connector;
 /// `GET /connector-plugins`.
 pub(super) fn plugins(State(_): AppState) -> Ready<Response> {
     let plugins = json!([
-        { "class": shape::KAFKA_CLASS, "type": "sink", "version": VERSION },
-        { "class": shape::POSTGRES_CLASS, "type": "source", "version": VERSION },
+        { "class": names::KAFKA_CLASS, "type": "sink", "version": VERSION },
+        { "class": names::POSTGRES_CLASS, "type": "source", "version": VERSION },
     ]);
     ready(Json(plugins).into_response())
 }
@@ -174,7 +175,7 @@ pub(super) async fn skip(
     if let Err(refused) = allowed(&app, (&name, "skip"), &caller) {
         return *refused;
     }
-    let Some(kafka) = app.published.kafka().filter(|_| name == shape::KAFKA) else { return no_connector(&name) };
+    let Some(kafka) = app.published.kafka().filter(|_| name == names::KAFKA) else { return no_connector(&name) };
     let Some(((topic, partition), offset)) = asked else {
         return refusal(
             StatusCode::BAD_REQUEST,
@@ -219,8 +220,8 @@ fn change(
         return ready(*refused);
     }
     let control = match name {
-        shape::KAFKA => app.published.kafka().map(|kafka| &kafka.control),
-        shape::POSTGRES => app.published.postgres().map(|postgres| &postgres.control),
+        names::KAFKA => app.published.kafka().map(|kafka| &kafka.control),
+        names::POSTGRES => app.published.postgres().map(|postgres| &postgres.control),
         _ => None,
     };
     let Some(control) = control else { return ready(no_connector(name)) };

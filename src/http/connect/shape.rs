@@ -6,21 +6,12 @@ use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 
 use super::masked;
+use super::names::{KAFKA, KAFKA_CLASS, POSTGRES, POSTGRES_CLASS};
 use crate::http::App;
 use crate::pipeline::desired::State;
 use crate::pipeline::kafka::status::{PartitionStatus, Stall, Status, StreamStatus};
 use crate::pipeline::postgres::Snapshot;
 use crate::time;
-
-/// The name of the connector that archives Kafka's topics.
-pub(super) const KAFKA: &str = "kafka";
-
-/// The name of the connector that archives Postgres' write-ahead log.
-pub(super) const POSTGRES: &str = "postgres";
-
-/// What stands as their classes.
-pub(super) const KAFKA_CLASS: &str = "tidelog.Kafka";
-pub(super) const POSTGRES_CLASS: &str = "tidelog.Postgres";
 
 /// A connector at one moment.
 pub(super) struct Connector {

@@ -130,6 +130,25 @@ fn note(warnings: &mut Vec<String>, notice: ServerError) {
     }
 }
 
+impl Replication {
+    /// Starts a base backup.
+    pub async fn base_backup(self, options: &BackupOptions) -> Result<BackupStream> {
+        BackupStream::start(self, options).await
+    }
+
+    /// Starts an incremental base backup: only what has changed since another one is sent, which has this manifest.
+    ///
+    /// # Errors
+    /// [`Kind::Unsupported`] if the server makes none, or none on that one.
+    pub async fn base_backup_on(
+        self,
+        options: &BackupOptions,
+        manifest: &mut (dyn Read + Send),
+    ) -> Result<BackupStream> {
+        BackupStream::start_on(self, options, manifest).await
+    }
+}
+
 impl BackupStream {
     /// Begins one that holds what has changed since another one, which has this manifest.
     pub(super) async fn start_on(

@@ -1,14 +1,10 @@
 //! Commands of the replication protocol (chapter "Streaming Replication Protocol").
 
-use std::io::Read;
-
 use bytes::Bytes;
 
 use super::codec::Backend;
 use super::conn::{Connection, Purpose, Server};
 use super::error::server_error;
-use super::wal::WalStream;
-use super::{BackupOptions, BackupStream};
 use crate::error::{Error, Kind, Result};
 use crate::stream::Lsn;
 
@@ -161,39 +157,6 @@ impl Replication {
         }
     }
 
-    /// Starts streaming WAL of `timeline` from `start` on.
-    ///
-    /// # Errors
-    /// One for which [`is_removed_wal`](super::is_removed_wal) holds when the server has no such WAL any more; it may
-    /// also come with the first [`WalStream::next`].
-    pub async fn stream(self, slot: Option<&str>, timeline: u32, start: Lsn) -> Result<WalStream> {
-        let slot = slot.map(slot_name).transpose()?.map(|slot| format!("SLOT {slot} ")).unwrap_or_default();
-        WalStream::start(
-            self,
-            &format!("START_REPLICATION {slot}PHYSICAL {start} TIMELINE {timeline}"),
-            timeline,
-            start,
-        )
-        .await
-    }
-
-    /// Starts a base backup.
-    pub async fn base_backup(self, options: &BackupOptions) -> Result<BackupStream> {
-        BackupStream::start(self, options).await
-    }
-
-    /// Starts an incremental base backup: only what has changed since another one is sent, which has this manifest.
-    ///
-    /// # Errors
-    /// [`Kind::Unsupported`] if the server makes none, or none on that one.
-    pub async fn base_backup_on(
-        self,
-        options: &BackupOptions,
-        manifest: &mut (dyn Read + Send),
-    ) -> Result<BackupStream> {
-        BackupStream::start_on(self, options, manifest).await
-    }
-
     /// Whether the server makes incremental base backups.
     ///
     /// # Errors
@@ -218,7 +181,7 @@ impl Replication {
 }
 
 /// A slot's name as the protocol takes it.
-fn slot_name(name: &str) -> Result<String> {
+pub(super) fn slot_name(name: &str) -> Result<String> {
     // ReplicationSlotValidateName (slot.c)
     let legal = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
     if name.is_empty() || name.len() > 63 || !name.bytes().all(legal) {

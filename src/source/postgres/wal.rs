@@ -13,7 +13,7 @@
 use postgres_protocol::message::frontend::copy_done;
 
 use super::codec::{Backend, Stream, standby_status};
-use super::replication::Replication;
+use super::replication::{Replication, slot_name};
 use crate::error::{Error, Kind, Result};
 use crate::stream::Lsn;
 
@@ -85,6 +85,24 @@ pub struct WalStream {
     /// Where the next piece has to begin.
     position: Lsn,
     state: State,
+}
+
+impl Replication {
+    /// Starts streaming WAL of `timeline` from `start` on.
+    ///
+    /// # Errors
+    /// One for which [`is_removed_wal`](super::is_removed_wal) holds when the server has no such WAL any more; it may
+    /// also come with the first [`WalStream::next`].
+    pub async fn stream(self, slot: Option<&str>, timeline: u32, start: Lsn) -> Result<WalStream> {
+        let slot = slot.map(slot_name).transpose()?.map(|slot| format!("SLOT {slot} ")).unwrap_or_default();
+        WalStream::start(
+            self,
+            &format!("START_REPLICATION {slot}PHYSICAL {start} TIMELINE {timeline}"),
+            timeline,
+            start,
+        )
+        .await
+    }
 }
 
 impl WalStream {

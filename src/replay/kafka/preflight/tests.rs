@@ -1,7 +1,7 @@
 use std::ops::Range;
 
 use super::*;
-use crate::replay::plan::PlannedPartition;
+use crate::replay::matching::PlannedPartition;
 use crate::segment::Filter;
 use crate::stream::{Format, SegmentRef, TopicLife};
 
