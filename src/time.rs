@@ -13,6 +13,13 @@ const DAY_MS: i64 = 86_400_000;
 /// The bounds of what RFC 3339 can write: years 0000 to 9999.
 const RFC3339_MS: std::ops::Range<i64> = -62_167_219_200_000..253_402_300_800_000;
 
+/// Returns the present time. This is the one place that asks the clock: whoever decides something takes the time as a parameter, and
+/// only what runs at the edge (a task of the service, a command) calls this.
+#[allow(clippy::disallowed_methods, reason = "this is the place")]
+pub fn now() -> DateTime<Utc> {
+    Utc::now()
+}
+
 /// The time that `text` names, in ms since 1970.
 ///
 /// Times compare as `from <= t < to` with whole milliseconds; a finer time is rounded up, for then both comparisons

@@ -68,10 +68,10 @@ fn a_partition_that_nobody_archives_yet_holds_up_what_is_called_complete() {
     // The group learns of new partitions by its leader's look at the topics: here so rarely that it does not.
     site.reconfigure("interval.ms\" = \"1000\"", "interval.ms\" = \"600000\"");
     let mut program = site.start();
-    wait_complete(&site, &topic, Utc::now(), &mut [&mut program]);
+    wait_complete(&site, &topic, tidelog::time::now(), &mut [&mut program]);
     kafka.grow_topic(&topic, 4);
     kafka.produce(&topic, Codec::None, &[Message::new(3, "key", "in a partition that nobody reads yet")]);
-    let written = Utc::now();
+    let written = tidelog::time::now();
     // Rounds go on for both topics.
     wait_complete(&site, &other, written + TimeDelta::seconds(12), &mut [&mut program]);
     let known = complete_to(&site, &topic);
@@ -80,7 +80,7 @@ fn a_partition_that_nobody_archives_yet_holds_up_what_is_called_complete() {
     assert!(warned.contains("is complete through"), "{warned}");
     program.terminate(STOP);
     let mut program = site.start();
-    wait_complete(&site, &topic, Utc::now(), &mut [&mut program]);
+    wait_complete(&site, &topic, tidelog::time::now(), &mut [&mut program]);
     assert_eq!(
         site.ends(&topic).get(&3),
         Some(&1),
@@ -109,7 +109,7 @@ fn feed(kafka: &Kafka, topic: &str, count: &AtomicI32, going: &AtomicBool, ackno
             (0..partitions).map(|p| Message::new(p, "key", &format!("record {n} of {p}"))).collect();
         messages.iter().for_each(|message| producer.send(topic, message));
         producer.flush();
-        let now = Utc::now();
+        let now = tidelog::time::now();
         let mut acknowledged = acknowledged.lock().expect("nobody panics with it");
         for message in messages {
             acknowledged.insert(String::from_utf8(message.value.expect("a value")).expect("text"), now);
@@ -182,25 +182,25 @@ fn complete_is_never_ahead_of_what_is_archived_while_partitions_are_added_and_ar
                 assert!(start.elapsed() < SOON, "waited in vain for {what}; known: {known:?}");
             }
         };
-        let begun = Utc::now();
+        let begun = tidelog::time::now();
         watch("both archivers", &mut |known| known.is_some_and(|known| known > begun));
         kafka.grow_topic(&topic, 6);
         count.store(6, Ordering::Relaxed);
-        let grown = Utc::now() + TimeDelta::seconds(3);
+        let grown = tidelog::time::now() + TimeDelta::seconds(3);
         watch("the added partitions", &mut |known| known.is_some_and(|known| known > grown));
         a.freeze();
-        let frozen = Utc::now();
+        let frozen = tidelog::time::now();
         watch("the other archiver to take over", &mut |known| {
             known.is_some_and(|known| known > frozen + TimeDelta::seconds(5))
         });
         kafka.grow_topic(&topic, 8);
         count.store(8, Ordering::Relaxed);
         a.thaw();
-        let woken = Utc::now();
+        let woken = tidelog::time::now();
         watch("the archiver that woke", &mut |known| known.is_some_and(|known| known > woken));
         b.assert_running();
         b.kill();
-        let killed = Utc::now();
+        let killed = tidelog::time::now();
         watch("the one that is left", &mut |known| known.is_some_and(|known| known > killed + TimeDelta::seconds(5)));
         a.terminate(STOP);
     });
@@ -217,10 +217,10 @@ fn a_claim_from_the_future_is_not_believed_and_goes_away() {
     kafka.produce(&topic, Codec::None, &numbered(1, 0..10));
     let site = Site::new(&kafka.bootstrap(), &Settings { topics: &[&topic], ..Settings::default() });
     let mut program = site.start();
-    wait_complete(&site, &topic, Utc::now(), &mut [&mut program]);
+    wait_complete(&site, &topic, tidelog::time::now(), &mut [&mut program]);
     program.terminate(STOP);
     let stream = format!("kafka/main/{topic}.0");
-    let ahead = (Utc::now() + TimeDelta::hours(1)).to_rfc3339_opts(SecondsFormat::Millis, true);
+    let ahead = (tidelog::time::now() + TimeDelta::hours(1)).to_rfc3339_opts(SecondsFormat::Millis, true);
     let earlier = json!({"format": 1, "writer": "ahead1", "at": ahead,
         "streams": {&stream: {"0": {"offset": 10, "complete_through": ahead}}}});
     let present = json!({"format": 1, "writer": "ahead2", "at": ahead, "streams": {},
@@ -231,7 +231,10 @@ fn a_claim_from_the_future_is_not_believed_and_goes_away() {
         let name = claim["writer"].as_str().expect("a name");
         std::fs::write(folder.join(format!("{name}.json")), claim.to_string()).expect("the claim can be written");
         let known = complete_to(&site, &topic);
-        assert!(known.is_some_and(|known| known <= Utc::now()), "complete to {known:?}, which is yet to come: {claim}");
+        assert!(
+            known.is_some_and(|known| known <= tidelog::time::now()),
+            "complete to {known:?}, which is yet to come: {claim}"
+        );
     }
     kafka.produce(&topic, Codec::None, &numbered(1, 10..20));
     assert!(warnings(&site, &topic).contains("is complete through"), "records of the last seconds are missing");
@@ -240,7 +243,7 @@ fn a_claim_from_the_future_is_not_believed_and_goes_away() {
         program.assert_running();
         !folder.join("ahead1.json").exists() && !folder.join("ahead2.json").exists()
     });
-    wait_complete(&site, &topic, Utc::now(), &mut [&mut program]);
+    wait_complete(&site, &topic, tidelog::time::now(), &mut [&mut program]);
     program.terminate(STOP);
 }
 
@@ -255,14 +258,14 @@ fn a_new_generation_with_fewer_partitions_is_known_to_be_complete_without_a_rest
     let site =
         Site::new(&kafka.bootstrap(), &Settings { topics: &[&topic, &other], max_age: "15s", ..Settings::default() });
     let mut program = site.start();
-    wait_complete(&site, &topic, Utc::now(), &mut [&mut program]);
+    wait_complete(&site, &topic, tidelog::time::now(), &mut [&mut program]);
     kafka.produce(&topic, Codec::None, &numbered(6, 0..600));
     // A round asks for the ends of what is not archived yet.
-    wait_complete(&site, &other, Utc::now() + TimeDelta::seconds(1), &mut [&mut program]);
+    wait_complete(&site, &other, tidelog::time::now() + TimeDelta::seconds(1), &mut [&mut program]);
     kafka.delete_topic(&topic);
     kafka.create_topic(&topic, 2, &[]);
     kafka.produce(&topic, Codec::None, &numbered(2, 0..10));
-    let created = Utc::now();
+    let created = tidelog::time::now();
     wait_until("the new generation to be complete", SOON, || {
         program.assert_running();
         let newest = site.ls(&topic).pop().expect("the topic");
@@ -301,7 +304,7 @@ fn an_idle_archiver_writes_four_objects_a_minute_and_stays_complete() {
     let server = Server::new(format!("127.0.0.1:{port}"));
     let mut program = site.start();
     site.wait_archived(kafka, &[&topic], &mut [&mut program]);
-    wait_complete(&site, &topic, Utc::now(), &mut [&mut program]);
+    wait_complete(&site, &topic, tidelog::time::now(), &mut [&mut program]);
     let written = || ["put", "create", "upload"].map(|operation| count(&server, operation)).iter().sum::<u64>();
     let looked = || ["list", "get", "head"].map(|operation| count(&server, operation)).iter().sum::<u64>();
     let (start, before, looked_before) = (Instant::now(), written(), looked());
@@ -309,7 +312,7 @@ fn an_idle_archiver_writes_four_objects_a_minute_and_stays_complete() {
     let mut behind = TimeDelta::zero();
     while start.elapsed() < Duration::from_secs(60) {
         program.assert_running();
-        behind = behind.max(Utc::now() - complete_to(&site, &topic).expect("complete"));
+        behind = behind.max(tidelog::time::now() - complete_to(&site, &topic).expect("complete"));
         thread::sleep(Duration::from_millis(500));
     }
     let (written, looked) = (written() - before, looked() - looked_before);

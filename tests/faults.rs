@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use chrono::{SecondsFormat, TimeDelta, Utc};
+use chrono::{SecondsFormat, TimeDelta};
 use serde_json::json;
 
 use crate::rig::kafka::{Kafka, KafkaOptions, shared};
@@ -370,7 +370,7 @@ fn records_of_two_lives_do_not_mix_while_nobody_looks() {
     let mut program = site.start();
     wait_said(&mut program, "partitions assigned");
     // The look at the topics' ids is told by nothing, but what the same rounds say of a topic without records is.
-    let later = (Utc::now() + TimeDelta::seconds(12)).to_rfc3339_opts(SecondsFormat::Millis, true);
+    let later = (tidelog::time::now() + TimeDelta::seconds(12)).to_rfc3339_opts(SecondsFormat::Millis, true);
     wait_until("three looks at the topics' ids", SOON, || {
         program.assert_running();
         let known = site.ls(&empty).pop().map(|stream| stream["complete_through"].clone());

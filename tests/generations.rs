@@ -450,7 +450,7 @@ fn an_archiver_of_idle_partitions_follows_into_the_next_generation() {
     cluster.wait(0, &mut [&mut one, &mut two]);
     cluster.elect_2();
     produce(&cluster.kafka, &cluster.topic, 1000..1050, 1);
-    let produced = chrono::Utc::now();
+    let produced = tidelog::time::now();
     let newest = || cluster.site.ls(&cluster.topic).pop().filter(|stream| stream["generation"] == 1);
     let complete = || {
         [&mut one, &mut two].into_iter().for_each(|program| program.assert_running());

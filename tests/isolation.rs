@@ -329,7 +329,9 @@ impl Shelf {
             Topic::begin(&yard.store, "twice", 1).await.append(Format::Avro, &second).await;
             let system = System { system_id: 7291, wal_segment_size: 16 << 20, server_version: 17 };
             let stream = StreamId::Postgres { system_id: 7291 };
-            Chain::begin(&yard.store, &stream, Begin::Postgres(system), "test", Utc::now()).await.expect("it begins");
+            Chain::begin(&yard.store, &stream, Begin::Postgres(system), "test", tidelog::time::now())
+                .await
+                .expect("it begins");
         });
         let mut damaged = vec!["kafka/main/twice.0".to_owned()];
         yard.write("twice");

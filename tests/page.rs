@@ -64,7 +64,7 @@ fn the_page_shows_six_and_five_hundred_topics_a_gap_a_lost_slot_and_a_pause() {
         program
     };
 
-    let now = chrono::Utc::now().timestamp_millis();
+    let now = tidelog::time::now().timestamp_millis();
     for (topic, partitions, records) in SIX {
         kafka.create_topic(topic, partitions, &[]);
         produce(&kafka, topic, partitions, records, now - 20 * HOUR, now - 9 * HOUR);

@@ -1,11 +1,9 @@
 //! Very many files, and very many parts: a backup of them that is called one can be restored, and nobody needs more memory for it
 //! than a small machine has.
 
+use futures::executor::block_on;
 use std::fs::File;
 use std::process::Command;
-
-use chrono::Utc;
-use futures::executor::block_on;
 use tempfile::TempDir;
 use tidelog::manifest::backups::{self, Part};
 use tidelog::store::layout;
@@ -107,7 +105,7 @@ fn what_a_backup_of_three_terabytes_says_of_itself_is_read_in_little_memory() {
     }));
     let hash = block_on(backups::commit(&store, &large)).expect("committed");
     let mut chain = place.chain().expect("a chain");
-    block_on(chain.enter(&large, &hash, [0, 0], ("t", Utc::now()))).expect("entered");
+    block_on(chain.enter(&large, &hash, [0, 0], ("t", tidelog::time::now()))).expect("entered");
 
     let listed = within(&place, &["restore-postgres", "--list", "--json"]).expect(0).json();
     assert!(listed.to_string().contains(name), "{listed}");

@@ -98,7 +98,7 @@ fn by_another_clock(place: &Place, name: &str, off: TimeDelta) {
     }
     let text = serde_json::to_vec_pretty(&backup).expect("JSON");
     std::fs::write(&file, &text).expect("it can be written");
-    let (mut chain, now) = (place.chain().expect("a chain"), Utc::now());
+    let (mut chain, now) = (place.chain().expect("a chain"), tidelog::time::now());
     let backup = serde_json::from_value(backup).expect("a backup");
     block_on(async {
         chain.give_up_backups(&[name.to_owned()], "clock", now).await.expect("it is given up");

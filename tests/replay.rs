@@ -244,7 +244,7 @@ pub(crate) fn all_kinds(partitions: i32, each: i64, base: i64) -> Vec<Record> {
 
 /// A time of the archive's records: not long ago, so that no broker minds.
 pub(crate) fn base() -> i64 {
-    chrono::Utc::now().timestamp_millis() - 3_600_000
+    tidelog::time::now().timestamp_millis() - 3_600_000
 }
 
 #[test]

@@ -263,7 +263,7 @@ fn a_cluster_is_moved_under_load_and_nothing_is_left_behind() {
     let site = Site::new(&old.bootstrap(), &Settings { topics: &[&topic], ..Settings::default() });
     let mut archiver = site.start();
     let produce = |round: i64| {
-        let now = chrono::Utc::now().timestamp_millis();
+        let now = tidelog::time::now().timestamp_millis();
         // Half are late by up to an hour, one in ten is stamped a minute ahead.
         let lag = |n: i64| if n % 2 == 0 { 0 } else { (n * 7_919) % 3_600_000 };
         let time = |n: i64| if n % 10 == 0 { now + 60_000 } else { now - lag(n) };

@@ -50,7 +50,7 @@ fn a_created_topic_keeps_everything_whatever_the_brokers_defaults_are() {
     let properties = defaults.map(|(name, value)| (name, value.to_owned())).to_vec();
     let kafka = Kafka::start(KafkaOptions { properties, ..KafkaOptions::default() });
     let archive = Archive::beside(&kafka);
-    let ahead = chrono::Utc::now().timestamp_millis() + 2 * 86_400_000;
+    let ahead = tidelog::time::now().timestamp_millis() + 2 * 86_400_000;
     let one = |n: i64| Record {
         key: Some(format!("k{}", n % 50).into()),
         value: Some(vec![b'v'; 200]),

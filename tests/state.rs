@@ -21,7 +21,7 @@ use crate::site::{STOP, Settings, Site};
 const OFTEN: &str = "[state]\nevery = \"1s\"\n";
 
 pub(crate) fn now() -> String {
-    chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true)
+    tidelog::time::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true)
 }
 
 /// The state of a kind as of a time.

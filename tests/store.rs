@@ -225,7 +225,7 @@ async fn what_a_crash_leaves_on_the_disk_disturbs_nobody() {
     let stream = TopicLife::new("main", "orders", 0).stream();
     assert_eq!(streams(&store).await.unwrap(), []);
     assert!(Chain::open(&store, &stream).await.unwrap().is_none());
-    Chain::begin(&store, &stream, Begin::topic(None, vec![Some(0)]), "w", Utc::now()).await.unwrap();
+    Chain::begin(&store, &stream, Begin::topic(None, vec![Some(0)]), "w", tidelog::time::now()).await.unwrap();
     std::fs::write(chain.join("00000000000000000001.json#7"), b"{\"form").unwrap();
     assert_eq!(Chain::open(&store, &stream).await.unwrap().unwrap().head(), 0);
     assert_eq!(store.list(&Path::default()).await.unwrap().len(), 1);

@@ -88,7 +88,7 @@ pub(crate) async fn run(args: &Args, config: &Config) -> Result<()> {
         return Err(Error::new(Kind::Config, "[retention] says nothing, and everything is kept")
             .hint("set one, for example [retention] postgres = \"7d\""));
     }
-    let now = Utc::now();
+    let now = time::now();
     let horizon = postgres.map(|kept| before(now, kept)).transpose()?;
     let store = Store::open(&config.archive)?;
     let (mut gone, mut damaged) = (Gone::default(), Vec::new());
@@ -193,7 +193,7 @@ async fn expire_topic(store: &Store, life: &TopicLife, kept: Duration, dry_run: 
     let mut gone = Gone::default();
     let Some(mut chain) = Chain::open(store, &life.stream()).await? else { return Ok(gone) };
     let at = match dry_run {
-        true => Moment::at(store, &life.cluster, (kept, Utc::now())).await?,
+        true => Moment::at(store, &life.cluster, (kept, time::now())).await?,
         false => Moment::now(store, &life.cluster, kept).await?,
     };
     let then = aged::then(&chain, at.horizon).await?;
@@ -221,7 +221,7 @@ async fn expire_topic(store: &Store, life: &TopicLife, kept: Duration, dry_run: 
 async fn expire_state(store: &Store, stream: &StreamId, kept: Duration, dry_run: bool) -> Result<Gone> {
     let mut gone = Gone::default();
     let Some(mut chain) = Chain::open(store, stream).await? else { return Ok(gone) };
-    let now = if dry_run { Utc::now() } else { upkeep::now(store).await? };
+    let now = if dry_run { time::now() } else { upkeep::now(store).await? };
     let planned = retention::surplus(&chain, upkeep::horizon(kept, now)?).await?;
     let oldest = match &planned {
         Some(range) => versions::version(&chain, range.end).await?,

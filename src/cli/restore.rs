@@ -8,8 +8,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use chrono::Utc;
-
 use super::human;
 use super::output::{self, print, print_json};
 use super::progress::{Progress, Unit};
@@ -264,7 +262,7 @@ fn builds(plan: &Plan) -> String {
 /// Where to.
 fn goal(args: &RestoreArgs) -> Result<Goal> {
     if let Some(text) = &args.to_time {
-        return Ok(Goal::Time(time::parse_micros(text, Utc::now(), args.exclusive)?));
+        return Ok(Goal::Time(time::parse_micros(text, time::now(), args.exclusive)?));
     }
     if let Some(xid) = args.to_xid {
         // `pg_current_xact_id()` counts how often the 32 bits that the log has came round.
@@ -423,7 +421,7 @@ impl Fetching<'_> {
         let system = log.system();
         let Ok(from) = wal.start(system.wal_segment_size.into()) else { return };
         let kept = if self.args.ahead { Kept::along(&self.args.path) } else { Kept::beside(&self.args.path) };
-        if let Err(error) = kept.renew(store, (system.system_id, from), Utc::now(), pipeline::writer_id).await {
+        if let Err(error) = kept.renew(store, (system.system_id, from), time::now(), pipeline::writer_id).await {
             tracing::warn!(%error, "no hold can be written: retention does not know of this recovery");
         }
     }

@@ -107,7 +107,7 @@ pub(super) async fn ready(app: &App) -> Health {
     let status = app.published.kafka().map(|kafka| kafka.status()).unwrap_or_default();
     if app.published.kafka().is_some() {
         judge(&status, &mut health);
-        judge_stalls(&status, Utc::now(), &mut health);
+        judge_stalls(&status, time::now(), &mut health);
     }
     let resting = app.published.postgres().is_some_and(|postgres| is_resting(postgres.state().0));
     judge_failures(&app.published.tasks().failing(), resting, &mut health);

@@ -38,10 +38,10 @@ pub(super) async fn metrics(State(app): AppState) -> Response {
     });
     expose_tasks(app.published.tasks(), &mut out);
     if let Some(kafka) = app.published.kafka() {
-        expose_kafka(&kafka.status(), Utc::now(), &mut out);
+        expose_kafka(&kafka.status(), crate::time::now(), &mut out);
     }
     if let Some(postgres) = app.published.postgres() {
-        expose_postgres(&postgres.status.now(), Utc::now(), &mut out);
+        expose_postgres(&postgres.status.now(), crate::time::now(), &mut out);
     }
     if let Some(state) = app.published.state() {
         let polled = state.status().kinds;

@@ -96,7 +96,7 @@ pub async fn abandon(store: &Store, chain: &mut Chain, timeline: u32, writer: &s
         names.chain(unreadable.into_iter().map(|one| one.name)).filter(|name| !chain.is_abandoned(name)).collect();
     let partition = timeline.cast_signed();
     let life = chain.life(partition);
-    let abandoned = chain.abandon((partition, life), &names, writer, Utc::now()).await?;
+    let abandoned = chain.abandon((partition, life), &names, writer, crate::time::now()).await?;
     // What was claimed to be complete was so of the server that is gone; archivers claim anew what they know.
     for object in store.list(&layout::coverages(chain.stream())).await? {
         store.delete(&object.location).await?;

@@ -144,7 +144,7 @@ mod tests {
         put(&store, "sound", "backup.json").await;
         put(&store, "sound", layout::BACKUP_REMOVED).await;
         put(&store, "given-up", layout::BACKUP_REMOVED).await;
-        let (now, free) = (Utc::now(), Held::default());
+        let (now, free) = (crate::time::now(), Held::default());
         let second = TimeDelta::seconds(1);
         let sweep = async |held: &Held, now| sweep(&store, (7, None), held, now).await.expect("swept");
         assert_eq!(sweep(&free, now + GIVEN_UP_AFTER - second * 60).await, 0, "the promised hour");

@@ -206,7 +206,7 @@ async fn last_moment(store: &Store, chain: &Chain, way: &Way, span: &Span) -> Re
 pub async fn complete_through(store: &Store, chain: &Chain, way: &Way) -> Result<Option<DateTime<Utc>>> {
     let coverages = coverage::load_all(store, &layout::coverages(chain.stream())).await?;
     coverages.tell_unreadable();
-    let complete = coverage::judge(&coverages.known, chain, Utc::now()).partitions;
+    let complete = coverage::judge(&coverages.known, chain, crate::time::now()).partitions;
     Ok(complete.get(&way.timeline().cast_signed()).copied())
 }
 

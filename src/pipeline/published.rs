@@ -48,9 +48,9 @@ impl Published {
         let tasks = Arc::<Tasks>::default();
         let kafka = config.kafka.as_ref().map(|_| Arc::new(PublishedKafka::new(Arc::clone(&tasks))));
         let postgres =
-            config.postgres.as_ref().map(|_| Arc::new(PublishedPostgres::new(Arc::clone(&tasks), Utc::now())));
+            config.postgres.as_ref().map(|_| Arc::new(PublishedPostgres::new(Arc::clone(&tasks), crate::time::now())));
         let state = config.state.as_ref().map(|_| Arc::default());
-        Arc::new(Self { started: Utc::now(), tasks, opened: OnceLock::new(), kafka, postgres, state })
+        Arc::new(Self { started: crate::time::now(), tasks, opened: OnceLock::new(), kafka, postgres, state })
     }
 
     /// The tasks of the process, and what fails of them.
@@ -175,7 +175,7 @@ impl PublishedPostgres {
     pub(super) fn enter(&self, phase: State) {
         let mut now = self.phase.lock().unwrap_or_else(PoisonError::into_inner);
         if now.0 != phase {
-            *now = (phase, Utc::now());
+            *now = (phase, crate::time::now());
         }
     }
 }

@@ -134,7 +134,7 @@ impl Poller {
             let message = format!("the brokers are of the cluster {id}, and were of {before}");
             return Err(Error::new(Kind::Fenced, message).hint("check kafka.bootstrap_servers and kafka.cluster"));
         }
-        let now = Utc::now();
+        let now = crate::time::now();
         let (mut failed, mut refused) = (None, BTreeSet::new());
         for (kind, part) in [(StateKind::Topics, topics), (StateKind::Groups, groups), (StateKind::Acls, acls)] {
             let result = self.part((kind, part), next.get(&kind).copied(), now, &mut refused).await;
@@ -154,7 +154,7 @@ impl Poller {
         for kind in StateKind::ALL {
             let stream = StreamId::State(StateOf { kind, scope: self.cluster.clone() });
             let begin = Begin::State { state: kind, cluster_id: Some(id.clone()) };
-            let chain = Chain::begin(&self.store, &stream, begin, &self.writer, Utc::now()).await?;
+            let chain = Chain::begin(&self.store, &stream, begin, &self.writer, crate::time::now()).await?;
             let versions = STATE_VERSIONS.counter(&[("kind", kind.name())]);
             let stored = STORED_BYTES.counter(&[("kind", "state")]);
             kept.insert(kind, Kept { chain, newest: None, versions, stored });

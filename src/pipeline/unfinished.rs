@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use chrono::{TimeDelta, Utc};
+use chrono::TimeDelta;
 
 use super::backoff::Backoff;
 use super::tasks::Reporter;
@@ -23,7 +23,7 @@ pub(super) async fn run(store: Store, reporter: Reporter) {
     let mut backoff = Backoff::new(reporter);
     let what = "uploads that killed processes may have left are not aborted";
     loop {
-        match store.abort_uploads(Utc::now() - LEFT_AFTER).await {
+        match store.abort_uploads(crate::time::now() - LEFT_AFTER).await {
             Ok(_) => {
                 backoff.succeeded();
                 tokio::time::sleep(EVERY).await;

@@ -176,7 +176,7 @@ impl Claims {
     async fn source_of(&mut self, store: &Store, life: &TopicLife, query: &Query) -> Result<Option<Source>> {
         let Some(chain) = Chain::open(store, &life.stream()).await? else { return Ok(None) };
         let claims = self.of(store, &life.cluster).await?;
-        let complete = coverage::judge(claims, &chain, Utc::now());
+        let complete = coverage::judge(claims, &chain, time::now());
         let positions: Vec<PartitionRange> = chain.positions().copied().collect();
         let wanted = query.ranges(&positions);
         let selection = Selection { timestamps: query.timestamps.clone(), partitions: Some(wanted.clone()) };

@@ -176,23 +176,23 @@ mod tests {
         let kept = Kept::beside(&wal.join("RECOVERYXLOG"));
         let name = || Ok("first".to_owned());
         let refused =
-            kept.renew(&store, (7, Lsn(500)), Utc::now(), name).await.expect_err("Postgres has no such place");
+            kept.renew(&store, (7, Lsn(500)), crate::time::now(), name).await.expect_err("Postgres has no such place");
         assert!(refused.to_string().contains(".tidelog/hold") && !wal.exists(), "{refused}");
-        assert_eq!(held(&store, 7, Utc::now()).await.expect("none").holds, []);
+        assert_eq!(held(&store, 7, crate::time::now()).await.expect("none").holds, []);
         std::fs::create_dir(&wal).expect("Postgres has it");
         let along = Kept::along(&wal.join("RECOVERYXLOG"));
-        along.renew(&store, (7, Lsn(500)), Utc::now(), name).await.expect_err("the recovery is over");
+        along.renew(&store, (7, Lsn(500)), crate::time::now(), name).await.expect_err("the recovery is over");
         assert_eq!(std::fs::read_dir(&wal).expect("a directory").count(), 0, "nothing is made again");
-        assert_eq!(held(&store, 7, Utc::now()).await.expect("none").holds, []);
-        kept.renew(&store, (7, Lsn(500)), Utc::now(), name).await.expect("written");
-        let found = held(&store, 7, Utc::now()).await.expect("one");
+        assert_eq!(held(&store, 7, crate::time::now()).await.expect("none").holds, []);
+        kept.renew(&store, (7, Lsn(500)), crate::time::now(), name).await.expect("written");
+        let found = held(&store, 7, crate::time::now()).await.expect("one");
         assert_eq!((found.from(), found.holds[0].name.as_str()), (Some(Lsn(500)), "first"));
         store.delete(&layout::hold(7, "first")).await.expect("it is gone");
-        kept.renew(&store, (7, Lsn(900)), Utc::now(), name).await.expect("it was just written");
-        assert_eq!(held(&store, 7, Utc::now()).await.expect("none").holds, []);
-        let later = Utc::now() + RENEW_EVERY * 2;
+        kept.renew(&store, (7, Lsn(900)), crate::time::now(), name).await.expect("it was just written");
+        assert_eq!(held(&store, 7, crate::time::now()).await.expect("none").holds, []);
+        let later = crate::time::now() + RENEW_EVERY * 2;
         kept.renew(&store, (7, Lsn(900)), later, || Ok("second".to_owned())).await.expect("written again");
-        let found = held(&store, 7, Utc::now() + SPAN / 2).await.expect("one");
+        let found = held(&store, 7, crate::time::now() + SPAN / 2).await.expect("one");
         assert_eq!((found.from(), found.holds[0].name.as_str()), (Some(Lsn(500)), "first"), "what a crash needs again");
     }
 }

@@ -82,7 +82,7 @@ mod tests {
         assert!(value("process_resident_memory_bytes") > 1e6);
         assert!(value("process_virtual_memory_bytes") >= value("process_resident_memory_bytes"));
         assert!(value("process_open_fds") >= 3.0 && value("process_max_fds") >= value("process_open_fds"));
-        let now = chrono::Utc::now().timestamp() as f64;
+        let now = crate::time::now().timestamp() as f64;
         assert!((now - value("process_start_time_seconds")).abs() < 86_400.0, "{text}");
         assert!(value("process_cpu_seconds_total") >= 0.0);
     }

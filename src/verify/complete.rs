@@ -73,7 +73,7 @@ mod tests {
         let loaded = coverage::load_all(&store, &layout::topic_coverages("main")).await.expect("they can be read");
         for (life, told) in &report.complete {
             let chain = Chain::open(&store, &life.stream()).await.expect("sound").expect("begun");
-            assert_eq!(*told, coverage::judge(&loaded.known, &chain, Utc::now()).through(|_| true));
+            assert_eq!(*told, coverage::judge(&loaded.known, &chain, crate::time::now()).through(|_| true));
             assert_eq!(told.is_ok(), life.topic == "claimed", "{life}: {told:?}");
         }
         assert!(report.errors.iter().all(|damage| damage.stream == lives[2].stream()), "{:?}", report.errors);

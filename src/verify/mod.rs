@@ -188,7 +188,7 @@ pub async fn verify(store: &Store, deep: bool, seen: &Arc<Seen>) -> Result<Repor
     let orphan = |key: &Path| !named.contains(key.as_ref()) && !layout::is_history(key);
     report.orphans = objects.iter().filter(|object| orphan(&object.location)).count() as u64;
     report.errors.sort();
-    report.complete = complete::of(store, &streams, Utc::now()).await?;
+    report.complete = complete::of(store, &streams, crate::time::now()).await?;
     Ok(report)
 }
 

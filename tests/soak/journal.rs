@@ -3,8 +3,6 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use chrono::Utc;
-
 /// The schedule as it went, for who has to find out what led to a fault.
 pub(super) struct Journal {
     pub(super) seed: u64,
@@ -23,7 +21,7 @@ impl Journal {
         let line = format!(
             "{:7.1} s  {}  {}",
             self.began.elapsed().as_secs_f64(),
-            Utc::now().format("%H:%M:%S%.3f"),
+            tidelog::time::now().format("%H:%M:%S%.3f"),
             text.as_ref()
         );
         eprintln!("soak: {line}");

@@ -32,7 +32,7 @@ pub(super) fn settle(world: &World) {
     world.be_quiet();
     world.topics.iter().for_each(Topic::pause);
     world.wait("open transactions to end", CATCH_UP, || world.topics.iter().all(|topic| is_stable(world, topic)));
-    let quiet = Utc::now();
+    let quiet = tidelog::time::now();
     world.journal.note("all records are sent");
     let mut lacks = String::new();
     let settled = world.wait("the archive to be complete", CATCH_UP, || {

@@ -141,7 +141,7 @@ impl Ledger {
     /// A record was acknowledged.
     pub(super) fn acknowledged(&self, id: RecordId, offset: i64) {
         let mut books = self.books();
-        books.sent[id].acknowledged = Some((offset, Utc::now()));
+        books.sent[id].acknowledged = Some((offset, tidelog::time::now()));
         let Sent { incarnation, partition, .. } = books.sent[id];
         books.log(incarnation, partition).records.insert(offset, id);
     }

@@ -69,7 +69,7 @@ impl Ask {
         match (pick(), pick()) {
             (Some(one), Some(other)) if one != other => Which::Times(Some(one.min(other)), Some(one.max(other))),
             // Without an end it ends now, and has to begin before.
-            (Some(one), _) if one >= chrono::Utc::now().timestamp_millis() => Which::Times(Some(one), Some(one + 1)),
+            (Some(one), _) if one >= tidelog::time::now().timestamp_millis() => Which::Times(Some(one), Some(one + 1)),
             (one, _) => Which::Times(one, None),
         }
     }

@@ -227,7 +227,7 @@ impl Filling<'_> {
     /// Mostly two hours old and a little out of order; some are late by up to 20 days, some ahead by up to 3. None lies
     /// within an hour of now on the far side, so that "now" may move while a round is played.
     fn timestamp(&mut self) -> i64 {
-        let now = u64::try_from(chrono::Utc::now().timestamp_millis()).expect("after 1970");
+        let now = u64::try_from(tidelog::time::now().timestamp_millis()).expect("after 1970");
         let usual = now - 120 * MINUTE + self.number * 50 - self.random.below(10 * MINUTE);
         let time = match self.random.below(100) {
             0..85 => usual,

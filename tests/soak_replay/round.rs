@@ -37,7 +37,7 @@ pub(super) fn play(number: u64, mut random: Random, origin: &Origin, cluster: &C
         targets.push(target);
     }
     let (accident, yes) = (Accident::draw(&mut random), random.below(2) == 0);
-    let expected = ask.expected(origin, chrono::Utc::now().timestamp_millis());
+    let expected = ask.expected(origin, tidelog::time::now().timestamp_millis());
     let fates = targets.iter().map(|one| one.fate(&expected[&one.topic], &bounds[&one.topic].1, yes)).collect();
     let id = format!("soak-{number}-{}", random.below(1_000_000));
     let wanted: usize = expected.values().map(Vec::len).sum();
@@ -62,7 +62,7 @@ pub(super) fn play(number: u64, mut random: Random, origin: &Origin, cluster: &C
 
 /// Draws what is asked for, once more where that is nothing: a replay of nothing is soon judged, and rarely of interest.
 fn ask_for_something(random: &mut Random, origin: &Origin, prefix: &str) -> Ask {
-    let now = chrono::Utc::now().timestamp_millis();
+    let now = tidelog::time::now().timestamp_millis();
     let is_something = |ask: &Ask| ask.expected(origin, now).values().any(|wanted| !wanted.is_empty());
     let first = Ask::draw(random, origin, prefix.to_owned());
     if is_something(&first) { first } else { Ask::draw(random, origin, prefix.to_owned()) }

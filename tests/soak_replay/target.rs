@@ -178,7 +178,7 @@ impl Target {
 
     /// Whether a replay of `wanted`, out of `bounds` of which the plan may know no better, has to be refused. `yes` is said.
     pub(super) fn fate(&self, wanted: &[Shape], bounds: &[Shape], yes: bool) -> Fate {
-        let now = chrono::Utc::now().timestamp_millis();
+        let now = tidelog::time::now().timestamp_millis();
         let (words, is_bad): (&str, Box<dyn Fn(&Shape) -> bool>) = match self.character {
             Character::Created | Character::Plain(_) => return Fate::Taken,
             Character::Narrow => ("partitions", Box::new(|shape| shape.0 > 0)),

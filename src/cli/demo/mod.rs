@@ -67,7 +67,7 @@ pub(super) async fn run(args: &Args) -> Result<()> {
         let config = config.clone();
         async move { pipeline::run(&config, Published::new(&config), stopped).await }
     });
-    let first = Utc::now() - TimeDelta::hours(1);
+    let first = time::now() - TimeDelta::hours(1);
     say(&format!("2  {} change events of the last hour go in, and tidelog archives them", args.events))?;
     let producer = {
         let (bootstrap, events) = (broker.bootstrap_servers(), args.events);

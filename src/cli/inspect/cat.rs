@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use chrono::Utc;
-
 use super::{all_read, cluster, times};
 use crate::cli::{human, output};
 use crate::config::Config;
@@ -62,7 +60,7 @@ pub(crate) async fn run(args: &Args, config: &Config) -> Result<()> {
         topics: vec![topic_pattern(topic)?],
         generation: args.generation,
         partitions: args.partition.clone(),
-        timestamps: times(args.from.as_deref(), args.to.as_deref(), Utc::now())?,
+        timestamps: times(args.from.as_deref(), args.to.as_deref(), crate::time::now())?,
         offsets: args.offsets,
     };
     let store = Store::open(&config.archive)?;

@@ -1,6 +1,4 @@
 //! `tidelog files`: the committed segment objects, for engines that read them directly.
-
-use chrono::Utc;
 use serde::Serialize;
 use url::Url;
 
@@ -69,7 +67,7 @@ struct Range {
 
 /// Runs the command.
 pub(crate) async fn run(args: &Args, config: &Config) -> Result<()> {
-    let timestamps = times(args.from.as_deref(), args.to.as_deref(), Utc::now())?;
+    let timestamps = times(args.from.as_deref(), args.to.as_deref(), time::now())?;
     let store = Store::open(&config.archive)?;
     let (mut files, mut damaged) = (Vec::new(), Vec::new());
     let selection = Selection { timestamps, partitions: None };

@@ -157,7 +157,7 @@ pub(crate) async fn run(args: &Args, config: &Config) -> Result<()> {
         let streams = if rows.is_empty() && !state.is_empty() && damaged.is_empty() {
             String::new()
         } else {
-            table(&rows, &damaged, Utc::now())
+            table(&rows, &damaged, time::now())
         };
         print(&(streams + &state_table(&state) + &recoverable_words(recoverable.as_deref())))?;
     }
@@ -173,7 +173,7 @@ async fn look(
     claims: &[Coverage],
 ) -> Result<Option<(Row, Option<Vec<Recoverable>>, Option<Error>)>> {
     let Some(chain) = Chain::open(store, stream).await? else { return Ok(None) };
-    let row = row(stream, &chain, claims, Utc::now()).await?;
+    let row = row(stream, &chain, claims, time::now()).await?;
     let StreamId::Postgres { system_id } = stream else { return Ok(Some((row, None, None))) };
     let found = backups(store, *system_id, chain.backups()).await?;
     let facts = recoverable::facts(store, &chain, &found.sound).await?;

@@ -73,7 +73,7 @@ struct Moment {
 
 /// Prints the state as it was at a time.
 pub(super) async fn cat(kind: StateKind, at: Option<&str>, config: &Config) -> Result<()> {
-    let now = Utc::now();
+    let now = time::now();
     let at = time::parse(at.unwrap_or("now"), now).map_err(|error| error.context("--at"))?;
     let store = Store::open(&config.archive)?;
     let chain = chain(&store, kind, config).await?;
@@ -85,7 +85,7 @@ pub(super) async fn cat(kind: StateKind, at: Option<&str>, config: &Config) -> R
 
 /// Runs the command.
 pub(crate) async fn diff(args: &DiffArgs, config: &Config) -> Result<()> {
-    let now = Utc::now();
+    let now = time::now();
     let parse = |text: &str, option| time::parse(text, now).map_err(|error| error.context(option));
     let (from, to) = (parse(&args.from, "--from")?, parse(&args.to, "--to")?);
     if from > to {

@@ -132,7 +132,7 @@ pub(super) async fn interrupted() {
 /// # Errors
 /// `Kind::Interrupted` if the user stopped it; what was sent until then is committed.
 pub(crate) async fn run(args: &Args, config: &Config) -> Result<()> {
-    let now = Utc::now();
+    let now = time::now();
     let query = args.query(now)?;
     let tempo = Tempo { rate: args.rate, speed: args.speed };
     let store = Store::open(&config.archive)?;

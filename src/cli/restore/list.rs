@@ -120,7 +120,7 @@ async fn rows_of(store: &Store, chain: &Chain, backups: &[Backup]) -> Result<Vec
             None => None,
         };
         let lacks = facts.line(index).err();
-        rows.push(row((backup, lacks), leads.as_ref().map(|leads| reaches(&facts, leads, window)), Utc::now()));
+        rows.push(row((backup, lacks), leads.as_ref().map(|leads| reaches(&facts, leads, window)), time::now()));
     }
     Ok(rows)
 }

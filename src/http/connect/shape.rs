@@ -47,7 +47,7 @@ impl Connector {
                 kind: "sink",
                 state: connector_state(status.state),
                 worker: app.worker.clone(),
-                tasks: tasks(&status, Utc::now()),
+                tasks: tasks(&status, time::now()),
             }
         });
         let postgres = app.config.postgres.as_ref().zip(app.published.postgres());

@@ -129,7 +129,7 @@ async fn case(all: Vec<Added>, horizon: i64, read: Option<(i32, i64, i64)>, at_o
     if let Some(offsets) = &offsets {
         Reads::new("r".into(), "a test".into(), offsets.clone()).write(&store, "main").await.expect("written");
     }
-    let held = held(&store, "main", Utc::now()).await.expect("read");
+    let held = held(&store, "main", crate::time::now()).await.expect("read");
     let past = then(&one, at(horizon)).await.expect("looked");
     let steps = steps(&one, &past, &held, at_once).await.expect("planned");
     let expected = sum(&one, &steps).await.expect("summed");
@@ -203,9 +203,9 @@ async fn what_the_store_has_dated_later_is_as_young_as_that() {
     let mut chain = Chain::begin(&store, &stream, begin, "w", long_ago).await.expect("it begins");
     let change = Change { segments: vec![segment(0, vec![range(0, 0, 10)])], ..Change::default() };
     chain.commit(&change, "w", long_ago).await.expect("committed");
-    let past = then(&chain, Utc::now() - TimeDelta::hours(1)).await.expect("looked");
+    let past = then(&chain, crate::time::now() - TimeDelta::hours(1)).await.expect("looked");
     assert_eq!(past.progress.positions().count(), 0);
-    let later = then(&chain, Utc::now() + TimeDelta::hours(1)).await.expect("looked");
+    let later = then(&chain, crate::time::now() + TimeDelta::hours(1)).await.expect("looked");
     assert_eq!(later.progress.positions().count(), 1, "and no younger");
     assert_eq!(surplus(&chain, &past, &Held::default()).await.expect("planned"), Vec::<BTreeMap<i32, i64>>::new());
 }
@@ -264,7 +264,7 @@ async fn objects_go_an_hour_after_they_were_given_up_unless_they_are_read() {
     let offsets = BTreeMap::from([(1, 3..4)]);
     let read = Reads::new("r".into(), "a test".into(), Offsets::from([(life().stream().to_string(), offsets)]));
     read.write(&store, "main").await.expect("written");
-    let read = held(&store, "main", Utc::now()).await.expect("read");
+    let read = held(&store, "main", crate::time::now()).await.expect("read");
     let held_up = sweep(&store, &chain, (hour, at(150)), &read).await.expect("swept");
     assert_eq!((held_up, there().await), (Swept { deleted: 0, waits: true }, all.clone()));
     let swept = sweep(&store, &chain, (hour, at(150)), &nobody).await.expect("swept");
@@ -276,9 +276,9 @@ async fn objects_go_an_hour_after_they_were_given_up_unless_they_are_read() {
     // A replay of what is kept is in nobody's way, one that cannot be read in everybody's.
     let hold = layout::topic_hold("main", "x");
     store.put(&hold, b"{".to_vec().into()).await.expect("stored");
-    let odd = held(&store, "main", Utc::now()).await.expect("read");
+    let odd = held(&store, "main", crate::time::now()).await.expect("read");
     assert!(odd.any_of("kafka/main/other.0", &BTreeMap::new()));
-    let late = held(&store, "main", Utc::now() + TimeDelta::hours(7)).await.expect("read");
+    let late = held(&store, "main", crate::time::now() + TimeDelta::hours(7)).await.expect("read");
     assert!(!late.any_of(&life().stream().to_string(), &BTreeMap::from([(1, 0..99)])), "its time is over");
 }
 
@@ -288,7 +288,7 @@ async fn a_replay_of_very_many_partitions_is_held_too() {
     let partitions: BTreeMap<i32, Range<i64>> = (0..20_000).map(|partition| (partition, 0..1_000_000)).collect();
     let offsets = Offsets::from([(life().stream().to_string(), partitions.clone())]);
     Reads::new("large".into(), "a replay".into(), offsets).write(&store, "main").await.expect("it is written");
-    let held = held(&store, "main", Utc::now()).await.expect("it is read");
+    let held = held(&store, "main", crate::time::now()).await.expect("it is read");
     assert!(held.any_of(
         &life().stream().to_string(),
         &BTreeMap::from([partitions.last_key_value().map(|(at, range)| (*at, range.clone())).expect("the last")])

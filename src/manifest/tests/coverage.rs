@@ -143,7 +143,7 @@ async fn the_claims_of_dead_replicas_are_adopted_and_their_objects_removed() {
 async fn a_clock_that_is_ahead_of_the_store_s_is_set_back() {
     let store = faultless().store();
     let folder = layout::topic_coverages("main");
-    let now = Utc::now();
+    let now = crate::time::now();
     let written = |writer: &str, ahead: TimeDelta| {
         let mut coverage = Coverage::new(writer, now + ahead);
         let through = now + ahead - TimeDelta::seconds(15);

@@ -84,7 +84,7 @@ async fn the_first_entry_takes_along_what_counted_before_and_later_ones_count_by
     assert_eq!(errors(&store).await, []);
     let left = leftovers::leftovers(&store, 7, chain.backups()).await.unwrap();
     assert_eq!(left.iter().map(|one| one.name.as_str()).collect::<Vec<_>>(), ["killed"]);
-    let (held, later) = (Held::default(), Utc::now() + leftovers::LEFT_AFTER + TimeDelta::seconds(1));
+    let (held, later) = (Held::default(), crate::time::now() + leftovers::LEFT_AFTER + TimeDelta::seconds(1));
     let early = later - TimeDelta::hours(1);
     let sweep = async |now| leftovers::sweep(&store, (7, chain.backups()), &held, now).await.unwrap();
     assert_eq!((sweep(early).await, sweep(later).await), (0, 2));

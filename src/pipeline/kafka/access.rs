@@ -49,7 +49,7 @@ pub(super) async fn watch(
             _ = &mut ended => return,
             _ = ticks.tick() => {}
         }
-        match watch.look(Utc::now()).await {
+        match watch.look(crate::time::now()).await {
             Ok(()) => reporter.succeeded(),
             Err(error) => {
                 if reporter.failed("rights, members or other processes cannot be looked at", &error, Some(LOOK_EVERY)) {

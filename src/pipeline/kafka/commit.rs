@@ -148,7 +148,7 @@ impl Committer {
 
     async fn upload(&self, sealed: &Sealed) -> SegmentRef {
         let (number, _) = self.shared.spool.next_file();
-        let key = layout::segment(&self.life, Utc::now(), &self.shared.writer, number, sealed.format);
+        let key = layout::segment(&self.life, crate::time::now(), &self.shared.writer, number, sealed.format);
         let mut backoff = self.backoff(Task::KafkaUpload);
         loop {
             let permit = self.shared.uploads.acquire().await;
@@ -166,7 +166,7 @@ impl Committer {
     async fn commit(&mut self, batch: Vec<Ready>) {
         let mut batch = self.of_this_life(batch).await;
         let mut lost: BTreeMap<i32, u64> = BTreeMap::new();
-        let now = Utc::now();
+        let now = crate::time::now();
         while !batch.is_empty() {
             let change = Change {
                 segments: batch.iter().filter_map(|ready| Some(ready.segment.as_ref()?.1.clone())).collect(),
@@ -326,7 +326,7 @@ impl Committer {
                 stream: self.life.clone(),
                 topic_id: self.chain.begin_facts().topic_id().map(str::to_owned),
                 writer: self.shared.writer.clone(),
-                created: Utc::now(),
+                created: crate::time::now(),
             };
             match rewrite(&sealed, ranges, info, self.encoding, &path).await {
                 Ok(new) => break new,
@@ -371,9 +371,9 @@ impl Committer {
         if let Some(cut) = cut {
             let within = |end: i64| Cut { offset: cut.offset.min(end), ..cut };
             let cuts = self.chain.position(cut.partition).map(|range| within(range.end)).into_iter().collect();
-            let close = Close { cuts, decided: Utc::now() };
+            let close = Close { cuts, decided: crate::time::now() };
             let mut backoff = self.backoff(Task::KafkaCheckpoint);
-            while let Err(error) = self.chain.close(&close, &self.shared.writer, Utc::now()).await {
+            while let Err(error) = self.chain.close(&close, &self.shared.writer, crate::time::now()).await {
                 backoff.wait_after("the end of a generation cannot be written", error).await;
             }
         }

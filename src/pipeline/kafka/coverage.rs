@@ -132,7 +132,7 @@ pub(super) struct Watch {
 
 impl Watch {
     pub(super) fn new(shared: Arc<Shared>, cluster: &str, published: Arc<PublishedKafka>) -> Self {
-        let kept = Coverage::new(format!("{}k", shared.writer), Utc::now());
+        let kept = Coverage::new(format!("{}k", shared.writer), crate::time::now());
         let folder = layout::topic_coverages(cluster);
         Self { shared, published, folder, ledger: Ledger::default(), kept, written: None, rested: Instant::now() }
     }
@@ -142,7 +142,7 @@ impl Watch {
         if let Ok(id) = self.shared.cluster.id().await {
             self.published.learn_cluster_id(id);
         }
-        let now = Utc::now();
+        let now = crate::time::now();
         if let Err(error) = self.kept.adopt(&self.shared.store, &self.folder, now - GONE_AFTER, now).await {
             tracing::warn!(%error, hint = error.hint_text(), "the coverage of replicas that are gone cannot be taken over");
         }
@@ -167,7 +167,7 @@ impl Watch {
         if self.published.cluster_id().is_none() {
             self.published.learn_cluster_id(self.shared.cluster.id().await?);
         }
-        let asked = Utc::now();
+        let asked = crate::time::now();
         self.ledger.begin_round(told.iter().map(|told| &told.report), asked);
         if told.is_empty() {
             return Ok(Seen::default());
@@ -285,7 +285,7 @@ impl Watch {
         if self.written.as_ref().is_some_and(|(written, _)| !last && now.duration_since(*written) < WRITE_EVERY) {
             return Ok(());
         }
-        let at = Utc::now();
+        let at = crate::time::now();
         if now.duration_since(self.rested) >= REST_EVERY {
             self.rested = now;
             self.keep(at).await?;

@@ -4,8 +4,6 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use chrono::Utc;
-
 use super::commit::Committer;
 use super::gaps;
 use super::messages::{SegmenterId, TaskEvent};
@@ -51,7 +49,7 @@ async fn measure(shared: &Shared, kafka: Arc<Kafka>, skip: &Skip) -> Result<Rang
 impl Committer {
     /// Commits that offsets are lost; what is told of it is told only then.
     pub(super) async fn lose(&mut self, partition: i32, lost: Range<i64>, reason: GapReason) -> Outcome {
-        let now = Utc::now();
+        let now = crate::time::now();
         let gap = Gap { partition, start: lost.start, end: lost.end, reason, found: now, life: 0 };
         let before = self.chain.position(partition).and_then(|range| range.max_timestamp);
         let shown = gaps::span(&gap, before, None);

@@ -7,12 +7,10 @@
 //! Topics share a request, for a question to the brokers costs the same for one as for all of them, but no failure: a chain
 //! that is damaged, refused or too new keeps its own topic from being read, and is asked for again by itself.
 
+use futures::{StreamExt, stream};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
-
-use chrono::Utc;
-use futures::{StreamExt, stream};
 use tokio::sync::mpsc;
 
 use super::divergence::{Earlier, resume};
@@ -147,7 +145,7 @@ impl Known {
                     return Ok(None);
                 }
                 let begin = Begin::topic(self.wanted.info.id.clone(), starts).on_cluster(asking.cluster_id.clone());
-                Chain::begin(&shared.store, &self.life.stream(), begin, &shared.writer, Utc::now()).await?
+                Chain::begin(&shared.store, &self.life.stream(), begin, &shared.writer, crate::time::now()).await?
             }
         };
         let from = |partition| {
@@ -419,7 +417,7 @@ mod tests {
             (0..3).map(|generation| TopicLife::new("main", "orders", generation)).collect();
         for (life, id) in generations.iter().zip(["a", "b", "c"]) {
             let begin = Begin::topic(Some(id.to_owned()), vec![Some(0)]);
-            Chain::begin(&store, &life.stream(), begin, "w", Utc::now()).await.expect("it begins");
+            Chain::begin(&store, &life.stream(), begin, "w", crate::time::now()).await.expect("it begins");
         }
         assert!(had_before(&store, &generations, &generations[2], Some("b")).await);
         for other in [Some("d"), Some("c"), None] {

@@ -47,7 +47,7 @@ pub(super) struct Refusal {
 impl Refusal {
     pub(super) fn of(error: &Error) -> Self {
         let hint = error.hint_text().map(Arc::from);
-        Self { at: Utc::now(), kind: error.kind(), text: error.to_string().into(), hint }
+        Self { at: crate::time::now(), kind: error.kind(), text: error.to_string().into(), hint }
     }
 }
 

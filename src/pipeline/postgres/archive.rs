@@ -11,7 +11,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::DateTime;
 use futures::future::RemoteHandle;
 use futures::stream::FuturesOrdered;
 use futures::{FutureExt as _, StreamExt as _};
@@ -284,7 +284,7 @@ impl Archiver {
             life,
             shared: Arc::clone(&self.shared),
             key: layout::wal_segment(system.system_id, timeline, start.0..end.0, writer, number),
-            facts: WalFacts::new(system, timeline, start..end, writer, Utc::now()),
+            facts: WalFacts::new(system, timeline, start..end, writer, crate::time::now()),
             wal,
             seen,
         };
@@ -349,7 +349,7 @@ impl Archiver {
             start: start.position(),
             end: end.position(),
             reason: GapReason::ServerRemovedWal,
-            found: Utc::now(),
+            found: crate::time::now(),
             life: self.chain.life(timeline.cast_signed()),
         };
         let change = Change { gaps: vec![gap], ..Change::default() };
@@ -380,7 +380,7 @@ impl Archiver {
     async fn append(&mut self, change: &Change) -> Outcome {
         let mut backoff = Backoff::new(self.shared.status.tasks.reporter(Task::WalCheckpoint, ""));
         loop {
-            match self.chain.commit(change, &self.shared.writer, Utc::now()).await {
+            match self.chain.commit(change, &self.shared.writer, crate::time::now()).await {
                 Ok(outcome) => return outcome,
                 Err(error) => backoff.wait_after("a checkpoint of WAL cannot be written", error).await,
             }

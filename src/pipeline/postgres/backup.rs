@@ -125,7 +125,7 @@ async fn due(task: &BackupTask) -> Result<Option<String>> {
     };
     Ok(match last {
         None => Some("none leads to the end of the archive".to_owned()),
-        Some(last) if is_due(last, every, Utc::now()) => Some("the last one is old enough".to_owned()),
+        Some(last) if is_due(last, every, crate::time::now()) => Some("the last one is old enough".to_owned()),
         Some(_) => None,
     })
 }
@@ -165,7 +165,7 @@ pub(crate) async fn take(job: &BackupJob<'_>, done: &Done) -> Result<Backup> {
         );
         return Err(Error::new(Kind::Config, message).hint("give each system an archive of its own (archive.url)"));
     }
-    let started = Utc::now();
+    let started = crate::time::now();
     let name = format!("{}-{writer}", started.format("%Y%m%dT%H%M%SZ"));
     let label = format!("tidelog {name}");
     let options = BackupOptions { label: label.clone(), max_rate: config.base_backup.max_rate };
@@ -197,7 +197,7 @@ pub(crate) async fn take(job: &BackupJob<'_>, done: &Done) -> Result<Backup> {
     let lives = timelines.map(|timeline| before.as_ref().map_or(0, |chain| chain.life(timeline)));
     while_away(waits(), "a base backup cannot be entered", async || {
         let Some(mut chain) = archived_system(store).await? else { return Ok(()) };
-        chain.enter(&backup, &hash, lives, (&format!("{writer}b"), Utc::now())).await
+        chain.enter(&backup, &hash, lives, (&format!("{writer}b"), crate::time::now())).await
     })
     .await?;
     Ok(backup)
@@ -259,7 +259,7 @@ async fn bring(stream: &mut BackupStream, (packer, done): (Packer, &Done), named
         end,
         end_timeline,
         started: named.started,
-        finished: Utc::now(),
+        finished: crate::time::now(),
         is_read_back: true,
         damaged,
         checksums: Some(named.checksums),
@@ -269,7 +269,7 @@ async fn bring(stream: &mut BackupStream, (packer, done): (Packer, &Done), named
     };
     let backoff = Backoff::new(done.tasks.reporter(Task::BaseBackup, &*backup.name));
     while_away(backoff, "a base backup cannot be read back", || is_stored(&store, &backup, &sent)).await?;
-    paced.goes_on(Utc::now())?;
+    paced.goes_on(crate::time::now())?;
     Ok(backup)
 }
 

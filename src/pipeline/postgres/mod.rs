@@ -45,8 +45,6 @@ mod watermark;
 
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
-
-use chrono::Utc;
 use tokio::sync::{Notify, mpsc, watch as channel};
 
 pub use status::{SlotStatus, Snapshot, Status};
@@ -217,7 +215,7 @@ async fn begin(server: &Server, store: &Store, writer: &str, status: &Status) ->
     let stream = StreamId::Postgres { system_id: system.system_id };
     let mut backoff = Backoff::new(status.tasks.reporter(Task::WalOpen, ""));
     loop {
-        let error = match Chain::begin(store, &stream, Begin::Postgres(system), writer, Utc::now()).await {
+        let error = match Chain::begin(store, &stream, Begin::Postgres(system), writer, crate::time::now()).await {
             Ok(chain) => return Ok(chain),
             Err(error) if is_final(&error) || error.kind() == Kind::Fenced => return Err(error),
             Err(error) => error,

@@ -76,7 +76,7 @@ impl Packer {
             part_bytes: 0,
             part_frames: 0,
             uploads: JoinSet::new(),
-            paced: Paced::begin(Utc::now()),
+            paced: Paced::begin(crate::time::now()),
             tasks,
             archives: Vec::new(),
         }
@@ -143,7 +143,7 @@ impl Packer {
             sha256: sha256(&bytes),
         });
         self.part_frames = 0;
-        self.paced.goes_on(Utc::now())?;
+        self.paced.goes_on(crate::time::now())?;
         if self.uploads.len() == UPLOADS {
             self.uploaded().await?;
         }

@@ -92,7 +92,7 @@ impl Upkeep {
     }
 
     async fn round(&mut self) -> Result<()> {
-        let now = Utc::now();
+        let now = crate::time::now();
         let since = |last: Option<DateTime<Utc>>, every| last.is_none_or(|last| now - last >= every);
         let (tidy, look) = (since(self.tidied, TIDY_EVERY), since(self.looked, LOOK_EVERY));
         if self.blocks.is_empty() && !tidy && !look {
@@ -174,7 +174,7 @@ impl Upkeep {
         let writer = format!("{}m", self.shared.writer);
         let number = self.shared.next_number();
         let key = layout::wal_segment(self.shared.system.system_id, timeline, start.0..end.0, &writer, number);
-        let facts = WalFacts::new(self.shared.system, timeline, start..end, &writer, Utc::now());
+        let facts = WalFacts::new(self.shared.system, timeline, start..end, &writer, crate::time::now());
         let (mut merged, object) = self.rewrite(&segments, facts, &key).await?;
         merged.life = chain.life(block.timeline);
         self.shared.store.put(&key, object).await?;
@@ -182,7 +182,7 @@ impl Upkeep {
             segment: merged,
             replaces: segments.iter().map(|segment| segment.object.clone()).collect(),
             retired: Retired::of(&segments),
-            decided: Utc::now(),
+            decided: crate::time::now(),
         };
         chain.merge(&merge, &writer, merge.decided).await
     }
@@ -267,10 +267,10 @@ async fn give_up_unheld(
     giving.is_in_time()?;
     let wal = match surplus.before.is_empty() {
         true => Retired::default(),
-        false => chain.expire(&surplus.before, writer, Utc::now()).await?,
+        false => chain.expire(&surplus.before, writer, crate::time::now()).await?,
     };
     // A backup whose WAL is given up is of no use; one that is left by a crash here goes the next time.
-    let backups = chain.give_up_backups(&surplus.backups, writer, Utc::now()).await?;
+    let backups = chain.give_up_backups(&surplus.backups, writer, crate::time::now()).await?;
     for backup in &backups {
         remove(store, system_id, backup).await?;
     }

@@ -3,8 +3,6 @@
 
 use std::sync::Arc;
 use std::time::Duration;
-
-use chrono::Utc;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::status::{SlotStatus, Status};
@@ -41,7 +39,7 @@ pub(super) async fn run(server: Server, status: Arc<Status>) {
                     .map(|slot| SlotStatus { seconds_to_loss: rate.seconds_to_loss(&slot), slot })
                     .collect();
                 warn(&slots, &mut warned);
-                status.note(|now| (now.slots, now.slots_at) = (slots, Some(Utc::now())));
+                status.note(|now| (now.slots, now.slots_at) = (slots, Some(crate::time::now())));
             }
             Err(error) => {
                 connection = None;

@@ -37,7 +37,7 @@ pub(super) struct Watermark {
 
 impl Watermark {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
-        let coverage = Coverage::new(&shared.writer, Utc::now());
+        let coverage = Coverage::new(&shared.writer, crate::time::now());
         let stream = StreamId::Postgres { system_id: shared.system.system_id };
         Self { shared, stream, coverage, written: None, lives: BTreeMap::new() }
     }
@@ -45,7 +45,7 @@ impl Watermark {
     /// Works until it is aborted. What fails is told and comes up again.
     pub(super) async fn run(mut self) {
         let folder = layout::coverages(&self.stream);
-        let now = Utc::now();
+        let now = crate::time::now();
         if let Err(error) = self.coverage.adopt(&self.shared.store, &folder, now - GONE_AFTER, now).await {
             tracing::warn!(%error, hint = error.hint_text(), "the coverage of archivers that are gone cannot be taken over");
         }
@@ -55,7 +55,7 @@ impl Watermark {
         loop {
             tick.tick().await;
             let what = "the completeness watermark cannot be saved";
-            match self.claim(Utc::now()).await {
+            match self.claim(crate::time::now()).await {
                 Ok(()) => reporter.succeeded(),
                 Err(error) => {
                     tracing::warn!(%error, hint = error.hint_text(), "{what}");

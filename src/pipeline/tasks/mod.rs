@@ -155,7 +155,7 @@ pub(super) struct Reporter {
 impl Reporter {
     /// Reports that `what` failed, and is tried again after `wait`. True if this is another failure than the one that stands.
     pub(super) fn failed(&self, what: impl std::fmt::Display, error: &Error, wait: Option<Duration>) -> bool {
-        let now = Utc::now();
+        let now = crate::time::now();
         let text: Arc<str> = format!("{what}: {error}").into();
         let mut failing = self.tasks.lock();
         let before = failing.get(&(self.task, self.id));

@@ -3,8 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-use chrono::Utc;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
@@ -78,7 +76,7 @@ impl Late {
                 self.ends.retain(|at, _| !asked.contains(at));
             }
         }
-        let reached = Reached::new(&self.target.id, Utc::now(), all, &self.ends);
+        let reached = Reached::new(&self.target.id, crate::time::now(), all, &self.ends);
         self.writing = Some(Handle::current().spawn(async move {
             if let Err(error) = reached.save(&store).await {
                 tracing::warn!(%error, "the progress of the replay is not in the archive; the target has it");

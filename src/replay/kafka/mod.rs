@@ -144,7 +144,7 @@ pub async fn send(
         same_target(&target, begun).await?;
         settings = afterwards::settle(&target, &made).await?;
         if recorded {
-            Finished::save(&begun.replay, Utc::now(), store).await?;
+            Finished::save(&begun.replay, crate::time::now(), store).await?;
         }
     }
     Ok(Sent { plan, tally, settings })
@@ -160,7 +160,7 @@ pub async fn finish(
     let Some(begun) = &journal.begun else { return Ok(Vec::new()) };
     let settled = afterwards::settle(target, &afterwards::made(&target.id, journal, &[], settings)).await?;
     if journal.finished.is_none() {
-        Finished::save(&begun.replay, Utc::now(), store).await?;
+        Finished::save(&begun.replay, crate::time::now(), store).await?;
     }
     Ok(settled)
 }

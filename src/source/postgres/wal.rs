@@ -224,7 +224,7 @@ impl WalStream {
             return Ok(());
         }
         let positions = [status.write, status.flush, status.apply];
-        let now_us = chrono::Utc::now().timestamp_micros();
+        let now_us = crate::time::now().timestamp_micros();
         self.replication.connection.queue(|out| {
             standby_status(out, positions, now_us, status.reply);
             Ok(())

@@ -59,7 +59,7 @@ impl Collector {
             stream: segmenter.stream.clone(),
             topic_id: segmenter.topic_id.clone(),
             writer: self.shared.writer.clone(),
-            created: chrono::Utc::now(),
+            created: crate::time::now(),
         };
         let committer = self.committers.get(&id).cloned();
         let (shared, topic) = (Arc::clone(&self.shared), Arc::clone(&segmenter.topic));

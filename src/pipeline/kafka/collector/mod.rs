@@ -274,7 +274,7 @@ impl Collector {
             Event::Assigned(partitions) => {
                 tracing::info!(partitions = partitions.len(), "partitions assigned");
                 self.shared.counters.rebalances.increment(1);
-                self.assigned.add(&partitions, chrono::Utc::now());
+                self.assigned.add(&partitions, crate::time::now());
                 self.keep(&partitions)?;
                 self.resolve(partitions);
             }
@@ -370,7 +370,7 @@ impl Collector {
                 if let Some(segmenter) = self.segmenters.get_mut(&segmenter) {
                     segmenter.shown.totals = totals;
                 }
-                self.news.last_checkpoint = Some(chrono::Utc::now());
+                self.news.last_checkpoint = Some(crate::time::now());
             }
             TaskEvent::Gaps { segmenter, gaps } => {
                 if let Some(segmenter) = self.segmenters.get_mut(&segmenter) {

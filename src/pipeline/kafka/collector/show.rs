@@ -57,7 +57,7 @@ impl Collector {
 
     /// Asks for the last stable offsets of partitions that stand still: an open transaction may hold them, or the client is stuck.
     pub(super) fn ask_for_stable(&mut self) {
-        let now = Utc::now();
+        let now = crate::time::now();
         let mut still = Vec::new();
         for (topic, id) in &self.current {
             let Some(segmenter) = self.segmenters.get(id) else { continue };
@@ -82,7 +82,7 @@ impl Collector {
         let state = self.state();
         let since = match self.news.state {
             Some((before, since)) if before == state => since,
-            _ => Utc::now(),
+            _ => crate::time::now(),
         };
         self.news.state = Some((state, since));
         let (paused, fault) = (self.is_paused() || self.stopping.is_some(), self.news.fault.as_ref());
@@ -94,7 +94,7 @@ impl Collector {
             let Some(segmenter) = self.segmenters.get_mut(id) else { continue };
             let mut stream = segmenter.show(now);
             let around = Around { paused, memory_full: self.full, backed_up: segmenter.is_backed_up(), no_ends, fault };
-            segmenter.shown.still.look(&mut stream.partitions, around, Utc::now());
+            segmenter.shown.still.look(&mut stream.partitions, around, crate::time::now());
             if !stream.partitions.is_empty() {
                 streams.push(stream);
             }

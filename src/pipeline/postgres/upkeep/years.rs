@@ -262,7 +262,7 @@ async fn cost(weeks: u64) -> [(u64, u64); 4] {
         let known = Known::read(&store, &chain).await.expect("read");
         counting.take();
         give_up(&store, &mut chain, known, horizon(blocks.end), "e").await.expect("given up");
-        sweep(&store, &chain, (Utc::now() + GRACE, None)).await.expect("tidied");
+        sweep(&store, &chain, (crate::time::now() + GRACE, None)).await.expect("tidied");
     }
     let works = counting.take();
     let mut chain = Chain::open(&store, chain.stream()).await.expect("opened").expect("a chain");
@@ -277,7 +277,7 @@ async fn cost(weeks: u64) -> [(u64, u64); 4] {
     let look = counting.take();
     let given = give_up(&store, &mut chain, known.taken(), horizon(weeks * A_WEEK), "e").await.expect("looked");
     assert_eq!(given, Given::default());
-    assert_eq!(sweep(&store, &chain, (Utc::now() + GRACE, None)).await.expect("tidied"), 0);
+    assert_eq!(sweep(&store, &chain, (crate::time::now() + GRACE, None)).await.expect("tidied"), 0);
     [start, look, works, counting.take()]
 }
 
