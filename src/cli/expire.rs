@@ -10,10 +10,11 @@ use super::inspect::all_read;
 use super::output::{print, print_json};
 use crate::config::{Config, Retention};
 use crate::error::{Error, Kind, Result, ResultExt as _};
+use crate::manifest::aged::{self, Aged, Stays};
 use crate::manifest::backups::backups;
 use crate::manifest::path::Taken;
 use crate::manifest::state::{self as versions, retention};
-use crate::manifest::{self, Chain, aged, holds, reads, recoverable};
+use crate::manifest::{self, Chain, holds, reads, recoverable};
 use crate::pipeline::kafka::upkeep::Moment;
 use crate::pipeline::postgres::{Given, give_up, sweep};
 use crate::pipeline::state::upkeep;
@@ -196,14 +197,21 @@ async fn expire_topic(store: &Store, life: &TopicLife, kept: Duration, dry_run: 
         true => Moment::at(store, &life.cluster, (kept, time::now())).await?,
         false => Moment::now(store, &life.cluster, kept).await?,
     };
-    let then = aged::then(&chain, at.horizon).await?;
-    let steps = aged::surplus(&chain, &then, &at.held).await?;
-    let all = aged::surplus(&chain, &then, &reads::Held::default()).await?;
+    let (mut aged, mut steps, mut held) = (Aged::default(), Vec::new(), false);
+    loop {
+        aged.go_on(&chain, at.clock).await?;
+        let step = aged.surplus(&chain, &at.held, at.clock).await?;
+        held |= step != aged.surplus(&chain, &reads::Held::default(), at.clock).await?;
+        steps.push(step);
+        if !aged.more {
+            break;
+        }
+    }
     let given = aged::sum(&chain, &steps).await?;
     let there = chain.totals().present();
     if !dry_run {
-        aged::give_up(&mut chain, &steps, (&writer_id()?, at.now)).await?;
-        gone.deleted = aged::sweep(store, &chain, (at.now, at.horizon), &at.held).await?.deleted;
+        aged::give_up(&mut chain, &steps, (&writer_id()?, at.clock.now)).await?;
+        gone.deleted = aged::sweep(store, &chain, at.clock, &at.held, &mut Stays::default()).await?.deleted;
     }
     gone.topics.push(Topic {
         stream: life.stream().to_string(),
@@ -212,7 +220,7 @@ async fn expire_topic(store: &Store, life: &TopicLife, kept: Duration, dry_run: 
         stored_bytes: given.stored_bytes,
         kept_records: there.records.saturating_sub(given.records),
         kept_bytes: there.stored_bytes.saturating_sub(given.stored_bytes),
-        held: steps != all,
+        held,
     });
     Ok(gone)
 }

@@ -2,83 +2,197 @@
 //!
 //! ```text
 //!   entries   0 ─ 1 ─ 2 ─ … ─ 64 snapshot ─ 65 ─ 66 ─ 67 ─ …        a segment is as old as the entry that names it: given up is
-//!                                 horizon ────┘                     what the entries up to 65 add, whole segments alone
+//!             ▲           horizon ─────────────────┘                 what the entries up to 65 add, whole segments alone
+//!             └ from what was given up last on, one after the other
 //! ```
 //!
-//! An entry is as old as it says and as its object is by the store's clock, whichever is younger. So neither a writer with a slow
-//! clock nor a copy of a bucket makes anything older than it is; timestamps of records decide nothing. Everything up to an entry goes
-//! in one step, so each segment is on one side of it with all its partitions.
+//! Dates may fall: a clock was behind, or ahead, and then right. So an entry counts for old only if it and all before it that are
+//! kept say so: what it says, what the store says of its object, and what its segments say of when they were sealed and of the latest
+//! of their records. A date that lies ahead of now is wrong and says nothing; an entry of which nothing else is known is as old as
+//! one behind it is. A wrong date of a record so keeps it at most as long again, and never gives it up. Everything up to an entry
+//! goes in one step, so each segment is on one side of it with all its partitions.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use object_store::path::Path;
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::reads::Held;
-use super::{Chain, Selection, entry};
-use crate::error::{Kind, Result};
-use crate::segment::{Filter, SegmentReader};
+use super::{Chain, READS_AT_ONCE, Selection, entry};
+use crate::error::Result;
+use crate::store::layout;
 use crate::store::layout::Name;
-use crate::store::{Store, layout};
 use crate::stream::invariants::SNAPSHOT_EVERY;
-use crate::stream::{Body, PartitionRange, Progress, Retired, StreamId};
+use crate::stream::{Body, PartitionRange, Progress, Retired, SegmentRef, StreamId};
+
+mod sweep;
+
+pub use sweep::{Stays, Swept, sweep};
 
 /// Objects are deleted this long after their segments were given up: who chose one before has read it by then, or holds it.
 pub const GRACE: TimeDelta = TimeDelta::hours(1);
 
-/// So many snapshots are given up by an entry: what the chain lists between them is in memory meanwhile.
-const SNAPSHOTS_AT_ONCE: u64 = 64;
+/// So many entries are given up by an entry, and looked at in one go: what the chain lists of them is in memory meanwhile.
+const ENTRIES_AT_ONCE: u64 = 64 * SNAPSHOT_EVERY;
 
-/// What a chain had added up to at a moment.
-#[derive(Debug, Clone, Default)]
-pub struct Then {
-    /// The sum.
-    pub progress: Progress,
-    /// When the next entry came; none if there is none.
-    pub next: Option<DateTime<Utc>>,
-    /// The last snapshot by then, counted from 1; 0 if there was none.
-    snapshot: u64,
+/// When it is looked, and until when what was archived is old.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Clock {
+    /// By the store's clock.
+    pub now: DateTime<Utc>,
+    /// What was archived until then is old.
+    pub horizon: DateTime<Utc>,
 }
 
-/// An entry and its age.
-async fn dated(chain: &Chain, number: u64) -> Result<(Body, DateTime<Utc>)> {
-    let object = layout::entry(chain.stream(), number);
-    let Some((bytes, stored)) = chain.store.get_dated(&object).await? else {
-        return Err(entry::missing(chain.stream(), number));
+/// What an entry's dates say of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Age {
+    Old,
+    /// It was archived then.
+    Young(DateTime<Utc>),
+    /// Nothing: it is dated ahead of now.
+    Unknown,
+}
+
+/// An entry, and how it is dated.
+struct Dated {
+    body: Body,
+    sha256: String,
+    /// When it was written, by its writer's clock.
+    at: DateTime<Utc>,
+    /// The same by the store's.
+    stored: DateTime<Utc>,
+}
+
+impl Dated {
+    async fn read(chain: &Chain, number: u64) -> Result<Self> {
+        let object = layout::entry(chain.stream(), number);
+        let Some((bytes, stored)) = chain.store.get_dated(&object).await? else {
+            return Err(entry::missing(chain.stream(), number));
+        };
+        let entry = entry::decode(chain.stream(), number, object, &bytes)?;
+        Ok(Self { at: entry.checkpoint.at, body: entry.checkpoint.body, sha256: entry.sha256, stored })
+    }
+
+    fn age(&self, clock: Clock) -> Age {
+        let segments = self.body.segments().iter().flat_map(dates);
+        let all = [self.at, self.stored].into_iter().chain(segments);
+        match all.filter(|date| clock.horizon < *date && *date <= clock.now).max() {
+            Some(date) => Age::Young(date),
+            None if self.at.max(self.stored) <= clock.horizon => Age::Old,
+            None => Age::Unknown,
+        }
+    }
+}
+
+/// When a segment was sealed, and the latest timestamps of its records.
+fn dates(segment: &SegmentRef) -> impl Iterator<Item = DateTime<Utc>> {
+    let sealed = match Name::parse(&segment.object) {
+        Ok(Name::Records { sealed, .. }) => Some(sealed),
+        _ => None,
     };
-    let checkpoint = entry::decode(chain.stream(), number, object, &bytes)?.checkpoint;
-    Ok((checkpoint.body, checkpoint.at.max(stored)))
+    let latest = segment.partitions.iter().filter_map(|range| range.max_timestamp);
+    sealed.into_iter().chain(latest.filter_map(DateTime::from_timestamp_millis))
 }
 
-/// What the chain had added up to at `moment`. It is looked for among the snapshots, then entry by entry.
-pub async fn then(chain: &Chain, moment: DateTime<Utc>) -> Result<Then> {
-    let (mut low, mut high) = (0, chain.head() / SNAPSHOT_EVERY);
-    let mut then = Then::default();
-    while low < high {
-        let middle = high - (high - low) / 2;
-        match dated(chain, middle * SNAPSHOT_EVERY).await? {
-            (Body::Snapshot(snapshot), at) if at <= moment => {
-                (low, then.progress, then.snapshot) = (middle, Progress::from_snapshot(&snapshot), middle);
+/// How far a chain has come of age. It is gone on with as time passes, so that each entry is read about once.
+#[derive(Debug, Clone, Default)]
+pub struct Aged {
+    /// What is archived by the last entry that is old.
+    pub progress: Progress,
+    /// That entry, and the sha256 of its bytes; none where none is.
+    through: Option<(u64, String)>,
+    /// The date of the one behind it that is too young; none if there is none.
+    pub next: Option<DateTime<Utc>>,
+    /// Whether there may be more that is old: it is to be gone on with.
+    pub more: bool,
+}
+
+impl Aged {
+    /// Goes on to the last entry that is old now, or over some thousand entries.
+    pub async fn go_on(&mut self, chain: &Chain, clock: Clock) -> Result<()> {
+        self.go_on_over(chain, clock, ENTRIES_AT_ONCE).await
+    }
+
+    async fn go_on_over(&mut self, chain: &Chain, clock: Clock, most: u64) -> Result<()> {
+        let is_known = match &self.through {
+            Some((number, sha256)) => entry::is_there(&chain.store, chain.stream(), *number, sha256).await?,
+            None => false,
+        };
+        if !is_known {
+            *self = Self::given_up(chain).await?;
+        }
+        (self.next, self.more) = (None, false);
+        let first = self.through.as_ref().map_or(0, |(number, _)| number + 1);
+        let last = chain.head().min(first.saturating_add(most - 1));
+        let (mut number, mut width, mut unknown) = (first, 1, Vec::new());
+        while number <= last {
+            let window = number..last.saturating_add(1).min(number + width);
+            (number, width) = (window.end, (width * 4).min(READS_AT_ONCE as u64));
+            let mut read =
+                stream::iter(window.clone()).map(|number| Dated::read(chain, number)).buffered(READS_AT_ONCE);
+            for number in window {
+                let Some(dated) = read.try_next().await? else { break };
+                match dated.age(clock) {
+                    Age::Young(date) => {
+                        self.next = Some(date);
+                        return Ok(());
+                    }
+                    Age::Unknown => unknown.push(dated.body),
+                    Age::Old => {
+                        unknown.drain(..).for_each(|body| self.progress.add(&body));
+                        self.progress.add(&dated.body);
+                        self.through = Some((number, dated.sha256));
+                    }
+                }
             }
-            _ => high = middle - 1,
         }
+        self.more = last < chain.head() && self.through.as_ref().is_some_and(|(through, _)| first <= *through);
+        Ok(())
     }
-    let first = if low == 0 { 0 } else { low * SNAPSHOT_EVERY + 1 };
-    for number in first..=chain.head() {
-        let (body, at) = dated(chain, number).await?;
-        if at > moment {
-            then.next = Some(at);
-            break;
+
+    /// As far as all is given up: how old that is does not matter any more. Positions never fall, so it is found by halving.
+    async fn given_up(chain: &Chain) -> Result<Self> {
+        let is_kept = |at: &PartitionRange| chain.position(at.partition).is_none_or(|now| now.start < at.end);
+        let snapshots = match chain.totals().retired.is_nothing() {
+            true => 0,
+            false => chain.head() / SNAPSHOT_EVERY,
+        };
+        let first = chain.first_snapshot(snapshots, |snapshot| snapshot.positions.iter().any(is_kept)).await?;
+        let number = first.saturating_sub(1) * SNAPSHOT_EVERY;
+        if number == 0 {
+            return Ok(Self::default());
         }
-        then.progress.add(&body);
+        let Dated { body, sha256, .. } = Dated::read(chain, number).await?;
+        let Body::Snapshot(snapshot) = body else { return Ok(Self::default()) };
+        let (progress, through) = (Progress::from_snapshot(&snapshot), Some((number, sha256)));
+        Ok(Self { progress, through, ..Self::default() })
     }
-    Ok(then)
+
+    /// The beginnings of partitions once all that is old is given up. Empty where nothing goes, or where something of it is read.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn surplus(&self, chain: &Chain, held: &Held, clock: Clock) -> Result<BTreeMap<i32, i64>> {
+        let beginnings = beginnings(chain.stream(), &self.progress, &chain.progress, held);
+        if beginnings.is_empty() {
+            return Ok(beginnings);
+        }
+        // On a store that dates by this machine's clock, that clock is behind, or was ahead: it is waited until it is plain.
+        let last = Dated::read(chain, chain.head()).await?;
+        if last.stored.signed_duration_since(clock.now) > GRACE {
+            tracing::warn!(stream = %chain.stream(), stored = %last.stored, now = %clock.now, "the last entry is dated ahead: \
+                the clock of the store was ahead, or is behind now, and nothing of this topic is given up until it is past that");
+            return Ok(BTreeMap::new());
+        }
+        Ok(beginnings)
+    }
 }
 
 /// The beginnings of partitions once everything is given up that is archived by `then`, of a stream that is archived as far as
 /// `now`. Empty where nothing goes, or where something of it is read.
-pub fn beginnings(stream: &StreamId, then: &Progress, now: &Progress, held: &Held) -> BTreeMap<i32, i64> {
+fn beginnings(stream: &StreamId, then: &Progress, now: &Progress, held: &Held) -> BTreeMap<i32, i64> {
     let ends: BTreeMap<i32, i64> = then.positions().map(|at| (at.partition, at.end)).collect();
     let going: BTreeMap<i32, Range<i64>> = now
         .positions()
@@ -89,28 +203,6 @@ pub fn beginnings(stream: &StreamId, then: &Progress, now: &Progress, held: &Hel
         return BTreeMap::new();
     }
     ends
-}
-
-/// What is to be given up, in steps of which each is small, the oldest first.
-pub async fn surplus(chain: &Chain, then: &Then, held: &Held) -> Result<Vec<BTreeMap<i32, i64>>> {
-    steps(chain, then, held, SNAPSHOTS_AT_ONCE).await
-}
-
-async fn steps(chain: &Chain, then: &Then, held: &Held, at_once: u64) -> Result<Vec<BTreeMap<i32, i64>>> {
-    let last = beginnings(chain.stream(), &then.progress, &chain.progress, held);
-    let mut steps = Vec::new();
-    if last.is_empty() {
-        return Ok(steps);
-    }
-    for snapshot in (1..=then.snapshot / at_once).map(|step| step * at_once) {
-        if let (Body::Snapshot(snapshot), _) = dated(chain, snapshot * SNAPSHOT_EVERY).await? {
-            let progress = Progress::from_snapshot(&snapshot);
-            steps.push(beginnings(chain.stream(), &progress, &chain.progress, held));
-        }
-    }
-    steps.push(last);
-    steps.retain(|step| !step.is_empty());
-    Ok(steps)
 }
 
 /// What these steps would retire.
@@ -146,74 +238,6 @@ pub async fn give_up(
         tracing::info!(%stream, segments, records = given.records, bytes, "retention gave up records");
     }
     Ok(given)
-}
-
-/// What became of the objects of what was given up.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Swept {
-    /// How many were deleted.
-    pub deleted: u64,
-    /// Whether some stay for now: their time has not come, or somebody reads them.
-    pub waits: bool,
-}
-
-/// Deletes the objects of segments that were given up longer ago than [`GRACE`] at `now`. Looked at is what was sealed before
-/// `horizon`; what a segment says of itself tells whether it lies before the beginnings that its partitions had then. One that no
-/// entry names and that lies there goes, too: positions never come back to it.
-pub async fn sweep(
-    store: &Store,
-    chain: &Chain,
-    (now, horizon): (DateTime<Utc>, DateTime<Utc>),
-    held: &Held,
-) -> Result<Swept> {
-    let mut swept = Swept::default();
-    let Some(life) = chain.stream().topic().filter(|_| !chain.totals().retired.is_nothing()) else { return Ok(swept) };
-    let before = then(chain, now - GRACE).await?.progress;
-    let floors: BTreeMap<i32, i64> = before.positions().map(|at| (at.partition, at.start)).collect();
-    swept.waits = chain.positions().any(|at| floors.get(&at.partition) != Some(&at.start));
-    let gone = floors.iter().map(|(partition, floor)| (*partition, i64::MIN..*floor)).collect();
-    if held.any_of(&chain.stream().to_string(), &gone) {
-        return Ok(Swept { waits: true, ..swept });
-    }
-    let folder = layout::topic_segments(life);
-    let old = |key: &Path| match Name::parse(key.as_ref()) {
-        Ok(Name::Records { life: named, sealed, .. }) if named == *life && sealed <= horizon => Some(key.clone()),
-        _ => None,
-    };
-    let mut after = folder.clone();
-    loop {
-        let found = store.list_after(&folder, &after, old).await?;
-        let Some(last) = found.last().cloned() else { break };
-        for key in found {
-            if lies_before(store, chain.stream(), &key, &floors).await? {
-                store.delete(&key).await?;
-                swept.deleted += 1;
-            }
-        }
-        after = last;
-    }
-    if swept.deleted > 0 {
-        tracing::info!(stream = %chain.stream(), objects = swept.deleted, "deleted segments that were given up");
-    }
-    Ok(swept)
-}
-
-/// Whether a segment lies before `floors` with all that it covers. What cannot be read lies nowhere: it stays.
-async fn lies_before(store: &Store, stream: &StreamId, key: &Path, floors: &BTreeMap<i32, i64>) -> Result<bool> {
-    let Ok(Name::Records { format, .. }) = Name::parse(key.as_ref()) else { return Ok(false) };
-    let Some(size) = store.size(key).await? else { return Ok(false) };
-    let opened = SegmentReader::open(store.objects(), key, size, format, Filter::default()).await;
-    let reader = match opened {
-        Ok(reader) => reader,
-        Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::Unsupported | Kind::NotFound) => {
-            tracing::warn!(%key, %error, "an old segment cannot be read, and is not deleted");
-            return Ok(false);
-        }
-        Err(error) => return Err(error),
-    };
-    let facts = reader.facts();
-    let below = |at: &PartitionRange| floors.get(&at.partition).is_some_and(|floor| at.end <= *floor);
-    Ok(facts.stream.stream() == *stream && !facts.partitions.is_empty() && facts.partitions.iter().all(below))
 }
 
 /// The earliest timestamp of what is kept first of each partition, in ms since 1970. Where nothing was given up, it is that of all.

@@ -110,7 +110,7 @@ impl Held {
     }
 }
 
-/// What is held of a cluster's topics at `now`, by the store's clock. Holds that ended long ago are removed.
+/// What is held of a cluster's topics at `now`, by the store's clock.
 pub async fn held(store: &Store, cluster: &str, now: DateTime<Utc>) -> Result<Held> {
     let mut held = Held::default();
     for object in store.list(&layout::topic_holds(cluster)).await? {
@@ -133,4 +133,14 @@ pub async fn held(store: &Store, cluster: &str, now: DateTime<Utc>) -> Result<He
         }
     }
     Ok(held)
+}
+
+/// Removes the holds that ended long ago: their readers were killed, or had no right to delete them.
+pub async fn sweep(store: &Store, cluster: &str, now: DateTime<Utc>) -> Result<()> {
+    for object in store.list(&layout::topic_holds(cluster)).await? {
+        if object.location.extension() == Some("json") && object.last_modified + SPAN * 4 <= now {
+            store.delete(&object.location).await?;
+        }
+    }
+    Ok(())
 }

@@ -40,8 +40,11 @@ pub struct Selected {
 impl Selection {
     /// Whether a page or an archive that adds up to `totals` can hold anything that is wanted.
     fn wants_any_of(&self, totals: &Totals) -> bool {
-        // A gap has no record whose timestamp could rule it out.
-        totals.gaps > 0 || (totals.segments > 0 && self.wants_times(totals.min_timestamp, totals.max_timestamp))
+        // A gap has no record whose timestamp could rule it out. What was given up is of no time.
+        let gives_up = self.timestamps.is_none() && !totals.retired.is_nothing();
+        gives_up
+            || totals.gaps > 0
+            || (totals.segments > 0 && self.wants_times(totals.min_timestamp, totals.max_timestamp))
     }
 
     fn wants_segment(&self, segment: &SegmentRef) -> bool {
@@ -230,7 +233,7 @@ impl Chain {
     }
 
     /// Reads a page as a task of its own: to unpack thousands of them takes more than one core.
-    async fn read_page(&self, reference: PageRef) -> Result<Page> {
+    pub(super) async fn read_page(&self, reference: PageRef) -> Result<Page> {
         let (store, stream) = (self.store.clone(), self.stream.clone());
         let read = tokio::spawn(async move { page::read_or_rebuild(&store, &stream, &reference).await });
         read.await.or_err(Kind::Internal, || "the reading of a page broke off".into())?
@@ -260,7 +263,7 @@ impl Chain {
 
     /// Which of the `snapshots` snapshots, from 1, is the first for which `holds`; one more than there are if none is.
     /// If it holds for one, it holds for all that follow.
-    async fn first_snapshot(&self, snapshots: u64, holds: impl Fn(&Snapshot) -> bool) -> Result<u64> {
+    pub(super) async fn first_snapshot(&self, snapshots: u64, holds: impl Fn(&Snapshot) -> bool) -> Result<u64> {
         let (mut low, mut high) = (1, snapshots + 1);
         while low < high {
             let middle = low + (high - low) / 2;

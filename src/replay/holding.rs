@@ -57,8 +57,10 @@ impl Holding {
     }
 
     /// Takes the holds back: nothing more is read. Those that stay end by themselves.
-    pub async fn end(self) {
+    pub async fn end(mut self) {
         self.renewing.abort();
+        // A write that is under way would bring back what is removed here.
+        drop((&mut self.renewing).await);
         for (cluster, reads) in &self.holds {
             if let Err(error) = self.store.delete(&layout::topic_hold(cluster, &reads.name)).await {
                 tracing::warn!(%error, name = reads.name, "the hold of this replay cannot be removed: retention waits for it for hours");

@@ -7,9 +7,10 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::manifest::Change;
-use crate::manifest::reads::{Offsets, Reads, held};
+use crate::manifest::reads::{self, Offsets, Reads, held};
 use crate::record::{Block, TimestampType};
 use crate::segment::{Encoding, SegmentInfo, SegmentWriter};
+use crate::store::Store;
 use crate::stream::{Begin, Format, Gap, GapReason, SegmentRef, TopicLife};
 
 /// Later than the objects of a test are by their store's clock, so that what entries say decides.
@@ -41,8 +42,12 @@ fn range(partition: i32, start: i64, len: i64) -> PartitionRange {
 }
 
 fn segment(n: u64, partitions: Vec<PartitionRange>) -> SegmentRef {
+    sealed(n, partitions, at(0))
+}
+
+fn sealed(n: u64, partitions: Vec<PartitionRange>, at: DateTime<Utc>) -> SegmentRef {
     SegmentRef {
-        object: layout::segment(&life(), at(0), "w", n, Format::Parquet).to_string(),
+        object: layout::segment(&life(), at, "w", n, Format::Parquet).to_string(),
         format: Format::Parquet,
         bytes: 100,
         sha256: "0".repeat(64),
@@ -118,6 +123,23 @@ async fn listed(chain: &Chain) -> BTreeSet<String> {
     all.segments.into_iter().map(|segment| segment.object).collect()
 }
 
+/// What is to be given up, some entries at a time, and how far that goes.
+async fn planned(chain: &Chain, held: &Held, clock: Clock, most: u64) -> (Vec<BTreeMap<i32, i64>>, Aged) {
+    let (mut aged, mut steps) = (Aged::default(), Vec::new());
+    loop {
+        aged.go_on_over(chain, clock, most).await.expect("looked");
+        steps.push(aged.surplus(chain, held, clock).await.expect("planned"));
+        if !aged.more {
+            steps.retain(|step| !step.is_empty());
+            return (steps, aged);
+        }
+    }
+}
+
+fn until(horizon: i64) -> Clock {
+    Clock { now: at(9_000), horizon: at(horizon) }
+}
+
 async fn case(all: Vec<Added>, horizon: i64, read: Option<(i32, i64, i64)>, at_once: u64) {
     let store = store();
     let objects = archived(&store, &all).await;
@@ -130,8 +152,7 @@ async fn case(all: Vec<Added>, horizon: i64, read: Option<(i32, i64, i64)>, at_o
         Reads::new("r".into(), "a test".into(), offsets.clone()).write(&store, "main").await.expect("written");
     }
     let held = held(&store, "main", crate::time::now()).await.expect("read");
-    let past = then(&one, at(horizon)).await.expect("looked");
-    let steps = steps(&one, &past, &held, at_once).await.expect("planned");
+    let (steps, past) = planned(&one, &held, until(horizon), at_once).await;
     let expected = sum(&one, &steps).await.expect("summed");
     let first = give_up(&mut one, &steps, ("e", at(9_000))).await.expect("given up");
     let second = give_up(&mut two, &steps, ("f", at(9_001))).await.expect("given up");
@@ -141,7 +162,7 @@ async fn case(all: Vec<Added>, horizon: i64, read: Option<(i32, i64, i64)>, at_o
     let kept = listed(&after).await;
     let young: BTreeSet<String> = objects.iter().filter(|(time, _)| *time > horizon).map(|one| one.1.clone()).collect();
     assert!(young.is_subset(&kept), "nothing younger than the horizon goes");
-    let reads_old = offsets.is_some_and(|offsets| {
+    let reads_old = offsets.as_ref().is_some_and(|offsets| {
         let ranges = before.positions().filter_map(|now| {
             let old = past.progress.position(now.partition)?;
             Some((now.partition, now.start..old.end)).filter(|(_, range)| !range.is_empty())
@@ -151,18 +172,19 @@ async fn case(all: Vec<Added>, horizon: i64, read: Option<(i32, i64, i64)>, at_o
             going.get(partition).is_some_and(|going| read.start < going.end && going.start < read.end)
         })
     });
+    let read = Selection { timestamps: None, partitions: offsets.and_then(|of| of.into_values().next()) };
+    let needed = before.select(&read).await.expect("selected").segments;
     match reads_old {
-        true => assert_eq!(kept, listed(&before).await, "what is read stays"),
-        false => assert_eq!(kept, young, "and all that is older goes, whole segments alone"),
+        true => assert!(needed.iter().all(|segment| kept.contains(&segment.object)), "what is read stays"),
+        false => assert_eq!(kept, young, "all that is older goes, whole segments alone"),
     }
     assert_eq!(after.totals().present().segments, kept.len() as u64);
     for now in before.positions() {
         assert_eq!(after.position(now.partition).map(|at| at.end), Some(now.end), "where archiving goes on");
         assert_eq!(after.reached(now.partition), before.reached(now.partition));
     }
-    let again = then(&after, at(horizon)).await.expect("looked");
     if !reads_old {
-        assert_eq!(surplus(&after, &again, &held).await.expect("planned"), Vec::<BTreeMap<i32, i64>>::new());
+        assert_eq!(planned(&after, &held, until(horizon), at_once).await.0, Vec::<BTreeMap<i32, i64>>::new());
         let first = after.select(&Selection::default()).await.expect("selected").segments;
         let ranges = first.iter().flat_map(|segment| &segment.partitions);
         let mut firsts: BTreeMap<i32, i64> = BTreeMap::new();
@@ -186,7 +208,7 @@ proptest! {
         all in prop::collection::vec(added(), 1..150),
         horizon in -1..300_i64,
         read in prop::option::of((0..3_i32, 0..400_i64, 1..50_i64)),
-        at_once in 1..3_u64,
+        at_once in 1..100_u64,
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         runtime.block_on(case(all, horizon, read, at_once));
@@ -203,11 +225,129 @@ async fn what_the_store_has_dated_later_is_as_young_as_that() {
     let mut chain = Chain::begin(&store, &stream, begin, "w", long_ago).await.expect("it begins");
     let change = Change { segments: vec![segment(0, vec![range(0, 0, 10)])], ..Change::default() };
     chain.commit(&change, "w", long_ago).await.expect("committed");
-    let past = then(&chain, crate::time::now() - TimeDelta::hours(1)).await.expect("looked");
-    assert_eq!(past.progress.positions().count(), 0);
-    let later = then(&chain, crate::time::now() + TimeDelta::hours(1)).await.expect("looked");
-    assert_eq!(later.progress.positions().count(), 1, "and no younger");
-    assert_eq!(surplus(&chain, &past, &Held::default()).await.expect("planned"), Vec::<BTreeMap<i32, i64>>::new());
+    let aged = async |horizon: DateTime<Utc>| {
+        let mut aged = Aged::default();
+        aged.go_on(&chain, Clock { now: crate::time::now() + TimeDelta::hours(2), horizon }).await.expect("looked");
+        aged.progress.positions().count()
+    };
+    assert_eq!(aged(crate::time::now() - TimeDelta::hours(1)).await, 0);
+    assert_eq!(aged(crate::time::now() + TimeDelta::hours(1)).await, 1, "and no younger");
+}
+
+/// An entry, and the clock by which it was written.
+#[derive(Debug, Clone)]
+struct Clocked {
+    after: i64,
+    /// By how much the clock was ahead, or behind.
+    off: i64,
+    records: bool,
+}
+
+fn clocked() -> impl Strategy<Value = Vec<Clocked>> {
+    let off = prop_oneof![3 => Just(0), 2 => -100_000..0_i64, 1 => 0..3_000_i64];
+    let stretch = (off, prop::collection::vec((0..40_i64, prop::bool::weighted(0.8)), 1..25));
+    prop::collection::vec(stretch, 1..8).prop_map(|stretches| {
+        let all = stretches
+            .into_iter()
+            .flat_map(|(off, all)| all.into_iter().map(move |(after, records)| Clocked { after, off, records }));
+        all.collect()
+    })
+}
+
+/// What was archived: when by the right time, and how it is dated.
+struct Archived {
+    time: i64,
+    dated: i64,
+    object: Option<String>,
+}
+
+/// Commits a range; one with records says in them when they were written, or nothing of use.
+async fn archived_by(chain: &mut Chain, n: u64, (entry, time): (&Clocked, i64), are_told: bool) -> Archived {
+    let start = chain.position(0).map_or(0, |at| at.end);
+    let written = Some(if are_told { at(time).timestamp_millis() } else { 0 });
+    let range = PartitionRange { min_timestamp: written, max_timestamp: written, ..range(0, start, 5) };
+    let none = PartitionRange { records: 0, min_timestamp: None, max_timestamp: None, ..range };
+    let dated = time + entry.off;
+    let segment = sealed(n, vec![range], at(dated));
+    let object = entry.records.then(|| segment.object.clone());
+    let change = match entry.records {
+        true => Change { segments: vec![segment], ..Change::default() },
+        false => Change { empty: vec![none], ..Change::default() },
+    };
+    chain.commit(&change, "w", at(dated)).await.expect("committed");
+    Archived { time, dated, object }
+}
+
+async fn clocks_case(all: Vec<Clocked>, kept: i64, are_told: bool) {
+    let store = store();
+    let begin = Begin::topic(Some("id".into()), vec![Some(0); 3]);
+    let mut chain = Chain::begin(&store, &life().stream(), begin, "w", at(-200_000)).await.expect("it begins");
+    let (mut now, mut kept_from, mut archived, mut aged) = (0, 0, Vec::new(), Aged::default());
+    for (n, entry) in (0..).zip(&all) {
+        now += entry.after;
+        archived.push(archived_by(&mut chain, n, (entry, now), are_told).await);
+        // Rounds with what is known of the last one, and without.
+        let clock = Clock { now: at(now), horizon: at(now - kept) };
+        match n % 5 {
+            0 => aged = Aged::default(),
+            1 => {}
+            _ => continue,
+        }
+        aged.go_on(&chain, clock).await.expect("looked");
+        let step = aged.surplus(&chain, &Held::default(), clock).await.expect("planned");
+        give_up(&mut chain, &[step], ("w", at(now))).await.expect("given up");
+        let left = listed(&chain).await;
+        let mut youngest = i64::MIN;
+        for entry in archived.iter().skip(kept_from) {
+            youngest = youngest.max(if entry.dated <= now { entry.dated } else { i64::MIN });
+            let is_gone = entry.object.as_ref().is_some_and(|object| !left.contains(object));
+            // Where the records tell the right time nothing goes that is younger than the age by the right time.
+            assert!(!is_gone || !are_told || entry.time <= now - kept, "{} went at {now}", entry.time);
+            assert!(!is_gone || youngest <= now - kept, "something before it is young: {} at {now}", entry.time);
+        }
+        kept_from = chain.position(0).map_or(0, |at| at.start / 5) as usize;
+    }
+    // What was dated ahead keeps nothing for ever.
+    let latest = archived.iter().map(|entry| entry.dated.max(entry.time)).max().unwrap_or(0);
+    let clock = Clock { now: at(latest + kept), horizon: at(latest) };
+    let (steps, _) = planned(&chain, &Held::default(), clock, 1_000).await;
+    give_up(&mut chain, &steps, ("w", clock.now)).await.expect("given up");
+    assert_eq!(listed(&chain).await, BTreeSet::new());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    /// Clocks that are behind, ahead, and right by turns; the store's is the same one, as on a disk.
+    #[test]
+    fn no_order_of_dates_gives_up_what_is_young(
+        all in clocked(), kept in 1..600_i64, are_told in any::<bool>(),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        runtime.block_on(clocks_case(all, kept, are_told));
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_given_up_while_the_last_entry_is_dated_ahead_of_now() {
+    let folder = tempfile::tempdir().expect("a directory");
+    let files = object_store::local::LocalFileSystem::new_with_prefix(folder.path()).expect("opened");
+    let store = Store::over(Arc::new(files), "file:///archive");
+    let mut chain = begun(&store).await;
+    for n in 0..2 {
+        let change = Change { segments: vec![segment(n, vec![range(0, n as i64 * 10, 10)])], ..Change::default() };
+        chain.commit(&change, "w", at(n as i64)).await.expect("committed");
+    }
+    let (now, horizon) = (at(9_000), at(1));
+    for (ahead, goes) in [(TimeDelta::seconds(1), false), (TimeDelta::zero(), true)] {
+        let file = folder.path().join(layout::entry(chain.stream(), chain.head()).as_ref());
+        let file = std::fs::File::options().write(true).open(file).expect("opened");
+        file.set_modified((now + GRACE + ahead).into()).expect("dated");
+        let clock = Clock { now, horizon };
+        let (steps, aged) = planned(&chain, &Held::default(), clock, 1_000).await;
+        assert_eq!(aged.progress.positions().map(|at| at.end).collect::<Vec<_>>(), [10], "the first of the two is old");
+        assert_eq!(!steps.is_empty(), goes);
+    }
 }
 
 /// A real segment of these ranges, uploaded at a time; none of it in the chain yet.
@@ -254,25 +394,40 @@ async fn objects_go_an_hour_after_they_were_given_up_unless_they_are_read() {
     };
     let all = there().await;
     let nobody = Held::default();
-    let past = then(&chain, at(150)).await.expect("looked");
+    let (steps, past) = planned(&chain, &nobody, until(150), 1_000).await;
     assert_eq!(past.next, Some(at(200)));
-    let steps = surplus(&chain, &past, &nobody).await.expect("planned");
+    let clock = |now| Clock { now, horizon: at(150) };
+    let fresh = Stays::default;
     give_up(&mut chain, &steps, ("e", at(300))).await.expect("given up");
     let hour = at(300) + GRACE;
-    let early = sweep(&store, &chain, (hour - TimeDelta::seconds(1), at(150)), &nobody).await.expect("swept");
+    let early = sweep(&store, &chain, clock(hour - TimeDelta::seconds(1)), &nobody, &mut fresh()).await.expect("swept");
     assert_eq!((early, there().await), (Swept { deleted: 0, waits: true }, all.clone()));
     let offsets = BTreeMap::from([(1, 3..4)]);
     let read = Reads::new("r".into(), "a test".into(), Offsets::from([(life().stream().to_string(), offsets)]));
     read.write(&store, "main").await.expect("written");
     let read = held(&store, "main", crate::time::now()).await.expect("read");
-    let held_up = sweep(&store, &chain, (hour, at(150)), &read).await.expect("swept");
+    let held_up = sweep(&store, &chain, clock(hour), &read, &mut fresh()).await.expect("swept");
     assert_eq!((held_up, there().await), (Swept { deleted: 0, waits: true }, all.clone()));
-    let swept = sweep(&store, &chain, (hour, at(150)), &nobody).await.expect("swept");
+    let mut stays = Stays::default();
+    let swept = sweep(&store, &chain, clock(hour), &nobody, &mut stays).await.expect("swept");
     assert_eq!(swept, Swept { deleted: 3, waits: false });
     let gone: BTreeSet<String> = [keys[0].clone(), keys[1].clone(), lost].into();
     assert_eq!(there().await, all.difference(&gone).cloned().collect());
     assert!(there().await.contains(&may_count) && there().await.contains(damaged.as_ref()));
-    assert_eq!(sweep(&store, &chain, (hour, at(150)), &nobody).await.expect("swept").deleted, 0);
+    // What stays is not opened again, neither where nothing was given up since nor where something was.
+    let kept = layout::object(&keys[2]).expect("a key");
+    for key in [may_count.as_str(), damaged.as_ref()] {
+        let key = layout::object(key).expect("a key");
+        assert!(stays.segments.contains_key(&key), "{key}");
+        store.put(&key, b"changed".to_vec().into()).await.expect("stored");
+    }
+    assert_eq!(sweep(&store, &chain, clock(hour), &nobody, &mut stays).await.expect("swept").deleted, 0);
+    assert_eq!(sweep(&store, &chain, clock(hour), &nobody, &mut fresh()).await.expect("swept").deleted, 0);
+    give_up(&mut chain, &[BTreeMap::from([(0, 30), (1, 12)])], ("e", at(400))).await.expect("given up");
+    let hour = at(400) + GRACE;
+    let last = sweep(&store, &chain, clock(hour), &nobody, &mut stays).await.expect("swept");
+    assert_eq!((last.deleted, there().await.contains(kept.as_ref())), (1, false), "and goes without in its time");
+    assert!(there().await.contains(&may_count), "it reaches beyond what was given up");
     // A replay of what is kept is in nobody's way, one that cannot be read in everybody's.
     let hold = layout::topic_hold("main", "x");
     store.put(&hold, b"{".to_vec().into()).await.expect("stored");
@@ -280,6 +435,11 @@ async fn objects_go_an_hour_after_they_were_given_up_unless_they_are_read() {
     assert!(odd.any_of("kafka/main/other.0", &BTreeMap::new()));
     let late = held(&store, "main", crate::time::now() + TimeDelta::hours(7)).await.expect("read");
     assert!(!late.any_of(&life().stream().to_string(), &BTreeMap::from([(1, 0..99)])), "its time is over");
+    for (hours, left) in [(7, 3), (25, 1)] {
+        store.put(&layout::topic_holds("main").join("clock"), b"{}".to_vec().into()).await.expect("stored");
+        reads::sweep(&store, "main", crate::time::now() + TimeDelta::hours(hours)).await.expect("swept");
+        assert_eq!(store.list(&layout::topic_holds("main")).await.expect("a list").len(), left, "the clock stays");
+    }
 }
 
 #[tokio::test]

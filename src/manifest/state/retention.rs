@@ -210,6 +210,22 @@ mod tests {
         assert_eq!(sweep(&store, &chain, at(9_999)).await.expect("nothing"), 0);
     }
 
+    #[tokio::test]
+    async fn a_page_that_gives_up_and_adds_nothing_is_read_for_the_grace_of_what_it_gave_up() {
+        let store = kept(&(0..126).collect::<Vec<_>>()).await;
+        let mut chain = opened(&store).await;
+        assert_eq!(chain.head(), 127);
+        for before in 1..=63 {
+            chain.expire(&BTreeMap::from([(0, before)]), "e", at(1_000)).await.expect("given up");
+        }
+        let document = document(&of(), &serde_json::json!("new")).expect("JSON");
+        assert!(append(&mut chain, 126, &document, By { writer: "w", n: 999, at: at(1_000) }).await.expect("stored"));
+        assert_eq!(chain.head(), 193, "the page of entries 128 to 191 is written");
+        let soon = sweep(&store, &chain, at(1_000) + GRACE - TimeDelta::seconds(1)).await.expect("swept");
+        assert_eq!(soon, 1, "what lost a race alone");
+        assert_eq!(sweep(&store, &chain, at(1_000) + GRACE).await.expect("swept"), 63);
+    }
+
     #[test]
     fn a_long_history_is_given_up_in_parts() {
         let all: Vec<Range<i64>> = parts(3..12_000).collect();

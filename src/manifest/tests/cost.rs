@@ -2,6 +2,8 @@
 
 use super::faulty::Counts;
 use super::*;
+use crate::manifest::aged::{Aged, Clock, Stays, sweep};
+use crate::manifest::reads::Held;
 
 /// Commits, measured over two snapshots: as many commits as lie between the same points of the counter.
 async fn cost_of_128_commits(faulty: &Faulty, chain: &mut Chain) -> Counts {
@@ -49,4 +51,38 @@ async fn the_pages_of_a_snapshot_are_a_counter_of_base_64() {
     assert_eq!(levels, [1, 0, 0]);
     let covered: Vec<(u64, u64)> = chain.pages.iter().map(|page| (page.first, page.last)).collect();
     assert_eq!(covered, [(0, 4095), (4096, 4159), (4160, 4223)]);
+}
+
+/// What a round of retention asks the store for where nothing is to be done: of a process that has just begun, and of one that has
+/// looked before.
+async fn cost_of_idle_rounds(faulty: &Arc<Faulty>, chain: &mut Chain) -> [Counts; 2] {
+    let end = chain.position(0).map_or(0, |at| at.end);
+    chain.expire(&std::collections::BTreeMap::from([(0, end - 50)]), "e", at(1)).await.unwrap();
+    let clock = Clock { now: at(10_000), horizon: at(0) };
+    let (mut aged, mut stays) = (Aged::default(), Stays::default());
+    let mut round = async || {
+        faulty.take_counts();
+        aged.go_on(chain, clock).await.unwrap();
+        assert!(aged.surplus(chain, &Held::default(), clock).await.unwrap().is_empty());
+        let swept = sweep(&faulty.store(), chain, clock, &Held::default(), &mut stays).await.unwrap();
+        assert_eq!((swept.deleted, swept.waits), (0, false));
+        faulty.take_counts()
+    };
+    [round().await, round().await]
+}
+
+#[tokio::test]
+async fn a_round_of_retention_with_nothing_to_do_costs_the_same_in_an_old_archive() {
+    let faulty = faultless();
+    let mut chain = begun(&faulty.store()).await;
+    grow(&mut chain, 1_000).await;
+    let [begun, known] = cost_of_idle_rounds(&faulty, &mut chain).await;
+    grow(&mut chain, 1_000 + 5 * 4_096).await;
+    let [begun_old, known_old] = cost_of_idle_rounds(&faulty, &mut chain).await;
+    // The entry that was looked at last, and the next one.
+    assert_eq!((known.read, known.listed, known.looked_at), (2, 0, 0));
+    assert_eq!(known_old, Counts { bytes_written: known.bytes_written, ..known });
+    // By halving, up to the last snapshot and to the next entry; the pages that say what was given up last.
+    assert!(begun.read <= 12 && begun.listed == 1, "{begun:?}");
+    assert!(begun_old.read <= begun.read + 7 && begun_old.listed == 1, "{begun_old:?}");
 }

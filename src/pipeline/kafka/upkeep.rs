@@ -8,9 +8,11 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use tokio::time::Instant;
 
 use crate::error::{Error, Kind, Result, ResultExt as _};
-use crate::manifest::{self, Chain, aged, holds, reads};
+use crate::manifest::aged::{self, Aged, Clock, GRACE, Stays, Swept};
+use crate::manifest::{self, Chain, holds, reads};
 use crate::pipeline::backoff::Backoff;
 use crate::pipeline::postgres::left_to_others;
 use crate::pipeline::published::Opened;
@@ -24,49 +26,100 @@ const EVERY: Duration = Duration::from_secs(600);
 /// A stream that seems to change no more is looked at again after this time.
 const SELDOM: TimeDelta = TimeDelta::hours(24);
 
+/// By so much the store's clock may go ahead of this machine's stopwatch between two looks.
+const NO_JUMP: TimeDelta = TimeDelta::minutes(5);
+
 /// Works until it is aborted. What fails is told and comes up again.
 pub(in crate::pipeline) async fn run((cluster, kept): (String, Duration), opened: Opened, reporter: Reporter) {
     let mut backoff = Backoff::new(reporter);
-    let mut due = BTreeMap::new();
+    let mut upkeep = Upkeep::new(opened, cluster, kept);
     loop {
-        match round(&opened, (&cluster, kept), &mut due).await {
-            Ok(()) => {
+        match upkeep.round().await {
+            Ok(Ok(())) => {
                 backoff.succeeded();
                 tokio::time::sleep(EVERY).await;
             }
-            Err(error) => backoff.wait_after("the upkeep of the archived topics is put off", error).await,
+            // The rest was looked at: what is damaged is no reason to ask for all of it sooner.
+            Ok(Err(error)) => backoff.wait_at_least(EVERY, PUT_OFF, error).await,
+            Err(error) => backoff.wait_after(PUT_OFF, error).await,
         }
     }
 }
 
-/// Looks at the lives that are due. One that is damaged keeps none of the others.
-async fn round(
-    opened: &Opened,
-    (cluster, kept): (&str, Duration),
-    due: &mut BTreeMap<TopicLife, DateTime<Utc>>,
-) -> Result<()> {
-    let (store, writer) = (&opened.store, format!("{}e", opened.writer));
-    let at = Moment::now(store, cluster, kept).await?;
-    let mut failed = Ok(());
-    for life in manifest::lives_named(store, cluster).await? {
-        if due.get(&life).is_some_and(|due| at.now < *due) {
-            continue;
-        }
-        match tidy(store, &life, &at, &writer).await {
-            Ok(next) => drop(due.insert(life, next)),
-            Err(error) if error.is_transient() => return Err(error),
-            Err(error) => failed = failed.and(Err(error)),
-        }
+const PUT_OFF: &str = "the upkeep of the archived topics is put off";
+
+/// What is known of the lives of a cluster's topics from one look to the next.
+struct Upkeep {
+    opened: Opened,
+    cluster: String,
+    kept: Duration,
+    lives: BTreeMap<TopicLife, Known>,
+    steady: Steady,
+}
+
+/// What is known of one.
+#[derive(Default)]
+struct Known {
+    /// When it is looked at again.
+    due: Option<DateTime<Utc>>,
+    aged: Aged,
+    stays: Stays,
+}
+
+impl Upkeep {
+    fn new(opened: Opened, cluster: String, kept: Duration) -> Self {
+        Self { opened, cluster, kept, lives: BTreeMap::new(), steady: Steady::default() }
     }
-    failed
+
+    /// Looks at the lives that are due. Within is the first error of one of them, which keeps none of the others; the store's own
+    /// are errors.
+    async fn round(&mut self) -> Result<Result<()>> {
+        let (store, writer) = (&self.opened.store, format!("{}e", self.opened.writer));
+        let at = Moment::now(store, &self.cluster, self.kept).await?;
+        if !self.steady.is(at.clock.now, Instant::now()) {
+            tracing::warn!(now = %at.clock.now, "the clock of the store went ahead: nothing is given up for an hour, if it is right");
+            return Ok(Ok(()));
+        }
+        left_to_others(reads::sweep(store, &self.cluster, at.clock.now).await.map(|()| 0))?;
+        let mut failed = Ok(());
+        for life in manifest::lives_named(store, &self.cluster).await? {
+            let known = self.lives.entry(life.clone()).or_default();
+            if known.due.is_some_and(|due| at.clock.now < due) {
+                continue;
+            }
+            match manifest::isolated(store, tidy(store, &life, (&at, known), &writer).await).await? {
+                Ok(next) => known.due = Some(next),
+                Err(error) => failed = failed.and(Err(error)),
+            }
+        }
+        Ok(failed)
+    }
+}
+
+/// Whether the store's clock goes as fast as a stopwatch. One that goes ahead of it is believed after an hour: by then a jump that
+/// was a mistake may have been put right, and nothing was given up by it.
+#[derive(Default)]
+struct Steady {
+    last: Option<(DateTime<Utc>, Instant)>,
+    jumped: Option<Instant>,
+}
+
+impl Steady {
+    fn is(&mut self, now: DateTime<Utc>, instant: Instant) -> bool {
+        if let Some((then, at)) = self.last.replace((now, instant)) {
+            let passed = TimeDelta::from_std(instant.duration_since(at)).unwrap_or(TimeDelta::MAX);
+            let ahead = now.signed_duration_since(then).checked_sub(&passed).is_some_and(|ahead| ahead > NO_JUMP);
+            self.jumped = if ahead { Some(instant) } else { self.jumped };
+        }
+        let grace = GRACE.to_std().unwrap_or(Duration::MAX);
+        self.jumped.is_none_or(|jumped| instant.duration_since(jumped) >= grace)
+    }
 }
 
 /// When it is looked, and what is read then.
 pub struct Moment {
     /// By the store's clock.
-    pub now: DateTime<Utc>,
-    /// What was archived until then goes.
-    pub horizon: DateTime<Utc>,
+    pub clock: Clock,
     /// What is read of the cluster's topics.
     pub held: reads::Held,
 }
@@ -86,28 +139,43 @@ impl Moment {
         let too_long = || "retention.kafka is too long".to_owned();
         let span = TimeDelta::from_std(kept).or_err(Kind::Config, too_long)?;
         let horizon = now.checked_sub_signed(span).ok_or_else(|| Error::new(Kind::Config, too_long()))?;
-        Ok(Self { now, horizon, held: reads::held(store, cluster, now).await? })
+        Ok(Self { clock: Clock { now, horizon }, held: reads::held(store, cluster, now).await? })
     }
 }
 
 /// Gives up what is old of one life and deletes what was given up; gives when to look again.
-async fn tidy(store: &Store, life: &TopicLife, at: &Moment, writer: &str) -> Result<DateTime<Utc>> {
-    let Some(mut chain) = Chain::open(store, &life.stream()).await? else { return Ok(at.now) };
-    let then = aged::then(&chain, at.horizon).await?;
-    let steps = aged::surplus(&chain, &then, &at.held).await?;
-    let given = aged::give_up(&mut chain, &steps, (writer, at.now)).await?;
-    let swept = match aged::sweep(store, &chain, (at.now, at.horizon), &at.held).await {
+async fn tidy(
+    store: &Store,
+    life: &TopicLife,
+    (at, known): (&Moment, &mut Known),
+    writer: &str,
+) -> Result<DateTime<Utc>> {
+    let now = at.clock.now;
+    let Some(mut chain) = Chain::open(store, &life.stream()).await? else { return Ok(now) };
+    known.aged.go_on(&chain, at.clock).await?;
+    let step = known.aged.surplus(&chain, &at.held, at.clock).await?;
+    let given = aged::give_up(&mut chain, std::slice::from_ref(&step), (writer, now)).await?;
+    let swept = match aged::sweep(store, &chain, at.clock, &at.held, &mut known.stays).await {
         Ok(swept) => swept,
         Err(error) => {
             left_to_others(Err(error))?;
-            aged::Swept::default()
+            Swept::default()
         }
     };
-    let is_held = steps.is_empty()
-        && then.progress.positions().any(|old| chain.position(old.partition).is_some_and(|now| now.start < old.end));
-    if swept.waits || is_held || given != Retired::default() {
-        return Ok(at.now);
+    let is_left = |old: i32, end: i64| chain.position(old).is_some_and(|now| now.start < end);
+    let is_held = step.is_empty() && known.aged.progress.positions().any(|old| is_left(old.partition, old.end));
+    match swept.waits || is_held || known.aged.more || given != Retired::default() {
+        true => Ok(now),
+        false => Ok(due(known.aged.next, at.clock)),
     }
-    let age = at.now - at.horizon;
-    Ok(then.next.map_or(at.now + SELDOM, |next| next + age).max(at.now))
 }
+
+/// When something that was archived at `next` comes of age; nothing is left alone for longer than a day, whatever it is dated.
+fn due(next: Option<DateTime<Utc>>, Clock { now, horizon }: Clock) -> DateTime<Utc> {
+    let seldom = now.checked_add_signed(SELDOM).unwrap_or(now);
+    let of_age = next.and_then(|next| next.checked_add_signed(now - horizon));
+    of_age.unwrap_or(seldom).clamp(now, seldom)
+}
+
+#[cfg(test)]
+mod tests;

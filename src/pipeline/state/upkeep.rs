@@ -9,7 +9,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::error::{Error, Kind, Result, ResultExt as _};
 use crate::manifest::state::retention;
-use crate::manifest::{Chain, holds};
+use crate::manifest::{self, Chain, holds};
 use crate::pipeline::backoff::Backoff;
 use crate::pipeline::postgres::left_to_others;
 use crate::pipeline::published::Opened;
@@ -25,28 +25,30 @@ pub(in crate::pipeline) async fn run((cluster, kept): (String, Duration), opened
     let mut backoff = Backoff::new(reporter);
     loop {
         match round(&opened, &cluster, kept).await {
-            Ok(()) => {
+            Ok(Ok(())) => {
                 backoff.succeeded();
                 tokio::time::sleep(EVERY).await;
             }
-            Err(error) => backoff.wait_after("the upkeep of the state of Kafka is put off", error).await,
+            // The rest was looked at: what is damaged is no reason to ask for all of it sooner.
+            Ok(Err(error)) => backoff.wait_at_least(EVERY, PUT_OFF, error).await,
+            Err(error) => backoff.wait_after(PUT_OFF, error).await,
         }
     }
 }
 
-/// Looks at each kind of state of a cluster. One that is damaged keeps none of the others.
-async fn round(opened: &Opened, cluster: &str, kept: Duration) -> Result<()> {
+const PUT_OFF: &str = "the upkeep of the state of Kafka is put off";
+
+/// Looks at each kind of state of a cluster. Within is the first error of one of them, which keeps none of the others; the store's
+/// own are errors.
+async fn round(opened: &Opened, cluster: &str, kept: Duration) -> Result<Result<()>> {
     let (store, writer) = (&opened.store, format!("{}e", opened.writer));
     let now = now(store).await?;
     let mut failed = Ok(());
     for kind in StateKind::ALL {
         let stream = StreamId::State(StateOf { kind, scope: cluster.to_owned() });
-        match tidy(store, &stream, (kept, now), &writer).await {
-            Err(error) if !error.is_transient() => failed = failed.and(Err(error)),
-            done => done?,
-        }
+        failed = failed.and(manifest::isolated(store, tidy(store, &stream, (kept, now), &writer).await).await?);
     }
-    failed
+    Ok(failed)
 }
 
 async fn tidy(store: &Store, stream: &StreamId, at: (Duration, DateTime<Utc>), writer: &str) -> Result<()> {
