@@ -113,7 +113,7 @@ struct Known {
     progress: Option<Progress>,
     /// The entries since the last snapshot; none if one of them is damaged.
     tail: Option<Vec<Body>>,
-    /// The segments that are needed, of a stream whose segments are merged; none after damage.
+    /// The segments that are needed, of a stream that is no topic; none after damage.
     live: Option<Live>,
 }
 
@@ -151,7 +151,7 @@ impl<'a> Walk<'a> {
             link: Link::Nothing,
             progress: Some(Progress::default()),
             tail: Some(Vec::new()),
-            // Those of records are never merged, and nothing of them is given up.
+            // Those of records are never merged. What an expiry says that it retires of them is believed: nothing is decided by it.
             live: stream.topic().is_none().then(Live::default),
         };
         let (steps, opened) = (VecDeque::new(), BTreeSet::new());

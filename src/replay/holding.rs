@@ -3,7 +3,9 @@
 //! What keeps a hold from being written keeps nobody from replaying: an archive may well be read-only for who replays.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::Plan;
@@ -16,7 +18,12 @@ pub struct Holding {
     store: Store,
     holds: Vec<(String, Reads)>,
     renewing: JoinHandle<()>,
+    /// The renewing goes on until this is dropped.
+    stop: Option<oneshot::Sender<()>>,
 }
+
+/// So long is waited at the end for a hold that is just being written again.
+const ENDS_WITHIN: Duration = Duration::from_secs(60);
 
 impl Drop for Holding {
     fn drop(&mut self) {
@@ -43,9 +50,9 @@ impl Holding {
             }
         }
         let (renewed, again) = (holds.clone(), store.clone());
+        let (stop, mut stopped) = oneshot::channel();
         let renewing = tokio::spawn(async move {
-            loop {
-                tokio::time::sleep(RENEW_EVERY).await;
+            while tokio::time::timeout(RENEW_EVERY, &mut stopped).await.is_err() {
                 for (cluster, reads) in &renewed {
                     if let Err(error) = reads.write(&again, cluster).await {
                         tracing::warn!(%error, name = reads.name, "the hold of this replay cannot be written again");
@@ -53,14 +60,16 @@ impl Holding {
                 }
             }
         });
-        Self { store: store.clone(), holds, renewing }
+        Self { store: store.clone(), holds, renewing, stop: Some(stop) }
     }
 
     /// Takes the holds back: nothing more is read. Those that stay end by themselves.
     pub async fn end(mut self) {
-        self.renewing.abort();
-        // A write that is under way would bring back what is removed here.
-        drop((&mut self.renewing).await);
+        // A write that is under way, and that cannot be called back, would bring back what is removed here.
+        drop(self.stop.take());
+        if tokio::time::timeout(ENDS_WITHIN, &mut self.renewing).await.is_err() {
+            tracing::warn!("a hold of this replay may be written after its end: retention waits for it for hours");
+        }
         for (cluster, reads) in &self.holds {
             if let Err(error) = self.store.delete(&layout::topic_hold(cluster, &reads.name)).await {
                 tracing::warn!(%error, name = reads.name, "the hold of this replay cannot be removed: retention waits for it for hours");

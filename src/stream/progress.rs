@@ -7,7 +7,9 @@
 use std::collections::BTreeMap;
 
 use super::invariants::{self, Violation};
-use super::{Abandon, BackupRef, Body, Close, CountedBackups, LastRecord, PartitionRange, Snapshot, Totals};
+use super::{
+    Abandon, BackupRef, Body, Close, CountedBackup, CountedBackups, LastRecord, PartitionRange, Snapshot, Totals,
+};
 
 /// The sum of a chain's entries up to one of them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -56,10 +58,12 @@ impl Progress {
         self.last.values()
     }
 
-    /// Whether the sum that a snapshot wrote down is this one. A writer that knows no leader epochs writes none.
+    /// Whether the sum that a snapshot wrote down is this one. A writer that knows no leader epochs writes none, and one that does not
+    /// know what incremental base backups build on does not either.
     pub fn is_written_as(&self, written: &Self) -> bool {
         (&self.positions, &self.totals, &self.closed) == (&written.positions, &written.totals, &written.closed)
-            && (&self.abandoned, &self.backups) == (&written.abandoned, &written.backups)
+            && self.abandoned == written.abandoned
+            && are_the_same(self.backups(), written.backups())
             && (written.last.is_empty() || self.last == written.last)
     }
 
@@ -149,6 +153,18 @@ impl Progress {
         body.merge().into_iter().for_each(|merge| self.totals.add(&Totals::of_merge(merge)));
         body.expire().into_iter().for_each(|expire| self.totals.add(&Totals::of_expire(expire)));
         body.abandon().into_iter().for_each(|abandon| self.totals.add(&Totals::of_abandon(abandon)));
+    }
+}
+
+/// Whether these are the same base backups, as far as both know what they build on.
+fn are_the_same(one: Option<&CountedBackups>, other: Option<&CountedBackups>) -> bool {
+    let is_same = |((name, one), (named, other)): ((&String, &CountedBackup), (&String, &CountedBackup))| {
+        let parents = one.parent.as_ref().zip(other.parent.as_ref());
+        (name, &one.sha256) == (named, &other.sha256) && parents.is_none_or(|(one, other)| one == other)
+    };
+    match (one, other) {
+        (Some(one), Some(other)) => one.len() == other.len() && one.iter().zip(other).all(is_same),
+        (one, other) => one.is_none() && other.is_none(),
     }
 }
 

@@ -7,6 +7,7 @@
 //! retired may be there or not. The WAL of a Postgres system is checked in [`wal`], its base backups by their parts.
 
 mod complete;
+mod meanwhile;
 mod wal;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -163,6 +164,7 @@ pub async fn verify(store: &Store, deep: bool, seen: &Arc<Seen>) -> Result<Repor
         checks: JoinSet::new(),
         retired: wal::Retired::default(),
         walks: Vec::new(),
+        missing: Vec::new(),
     };
     let streams = manifest::streams(store).await?;
     for stream in streams.iter().cloned() {
@@ -184,6 +186,7 @@ pub async fn verify(store: &Store, deep: bool, seen: &Arc<Seen>) -> Result<Repor
             }
         }
     }
+    work.look_again().await?;
     let Work { mut report, named, .. } = work;
     let orphan = |key: &Path| !named.contains(key.as_ref()) && !layout::is_history(key);
     report.orphans = objects.iter().filter(|object| orphan(&object.location)).count() as u64;
@@ -199,11 +202,13 @@ struct Work<'a> {
     report: Report,
     /// The objects that entries name.
     named: HashSet<String>,
-    checks: JoinSet<Result<Option<Damage>>>,
+    checks: JoinSet<Result<Option<(Damage, SegmentRef)>>>,
     /// What the stream at hand no longer needs.
     retired: wal::Retired,
     /// The WAL that is to be walked through, by system.
     walks: Vec<(System, Vec<Check>)>,
+    /// Segments whose objects are not there.
+    missing: Vec<SegmentRef>,
 }
 
 impl Work<'_> {
@@ -336,7 +341,7 @@ impl Work<'_> {
         self.checks.spawn(async move {
             let found = check.run(deep).await;
             seen.done.fetch_add(check.segment.bytes, Ordering::Relaxed);
-            found
+            Ok(found?.map(|damage| (damage, check.segment)))
         });
         Ok(())
     }
@@ -344,7 +349,9 @@ impl Work<'_> {
     async fn finish_one(&mut self) -> Result<()> {
         if let Some(found) = self.checks.join_next().await {
             let found = found.or_err(Kind::Internal, || "the check of a segment failed".to_owned())??;
-            self.report.errors.extend(found);
+            let Some((damage, segment)) = found else { return Ok(()) };
+            self.missing.extend((damage.kind == DamageKind::Missing).then_some(segment));
+            self.report.errors.push(damage);
         }
         Ok(())
     }
@@ -638,6 +645,36 @@ mod tests {
         store.delete(&layout::state_version(&of, 1, "w", 1)).await.expect("deleted");
         let damaged = look().await.expect("the store answers");
         assert_eq!(damaged.errors.iter().map(|damage| damage.kind).collect::<Vec<_>>(), [DamageKind::Missing]);
+    }
+
+    #[tokio::test]
+    async fn what_is_given_up_and_deleted_while_it_is_verified_is_not_missed() {
+        use crate::manifest::state::{By, append, document, retention};
+        use crate::stream::{Begin, StateKind, StateOf};
+
+        let store = Store::over(Arc::new(object_store::memory::InMemory::new()), "memory:///");
+        let at = |seconds| chrono::DateTime::from_timestamp(1_700_000_000 + seconds, 0).expect("a time");
+        let of = StateOf { kind: StateKind::Topics, scope: "main".into() };
+        let stream = StreamId::State(of.clone());
+        let begin = Begin::State { state: StateKind::Topics, cluster_id: None };
+        let mut chain = manifest::Chain::begin(&store, &stream, begin, "w", at(0)).await.expect("it begins");
+        for number in 0..3_i64 {
+            let document = document(&of, &number).expect("JSON");
+            let by = By { writer: "w", n: number.unsigned_abs(), at: at(number * 10) };
+            assert!(append(&mut chain, number, &document, by).await.expect("stored"));
+        }
+        store.delete(&layout::state_version(&of, 2, "w", 2)).await.expect("deleted");
+        // On one thread the chain is read before anything that was spawned, and that before the segments are looked at.
+        let meanwhile = store.clone();
+        let gives_up = tokio::spawn(async move {
+            retention::give_up(&mut chain, at(15), ("e", at(20))).await.expect("given up");
+            retention::sweep(&meanwhile, &chain, at(9_000)).await.expect("swept")
+        });
+        let report = verify(&store, true, &Arc::new(Seen::default())).await.expect("the store answers");
+        assert_eq!(report.segments, 3, "the chain was read before");
+        assert_eq!(gives_up.await.expect("done"), 1);
+        let missing: Vec<&str> = report.errors.iter().map(|damage| damage.object.as_str()).collect();
+        assert_eq!(missing, [layout::state_version(&of, 2, "w", 2).as_ref()], "and what is still needed is");
     }
 
     /// Offsets 10 and 12 at 500 and 400, of 8 bytes each.

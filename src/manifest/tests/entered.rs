@@ -11,7 +11,7 @@ use crate::manifest::holds::Held;
 use crate::manifest::known::Known;
 use crate::manifest::{abandon, leftovers, recoverable};
 use crate::store::layout;
-use crate::stream::{BackupRef, Body, Entered, Lsn, System};
+use crate::stream::{BackupRef, Body, Entered, Lsn, Progress, Snapshot, System, Totals, invariants};
 use crate::verify::{DamageKind, Seen, verify};
 
 const SYSTEM: System = System { system_id: 7, wal_segment_size: 16 << 20, server_version: 15 };
@@ -264,4 +264,25 @@ async fn what_does_not_fit_is_refused() {
     }
     chain.progress.accepts(&body(&["b"], &["a"])).unwrap();
     assert_eq!(body(&["b"], &[]).format(), 2);
+}
+
+/// Replicas of two builds: the older one writes no parents into its snapshots.
+#[test]
+fn a_snapshot_of_a_writer_that_knows_no_parents_says_nothing_else() {
+    let backup = |hash: &str, parent: Option<&str>| {
+        let backup = BackupRef { name: "b".into(), sha256: hash.into(), parent: parent.map(str::to_owned) };
+        let begin = Begin::Postgres(SYSTEM);
+        let (positions, pages, last, abandoned) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let totals = Totals::default();
+        Snapshot { begin, positions, totals, pages, closed: None, last, abandoned, backups: Some(vec![backup]) }
+    };
+    let none = Snapshot { backups: None, ..backup("h", None) };
+    let repeats = |sum: &Snapshot, written: &Snapshot| {
+        invariants::snapshot_repeats_progress(&Progress::from_snapshot(sum), written).is_ok()
+    };
+    let (known, unknown) = (backup("h", Some("a")), backup("h", None));
+    assert!(repeats(&known, &known) && repeats(&known, &unknown) && repeats(&unknown, &known));
+    assert!(!repeats(&known, &backup("h", Some("x"))) && !repeats(&known, &backup("x", Some("a"))));
+    assert!(!repeats(&known, &none) && !repeats(&none, &known));
+    assert!(!repeats(&known, &Snapshot { backups: Some(Vec::new()), ..none.clone() }));
 }
