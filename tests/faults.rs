@@ -382,7 +382,7 @@ fn records_of_two_lives_do_not_mix_while_nobody_looks() {
     produce(kafka, &topic, 10_000..10_500, 2);
     program.thaw();
     let new = kafka.consume_all(&topic);
-    wait_said(&mut program, "the topic has begun another life");
+    wait_said(&mut program, "the topic has begun another generation");
     program.terminate(STOP);
     site.reconfigure("60s", "500ms");
     let mut program = site.start();

@@ -1,6 +1,6 @@
 //! Who may change something: whoever knows the token.
 //!
-//! The token is the content of a file that only its user and group can reach. It is read anew for each changing call, so
+//! The token is the content of a file that only its user and group can reach. It is read again for each changing call, so
 //! that a token can be exchanged while the process runs. It is compared by its SHA-256, whose comparison tells nothing
 //! about the token by the time that it takes.
 //!

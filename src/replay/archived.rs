@@ -71,7 +71,7 @@ pub async fn archived(store: &Store, plan: &Plan, until: DateTime<Utc>, now: Dat
     let mut clusters: BTreeMap<&str, Vec<&TopicLife>> = BTreeMap::new();
     for part in &plan.parts {
         let lives = clusters.entry(&part.stream.cluster).or_default();
-        // The newest life is what the topic was at the end.
+        // The newest generation is what the topic was at the end.
         lives.retain(|life| life.topic != part.stream.topic);
         lives.push(&part.stream);
     }
@@ -175,7 +175,7 @@ impl<'a> States<'a> {
         }
     }
 
-    /// The topic in the last version before `held` that has it. It is there from about when its life began in the archive.
+    /// The topic in the last version before `held` that has it. It is there from about when its generation began in the archive.
     async fn last_with(&mut self, wanted: &Wanted, held: i64) -> Result<Option<Archived>> {
         let Some(kept) = versions::versions(&self.chain) else { return Ok(None) };
         let begun = versions::as_of(&self.chain, wanted.begun.timestamp_millis(), DateTime::<Utc>::MAX_UTC).await?;
@@ -200,7 +200,7 @@ impl<'a> States<'a> {
     }
 }
 
-/// Within so many versions from where its life began in the archive a topic has to be told.
+/// Within so many versions from where its generation began in the archive a topic has to be told.
 const SOON_AFTER: i64 = 16;
 
 impl Document {
@@ -246,7 +246,7 @@ mod tests {
     #[tokio::test]
     async fn a_topic_that_is_gone_or_another_one_is_what_it_was_last() {
         let store = Store::over(std::sync::Arc::new(object_store::memory::InMemory::new()), "memory:///");
-        // Ten versions without it, one life that grows for 50, ten without, another life for 30, then none.
+        // Ten versions without it, one generation that grows for 50, ten without, another generation for 30, then none.
         let life = |id, partitions| Some((id, partitions));
         let versions: Vec<_> = std::iter::repeat_n(None, 10)
             .chain((0..50).map(|n| life("x", 1 + n / 10)))

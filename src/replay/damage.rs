@@ -1,7 +1,7 @@
 //! Segments that cannot be read: what of a replay stops before them, and what goes on.
 //!
 //! A partition that has lost records must not get the ones behind them in silence, so it ends before the first that cannot
-//! be read, in this life of its topic and in later ones. Partitions beside it in the same segment are read one by one, and go
+//! be read, in this generation of its topic and in later ones. Partitions beside it in the same segment are read one by one, and go
 //! on if their own pages are whole. Nothing of it is written down: the marks of the partition stay where it stopped, so
 //! that the same id goes on there once the object is back.
 

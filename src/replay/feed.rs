@@ -6,7 +6,7 @@
 //! ```
 //! Without `--speed` the segments are read one after the other, the next one opened while the last is read. With it the
 //! partitions have to keep step with each other, so each has a cursor of its own, and the cursor that is furthest behind
-//! goes next. Either way a partition's records come by offset, the older life of a topic first: a record whose timestamp
+//! goes next. Either way a partition's records come by offset, the older generation of a topic first: a record whose timestamp
 //! lies before that of the one before it goes right after it.
 
 use std::cmp::Reverse;
@@ -278,7 +278,7 @@ struct Cursor {
     loaded: Option<Run>,
     /// The greatest timestamp that went by: a partition's time never falls.
     clock: i64,
-    /// The offset after the last record that was read, in the life of the topic that is read.
+    /// The offset after the last record that was read, in the generation of the topic that is read.
     next: (usize, i64),
 }
 

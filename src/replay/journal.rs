@@ -2,12 +2,12 @@
 //!
 //! ```text
 //! replays/<id>/topics.json     before topics are created: how they are set, and what is left to do in the end
-//! replays/<id>/plan.json       put-if-absent, before the first record: lives, offsets, the target's topic ids
+//! replays/<id>/plan.json       put-if-absent, before the first record: generations, offsets, the target's topic ids
 //! replays/<id>/progress.json   over and over, some seconds late
 //! replays/<id>/finished.json   put-if-absent, after the last transaction
 //! ```
 //! The archive goes on growing while a replay runs, and may even hold what the replay itself sends. So the same id means
-//! what it meant when it was begun: [`Begun`] names every life of a topic and where each partition ends. What decides how
+//! what it meant when it was begun: [`Begun`] names every generation of a topic and where each partition ends. What decides how
 //! far it has come is the target's group, committed with the records. [`Reached`] is for the day on which that group is
 //! gone; [`Finished`] for the day after the replay.
 
@@ -88,7 +88,7 @@ pub struct BegunTopic {
     pub ends: BTreeMap<i32, i64>,
 }
 
-/// One life of one topic, and what of it is sent.
+/// One generation of a topic, and what of it is sent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pinned {
     /// The stream, as [`TopicLife`] is written.
@@ -168,7 +168,7 @@ pub struct ReachedPartition {
     pub topic: String,
     /// The partition.
     pub partition: i32,
-    /// The life of the source topic.
+    /// The generation of the source topic.
     pub generation: u32,
     /// The next source offset.
     pub offset: i64,
@@ -267,7 +267,7 @@ impl Begun {
         digest_of(&self.sources)
     }
 
-    /// The lives of topics that are sent, in the order of sending.
+    /// The generations of topics that are sent, in the order of sending.
     pub fn streams(&self) -> Result<Vec<TopicLife>> {
         self.sources.iter().map(|pinned| pinned.stream.parse()).collect()
     }

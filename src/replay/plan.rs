@@ -1,7 +1,7 @@
 //! What a replay will do, worked out before anything is sent, and without I/O.
 //!
 //! In go the [`Source`]s that hold wanted records, the query and where the topics go; out comes a [`Plan`]: parts, one a
-//! life of a topic, in the order in which they are sent, each with its segments and the exact rows wanted of them.
+//! generation of a topic, in the order in which they are sent, each with its segments and the exact rows wanted of them.
 //!
 //! Numbers are exact where a segment lies wholly in the range. A segment that straddles an end counts in full, and the
 //! plan then says "at most": to count exactly would mean to read those segments twice.
@@ -22,7 +22,7 @@ pub type Marks = BTreeMap<(String, i32), Mark>;
 /// How far one target partition has come: the next source record to send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Mark {
-    /// The life of the source topic.
+    /// The generation of the source topic.
     pub generation: u32,
     /// The next source offset.
     pub offset: i64,
@@ -31,14 +31,14 @@ pub struct Mark {
 /// What a replay will do.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// One life of one topic each, in the order of sending; those of one topic oldest first.
+    /// One generation of a topic each, in the order of sending; those of one topic oldest first.
     pub parts: Vec<Part>,
 }
 
-/// What is sent of one life of a topic.
+/// What is sent of one generation of a topic.
 #[derive(Debug, Clone)]
 pub struct Part {
-    /// The topic and its life.
+    /// The topic and its generation.
     pub stream: TopicLife,
     /// The topic that it is sent to.
     pub target: String,
@@ -322,7 +322,7 @@ mod tests {
         let query = Query { timestamps: Some(200..400), ..Query::default() };
         let straddling = plan(&query, &Marks::new());
         assert_eq!(straddling.records(), (20, false));
-        assert_eq!(straddling.segments(), 2, "the first segment of each life ends before the range");
+        assert_eq!(straddling.segments(), 2, "the first segment of each generation ends before the range");
         let whole = plan(&Query { timestamps: Some(100..300), ..Query::default() }, &Marks::new());
         assert_eq!(whole.records(), (76, true));
         assert!(plan(&Query { timestamps: Some(300..400), ..Query::default() }, &Marks::new()).parts.is_empty());

@@ -1,6 +1,6 @@
 //! What a user asks of the archive (topics, partitions, times, offsets), and what of the archive can hold it.
 //!
-//! In goes a [`Query`]; out come [`Source`]s: the lives of topics that it names, oldest first, each with the segments
+//! In goes a [`Query`]; out come [`Source`]s: the generations of topics that it names, oldest first, each with the segments
 //! and gaps that can matter. Which records of a segment count is decided later, by the segment's reader.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,8 +26,8 @@ use crate::time;
 pub struct Query {
     /// The topics; none means all.
     pub topics: Vec<TopicPattern>,
-    /// Which life of the topics; none means every one, or the newest alone where `offsets` are given, for the offsets
-    /// of two lives have nothing to do with each other.
+    /// Which generation of the topics; none means every one, or the newest alone where `offsets` are given, for the offsets
+    /// of two generations have nothing to do with each other.
     pub generation: Option<u32>,
     /// The partitions; none means all.
     pub partitions: Option<Partitions>,
@@ -37,10 +37,10 @@ pub struct Query {
     pub offsets: Option<Offsets>,
 }
 
-/// One life of a topic, and what it holds of a query.
+/// One generation of a topic, and what it holds of a query.
 #[derive(Debug, Clone)]
 pub struct Source {
-    /// The topic and its life.
+    /// The topic and its generation.
     pub stream: TopicLife,
     /// How far each partition is archived.
     pub positions: Vec<PartitionRange>,
@@ -65,7 +65,7 @@ impl Query {
         wanted.map(|at| (at.partition, self.offsets.map_or(at.start..at.end, |offsets| offsets.within(at)))).collect()
     }
 
-    /// The topic lives in `archive` that the query names, by topic, oldest life first.
+    /// The topic generations in `archive` that the query names, by topic, oldest generation first.
     ///
     /// # Errors
     /// `Kind::NotFound` for a name that no archived topic has: a misspelt name must not end as an empty replay.
@@ -89,8 +89,8 @@ impl Query {
             None => true,
         });
         if let (Some(generation), true) = (self.generation, streams.is_empty()) {
-            return Err(Error::new(Kind::NotFound, format!("no topic has a life of number {generation}"))
-                .hint("`tidelog ls` prints the lives: the number after the last dot of a stream"));
+            return Err(Error::new(Kind::NotFound, format!("no topic has a generation {generation}"))
+                .hint("`tidelog ls` prints the generations: the number after the last dot of a stream"));
         }
         Ok(streams)
     }
@@ -119,12 +119,12 @@ fn no_topic(pattern: &TopicPattern, here: &[&TopicLife]) -> Error {
 pub struct Found {
     /// What can be read.
     pub sources: Vec<Source>,
-    /// Lives of topics that the query names, and why they cannot be read.
+    /// Generations of topics that the query names, and why they cannot be read.
     pub damaged: Vec<(TopicLife, Error)>,
 }
 
 impl Found {
-    /// Leaves out every life of a topic of which one cannot be read: records of a later life must not come where those of an
+    /// Leaves out every generation of a topic of which one cannot be read: records of a later generation must not come where those of an
     /// earlier one are missing.
     pub fn without_damaged_topics(&mut self) {
         let damaged: BTreeSet<(&str, &str)> =
@@ -133,10 +133,10 @@ impl Found {
     }
 }
 
-/// Finds what of the archive can hold records of `query`. A life of a topic that cannot be read is in the way of no other.
+/// Finds what of the archive can hold records of `query`. A generation of a topic that cannot be read is in the way of no other.
 ///
 /// # Errors
-/// The store's own, and why the one life cannot be read that the query names.
+/// The store's own, and why the one generation cannot be read that the query names.
 pub async fn sources(store: &Store, cluster: Option<&str>, query: &Query) -> Result<Found> {
     let streams = query.streams(&manifest::topics(store).await?, cluster)?;
     let (mut found, mut claims) = (Found::default(), Claims::default());
@@ -172,7 +172,7 @@ pub async fn sources_of(store: &Store, streams: Vec<TopicLife>, query: &Query) -
 }
 
 impl Claims {
-    /// What a life of a topic holds of `query`; none if its chain has not begun.
+    /// What a generation of a topic holds of `query`; none if its chain has not begun.
     async fn source_of(&mut self, store: &Store, life: &TopicLife, query: &Query) -> Result<Option<Source>> {
         let Some(chain) = Chain::open(store, &life.stream()).await? else { return Ok(None) };
         let claims = self.of(store, &life.cluster).await?;
@@ -207,7 +207,7 @@ pub fn shortfalls(sources: &[Source], query: &Query, now: DateTime<Utc>) -> Vec<
     for source in sources {
         newest.insert((&source.stream.cluster, &source.stream.topic), source);
     }
-    // Only the newest life of a topic goes on.
+    // Only the newest generation of a topic goes on.
     let mut warnings: Vec<String> = newest.values().filter_map(|source| source.not_reached(query, now)).collect();
     warnings.extend(given_up(sources, query));
     for source in sources {
@@ -509,7 +509,10 @@ mod tests {
             ..old.clone()
         };
         let until = |to| Query { timestamps: Some(0..to), ..Query::default() };
-        assert!(shortfalls(&[old.clone(), new.clone()], &until(1_000), time(9_000)).is_empty(), "the old life is over");
+        assert!(
+            shortfalls(&[old.clone(), new.clone()], &until(1_000), time(9_000)).is_empty(),
+            "the old generation is over"
+        );
         let late = shortfalls(&[old.clone(), new.clone()], &until(1_001), time(9_000));
         assert!(late.len() == 1 && late[0].contains("complete through 1970-01-01T00:00:01.000Z"), "{late:?}");
         assert!(shortfalls(std::slice::from_ref(&old), &until(1), time(9_000))[0].contains("not known"));

@@ -253,7 +253,7 @@ fn no_records() -> Error {
     Error::new(Kind::Unsupported, "a segment of a write-ahead log holds no records of a topic")
 }
 
-/// Blocks of about this many bytes are written at once when a segment is written anew.
+/// Blocks of about this many bytes are written at once when a segment is written again.
 const REWRITE: u64 = 8 << 20;
 
 /// Writes the rows of `sealed` that lie in `ranges` of `(partition, start, end)` to the new file `to`. For a writer that

@@ -44,7 +44,7 @@ pub(crate) struct Args {
     /// At most this many records
     #[arg(short = 'n', value_name = "N")]
     limit: Option<u64>,
-    /// Which life of a topic that was deleted and created again, from 0. Without it every life is printed, the oldest
+    /// Which generation of a topic that was deleted and created again, from 0. Without it every generation is printed, the oldest
     /// first; with --offsets the newest alone
     #[arg(long, value_name = "NUMBER")]
     generation: Option<u32>,

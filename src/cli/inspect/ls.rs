@@ -69,7 +69,7 @@ struct Row {
     min_time: Option<String>,
     max_time: Option<String>,
     complete_through: Option<String>,
-    /// A later life of the topic has begun: nothing comes any more, and `complete_through` does not move.
+    /// A later generation of the topic has begun: nothing comes any more, and `complete_through` does not move.
     ended: bool,
     gaps: Vec<GapRow>,
     partitions: Vec<PartitionRow>,
@@ -290,7 +290,7 @@ fn table(rows: &[Row], damaged: &[(StreamId, Error)], now: DateTime<Utc>) -> Str
         *lives.entry(row.name()).or_default() += 1;
     }
     let cells = |row: &Row| {
-        // The number of a life matters where there are several, or where the name looks as if it had one.
+        // The number of a generation matters where there are several, or where the name looks as if it had one.
         let only_life =
             row.generation == Some(0) && lives.get(row.name()) == Some(&1) && !ends_with_a_number(row.name());
         [
@@ -318,7 +318,7 @@ fn table(rows: &[Row], damaged: &[(StreamId, Error)], now: DateTime<Utc>) -> Str
     human::table(HEADINGS, RIGHT, &rows)
 }
 
-/// Whether a name without the number of a life looks like one with it.
+/// Whether a name without the number of a generation looks like one with it.
 fn ends_with_a_number(name: &str) -> bool {
     name.rsplit_once('.').is_some_and(|(_, end)| !end.is_empty() && end.bytes().all(|byte| byte.is_ascii_digit()))
 }
@@ -352,7 +352,7 @@ fn lag(now: DateTime<Utc>, through: DateTime<Utc>) -> String {
 }
 
 impl Row {
-    /// The stream without the number of a topic's life.
+    /// The stream without the number of a topic's generation.
     fn name(&self) -> &str {
         match self.generation {
             Some(_) => self.stream.rsplit_once('.').map_or("", |(name, _)| name),

@@ -65,7 +65,7 @@ impl Place {
 }
 
 /// A stream as a user names it: a topic, `^` and a regex, `postgres`, `state`, or a stream as `ls` prints it, with or without the
-/// number of its life.
+/// number of its generation.
 pub(super) enum Named {
     Topic(TopicPattern),
     Stream(String),

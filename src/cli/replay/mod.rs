@@ -64,7 +64,7 @@ pub(crate) struct Args {
     /// Only these offsets of one partition of one topic: from A up to, and without, B; either may be left out
     #[arg(long, value_name = "A..B")]
     offsets: Option<Offsets>,
-    /// Which life of a topic that was deleted and created again, from 0
+    /// Which generation of a topic that was deleted and created again, from 0
     #[arg(long, value_name = "NUMBER")]
     generation: Option<u32>,
     /// Send each topic to another one: the regex's first match in its name is replaced by the template

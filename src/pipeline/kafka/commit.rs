@@ -161,7 +161,7 @@ impl Committer {
         }
     }
 
-    /// Puts a checkpoint over the batch; what may be of another life of the topic, and what another process has covered
+    /// Puts a checkpoint over the batch; what may be of another generation of the topic, and what another process has covered
     /// meanwhile, is taken out of it first.
     async fn commit(&mut self, batch: Vec<Ready>) {
         let mut batch = self.of_this_life(batch).await;
@@ -249,7 +249,7 @@ impl Committer {
         }
     }
 
-    /// The batch without what may have been fetched from another life of the topic.
+    /// The batch without what may have been fetched from another generation of the topic.
     async fn of_this_life(&self, batch: Vec<Ready>) -> Vec<Ready> {
         let id = match self.chain.begin_facts().topic_id() {
             Some(known) => self.shared.topic_ids.id_of(&self.life.topic).await.filter(|id| id != known),
@@ -272,7 +272,7 @@ impl Committer {
                     partition,
                     start = kept,
                     end,
-                    "the topic was deleted and created again: offsets that may be of its new life are not kept in the old one"
+                    "the topic was deleted and created again: offsets that may be of its new generation are not kept in the old one"
                 );
             }
             ends.insert(partition, kept);
@@ -280,7 +280,7 @@ impl Committer {
         self.cut(batch, |range| ends.get(&range.partition).map_or(range.end, |end| range.end.min(*end))).await
     }
 
-    /// Where a partition of the topic's new life ends: nowhere yet if it has no such partition, unknown if no broker tells
+    /// Where a partition of the topic's new generation ends: nowhere yet if it has no such partition, unknown if no broker tells
     /// until then.
     async fn latest(&self, partition: i32, until: Instant) -> Option<i64> {
         let at = TopicPartition { topic: Arc::from(self.life.topic.as_str()), partition };
@@ -330,7 +330,7 @@ impl Committer {
             };
             match rewrite(&sealed, ranges, info, self.encoding, &path).await {
                 Ok(new) => break new,
-                Err(error) => backoff.wait_after("a segment cannot be written anew", error).await,
+                Err(error) => backoff.wait_after("a segment cannot be written again", error).await,
             }
         };
         drop(backoff);
@@ -433,7 +433,7 @@ impl Committer {
     }
 
     /// Finds out why the broker does not have the offset after the archive's last: its retention has outrun the
-    /// archiver (a gap is recorded), the log ends before it (another life of the topic), or neither (try again).
+    /// archiver (a gap is recorded), the log ends before it (another generation of the topic), or neither (try again).
     async fn out_of_range(&mut self, partition: i32) {
         let (id, earliest, latest) = self.present(partition).await;
         if is_recreated(self.chain.begin_facts().topic_id(), id.as_deref()) {

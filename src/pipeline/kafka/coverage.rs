@@ -218,7 +218,7 @@ impl Watch {
     }
 
     /// The topics that still are the ones that are archived. What had come of one before the question is verified; one with
-    /// another id has another life.
+    /// another id has another generation.
     async fn topics(&self, told: &[Told]) -> Result<Same> {
         let names: Vec<String> = told.iter().map(|told| told.report.topic.to_string()).collect();
         let mut described = self.shared.cluster.describe(&names).await?;

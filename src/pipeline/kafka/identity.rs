@@ -41,10 +41,11 @@ pub async fn admit(store: &Store, kafka: &Kafka, cluster: &Cluster) -> Result<()
             None => Err(untold(kafka, configured)),
         };
     }
-    let mut lives = manifest::lives_named(store, &kafka.cluster).await?;
+    let mut generations = manifest::lives_named(store, &kafka.cluster).await?;
     // What was begun last tells most: a cluster that was confirmed once has the newest generations.
-    lives.sort_unstable_by(|a, b| (b.generation, &a.topic).cmp(&(a.generation, &b.topic)));
-    let begins = stream::iter(lives).map(|life| async move { (manifest::begin_of(store, &life.stream()).await, life) });
+    generations.sort_unstable_by(|a, b| (b.generation, &a.topic).cmp(&(a.generation, &b.topic)));
+    let begins =
+        stream::iter(generations).map(|life| async move { (manifest::begin_of(store, &life.stream()).await, life) });
     let mut begins = begins.buffered(READS_AT_ONCE);
     let mut others: BTreeMap<String, TopicLife> = BTreeMap::new();
     while let Some((begin, life)) = begins.next().await {

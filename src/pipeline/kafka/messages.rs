@@ -33,7 +33,7 @@ pub(super) enum TaskEvent {
     Fenced { segmenter: SegmenterId, dropped: Vec<Dropped> },
     /// The broker did not have a partition's next offset; this is where it goes on.
     Found { segmenter: SegmenterId, partition: i32, from: Resume },
-    /// The answer to a segmenter that began anew.
+    /// The answer to a segmenter that began again.
     Positioned { segmenter: SegmenterId, seq: u64, positions: Vec<(i32, Resume)> },
     /// The segmenter's topic is another one now, or its log was cut: another generation has to begin.
     GenerationEnds { segmenter: SegmenterId, cut: Option<Cut> },
@@ -93,7 +93,7 @@ pub(super) enum Question {
     End { cut: Option<Cut> },
 }
 
-/// A topic's present life, and where to read its partitions on.
+/// A topic's present generation, and where to read its partitions on.
 pub(super) struct Resolved {
     pub(super) topic: Arc<str>,
     pub(super) life: TopicLife,

@@ -1,6 +1,6 @@
 //! Full-size blocks go round: the collector fills them, an encoder reads them, and they come back to be filled again.
 //!
-//! Allocated anew each time, blocks of this size make the allocator give memory back to the system and take it again,
+//! Allocated again each time, blocks of this size make the allocator give memory back to the system and take it again,
 //! page by page, or keep holes between them: with the pool the peak of the process is what the blocks hold.
 
 use crate::record::Block;

@@ -1,4 +1,4 @@
-//! Where to read on: for partitions that the group has assigned, the chain of the topic's present life and the offset
+//! Where to read on: for partitions that the group has assigned, the chain of the topic's present generation and the offset
 //! after the last archived one. The archive decides, never the group's committed offsets.
 //!
 //! Where the archive of each partition begins is decided once, for all partitions of a topic, and stands in the first entry
@@ -277,7 +277,7 @@ async fn known(asking: &Asking<'_>, wanted: Vec<Wanted>, failures: &mut Failures
     Ok(sound)
 }
 
-/// What the archive has of one topic, of which it may hold these lives, oldest first.
+/// What the archive has of one topic, of which it may hold these generations, oldest first.
 async fn known_of(asking: &Asking<'_>, wanted: Wanted, generations: &[TopicLife]) -> Result<Known> {
     let (life, chain) = present_life(asking, &wanted, generations).await?;
     let all = 0..wanted.info.partitions.max(0);
@@ -287,7 +287,7 @@ async fn known_of(asking: &Asking<'_>, wanted: Wanted, generations: &[TopicLife]
     Ok(Known { wanted, life, chain, earlier })
 }
 
-/// The topic's present life, and its chain if it has begun.
+/// The topic's present generation, and its chain if it has begun.
 async fn present_life(
     asking: &Asking<'_>,
     wanted: &Wanted,
@@ -312,7 +312,11 @@ async fn present_life(
                 return Err(Error::new(Kind::Unavailable, message).hint("it lags behind the others; it is asked again"));
             }
             let next = newest.next_generation();
-            tracing::warn!(topic = &*wanted.topic, generation = next.generation, "the topic has begun another life");
+            tracing::warn!(
+                topic = &*wanted.topic,
+                generation = next.generation,
+                "the topic has begun another generation"
+            );
             return Ok((next, None));
         }
         return Ok((newest.clone(), Some(chain)));

@@ -64,7 +64,7 @@ pub(super) struct Part {
     rows_end: i64,
     /// The offset up to which checkpoints cover the partition.
     committed: i64,
-    /// Segments up to this number are from before the partition was last begun anew; that they were dropped says nothing
+    /// Segments up to this number are from before the partition was last begun again; that they were dropped says nothing
     /// about what came since.
     anew_after: u64,
     /// What it waits for: what comes meanwhile is dropped.
@@ -272,7 +272,7 @@ impl Segmenter {
         self.ask(Question::End { cut });
     }
 
-    /// Begins a partition anew at `offset`: what the archive says. The open segment must have been sealed before.
+    /// Begins a partition again at `offset`: what the archive says. The open segment must have been sealed before.
     pub(super) fn reposition(&mut self, partition: i32, offset: i64) {
         let sealed = self.sealed;
         self.verified.forget(partition);
@@ -290,7 +290,7 @@ impl Segmenter {
         }
     }
 
-    /// Whether the segmenter must read a partition anew because segment number `seq` of it was dropped.
+    /// Whether the segmenter must read a partition again because segment number `seq` of it was dropped.
     pub(super) fn misses(&mut self, partition: i32, seq: u64) -> bool {
         self.part_mut(partition).is_some_and(|part| part.anew_after < seq)
     }

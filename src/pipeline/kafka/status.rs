@@ -59,7 +59,7 @@ impl From<&Failure> for Trouble {
     }
 }
 
-/// One life of one topic.
+/// One generation of a topic.
 #[derive(Debug, Clone)]
 pub struct StreamStatus {
     /// Its stream, as [`crate::stream::StreamId`] is written.
@@ -68,7 +68,7 @@ pub struct StreamStatus {
     pub topic: Arc<str>,
     /// The topic's label in metrics.
     pub label: Arc<str>,
-    /// Which life of the topic.
+    /// Which generation of the topic.
     pub generation: u32,
     /// The partitions that this process owns, in order.
     pub partitions: Vec<PartitionStatus>,
@@ -111,7 +111,7 @@ pub struct PartitionStatus {
     pub end: Option<i64>,
     /// Everything that was there at this time is archived.
     pub complete_through: Option<DateTime<Utc>>,
-    /// Its position is being asked for anew, or the group wants it back: nothing is read.
+    /// Its position is being asked for again, or the group wants it back: nothing is read.
     pub held: bool,
     /// Why it stands still although there are records to read, or is not known to be complete.
     pub stall: Option<Stall>,

@@ -1,7 +1,7 @@
-//! Whether what was fetched belongs to the life of its topic that is being archived.
+//! Whether what was fetched belongs to the generation of its topic that is being archived.
 //!
 //! When a topic is deleted and created again, librdkafka learns the new id from its metadata and fetches on at the same
-//! offset (`rd_kafka_topic_metadata_update0`, 2.12.1). If the new log has that offset already, records of the new life
+//! offset (`rd_kafka_topic_metadata_update0`, 2.12.1). If the new log has that offset already, records of the new generation
 //! come where those of the old one would. So the id is looked at **after** a segment was sealed and before its checkpoint:
 //! if it is still the chain's, so was every record; if not, what a segment may keep is told by [`kept`].
 
@@ -71,7 +71,7 @@ async fn answer(cluster: Cluster, mut inbox: mpsc::UnboundedReceiver<Asked>, rep
     }
 }
 
-/// Up to which offset of each partition a segmenter's records are known to be of its life: they had come before the brokers
+/// Up to which offset of each partition a segmenter's records are known to be of its generation: they had come before the brokers
 /// still gave the topic the same id.
 #[derive(Default)]
 pub(super) struct Verified(Mutex<BTreeMap<i32, i64>>);
@@ -85,7 +85,7 @@ impl Verified {
         self.lock().insert(partition, offset);
     }
 
-    /// The partition is read anew from somewhere.
+    /// The partition is read again from somewhere.
     pub(super) fn forget(&self, partition: i32) {
         self.lock().remove(&partition);
     }
@@ -95,9 +95,9 @@ impl Verified {
     }
 }
 
-/// Where the range `[start, end)` of a partition ends, now that its topic is known to have another life, whose log ends
+/// Where the range `[start, end)` of a partition ends, now that its topic is known to have another generation, whose log ends
 /// at `latest`. A record comes after those before it: if the last one lies where the new log has nothing, all are of the
-/// old life. Otherwise those are that came before the old id was last seen; what the new life has comes again in its own
+/// old generation. Otherwise those are that came before the old id was last seen; what the new generation has comes again in its own
 /// chain.
 pub(super) fn kept(start: i64, end: i64, verified: Option<i64>, latest: Option<i64>) -> i64 {
     match latest {

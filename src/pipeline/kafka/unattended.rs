@@ -254,7 +254,7 @@ mod tests {
         let mut marks = Marks::default();
         let mut told_at = Vec::new();
         for now in (0..600).step_by(60) {
-            // Partition 0 is claimed anew each time; 1 moves until 120 s.
+            // Partition 0 is claimed again each time; 1 moves until 120 s.
             let claimed = |_: &str, partition| (partition == 0).then(|| at(now - 10));
             let still = marks.claimed(&two(), claimed, at(now));
             assert_eq!(still.contains("a"), now > 0);

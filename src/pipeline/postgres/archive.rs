@@ -421,7 +421,7 @@ impl Archiver {
 
 /// One segment on its way from the spool into the store.
 struct Job {
-    /// Which life of its timeline it belongs to.
+    /// Which generation of its timeline it belongs to.
     life: u32,
     shared: Arc<Shared>,
     key: Path,
@@ -437,7 +437,7 @@ impl Job {
         let (of, level) = (key.clone(), shared.zstd_level);
         let sealed = tokio::task::spawn_blocking(move || seal(&of, &facts, &wal, &seen, level));
         let (mut segment, object) =
-            sealed.await.or_err(Kind::Internal, || "the encoding of WAL broke off".into())??;
+            sealed.await.or_err(Kind::Internal, || "the encoding of WAL was aborted".into())??;
         segment.life = life;
         let mut backoff = Backoff::new(shared.status.tasks.reporter(Task::WalUpload, ""));
         while let Err(error) = shared.store.put(&key, object.clone()).await {

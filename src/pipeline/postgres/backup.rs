@@ -186,7 +186,7 @@ pub(crate) async fn take(job: &BackupJob<'_>, done: &Done) -> Result<Backup> {
         // What it has stored would stay for ever, and on a disk that is full leave no room for WAL either.
         let removed = backups::remove_parts(store, place.0, &place.1).await;
         if let Err(error) = removed {
-            tracing::warn!(%error, name = place.1, "the parts of a base backup that broke off cannot be removed");
+            tracing::warn!(%error, name = place.1, "the parts of a base backup that was aborted cannot be removed");
         }
     }
     let backup = taken?;
@@ -194,10 +194,10 @@ pub(crate) async fn take(job: &BackupJob<'_>, done: &Done) -> Result<Backup> {
     let hash = while_away(waits(), "a base backup cannot be committed", || backups::commit(store, &backup)).await?;
     // Where nothing is archived yet, the first one that is entered takes it along.
     let timelines = [backup.timeline, backup.end_timeline].map(u32::cast_signed);
-    let lives = timelines.map(|timeline| before.as_ref().map_or(0, |chain| chain.life(timeline)));
+    let generations = timelines.map(|timeline| before.as_ref().map_or(0, |chain| chain.life(timeline)));
     while_away(waits(), "a base backup cannot be entered", async || {
         let Some(mut chain) = archived_system(store).await? else { return Ok(()) };
-        chain.enter(&backup, &hash, lives, (&format!("{writer}b"), crate::time::now())).await
+        chain.enter(&backup, &hash, generations, (&format!("{writer}b"), crate::time::now())).await
     })
     .await?;
     Ok(backup)
@@ -281,7 +281,7 @@ const LOOKS: usize = 16;
 async fn is_stored(store: &Store, backup: &Backup, sent: &Tally) -> Result<()> {
     let wrong = |what: String| {
         Error::new(Kind::Corrupt, format!("the base backup {} is not in the store as it was sent: {what}", backup.name))
-            .hint("it counts for nothing, and is taken anew; if it comes again, `tidelog check --connect` tries the store")
+            .hint("it counts for nothing, and is taken again; if it comes again, `tidelog check --connect` tries the store")
     };
     let parts: Vec<&Part> = backup.parts().collect();
     for some in parts.chunks(LOOKS) {
@@ -297,7 +297,7 @@ async fn is_stored(store: &Store, backup: &Backup, sent: &Tally) -> Result<()> {
         stored => stored?,
     };
     let named = tokio::task::spawn_blocking(move || files_of(&stored));
-    let named = named.await.or_err(Kind::Internal, || "reading a manifest broke off".to_owned())?;
+    let named = named.await.or_err(Kind::Internal, || "reading a manifest was aborted".to_owned())?;
     let named = named.map_err(|error| wrong(error.to_string()))?;
     if named != *sent {
         return Err(wrong(format!("its archives hold {sent}, and the server's manifest names {named}")));

@@ -141,7 +141,7 @@ fn sum_of(at: usize, byte: u8) -> u32 {
 
 fn cut(what: &str) -> Error {
     Error::new(Kind::Corrupt, format!("an archive that the server sent cannot be read: {what}"))
-        .hint("the backup counts for nothing, and is taken anew")
+        .hint("the backup counts for nothing, and is taken again")
 }
 
 #[cfg(test)]

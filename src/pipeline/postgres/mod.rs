@@ -100,7 +100,7 @@ pub(super) async fn run(
         system,
         status,
         archived: channel::Sender::new(chain.positions().copied().collect()),
-        lives: Mutex::default(),
+        generations: Mutex::default(),
         look_again: Notify::new(),
         backups,
     });
@@ -170,7 +170,7 @@ async fn serve(
             tracing::warn!("stopped before all WAL was archived; the rest is archived after the next start");
             return Ok(());
         };
-        match ended.or_err(Kind::Internal, || "the archiving of WAL broke off".into())? {
+        match ended.or_err(Kind::Internal, || "the archiving of WAL was aborted".into())? {
             Ok(Ended::Done) => return Ok(()),
             Ok(Ended::Overtaken) => receiver = receiving.break_off().await?,
             Err(error) if error.kind() == Kind::Corrupt => {

@@ -115,7 +115,7 @@ impl Packer {
     /// Adds the first frame under way to the part.
     async fn collect(&mut self) -> Result<()> {
         let Some(first) = self.compressing.pop_front() else { return Ok(()) };
-        let (compressed, bytes) = first.await.or_err(Kind::Internal, || "compressing broke off".to_owned())??;
+        let (compressed, bytes) = first.await.or_err(Kind::Internal, || "compressing was aborted".to_owned())??;
         self.part.extend_from_slice(&compressed);
         self.part_bytes += bytes;
         self.part_frames += 1;
@@ -159,7 +159,7 @@ impl Packer {
     async fn uploaded(&mut self) -> Result<()> {
         match self.uploads.join_next().await {
             None => Ok(()),
-            Some(result) => result.or_err(Kind::Internal, || "an upload broke off".to_owned())?,
+            Some(result) => result.or_err(Kind::Internal, || "an upload was aborted".to_owned())?,
         }
     }
 
@@ -230,7 +230,7 @@ impl Paced {
             let message =
                 format!("a base backup stored nothing for {} hours, and is given up", slept.max(waited).num_hours());
             return Err(Error::new(Kind::Unavailable, message)
-                .hint("it is begun anew; look for what held it up: the server, the store, or a machine that slept"));
+                .hint("it is begun again; look for what held it up: the server, the store, or a machine that slept"));
         }
         self.last = (Instant::now(), now);
         Ok(())

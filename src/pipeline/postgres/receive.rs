@@ -46,7 +46,7 @@ pub(super) struct Receiving {
 impl Receiving {
     /// Waits until it ends by itself.
     pub(super) async fn ended(&mut self) -> Result<()> {
-        let end = (&mut self.end).await.or_err(Kind::Internal, || "the receiving of WAL broke off".into());
+        let end = (&mut self.end).await.or_err(Kind::Internal, || "the receiving of WAL was aborted".into());
         let (receiver, received) = end?;
         self.receiver = Some(receiver);
         received
@@ -57,7 +57,7 @@ impl Receiving {
         drop(self.go_on);
         match self.receiver {
             Some(receiver) => Ok(receiver),
-            None => Ok(self.end.await.or_err(Kind::Internal, || "the receiving of WAL broke off".into())?.0),
+            None => Ok(self.end.await.or_err(Kind::Internal, || "the receiving of WAL was aborted".into())?.0),
         }
     }
 }
@@ -208,7 +208,7 @@ impl Receiver {
         let message =
             format!("{shown} is the Postgres system {found}, and the archive holds the WAL of the system {archived}");
         Err(Error::new(Kind::Config, message).hint(
-            "point postgres.url at the right server; a system that initdb or pg_upgrade made anew needs an archive of its own",
+            "point postgres.url at the right server; a system that initdb or pg_upgrade made new needs an archive of its own",
         ))
     }
 

@@ -36,8 +36,8 @@ pub(super) struct Shared {
     pub(super) status: Arc<Status>,
     /// How far each timeline is archived.
     pub(super) archived: channel::Sender<Vec<PartitionRange>>,
-    /// Which life of each timeline is archived; those that were never abandoned are in their first.
-    pub(super) lives: Mutex<BTreeMap<u32, u32>>,
+    /// Which generation of each timeline is archived; those that were never abandoned are in their first.
+    pub(super) generations: Mutex<BTreeMap<u32, u32>>,
     /// Somebody else may have changed what stands in the way: the chain is to be looked at again.
     pub(super) look_again: Notify,
     /// Asks for a new base backup, with the reason.
@@ -50,30 +50,30 @@ impl Shared {
         self.segments.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// The history of a timeline, in the life of it that is archived.
+    /// The history of a timeline, in the generation of it that is archived.
     pub(super) fn history_key(&self, timeline: u32) -> Path {
-        let lives = self.lives.lock().unwrap_or_else(PoisonError::into_inner);
-        layout::history(self.system.system_id, timeline, lives.get(&timeline).copied().unwrap_or(0))
+        let generations = self.generations.lock().unwrap_or_else(PoisonError::into_inner);
+        layout::history(self.system.system_id, timeline, generations.get(&timeline).copied().unwrap_or(0))
     }
 
     /// Whether a timeline was abandoned that this process does not know to be.
     pub(super) fn is_overtaken_by(&self, chain: &Chain) -> bool {
-        *self.lives.lock().unwrap_or_else(PoisonError::into_inner) != lives(chain)
+        *self.generations.lock().unwrap_or_else(PoisonError::into_inner) != generations(chain)
     }
 
     /// Goes on with the timelines as the chain has them: what is received of one that was abandoned is of no use.
     pub(super) fn follow(&self, chain: &Chain) -> Result<()> {
-        let now = lives(chain);
+        let now = generations(chain);
         self.spool.follow(&now)?;
-        *self.lives.lock().unwrap_or_else(PoisonError::into_inner) = now;
-        // Before anything is received: where to go on must not be decided by where the life before ended.
+        *self.generations.lock().unwrap_or_else(PoisonError::into_inner) = now;
+        // Before anything is received: where to go on must not be decided by where the generation before ended.
         self.archived.send_replace(chain.positions().copied().collect());
         Ok(())
     }
 }
 
-/// Which life of each timeline is archived, of those that were abandoned.
-fn lives(chain: &Chain) -> BTreeMap<u32, u32> {
+/// Which generation of each timeline is archived, of those that were abandoned.
+fn generations(chain: &Chain) -> BTreeMap<u32, u32> {
     let timelines = chain.abandoned().iter().map(|abandon| abandon.partition);
     timelines.map(|timeline| (timeline.cast_unsigned(), chain.life(timeline))).collect()
 }

@@ -4,7 +4,7 @@
 //!  <spool_dir>/postgres-<system id>/wal.lock                             held by the process that uses it
 //!                                   <timeline, 8 hex>-<start, 16 hex>.wal    raw bytes from `start` on
 //!                                   <timeline, 8 hex>-<start, 16 hex>.gap    the server has nothing before `start`
-//!                                   lives                                    which life of each timeline they are of
+//!                                   lives                                    which generation of each timeline they are of
 //!                                   <timeline, 8 hex>-<start, 16 hex>.abandoned    of a timeline that was abandoned meanwhile
 //!                                   spare                                    zeros, for the next file
 //!
@@ -44,8 +44,8 @@ use crate::stream::Lsn;
 
 const LOCK: &str = "wal.lock";
 
-/// Which life of each timeline the files are of.
-const LIVES: &str = "lives";
+/// Which generation of each timeline the files are of.
+const GENERATIONS: &str = "lives";
 
 /// A file of zeros that is ready to become the next one.
 const SPARE: &str = "spare";
@@ -151,7 +151,7 @@ impl WalSpool {
         })
     }
 
-    /// Lets it be opened anew, although a task that was broken off may still know it for a moment.
+    /// Lets it be opened again, although a task that was aborted may still know it for a moment.
     pub(super) fn close(&self) {
         if let Err(error) = self.lock.unlock() {
             tracing::warn!(%error, "the lock of the spool of WAL cannot be given back");
@@ -449,26 +449,26 @@ impl WalSpool {
         }
     }
 
-    /// Puts aside what it holds of timelines of which another life is archived than when it came: it is of another server, and not
-    /// ours to delete. `lives` is remembered beside the files, for the next process.
+    /// Puts aside what it holds of timelines of which another generation is archived than when it came: it is of another server, and not
+    /// ours to delete. `generations` is remembered beside the files, for the next process.
     ///
     /// # Errors
     /// Those of the file system.
-    pub(super) fn follow(&self, lives: &BTreeMap<u32, u32>) -> Result<()> {
-        let path = self.directory.join(LIVES);
+    pub(super) fn follow(&self, generations: &BTreeMap<u32, u32>) -> Result<()> {
+        let path = self.directory.join(GENERATIONS);
         let failed = |source| self.failed(source);
         let known: BTreeMap<u32, u32> = match std::fs::read(&path) {
             Ok(text) => serde_json::from_slice(&text).unwrap_or_default(),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => BTreeMap::new(),
             Err(error) => return Err(failed(error)),
         };
-        if known == *lives {
+        if known == *generations {
             return Ok(());
         }
         self.forget();
         let mut inner = self.lock();
         inner.open = None;
-        let is_gone = |file: &Extent| known.get(&file.timeline) != lives.get(&file.timeline);
+        let is_gone = |file: &Extent| known.get(&file.timeline) != generations.get(&file.timeline);
         for extent in inner.files.iter().filter(|file| is_gone(file)) {
             let path = self.directory.join(extent.name());
             tracing::warn!(file = %path.display(), "a spool file is of a timeline that was abandoned, and is put aside");
@@ -476,8 +476,8 @@ impl WalSpool {
             remove(&path.with_extension("gap"));
         }
         inner.files.retain(|file| !is_gone(file));
-        inner.archived.retain(|timeline, _| known.get(timeline) == lives.get(timeline));
-        let text = serde_json::to_vec(lives).map_err(|error| failed(error.into()))?;
+        inner.archived.retain(|timeline, _| known.get(timeline) == generations.get(timeline));
+        let text = serde_json::to_vec(generations).map_err(|error| failed(error.into()))?;
         let new = path.with_extension("tmp");
         std::fs::write(&new, text).and_then(|()| File::open(&new)?.sync_all()).map_err(failed)?;
         std::fs::rename(&new, &path).and_then(|()| sync_directory(&self.directory)).map_err(failed)

@@ -74,7 +74,7 @@ fn warn(slots: &[SlotStatus], warned: &mut Vec<String>) {
             tracing::error!(
                 slot = slot.name,
                 reason = slot.invalidation_reason,
-                "a replication slot is lost: its client has to begin anew"
+                "a replication slot is lost: its client has to begin again"
             );
         } else {
             tracing::warn!(

@@ -32,14 +32,14 @@ pub(super) struct Watermark {
     /// What was written last.
     written: Option<DateTime<Utc>>,
     /// Which generation of each timeline the watermarks are of.
-    lives: BTreeMap<u32, u32>,
+    generations: BTreeMap<u32, u32>,
 }
 
 impl Watermark {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         let coverage = Coverage::new(&shared.writer, crate::time::now());
         let stream = StreamId::Postgres { system_id: shared.system.system_id };
-        Self { shared, stream, coverage, written: None, lives: BTreeMap::new() }
+        Self { shared, stream, coverage, written: None, generations: BTreeMap::new() }
     }
 
     /// Works until it is aborted. What fails is told and comes up again.
@@ -67,13 +67,13 @@ impl Watermark {
 
     /// What was claimed of a timeline before it was abandoned says nothing of the one that has its number now.
     fn forget_abandoned(&mut self) {
-        let now = self.shared.lives.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let now = self.shared.generations.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let claims = self.coverage.streams.entry(self.stream.to_string()).or_default();
         claims.retain(|timeline, _| {
             let timeline = timeline.cast_unsigned();
-            self.lives.get(&timeline) == now.get(&timeline)
+            self.generations.get(&timeline) == now.get(&timeline)
         });
-        self.lives = now;
+        self.generations = now;
     }
 
     async fn claim(&mut self, now: DateTime<Utc>) -> Result<()> {

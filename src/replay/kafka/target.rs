@@ -8,7 +8,7 @@
 //! tidelog/1 generation=0 from=1795331112000 to=1795334712000 plan=9f3ac1d27be04421 pinned=03be1c9f7a55d210
 //! ```
 //! `from` and `to` are `-` where the range is open; `plan` is a digest of everything else that the command says about
-//! which records are sent where, `pinned` one of the lives and offsets that it stood for when it was begun. Offsets are committed in the transaction of the records that they speak of (KIP-98, KIP-447), so a mark
+//! which records are sent where, `pinned` one of the generations and offsets that it stood for when it was begun. Offsets are committed in the transaction of the records that they speak of (KIP-98, KIP-447), so a mark
 //! never lies ahead of the records or behind them. Brokers forget a group without members after
 //! `offsets.retention.minutes` (seven days unless it is set otherwise).
 
@@ -54,7 +54,7 @@ pub struct Identity {
     pub timestamps: Option<Range<i64>>,
     /// A digest of everything else that decides which records are sent where.
     pub digest: String,
-    /// A digest of the lives and offsets that are sent; none in marks of a version that did not know it.
+    /// A digest of the generations and offsets that are sent; none in marks of a version that did not know it.
     pub pinned: Option<String>,
 }
 

@@ -1,7 +1,7 @@
 //! Encodes the columns of bytes: key, value, and the parts of headers.
 //!
 //! The encoder of the Parquet library copies each value four times on the way to a page, into memory that it asks of
-//! the system anew for every page; for records of 1 KB that costs as much as half of their compression. This one
+//! the system again for every page; for records of 1 KB that costs as much as half of their compression. This one
 //! knows how large a page becomes before it builds it, so it copies once, into buffers that serve the whole row group.
 //! The rest of the file is the library's.
 //!

@@ -144,7 +144,7 @@ fn a_walk_may_begin_anywhere() {
         let mut walker = Walker::new(system(), 1, Lsn(log.start + begin as u64), Lsn(0)).expect("a known version");
         walker.feed(&bytes[begin..]).map(|()| walker)
     };
-    // The last two begin behind the switch: in a life of a timeline that follows an abandoned one, nobody has seen it.
+    // The last two begin behind the switch: in a generation of a timeline that follows an abandoned one, nobody has seen it.
     let unused = (1 << 20) - 8_192 * 2 + 12;
     for begin in [8, 8_192, 20_000, 8_192 * 40, 8_192 * 40 + 12, 1 << 20, unused, (1 << 20) - 8_192] {
         let mut walker = feed(begin, &log.bytes).expect("sound WAL");

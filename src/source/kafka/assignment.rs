@@ -216,7 +216,7 @@ impl Assignment {
         }
     }
 
-    /// librdkafka was given the whole assignment anew, and has forgotten what it asked the brokers about: see [`Assignment::start`].
+    /// librdkafka was given the whole assignment again, and has forgotten what it asked the brokers about: see [`Assignment::start`].
     pub(super) fn all_start(&mut self) {
         for slot in self.slots_mut().filter(|slot| slot.reading && !slot.halted && slot.last.is_some()) {
             (slot.away, slot.starting) = (true, Some(0));

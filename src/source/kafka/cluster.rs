@@ -1,4 +1,4 @@
-//! The admin view of the cluster: what topics there are, which life of a topic it is, and where logs begin and end.
+//! The admin view of the cluster: what topics there are, which generation of a topic it is, and where logs begin and end.
 //!
 //! A client of its own, so that a slow request never waits behind fetches. librdkafka answers on queues; a blocking
 //! thread waits for each answer.

@@ -155,7 +155,7 @@ impl Consumer {
     /// Gives at most `max` records to `on_message` and everything else to `events`; returns when it has `max`, or when
     /// `wait` is over. Records of a partition come in the order of their offsets, each offset once.
     ///
-    /// An error means that librdkafka refuses what it must do: the consumer must be built anew.
+    /// An error means that librdkafka refuses what it must do: the consumer must be built again.
     pub fn poll(
         &mut self,
         max: usize,

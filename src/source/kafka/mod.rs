@@ -15,7 +15,7 @@
 //!
 //! What no event tells: that a topic was deleted and created again. If its new log is long enough, librdkafka reads on
 //! in it (rdkafka_topic.c, "an offset reset must be triggered"). A topic id that [`Cluster::describe`] gives *after*
-//! records came, and that is still the one of before, proves that they are of that life: ids never come back.
+//! records came, and that is still the one of before, proves that they are of that generation: ids never come back.
 
 mod access;
 mod assignment;
@@ -145,7 +145,7 @@ pub enum Event {
         /// Why.
         error: Error,
     },
-    /// Something else went wrong; after a fatal fault the consumer must be built anew.
+    /// Something else went wrong; after a fatal fault the consumer must be built again.
     Fault {
         /// What.
         error: Error,

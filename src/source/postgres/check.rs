@@ -85,7 +85,7 @@ fn usable(slot: &Slot) -> Result<()> {
     if slot.is_lost() {
         let message = format!("the slot {name} has lost the WAL that it kept");
         return Err(Error::new(Kind::Incomplete, message)
-            .hint("a running tidelog records the gap, makes the slot anew and takes a base backup; raise max_slot_wal_keep_size"));
+            .hint("a running tidelog records the gap, makes the slot again and takes a base backup; raise max_slot_wal_keep_size"));
     }
     Ok(())
 }

@@ -213,7 +213,7 @@ fn what_came_of_a_timeline_before_it_was_abandoned_is_put_aside_once() {
         let files = std::fs::read_dir(root.path().join("postgres-7")).expect("a folder").flatten();
         files.filter(|file| file.path().extension().is_some_and(|end| end == "abandoned")).count()
     };
-    let lives = BTreeMap::from([(2, 1)]);
+    let generations = BTreeMap::from([(2, 1)]);
     {
         let spool = opened(root.path()).expect("a spool");
         spool.follow(&BTreeMap::new()).expect("a disk");
@@ -225,13 +225,13 @@ fn what_came_of_a_timeline_before_it_was_abandoned_is_put_aside_once() {
     }
     {
         let spool = opened(root.path()).expect("a spool");
-        spool.follow(&lives).expect("a disk");
+        spool.follow(&generations).expect("a disk");
         assert_eq!((spool.end(), aside()), (Some((1, Lsn(100))), 1));
         assert!(spool.begin(2, Lsn(0), false, NOWHERE).expect("a file"));
         append(&spool, &[8; 50]);
         spool.sync().expect("a disk");
     }
     let spool = opened(root.path()).expect("a spool");
-    spool.follow(&lives).expect("a disk");
+    spool.follow(&generations).expect("a disk");
     assert_eq!((spool.end(), aside()), (Some((2, Lsn(50))), 1), "what came since is kept, by the next process, too");
 }

@@ -62,7 +62,7 @@ impl Consumer {
         self.handle
             .resume(&mut self.names(&there))
             .map_err(|failure| failure.into_error("cannot resume partitions"))?;
-        self.restart(&stopped).map_err(|failure| failure.into_error("cannot start partitions anew"))
+        self.restart(&stopped).map_err(|failure| failure.into_error("cannot start partitions again"))
     }
 
     /// Keeps librdkafka from fetching partitions before they were sought: all that it is about to start and that are away.
@@ -116,6 +116,6 @@ impl Consumer {
             return Ok(());
         }
         let resumed = self.handle.resume(&mut self.names(&keys));
-        self.restart(&keys).and(resumed).map_err(|failure| failure.into_error("cannot start partitions anew"))
+        self.restart(&keys).and(resumed).map_err(|failure| failure.into_error("cannot start partitions again"))
     }
 }

@@ -264,7 +264,7 @@ fn nothing_old_comes_after_a_seek_or_an_unassign() {
     let mark = reader.offsets(&a).len();
     reader.rest(Duration::from_millis(300));
     assert_eq!(reader.offsets(&a).len(), mark);
-    // It is still this member's, so it can be read again; the pause of its earlier life is forgotten.
+    // It is still this member's, so it can be read again; the pause of its earlier generation is forgotten.
     reader.consumer.assign(&[(a.clone(), 490)]).unwrap();
     reader.consumer.pause(std::slice::from_ref(&a)).unwrap();
     reader.consumer.unassign(std::slice::from_ref(&a)).unwrap();

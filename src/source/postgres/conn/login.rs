@@ -128,7 +128,7 @@ impl Login<'_> {
             }
             Authentication::Md5 { .. } => {
                 Err(Error::new(Kind::Denied, "the server wants the password hashed with md5, which can be replayed and is broken")
-                    .hint("set password_encryption = 'scram-sha-256' and the user's password anew, or allow it with postgres.allow_md5 = true"))
+                    .hint("set password_encryption = 'scram-sha-256' and the user's password again, or allow it with postgres.allow_md5 = true"))
             }
             Authentication::Sasl(mechanisms) => self.begin_scram(&mechanisms).map(Some),
             Authentication::SaslContinue(data) => {
