@@ -1,11 +1,10 @@
 //! `tidelog check`: is the configuration right, and does everything that it names answer?
 
+mod answer;
 mod kafka;
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
-
-use serde::Serialize;
 
 use super::output;
 use crate::config::{Config, Kafka};
@@ -16,6 +15,7 @@ use crate::pipeline;
 use crate::source::kafka::{Cluster, validate};
 use crate::source::postgres;
 use crate::store::Store;
+use answer::Answer;
 
 /// What `tidelog check` is asked.
 #[derive(Debug, clap::Args)]
@@ -26,38 +26,6 @@ pub(super) struct Args {
     /// Print the result as JSON.
     #[arg(long)]
     json: bool,
-}
-
-/// The answer of one check.
-#[derive(Debug, Serialize)]
-struct Answer {
-    check: &'static str,
-    ok: bool,
-    /// Nothing is wrong now, and yet one should know.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    warning: bool,
-    detail: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    hint: Option<String>,
-    #[serde(skip)]
-    kind: Option<Kind>,
-}
-
-impl Answer {
-    fn of(check: &'static str, result: Result<String>) -> Self {
-        match result {
-            Ok(detail) => Self { check, ok: true, warning: false, detail, hint: None, kind: None },
-            Err(error) => {
-                let (kind, hint) = (Some(error.kind()), error.hint_text().map(str::to_owned));
-                Self { check, ok: false, warning: false, detail: error.to_string(), hint, kind }
-            }
-        }
-    }
-
-    /// What is no failure, and yet to be known.
-    fn warning(check: &'static str, detail: String, hint: &str) -> Self {
-        Self { check, ok: true, warning: true, detail, hint: Some(hint.to_owned()), kind: None }
-    }
 }
 
 /// Checks, prints, and fails if a check did.

@@ -23,7 +23,7 @@ use std::hash::Hasher;
 use chrono::{DateTime, SecondsFormat, Utc};
 use twox_hash::XxHash64;
 
-use super::SegmentInfo;
+use super::info::SegmentInfo;
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::stream::{FORMAT_VERSION, PartitionRange, TopicLife, total};
 

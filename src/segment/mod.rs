@@ -21,6 +21,8 @@ mod avro;
 mod facts;
 mod fetch;
 mod filter;
+mod info;
+mod limits;
 mod parquet;
 mod spool;
 pub mod wal;
@@ -29,7 +31,6 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use chrono::{DateTime, Utc};
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 
@@ -37,36 +38,17 @@ use self::avro::{AvroReader, AvroWriter};
 pub use self::facts::SegmentFacts;
 use self::fetch::Object;
 pub use self::filter::Filter;
+pub use self::info::SegmentInfo;
 use self::parquet::{ParquetReader, ParquetWriter};
 use self::spool::Tally;
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::record::Block;
 pub use crate::stream::Format;
-use crate::stream::{LastRecord, PartitionRange, SegmentRef, TopicLife};
-
-/// The most bytes that a reader takes at once, stored or unpacked: a block of Avro, a row group of Parquet. Zeros compress without
-/// end, so that nothing can be concluded from what is stored.
-const MOST_AT_ONCE: u64 = 512 << 20;
+use crate::stream::{LastRecord, PartitionRange, SegmentRef};
 
 /// The most bytes of records that a writer puts together, which leaves room for what is said of each. It is far above what is
 /// written at once, but for a record of that size. (Kafka's `message.max.bytes` is 1 MiB unless it is raised.)
 const MOST_WRITTEN: u64 = 384 << 20;
-
-/// The most headers of a record; each takes two bytes of it at the least.
-const MOST_HEADERS: usize = 1 << 22;
-
-/// What a segment is part of, for its file metadata.
-#[derive(Debug, Clone)]
-pub struct SegmentInfo {
-    /// The stream.
-    pub stream: TopicLife,
-    /// The topic's id on the cluster, if the broker has one.
-    pub topic_id: Option<String>,
-    /// The id of the process that writes.
-    pub writer: String,
-    /// When it begins to.
-    pub created: DateTime<Utc>,
-}
 
 /// How a segment is encoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

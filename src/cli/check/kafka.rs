@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::Answer;
+use super::answer::Answer;
 use crate::config::{Kafka, TopicPattern};
 use crate::error::{Error, Kind, Result};
 use crate::source::kafka::{Cluster, FOREIGN_HINT, Limit};

@@ -5,6 +5,7 @@
 //! after a time-out.
 
 mod afterwards;
+mod blocking;
 mod connection;
 mod created;
 mod creation;
@@ -32,7 +33,7 @@ use super::archived::Archived;
 use super::journal::{Finished, Journal, Settings};
 use super::plan::Plan;
 use super::{Counters, Tally, Tempo};
-use crate::error::{Error, Kind, Result, ResultExt as _};
+use crate::error::{Error, Kind, Result};
 use crate::store::Store;
 
 pub use afterwards::Afterwards;
@@ -163,9 +164,4 @@ pub async fn finish(
         Finished::save(&begun.replay, crate::time::now(), store).await?;
     }
     Ok(settled)
-}
-
-/// Runs what blocks on a thread that may.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work).await.or_err(Kind::Internal, || "the replay's producer failed".to_owned())?
 }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use futures::FutureExt as _;
 
-use super::blocking;
+use super::blocking::blocking;
 use super::effort::Effort;
 use super::late::Late;
 use super::preflight::Findings;

@@ -13,7 +13,7 @@ use parquet::file::metadata::{ColumnChunkMetaData, RowGroupMetaData};
 
 use super::thrift::{Bad, Thrift, kind};
 use crate::error::{Error, Kind, Result};
-use crate::segment::MOST_AT_ONCE;
+use crate::segment::limits::MOST_AT_ONCE;
 
 /// The most values that a column has in a row group; more records or headers are never written at once.
 pub(super) const MOST_VALUES: u64 = 1 << 23;

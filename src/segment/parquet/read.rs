@@ -39,7 +39,7 @@ use crate::segment::assemble::{Assembler, RowMeta};
 use crate::segment::facts::{SegmentFacts, value};
 use crate::segment::fetch::{Object, Run};
 use crate::segment::filter::{Filter, Wanted};
-use crate::segment::{MOST_AT_ONCE, MOST_HEADERS};
+use crate::segment::limits::{MOST_AT_ONCE, MOST_HEADERS};
 
 /// Bytes at the end of the file that are read first; they hold the footer of all but the largest segments.
 const TAIL: u64 = 64 << 10;

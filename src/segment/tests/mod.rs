@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use chrono::DateTime;
 use object_store::ObjectStoreExt;
 use object_store::memory::InMemory;
 use proptest::prelude::*;
@@ -16,6 +17,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::error::Kind;
 use crate::record::{Header, Record, TimestampType};
+use crate::stream::TopicLife;
 
 /// A record that owns its bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
