@@ -18,16 +18,18 @@ mod unfinished;
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::error::{Error, Kind, Result};
 use crate::source::postgres::Server;
 use crate::store::Store;
 
 use postgres::{Supervisor, backup::BackupTask};
-use published::{Opened, Published};
+use published::{Opened, Published, PublishedPostgres};
 use spool::Spool;
 use summary::Summary;
+use tasks::Tasks;
 
 /// Archives everything that the configuration names, until `stop` turns true. `published` is made from the same
 /// configuration.
@@ -52,33 +54,13 @@ pub async fn run(config: &Config, published: Arc<Published>, stop: watch::Receiv
             _ => Ok(()),
         }
     };
-    let (tasks, Opened { store, writer }) = (published.tasks(), &opened);
-    let unfinished =
-        tasks.spawn("unfinished-uploads", unfinished::run(store.clone(), tasks.reporter(tasks::Task::Leftovers, "")));
+    let tasks = published.tasks();
+    let reporter = tasks.reporter(tasks::Task::Leftovers, "");
+    let unfinished = tasks.spawn("unfinished-uploads", unfinished::run(opened.store.clone(), reporter));
     let log = async {
         match (&config.postgres, published.postgres()) {
             (Some(postgres), Some(published)) => {
-                let (backups, requests) = mpsc::channel(1);
-                let task = BackupTask {
-                    server: Server::new(&postgres.for_backups())?,
-                    config: postgres.clone(),
-                    store: store.clone(),
-                    writer: writer.clone(),
-                    status: Arc::clone(&published.status),
-                    requests,
-                    stop: stop.clone(),
-                };
-                let task = tasks.spawn("base-backup", postgres::backup::run(task));
-                let log = Supervisor { config, postgres, opened: &opened, published, backups };
-                let mut summary = Summary::default();
-                let result = tokio::select! {
-                    result = log.run(stop.clone()) => result,
-                    never = summary.every_minute(published) => match never {},
-                };
-                summary.tell(published);
-                // A backup under way counts for nothing until its last object.
-                task.abort();
-                result
+                archive_wal((config, postgres), &opened, published, tasks, &stop).await
             }
             _ => Ok(()),
         }
@@ -90,22 +72,7 @@ pub async fn run(config: &Config, published: Arc<Published>, stop: watch::Receiv
         }
         _ => None,
     };
-    let topic_upkeep = match (&config.kafka, config.retention.kafka) {
-        (Some(kafka), Some(kept)) => {
-            let reporter = tasks.reporter(tasks::Task::KafkaUpkeep, "");
-            let work = kafka::upkeep::run((kafka.cluster.clone(), kept), opened.clone(), reporter);
-            Some(tasks.spawn("kafka-upkeep", work))
-        }
-        _ => None,
-    };
-    let state_upkeep = match (&config.kafka, config.retention.state) {
-        (Some(kafka), Some(kept)) => {
-            let reporter = tasks.reporter(tasks::Task::KafkaStateUpkeep, "");
-            let work = state::upkeep::run((kafka.cluster.clone(), kept), opened.clone(), reporter);
-            Some(tasks.spawn("state-upkeep", work))
-        }
-        _ => None,
-    };
+    let maintenance = spawn_maintenance(config, &opened, tasks);
     // What fails for good on one side ends both: a process that archives half of what it was told looks healthy.
     let both = async { tokio::try_join!(topics, log).map(|((), ())| ()) };
     let result = tokio::select! {
@@ -114,8 +81,53 @@ pub async fn run(config: &Config, published: Arc<Published>, stop: watch::Receiv
         result = both => result,
     };
     unfinished.abort();
-    state.into_iter().chain(state_upkeep).chain(topic_upkeep).for_each(|state| state.abort());
+    state.into_iter().chain(maintenance).for_each(|task| task.abort());
     result
+}
+
+/// Archives WAL and takes base backups until `stop` turns true.
+async fn archive_wal(
+    (config, postgres): (&Config, &config::Postgres),
+    opened: &Opened,
+    published: &PublishedPostgres,
+    tasks: &Arc<Tasks>,
+    stop: &watch::Receiver<bool>,
+) -> Result<()> {
+    let (backups, requests) = mpsc::channel(1);
+    let task = BackupTask {
+        server: Server::new(&postgres.for_backups())?,
+        config: postgres.clone(),
+        store: opened.store.clone(),
+        writer: opened.writer.clone(),
+        status: Arc::clone(&published.status),
+        requests,
+        stop: stop.clone(),
+    };
+    let task = tasks.spawn("base-backup", postgres::backup::run(task));
+    let supervisor = Supervisor { config, postgres, opened, published, backups };
+    let mut summary = Summary::default();
+    let result = tokio::select! {
+        result = supervisor.run(stop.clone()) => result,
+        never = summary.every_minute(published) => match never {},
+    };
+    summary.tell(published);
+    // A backup under way counts for nothing until its last object.
+    task.abort();
+    result
+}
+
+/// Starts what gives up by `[retention]`: records, and versions of state.
+fn spawn_maintenance(config: &Config, opened: &Opened, tasks: &Arc<Tasks>) -> Vec<JoinHandle<()>> {
+    let Some(kafka) = &config.kafka else { return Vec::new() };
+    let records = config.retention.kafka.map(|kept| {
+        let reporter = tasks.reporter(tasks::Task::KafkaUpkeep, "");
+        tasks.spawn("kafka-upkeep", kafka::upkeep::run((kafka.cluster.clone(), kept), opened.clone(), reporter))
+    });
+    let state = config.retention.state.map(|kept| {
+        let reporter = tasks.reporter(tasks::Task::KafkaStateUpkeep, "");
+        tasks.spawn("state-upkeep", state::upkeep::run((kafka.cluster.clone(), kept), opened.clone(), reporter))
+    });
+    records.into_iter().chain(state).collect()
 }
 
 /// Tries whether the spool directory can be written.

@@ -15,7 +15,7 @@ use picture::Picture;
 /// The sizes that nothing may exceed. Whoever makes one smaller writes the smaller number here.
 const LIMITS: Sizes = Sizes {
     longest_function: 119,
-    long_functions: 16,
+    long_functions: 14,
     longest_file: 675,
     long_files: 17,
     most_parameters: 7,

@@ -38,19 +38,10 @@ impl Collector {
             return self.ask(id, Request::Ask(question));
         }
         if let Some(Finish { seq, ranges, has_rows: false, .. }) = &step.finish {
-            let empty = |&(partition, start, end): &(i32, i64, i64)| PartitionRange {
-                partition,
-                start,
-                end,
-                records: 0,
-                min_timestamp: None,
-                max_timestamp: None,
-            };
-            let request = Request::Empty { seq: *seq, ranges: ranges.iter().map(empty).collect() };
             if let Some(segmenter) = self.segmenters.get_mut(&id) {
                 segmenter.step_done(0, None);
             }
-            return self.ask(id, request);
+            return self.ask(id, Request::Empty { seq: *seq, ranges: ranges.iter().map(empty).collect() });
         }
         let Some(segmenter) = self.segmenters.get(&id) else { return };
         let settings = segmenter.settings();
@@ -133,4 +124,9 @@ fn write(
         None => Encoded::Open(writer),
     };
     Ok((encoded, blocks))
+}
+
+/// Returns a range that holds no record.
+fn empty(&(partition, start, end): &(i32, i64, i64)) -> PartitionRange {
+    PartitionRange { partition, start, end, records: 0, min_timestamp: None, max_timestamp: None }
 }

@@ -315,13 +315,7 @@ impl Collector {
                     segmenter.shown.still.refuse_all(Refusal::of(&error));
                 }
             }
-            Event::AllBrokersDown => {
-                let now = Instant::now();
-                if self.outage_told.is_none_or(|told| now.duration_since(told) >= OUTAGE_EVERY) {
-                    self.outage_told = Some(now);
-                    tracing::warn!(bootstrap_servers = %self.kafka.bootstrap_servers, "no broker can be reached; waiting");
-                }
-            }
+            Event::AllBrokersDown => self.log_outage(Instant::now()),
             Event::Fault { error, fatal: true } => return Err(error),
             Event::Fault { error, fatal: false } => {
                 tracing::warn!(%error, hint = error.hint_text(), "kafka");
@@ -329,6 +323,13 @@ impl Collector {
             }
         }
         Ok(())
+    }
+
+    fn log_outage(&mut self, now: Instant) {
+        if self.outage_told.is_none_or(|told| now.duration_since(told) >= OUTAGE_EVERY) {
+            self.outage_told = Some(now);
+            tracing::warn!(bootstrap_servers = %self.kafka.bootstrap_servers, "no broker can be reached; waiting");
+        }
     }
 
     fn read_task_events(&mut self) -> Result<()> {
