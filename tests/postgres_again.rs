@@ -271,7 +271,7 @@ fn answers_that_pass_and_a_slow_link_only_make_a_backup_and_a_restore_slow() {
 }
 
 /// A bucket with what an archive on the disk holds.
-fn s3_with(archive: &Path) -> Bucket {
+pub(crate) fn s3_with(archive: &Path) -> Bucket {
     let bucket = s3::s3s_fs();
     let files = bucket.files().expect("they are files");
     let mut copy = Command::new("cp");

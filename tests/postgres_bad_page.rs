@@ -11,9 +11,15 @@ use crate::rig::wait_for;
 
 /// Overwrites a page of a table on the disk; gives the name of its file.
 fn hurt(place: &Place) -> String {
-    place.postgres.psql("CREATE TABLE hurt AS SELECT generate_series(1, 5000) AS x");
+    hurt_in(place, "hurt", "pg_default")
+}
+
+fn hurt_in(place: &Place, table: &str, tablespace: &str) -> String {
+    place
+        .postgres
+        .psql(&format!("CREATE TABLE {table} TABLESPACE {tablespace} AS SELECT generate_series(1, 5000) AS x"));
     place.postgres.psql("CHECKPOINT");
-    let file = place.postgres.psql("SELECT pg_relation_filepath('hurt')");
+    let file = place.postgres.psql(&format!("SELECT pg_relation_filepath('{table}')"));
     let opened = File::options().write(true).open(place.postgres.data_dir().join(&file)).expect("a table");
     opened.write_all_at(&[0x5a; 64], 8_192 + 4_000).expect("it is overwritten");
     file.rsplit('/').next().expect("a name").to_owned()
@@ -24,8 +30,13 @@ fn a_bad_page_is_named_and_the_next_attempt_is_an_hour_away() {
     for version in [Version::V13, Version::V18] {
         let place = Place::with_checksums(version);
         let name = hurt(&place);
+        let fast = place.home.path().join("fast");
+        std::fs::create_dir(&fast).expect("a directory");
+        place.postgres.psql(&format!("CREATE TABLESPACE fast LOCATION '{}'", fast.display()));
+        let placed = hurt_in(&place, "placed", "fast");
         let said = place.tidelog(&["backup"]);
-        assert!(said.status == Some(3) && said.stderr.contains(&name), "{version:?}: {}", said.stderr);
+        let names = said.stderr.contains(&name) && said.stderr.contains(&placed);
+        assert!(said.status == Some(3) && names, "{version:?}: {}", said.stderr);
         place.wait_archived();
         let report = place.tidelog(&["verify", "--json"]).expect(0).json();
         assert_eq!((&report["backups"], &report["leftovers"]), (&0.into(), &0.into()), "{report}");
@@ -65,4 +76,5 @@ fn a_backup_with_bad_pages_is_kept_on_request_and_marked() {
     wait_recovered(&restored);
     let refused = restored.try_psql("SELECT sum(x) FROM hurt");
     assert!(refused.status != Some(0) && refused.stderr.contains("invalid page"), "{}", refused.stderr);
+    place.postgres.assert_german("Prüfsumme");
 }

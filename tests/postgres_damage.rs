@@ -139,6 +139,21 @@ fn a_backup_that_was_exchanged_or_never_entered_is_used_by_nobody() {
     let into = place.home.path().join("entered").display().to_string();
     let said = place.tidelog(&["restore-postgres", "--into", &into]).expect(0);
     assert!(said.stdout.contains(&second), "{said:?}");
+    // What somebody has removed is told until one says that it may be gone.
+    std::fs::remove_dir_all(folder).expect("removed");
+    let report = place.tidelog(&["verify"]).expect(3);
+    assert!(report.stdout.contains("a base backup cannot be read") && report.stdout.contains("--repair"), "{report:?}");
+    let report = place.tidelog(&["verify", "--repair", "--json"]).expect(0).json();
+    assert_eq!(report["repaired"][0]["let_go"], serde_json::json!([second]), "{report}");
+    place.tidelog(&["verify"]).expect(0);
+    let into = place.home.path().join("left").display().to_string();
+    let said = place.tidelog(&["restore-postgres", "--into", &into]).expect(0);
+    assert!(said.stdout.contains(&first), "{said:?}");
+    // The last one may be somewhere else: that of all is no reason to forget them.
+    std::fs::rename(commit_of(&place, &first).parent().expect("a folder"), place.home.path().join("kept"))
+        .expect("moved");
+    let said = place.tidelog(&["verify", "--repair"]).expect(3).stderr;
+    assert!(said.contains("none of the base backups that count is there"), "{said}");
 }
 
 #[test]

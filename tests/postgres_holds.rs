@@ -6,12 +6,15 @@ use std::time::Duration;
 
 use crate::postgres_path::{KEPT, wait_older};
 use crate::postgres_restore::{PATIENCE, Place, markers, wait_recovered};
-use crate::rig::postgres::Version;
+use crate::rig::postgres::{Postgres, PostgresOptions, Version};
+use crate::rig::process::temporary_directory;
 use crate::rig::{wait_for, wait_until};
 
-/// Backups, and a restore of the first one that is unpacked and not started, while retention lets all but the present go.
+/// Backups, and a restore of the first one that is unpacked and not started, while retention lets all but the present go. It begins
+/// some seconds after this, and finds a file of WAL before the first backup, which nobody holds.
 fn restored_and_overtaken(place: &Place) -> PathBuf {
     place.mark(1);
+    place.postgres.psql("SELECT pg_switch_wal()");
     place.back_up();
     let (target, _) = place.mark(2);
     place.wait_archived();
@@ -19,28 +22,42 @@ fn restored_and_overtaken(place: &Place) -> PathBuf {
     place.back_up();
     place.mark(3);
     place.wait_archived();
-    place.archive(&place.postgres, KEPT);
     wait_older(&place.postgres);
     place.mark(4);
     place.wait_archived();
+    place.archive(&place.postgres, KEPT);
     data
+}
+
+/// How many base backups are listed.
+fn listed(place: &Place) -> usize {
+    let listing = place.tidelog(&["restore-postgres", "--list", "--json"]).expect(0).json();
+    listing["backups"].as_array().expect("a list").len()
 }
 
 #[test]
 fn what_a_restore_and_its_recovery_need_is_kept_while_they_last() {
     let place = Place::new(Version::Debian);
     let data = restored_and_overtaken(&place);
+    wait_until("the service's own retention", PATIENCE, || {
+        place.program().as_ref().expect("it archives").output().contains("retention gave up WAL")
+    });
+    assert_eq!(listed(&place), 2, "it is held");
     let said = place.tidelog(&["expire", "--json"]).expect(0).json();
-    assert_eq!(said["backups"], 0, "it is held: {said}");
+    assert_eq!((&said["backups"], &said["segments"]), (&0.into(), &0.into()), "it is held: {said}");
     let restored = place.adopt(&data, Version::Debian);
     wait_recovered(&restored);
     assert_eq!(markers(&restored), "2|2");
-    // Nobody holds it any more. The service that archives would be before the command now and then.
+    // Nobody holds it any more.
     place.stop_archiving();
     place.forget_holds();
+    let dry = place.tidelog(&["expire", "--dry-run", "--json"]).expect(0).json();
+    assert!(dry["backups"] == 1 && dry["segments"].as_u64() > Some(0), "{dry}");
+    place.archive(&place.postgres, KEPT);
+    wait_until("the service to give up what nobody holds", PATIENCE, || listed(&place) == 1);
+    place.stop_archiving();
     let said = place.tidelog(&["expire", "--json"]).expect(0).json();
-    assert_eq!(said["backups"], 1, "{said}");
-    assert!(said["segments"].as_u64().is_some_and(|segments| segments > 0), "{said}");
+    assert_eq!((&said["backups"], &said["segments"]), (&0.into(), &0.into()), "{said}");
     // The parts of what was given up are there for an hour, and then no more.
     let report = place.tidelog(&["verify", "--json"]).expect(0).json();
     assert_eq!((&report["backups"], &report["leftovers"]), (&1.into(), &1.into()), "{report}");
@@ -108,7 +125,12 @@ fn a_recovery_of_which_nobody_knows_holds_what_it_asks_for() {
 
 #[test]
 fn a_restore_from_an_archive_that_takes_no_hold_goes_on_and_says_so() {
-    let place = Place::new(Version::Debian);
+    // Its log lies elsewhere, which a base backup does not tell (wal-g/cnpg-plugin-wal-g#69).
+    let elsewhere = temporary_directory("wal");
+    let waldir = format!("--waldir={}", elsewhere.path().join("wal").display());
+    let options = PostgresOptions { initdb: &[waldir.as_str()], ..PostgresOptions::default() };
+    let place = Place::of(Postgres::start(options));
+    assert!(place.postgres.data_dir().join("pg_wal").is_symlink());
     place.mark(1);
     place.back_up();
     place.wait_archived();
@@ -122,6 +144,7 @@ fn a_restore_from_an_archive_that_takes_no_hold_goes_on_and_says_so() {
     let restored = place.adopt(Path::new(&into), Version::Debian);
     wait_recovered(&restored);
     assert_eq!(markers(&restored), "1|1");
+    assert!(!restored.data_dir().join("pg_wal").is_symlink());
 }
 
 #[test]

@@ -11,11 +11,14 @@ use std::process::Command;
 use serde_json::Value;
 use tidelog::stream::Lsn;
 
+use crate::postgres_again::s3_with;
 use crate::postgres_path::{KEPT, lose_wal, wait_older};
 use crate::postgres_restore::{PATIENCE, Place, markers, wait_recovered};
 use crate::rig::postgres::{Postgres, PostgresOptions, Version};
 use crate::rig::process::tail;
 use crate::rig::{program, wait_for, wait_until};
+use crate::store_faults::in_bucket;
+use crate::wal::may_mount;
 
 const SUMMARIZED: [(&str, &str); 1] = [("summarize_wal", "on")];
 
@@ -240,6 +243,8 @@ fn a_chain_is_judged_kept_and_given_up_as_one() {
     assert_eq!((&said["backup"], markers(&postgres).as_str()), (&second["name"], "4|4"));
     drop(postgres);
     place.forget_holds();
+    // Another one builds on it all the same (postgrespro/pg_probackup#451).
+    assert_eq!(incremental(place)["parent"], second["name"]);
     // A new full one is enough for the window: all three go at once.
     place.back_up();
     place.mark(7);
@@ -259,6 +264,7 @@ fn a_restore_of_a_chain_that_was_killed_goes_on() {
     let Chained { place, backups: [full, _, second], last, .. } = &chained;
     let bin = bin_dir(Version::V18);
     place.stop_archiving();
+    refused_without_room(&chained);
     // A segment of the log that is missing is damage, and told before anything is written.
     let (segment, kept) = (last_segment(place), place.home.path().join("kept"));
     std::fs::rename(&segment, &kept).expect("moved");
@@ -301,6 +307,7 @@ fn a_restore_of_a_chain_that_was_killed_goes_on() {
     std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("its rights");
     let said = chained.tried("data", &["--bin-dir", &broken.display().to_string()]).expect(1).stderr;
     assert!(said.contains("No space left on device") && said.contains("run the same command again"), "{said}");
+    assert!(said.contains("for the base backups and about") && said.contains("are free"), "{said}");
     let (postgres, said) = chained.restored("data", Version::V18, last.0);
     assert!(said["kept_bytes"].as_u64() > Some(1 << 20) && said["fetched_bytes"].as_u64() < Some(1 << 20), "{said}");
     assert_eq!(
@@ -309,6 +316,12 @@ fn a_restore_of_a_chain_that_was_killed_goes_on() {
         "{}",
         tail(&postgres.log(), 20)
     );
+    drop(postgres);
+    // The same archive in a bucket (EnterpriseDB/barman#1205).
+    let bucket = s3_with(&place.home.path().join("archive"));
+    place.home.write("tidelog.toml", &in_bucket(&bucket, &place.home));
+    let (postgres, _) = chained.restored("from-a-bucket", Version::V18, last.0);
+    assert_eq!((markers(&postgres), sums(&postgres)), ("4|4".to_owned(), last.1.clone()));
 }
 
 #[test]
@@ -447,6 +460,26 @@ fn asked_by_check(place: &Place) -> String {
 }
 
 /// The object with the last of the log.
+/// A disk on which not even the unpacked backups have room is left as it is.
+fn refused_without_room(chained: &Chained) {
+    if !may_mount() {
+        return;
+    }
+    let asked = chained.asked("small", &["--bin-dir", &bin_dir(Version::V18)]).join(" ");
+    let script = format!(
+        "mkdir small && mount -t tmpfs -o size=24m tmpfs small
+         \"$0\" {asked} || {{ code=$?; ls -A small; exit $code; }}"
+    );
+    let refused = program::run(chained.place.home.shell(&script)).expect(1);
+    let said = &refused.stderr;
+    assert!(
+        said.contains("/small: restoring takes ") && said.contains(" MiB are free") && said.contains("--backup NAME"),
+        "{said}"
+    );
+    assert_eq!((refused.stdout.as_str(), holds(&chained.place)), ("", 0), "{said}");
+    assert!(!chained.place.home.path().join("small-fast=2").exists());
+}
+
 fn last_segment(place: &Place) -> PathBuf {
     let mut find = Command::new("find");
     find.arg(place.home.path().join("archive/segments")).args(["-name", "*.wal.zst"]);

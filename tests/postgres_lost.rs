@@ -162,7 +162,10 @@ fn a_server_shuts_down_although_the_archive_is_away_and_nothing_is_lost() {
         place.mark(2);
         let begun = std::time::Instant::now();
         // Panics where it waits for the archiver.
-        place.postgres.stop();
+        match version {
+            Version::Debian => place.postgres.stop_smart(),
+            _ => place.postgres.stop(),
+        }
         eprintln!("{version:?}: down after {:?}", begun.elapsed());
         place.program().as_mut().expect("it archives").assert_running();
         // The process that had it all in its spool is gone, too.

@@ -85,13 +85,43 @@ fn what_ls_claims_is_restored_after_a_recovery_to_a_moment_before_a_backup_and_a
         let latest = place.adopt(&data, version);
         wait_recovered(&latest);
         assert_eq!(markers(&latest), "5|6", "1, 2, 4, 5 and 6");
+        if version == Version::Debian {
+            what_was_left_is_restored_too(&place);
+            a_standby_out_of_the_archive_follows(&place, &again);
+        }
     }
+}
+
+/// Another recovery to what the first one left behind (pgbackrest/pgbackrest#2327, pgbackrest/pgbackrest#2091).
+fn what_was_left_is_restored_too(place: &Place) {
+    let data = place.restore("left", &["--timeline", "1"]);
+    let left = place.adopt(&data, Version::Debian);
+    wait_recovered(&left);
+    assert_eq!(markers(&left), "3|3");
+}
+
+/// A standby of the server that was recovered, made by a restore and not by a copy of it: it goes over to its timeline
+/// (autobase-tech/autobase#588, patroni/patroni#2416).
+fn a_standby_out_of_the_archive_follows(place: &Place, primary: &Postgres) {
+    let data = place.restore("standby", &[]);
+    std::fs::remove_file(data.join("tidelog.restored.conf")).expect("removed");
+    std::fs::rename(data.join("recovery.signal"), data.join("standby.signal")).expect("renamed");
+    let line = format!("primary_conninfo = '{}'\n", primary.url("postgres"));
+    let mut file = std::fs::OpenOptions::new().append(true).open(data.join("postgresql.auto.conf")).expect("a file");
+    std::io::Write::write_all(&mut file, line.as_bytes()).expect("written");
+    let standby = place.adopt(&data, Version::Debian);
+    standby.wait_ready();
+    primary.psql("INSERT INTO markers VALUES (7, 'x')");
+    wait_until("the standby to follow", PATIENCE, || markers(&standby) == "6|7");
+    assert_eq!(standby.psql("SELECT pg_is_in_recovery(), count(*) FROM pg_stat_wal_receiver"), "t|1");
 }
 
 #[test]
 fn a_backup_of_the_new_timeline_lets_the_old_one_go() {
     let place = Place::new(Version::Debian);
     let again = recovered_and_archived(Version::Debian, &place);
+    let listing = place.tidelog(&["restore-postgres", "--list", "--json"]).expect(0).json();
+    let old = listing["backups"][0]["name"].as_str().expect("a name").to_owned();
     // Beyond where timeline 1 ends.
     for id in 100..103 {
         again.psql(&format!("INSERT INTO markers VALUES ({id}, 'x'); DELETE FROM markers WHERE id = {id}"));
@@ -103,12 +133,23 @@ fn a_backup_of_the_new_timeline_lets_the_old_one_go() {
     wait_older(&again);
     again.psql("INSERT INTO markers VALUES (7, 'x')");
     place.wait_archived_of(&again, 2);
+    // The service that archives would be before the command now and then.
+    place.stop_archiving();
     place.forget_holds();
     // Somebody restores what is kept: that holds up nothing else.
     place.restore("held", &[]);
     let said = place.tidelog(&["expire", "--json"]).expect(0).json();
     assert_eq!(said["backups"], 2, "neither backup of timeline 1 leads to what is kept: {said}");
     assert!(said["segments"].as_u64().is_some_and(|segments| segments > 0), "{said}");
+    // Who still has its name is told which there are (pgbackrest/pgbackrest#1873).
+    let listing = place.tidelog(&["restore-postgres", "--list", "--json"]).expect(0).json();
+    let left = listing["backups"][0]["name"].as_str().expect("a name").to_owned();
+    let into = place.home.path().join("expired").display().to_string();
+    let refused = place.tidelog(&["restore-postgres", "--into", &into, "--backup", &old]);
+    assert!(
+        refused.status == Some(1) && refused.stderr.contains(&old) && refused.stderr.contains(&left),
+        "{refused:?}"
+    );
     assert!(plans_hold(&place, "after") > 0);
     let data = place.restore("latest", &[]);
     let latest = place.adopt(&data, Version::Debian);

@@ -17,7 +17,7 @@ use tidelog::manifest::{Chain, Selection};
 use tidelog::stream::{Lsn, StreamId};
 
 use crate::archive::on_disk;
-use crate::rig::postgres::{Postgres, PostgresOptions, Version};
+use crate::rig::postgres::{GERMAN, Postgres, PostgresOptions, Version};
 use crate::rig::process::tail;
 use crate::rig::program::{self, Home, Output, Program};
 use crate::rig::wait_until;
@@ -46,7 +46,7 @@ impl Place {
 
     /// One whose pages have checksums.
     pub(crate) fn with_checksums(version: Version) -> Place {
-        let config = [("autovacuum", "off"), ("max_wal_size", "64MB")];
+        let config = [GERMAN, ("autovacuum", "off"), ("max_wal_size", "64MB")];
         let options = PostgresOptions { version, config: &config, initdb: &["-k"], ..PostgresOptions::default() };
         Place::of(Postgres::start(options))
     }
@@ -293,6 +293,10 @@ fn every_moment_comes_back_exactly() {
     std::fs::create_dir_all(mounted.join("lost+found")).expect("directories");
     let said = place.tidelog(&["restore-postgres", "--into", &mounted.display().to_string()]).expect(2).stderr;
     assert!(said.contains("lost+found") && said.contains(&format!("{}/data", mounted.display())), "{said}");
+    // An empty disk, and one on which something else is already.
+    std::fs::create_dir(mounted.join("data")).expect("a directory");
+    let said = place.tidelog(&["restore-postgres", "--into", &mounted.display().to_string()]).expect(2).stderr;
+    assert!(said.contains("is not empty"), "{said}");
 }
 
 #[test]

@@ -571,6 +571,29 @@ fn check_says_what_is_missing() {
     expect(&postgres.url("postgres"), "", &["no slot is left: 1 of max_replication_slots = 1", "drop a slot"]);
     expect(&postgres.url("postgres"), "slot = \"dbz\"\n", &["which is a logical slot (pgoutput)"]);
 
+    // A URL that does not parse is repeated by nobody: nobody knows which part of it is the password.
+    let rest = format!("127.0.0.1:{}/postgres", postgres.port());
+    let malformed = [
+        format!("postgres://scram_user:s3c/ret@{rest}"),
+        format!("postgres://scram_user:s3c?ret@{rest}"),
+        format!("postgres://scram_user:s3c%ret@{rest}"),
+        format!("postgres:/scram_user:s3cret@{rest}"),
+        format!("scram_user:s3cret@{rest}"),
+        "host=127.0.0.1 user=scram_user password='s3cret dbname=postgres".to_owned(),
+        "host=127.0.0.1 user=scram_user password s3cret".to_owned(),
+    ];
+    for url in &malformed {
+        home.write("malformed.toml", &configured(&home, url, ""));
+        for args in [&["check"][..], &["check", "--connect"], &["backup"]] {
+            let said = home.run(&[&["-c", "malformed.toml"][..], args].concat());
+            let all = format!("{}{}", said.stdout, said.stderr);
+            assert!(
+                said.status != Some(0) && !all.contains("s3c") && !all.contains("ret@"),
+                "{args:?} of {url}: {all}"
+            );
+        }
+    }
+
     // A password from where libpq's users keep it.
     let passfile = home.write("pgpass", "*:*:*:scram_user:s3cret\n");
     std::fs::set_permissions(&passfile, std::fs::Permissions::from_mode(0o600)).expect("its rights can be set");
@@ -596,11 +619,14 @@ fn check_refuses_a_server_that_writes_too_little() {
     }
 }
 
+fn configured(home: &Home, url: &str, more: &str) -> String {
+    let spool = home.path().join("spool").display().to_string();
+    format!("[archive]\nurl = \"memory://\"\nspool_dir = {spool:?}\n[postgres]\nurl = {url:?}\n{more}")
+}
+
 /// `tidelog check --connect` with this `[postgres]`.
 fn check(home: &Home, url: &str, more: &str, environment: &[(&str, &str)]) -> program::Output {
-    let spool = home.path().join("spool").display().to_string();
-    let config = format!("[archive]\nurl = \"memory://\"\nspool_dir = {spool:?}\n[postgres]\nurl = {url:?}\n{more}");
-    home.write("tidelog.toml", &config);
+    home.write("tidelog.toml", &configured(home, url, more));
     let mut command = home.command(&["check", "--connect", "-c", "tidelog.toml"]);
     command.envs(environment.iter().copied());
     program::run(command)

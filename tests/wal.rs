@@ -13,7 +13,7 @@ use tidelog::store::Store;
 use tidelog::stream::{Gap, Lsn, StreamId};
 
 use crate::archive::on_disk;
-use crate::rig::postgres::{Postgres, PostgresOptions, Version};
+use crate::rig::postgres::{GERMAN, Postgres, PostgresOptions, Version};
 use crate::rig::process::{Process, temporary_directory};
 use crate::rig::program::{self, Home, Output, Program};
 use crate::rig::wait_until;
@@ -335,7 +335,8 @@ fn two_promotions_are_followed_from_timeline_to_timeline() {
 
 #[test]
 fn wal_that_the_server_removed_is_a_recorded_gap() {
-    let config = [("autovacuum", "off"), ("wal_keep_size", "0"), ("min_wal_size", "32MB"), ("max_wal_size", "32MB")];
+    let config =
+        [GERMAN, ("autovacuum", "off"), ("wal_keep_size", "0"), ("min_wal_size", "32MB"), ("max_wal_size", "32MB")];
     let postgres = Postgres::start(PostgresOptions { config: &config, ..Default::default() });
     let site = WalSite::of(&postgres);
     let mut program = site.start();
@@ -359,6 +360,7 @@ fn wal_that_the_server_removed_is_a_recorded_gap() {
     let mut program = site.start();
     site.wait_archived(&postgres, 1, &mut program);
     assert!(program.output().contains("WAL is lost"), "{}", program.output());
+    postgres.assert_german("wurde schon entfernt");
     let gaps = site.gaps();
     assert_eq!(gaps.len(), 1, "{gaps:?}");
     assert_eq!((gaps[0].partition, Lsn::at(gaps[0].start), gaps[0].reason.name()), (1, before, "server_removed_wal"));
@@ -390,6 +392,7 @@ fn a_slot_that_the_server_gave_up_is_made_anew() {
 
 fn a_slot_that_the_server_gave_up(version: Version) {
     let config = [
+        GERMAN,
         ("autovacuum", "off"),
         ("wal_keep_size", "0"),
         ("max_wal_size", "32MB"),
@@ -456,6 +459,9 @@ fn a_slot_that_the_server_gave_up(version: Version) {
     let listed = site.tidelog(&["ls", "--json"]).expect(0).json()["streams"][0]["gaps"].as_array().map(Vec::len);
     assert_eq!(listed, Some(last.len()));
     assert_recoverable_over_no_gap(&site, &last);
+    if version == Version::Debian {
+        postgres.assert_german("Replikations-Slot");
+    }
 }
 
 /// What each base backup reaches lies between two gaps.
@@ -474,7 +480,7 @@ fn assert_recoverable_over_no_gap(site: &WalSite, gaps: &[Gap]) {
 #[test]
 fn retention_keeps_what_the_time_needs_and_gives_up_the_rest() {
     let postgres = Postgres::start(PostgresOptions { config: &QUIET, ..Default::default() });
-    let site = WalSite::new(&postgres.url("postgres"), "[retention]\npostgres = \"1s\"\n");
+    let site = WalSite::of(&postgres);
     let mut program = site.start();
     postgres.psql("CREATE TABLE t AS SELECT generate_series(1, 1000) n");
     for _ in 0..2 {
@@ -488,6 +494,8 @@ fn retention_keeps_what_the_time_needs_and_gives_up_the_rest() {
     let first = site.windows();
     assert_eq!(first.len(), 1);
     program.terminate(STOP);
+    let config = std::fs::read_to_string(site.home.path().join("tidelog.toml")).expect("a configuration");
+    site.home.write("tidelog.toml", &format!("{config}[retention]\npostgres = \"1s\"\n"));
     let oldest = || site.tidelog(&["ls", "--json"]).expect(0).json()["streams"][0]["min_time"].clone();
     let began = oldest();
     let expire = |args: &[&str]| site.tidelog(&[&["expire", "--json"], args].concat()).expect(0).json();

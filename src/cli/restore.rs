@@ -1,6 +1,7 @@
 //! `tidelog restore-postgres` and `tidelog wal-fetch`.
 
 mod list;
+mod space;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -127,6 +128,9 @@ pub(super) async fn run(args: &RestoreArgs, archive: &Archive) -> Result<()> {
             taken, and no sound one leads there (or it was asked for)");
     }
     let system_id = log.system().system_id;
+    for disk in space::disks(&plan, &args.data()?, &places(args)?)? {
+        output::tell(&disk.check()?);
+    }
     let holding = Holding::begin(&store, &log, &plan, &pipeline::writer_id()?, &host()).await?;
     let restoring = async {
         let (done, shown) = bar("reading the log", plan.log_bytes());
@@ -169,16 +173,20 @@ fn bar(doing: &'static str, total: u64) -> (Arc<AtomicU64>, Progress) {
     (done, Progress::follow(doing, Unit::Bytes, move || (followed.load(Ordering::Relaxed), total)))
 }
 
+fn places(args: &RestoreArgs) -> Result<Places> {
+    Ok(Places {
+        moved: args.tablespace.iter().map(|text| mapping(text)).collect::<Result<_>>()?,
+        old_too: args.tablespaces_at_old_places,
+    })
+}
+
 fn destination(args: &RestoreArgs, archive: &Archive, foreseen: Foreseen) -> Result<Destination> {
     let program = std::env::current_exe().map_err(|source| Error::io(source, "cannot tell where this program is"))?;
     Ok(Destination {
         data: args.data()?,
         is_delta: args.delta,
         jobs: usize::from(args.jobs),
-        tablespaces: Places {
-            moved: args.tablespace.iter().map(|text| mapping(text)).collect::<Result<_>>()?,
-            old_too: args.tablespaces_at_old_places,
-        },
+        tablespaces: places(args)?,
         combiner: None,
         foreseen,
         action: args.action,

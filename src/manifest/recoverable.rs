@@ -303,9 +303,8 @@ pub async fn surplus(
 async fn parents_of_unread(store: &Store, chain: &Chain, read: &[Taken]) -> Result<BTreeSet<String>> {
     let StreamId::Postgres { system_id } = *chain.stream() else { return Ok(BTreeSet::new()) };
     let read: BTreeSet<&str> = read.iter().map(|taken| taken.name.as_str()).collect();
-    let is_unread = |name: &str| !read.contains(name) && !chain.is_abandoned(name);
     let mut parents = BTreeSet::new();
-    for (name, counted) in chain.backups().into_iter().flatten().filter(|(name, _)| is_unread(name)) {
+    for (name, counted) in chain.backups().into_iter().flatten().filter(|(name, _)| !read.contains(name.as_str())) {
         let Some(parent) = &counted.parent else { continue };
         if !store.list(&layout::backup(system_id, name)).await?.is_empty() {
             parents.insert(parent.clone());

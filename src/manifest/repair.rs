@@ -8,9 +8,13 @@
 //! nothing can be appended to a chain with a hole, and what stands above it may not be taken for what comes next. They
 //! keep their bytes and names in the chain's folder `aside`, the segments that they name stay, and the archiver reads
 //! again from where the chain ends now. Nothing is thrown away, and a repair that broke off is simply made again.
+//!
+//! A base backup that counts, and of which an operator has removed everything, counts no longer: an entry says so. Retention
+//! does not do that by itself, for it would hide that somebody has removed it.
 
 use std::collections::VecDeque;
 
+use chrono::{DateTime, Utc};
 use object_store::path::Path;
 
 use super::{Chain, page};
@@ -25,12 +29,14 @@ pub struct Repaired {
     pub pages: Vec<Path>,
     /// Where the entries above a hole lie now.
     pub aside: Vec<Path>,
+    /// The base backups that count no longer, since nothing of them is there.
+    pub let_go: Vec<String>,
 }
 
 impl Repaired {
     /// Whether there was nothing to do.
     pub fn is_empty(&self) -> bool {
-        self.pages.is_empty() && self.aside.is_empty()
+        self.pages.is_empty() && self.aside.is_empty() && self.let_go.is_empty()
     }
 }
 
@@ -38,9 +44,11 @@ impl Repaired {
 ///
 /// # Errors
 /// The store's, and [`Kind::Corrupt`] for a chain that cannot be opened all the same.
-pub async fn repair(store: &Store, stream: &StreamId) -> Result<Repaired> {
+pub async fn repair(store: &Store, stream: &StreamId, by: (&str, DateTime<Utc>)) -> Result<Repaired> {
     let aside = put_aside(store, stream).await?;
-    let Some(chain) = Chain::open(store, stream).await? else { return Ok(Repaired { aside, ..Repaired::default() }) };
+    let Some(mut chain) = Chain::open(store, stream).await? else {
+        return Ok(Repaired { aside, ..Repaired::default() });
+    };
     let (mut pages, mut to_look_at) = (Vec::new(), VecDeque::from(chain.pages.clone()));
     while let Some(reference) = to_look_at.pop_front() {
         let object = layout::page(stream, &reference.sha256);
@@ -56,7 +64,29 @@ pub async fn repair(store: &Store, stream: &StreamId) -> Result<Repaired> {
         }
         to_look_at.extend(read?.pages);
     }
-    Ok(Repaired { pages, aside })
+    let let_go = let_go(store, &mut chain, by).await?;
+    Ok(Repaired { pages, aside, let_go })
+}
+
+/// Enters that the base backups count no longer of which nothing is there. One on which others build stays until those go, too. Where
+/// nothing is there of any of them, a part of the archive may be somewhere else: once it is back they have to count.
+async fn let_go(store: &Store, chain: &mut Chain, (writer, now): (&str, DateTime<Utc>)) -> Result<Vec<String>> {
+    let (StreamId::Postgres { system_id }, Some(counted)) = (chain.stream(), chain.backups()) else {
+        return Ok(Vec::new());
+    };
+    let mut gone = Vec::new();
+    for name in counted.keys() {
+        if store.list(&layout::backup(*system_id, name)).await?.is_empty() {
+            gone.push(name.clone());
+        }
+    }
+    if !gone.is_empty() && gone.len() == counted.len() {
+        let folder = layout::backups(*system_id);
+        tracing::warn!(%folder, backups = gone.len(), "none of the base backups that count is there, so none is let go of: \
+            bring the folder back, or take a base backup first");
+        return Ok(Vec::new());
+    }
+    if gone.is_empty() { Ok(gone) } else { chain.give_up_backups(&gone, writer, now).await }
 }
 
 /// Puts the entries above the first hole aside, the highest last to be copied and first to be deleted: as long as one of

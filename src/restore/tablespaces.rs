@@ -27,7 +27,10 @@ const OLD_TOO: &str = "--tablespaces-at-old-places";
 
 impl Places {
     /// Where each tablespace of a backup goes.
-    pub(super) fn of(&self, archives: &[Archive], data: &Path) -> Result<BTreeMap<u32, PathBuf>> {
+    ///
+    /// # Errors
+    /// [`Kind::Config`] for a place that was not named, or cannot be one.
+    pub fn of(&self, archives: &[Archive], data: &Path) -> Result<BTreeMap<u32, PathBuf>> {
         let tablespaces: Vec<&Tablespace> = archives.iter().filter_map(|archive| archive.tablespace.as_ref()).collect();
         self.check_options(&tablespaces)?;
         let mut places: BTreeMap<u32, PathBuf> = BTreeMap::new();

@@ -271,7 +271,7 @@ impl Work<'_> {
         }
         for name in found.missing {
             let object = layout::backup_commit(system_id, &name).to_string();
-            let detail = "the object does not exist, and the chain has the base backup".to_owned();
+            let detail = "it is gone: bring it back, or remove its folder and run `tidelog verify --repair`".to_owned();
             let (stream, kind) = (stream.clone(), DamageKind::Missing);
             self.report.errors.push(Damage { stream, object, kind, detail, ranges: Vec::new() });
         }

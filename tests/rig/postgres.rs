@@ -218,9 +218,18 @@ impl Postgres {
 
     /// A fast shutdown: clients are sent away, a checkpoint is written.
     pub(crate) fn stop(&self) {
+        self.stop_by(libc::SIGINT);
+    }
+
+    /// A smart shutdown: it waits for its clients to go, and refuses new ones.
+    pub(crate) fn stop_smart(&self) {
+        self.stop_by(libc::SIGTERM);
+    }
+
+    fn stop_by(&self, signal: i32) {
         let process = self.process().take();
         if let Some(mut process) = process {
-            process.signal(libc::SIGINT);
+            process.signal(signal);
             if process.wait(START_DEADLINE).is_none() {
                 panic!("PostgreSQL did not stop; the end of its log:\n{}", tail(&self.log(), 40));
             }
@@ -293,8 +302,23 @@ impl Postgres {
         command.arg("-D").arg(&self.data).current_dir(self.directory.path());
         for (name, value) in &self.settings {
             command.arg("-c").arg(format!("{name}={value}"));
+            if (name.as_str(), value.as_str()) == GERMAN {
+                command.env("LANGUAGE", "de");
+            }
         }
         *self.process() = Some(Process::start(command, &self.log_file()));
+    }
+
+    /// That the server has said it in German. Some images of Debian come without translations.
+    pub(crate) fn assert_german(&self, words: &str) {
+        let mut look = Command::new("find");
+        look.args(["/usr/share/locale/de/LC_MESSAGES", "-name", "postgres-*.mo"]);
+        if program::run(look).stdout.is_empty() {
+            eprintln!("SKIPPED: PostgreSQL's translations are not installed, so that it has spoken English");
+            return;
+        }
+        let log = self.log();
+        assert!(log.contains(words), "{words} is not in {log}");
     }
 
     fn log_file(&self) -> PathBuf {
@@ -330,6 +354,9 @@ fn unprivileged(program: &Path) -> Command {
     command.env("LC_ALL", "C.UTF-8").env_remove("PGDATA").env_remove("PGOPTIONS");
     command
 }
+
+/// With this setting Debian's server speaks German: gettext asks for a language unless the locale is `C` itself.
+pub(crate) const GERMAN: (&str, &str) = ("lc_messages", "C.UTF-8");
 
 const FIXED_SETTINGS: &[(&str, &str)] = &[
     // The tests kill processes, never the machine.

@@ -14,6 +14,7 @@ use crate::error::{Error, Kind, Result};
 use crate::escape::one_line;
 use crate::manifest::coverage::Unknown;
 use crate::manifest::{self, Repaired};
+use crate::pipeline::writer_id;
 use crate::store::Store;
 use crate::stream::{Lsn, StreamId};
 use crate::time;
@@ -31,7 +32,8 @@ pub(crate) struct Args {
     /// Also decode every record, and compare counts, offsets and timestamps with the checkpoints
     #[arg(long)]
     deep: bool,
-    /// First put right what can be: make missing pages again, and put aside what stands above a hole in a chain
+    /// First put right what can be: make missing pages again, put aside what stands above a hole in a chain, and let go of base
+    /// backups of which nothing is there any more
     #[arg(long)]
     repair: bool,
     /// Print JSON
@@ -46,6 +48,8 @@ struct RepairedRow {
     pages: Vec<String>,
     /// Where the entries above a hole lie now.
     aside: Vec<String>,
+    /// The base backups that count no longer.
+    let_go: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -123,13 +127,13 @@ pub(crate) async fn run(args: &Args, config: &Config) -> Result<()> {
 
 /// Repairs every chain; what cannot be repaired is told by the look that follows.
 async fn repair(store: &Store) -> Result<Vec<RepairedRow>> {
-    let mut rows = Vec::new();
+    let (mut rows, writer) = (Vec::new(), writer_id()?);
     for stream in manifest::streams(store).await? {
-        match manifest::repair(store, &stream).await {
+        match manifest::repair(store, &stream, (&writer, time::now())).await {
             Ok(done) if done.is_empty() => {}
-            Ok(Repaired { pages, aside }) => {
+            Ok(Repaired { pages, aside, let_go }) => {
                 let [pages, aside] = [pages, aside].map(|keys| keys.iter().map(ToString::to_string).collect());
-                rows.push(RepairedRow { stream: stream.to_string(), pages, aside });
+                rows.push(RepairedRow { stream: stream.to_string(), pages, aside, let_go });
             }
             Err(error) if error.kind() == Kind::Corrupt => {
                 tracing::warn!(%stream, %error, hint = error.hint_text(), "this chain cannot be repaired");
@@ -142,9 +146,14 @@ async fn repair(store: &Store) -> Result<Vec<RepairedRow>> {
 
 fn repairs(rows: &[RepairedRow]) -> String {
     let mut text = String::new();
-    for RepairedRow { stream, pages, aside } in rows {
+    for RepairedRow { stream, pages, aside, let_go } in rows {
         for page in pages {
             text.extend(["repaired: ", page, " was made again from its entries\n"]);
+        }
+        for name in let_go {
+            text.push_str(&format!(
+                "repaired: {stream} has nothing of the base backup {name}, which counts no longer\n"
+            ));
         }
         if let (Some(first), Some(last)) = (aside.first(), aside.last()) {
             let (entries, s) = (aside.len(), if aside.len() == 1 { "" } else { "s" });
@@ -299,6 +308,9 @@ fn paragraph(damage: &Damage) -> String {
     let failed = if damage.kind == DamageKind::Unchecked { "could not be checked" } else { "cannot be read" };
     let what = match (damage.kind, damage.ranges.as_slice()) {
         (DamageKind::Unchecked, []) => format!("{}: its chain of checkpoints {failed}", damage.stream),
+        (DamageKind::Missing | DamageKind::Unreadable, []) if damage.object.starts_with("backups/") => {
+            format!("{}: a base backup {failed}", damage.stream)
+        }
         (DamageKind::Chain, _) | (_, []) => format!("{}: its chain of checkpoints is damaged", damage.stream),
         (_, [(partition, start, end, _)]) => {
             format!("{name} {} {failed}", at(*partition, *start, *end))

@@ -9,7 +9,7 @@ use crate::error::Kind;
 use crate::manifest::backups::{self, Backup, Parent, Part};
 use crate::manifest::holds::Held;
 use crate::manifest::known::Known;
-use crate::manifest::{abandon, leftovers, recoverable};
+use crate::manifest::{abandon, leftovers, recoverable, repair};
 use crate::store::layout;
 use crate::stream::{BackupRef, Body, Entered, Lsn, Progress, Snapshot, System, Totals, invariants};
 use crate::verify::{DamageKind, Seen, verify};
@@ -192,6 +192,70 @@ async fn what_one_that_cannot_be_read_builds_on_stays_as_long_as_something_of_th
     assert_eq!(found.missing, ["child"]);
     store.delete(&layout::backup_part(7, "child", "backup_manifest.zst")).await.unwrap();
     assert_eq!(lost(&chain).await, ["full", "other"], "an operator has removed it");
+}
+
+#[tokio::test]
+async fn what_went_with_an_abandoned_timeline_and_cannot_be_read_keeps_what_it_builds_on() {
+    let store = faultless().store();
+    let mut chain = archive(&store).await;
+    let (full, full_hash) = stored(&store, "full", 2).await;
+    chain.enter(&full, &full_hash, [0, 0], by()).await.unwrap();
+    let (child, _) = stored(&store, "child", 2).await;
+    let child = Backup { parent: Some(Parent { name: "full".into(), sha256: full_hash }), format: 3, ..child };
+    let commit = layout::backup_commit(7, "child");
+    store.delete(&commit).await.unwrap();
+    let hash = backups::commit(&store, &child).await.unwrap();
+    chain.enter(&child, &hash, [0, 0], by()).await.unwrap();
+    let wal = of_wal("s", 2, 0, 50);
+    committed(&mut chain, &Change { segments: vec![wal], ..Change::default() }, "w").await;
+    store.put(&commit, b"{".to_vec().into()).await.unwrap();
+    abandon::abandon(&store, &mut chain, 2, "a").await.unwrap();
+    let later = crate::time::now() + TimeDelta::days(1);
+    let lost = async || {
+        let read = Known::read(&store, &chain).await.unwrap();
+        recoverable::surplus(&store, &chain, read, later, &Held::default()).await.unwrap().backups
+    };
+    assert_eq!(lost().await, Vec::<String>::new(), "once it is mended it needs that");
+    store.delete(&commit).await.unwrap();
+    backups::commit(&store, &child).await.unwrap();
+    assert_eq!(lost().await, ["child", "full"]);
+}
+
+#[tokio::test]
+async fn what_an_operator_has_removed_is_let_go_of_by_a_repair_and_not_before() {
+    let store = faultless().store();
+    let mut chain = archive(&store).await;
+    let mut hashes = Vec::new();
+    for (name, on) in [("full", None), ("child", Some(0)), ("lone", None)] {
+        let (backup, _) = stored(&store, name, 1).await;
+        let parent = on.map(|on: usize| Parent { name: "full".into(), sha256: String::clone(&hashes[on]) });
+        let commit = layout::backup_commit(7, name);
+        store.delete(&commit).await.unwrap();
+        let hash = backups::commit(&store, &Backup { parent, format: 3, ..backup.clone() }).await.unwrap();
+        let backup = backups::read(&store, 7, name, Some(&hash)).await.unwrap().unwrap();
+        chain.enter(&backup, &hash, [0, 0], by()).await.unwrap();
+        hashes.push(hash);
+    }
+    let remove = async |name: &str| {
+        for object in store.list(&layout::backup(7, name)).await.unwrap() {
+            store.delete(&object.location).await.unwrap();
+        }
+    };
+    let let_go = async || repair(&store, &postgres(), ("r", at(3))).await.unwrap().let_go;
+    store.delete(&layout::backup_commit(7, "lone")).await.unwrap();
+    assert_eq!(let_go().await, Vec::<String>::new(), "something of it is there");
+    remove("lone").await;
+    assert_eq!(errors(&store).await.len(), 1, "it is told, and nobody lets go of it but who is asked to");
+    assert_eq!((let_go().await, errors(&store).await), (vec!["lone".to_owned()], vec![]));
+    remove("full").await;
+    assert_eq!(let_go().await, Vec::<String>::new(), "another one builds on it");
+    remove("child").await;
+    assert_eq!(let_go().await, Vec::<String>::new(), "the folder of all of them may be somewhere else");
+    chain.refresh().await.unwrap();
+    let (backup, hash) = stored(&store, "new", 1).await;
+    chain.enter(&backup, &hash, [0, 0], by()).await.unwrap();
+    assert_eq!((let_go().await, let_go().await), (vec!["child".to_owned(), "full".to_owned()], vec![]));
+    assert_eq!(errors(&store).await, []);
 }
 
 #[tokio::test]

@@ -93,11 +93,11 @@ async fn what_stands_above_a_hole_is_put_aside_and_the_chain_goes_on() {
     assert_eq!(chain.commit(&next, "w", at(1)).await.unwrap_err().kind(), Kind::Corrupt);
     store.put(&layout::entry(&orders(), 30), last.clone()).await.unwrap();
 
-    let done = repair(&store, &orders()).await.unwrap();
+    let done = repair(&store, &orders(), ("r", at(3))).await.unwrap();
     assert_eq!((done.aside.len(), done.pages.len()), (8, 0));
     assert_eq!(store.get(&done.aside[7]).await.unwrap().unwrap(), last, "nothing is thrown away");
     assert_eq!((damaged(&store).await, segments(&store).await), (0, 19));
-    assert!(repair(&store, &orders()).await.unwrap().is_empty(), "a second time there is nothing to do");
+    assert!(repair(&store, &orders(), ("r", at(3))).await.unwrap().is_empty(), "a second time there is nothing to do");
     assert_eq!(chain.commit(&next, "w", at(1)).await.unwrap(), Outcome::Moved(BTreeSet::from([0])));
     grow(&mut chain, 30).await;
     assert_eq!((damaged(&store).await, segments(&store).await), (0, 30));
@@ -116,7 +116,7 @@ async fn a_page_that_is_missing_costs_no_record_and_is_made_again() {
     lose(&faulty, &pages[1]).await;
     super::faulty::damage(&faulty, &pages[2]).await;
     assert_eq!((segments(&store).await, damaged(&store).await), (all, 3));
-    let done = repair(&store, &orders()).await.unwrap();
+    let done = repair(&store, &orders(), ("r", at(3))).await.unwrap();
     assert_eq!((done.pages, done.aside.len()), (pages, 0));
     assert_eq!((segments(&store).await, damaged(&store).await), (all, 0));
 }

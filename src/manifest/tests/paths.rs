@@ -15,11 +15,19 @@ use super::*;
 use crate::manifest::abandon;
 use crate::manifest::backups::{self, Backup, Parent, Part};
 use crate::manifest::holds::Held;
+use crate::manifest::known::Known;
 use crate::manifest::path::{Facts, Taken, Way};
 use crate::manifest::recoverable;
 use crate::segment::wal::Switch;
 use crate::store::layout;
 use crate::stream::{Lsn, System};
+
+/// The backup that a plan by times takes: the last that was finished by then.
+fn finished_before(facts: &Facts, way: &Way, ms: i64) -> Option<path::Reach> {
+    let finished = |reach: &path::Reach| facts.backups[reach.backup].finished;
+    let before = facts.on(way).into_iter().filter(|reach| finished(reach).timestamp_millis() <= ms);
+    before.max_by_key(finished)
+}
 
 /// A unit of WAL; eight of them are a file.
 const UNIT: u64 = 128 << 10;
@@ -109,6 +117,10 @@ enum Alone {
     Abandoned,
     /// To whom an incremental backup is one like any other.
     Parents,
+    Plan,
+    Metrics,
+    /// The question whether a backup is due.
+    Due,
 }
 
 struct World {
@@ -121,6 +133,8 @@ struct World {
     backups: Vec<Backup>,
     /// Those that cannot be read.
     damaged: Vec<Backup>,
+    /// What a service knows of them, which looks again and again.
+    known: Known,
     count: u64,
 }
 
@@ -141,7 +155,8 @@ impl World {
         let line = Line { written: FILE, ..Line::default() };
         let clock = 1_800_000_000_000;
         let (backups, damaged) = (Vec::new(), Vec::new());
-        Self { store, chain, alone, lines: [(1, line)].into(), now: 1, clock, backups, damaged, count: 0 }
+        let known = Known::default();
+        Self { store, chain, alone, lines: [(1, line)].into(), now: 1, clock, backups, damaged, known, count: 0 }
     }
 
     fn line(&mut self) -> &mut Line {
@@ -358,7 +373,10 @@ impl World {
     /// What a plan for a time comes to, as `restore::plan` makes it.
     async fn plan(&self, facts: &Facts, way: &Way, (ms, name): (i64, Option<&str>)) -> Option<(Lsn, path::Reach)> {
         let position = lsn(self.first_later(way, ms)?);
-        let reach = facts.path(way, position, name).ok()?;
+        let reach = match (self.alone, name) {
+            (Alone::Plan, None) => finished_before(facts, way, ms)?,
+            _ => facts.path(way, position, name).ok()?,
+        };
         let known = recoverable::known_after(&self.chain, facts, way, reach.from).await.unwrap();
         known.filter(|known| ms > *known).map(|_| (position, reach))
     }
@@ -404,12 +422,52 @@ impl World {
             !is_given_up && !self.leading(newest, end, end).is_empty()
         });
         prop_assert!(!leads || facts.freshest().is_some(), "a backup is due although one leads to the end");
+        self.check_due(&facts)
+    }
+
+    /// The backup for the sake of which none is due leads as far as the archive goes.
+    fn check_due(&self, facts: &Facts) -> Result<(), TestCaseError> {
+        let freshest = match self.alone {
+            Alone::Due => facts.backups.iter().max_by_key(|taken| taken.finished),
+            _ => facts.freshest(),
+        };
+        let (Some(freshest), Some(newest)) = (freshest, facts.newest()) else { return Ok(()) };
+        let found = self.backups.iter().find(|backup| backup.name == freshest.name);
+        prop_assert!(found.is_some(), "none is due for the sake of {}, which is of no use", freshest.name);
+        let end = facts.archived[&newest].end.0 / UNIT;
+        // What it needs behind the end of the archive will come.
+        let so_far = found.map(|backup| Backup { end: backup.end.min(lsn(end)), ..backup.clone() });
+        let leads = |backup: &Backup| self.leads(backup, &self.stretches(newest, end), end);
+        let is_so = so_far.is_some_and(|backup| backup.start.0 / UNIT >= end || leads(&backup));
+        prop_assert!(is_so, "none is due for the sake of {}, which does not lead to the end", freshest.name);
+        Ok(())
+    }
+
+    /// The metrics and the page say what `ls` says, although a service reads each backup but once.
+    async fn check_metrics(&mut self, facts: &Facts) -> Result<(), TestCaseError> {
+        self.known.look(&self.store, 7, self.chain.backups()).await.unwrap();
+        let mut known = recoverable::facts_with(&self.store, &self.chain, self.known.taken()).await.unwrap();
+        match self.alone {
+            Alone::Abandoned => known.backups.iter_mut().for_each(|taken| taken.is_abandoned = false),
+            Alone::Parents => known.backups.iter_mut().for_each(|taken| taken.parent = None),
+            _ => {}
+        }
+        let mut shown = recoverable::windows(&self.store, &self.chain, &known).await.unwrap();
+        if self.alone == Alone::Metrics
+            && let (Some(first), Some(oldest)) = (shown.first_mut(), known.backups.first())
+        {
+            first.from = oldest.finished;
+        }
+        let listed = recoverable::windows(&self.store, &self.chain, facts).await.unwrap();
+        prop_assert_eq!(shown, listed, "the metrics say something else than ls");
+        prop_assert_eq!(known.freshest(), facts.freshest(), "the metrics tell of another backup");
         Ok(())
     }
 
     /// What `ls` claims, a plan accepts, and what comes back is what was committed by then.
-    async fn check_claims(&self) -> Result<(), TestCaseError> {
+    async fn check_claims(&mut self) -> Result<(), TestCaseError> {
         let facts = self.facts().await;
+        self.check_metrics(&facts).await?;
         for window in recoverable::windows(&self.store, &self.chain, &facts).await.unwrap() {
             let (mut from, to) = (window.from.timestamp_millis(), window.to.timestamp_millis());
             if self.alone == Alone::Listing {
@@ -470,8 +528,7 @@ impl World {
 
     /// Whatever builds on another one, damaged or not, finds it: once it is mended it can be restored.
     async fn check_parents(&self) -> Result<(), TestCaseError> {
-        let mendable = self.damaged.iter().filter(|backup| !self.chain.is_abandoned(&backup.name));
-        for backup in mendable.chain(&self.backups) {
+        for backup in self.damaged.iter().chain(&self.backups) {
             let Some(parent) = &backup.parent else { continue };
             let is_there = self.store.size(&layout::backup_commit(7, &parent.name)).await.unwrap().is_some();
             prop_assert!(is_there, "{} builds on {}, which was given up", backup.name, parent.name);
@@ -584,6 +641,9 @@ fn one_user_who_computes_for_himself_is_found() {
         (Alone::Listing, "ls claims"),
         (Alone::Abandoned, "Ok(Reach"),
         (Alone::Parents, "does not lead there"),
+        (Alone::Plan, "and a plan for"),
+        (Alone::Metrics, "the metrics say something else than ls"),
+        (Alone::Due, "none is due for the sake of"),
     ] {
         let config = ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() };
         let random = TestRng::deterministic_rng(RngAlgorithm::ChaCha);

@@ -147,6 +147,11 @@ impl Status {
         *self.beat.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
+    /// Whether WAL comes from a server.
+    pub(super) fn is_connected(&self) -> bool {
+        self.lock().now.connected
+    }
+
     /// Whether WAL comes from the newest timeline that is archived: what an older one needs no more, the server's own may.
     pub(super) fn is_at_newest(&self, chain: &Chain) -> bool {
         let now = &self.lock().now;

@@ -47,6 +47,8 @@ pub(super) struct Upkeep {
     /// Blocks that may lie in several segments.
     blocks: BTreeSet<Block>,
     tidied: Option<DateTime<Utc>>,
+    /// When retention was last tried. A process that was just started is not connected yet, and tries again in the next round.
+    gave_up: Option<DateTime<Utc>>,
     looked: Option<DateTime<Utc>>,
     chain: Option<Chain>,
     backups: Known,
@@ -59,6 +61,7 @@ impl Upkeep {
             retention,
             blocks: BTreeSet::new(),
             tidied: None,
+            gave_up: None,
             looked: None,
             chain: None,
             backups: Known::default(),
@@ -95,7 +98,8 @@ impl Upkeep {
         let now = crate::time::now();
         let since = |last: Option<DateTime<Utc>>, every| last.is_none_or(|last| now - last >= every);
         let (tidy, look) = (since(self.tidied, TIDY_EVERY), since(self.looked, LOOK_EVERY));
-        if self.blocks.is_empty() && !tidy && !look {
+        let give_up = self.retention.is_some() && since(self.gave_up, TIDY_EVERY) && self.shared.status.is_connected();
+        if self.blocks.is_empty() && !tidy && !look && !give_up {
             return Ok(());
         }
         // Kept open from round to round: to open a chain anew takes some dozens of requests. After an error it is opened
@@ -117,12 +121,13 @@ impl Upkeep {
             self.looked = Some(now);
         }
         let merged = self.merge_all(&mut chain).await;
+        let horizon = self.retention.and_then(|kept| Some(now - TimeDelta::from_std(kept).ok()?));
+        if let Some(horizon) = horizon.filter(|_| give_up && self.shared.status.is_at_newest(&chain)) {
+            let (known, writer) = (self.backups.taken(), format!("{}e", self.shared.writer));
+            self::give_up(&self.shared.store, &mut chain, known, horizon, &writer).await?;
+            self.gave_up = Some(now);
+        }
         if tidy {
-            let horizon = self.retention.and_then(|kept| Some(now - TimeDelta::from_std(kept).ok()?));
-            if let Some(horizon) = horizon.filter(|_| self.shared.status.is_at_newest(&chain)) {
-                let (known, writer) = (self.backups.taken(), format!("{}e", self.shared.writer));
-                give_up(&self.shared.store, &mut chain, known, horizon, &writer).await?;
-            }
             // By the store's clock, which dates what is to go.
             let at = holds::store_time(&self.shared.store, self.shared.system.system_id).await?;
             left_to_others(sweep(&self.shared.store, &chain, (at, horizon)).await)?;

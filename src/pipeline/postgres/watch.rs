@@ -8,7 +8,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use super::status::{SlotStatus, Status};
 use crate::error::Result;
 use crate::pipeline::tasks::Task;
-use crate::source::postgres::{Rate, Server, Slot, Sql};
+use crate::source::postgres::{Rate, Server, Slot};
 
 /// How often the slots are looked at.
 const EVERY: Duration = Duration::from_secs(10);
@@ -23,14 +23,13 @@ const WARN_BEFORE: f64 = 3_600.0;
 pub(super) async fn run(server: Server, status: Arc<Status>) {
     let began = Instant::now();
     let mut rate = Rate::new(WINDOW);
-    let mut connection = None;
     let reporter = status.tasks.reporter(Task::WalSlots, "");
     let mut warned: Vec<String> = Vec::new();
     let mut tick = interval(EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
-        match look(&server, &mut connection).await {
+        match look(&server).await {
             Ok((current, slots)) => {
                 reporter.succeeded();
                 rate.observe(began.elapsed(), current);
@@ -42,7 +41,6 @@ pub(super) async fn run(server: Server, status: Arc<Status>) {
                 status.note(|now| (now.slots, now.slots_at) = (slots, Some(crate::time::now())));
             }
             Err(error) => {
-                connection = None;
                 tracing::debug!(%error, "the replication slots cannot be looked at");
                 reporter.failed("the replication slots cannot be looked at", &error, Some(EVERY));
             }
@@ -50,12 +48,9 @@ pub(super) async fn run(server: Server, status: Arc<Status>) {
     }
 }
 
-async fn look(server: &Server, connection: &mut Option<Sql>) -> Result<(crate::stream::Lsn, Vec<Slot>)> {
-    let sql = match connection {
-        Some(sql) => sql,
-        None => connection.insert(server.sql().await?),
-    };
-    let found = sql.slots().await?;
+/// On a connection of its own: a smart shutdown of the server waits for every client that stays, and no message tells a client of it.
+async fn look(server: &Server) -> Result<(crate::stream::Lsn, Vec<Slot>)> {
+    let found = server.sql().await?.slots().await?;
     Ok((found.current, found.slots))
 }
 
