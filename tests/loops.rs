@@ -59,7 +59,7 @@ fn case(task: Task) -> (Case, &'static str) {
         Task::Leftovers => (By("store_faults", "what_is_left_of_uploads_is_told_while_it_cannot_be_listed"), ""),
         Task::WalUpload => (Without("archive/segments/postgres"), "a segment of WAL cannot be uploaded"),
         Task::WalCheckpoint => (Without("archive/manifest/postgres"), "a checkpoint of WAL cannot be written"),
-        Task::WalCoverage => (Without("archive/coverage/postgres"), "up to when the archive is complete"),
+        Task::WalCoverage => (Without("archive/coverage/postgres"), "the completeness watermark cannot be saved"),
         Task::WalSpool => (FullSpool, "receiving waits"),
         Task::WalSlots => (ServerDown, "slots cannot be looked at"),
         Task::WalReceive => (ServerDown, "no WAL is received"),
