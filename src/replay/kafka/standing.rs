@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::Message as _;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
@@ -92,8 +92,8 @@ fn known(at: &(String, i32), start: Mark, begun: &Begun, reached: Option<&Reache
 
 fn lost_track(begun: &Begun, topic: &str, partition: i32) -> Error {
     let message = format!(
-        "the target's group {} has forgotten how far the replay {} came, and {topic} partition {partition} holds records that \
-         may be of it: going on could send some twice",
+        "the target's group {} has forgotten how far the replay {} came, and {topic} partition {partition} holds records, or held \
+         them, that may be of it: going on could send some twice",
         group_of(&begun.replay),
         begun.replay
     );
@@ -136,7 +136,8 @@ pub async fn same_target(target: &Target, begun: &Begun) -> Result<()> {
 
 type End = ((String, i32), Option<i64>);
 
-/// The first of `partitions` in which a committed record lies at or behind the end that is known of it.
+/// The first of `partitions` in which a committed record lies at or behind the end that is known of it, or may have lain: what the
+/// brokers have removed since cannot be looked at.
 async fn first_with_more(target: &Target, partitions: &[End]) -> Result<Option<(String, i32)>> {
     if partitions.is_empty() {
         return Ok(None);
@@ -153,6 +154,9 @@ async fn first_with_more(target: &Target, partitions: &[End]) -> Result<Option<(
             _ => return Ok(Some((topic.clone(), *partition))),
         }
     }
+    if let Some(removed) = first_removed(target, &grown).await? {
+        return Ok(Some(removed));
+    }
     for (topic, from) in grown {
         let consumer = target.reader()?;
         let read = tokio::task::spawn_blocking(move || Ok((committed_since(&consumer, &topic, &from)?, topic)));
@@ -164,7 +168,22 @@ async fn first_with_more(target: &Target, partitions: &[End]) -> Result<Option<(
     Ok(None)
 }
 
-/// The first partition of `topic` in which a committed record lies at or behind its offset in `from`. Blocks.
+/// The first of `grown` of which the brokers have removed something at or behind its offset.
+async fn first_removed(target: &Target, grown: &BTreeMap<String, Vec<(i32, i64)>>) -> Result<Option<(String, i32)>> {
+    let all = || {
+        let of = |(topic, from): (&String, &Vec<(i32, i64)>)| {
+            let topic = topic.clone();
+            from.clone().into_iter().map(move |(partition, known)| ((topic.clone(), partition), known))
+        };
+        grown.iter().flat_map(of)
+    };
+    let asked: Vec<(String, i32)> = all().map(|(at, _)| at).collect();
+    let starts = target.starts(&asked, ANSWER).await?;
+    Ok(all().find(|(at, known)| starts.get(at).is_some_and(|start| known < start)).map(|(at, _)| at))
+}
+
+/// The first partition of `topic` in which a committed record lies at or behind its offset in `from`, or did until it was removed
+/// just now. Blocks.
 fn committed_since(consumer: &BaseConsumer<Logged>, topic: &str, from: &[(i32, i64)]) -> Result<Option<i32>> {
     let doing = || format!("cannot read what {topic} holds");
     let mut list = TopicPartitionList::with_capacity(from.len());
@@ -178,6 +197,7 @@ fn committed_since(consumer: &BaseConsumer<Logged>, topic: &str, from: &[(i32, i
     while !open.is_empty() {
         match consumer.poll(Duration::from_millis(100)) {
             Some(Ok(message)) => return Ok(Some(message.partition())),
+            Some(Err(KafkaError::MessageConsumption(Code::AutoOffsetReset))) => return Ok(open.first().copied()),
             Some(Err(KafkaError::PartitionEOF(partition))) => open.retain(|one| *one != partition),
             Some(Err(error)) if Instant::now() > deadline => return Err(failed(error, doing)),
             None if Instant::now() > deadline => return Err(Error::new(Kind::Unavailable, doing())),

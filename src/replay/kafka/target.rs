@@ -95,6 +95,9 @@ pub(super) struct TopicFacts {
 /// The settings of a topic: all, and those that somebody has set for it.
 type Configs = (BTreeMap<String, String>, BTreeMap<String, String>);
 
+/// Offsets by topic and partition.
+type Offsets = BTreeMap<(String, i32), i64>;
+
 /// A connection to the target cluster for one replay.
 pub struct Target {
     pub(super) connection: Connection,
@@ -142,29 +145,34 @@ impl Target {
 
     /// Where `partitions` end, whatever is committed of them. A partition whose leader moves, or is new, is asked for again
     /// for as long as `patience` lasts.
-    pub(super) async fn ends(
-        &self,
-        partitions: &[(String, i32)],
-        patience: Duration,
-    ) -> Result<BTreeMap<(String, i32), i64>> {
+    pub(super) async fn ends(&self, partitions: &[(String, i32)], patience: Duration) -> Result<Offsets> {
+        self.offsets(partitions, OffsetAt::Latest, patience).await
+    }
+
+    /// The first offset that the brokers have of each of `partitions`.
+    pub(super) async fn starts(&self, partitions: &[(String, i32)], patience: Duration) -> Result<Offsets> {
+        self.offsets(partitions, OffsetAt::Earliest, patience).await
+    }
+
+    async fn offsets(&self, partitions: &[(String, i32)], at: OffsetAt, patience: Duration) -> Result<Offsets> {
         let deadline = Instant::now() + patience;
         let mut asked: Vec<TopicPartition> =
             partitions.iter().map(|(topic, partition)| TopicPartition::new(topic.as_str(), *partition)).collect();
-        let mut ends = BTreeMap::new();
+        let mut found = BTreeMap::new();
         loop {
-            let listed = self.cluster.list_offsets(&asked, OffsetAt::Latest, Isolation::ReadUncommitted).await?;
+            let listed = self.cluster.list_offsets(&asked, at, Isolation::ReadUncommitted).await?;
             asked.clear();
             for (at, offset) in listed {
                 match offset {
                     Ok(offset) => {
-                        ends.insert((at.topic.to_string(), at.partition), offset.unwrap_or(0));
+                        found.insert((at.topic.to_string(), at.partition), offset.unwrap_or(0));
                     }
                     Err(error) if error.is_transient() && Instant::now() < deadline => asked.push(at),
                     Err(error) => return Err(error),
                 }
             }
             if asked.is_empty() {
-                return Ok(ends);
+                return Ok(found);
             }
             tokio::time::sleep(PAUSE).await;
         }

@@ -197,7 +197,7 @@ pub(crate) fn commit(handle: &Arc<Handle>, group: &CStr, offsets: &List, wait: D
             return Err(Failure { code: codes::error_code(error), text: string(sys::rd_kafka_error_string(error)) });
         }
         let partitions = sys::rd_kafka_group_result_partitions(*groups);
-        check_code(entries(partitions).next().map_or(0, |entry| entry.code))
+        check_code(entries(partitions).map(|entry| entry.code).find(|code| *code != 0).unwrap_or(0))
     }
 }
 
