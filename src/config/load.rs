@@ -11,21 +11,13 @@ use url::Url;
 
 use super::postgres;
 use super::raw::{ENVIRONMENT_PREFIX, Section, overlay};
+use super::state;
 use super::values::{Lookup, zstd_level};
-use super::{Archive, Config, Http, Isolation, Kafka, Retention, Segment, Start, State, TopicOverride, TopicPattern};
+use super::{Archive, Config, Http, Isolation, Kafka, Retention, Segment, Start, TopicOverride, TopicPattern};
 use crate::error::{Error, Kind, Result};
 use crate::stream::{Format, is_name};
 
 const MIB: u64 = 1 << 20;
-
-/// Keys of `[state]` that belong to the file's final shape but that this version cannot honour: ignoring one would let its user
-/// believe that it works.
-const NOT_YET: [(&str, &str); 4] = [
-    ("connect_url", "Connect"),
-    ("connect", "Connect"),
-    ("schema_registry_url", "a schema registry"),
-    ("schema_registry", "a schema registry"),
-];
 
 impl Config {
     /// Reads the file `path` and lays the process's environment over it.
@@ -52,7 +44,7 @@ impl Config {
         let postgres = root.section("postgres").map(|section| postgres::read(section, &lookup));
         let retention = root.section("retention").map(read_retention).unwrap_or_default();
         let http = root.section("http").map(read_http);
-        let state = root.section("state").map(read_state);
+        let state = root.section("state").map(state::read);
         if state.is_some() && kafka.is_none() {
             root.problem(
                 "state",
@@ -332,29 +324,6 @@ fn read_retention(mut section: Section<'_>) -> Retention {
     Retention { postgres, kafka, state }
 }
 
-fn read_state(mut section: Section<'_>) -> State {
-    let every = section.duration("every", Duration::from_secs(30), Duration::from_secs(1));
-    let mut patterns = |key: &'static str, default: &[&str]| {
-        let texts = section.list(key).unwrap_or_else(|| default.iter().map(|text| (*text).to_owned()).collect());
-        for problem in texts.iter().filter_map(|text| TopicPattern::parse(text).err()) {
-            section.problem(key, problem);
-        }
-        texts
-    };
-    let (groups, exclude_groups) = (patterns("groups", &["^.*"]), patterns("exclude_groups", &[]));
-    if groups.is_empty() {
-        section.problem("groups", "is empty; name at least one group, or leave the key out for all of them");
-    }
-    for (name, what) in NOT_YET {
-        if section.is_set(name) {
-            section
-                .problem(name, format!("is not supported by this version, which keeps no state of {what}; remove it"));
-        }
-    }
-    section.finish();
-    State { every, groups, exclude_groups }
-}
-
 fn read_override(mut section: Section<'_>, default: &Segment) -> TopicOverride {
     let text = section.required_text("match", "^cdc\\.audit");
     let pattern = TopicPattern::parse(&text).unwrap_or_else(|problem| {
@@ -434,6 +403,7 @@ fn isolation(text: &str) -> Result<Isolation, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::State;
 
     const LEAST: &str =
         "[archive]\nurl = \"file:///tmp/a\"\n[kafka]\nbootstrap_servers = \"b:1\"\ntopics = [\"orders\"]\n";

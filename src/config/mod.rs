@@ -6,6 +6,7 @@
 mod load;
 mod postgres;
 mod raw;
+mod state;
 mod values;
 
 use std::collections::BTreeMap;
