@@ -1,7 +1,7 @@
 //! What a replay writes down beside the archive: what it is, how far it has come, that it is finished.
 //!
 //! ```text
-//! replays/<id>/topics.json     before topics are created: how they are set, and what is left to do in the end
+//! replays/<id>/topics.json     once topics were created: which, how they are set, and what is left to do in the end
 //! replays/<id>/plan.json       put-if-absent, before the first record: generations, offsets, the target's topic ids
 //! replays/<id>/progress.json   over and over, some seconds late
 //! replays/<id>/finished.json   put-if-absent, after the last transaction
@@ -124,7 +124,7 @@ pub enum Settings {
     Archived,
 }
 
-/// The topics that a replay has created, or was about to.
+/// The topics that a replay has created.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Made {
     /// The version of the format.
@@ -137,15 +137,20 @@ pub struct Made {
     pub topics: Vec<MadeTopic>,
 }
 
-/// A topic that a replay creates.
+/// A topic that a replay has created.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MadeTopic {
     /// Its name.
     pub topic: String,
+    /// Its id; none where the brokers have none. Another topic of that name is not its business.
+    pub topic_id: Option<String>,
     /// What it is created with.
     pub created: BTreeMap<String, String>,
     /// What is left to do once the records may go.
     pub afterwards: Changes,
+    /// Whether all of that was done. It is done once: what somebody sets later stays.
+    #[serde(default)]
+    pub settled: bool,
 }
 
 /// How far a replay had come at a time.
@@ -361,7 +366,7 @@ pub fn only_after(sources: &mut [Source], before: &Begun) {
 }
 
 impl Made {
-    /// Writes it down, before the topics are created.
+    /// Writes it down.
     pub async fn save(&self, store: &Store) -> Result<()> {
         store.put(&layout::replay_topics(&self.replay), json(self)?).await.map_err(unwritable)
     }

@@ -74,7 +74,8 @@ pub(super) async fn prepare(
     let begun = journal.begun.as_ref().map_or(now, |begun| begun.at);
     let known = replay::archived(store, &plan, end_of(&query, begun), now).await?;
     warnings.extend(known.warnings);
-    let beside = Beside { archived: &known.topics, journal: &journal, now };
+    let settings = args.settings.or(journal.made.as_ref().map(|made| made.settings)).unwrap_or_default();
+    let beside = Beside { archived: &known.topics, journal: &journal, settings, now };
     let mut findings = kafka::preflight(store, target, &plan, beside).await?;
     if args.settings == Some(Settings::Archived) {
         settings_are_known(&findings)?;
@@ -89,7 +90,6 @@ pub(super) async fn prepare(
     };
     findings.warnings.splice(0..0, warnings);
     let (id, target) = (target.id.clone(), Arc::clone(target));
-    let settings = args.settings.or(journal.made.as_ref().map(|made| made.settings)).unwrap_or_default();
     Ok(Prepared { id, query, journal, anew, whole, plan, findings, target, into_itself, left_out, settings })
 }
 

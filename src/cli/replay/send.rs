@@ -27,7 +27,7 @@ pub(super) async fn send(args: &Args, store: &Store, replay: Prepared, tempo: Te
         result.warnings = replay.findings.told();
         result.finished = !replay.whole.parts.is_empty();
         if result.finished && !args.unrecorded && !replay.anew {
-            let settled = kafka::finish(store, &replay.target, &replay.journal, args.settings).await?;
+            let settled = kafka::finish(store, &replay.target, (&replay.whole, &replay.journal), args.settings).await?;
             result.settings = shown(&settled, replay.target.bootstrap());
         }
         if args.json {

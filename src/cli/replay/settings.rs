@@ -5,7 +5,7 @@ use serde::Serialize;
 use crate::cli::shell::quoted;
 use crate::error::{Error, Kind, Result};
 use crate::escape::one_line;
-use crate::replay::journal::{Changes, Settings};
+use crate::replay::journal::{Changes, Made, MadeTopic, Settings};
 use crate::replay::kafka::{Afterwards, Create, command};
 use crate::time;
 
@@ -69,6 +69,19 @@ pub(super) fn planned(create: &Create, settings: Settings, bootstrap: &str) -> O
             typed(bootstrap, topic, later)
         ),
     })
+}
+
+/// The lines of a plan that say what is left to do for topics that an earlier run has created.
+pub(super) fn pending(made: Option<&Made>, settings: Settings, bootstrap: &str) -> Vec<String> {
+    let waits = |topic: &&MadeTopic| !topic.settled && !topic.afterwards.is_empty();
+    let topics = made.iter().flat_map(|made| &made.topics).filter(waits);
+    let line = |topic: &MadeTopic| match settings {
+        Settings::Archived => format!("{} at the end {}", topic.topic, words(&topic.afterwards)),
+        Settings::Safe => {
+            format!("{} is left to you: {}", topic.topic, typed(bootstrap, &topic.topic, &topic.afterwards))
+        }
+    };
+    topics.map(line).collect()
 }
 
 /// A replay that was to set its topics as archived, and could not.

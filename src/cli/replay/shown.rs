@@ -147,6 +147,9 @@ impl Prepared {
         for line in self.findings.create.iter().filter_map(planned) {
             text.push_str(&format!("  settings  {}\n", one_line(&line)));
         }
+        for line in settings::pending(self.journal.made.as_ref(), self.settings, self.target.bootstrap()) {
+            text.push_str(&format!("  settings  {}\n", one_line(&line)));
+        }
         if let Some(time) = tempo.least_time(&self.plan).map(|time| time.as_secs()).filter(|seconds| *seconds > 0) {
             let time = humantime::format_duration(std::time::Duration::from_secs(time));
             text.push_str(&format!("  takes     {time} at this pace\n"));

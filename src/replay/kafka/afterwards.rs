@@ -7,6 +7,7 @@ use super::preflight::Create;
 use super::target::{Target, TopicFacts};
 use crate::error::{Error, Kind, Result};
 use crate::replay::journal::{Changes, Journal, Made, MadeTopic, Settings};
+use crate::replay::plan::Plan;
 use crate::stream::FORMAT_VERSION;
 
 /// The settings of a topic that the replay has created.
@@ -22,36 +23,52 @@ pub struct Afterwards {
     pub told: Vec<String>,
 }
 
-/// The topics that this replay has created in earlier runs, and those that it is about to.
-pub(super) fn made(id: &str, journal: &Journal, create: &[Create], settings: Option<Settings>) -> Made {
+/// The topics of `plan` that earlier runs of this replay have created, with when they get what waits.
+pub(super) fn made_before(id: &str, journal: &Journal, plan: &Plan, settings: Option<Settings>) -> Made {
     let before = journal.made.clone().unwrap_or_default();
-    let anew = |topic: &MadeTopic| create.iter().any(|create| create.topic == topic.topic);
-    let mut topics: Vec<MadeTopic> = before.topics.into_iter().filter(|topic| !anew(topic)).collect();
-    topics.extend(create.iter().map(|create| MadeTopic {
-        topic: create.topic.clone(),
-        created: create.given.created(),
-        afterwards: create.given.afterwards.clone(),
-    }));
+    let targets = plan.targets();
+    let topics = before.topics.into_iter().filter(|topic| targets.contains(topic.topic.as_str())).collect();
     Made { format: FORMAT_VERSION, replay: id.to_owned(), settings: settings.unwrap_or(before.settings), topics }
 }
 
-/// Does what is left to do, or says what it is.
+/// Creates what is missing, and adds what was created to `made`. A topic that came to be there meanwhile is somebody else's.
+pub(super) async fn create(target: &Target, create: &[Create], made: &mut Made) -> Result<()> {
+    let created = target.create(create).await?;
+    let ids = target.ids(&created.iter().cloned().collect::<Vec<_>>()).await?;
+    made.topics.retain(|topic| !created.contains(&topic.topic));
+    made.topics.extend(create.iter().filter(|create| created.contains(&create.topic)).map(|create| MadeTopic {
+        topic: create.topic.clone(),
+        topic_id: ids.get(&create.topic).cloned().flatten(),
+        created: create.given.created(),
+        afterwards: create.given.afterwards.clone(),
+        settled: false,
+    }));
+    Ok(())
+}
+
+/// Does what is left to do, or says what it is. What was done is noted in `made`.
 ///
 /// # Errors
 /// The target's, where it cannot be asked. What it refuses is part of what is said.
-pub(super) async fn settle(target: &Target, made: &Made) -> Result<Vec<Afterwards>> {
-    let waiting: Vec<&MadeTopic> = made.topics.iter().filter(|topic| !topic.afterwards.is_empty()).collect();
+pub(super) async fn settle(target: &Target, made: &mut Made) -> Result<Vec<Afterwards>> {
+    let waits = |topic: &&mut MadeTopic| !topic.afterwards.is_empty() && !topic.settled;
+    let waiting: Vec<&mut MadeTopic> = made.topics.iter_mut().filter(waits).collect();
     if waiting.is_empty() {
         return Ok(Vec::new());
     }
-    let names: Vec<&str> = waiting.iter().map(|topic| topic.topic.as_str()).collect();
-    let facts = target.describe(&names).await?;
+    let names: Vec<String> = waiting.iter().map(|topic| topic.topic.clone()).collect();
+    let ids = target.ids(&names).await?;
+    let facts = target.describe(&names.iter().map(String::as_str).collect::<Vec<_>>()).await?;
     let mut all = Vec::with_capacity(waiting.len());
     for topic in waiting {
-        let Some(facts) = facts.get(&topic.topic) else { continue };
+        let (Some(id), Some(facts)) = (ids.get(&topic.topic), facts.get(&topic.topic)) else { continue };
+        if *id != topic.topic_id {
+            continue;
+        }
         let mut done = due(topic, facts);
-        if made.settings == Settings::Archived {
+        if made.settings == Settings::Archived && facts.config.is_some() {
             give(target, facts, &mut done).await?;
+            topic.settled = done.left.is_empty();
         }
         all.push(done);
     }
@@ -61,6 +78,11 @@ pub(super) async fn settle(target: &Target, made: &Made) -> Result<Vec<Afterward
 /// What is left to do for a topic. What somebody has set meanwhile stays as it is.
 fn due(topic: &MadeTopic, facts: &TopicFacts) -> Afterwards {
     let mut due = Afterwards { topic: topic.topic.clone(), ..Afterwards::default() };
+    if facts.config.is_none() {
+        due.left.clone_from(&topic.afterwards);
+        due.told.push("the target does not tell how it is set: grant DESCRIBE_CONFIGS on the topic".to_owned());
+        return due;
+    }
     for (name, wanted) in &topic.afterwards {
         let (now, then) = (facts.own.get(name), topic.created.get(name));
         if now == wanted.as_ref() {
@@ -135,11 +157,17 @@ mod tests {
         ];
         let topic = MadeTopic {
             topic: "orders".to_owned(),
+            topic_id: None,
+            settled: false,
             created: config(&[("cleanup.policy", "delete"), ("retention.bytes", "-1"), ("retention.ms", "-1")]),
             afterwards: afterwards.map(|(name, value)| (name.to_owned(), value.map(str::to_owned))).into(),
         };
-        let facts =
-            |own: &[(&str, &str)]| TopicFacts { partitions: 1, in_sync: (1, 0), config: None, own: config(own) };
+        let facts = |own: &[(&str, &str)]| TopicFacts {
+            partitions: 1,
+            in_sync: (1, 0),
+            config: Some(config(own)),
+            own: config(own),
+        };
         let untouched =
             due(&topic, &facts(&[("cleanup.policy", "delete"), ("retention.bytes", "-1"), ("retention.ms", "-1")]));
         assert_eq!((untouched.left.len(), untouched.told.len()), (4, 0));
@@ -148,5 +176,7 @@ mod tests {
         assert_eq!(touched.told.len(), 2, "{touched:?}");
         let done = due(&topic, &facts(&[("cleanup.policy", "compact"), ("retention.ms", "7"), ("flush.ms", "5")]));
         assert_eq!((done.left.len(), done.told.len()), (0, 0));
+        let untold = due(&topic, &TopicFacts { config: None, ..facts(&[]) });
+        assert_eq!((untold.left.len(), untold.told.len()), (4, 1), "nobody knows what is done");
     }
 }

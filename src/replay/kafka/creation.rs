@@ -1,5 +1,6 @@
 //! Creating the topics that a target lacks, as their archive says and the target allows.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 
 use rdkafka::admin::{AdminOptions, NewTopic, TopicReplication, TopicResult};
@@ -124,15 +125,17 @@ impl Target {
             .or_failed(|| "cannot create topics in the target".to_owned())
     }
 
-    /// Creates what is missing, and waits until the target knows it.
-    pub(super) async fn create(&self, missing: &[Create]) -> Result<()> {
+    /// Creates what is missing, and waits until the target knows it. Tells what of it was not there.
+    pub(super) async fn create(&self, missing: &[Create]) -> Result<BTreeSet<String>> {
+        let mut created = BTreeSet::new();
         if missing.is_empty() {
-            return Ok(());
+            return Ok(created);
         }
         let answers = self.ask_to_create(&Wanted::of(missing), false).await?;
         for answer in answers {
             match answer {
-                Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+                Ok(topic) => drop(created.insert(topic)),
+                Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
                 Err((topic, code)) => {
                     let config = missing.iter().find(|one| one.topic == topic).map(Create::settings);
                     return Err(Error::new(Kind::Denied, format!("the target refuses to create {topic}"))
@@ -144,7 +147,8 @@ impl Target {
                 }
             }
         }
-        self.await_topics(missing).await
+        self.await_topics(missing).await?;
+        Ok(created)
     }
 
     async fn await_topics(&self, created: &[Create]) -> Result<()> {

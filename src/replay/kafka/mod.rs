@@ -51,6 +51,8 @@ pub struct Beside<'a> {
     pub archived: &'a BTreeMap<String, Archived>,
     /// What earlier runs have written down.
     pub journal: &'a Journal,
+    /// When topics that it creates get what could cost a record.
+    pub settings: Settings,
     /// Now.
     pub now: DateTime<Utc>,
 }
@@ -66,6 +68,7 @@ pub async fn preflight(store: &Store, target: &Target, plan: &Plan, beside: Besi
         compresses: target.connection.leaves_compression(),
         archived: Some(beside.archived),
         made: beside.journal.made.as_ref(),
+        settings: beside.settings,
     };
     let suspects = preflight::suspects(plan, &facts, around);
     let surveys = if suspects.is_empty() { BTreeMap::new() } else { survey::survey(store, plan, &suspects).await? };
@@ -120,11 +123,11 @@ pub async fn send(
     stop: impl Future<Output = ()>,
 ) -> Result<Sent> {
     let Ready { store, target, mut journal, anew, recorded, plan, findings, settings } = ready;
-    let made = afterwards::made(&target.id, &journal, &findings.create, settings);
+    let mut made = afterwards::made_before(&target.id, &journal, &plan, settings);
+    afterwards::create(&target, &findings.create, &mut made).await?;
     if recorded && !findings.create.is_empty() {
         made.save(store).await?;
     }
-    target.create(&findings.create).await?;
     preflight::still_fits(&target, &plan, &findings).await?;
     let Some(begun) = journal.begun.as_mut() else {
         return Err(Error::new(Kind::Internal, "a replay without a plan cannot be sent"));
@@ -143,8 +146,11 @@ pub async fn send(
         // A topic that was deleted and created again meanwhile takes records as if nothing had been: a broker that knows
         // nothing of a producer takes any sequence number (KIP-360).
         same_target(&target, begun).await?;
-        settings = afterwards::settle(&target, &made).await?;
+        settings = afterwards::settle(&target, &mut made).await?;
         if recorded {
+            if !settings.is_empty() {
+                made.save(store).await?;
+            }
             Finished::save(&begun.replay, crate::time::now(), store).await?;
         }
     }
@@ -155,11 +161,15 @@ pub async fn send(
 pub async fn finish(
     store: &Store,
     target: &Target,
-    journal: &Journal,
+    (plan, journal): (&Plan, &Journal),
     settings: Option<Settings>,
 ) -> Result<Vec<Afterwards>> {
     let Some(begun) = &journal.begun else { return Ok(Vec::new()) };
-    let settled = afterwards::settle(target, &afterwards::made(&target.id, journal, &[], settings)).await?;
+    let mut made = afterwards::made_before(&target.id, journal, plan, settings);
+    let settled = afterwards::settle(target, &mut made).await?;
+    if !settled.is_empty() {
+        made.save(store).await?;
+    }
     if journal.finished.is_none() {
         Finished::save(&begun.replay, crate::time::now(), store).await?;
     }

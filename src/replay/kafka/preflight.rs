@@ -12,7 +12,7 @@ use super::survey::{Limit, Survey, largest};
 use super::target::{Target, TopicFacts};
 use crate::error::{Error, Kind, Result};
 use crate::replay::archived::Archived;
-use crate::replay::journal::Made;
+use crate::replay::journal::{Made, Settings as When};
 use crate::replay::plan::{Part, Plan};
 use crate::stream::total;
 use crate::time;
@@ -136,6 +136,8 @@ pub(super) struct Around<'a> {
     pub(super) archived: Option<&'a BTreeMap<String, Archived>>,
     /// The topics that the replay has created before.
     pub(super) made: Option<&'a Made>,
+    /// When topics that it creates get what could cost a record.
+    pub(super) settings: When,
 }
 
 impl<'a> Around<'a> {
@@ -147,7 +149,11 @@ impl<'a> Around<'a> {
     fn difference(&self, topic: &str, facts: &TopicFacts, parts: &[&Part]) -> Option<String> {
         let made = self.made.is_some_and(|made| made.topics.iter().any(|one| one.topic == topic));
         let archived = self.archived(parts).filter(|_| !made)?;
-        settings::difference(topic, (facts.partitions, facts.config.as_ref()?, &facts.own), archived)
+        let told = settings::difference(topic, (facts.partitions, facts.config.as_ref()?, &facts.own), archived)?;
+        Some(match self.settings {
+            When::Archived => format!("{told}; a topic that was there is never changed, also by --settings archived"),
+            When::Safe => told,
+        })
     }
 
     /// The largest batch that a request can carry.
@@ -209,6 +215,7 @@ pub(super) fn check(
             findings.problems.extend(request_too_large(topic, around, &seen));
             findings.warnings.extend(as_compacted(topic, &parts));
             let create = missing(topic, &parts, understood, &of_broker, around.archived(&parts));
+            findings.warnings.extend(in_the_end(&create, &parts, around));
             findings.warnings.extend(fewer_replicas(topic, around.archived(&parts), &of_broker));
             findings.max_batch = findings.max_batch.min(DEFAULT_MAX_MESSAGE);
             findings.create.push(create);
@@ -268,10 +275,37 @@ fn missing(
     let needed = created::settings(source, largest, understood, default);
     // What the archive counts otherwise is of now, and partitions may have been added behind the range.
     let partitions = match archived {
-        Some(archived) => archived.partitions.max(partitions_of(parts)),
-        None => parts.iter().map(|part| part.source_partitions).max().unwrap_or(1),
+        Some(archived) if (1..=MOST_PARTITIONS).contains(&archived.partitions) => {
+            archived.partitions.max(partitions_of(parts))
+        }
+        _ => parts.iter().map(|part| part.source_partitions).max().unwrap_or(1),
     };
     Create { topic: topic.to_owned(), partitions, given: settings::given(needed, archived, largest) }
+}
+
+/// What the brokers will remove once the topic is set as archived.
+fn in_the_end(create: &Create, parts: &[&Part], around: Around<'_>) -> Vec<String> {
+    if around.settings == When::Safe {
+        return Vec::new();
+    }
+    let of_broker = |name: &str| around.broker.and_then(|broker| broker.get(name)).cloned();
+    let hours = of_broker("log.retention.hours").and_then(|hours| hours.parse::<i64>().ok());
+    let by_hours = hours.map(|hours| hours.saturating_mul(3_600_000).to_string());
+    let mut config = create.given.created();
+    for (name, change) in &create.given.afterwards {
+        let followed = || match name.as_str() {
+            "retention.ms" => of_broker("log.retention.ms").or(by_hours.clone()),
+            _ => of_broker(&format!("log.{name}")),
+        };
+        match change.clone().or_else(followed) {
+            Some(value) => drop(config.insert(name.clone(), value)),
+            None => drop(config.remove(name)),
+        }
+    }
+    losses(&create.topic, parts, &Settings { config: Some(&config) }, around.now)
+        .into_iter()
+        .map(|loss| format!("as archived, at the end: {loss}"))
+        .collect()
 }
 
 /// A topic that will have fewer replicas than it had.
@@ -283,6 +317,9 @@ fn fewer_replicas(topic: &str, archived: Option<&Archived>, broker: &Settings<'_
          kafka-reassign-partitions.sh"
     ))
 }
+
+/// More than any cluster has of one topic: what says more was not written by a broker.
+const MOST_PARTITIONS: i32 = 200_000;
 
 /// How many partitions the records of a topic need.
 fn partitions_of(parts: &[&Part]) -> i32 {

@@ -60,20 +60,28 @@ pub(super) fn given(needed: Config, archived: Option<&Archived>, largest: u64) -
 
 /// Whether a setting could delete, refuse or change what is sent.
 fn waits(name: &str) -> bool {
-    const WAITS: [&str; 12] = [
+    const WAITS: [&str; 17] = [
         "cleanup.policy",
         "compression.type",
         "delete.retention.ms",
         "local.retention.bytes",
         "local.retention.ms",
         "max.compaction.lag.ms",
+        // Brokers before 3.0 convert what is sent, and older formats have no headers.
+        "message.format.version",
         "message.timestamp.type",
         "min.cleanable.dirty.ratio",
         // With fewer replicas in step than that, no record is taken.
         "min.insync.replicas",
+        // Of Redpanda: they make a topic of what lies in a bucket.
+        "redpanda.remote.readreplica",
+        "redpanda.remote.recovery",
         "remote.log.delete.on.disable",
         "retention.bytes",
         "retention.ms",
+        // An election that takes acknowledged records.
+        "unclean.leader.election.enable",
+        "write.caching",
     ];
     WAITS.contains(&name) || name.starts_with("message.timestamp.") || name.ends_with(".schema.validation")
 }
