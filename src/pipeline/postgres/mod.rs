@@ -11,7 +11,7 @@
 //! | queue | from → to | bound | when it is full |
 //! |---|---|---|---|
 //! | WAL | socket → spool | 1 MiB in the connection's buffer | the server waits |
-//! | the spool | receiver → archiver | [`SPOOL_LIMIT`], or the disk | receiving waits, statuses go on |
+//! | the spool | receiver → archiver | [`shared::SPOOL_LIMIT`], or the disk | receiving waits, statuses go on |
 //! | WAL that the server has whole | receiver → archiver | [`buffers::MOST`] blocks of 16 MiB | receiving waits, statuses go on |
 //! | segments | archiver → store | 3 at a time | cutting waits |
 //! | checkpoints | archiver → chain | 1 a second, 5 when nothing more is to be done | what is ready meanwhile goes into the same one |
