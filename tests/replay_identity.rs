@@ -183,7 +183,8 @@ fn gone_while_it_is_filled(kafka: &Kafka, archive: &Archive, replace: impl Fn(&s
     });
     kafka.delete_topic(&target);
     replace(&target);
-    wait_until("the replay to end", SOON, || !program.is_running());
+    // What was on its way to the topic that is gone may have to time out first, which takes a minute.
+    wait_until("the replay to end", 2 * SOON, || !program.is_running());
     let said = program.output();
     assert_ne!(program.wait(SOON), 0, "{said}");
     let again = archive.replay(&args);
