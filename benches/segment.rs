@@ -15,7 +15,7 @@ use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 use tidelog::record::{Block, Header, TimestampType};
 use tidelog::segment::{Encoding, Filter, Format, Sealed, SegmentInfo, SegmentReader, SegmentWriter};
-use tidelog::stream::TopicLife;
+use tidelog::stream::TopicGeneration;
 
 const ROUNDS: usize = 5;
 const PARTITIONS: i32 = 4;
@@ -93,7 +93,7 @@ async fn read(store: Arc<dyn ObjectStore>, segment: &Sealed, filter: Filter) -> 
 
 fn write(encoding: Encoding, records: i64, path: &Path) -> (f64, Sealed) {
     let info = SegmentInfo {
-        stream: TopicLife::new("main", "cdc.orders", 0),
+        stream: TopicGeneration::new("main", "cdc.orders", 0),
         topic_id: None,
         writer: "bench".into(),
         created: DateTime::from_timestamp_millis(START).expect("a time"),

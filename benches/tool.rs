@@ -26,7 +26,7 @@ use rdkafka_sys as sys;
 use tidelog::config::Archive;
 use tidelog::manifest::{Chain, Outcome};
 use tidelog::store::Store;
-use tidelog::stream::{Begin, Change, Format, PartitionRange, SegmentRef, TopicLife};
+use tidelog::stream::{Begin, Change, Format, PartitionRange, SegmentRef, TopicGeneration};
 
 type Done = Result<(), Box<dyn Error>>;
 
@@ -358,7 +358,7 @@ async fn archive(root: PathBuf, segments: u64) -> Done {
     const ROWS: i64 = 5_000;
     let url = url::Url::from_directory_path(&root).map_err(|()| "the archive's root must be an absolute path")?;
     let store = Store::open(&Archive { url, spool_dir: root.join("spool"), options: Default::default() })?;
-    let stream = TopicLife::new("main", "planned", 0).stream();
+    let stream = TopicGeneration::new("main", "planned", 0).stream();
     let first: DateTime<Utc> = "2026-01-01T00:00:00Z".parse()?;
     let begin = Begin::topic(None, (0..PARTITIONS).map(|_| Some(0)).collect());
     let mut chain = Chain::begin(&store, &stream, begin, "bench", first).await?;

@@ -33,7 +33,7 @@
 //! use tidelog::config::Config;
 //! use tidelog::manifest::{self, Chain};
 //! use tidelog::store::Store;
-//! use tidelog::stream::{Begin, Change, PartitionRange, StreamId, TopicLife};
+//! use tidelog::stream::{Begin, Change, PartitionRange, StreamId, TopicGeneration};
 //!
 //! # #[tokio::main]
 //! # async fn main() -> tidelog::error::Result<()> {
@@ -43,7 +43,7 @@
 //! let now = chrono::DateTime::UNIX_EPOCH;
 //!
 //! // The first entry of a chain says what the stream is of.
-//! let orders = StreamId::Kafka(TopicLife::new("main", "orders", 0));
+//! let orders = StreamId::Kafka(TopicGeneration::new("main", "orders", 0));
 //! let mut chain = Chain::begin(&store, &orders, Begin::topic(None, vec![Some(0)]), "writer", now).await?;
 //!
 //! // Offsets 0 to 9 of partition 0 were read, and hold no record: an aborted transaction, say.

@@ -8,7 +8,7 @@ use tidelog::manifest::{Chain, Change, Outcome};
 use tidelog::record::{Block, Header, TimestampType};
 use tidelog::segment::{Encoding, SegmentInfo, SegmentWriter};
 use tidelog::store::{Created, Store, layout};
-use tidelog::stream::{Begin, Format, TopicLife};
+use tidelog::stream::{Begin, Format, TopicGeneration};
 
 use crate::rig::process::temporary_directory;
 
@@ -31,10 +31,10 @@ impl Record {
     }
 }
 
-/// One life of a topic that grows.
+/// One generation of a topic that grows.
 pub(crate) struct Topic {
     store: Store,
-    life: TopicLife,
+    generation: TopicGeneration,
     chain: Chain,
     spool: TempDir,
     segments: u64,
@@ -65,17 +65,17 @@ fn now() -> DateTime<Utc> {
 }
 
 impl Topic {
-    /// Begins the topic's life.
+    /// Begins the topic's generation.
     pub(crate) async fn begin(store: &Store, topic: &str, generation: u32) -> Topic {
         Topic::begin_with(store, topic, generation, 1).await
     }
 
-    /// Begins the life of a topic of so many partitions.
+    /// Begins the generation of a topic of so many partitions.
     pub(crate) async fn begin_with(store: &Store, topic: &str, generation: u32, partitions: usize) -> Topic {
-        let life = TopicLife::new("main", topic, generation);
+        let generation = TopicGeneration::new("main", topic, generation);
         let begin = Begin::topic(Some(format!("id-{generation}")), vec![Some(0); partitions]);
-        let chain = Chain::begin(store, &life.stream(), begin, "test", now()).await.expect("a chain begins");
-        Topic { store: store.clone(), life, chain, spool: temporary_directory("spool"), segments: 0 }
+        let chain = Chain::begin(store, &generation.stream(), begin, "test", now()).await.expect("a chain begins");
+        Topic { store: store.clone(), generation, chain, spool: temporary_directory("spool"), segments: 0 }
     }
 
     /// Archives records (of each partition in offset order) as one segment, committed; each partition's range goes on
@@ -83,7 +83,8 @@ impl Topic {
     pub(crate) async fn append(&mut self, format: Format, records: &[Record]) -> String {
         self.segments += 1;
         let path = self.spool.path().join(self.segments.to_string());
-        let info = SegmentInfo { stream: self.life.clone(), topic_id: None, writer: "test".into(), created: now() };
+        let info =
+            SegmentInfo { stream: self.generation.clone(), topic_id: None, writer: "test".into(), created: now() };
         let mut writer = SegmentWriter::create(&path, info, Encoding { format, zstd_level: 1 }).expect("a spool file");
         let mut blocks: Vec<Block> = Vec::new();
         let mut ranges: Vec<(i32, i64, i64)> = Vec::new();
@@ -102,7 +103,7 @@ impl Topic {
         writer.write(blocks).expect("blocks are encoded");
         ranges.sort_unstable();
         let sealed = writer.finish(&ranges).expect("a segment is sealed");
-        let object = layout::segment(&self.life, now(), "test", self.segments, format);
+        let object = layout::segment(&self.generation, now(), "test", self.segments, format);
         self.store.upload(&object, &path, &sealed.sha256).await.expect("a segment is stored");
         let change = Change { segments: vec![sealed.to_ref(object.to_string())], ..Change::default() };
         match self.chain.commit(&change, "test", now()).await.expect("a change is committed") {
@@ -113,7 +114,7 @@ impl Topic {
 
     /// Stores an object beside the segments that no checkpoint names.
     pub(crate) async fn orphan(&self) {
-        let key = layout::segment(&self.life, now(), "killed", 1, Format::Avro);
+        let key = layout::segment(&self.generation, now(), "killed", 1, Format::Avro);
         let created = self.store.create(&key, Bytes::from_static(b"unfinished")).await.expect("an object is stored");
         assert_eq!(created, Created::Yes);
     }

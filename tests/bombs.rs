@@ -14,7 +14,7 @@ use std::process::Command;
 use tidelog::manifest::Chain;
 use tidelog::manifest::backups::{self, Archive, Backup, Part};
 use tidelog::store::{Store, layout};
-use tidelog::stream::{Begin, Format, Lsn, StreamId, System, TopicLife, sha256};
+use tidelog::stream::{Begin, Format, Lsn, StreamId, System, TopicGeneration, sha256};
 
 use crate::archive::{Record, Topic, on_disk};
 use crate::rig::program::{Home, Output, run};
@@ -77,7 +77,7 @@ impl Target {
 }
 
 fn stream(topic: &str) -> StreamId {
-    TopicLife::new("main", topic, 0).stream()
+    TopicGeneration::new("main", topic, 0).stream()
 }
 
 /// As many spaces as asked for, compressed: white space, of which JSON may have any.

@@ -16,10 +16,10 @@ use crate::rig::wait_for;
 
 const CONFIG: &str = "tidelog.toml";
 
-/// A home whose archive holds two lives of `orders`, `cdc.users`, and an object that nobody committed.
+/// A home whose archive holds two generations of `orders`, `cdc.users`, and an object that nobody committed.
 struct Shop {
     home: Home,
-    /// The segments of `orders`' second life.
+    /// The segments of `orders`' second generation.
     segments: Vec<String>,
 }
 
@@ -106,7 +106,7 @@ fn cat_prints_the_records_that_are_asked_for() {
     let shop = Shop::new();
     let cat = |args: &[&str]| shop.run(&[&["cat", "--topic"], args].concat()).expect(0).json_lines();
     let all = cat(&["orders"]);
-    assert_eq!(all.len(), 301, "every life");
+    assert_eq!(all.len(), 301, "every generation");
     assert_eq!(
         all[0],
         json!({"topic": "orders", "partition": 0, "offset": 0, "timestamp": "1970-01-01T00:00:01.000Z",

@@ -193,7 +193,7 @@ fn a_cut_file_and_a_missing_one_stop_the_partitions_that_lie_in_them() {
 }
 
 #[test]
-fn a_partition_stops_for_good_in_later_lives_of_its_topic_too() {
+fn a_partition_stops_for_good_in_later_generations_of_its_topic_too() {
     let shelf = Shelf::new(Format::Parquet);
     let archive = shelf.home.path().join("archive");
     let store = on_disk(&archive);

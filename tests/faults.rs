@@ -312,53 +312,53 @@ fn records_that_the_broker_removed_are_told_as_a_gap() {
 }
 
 #[test]
-fn a_topic_that_is_made_again_is_another_life() {
+fn a_topic_that_is_made_again_is_another_generation() {
     let (kafka, topic) = (shared(), unique("again"));
     let site = Site::new(&kafka.bootstrap(), &Settings { topics: &[&topic], ..Settings::default() });
-    let mut lives: Vec<Vec<Record>> = Vec::new();
+    let mut generations: Vec<Vec<Record>> = Vec::new();
     let mut begin = |count: i32| {
-        if !lives.is_empty() {
+        if !generations.is_empty() {
             kafka.delete_topic(&topic);
         }
         kafka.create_topic(&topic, 2, &[]);
-        let from = i32::try_from(lives.len()).expect("few") * 10_000;
+        let from = i32::try_from(generations.len()).expect("few") * 10_000;
         produce(kafka, &topic, from..from + count, 2);
-        lives.push(kafka.consume_all(&topic));
+        generations.push(kafka.consume_all(&topic));
     };
     begin(100);
     let mut program = site.start();
     site.wait_archived(kafka, &[&topic], &mut [&mut program]);
-    // While it runs. The offset after the last archived one exists in the new life, too.
+    // While it runs. The offset after the last archived one exists in the new generation, too.
     begin(300);
-    wait_for_life(&site, kafka, &topic, 1, &mut program);
+    wait_for_generation(&site, kafka, &topic, 1, &mut program);
     // Fewer records than before.
     begin(40);
-    wait_for_life(&site, kafka, &topic, 2, &mut program);
+    wait_for_generation(&site, kafka, &topic, 2, &mut program);
     program.terminate(STOP);
     // While nobody looks.
     begin(500);
     let mut program = site.start();
-    wait_for_life(&site, kafka, &topic, 3, &mut program);
+    wait_for_generation(&site, kafka, &topic, 3, &mut program);
     program.terminate(STOP);
 
     site.assert_sound();
     let ended: Vec<_> = site.ls(&topic).iter().map(|stream| stream["ended"].clone()).collect();
-    assert_eq!(ended, [true, true, true, false], "only the present life goes on");
-    for (generation, records) in (0..).zip(&lives) {
+    assert_eq!(ended, [true, true, true, false], "only the present generation goes on");
+    for (generation, records) in (0..).zip(&generations) {
         site.assert_holds(&topic, generation, records);
-        let target = unique(&format!("{topic}-life"));
+        let target = unique(&format!("{topic}-generation"));
         site.replay(&topic, &target, &["--generation", &generation.to_string()]);
         let content = |record: &Record| (record.partition, record.timestamp, record.key.clone(), record.value.clone());
         let replayed = kafka.consume_all(&target);
-        assert!(replayed.iter().map(content).eq(records.iter().map(content)), "the replay of life {generation}");
+        assert!(replayed.iter().map(content).eq(records.iter().map(content)), "the replay of generation {generation}");
     }
 }
 
 /// librdkafka fetches on at the same offset of a topic that was made again: what comes so must not get into the chain of
-/// the life before, and what that one had must not get lost.
+/// the generation before, and what that one had must not get lost.
 #[test]
-fn records_of_two_lives_do_not_mix_while_nobody_looks() {
-    let (kafka, topic, empty) = (shared(), unique("lives"), unique("lives-empty"));
+fn records_of_two_generations_do_not_mix_while_nobody_looks() {
+    let (kafka, topic, empty) = (shared(), unique("generations"), unique("generations-empty"));
     kafka.create_topic(&topic, 2, &[]);
     kafka.create_topic(&empty, 1, &[]);
     produce(kafka, &topic, 0..120, 2);
@@ -386,15 +386,15 @@ fn records_of_two_lives_do_not_mix_while_nobody_looks() {
     program.terminate(STOP);
     site.reconfigure("60s", "500ms");
     let mut program = site.start();
-    wait_for_life(&site, kafka, &topic, 1, &mut program);
+    wait_for_generation(&site, kafka, &topic, 1, &mut program);
     program.terminate(STOP);
     site.assert_sound();
     site.assert_holds(&topic, 0, &old);
     site.assert_holds(&topic, 1, &new);
 }
 
-fn wait_for_life(site: &Site, kafka: &Kafka, topic: &str, generation: u64, program: &mut Program) {
-    wait_until(&format!("life {generation} of {topic}"), SOON, || {
+fn wait_for_generation(site: &Site, kafka: &Kafka, topic: &str, generation: u64, program: &mut Program) {
+    wait_until(&format!("generation {generation} of {topic}"), SOON, || {
         program.assert_running();
         let newest = site.ls(topic).pop();
         newest.is_some_and(|stream| {

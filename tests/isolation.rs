@@ -17,7 +17,7 @@ use chrono::{DateTime, Utc};
 use serde_json::Value;
 use tidelog::manifest::{Chain, Change, Outcome};
 use tidelog::store::Store;
-use tidelog::stream::{Begin, Format, PartitionRange, StreamId, System, TopicLife};
+use tidelog::stream::{Begin, Format, PartitionRange, StreamId, System, TopicGeneration};
 
 use crate::archive::{Record, Topic, on_disk};
 use crate::http::site_with_listener;
@@ -105,7 +105,7 @@ impl Yard {
     /// A chain of [`ENTRIES`] entries, an offset each.
     fn write(&self, topic: &str) {
         let now = || DateTime::<Utc>::from_timestamp_millis(1_795_334_712_345).expect("a time");
-        let stream = TopicLife::new("main", topic, 0).stream();
+        let stream = TopicGeneration::new("main", topic, 0).stream();
         tokio::runtime::Runtime::new().expect("a runtime").block_on(async {
             let begin = Begin::topic(None, vec![Some(0)]);
             let mut chain = Chain::begin(&self.store, &stream, begin, "test", now()).await.expect("a chain begins");
@@ -308,7 +308,7 @@ fn a_damaged_write_ahead_log_keeps_no_topic_from_being_archived() {
 
 // ---- the commands that read
 
-/// What the readers are tried on: a sound topic of ten records, a topic of which the first life is damaged and the second
+/// What the readers are tried on: a sound topic of ten records, a topic of which the first generation is damaged and the second
 /// is not, a topic whose snapshot's page is gone, one in every other damage, and a Postgres system.
 struct Shelf {
     home: Home,
@@ -386,13 +386,13 @@ fn readers_go_on_with_what_is_sound_and_name_what_is_not() {
     assert_eq!(files.stdout.lines().count(), 2, "{}", files.stdout);
     shelf.assert_named(&files.stderr, "files");
     let cat = shelf.run(&["cat", "--topic", "^"]).expect(3);
-    assert_eq!(cat.stdout.lines().count(), 20, "the later life of a topic is printed: {}", cat.stdout);
+    assert_eq!(cat.stdout.lines().count(), 20, "the later generation of a topic is printed: {}", cat.stdout);
     shelf.assert_named(&cat.stderr, "cat");
     shelf.run(&["cat", "--topic", "sound"]).expect(0);
     assert!(shelf.run(&["cat", "--topic", "missingentry"]).expect(3).stderr.contains("66.json is missing"));
 
     let replay = shelf.run(&["replay", "--from", "1970-01-01T00:00:00Z", "--to-stdout"]).expect(3);
-    assert_eq!(replay.stdout.lines().count(), 10, "of a topic all lives or none: {}", replay.stdout);
+    assert_eq!(replay.stdout.lines().count(), 10, "of a topic all generations or none: {}", replay.stdout);
     shelf.assert_named(&replay.stderr, "replay");
     let verify = shelf.run(&["verify", "--json"]).expect(3).json();
     let told: BTreeSet<String> = names(&verify["errors"]).into_iter().collect();

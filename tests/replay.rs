@@ -116,7 +116,7 @@ proptest! {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn lives_of_a_topic_come_one_after_the_other_and_topics_apart() {
+async fn generations_of_a_topic_come_one_after_the_other_and_topics_apart() {
     let store = memory();
     for (topic, generation) in [("orders", 0), ("orders", 1), ("users", 0)] {
         let mut topic = Topic::begin(&store, topic, generation).await;
@@ -125,7 +125,7 @@ async fn lives_of_a_topic_come_one_after_the_other_and_topics_apart() {
     let named = |name: &str| Query { topics: vec![TopicPattern::Name(name.into())], ..Query::default() };
     assert_eq!(replayed(&store, &named("orders"), Tempo::default()).await, [(0, 5, 100), (0, 5, 99)]);
     let fast = Tempo { speed: Some("1000000x".parse().expect("a speed")), ..Tempo::default() };
-    assert_eq!(replayed(&store, &named("orders"), fast).await, [(0, 5, 100), (0, 5, 99)], "the old life first");
+    assert_eq!(replayed(&store, &named("orders"), fast).await, [(0, 5, 100), (0, 5, 99)], "the old generation first");
     assert_eq!(replayed(&store, &named("users"), Tempo::default()).await.len(), 1);
     let newest = Query { offsets: Some("5..6".parse().expect("offsets")), ..named("orders") };
     assert_eq!(replayed(&store, &newest, Tempo::default()).await, [(0, 5, 99)]);
@@ -364,20 +364,20 @@ pub(crate) fn sent_so_far(kafka: &Kafka, topic: &str) -> usize {
 }
 
 #[test]
-fn two_lives_of_a_topic_go_into_one_target_in_order() {
-    let (kafka, archive, topic) = (shared(), Archive::new(), unique("replay-lives"));
+fn two_generations_of_a_topic_go_into_one_target_in_order() {
+    let (kafka, archive, topic) = (shared(), Archive::new(), unique("replay-generations"));
     let from = base();
-    let life =
+    let generation =
         |start: i64| -> Vec<Record> { (0..50).map(|offset| Record::new(0, offset, from + start + offset)).collect() };
-    archive.fill(&topic, 0, &[(Format::Avro, life(0))]);
-    archive.fill(&topic, 1, &[(Format::Parquet, life(1_000))]);
-    let (id, target) = (unique("r-lives"), format!("{topic}.copy"));
+    archive.fill(&topic, 0, &[(Format::Avro, generation(0))]);
+    archive.fill(&topic, 1, &[(Format::Parquet, generation(1_000))]);
+    let (id, target) = (unique("r-generations"), format!("{topic}.copy"));
     let args = ["--from", "-2h", "--topics", &topic, "--rename", "(.*)=$1.copy", "--id", &id];
     let sent = archive.replay(&[&args[..], &["--json"]].concat()).expect(0).json();
     assert_eq!(sent["records"], 100, "{sent}");
     let times: Vec<i64> = found(kafka, &target).into_iter().filter_map(|shape| shape.1.to_millis()).collect();
-    let expected: Vec<i64> = life(0).iter().chain(&life(1_000)).map(|record| record.timestamp).collect();
-    assert_eq!(times, expected, "the old life first");
+    let expected: Vec<i64> = generation(0).iter().chain(&generation(1_000)).map(|record| record.timestamp).collect();
+    assert_eq!(times, expected, "the old generation first");
     assert!(archive.replay(&args).expect(0).stdout.contains("nothing left to send"));
 }
 

@@ -143,7 +143,7 @@ max_records = {max_records}
         program::run(through)
     }
 
-    /// The streams of `tidelog ls --json` for a topic, the oldest life first. None while nothing is archived.
+    /// The streams of `tidelog ls --json` for a topic, the oldest generation first. None while nothing is archived.
     pub(crate) fn ls(&self, topic: &str) -> Vec<Value> {
         let listing = self.tidelog(&["ls", "--json"]).expect(0).json();
         let mut streams = listing["streams"].as_array().expect("streams").clone();
@@ -152,7 +152,7 @@ max_records = {max_records}
         streams
     }
 
-    /// Where the topic's present life is archived up to, by partition.
+    /// Where the topic's present generation is archived up to, by partition.
     pub(crate) fn ends(&self, topic: &str) -> BTreeMap<i32, i64> {
         self.ls(topic).last().map(ends).unwrap_or_default()
     }
@@ -220,7 +220,7 @@ max_records = {max_records}
         }
     }
 
-    /// The archive holds exactly these records of a topic's life, each once, in order.
+    /// The archive holds exactly these records of a topic's generation, each once, in order.
     pub(crate) fn assert_holds(&self, topic: &str, generation: u32, expected: &[Record]) {
         let generation = generation.to_string();
         let output = self.tidelog(&["cat", "--topic", topic, "--generation", &generation]).expect(0);

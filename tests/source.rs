@@ -127,7 +127,7 @@ fn every_codec_and_both_kinds_of_timestamp_come_through() {
 }
 
 #[tokio::test]
-async fn a_topic_id_is_what_kafkas_tools_print_and_changes_with_a_new_life() {
+async fn a_topic_id_is_what_kafkas_tools_print_and_changes_with_a_new_generation() {
     let broker = shared();
     let (topic, absent) = (unique("described"), unique("absent"));
     broker.create_topic(&topic, 7, &[]);
@@ -329,7 +329,7 @@ fn an_answer_about_where_a_partition_was_read_before_is_no_cut() {
 }
 
 #[tokio::test]
-async fn a_new_life_of_a_topic_is_known_by_its_id() {
+async fn a_new_generation_of_a_topic_is_known_by_its_id() {
     let broker = shared();
     for protocol in ["classic", "consumer"] {
         let topic = unique("reborn");
@@ -364,7 +364,7 @@ async fn a_new_life_of_a_topic_is_known_by_its_id() {
         if !reader.owned.is_empty() {
             reader.consumer.resume(&[(only.clone(), 3)]).unwrap();
         }
-        reader.until("records of the third life", |reader| ended(reader, &only, 10));
+        reader.until("records of the third generation", |reader| ended(reader, &only, 10));
         let ids = BTreeSet::from([first_id, second_id, id().await]);
         assert_eq!(ids.len(), 3, "{ids:?}");
         assert!(!ids.contains(&None));

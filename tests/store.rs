@@ -16,7 +16,7 @@ use tidelog::config::Archive;
 use tidelog::error::Kind;
 use tidelog::manifest::{Chain, Change, Outcome, Selection, Step, Walk, streams};
 use tidelog::store::{Created, Store, layout};
-use tidelog::stream::{Begin, Format, PartitionRange, SegmentRef, TopicLife, sha256};
+use tidelog::stream::{Begin, Format, PartitionRange, SegmentRef, TopicGeneration, sha256};
 
 use crate::rig::s3::{Bucket, moto, s3s_fs};
 
@@ -147,7 +147,7 @@ async fn the_probe_leaves_nothing(store: &Store) {
 
 async fn a_chain_lives_there(store: &Store) {
     let now: DateTime<Utc> = DateTime::from_timestamp(1_800_000_000, 0).unwrap();
-    let stream = TopicLife::new("main", "cdc.users", 0).stream();
+    let stream = TopicGeneration::new("main", "cdc.users", 0).stream();
     let begin = Begin::topic(Some("id".into()), vec![Some(0); 2]);
     let mut a = Chain::begin(store, &stream, begin.clone(), "a", now).await.unwrap();
     let mut b = Chain::begin(store, &stream, begin, "b", now).await.unwrap();
@@ -222,7 +222,7 @@ async fn what_a_crash_leaves_on_the_disk_disturbs_nobody() {
     std::fs::create_dir_all(&chain).unwrap();
     // A process died while it wrote the first entry: only the staged file is there.
     std::fs::write(chain.join("00000000000000000000.json#1"), b"{\"form").unwrap();
-    let stream = TopicLife::new("main", "orders", 0).stream();
+    let stream = TopicGeneration::new("main", "orders", 0).stream();
     assert_eq!(streams(&store).await.unwrap(), []);
     assert!(Chain::open(&store, &stream).await.unwrap().is_none());
     Chain::begin(&store, &stream, Begin::topic(None, vec![Some(0)]), "w", tidelog::time::now()).await.unwrap();

@@ -18,7 +18,7 @@ use tidelog::error::Kind;
 use tidelog::manifest::{Chain, Change, Outcome, Selection, Step, Walk, backups};
 use tidelog::pipeline::tasks::Task;
 use tidelog::store::{Created, Store, layout};
-use tidelog::stream::{Begin, Format, Lsn, PartitionRange, SegmentRef, StreamId, System, TopicLife, sha256};
+use tidelog::stream::{Begin, Format, Lsn, PartitionRange, SegmentRef, StreamId, System, TopicGeneration, sha256};
 
 use crate::archive::{Record, Topic};
 use crate::http::site_with_listener;
@@ -55,7 +55,7 @@ fn now() -> DateTime<Utc> {
 }
 
 fn orders() -> StreamId {
-    TopicLife::new("main", "orders", 0).stream()
+    TopicGeneration::new("main", "orders", 0).stream()
 }
 
 async fn begun(store: &Store) -> Chain {

@@ -20,7 +20,7 @@ use crate::pipeline::postgres::{Given, give_up, sweep};
 use crate::pipeline::state::upkeep;
 use crate::pipeline::writer_id;
 use crate::store::Store;
-use crate::stream::{StreamId, TopicLife};
+use crate::stream::{StreamId, TopicGeneration};
 use crate::time;
 
 /// Gives up what `[retention]` lets go: WAL and base backups without which every moment of the time stays recoverable, records
@@ -51,13 +51,13 @@ struct Outcome {
     backups: u64,
     /// Objects that were deleted now, given up earlier.
     deleted: u64,
-    /// The lives of topics; none where all of their records are kept.
+    /// The generations of topics; none where all of their records are kept.
     kafka: Vec<Topic>,
     /// The documents of state; none where all of their versions are kept.
     state: Vec<Document>,
 }
 
-/// What is given up of a life of a topic, and what stays.
+/// What is given up of a generation of a topic, and what stays.
 #[derive(Debug, Serialize)]
 struct Topic {
     stream: String,
@@ -99,8 +99,8 @@ pub(crate) async fn run(args: &Args, config: &Config) -> Result<()> {
                 Some(horizon) => expire(&store, &stream, (horizon, now), args.dry_run).await,
                 None => continue,
             },
-            StreamId::Kafka(life) => match kafka {
-                Some(kept) => expire_topic(&store, life, kept, args.dry_run).await,
+            StreamId::Kafka(generation) => match kafka {
+                Some(kept) => expire_topic(&store, generation, kept, args.dry_run).await,
                 None => continue,
             },
             StreamId::State(_) => match state {
@@ -145,7 +145,7 @@ struct Gone {
     given: Given,
     /// Objects that were deleted, given up earlier.
     deleted: u64,
-    /// The lives of topics.
+    /// The generations of topics.
     topics: Vec<Topic>,
     /// The documents of state.
     documents: Vec<Document>,
@@ -189,13 +189,13 @@ async fn expire(
     Ok(gone)
 }
 
-/// Gives up what was archived of a life of a topic before the time `kept`.
-async fn expire_topic(store: &Store, life: &TopicLife, kept: Duration, dry_run: bool) -> Result<Gone> {
+/// Gives up what was archived of a generation of a topic before the time `kept`.
+async fn expire_topic(store: &Store, generation: &TopicGeneration, kept: Duration, dry_run: bool) -> Result<Gone> {
     let mut gone = Gone::default();
-    let Some(mut chain) = Chain::open(store, &life.stream()).await? else { return Ok(gone) };
+    let Some(mut chain) = Chain::open(store, &generation.stream()).await? else { return Ok(gone) };
     let at = match dry_run {
-        true => Moment::at(store, &life.cluster, (kept, time::now())).await?,
-        false => Moment::now(store, &life.cluster, kept).await?,
+        true => Moment::at(store, &generation.cluster, (kept, time::now())).await?,
+        false => Moment::now(store, &generation.cluster, kept).await?,
     };
     let (mut aged, mut steps, mut held) = (Aged::default(), Vec::new(), false);
     loop {
@@ -214,7 +214,7 @@ async fn expire_topic(store: &Store, life: &TopicLife, kept: Duration, dry_run: 
         gone.deleted = aged::sweep(store, &chain, at.clock, &at.held, &mut Stays::default()).await?.deleted;
     }
     gone.topics.push(Topic {
-        stream: life.stream().to_string(),
+        stream: generation.stream().to_string(),
         segments: given.segments,
         records: given.records,
         stored_bytes: given.stored_bytes,

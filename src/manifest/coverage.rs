@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 use super::{Chain, READS_AT_ONCE, entry};
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::store::{Store, layout};
-use crate::stream::{FORMAT_VERSION, StreamId, TopicLife, is_name, lean};
+use crate::stream::{FORMAT_VERSION, StreamId, TopicGeneration, is_name, lean};
 
 /// A claim that lies further in the reader's future was made by a clock that is ahead, and counts for nothing.
 const CLOCKS_AGREE: TimeDelta = TimeDelta::seconds(5);
@@ -197,14 +197,15 @@ impl Coverage {
     /// Drops the claims of generations that a later one has followed.
     pub fn forget_ended(&mut self) {
         let mut newest: BTreeMap<String, u32> = BTreeMap::new();
-        for life in self.streams.keys().chain(self.topics.keys()).filter_map(|stream| stream.parse::<TopicLife>().ok())
+        for generation in
+            self.streams.keys().chain(self.topics.keys()).filter_map(|stream| stream.parse::<TopicGeneration>().ok())
         {
-            let generation = newest.entry(format!("{}/{}", life.cluster, life.topic)).or_default();
-            *generation = life.generation.max(*generation);
+            let known = newest.entry(format!("{}/{}", generation.cluster, generation.topic)).or_default();
+            *known = generation.number.max(*known);
         }
         let goes_on = |stream: &String| {
-            let Ok(life) = stream.parse::<TopicLife>() else { return true };
-            newest.get(&format!("{}/{}", life.cluster, life.topic)) == Some(&life.generation)
+            let Ok(generation) = stream.parse::<TopicGeneration>() else { return true };
+            newest.get(&format!("{}/{}", generation.cluster, generation.topic)) == Some(&generation.number)
         };
         self.streams.retain(|stream, _| goes_on(stream));
         self.topics.retain(|stream, _| goes_on(stream));

@@ -51,7 +51,7 @@ pub use walk::{Step, Walk};
 
 use crate::error::{Error, Kind, Result};
 use crate::store::{Store, layout};
-use crate::stream::{Begin, StreamId, TopicLife};
+use crate::stream::{Begin, StreamId, TopicGeneration};
 
 /// How many objects are read at a time. It hides the round trips of a cloud store; a local one is fast anyway.
 const READS_AT_ONCE: usize = 32;
@@ -87,15 +87,15 @@ pub async fn streams(store: &Store) -> Result<Vec<StreamId>> {
     with_objects(store, found).await
 }
 
-/// The lives of topics that the archive holds, in the order of their names.
-pub async fn topics(store: &Store) -> Result<Vec<TopicLife>> {
+/// The generations of topics that the archive holds, in the order of their names.
+pub async fn topics(store: &Store) -> Result<Vec<TopicGeneration>> {
     let found = with_objects(store, topics_named(store).await?).await?;
     Ok(found.iter().filter_map(StreamId::topic).cloned().collect())
 }
 
-/// The lives of a cluster's topics that have a folder of their own, in no order. None of them is looked into, so none that
+/// The generations of a cluster's topics that have a folder of their own, in no order. None of them is looked into, so none that
 /// is damaged is in the way; a folder may hold no object yet.
-pub async fn lives_named(store: &Store, cluster: &str) -> Result<Vec<TopicLife>> {
+pub async fn generations_named(store: &Store, cluster: &str) -> Result<Vec<TopicGeneration>> {
     let folders = store.list_folders(&layout::topic_chains().join(cluster)).await?;
     Ok(folders.iter().filter_map(chain_in).filter_map(|stream| stream.topic().cloned()).collect())
 }

@@ -14,7 +14,7 @@ use crate::error::{Kind, Result, ResultExt as _};
 use crate::manifest::state::{self as versions, Version};
 use crate::manifest::{self, Chain};
 use crate::store::Store;
-use crate::stream::{StateKind, StateOf, StreamId, TopicLife};
+use crate::stream::{StateKind, StateOf, StreamId, TopicGeneration};
 use crate::time;
 
 /// A topic as the archive knows it.
@@ -68,16 +68,16 @@ struct Wanted {
 /// The store's own; what is damaged is a warning.
 pub async fn archived(store: &Store, plan: &Plan, until: DateTime<Utc>, now: DateTime<Utc>) -> Result<Known> {
     let mut known = Known::default();
-    let mut clusters: BTreeMap<&str, Vec<&TopicLife>> = BTreeMap::new();
+    let mut clusters: BTreeMap<&str, Vec<&TopicGeneration>> = BTreeMap::new();
     for part in &plan.parts {
-        let lives = clusters.entry(&part.stream.cluster).or_default();
+        let generations = clusters.entry(&part.stream.cluster).or_default();
         // The newest generation is what the topic was at the end.
-        lives.retain(|life| life.topic != part.stream.topic);
-        lives.push(&part.stream);
+        generations.retain(|generation| generation.topic != part.stream.topic);
+        generations.push(&part.stream);
     }
-    for (cluster, lives) in clusters {
+    for (cluster, generations) in clusters {
         let stream = StreamId::State(StateOf { kind: StateKind::Topics, scope: cluster.to_owned() });
-        let found = of_cluster(store, &stream, &lives, (until, now), &mut known).await;
+        let found = of_cluster(store, &stream, &generations, (until, now), &mut known).await;
         if let Err(error) = manifest::isolated(store, found).await? {
             known.warnings.push(format!("how the topics were set cannot be read: {error}"));
         }
@@ -88,7 +88,7 @@ pub async fn archived(store: &Store, plan: &Plan, until: DateTime<Utc>, now: Dat
 async fn of_cluster(
     store: &Store,
     stream: &StreamId,
-    lives: &[&TopicLife],
+    generations: &[&TopicGeneration],
     (until, now): (DateTime<Utc>, DateTime<Utc>),
     known: &mut Known,
 ) -> Result<()> {
@@ -102,26 +102,26 @@ async fn of_cluster(
             time::utc(first.at)
         ));
     }
-    for life in lives {
-        let Some(wanted) = wanted(store, life).await? else { continue };
+    for generation in generations {
+        let Some(wanted) = wanted(store, generation).await? else { continue };
         let topic = match first.has(&wanted) {
             Some(topic) => Some(topic),
             None => states.last_with(&wanted, held.number).await?,
         };
         match topic {
-            Some(topic) => drop(known.topics.insert(life.topic.clone(), topic)),
+            Some(topic) => drop(known.topics.insert(generation.topic.clone(), topic)),
             None => known.warnings.push(format!(
                 "the archive does not know how {} was set: it keeps the topics of that time, and not this one",
-                life.topic
+                generation.topic
             )),
         }
     }
     Ok(())
 }
 
-async fn wanted(store: &Store, life: &TopicLife) -> Result<Option<Wanted>> {
-    let Some((begun, begin)) = manifest::began(store, &life.stream()).await? else { return Ok(None) };
-    Ok(Some(Wanted { topic: life.topic.clone(), id: begin.topic_id().map(str::to_owned), begun }))
+async fn wanted(store: &Store, generation: &TopicGeneration) -> Result<Option<Wanted>> {
+    let Some((begun, begin)) = manifest::began(store, &generation.stream()).await? else { return Ok(None) };
+    Ok(Some(Wanted { topic: generation.topic.clone(), id: begin.topic_id().map(str::to_owned), begun }))
 }
 
 /// The versions of the topics of a cluster.
@@ -247,11 +247,11 @@ mod tests {
     async fn a_topic_that_is_gone_or_another_one_is_what_it_was_last() {
         let store = Store::over(std::sync::Arc::new(object_store::memory::InMemory::new()), "memory:///");
         // Ten versions without it, one generation that grows for 50, ten without, another generation for 30, then none.
-        let life = |id, partitions| Some((id, partitions));
+        let generation = |id, partitions| Some((id, partitions));
         let versions: Vec<_> = std::iter::repeat_n(None, 10)
-            .chain((0..50).map(|n| life("x", 1 + n / 10)))
+            .chain((0..50).map(|n| generation("x", 1 + n / 10)))
             .chain(std::iter::repeat_n(None, 10))
-            .chain(std::iter::repeat_n(life("y", 2), 30))
+            .chain(std::iter::repeat_n(generation("y", 2), 30))
             .chain([None])
             .collect();
         let mut states = States::new(&store, kept(&store, &versions).await);

@@ -24,7 +24,7 @@ use super::plan::{Mark, Marks, Part, Plan};
 use super::select::Source;
 use crate::error::{Error, Kind, Result, ResultExt as _};
 use crate::store::{Created, Store, layout};
-use crate::stream::{FORMAT_VERSION, TopicLife, lean, sha256};
+use crate::stream::{FORMAT_VERSION, TopicGeneration, lean, sha256};
 
 /// What a replay was begun as.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,7 +91,7 @@ pub struct BegunTopic {
 /// One generation of a topic, and what of it is sent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pinned {
-    /// The stream, as [`TopicLife`] is written.
+    /// The stream, as [`TopicGeneration`] is written.
     pub stream: String,
     /// The topic that it is sent to.
     pub target: String,
@@ -273,7 +273,7 @@ impl Begun {
     }
 
     /// The generations of topics that are sent, in the order of sending.
-    pub fn streams(&self) -> Result<Vec<TopicLife>> {
+    pub fn streams(&self) -> Result<Vec<TopicGeneration>> {
         self.sources.iter().map(|pinned| pinned.stream.parse()).collect()
     }
 
@@ -286,7 +286,7 @@ impl Begun {
     pub fn ends(&self) -> Result<BTreeMap<(String, i32), (Mark, Mark)>> {
         let mut ends: BTreeMap<(String, i32), (Mark, Mark)> = BTreeMap::new();
         for pinned in &self.sources {
-            let generation = pinned.stream.parse::<TopicLife>()?.generation;
+            let generation = pinned.stream.parse::<TopicGeneration>()?.number;
             for range in &pinned.partitions {
                 let at = |offset| Mark { generation, offset };
                 let entry = ends.entry((pinned.target.clone(), range.partition));
@@ -464,7 +464,7 @@ mod tests {
         assert_eq!(begun.ends().expect("streams").len(), 1);
         let mut shorter = vec![source("kafka/main/orders.0", &[(0, 3, 25), (1, 0, 7)])];
         assert!(begun.pin(&mut shorter).expect_err("given up").to_string().contains("offsets 0..10"));
-        assert!(begun.pin(&mut []).is_err(), "the life is gone");
+        assert!(begun.pin(&mut []).is_err(), "the generation is gone");
     }
 
     #[test]

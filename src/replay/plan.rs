@@ -14,7 +14,7 @@ use super::matching::{PlannedPartition, matching};
 use super::select::{Query, Source};
 use crate::error::{Error, Kind, Result};
 use crate::segment::Filter;
-use crate::stream::{SegmentRef, TopicLife, total};
+use crate::stream::{SegmentRef, TopicGeneration, total};
 
 /// How far a replay has come: by target topic and partition.
 pub type Marks = BTreeMap<(String, i32), Mark>;
@@ -39,7 +39,7 @@ pub struct Plan {
 #[derive(Debug, Clone)]
 pub struct Part {
     /// The topic and its generation.
-    pub stream: TopicLife,
+    pub stream: TopicGeneration,
     /// The topic that it is sent to.
     pub target: String,
     /// How many partitions the source has.
@@ -154,8 +154,8 @@ impl Part {
         let mut part = self.clone();
         for (&partition, range) in part.filter.partitions.iter_mut().flatten() {
             match marks.get(&(part.target.clone(), partition)) {
-                Some(mark) if mark.generation > part.stream.generation => range.start = range.end,
-                Some(mark) if mark.generation == part.stream.generation => range.start = range.start.max(mark.offset),
+                Some(mark) if mark.generation > part.stream.number => range.start = range.end,
+                Some(mark) if mark.generation == part.stream.number => range.start = range.start.max(mark.offset),
                 _ => {}
             }
         }
@@ -291,7 +291,7 @@ mod tests {
         ];
         Source {
             given_up: None,
-            stream: TopicLife::new("main", "orders", generation),
+            stream: TopicGeneration::new("main", "orders", generation),
             positions: vec![range(0, 0..30, 30, 100..300), range(1, 5..16, 8, 100..200)],
             wanted: BTreeMap::new(),
             segments,
@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_sent_is_not_planned_again_and_lives_stay_apart() {
+    fn what_was_sent_is_not_planned_again_and_generations_stay_apart() {
         let mark = |generation, offset| Mark { generation, offset };
         let marks =
             |first, second| Marks::from([(("orders".to_owned(), 0), first), (("orders".to_owned(), 1), second)]);
@@ -350,7 +350,7 @@ mod tests {
         let planned: Vec<_> = resumed
             .parts
             .iter()
-            .flat_map(|part| part.partitions.iter().map(|p| (part.stream.generation, p.partition, p.start, p.end)))
+            .flat_map(|part| part.partitions.iter().map(|p| (part.stream.number, p.partition, p.start, p.end)))
             .collect();
         assert_eq!(planned, [(0, 0, 20, 30), (1, 0, 0, 30), (1, 1, 7, 15)]);
         assert!(plan(&Query::default(), &marks(mark(1, 30), mark(1, 15))).parts.is_empty(), "a finished replay");
@@ -358,7 +358,7 @@ mod tests {
 
     #[test]
     fn two_topics_never_go_to_one() {
-        let other = Source { stream: TopicLife::new("main", "users", 0), ..source(0) };
+        let other = Source { stream: TopicGeneration::new("main", "users", 0), ..source(0) };
         let rename = Rename::parse(".*=all").expect("a rule");
         let error = Plan::new(vec![source(0), other], &Query::default(), &rename).expect_err("a clash");
         assert!(error.to_string().contains("orders and users would both be sent to all"));

@@ -18,7 +18,7 @@ use crate::manifest::coverage::{self, Completeness, Coverage, Unknown};
 use crate::manifest::{self, Chain, Selected, Selection, aged};
 use crate::segment::Filter;
 use crate::store::{Store, layout};
-use crate::stream::{Gap, PartitionRange, SegmentRef, TopicLife};
+use crate::stream::{Gap, PartitionRange, SegmentRef, TopicGeneration};
 use crate::time;
 
 /// Which records are wanted. `Default` means all of them.
@@ -41,7 +41,7 @@ pub struct Query {
 #[derive(Debug, Clone)]
 pub struct Source {
     /// The topic and its generation.
-    pub stream: TopicLife,
+    pub stream: TopicGeneration,
     /// How far each partition is archived.
     pub positions: Vec<PartitionRange>,
     /// The offsets that are wanted of each partition.
@@ -69,23 +69,23 @@ impl Query {
     ///
     /// # Errors
     /// `Kind::NotFound` for a name that no archived topic has: a misspelt name must not end as an empty replay.
-    pub fn streams(&self, archive: &[TopicLife], cluster: Option<&str>) -> Result<Vec<TopicLife>> {
-        let here: Vec<&TopicLife> = archive.iter().filter(|id| cluster.is_none_or(|name| id.cluster == name)).collect();
+    pub fn streams(&self, archive: &[TopicGeneration], cluster: Option<&str>) -> Result<Vec<TopicGeneration>> {
+        let here: Vec<&TopicGeneration> =
+            archive.iter().filter(|id| cluster.is_none_or(|name| id.cluster == name)).collect();
         for pattern in &self.topics {
             if !here.iter().any(|id| pattern.matches(&id.topic)) {
                 return Err(no_topic(pattern, &here));
             }
         }
-        let named = |id: &TopicLife| self.topics.is_empty() || self.topics.iter().any(|topic| topic.matches(&id.topic));
-        let mut streams: Vec<TopicLife> = here.into_iter().filter(|id| named(id)).cloned().collect();
+        let named =
+            |id: &TopicGeneration| self.topics.is_empty() || self.topics.iter().any(|topic| topic.matches(&id.topic));
+        let mut streams: Vec<TopicGeneration> = here.into_iter().filter(|id| named(id)).cloned().collect();
         streams.sort();
         let newest: BTreeMap<(String, String), u32> =
-            streams.iter().map(|id| ((id.cluster.clone(), id.topic.clone()), id.generation)).collect();
+            streams.iter().map(|id| ((id.cluster.clone(), id.topic.clone()), id.number)).collect();
         streams.retain(|id| match self.generation {
-            Some(generation) => id.generation == generation,
-            None if self.offsets.is_some() => {
-                newest.get(&(id.cluster.clone(), id.topic.clone())) == Some(&id.generation)
-            }
+            Some(generation) => id.number == generation,
+            None if self.offsets.is_some() => newest.get(&(id.cluster.clone(), id.topic.clone())) == Some(&id.number),
             None => true,
         });
         if let (Some(generation), true) = (self.generation, streams.is_empty()) {
@@ -96,7 +96,7 @@ impl Query {
     }
 }
 
-fn no_topic(pattern: &TopicPattern, here: &[&TopicLife]) -> Error {
+fn no_topic(pattern: &TopicPattern, here: &[&TopicGeneration]) -> Error {
     const SHOWN: usize = 20;
     let wanted = match pattern {
         TopicPattern::Name(name) => format!("the archive has no topic {name:?}"),
@@ -120,15 +120,18 @@ pub struct Found {
     /// What can be read.
     pub sources: Vec<Source>,
     /// Generations of topics that the query names, and why they cannot be read.
-    pub damaged: Vec<(TopicLife, Error)>,
+    pub damaged: Vec<(TopicGeneration, Error)>,
 }
 
 impl Found {
     /// Leaves out every generation of a topic of which one cannot be read: records of a later generation must not come where those of an
     /// earlier one are missing.
     pub fn without_damaged_topics(&mut self) {
-        let damaged: BTreeSet<(&str, &str)> =
-            self.damaged.iter().map(|(life, _)| (life.cluster.as_str(), life.topic.as_str())).collect();
+        let damaged: BTreeSet<(&str, &str)> = self
+            .damaged
+            .iter()
+            .map(|(generation, _)| (generation.cluster.as_str(), generation.topic.as_str()))
+            .collect();
         self.sources.retain(|source| !damaged.contains(&(&*source.stream.cluster, &*source.stream.topic)));
     }
 }
@@ -140,10 +143,10 @@ impl Found {
 pub async fn sources(store: &Store, cluster: Option<&str>, query: &Query) -> Result<Found> {
     let streams = query.streams(&manifest::topics(store).await?, cluster)?;
     let (mut found, mut claims) = (Found::default(), Claims::default());
-    for life in streams {
-        match manifest::isolated(store, claims.source_of(store, &life, query).await).await? {
+    for generation in streams {
+        match manifest::isolated(store, claims.source_of(store, &generation, query).await).await? {
             Ok(source) => found.sources.extend(source),
-            Err(error) => found.damaged.push((life, error)),
+            Err(error) => found.damaged.push((generation, error)),
         }
     }
     match found.damaged.pop() {
@@ -163,25 +166,30 @@ struct Claims(Option<(String, Vec<Coverage>)>);
 ///
 /// # Errors
 /// Also where one of them cannot be read: all of them are meant.
-pub async fn sources_of(store: &Store, streams: Vec<TopicLife>, query: &Query) -> Result<Vec<Source>> {
+pub async fn sources_of(store: &Store, streams: Vec<TopicGeneration>, query: &Query) -> Result<Vec<Source>> {
     let (mut sources, mut claims) = (Vec::with_capacity(streams.len()), Claims::default());
-    for life in streams {
-        sources.extend(claims.source_of(store, &life, query).await?);
+    for generation in streams {
+        sources.extend(claims.source_of(store, &generation, query).await?);
     }
     Ok(sources)
 }
 
 impl Claims {
     /// What a generation of a topic holds of `query`; none if its chain has not begun.
-    async fn source_of(&mut self, store: &Store, life: &TopicLife, query: &Query) -> Result<Option<Source>> {
-        let Some(chain) = Chain::open(store, &life.stream()).await? else { return Ok(None) };
-        let claims = self.of(store, &life.cluster).await?;
+    async fn source_of(
+        &mut self,
+        store: &Store,
+        generation: &TopicGeneration,
+        query: &Query,
+    ) -> Result<Option<Source>> {
+        let Some(chain) = Chain::open(store, &generation.stream()).await? else { return Ok(None) };
+        let claims = self.of(store, &generation.cluster).await?;
         let complete = coverage::judge(claims, &chain, time::now());
         let positions: Vec<PartitionRange> = chain.positions().copied().collect();
         let wanted = query.ranges(&positions);
         let selection = Selection { timestamps: query.timestamps.clone(), partitions: Some(wanted.clone()) };
         let Selected { segments, gaps } = chain.select(&selection).await?;
-        let stream = life.clone();
+        let stream = generation.clone();
         let given_up = match chain.totals().retired.is_nothing() {
             true => None,
             false => Some(aged::oldest(&chain).await?),
@@ -421,9 +429,9 @@ mod tests {
     use super::*;
     use crate::manifest::coverage::Count;
 
-    fn archive() -> Vec<TopicLife> {
+    fn archive() -> Vec<TopicGeneration> {
         let ids = [("main", "orders", 1), ("main", "orders", 0), ("main", "cdc.users", 0), ("other", "orders", 0)];
-        ids.map(|(cluster, topic, generation)| TopicLife::new(cluster, topic, generation)).to_vec()
+        ids.map(|(cluster, topic, generation)| TopicGeneration::new(cluster, topic, generation)).to_vec()
     }
 
     fn named(query: &Query) -> Result<Vec<String>> {
@@ -431,7 +439,7 @@ mod tests {
     }
 
     #[test]
-    fn topics_are_named_and_matched_and_every_life_is_meant() {
+    fn topics_are_named_and_matched_and_every_generation_is_meant() {
         let query = |text: &str| Query { topics: vec![topic_pattern(text).expect(text)], ..Query::default() };
         assert_eq!(named(&query("orders")).expect("name"), ["kafka/main/orders.0", "kafka/main/orders.1"]);
         assert_eq!(named(&query("^cdc\\.")).expect("regex"), ["kafka/main/cdc.users.0"]);
@@ -443,7 +451,7 @@ mod tests {
     }
 
     #[test]
-    fn offsets_mean_the_newest_life_unless_another_is_named() {
+    fn offsets_mean_the_newest_generation_unless_another_is_named() {
         let mut query = Query { offsets: Some("5..9".parse().expect("offsets")), ..Query::default() };
         assert_eq!(named(&query).expect("newest"), ["kafka/main/cdc.users.0", "kafka/main/orders.1"]);
         query.generation = Some(0);
@@ -492,7 +500,7 @@ mod tests {
         };
         let old = Source {
             given_up: None,
-            stream: TopicLife::new("main", "orders", 0),
+            stream: TopicGeneration::new("main", "orders", 0),
             positions: vec![at(0), at(1)],
             wanted: BTreeMap::from([(0, 0..100), (1, 0..100)]),
             segments: Vec::new(),
@@ -500,7 +508,7 @@ mod tests {
             complete: Completeness { known: 2, ..Completeness::default() },
         };
         let new = Source {
-            stream: old.stream.next_generation(),
+            stream: old.stream.next(),
             complete: Completeness {
                 partitions: BTreeMap::from([(0, time(2_000)), (1, time(1_000))]),
                 counts: vec![Count { partitions: 2, at: time(1_500) }],

@@ -25,7 +25,7 @@ use twox_hash::XxHash64;
 
 use super::info::SegmentInfo;
 use crate::error::{Error, Kind, Result, ResultExt};
-use crate::stream::{FORMAT_VERSION, PartitionRange, TopicLife, total};
+use crate::stream::{FORMAT_VERSION, PartitionRange, TopicGeneration, total};
 
 const FORMAT: &str = "tidelog.format";
 const STREAM: &str = "tidelog.stream";
@@ -47,7 +47,7 @@ pub struct SegmentFacts {
     /// The version of the format.
     pub format_version: u32,
     /// The stream.
-    pub stream: TopicLife,
+    pub stream: TopicGeneration,
     /// The topic's id on the cluster, if the broker has one.
     pub topic_id: Option<String>,
     /// The id of the process that wrote the segment.
@@ -95,7 +95,7 @@ impl SegmentFacts {
             (STREAM, self.stream.to_string()),
             (CLUSTER, self.stream.cluster.clone()),
             (TOPIC, self.stream.topic.clone()),
-            (GENERATION, self.stream.generation.to_string()),
+            (GENERATION, self.stream.number.to_string()),
             (WRITER, self.writer.clone()),
             (CREATED, self.created.to_rfc3339_opts(SecondsFormat::Millis, true)),
             (RAW_BYTES, self.raw_bytes.to_string()),

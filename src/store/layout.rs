@@ -31,7 +31,7 @@ use object_store::path::Path;
 
 pub use self::name::{Name, backup_name, is_archive, is_backup_name, segment_of};
 use crate::error::Result;
-use crate::stream::{Format, StateOf, StreamId, TopicLife};
+use crate::stream::{Format, StateOf, StreamId, TopicGeneration};
 
 /// The folder of all clusters' chains.
 pub fn topic_chains() -> Path {
@@ -51,8 +51,8 @@ pub fn state_chains() -> Path {
 /// The folder of a stream's chain.
 pub fn chain(stream: &StreamId) -> Path {
     match stream {
-        StreamId::Kafka(TopicLife { cluster, topic, generation }) => {
-            Path::from_iter(["manifest", "kafka", cluster.as_str(), &format!("{topic}.{generation}")])
+        StreamId::Kafka(TopicGeneration { cluster, topic, number }) => {
+            Path::from_iter(["manifest", "kafka", cluster.as_str(), &format!("{topic}.{number}")])
         }
         StreamId::Postgres { system_id } => Path::from_iter(["manifest", "postgres", &system_id.to_string()]),
         StreamId::State(of) => Path::from_iter(["manifest", "state", of.kind.name(), of.scope.as_str()]),
@@ -92,19 +92,19 @@ pub fn page(stream: &StreamId, sha256: &str) -> Path {
 }
 
 /// The `n`th segment of a topic that `writer` sealed, at `sealed`.
-pub fn segment(life: &TopicLife, sealed: DateTime<Utc>, writer: &str, n: u64, format: Format) -> Path {
+pub fn segment(generation: &TopicGeneration, sealed: DateTime<Utc>, writer: &str, n: u64, format: Format) -> Path {
     let name = format!("{}-{writer}-{n}.{}", sealed.format("%H%M%S"), format.name());
-    topic_segments(life).join(format!("date={}", sealed.format("%Y-%m-%d"))).join(name)
+    topic_segments(generation).join(format!("date={}", sealed.format("%Y-%m-%d"))).join(name)
 }
 
-/// The folder of all segments of a life of a topic, in the order in which they were sealed.
-pub fn topic_segments(life: &TopicLife) -> Path {
+/// The folder of all segments of a generation of a topic, in the order in which they were sealed.
+pub fn topic_segments(generation: &TopicGeneration) -> Path {
     Path::from_iter([
         "segments",
         "kafka",
-        &format!("cluster={}", life.cluster),
-        &format!("topic={}", life.topic),
-        &format!("generation={}", life.generation),
+        &format!("cluster={}", generation.cluster),
+        &format!("topic={}", generation.topic),
+        &format!("generation={}", generation.number),
     ])
 }
 
@@ -236,7 +236,7 @@ pub fn topic_coverages(cluster: &str) -> Path {
 /// The folder of what the archivers of a stream know to be complete; topics of a cluster share one.
 pub fn coverages(stream: &StreamId) -> Path {
     match stream {
-        StreamId::Kafka(life) => topic_coverages(&life.cluster),
+        StreamId::Kafka(generation) => topic_coverages(&generation.cluster),
         StreamId::Postgres { system_id } => Path::from_iter(["coverage", "postgres", &system_id.to_string()]),
         StreamId::State(of) => Path::from_iter(["coverage", "state", of.kind.name(), of.scope.as_str()]),
     }

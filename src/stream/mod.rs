@@ -36,12 +36,12 @@ pub fn total(numbers: impl IntoIterator<Item = u64>) -> u64 {
 
 use crate::error::{Error, Kind};
 
-/// What a chain of checkpoints belongs to: one life of one Kafka topic, the write-ahead log of one Postgres system, or the
+/// What a chain of checkpoints belongs to: one generation of one Kafka topic, the write-ahead log of one Postgres system, or the
 /// versions of one document of the pipeline's state.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum StreamId {
     /// Its partitions are the topic's, its positions offsets.
-    Kafka(TopicLife),
+    Kafka(TopicGeneration),
     /// Its partitions are the timelines, its positions LSNs: bytes of WAL since the system began.
     Postgres {
         /// `pg_control`'s system identifier.
@@ -51,30 +51,30 @@ pub enum StreamId {
     State(StateOf),
 }
 
-/// One life of one Kafka topic.
+/// One generation of one Kafka topic.
 ///
 /// Written `kafka/<cluster>/<topic>.<generation>`; the generation stands after the last dot, for topic names may hold
 /// dots themselves.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct TopicLife {
+pub struct TopicGeneration {
     /// The name that the configuration gives the cluster (`kafka.cluster`).
     pub cluster: String,
     /// The topic's name.
     pub topic: String,
-    /// Which life of the topic, from 0.
-    pub generation: u32,
+    /// Which generation of the topic, from 0.
+    pub number: u32,
 }
 
-impl TopicLife {
-    /// `topic`'s life number `generation` on `cluster`.
-    pub fn new(cluster: impl Into<String>, topic: impl Into<String>, generation: u32) -> Self {
-        Self { cluster: cluster.into(), topic: topic.into(), generation }
+impl TopicGeneration {
+    /// The generation of `topic` on `cluster` with this number.
+    pub fn new(cluster: impl Into<String>, topic: impl Into<String>, number: u32) -> Self {
+        Self { cluster: cluster.into(), topic: topic.into(), number }
     }
 
-    /// The topic's next life.
+    /// The topic's next generation.
     #[must_use]
-    pub fn next_generation(&self) -> Self {
-        Self { generation: self.generation.saturating_add(1), ..self.clone() }
+    pub fn next(&self) -> Self {
+        Self { number: self.number.saturating_add(1), ..self.clone() }
     }
 
     /// The stream that archives it.
@@ -84,10 +84,10 @@ impl TopicLife {
 }
 
 impl StreamId {
-    /// The life of a topic that it archives, if it is one.
-    pub fn topic(&self) -> Option<&TopicLife> {
+    /// The generation of a topic that it archives, if it is one.
+    pub fn topic(&self) -> Option<&TopicGeneration> {
         match self {
-            Self::Kafka(life) => Some(life),
+            Self::Kafka(generation) => Some(generation),
             Self::Postgres { .. } | Self::State(_) => None,
         }
     }
@@ -101,16 +101,16 @@ impl StreamId {
     }
 }
 
-impl fmt::Display for TopicLife {
+impl fmt::Display for TopicGeneration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "kafka/{}/{}.{}", self.cluster, self.topic, self.generation)
+        write!(f, "kafka/{}/{}.{}", self.cluster, self.topic, self.number)
     }
 }
 
 impl fmt::Display for StreamId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Kafka(life) => life.fmt(f),
+            Self::Kafka(generation) => generation.fmt(f),
             Self::Postgres { system_id } => write!(f, "postgres/{system_id}"),
             Self::State(of) => of.fmt(f),
         }
@@ -123,18 +123,18 @@ fn no_stream(text: &str) -> Error {
     )
 }
 
-impl FromStr for TopicLife {
+impl FromStr for TopicGeneration {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
         let parts = text.strip_prefix("kafka/").and_then(|rest| rest.split_once('/'));
         let parts = parts.and_then(|(cluster, name)| Some((cluster, name.rsplit_once('.')?)));
-        let Some((cluster, (topic, generation))) = parts else { return Err(no_stream(text)) };
-        let life = Self::new(cluster, topic, generation.parse().map_err(|_| no_stream(text))?);
+        let Some((cluster, (topic, number))) = parts else { return Err(no_stream(text)) };
+        let generation = Self::new(cluster, topic, number.parse().map_err(|_| no_stream(text))?);
         // Nothing is a stream but what is written like one: not `+1`, not `007`. A generation behind it must be possible.
-        let is_last = life.generation == u32::MAX;
-        if is_name(cluster) && is_topic_name(topic) && !is_last && life.to_string() == text {
-            Ok(life)
+        let is_last = generation.number == u32::MAX;
+        if is_name(cluster) && is_topic_name(topic) && !is_last && generation.to_string() == text {
+            Ok(generation)
         } else {
             Err(no_stream(text))
         }

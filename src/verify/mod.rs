@@ -30,7 +30,7 @@ use crate::record::Block;
 use crate::restore::postgres as restore;
 use crate::segment::{Filter, SegmentReader};
 use crate::store::{Store, layout};
-use crate::stream::{Body, Format, Gap, PartitionRange, SegmentRef, StreamId, System, TopicLife, total};
+use crate::stream::{Body, Format, Gap, PartitionRange, SegmentRef, StreamId, System, TopicGeneration, total};
 
 /// Segments that are checked side by side: a store far away answers several at once, and decoding uses several cores.
 const CHECKS_AT_ONCE: usize = 4;
@@ -58,8 +58,8 @@ pub struct Report {
     pub leftovers: u64,
     /// The size of their objects.
     pub leftover_bytes: u64,
-    /// Up to when each topic is complete, in its newest life, or why that is not known.
-    pub complete: Vec<(TopicLife, Result<DateTime<Utc>, Unknown>)>,
+    /// Up to when each topic is complete, in its newest generation, or why that is not known.
+    pub complete: Vec<(TopicGeneration, Result<DateTime<Utc>, Unknown>)>,
 }
 
 /// One object that is not as it should be.

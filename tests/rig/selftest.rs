@@ -78,7 +78,7 @@ fn isolation_shows_or_hides_aborted_records() {
 #[test]
 fn topics_grow_shrink_and_go() {
     let kafka = shared();
-    let topic = unique("life");
+    let topic = unique("generation");
     kafka.create_topic(&topic, 1, &[("message.timestamp.type", "LogAppendTime")]);
     kafka.grow_topic(&topic, 3);
     assert_eq!(kafka.partitions(&topic), Some(3));

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, SecondsFormat};
 use rdkafka::Timestamp;
 
-use super::origin::{Life, Origin, Produced};
+use super::origin::{Generation, Origin, Produced};
 use crate::replay::Shape;
 use crate::rig::records::Random;
 
@@ -47,8 +47,8 @@ impl Ask {
                 Some((0..5).filter(|_| random.below(2) == 0).collect::<Vec<_>>()).filter(|some| !some.is_empty());
         }
         if random.below(5) == 0 {
-            let lives = origin.topics[&ask.topics[0]].len() as u64;
-            ask.generation = Some(usize::try_from(random.below(lives)).expect("small"));
+            let generations = origin.topics[&ask.topics[0]].len() as u64;
+            ask.generation = Some(usize::try_from(random.below(generations)).expect("small"));
         }
         match random.below(10) {
             0..4 => {}
@@ -78,11 +78,12 @@ impl Ask {
     fn offsets(&mut self, random: &mut Random, origin: &Origin) {
         self.topics.truncate(1);
         self.by_name = true;
-        let lives = &origin.topics[&self.topics[0]];
-        let life = self.generation.map_or(lives.last(), |number| lives.get(number)).expect("a life");
-        let partition = i32::try_from(random.below(life.partitions.unsigned_abs().into())).expect("small");
+        let generations = &origin.topics[&self.topics[0]];
+        let generation =
+            self.generation.map_or(generations.last(), |number| generations.get(number)).expect("a generation");
+        let partition = i32::try_from(random.below(generation.partitions.unsigned_abs().into())).expect("small");
         let last =
-            life.records.iter().filter(|one| one.partition == partition).map(|one| one.offset).max().unwrap_or(0);
+            generation.records.iter().filter(|one| one.partition == partition).map(|one| one.offset).max().unwrap_or(0);
         let start = random.below(last.unsigned_abs() + 1).cast_signed();
         let end = start + 1 + random.below(last.unsigned_abs() + 2).cast_signed();
         self.partitions = Some(vec![partition]);
@@ -122,20 +123,20 @@ impl Ask {
         args
     }
 
-    /// The lives of a topic that are asked for.
-    fn lives<'a>(&self, origin: &'a Origin, topic: &str) -> &'a [Life] {
-        let lives = origin.topics[topic].as_slice();
+    /// The generations of a topic that are asked for.
+    fn generations<'a>(&self, origin: &'a Origin, topic: &str) -> &'a [Generation] {
+        let generations = origin.topics[topic].as_slice();
         match (self.generation, &self.which) {
-            (Some(number), _) => lives.get(number..=number).unwrap_or_default(),
-            (None, Which::Offsets(..)) => &lives[lives.len() - 1..],
-            (None, _) => lives,
+            (Some(number), _) => generations.get(number..=number).unwrap_or_default(),
+            (None, Which::Offsets(..)) => &generations[generations.len() - 1..],
+            (None, _) => generations,
         }
     }
 
     fn records<'a>(&'a self, origin: &'a Origin) -> impl Iterator<Item = (&'a String, usize, &'a Produced)> {
         let of = move |topic: &'a String| {
-            let lives = self.lives(origin, topic).iter().enumerate();
-            lives.flat_map(move |(life, all)| all.records.iter().map(move |one| (topic, life, one)))
+            let generations = self.generations(origin, topic).iter().enumerate();
+            generations.flat_map(move |(generation, all)| all.records.iter().map(move |one| (topic, generation, one)))
         };
         let chosen = |one: &Produced| self.partitions.as_ref().is_none_or(|some| some.contains(&one.partition));
         self.topics.iter().flat_map(of).filter(move |(_, _, one)| chosen(one))
@@ -161,12 +162,12 @@ impl Ask {
         let name = |topic: &String| format!("{}{topic}", self.prefix);
         let mut all: BTreeMap<String, Vec<(i32, usize, i64, Shape)>> =
             self.topics.iter().map(|topic| (name(topic), Vec::new())).collect();
-        for (topic, life, one) in self.records(origin).filter(|(_, _, one)| self.wants(one, now)) {
+        for (topic, generation, one) in self.records(origin).filter(|(_, _, one)| self.wants(one, now)) {
             let to = all.get_mut(&name(topic)).expect("it is there");
-            to.push((one.partition, life, one.offset, shape(one)));
+            to.push((one.partition, generation, one.offset, shape(one)));
         }
         let in_order = |mut records: Vec<(i32, usize, i64, Shape)>| {
-            records.sort_by_key(|(partition, life, offset, _)| (*partition, *life, *offset));
+            records.sort_by_key(|(partition, generation, offset, _)| (*partition, *generation, *offset));
             records.into_iter().map(|(.., shape)| shape).collect()
         };
         all.into_iter().map(|(topic, records)| (topic, in_order(records))).collect()
@@ -175,9 +176,9 @@ impl Ask {
     /// By target topic: how many partitions its source has had at most, and everything that a bound may take for wanted.
     pub(super) fn bounds(&self, origin: &Origin) -> BTreeMap<String, (i32, Vec<Shape>)> {
         let of = |topic: &String| {
-            let lives = &origin.topics[topic];
-            let partitions = lives.iter().map(|life| life.partitions).max().unwrap_or(1);
-            let shapes = lives.iter().flat_map(|life| &life.records).map(shape).collect();
+            let generations = &origin.topics[topic];
+            let partitions = generations.iter().map(|generation| generation.partitions).max().unwrap_or(1);
+            let shapes = generations.iter().flat_map(|generation| &generation.records).map(shape).collect();
             (format!("{}{topic}", self.prefix), (partitions, shapes))
         };
         self.topics.iter().map(of).collect()

@@ -26,9 +26,9 @@ pub(super) struct Produced {
     pub(super) message: Message,
 }
 
-/// A life of a topic: what was committed to it and archived before it was lost, by partition and offset.
+/// A generation of a topic: what was committed to it and archived before it was lost, by partition and offset.
 #[derive(Clone, Debug)]
-pub(super) struct Life {
+pub(super) struct Generation {
     pub(super) partitions: i32,
     pub(super) records: Vec<Produced>,
 }
@@ -36,8 +36,8 @@ pub(super) struct Life {
 /// An archive, and what was produced.
 pub(super) struct Origin {
     pub(super) site: Site,
-    /// The lives of each topic, the oldest first.
-    pub(super) topics: BTreeMap<String, Vec<Life>>,
+    /// The generations of each topic, the oldest first.
+    pub(super) topics: BTreeMap<String, Vec<Generation>>,
 }
 
 impl Origin {
@@ -59,9 +59,11 @@ impl Origin {
     }
 
     fn described(&self) -> String {
-        let life = |life: &Life| format!("{} records over {} partitions", life.records.len(), life.partitions);
-        let topic = |(name, lives): (&String, &Vec<Life>)| {
-            format!("{name}: {}", lives.iter().map(life).collect::<Vec<_>>().join(", then "))
+        let generation = |generation: &Generation| {
+            format!("{} records over {} partitions", generation.records.len(), generation.partitions)
+        };
+        let topic = |(name, generations): (&String, &Vec<Generation>)| {
+            format!("{name}: {}", generations.iter().map(generation).collect::<Vec<_>>().join(", then "))
         };
         self.topics.iter().map(topic).collect::<Vec<_>>().join("; ")
     }
@@ -86,20 +88,20 @@ impl Filling<'_> {
         }
     }
 
-    fn topic(&mut self, name: &str) -> Vec<Life> {
+    fn topic(&mut self, name: &str) -> Vec<Generation> {
         let count = 1 + self.random.below(3);
-        let mut lives = Vec::new();
+        let mut generations = Vec::new();
         for number in 0..count {
             if number > 0 {
                 self.kafka.delete_topic(name);
             }
-            lives.push(self.life(name, lives.len() + 1));
+            generations.push(self.generation(name, generations.len() + 1));
         }
-        lives
+        generations
     }
 
-    /// One life of a topic, the `count`th, archived as far as retention let it be.
-    fn life(&mut self, name: &str, count: usize) -> Life {
+    /// One generation of a topic, the `count`th, archived as far as retention let it be.
+    fn generation(&mut self, name: &str, count: usize) -> Generation {
         let partitions = 1 + i32::try_from(self.random.below(5)).expect("small");
         // Timestamps lie ahead by days, which brokers refuse by default.
         let any = i64::MAX.to_string();
@@ -116,7 +118,7 @@ impl Filling<'_> {
             self.archived(name, count);
         }
         records.sort_by_key(|record| (record.partition, record.offset));
-        Life { partitions, records }
+        Generation { partitions, records }
     }
 
     /// The partitions that are written to; often one stays empty.
@@ -126,10 +128,10 @@ impl Filling<'_> {
         (0..partitions).filter(|partition| Some(*partition) != empty).collect()
     }
 
-    /// Waits until everything is archived, in the life of this number.
+    /// Waits until everything is archived, in the generation of this number.
     fn archived(&mut self, name: &str, count: usize) {
         let archiver = self.archiver.as_mut().expect("an archiver runs");
-        wait_until("the topic's new life to be archived", Duration::from_secs(120), || {
+        wait_until("the topic's new generation to be archived", Duration::from_secs(120), || {
             archiver.assert_running();
             self.site.ls(name).len() >= count
         });

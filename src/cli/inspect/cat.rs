@@ -80,7 +80,8 @@ pub(crate) async fn run(args: &Args, config: &Config) -> Result<()> {
     let to_lines =
         replay::to_lines(&store, &plan, Tempo::default(), args.limit, output::standard(), &counters, until_signal);
     let tally = to_lines.await?;
-    let read = all_read(&damaged.into_iter().map(|(life, error)| (life.stream(), error)).collect::<Vec<_>>());
+    let read =
+        all_read(&damaged.into_iter().map(|(generation, error)| (generation.stream(), error)).collect::<Vec<_>>());
     let stops = replay::told(&plan, &tally.stops);
     for stop in &stops {
         output::tell(&format!("error: {stop}"));

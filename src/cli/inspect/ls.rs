@@ -18,14 +18,14 @@ use crate::manifest::recoverable::{self, Window, windows};
 use crate::manifest::{self, Chain};
 use crate::manifest::{aged, state};
 use crate::store::{Store, layout};
-use crate::stream::{Abandon, Gap, StreamId, TopicLife, total};
+use crate::stream::{Abandon, Gap, StreamId, TopicGeneration, total};
 use crate::time;
 
 /// Lists the streams of the archive, their ranges, coverage and gaps.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   tidelog ls                       every stream
-  tidelog ls orders '^cdc\\.'       these topics, every life of them
+  tidelog ls orders '^cdc\\.'       these topics, every generation of them
   tidelog ls --json | jq '.streams[] | {stream, complete_through}'")]
 pub(crate) struct Args {
     /// Topics, ^ and a regex, or streams as this command prints them
@@ -119,7 +119,7 @@ struct PartitionRow {
 pub(crate) async fn run(args: &Args, config: &Config) -> Result<()> {
     let store = Store::open(&config.archive)?;
     let archive = manifest::streams(&store).await?;
-    let lives: BTreeSet<TopicLife> = archive.iter().filter_map(|stream| stream.topic().cloned()).collect();
+    let generations: BTreeSet<TopicGeneration> = archive.iter().filter_map(|stream| stream.topic().cloned()).collect();
     let streams = chosen(archive, &args.streams)?;
     // Those of one folder at a time: the streams of a cluster follow each other.
     let mut claims: Option<(Path, Vec<Coverage>)> = None;
@@ -141,7 +141,7 @@ pub(crate) async fn run(args: &Args, config: &Config) -> Result<()> {
             Ok(None) => {}
             Ok(Some((mut row, windows, passed_over))) => {
                 unreadable = unreadable.or(passed_over);
-                row.ended = stream.topic().is_some_and(|life| lives.contains(&life.next_generation()));
+                row.ended = stream.topic().is_some_and(|generation| generations.contains(&generation.next()));
                 rows.push(row);
                 if let Some(windows) = windows {
                     recoverable.get_or_insert_default().extend(windows);
@@ -217,14 +217,14 @@ async fn row(stream: &StreamId, chain: &Chain, claims: &[Coverage], now: DateTim
             complete_through: complete.partitions.get(&at.partition).map(|through| time::utc(*through)),
         })
         .collect();
-    let life = stream.topic();
+    let generation = stream.topic();
     let first = match stream {
         StreamId::Kafka(_) => aged::oldest(chain).await?,
         StreamId::State(_) => state::oldest(chain).await?.map(|version| version.at.timestamp_millis()),
         StreamId::Postgres { .. } => recoverable::first_commit(chain).await?,
     };
     let changed = totals.max_timestamp.filter(|_| stream.state().is_some()).and_then(DateTime::from_timestamp_millis);
-    let through = match life {
+    let through = match generation {
         // A topic is complete where all of its partitions are, a write-ahead log where its last timeline is.
         Some(_) => complete.through(|_| true).ok(),
         None => complete.latest(),
@@ -236,8 +236,8 @@ async fn row(stream: &StreamId, chain: &Chain, claims: &[Coverage], now: DateTim
             StreamId::Postgres { .. } => "postgres",
             StreamId::State(_) => "state",
         },
-        topic: life.map(|life| life.topic.clone()),
-        generation: life.map(|life| life.generation),
+        topic: generation.map(|generation| generation.topic.clone()),
+        generation: generation.map(|generation| generation.number),
         records: totals.records,
         bytes: totals.raw_bytes,
         stored_bytes: totals.stored_bytes,
@@ -285,16 +285,16 @@ fn table(rows: &[Row], damaged: &[(StreamId, Error)], now: DateTime<Utc>) -> Str
     if rows.is_empty() && damaged.is_empty() {
         return "the archive is empty: `tidelog run` fills it\n".to_owned();
     }
-    let mut lives: BTreeMap<&str, u32> = BTreeMap::new();
+    let mut generations: BTreeMap<&str, u32> = BTreeMap::new();
     for row in rows {
-        *lives.entry(row.name()).or_default() += 1;
+        *generations.entry(row.name()).or_default() += 1;
     }
     let cells = |row: &Row| {
         // The number of a generation matters where there are several, or where the name looks as if it had one.
-        let only_life =
-            row.generation == Some(0) && lives.get(row.name()) == Some(&1) && !ends_with_a_number(row.name());
+        let only_generation =
+            row.generation == Some(0) && generations.get(row.name()) == Some(&1) && !ends_with_a_number(row.name());
         [
-            if only_life { row.name().to_owned() } else { row.stream.clone() },
+            if only_generation { row.name().to_owned() } else { row.stream.clone() },
             row.partitions.len().to_string(),
             row.generation.map_or("–".to_owned(), |_| human::rough(row.records)),
             human::bytes(row.stored_bytes),
@@ -429,8 +429,8 @@ mod tests {
         );
         assert!(lines[2].starts_with("kafka/main/cdc.users.0 "));
         assert!(lines[3].ends_with("1 (1,204 offsets lost: broker retention)"));
-        let like_a_life = table(&[row("orders.0", 0, vec![])], &[], now);
-        assert!(like_a_life.contains("kafka/main/orders.0.0 "), "{like_a_life}");
+        let like_a_generation = table(&[row("orders.0", 0, vec![])], &[], now);
+        assert!(like_a_generation.contains("kafka/main/orders.0.0 "), "{like_a_generation}");
         let unknown = Row { through: None, first: None, stored_bytes: 0, ..row("a", 0, vec![]) };
         assert!(table(&[unknown], &[], now).contains("not known"));
         let ended = Row { ended: true, ..row("a", 0, vec![]) };

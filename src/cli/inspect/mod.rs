@@ -81,10 +81,11 @@ impl Named {
             // A topic may have that name, too: then both are meant.
             Self::Topic(TopicPattern::Name(name)) if name == "postgres" && is_postgres(stream) => true,
             Self::Topic(TopicPattern::Name(name)) if name == "state" && stream.state().is_some() => true,
-            Self::Topic(pattern) => stream.topic().is_some_and(|life| pattern.matches(&life.topic)),
+            Self::Topic(pattern) => stream.topic().is_some_and(|generation| pattern.matches(&generation.topic)),
             Self::Stream(name) => {
-                let every_life = stream.topic().map(|life| format!("kafka/{}/{}", life.cluster, life.topic));
-                *name == stream.to_string() || every_life.as_ref() == Some(name)
+                let every_generation =
+                    stream.topic().map(|generation| format!("kafka/{}/{}", generation.cluster, generation.topic));
+                *name == stream.to_string() || every_generation.as_ref() == Some(name)
             }
         }
     }
@@ -142,7 +143,7 @@ pub(in crate::cli) fn all_read(damaged: &[(StreamId, Error)]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stream::TopicLife;
+    use crate::stream::TopicGeneration;
 
     #[test]
     fn one_end_of_a_range_may_be_left_out() {
@@ -159,9 +160,9 @@ mod tests {
     fn streams_are_named_in_many_ways() {
         let archive = || {
             vec![
-                TopicLife::new("main", "cdc.users", 0).stream(),
-                TopicLife::new("main", "cdc.users", 1).stream(),
-                TopicLife::new("main", "orders", 0).stream(),
+                TopicGeneration::new("main", "cdc.users", 0).stream(),
+                TopicGeneration::new("main", "cdc.users", 1).stream(),
+                TopicGeneration::new("main", "orders", 0).stream(),
                 StreamId::Postgres { system_id: 7291 },
                 "state/topics/main".parse().expect("a stream"),
             ]
@@ -169,8 +170,8 @@ mod tests {
         let count = |name: &str| chosen(archive(), &[name.to_owned()]).map(|streams| streams.len());
         assert_eq!(count("cdc.users").expect("topic"), 2);
         assert_eq!(count("^o").expect("regex"), 1);
-        assert_eq!(count("kafka/main/cdc.users").expect("all lives"), 2);
-        assert_eq!(count("kafka/main/cdc.users.1").expect("one life"), 1);
+        assert_eq!(count("kafka/main/cdc.users").expect("all generations"), 2);
+        assert_eq!(count("kafka/main/cdc.users.1").expect("one generation"), 1);
         assert!(count("user").is_err() && count("kafka/other/orders").is_err());
         assert_eq!(count("postgres/7291").expect("a system"), 1);
         assert_eq!(count("postgres").expect("every system"), 1);

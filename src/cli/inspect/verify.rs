@@ -213,8 +213,8 @@ fn listing(report: &Report) -> Listing<'_> {
         complete: report
             .complete
             .iter()
-            .map(|(life, through)| CompleteRow {
-                stream: life.to_string(),
+            .map(|(generation, through)| CompleteRow {
+                stream: generation.to_string(),
                 complete_through: through.ok().map(time::utc),
                 unknown: through.err().map(why_unknown),
             })
@@ -268,13 +268,15 @@ fn text(report: &Report, deep: bool) -> String {
             human::many(report.orphans, "object")
         ));
     }
-    for (life, through) in &report.complete {
+    for (generation, through) in &report.complete {
         say(match through {
-            Ok(through) => format!("kafka/{}/{} is complete through {}", life.cluster, life.topic, time::utc(*through)),
+            Ok(through) => {
+                format!("kafka/{}/{} is complete through {}", generation.cluster, generation.topic, time::utc(*through))
+            }
             Err(unknown) => format!(
                 "kafka/{}/{}: up to when it is complete is not known, records may be missing ({})",
-                life.cluster,
-                life.topic,
+                generation.cluster,
+                generation.topic,
                 why_unknown(*unknown)
             ),
         });
@@ -301,7 +303,7 @@ fn span_words(stream: &StreamId, partition: i32, start: i64, end: i64) -> String
 
 fn paragraph(damage: &Damage) -> String {
     let name = match &damage.stream {
-        StreamId::Kafka(life) => format!("kafka/{}/{}", life.cluster, life.topic),
+        StreamId::Kafka(generation) => format!("kafka/{}/{}", generation.cluster, generation.topic),
         StreamId::Postgres { .. } | StreamId::State(_) => damage.stream.to_string(),
     };
     let at = |partition: i32, start: i64, end: i64| span_words(&damage.stream, partition, start, end);
@@ -358,12 +360,12 @@ fn verdict(report: &Report) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stream::TopicLife;
+    use crate::stream::TopicGeneration;
 
     #[test]
     fn damage_reads_as_the_contract_shows_it() {
         let damage = Damage {
-            stream: TopicLife::new("main", "orders", 0).stream(),
+            stream: TopicGeneration::new("main", "orders", 0).stream(),
             object: "segments/a.parquet".to_owned(),
             kind: DamageKind::Changed,
             detail: "its sha256 is 9b, the checkpoint 00000000000000000412 says 77".to_owned(),

@@ -22,7 +22,7 @@ use crate::replay::journal::Settings;
 use crate::replay::kafka::{Connection, Target};
 use crate::replay::{self, Counters, Offsets, Partitions, Plan, Query, Rate, Rename, Speed, Tempo, topic_pattern};
 use crate::store::Store;
-use crate::stream::{TopicLife, is_name};
+use crate::stream::{TopicGeneration, is_name};
 use crate::time;
 
 /// Sends the records of a time range, or of a range of offsets, back into Kafka or to the standard output.
@@ -38,7 +38,7 @@ use crate::time;
 
 Without --from the range begins with the archive, without --to it ends now. Records are taken with
 from <= timestamp < to, in whatever order they were written; --all takes what is archived now, whatever its timestamps.
-Every life of a topic that was deleted and created again is replayed, the oldest first; with --offsets the newest alone,
+Every generation of a topic that was deleted and created again is replayed, the oldest first; with --offsets the newest alone,
 unless --generation names another.
 
 What an --id stands for is written down in the archive when it is begun: the same --id sends just that, once.")]
@@ -176,7 +176,7 @@ async fn to_stdout(
 ) -> Result<()> {
     let (sources, left_out) = readable(replay::sources(store, cluster(config), query).await?);
     let mut warnings = warnings_of(&left_out);
-    let left_out: Vec<_> = left_out.into_iter().map(|(life, _)| life).collect();
+    let left_out: Vec<_> = left_out.into_iter().map(|(generation, _)| generation).collect();
     warnings.extend(replay::shortfalls(&sources, query, now));
     warnings.extend(nothing::unmatched(&sources, query));
     for warning in warnings {
@@ -199,7 +199,7 @@ async fn to_stdout(
 }
 
 /// What was left out as a whole is told, too, where the end of what was sent is incomplete as well.
-fn also_left_out(sent: Result<()>, left_out: &[TopicLife]) -> Result<()> {
+fn also_left_out(sent: Result<()>, left_out: &[TopicGeneration]) -> Result<()> {
     match (sent, nothing_left_out(left_out)) {
         (Err(error), Err(also)) if error.kind() == Kind::Incomplete => Err(error.context(also.to_string())),
         (sent, left_out) => sent.and(left_out),

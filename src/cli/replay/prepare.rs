@@ -13,7 +13,7 @@ use crate::replay::journal::{self, Begun, Finished, Journal, Settings, Timestamp
 use crate::replay::kafka::{self, Beside, Connection, Findings, Identity, Progress as Known, Target};
 use crate::replay::{self, Found, Plan, Query, Rename, Source, topic_pattern};
 use crate::store::Store;
-use crate::stream::{FORMAT_VERSION, TopicLife};
+use crate::stream::{FORMAT_VERSION, TopicGeneration};
 use crate::time;
 
 /// A replay that is planned and checked.
@@ -33,7 +33,7 @@ pub(super) struct Prepared {
     /// A target topic is the source itself.
     pub(super) into_itself: bool,
     /// What was left out, for it cannot be read.
-    pub(super) left_out: Vec<TopicLife>,
+    pub(super) left_out: Vec<TopicGeneration>,
     /// When created topics get what could cost a record.
     pub(super) settings: Settings,
 }
@@ -53,7 +53,7 @@ struct Meant {
     whole: Plan,
     plan: Plan,
     warnings: Vec<String>,
-    left_out: Vec<TopicLife>,
+    left_out: Vec<TopicGeneration>,
 }
 
 pub(super) async fn prepare(
@@ -134,9 +134,13 @@ async fn again(
     let mut sources = replay::sources_of(store, begun.streams()?, &query).await?;
     begun.pin(&mut sources)?;
     let mut warnings = replay::shortfalls(&sources, &query, begun.at);
-    let left_out = begun.left_out.iter().map(|stream| stream.parse()).collect::<Result<Vec<TopicLife>>>()?;
-    warnings.extend(left_out.iter().map(|life| {
-        format!("{} could not be read when this replay was begun: nothing of {} is replayed", life.stream(), life.topic)
+    let left_out = begun.left_out.iter().map(|stream| stream.parse()).collect::<Result<Vec<TopicGeneration>>>()?;
+    warnings.extend(left_out.iter().map(|generation| {
+        format!(
+            "{} could not be read when this replay was begun: nothing of {} is replayed",
+            generation.stream(),
+            generation.topic
+        )
     }));
     let whole = Plan::new(sources, &query, rename)?;
     let plan = if journal.finished.is_some() {
@@ -189,38 +193,42 @@ async fn anew(
         target: Default::default(),
         sources: journal::pinned(&whole),
         through,
-        left_out: left_out.iter().map(|(life, _)| life.to_string()).collect(),
+        left_out: left_out.iter().map(|(generation, _)| generation.to_string()).collect(),
     };
     if let Some(identity) = &earlier.identity {
         unwritten(identity, &begun, earlier.marks.len())?;
     }
     let plan = whole.after(&earlier.marks);
     journal.begun = Some(begun);
-    let left_out = left_out.into_iter().map(|(life, _)| life).collect();
+    let left_out = left_out.into_iter().map(|(generation, _)| generation).collect();
     Ok(Meant { query, journal, anew: true, whole, plan, warnings, left_out })
 }
 
 /// What is replayed, and what is left out with the whole of its topic.
-pub(super) fn readable(mut found: Found) -> (Vec<Source>, Vec<(TopicLife, Error)>) {
+pub(super) fn readable(mut found: Found) -> (Vec<Source>, Vec<(TopicGeneration, Error)>) {
     found.without_damaged_topics();
     (found.sources, found.damaged)
 }
 
 /// What is left out, as warnings.
-pub(super) fn warnings_of(left_out: &[(TopicLife, Error)]) -> Vec<String> {
-    let told = left_out.iter().map(|(life, error)| {
+pub(super) fn warnings_of(left_out: &[(TopicGeneration, Error)]) -> Vec<String> {
+    let told = left_out.iter().map(|(generation, error)| {
         let hint = error.hint_text().map(|hint| format!("; {hint}")).unwrap_or_default();
-        format!("{} cannot be read, and nothing of {} is replayed: {error}{hint}", life.stream(), life.topic)
+        format!(
+            "{} cannot be read, and nothing of {} is replayed: {error}{hint}",
+            generation.stream(),
+            generation.topic
+        )
     });
     told.collect()
 }
 
 /// A replay that has ended without everything that it was asked for.
-pub(super) fn nothing_left_out(left_out: &[TopicLife]) -> Result<()> {
+pub(super) fn nothing_left_out(left_out: &[TopicGeneration]) -> Result<()> {
     if left_out.is_empty() {
         return Ok(());
     }
-    let mut topics: Vec<&str> = left_out.iter().map(|life| life.topic.as_str()).collect();
+    let mut topics: Vec<&str> = left_out.iter().map(|generation| generation.topic.as_str()).collect();
     topics.dedup();
     let topics = topics.join(", ");
     let message = format!("all is replayed but {topics}: the archive of it is damaged (see the warnings)");

@@ -12,7 +12,7 @@ use crate::manifest::Chain;
 use crate::segment::{Filter, SegmentReader};
 use crate::store::layout::Name;
 use crate::store::{Store, layout};
-use crate::stream::{Expire, StreamId, TopicLife};
+use crate::stream::{Expire, StreamId, TopicGeneration};
 
 /// So many segments are opened in vain in one go. Those that may go are the oldest by name, so what lies behind as many is kept.
 const MOST_IN_VAIN: usize = 1_000;
@@ -32,7 +32,7 @@ pub struct Swept {
 /// The end of each partition of a segment; none of one that cannot be read.
 type Ends = Option<BTreeMap<i32, i64>>;
 
-/// What is remembered of the segments of a life that stay, so that none is opened again and again.
+/// What is remembered of the segments of a generation that stay, so that none is opened again and again.
 #[derive(Debug, Default)]
 pub struct Stays {
     /// Where the partitions began when all that lies before was deleted.
@@ -45,7 +45,9 @@ pub struct Stays {
 /// and that lies there goes, too: positions never come back to it.
 pub async fn sweep(store: &Store, chain: &Chain, clock: Clock, held: &Held, stays: &mut Stays) -> Result<Swept> {
     let mut swept = Swept::default();
-    let Some(life) = chain.stream().topic().filter(|_| !chain.totals().retired.is_nothing()) else { return Ok(swept) };
+    let Some(generation) = chain.stream().topic().filter(|_| !chain.totals().retired.is_nothing()) else {
+        return Ok(swept);
+    };
     let floors = floors(chain, clock.now - GRACE).await?;
     swept.waits = chain.positions().any(|at| floors.get(&at.partition) != Some(&at.start));
     if stays.swept.as_ref() == Some(&floors) {
@@ -55,7 +57,7 @@ pub async fn sweep(store: &Store, chain: &Chain, clock: Clock, held: &Held, stay
     if held.any_of(&chain.stream().to_string(), &gone) {
         return Ok(Swept { waits: true, ..swept });
     }
-    swept.deleted = delete(store, life, (&floors, clock.horizon), stays).await?;
+    swept.deleted = delete(store, generation, (&floors, clock.horizon), stays).await?;
     stays.swept = Some(floors);
     if swept.deleted > 0 {
         tracing::info!(stream = %chain.stream(), objects = swept.deleted, "deleted segments that were given up");
@@ -93,13 +95,15 @@ async fn floors(chain: &Chain, moment: DateTime<Utc>) -> Result<BTreeMap<i32, i6
 
 async fn delete(
     store: &Store,
-    life: &TopicLife,
+    generation: &TopicGeneration,
     (floors, horizon): (&BTreeMap<i32, i64>, DateTime<Utc>),
     stays: &mut Stays,
 ) -> Result<u64> {
-    let folder = layout::topic_segments(life);
+    let folder = layout::topic_segments(generation);
     let old = |key: &Path| match Name::parse(key.as_ref()) {
-        Ok(Name::Records { life: named, sealed, .. }) if named == *life && sealed <= horizon => Some(key.clone()),
+        Ok(Name::Records { generation: named, sealed, .. }) if named == *generation && sealed <= horizon => {
+            Some(key.clone())
+        }
         _ => None,
     };
     let (mut after, mut deleted, mut in_vain) = (folder.clone(), 0, 0);
@@ -111,7 +115,7 @@ async fn delete(
                 if in_vain == MOST_IN_VAIN || stays.segments.len() == MOST_REMEMBERED {
                     return Ok(deleted);
                 }
-                let ends = ends(store, &life.stream(), &key).await?;
+                let ends = ends(store, &generation.stream(), &key).await?;
                 stays.segments.insert(key.clone(), ends);
                 in_vain += 1;
             }

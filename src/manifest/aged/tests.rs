@@ -11,15 +11,15 @@ use crate::manifest::reads::{self, Offsets, Reads, held};
 use crate::record::{Block, TimestampType};
 use crate::segment::{Encoding, SegmentInfo, SegmentWriter};
 use crate::store::Store;
-use crate::stream::{Begin, Format, Gap, GapReason, SegmentRef, TopicLife};
+use crate::stream::{Begin, Format, Gap, GapReason, SegmentRef, TopicGeneration};
 
 /// Later than the objects of a test are by their store's clock, so that what entries say decides.
 fn at(seconds: i64) -> DateTime<Utc> {
     DateTime::from_timestamp(4_000_000_000 + seconds, 0).expect("a time")
 }
 
-fn life() -> TopicLife {
-    TopicLife::new("main", "orders", 0)
+fn generation() -> TopicGeneration {
+    TopicGeneration::new("main", "orders", 0)
 }
 
 fn store() -> Store {
@@ -27,12 +27,12 @@ fn store() -> Store {
 }
 
 async fn opened(store: &Store) -> Chain {
-    Chain::open(store, &life().stream()).await.expect("it can be read").expect("it is there")
+    Chain::open(store, &generation().stream()).await.expect("it can be read").expect("it is there")
 }
 
 async fn begun(store: &Store) -> Chain {
     let begin = Begin::topic(Some("id".into()), vec![Some(0); 3]);
-    Chain::begin(store, &life().stream(), begin, "w", at(0)).await.expect("it begins")
+    Chain::begin(store, &generation().stream(), begin, "w", at(0)).await.expect("it begins")
 }
 
 fn range(partition: i32, start: i64, len: i64) -> PartitionRange {
@@ -47,7 +47,7 @@ fn segment(n: u64, partitions: Vec<PartitionRange>) -> SegmentRef {
 
 fn sealed(n: u64, partitions: Vec<PartitionRange>, at: DateTime<Utc>) -> SegmentRef {
     SegmentRef {
-        object: layout::segment(&life(), at, "w", n, Format::Parquet).to_string(),
+        object: layout::segment(&generation(), at, "w", n, Format::Parquet).to_string(),
         format: Format::Parquet,
         bytes: 100,
         sha256: "0".repeat(64),
@@ -146,7 +146,7 @@ async fn case(all: Vec<Added>, horizon: i64, read: Option<(i32, i64, i64)>, at_o
     let (mut one, mut two) = (opened(&store).await, opened(&store).await);
     let before = opened(&store).await;
     let offsets = read.map(|(partition, start, len)| {
-        Offsets::from([(life().stream().to_string(), BTreeMap::from([(partition, start..start + len)]))])
+        Offsets::from([(generation().stream().to_string(), BTreeMap::from([(partition, start..start + len)]))])
     });
     if let Some(offsets) = &offsets {
         Reads::new("r".into(), "a test".into(), offsets.clone()).write(&store, "main").await.expect("written");
@@ -221,7 +221,7 @@ async fn what_the_store_has_dated_later_is_as_young_as_that() {
     // A writer whose clock is years behind, or a bucket that was copied.
     let long_ago = DateTime::from_timestamp(1_000_000_000, 0).expect("a time");
     let begin = Begin::topic(Some("id".into()), vec![Some(0)]);
-    let stream = life().stream();
+    let stream = generation().stream();
     let mut chain = Chain::begin(&store, &stream, begin, "w", long_ago).await.expect("it begins");
     let change = Change { segments: vec![segment(0, vec![range(0, 0, 10)])], ..Change::default() };
     chain.commit(&change, "w", long_ago).await.expect("committed");
@@ -281,7 +281,7 @@ async fn archived_by(chain: &mut Chain, n: u64, (entry, time): (&Clocked, i64), 
 async fn clocks_case(all: Vec<Clocked>, kept: i64, are_told: bool) {
     let store = store();
     let begin = Begin::topic(Some("id".into()), vec![Some(0); 3]);
-    let mut chain = Chain::begin(&store, &life().stream(), begin, "w", at(-200_000)).await.expect("it begins");
+    let mut chain = Chain::begin(&store, &generation().stream(), begin, "w", at(-200_000)).await.expect("it begins");
     let (mut now, mut kept_from, mut archived, mut aged) = (0, 0, Vec::new(), Aged::default());
     for (n, entry) in (0..).zip(&all) {
         now += entry.after;
@@ -353,7 +353,7 @@ async fn nothing_is_given_up_while_the_last_entry_is_dated_ahead_of_now() {
 /// A real segment of these ranges, uploaded at a time; none of it in the chain yet.
 async fn stored(store: &Store, n: u64, ranges: &[(i32, i64, i64)]) -> SegmentRef {
     let folder = tempfile::tempdir().expect("a directory");
-    let info = SegmentInfo { stream: life(), topic_id: Some("id".into()), writer: "w".into(), created: at(0) };
+    let info = SegmentInfo { stream: generation(), topic_id: Some("id".into()), writer: "w".into(), created: at(0) };
     let encoding = Encoding { format: Format::Avro, zstd_level: 1 };
     let path = folder.path().join("segment");
     let mut writer = SegmentWriter::create(&path, info, encoding).expect("created");
@@ -366,7 +366,7 @@ async fn stored(store: &Store, n: u64, ranges: &[(i32, i64, i64)]) -> SegmentRef
     });
     drop(writer.write(blocks.collect()).expect("written"));
     let sealed = writer.finish(ranges).expect("finished");
-    let key = layout::segment(&life(), at(0), "w", n, Format::Avro);
+    let key = layout::segment(&generation(), at(0), "w", n, Format::Avro);
     store.put(&key, std::fs::read(&sealed.path).expect("read").into()).await.expect("stored");
     sealed.to_ref(key.to_string())
 }
@@ -386,10 +386,10 @@ async fn objects_go_an_hour_after_they_were_given_up_unless_they_are_read() {
     // Lost a race for what is old, and for what is kept.
     let lost = stored(&store, 10, &[(0, 0, 20)]).await.object;
     let may_count = stored(&store, 11, &[(0, 10, 40)]).await.object;
-    let damaged = layout::segment(&life(), at(0), "w", 12, Format::Avro);
+    let damaged = layout::segment(&generation(), at(0), "w", 12, Format::Avro);
     store.put(&damaged, b"damaged".to_vec().into()).await.expect("stored");
     let there = async || {
-        let listed = store.list(&layout::topic_segments(&life())).await.expect("a list");
+        let listed = store.list(&layout::topic_segments(&generation())).await.expect("a list");
         listed.into_iter().map(|object| object.location.to_string()).collect::<BTreeSet<_>>()
     };
     let all = there().await;
@@ -403,7 +403,7 @@ async fn objects_go_an_hour_after_they_were_given_up_unless_they_are_read() {
     let early = sweep(&store, &chain, clock(hour - TimeDelta::seconds(1)), &nobody, &mut fresh()).await.expect("swept");
     assert_eq!((early, there().await), (Swept { deleted: 0, waits: true }, all.clone()));
     let offsets = BTreeMap::from([(1, 3..4)]);
-    let read = Reads::new("r".into(), "a test".into(), Offsets::from([(life().stream().to_string(), offsets)]));
+    let read = Reads::new("r".into(), "a test".into(), Offsets::from([(generation().stream().to_string(), offsets)]));
     read.write(&store, "main").await.expect("written");
     let read = held(&store, "main", crate::time::now()).await.expect("read");
     let held_up = sweep(&store, &chain, clock(hour), &read, &mut fresh()).await.expect("swept");
@@ -434,7 +434,7 @@ async fn objects_go_an_hour_after_they_were_given_up_unless_they_are_read() {
     let odd = held(&store, "main", crate::time::now()).await.expect("read");
     assert!(odd.any_of("kafka/main/other.0", &BTreeMap::new()));
     let late = held(&store, "main", crate::time::now() + TimeDelta::hours(7)).await.expect("read");
-    assert!(!late.any_of(&life().stream().to_string(), &BTreeMap::from([(1, 0..99)])), "its time is over");
+    assert!(!late.any_of(&generation().stream().to_string(), &BTreeMap::from([(1, 0..99)])), "its time is over");
     for (hours, left) in [(7, 3), (25, 1)] {
         store.put(&layout::topic_holds("main").join("clock"), b"{}".to_vec().into()).await.expect("stored");
         reads::sweep(&store, "main", crate::time::now() + TimeDelta::hours(hours)).await.expect("swept");
@@ -446,11 +446,11 @@ async fn objects_go_an_hour_after_they_were_given_up_unless_they_are_read() {
 async fn a_replay_of_very_many_partitions_is_held_too() {
     let store = store();
     let partitions: BTreeMap<i32, Range<i64>> = (0..20_000).map(|partition| (partition, 0..1_000_000)).collect();
-    let offsets = Offsets::from([(life().stream().to_string(), partitions.clone())]);
+    let offsets = Offsets::from([(generation().stream().to_string(), partitions.clone())]);
     Reads::new("large".into(), "a replay".into(), offsets).write(&store, "main").await.expect("it is written");
     let held = held(&store, "main", crate::time::now()).await.expect("it is read");
     assert!(held.any_of(
-        &life().stream().to_string(),
+        &generation().stream().to_string(),
         &BTreeMap::from([partitions.last_key_value().map(|(at, range)| (*at, range.clone())).expect("the last")])
     ));
 }

@@ -226,7 +226,7 @@ async fn another_topic_id_is_fenced_and_an_unknown_one_is_not() {
 #[tokio::test]
 async fn a_name_that_a_key_cannot_hold_is_refused() {
     for cluster in ["..", "a b%", "ä"] {
-        let stream = TopicLife::new(cluster, "t", 0).stream();
+        let stream = TopicGeneration::new(cluster, "t", 0).stream();
         let error = Chain::begin(&faultless().store(), &stream, begin_of("id"), "w", at(0)).await.unwrap_err();
         assert_eq!(error.kind(), Kind::Config, "{cluster}");
     }

@@ -238,7 +238,7 @@ fn golden_coverage_of_topics_is_read_and_written_to_the_byte() {
 
 #[test]
 fn keys_are_as_the_format_says() {
-    let segment = layout::segment(&life(), at(0), "a41c2b9d", 7, Format::Avro);
+    let segment = layout::segment(&generation(), at(0), "a41c2b9d", 7, Format::Avro);
     let keys = [
         (layout::entry(&orders(), 412), "manifest/kafka/main/orders.0/00000000000000000412.json"),
         (layout::page(&orders(), "9b1c"), "manifest/kafka/main/orders.0/pages/9b1c.json.zst"),

@@ -20,15 +20,15 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::{Chain, Change, Outcome, path};
 use crate::store::{Store, layout};
-use crate::stream::{Begin, Format, Gap, GapReason, PartitionRange, SegmentRef, StreamId, TopicLife, sha256};
+use crate::stream::{Begin, Format, Gap, GapReason, PartitionRange, SegmentRef, StreamId, TopicGeneration, sha256};
 use faulty::{Faults, Faulty};
 
-fn life() -> TopicLife {
-    TopicLife::new("main", "orders", 0)
+fn generation() -> TopicGeneration {
+    TopicGeneration::new("main", "orders", 0)
 }
 
 fn orders() -> StreamId {
-    life().stream()
+    generation().stream()
 }
 
 fn begin_of(id: &str) -> Begin {
@@ -48,7 +48,7 @@ fn range(partition: i32, start: i64, end: i64) -> PartitionRange {
 
 fn segment(object: &str, partitions: Vec<PartitionRange>) -> SegmentRef {
     SegmentRef {
-        object: layout::segment(&life(), at(0), object, 0, Format::Parquet).to_string(),
+        object: layout::segment(&generation(), at(0), object, 0, Format::Parquet).to_string(),
         format: Format::Parquet,
         bytes: 1000,
         sha256: sha256(object.as_bytes()),

@@ -18,7 +18,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::segmenter::Reached;
 use crate::manifest::coverage::{self, Claim, Count, Coverage, TopicClaims};
-use crate::stream::TopicLife;
+use crate::stream::TopicGeneration;
 
 /// Ends that wait for the archive to reach them, by partition. When there are more, those stay that lie a thirty-second of
 /// the whole time apart.
@@ -39,7 +39,7 @@ const MOST_COUNTS: usize = 4;
 
 /// What a segmenter reports of its topic.
 pub(super) struct Report {
-    pub(super) stream: TopicLife,
+    pub(super) stream: TopicGeneration,
     pub(super) topic: Arc<str>,
     pub(super) topic_id: Option<String>,
     /// How far each partition is that is read.
@@ -49,7 +49,7 @@ pub(super) struct Report {
 /// All that this process knows.
 #[derive(Default)]
 pub(super) struct Ledger {
-    topics: BTreeMap<TopicLife, Topic>,
+    topics: BTreeMap<TopicGeneration, Topic>,
     /// When the last round asked.
     asked: Option<DateTime<Utc>>,
 }
@@ -87,14 +87,14 @@ impl Ledger {
         self.asked = Some(now);
         let present: BTreeMap<(&str, &str), u32> = reports
             .clone()
-            .map(|report| ((&*report.stream.cluster, &*report.stream.topic), report.stream.generation))
+            .map(|report| ((&*report.stream.cluster, &*report.stream.topic), report.stream.number))
             .collect();
-        self.topics.retain(|life, _| {
-            present.get(&(&*life.cluster, &*life.topic)).is_none_or(|generation| life.generation >= *generation)
+        self.topics.retain(|generation, _| {
+            present.get(&(&*generation.cluster, &*generation.topic)).is_none_or(|number| generation.number >= *number)
         });
-        let reported: BTreeSet<&TopicLife> = reports.clone().map(|report| &report.stream).collect();
-        for (life, topic) in &mut self.topics {
-            if !reported.contains(life) {
+        let reported: BTreeSet<&TopicGeneration> = reports.clone().map(|report| &report.stream).collect();
+        for (generation, topic) in &mut self.topics {
+            if !reported.contains(generation) {
                 topic.own(&[]);
                 topic.given_back.get_or_insert(now);
             }
@@ -170,14 +170,14 @@ impl Ledger {
     }
 
     /// Up to when a partition is complete.
-    pub(super) fn complete_through(&self, life: &TopicLife, partition: i32) -> Option<DateTime<Utc>> {
-        Some(self.topics.get(life)?.parts.get(&partition)?.claim?.complete_through)
+    pub(super) fn complete_through(&self, generation: &TopicGeneration, partition: i32) -> Option<DateTime<Utc>> {
+        Some(self.topics.get(generation)?.parts.get(&partition)?.claim?.complete_through)
     }
 
     /// Up to when a topic is complete, as far as this process answers for it: of the partitions that it reads, and those that
     /// nobody is known to read.
-    pub(super) fn topic_complete_through(&self, life: &TopicLife) -> Option<DateTime<Utc>> {
-        let topic = self.topics.get(life)?;
+    pub(super) fn topic_complete_through(&self, generation: &TopicGeneration) -> Option<DateTime<Utc>> {
+        let topic = self.topics.get(generation)?;
         let claims =
             topic.parts.iter().filter_map(|(partition, part)| Some((*partition, part.claim?.complete_through)));
         let here = |partition: i32| {
@@ -190,10 +190,10 @@ impl Ledger {
     /// Everything that this process writes over and over.
     pub(super) fn coverage(&self, writer: &str, now: DateTime<Utc>) -> Coverage {
         let mut coverage = Coverage::new(writer, now);
-        for (life, topic) in &self.topics {
+        for (generation, topic) in &self.topics {
             let claims = topic.claims();
             if !claims.claims.is_empty() {
-                coverage.topics.insert(life.to_string(), claims);
+                coverage.topics.insert(generation.to_string(), claims);
             }
         }
         coverage
@@ -202,10 +202,11 @@ impl Ledger {
     /// Takes out what has not been read here for an hour, to be written down once.
     pub(super) fn take_resting(&mut self, now: DateTime<Utc>) -> BTreeMap<String, TopicClaims> {
         let rests = |topic: &Topic| topic.given_back.is_some_and(|since| now - since >= REST_AFTER);
-        let resting: Vec<TopicLife> =
-            self.topics.iter().filter(|(_, topic)| rests(topic)).map(|(life, _)| life.clone()).collect();
-        let taken =
-            resting.into_iter().filter_map(|life| Some((life.to_string(), self.topics.remove(&life)?.claims())));
+        let resting: Vec<TopicGeneration> =
+            self.topics.iter().filter(|(_, topic)| rests(topic)).map(|(generation, _)| generation.clone()).collect();
+        let taken = resting
+            .into_iter()
+            .filter_map(|generation| Some((generation.to_string(), self.topics.remove(&generation)?.claims())));
         taken.collect()
     }
 }

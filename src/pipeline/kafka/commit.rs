@@ -28,7 +28,7 @@ use crate::pipeline::tasks::Task;
 use crate::segment::{Encoding, Sealed, SegmentInfo, rewrite};
 use crate::source::kafka::{EpochAt, OffsetAt, Resume, TopicPartition};
 use crate::store::layout;
-use crate::stream::{Close, Cut, GapReason, PartitionRange, SegmentRef, TopicLife};
+use crate::stream::{Close, Cut, GapReason, PartitionRange, SegmentRef, TopicGeneration};
 
 /// A chain takes at most one checkpoint a second of this process, so that small segments do not make a chain long.
 const BETWEEN_CHECKPOINTS: Duration = Duration::from_secs(1);
@@ -86,7 +86,7 @@ impl Ready {
 /// The task that commits one segmenter's segments.
 pub(super) struct Committer {
     pub(super) segmenter: SegmenterId,
-    pub(super) life: TopicLife,
+    pub(super) generation: TopicGeneration,
     pub(super) chain: Chain,
     /// The same topic's generations before, for partitions that have nothing in this one yet.
     pub(super) earlier: Earlier,
@@ -148,7 +148,7 @@ impl Committer {
 
     async fn upload(&self, sealed: &Sealed) -> SegmentRef {
         let (number, _) = self.shared.spool.next_file();
-        let key = layout::segment(&self.life, crate::time::now(), &self.shared.writer, number, sealed.format);
+        let key = layout::segment(&self.generation, crate::time::now(), &self.shared.writer, number, sealed.format);
         let mut backoff = self.backoff(Task::KafkaUpload);
         loop {
             let permit = self.shared.uploads.acquire().await;
@@ -164,7 +164,7 @@ impl Committer {
     /// Puts a checkpoint over the batch; what may be of another generation of the topic, and what another process has covered
     /// meanwhile, is taken out of it first.
     async fn commit(&mut self, batch: Vec<Ready>) {
-        let mut batch = self.of_this_life(batch).await;
+        let mut batch = self.of_this_generation(batch).await;
         let mut lost: BTreeMap<i32, u64> = BTreeMap::new();
         let now = crate::time::now();
         while !batch.is_empty() {
@@ -180,7 +180,7 @@ impl Committer {
                 Outcome::Committed { number } => {
                     self.asked.clear();
                     tracing::debug!(
-                        topic = self.life.topic,
+                        topic = self.generation.topic,
                         checkpoint = number,
                         segments = change.segments.len(),
                         "committed"
@@ -189,7 +189,7 @@ impl Committer {
                 }
                 Outcome::Moved(moved) => {
                     self.shared.counters.conflicts.increment(1);
-                    tracing::warn!(topic = self.life.topic, partitions = ?moved, "another process has archived these partitions, or the archive went back");
+                    tracing::warn!(topic = self.generation.topic, partitions = ?moved, "another process has archived these partitions, or the archive went back");
                     for ready in &batch {
                         lost.extend(
                             ready
@@ -204,8 +204,8 @@ impl Committer {
                 }
                 Outcome::Closed => {
                     tracing::warn!(
-                        topic = self.life.topic,
-                        generation = self.life.generation,
+                        topic = self.generation.topic,
+                        generation = self.generation.number,
                         "another process has ended this generation: what it does not have is read again into the next one"
                     );
                     batch = self.cut(batch, |range| range.start).await;
@@ -236,7 +236,7 @@ impl Committer {
 
     /// Waits of a loop that works for this topic.
     fn backoff(&self, task: Task) -> Backoff {
-        Backoff::new(self.shared.tasks.reporter(task, self.life.topic.as_str()))
+        Backoff::new(self.shared.tasks.reporter(task, self.generation.topic.as_str()))
     }
 
     fn tell_committed(&self, batch: Vec<Ready>) {
@@ -250,13 +250,13 @@ impl Committer {
     }
 
     /// The batch without what may have been fetched from another generation of the topic.
-    async fn of_this_life(&self, batch: Vec<Ready>) -> Vec<Ready> {
+    async fn of_this_generation(&self, batch: Vec<Ready>) -> Vec<Ready> {
         let id = match self.chain.begin_facts().topic_id() {
-            Some(known) => self.shared.topic_ids.id_of(&self.life.topic).await.filter(|id| id != known),
+            Some(known) => self.shared.topic_ids.id_of(&self.generation.topic).await.filter(|id| id != known),
             None => None,
         };
         let Some(topic_id) = id else { return batch };
-        self.shared.send(TaskEvent::Recreated { topic: Arc::from(self.life.topic.as_str()), topic_id });
+        self.shared.send(TaskEvent::Recreated { topic: Arc::from(self.generation.topic.as_str()), topic_id });
         let mut fetched: BTreeMap<i32, PartitionRange> = BTreeMap::new();
         for range in batch.iter().flat_map(Ready::ranges) {
             fetched.entry(range.partition).or_insert(*range).end = range.end;
@@ -267,8 +267,8 @@ impl Committer {
             let kept = kept(start, end, self.verified.of(partition), self.latest(partition, until).await);
             if kept < end {
                 tracing::warn!(
-                    topic = self.life.topic,
-                    generation = self.life.generation,
+                    topic = self.generation.topic,
+                    generation = self.generation.number,
                     partition,
                     start = kept,
                     end,
@@ -283,7 +283,7 @@ impl Committer {
     /// Where a partition of the topic's new generation ends: nowhere yet if it has no such partition, unknown if no broker tells
     /// until then.
     async fn latest(&self, partition: i32, until: Instant) -> Option<i64> {
-        let at = TopicPartition { topic: Arc::from(self.life.topic.as_str()), partition };
+        let at = TopicPartition { topic: Arc::from(self.generation.topic.as_str()), partition };
         loop {
             match tokio::time::timeout_at(until, self.offset(&at, OffsetAt::Latest)).await.ok()? {
                 Ok(latest) => return Some(latest),
@@ -323,7 +323,7 @@ impl Committer {
         let new = loop {
             let (_, path) = self.shared.spool.next_file();
             let info = SegmentInfo {
-                stream: self.life.clone(),
+                stream: self.generation.clone(),
                 topic_id: self.chain.begin_facts().topic_id().map(str::to_owned),
                 writer: self.shared.writer.clone(),
                 created: crate::time::now(),
@@ -412,7 +412,7 @@ impl Committer {
         let Some(end) = archived else { return self.found(partition, offset.into()) };
         let cut = Cut { partition, offset: offset.min(end) };
         tracing::error!(
-            topic = self.life.topic,
+            topic = self.generation.topic,
             partition,
             archived = end,
             offset = cut.offset,
@@ -452,12 +452,12 @@ impl Committer {
             }
             if archived > latest && self.chain.position(partition).is_none() {
                 // Nothing of it is archived here: it begins where its log is.
-                let begins = if self.life.generation == 0 { latest } else { earliest };
+                let begins = if self.generation.number == 0 { latest } else { earliest };
                 return self.found(partition, begins.into());
             }
             if archived > latest {
                 tracing::error!(
-                    topic = self.life.topic,
+                    topic = self.generation.topic,
                     partition,
                     archived,
                     latest,
@@ -489,9 +489,9 @@ impl Committer {
     }
 
     async fn try_present(&self, partition: i32) -> Result<(Option<String>, i64, i64)> {
-        let mut described = self.shared.cluster.describe(std::slice::from_ref(&self.life.topic)).await?;
-        let id = described.remove(&self.life.topic).transpose()?.and_then(|info| info.id);
-        let at = TopicPartition { topic: Arc::from(self.life.topic.as_str()), partition };
+        let mut described = self.shared.cluster.describe(std::slice::from_ref(&self.generation.topic)).await?;
+        let id = described.remove(&self.generation.topic).transpose()?.and_then(|info| info.id);
+        let at = TopicPartition { topic: Arc::from(self.generation.topic.as_str()), partition };
         Ok((id, self.offset(&at, OffsetAt::Earliest).await?, self.offset(&at, OffsetAt::Latest).await?))
     }
 

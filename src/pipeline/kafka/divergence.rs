@@ -17,7 +17,7 @@ use crate::manifest::{Chain, Selection};
 use crate::segment::{Filter, SegmentReader};
 use crate::source::kafka::{EpochAt, Resume};
 use crate::store::{Store, layout};
-use crate::stream::{PartitionRange, SegmentRef, TopicLife};
+use crate::stream::{PartitionRange, SegmentRef, TopicGeneration};
 
 /// The generations before of the same topic by its id, whose log was cut: the newest first. What is archived there need not come
 /// again. A generation can end before a partition got a record in it, so there may have to be several.
@@ -28,13 +28,13 @@ impl Earlier {
     /// Opens as many as it takes until each of `partitions` is found in one.
     pub(super) async fn load(
         store: &Store,
-        life: &TopicLife,
+        generation: &TopicGeneration,
         topic_id: Option<&str>,
         mut partitions: Vec<i32>,
     ) -> Result<Self> {
         let mut chains = Vec::new();
-        for generation in (0..life.generation).rev() {
-            let before = TopicLife { generation, ..life.clone() };
+        for number in (0..generation.number).rev() {
+            let before = TopicGeneration { number, ..generation.clone() };
             if partitions.is_empty() || topic_id.is_none() {
                 break;
             }

@@ -69,7 +69,7 @@ mod tests {
     use object_store::memory::InMemory;
 
     use super::*;
-    use crate::stream::{Begin, Change, Format, GapReason, SegmentRef, TopicLife};
+    use crate::stream::{Begin, Change, Format, GapReason, SegmentRef, TopicGeneration};
 
     fn time(ms: i64) -> DateTime<Utc> {
         DateTime::from_timestamp_millis(ms).expect("a time")
@@ -103,7 +103,7 @@ mod tests {
     #[tokio::test]
     async fn a_gap_lies_between_its_neighbours() {
         let store = Store::over(Arc::new(InMemory::new()), "memory:///");
-        let stream = TopicLife::new("main", "orders", 0).stream();
+        let stream = TopicGeneration::new("main", "orders", 0).stream();
         let begin = Begin::topic(None, vec![Some(0); 4]);
         let mut chain = Chain::begin(&store, &stream, begin, "w", time(0)).await.expect("it begins");
         let (reason, found) = (GapReason::BrokerRetention, time(9_000));

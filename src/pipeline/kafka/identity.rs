@@ -13,7 +13,7 @@ use crate::error::{Error, Kind, Result};
 use crate::manifest;
 use crate::source::kafka::Cluster;
 use crate::store::Store;
-use crate::stream::{Begin, TopicLife};
+use crate::stream::{Begin, TopicGeneration};
 
 /// How many first entries are read at once.
 const READS_AT_ONCE: usize = 16;
@@ -41,48 +41,53 @@ pub async fn admit(store: &Store, kafka: &Kafka, cluster: &Cluster) -> Result<()
             None => Err(untold(kafka, configured)),
         };
     }
-    let mut generations = manifest::lives_named(store, &kafka.cluster).await?;
+    let mut generations = manifest::generations_named(store, &kafka.cluster).await?;
     // What was begun last tells most: a cluster that was confirmed once has the newest generations.
-    generations.sort_unstable_by(|a, b| (b.generation, &a.topic).cmp(&(a.generation, &b.topic)));
-    let begins =
-        stream::iter(generations).map(|life| async move { (manifest::begin_of(store, &life.stream()).await, life) });
+    generations.sort_unstable_by(|a, b| (b.number, &a.topic).cmp(&(a.number, &b.topic)));
+    let begins = stream::iter(generations)
+        .map(|generation| async move { (manifest::begin_of(store, &generation.stream()).await, generation) });
     let mut begins = begins.buffered(READS_AT_ONCE);
-    let mut others: BTreeMap<String, TopicLife> = BTreeMap::new();
-    while let Some((begin, life)) = begins.next().await {
+    let mut others: BTreeMap<String, TopicGeneration> = BTreeMap::new();
+    while let Some((begin, generation)) = begins.next().await {
         // A damaged chain says nothing of the cluster, and is its own topic's trouble.
         let Ok(Some(begin)) = begin else { continue };
         match begin.cluster_id() {
             Some(archived) if Some(archived) == found.as_deref() => return Ok(()),
-            Some(archived) => drop(others.entry(archived.to_owned()).or_insert(life)),
+            Some(archived) => drop(others.entry(archived.to_owned()).or_insert(generation)),
             None => {}
         }
     }
     match others.first_key_value() {
-        Some((archived, life)) => Err(another(kafka, life, archived, found.as_deref())),
+        Some((archived, generation)) => Err(another(kafka, generation, archived, found.as_deref())),
         None => Ok(()),
     }
 }
 
-/// Whether the chain of `life` is of another cluster than the one that was found, and that one was confirmed.
+/// Whether the chain of `generation` is of another cluster than the one that was found, and that one was confirmed.
 ///
 /// # Errors
 /// As [`admit`].
-pub(super) fn is_another(kafka: &Kafka, life: &TopicLife, begin: &Begin, found: Option<&str>) -> Result<bool> {
+pub(super) fn is_another(
+    kafka: &Kafka,
+    generation: &TopicGeneration,
+    begin: &Begin,
+    found: Option<&str>,
+) -> Result<bool> {
     match (begin.cluster_id(), found) {
         (None, _) => Ok(false),
         (Some(archived), Some(found)) if archived == found => Ok(false),
         (Some(_), Some(found)) if kafka.cluster_id.as_deref() == Some(found) => Ok(true),
-        (Some(archived), found) => Err(another(kafka, life, archived, found)),
+        (Some(archived), found) => Err(another(kafka, generation, archived, found)),
     }
 }
 
-fn another(kafka: &Kafka, life: &TopicLife, archived: &str, found: Option<&str>) -> Error {
+fn another(kafka: &Kafka, generation: &TopicGeneration, archived: &str, found: Option<&str>) -> Error {
     let Some(found) = found else { return untold(kafka, archived) };
     let message = format!(
         "{} is the Kafka cluster {found}, and the archive holds the cluster {archived} under kafka.cluster = {:?} ({})",
         kafka.bootstrap_servers,
         kafka.cluster,
-        life.stream()
+        generation.stream()
     );
     Error::new(Kind::Config, message).hint(format!(
         "mend kafka.bootstrap_servers, or give this cluster another kafka.cluster; if it was rebuilt and takes the place of \
@@ -113,9 +118,9 @@ mod tests {
     #[test]
     fn a_chain_is_of_its_own_cluster_or_of_a_confirmed_one() {
         let mut kafka = crate::source::kafka::tests::config("localhost:9092", &["orders"], &[]);
-        let life = TopicLife::new("main", "orders", 0);
+        let generation = TopicGeneration::new("main", "orders", 0);
         let of = |id: Option<&str>| Begin::topic(None, vec![Some(0)]).on_cluster(id.map(str::to_owned));
-        let judged = |kafka: &Kafka, archived, found| is_another(kafka, &life, &of(archived), found);
+        let judged = |kafka: &Kafka, archived, found| is_another(kafka, &generation, &of(archived), found);
         for (archived, found) in [(None, None), (None, Some("b")), (Some("a"), Some("a"))] {
             assert!(!judged(&kafka, archived, found).expect("admitted"), "{archived:?} {found:?}");
         }

@@ -59,7 +59,7 @@ impl Committer {
             self.shared.send(TaskEvent::Gaps { segmenter: self.segmenter, gaps: vec![shown] });
             self.shared.send(TaskEvent::Archived { segmenter: self.segmenter, totals: *self.chain.totals() });
             tracing::error!(
-                topic = self.life.topic,
+                topic = self.generation.topic,
                 partition,
                 start = lost.start,
                 end = lost.end,

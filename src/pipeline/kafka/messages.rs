@@ -14,7 +14,7 @@ use crate::pipeline::skips::Skip;
 use crate::record::Block;
 use crate::segment::SegmentWriter;
 use crate::source::kafka::{EpochAt, Resume, TopicPartition};
-use crate::stream::{Cut, PartitionRange, SegmentRef, TopicLife, Totals};
+use crate::stream::{Cut, PartitionRange, SegmentRef, TopicGeneration, Totals};
 
 /// Which segmenter, for the life of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -96,7 +96,7 @@ pub(super) enum Question {
 /// A topic's present generation, and where to read its partitions on.
 pub(super) struct Resolved {
     pub(super) topic: Arc<str>,
-    pub(super) life: TopicLife,
+    pub(super) generation: TopicGeneration,
     pub(super) chain: Chain,
     pub(super) earlier: Earlier,
     pub(super) offsets: Vec<(i32, Resume)>,
@@ -115,7 +115,7 @@ pub(super) struct Unresolved {
 pub(super) struct Seen {
     pub(super) partitions: Vec<SeenPartition>,
     /// Up to when topics are complete, as far as this process answers for them.
-    pub(super) topics: Vec<(TopicLife, Option<DateTime<Utc>>)>,
+    pub(super) topics: Vec<(TopicGeneration, Option<DateTime<Utc>>)>,
 }
 
 /// What a round has found of a partition.

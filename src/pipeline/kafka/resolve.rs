@@ -25,7 +25,7 @@ use crate::pipeline::backoff::Backoff;
 use crate::pipeline::tasks::Task;
 use crate::source::kafka::{OffsetAt, TopicInfo, TopicPartition};
 use crate::store::Store;
-use crate::stream::{Begin, TopicLife};
+use crate::stream::{Begin, TopicGeneration};
 
 /// How many chains are opened at once: each costs a few requests to the store.
 const CHAINS_AT_ONCE: usize = 16;
@@ -101,7 +101,7 @@ struct Wanted {
 /// A topic of a request, and what the archive has of it.
 struct Known {
     wanted: Wanted,
-    life: TopicLife,
+    generation: TopicGeneration,
     /// Its chain; none if it has to begin.
     chain: Option<Chain>,
     /// The same topic's generations before, which were ended because a log was cut.
@@ -129,7 +129,7 @@ impl Known {
     fn start(&self, partition: i32, starts: &Starts) -> Option<i64> {
         let archived = self.earlier.left_at(partition);
         let last = self.earlier.holder(partition).and_then(|holder| holder.last_record(partition));
-        starts.of(&self.at(partition), archived.map(|offset| (offset, last.is_some())), &self.life)
+        starts.of(&self.at(partition), archived.map(|offset| (offset, last.is_some())), &self.generation)
     }
 
     /// The topic with its chain, begun if there is none, and the offsets of those of its partitions that have one. None
@@ -145,7 +145,8 @@ impl Known {
                     return Ok(None);
                 }
                 let begin = Begin::topic(self.wanted.info.id.clone(), starts).on_cluster(asking.cluster_id.clone());
-                Chain::begin(&shared.store, &self.life.stream(), begin, &shared.writer, crate::time::now()).await?
+                Chain::begin(&shared.store, &self.generation.stream(), begin, &shared.writer, crate::time::now())
+                    .await?
             }
         };
         let from = |partition| {
@@ -154,8 +155,8 @@ impl Known {
         };
         let offsets = self.wanted.partitions.iter().filter_map(|&partition| from(partition));
         let offsets = offsets.collect();
-        let Self { wanted: Wanted { topic, .. }, life, earlier, .. } = self;
-        Ok(Some(Resolved { topic, life, chain, earlier, offsets }))
+        let Self { wanted: Wanted { topic, .. }, generation, earlier, .. } = self;
+        Ok(Some(Resolved { topic, generation, chain, earlier, offsets }))
     }
 }
 
@@ -252,15 +253,15 @@ async fn describe(shared: &Shared, request: &Request, failures: &mut Failures) -
 /// What the archive has of the topics.
 async fn known(asking: &Asking<'_>, wanted: Vec<Wanted>, failures: &mut Failures) -> Result<Vec<Known>> {
     let names: BTreeSet<&str> = wanted.iter().map(|wanted| &*wanted.topic).collect();
-    let mut generations: BTreeMap<String, Vec<TopicLife>> = BTreeMap::new();
-    for life in manifest::lives_named(&asking.shared.store, &asking.kafka.cluster).await? {
-        if names.contains(life.topic.as_str()) {
-            generations.entry(life.topic.clone()).or_default().push(life);
+    let mut generations: BTreeMap<String, Vec<TopicGeneration>> = BTreeMap::new();
+    for generation in manifest::generations_named(&asking.shared.store, &asking.kafka.cluster).await? {
+        if names.contains(generation.topic.as_str()) {
+            generations.entry(generation.topic.clone()).or_default().push(generation);
         }
     }
     let known = stream::iter(wanted).map(|wanted| {
         let mut generations = generations.remove(&*wanted.topic).unwrap_or_default();
-        generations.sort_unstable_by_key(|life| life.generation);
+        generations.sort_unstable_by_key(|generation| generation.number);
         async move {
             let topic = Arc::clone(&wanted.topic);
             (topic, known_of(asking, wanted, &generations).await)
@@ -278,21 +279,21 @@ async fn known(asking: &Asking<'_>, wanted: Vec<Wanted>, failures: &mut Failures
 }
 
 /// What the archive has of one topic, of which it may hold these generations, oldest first.
-async fn known_of(asking: &Asking<'_>, wanted: Wanted, generations: &[TopicLife]) -> Result<Known> {
-    let (life, chain) = present_life(asking, &wanted, generations).await?;
+async fn known_of(asking: &Asking<'_>, wanted: Wanted, generations: &[TopicGeneration]) -> Result<Known> {
+    let (generation, chain) = present_generation(asking, &wanted, generations).await?;
     let all = 0..wanted.info.partitions.max(0);
     let has = |partition: &i32| chain.as_ref().is_some_and(|chain| chain.position(*partition).is_some());
     let lacks = all.filter(|partition| !has(partition)).collect();
-    let earlier = Earlier::load(&asking.shared.store, &life, wanted.info.id.as_deref(), lacks).await?;
-    Ok(Known { wanted, life, chain, earlier })
+    let earlier = Earlier::load(&asking.shared.store, &generation, wanted.info.id.as_deref(), lacks).await?;
+    Ok(Known { wanted, generation, chain, earlier })
 }
 
 /// The topic's present generation, and its chain if it has begun.
-async fn present_life(
+async fn present_generation(
     asking: &Asking<'_>,
     wanted: &Wanted,
-    generations: &[TopicLife],
-) -> Result<(TopicLife, Option<Chain>)> {
+    generations: &[TopicGeneration],
+) -> Result<(TopicGeneration, Option<Chain>)> {
     let id = wanted.info.id.as_deref();
     for newest in generations.iter().rev() {
         // On file:// a folder without an entry is left when the very first write of a chain fails.
@@ -311,24 +312,25 @@ async fn present_life(
                 let message = format!("a broker tells the topic id of an earlier generation of {}", wanted.topic);
                 return Err(Error::new(Kind::Unavailable, message).hint("it lags behind the others; it is asked again"));
             }
-            let next = newest.next_generation();
-            tracing::warn!(
-                topic = &*wanted.topic,
-                generation = next.generation,
-                "the topic has begun another generation"
-            );
+            let next = newest.next();
+            tracing::warn!(topic = &*wanted.topic, generation = next.number, "the topic has begun another generation");
             return Ok((next, None));
         }
         return Ok((newest.clone(), Some(chain)));
     }
-    Ok((TopicLife::new(&asking.kafka.cluster, &*wanted.topic, 0), None))
+    Ok((TopicGeneration::new(&asking.kafka.cluster, &*wanted.topic, 0), None))
 }
 
 /// Whether the generation before `newest` had that topic id. Ids never come back, so a broker that tells it has not yet heard
 /// that the topic was created again; a generation that begins for it would be the old topic's, once more.
-async fn had_before(store: &Store, generations: &[TopicLife], newest: &TopicLife, id: Option<&str>) -> bool {
-    for life in generations.iter().rev().filter(|life| life.generation < newest.generation) {
-        match Chain::open(store, &life.stream()).await {
+async fn had_before(
+    store: &Store,
+    generations: &[TopicGeneration],
+    newest: &TopicGeneration,
+    id: Option<&str>,
+) -> bool {
+    for generation in generations.iter().rev().filter(|generation| generation.number < newest.number) {
+        match Chain::open(store, &generation.stream()).await {
             Ok(Some(chain)) => return id.is_some() && chain.begin_facts().topic_id() == id,
             Ok(None) => {}
             // A damaged one says nothing, and must not keep the topic from being read.
@@ -395,11 +397,11 @@ impl Starts {
         Ok((starts, refused))
     }
 
-    /// Where a partition of `life` begins. A topic's first generation begins as configured; a later one with its first record,
+    /// Where a partition of `generation` begins. A topic's first generation begins as configured; a later one with its first record,
     /// or where the `archived` of the same topic ends: what retention has removed behind it is found to be a gap. If its log
     /// ends before that, it was cut, too; where, the broker tells if the epoch of its last record is known.
-    fn of(&self, at: &TopicPartition, archived: Option<(i64, bool)>, life: &TopicLife) -> Option<i64> {
-        if life.generation == 0 {
+    fn of(&self, at: &TopicPartition, archived: Option<(i64, bool)>, generation: &TopicGeneration) -> Option<i64> {
+        if generation.number == 0 {
             return self.configured.get(at).copied();
         }
         let (first, end) = (*self.earliest.get(at)?, *self.latest.get(at)?);
@@ -417,11 +419,11 @@ mod tests {
     #[tokio::test]
     async fn a_topic_id_of_an_earlier_generation_is_that_of_a_broker_that_lags() {
         let store = Store::over(Arc::new(InMemory::new()), "memory:///");
-        let generations: Vec<TopicLife> =
-            (0..3).map(|generation| TopicLife::new("main", "orders", generation)).collect();
-        for (life, id) in generations.iter().zip(["a", "b", "c"]) {
+        let generations: Vec<TopicGeneration> =
+            (0..3).map(|generation| TopicGeneration::new("main", "orders", generation)).collect();
+        for (generation, id) in generations.iter().zip(["a", "b", "c"]) {
             let begin = Begin::topic(Some(id.to_owned()), vec![Some(0)]);
-            Chain::begin(&store, &life.stream(), begin, "w", crate::time::now()).await.expect("it begins");
+            Chain::begin(&store, &generation.stream(), begin, "w", crate::time::now()).await.expect("it begins");
         }
         assert!(had_before(&store, &generations, &generations[2], Some("b")).await);
         for other in [Some("d"), Some("c"), None] {
@@ -441,13 +443,16 @@ mod tests {
             latest: [(at.clone(), 100)].into(),
             configured: [(at.clone(), 100)].into(),
         };
-        let of = |archived, generation| starts.of(&at, archived, &TopicLife::new("main", "orders", generation));
+        let of = |archived, generation| starts.of(&at, archived, &TopicGeneration::new("main", "orders", generation));
         assert_eq!(of(None, 0), Some(100), "as configured");
         assert_eq!(of(None, 1), Some(50));
         assert_eq!(of(Some((80, false)), 1), Some(80));
         assert_eq!(of(Some((20, false)), 1), Some(20), "what retention has removed since will be a gap");
         assert_eq!(of(Some((200, true)), 1), Some(200), "it was cut, too: the broker tells where");
         assert_eq!(of(Some((200, false)), 1), Some(50), "it was cut, and nobody can tell where");
-        assert_eq!(starts.of(&TopicPartition::new("orders", 1), Some((80, true)), &TopicLife::new("m", "o", 1)), None);
+        assert_eq!(
+            starts.of(&TopicPartition::new("orders", 1), Some((80, true)), &TopicGeneration::new("m", "o", 1)),
+            None
+        );
     }
 }

@@ -23,7 +23,7 @@ use crate::config;
 use crate::record::Block;
 use crate::segment::{Sealed, SegmentWriter};
 use crate::source::kafka::Message;
-use crate::stream::{Cut, PartitionRange, TopicLife};
+use crate::stream::{Cut, PartitionRange, TopicGeneration};
 
 /// The first block of a partition of which nothing is known is this large; a later one as large as the last was.
 const FIRST_BLOCK_BYTES: usize = 4 << 10;
@@ -112,7 +112,7 @@ pub(super) struct Finish {
 pub(super) struct Segmenter {
     pub(super) id: SegmenterId,
     pub(super) topic: Arc<str>,
-    pub(super) stream: TopicLife,
+    pub(super) stream: TopicGeneration,
     pub(super) topic_id: Option<String>,
     pub(super) verified: Arc<Verified>,
     settings: config::Segment,
@@ -141,7 +141,7 @@ pub(super) struct Segmenter {
 impl Segmenter {
     pub(super) fn new(
         id: SegmenterId,
-        (topic, stream): (Arc<str>, TopicLife),
+        (topic, stream): (Arc<str>, TopicGeneration),
         topic_id: Option<String>,
         settings: config::Segment,
         shown: Shown,
@@ -542,7 +542,7 @@ impl Segmenter {
             stream: self.stream.stream().to_string().into(),
             topic: Arc::clone(&self.topic),
             label: Arc::clone(&self.shown.label),
-            generation: self.stream.generation,
+            generation: self.stream.number,
             partitions: partitions.collect(),
             totals: self.shown.totals,
             gaps: Arc::clone(&self.shown.gaps),

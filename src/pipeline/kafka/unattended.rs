@@ -28,7 +28,7 @@ use crate::manifest::coverage::{self, Coverage};
 use crate::manifest::{self, Chain};
 use crate::pipeline::tasks::{Reporter, Task};
 use crate::store::layout;
-use crate::stream::TopicLife;
+use crate::stream::TopicGeneration;
 
 /// How often it is looked.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
@@ -148,10 +148,10 @@ impl Unattended {
         let claimed = |topic: &str, partition| claims.get(topic)?.get(&partition).copied();
         let still = self.marks.claimed(&elsewhere, claimed, now);
         if !still.is_empty() {
-            for life in newest_generations(manifest::lives_named(store, &self.cluster).await?, &still) {
+            for generation in newest_generations(manifest::generations_named(store, &self.cluster).await?, &still) {
                 // A chain that is damaged is told by whoever archives the topic.
-                if let Ok(Some(chain)) = Chain::open(store, &life.stream()).await {
-                    self.marks.stands(&life.topic, |partition| chain.reached(partition), now);
+                if let Ok(Some(chain)) = Chain::open(store, &generation.stream()).await {
+                    self.marks.stands(&generation.topic, |partition| chain.reached(partition), now);
                 }
             }
         }
@@ -160,11 +160,11 @@ impl Unattended {
     }
 
     /// Tells of topics that have gone on in a generation that is there.
-    async fn follow(&self, generations: Vec<TopicLife>) {
-        for life in generations {
+    async fn follow(&self, generations: Vec<TopicGeneration>) {
+        for generation in generations {
             // Claims prove nothing. Where the chain cannot be read now, it is looked at again, like the claims.
-            if matches!(manifest::begin_of(&self.shared.store, &life.stream()).await, Ok(Some(_))) {
-                self.shared.send(TaskEvent::Followed { topic: life.topic, generation: life.generation });
+            if matches!(manifest::begin_of(&self.shared.store, &generation.stream()).await, Ok(Some(_))) {
+                self.shared.send(TaskEvent::Followed { topic: generation.topic, generation: generation.number });
             }
         }
     }
@@ -185,8 +185,8 @@ impl Unattended {
 fn newest_claims(known: &[Coverage]) -> BTreeMap<String, BTreeMap<i32, DateTime<Utc>>> {
     let mut newest: BTreeMap<String, BTreeMap<i32, DateTime<Utc>>> = BTreeMap::new();
     for (stream, topic) in known.iter().flat_map(|coverage| &coverage.topics) {
-        let Ok(life) = stream.parse::<TopicLife>() else { continue };
-        let of_topic = newest.entry(life.topic).or_default();
+        let Ok(generation) = stream.parse::<TopicGeneration>() else { continue };
+        let of_topic = newest.entry(generation.topic).or_default();
         for (partition, claim) in &topic.claims {
             let known = of_topic.entry(*partition).or_insert(claim.complete_through);
             *known = claim.complete_through.max(*known);
@@ -196,25 +196,26 @@ fn newest_claims(known: &[Coverage]) -> BTreeMap<String, BTreeMap<i32, DateTime<
 }
 
 /// The generations of which somebody claims something while this process reads their topic in an earlier one.
-fn gone_on(known: &[Coverage], cluster: &str, read: &BTreeMap<String, u32>) -> Vec<TopicLife> {
-    let mut newest: BTreeMap<String, TopicLife> = BTreeMap::new();
-    for life in known.iter().flat_map(|coverage| coverage.topics.keys()).filter_map(|stream| stream.parse().ok()) {
-        let life: TopicLife = life;
-        let is_later = read.get(&life.topic).is_some_and(|generation| *generation < life.generation);
-        let is_newest = newest.get(&life.topic).is_none_or(|known| known.generation < life.generation);
-        if life.cluster == cluster && is_later && is_newest {
-            newest.insert(life.topic.clone(), life);
+fn gone_on(known: &[Coverage], cluster: &str, read: &BTreeMap<String, u32>) -> Vec<TopicGeneration> {
+    let mut newest: BTreeMap<String, TopicGeneration> = BTreeMap::new();
+    for generation in known.iter().flat_map(|coverage| coverage.topics.keys()).filter_map(|stream| stream.parse().ok())
+    {
+        let generation: TopicGeneration = generation;
+        let is_later = read.get(&generation.topic).is_some_and(|number| *number < generation.number);
+        let is_newest = newest.get(&generation.topic).is_none_or(|known| known.number < generation.number);
+        if generation.cluster == cluster && is_later && is_newest {
+            newest.insert(generation.topic.clone(), generation);
         }
     }
     newest.into_values().collect()
 }
 
-fn newest_generations(generations: Vec<TopicLife>, topics: &BTreeSet<String>) -> Vec<TopicLife> {
-    let mut newest: BTreeMap<String, TopicLife> = BTreeMap::new();
-    for life in generations.into_iter().filter(|life| topics.contains(&life.topic)) {
-        let known = newest.entry(life.topic.clone()).or_insert_with(|| life.clone());
-        if known.generation < life.generation {
-            *known = life;
+fn newest_generations(generations: Vec<TopicGeneration>, topics: &BTreeSet<String>) -> Vec<TopicGeneration> {
+    let mut newest: BTreeMap<String, TopicGeneration> = BTreeMap::new();
+    for generation in generations.into_iter().filter(|generation| topics.contains(&generation.topic)) {
+        let known = newest.entry(generation.topic.clone()).or_insert_with(|| generation.clone());
+        if known.number < generation.number {
+            *known = generation;
         }
     }
     newest.into_values().collect()
@@ -288,19 +289,19 @@ mod tests {
     #[test]
     fn a_topic_is_followed_into_the_newest_generation_that_is_claimed_and_never_back() {
         let mut coverage = Coverage::new("other", at(0));
-        for life in ["kafka/main/a.1", "kafka/main/a.10", "kafka/main/a.9", "kafka/main/b.0", "kafka/else/c.3"] {
-            coverage.topics.insert(life.to_owned(), TopicClaims::default());
+        for generation in ["kafka/main/a.1", "kafka/main/a.10", "kafka/main/a.9", "kafka/main/b.0", "kafka/else/c.3"] {
+            coverage.topics.insert(generation.to_owned(), TopicClaims::default());
         }
         let read = BTreeMap::from([("a".to_owned(), 1), ("b".to_owned(), 1), ("c".to_owned(), 0)]);
-        let newest = TopicLife::new("main", "a", 10);
+        let newest = TopicGeneration::new("main", "a", 10);
         assert_eq!(gone_on(&[coverage.clone()], "main", &read), [newest]);
         assert_eq!(gone_on(&[coverage], "main", &BTreeMap::from([("a".to_owned(), 10)])), []);
     }
 
     #[test]
-    fn the_newest_life_is_the_one_that_is_looked_at() {
-        let generations =
-            [("a", 0), ("a", 10), ("a", 9), ("b", 1)].map(|(topic, number)| TopicLife::new("main", topic, number));
+    fn the_newest_generation_is_the_one_that_is_looked_at() {
+        let generations = [("a", 0), ("a", 10), ("a", 9), ("b", 1)]
+            .map(|(topic, number)| TopicGeneration::new("main", topic, number));
         assert_eq!(
             newest_generations(generations.to_vec(), &BTreeSet::from(["a".to_owned()])),
             [generations[1].clone()]

@@ -1,6 +1,6 @@
 //! Gives up the records that retention lets go, at the start and every ten minutes, beside archiving.
 //!
-//! Every life of every topic of the cluster is looked at once, and again when something of it may have come of age: one that has ended
+//! Every generation of every topic of the cluster is looked at once, and again when something of it may have come of age: one that has ended
 //! and of which nothing is left costs nothing more. Entries are made under a writer's id of their own; broken off at any point it
 //! leaves nothing half done, and of several processes that do so at once one has the number.
 
@@ -18,7 +18,7 @@ use crate::pipeline::postgres::left_to_others;
 use crate::pipeline::published::Opened;
 use crate::pipeline::tasks::Reporter;
 use crate::store::{Store, layout};
-use crate::stream::{Retired, TopicLife};
+use crate::stream::{Retired, TopicGeneration};
 
 /// How often it is looked whether something is to be done.
 const EVERY: Duration = Duration::from_secs(600);
@@ -48,12 +48,12 @@ pub(in crate::pipeline) async fn run((cluster, kept): (String, Duration), opened
 
 const PUT_OFF: &str = "the upkeep of the archived topics is put off";
 
-/// What is known of the lives of a cluster's topics from one look to the next.
+/// What is known of the generations of a cluster's topics from one look to the next.
 struct Upkeep {
     opened: Opened,
     cluster: String,
     kept: Duration,
-    lives: BTreeMap<TopicLife, Known>,
+    generations: BTreeMap<TopicGeneration, Known>,
     steady: Steady,
 }
 
@@ -68,10 +68,10 @@ struct Known {
 
 impl Upkeep {
     fn new(opened: Opened, cluster: String, kept: Duration) -> Self {
-        Self { opened, cluster, kept, lives: BTreeMap::new(), steady: Steady::default() }
+        Self { opened, cluster, kept, generations: BTreeMap::new(), steady: Steady::default() }
     }
 
-    /// Looks at the lives that are due. Within is the first error of one of them, which keeps none of the others; the store's own
+    /// Looks at the generations that are due. Within is the first error of one of them, which keeps none of the others; the store's own
     /// are errors.
     async fn round(&mut self) -> Result<Result<()>> {
         let (store, writer) = (&self.opened.store, format!("{}e", self.opened.writer));
@@ -82,12 +82,12 @@ impl Upkeep {
         }
         left_to_others(reads::sweep(store, &self.cluster, at.clock.now).await.map(|()| 0))?;
         let mut failed = Ok(());
-        for life in manifest::lives_named(store, &self.cluster).await? {
-            let known = self.lives.entry(life.clone()).or_default();
+        for generation in manifest::generations_named(store, &self.cluster).await? {
+            let known = self.generations.entry(generation.clone()).or_default();
             if known.due.is_some_and(|due| at.clock.now < due) {
                 continue;
             }
-            match manifest::isolated(store, tidy(store, &life, (&at, known), &writer).await).await? {
+            match manifest::isolated(store, tidy(store, &generation, (&at, known), &writer).await).await? {
                 Ok(next) => known.due = Some(next),
                 Err(error) => failed = failed.and(Err(error)),
             }
@@ -143,15 +143,15 @@ impl Moment {
     }
 }
 
-/// Gives up what is old of one life and deletes what was given up; gives when to look again.
+/// Gives up what is old of one generation and deletes what was given up; gives when to look again.
 async fn tidy(
     store: &Store,
-    life: &TopicLife,
+    generation: &TopicGeneration,
     (at, known): (&Moment, &mut Known),
     writer: &str,
 ) -> Result<DateTime<Utc>> {
     let now = at.clock.now;
-    let Some(mut chain) = Chain::open(store, &life.stream()).await? else { return Ok(now) };
+    let Some(mut chain) = Chain::open(store, &generation.stream()).await? else { return Ok(now) };
     known.aged.go_on(&chain, at.clock).await?;
     let step = known.aged.surplus(&chain, &at.held, at.clock).await?;
     let given = aged::give_up(&mut chain, std::slice::from_ref(&step), (writer, now)).await?;

@@ -264,7 +264,7 @@ impl Work<'_> {
     fn send(&mut self, run: &Run) -> Result<()> {
         let part = &self.plan.parts[run.part];
         let partition = run.block.partition();
-        let at = |offset| ((part.target.clone(), partition), Mark { generation: part.stream.generation, offset });
+        let at = |offset| ((part.target.clone(), partition), Mark { generation: part.stream.number, offset });
         let mut next = None;
         for record in run.records() {
             self.begin()?;
@@ -339,7 +339,7 @@ impl Work<'_> {
             stops.iter().map(|stop| (&*self.plan.parts[stop.part].target, stop.partition)).collect();
         for part in &self.plan.parts {
             for planned in part.partitions.iter().filter(|at| !stopped.contains(&(&*part.target, at.partition))) {
-                let mark = Mark { generation: part.stream.generation, offset: planned.end };
+                let mark = Mark { generation: part.stream.number, offset: planned.end };
                 self.marks.insert((part.target.clone(), planned.partition), mark);
             }
         }

@@ -17,7 +17,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::error::Kind;
 use crate::record::{Header, Record, TimestampType};
-use crate::stream::TopicLife;
+use crate::stream::TopicGeneration;
 
 /// A record that owns its bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -109,7 +109,7 @@ fn calls(most: usize) -> impl Strategy<Value = Calls> {
 
 fn info() -> SegmentInfo {
     SegmentInfo {
-        stream: TopicLife::new("main", "cdc.orders", 2),
+        stream: TopicGeneration::new("main", "cdc.orders", 2),
         topic_id: Some("p8Bm5Jq_TDqyy2zL9Dg_Kw".into()),
         writer: "a41c".into(),
         created: DateTime::from_timestamp_millis(1_763_822_345_678).unwrap(),

@@ -9,7 +9,7 @@ use object_store::path::Path;
 
 use super::{BACKUP_REMOVED, backup_part, segment, state_version, wal_segment};
 use crate::error::{Error, Kind, Result};
-use crate::stream::{Format, StateOf, StreamId, TopicLife, is_name};
+use crate::stream::{Format, StateOf, StreamId, TopicGeneration, is_name};
 
 /// An object that other objects name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,7 +17,7 @@ pub enum Name {
     /// A segment of records.
     Records {
         /// What it holds a part of.
-        life: TopicLife,
+        generation: TopicGeneration,
         /// When it was sealed.
         sealed: DateTime<Utc>,
         /// Who wrote it.
@@ -77,7 +77,9 @@ impl Name {
     /// The key.
     pub fn key(&self) -> Path {
         match self {
-            Self::Records { life, sealed, writer, n, format } => segment(life, *sealed, writer, *n, *format),
+            Self::Records { generation, sealed, writer, n, format } => {
+                segment(generation, *sealed, writer, *n, *format)
+            }
             Self::Wal { system_id, timeline, lsns, writer, n } => {
                 wal_segment(*system_id, *timeline, lsns.clone(), writer, *n)
             }
@@ -89,7 +91,7 @@ impl Name {
     /// The stream that it is a segment of.
     pub fn stream(&self) -> Option<StreamId> {
         match self {
-            Self::Records { life, .. } => Some(life.stream()),
+            Self::Records { generation, .. } => Some(generation.stream()),
             Self::Wal { system_id, .. } => Some(StreamId::Postgres { system_id: *system_id }),
             Self::State { of, .. } => Some(StreamId::State(of.clone())),
             Self::Part { .. } => None,
@@ -142,7 +144,7 @@ fn read(key: &str) -> Option<Name> {
     let parts: Vec<&str> = key.split('/').collect();
     match parts.as_slice() {
         ["segments", "kafka", cluster, topic, generation, date, file] => {
-            let life = format!(
+            let generation = format!(
                 "kafka/{}/{}.{}",
                 cluster.strip_prefix("cluster=")?,
                 topic.strip_prefix("topic=")?,
@@ -154,7 +156,7 @@ fn read(key: &str) -> Option<Name> {
             let (writer, n) = written_by(rest)?;
             let sealed = format!("{}T{time}", date.strip_prefix("date=")?);
             let sealed = NaiveDateTime::parse_from_str(&sealed, "%Y-%m-%dT%H%M%S").ok()?.and_utc();
-            Some(Name::Records { life: life.parse().ok()?, sealed, writer, n, format })
+            Some(Name::Records { generation: generation.parse().ok()?, sealed, writer, n, format })
         }
         ["segments", "postgres", system, timeline, file] => {
             let timeline = u32::from_str_radix(timeline.strip_prefix("timeline=")?, 16).ok()?;
@@ -198,8 +200,8 @@ mod tests {
 
     fn name() -> impl Strategy<Value = Name> {
         let id = "[A-Za-z0-9_-][A-Za-z0-9._-]{0,30}";
-        let life = (id, "[A-Za-z0-9_-][A-Za-z0-9._-]{0,60}", any::<u32>());
-        let life = life.prop_map(|(cluster, topic, generation)| TopicLife::new(cluster, topic, generation));
+        let generation = (id, "[A-Za-z0-9_-][A-Za-z0-9._-]{0,60}", any::<u32>());
+        let generation = generation.prop_map(|(cluster, topic, number)| TopicGeneration::new(cluster, topic, number));
         let sealed = (0..253_402_300_800_i64).prop_map(|at| DateTime::from_timestamp(at, 0).expect("a time"));
         let format = prop_oneof![Just(Format::Parquet), Just(Format::Avro)];
         let part = prop_oneof![
@@ -208,12 +210,8 @@ mod tests {
             Just(BACKUP_REMOVED.to_owned())
         ];
         prop_oneof![
-            (life, sealed, id, any::<u64>(), format).prop_map(|(life, sealed, writer, n, format)| Name::Records {
-                life,
-                sealed,
-                writer,
-                n,
-                format
+            (generation, sealed, id, any::<u64>(), format).prop_map(|(generation, sealed, writer, n, format)| {
+                Name::Records { generation, sealed, writer, n, format }
             }),
             (any::<u64>(), any::<u32>(), any::<Range<u64>>(), id, any::<u64>())
                 .prop_map(|(system_id, timeline, lsns, writer, n)| Name::Wal { system_id, timeline, lsns, writer, n }),
@@ -279,7 +277,7 @@ mod tests {
             assert_eq!(Name::parse(&changed).expect_err(&changed).kind(), Kind::Corrupt);
         }
         let (orders, other) =
-            (TopicLife::new("main", "orders", 0).stream(), TopicLife::new("main", "orders", 1).stream());
+            (TopicGeneration::new("main", "orders", 0).stream(), TopicGeneration::new("main", "orders", 1).stream());
         assert_eq!(segment_of(&orders, good).expect("its own").as_ref(), good);
         for (stream, key) in
             [(&other, good), (&orders, wal), (&StreamId::Postgres { system_id: 8 }, wal), (&orders, part)]

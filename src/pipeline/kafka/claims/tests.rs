@@ -9,17 +9,17 @@ fn time(seconds: i64) -> DateTime<Utc> {
     DateTime::from_timestamp(1_800_000_000, 0).unwrap() + TimeDelta::seconds(seconds)
 }
 
-fn life(generation: u32) -> TopicLife {
-    TopicLife::new("main", "orders", generation)
+fn generation(number: u32) -> TopicGeneration {
+    TopicGeneration::new("main", "orders", number)
 }
 
-fn report(generation: u32, reached: &[(i32, i64)]) -> Report {
+fn report(number: u32, reached: &[(i32, i64)]) -> Report {
     let at =
         |&(partition, archived): &(i32, i64)| (partition, Reached { covered: archived, archived, received: archived });
     Report {
-        stream: life(generation),
+        stream: generation(number),
         topic: "orders".into(),
-        topic_id: Some(format!("id-{generation}")),
+        topic_id: Some(format!("id-{number}")),
         reached: reached.iter().map(at).collect(),
     }
 }
@@ -34,12 +34,12 @@ fn round(ledger: &mut Ledger, report: &Report, seconds: i64, ends: &[(i32, i64)]
 fn a_claim_waits_until_the_archive_has_come_to_the_end_that_was_told() {
     let mut ledger = Ledger::default();
     round(&mut ledger, &report(0, &[(0, 5), (1, 7)]), 10, &[(0, 9), (1, 7)], 2);
-    let complete = |ledger: &Ledger, partition| ledger.complete_through(&life(0), partition);
+    let complete = |ledger: &Ledger, partition| ledger.complete_through(&generation(0), partition);
     assert_eq!((complete(&ledger, 0), complete(&ledger, 1)), (None, Some(time(10))));
-    assert_eq!(ledger.topic_complete_through(&life(0)), None);
+    assert_eq!(ledger.topic_complete_through(&generation(0)), None);
     round(&mut ledger, &report(0, &[(0, 9), (1, 7)]), 15, &[(0, 12), (1, 7)], 2);
     assert_eq!((complete(&ledger, 0), complete(&ledger, 1)), (Some(time(10)), Some(time(15))));
-    assert_eq!(ledger.topic_complete_through(&life(0)), Some(time(10)));
+    assert_eq!(ledger.topic_complete_through(&generation(0)), Some(time(10)));
     // The broker's log is another one: it ends before what is archived.
     round(&mut ledger, &report(0, &[(0, 12), (1, 7)]), 20, &[(0, 3), (1, 7)], 2);
     assert_eq!(complete(&ledger, 0), Some(time(15)), "what the end before says");
@@ -56,16 +56,20 @@ fn a_partition_that_nobody_has_holds_up_the_topic_and_one_of_another_process_doe
     let mut other = Coverage::new("other", time(9));
     let claim = Claim { offset: 3, complete_through: time(8) };
     let claims = TopicClaims { topic_id: Some("id-0".to_owned()), counts: vec![], claims: [(1, claim)].into() };
-    other.topics.insert(life(0).to_string(), claims);
+    other.topics.insert(generation(0).to_string(), claims);
     ledger.learn(&mine, &[other], time(10));
     assert!(!ledger.wants_others(&mine, time(1_000)));
-    assert_eq!(ledger.topic_complete_through(&life(0)), Some(time(8)), "a count is taken for that of a moment ago");
+    assert_eq!(
+        ledger.topic_complete_through(&generation(0)),
+        Some(time(8)),
+        "a count is taken for that of a moment ago"
+    );
     round(&mut ledger, &mine, 15, &[(0, 5)], 3);
-    assert_eq!(ledger.topic_complete_through(&life(0)), Some(time(8)), "of the third nothing is known");
+    assert_eq!(ledger.topic_complete_through(&generation(0)), Some(time(8)), "of the third nothing is known");
     assert!(ledger.wants_others(&mine, time(1_000)));
     let mine = report(0, &[(0, 5), (2, 1)]);
     round(&mut ledger, &mine, 20, &[(0, 5), (2, 1)], 3);
-    assert_eq!(ledger.topic_complete_through(&life(0)), Some(time(18)));
+    assert_eq!(ledger.topic_complete_through(&generation(0)), Some(time(18)));
 }
 
 /// The archive went back, so that what was claimed of a partition lies beyond what it has.
@@ -76,11 +80,11 @@ fn what_is_not_reported_is_not_taken_from_others() {
     let mut before = Coverage::new("before", time(9));
     let claim = Claim { offset: 1, complete_through: time(9) };
     let claims = TopicClaims { topic_id: Some("id-0".to_owned()), counts: vec![], claims: [(1, claim)].into() };
-    before.topics.insert(life(0).to_string(), claims);
+    before.topics.insert(generation(0).to_string(), claims);
     ledger.learn(&report(0, &[(0, 0)]), std::slice::from_ref(&before), time(11));
-    assert_eq!(ledger.complete_through(&life(0), 1), None);
+    assert_eq!(ledger.complete_through(&generation(0), 1), None);
     ledger.learn(&report(0, &[(0, 0), (1, 0)]), &[before], time(11));
-    assert_eq!(ledger.complete_through(&life(0), 1), None);
+    assert_eq!(ledger.complete_through(&generation(0), 1), None);
 }
 
 #[test]
@@ -90,15 +94,15 @@ fn a_generation_that_ended_leaves_nothing() {
     let ends: Vec<(i32, i64)> = (0..6).map(|partition| (partition, 100)).collect();
     round(&mut ledger, &report(0, &six), 10, &ends, 6);
     round(&mut ledger, &report(1, &[(0, 5), (1, 5)]), 20, &[(0, 5), (1, 5)], 2);
-    assert_eq!(ledger.topic_complete_through(&life(1)), Some(time(18)));
+    assert_eq!(ledger.topic_complete_through(&generation(1)), Some(time(18)));
     let written = ledger.coverage("w", time(20));
-    assert_eq!(written.topics.keys().collect::<Vec<_>>(), [&life(1).to_string()]);
+    assert_eq!(written.topics.keys().collect::<Vec<_>>(), [&generation(1).to_string()]);
     // A topic that is gone is put away after a while, and with it all that was known of it.
     ledger.begin_round(std::iter::empty(), time(30));
     assert!(ledger.take_resting(time(31)).is_empty());
     assert_eq!(ledger.coverage("w", time(31)).topics.len(), 1);
     let taken = ledger.take_resting(time(30 + 3_600));
-    assert_eq!(taken[&life(1).to_string()].claims.len(), 2);
+    assert_eq!(taken[&generation(1).to_string()].claims.len(), 2);
     assert!(ledger.coverage("w", time(4_000)).topics.is_empty());
 }
 
@@ -107,10 +111,10 @@ fn a_clock_that_is_set_back_takes_its_claims_along() {
     let mut ledger = Ledger::default();
     let all = report(0, &[(0, 5)]);
     round(&mut ledger, &all, 3_600, &[(0, 5)], 1);
-    assert_eq!(ledger.topic_complete_through(&life(0)), Some(time(3_598)));
+    assert_eq!(ledger.topic_complete_through(&generation(0)), Some(time(3_598)));
     round(&mut ledger, &all, 10, &[(0, 5)], 1);
-    assert_eq!(ledger.complete_through(&life(0), 0), Some(time(10)));
-    assert_eq!(ledger.topic_complete_through(&life(0)), Some(time(8)));
+    assert_eq!(ledger.complete_through(&generation(0), 0), Some(time(10)));
+    assert_eq!(ledger.topic_complete_through(&generation(0)), Some(time(8)));
     let written = serde_json::to_string(&ledger.coverage("w", time(10))).unwrap();
     assert!(!written.contains("2027-01-15T09"), "{written}");
 }
@@ -122,10 +126,10 @@ fn questions_that_wait_long_are_thinned_out_and_none_of_the_newest_is_lost() {
         round(&mut ledger, &report(0, &[(0, 0)]), seconds, &[(0, seconds + 1)], 1);
     }
     round(&mut ledger, &report(0, &[(0, 9_000)]), 10_000, &[(0, 10_001)], 1);
-    let complete = ledger.complete_through(&life(0), 0).unwrap();
+    let complete = ledger.complete_through(&generation(0), 0).unwrap();
     assert!(complete > time(8_000) && complete < time(9_000), "{complete}");
     round(&mut ledger, &report(0, &[(0, 10_001)]), 10_001, &[(0, 10_002)], 1);
-    assert_eq!(ledger.complete_through(&life(0), 0), Some(time(10_000)));
+    assert_eq!(ledger.complete_through(&generation(0), 0), Some(time(10_000)));
 }
 
 // ---- against brute force
@@ -330,7 +334,7 @@ impl World {
     fn claimed(&self) -> Option<DateTime<Utc>> {
         let reached = |at: i32| Some(self.partitions.get(usize::try_from(at).ok()?)?.archived);
         let id = format!("id-{}", self.generation);
-        let stream = life(self.generation).stream();
+        let stream = generation(self.generation).stream();
         judge_by(&self.read(), &stream, (Some(&id), 1), reached, time(self.now)).through(|_| true).ok()
     }
 

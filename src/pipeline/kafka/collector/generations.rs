@@ -29,7 +29,7 @@ impl Collector {
         if self.current.get(&segmenter.topic) != Some(&id) {
             return;
         }
-        tracing::info!(topic = &*segmenter.topic, generation = segmenter.stream.generation, ?cut, "a generation ends");
+        tracing::info!(topic = &*segmenter.topic, generation = segmenter.stream.number, ?cut, "a generation ends");
         self.current.remove(&segmenter.topic);
         self.ending.insert(Arc::clone(&segmenter.topic), id);
         segmenter.end(cut);
@@ -48,7 +48,7 @@ impl Collector {
     /// Another process has begun a later generation of a topic, and nothing came here that would have told.
     pub(super) fn on_followed(&mut self, topic: &str, generation: u32) {
         if let Some(segmenter) = self.segmenter_of(topic)
-            && segmenter.stream.generation < generation
+            && segmenter.stream.number < generation
         {
             let id = segmenter.id;
             self.end_generation(id, None);

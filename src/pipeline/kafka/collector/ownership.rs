@@ -20,7 +20,7 @@ use crate::pipeline::kafka::{gaps, resolve};
 use crate::pipeline::tasks::Task;
 use crate::segment::Encoding;
 use crate::source::kafka::{Resume, TopicPartition};
-use crate::stream::TopicLife;
+use crate::stream::TopicGeneration;
 
 /// How long a revoked partition may wait for its last segment's checkpoint before it is given up.
 const LEAVE_WITHIN: Duration = Duration::from_secs(15);
@@ -190,7 +190,7 @@ impl Collector {
         unresolved: Vec<Unresolved>,
     ) -> Result<()> {
         let (mut assign, mut done) = (Vec::new(), Vec::new());
-        for Resolved { topic, life, chain, earlier, offsets } in resolved {
+        for Resolved { topic, generation, chain, earlier, offsets } in resolved {
             done.push(Arc::clone(&topic));
             let at = |partition| TopicPartition { topic: Arc::clone(&topic), partition };
             let mut wanted = Vec::new();
@@ -205,8 +205,8 @@ impl Collector {
                 continue;
             }
             let id = match self.segmenter_of(&topic) {
-                None => self.open_segmenter(&topic, life, (chain, earlier)),
-                Some(segmenter) if segmenter.stream == life => segmenter.id,
+                None => self.open_segmenter(&topic, generation, (chain, earlier)),
+                Some(segmenter) if segmenter.stream == generation => segmenter.id,
                 Some(segmenter) => {
                     let id = segmenter.id;
                     self.end_generation(id, None);
@@ -313,7 +313,7 @@ impl Collector {
     pub(super) fn open_segmenter(
         &mut self,
         topic: &Arc<str>,
-        life: TopicLife,
+        generation: TopicGeneration,
         (chain, earlier): (Chain, Earlier),
     ) -> SegmenterId {
         let id = SegmenterId(self.next_segmenter);
@@ -330,13 +330,13 @@ impl Collector {
             let look = gaps::look(Arc::clone(&self.shared), id, chain.stream().clone());
             self.published.tasks.spawn_on(&self.runtime, "gaps", look);
         }
-        let segmenter = Segmenter::new(id, (Arc::clone(topic), life.clone()), topic_id, settings, shown);
+        let segmenter = Segmenter::new(id, (Arc::clone(topic), generation.clone()), topic_id, settings, shown);
         let (send, inbox) = mpsc::unbounded_channel();
         let shared = Arc::clone(&self.shared);
         let verified = Arc::clone(&segmenter.verified);
         let committer = Committer {
             segmenter: id,
-            life,
+            generation,
             chain,
             earlier,
             asked: BTreeSet::new(),

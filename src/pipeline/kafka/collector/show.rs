@@ -36,8 +36,10 @@ impl Collector {
                 segmenter.shown.see(partition);
             }
         }
-        for (life, complete_through) in seen.topics {
-            if let Some(segmenter) = self.segmenter_of(&life.topic).filter(|segmenter| segmenter.stream == life) {
+        for (generation, complete_through) in seen.topics {
+            if let Some(segmenter) =
+                self.segmenter_of(&generation.topic).filter(|segmenter| segmenter.stream == generation)
+            {
                 segmenter.shown.complete_through = complete_through;
             }
         }

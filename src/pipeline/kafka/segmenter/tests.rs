@@ -12,7 +12,7 @@ fn segmenter() -> Segmenter {
     };
     let mut segmenter = Segmenter::new(
         SegmenterId(0),
-        ("orders".into(), TopicLife::new("main", "orders", 0)),
+        ("orders".into(), TopicGeneration::new("main", "orders", 0)),
         None,
         settings,
         crate::pipeline::kafka::shown::tests::shown(),

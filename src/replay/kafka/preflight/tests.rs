@@ -3,7 +3,7 @@ use std::ops::Range;
 use super::*;
 use crate::replay::matching::PlannedPartition;
 use crate::segment::Filter;
-use crate::stream::{Format, SegmentRef, TopicLife};
+use crate::stream::{Format, SegmentRef, TopicGeneration};
 
 const NOW: i64 = 1_795_334_712_000;
 const HOUR: i64 = 3_600_000;
@@ -31,7 +31,7 @@ fn plan(largest_record: u64, times: Range<i64>) -> Plan {
     };
     Plan {
         parts: vec![Part {
-            stream: TopicLife::new("main", "orders", 0),
+            stream: TopicGeneration::new("main", "orders", 0),
             target: "copy".to_owned(),
             source_partitions: 6,
             segments: vec![segment],
