@@ -255,8 +255,13 @@ pub async fn oldest(chain: &Chain) -> Result<Option<i64>> {
         let partitions = open.iter().map(|(partition, at)| (*partition, window(at))).collect();
         let found = chain.select(&Selection { timestamps: None, partitions: Some(partitions) }).await?.segments;
         for range in found.iter().flat_map(|segment| &segment.partitions) {
+            // A segment that another partition asked for may hold a later range of this one, behind its first, which is not asked for yet.
+            let is_asked_for = |at: &PartitionRange| {
+                let asked = window(at);
+                range.start < asked.end && asked.start < range.end
+            };
             if let Some(min) = range.min_timestamp
-                && open.get(&range.partition).is_some_and(|at| range.end > at.start)
+                && open.get(&range.partition).is_some_and(is_asked_for)
             {
                 oldest = Some(oldest.map_or(min, |oldest| oldest.min(min)));
                 open.remove(&range.partition);

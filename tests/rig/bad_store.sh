@@ -6,7 +6,7 @@ set -euo pipefail
 
 few=(
     faults::a_stop_commits_what_is_open_and_a_start_goes_on_behind_it
-    faults::records_of_two_lives_do_not_mix_while_nobody_looks
+    faults::records_of_two_generations_do_not_mix_while_nobody_looks
     generations::a_topic_made_again_with_more_partitions_is_archived_whole
     wal::wal_that_the_server_removed_is_a_recorded_gap
     postgres_path::a_promoted_standby_is_restored_from_the_backup_of_the_old_primary

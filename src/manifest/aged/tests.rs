@@ -215,6 +215,26 @@ proptest! {
     }
 }
 
+/// The first of partition 1 lies behind a stretch without records; a later segment, which partition 0 begins with, has more of it.
+#[tokio::test]
+async fn the_oldest_record_is_found_behind_a_stretch_without_any() {
+    let store = store();
+    let mut chain = begun(&store).await;
+    let mut commit = async |change: Change, seconds: i64| {
+        chain.commit(&change, "w", at(seconds)).await.expect("committed");
+    };
+    let records = |n, ranges| Change { segments: vec![segment(n, ranges)], ..Change::default() };
+    commit(records(0, vec![range(2, 0, 10)]), 0).await;
+    let none = PartitionRange { records: 0, min_timestamp: None, max_timestamp: None, ..range(1, 0, 10) };
+    commit(Change { empty: vec![none], ..Change::default() }, 100).await;
+    commit(records(1, vec![range(1, 10, 5)]), 101).await;
+    commit(records(2, vec![range(0, 500, 5), range(1, 15, 5)]), 102).await;
+    let (steps, _) = planned(&chain, &Held::default(), until(50), 100).await;
+    give_up(&mut chain, &steps, ("e", at(9_000))).await.expect("given up");
+    assert!(!chain.totals().retired.is_nothing(), "something is given up");
+    assert_eq!(oldest(&chain).await.expect("looked"), Some(10));
+}
+
 #[tokio::test]
 async fn what_the_store_has_dated_later_is_as_young_as_that() {
     let store = store();
