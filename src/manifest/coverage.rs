@@ -196,17 +196,15 @@ impl Coverage {
 
     /// Drops the claims of generations that a later one has followed.
     pub fn forget_ended(&mut self) {
-        let mut newest: BTreeMap<String, u32> = BTreeMap::new();
-        for generation in
-            self.streams.keys().chain(self.topics.keys()).filter_map(|stream| stream.parse::<TopicGeneration>().ok())
-        {
-            let known = newest.entry(format!("{}/{}", generation.cluster, generation.topic)).or_default();
-            *known = generation.number.max(*known);
+        let generation_of = |stream: &String| stream.parse::<TopicGeneration>().ok();
+        let topic_of = |of: &TopicGeneration| (of.cluster.clone(), of.topic.clone());
+        let mut newest: BTreeMap<(String, String), u32> = BTreeMap::new();
+        for of in self.streams.keys().chain(self.topics.keys()).filter_map(generation_of) {
+            let known = newest.entry(topic_of(&of)).or_default();
+            *known = of.number.max(*known);
         }
-        let goes_on = |stream: &String| {
-            let Ok(generation) = stream.parse::<TopicGeneration>() else { return true };
-            newest.get(&format!("{}/{}", generation.cluster, generation.topic)) == Some(&generation.number)
-        };
+        let goes_on =
+            |stream: &String| generation_of(stream).is_none_or(|of| newest.get(&topic_of(&of)) == Some(&of.number));
         self.streams.retain(|stream, _| goes_on(stream));
         self.topics.retain(|stream, _| goes_on(stream));
     }
