@@ -77,7 +77,7 @@ impl Foreseen {
             match &ended.what {
                 What::Limits(limits) => self.limits = self.limits.max(*limits),
                 What::Tablespace { oid, path } => drop(self.tablespaces.insert(*oid, path.into())),
-                What::Commit(_) | What::Abort(_) | What::RestorePoint(_) => {}
+                What::Commit(_) | What::Abort(_) | What::Prepare | What::RestorePoint(_) => {}
             }
             ControlFlow::Continue(())
         })

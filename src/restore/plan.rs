@@ -95,8 +95,18 @@ impl Plan {
 struct Target {
     /// Everything up to here comes back.
     position: Lsn,
-    /// What Postgres is told; none: after the last record that is whole there.
-    stop: Option<Stop>,
+    /// Where Postgres stops.
+    aim: Aim,
+}
+
+/// Where Postgres is to stop for a target, before it is known which backup it starts from.
+enum Aim {
+    /// Just there.
+    At(Stop),
+    /// After the last record that is whole there.
+    Whole,
+    /// Before any effect of the transaction whose end begins there.
+    BeforeTransaction,
 }
 
 /// Makes a plan, or says what is the nearest that can be reached.
@@ -123,9 +133,17 @@ pub async fn plan(store: &Store, log: &Log, backups: &[Backup], asked: &Asked) -
             return Err(ground.not_known(&way).await?);
         }
     }
-    let stop = match target.stop {
-        Some(stop) => stop,
-        None => Stop::After(last_record(log, &way, reach.start, target.position).await?),
+    let whole = match target.aim {
+        Aim::At(_) | Aim::Whole => target.position,
+        Aim::BeforeTransaction => {
+            let took_effect = |ended: &Ended| matches!(ended.what, What::Commit(_) | What::Abort(_) | What::Prepare);
+            let last = last_that(log, &way, reach.from..target.position, took_effect).await?;
+            last.map_or(reach.from, |last| last.end)
+        }
+    };
+    let stop = match target.aim {
+        Aim::At(stop) => stop,
+        Aim::Whole | Aim::BeforeTransaction => Stop::After(last_record(log, &way, reach.start, whole).await?),
     };
     let line = facts.line(reach.backup).map_err(|lack| ground.no_way(&lack))?;
     let mut parents: Vec<Backup> = line.into_iter().filter_map(|index| backups.get(index)).cloned().collect();
@@ -163,11 +181,11 @@ impl Ground<'_> {
     /// Where the target lies.
     async fn locate(&self, way: &Way, goal: &Goal) -> Result<Target> {
         match goal {
-            Goal::Latest | Goal::Present => Ok(Target { position: way.end(), stop: Some(Stop::End) }),
+            Goal::Latest | Goal::Present => Ok(Target { position: way.end(), aim: Aim::At(Stop::End) }),
             Goal::Lsn(lsn) if self.asked.exclusive => {
-                Ok(Target { position: before(*lsn, self.facts.file), stop: None })
+                Ok(Target { position: before(*lsn, self.facts.file), aim: Aim::Whole })
             }
-            Goal::Lsn(lsn) => Ok(Target { position: *lsn, stop: None }),
+            Goal::Lsn(lsn) => Ok(Target { position: *lsn, aim: Aim::Whole }),
             Goal::Time(us) => self.locate_time(way, *us).await,
             Goal::Name(name) => {
                 let is = |ended: &Ended| matches!(&ended.what, What::RestorePoint(found) if found == name);
@@ -183,16 +201,16 @@ impl Ground<'_> {
 
     /// A time lies before the first transaction that ended later.
     async fn locate_time(&self, way: &Way, us: i64) -> Result<Target> {
-        let (log, inclusive) = (self.log, !self.asked.exclusive);
-        let later = first_since(log, way, us.saturating_add(i64::from(inclusive))).await?;
+        let log = self.log;
+        let later = first_since(log, way, us.saturating_add(i64::from(!self.asked.exclusive))).await?;
         if let Some(later) = later {
-            return Ok(Target { position: later.start, stop: Some(Stop::Time { us, inclusive }) });
+            return Ok(Target { position: later.start, aim: Aim::BeforeTransaction });
         }
         let complete = recoverable::complete_through(self.store, log.chain(), way).await?;
         let complete = complete.map(|complete| complete.timestamp_millis());
         if complete.is_some_and(|complete| us <= complete.saturating_mul(1_000)) {
             // Nothing that is archived was committed later, and nothing that was committed by then is missing.
-            return Ok(Target { position: way.end(), stop: None });
+            return Ok(Target { position: way.end(), aim: Aim::Whole });
         }
         Err(self.not_complete(way, complete).await?)
     }
@@ -202,8 +220,11 @@ impl Ground<'_> {
         for span in self.facts.spans(way).iter().rev() {
             if let Some(found) = last_that(self.log, way, span.from..span.until, is).await? {
                 return Ok(match self.asked.exclusive {
-                    false => Target { position: found.end, stop: Some(Stop::After(found.start)) },
-                    true => Target { position: found.start, stop: Some(Stop::Before(found.start)) },
+                    false => Target { position: found.end, aim: Aim::At(Stop::After(found.start)) },
+                    true if matches!(found.what, What::RestorePoint(_)) => {
+                        Target { position: found.start, aim: Aim::Whole }
+                    }
+                    true => Target { position: found.start, aim: Aim::BeforeTransaction },
                 });
             }
         }

@@ -22,7 +22,6 @@ use super::plan::Plan;
 use super::stop::Stop;
 use crate::error::{Error, Result};
 use crate::escape::one_line;
-use crate::time;
 
 /// What Postgres does once it has reached the target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -216,15 +215,11 @@ fn recovery(plan: &Plan, action: Action, fetching: &LogSource) -> String {
     set("restore_command", &format!("{} --config {FETCHING} wal-fetch {archive} \"%f\" \"%p\"", fetching.program));
     set("recovery_end_command", &end());
     set("recovery_target_timeline", &plan.timeline.to_string());
-    match plan.stop {
-        // With an offset in digits: at this point of its start Postgres knows no zone by a name, not even `Z`.
-        Stop::Time { us, .. } => set("recovery_target_time", &time::rfc3339_micros(us).replace('Z', "+00")),
-        Stop::After(record) | Stop::Before(record) => set("recovery_target_lsn", &record.to_string()),
-        Stop::End => {}
+    if let Stop::After(record) = plan.stop {
+        set("recovery_target_lsn", &record.to_string());
     }
     // What the server's own configuration says of it would count otherwise.
-    let inclusive = !matches!(plan.stop, Stop::Before(_) | Stop::Time { inclusive: false, .. });
-    set("recovery_target_inclusive", if inclusive { "on" } else { "off" });
+    set("recovery_target_inclusive", "on");
     set("recovery_target_action", action.name());
     if action == Action::Pause {
         // Without it Postgres would stop instead of waiting.
@@ -262,12 +257,6 @@ mod tests {
         );
         let command = "restore_command = '''/a b/it''\\\\''''s'' --config tidelog.recovery.toml wal-fetch --system 1 --entry 7 \"%f\" \"%p\"'\n";
         assert!(text.contains(command), "{text}");
-        let time = of(Stop::Time { us: 1_500_001, inclusive: false });
-        assert!(time.contains("recovery_target_time = '1970-01-01T00:00:01.500001+00'\n"), "{time}");
-        assert!(time.contains("recovery_target_inclusive = 'off'\n"), "{time}");
-        assert!(
-            of(Stop::Before(Lsn(16))).contains("recovery_target_lsn = '0/10'\nrecovery_target_inclusive = 'off'\n")
-        );
         assert!(!of(Stop::End).contains("recovery_target_lsn") && of(Stop::End).contains(" --planned 0/20 "));
         let old = "work_mem = '8MB'\nrecovery_target_lsn = '0/1'\n restore_command = 'x'\ninclude_if_exists 'tidelog.restored.conf'\n";
         assert_eq!(without_old_recovery(old), "work_mem = '8MB'\n");

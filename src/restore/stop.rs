@@ -3,10 +3,10 @@
 //! ```text
 //!   --to-lsn L    ──┬─ record ─┬─ record ─┬─ rec-L-ord ─┬──    after the last record that is whole at L
 //!                              └ recovery_target_lsn, inclusive; with --exclusive the one that ends at L stays out, too
-//!   --to-time T   ── commit ≤ T ─┬─ commit > T ──              before the first commit after T: recovery_target_time
-//!                 ── commit ≤ T ─┴─ end                        none is archived: after the last record that is
-//!                 ── commit < T ─┬─ commit ≥ T ──              the same with --exclusive
-//!   --to-xid X    ── commit of X ┴──                           after the record of its commit, or just before it
+//!   --to-time T   ── commit ≤ T ─┬─ … ── commit > T ──         after the last transaction before the first one after T
+//!                 ── commit ≤ T ── … ──┴─ end                  none is archived: after the last record that is
+//!                 ── commit < T ─┬─ … ── commit ≥ T ──         the same with --exclusive
+//!   --to-xid X    ── commit of X ┴──                           after the record of its commit, or, exclusive, as for a time
 //!   --to-name N   ── restore point ┴──                         after its record, the last one of that name
 //!   --to latest   ── … ──────────── end ── …                   where the archive ends once Postgres comes there
 //! ```
@@ -15,6 +15,11 @@
 //! fails ("recovery ended before configured recovery target was reached", xlogrecovery.c) instead of opening, and
 //! `recovery_target_action` has an effect. Told to stop *before* a position it would need a record that comes after it,
 //! and would replay one that only begins before it.
+//!
+//! Nor is Postgres told a time or a transaction to stop before: it stops at the record of the commit, and some of what a transaction
+//! does takes effect with the records before that. `DROP DATABASE` removes the files of a database and then commits (`dropdb`,
+//! commands/dbcommands.c): a recovery to the moment before it would come to a database without files (pgbackrest/pgbackrest#543,
+//! EnterpriseDB/barman#723). So it stops after the last transaction that belongs to the target, ended or prepared.
 
 use std::ops::Range;
 
@@ -29,18 +34,8 @@ use crate::stream::Lsn;
 pub enum Stop {
     /// Where the archive ends by the time Postgres comes there.
     End,
-    /// Before the first transaction that ended after this time, in microseconds since 1970, or, where that is exclusive, at
-    /// this time or after it. The archive has one.
-    Time {
-        /// The time.
-        us: i64,
-        /// Whether transactions of that very time belong to it.
-        inclusive: bool,
-    },
     /// After the record that begins here.
     After(Lsn),
-    /// Before the record that begins here.
-    Before(Lsn),
 }
 
 /// What is read of the archive at a time: to the end of a segment at the most.

@@ -159,6 +159,12 @@ impl Status {
         now.connected && now.timeline.is_some() && now.timeline == newest
     }
 
+    /// The timeline that is received, and the one on which the archive is.
+    pub(super) fn timelines(&self) -> (Option<u32>, Option<u32>) {
+        let inner = self.lock();
+        (inner.now.timeline, inner.durable_on)
+    }
+
     /// Notes something.
     pub(super) fn note(&self, change: impl FnOnce(&mut Snapshot)) {
         change(&mut self.lock().now);

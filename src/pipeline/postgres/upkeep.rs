@@ -40,6 +40,9 @@ const LOOK_EVERY: TimeDelta = TimeDelta::seconds(30);
 /// asks again.
 const GRACE: TimeDelta = TimeDelta::hours(1);
 
+/// The timeline that is received, and the one on which the archive is.
+type Timelines = (Option<u32>, Option<u32>);
+
 /// The task.
 pub(super) struct Upkeep {
     shared: Arc<Shared>,
@@ -49,6 +52,8 @@ pub(super) struct Upkeep {
     tidied: Option<DateTime<Utc>>,
     /// When retention was last tried. A process that was just started is not connected yet, and tries again in the next round.
     gave_up: Option<DateTime<Utc>>,
+    /// When the server was found to be on an older timeline than the archive, and which both were.
+    older: Option<(DateTime<Utc>, Timelines)>,
     looked: Option<DateTime<Utc>>,
     chain: Option<Chain>,
     backups: Known,
@@ -62,6 +67,7 @@ impl Upkeep {
             blocks: BTreeSet::new(),
             tidied: None,
             gave_up: None,
+            older: None,
             looked: None,
             chain: None,
             backups: Known::default(),
@@ -98,7 +104,11 @@ impl Upkeep {
         let now = crate::time::now();
         let since = |last: Option<DateTime<Utc>>, every| last.is_none_or(|last| now - last >= every);
         let (tidy, look) = (since(self.tidied, TIDY_EVERY), since(self.looked, LOOK_EVERY));
-        let give_up = self.retention.is_some() && since(self.gave_up, TIDY_EVERY) && self.shared.status.is_connected();
+        let timelines = self.shared.status.timelines();
+        // The chain is not read over and over for a server that stays on an older timeline.
+        let older = self.older.filter(|(_, then)| *then == timelines).map(|(at, _)| at);
+        let is_due = since(self.gave_up, TIDY_EVERY) && since(older, TIDY_EVERY);
+        let give_up = self.retention.is_some() && is_due && self.shared.status.is_connected();
         if self.blocks.is_empty() && !tidy && !look && !give_up {
             return Ok(());
         }
@@ -122,7 +132,9 @@ impl Upkeep {
         }
         let merged = self.merge_all(&mut chain).await;
         let horizon = self.retention.and_then(|kept| Some(now - TimeDelta::from_std(kept).ok()?));
-        if let Some(horizon) = horizon.filter(|_| give_up && self.shared.status.is_at_newest(&chain)) {
+        if give_up && !self.shared.status.is_at_newest(&chain) {
+            self.older = Some((now, timelines));
+        } else if let Some(horizon) = horizon.filter(|_| give_up) {
             let (known, writer) = (self.backups.taken(), format!("{}e", self.shared.writer));
             self::give_up(&self.shared.store, &mut chain, known, horizon, &writer).await?;
             self.gave_up = Some(now);

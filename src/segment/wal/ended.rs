@@ -4,6 +4,7 @@
 //! ```text
 //!  COMMIT, ABORT    i64 time, then as `xinfo` says, if `info` has 0x80: u32 xinfo, database, subtransactions, files, statistics,
 //!                   invalidations (a commit's only), and of a prepared transaction its xid       (`access/xact.h`)
+//!  PREPARE          what a transaction needs to be ended later; its effect is there from here on
 //!  RESTORE_POINT    i64 time, 64 bytes of name, up to a zero                                     (`access/xlog_internal.h`)
 //!  PARAMETER_CHANGE five u32: connections, workers, senders, prepared transactions, locks        (`xl_parameter_change`)
 //!  TBLSPC_CREATE    u32 number, its place, up to a zero                                          (`commands/tablespace.h`)
@@ -33,6 +34,8 @@ pub enum What {
     Commit(u32),
     /// A transaction was rolled back. A recovery to a time stops at it, too.
     Abort(u32),
+    /// A transaction was prepared.
+    Prepare,
     /// `pg_create_restore_point(name)`.
     RestorePoint(String),
     /// The server was started with other limits.
@@ -69,6 +72,7 @@ const XLOG_TBLSPC_CREATE: u8 = 0x00;
 const OPERATION: u8 = 0x70;
 const HAS_INFO: u8 = 0x80;
 const COMMIT: u8 = 0x00;
+const PREPARE: u8 = 0x10;
 const ABORT: u8 = 0x20;
 const COMMIT_PREPARED: u8 = 0x30;
 const ABORT_PREPARED: u8 = 0x40;
@@ -90,7 +94,7 @@ pub(super) fn is_told(manager: u8, info: u8) -> bool {
     match manager {
         MANAGER_XLOG => matches!(info & 0xf0, XLOG_RESTORE_POINT | XLOG_PARAMETER_CHANGE),
         MANAGER_TABLESPACES => info & 0xf0 == XLOG_TBLSPC_CREATE,
-        MANAGER_XACT => matches!(info & OPERATION, COMMIT | ABORT | COMMIT_PREPARED | ABORT_PREPARED),
+        MANAGER_XACT => matches!(info & OPERATION, COMMIT | PREPARE | ABORT | COMMIT_PREPARED | ABORT_PREPARED),
         _ => false,
     }
 }
@@ -110,6 +114,7 @@ pub(super) fn read(
             let path = String::from_utf8_lossy(path.split(|byte| *byte == 0).next()?).into_owned();
             return known(What::Tablespace { oid, path });
         }
+        (MANAGER_XACT, _) if info & OPERATION == PREPARE => return known(What::Prepare),
         _ => {}
     }
     let (time, rest) = data.split_first_chunk::<8>()?;

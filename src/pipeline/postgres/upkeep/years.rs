@@ -74,6 +74,7 @@ impl ObjectStore for Counting {
     }
 
     fn list_with_offset(&self, prefix: Option<&Path>, offset: &Path) -> BoxStream<'static, Answer<ObjectMeta>> {
+        self.note("list", prefix);
         self.inner.list_with_offset(prefix, offset)
     }
 
@@ -291,6 +292,51 @@ async fn what_upkeep_costs_after_three_years_is_what_it_cost_after_weeks() {
         assert!(old.0 <= young.0 + more, "objects: {young:?}, {old:?}");
         assert!(old.1 <= young.1 * 2 + 100_000, "bytes: {young:?}, {old:?}");
     }
+}
+
+/// The upkeep of a service, whose archive keeps a day.
+fn service(store: &Store, spool: &std::path::Path) -> Upkeep {
+    let system = System { system_id: 7, wal_segment_size: 16 << 20, server_version: 15 };
+    let shared = Shared {
+        store: store.clone(),
+        spool: crate::pipeline::postgres::WalSpool::open(spool, 7, None).expect("a spool"),
+        buffers: Arc::default(),
+        writer: "w".to_owned(),
+        segments: AtomicU64::new(0),
+        zstd_level: 1,
+        system,
+        status: Arc::default(),
+        archived: tokio::sync::watch::Sender::new(Vec::new()),
+        generations: Mutex::default(),
+        look_again: tokio::sync::Notify::new(),
+        backups: mpsc::channel(1).0,
+    };
+    Upkeep::new(Arc::new(shared), Some(Duration::from_secs(86_400)))
+}
+
+#[tokio::test]
+async fn a_server_on_an_older_timeline_costs_no_request_until_it_has_come_to_the_newest() {
+    let (counting, store) = counted();
+    let mut chain = begun(&store).await;
+    append(&store, &mut chain, 0, ends(0..4, &[])).await;
+    let mut newer = segment(&store, 0, 3 * BLOCK..4 * BLOCK, "w").await;
+    newer.partitions[0].partition = 2;
+    chain.commit(&Change { segments: vec![newer], ..Change::default() }, "w", now()).await.expect("committed");
+    let spool = tempfile::tempdir().expect("a directory");
+    let mut upkeep = service(&store, spool.path());
+    upkeep.shared.status.note(|now| (now.connected, now.timeline) = (true, Some(1)));
+    upkeep.round().await.expect("the first round");
+    assert!(counting.take().0 > 0 && upkeep.gave_up.is_none(), "it was looked, and the server is on an older timeline");
+    counting.log.lock().expect("a log").clear();
+    for _ in 0..20 {
+        upkeep.round().await.expect("a round");
+    }
+    let log = counting.log.lock().expect("a log").clone();
+    assert_eq!((counting.take().0, log), (0, Vec::<String>::new()));
+    // The server is promoted, and the archive follows.
+    upkeep.shared.status.note(|now| now.timeline = Some(2));
+    upkeep.round().await.expect("a round");
+    assert!(upkeep.gave_up.is_some(), "at once, and not after ten minutes");
 }
 
 #[tokio::test]
