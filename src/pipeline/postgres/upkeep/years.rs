@@ -22,7 +22,7 @@ struct Counting {
     inner: InMemory,
     reads: AtomicU64,
     bytes: AtomicU64,
-    /// What was written, and what was listed.
+    /// What was written, asked for and listed.
     log: Mutex<Vec<String>>,
 }
 
@@ -58,6 +58,7 @@ impl ObjectStore for Counting {
     }
 
     async fn get_opts(&self, key: &Path, options: GetOptions) -> Answer<GetResult> {
+        self.note("get", Some(key));
         let got = self.inner.get_opts(key, options).await?;
         self.reads.fetch_add(1, Ordering::Relaxed);
         self.bytes.fetch_add(got.range.end - got.range.start, Ordering::Relaxed);
