@@ -17,10 +17,22 @@ fn produce(topic: &str, from: i32, many: i32) {
 }
 
 fn keep(site: &Site, kafka: &str) {
+    keep_with(site, &format!("[retention]\nkafka = {kafka:?}\n"));
+}
+
+/// What the topic itself has, where all others have `kafka`.
+fn keep_of(site: &Site, topic: &str, own: &str, kafka: &str) {
+    let own = format!("[[kafka.topic]]\nmatch = {topic:?}\nretention = {own:?}\n");
+    keep_with(site, &format!("{own}[retention]\nkafka = {kafka:?}\n"));
+}
+
+/// Replaces the end of the configuration.
+fn keep_with(site: &Site, end: &str) {
+    const MARK: &str = "# what is kept\n";
     let path = site.home().path().join("tidelog.toml");
     let config = std::fs::read_to_string(&path).expect("the configuration");
-    let rest = config.split("[retention]").next().expect("the rest");
-    std::fs::write(&path, format!("{rest}[retention]\nkafka = {kafka:?}\n")).expect("written");
+    let rest = config.split(MARK).next().expect("the rest");
+    std::fs::write(&path, format!("{rest}{MARK}{end}")).expect("written");
 }
 
 fn expire(site: &Site, args: &[&str]) -> Value {
@@ -38,8 +50,11 @@ fn records_are_given_up_by_the_time_of_archiving_and_never_while_they_are_read()
     keep(&site, "1h");
     assert_eq!((expire(&site, &[])["segments"].clone(), site.ls(&topic)[0]["records"].clone()), (json!(0), json!(40)));
     let ends = site.ends(&topic);
-    keep(&site, "1s");
+    keep_of(&site, &topic, "1s", "1h");
     wait_until("all to be old", SOON, || expire(&site, &["--dry-run"])["kept_records"] == 0);
+    keep_of(&site, &topic, "forever", "1s");
+    assert_eq!(expire(&site, &[]), Value::Null, "of a topic that is kept for ever nothing is looked at");
+    keep_of(&site, &topic, "1s", "1h");
     assert_eq!(site.ls(&topic)[0]["records"], 40, "a dry run changes nothing");
 
     // A replay that is under way keeps what it reads, to its end.

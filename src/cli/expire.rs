@@ -84,12 +84,13 @@ struct Document {
 
 /// Runs the command.
 pub(crate) async fn run(args: &Args, config: &Config) -> Result<()> {
-    let Retention { postgres, kafka, state } = config.retention;
-    if postgres.is_none() && kafka.is_none() && state.is_none() {
+    let Retention { postgres, kafka, state } = &config.retention;
+    if config.retention.keeps_everything() {
         return Err(Error::new(Kind::Config, "[retention] says nothing, and everything is kept")
             .hint("set one, for example [retention] postgres = \"7d\""));
     }
     let now = time::now();
+    let (postgres, state) = (*postgres, *state);
     let horizon = postgres.map(|kept| before(now, kept)).transpose()?;
     let store = Store::open(&config.archive)?;
     let (mut gone, mut damaged) = (Gone::default(), Vec::new());
@@ -99,7 +100,7 @@ pub(crate) async fn run(args: &Args, config: &Config) -> Result<()> {
                 Some(horizon) => expire(&store, &stream, (horizon, now), args.dry_run).await,
                 None => continue,
             },
-            StreamId::Kafka(generation) => match kafka {
+            StreamId::Kafka(generation) => match kafka.of(generation) {
                 Some(kept) => expire_topic(&store, generation, kept, args.dry_run).await,
                 None => continue,
             },
@@ -194,14 +195,15 @@ async fn expire_topic(store: &Store, generation: &TopicGeneration, kept: Duratio
     let mut gone = Gone::default();
     let Some(mut chain) = Chain::open(store, &generation.stream()).await? else { return Ok(gone) };
     let at = match dry_run {
-        true => Moment::at(store, &generation.cluster, (kept, time::now())).await?,
-        false => Moment::now(store, &generation.cluster, kept).await?,
+        true => Moment::at(store, &generation.cluster, time::now()).await?,
+        false => Moment::now(store, &generation.cluster).await?,
     };
+    let clock = at.clock(kept)?;
     let (mut aged, mut steps, mut held) = (Aged::default(), Vec::new(), false);
     loop {
-        aged.go_on(&chain, at.clock).await?;
-        let step = aged.surplus(&chain, &at.held, at.clock).await?;
-        held |= step != aged.surplus(&chain, &reads::Held::default(), at.clock).await?;
+        aged.go_on(&chain, clock).await?;
+        let step = aged.surplus(&chain, &at.held, clock).await?;
+        held |= step != aged.surplus(&chain, &reads::Held::default(), clock).await?;
         steps.push(step);
         if !aged.more {
             break;
@@ -210,8 +212,8 @@ async fn expire_topic(store: &Store, generation: &TopicGeneration, kept: Duratio
     let given = aged::sum(&chain, &steps).await?;
     let there = chain.totals().present();
     if !dry_run {
-        aged::give_up(&mut chain, &steps, (&writer_id()?, at.clock.now)).await?;
-        gone.deleted = aged::sweep(store, &chain, at.clock, &at.held, &mut Stays::default()).await?.deleted;
+        aged::give_up(&mut chain, &steps, (&writer_id()?, at.now)).await?;
+        gone.deleted = aged::sweep(store, &chain, clock, &at.held, &mut Stays::default()).await?.deleted;
     }
     gone.topics.push(Topic {
         stream: generation.stream().to_string(),

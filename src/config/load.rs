@@ -11,9 +11,10 @@ use url::Url;
 
 use super::postgres;
 use super::raw::{ENVIRONMENT_PREFIX, Section, overlay};
+use super::retention;
 use super::state;
 use super::values::{Lookup, zstd_level};
-use super::{Archive, Config, Http, Isolation, Kafka, Retention, Segment, Start, TopicOverride, TopicPattern};
+use super::{Archive, Config, Http, Isolation, Kafka, Segment, Start, TopicOverride, TopicPattern};
 use crate::error::{Error, Kind, Result};
 use crate::stream::{Format, is_name};
 
@@ -42,7 +43,6 @@ impl Config {
         });
         let kafka = root.section("kafka").map(|section| read_kafka(section, &lookup));
         let postgres = root.section("postgres").map(|section| postgres::read(section, &lookup));
-        let retention = root.section("retention").map(read_retention).unwrap_or_default();
         let http = root.section("http").map(read_http);
         let state = root.section("state").map(state::read);
         if state.is_some() && kafka.is_none() {
@@ -51,21 +51,7 @@ impl Config {
                 "keeps the state of Kafka, and there is no section [kafka]; add it or remove this one",
             );
         }
-        let ages = kafka
-            .iter()
-            .flat_map(|kafka| kafka.overrides.iter().map(|topic| topic.segment.max_age).chain([kafka.segment.max_age]));
-        if let (Some(kept), Some(age)) = (retention.kafka, ages.max())
-            && kept < age
-        {
-            let (kept, age) = (humantime::format_duration(kept), humantime::format_duration(age));
-            root.problem("retention.kafka", format!("{kept} is not allowed, use max_age of segments ({age}) or more"));
-        }
-        if let (Some(kept), Some(every)) = (retention.state, state.as_ref().map(|state| state.every))
-            && kept < every
-        {
-            let (kept, every) = (humantime::format_duration(kept), humantime::format_duration(every));
-            root.problem("retention.state", format!("{kept} is not allowed, use state.every ({every}) or more"));
-        }
+        let retention = retention::read(root.section("retention"), kafka.as_ref(), state.as_ref());
         root.finish();
 
         let found = problems.into_found();
@@ -312,18 +298,6 @@ fn read_segment(section: &mut Section<'_>, default: &Segment) -> Segment {
     }
 }
 
-fn read_retention(mut section: Section<'_>) -> Retention {
-    let postgres = section.optional_duration("postgres", Duration::from_secs(1));
-    let state = section.optional_duration("state", Duration::from_secs(1));
-    let kafka = section.optional_duration("kafka", Duration::from_secs(1));
-    if section.text("kafka_bytes").is_some() {
-        section
-            .problem("kafka_bytes", "is not supported by this version, which gives records up by time; remove the key");
-    }
-    section.finish();
-    Retention { postgres, kafka, state }
-}
-
 fn read_override(mut section: Section<'_>, default: &Segment) -> TopicOverride {
     let text = section.required_text("match", "^cdc\\.audit");
     let pattern = TopicPattern::parse(&text).unwrap_or_else(|problem| {
@@ -333,8 +307,9 @@ fn read_override(mut section: Section<'_>, default: &Segment) -> TopicOverride {
         TopicPattern::Name(text)
     });
     let segment = read_segment(&mut section, default);
+    let retention = retention::of_topic(&mut section, segment.max_age);
     section.finish();
-    TopicOverride { pattern, segment }
+    TopicOverride { pattern, segment, retention }
 }
 
 impl TopicPattern {

@@ -6,6 +6,7 @@
 mod load;
 mod postgres;
 mod raw;
+mod retention;
 mod state;
 mod values;
 
@@ -18,6 +19,7 @@ use regex::Regex;
 use url::Url;
 
 pub use postgres::{Ack, BaseBackup, Hidden, Postgres};
+pub use retention::{RecordRetention, Retention, TopicRetention};
 
 use crate::stream::Format;
 
@@ -38,17 +40,6 @@ pub struct Config {
     pub retention: Retention,
     /// `[http]`: the listener, if there is one.
     pub http: Option<Http>,
-}
-
-/// `[retention]`. What is absent is kept for ever.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Retention {
-    /// `postgres`: every moment of this time before now stays recoverable.
-    pub postgres: Option<Duration>,
-    /// `kafka`: records stay for this time after they were archived.
-    pub kafka: Option<Duration>,
-    /// `state`: the state as of every moment of this time before now stays known.
-    pub state: Option<Duration>,
 }
 
 /// `[state]`.
@@ -163,6 +154,8 @@ pub struct TopicOverride {
     pub pattern: TopicPattern,
     /// The settings of such a topic, the general ones filled in.
     pub segment: Segment,
+    /// `retention`, if it has one of its own.
+    pub retention: Option<TopicRetention>,
 }
 
 /// A topic's name, or `^` and a regex.

@@ -119,9 +119,10 @@ async fn archive_wal(
 /// Starts what gives up by `[retention]`: records, and versions of state.
 fn spawn_maintenance(config: &Config, opened: &Opened, tasks: &Arc<Tasks>) -> Vec<JoinHandle<()>> {
     let Some(kafka) = &config.kafka else { return Vec::new() };
-    let records = config.retention.kafka.map(|kept| {
+    let kept = &config.retention.kafka;
+    let records = (!kept.keeps_everything()).then(|| {
         let reporter = tasks.reporter(tasks::Task::KafkaUpkeep, "");
-        tasks.spawn("kafka-upkeep", kafka::upkeep::run((kafka.cluster.clone(), kept), opened.clone(), reporter))
+        tasks.spawn("kafka-upkeep", kafka::upkeep::run((kafka.cluster.clone(), kept.clone()), opened.clone(), reporter))
     });
     let state = config.retention.state.map(|kept| {
         let reporter = tasks.reporter(tasks::Task::KafkaStateUpkeep, "");

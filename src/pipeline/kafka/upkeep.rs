@@ -10,6 +10,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use tokio::time::Instant;
 
+use crate::config::RecordRetention;
 use crate::error::{Error, Kind, Result, ResultExt as _};
 use crate::manifest::aged::{self, Aged, Clock, GRACE, Stays, Swept};
 use crate::manifest::{self, Chain, holds, reads};
@@ -30,9 +31,13 @@ const SELDOM: TimeDelta = TimeDelta::hours(24);
 const NO_JUMP: TimeDelta = TimeDelta::minutes(5);
 
 /// Works until it is aborted. What fails is told and comes up again.
-pub(in crate::pipeline) async fn run((cluster, kept): (String, Duration), opened: Opened, reporter: Reporter) {
+pub(in crate::pipeline) async fn run(
+    (cluster, retention): (String, RecordRetention),
+    opened: Opened,
+    reporter: Reporter,
+) {
     let mut backoff = Backoff::new(reporter);
-    let mut upkeep = Upkeep::new(opened, cluster, kept);
+    let mut upkeep = Upkeep::new(opened, cluster, retention);
     loop {
         match upkeep.round().await {
             Ok(Ok(())) => {
@@ -52,7 +57,7 @@ const PUT_OFF: &str = "the upkeep of the archived topics is put off";
 struct Upkeep {
     opened: Opened,
     cluster: String,
-    kept: Duration,
+    retention: RecordRetention,
     generations: BTreeMap<TopicGeneration, Known>,
     steady: Steady,
 }
@@ -67,27 +72,28 @@ struct Known {
 }
 
 impl Upkeep {
-    fn new(opened: Opened, cluster: String, kept: Duration) -> Self {
-        Self { opened, cluster, kept, generations: BTreeMap::new(), steady: Steady::default() }
+    fn new(opened: Opened, cluster: String, retention: RecordRetention) -> Self {
+        Self { opened, cluster, retention, generations: BTreeMap::new(), steady: Steady::default() }
     }
 
     /// Looks at the generations that are due. Within is the first error of one of them, which keeps none of the others; the store's own
     /// are errors.
     async fn round(&mut self) -> Result<Result<()>> {
         let (store, writer) = (&self.opened.store, format!("{}e", self.opened.writer));
-        let at = Moment::now(store, &self.cluster, self.kept).await?;
-        if !self.steady.is(at.clock.now, Instant::now()) {
-            tracing::warn!(now = %at.clock.now, "the clock of the store went ahead: nothing is given up for an hour, if it is right");
+        let at = Moment::now(store, &self.cluster).await?;
+        if !self.steady.is(at.now, Instant::now()) {
+            tracing::warn!(now = %at.now, "the clock of the store went ahead: nothing is given up for an hour, if it is right");
             return Ok(Ok(()));
         }
-        left_to_others(reads::sweep(store, &self.cluster, at.clock.now).await.map(|()| 0))?;
+        left_to_others(reads::sweep(store, &self.cluster, at.now).await.map(|()| 0))?;
         let mut failed = Ok(());
         for generation in manifest::generations_named(store, &self.cluster).await? {
+            let Some(kept) = self.retention.of(&generation) else { continue };
             let known = self.generations.entry(generation.clone()).or_default();
-            if known.due.is_some_and(|due| at.clock.now < due) {
+            if known.due.is_some_and(|due| at.now < due) {
                 continue;
             }
-            match manifest::isolated(store, tidy(store, &generation, (&at, known), &writer).await).await? {
+            match manifest::isolated(store, tidy(store, &generation, (&at, kept, known), &writer).await).await? {
                 Ok(next) => known.due = Some(next),
                 Err(error) => failed = failed.and(Err(error)),
             }
@@ -119,27 +125,32 @@ impl Steady {
 /// When it is looked, and what is read then.
 pub struct Moment {
     /// By the store's clock.
-    pub clock: Clock,
+    pub now: DateTime<Utc>,
     /// What is read of the cluster's topics.
     pub held: reads::Held,
 }
 
 impl Moment {
     /// Now, by the store's clock: no machine with a wrong clock gives up too much.
-    pub async fn now(store: &Store, cluster: &str, kept: Duration) -> Result<Self> {
+    pub async fn now(store: &Store, cluster: &str) -> Result<Self> {
         let now = holds::store_time_in(store, &layout::topic_holds(cluster)).await?;
-        Self::at(store, cluster, (kept, now)).await
+        Self::at(store, cluster, now).await
     }
 
     /// At a time.
+    pub async fn at(store: &Store, cluster: &str, now: DateTime<Utc>) -> Result<Self> {
+        Ok(Self { now, held: reads::held(store, cluster, now).await? })
+    }
+
+    /// Returns until when what was archived is old, where it is kept for a time.
     ///
     /// # Errors
-    /// [`Kind::Config`] for a time that no calendar reaches back, and the store's.
-    pub async fn at(store: &Store, cluster: &str, (kept, now): (Duration, DateTime<Utc>)) -> Result<Self> {
+    /// [`Kind::Config`] for a time that no calendar reaches back.
+    pub fn clock(&self, kept: Duration) -> Result<Clock> {
         let too_long = || "retention.kafka is too long".to_owned();
         let span = TimeDelta::from_std(kept).or_err(Kind::Config, too_long)?;
-        let horizon = now.checked_sub_signed(span).ok_or_else(|| Error::new(Kind::Config, too_long()))?;
-        Ok(Self { clock: Clock { now, horizon }, held: reads::held(store, cluster, now).await? })
+        let horizon = self.now.checked_sub_signed(span).ok_or_else(|| Error::new(Kind::Config, too_long()))?;
+        Ok(Clock { now: self.now, horizon })
     }
 }
 
@@ -147,15 +158,15 @@ impl Moment {
 async fn tidy(
     store: &Store,
     generation: &TopicGeneration,
-    (at, known): (&Moment, &mut Known),
+    (at, kept, known): (&Moment, Duration, &mut Known),
     writer: &str,
 ) -> Result<DateTime<Utc>> {
-    let now = at.clock.now;
+    let (now, clock) = (at.now, at.clock(kept)?);
     let Some(mut chain) = Chain::open(store, &generation.stream()).await? else { return Ok(now) };
-    known.aged.go_on(&chain, at.clock).await?;
-    let step = known.aged.surplus(&chain, &at.held, at.clock).await?;
+    known.aged.go_on(&chain, clock).await?;
+    let step = known.aged.surplus(&chain, &at.held, clock).await?;
     let given = aged::give_up(&mut chain, std::slice::from_ref(&step), (writer, now)).await?;
-    let swept = match aged::sweep(store, &chain, at.clock, &at.held, &mut known.stays).await {
+    let swept = match aged::sweep(store, &chain, clock, &at.held, &mut known.stays).await {
         Ok(swept) => swept,
         Err(error) => {
             left_to_others(Err(error))?;
@@ -166,7 +177,7 @@ async fn tidy(
     let is_held = step.is_empty() && known.aged.progress.positions().any(|old| is_left(old.partition, old.end));
     match swept.waits || is_held || known.aged.more || given != Retired::default() {
         true => Ok(now),
-        false => Ok(due(known.aged.next, at.clock)),
+        false => Ok(due(known.aged.next, clock)),
     }
 }
 
