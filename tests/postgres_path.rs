@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 use serde_json::Value;
 
 use crate::postgres_restore::{PATIENCE, Place, markers, wait_recovered};
-use crate::rig::postgres::{Postgres, Version};
+use crate::rig::postgres::{Postgres, PostgresOptions, Version};
 use crate::rig::program;
 use crate::rig::wait_until;
 
@@ -271,4 +271,46 @@ fn a_promoted_standby_is_restored_from_the_backup_of_the_old_primary() {
     let latest = place.adopt(&data, Version::Debian);
     wait_recovered(&latest);
     assert_eq!(markers(&latest), "4|5");
+}
+
+#[test]
+fn over_wal_of_level_minimal_nothing_is_restored_and_a_backup_is_taken() {
+    let place = Place::with(Version::Debian, &[("wal_keep_size", "256MB")]);
+    place.mark(1);
+    let first = place.back_up()["name"].as_str().expect("a name").to_owned();
+    let (before, _) = place.mark(2);
+    place.wait_archived();
+    place.stop_archiving();
+    // A server with a slot does not start so.
+    place.postgres.psql("SELECT pg_drop_replication_slot('tidelog')");
+    place.postgres.stop();
+    let config = [("wal_level", "minimal"), ("max_wal_senders", "0"), ("wal_keep_size", "256MB")];
+    let minimal = PostgresOptions { config: &config, ..PostgresOptions::default() };
+    let minimal = Postgres::adopt(place.postgres.data_dir(), minimal);
+    minimal.wait_ready();
+    minimal.psql("INSERT INTO markers VALUES (3, 'x')");
+    minimal.stop();
+    place.postgres.restart();
+    place.archive(&place.postgres, "");
+    wait_until("the archiver to stream again", PATIENCE, || {
+        place.postgres.psql("SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'") != "0"
+    });
+    place.mark(4);
+    place.wait_archived();
+    wait_until("another base backup", PATIENCE, || {
+        place.tidelog(&["restore-postgres", "--list", "--json"]).expect(0).json()["backups"].as_array().map(Vec::len)
+            == Some(2)
+    });
+    let into = place.home.path().join("over").display().to_string();
+    let said = place.tidelog(&["restore-postgres", "--into", &into, "--backup", &first]);
+    let words = said.stderr.contains("wal_level = minimal") && said.stderr.contains("--to-lsn");
+    assert!(said.status != Some(0) && words && !std::path::Path::new(&into).exists(), "{said:?}");
+    for (name, target, rows) in
+        [("before", vec!["--to-lsn".to_owned(), before.to_string()], "2|2"), ("after", Vec::new(), "4|4")]
+    {
+        let target: Vec<&str> = target.iter().map(String::as_str).collect();
+        let restored = place.adopt(&place.restore(name, &target), Version::Debian);
+        wait_recovered(&restored);
+        assert_eq!(markers(&restored), rows, "{name}");
+    }
 }

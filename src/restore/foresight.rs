@@ -25,12 +25,14 @@ pub struct Foreseen {
     pub tablespaces: BTreeMap<u32, PathBuf>,
     /// The highest limits that the server was started with.
     pub limits: Limits,
+    /// Where the server first went on with `wal_level = minimal`.
+    minimal: Option<Lsn>,
 }
 
 /// Reads the log that a plan will replay. `done` counts its bytes, of [`Plan::log_bytes`].
 ///
 /// # Errors
-/// WAL that is missing or damaged: the recovery would stop there.
+/// WAL that is missing or damaged, or written with `wal_level = minimal`: the recovery would stop there.
 pub async fn foresee(log: &Log, plan: &Plan, done: &AtomicU64) -> Result<Foreseen> {
     let mut foreseen = Foreseen::default();
     for stretch in plan.way.stretches() {
@@ -40,6 +42,7 @@ pub async fn foresee(log: &Log, plan: &Plan, done: &AtomicU64) -> Result<Foresee
             done.fetch_add(lsns.end - lsns.start, Ordering::Relaxed);
         }
     }
+    foreseen.is_recoverable()?;
     Ok(foreseen)
 }
 
@@ -58,6 +61,7 @@ pub(super) async fn look_at(log: &Log, name: WalName) -> Result<()> {
     let lsns = start.max(planned).max(archived.start)..(start + size).min(archived.end);
     let mut foreseen = Foreseen::default();
     foreseen.read(log, &stretch, &lsns).await?;
+    foreseen.is_recoverable()?;
     match foreseen.tablespaces.values().next() {
         None => Ok(()),
         Some(place) => {
@@ -72,9 +76,20 @@ pub(super) async fn look_at(log: &Log, name: WalName) -> Result<()> {
 }
 
 impl Foreseen {
+    /// Postgres ends a recovery that comes to where less was written than it needs.
+    fn is_recoverable(&self) -> Result<()> {
+        let Some(at) = self.minimal else { return Ok(()) };
+        Err(Error::new(
+            Kind::Incomplete,
+            format!("the server ran with wal_level = minimal from {at} on, and Postgres recovers nothing over that"),
+        )
+        .hint(format!("recover to before it, with --to-lsn {at}, or from a base backup that was taken after it")))
+    }
+
     async fn read(&mut self, log: &Log, stretch: &Stretch, lsns: &Range<Lsn>) -> Result<()> {
         walk(log, stretch, lsns, |ended| {
             match &ended.what {
+                What::MinimalWal => self.minimal = self.minimal.or(Some(ended.start)),
                 What::Limits(limits) => self.limits = self.limits.max(*limits),
                 What::Tablespace { oid, path } => drop(self.tablespaces.insert(*oid, path.into())),
                 What::Commit(_) | What::Abort(_) | What::Prepare | What::RestorePoint(_) => {}

@@ -275,6 +275,15 @@ impl Archiver {
             }
             Err(error) => return Err(error),
         };
+        if seen.minimal {
+            tracing::error!(
+                timeline,
+                %start,
+                %end,
+                "the server ran with wal_level = minimal: Postgres recovers nothing over that, and a new base backup is asked for"
+            );
+            self.ask_for_backup(format!("the server ran with wal_level = minimal before {end}"));
+        }
         self.scan = Some(scan);
         self.cut = Some((timeline, end));
         let (system, writer) = (self.shared.system, &self.shared.writer);
@@ -364,17 +373,20 @@ impl Archiver {
                     bytes = end - start,
                     "WAL is lost: the server removed it before it was archived; the gap is recorded, and a new base backup is asked for"
                 );
-                let why = format!("WAL of timeline {timeline} from {start} to {end} is lost");
-                // One that waits already is enough.
-                if self.shared.backups.try_send(why).is_err() {
-                    tracing::debug!("a base backup is asked for already");
-                }
+                self.ask_for_backup(format!("WAL of timeline {timeline} from {start} to {end} is lost"));
                 self.cut = Some((timeline, end));
                 self.scan = None;
             }
             Outcome::Moved(_) | Outcome::Closed => self.start_over().await,
         }
         self.tell_positions();
+    }
+
+    fn ask_for_backup(&self, why: String) {
+        // One that waits already is enough.
+        if self.shared.backups.try_send(why).is_err() {
+            tracing::debug!("a base backup is asked for already");
+        }
     }
 
     async fn append(&mut self, change: &Change) -> Outcome {

@@ -220,6 +220,7 @@ impl Upkeep {
                 first_commit: segment.min_timestamp(),
                 last_commit: segment.max_timestamp(),
                 largest_record: segment.largest_record,
+                minimal: false,
             });
         }
         let (key, level) = (key.clone(), self.shared.zstd_level);

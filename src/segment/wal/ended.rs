@@ -6,7 +6,7 @@
 //!                   invalidations (a commit's only), and of a prepared transaction its xid       (`access/xact.h`)
 //!  PREPARE          what a transaction needs to be ended later; its effect is there from here on
 //!  RESTORE_POINT    i64 time, 64 bytes of name, up to a zero                                     (`access/xlog_internal.h`)
-//!  PARAMETER_CHANGE five u32: connections, workers, senders, prepared transactions, locks        (`xl_parameter_change`)
+//!  PARAMETER_CHANGE six u32: connections, workers, senders, prepared transactions, locks, wal_level (`xl_parameter_change`)
 //!  TBLSPC_CREATE    u32 number, its place, up to a zero                                          (`commands/tablespace.h`)
 //! ```
 //!
@@ -40,6 +40,9 @@ pub enum What {
     RestorePoint(String),
     /// The server was started with other limits.
     Limits(Limits),
+    /// The server was started with `wal_level = minimal`: Postgres recovers nothing over this record
+    /// (`CheckRequiredParameterValues`, xlogrecovery.c).
+    MinimalWal,
     /// `CREATE TABLESPACE`.
     Tablespace {
         /// Its number.
@@ -108,6 +111,7 @@ pub(super) fn read(
 ) -> Option<Ended> {
     let known = |what| Some(Ended { start: lsns.start, end: lsns.end, at: i64::MIN, what });
     match (manager, info & 0xf0) {
+        (MANAGER_XLOG, XLOG_PARAMETER_CHANGE) if is_minimal(info, data) => return known(What::MinimalWal),
         (MANAGER_XLOG, XLOG_PARAMETER_CHANGE) => return known(What::Limits(limits(data)?)),
         (MANAGER_TABLESPACES, _) => {
             let (oid, path) = number(data)?;
@@ -153,6 +157,13 @@ fn prepared(info: u8, rest: &[u8], server_version: u32) -> Option<u32> {
         }
     }
     (xinfo & IS_PREPARED != 0).then(|| number(rest)).flatten().map(|(xid, _)| xid)
+}
+
+/// Whether a record of this `info` of the log's own manager says that the server writes too little for a recovery from now on.
+pub(super) fn is_minimal(info: u8, data: &[u8]) -> bool {
+    /// `WAL_LEVEL_MINIMAL`, and where the level stands.
+    const MINIMAL: &[u8] = &[0; 4];
+    info & 0xf0 == XLOG_PARAMETER_CHANGE && data.get(20..24) == Some(MINIMAL)
 }
 
 fn limits(mut data: &[u8]) -> Option<Limits> {
@@ -208,6 +219,9 @@ mod tests {
         let numbers: Vec<u8> = [300_u32, 8, 10, 2, 64, 1].iter().flat_map(|number| number.to_le_bytes()).collect();
         let found = read(Lsn(0)..Lsn(1), (MANAGER_XLOG, XLOG_PARAMETER_CHANGE, 0), &numbers, 15).expect("read");
         assert_eq!((found.at, found.what), (i64::MIN, What::Limits(Limits([300, 8, 10, 2, 64]))));
+        let minimal: Vec<u8> = [300_u32, 8, 0, 2, 64, 0].iter().flat_map(|number| number.to_le_bytes()).collect();
+        let found = read(Lsn(0)..Lsn(1), (MANAGER_XLOG, XLOG_PARAMETER_CHANGE, 0), &minimal, 15).expect("read");
+        assert_eq!(found.what, What::MinimalWal);
         let place = [&7_u32.to_le_bytes()[..], b"/fast disk\0"].concat();
         let found = read(Lsn(0)..Lsn(1), (MANAGER_TABLESPACES, XLOG_TBLSPC_CREATE, 0), &place, 15).expect("read");
         assert_eq!(found.what, What::Tablespace { oid: 7, path: "/fast disk".to_owned() });

@@ -105,6 +105,8 @@ pub struct Seen {
     pub last_commit: Option<i64>,
     /// The length of the longest record that ended there.
     pub largest_record: u64,
+    /// Whether the server went on with `wal_level = minimal`, over which Postgres recovers nothing.
+    pub minimal: bool,
 }
 
 impl Seen {
@@ -117,10 +119,11 @@ impl Seen {
         };
         self.last_commit = self.last_commit.max(other.last_commit);
         self.largest_record = self.largest_record.max(other.largest_record);
+        self.minimal |= other.minimal;
     }
 
     fn commit(&mut self, at: i64) {
-        self.add(&Self { commits: 1, first_commit: Some(at), last_commit: Some(at), largest_record: 0 });
+        self.add(&Self { commits: 1, first_commit: Some(at), last_commit: Some(at), ..Self::default() });
     }
 }
 
@@ -449,6 +452,9 @@ impl Walker {
             && let Some(at) = body.main_data().and_then(|data| data.first_chunk::<8>())
         {
             self.seen.commit(i64::from_le_bytes(*at).div_euclid(1_000).saturating_add(EPOCH_MS));
+        }
+        if manager == MANAGER_XLOG && body.main_data().is_some_and(|data| ended::is_minimal(info, data)) {
+            self.seen.minimal = true;
         }
         if let (Some(told), Some(kept)) = (&mut self.told, &body.kept) {
             let (lsns, xid) = (Lsn(body.start)..Lsn(end), u32_at(&body.header, 4));
