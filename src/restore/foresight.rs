@@ -26,7 +26,7 @@ pub struct Foreseen {
     /// The highest limits that the server was started with.
     pub limits: Limits,
     /// Where the server first went on with `wal_level = minimal`.
-    minimal: Option<Lsn>,
+    pub minimal: Option<Lsn>,
 }
 
 /// Reads the log that a plan will replay. `done` counts its bytes, of [`Plan::log_bytes`].
