@@ -5,24 +5,37 @@
 //!    ▲                                                    └─► time-out ─► nobody else has come? ─┐
 //!    └──────────────────────── a smaller window, a longer transaction ◄──────────────────────────┘
 //! ```
+//!
+//! While records go out, the target is asked whether its topics are those into which the replay was begun. A topic that is gone
+//! refuses nothing: librdkafka asks for another while until records or transaction time out (`rdkafka_txnmgr.c`: a partition that
+//! is unknown is added again, and its position committed again), and one that was created again takes whatever comes.
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::FutureExt as _;
+use futures::future::LocalBoxFuture;
+use tokio::sync::oneshot;
+use tokio::time::{sleep, timeout};
 
 use super::blocking::blocking;
 use super::effort::Effort;
 use super::late::Late;
 use super::preflight::Findings;
 use super::sink::{Done, Sent, Sink, Unended};
-use super::standing::standing;
-use super::target::{Identity, Progress, Target};
+use super::standing::{same_target, standing};
+use super::target::{ANSWER, Identity, Progress, Target};
 use crate::error::{Error, Kind, Result};
 use crate::replay::journal::{Begun, Journal};
 use crate::replay::plan::{Marks, Plan};
 use crate::replay::{Counters, Tally, Tempo, run};
 use crate::store::Store;
+
+/// How often the target is asked whether its topics are still the same: one small request for all of them.
+const LOOK: Duration = Duration::from_secs(5);
+/// How long the open transaction may take to end once they are not.
+const LAST: Duration = Duration::from_secs(10);
 
 /// A replay that is begun, and how it is sent.
 pub(super) struct Sending<'a> {
@@ -56,7 +69,8 @@ impl Sending<'_> {
             let late = Late::new(self.recorded.then(|| self.store.clone()), Arc::clone(self.target), &before);
             let (for_sink, counters) = (Arc::clone(&rest), Arc::clone(counters));
             let drain = move |steps| sink.drain(&for_sink, steps, &counters, (done, late));
-            let Sent { done, unended } = run(self.store, &rest, self.tempo, drain, stop.clone()).await?;
+            let sending = |stop| run(self.store, &rest, self.tempo, drain, stop);
+            let Sent { done, unended } = self.into_the_same_topics(sending, stop.clone()).await?;
             let Some(unended) = unended else { return Ok((left, done.tally)) };
             effort = match effort.after(done.marks != before) {
                 Some(next) => next,
@@ -73,6 +87,60 @@ impl Sending<'_> {
             let tally = if marks == unended.wanted.marks { unended.wanted.tally } else { done.tally };
             next = (sink, Done { tally, marks });
         }
+    }
+
+    /// Sends until all is sent or `stop` is done, or until a topic of the target is another one. That is then the reason for
+    /// whatever fails, and `sending` is stopped and has [`LAST`] to end.
+    async fn into_the_same_topics<'s, T, F: Future<Output = Result<T>>>(
+        &self,
+        sending: impl FnOnce(LocalBoxFuture<'s, ()>) -> F,
+        stop: impl Future<Output = ()> + 's,
+    ) -> Result<T> {
+        let (replaced, is_replaced) = oneshot::channel::<()>();
+        let stop = async move {
+            tokio::select! {
+                () = stop => {}
+                _dropped = is_replaced => {}
+            }
+        };
+        let mut sending = std::pin::pin!(sending(stop.boxed_local()));
+        let failed = tokio::select! {
+            sent = &mut sending => match sent {
+                Ok(sent) => return Ok(sent),
+                Err(error) => error,
+            },
+            error = self.replaced() => {
+                drop(replaced);
+                if timeout(LAST, sending).await.is_err() {
+                    tracing::debug!("the last transaction is left to the target's timeout");
+                }
+                return Err(error);
+            }
+        };
+        match timeout(ANSWER, self.same_target()).await {
+            Ok(Err(error)) if error.kind() == Kind::Config => Err(error),
+            _ => Err(failed),
+        }
+    }
+
+    /// Done once the target has said twice in a row that a topic is another one: a single broker may lag.
+    async fn replaced(&self) -> Error {
+        let mut was_said = false;
+        loop {
+            sleep(LOOK).await;
+            match self.same_target().await {
+                Err(error) if error.kind() == Kind::Config && was_said => return error,
+                Err(error) if error.kind() == Kind::Config => was_said = true,
+                // Who does not answer says nothing.
+                Err(error) => tracing::debug!(%error, "whether the target is the same is not known"),
+                Ok(()) => was_said = false,
+            }
+        }
+    }
+
+    async fn same_target(&self) -> Result<()> {
+        let Some(begun) = &self.journal.begun else { return Ok(()) };
+        same_target(self.target, begun).await
     }
 
     /// Fences an earlier run, and gives where every target partition stands, which the group then knows.
