@@ -208,7 +208,7 @@ fn wait_ends(site: &Site, program: &mut Program, topics: &[&str]) {
     });
 }
 
-fn readiness(server: &Server) -> (u16, String) {
+pub(crate) fn readiness(server: &Server) -> (u16, String) {
     if !server.is_up() {
         return (0, String::new());
     }
@@ -488,16 +488,16 @@ fn a_lost_page_and_a_refused_object_are_in_the_way_of_no_other() {
 
 // ---- two clusters under one name
 
-fn numbered(numbers: std::ops::Range<i64>) -> Vec<Message> {
+pub(crate) fn numbered(numbers: std::ops::Range<i64>) -> Vec<Message> {
     numbers.map(|n| Message::new(0, "key", &format!("record {n}"))).collect()
 }
 
-fn cluster() -> Kafka {
+pub(crate) fn cluster() -> Kafka {
     Kafka::start(KafkaOptions::default())
 }
 
 /// `check --connect` fails, and what it says of the cluster.
-fn checked(site: &Site) -> Value {
+pub(crate) fn checked(site: &Site) -> Value {
     let answers = site.tidelog(&["check", "--connect", "--json"]).expect(2).json();
     let answers = answers["checks"].as_array().expect("answers").clone();
     let failed = answers.into_iter().find(|answer| answer["check"] == "cluster").expect("an answer of the cluster");
@@ -506,7 +506,7 @@ fn checked(site: &Site) -> Value {
 }
 
 /// `run` ends by itself and says why. Gives the id that it found.
-fn refused(site: &Site, says: &str) {
+pub(crate) fn refused(site: &Site, says: &str) {
     let program = site.start();
     let log = site.home().path().join("refused");
     wait_until("the other cluster to be refused", IN_THE_END, || {

@@ -17,7 +17,7 @@ use crate::rig::{unique, wait_for, wait_until};
 use crate::site::{STOP, Settings, Site};
 
 /// How long something that happens within seconds on an idle machine may take.
-const SOON: Duration = Duration::from_secs(180);
+pub(crate) const SOON: Duration = Duration::from_secs(180);
 
 fn produce(kafka: &Kafka, topic: &str, numbers: std::ops::Range<i32>) {
     let messages: Vec<Message> =
@@ -26,7 +26,7 @@ fn produce(kafka: &Kafka, topic: &str, numbers: std::ops::Range<i32>) {
 }
 
 /// The failing task of `/api/status`, once it is there.
-fn failing(service: &mut Service, task: &str) -> Value {
+pub(crate) fn failing(service: &mut Service, task: &str) -> Value {
     wait_for(&format!("{task} to fail"), SOON, || {
         service.program.assert_running();
         let status = service.server.json("/api/status");
@@ -35,7 +35,7 @@ fn failing(service: &mut Service, task: &str) -> Value {
 }
 
 /// The directory is away, and a file in its place, while `work` goes on.
-fn without(directory: &Path, work: impl FnOnce()) {
+pub(crate) fn without(directory: &Path, work: impl FnOnce()) {
     let away = directory.with_extension("away");
     fs::rename(directory, &away).expect("it is taken away");
     fs::write(directory, "").expect("a file can be written");

@@ -34,7 +34,7 @@ use crate::site::{STOP, Settings, Site};
 
 const CONFLICT: Fault = Fault::Answer(409, "ConditionalRequestConflict");
 
-fn store_with(bucket: &Bucket, more: &[(&str, &str)]) -> Store {
+pub(crate) fn store_with(bucket: &Bucket, more: &[(&str, &str)]) -> Store {
     let mut options: BTreeMap<String, String> =
         bucket.options().iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
     options.extend(more.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));

@@ -49,10 +49,11 @@ pub(super) async fn run(kafka: Arc<Kafka>, shared: Arc<Shared>, mut inbox: mpsc:
         return shared.send(TaskEvent::Refused(error));
     }
     let mut waits = Waits::default();
+    let mut untold = Untold::default();
     while let Some(request) = inbox.recv().await {
         let mut backoff = Backoff::new(shared.tasks.reporter(Task::KafkaPositions, ""));
         let (resolved, unresolved) = loop {
-            match resolve(&kafka, &shared, &request, &mut waits).await {
+            match resolve(&kafka, &shared, &request, (&mut waits, &mut untold)).await {
                 Ok(answer) => break answer,
                 Err(error) => {
                     backoff.wait_after("the positions of assigned partitions cannot be found", error).await;
@@ -88,6 +89,50 @@ impl Waits {
         let now = *wait;
         *wait = (now * 2).min(AGAIN_AT_MOST);
         now
+    }
+}
+
+/// The partitions of which no broker said where they begin when they were asked last. Only the brokers are asked about them every
+/// few seconds: what the archive has of them does not help until one answers, and to look costs more the more streams there are.
+#[derive(Default)]
+struct Untold(BTreeSet<TopicPartition>);
+
+impl Untold {
+    /// What of a request is worth a look into the archive; why the rest is not is noted in `failures`.
+    async fn told(
+        &self,
+        shared: &Shared,
+        kafka: &Kafka,
+        request: &Request,
+        failures: &mut Failures,
+    ) -> Vec<TopicPartition> {
+        let (again, mut told): (Vec<_>, Vec<_>) =
+            request.partitions.iter().cloned().partition(|at| self.0.contains(at));
+        if again.is_empty() {
+            return told;
+        }
+        match shared.cluster.list_offsets(&again, OffsetAt::Earliest, kafka.isolation).await {
+            Ok(listed) => {
+                for (at, offset) in listed {
+                    match offset {
+                        Ok(_) => told.push(at),
+                        Err(error) => drop(failures.brokers.insert(at.topic, error)),
+                    }
+                }
+            }
+            Err(error) => failures
+                .brokers
+                .extend(again.iter().map(|at| (Arc::clone(&at.topic), Error::new(error.kind(), error.to_string())))),
+        }
+        told
+    }
+
+    /// A request was answered, but for these partitions the brokers did not say enough.
+    fn note<'a>(&mut self, request: &Request, untold: impl Iterator<Item = &'a TopicPartition>) {
+        for at in &request.partitions {
+            self.0.remove(at);
+        }
+        self.0.extend(untold.cloned());
     }
 }
 
@@ -181,10 +226,11 @@ async fn resolve(
     kafka: &Kafka,
     shared: &Shared,
     request: &Request,
-    waits: &mut Waits,
+    (waits, untold): (&mut Waits, &mut Untold),
 ) -> Result<(Vec<Resolved>, Vec<Unresolved>)> {
     let mut failures = Failures::default();
-    let wanted = describe(shared, request, &mut failures).await?;
+    let told = untold.told(shared, kafka, request, &mut failures).await;
+    let wanted = describe(shared, &told, &mut failures).await?;
     let asking = Asking { kafka, shared, cluster_id: identity::told(&shared.cluster).await };
     let known = known(&asking, wanted, &mut failures).await?;
     let asked: Vec<TopicPartition> = known.iter().flat_map(Known::asked).collect();
@@ -202,7 +248,10 @@ async fn resolve(
             Err(error) => drop(failures.archive.insert(topic, error)),
         }
     }
+    let damaged: BTreeSet<Arc<str>> = failures.archive.keys().cloned().collect();
     let unresolved = unanswered(request, &resolved, failures, waits);
+    let by_brokers = unresolved.iter().filter(|one| !damaged.contains(&one.topic));
+    untold.note(request, by_brokers.flat_map(|one| &one.partitions));
     Ok((resolved, unresolved))
 }
 
@@ -232,9 +281,9 @@ fn unanswered(request: &Request, resolved: &[Resolved], mut failures: Failures, 
 }
 
 /// The request's topics as the brokers know them.
-async fn describe(shared: &Shared, request: &Request, failures: &mut Failures) -> Result<Vec<Wanted>> {
+async fn describe(shared: &Shared, asked: &[TopicPartition], failures: &mut Failures) -> Result<Vec<Wanted>> {
     let mut partitions: BTreeMap<Arc<str>, Vec<i32>> = BTreeMap::new();
-    for at in &request.partitions {
+    for at in asked {
         partitions.entry(Arc::clone(&at.topic)).or_default().push(at.partition);
     }
     let names: Vec<String> = partitions.keys().map(ToString::to_string).collect();
@@ -252,6 +301,9 @@ async fn describe(shared: &Shared, request: &Request, failures: &mut Failures) -
 
 /// What the archive has of the topics.
 async fn known(asking: &Asking<'_>, wanted: Vec<Wanted>, failures: &mut Failures) -> Result<Vec<Known>> {
+    if wanted.is_empty() {
+        return Ok(Vec::new());
+    }
     let names: BTreeSet<&str> = wanted.iter().map(|wanted| &*wanted.topic).collect();
     let mut generations: BTreeMap<String, Vec<TopicGeneration>> = BTreeMap::new();
     for generation in manifest::generations_named(&asking.shared.store, &asking.kafka.cluster).await? {
