@@ -27,7 +27,10 @@ fn damage_the_spool(format: &str) {
         kafka.produce(&topic, Codec::None, &all);
     };
     produce(0);
-    let mut service = Service::start(kafka, &Settings { topics: &[&topic], format, ..Settings::default() }, "");
+    // A killed process is soon out of its group.
+    let properties: &[(&str, &str)] = &[("session.timeout.ms", "6000")];
+    let settings = Settings { topics: &[&topic], format, properties, ..Settings::default() };
+    let mut service = Service::start(kafka, &settings, "");
     service.site.wait_archived(kafka, &[&topic], &mut [&mut service.program]);
     let home = service.site.home().path().to_owned();
     without(&home.join("archive/segments"), || {
