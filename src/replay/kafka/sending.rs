@@ -70,7 +70,7 @@ impl Sending<'_> {
             let (for_sink, counters) = (Arc::clone(&rest), Arc::clone(counters));
             let drain = move |steps| sink.drain(&for_sink, steps, &counters, (done, late));
             let sending = |stop| run(self.store, &rest, self.tempo, drain, stop);
-            let Sent { done, unended } = self.into_the_same_topics(sending, stop.clone()).await?;
+            let Sent { done, unended } = self.while_topics_are_the_same(sending, stop.clone()).await?;
             let Some(unended) = unended else { return Ok((left, done.tally)) };
             effort = match effort.after(done.marks != before) {
                 Some(next) => next,
@@ -91,7 +91,7 @@ impl Sending<'_> {
 
     /// Sends until all is sent or `stop` is done, or until a topic of the target is another one. That is then the reason for
     /// whatever fails, and `sending` is stopped and has [`LAST`] to end.
-    async fn into_the_same_topics<'s, T, F: Future<Output = Result<T>>>(
+    async fn while_topics_are_the_same<'s, T, F: Future<Output = Result<T>>>(
         &self,
         sending: impl FnOnce(LocalBoxFuture<'s, ()>) -> F,
         stop: impl Future<Output = ()> + 's,
