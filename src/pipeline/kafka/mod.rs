@@ -32,6 +32,7 @@ mod shared;
 mod shown;
 mod stalls;
 mod topic_ids;
+mod untold;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -18,6 +18,7 @@ use super::identity;
 use super::messages::{Resolved, TaskEvent, Unresolved};
 use super::shared::Shared;
 use super::topic_ids::is_recreated;
+use super::untold::Untold;
 use crate::config::{Kafka, Start};
 use crate::error::{Error, Kind, Result};
 use crate::manifest::{self, Chain};
@@ -89,50 +90,6 @@ impl Waits {
         let now = *wait;
         *wait = (now * 2).min(AGAIN_AT_MOST);
         now
-    }
-}
-
-/// The partitions of which no broker said where they begin when they were asked last. Only the brokers are asked about them every
-/// few seconds: what the archive has of them does not help until one answers, and to look costs more the more streams there are.
-#[derive(Default)]
-struct Untold(BTreeSet<TopicPartition>);
-
-impl Untold {
-    /// What of a request is worth a look into the archive; why the rest is not is noted in `failures`.
-    async fn told(
-        &self,
-        shared: &Shared,
-        kafka: &Kafka,
-        request: &Request,
-        failures: &mut Failures,
-    ) -> Vec<TopicPartition> {
-        let (again, mut told): (Vec<_>, Vec<_>) =
-            request.partitions.iter().cloned().partition(|at| self.0.contains(at));
-        if again.is_empty() {
-            return told;
-        }
-        match shared.cluster.list_offsets(&again, OffsetAt::Earliest, kafka.isolation).await {
-            Ok(listed) => {
-                for (at, offset) in listed {
-                    match offset {
-                        Ok(_) => told.push(at),
-                        Err(error) => drop(failures.brokers.insert(at.topic, error)),
-                    }
-                }
-            }
-            Err(error) => failures
-                .brokers
-                .extend(again.iter().map(|at| (Arc::clone(&at.topic), Error::new(error.kind(), error.to_string())))),
-        }
-        told
-    }
-
-    /// A request was answered, but for these partitions the brokers did not say enough.
-    fn note<'a>(&mut self, request: &Request, untold: impl Iterator<Item = &'a TopicPartition>) {
-        for at in &request.partitions {
-            self.0.remove(at);
-        }
-        self.0.extend(untold.cloned());
     }
 }
 
@@ -229,7 +186,8 @@ async fn resolve(
     (waits, untold): (&mut Waits, &mut Untold),
 ) -> Result<(Vec<Resolved>, Vec<Unresolved>)> {
     let mut failures = Failures::default();
-    let told = untold.told(shared, kafka, request, &mut failures).await;
+    let (told, why) = untold.told(&shared.cluster, kafka.isolation, &request.partitions).await;
+    failures.brokers.extend(why);
     let wanted = describe(shared, &told, &mut failures).await?;
     let asking = Asking { kafka, shared, cluster_id: identity::told(&shared.cluster).await };
     let known = known(&asking, wanted, &mut failures).await?;
@@ -251,7 +209,7 @@ async fn resolve(
     let damaged: BTreeSet<Arc<str>> = failures.archive.keys().cloned().collect();
     let unresolved = unanswered(request, &resolved, failures, waits);
     let by_brokers = unresolved.iter().filter(|one| !damaged.contains(&one.topic));
-    untold.note(request, by_brokers.flat_map(|one| &one.partitions));
+    untold.note(&request.partitions, by_brokers.flat_map(|one| &one.partitions));
     Ok((resolved, unresolved))
 }
 
