@@ -33,6 +33,7 @@ mod shown;
 mod stalls;
 mod topic_ids;
 mod untold;
+mod waits;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -8,9 +8,8 @@
 //! that is damaged, refused or too new keeps its own topic from being read, and is asked for again by itself.
 
 use futures::{StreamExt, stream};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::divergence::{Earlier, resume};
@@ -19,6 +18,7 @@ use super::messages::{Resolved, TaskEvent, Unresolved};
 use super::shared::Shared;
 use super::topic_ids::is_recreated;
 use super::untold::Untold;
+use super::waits::{AGAIN, Waits};
 use crate::config::{Kafka, Start};
 use crate::error::{Error, Kind, Result};
 use crate::manifest::{self, Chain};
@@ -30,11 +30,6 @@ use crate::stream::{Begin, TopicGeneration};
 
 /// How many chains are opened at once: each costs a few requests to the store.
 const CHAINS_AT_ONCE: usize = 16;
-
-/// How long a topic waits that cannot be resolved, before it is asked for again; twice as long after each attempt in which
-/// its archive was what failed.
-const AGAIN: Duration = Duration::from_secs(5);
-const AGAIN_AT_MOST: Duration = Duration::from_secs(60);
 
 /// Partitions whose positions are wanted.
 pub(super) struct Request {
@@ -76,20 +71,6 @@ async fn admitted(kafka: &Kafka, shared: &Shared) -> Result<()> {
             }
             admitted => return admitted,
         }
-    }
-}
-
-/// How long each topic waits whose archive failed.
-#[derive(Default)]
-struct Waits(HashMap<Arc<str>, Duration>);
-
-impl Waits {
-    /// The wait after another failure of the topic's archive.
-    fn longer(&mut self, topic: &Arc<str>) -> Duration {
-        let wait = self.0.entry(Arc::clone(topic)).or_insert(AGAIN);
-        let now = *wait;
-        *wait = (now * 2).min(AGAIN_AT_MOST);
-        now
     }
 }
 
@@ -222,7 +203,7 @@ fn unanswered(request: &Request, resolved: &[Resolved], mut failures: Failures, 
         missing.entry(Arc::clone(&at.topic)).or_default().push(at.clone());
     }
     for one in resolved {
-        waits.0.remove(&one.topic);
+        waits.end(&one.topic);
     }
     let unresolved = missing.into_iter().map(|(topic, partitions)| {
         let (why, again) = match failures.archive.remove(&topic) {
