@@ -23,8 +23,8 @@ use crate::rig::program::{Home, Output, run};
 const LIMIT_KIB: u64 = 1 << 20;
 
 /// An archive with the topic `sound`, and whatever else a test puts there.
-struct Target {
-    home: Home,
+pub(crate) struct Target {
+    pub(crate) home: Home,
     store: Store,
     runtime: tokio::runtime::Runtime,
 }
@@ -51,15 +51,20 @@ impl Target {
         });
     }
 
-    fn path(&self, key: &object_store::path::Path) -> PathBuf {
+    pub(crate) fn path(&self, key: &object_store::path::Path) -> PathBuf {
         self.home.path().join("archive").join(key.as_ref())
     }
 
     /// Runs the program under the limit.
-    fn run(&self, args: &[&str]) -> Output {
+    pub(crate) fn run(&self, args: &[&str]) -> Output {
+        self.run_within(LIMIT_KIB, args)
+    }
+
+    /// Runs the program with so many KiB that it may address.
+    pub(crate) fn run_within(&self, limit_kib: u64, args: &[&str]) -> Output {
         let plain = self.home.command(&[&["-c", "tidelog.toml"], args].concat());
         let mut command = Command::new("sh");
-        command.args(["-c", &format!("ulimit -v {LIMIT_KIB}; exec \"$@\""), "sh"]).arg(plain.get_program());
+        command.args(["-c", &format!("ulimit -v {limit_kib}; exec \"$@\""), "sh"]).arg(plain.get_program());
         command.args(plain.get_args()).current_dir(self.home.path()).env("MALLOC_ARENA_MAX", "2");
         for (name, _) in plain.get_envs().filter(|(_, value)| value.is_none()) {
             command.env_remove(name);
@@ -235,13 +240,13 @@ fn json_of_lists_of_nothing_is_refused() {
 }
 
 /// A system with one base backup, as its parts are given: `base.tar` of one file, and the manifest that names it.
-struct Shelf {
-    target: Target,
-    backup: Backup,
+pub(crate) struct Shelf {
+    pub(crate) target: Target,
+    pub(crate) backup: Backup,
 }
 
 impl Shelf {
-    fn new() -> Shelf {
+    pub(crate) fn new() -> Shelf {
         let target = Target::new();
         let system = System { system_id: 7, wal_segment_size: 16 << 20, server_version: 17 };
         let time = chrono::DateTime::from_timestamp(1_800_000_000, 0).expect("a time");

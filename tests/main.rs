@@ -9,6 +9,7 @@ mod damaged_segments;
 mod deploy;
 mod docs;
 mod faults;
+mod forged_backups;
 mod generations;
 mod hostile_names;
 mod http;

@@ -11,8 +11,7 @@ use super::output::{print, print_json};
 use crate::config::{Config, Retention};
 use crate::error::{Error, Kind, Result, ResultExt as _};
 use crate::manifest::aged::{self, Aged, Stays};
-use crate::manifest::backups::backups;
-use crate::manifest::path::Taken;
+use crate::manifest::found::backups;
 use crate::manifest::state::{self as versions, retention};
 use crate::manifest::{self, Chain, holds, reads, recoverable};
 use crate::pipeline::kafka::upkeep::Moment;
@@ -177,7 +176,7 @@ async fn expire(
     let Some(mut chain) = Chain::open(store, stream).await? else { return Ok(gone) };
     let found = backups(store, system_id, chain.backups()).await?;
     gone.passed_over = found.error();
-    let taken = found.sound.iter().map(Taken::of).collect();
+    let taken = found.sound.into_iter().map(|backup| backup.taken).collect();
     if dry_run {
         let held = holds::held(store, system_id, now).await?;
         let surplus = recoverable::surplus(store, &chain, taken, horizon, &held).await?;

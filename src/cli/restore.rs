@@ -15,7 +15,7 @@ use super::progress::{Progress, Unit};
 use crate::config::Archive;
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::escape::one_line;
-use crate::manifest::backups;
+use crate::manifest::found::Unreadable;
 use crate::manifest::holds::RENEW_EVERY;
 use crate::pipeline;
 use crate::restore::ahead::Ahead;
@@ -107,14 +107,12 @@ pub(super) async fn run(args: &RestoreArgs, archive: &Archive) -> Result<()> {
     let store = Store::open(archive)?;
     let log = patiently(PATIENCE, || Log::open(&store, args.system)).await?.patient();
     let found = patiently(PATIENCE, || log.backups()).await?;
-    let named = |one: &backups::Unreadable| args.backup.as_ref() == Some(&one.name);
-    let (wanted, others) = found.unreadable.into_iter().partition::<Vec<_>, _>(named);
-    if let Some(backups::Unreadable { error, .. }) = wanted.into_iter().next() {
-        return Err(error.hint(
+    let named = |one: &&Unreadable| args.backup.as_ref() == Some(&one.name);
+    if let Some(wanted) = found.unreadable.iter().find(named) {
+        return Err(Error::new(wanted.kind, wanted.why.clone()).hint(
             "restore the object from a copy of the archive, or leave --backup out: the others are not affected",
         ));
     }
-    let found = backups::Found { unreadable: others, ..found };
     found.tell_unreadable();
     let backups = found.sound;
     let asked =

@@ -7,8 +7,8 @@
 use chrono::{DateTime, Utc};
 use object_store::path::Path;
 
-use super::backups::{Backup, Found, backups};
 use super::chain::Tried;
+use super::found::{self, Brief, Found};
 use super::{Chain, Selection, recoverable};
 use crate::error::{Error, Kind, Result};
 use crate::store::{Store, layout};
@@ -74,7 +74,11 @@ pub async fn abandon(store: &Store, chain: &mut Chain, timeline: u32, writer: &s
     let StreamId::Postgres { system_id } = *chain.stream() else {
         return Err(Error::new(Kind::Config, format!("{} has no timelines", chain.stream())));
     };
-    let Found { sound, unreadable, .. } = backups(store, system_id, chain.backups()).await?;
+    let Found { sound, unreadable, beyond, .. } = found::backups(store, system_id, chain.backups()).await?;
+    if beyond > 0 {
+        // Those, too, would have to be named.
+        return Err(found::too_many(beyond));
+    }
     let facts = recoverable::facts(store, chain, &sound).await?;
     if !facts.archived.contains_key(&timeline) {
         return Err(nothing_of(chain, timeline));
@@ -89,11 +93,11 @@ pub async fn abandon(store: &Store, chain: &mut Chain, timeline: u32, writer: &s
             "if timeline {child} is of the wrong server, too, abandon it first: `tidelog timeline abandon {child}`"
         )));
     }
-    let on_it = |backup: &&Backup| backup.timeline == timeline || backup.end_timeline == timeline;
+    let on_it = |backup: &&Brief| [backup.taken.timeline, backup.taken.end_timeline].contains(&timeline);
     // Nobody knows of one that cannot be read whether it is of this server: it must not count for another.
-    let names = sound.iter().filter(on_it).map(|backup| backup.name.clone());
-    let names: Vec<String> =
-        names.chain(unreadable.into_iter().map(|one| one.name)).filter(|name| !chain.is_abandoned(name)).collect();
+    let names = sound.iter().filter(on_it).map(|backup| backup.name().to_owned());
+    let unread = unreadable.into_iter().map(|one| one.name).filter(|name| layout::is_backup_name(name));
+    let names: Vec<String> = names.chain(unread).filter(|name| !chain.is_abandoned(name)).collect();
     let partition = timeline.cast_signed();
     let life = chain.life(partition);
     let abandoned = chain.abandon((partition, life), &names, writer, crate::time::now()).await?;

@@ -16,13 +16,12 @@ use std::io::Read;
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use futures::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
 
-use super::READS_AT_ONCE;
 use crate::error::{Error, Kind, Result, ResultExt};
+use crate::escape;
 use crate::store::{Created, Store, bounds, layout};
-use crate::stream::{CountedBackups, Lsn, System, lean, sha256};
+use crate::stream::{Lsn, System, lean, sha256};
 
 /// The newest version of `backup.json`, which an incremental one has: a reader that does not know of parents must not restore it alone.
 /// Lower ones are still written where they say everything.
@@ -223,112 +222,19 @@ impl Part {
     }
 }
 
-/// The base backups of a Postgres system.
-#[derive(Debug, Default)]
-pub struct Found {
-    /// Those that can be read, by the time at which they were finished.
-    pub sound: Vec<Backup>,
-    /// Those that cannot, or only by a newer version, and those that are not what was entered. They keep nobody from the others.
-    pub unreadable: Vec<Unreadable>,
-    /// Those that the chain does not know of: a process was killed before it had entered them.
-    pub not_entered: Vec<String>,
-    /// Those that the chain knows of, and of which nothing is there.
-    pub missing: Vec<String>,
-}
-
-/// A base backup, the `backup.json` of which cannot be read.
-#[derive(Debug)]
-pub struct Unreadable {
-    /// The name of its folder.
-    pub name: String,
-    /// Its `backup.json`.
-    pub object: String,
-    /// The one that it builds on, if the chain says that it is incremental.
-    pub parent: Option<String>,
-    /// What is wrong with it.
-    pub error: Error,
-}
-
-impl Unreadable {
-    /// A folder among the backups that has no backup's name.
-    fn named(folder: &object_store::path::Path) -> Self {
-        let name = folder.filename().unwrap_or_default().to_owned();
-        let error = Error::new(Kind::Corrupt, format!("{name:?} cannot be the name of a base backup"))
-            .hint("no tidelog made that folder: look who may write to the archive, and remove it");
-        Self { object: folder.to_string(), parent: None, name, error }
-    }
-}
-
-impl Found {
-    /// Tells the log of those that cannot be read.
-    pub fn tell_unreadable(&self) {
-        for Unreadable { name, parent, error, .. } in &self.unreadable {
-            tracing::warn!(name, builds_on = parent, %error, hint = error.hint_text(), "a base backup is passed over");
-        }
-    }
-
-    /// One error for all that cannot be read; none if there is none.
-    pub fn error(&self) -> Option<Error> {
-        let first = self.unreadable.first()?;
-        let named = |one: &Unreadable| match &one.parent {
-            Some(parent) => format!("{} (it builds on {parent}, which stays)", one.name),
-            None => one.name.clone(),
-        };
-        let names: Vec<String> = self.unreadable.iter().map(named).collect();
-        let message = format!("{} base backups cannot be read and are passed over: {}", names.len(), names.join(", "));
-        let error = Error::new(Kind::Corrupt, message).source(std::io::Error::other(first.error.to_string()));
-        Some(error.hint(first.error.hint_text().unwrap_or("`tidelog verify` lists all damage").to_owned()))
-    }
-}
-
-/// The base backups of a Postgres system. One that cannot be read takes away no other. `entered` is what [`Chain::backups`] says:
-/// without it, all that are there count.
-///
-/// [`Chain::backups`]: super::Chain::backups
-///
-/// # Errors
-/// Only those of a store that does not answer.
-pub async fn backups(store: &Store, system_id: u64, entered: Option<&CountedBackups>) -> Result<Found> {
-    let folders = store.list_folders(&layout::backups(system_id)).await?;
-    let (names, others): (Vec<_>, Vec<_>) = folders.iter().partition(|folder| layout::backup_name(folder).is_some());
-    let names: Vec<String> =
-        names.into_iter().filter_map(|folder| layout::backup_name(folder).map(str::to_owned)).collect();
-    let mut found = Found { unreadable: others.into_iter().map(Unreadable::named).collect(), ..Found::default() };
-    let knows = |name: &&String| entered.is_none_or(|entered| entered.contains_key(*name));
-    for name in names.iter().filter(|name| !knows(name)) {
-        let is_there = store.size(&layout::backup_commit(system_id, name)).await?.is_some();
-        found.not_entered.extend(is_there.then(|| name.clone()));
-    }
-    let names: Vec<String> = names.iter().filter(knows).cloned().collect();
-    found.missing =
-        entered.into_iter().flat_map(CountedBackups::keys).filter(|name| !names.contains(name)).cloned().collect();
-    let mut read = stream::iter(names)
-        .map(|name| async move {
-            let counted = entered.and_then(|entered| entered.get(&name));
-            let read = read(store, system_id, &name, counted.map(|counted| counted.sha256.as_str())).await;
-            (name, counted.and_then(|counted| counted.parent.clone()), read)
-        })
-        .buffered(READS_AT_ONCE);
-    while let Some((name, parent, read)) = read.next().await {
-        match read {
-            Ok(Some(backup)) => found.sound.push(backup),
-            Ok(None) => found.missing.extend(entered.map(|_| name)),
-            Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::Unsupported) => {
-                let object = layout::backup_commit(system_id, &name).to_string();
-                found.unreadable.push(Unreadable { name, object, parent, error });
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    found.sound.sort_by_key(|backup| (backup.finished, backup.start));
-    Ok(found)
-}
-
 /// One base backup; none if there is no such backup. With a hash, its `backup.json` must have that.
 ///
 /// # Errors
 /// [`Kind::Corrupt`] and [`Kind::Unsupported`] for one that cannot be read, and the store's errors.
 pub async fn read(store: &Store, system_id: u64, name: &str, hash: Option<&str>) -> Result<Option<Backup>> {
+    Ok(hashed(store, system_id, name, hash).await?.map(|(backup, _)| backup))
+}
+
+/// The same, with the sha256 of its `backup.json`.
+///
+/// # Errors
+/// Those of [`read`].
+pub async fn hashed(store: &Store, system_id: u64, name: &str, hash: Option<&str>) -> Result<Option<(Backup, String)>> {
     let key = layout::backup_commit(system_id, name);
     let Some(bytes) = store.get(&key).await? else { return Ok(None) };
     let found = sha256(&bytes);
@@ -339,7 +245,8 @@ pub async fn read(store: &Store, system_id: u64, name: &str, hash: Option<&str>)
             "restore the object from a copy of the archive or an older version of it; a restore from another base backup passes over it",
         ));
     }
-    parse(&key, &bytes).and_then(|backup| belongs(&key, system_id, name, backup)).map(Some)
+    let backup = parse(&key, &bytes).and_then(|backup| belongs(&key, system_id, name, backup))?;
+    Ok(Some((backup, found)))
 }
 
 /// A backup says itself where it lies.
@@ -347,7 +254,8 @@ fn belongs(key: &object_store::path::Path, system_id: u64, name: &str, backup: B
     if backup.name == name && backup.system.system_id == system_id {
         return names_its_own(key, &backup).map(|()| backup);
     }
-    let message = format!("{key} says that it is {} of the system {}", backup.name, backup.system.system_id);
+    let message =
+        format!("{key} says that it is {} of the system {}", escape::name(&backup.name), backup.system.system_id);
     Err(Error::new(Kind::Corrupt, message).hint("the object was moved or copied by hand: put it back"))
 }
 
@@ -377,7 +285,8 @@ pub(super) fn parse(key: &object_store::path::Path, bytes: &[u8]) -> Result<Back
     }
     let corrupt = |error: serde_json::Error| {
         Error::new(Kind::Corrupt, format!("{key} cannot be read as a base backup"))
-            .source(error)
+            // What it says may hold a text of the object, of megabytes.
+            .source(escape::shortened(error.to_string().into(), MOST_SAID).into_owned())
             .hint("restore the object from a copy of the archive; a restore from another base backup passes over it")
     };
     let Version { format } = serde_json::from_slice(bytes).map_err(corrupt)?;
@@ -403,6 +312,9 @@ pub(super) fn parse(key: &object_store::path::Path, bytes: &[u8]) -> Result<Back
     }
     Ok(backup)
 }
+
+/// So many bytes of why JSON cannot be read are told.
+const MOST_SAID: usize = 1 << 10;
 
 /// The length of the first piece of a manifest that was cut. Its pieces went to one key, so that only one of them is left.
 const CUT_MANIFEST: u64 = 24 << 20;
@@ -442,6 +354,7 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
+    use crate::manifest::found::{self, Brief};
 
     fn memory() -> Store {
         let archive = crate::config::Archive {
@@ -499,11 +412,11 @@ mod tests {
             commit(&store, one).await.expect("committed");
             commit(&store, one).await.expect("a second try finds its own");
         }
-        assert_eq!(listed(&store).await, [earlier.clone(), later.clone()]);
+        assert_eq!(listed(&store).await, [brief(&earlier), brief(&later)]);
         let other = Backup { label: "other".into(), ..earlier.clone() };
         assert_eq!(commit(&store, &other).await.expect_err("the name is taken").kind(), Kind::Fenced);
         remove(&store, 1, &earlier.name).await.expect("removed");
-        assert_eq!(listed(&store).await, [later]);
+        assert_eq!(listed(&store).await, [brief(&later)]);
         let left = store.list(&layout::backup(1, "b")).await.expect("a list");
         assert_eq!(left.len(), 2, "a part, for whoever reads it, and the mark: {left:?}");
     }
@@ -524,8 +437,12 @@ mod tests {
         assert_eq!(part.read(&store).await.expect_err("it is missing").exit_code(), 3);
     }
 
-    async fn listed(store: &Store) -> Vec<Backup> {
-        let found = backups(store, 1, None).await.expect("a list");
+    fn brief(backup: &Backup) -> Brief {
+        Brief::of(backup, sha256(&serde_json::to_vec_pretty(backup).expect("JSON")))
+    }
+
+    async fn listed(store: &Store) -> Vec<Brief> {
+        let found = found::backups(store, 1, None).await.expect("a list");
         assert!(found.unreadable.is_empty() && found.error().is_none(), "{found:?}");
         found.sound
     }
@@ -549,9 +466,9 @@ mod tests {
         for (name, bytes) in bytes {
             store.put(&layout::backup_commit(1, name), bytes.to_vec().into()).await.expect("stored");
         }
-        let found = backups(&store, 1, None).await.expect("a list");
-        assert_eq!(found.sound, [sound]);
-        let kinds: Vec<_> = found.unreadable.iter().map(|one| (one.name.as_str(), one.error.kind())).collect();
+        let found = found::backups(&store, 1, None).await.expect("a list");
+        assert_eq!(found.sound, [brief(&sound)]);
+        let kinds: Vec<_> = found.unreadable.iter().map(|one| (one.name.as_str(), one.kind)).collect();
         let expected = [
             ("cut", Kind::Corrupt),
             ("moved", Kind::Corrupt),

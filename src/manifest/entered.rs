@@ -10,13 +10,13 @@
 
 use chrono::{DateTime, Utc};
 
-use super::backups::{self, Backup, Parent};
+use super::backups::{Backup, Parent};
 use super::chain::Tried;
-use super::{Chain, READS_AT_ONCE};
+use super::found::Brief;
+use super::{Chain, found};
 use crate::error::{Error, Kind, Result};
-use crate::store::{Store, layout};
+use crate::store::Store;
 use crate::stream::{BackupRef, Body, Entered, StreamId, unneeded};
-use futures::{StreamExt as _, TryStreamExt as _, stream};
 
 impl Chain {
     /// Makes a backup count, whose `backup.json` with this hash is durable. `lives` are those of its timelines as it began.
@@ -101,11 +101,10 @@ fn backup_ref(backup: &Backup, sha256: String) -> BackupRef {
 /// The backups that are there and can be read, with the hashes of what is there.
 async fn there(store: &Store, of: &StreamId) -> Result<Vec<BackupRef>> {
     let StreamId::Postgres { system_id } = *of else { return Ok(Vec::new()) };
-    let found = backups::backups(store, system_id, None).await?.sound;
-    let hashed = stream::iter(found).map(async |backup| {
-        let bytes = store.get(&layout::backup_commit(system_id, &backup.name)).await?;
-        Ok::<_, Error>(bytes.map(|bytes| backup_ref(&backup, crate::stream::sha256(&bytes))))
-    });
-    let found: Vec<Option<BackupRef>> = hashed.buffered(READS_AT_ONCE).try_collect().await?;
-    Ok(found.into_iter().flatten().collect())
+    let found = found::backups(store, system_id, None).await?;
+    if found.beyond > 0 {
+        // They would count no more, and nobody would have said so.
+        return Err(found::too_many(found.beyond));
+    }
+    Ok(found.sound.iter().map(Brief::entered).collect())
 }

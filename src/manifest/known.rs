@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use super::found::{self, Unreadable};
 use super::path::Taken;
 use super::{Chain, backups};
 use crate::error::{Kind, Result};
@@ -13,7 +14,10 @@ use crate::stream::{CountedBackups, StreamId};
 #[derive(Debug, Default)]
 pub struct Known {
     /// By name: the size of `backup.json`, the hash that the chain has of it, and what it says; none if it cannot be read.
+    /// [`found::MOST_BACKUPS`] of them at the most.
     read: BTreeMap<String, (Seen, Option<Taken>)>,
+    /// How many older ones there were beyond that.
+    beyond: u64,
 }
 
 /// Of what is known that it need not be read again.
@@ -25,13 +29,10 @@ impl Known {
     /// # Errors
     /// Only those of a store that does not answer; what was known before stays known.
     pub async fn look(&mut self, store: &Store, system_id: u64, entered: Option<&CountedBackups>) -> Result<()> {
-        let mut now = BTreeMap::new();
-        for folder in store.list_folders(&layout::backups(system_id)).await? {
-            let Some(name) = layout::backup_name(&folder).map(str::to_owned) else { continue };
+        let (mut now, mut unreadable) = (BTreeMap::new(), Vec::new());
+        let found::Listed { names, beyond, .. } = found::listed(store, system_id, entered).await?;
+        for name in names {
             let counted = entered.and_then(|entered| entered.get(&name));
-            if entered.is_some() && counted.is_none() {
-                continue;
-            }
             let Some(size) = store.size(&layout::backup_commit(system_id, &name)).await? else { continue };
             let seen = (size, counted.map(|counted| counted.sha256.clone()));
             let known = self.read.get(&name).filter(|(known, taken)| *known == seen && taken.is_some());
@@ -41,8 +42,8 @@ impl Known {
                     Ok(backup) => backup.as_ref().map(Taken::of),
                     Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::Unsupported) => {
                         if !self.read.contains_key(&name) {
-                            let builds_on = counted.and_then(|counted| counted.parent.as_deref());
-                            tracing::warn!(name, builds_on, %error, hint = error.hint_text(), "a base backup is passed over");
+                            let parent = counted.and_then(|counted| counted.parent.clone());
+                            unreadable.push(Unreadable::of(system_id, &name, parent, &error));
                         }
                         None
                     }
@@ -52,6 +53,9 @@ impl Known {
             now.insert(name, (seen, found));
         }
         self.read = now;
+        // A number that only shrinks was told.
+        found::tell(unreadable.iter(), 0, if beyond > self.beyond { beyond } else { 0 });
+        self.beyond = beyond;
         Ok(())
     }
 

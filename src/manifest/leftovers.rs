@@ -11,10 +11,14 @@
 //! [`WRITES_WITHIN`], or gives up by itself: so no backup under way is ever as old as [`LEFT_AFTER`]. In a folder only
 //! objects are removed that have the names of a backup's own.
 
+use std::pin::pin;
+
 use chrono::{DateTime, TimeDelta, Utc};
+use futures::{Stream, TryStreamExt as _, stream};
 use object_store::ObjectMeta;
 use object_store::path::Path;
 
+use super::found::MOST_NAMED;
 use super::holds::Held;
 use crate::error::Result;
 use crate::store::{Store, layout};
@@ -71,21 +75,23 @@ fn is_own(key: &Path) -> bool {
     layout::is_backup_object(key) || key.filename() == Some("backup.json")
 }
 
-/// The folders of a system without a `backup.json`, and those of backups that the chain does not know of, once it knows of any.
-pub async fn leftovers(store: &Store, system_id: u64, entered: Option<&CountedBackups>) -> Result<Vec<Leftover>> {
-    let mut found = Vec::new();
-    for folder in store.list_folders(&layout::backups(system_id)).await? {
-        let Some(name) = layout::backup_name(&folder) else { continue };
+/// The folders of a system without a `backup.json`, and those of backups that the chain does not know of, once it knows of any: one
+/// after the other, for there may be any number.
+pub fn leftovers<'a>(
+    store: &'a Store,
+    (system_id, entered): (u64, Option<&'a CountedBackups>),
+) -> impl Stream<Item = Result<Leftover>> + 'a {
+    let folders = stream::once(async move { store.list_folders(&layout::backups(system_id)).await })
+        .map_ok(|folders| stream::iter(folders.into_iter().map(Ok)))
+        .try_flatten();
+    folders.try_filter_map(move |folder| async move {
+        let Some(name) = layout::backup_name(&folder) else { return Ok(None) };
         let is_left = match entered {
-            Some(entered) if entered.contains_key(name) => false,
-            Some(_) => true,
+            Some(entered) => !entered.contains_key(name),
             None => store.size(&layout::backup_commit(system_id, name)).await?.is_none(),
         };
-        if is_left {
-            found.extend(Leftover::of(name, store.list(&folder).await?));
-        }
-    }
-    Ok(found)
+        Ok(if is_left { Leftover::of(name, store.list(&folder).await?) } else { None })
+    })
 }
 
 /// Removes what nobody can need any more; gives the number of objects.
@@ -95,8 +101,8 @@ pub async fn sweep(
     held: &Held,
     now: DateTime<Utc>,
 ) -> Result<u64> {
-    let mut removed = 0;
-    for leftover in leftovers(store, system_id, entered).await? {
+    let (mut removed, mut told, mut left) = (0, 0, pin!(leftovers(store, (system_id, entered))));
+    while let Some(leftover) = left.try_next().await? {
         if !leftover.is_over(now) || held.backup(&leftover.name) {
             continue;
         }
@@ -104,9 +110,17 @@ pub async fn sweep(
             store.delete(key).await?;
             removed += 1;
         }
+        told += 1;
+        if told > MOST_NAMED {
+            continue;
+        }
         let (name, bytes) = (leftover.name, leftover.bytes);
         let what = if leftover.given_up.is_some() { "was given up" } else { "was never finished" };
         tracing::info!(name, bytes, objects = leftover.objects.len(), "removed the parts of a base backup that {what}");
+    }
+    if told > MOST_NAMED {
+        let more = told - MOST_NAMED;
+        tracing::info!(more, "removed the parts of more base backups that were given up or never finished");
     }
     Ok(removed)
 }
@@ -121,6 +135,10 @@ mod tests {
 
     async fn put(store: &Store, name: &str, object: &str) {
         store.put(&layout::backup_part(7, name, object), b"x".to_vec().into()).await.expect("stored");
+    }
+
+    async fn left_now(store: &Store) -> Leftover {
+        pin!(leftovers(store, (7, None))).try_next().await.expect("listed").expect("one")
     }
 
     async fn left(store: &Store) -> Vec<String> {
@@ -172,10 +190,10 @@ mod tests {
     async fn a_part_that_comes_makes_a_backup_young_again() {
         let store = Store::over(Arc::new(object_store::memory::InMemory::new()), "memory:///");
         put(&store, "slow", "base.tar.0000000.zst").await;
-        let first = leftovers(&store, 7, None).await.expect("one").remove(0);
+        let first = left_now(&store).await;
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         put(&store, "slow", "base.tar.0000001.zst").await;
-        let second = leftovers(&store, 7, None).await.expect("one").remove(0);
+        let second = left_now(&store).await;
         assert!(second.touched > first.touched && !second.is_over(first.touched + LEFT_AFTER));
         assert!(WRITES_WITHIN * 3 <= LEFT_AFTER, "a writer gives up long before");
     }

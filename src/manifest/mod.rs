@@ -20,6 +20,8 @@ pub mod abandon;
 pub mod aged;
 pub mod backups;
 pub mod coverage;
+pub mod found;
+pub mod histories;
 pub mod holds;
 pub mod known;
 pub mod leftovers;

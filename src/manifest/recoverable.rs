@@ -14,12 +14,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 
-use super::backups::{Backup, backups};
+use super::backups::Backup;
+use super::found::{Brief, backups};
+use super::histories::histories;
 use super::holds::Held;
 use super::path::{Facts, Limit, Reach, Span, Taken, Way};
 use super::{Chain, Selection, coverage};
-use crate::error::{Kind, Result};
-use crate::segment::wal::{MOST_BYTES, parse_history};
+use crate::error::Result;
+use crate::segment::wal::MOST_BYTES;
 use crate::store::{Store, layout};
 use crate::stream::{Abandon, Gap, Lsn, PartitionRange, SegmentRef, StreamId};
 
@@ -39,8 +41,8 @@ pub struct Window {
 }
 
 /// What decides what can be recovered of the system that `chain` archives, with its backups.
-pub async fn facts(store: &Store, chain: &Chain, backups: &[Backup]) -> Result<Facts> {
-    facts_with(store, chain, backups.iter().map(Taken::of).collect()).await
+pub async fn facts(store: &Store, chain: &Chain, backups: &[Brief]) -> Result<Facts> {
+    facts_with(store, chain, backups.iter().map(|backup| backup.taken.clone()).collect()).await
 }
 
 /// The same, where no more is known of the backups than this.
@@ -57,17 +59,11 @@ pub async fn facts_with(store: &Store, chain: &Chain, mut backups: Vec<Taken>) -
         facts.archived.insert(position.partition.cast_unsigned(), Lsn::at(position.start)..Lsn::at(position.end));
     }
     facts.histories.insert(1, Vec::new());
-    for object in store.list(&layout::histories(*system_id)).await? {
-        let Some((timeline, life)) = layout::history_timeline(&object.location) else { continue };
-        if life != chain.life(timeline.cast_signed()) {
-            continue;
-        }
-        // A damaged one keeps its own timeline from being followed, and no other.
-        let text = match store.get(&object.location).await {
-            Err(error) if error.kind() == Kind::Corrupt => continue,
-            text => text?,
-        };
-        let Some(history) = text.and_then(|text| parse_history(timeline, &text).ok()) else { continue };
+    // A damaged one keeps its own timeline from being followed, and no other.
+    let archived: BTreeSet<u32> = facts.archived.keys().copied().collect();
+    let is_current = |timeline: u32, life| life == chain.life(timeline.cast_signed());
+    let found = histories(store, *system_id, is_current, |timeline| archived.contains(&timeline)).await?;
+    for ((timeline, _), history) in found.known {
         // The server has gone on there, and the first of its log is on its way: what leads to it must not be given up.
         let begins = history.last().map_or(Lsn(0), |switch| Lsn(switch.at.0 / facts.file.max(1) * facts.file.max(1)));
         facts.archived.entry(timeline).or_insert(begins..begins);

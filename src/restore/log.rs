@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::patience::{PATIENCE, patiently};
 use crate::error::{Error, Kind, Result};
-use crate::manifest::{self, Chain, Selected, Selection, backups};
+use crate::manifest::{self, Chain, Selected, Selection, found};
 use crate::segment::wal::{Switch, WalReader, check_pages, parse_history};
 use crate::store::Store;
 use crate::stream::{Lsn, System};
@@ -109,8 +109,8 @@ impl Log {
     }
 
     /// The base backups of the system.
-    pub async fn backups(&self) -> Result<backups::Found> {
-        backups::backups(&self.store, self.system.system_id, self.chain.backups()).await
+    pub async fn backups(&self) -> Result<found::Found> {
+        found::backups(&self.store, self.system.system_id, self.chain.backups()).await
     }
 
     /// The history file of a timeline; none if it has none in the archive.

@@ -16,6 +16,7 @@ use super::search::{first_since, last_that};
 use super::stop::{Stop, last_record};
 use crate::error::{Error, Kind, Result};
 use crate::manifest::backups::Backup;
+use crate::manifest::found::Brief;
 use crate::manifest::path::Way;
 use crate::manifest::recoverable;
 use crate::segment::wal::{Ended, LONG_HEADER, PAGE, SHORT_HEADER, What};
@@ -114,7 +115,7 @@ enum Aim {
 /// # Errors
 /// [`Kind::NotFound`] for a target before the first backup or after the last WAL, [`Kind::Incomplete`] for one behind
 /// WAL that is lost.
-pub async fn plan(store: &Store, log: &Log, backups: &[Backup], asked: &Asked) -> Result<Plan> {
+pub async fn plan(store: &Store, log: &Log, backups: &[Brief], asked: &Asked) -> Result<Plan> {
     let facts = recoverable::facts(store, log.chain(), backups).await?;
     let ground = Ground { store, log, facts: &facts, asked };
     let timeline = asked.timeline.or_else(|| facts.newest());
@@ -146,7 +147,10 @@ pub async fn plan(store: &Store, log: &Log, backups: &[Backup], asked: &Asked) -
         Aim::Whole | Aim::BeforeTransaction => Stop::After(last_record(log, &way, reach.start, whole).await?),
     };
     let line = facts.line(reach.backup).map_err(|lack| ground.no_way(&lack))?;
-    let mut parents: Vec<Backup> = line.into_iter().filter_map(|index| backups.get(index)).cloned().collect();
+    let mut parents = Vec::with_capacity(line.len());
+    for backup in line.into_iter().filter_map(|index| backups.get(index)) {
+        parents.push(backup.whole(store).await?);
+    }
     let backup = parents.pop().ok_or_else(|| Error::new(Kind::Internal, "the plan names no base backup"))?;
     build_on_each_other(log.chain().backups(), parents.iter().chain([&backup]))?;
     let lsns = reach.start..target.position.max(reach.start);

@@ -3,6 +3,7 @@
 use super::log::Log;
 use super::plan::{Asked, Goal};
 use crate::error::{Error, Kind, Result};
+use crate::manifest::found::MOST_NAMED;
 use crate::manifest::path::{Facts, Lack, Limit, Reach, Way};
 use crate::manifest::recoverable::{Window, windows_on};
 use crate::store::Store;
@@ -49,9 +50,15 @@ impl Ground<'_> {
         let name = self.asked.backup.as_deref();
         Ok(match (lack, name) {
             (Lack::Backup, Some(name)) => {
-                let known: Vec<&str> = self.facts.backups.iter().map(|backup| backup.name.as_str()).collect();
+                // The newest of them: there may be thousands.
+                let all = self.facts.backups.iter().rev();
+                let known: Vec<&str> = all.map(|backup| backup.name.as_str()).take(MOST_NAMED).collect();
+                let others = match self.facts.backups.len() - known.len() {
+                    0 => String::new(),
+                    others => format!(", and {others} older ones"),
+                };
                 Error::new(Kind::NotFound, format!("no base backup {name} leads to timeline {}", way.timeline()))
-                    .hint(format!("the archive has {}", known.join(", ")))
+                    .hint(format!("the archive has {}{others}", known.join(", ")))
             }
             (Lack::Backup, None) => Error::new(Kind::NotFound, "the archive has no base backup on this timeline")
                 .hint(format!("take one with `tidelog backup`, or name another --timeline{}", self.others(way))),

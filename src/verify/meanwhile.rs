@@ -27,9 +27,9 @@ impl Work<'_> {
                 .collect();
             let counts = |object: &str| match (&stream, &retired.backups) {
                 (StreamId::Postgres { system_id }, Some(backups)) => {
-                    let folders = backups.keys().map(|name| format!("{}/", layout::backup(*system_id, name)));
-                    !object.starts_with(&format!("{}/", layout::backups(*system_id)))
-                        || folders.into_iter().any(|folder| object.starts_with(&folder))
+                    let below = object.strip_prefix(layout::backups(*system_id).as_ref());
+                    let name = below.and_then(|below| below.strip_prefix('/')?.split('/').next());
+                    name.is_none_or(|name| backups.contains_key(name))
                 }
                 _ => true,
             };

@@ -6,6 +6,7 @@
 //! orphans: what a writer leaves that was killed or lost a race, and no error. Objects that a merge or an expiry has
 //! retired may be there or not. The WAL of a Postgres system is checked in [`wal`], its base backups by their parts.
 
+mod backups;
 mod complete;
 mod meanwhile;
 mod wal;
@@ -22,12 +23,9 @@ use sha2::{Digest as _, Sha256};
 use tokio::task::JoinSet;
 
 use crate::error::{Error, Kind, Result, ResultExt as _};
-use crate::manifest::backups::{Parent, Unreadable, backups};
 use crate::manifest::coverage::Unknown;
-use crate::manifest::leftovers::leftovers;
 use crate::manifest::{self, Step, Walk};
 use crate::record::Block;
-use crate::restore::postgres as restore;
 use crate::segment::{Filter, SegmentReader};
 use crate::store::{Store, layout};
 use crate::stream::{Body, Format, Gap, PartitionRange, SegmentRef, StreamId, System, TopicGeneration, total};
@@ -179,12 +177,12 @@ pub async fn verify(store: &Store, deep: bool, seen: &Arc<Seen>) -> Result<Repor
         work.finish_one().await?;
     }
     for (system, checks) in std::mem::take(&mut work.walks) {
-        for damage in wal::walk(system, checks).await? {
-            // What cannot be read at all was told when it was hashed.
-            if !work.report.errors.iter().any(|told| told.object == damage.object) {
-                work.report.errors.push(damage);
-            }
-        }
+        let damages = wal::walk(system, checks).await?;
+        // What cannot be read at all was told when it was hashed.
+        let told: HashSet<&str> = work.report.errors.iter().map(|told| told.object.as_str()).collect();
+        let damages: Vec<Damage> =
+            damages.into_iter().filter(|damage| !told.contains(damage.object.as_str())).collect();
+        work.report.errors.extend(damages);
     }
     work.look_again().await?;
     let Work { mut report, named, .. } = work;
@@ -260,67 +258,6 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// The parts of base backups: they are there, and their bytes are those that were written. `deep` looks at every
-    /// file within, by the server's manifest.
-    async fn backups(&mut self, stream: &StreamId, system_id: u64) -> Result<()> {
-        let entered = self.retired.backups.clone();
-        let found = backups(self.store, system_id, entered.as_ref()).await?;
-        for leftover in leftovers(self.store, system_id, entered.as_ref()).await? {
-            self.report.leftovers += 1;
-            self.report.leftover_bytes = total([self.report.leftover_bytes, leftover.bytes]);
-        }
-        for name in found.missing {
-            let object = layout::backup_commit(system_id, &name).to_string();
-            let detail = "it is gone: bring it back, or remove its folder and run `tidelog verify --repair`".to_owned();
-            let (stream, kind) = (stream.clone(), DamageKind::Missing);
-            self.report.errors.push(Damage { stream, object, kind, detail, ranges: Vec::new() });
-        }
-        for Unreadable { object, error, .. } in found.unreadable {
-            let (stream, kind, detail) = (stream.clone(), DamageKind::Unreadable, error.to_string());
-            self.report.errors.push(Damage { stream, object, kind, detail, ranges: Vec::new() });
-        }
-        for (object, error) in wal::damaged_histories(self.store, system_id).await? {
-            let (stream, kind, detail) = (stream.clone(), DamageKind::Unreadable, error.to_string());
-            self.report.errors.push(Damage { stream, object, kind, detail, ranges: Vec::new() });
-        }
-        let (mut whole, mut incremental) = (BTreeMap::new(), Vec::new());
-        for backup in found.sound {
-            let commit = layout::backup_commit(system_id, &backup.name).to_string();
-            let mut found = Vec::new();
-            for part in backup.parts() {
-                self.report.bytes = total([self.report.bytes, part.stored_bytes]);
-                found.extend(part.read(self.store).await.err().map(|error| (part.object.clone(), error)));
-            }
-            if self.deep && found.is_empty() {
-                let checked = restore::check(self.store, &backup).await;
-                found.extend(checked.err().map(|error| (commit.clone(), error)));
-            }
-            if found.is_empty() {
-                let hash = entered
-                    .as_ref()
-                    .and_then(|entered| entered.get(&backup.name))
-                    .map(|counted| counted.sha256.clone());
-                whole.insert(backup.name.clone(), (hash, backup.parent.clone()));
-            }
-            incremental.extend(backup.parent.map(|parent| (backup.name, commit, parent)));
-            for (object, error) in found {
-                let (kind, detail) = match Finding::of(error) {
-                    Finding::Damage(kind, detail) => (kind, detail),
-                    Finding::Trouble(error) => return Err(error),
-                };
-                self.report.errors.push(Damage { stream: stream.clone(), object, kind, detail, ranges: Vec::new() });
-            }
-            self.report.backups += 1;
-        }
-        for (name, object, parent) in incremental {
-            let Some(lacks) = lacks(&parent, &whole) else { continue };
-            let (stream, kind) = (stream.clone(), DamageKind::Unreadable);
-            let detail = format!("the incremental base backup {name} cannot be restored: {lacks}");
-            self.report.errors.push(Damage { stream, object, kind, detail, ranges: Vec::new() });
-        }
-        Ok(())
-    }
-
     async fn segment(&mut self, stream: &StreamId, number: u64, segment: SegmentRef) -> Result<()> {
         self.named.insert(segment.object.clone());
         let wal = segment.format == Format::Wal;
@@ -355,22 +292,6 @@ impl Work<'_> {
         }
         Ok(())
     }
-}
-
-/// What an incremental backup lacks of all that it builds on. Of those that are `whole` by themselves the hashes are given that the chain
-/// has of them, and their parents.
-fn lacks<'a>(mut parent: &'a Parent, whole: &'a BTreeMap<String, (Option<String>, Option<Parent>)>) -> Option<String> {
-    for _ in 0..=whole.len() {
-        let next = match whole.get(&parent.name) {
-            None => return Some(format!("{}, which it builds on, is missing or damaged", parent.name)),
-            Some((Some(hash), _)) if *hash != parent.sha256 => {
-                return Some(format!("{}, which it builds on, is another one now", parent.name));
-            }
-            Some((_, next)) => next,
-        };
-        parent = next.as_ref()?;
-    }
-    Some("what it builds on builds on itself".to_owned())
 }
 
 /// One segment to look at.

@@ -87,21 +87,6 @@ fn contradiction(detail: String) -> Finding {
     Finding::Damage(DamageKind::Contradiction, detail)
 }
 
-/// The histories of timelines that cannot be read.
-pub(super) async fn damaged_histories(store: &Store, system_id: u64) -> Result<Vec<(String, crate::error::Error)>> {
-    let mut damaged = Vec::new();
-    for object in store.list(&layout::histories(system_id)).await? {
-        let Some((timeline, _)) = layout::history_timeline(&object.location) else { continue };
-        let error = match store.get(&object.location).await {
-            Ok(text) => text.and_then(|text| parse_history(timeline, &text).err()),
-            Err(error) if error.kind() == Kind::Corrupt => Some(error),
-            Err(error) => return Err(error),
-        };
-        damaged.extend(error.map(|error| (object.location.to_string(), error)));
-    }
-    Ok(damaged)
-}
-
 /// Walks through all WAL of a system, timeline by timeline. The segments stand in any order.
 pub(super) async fn walk(system: System, mut checks: Vec<Check>) -> Result<Vec<Damage>> {
     checks.sort_by_key(|check| check.segment.partitions.first().map(|range| (range.partition, range.start)));

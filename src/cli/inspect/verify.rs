@@ -13,6 +13,7 @@ use crate::config::Config;
 use crate::error::{Error, Kind, Result};
 use crate::escape::one_line;
 use crate::manifest::coverage::Unknown;
+use crate::manifest::found::MOST_NAMED;
 use crate::manifest::{self, Repaired};
 use crate::pipeline::writer_id;
 use crate::store::Store;
@@ -230,10 +231,27 @@ fn why_unknown(unknown: Unknown) -> String {
     }
 }
 
+/// Whether it is of a base backup, or of a timeline's history.
+fn is_of_backups(damage: &Damage) -> bool {
+    damage.object.starts_with("backups/") || damage.object.ends_with("history")
+}
+
 fn text(report: &Report, deep: bool) -> String {
     let mut text = String::new();
+    // Of what can be any number of objects, for no entry names them.
+    let (mut of_backups, mut others) = (0_usize, 0_u64);
     for damage in &report.errors {
-        text.push_str(&paragraph(damage));
+        of_backups += usize::from(is_of_backups(damage));
+        match is_of_backups(damage) && of_backups > MOST_NAMED {
+            true => others += 1,
+            false => text.push_str(&paragraph(damage)),
+        }
+    }
+    if others > 0 {
+        let more = human::many(others, "more error");
+        text.push_str(&format!(
+            "error: {more} of base backups and histories of timelines: `tidelog verify --json` names them\n"
+        ));
     }
     let checked = if deep { "read and compared" } else { "hashed and compared" };
     let mut say = |line: String| text.extend([line.as_str(), "\n"]);

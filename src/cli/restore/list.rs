@@ -12,7 +12,7 @@ use crate::cli::human;
 use crate::cli::output::{print, print_json};
 use crate::config::Archive;
 use crate::error::Result;
-use crate::manifest::backups::{Backup, Found, Unreadable, backups};
+use crate::manifest::found::{Brief, Found, Unreadable, backups};
 use crate::manifest::path::{Facts, Lack, Limit, Reach, Way};
 use crate::manifest::recoverable::{self, Window};
 use crate::manifest::{self, Chain};
@@ -81,7 +81,7 @@ struct Passed {
 /// Lists the base backups of every system, or of the one that is named.
 pub(super) async fn run(args: &RestoreArgs, archive: &Archive) -> Result<()> {
     let store = Store::open(archive)?;
-    let (mut rows, mut unreadable) = (Vec::new(), Vec::new());
+    let (mut rows, mut passed_over) = (Vec::new(), Found::default());
     for stream in manifest::streams(&store).await? {
         let StreamId::Postgres { system_id } = stream else { continue };
         if args.system.is_none_or(|wanted| wanted == system_id)
@@ -89,28 +89,22 @@ pub(super) async fn run(args: &RestoreArgs, archive: &Archive) -> Result<()> {
         {
             let found = backups(&store, system_id, chain.backups()).await?;
             rows.extend(rows_of(&store, &chain, &found.sound).await?);
-            unreadable.extend(found.unreadable);
+            passed_over.add_unreadable(found);
         }
     }
-    let found = Found { unreadable, ..Found::default() };
     if args.json {
-        print_json(&Listing { backups: rows, errors: found.unreadable.iter().map(passed).collect() })?;
+        print_json(&Listing { backups: rows, errors: passed_over.unreadable.iter().map(passed).collect() })?;
     } else {
         print(&table(&rows))?;
     }
-    found.error().map_or(Ok(()), Err)
+    passed_over.error().map_or(Ok(()), Err)
 }
 
 fn passed(one: &Unreadable) -> Passed {
-    Passed {
-        name: one.name.clone(),
-        object: one.object.clone(),
-        kind: one.error.kind().name(),
-        detail: one.error.to_string(),
-    }
+    Passed { name: one.name.clone(), object: one.object.clone(), kind: one.kind.name(), detail: one.why.clone() }
 }
 
-async fn rows_of(store: &Store, chain: &Chain, backups: &[Backup]) -> Result<Vec<Row>> {
+async fn rows_of(store: &Store, chain: &Chain, backups: &[Brief]) -> Result<Vec<Row>> {
     let facts = recoverable::facts(store, chain, backups).await?;
     let mut rows = Vec::with_capacity(backups.len());
     for (index, backup) in backups.iter().enumerate() {
@@ -125,21 +119,21 @@ async fn rows_of(store: &Store, chain: &Chain, backups: &[Backup]) -> Result<Vec
     Ok(rows)
 }
 
-fn row((backup, lacks): (&Backup, Option<Lack>), reaches: Option<(bool, Reaches)>, now: DateTime<Utc>) -> Row {
+fn row((backup, lacks): (&Brief, Option<Lack>), reaches: Option<(bool, Reaches)>, now: DateTime<Utc>) -> Row {
     let (usable, reaches) = reaches.map_or((false, None), |(usable, reaches)| (usable, Some(reaches)));
     Row {
-        name: backup.name.clone(),
+        name: backup.name().to_owned(),
         system_id: backup.system.system_id.to_string(),
         server_version: backup.system.server_version,
-        path: layout::backup(backup.system.system_id, &backup.name).to_string(),
+        path: layout::backup(backup.system.system_id, backup.name()).to_string(),
         started: time::utc(backup.started),
-        finished: time::utc(backup.finished),
-        age_seconds: (now - backup.finished).num_seconds().try_into().unwrap_or(0),
-        bytes: backup.bytes(),
-        stored_bytes: backup.stored_bytes(),
-        timeline: backup.timeline,
-        start: backup.start,
-        end: backup.end,
+        finished: time::utc(backup.taken.finished),
+        age_seconds: (now - backup.taken.finished).num_seconds().try_into().unwrap_or(0),
+        bytes: backup.bytes,
+        stored_bytes: backup.stored_bytes,
+        timeline: backup.taken.timeline,
+        start: backup.taken.start,
+        end: backup.taken.end,
         damaged: backup.damaged.clone(),
         parent: backup.parent.as_ref().map(|parent| parent.name.clone()),
         lacks: lacks.map(|lack| match lack {

@@ -4,9 +4,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use futures::TryStreamExt as _;
+
 use super::*;
 use crate::error::Kind;
 use crate::manifest::backups::{self, Backup, Parent, Part};
+use crate::manifest::found;
 use crate::manifest::holds::Held;
 use crate::manifest::known::Known;
 use crate::manifest::{abandon, leftovers, recoverable, repair};
@@ -54,8 +57,8 @@ async fn stored(store: &Store, name: &str, timeline: u32) -> (Backup, String) {
 }
 
 async fn counts(store: &Store, chain: &Chain) -> Vec<String> {
-    let found = backups::backups(store, 7, chain.backups()).await.unwrap();
-    found.sound.into_iter().map(|backup| backup.name).collect()
+    let found = found::backups(store, 7, chain.backups()).await.unwrap();
+    found.sound.into_iter().map(|backup| backup.taken.name).collect()
 }
 
 async fn errors(store: &Store) -> Vec<(DamageKind, String)> {
@@ -82,7 +85,7 @@ async fn the_first_entry_takes_along_what_counted_before_and_later_ones_count_by
     stored(&store, "killed", 1).await;
     assert_eq!(counts(&store, &chain).await.len(), 3, "a process was killed before it was entered");
     assert_eq!(errors(&store).await, []);
-    let left = leftovers::leftovers(&store, 7, chain.backups()).await.unwrap();
+    let left = leftovers::leftovers(&store, (7, chain.backups())).try_collect::<Vec<_>>().await.unwrap();
     assert_eq!(left.iter().map(|one| one.name.as_str()).collect::<Vec<_>>(), ["killed"]);
     let (held, later) = (Held::default(), crate::time::now() + leftovers::LEFT_AFTER + TimeDelta::seconds(1));
     let early = later - TimeDelta::hours(1);
@@ -93,7 +96,7 @@ async fn the_first_entry_takes_along_what_counted_before_and_later_ones_count_by
     chain.give_up_backups(&["old-1".into()], "e", at(2)).await.unwrap();
     assert_eq!((counts(&store, &chain).await.len(), chain.head()), (2, 2));
     assert_eq!(errors(&store).await, [], "its objects may still be there");
-    let left = leftovers::leftovers(&store, 7, chain.backups()).await.unwrap();
+    let left = leftovers::leftovers(&store, (7, chain.backups())).try_collect::<Vec<_>>().await.unwrap();
     assert_eq!(left[0].name, "old-1", "a process was killed before it had removed them (wal-g/wal-g#1903)");
 }
 
@@ -188,7 +191,7 @@ async fn what_one_that_cannot_be_read_builds_on_stays_as_long_as_something_of_th
     }
     store.delete(&commit).await.unwrap();
     assert_eq!(lost(&chain).await, ["other"], "its parts are there");
-    let found = backups::backups(&store, 7, chain.backups()).await.unwrap();
+    let found = found::backups(&store, 7, chain.backups()).await.unwrap();
     assert_eq!(found.missing, ["child"]);
     store.delete(&layout::backup_part(7, "child", "backup_manifest.zst")).await.unwrap();
     assert_eq!(lost(&chain).await, ["full", "other"], "an operator has removed it");

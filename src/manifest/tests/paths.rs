@@ -14,6 +14,7 @@ use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
 use super::*;
 use crate::manifest::abandon;
 use crate::manifest::backups::{self, Backup, Parent, Part};
+use crate::manifest::found;
 use crate::manifest::holds::Held;
 use crate::manifest::known::Known;
 use crate::manifest::path::{Facts, Taken, Way};
@@ -359,7 +360,7 @@ impl World {
     }
 
     async fn facts(&self) -> Facts {
-        let found = backups::backups(&self.store, 7, self.chain.backups()).await.unwrap().sound;
+        let found = found::backups(&self.store, 7, self.chain.backups()).await.unwrap().sound;
         let mut facts = recoverable::facts(&self.store, &self.chain, &found).await.unwrap();
         if self.alone == Alone::Abandoned {
             facts.backups.iter_mut().for_each(|taken| taken.is_abandoned = false);

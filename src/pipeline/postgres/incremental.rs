@@ -12,12 +12,12 @@ use std::collections::HashMap;
 
 use super::job::{BackupJob, BackupKind};
 use crate::error::{Error, Kind, Result};
-use crate::manifest::backups::{self, Backup, Parent, Part};
+use crate::manifest::backups::{Backup, Parent, Part};
+use crate::manifest::found::{self, Brief};
 use crate::manifest::{Chain, recoverable};
 use crate::restore::{PATIENCE, patiently};
 use crate::source::postgres::{BackupOptions, BackupStream, Replication, is_refusal};
 use crate::store::{Store, layout};
-use crate::stream::sha256;
 
 /// A base backup on which another one builds.
 struct Base {
@@ -84,19 +84,17 @@ async fn base(store: &Store, chain: Option<&Chain>) -> Result<Option<Base>> {
     else {
         return Ok(None);
     };
-    let found = backups::backups(store, system_id, chain.backups()).await?.sound;
+    let found = found::backups(store, system_id, chain.backups()).await?.sound;
     let facts = recoverable::facts(store, chain, &found).await?;
     let line = facts.base().and_then(|index| facts.line(index).ok()).unwrap_or_default();
-    let line: Vec<Backup> = line.into_iter().filter_map(|index| found.get(index)).cloned().collect();
-    let Some(name) = line.last().map(|backup| backup.name.clone()) else { return Ok(None) };
-    let sha256 = match chain.backups().and_then(|entered| entered.get(&name)) {
-        Some(entered) => entered.sha256.clone(),
-        None => match store.get(&layout::backup_commit(system_id, &name)).await? {
-            Some(bytes) => sha256(&bytes),
-            None => return Ok(None),
-        },
-    };
-    Ok(Some(Base { line, parent: Parent { name, sha256 } }))
+    let briefs: Vec<&Brief> = line.into_iter().filter_map(|index| found.get(index)).collect();
+    let Some(last) = briefs.last() else { return Ok(None) };
+    let parent = Parent { name: last.name().to_owned(), sha256: last.sha256.clone() };
+    let mut line = Vec::with_capacity(briefs.len());
+    for backup in briefs {
+        line.push(backup.whole(store).await?);
+    }
+    Ok(Some(Base { line, parent }))
 }
 
 /// Whether what builds on it could be restored: every part of the line is there, and what the server does not send again can be read
