@@ -34,6 +34,7 @@ mod chain;
 mod entered;
 mod entry;
 mod head;
+mod lines;
 mod live;
 mod page;
 mod repair;

@@ -18,8 +18,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
-use chrono::{DateTime, Utc};
-
+pub use super::lines::{Lines, Taken};
 use crate::segment::wal::Switch;
 use crate::stream::{Gap, Lsn, PartitionRange};
 
@@ -41,29 +40,6 @@ pub struct Facts {
     pub held: Option<Lsn>,
     /// The names of the backups on which others build that cannot be read now: they may be mended.
     pub parents: BTreeSet<String>,
-}
-
-/// What a path needs to know of a base backup.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Taken {
-    /// Its name.
-    pub name: String,
-    /// The timeline of `start`.
-    pub timeline: u32,
-    /// A recovery needs the WAL from here …
-    pub start: Lsn,
-    /// The timeline of `end`.
-    pub end_timeline: u32,
-    /// … and at least up to here.
-    pub end: Lsn,
-    /// When it was finished, by the clock of the archiver. It tells how old a backup is, and never what lies before it.
-    pub finished: DateTime<Utc>,
-    /// Whether the server found bad pages in it: it leads where nothing else does, and retention gives up no other for it.
-    pub is_damaged: bool,
-    /// Whether it went with a timeline that was abandoned: it leads nowhere.
-    pub is_abandoned: bool,
-    /// The name of the one that it builds on, if it is incremental: it leads nowhere without that.
-    pub parent: Option<String>,
 }
 
 /// A stretch of one timeline.
@@ -253,43 +229,25 @@ impl Facts {
         Ok(Way(stretches))
     }
 
+    /// What each backup builds on.
+    pub fn lines(&self) -> Lines {
+        Lines::of(&self.backups)
+    }
+
     /// A backup with those that it builds on, the full one first.
     ///
     /// # Errors
     /// [`Lack::Parent`] if one of them is not there, cannot be read, or went with an abandoned timeline. What they need of the log does
     /// not matter: a recovery begins where the last of them does.
     pub fn line(&self, index: usize) -> Result<Vec<usize>, Lack> {
-        let (mut line, missing) = self.ancestors(index);
-        let missing = missing.or_else(|| {
-            let abandoned = line.iter().skip(1).filter_map(|at| self.backups.get(*at)).find(|one| one.is_abandoned);
-            abandoned.map(|one| one.name.clone())
-        });
-        line.reverse();
-        match (missing, self.backups.get(index)) {
-            (None, _) => Ok(line),
-            (Some(parent), backup) => {
-                Err(Lack::Parent { backup: backup.map(|backup| backup.name.clone()).unwrap_or_default(), parent })
-            }
+        let lines = self.lines();
+        match (lines.lack(index), self.backups.get(index)) {
+            (None, _) => Ok(lines.of_one(index)),
+            (Some(parent), backup) => Err(Lack::Parent {
+                backup: backup.map(|backup| backup.name.clone()).unwrap_or_default(),
+                parent: parent.to_owned(),
+            }),
         }
-    }
-
-    /// A backup and those that it builds on, as far as they are there, and the name of the first that is not.
-    fn ancestors(&self, index: usize) -> (Vec<usize>, Option<String>) {
-        let (mut found, mut seen) = (vec![index], BTreeSet::from([index]));
-        let mut at = index;
-        while let Some(parent) = self.backups.get(at).and_then(|taken| taken.parent.as_ref()) {
-            // It was taken before, and mostly just before.
-            let is = |other: &usize| self.backups[*other].name == *parent;
-            match (0..at).rev().find(is).or_else(|| (at..self.backups.len()).find(is)) {
-                // Nothing that the program writes goes round.
-                Some(next) if seen.insert(next) => {
-                    found.push(next);
-                    at = next;
-                }
-                _ => return (found, Some(parent.clone())),
-            }
-        }
-        (found, None)
     }
 
     /// Of the backups that are lost by themselves, those on which no other one builds that is not.
@@ -297,7 +255,7 @@ impl Facts {
         let is_parent =
             |index: &usize| self.backups.get(*index).is_some_and(|taken| self.parents.contains(&taken.name));
         let stay = (0..self.backups.len()).filter(|index| !lost.contains(index) || is_parent(index));
-        let needed: BTreeSet<usize> = stay.flat_map(|index| self.ancestors(index).0).collect();
+        let needed = self.lines().with_ancestors(stay);
         lost.difference(&needed).copied().collect()
     }
 
@@ -310,7 +268,7 @@ impl Facts {
     }
 
     /// How far a backup leads along a way; none if it does not lie on it, or lacks what it builds on.
-    pub fn reach(&self, way: &Way, index: usize) -> Option<Reach> {
+    fn reach(&self, way: &Way, index: usize, lines: &Lines) -> Option<Reach> {
         let taken = self.backups.get(index).filter(|taken| !taken.is_abandoned)?;
         let last = way.0.len().checked_sub(1)?;
         let at = |timeline: u32, lsn: Lsn| {
@@ -320,7 +278,7 @@ impl Facts {
             (lsns.start <= lsn && (found == last || lsn <= lsns.end)).then_some(found)
         };
         let (first, ends) = (at(taken.timeline, taken.start)?, at(taken.end_timeline, taken.end)?);
-        if ends < first || self.line(index).is_err() {
+        if ends < first || lines.lack(index).is_some() {
             return None;
         }
         let (until, limit) = self.follow(&way.0[first..], taken.start);
@@ -374,7 +332,9 @@ impl Facts {
 
     /// The backups on a way, by where they end.
     pub fn on(&self, way: &Way) -> Vec<Reach> {
-        let mut found: Vec<Reach> = (0..self.backups.len()).filter_map(|index| self.reach(way, index)).collect();
+        let lines = self.lines();
+        let mut found: Vec<Reach> =
+            (0..self.backups.len()).filter_map(|index| self.reach(way, index, &lines)).collect();
         found.sort_by_key(|reach| (reach.from, reach.start));
         found
     }
@@ -415,7 +375,8 @@ impl Facts {
     /// Whether a backup can be used: on some way, whatever the target.
     pub fn is_usable(&self, index: usize) -> bool {
         let ways = self.archived.keys().filter_map(|timeline| self.way(*timeline).ok());
-        ways.filter_map(|way| self.reach(&way, index)).any(|reach| reach.is_usable())
+        let lines = self.lines();
+        ways.filter_map(|way| self.reach(&way, index, &lines)).any(|reach| reach.is_usable())
     }
 
     /// The positions of a way that can be recovered, oldest first.
@@ -435,10 +396,10 @@ impl Facts {
 
     /// How far a backup leads, and on which way: that to the newest timeline for which it can be used, or else on which it lies.
     /// None if it lies on no way that is archived.
-    pub fn leads(&self, index: usize) -> Option<(Way, Reach)> {
+    pub fn leads(&self, index: usize, lines: &Lines) -> Option<(Way, Reach)> {
         let ways = self.archived.keys().rev().filter_map(|timeline| self.way(*timeline).ok());
         let mut leads: Vec<(Way, Reach)> =
-            ways.filter_map(|way| self.reach(&way, index).map(|reach| (way, reach))).collect();
+            ways.filter_map(|way| self.reach(&way, index, lines).map(|reach| (way, reach))).collect();
         let chosen = leads.iter().position(|(_, reach)| reach.is_usable()).unwrap_or(0);
         (chosen < leads.len()).then(|| leads.swap_remove(chosen))
     }
@@ -446,7 +407,8 @@ impl Facts {
     /// Why a backup can never be used, as far as it lies on an archived way; none while what it needs is there or may still come.
     pub fn never_usable(&self, index: usize) -> Option<Limit> {
         let ways = self.archived.keys().filter_map(|timeline| self.way(*timeline).ok());
-        let reaches: Vec<Reach> = ways.filter_map(|way| self.reach(&way, index)).collect();
+        let lines = self.lines();
+        let reaches: Vec<Reach> = ways.filter_map(|way| self.reach(&way, index, &lines)).collect();
         let is_hopeless = |reach: &Reach| !reach.is_usable() && !reach.is_pending();
         if reaches.iter().all(is_hopeless) { reaches.into_iter().next().map(|reach| reach.limit) } else { None }
     }

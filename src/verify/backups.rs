@@ -132,9 +132,8 @@ impl Work<'_> {
 fn lacks(parent: &Parent, whole: &Whole, told: &mut BTreeMap<String, Option<String>>) -> Option<String> {
     let (mut way, mut at) = (Vec::new(), parent);
     let lacks = loop {
-        let (hash, next) = match whole.get(&at.name) {
-            None => break Some(format!("{}, which it builds on, is missing or damaged", at.name)),
-            Some(found) => found,
+        let Some((hash, next)) = whole.get(&at.name) else {
+            break Some(format!("{}, which it builds on, is missing or damaged", at.name));
         };
         if *hash != at.sha256 {
             break Some(format!("{}, which it builds on, is another one now", at.name));

@@ -13,7 +13,7 @@ use crate::cli::output::{print, print_json};
 use crate::config::Archive;
 use crate::error::Result;
 use crate::manifest::found::{Brief, Found, Unreadable, backups};
-use crate::manifest::path::{Facts, Lack, Limit, Reach, Way};
+use crate::manifest::path::{Facts, Limit, Reach, Way};
 use crate::manifest::recoverable::{self, Window};
 use crate::manifest::{self, Chain};
 use crate::store::{Store, layout};
@@ -106,20 +106,20 @@ fn passed(one: &Unreadable) -> Passed {
 
 async fn rows_of(store: &Store, chain: &Chain, backups: &[Brief]) -> Result<Vec<Row>> {
     let facts = recoverable::facts(store, chain, backups).await?;
-    let mut rows = Vec::with_capacity(backups.len());
+    let (mut rows, lines) = (Vec::with_capacity(backups.len()), facts.lines());
     for (index, backup) in backups.iter().enumerate() {
-        let leads = facts.leads(index);
+        let leads = facts.leads(index, &lines);
         let window = match &leads {
             Some(leads) => recoverable::window_from(store, chain, &facts, leads).await?,
             None => None,
         };
-        let lacks = facts.line(index).err();
+        let lacks = lines.lack(index);
         rows.push(row((backup, lacks), leads.as_ref().map(|leads| reaches(&facts, leads, window)), time::now()));
     }
     Ok(rows)
 }
 
-fn row((backup, lacks): (&Brief, Option<Lack>), reaches: Option<(bool, Reaches)>, now: DateTime<Utc>) -> Row {
+fn row((backup, lacks): (&Brief, Option<&str>), reaches: Option<(bool, Reaches)>, now: DateTime<Utc>) -> Row {
     let (usable, reaches) = reaches.map_or((false, None), |(usable, reaches)| (usable, Some(reaches)));
     Row {
         name: backup.name().to_owned(),
@@ -136,10 +136,7 @@ fn row((backup, lacks): (&Brief, Option<Lack>), reaches: Option<(bool, Reaches)>
         end: backup.taken.end,
         damaged: backup.damaged.clone(),
         parent: backup.parent.as_ref().map(|parent| parent.name.clone()),
-        lacks: lacks.map(|lack| match lack {
-            Lack::Parent { parent, .. } => parent,
-            _ => String::new(),
-        }),
+        lacks: lacks.map(str::to_owned),
         usable,
         reaches,
     }

@@ -488,7 +488,7 @@ impl World {
     /// What is said of one backup, a plan from that backup accepts.
     async fn check_list(&self, facts: &Facts) -> Result<(), TestCaseError> {
         for (index, taken) in facts.backups.iter().enumerate() {
-            let Some(leads) = facts.leads(index) else { continue };
+            let Some(leads) = facts.leads(index, &facts.lines()) else { continue };
             prop_assert_eq!(leads.1.is_usable(), facts.is_usable(index), "{} on the way that is told", taken.name);
             let Some(window) = recoverable::window_from(&self.store, &self.chain, facts, &leads).await.unwrap() else {
                 continue;
