@@ -83,3 +83,25 @@ fn thousands_of_unreadable_backups_are_named_ten_at_a_time() {
     assert!(restored.stderr.contains("\"more\":3020"), "{}", restored.stderr);
     assert_eq!(restored.stderr.matches("a base backup is passed over").count(), 10, "{}", restored.stderr);
 }
+
+/// On a disk anything can have a backup's name.
+#[test]
+fn a_pipe_where_a_backup_should_be_is_told_and_in_nobody_s_way() {
+    let shelf = Shelf::new();
+    let pipe = shelf.target.path(&layout::backup_commit(7, "pipe"));
+    fs::create_dir_all(pipe.parent().expect("a folder")).expect("a folder");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().expect("mkfifo").success());
+    for args in [&["ls"][..], &["verify"], &["restore-postgres", "--list"]] {
+        let output = shelf.target.run(args).expect(3);
+        let told = format!("{}{}", output.stdout, output.stderr);
+        assert!(
+            told.contains("pipe/backup.json") && told.contains("is a pipe, a socket or a device"),
+            "{args:?}: {told}"
+        );
+    }
+    let verified = shelf.target.run(&["verify"]).expect(3).stdout;
+    assert!(
+        verified.contains("a base backup cannot be read") && verified.contains("1 base backup: every part is there"),
+        "{verified}"
+    );
+}

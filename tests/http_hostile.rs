@@ -289,3 +289,142 @@ fn a_refusal_is_json_as_far_as_the_request_can_be_read() {
     assert_eq!(service.state(), "RUNNING");
     service.program.terminate(STOP);
 }
+
+/// Headers of a change that are complete, and a body that never is.
+#[test]
+fn bodies_that_never_come_keep_no_probe_from_its_answer() {
+    let service = service("http-bodies");
+    let address: SocketAddr = service.server.address.parse().expect("an address");
+    let half = format!(
+        "PUT /connectors/kafka/pause HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {TOKEN}\r\nContent-Length: 10\r\n\r\nhalf"
+    );
+    let mut slow: Vec<TcpStream> = (0..160).map(|at| connect_from(2 + at % 10, address)).collect();
+    for stream in &mut slow {
+        send_what_fits(stream, half.as_bytes());
+    }
+    for probe in 0..10 {
+        let start = Instant::now();
+        let status = service.server.get("/healthz").status;
+        assert!(status == 200 && start.elapsed() < PROBE_WITHIN, "probe {probe}: {status} after {:?}", start.elapsed());
+    }
+    assert_eq!(service.state(), "RUNNING", "nothing was done by halves");
+    service.program.terminate(STOP);
+}
+
+#[test]
+fn no_answer_lets_a_page_of_another_site_read_it() {
+    let service = service("http-preflight");
+    let address = service.server.address.clone();
+    let asks = |line: &str, headers: &str| {
+        raw(&address, &format!("{line}\r\nHost: {address}\r\n{headers}Connection: close\r\n\r\n"))
+    };
+    for path in ["/", "/metrics", "/api/status", "/readyz", "/connectors", "/connectors/kafka/config"] {
+        let foreign = "Origin: https://evil.example\r\nSec-Fetch-Site: cross-site\r\n";
+        for line in [format!("GET {path} HTTP/1.1"), format!("HEAD {path} HTTP/1.1")] {
+            let answer = asks(&line, foreign).1.to_ascii_lowercase();
+            assert!(!answer.contains("access-control-"), "{line}: {answer}");
+            assert!(answer.contains("x-content-type-options: nosniff"), "{line}: {answer}");
+        }
+        // What a browser asks before it sends a change with a header of its own.
+        let (status, answer) = asks(
+            &format!("OPTIONS {path} HTTP/1.1"),
+            &format!(
+                "{foreign}Access-Control-Request-Method: PUT\r\nAccess-Control-Request-Headers: authorization\r\n"
+            ),
+        );
+        assert!(status >= 400 && !answer.to_ascii_lowercase().contains("access-control-"), "{path}: {answer}");
+    }
+    service.program.terminate(STOP);
+}
+
+#[test]
+fn a_browser_s_word_on_where_it_comes_from_is_taken_once() {
+    let service = service("http-origins");
+    let address = service.server.address.clone();
+    let basic = STANDARD.encode(format!("me:{TOKEN}"));
+    let change = |headers: &str| {
+        let head =
+            format!("PUT /connectors/kafka/stop HTTP/1.1\r\nHost: {address}\r\nAuthorization: Basic {basic}\r\n");
+        raw(&address, &format!("{head}{headers}Content-Length: 0\r\nConnection: close\r\n\r\n"))
+    };
+    let own = format!("Origin: http://{address}\r\n");
+    let port = address.rsplit(':').next().expect("a port");
+    for headers in [
+        format!("{own}Origin: https://evil.example\r\n"),
+        format!("{own}Sec-Fetch-Site: cross-site\r\n"),
+        format!("{own}Sec-Fetch-Site: same-origin\r\nSec-Fetch-Site: cross-site\r\n"),
+        format!("Origin: http://{address}.evil.example\r\n"),
+        format!("Origin: http://evil.example:{port}\r\n"),
+        "Origin: \r\n".to_owned(),
+    ] {
+        let (status, answer) = change(&headers);
+        assert!(status == 403 && answer.contains("page of another site"), "{headers}: {answer}");
+    }
+    assert_eq!(service.state(), "RUNNING");
+    assert_eq!(service.metric("tidelog_http_refused_total{reason=\"origin\"}"), Some(6.0));
+    service.program.terminate(STOP);
+}
+
+#[test]
+fn a_flood_from_many_peers_is_counted_by_reason_and_fills_no_log() {
+    let service = service("http-flood");
+    let address: SocketAddr = service.server.address.parse().expect("an address");
+    let kinds = [
+        ("token", format!("Host: {address}\r\nAuthorization: Bearer guess-number-0123456789\r\n")),
+        ("origin", format!("Host: {address}\r\nOrigin: https://evil.example\r\n")),
+        ("host", "Host: rebound.example\r\n".to_owned()),
+    ];
+    let start = Instant::now();
+    for at in 0..300_u16 {
+        let mut stream = connect_from(2 + (at % 100) as u8, address);
+        let (_, headers) = &kinds[usize::from(at) % 3];
+        let request =
+            format!("PUT /connectors/kafka/pause HTTP/1.1\r\n{headers}Content-Length: 0\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).expect("it is sent");
+        drop(stream.read_to_end(&mut Vec::new()));
+    }
+    for (reason, _) in kinds {
+        let counted = service.metric(&format!("tidelog_http_refused_total{{reason=\"{reason}\"}}"));
+        assert_eq!(counted, Some(100.0), "{reason}");
+    }
+    let output = service.program.output();
+    let lines: Vec<&str> = output.lines().filter(|line| line.contains("an HTTP request was refused")).collect();
+    let most = 1 + start.elapsed().as_secs() as usize / 10;
+    assert!((1..=most).contains(&lines.len()), "{lines:?}");
+    assert!(lines[0].contains("127.0.0.2:"), "the first one is named: {}", lines[0]);
+    service.program.terminate(STOP);
+}
+
+#[test]
+fn every_change_names_its_peer_and_how_it_knew_the_token() {
+    let service = service("http-changes");
+    let address: SocketAddr = service.server.address.parse().expect("an address");
+    let basic = format!("Basic {}", STANDARD.encode(format!("somebody:{TOKEN}")));
+    let bearer = format!("Bearer {TOKEN}");
+    let changes = [
+        (7, "PUT", "/connectors/kafka/pause", &basic, "Password"),
+        (8, "PUT", "/connectors/kafka/resume", &bearer, "Bearer"),
+        (9, "POST", "/connectors/kafka/restart", &basic, "Password"),
+        (10, "PUT", "/connectors/kafka/stop", &bearer, "Bearer"),
+    ];
+    for (peer, method, path, authorization, way) in changes {
+        let mut stream = connect_from(peer, address);
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\nAuthorization: {authorization}\r\n");
+        stream
+            .write_all(format!("{head}Content-Length: 0\r\nConnection: close\r\n\r\n").as_bytes())
+            .expect("it is sent");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer");
+        assert!(answer.starts_with("HTTP/1.1 20"), "{path}: {answer}");
+        let named = format!("127.0.0.{peer}:");
+        let line = || {
+            let output = service.program.output();
+            output.lines().find(|line| line.contains("over HTTP") && line.contains(&named)).map(str::to_owned)
+        };
+        wait_until("the change in the log", PROBE_WITHIN, || line().is_some());
+        let line = line().expect("a line");
+        assert!(line.contains(way), "{path}: {line}");
+    }
+    assert!(!service.program.output().contains(TOKEN), "the token is in no log");
+    service.program.terminate(STOP);
+}

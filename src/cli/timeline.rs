@@ -38,6 +38,9 @@ struct AbandonArgs {
     /// The system, where the archive holds several.
     #[arg(long, value_name = "ID")]
     system: Option<u64>,
+    /// Also what was archived of it since it was abandoned the last time
+    #[arg(long)]
+    again: bool,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -62,7 +65,7 @@ pub(super) async fn run(args: &Args, config: &Config) -> Result<()> {
     let stream = manifest::system(&store, args.system).await?;
     let chain = Chain::open(&store, &stream).await?;
     let mut chain = chain.ok_or_else(|| Error::new(Kind::NotFound, format!("the chain of {stream} has gone")))?;
-    let abandoned = abandon(&store, &mut chain, args.timeline, &writer_id()?).await?;
+    let abandoned = abandon(&store, &mut chain, (args.timeline, args.again), &writer_id()?).await?;
     let outcome = Outcome {
         stream: stream.to_string(),
         timeline: args.timeline,

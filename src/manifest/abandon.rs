@@ -13,6 +13,7 @@ use super::{Chain, Selection, recoverable};
 use crate::error::{Error, Kind, Result};
 use crate::store::{Store, layout};
 use crate::stream::{Abandon, Body, Retired, StreamId};
+use crate::time;
 
 impl Chain {
     /// The history of a timeline, in the life of it that is archived now; none of a chain of records.
@@ -66,11 +67,18 @@ impl Chain {
     }
 }
 
-/// Abandons a timeline of a system, with the base backups that end or begin on it.
+/// Abandons a timeline of a system, with the base backups that end or begin on it. What was archived of it since it was abandoned goes
+/// only if that is meant (`again`): the archiver goes on within seconds, and who gives the command twice means the life before.
 ///
 /// # Errors
-/// [`Kind::NotFound`] where nothing of it is archived, [`Kind::Config`] while another archived timeline comes from it.
-pub async fn abandon(store: &Store, chain: &mut Chain, timeline: u32, writer: &str) -> Result<Abandon> {
+/// [`Kind::NotFound`] where nothing of it is archived, [`Kind::Config`] while another archived timeline comes from it, and for one that
+/// was abandoned before.
+pub async fn abandon(
+    store: &Store,
+    chain: &mut Chain,
+    (timeline, again): (u32, bool),
+    writer: &str,
+) -> Result<Abandon> {
     let StreamId::Postgres { system_id } = *chain.stream() else {
         return Err(Error::new(Kind::Config, format!("{} has no timelines", chain.stream())));
     };
@@ -82,6 +90,13 @@ pub async fn abandon(store: &Store, chain: &mut Chain, timeline: u32, writer: &s
     let facts = recoverable::facts(store, chain, &sound).await?;
     if !facts.archived.contains_key(&timeline) {
         return Err(nothing_of(chain, timeline));
+    }
+    if !again && let Some(before) = last_end(chain, timeline) {
+        let message =
+            format!("timeline {timeline} was abandoned on {}, and is archived again since", time::utc(before));
+        return Err(Error::new(Kind::Config, message).hint(format!(
+            "nothing more has to be done; if what is archived of it now is of the wrong server, too: `tidelog timeline abandon {timeline} --again`"
+        )));
     }
     let comes_from = |(_, history): &(&u32, &Vec<_>)| {
         history.iter().any(|switch: &crate::segment::wal::Switch| switch.timeline == timeline)
@@ -100,7 +115,7 @@ pub async fn abandon(store: &Store, chain: &mut Chain, timeline: u32, writer: &s
     let names: Vec<String> = names.chain(unread).filter(|name| !chain.is_abandoned(name)).collect();
     let partition = timeline.cast_signed();
     let life = chain.life(partition);
-    let abandoned = chain.abandon((partition, life), &names, writer, crate::time::now()).await?;
+    let abandoned = chain.abandon((partition, life), &names, writer, time::now()).await?;
     // What was claimed to be complete was so of the server that is gone; archivers claim anew what they know.
     for object in store.list(&layout::coverages(chain.stream())).await? {
         store.delete(&object.location).await?;
@@ -108,10 +123,15 @@ pub async fn abandon(store: &Store, chain: &mut Chain, timeline: u32, writer: &s
     Ok(abandoned)
 }
 
+/// When a timeline was abandoned last.
+fn last_end(chain: &Chain, timeline: u32) -> Option<DateTime<Utc>> {
+    let ended = chain.abandoned().iter().rfind(|abandon| abandon.partition == timeline.cast_signed());
+    ended.map(|abandon| abandon.decided)
+}
+
 fn nothing_of(chain: &Chain, timeline: u32) -> Error {
-    let before = chain.abandoned().iter().rfind(|abandon| abandon.partition == timeline.cast_signed());
     let said =
-        before.map_or(String::new(), |abandon| format!("; it was abandoned on {}", abandon.decided.date_naive()));
+        last_end(chain, timeline).map_or(String::new(), |end| format!("; it was abandoned on {}", time::utc(end)));
     Error::new(Kind::NotFound, format!("the archive holds nothing of timeline {timeline}{said}"))
         .hint("`tidelog ls --json` names the timelines as partitions")
 }

@@ -33,7 +33,14 @@ impl Known {
         let found::Listed { names, beyond, .. } = found::listed(store, system_id, entered).await?;
         for name in names {
             let counted = entered.and_then(|entered| entered.get(&name));
-            let Some(size) = store.size(&layout::backup_commit(system_id, &name)).await? else { continue };
+            let size = match store.size(&layout::backup_commit(system_id, &name)).await {
+                // On a disk a pipe, say: reading it tells why it cannot be.
+                Err(error) if error.kind() == Kind::Corrupt => 0,
+                size => match size? {
+                    Some(size) => size,
+                    None => continue,
+                },
+            };
             let seen = (size, counted.map(|counted| counted.sha256.clone()));
             let known = self.read.get(&name).filter(|(known, taken)| *known == seen && taken.is_some());
             let found = match known {

@@ -20,7 +20,7 @@ use object_store::path::Path;
 
 use super::found::MOST_NAMED;
 use super::holds::Held;
-use crate::error::Result;
+use crate::error::{Kind, Result};
 use crate::store::{Store, layout};
 use crate::stream::{CountedBackups, total};
 
@@ -88,7 +88,11 @@ pub fn leftovers<'a>(
         let Some(name) = layout::backup_name(&folder) else { return Ok(None) };
         let is_left = match entered {
             Some(entered) => !entered.contains_key(name),
-            None => store.size(&layout::backup_commit(system_id, name)).await?.is_none(),
+            None => match store.size(&layout::backup_commit(system_id, name)).await {
+                // A pipe, say: something is there.
+                Err(error) if error.kind() == Kind::Corrupt => false,
+                size => size?.is_none(),
+            },
         };
         Ok(if is_left { Leftover::of(name, store.list(&folder).await?) } else { None })
     })

@@ -331,6 +331,9 @@ fn paragraph(damage: &Damage) -> String {
         (DamageKind::Missing | DamageKind::Unreadable, []) if damage.object.starts_with("backups/") => {
             format!("{}: a base backup {failed}", damage.stream)
         }
+        (DamageKind::Missing | DamageKind::Unreadable, []) if damage.object.ends_with("history") => {
+            format!("{}: the history of a timeline {failed}", damage.stream)
+        }
         (DamageKind::Chain, _) | (_, []) => format!("{}: its chain of checkpoints is damaged", damage.stream),
         (_, [(partition, start, end, _)]) => {
             format!("{name} {} {failed}", at(*partition, *start, *end))

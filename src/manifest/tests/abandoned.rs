@@ -54,11 +54,11 @@ async fn what_is_abandoned_leads_nowhere_and_its_number_is_free() {
     let store = faultless().store();
     let mut chain = archive(&store).await;
     let mut other = Chain::open(&store, &postgres()).await.unwrap().unwrap();
-    let refused = abandon::abandon(&store, &mut chain, 1, "x").await.unwrap_err();
+    let refused = abandon::abandon(&store, &mut chain, (1, false), "x").await.unwrap_err();
     assert!(refused.to_string().contains("timeline 2 of the archive comes from it"), "{refused}");
-    let done = abandon::abandon(&store, &mut chain, 2, "x").await.unwrap();
+    let done = abandon::abandon(&store, &mut chain, (2, false), "x").await.unwrap();
     assert_eq!((done.start, done.end, done.life, done.retired.segments), (32, 64, 0, 2));
-    assert_eq!(abandon::abandon(&store, &mut chain, 2, "x").await.unwrap_err().kind(), Kind::NotFound);
+    assert_eq!(abandon::abandon(&store, &mut chain, (2, false), "x").await.unwrap_err().kind(), Kind::NotFound);
     assert_eq!((objects(&chain).await, chain.totals().present().segments), (vec!["a".to_owned()], 1));
     let facts = recoverable_facts(&store, &chain).await;
     assert_eq!((facts.newest(), facts.histories.contains_key(&2)), (Some(1), false));
@@ -71,12 +71,18 @@ async fn what_is_abandoned_leads_nowhere_and_its_number_is_free() {
     history(&store, 2, 1, 20).await;
     chain.refresh().await.unwrap();
     assert_eq!(objects(&chain).await, ["a", "d"]);
+    // Whoever gives the command twice means the life before; the archiver has gone on meanwhile.
+    let twice = abandon::abandon(&store, &mut chain, (2, false), "x").await.unwrap_err();
+    assert_eq!((twice.kind(), objects(&chain).await.len()), (Kind::Config, 2), "{twice}");
+    assert!(twice.to_string().contains("was abandoned on") && twice.hint_text().unwrap().contains("--again"));
     let facts = recoverable_facts(&store, &chain).await;
     assert_eq!(facts.histories[&2], [Switch { timeline: 1, at: Lsn(20) }]);
     assert_eq!(facts.archived[&2], Lsn(16)..Lsn(48));
     let ranges = chain.ranges(&Selection::default()).await.unwrap();
     assert_eq!(ranges.iter().map(|range| range.start).collect::<Vec<_>>(), [0, 16], "no time of a commit of it counts");
     assert_eq!(damage(&store).await, Vec::<String>::new());
+    let done = abandon::abandon(&store, &mut chain, (2, true), "x").await.unwrap();
+    assert_eq!((done.life, objects(&chain).await), (1, vec!["a".to_owned()]));
 }
 
 async fn recoverable_facts(store: &Store, chain: &Chain) -> path::Facts {
@@ -87,7 +93,7 @@ async fn recoverable_facts(store: &Store, chain: &Chain) -> path::Facts {
 async fn a_snapshot_keeps_what_was_abandoned_and_an_older_reader_refuses_it() {
     let store = faultless().store();
     let mut chain = archive(&store).await;
-    abandon::abandon(&store, &mut chain, 2, "x").await.unwrap();
+    abandon::abandon(&store, &mut chain, (2, false), "x").await.unwrap();
     let number = chain.head();
     let mut end = 50;
     while chain.head() < 130 {
@@ -111,7 +117,7 @@ async fn objects_of_an_abandoned_timeline_are_told_apart_from_those_of_the_next(
     let mut chain = archive(&store).await;
     // The whole of timeline 2 but its last segment is given up first, up to a position that the next life comes to.
     chain.expire(&BTreeMap::from([(2, 60)]), "e", at(3)).await.unwrap();
-    let done = abandon::abandon(&store, &mut chain, 2, "x").await.unwrap();
+    let done = abandon::abandon(&store, &mut chain, (2, false), "x").await.unwrap();
     committed(&mut chain, &wal("d", (2, 1), 16, 48), "w").await;
     let obsolete = chain.retired(BTreeMap::from([(2, 0..i64::MAX)])).await.unwrap();
     let names = |map: &BTreeMap<String, DateTime<Utc>>| map.keys().map(|key| called(key)).collect::<Vec<_>>();

@@ -212,7 +212,7 @@ async fn what_went_with_an_abandoned_timeline_and_cannot_be_read_keeps_what_it_b
     let wal = of_wal("s", 2, 0, 50);
     committed(&mut chain, &Change { segments: vec![wal], ..Change::default() }, "w").await;
     store.put(&commit, b"{".to_vec().into()).await.unwrap();
-    abandon::abandon(&store, &mut chain, 2, "a").await.unwrap();
+    abandon::abandon(&store, &mut chain, (2, false), "a").await.unwrap();
     let later = crate::time::now() + TimeDelta::days(1);
     let lost = async || {
         let read = Known::read(&store, &chain).await.unwrap();
@@ -301,7 +301,7 @@ async fn a_backup_of_a_timeline_that_was_abandoned_meanwhile_is_none() {
     committed(&mut chain, &Change { segments: vec![wal], ..Change::default() }, "w").await;
     let (backup, hash) = stored(&store, "late", 2).await;
     let mut other = Chain::open(&store, &postgres()).await.unwrap().unwrap();
-    abandon::abandon(&store, &mut other, 2, "x").await.unwrap();
+    abandon::abandon(&store, &mut other, (2, false), "x").await.unwrap();
     chain.refresh().await.unwrap();
     let error = chain.enter(&backup, &hash, [0, 0], by()).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Fenced);

@@ -297,7 +297,7 @@ impl World {
     async fn abandon(&mut self) {
         let newest = self.lines.len() as u32;
         let Some((parent, _)) = self.lines[&newest].switches.last().copied() else { return };
-        abandon::abandon(&self.store, &mut self.chain, newest, "a").await.unwrap();
+        abandon::abandon(&self.store, &mut self.chain, (newest, true), "a").await.unwrap();
         self.lines.remove(&newest);
         self.backups.retain(|backup| backup.timeline != newest);
         self.now = if self.now == newest { parent } else { self.now };

@@ -22,6 +22,13 @@ pub(super) struct Secured {
     pub(super) end_point: Option<Vec<u8>>,
 }
 
+/// So many parameters of a server are kept; PostgreSQL reports fifteen (`GUC_REPORT` in its `guc_tables.c`). What sends others without end
+/// is no server, and runs into the time for a login.
+const MOST_PARAMETERS: usize = 256;
+
+/// So many bytes may one of them have, with its name.
+const MOST_OF_PARAMETER: usize = 4 << 10;
+
 /// Logs in. Gives the parameters that the server reports.
 pub(super) async fn log_in(
     connection: &mut Connection,
@@ -52,7 +59,9 @@ pub(super) async fn log_in(
             Backend::Authentication(asked) => login.answer(asked)?,
             Backend::ParameterStatus { name, value } => {
                 let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
-                parameters.insert(text(name), text(value));
+                if parameters.len() < MOST_PARAMETERS && name.len() + value.len() <= MOST_OF_PARAMETER {
+                    parameters.insert(text(name), text(value));
+                }
                 None
             }
             Backend::Error(error) => {

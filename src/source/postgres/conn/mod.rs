@@ -32,6 +32,9 @@ use super::codec::{Backend, frame};
 use crate::config::Postgres;
 use crate::error::{Error, Kind, Result, ResultExt};
 
+/// So much memory may the rows of an answer take: a million slots would not.
+const MOST_OF_ROWS: usize = 64 << 20;
+
 /// Enough for a login and for rows.
 const BUFFER: usize = 16 << 10;
 
@@ -305,10 +308,17 @@ impl Connection {
     /// Sends a command and gathers its rows, as texts; `doing` says what for.
     pub(super) async fn query(&mut self, command: &str, doing: &str) -> Result<Vec<Vec<Option<String>>>> {
         self.send(command).await?;
-        let (mut rows, mut failure) = (Vec::new(), None);
+        let (mut rows, mut failure, mut left) = (Vec::new(), None, MOST_OF_ROWS);
         loop {
             match self.next().await? {
-                Backend::DataRow(row) => rows.push(row.texts()),
+                Backend::DataRow(row) => {
+                    let texts = row.texts();
+                    let bytes = texts.iter().flatten().map(String::len).sum::<usize>();
+                    let takes = bytes + (texts.len() + 1) * size_of::<Option<String>>();
+                    let Some(room) = left.checked_sub(takes) else { return Err(self.too_many_rows(doing)) };
+                    left = room;
+                    rows.push(texts);
+                }
                 // After a fatal error nothing comes any more.
                 Backend::Error(error) if error.severity != "ERROR" => return Err(self.refused(error, doing)),
                 Backend::Error(error) => failure = Some(error),
@@ -321,6 +331,12 @@ impl Connection {
             Some(error) => Err(self.refused(error, doing)),
             None => Ok(rows),
         }
+    }
+
+    fn too_many_rows(&self, doing: &str) -> Error {
+        let message = format!("{}: cannot {doing}: the answer takes more than {MOST_OF_ROWS} bytes", self.shown);
+        Error::new(Kind::Unsupported, message)
+            .hint("look for a proxy between tidelog and the server that does not speak PostgreSQL's protocol")
     }
 
     /// Sends a command; its answer is read with [`Connection::next`].

@@ -169,3 +169,30 @@ fn nothing_shows_a_password() {
     assert!(!format!("{server:?}").contains("s3cret"));
     assert_eq!(server.shown(), "h:5432");
 }
+
+/// Whoever answers at the address of a server decides how much it says.
+#[tokio::test]
+async fn a_server_that_reports_without_end_and_answers_without_end_takes_little() {
+    let status = |name: &str, value: &str| message(b'S', format!("{name}\0{value}\0").as_bytes());
+    let many: Vec<u8> = (0..5_000).flat_map(|at| status(&format!("p{at}"), "x")).collect();
+    let login =
+        [authentication(0, b""), status("long", &"x".repeat(100_000)), status("server_version", "17.1"), many].concat();
+    let description = message(b'T', &[&[0, 1][..], b"a\0", &[0; 18]].concat());
+    // Texts of nothing: 24 bytes of memory for four that are sent.
+    let row = message(b'D', &[&10_000_u16.to_be_bytes()[..], &[0; 40_000]].concat());
+    let (listener, port) = listen().await;
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.expect("a client");
+        hear(&mut stream).await;
+        stream.write_all(&[login, message(b'Z', b"I")].concat()).await.expect("the client listens");
+        hear(&mut stream).await;
+        stream.write_all(&description).await.expect("the client listens");
+        while stream.write_all(&row).await.is_ok() {}
+    });
+    let server = server(&format!("host=127.0.0.1 port={port} user=u sslmode=disable target_session_attrs=any"), "");
+    let mut connection = server.connect(Purpose::Sql).await.expect("a login");
+    assert!(connection.parameters.len() <= 256 && !connection.parameters.contains_key("long"));
+    assert_eq!(connection.parameter("server_version"), "17.1");
+    let error = connection.query("SELECT 1", "ask for one").await.expect_err("no end");
+    assert!(error.to_string().contains("takes more than 67108864 bytes"), "{error}");
+}
