@@ -10,7 +10,7 @@ use tidelog::stream::Format;
 use crate::archive::{Record, Topic, on_disk};
 use crate::rig::http::Server;
 use crate::rig::kafka::free_port;
-use crate::rig::program::{Home, Output, run};
+use crate::rig::program::{Home, Output, Program, run};
 use crate::rig::topics::PATIENCE;
 use crate::rig::wait_for;
 
@@ -141,9 +141,8 @@ fn a_reader_that_has_seen_enough_is_no_error() {
     }
 }
 
-#[test]
-fn a_log_that_cannot_be_written_ends_no_archiver() {
-    let (home, port) = (Home::new(), free_port());
+/// The configuration of an archiver whose brokers are not there.
+fn without_brokers(home: &Home, port: u16) {
     let path = home.path().display();
     home.write(
         CONFIG,
@@ -152,6 +151,30 @@ fn a_log_that_cannot_be_written_ends_no_archiver() {
              [kafka]\ncluster = \"main\"\nbootstrap_servers = \"127.0.0.1:1\"\ngroup_id = \"g\"\ntopics = [\"orders\"]\n"
         ),
     );
+}
+
+/// Whatever it was started with.
+#[test]
+fn the_program_leaves_no_core_dump() {
+    let (home, port) = (Home::new(), free_port());
+    without_brokers(&home, port);
+    let plain = home.command(&["run", "-c", CONFIG]);
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", "ulimit -c \"$(ulimit -Hc)\"; exec \"$0\" \"$@\""]).arg(plain.get_program());
+    command.args(plain.get_args()).current_dir(home.path());
+    let program = Program::start(command, &home.path().join("output"));
+    let server = Server::new(format!("127.0.0.1:{port}"));
+    wait_for("the listener", PATIENCE, || server.is_up().then_some(()));
+    let limits = fs::read_to_string(format!("/proc/{}/limits", program.id())).expect("it runs");
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).expect("a line");
+    assert_eq!(core.split_whitespace().skip(4).take(2).collect::<Vec<_>>(), ["0", "0"]);
+    program.kill();
+}
+
+#[test]
+fn a_log_that_cannot_be_written_ends_no_archiver() {
+    let (home, port) = (Home::new(), free_port());
+    without_brokers(&home, port);
     let mut command = home.command(&["run", "-c", CONFIG]);
     command.stdout(Stdio::null()).stderr(fs::File::options().write(true).open("/dev/full").expect("a full disk"));
     let mut program = command.spawn().expect("it starts");

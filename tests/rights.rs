@@ -13,8 +13,9 @@ use tidelog::error::Kind;
 use tidelog::store::Store;
 use tidelog::stream::Format;
 
-use crate::archive::Record;
+use crate::archive::{Record, Topic};
 use crate::connect_check::{Guarded, LOGIN, findings};
+use crate::http::{Service, site_at};
 use crate::replay::{self, base, expected, found};
 use crate::rig::kafka::java;
 use crate::rig::postgres::{Postgres, PostgresOptions, Version};
@@ -23,6 +24,7 @@ use crate::rig::s3::{Enforcing, enforcing};
 use crate::rig::topics::{Codec, Message};
 use crate::rig::{python, unique, wait_until};
 use crate::site::{STOP, Settings, Site};
+use crate::state::{commit, wait_state};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -70,12 +72,74 @@ fn an_archiver_with_the_least_rights_in_kafka_archives_and_can_do_nothing_else()
     program.terminate(STOP);
     let listed = site.tidelog(&["ls", "--json"]).expect(0).json();
     assert_eq!((listed["streams"].as_array().map(Vec::len), &listed["streams"][0]["records"]), (Some(1), &20.into()));
-    let tried =
-        python::run(include_str!("data/kafka_rights.py"), &[&guarded.address, "archiver", "a secret", &ours, &other]);
-    let tried: serde_json::Value = serde_json::from_str(&tried).expect("answers");
+    let tried = python::run(
+        include_str!("data/kafka_rights.py"),
+        &[&guarded.address, "archiver", "a secret", &ours, &other, &site.group],
+    );
+    let mut tried: serde_json::Value = serde_json::from_str(&tried).expect("answers");
+    let committed = tried.as_object_mut().and_then(|tried| tried.remove("commit positions"));
+    assert_eq!(committed, Some("allowed".into()), "READ on its group is a right to commit");
     let refused = "TOPIC_AUTHORIZATION_FAILED";
     let expected = ["produce", "read another topic", "create a topic", "delete the topic", "alter the topic"];
     assert_eq!(tried, serde_json::Value::from_iter(expected.map(|name| (name, refused))), "{tried}");
+    // Where the archiver reads on is the archive's to say.
+    let messages: Vec<Message> = (20..40).map(|n| Message::new(n % 2, "key", &format!("record {n}"))).collect();
+    guarded.kafka.produce(&ours, Codec::None, &messages);
+    site.archive(&guarded.kafka, &[&ours]);
+    site.assert_holds(&ours, 0, &guarded.kafka.consume_all(&ours));
+}
+
+/// `STATE=1` is all that the state of a cluster needs; a replay that sets a topic as it was needs ALTER_CONFIGS on it besides.
+#[test]
+fn with_the_rights_for_state_all_of_it_is_kept_and_a_replay_needs_one_more_to_set_a_topic() {
+    let guarded = Guarded::start();
+    let [topic, group, target, id] = ["kept", "theirs", "copy", "set"].map(unique);
+    guarded.kafka.create_topic(&topic, 1, &[("retention.ms", "8640000000000")]);
+    let messages: Vec<Message> = (0..20).map(|n| Message::new(0, "key", &format!("record {n}"))).collect();
+    guarded.kafka.produce(&topic, Codec::None, &messages);
+    commit(&guarded.kafka, &group, &topic, 3, "");
+    let settings = Settings { topics: &[&topic], properties: &LOGIN, ..Settings::default() };
+    let (site, server) = site_at(&guarded.address, &settings, "[state]\nevery = \"1s\"\n");
+    let mut grant = Command::new(rights("kafka-acls.sh"));
+    // Every topic of theirs by the beginning of its name.
+    grant.arg("kept").env("KAFKA_ACLS", kafka_acls(site.home())).env("BOOTSTRAP", guarded.kafka.bootstrap());
+    grant.env("PRINCIPAL", "User:archiver").env("GROUP", &site.group).env("STATE", "1").env("PATTERN", "prefixed");
+    program::run(grant).expect(0);
+    let mut service = Service { program: site.start(), site, server };
+    service.wait_ready();
+    wait_state(&mut service, "topics", "its settings", |state| {
+        state[&topic]["settings"]["retention.ms"] == "8640000000000"
+    });
+    wait_state(&mut service, "groups", "its position", |state| state[&group]["positions"][&topic]["0"]["offset"] == 3);
+    wait_state(&mut service, "acls", "access control lists", |state| state["authorizer"] == true);
+    assert_eq!(service.server.json("/api/status")["state"]["refused"], serde_json::json!([]));
+    service.site.wait_archived(&guarded.kafka, &[&topic], &mut [&mut service.program]);
+    service.program.terminate(STOP);
+
+    let own = format!("tidelog-replay-{id}");
+    for (operation, on) in [
+        ("Create", ["--topic", &target]),
+        ("Write", ["--topic", &target]),
+        ("Read", ["--topic", &target]),
+        ("Read", ["--group", &own]),
+        ("Write", ["--transactional-id", &own]),
+    ] {
+        guarded.grant(operation, &on);
+    }
+    let rename = format!(".*={target}");
+    let args = ["replay", "--all", "--topics", &topic, "--rename", &rename, "--id", &id, "--settings", "archived"];
+    let args = [&args[..], &["--json"]].concat();
+    let refused = service.site.tidelog(&args).expect(3).json();
+    let given = &refused["settings"][0];
+    assert_eq!(
+        (&refused["records"], &given["left"]["retention.ms"]),
+        (&20.into(), &"8640000000000".into()),
+        "{refused}"
+    );
+    assert!(given["told"].to_string().contains("authorization failed"), "{refused}");
+    guarded.grant("AlterConfigs", &["--topic", &target]);
+    let given = service.site.tidelog(&args).expect(0).json();
+    assert_eq!(given["settings"][0]["left"], serde_json::json!({}), "{given}");
 }
 
 /// What a replay may not do in its target is said by name, before the first record.
@@ -158,6 +222,10 @@ fn with_least_rights(version: Version) {
         program::run(psql)
     };
     query("SELECT min(name) FROM pg_ls_waldir()").expect(0);
+    // REPLICATION is a right over all slots, and PostgreSQL has none over some.
+    postgres.psql("SELECT pg_create_physical_replication_slot('theirs')");
+    query("SELECT pg_drop_replication_slot('theirs')").expect(0);
+    query("SELECT pg_create_physical_replication_slot('forged')").expect(0);
     for forbidden in [
         "SELECT * FROM markers",
         "DELETE FROM markers",
@@ -192,12 +260,12 @@ fn an_archiver_with_the_least_rights_in_postgres_archives_and_can_do_little_else
 impl Enforcing {
     fn config(&self, user: usize, spool: &Path, more: &str) -> String {
         let options: String = self.options(user).iter().map(|(name, value)| format!("{name} = {value:?}\n")).collect();
-        format!("[archive]\nurl = \"s3://{}\"\nspool_dir = {spool:?}\n[archive.options]\n{options}{more}", self.bucket)
+        format!("[archive]\nurl = {:?}\nspool_dir = {spool:?}\n[archive.options]\n{options}{more}", self.url)
     }
 
     fn store(&self, user: usize) -> Store {
         let options = self.options(user).into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-        let url = format!("s3://{}", self.bucket).parse().expect("a URL");
+        let url = self.url.parse().expect("a URL");
         Store::open(&Archive { url, spool_dir: PathBuf::new(), options }).expect("a store")
     }
 }
@@ -238,6 +306,55 @@ fn writer_expirer_and_reader_have_the_least_rights_in_s3_and_no_other() {
     assert!(given["backups"].as_u64().is_some_and(|backups| backups > 0), "{given}");
     home.run(&["-c", "reader.toml", "verify"]).expect(0);
     may_do_no_more(&s3, [WRITER, EXPIRER, READER]);
+    // It takes claims back, which are no part of the archive.
+    home.run(&["-c", "writer.toml", "timeline", "abandon", "1"]).expect(0);
+}
+
+/// Entries above a hole are moved, which takes the right to delete some: neither the archiver has it nor the expirer.
+#[test]
+fn a_repair_has_rights_of_its_own_in_s3_and_topics_expire_with_the_expirer_s() {
+    const WRITER: usize = 0;
+    const EXPIRER: usize = 1;
+    const REPAIRER: usize = 2;
+    let s3 = enforcing(["s3-writer.json", "s3-expirer.json", "s3-repairer.json"].map(rights));
+    let (home, runtime) = (Home::new(), tokio::runtime::Runtime::new().expect("a runtime"));
+    let spool = home.path().join("spool");
+    home.write("writer.toml", &s3.config(WRITER, &spool, ""));
+    home.write("expirer.toml", &s3.config(EXPIRER, &spool, "[retention]\nkafka = \"1s\"\n"));
+    home.write("repairer.toml", &s3.config(REPAIRER, &spool, ""));
+    let [writer, expirer, repairer] = [WRITER, EXPIRER, REPAIRER].map(|user| s3.store(user));
+    let entry = |number: u32| Key::from(format!("manifest/kafka/main/orders.0/{number:020}.json"));
+    let segments: Vec<Key> = runtime.block_on(async {
+        let (mut topic, mut segments) = (Topic::begin(&writer, "orders", 0).await, Vec::new());
+        for offset in 0..4 {
+            segments.push(topic.append(Format::Parquet, &[Record::new(0, offset, 1_000)]).await.into());
+        }
+        repairer.delete(&entry(2)).await.expect("whoever repairs may delete entries");
+        segments
+    });
+    let repair = |config: &str| home.run(&["-c", config, "verify", "--repair", "--json"]);
+    for config in ["writer.toml", "expirer.toml"] {
+        let refused = repair(config);
+        assert!(refused.status != Some(0) && refused.stderr.contains("AccessDenied"), "{config}: {refused:?}");
+        home.run(&["-c", "writer.toml", "verify"]).expect(3);
+    }
+    let repaired = repair("repairer.toml").expect(0).json();
+    assert_eq!(repaired["repaired"][0]["aside"].as_array().map(Vec::len), Some(2), "{repaired}");
+    home.run(&["-c", "writer.toml", "verify"]).expect(0);
+    wait_until("what is older than a second to be given up", PATIENCE, || {
+        home.run(&["-c", "expirer.toml", "expire"]).expect(0);
+        let left = home.run(&["-c", "writer.toml", "cat", "--topic", "orders"]).expect(0);
+        left.stdout.is_empty()
+    });
+    runtime.block_on(async {
+        // Deleted an hour later, by whoever may.
+        for (user, name) in [(&writer, "the writer"), (&repairer, "the repairer")] {
+            assert_eq!(user.delete(&segments[0]).await.expect_err(name).kind(), Kind::Denied, "{name}");
+        }
+        expirer.delete(&segments[0]).await.expect("the expirer deletes a segment");
+        let forged = Bytes::from_static(b"forged");
+        assert_eq!(repairer.put(&segments[1], forged).await.expect_err("it writes").kind(), Kind::Denied);
+    });
 }
 
 fn assert_no_refusal(program: &Program) {

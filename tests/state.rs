@@ -84,7 +84,7 @@ fn read_of_each(kafka: &Kafka, group: &str, protocol: &str, topic: &str) -> (Bas
     (consumer, next.into())
 }
 
-fn commit(kafka: &Kafka, group: &str, topic: &str, offset: i64, metadata: &str) {
+pub(crate) fn commit(kafka: &Kafka, group: &str, topic: &str, offset: i64, metadata: &str) {
     let consumer: BaseConsumer = kafka.config().set("group.id", group).create().expect("a consumer can be made");
     let mut list = TopicPartitionList::new();
     let mut element = list.add_partition(topic, 0);

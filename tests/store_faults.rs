@@ -475,7 +475,8 @@ fn a_hole_is_told_by_every_reader_and_mended_by_a_command() {
         std::fs::remove_file(lost).unwrap();
     }
     let missing = before[before.len() - 4].file_name().unwrap().to_str().unwrap().to_owned();
-    for command in [&["ls"][..], &["cat", "--topic", &topic], &["files"], &["verify"]] {
+    let replay = ["replay", "--topics", &topic, "--from", "2000-01-01T00:00:00Z", "--to-stdout"];
+    for command in [&["ls"][..], &["cat", "--topic", &topic], &["files"], &["verify"], &replay] {
         let output = site.tidelog(command);
         let said = format!("{}{}", output.stdout, output.stderr);
         assert!(said.contains(&format!("{missing} is missing")), "{command:?} says nothing of the hole: {said}");

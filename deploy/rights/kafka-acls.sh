@@ -4,7 +4,8 @@
 #   BOOTSTRAP=kafka:9092 PRINCIPAL=User:tidelog GROUP=tidelog ./kafka-acls.sh orders payments
 #   PATTERN=prefixed BOOTSTRAP=… PRINCIPAL=… GROUP=… ./kafka-acls.sh cdc.
 #
-# READ (which implies DESCRIBE) on what is archived, and on the group. DESCRIBE_CONFIGS lets `tidelog check --connect` compare limits;
+# READ (which implies DESCRIBE) on what is archived, and on the group. DESCRIBE_CONFIGS lets `tidelog check --connect` compare limits of topics
+# (session.timeout.ms it holds against the brokers' limits only for whoever has DESCRIBE_CONFIGS on the cluster, which is not granted here);
 # `tidelog run` goes without it, unless it keeps the state of the cluster ([state]): STATE=1 grants what that needs besides, DESCRIBE and
 # DESCRIBE_CONFIGS on all topics, DESCRIBE on all groups and on the cluster. Nothing is created, written or deleted in this cluster. ADMIN is a properties file for the tool.
 set -eu

@@ -505,6 +505,28 @@ mod tests {
         }
     }
 
+    /// A link that leads out, and what would be written through it.
+    #[test]
+    fn no_link_of_an_archive_is_made_and_nothing_is_written_through_one() {
+        let outside = tempfile::tempdir().expect("a directory");
+        for kind in [tar::EntryType::Symlink, tar::EntryType::Link, tar::EntryType::Fifo, tar::EntryType::Char] {
+            let mut builder = tar::Builder::new(Vec::new());
+            let mut header = tar::Header::new_gnu();
+            header.set_size(0);
+            header.set_entry_type(kind);
+            builder.append_link(&mut header, "out", outside.path()).expect("appended");
+            let mut header = tar::Header::new_gnu();
+            header.set_size(5);
+            header.set_mode(0o600);
+            builder.append_data(&mut header, "out/file", &b"hello"[..]).expect("appended");
+            let tar = builder.into_inner().expect("a tar file");
+            let (into, written) = run(&tar, &files(&[("p/out/file", b"hello"), ("p/out", b"")]));
+            assert_eq!(written.expect_err("it must not pass").kind(), Kind::Unsupported, "{kind:?}");
+            assert!(into.path().join("out").symlink_metadata().is_err(), "{kind:?} is made");
+            assert_eq!(fs::read_dir(outside.path()).expect("a directory").count(), 0, "{kind:?}");
+        }
+    }
+
     #[test]
     fn what_the_manifest_does_not_say_is_refused() {
         let refused = |tar: &[u8], known: &[(&str, &[u8])]| {

@@ -3,10 +3,10 @@
 import json
 import sys
 
-from confluent_kafka import KafkaException, Producer
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic
 
-address, user, password, ours, other = sys.argv[1:]
+address, user, password, ours, other, group = sys.argv[1:]
 login = {
     "bootstrap.servers": address,
     "security.protocol": "SASL_PLAINTEXT",
@@ -40,6 +40,15 @@ def read():
         raise KafkaException(error)
 
 
+def commit():
+    # One that lies before what was read, and one that lies ahead of it.
+    consumer = Consumer({**login, "group.id": group})
+    positions = [TopicPartition(ours, 0, 0), TopicPartition(ours, 1, 15)]
+    for position in consumer.commit(offsets=positions, asynchronous=False):
+        if position.error is not None:
+            raise KafkaException(position.error)
+
+
 def each(futures):
     for future in futures.values():
         future.result(60)
@@ -48,6 +57,7 @@ def each(futures):
 admin = AdminClient(login)
 cleanup = ConfigEntry("cleanup.policy", "compact", incremental_operation=AlterConfigOpType.SET)
 attempt("produce", produce)
+attempt("commit positions", commit)
 attempt("read another topic", read)
 attempt("create a topic", lambda: each(admin.create_topics([NewTopic("forged", 1, 1)])))
 attempt("delete the topic", lambda: each(admin.delete_topics([ours])))

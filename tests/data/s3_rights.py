@@ -1,4 +1,5 @@
-"""Makes a bucket on a moto_server with one user for each policy, and has the server look at every request from then on."""
+"""Makes a bucket on a moto_server with one user for each policy, for an archive in its folder `archive`, and has the server look at every
+request from then on."""
 
 import json
 import pathlib
@@ -19,7 +20,7 @@ client("s3").create_bucket(Bucket=bucket)
 iam, users = client("iam"), []
 for path in map(pathlib.Path, policies):
     iam.create_user(UserName=path.stem)
-    document = path.read_text().replace("BUCKET", bucket)
+    document = path.read_text().replace("BUCKET/", f"{bucket}/archive/").replace("BUCKET", bucket)
     iam.put_user_policy(UserName=path.stem, PolicyName=path.stem, PolicyDocument=document)
     key = iam.create_access_key(UserName=path.stem)["AccessKey"]
     users.append([key["AccessKeyId"], key["SecretAccessKey"]])

@@ -135,7 +135,8 @@ fn start_moto(environment: &[(&str, &str)]) -> (Process, u16) {
 /// A bucket on a moto_server of its own that looks at signatures and policies, with one user for each policy.
 pub(crate) struct Enforcing {
     endpoint: String,
-    pub(crate) bucket: String,
+    /// `s3://<bucket>/<folder>`
+    pub(crate) url: String,
     users: Vec<(String, String)>,
     _server: Process,
 }
@@ -156,7 +157,8 @@ impl Enforcing {
     }
 }
 
-/// Makes it. Each policy is a file, in which `BUCKET` stands for the bucket.
+/// Makes it, for an archive in a folder of the bucket. Each policy is a file, in which `BUCKET/` stands for that folder, and `BUCKET` for
+/// the bucket.
 pub(crate) fn enforcing<const N: usize>(policies: [std::path::PathBuf; N]) -> Enforcing {
     // Users are made before it looks at anything.
     let (server, port) = start_moto(&[("INITIAL_NO_AUTH_ACTION_COUNT", "1000000")]);
@@ -164,7 +166,8 @@ pub(crate) fn enforcing<const N: usize>(policies: [std::path::PathBuf; N]) -> En
     let policies = policies.map(|policy| policy.display().to_string());
     let args: Vec<&str> = [&*endpoint, &*bucket].into_iter().chain(policies.iter().map(String::as_str)).collect();
     let users = super::python::run(include_str!("../data/s3_rights.py"), &args);
-    Enforcing { endpoint, bucket, users: serde_json::from_str(&users).expect("users"), _server: server }
+    let url = format!("s3://{bucket}/archive");
+    Enforcing { endpoint, url, users: serde_json::from_str(&users).expect("users"), _server: server }
 }
 
 /// A PUT without a body (moto asks for no signature); gives the answer's text.

@@ -119,9 +119,9 @@ impl Receiver {
         );
         let oldest = match sql.query(&listed, "list the WAL files").await {
             Ok(rows) => rows.into_iter().flatten().next().flatten().and_then(|name| self.file_start(&name)),
-            // Only pg_monitor may list them. What the slot keeps is there for sure, but there may be more.
+            // Whoever was not granted it may not list them. What the slot keeps is there for sure, but there may be more.
             Err(listing) if listing.kind() == Kind::Denied => {
-                tracing::warn!(error = %listing, hint = "grant pg_monitor to the role of postgres.url", "the oldest WAL file of the server is not known");
+                tracing::warn!(error = %listing, hint = "GRANT EXECUTE ON FUNCTION pg_catalog.pg_ls_waldir() TO the role of postgres.url, in the database of postgres.url", "the oldest WAL file of the server is not known");
                 kept.filter(|_| next.switch.is_none())
             }
             Err(listing) => return Err(listing),
