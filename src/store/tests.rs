@@ -112,6 +112,68 @@ async fn a_server_that_does_not_listen_is_unavailable() {
     assert!(error.to_string().contains("cannot create tidelog-probe-"), "{error}");
 }
 
+/// A server that answers every request in the same way; its port, and what it was asked.
+async fn answering(answer: String) -> (u16, Arc<std::sync::Mutex<Vec<String>>>) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (port, asked) = (listener.local_addr().unwrap().port(), Arc::<std::sync::Mutex<Vec<String>>>::default());
+    let told = Arc::clone(&asked);
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let (mut request, mut piece) = (String::new(), [0; 4096]);
+            let is_whole = |request: &str| {
+                let (head, body) = request.split_once("\r\n\r\n")?;
+                let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
+                Some(body.len() >= length.unwrap_or(0))
+            };
+            while is_whole(&request) != Some(true) {
+                let count = stream.read(&mut piece).await.unwrap();
+                assert!(count > 0, "it breaks off: {request}");
+                request.push_str(std::str::from_utf8(&piece[..count]).unwrap());
+            }
+            told.lock().unwrap().push(request);
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        }
+    });
+    (port, asked)
+}
+
+/// Whoever answers at the endpoint can have others asked. docs/SECURITY.md says what they get.
+#[tokio::test]
+async fn another_host_to_which_the_endpoint_redirects_gets_no_signature_and_no_content() {
+    let (other, asked) = answering(
+        "HTTP/1.1 200 OK\r\nContent-Length: 4\r\nLast-Modified: Sun, 22 Nov 2026 16:00:00 GMT\r\nETag: \"e\"\r\n\
+         Connection: close\r\n\r\nelse"
+            .to_owned(),
+    )
+    .await;
+    let (port, _) = answering(format!(
+        "HTTP/1.1 307 Temporary Redirect\r\nLocation: http://127.0.0.1:{other}/bucket/k\r\nContent-Length: 0\r\n\
+         Connection: close\r\n\r\n"
+    ))
+    .await;
+    let endpoint = format!("http://127.0.0.1:{port}");
+    let options = [
+        ("aws_endpoint", endpoint.as_str()),
+        ("aws_allow_http", "true"),
+        ("aws_access_key_id", "the-key-id"),
+        ("aws_secret_access_key", "the-secret"),
+        ("aws_session_token", "the-token"),
+    ];
+    let store = Store::open(&archive("s3://bucket", &options)).unwrap();
+    assert_eq!(store.get(&Path::from("k")).await.unwrap().unwrap(), "else");
+    // It is tried again for a while.
+    let (key, content) = (Path::from("k"), Bytes::from_static(b"the content"));
+    let put = tokio::time::timeout(std::time::Duration::from_secs(1), store.put(&key, content)).await;
+    assert!(!matches!(put, Ok(Ok(()))), "{put:?}");
+    let asked = asked.lock().unwrap().join("\n").to_ascii_lowercase();
+    assert!(asked.starts_with("get /bucket/k") && asked.contains("x-amz-security-token: the-token"), "{asked}");
+    for kept in ["authorization", "the-key-id", "the-secret", "the content"] {
+        assert!(!asked.contains(kept), "{kept}: {asked}");
+    }
+}
+
 /// What is wrong with a store.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Wrong {
