@@ -245,8 +245,11 @@ fn what_is_archived_is_the_servers_wal_byte_for_byte() {
             Postgres::start(PostgresOptions { version, config: &config, initdb: &[&size], ..Default::default() });
         let site = WalSite::of(&postgres);
         let mut program = site.start();
-        // What the server writes before that is not archived.
+        // What the server writes before its log is streamed is not archived.
         site.wait_begun(&mut program);
+        wait_until("the log to be streamed", PATIENCE, || {
+            postgres.psql("SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'").trim() == "1"
+        });
         postgres.pgbench(&["-i", "-s", "2", "-q"]);
         postgres.psql("SELECT pg_switch_wal()");
         postgres.pgbench(&["-t", "50", "-c", "2"]);
