@@ -386,7 +386,7 @@ async fn archive(root: PathBuf, segments: u64) -> Done {
             largest_record: 1_100,
             partitions: (0..PARTITIONS).map(range).collect(),
             last: Vec::new(),
-            life: 0,
+            generation: 0,
         };
         let change = Change { segments: vec![segment], ..Change::default() };
         match chain.commit(&change, "bench", now).await? {

@@ -72,7 +72,7 @@ async fn read_to(stream: &mut WalStream, bytes: &mut Vec<u8>, end: Lsn) {
     timeout(PATIENCE, reading).await.expect("the WAL comes in time");
 }
 
-/// The next event that is no sign of life.
+/// The next event that is no keepalive.
 async fn next_timeline(stream: &mut WalStream) -> (u32, Lsn) {
     let reading = async {
         loop {

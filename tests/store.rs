@@ -171,7 +171,7 @@ async fn a_chain_lives_there(store: &Store) {
                 largest_record: 100,
                 partitions: vec![range],
                 last: Vec::new(),
-                life: 0,
+                generation: 0,
             };
             let change = Change { segments: vec![segment], ..Change::default() };
             let outcome = chain.commit(&change, writer, now).await.unwrap();

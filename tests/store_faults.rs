@@ -80,7 +80,7 @@ fn change(n: i64) -> Change {
         largest_record: 100,
         partitions: vec![range],
         last: Vec::new(),
-        life: 0,
+        generation: 0,
     };
     Change { segments: vec![segment], ..Change::default() }
 }

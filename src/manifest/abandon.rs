@@ -16,10 +16,10 @@ use crate::stream::{Abandon, Body, Retired, StreamId};
 use crate::time;
 
 impl Chain {
-    /// The history of a timeline, in the life of it that is archived now; none of a chain of records.
+    /// The history of a timeline, in the generation of it that is archived now; none of a chain of records.
     pub fn history_key(&self, timeline: u32) -> Option<Path> {
         let StreamId::Postgres { system_id } = self.stream() else { return None };
-        Some(layout::history(*system_id, timeline, self.life(timeline.cast_signed())))
+        Some(layout::history(*system_id, timeline, self.generation(timeline.cast_signed())))
     }
 
     /// Whether a base backup went with a timeline that was abandoned.
@@ -30,17 +30,17 @@ impl Chain {
     /// Abandons a timeline, with these base backups. Of two at the same time one does it, and both are told.
     ///
     /// # Errors
-    /// Those of the store. The same call tells after an error whether it was done, as long as `life` is the one that was
+    /// Those of the store. The same call tells after an error whether it was done, as long as `generation` is the one that was
     /// meant.
     pub async fn abandon(
         &mut self,
-        (partition, life): (i32, u32),
+        (partition, generation): (i32, u32),
         backups: &[String],
         writer: &str,
         now: DateTime<Utc>,
     ) -> Result<Abandon> {
         loop {
-            let ended = |abandon: &&Abandon| (abandon.partition, abandon.life) == (partition, life);
+            let ended = |abandon: &&Abandon| (abandon.partition, abandon.generation) == (partition, generation);
             if let Some(ended) = self.abandoned().iter().find(ended) {
                 return Ok(ended.clone());
             }
@@ -49,7 +49,7 @@ impl Chain {
             let segments = self.select(&Selection { timestamps: None, partitions }).await?.segments;
             let body = Body::Abandon(Abandon {
                 partition,
-                life,
+                generation,
                 start: position.start,
                 end: position.end,
                 backups: backups.to_vec(),
@@ -68,7 +68,7 @@ impl Chain {
 }
 
 /// Abandons a timeline of a system, with the base backups that end or begin on it. What was archived of it since it was abandoned goes
-/// only if that is meant (`again`): the archiver goes on within seconds, and who gives the command twice means the life before.
+/// only if that is meant (`again`): the archiver goes on within seconds, and who gives the command twice means the generation before.
 ///
 /// # Errors
 /// [`Kind::NotFound`] where nothing of it is archived, [`Kind::Config`] while another archived timeline comes from it, and for one that
@@ -114,8 +114,8 @@ pub async fn abandon(
     let unread = unreadable.into_iter().map(|one| one.name).filter(|name| layout::is_backup_name(name));
     let names: Vec<String> = names.chain(unread).filter(|name| !chain.is_abandoned(name)).collect();
     let partition = timeline.cast_signed();
-    let life = chain.life(partition);
-    let abandoned = chain.abandon((partition, life), &names, writer, time::now()).await?;
+    let generation = chain.generation(partition);
+    let abandoned = chain.abandon((partition, generation), &names, writer, time::now()).await?;
     // What was claimed to be complete was so of the server that is gone; archivers claim anew what they know.
     for object in store.list(&layout::coverages(chain.stream())).await? {
         store.delete(&object.location).await?;

@@ -149,7 +149,7 @@ impl Chain {
                 Kind::Fenced,
                 format!("{} holds the topic with the id {archived}, and the topic's id is {found}", self.stream),
             )
-            .hint("the topic was deleted and created again: its new life is a new generation")),
+            .hint("the topic was deleted and created again: its new log is a new generation")),
             _ if self.begin.system() != begin.system() => Err(Error::new(
                 Kind::Fenced,
                 format!("{} was begun with {:?}, and the server says {:?}", self.stream, self.begin, begin),
@@ -369,7 +369,7 @@ impl Chain {
             })
         });
         // A timeline that was abandoned meanwhile is not the one that the change is of.
-        let stale = body.lives().filter(|(partition, life)| self.life(*partition) != *life);
+        let stale = body.generations().filter(|(partition, generation)| self.generation(*partition) != *generation);
         moved.map(|range| range.partition).chain(stale.map(|(partition, _)| partition)).collect()
     }
 
@@ -468,9 +468,9 @@ impl Chain {
         self.progress.backups()
     }
 
-    /// Which life of a timeline is archived now, from 0.
-    pub fn life(&self, partition: i32) -> u32 {
-        self.progress.life(partition)
+    /// Which generation of a timeline is archived now, from 0.
+    pub fn generation(&self, partition: i32) -> u32 {
+        self.progress.generation(partition)
     }
 
     /// That the generation has ended, if it has.

@@ -140,7 +140,7 @@ impl Coverage {
     }
 
     /// Takes over the claims of replicas that wrote nothing since `before` and removes their objects, so that restarts
-    /// leave no heap of objects. Our own object is durable before theirs are gone; a replica that lives after all
+    /// leave no heap of objects. Our own object is durable before theirs are gone; a replica that runs after all
     /// writes its object again. Of a topic the newest generation alone is taken over. Objects that were written later than
     /// `now` are removed: a clock was ahead, and they would begin to count once that time has come.
     pub async fn adopt(

@@ -19,7 +19,7 @@ use crate::store::Store;
 use crate::stream::{BackupRef, Body, Entered, StreamId, unneeded};
 
 impl Chain {
-    /// Makes a backup count, whose `backup.json` with this hash is durable. `lives` are those of its timelines as it began.
+    /// Makes a backup count, whose `backup.json` with this hash is durable. `generations` are those of its timelines as it began.
     ///
     /// # Errors
     /// [`Kind::Fenced`] if one of its timelines was abandoned meanwhile, or what it builds on was given up, and the store's errors. The same call tells after an
@@ -28,7 +28,7 @@ impl Chain {
         &mut self,
         backup: &Backup,
         sha256: &str,
-        lives: [u32; 2],
+        generations: [u32; 2],
         (writer, now): (&str, DateTime<Utc>),
     ) -> Result<()> {
         let mut added = vec![backup_ref(backup, sha256.to_owned())];
@@ -37,8 +37,9 @@ impl Chain {
             added.extend(before.into_iter().filter(|other| other.name != backup.name));
         }
         loop {
-            let now_lives = [backup.timeline, backup.end_timeline].map(|timeline| self.life(timeline.cast_signed()));
-            if now_lives != lives {
+            let current =
+                [backup.timeline, backup.end_timeline].map(|timeline| self.generation(timeline.cast_signed()));
+            if current != generations {
                 let message = format!("a timeline of the base backup {} was abandoned while it was taken", backup.name);
                 return Err(Error::new(Kind::Fenced, message).hint("it counts for nothing, and another one is taken"));
             }

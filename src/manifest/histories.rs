@@ -22,7 +22,7 @@ pub const MOST_SWITCHES: usize = 1 << 20;
 /// What the histories of a system say.
 #[derive(Debug, Default)]
 pub struct Histories {
-    /// By timeline and life: the timelines that it comes from, oldest first.
+    /// By timeline and generation: the timelines that it comes from, oldest first.
     pub known: BTreeMap<(u32, u32), Vec<Switch>>,
     /// The first of those that cannot be read, by their keys, and why.
     pub unreadable: Vec<(String, Error)>,
@@ -30,7 +30,7 @@ pub struct Histories {
     pub more: u64,
 }
 
-/// Reads them. `is_wanted` says of a timeline and a life of it whether its history counts, `is_archived` whether WAL of it does.
+/// Reads them. `is_wanted` says of a timeline and a generation of it whether its history counts, `is_archived` whether WAL of it does.
 ///
 /// # Errors
 /// Only those of a store that does not answer.
@@ -42,25 +42,25 @@ pub async fn histories(
 ) -> Result<Histories> {
     let objects = store.list(&layout::histories(system_id)).await?;
     let named = objects.into_iter().filter_map(|object| {
-        let (timeline, life) = layout::history_timeline(&object.location)?;
-        is_wanted(timeline, life).then_some((timeline, life, object.location))
+        let (timeline, generation) = layout::history_timeline(&object.location)?;
+        is_wanted(timeline, generation).then_some((timeline, generation, object.location))
     });
     let mut wanted: Vec<(u32, u32, Path)> = named.collect();
-    wanted.sort_by_key(|(timeline, life, _)| std::cmp::Reverse((is_archived(*timeline), *timeline, *life)));
+    wanted.sort_by_key(|(timeline, generation, _)| std::cmp::Reverse((is_archived(*timeline), *timeline, *generation)));
     let mut found = Histories { more: wanted.len().saturating_sub(MOST_HISTORIES) as u64, ..Histories::default() };
     wanted.truncate(MOST_HISTORIES);
-    let read = stream::iter(wanted).map(async |(timeline, life, key)| {
+    let read = stream::iter(wanted).map(async |(timeline, generation, key)| {
         let text = store.get(&key).await;
         let history = text.and_then(|text| text.map(|text| parse_history(timeline, &text)).transpose());
-        (timeline, life, key, history)
+        (timeline, generation, key, history)
     });
     let (mut read, mut left) = (std::pin::pin!(read.buffered(READS_AT_ONCE)), MOST_SWITCHES);
-    while let Some((timeline, life, key, history)) = read.next().await {
+    while let Some((timeline, generation, key, history)) = read.next().await {
         match history {
             Ok(None) => {}
             Ok(Some(history)) if history.len() <= left => {
                 left -= history.len();
-                found.known.insert((timeline, life), history);
+                found.known.insert((timeline, generation), history);
             }
             Ok(Some(_)) => found.more += 1,
             Err(error) if error.kind() == Kind::Corrupt && found.unreadable.len() < MOST_NAMED => {

@@ -61,7 +61,7 @@ pub async fn facts_with(store: &Store, chain: &Chain, mut backups: Vec<Taken>) -
     facts.histories.insert(1, Vec::new());
     // A damaged one keeps its own timeline from being followed, and no other.
     let archived: BTreeSet<u32> = facts.archived.keys().copied().collect();
-    let is_current = |timeline: u32, life| life == chain.life(timeline.cast_signed());
+    let is_current = |timeline: u32, generation| generation == chain.generation(timeline.cast_signed());
     let found = histories(store, *system_id, is_current, |timeline| archived.contains(&timeline)).await?;
     for ((timeline, _), history) in found.known {
         // The server has gone on there, and the first of its log is on its way: what leads to it must not be given up.

@@ -128,7 +128,7 @@ impl Chain {
         }
         segments
             .retain(|segment| self.is_of_now(segment) && segment.partitions.iter().any(|range| self.is_kept(range)));
-        gaps.retain(|gap| self.life(gap.partition) == gap.life && self.is_kept(&gap.range()));
+        gaps.retain(|gap| self.generation(gap.partition) == gap.generation && self.is_kept(&gap.range()));
         Ok(Selected { segments, gaps })
     }
 
@@ -148,7 +148,7 @@ impl Chain {
         // No record is that old, so no page is opened for its segments alone.
         let only_gaps = Selection { timestamps: Some(i64::MIN..i64::MIN + 1), partitions: None };
         let mut gaps = self.listed(&only_gaps).await?.gaps;
-        gaps.retain(|gap| self.life(gap.partition) == gap.life);
+        gaps.retain(|gap| self.generation(gap.partition) == gap.generation);
         Ok(gaps)
     }
 
@@ -163,7 +163,7 @@ impl Chain {
             let given_up = expires.iter().find(|expire| {
                 let below = |range: &PartitionRange| {
                     let covers = |expired: &Expired| {
-                        (expired.partition, expired.life) == (range.partition, segment.life)
+                        (expired.partition, expired.generation) == (range.partition, segment.generation)
                             && range.end <= expired.before
                     };
                     expire.ranges.iter().any(covers)
@@ -178,15 +178,15 @@ impl Chain {
         Ok(Obsolete { retired, abandoned })
     }
 
-    /// Whether a segment is of the life of its timeline that is archived now.
+    /// Whether a segment is of the generation of its timeline that is archived now.
     fn is_of_now(&self, segment: &SegmentRef) -> bool {
-        segment.partitions.first().is_none_or(|range| self.life(range.partition) == segment.life)
+        segment.partitions.first().is_none_or(|range| self.generation(range.partition) == segment.generation)
     }
 
     /// When the timeline of a segment was abandoned, if it was.
     fn abandoned_by(&self, segment: &SegmentRef) -> Option<DateTime<Utc>> {
         let partition = segment.partitions.first()?.partition;
-        let ends = |abandon: &&Abandon| (abandon.partition, abandon.life) == (partition, segment.life);
+        let ends = |abandon: &&Abandon| (abandon.partition, abandon.generation) == (partition, segment.generation);
         self.abandoned().iter().find(ends).map(|abandon| abandon.decided)
     }
 

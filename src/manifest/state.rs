@@ -201,7 +201,7 @@ pub async fn append(chain: &mut Chain, number: i64, document: &[u8], by: By<'_>)
         largest_record: document.len() as u64,
         partitions: vec![range],
         last: Vec::new(),
-        life: 0,
+        generation: 0,
     };
     chain.store.put(&key, bytes).await?;
     let change = Change { segments: vec![segment], ..Change::default() };

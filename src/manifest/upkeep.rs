@@ -76,8 +76,8 @@ impl Chain {
         let mut ranges = Vec::new();
         for (&partition, &before) in before {
             let from = self.position(partition).map(|position| position.start).filter(|from| *from < before);
-            let life = self.life(partition);
-            ranges.extend(from.map(|from| Expired { partition, from, before, life }));
+            let generation = self.generation(partition);
+            ranges.extend(from.map(|from| Expired { partition, from, before, generation }));
         }
         let partitions = ranges.iter().map(|expired| (expired.partition, expired.from..expired.before)).collect();
         let selected = self.select(&Selection { timestamps: None, partitions: Some(partitions) }).await?;

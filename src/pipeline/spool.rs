@@ -1,7 +1,7 @@
 //! The spool: one directory a process, below `archive.spool_dir`, for segments that are not in the archive yet.
 //!
 //! ```text
-//! <writer>.lock     held by the process as long as it lives
+//! <writer>.lock     held by the process as long as it runs
 //! <writer>/         its segments
 //! ```
 //!

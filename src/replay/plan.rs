@@ -279,7 +279,7 @@ mod tests {
             largest_record: 50,
             partitions,
             last: Vec::new(),
-            life: 0,
+            generation: 0,
         }
     }
 

@@ -496,7 +496,7 @@ mod tests {
             end: 9,
             reason: crate::stream::GapReason::BrokerRetention,
             found: time(0),
-            life: 0,
+            generation: 0,
         };
         let old = Source {
             given_up: None,

@@ -175,7 +175,7 @@ impl Sealed {
             largest_record: self.largest_record,
             partitions: self.partitions.clone(),
             last: self.last.clone(),
-            life: 0,
+            generation: 0,
         }
     }
 }

@@ -8,7 +8,7 @@
 //! segments/kafka/cluster=…/topic=…/generation=…/date=YYYY-MM-DD/<HHMMSS>-<writer>-<n>.<parquet|avro>
 //! segments/postgres/system=<id>/timeline=<8 hex>/<start, 16 hex>-<end, 16 hex>-<writer>-<n>.wal.zst
 //! segments/postgres/system=<id>/history/<8 hex>.history                      where a timeline left its parent
-//! segments/postgres/system=<id>/history/<8 hex>-<life>.history               the same, after the timeline was abandoned
+//! segments/postgres/system=<id>/history/<8 hex>-<generation>.history               the same, after the timeline was abandoned
 //! segments/state/<kind>/scope=<cluster>/<version, 20 digits>-<writer>-<n>.json.zst   a version of a state document
 //! coverage/kafka/<cluster>/<writer>.json                                     what an archiver knows to be complete
 //! coverage/postgres/<system id>/<writer>.json
@@ -143,10 +143,10 @@ pub fn wal_segment_range(key: &Path) -> Option<(u32, Range<u64>)> {
     Some((timeline, parts.next()??..parts.next()??))
 }
 
-/// The history of a timeline, as the server names the file; of a later life of it than the first with that one's number.
-pub fn history(system_id: u64, timeline: u32, life: u32) -> Path {
-    let life = if life == 0 { String::new() } else { format!("-{life}") };
-    wal_segments(system_id).join("history").join(format!("{timeline:08X}{life}.history"))
+/// The history of a timeline, as the server names the file; of a later generation of it than the first with that one's number.
+pub fn history(system_id: u64, timeline: u32, generation: u32) -> Path {
+    let generation = if generation == 0 { String::new() } else { format!("-{generation}") };
+    wal_segments(system_id).join("history").join(format!("{timeline:08X}{generation}.history"))
 }
 
 /// The folder of the timelines' histories.
@@ -154,12 +154,12 @@ pub fn histories(system_id: u64) -> Path {
     wal_segments(system_id).join("history")
 }
 
-/// The timeline of the history that `key` names, and which life of it; none if it names something else.
+/// The timeline of the history that `key` names, and which generation of it; none if it names something else.
 pub fn history_timeline(key: &Path) -> Option<(u32, u32)> {
     let name = key.filename()?.strip_suffix(".history")?;
-    let (digits, life) = name.split_once('-').unwrap_or((name, "0"));
+    let (digits, generation) = name.split_once('-').unwrap_or((name, "0"));
     let timeline = u32::from_str_radix(Some(digits).filter(|digits| digits.len() == 8)?, 16).ok()?;
-    Some((timeline, life.parse().ok()?))
+    Some((timeline, generation.parse().ok()?))
 }
 
 /// Whether `key` is the history of a timeline. No checkpoint names it.

@@ -1,13 +1,13 @@
 //! A timeline that was archived by mistake, or of which another server is archived from now on.
 //!
 //! ```text
-//!   timeline 2, life 0   ├── of a copy that was archived by mistake ──┤ abandoned
-//!   timeline 2, life 1                          ├── of the server that was promoted later ──►
+//!   timeline 2, generation 0   ├── of a copy that was archived by mistake ──┤ abandoned
+//!   timeline 2, generation 1                          ├── of the server that was promoted later ──►
 //! ```
 //!
 //! Postgres gives a timeline the next number that the server knows to be free, so two servers of one system come to the same
-//! number in different ways. What was archived of a number before it was abandoned is another **life** of it than what comes
-//! after, and the two never mix: segments, gaps and expiries name the life that they belong to, and an entry that names
+//! number in different ways. What was archived of a number before it was abandoned is another **generation** of it than what comes
+//! after, and the two never mix: segments, gaps and expiries name the generation that they belong to, and an entry that names
 //! another one than the current is refused.
 
 use chrono::{DateTime, Utc};
@@ -15,14 +15,14 @@ use serde::{Deserialize, Serialize};
 
 use super::{Body, Retired};
 
-/// The end of one life of a timeline: what is archived of it leads nowhere any more.
+/// The end of one generation of a timeline: what is archived of it leads nowhere any more.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Abandon {
     /// The timeline.
     pub partition: i32,
-    /// Which life of it ends, from 0.
-    #[serde(default, skip_serializing_if = "is_first")]
-    pub life: u32,
+    /// Which generation of it ends, from 0.
+    #[serde(default, rename = "life", skip_serializing_if = "is_first")]
+    pub generation: u32,
     /// Where its archive began.
     pub start: i64,
     /// Where it ended; the same as `start` where nothing but its history was archived.
@@ -36,9 +36,9 @@ pub struct Abandon {
     pub decided: DateTime<Utc>,
 }
 
-/// Whether a life is the first one, which is not written down.
-pub(super) fn is_first(life: &u32) -> bool {
-    *life == 0
+/// Whether a generation is the first one, which is not written down.
+pub(super) fn is_first(generation: &u32) -> bool {
+    *generation == 0
 }
 
 impl Body {
@@ -50,14 +50,15 @@ impl Body {
         }
     }
 
-    /// The partitions that the entry says anything of, and the life of each that it means.
-    pub fn lives(&self) -> impl Iterator<Item = (i32, u32)> {
+    /// The partitions that the entry says anything of, and the generation of each that it means.
+    pub fn generations(&self) -> impl Iterator<Item = (i32, u32)> {
         let segments = self.segments().iter().chain(self.merge().map(|merge| &merge.segment));
-        let segments = segments.flat_map(|segment| segment.partitions.iter().map(|at| (at.partition, segment.life)));
-        let gaps = self.gaps().iter().map(|gap| (gap.partition, gap.life));
+        let segments =
+            segments.flat_map(|segment| segment.partitions.iter().map(|at| (at.partition, segment.generation)));
+        let gaps = self.gaps().iter().map(|gap| (gap.partition, gap.generation));
         let expired = self.expire().into_iter().flat_map(|expire| &expire.ranges);
-        let expired = expired.map(|expired| (expired.partition, expired.life));
-        segments.chain(gaps).chain(expired).chain(self.abandon().map(|abandon| (abandon.partition, abandon.life)))
+        let expired = expired.map(|expired| (expired.partition, expired.generation));
+        segments.chain(gaps).chain(expired).chain(self.abandon().map(|abandon| (abandon.partition, abandon.generation)))
     }
 
     /// The version of the format that a reader must know to understand the entry.

@@ -43,7 +43,7 @@ pub struct Checkpoint {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Body {
-    /// Entry 0: a life of a topic or a Postgres system begins.
+    /// Entry 0: a generation of a topic or a Postgres system begins.
     Begin(Begin),
     /// Segments are added, and the positions of their partitions move.
     Append(Change),
@@ -126,9 +126,9 @@ pub struct Expired {
     pub from: i64,
     /// Where it begins from now on.
     pub before: i64,
-    /// Which life of the timeline is meant.
-    #[serde(default, skip_serializing_if = "is_first")]
-    pub life: u32,
+    /// Which generation of the timeline is meant.
+    #[serde(default, rename = "life", skip_serializing_if = "is_first")]
+    pub generation: u32,
 }
 
 /// What objects add up to that are no longer needed.
@@ -286,7 +286,7 @@ impl Body {
     }
 }
 
-/// Entry 0 of a chain: the facts that stay the same for the life of its stream.
+/// Entry 0 of a chain: the facts that stay the same as long as its stream exists.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged, from = "parse::AnyBegin")]
 pub enum Begin {
@@ -300,7 +300,7 @@ pub enum Begin {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         cluster_id: Option<String>,
     },
-    /// A life of a topic begins.
+    /// A generation of a topic begins.
     Topic {
         /// The topic's id on the cluster, as Kafka's tools print it; none where the broker has none.
         topic_id: Option<String>,
@@ -319,7 +319,7 @@ pub enum Begin {
 }
 
 impl Begin {
-    /// The beginning of a topic's life, and where each of its partitions begins.
+    /// The beginning of a generation of a topic, and where each of its partitions begins.
     pub fn topic(topic_id: Option<String>, starts: Vec<Option<i64>>) -> Self {
         let partitions = i32::try_from(starts.len()).unwrap_or(i32::MAX);
         Self::Topic { topic_id, cluster_id: None, partitions, starts }
@@ -392,7 +392,7 @@ impl Begin {
     }
 }
 
-/// What never changes in the life of a Postgres system: `initdb` chose it, and `pg_upgrade` makes a new system.
+/// What never changes in a Postgres system: `initdb` chose it, and `pg_upgrade` makes a new system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct System {
     /// `pg_control`'s system identifier. In JSON a text, for it needs more digits than a JSON number safely has.
@@ -466,9 +466,9 @@ pub struct SegmentRef {
     /// The last record of each partition whose leader's epoch is known (KIP-320).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub last: Vec<LastRecord>,
-    /// Which life of its timeline it belongs to, of WAL.
-    #[serde(default, skip_serializing_if = "is_first")]
-    pub life: u32,
+    /// Which generation of its timeline it belongs to, of WAL.
+    #[serde(default, rename = "life", skip_serializing_if = "is_first")]
+    pub generation: u32,
 }
 
 /// The last record of a partition and the epoch of the leader that appended it. No two logs have different records of the same
@@ -532,9 +532,9 @@ pub struct Gap {
     pub reason: GapReason,
     /// When it was found.
     pub found: DateTime<Utc>,
-    /// Which life of its timeline it belongs to, of WAL.
-    #[serde(default, skip_serializing_if = "is_first")]
-    pub life: u32,
+    /// Which generation of its timeline it belongs to, of WAL.
+    #[serde(default, rename = "life", skip_serializing_if = "is_first")]
+    pub generation: u32,
 }
 
 impl Gap {

@@ -214,11 +214,13 @@ pub fn merge_within_position(progress: &Progress, merge: &Merge) -> Checked {
     })
 }
 
-/// Whatever an entry says of a timeline, it says of the life of it that is archived now: a writer that has not heard that it
+/// Whatever an entry says of a timeline, it says of the generation of it that is archived now: a writer that has not heard that it
 /// was abandoned adds nothing to the next one.
-pub fn lives_are_current(progress: &Progress, body: &Body) -> Checked {
-    let odd = body.lives().find(|(partition, life)| progress.life(*partition) != *life);
-    holds("lives_are_current", odd.is_none(), || format!("{odd:?} is no timeline and life of it that is archived now"))
+pub fn generations_are_current(progress: &Progress, body: &Body) -> Checked {
+    let odd = body.generations().find(|(partition, generation)| progress.generation(*partition) != *generation);
+    holds("generations_are_current", odd.is_none(), || {
+        format!("{odd:?} is no timeline and generation of it that is archived now")
+    })
 }
 
 /// What is abandoned is all that is archived of the timeline.

@@ -82,10 +82,10 @@ impl Progress {
         self.backups.as_ref()
     }
 
-    /// Which life of a timeline is archived now, from 0.
-    pub fn life(&self, partition: i32) -> u32 {
+    /// Which generation of a timeline is archived now, from 0.
+    pub fn generation(&self, partition: i32) -> u32 {
         let before = self.abandoned.iter().filter(|abandon| abandon.partition == partition);
-        before.map(|abandon| abandon.life.saturating_add(1)).max().unwrap_or(0)
+        before.map(|abandon| abandon.generation.saturating_add(1)).max().unwrap_or(0)
     }
 
     /// Whether `body` may follow: its ranges are sound, and each starts where its partition ended.
@@ -95,7 +95,7 @@ impl Progress {
     pub fn accepts(&self, body: &Body) -> Result<(), Violation> {
         invariants::body_is_sound(body)?;
         invariants::nothing_moves_after_close(self, body)?;
-        invariants::lives_are_current(self, body)?;
+        invariants::generations_are_current(self, body)?;
         body.abandon().map_or(Ok(()), |abandon| invariants::abandons_position(self, abandon))?;
         body.entered().map_or(Ok(()), |entered| invariants::backups_fit(self, entered))?;
         body.close().map_or(Ok(()), |close| invariants::cuts_within_position(self, close))?;
@@ -207,7 +207,7 @@ impl Totals {
         Self { retired: expire.retired, ..Self::default() }
     }
 
-    /// What the end of a timeline's life adds: that its segments are retired.
+    /// What the end of a generation of a timeline adds: that its segments are retired.
     pub fn of_abandon(abandon: &Abandon) -> Self {
         Self { retired: abandon.retired, ..Self::default() }
     }

@@ -17,7 +17,7 @@ use crate::error::{Kind, Result, ResultExt};
 /// How a metric behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Type {
-    /// Only grows while the process lives.
+    /// Only grows while the process runs.
     Counter,
     /// Goes up and down.
     Gauge,

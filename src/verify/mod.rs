@@ -626,7 +626,7 @@ mod tests {
                 max_timestamp,
             }],
             last: Vec::new(),
-            life: 0,
+            generation: 0,
         }
     }
 

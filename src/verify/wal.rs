@@ -17,9 +17,9 @@ use crate::stream::{BackupRef, Body, CountedBackups, Lsn, SegmentRef, StreamId, 
 #[derive(Debug, Default)]
 pub(super) struct Retired {
     replaced: HashSet<String>,
-    /// Below these positions of a timeline, in that life of it, nothing is needed.
+    /// Below these positions of a timeline, in that generation of it, nothing is needed.
     floors: BTreeMap<(i32, u32), i64>,
-    /// The timelines that were abandoned, and which life of each.
+    /// The timelines that were abandoned, and which generation of each.
     abandoned: HashSet<(i32, u32)>,
     /// The base backups that count, as far as the chain can be read; none where it never said.
     pub(super) backups: Option<CountedBackups>,
@@ -43,7 +43,7 @@ impl Retired {
                 Body::Merge(merge) => retired.replaced.extend(merge.replaces),
                 Body::Expire(expire) => {
                     retired.floors.extend(
-                        expire.ranges.iter().map(|expired| ((expired.partition, expired.life), expired.before)),
+                        expire.ranges.iter().map(|expired| ((expired.partition, expired.generation), expired.before)),
                     );
                 }
                 Body::Backups(entered) => {
@@ -51,7 +51,7 @@ impl Retired {
                     entered.removed.iter().for_each(|name| drop(backups.remove(name)));
                     backups.extend(entered.added.iter().map(BackupRef::counted));
                 }
-                Body::Abandon(abandon) => drop(retired.abandoned.insert((abandon.partition, abandon.life))),
+                Body::Abandon(abandon) => drop(retired.abandoned.insert((abandon.partition, abandon.generation))),
                 body => retired.system = body.begin().and_then(|begin| begin.system().copied()).or(retired.system),
             }
         }
@@ -61,7 +61,7 @@ impl Retired {
     /// Whether a segment is no longer needed, so that its object may be gone.
     pub(super) fn has(&self, segment: &SegmentRef) -> bool {
         let below = |range: &crate::stream::PartitionRange| {
-            let timeline = (range.partition, segment.life);
+            let timeline = (range.partition, segment.generation);
             self.abandoned.contains(&timeline) || self.floors.get(&timeline).is_some_and(|floor| range.end <= *floor)
         };
         self.replaced.contains(&segment.object) || segment.partitions.iter().all(below)
@@ -94,14 +94,14 @@ pub(super) async fn walk(system: System, mut checks: Vec<Check>) -> Result<Vec<D
     let mut walker: Option<((i32, u32), Walker)> = None;
     for check in &checks {
         let Some(range) = check.segment.partitions.first() else { continue };
-        let of = (range.partition, check.segment.life);
+        let of = (range.partition, check.segment.generation);
         let continued =
             walker.take().filter(|(timeline, walker)| (*timeline, walker.position().position()) == (of, range.start));
         let mut current = match continued {
             Some((_, walker)) => walker,
             None => {
                 let timeline = range.partition.cast_unsigned();
-                let switch = switch_of(&check.store, system.system_id, (timeline, check.segment.life)).await?;
+                let switch = switch_of(&check.store, system.system_id, (timeline, check.segment.generation)).await?;
                 match Walker::new(system, timeline, Lsn::at(range.start), switch) {
                     Ok(walker) => walker,
                     Err(error) => {
@@ -130,11 +130,11 @@ pub(super) async fn walk(system: System, mut checks: Vec<Check>) -> Result<Vec<D
 }
 
 /// Where a timeline left its parent; a history that is missing or damaged takes a part of the check away, no more.
-async fn switch_of(store: &Store, system_id: u64, (timeline, life): (u32, u32)) -> Result<Lsn> {
+async fn switch_of(store: &Store, system_id: u64, (timeline, generation): (u32, u32)) -> Result<Lsn> {
     if timeline == 1 {
         return Ok(Lsn(0));
     }
-    let text = match store.get(&layout::history(system_id, timeline, life)).await {
+    let text = match store.get(&layout::history(system_id, timeline, generation)).await {
         Err(error) if error.kind() == Kind::Corrupt => None,
         text => text?,
     };

@@ -55,7 +55,7 @@ fn sealed(n: u64, partitions: Vec<PartitionRange>, at: DateTime<Utc>) -> Segment
         largest_record: 10,
         partitions,
         last: Vec::new(),
-        life: 0,
+        generation: 0,
     }
 }
 
@@ -94,7 +94,7 @@ async fn archived(store: &Store, all: &[Added]) -> Vec<(i64, String)> {
                     end: lost.end,
                     reason: GapReason::BrokerRetention,
                     found: at(time),
-                    life: 0,
+                    generation: 0,
                 };
                 Change { gaps: ranges.iter().map(gap).collect(), ..Change::default() }
             }

@@ -1,4 +1,4 @@
-//! Timelines that were abandoned: what readers see of them, and that nothing of one life gets into the next.
+//! Timelines that were abandoned: what readers see of them, and that nothing of one generation gets into the next.
 
 use std::collections::BTreeMap;
 
@@ -24,13 +24,13 @@ async fn archive(store: &Store) -> Chain {
     chain
 }
 
-async fn history(store: &Store, timeline: u32, life: u32, at: u64) {
+async fn history(store: &Store, timeline: u32, generation: u32, at: u64) {
     let text = format!("1\t{}\tno reason\n", Lsn(at)).into_bytes();
-    store.create(&layout::history(7, timeline, life), text.into()).await.unwrap();
+    store.create(&layout::history(7, timeline, generation), text.into()).await.unwrap();
 }
 
-fn wal(object: &str, (timeline, life): (i32, u32), start: i64, end: i64) -> Change {
-    let of = SegmentRef { life, ..of_wal(object, timeline, start, end) };
+fn wal(object: &str, (timeline, generation): (i32, u32), start: i64, end: i64) -> Change {
+    let of = SegmentRef { generation, ..of_wal(object, timeline, start, end) };
     Change { segments: vec![of], ..Change::default() }
 }
 
@@ -57,7 +57,7 @@ async fn what_is_abandoned_leads_nowhere_and_its_number_is_free() {
     let refused = abandon::abandon(&store, &mut chain, (1, false), "x").await.unwrap_err();
     assert!(refused.to_string().contains("timeline 2 of the archive comes from it"), "{refused}");
     let done = abandon::abandon(&store, &mut chain, (2, false), "x").await.unwrap();
-    assert_eq!((done.start, done.end, done.life, done.retired.segments), (32, 64, 0, 2));
+    assert_eq!((done.start, done.end, done.generation, done.retired.segments), (32, 64, 0, 2));
     assert_eq!(abandon::abandon(&store, &mut chain, (2, false), "x").await.unwrap_err().kind(), Kind::NotFound);
     assert_eq!((objects(&chain).await, chain.totals().present().segments), (vec!["a".to_owned()], 1));
     let facts = recoverable_facts(&store, &chain).await;
@@ -71,7 +71,7 @@ async fn what_is_abandoned_leads_nowhere_and_its_number_is_free() {
     history(&store, 2, 1, 20).await;
     chain.refresh().await.unwrap();
     assert_eq!(objects(&chain).await, ["a", "d"]);
-    // Whoever gives the command twice means the life before; the archiver has gone on meanwhile.
+    // Whoever gives the command twice means the generation before; the archiver has gone on meanwhile.
     let twice = abandon::abandon(&store, &mut chain, (2, false), "x").await.unwrap_err();
     assert_eq!((twice.kind(), objects(&chain).await.len()), (Kind::Config, 2), "{twice}");
     assert!(twice.to_string().contains("was abandoned on") && twice.hint_text().unwrap().contains("--again"));
@@ -82,7 +82,7 @@ async fn what_is_abandoned_leads_nowhere_and_its_number_is_free() {
     assert_eq!(ranges.iter().map(|range| range.start).collect::<Vec<_>>(), [0, 16], "no time of a commit of it counts");
     assert_eq!(damage(&store).await, Vec::<String>::new());
     let done = abandon::abandon(&store, &mut chain, (2, true), "x").await.unwrap();
-    assert_eq!((done.life, objects(&chain).await), (1, vec!["a".to_owned()]));
+    assert_eq!((done.generation, objects(&chain).await), (1, vec!["a".to_owned()]));
 }
 
 async fn recoverable_facts(store: &Store, chain: &Chain) -> path::Facts {
@@ -101,7 +101,7 @@ async fn a_snapshot_keeps_what_was_abandoned_and_an_older_reader_refuses_it() {
         end += 10;
     }
     let opened = Chain::open(&store, &postgres()).await.unwrap().unwrap();
-    assert_eq!((opened.life(2), opened.life(1), opened.abandoned()), (1, 0, chain.abandoned()));
+    assert_eq!((opened.generation(2), opened.generation(1), opened.abandoned()), (1, 0, chain.abandoned()));
     assert_eq!(objects(&opened).await.len(), 1 + (end as usize - 50) / 10);
     assert_eq!(damage(&store).await, Vec::<String>::new());
     for (number, format) in [(number - 1, 1), (number, 2), (number + 1, 1), (64, 2), (128, 2)] {
@@ -115,20 +115,23 @@ async fn a_snapshot_keeps_what_was_abandoned_and_an_older_reader_refuses_it() {
 async fn objects_of_an_abandoned_timeline_are_told_apart_from_those_of_the_next() {
     let store = faultless().store();
     let mut chain = archive(&store).await;
-    // The whole of timeline 2 but its last segment is given up first, up to a position that the next life comes to.
+    // The whole of timeline 2 but its last segment is given up first, up to a position that the next generation comes to.
     chain.expire(&BTreeMap::from([(2, 60)]), "e", at(3)).await.unwrap();
     let done = abandon::abandon(&store, &mut chain, (2, false), "x").await.unwrap();
     committed(&mut chain, &wal("d", (2, 1), 16, 48), "w").await;
     let obsolete = chain.retired(BTreeMap::from([(2, 0..i64::MAX)])).await.unwrap();
     let names = |map: &BTreeMap<String, DateTime<Utc>>| map.keys().map(|key| called(key)).collect::<Vec<_>>();
-    assert_eq!(names(&obsolete.retired), ["b"], "nothing of the next life");
+    assert_eq!(names(&obsolete.retired), ["b"], "nothing of the next generation");
     assert_eq!(names(&obsolete.abandoned), ["b", "c"]);
     assert!(obsolete.abandoned.values().all(|decided| *decided == done.decided));
     for (body, rule) in [
-        (expire(2, 0, 16, 32), "lives_are_current"),
-        (Body::Gap { gaps: vec![Gap { reason: GapReason::ServerRemovedWal, ..gap(2, 48, 50) }] }, "lives_are_current"),
-        (merge(0), "lives_are_current"),
-        (abandoned(2, 0, (16, 48)), "lives_are_current"),
+        (expire(2, 0, 16, 32), "generations_are_current"),
+        (
+            Body::Gap { gaps: vec![Gap { reason: GapReason::ServerRemovedWal, ..gap(2, 48, 50) }] },
+            "generations_are_current",
+        ),
+        (merge(0), "generations_are_current"),
+        (abandoned(2, 0, (16, 48)), "generations_are_current"),
         (abandoned(2, 1, (16, 47)), "abandons_position"),
         (abandoned(3, 0, (1, 2)), "abandons_position"),
     ] {
@@ -138,16 +141,16 @@ async fn objects_of_an_abandoned_timeline_are_told_apart_from_those_of_the_next(
     assert_eq!(damage(&store).await, Vec::<String>::new());
 }
 
-fn expire(partition: i32, life: u32, from: i64, before: i64) -> Body {
+fn expire(partition: i32, generation: u32, from: i64, before: i64) -> Body {
     Body::Expire(Expire {
-        ranges: vec![Expired { partition, from, before, life }],
+        ranges: vec![Expired { partition, from, before, generation }],
         retired: Retired::default(),
         decided: at(3),
     })
 }
 
-fn merge(life: u32) -> Body {
-    let one = |object: &str, start, end| wal(object, (2, life), start, end).segments.remove(0);
+fn merge(generation: u32) -> Body {
+    let one = |object: &str, start, end| wal(object, (2, generation), start, end).segments.remove(0);
     let replaced = [one("x", 16, 20), one("y", 20, 48)];
     Body::Merge(Merge {
         segment: SegmentRef { raw_bytes: 10_000, ..one("m", 16, 48) },
@@ -157,9 +160,9 @@ fn merge(life: u32) -> Body {
     })
 }
 
-fn abandoned(partition: i32, life: u32, (start, end): (i64, i64)) -> Body {
+fn abandoned(partition: i32, generation: u32, (start, end): (i64, i64)) -> Body {
     let (retired, decided) = (Retired::default(), at(4));
-    Body::Abandon(Abandon { partition, life, start, end, backups: Vec::new(), retired, decided })
+    Body::Abandon(Abandon { partition, generation, start, end, backups: Vec::new(), retired, decided })
 }
 
 #[test]
@@ -171,7 +174,7 @@ fn the_golden_entry_is_read_and_written_to_the_byte() {
     let retired = Retired { segments: 1, records: 4, raw_bytes: 10_000, stored_bytes: 1_000 };
     let body = Body::Abandon(Abandon {
         partition: 2,
-        life: 0,
+        generation: 0,
         start: 16_777_216,
         end: 33_554_432,
         backups: vec!["20270115T075900Z-a41c2b9d".into()],

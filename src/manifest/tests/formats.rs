@@ -152,7 +152,7 @@ fn checkpoints_of_wal() -> Vec<Checkpoint> {
         decided: at(2),
     };
     let expire = Expire {
-        ranges: vec![Expired { partition: 1, from: 16_777_216, before: 33_554_432, life: 0 }],
+        ranges: vec![Expired { partition: 1, from: 16_777_216, before: 33_554_432, generation: 0 }],
         retired: Retired::of([&merge.segment]),
         decided: at(3),
     };

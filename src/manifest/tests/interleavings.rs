@@ -42,14 +42,14 @@ struct Writer {
     dice: Dice,
     store: Store,
     /// How often the process was started: part of its id.
-    lives: u64,
+    incarnations: u64,
     sealed: u64,
     acknowledged: Vec<Change>,
 }
 
 impl Writer {
     fn id(&self) -> String {
-        format!("w{}-{}", self.index, self.lives)
+        format!("w{}-{}", self.index, self.incarnations)
     }
 
     async fn run(mut self) -> Vec<Change> {
@@ -61,7 +61,7 @@ impl Writer {
                 (chain, pending) = (None, None);
             }
             let Some(open) = &mut chain else {
-                self.lives += 1;
+                self.incarnations += 1;
                 let (store, id) = (self.store.clone(), self.id());
                 chain = Chain::begin(&store, &orders(), begin_of("id"), &id, at(step as i64)).await.ok();
                 continue;
@@ -77,9 +77,12 @@ impl Writer {
             match open.commit(&change, &self.id(), at(step as i64)).await {
                 Ok(Outcome::Committed { .. }) => self.acknowledged.push(change),
                 // The records of what was moved are read again, from the position that the chain says. It was moved by
-                // another writer, or by an earlier life whose write came late.
+                // another writer, or by an earlier incarnation whose write came late.
                 Ok(Outcome::Moved(partitions)) => {
-                    assert!(!partitions.is_empty() && (self.plan.overlap || self.lives > 1), "{change:?} was ours");
+                    assert!(
+                        !partitions.is_empty() && (self.plan.overlap || self.incarnations > 1),
+                        "{change:?} was ours"
+                    );
                 }
                 Ok(Outcome::Closed) => panic!("nobody has ended this chain"),
                 Err(error) => {
@@ -150,7 +153,7 @@ async fn run(plan: &Plan, faulty: &Arc<Faulty>) -> Vec<Change> {
                 index,
                 dice: Dice::new(plan.seed ^ (index + 1)),
                 store: faulty.store(),
-                lives: 0,
+                incarnations: 0,
                 sealed: 0,
                 acknowledged: Vec::new(),
             };

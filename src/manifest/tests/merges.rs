@@ -189,17 +189,17 @@ struct Process {
 impl Process {
     /// Works for some steps, dying now and then. Gives the segments that it was told are in the chain.
     async fn run(mut self, steps: u64) -> Vec<SegmentRef> {
-        let (mut chain, mut acknowledged, mut lives) = (None, Vec::new(), 0);
+        let (mut chain, mut acknowledged, mut incarnations) = (None, Vec::new(), 0);
         for step in 0..steps {
             if self.dice.percent(4) {
                 chain = None;
             }
             let Some(open) = &mut chain else {
-                lives += 1;
+                incarnations += 1;
                 chain = Chain::begin(&self.store, &postgres(), system(), &self.name, at(step as i64)).await.ok();
                 continue;
             };
-            let writer = format!("{}-{lives}", self.name);
+            let writer = format!("{}-{incarnations}", self.name);
             let done = match self.role {
                 Role::Archiver => self.append(open, &writer, &mut acknowledged).await,
                 Role::Merger => self.merge(open, &writer).await,
@@ -341,7 +341,7 @@ async fn a_walk_finds_a_merge_or_an_expiry_that_lies() {
     for body in [
         crate::stream::Body::Merge(lie),
         crate::stream::Body::Expire(crate::stream::Expire {
-            ranges: vec![crate::stream::Expired { partition: 1, from: 0, before: 32, life: 0 }],
+            ranges: vec![crate::stream::Expired { partition: 1, from: 0, before: 32, generation: 0 }],
             retired: Retired::of(&segments[..1]),
             decided: at(6),
         }),

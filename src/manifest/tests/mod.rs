@@ -56,7 +56,7 @@ fn segment(object: &str, partitions: Vec<PartitionRange>) -> SegmentRef {
         largest_record: 100,
         partitions,
         last: Vec::new(),
-        life: 0,
+        generation: 0,
     }
 }
 
@@ -78,7 +78,7 @@ fn of_wal(object: &str, timeline: i32, start: i64, end: i64) -> SegmentRef {
 }
 
 fn gap(partition: i32, start: i64, end: i64) -> Gap {
-    Gap { partition, start, end, reason: GapReason::BrokerRetention, found: at(0), life: 0 }
+    Gap { partition, start, end, reason: GapReason::BrokerRetention, found: at(0), generation: 0 }
 }
 
 fn append(object: &str, partitions: Vec<PartitionRange>) -> Change {

@@ -188,8 +188,8 @@ impl World {
                 let (from, until) = (self.archived(), file_of(self.lines[&self.now].written));
                 if from < until {
                     let range = gap(self.now.cast_signed(), lsn(from).position(), lsn(until).position());
-                    let life = self.chain.life(range.partition);
-                    let lost = Gap { reason: GapReason::ServerRemovedWal, life, ..range };
+                    let generation = self.chain.generation(range.partition);
+                    let lost = Gap { reason: GapReason::ServerRemovedWal, generation, ..range };
                     let change = Change { gaps: vec![lost], ..Change::default() };
                     committed(&mut self.chain, &change, "w").await;
                     let line = self.line();
@@ -232,8 +232,8 @@ impl World {
             min_timestamp: commits.iter().min().copied(),
             max_timestamp: commits.iter().max().copied(),
         };
-        let life = self.chain.life(partition);
-        let of = SegmentRef { format: Format::Wal, life, ..segment(&object, vec![range]) };
+        let generation = self.chain.generation(partition);
+        let of = SegmentRef { format: Format::Wal, generation, ..segment(&object, vec![range]) };
         committed(&mut self.chain, &Change { segments: vec![of], ..Change::default() }, "w").await;
     }
 
@@ -271,8 +271,8 @@ impl World {
             manifest: part,
         };
         let hash = backups::commit(&self.store, &backup).await.unwrap();
-        let life = self.chain.life(self.now.cast_signed());
-        self.chain.enter(&backup, &hash, [life, life], ("b", at(2))).await.unwrap();
+        let generation = self.chain.generation(self.now.cast_signed());
+        self.chain.enter(&backup, &hash, [generation, generation], ("b", at(2))).await.unwrap();
         self.backups.push(backup);
     }
 
@@ -283,7 +283,7 @@ impl World {
         let switches = [&self.lines[&parent].switches[..], &[(parent, switch)]].concat();
         let text: String = switches.iter().map(|(line, at)| format!("{line}\t{}\tno reason\n", lsn(*at))).collect();
         let new = self.lines.len() as u32 + 1;
-        let key = layout::history(7, new, self.chain.life(new.cast_signed()));
+        let key = layout::history(7, new, self.chain.generation(new.cast_signed()));
         self.store.create(&key, text.into_bytes().into()).await.unwrap();
         // Its first file begins with a copy of what the parent has there.
         let shared = self.lines[&parent].commits.iter();
@@ -579,7 +579,7 @@ impl World {
     }
 }
 
-async fn lives(alone: Alone, steps: &[Step]) -> Result<(), TestCaseError> {
+async fn run_histories(alone: Alone, steps: &[Step]) -> Result<(), TestCaseError> {
     let mut world = World::new(alone).await;
     for step in steps {
         let Step::Expire(ms) = step else {
@@ -603,7 +603,7 @@ async fn lives(alone: Alone, steps: &[Step]) -> Result<(), TestCaseError> {
 
 fn tried(alone: Alone, steps: &[Step]) -> Result<(), TestCaseError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(lives(alone, steps))
+    runtime.block_on(run_histories(alone, steps))
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {

@@ -95,7 +95,7 @@ mod tests {
             largest_record: 1,
             partitions: vec![range],
             last: Vec::new(),
-            life: 0,
+            generation: 0,
         };
         Change { segments: vec![segment], ..Change::default() }
     }
@@ -107,7 +107,7 @@ mod tests {
         let begin = Begin::topic(None, vec![Some(0); 4]);
         let mut chain = Chain::begin(&store, &stream, begin, "w", time(0)).await.expect("it begins");
         let (reason, found) = (GapReason::BrokerRetention, time(9_000));
-        let gap = |start, end| Gap { partition: 3, start, end, reason, found, life: 0 };
+        let gap = |start, end| Gap { partition: 3, start, end, reason, found, generation: 0 };
         for change in [
             segment(0, (1_000, 2_000)),
             Change { gaps: vec![gap(10, 30)], ..Change::default() },

@@ -50,7 +50,7 @@ impl Committer {
     /// Commits that offsets are lost; what is told of it is told only then.
     pub(super) async fn lose(&mut self, partition: i32, lost: Range<i64>, reason: GapReason) -> Outcome {
         let now = crate::time::now();
-        let gap = Gap { partition, start: lost.start, end: lost.end, reason, found: now, life: 0 };
+        let gap = Gap { partition, start: lost.start, end: lost.end, reason, found: now, generation: 0 };
         let before = self.chain.position(partition).and_then(|range| range.max_timestamp);
         let shown = gaps::span(&gap, before, None);
         let outcome = self.append(&Change { gaps: vec![gap], ..Change::default() }, now).await;

@@ -16,7 +16,7 @@ use crate::segment::SegmentWriter;
 use crate::source::kafka::{EpochAt, Resume, TopicPartition};
 use crate::stream::{Cut, PartitionRange, SegmentRef, TopicGeneration, Totals};
 
-/// Which segmenter, for the life of the process.
+/// Which segmenter, for as long as the process runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct SegmenterId(pub(super) u32);
 

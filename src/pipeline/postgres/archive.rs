@@ -288,9 +288,9 @@ impl Archiver {
         self.cut = Some((timeline, end));
         let (system, writer) = (self.shared.system, &self.shared.writer);
         let number = self.shared.next_number();
-        let life = self.chain.life(timeline.cast_signed());
+        let generation = self.chain.generation(timeline.cast_signed());
         let job = Job {
-            life,
+            generation,
             shared: Arc::clone(&self.shared),
             key: layout::wal_segment(system.system_id, timeline, start.0..end.0, writer, number),
             facts: WalFacts::new(system, timeline, start..end, writer, crate::time::now()),
@@ -359,7 +359,7 @@ impl Archiver {
             end: end.position(),
             reason: GapReason::ServerRemovedWal,
             found: crate::time::now(),
-            life: self.chain.life(timeline.cast_signed()),
+            generation: self.chain.generation(timeline.cast_signed()),
         };
         let change = Change { gaps: vec![gap], ..Change::default() };
         match self.append(&change).await {
@@ -434,7 +434,7 @@ impl Archiver {
 /// One segment on its way from the spool into the store.
 struct Job {
     /// Which generation of its timeline it belongs to.
-    life: u32,
+    generation: u32,
     shared: Arc<Shared>,
     key: Path,
     facts: WalFacts,
@@ -445,12 +445,12 @@ struct Job {
 impl Job {
     /// Uploads until it succeeds: the spool keeps the bytes.
     async fn run(self) -> Result<SegmentRef> {
-        let Self { life, shared, key, facts, wal, seen } = self;
+        let Self { generation, shared, key, facts, wal, seen } = self;
         let (of, level) = (key.clone(), shared.zstd_level);
         let sealed = tokio::task::spawn_blocking(move || seal(&of, &facts, &wal, &seen, level));
         let (mut segment, object) =
             sealed.await.or_err(Kind::Internal, || "the encoding of WAL was aborted".into())??;
-        segment.life = life;
+        segment.generation = generation;
         let mut backoff = Backoff::new(shared.status.tasks.reporter(Task::WalUpload, ""));
         while let Err(error) = shared.store.put(&key, object.clone()).await {
             backoff.wait_after("a segment of WAL cannot be uploaded", error).await;

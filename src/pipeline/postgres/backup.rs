@@ -194,7 +194,7 @@ pub(crate) async fn take(job: &BackupJob<'_>, done: &Done) -> Result<Backup> {
     let hash = while_away(waits(), "a base backup cannot be committed", || backups::commit(store, &backup)).await?;
     // Where nothing is archived yet, the first one that is entered takes it along.
     let timelines = [backup.timeline, backup.end_timeline].map(u32::cast_signed);
-    let generations = timelines.map(|timeline| before.as_ref().map_or(0, |chain| chain.life(timeline)));
+    let generations = timelines.map(|timeline| before.as_ref().map_or(0, |chain| chain.generation(timeline)));
     while_away(waits(), "a base backup cannot be entered", async || {
         let Some(mut chain) = archived_system(store).await? else { return Ok(()) };
         chain.enter(&backup, &hash, generations, (&format!("{writer}b"), crate::time::now())).await

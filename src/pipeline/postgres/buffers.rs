@@ -133,7 +133,7 @@ mod tests {
         taken[0].extend(&[7; 10]);
         taken.truncate(1);
         let again = buffers.try_take().expect("some came back");
-        assert!(again.is_empty(), "it holds nothing of its last life");
+        assert!(again.is_empty(), "it holds nothing of its last use");
         assert_eq!(taken[0][..], [7; 10]);
         assert_eq!(buffers.lock().free.len(), MOST - 1);
         buffers.shrink();

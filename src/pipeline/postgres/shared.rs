@@ -75,7 +75,7 @@ impl Shared {
 /// Which generation of each timeline is archived, of those that were abandoned.
 fn generations(chain: &Chain) -> BTreeMap<u32, u32> {
     let timelines = chain.abandoned().iter().map(|abandon| abandon.partition);
-    timelines.map(|timeline| (timeline.cast_unsigned(), chain.life(timeline))).collect()
+    timelines.map(|timeline| (timeline.cast_unsigned(), chain.generation(timeline))).collect()
 }
 
 /// A range of 16 MiB of one timeline, as positions in its chain.

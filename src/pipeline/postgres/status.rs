@@ -24,10 +24,10 @@ const BETWEEN_ENDS: TimeDelta = TimeDelta::seconds(1);
 /// A commit is in the log this long after the time that it carries, unless a disk hangs.
 const COMMITS_WITHIN: TimeDelta = TimeDelta::seconds(1);
 
-/// How often the receiver shows that it lives.
+/// How often the receiver shows that it runs.
 const BETWEEN_BEATS: Duration = Duration::from_secs(1);
 
-/// The state of the running archiver. One for the life of the process.
+/// The state of the running archiver. One for as long as the process runs.
 #[derive(Debug, Default)]
 pub struct Status {
     /// Where the tasks of the archiver say what fails.
@@ -43,7 +43,7 @@ struct Inner {
     /// The end of the server's WAL that is known, on the timeline that is received.
     known: Lsn,
     on: Option<u32>,
-    /// The last sign of life, if no WAL has come since.
+    /// The last keepalive, if no WAL has come since.
     sign: Option<(DateTime<Utc>, Lsn)>,
     /// The timeline on which the archive is at `now.durable`.
     durable_on: Option<u32>,
@@ -177,7 +177,7 @@ impl Status {
         Some((timeline, end, inner.now.complete_through?))
     }
 
-    /// A connection begins: what was said last on another one is no answer to its first sign of life.
+    /// A connection begins: what was said last on another one is no answer to its first keepalive.
     pub(super) fn begins(&self) {
         self.lock().sign = None;
     }
@@ -192,7 +192,7 @@ impl Status {
         inner.ended(end, at - COMMITS_WITHIN);
     }
 
-    /// The server has sent its WAL up to `end`, by a sign of life. That it has no more is known when the next one says the same
+    /// The server has sent its WAL up to `end`, by a keepalive. That it has no more is known when the next one says the same
     /// (`WalSndKeepalive`, walsender.c), asked for after the first one came: between the two it has looked. What was not in
     /// the log yet is allowed for as in [`Status::server_ends`].
     pub(super) fn server_has_sent(&self, end: Lsn, at: DateTime<Utc>) {
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sign_of_life_needs_one_that_confirms_it() {
+    fn a_keepalive_needs_one_that_confirms_it() {
         let status = Arc::<Status>::default();
         let at = |ms: i64| DateTime::from_timestamp_millis(1_800_000_000_000 + ms).expect("a time");
         status.note(|now| now.timeline = Some(1));

@@ -193,7 +193,7 @@ impl Upkeep {
         let key = layout::wal_segment(self.shared.system.system_id, timeline, start.0..end.0, &writer, number);
         let facts = WalFacts::new(self.shared.system, timeline, start..end, &writer, crate::time::now());
         let (mut merged, object) = self.rewrite(&segments, facts, &key).await?;
-        merged.life = chain.life(block.timeline);
+        merged.generation = chain.generation(block.timeline);
         self.shared.store.put(&key, object).await?;
         let merge = Merge {
             segment: merged,

@@ -46,7 +46,7 @@ pub fn seal(key: &Path, facts: &WalFacts, wal: &[u8], seen: &Seen, zstd_level: i
         largest_record: seen.largest_record,
         partitions: vec![range],
         last: Vec::new(),
-        life: 0,
+        generation: 0,
     };
     Ok((segment, object.into()))
 }

@@ -94,7 +94,7 @@ impl Assignment {
         Self { committed_only, ..Self::default() }
     }
 
-    /// The index of a topic, for the life of the consumer.
+    /// The index of a topic, for as long as the consumer is open.
     pub(super) fn index(&mut self, name: &str) -> u32 {
         if let Some(index) = self.indexes.get(name) {
             return *index;

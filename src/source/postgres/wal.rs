@@ -35,7 +35,7 @@ pub enum Event<'a> {
         /// The bytes.
         bytes: &'a [u8],
     },
-    /// A sign of life.
+    /// A keepalive.
     Keepalive {
         /// Where the server's own log ends.
         server_end: Lsn,
@@ -62,7 +62,7 @@ pub struct Status {
     pub flush: Lsn,
     /// Applied: for `synchronous_commit = remote_apply`.
     pub apply: Lsn,
-    /// The server is to answer at once, as a proof that it lives.
+    /// The server is to answer at once, as a proof that the connection is alive.
     pub reply: bool,
 }
 
@@ -131,7 +131,7 @@ impl WalStream {
 
     /// What comes next. The bytes live until the next call; the call may be dropped half way, as `select!` does.
     ///
-    /// The server says nothing while nothing happens and statuses arrive: a caller that wants to know whether it lives
+    /// The server says nothing while nothing happens and statuses arrive: a caller that wants to know whether the server is alive
     /// asks with [`Status::reply`].
     ///
     /// # Errors

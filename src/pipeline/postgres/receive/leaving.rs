@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::source::postgres::{Server, takes_no_connection};
 
-/// Two requests for an answer within this time are more than a sign of life: those come every half `wal_sender_timeout`.
+/// Two requests for an answer within this time are more than a keepalive: those come every half `wal_sender_timeout`.
 const CLOSE: Duration = Duration::from_secs(2);
 
 /// How long the server has for its answer.

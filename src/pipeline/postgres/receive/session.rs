@@ -56,7 +56,7 @@ pub(super) struct Session<'a> {
     synced: Instant,
     /// When the server last said something.
     heard: Instant,
-    /// Whether it still owes the sign of life that it was asked for.
+    /// Whether it still owes the keepalive that it was asked for.
     owes: bool,
     /// Whether it waits for us to shut down.
     leaving: Leaving,
@@ -253,7 +253,7 @@ impl<'a> Session<'a> {
         Ok(&missing[spool(shared, (self.next.timeline, at), missing, self.server_end)?..])
     }
 
-    /// Asks the server for a sign of life.
+    /// Asks the server for a keepalive.
     async fn ask(&mut self) -> Result<()> {
         if self.leaving.look().await {
             self.sync()?;

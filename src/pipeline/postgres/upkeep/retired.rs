@@ -3,7 +3,7 @@
 //! ```text
 //!   keys of a timeline, in order ─► suspects: they share a range, ─► windows ─► held against the chain ─► deleted
 //!                                   lie before what is kept, or
-//!                                   may be of a life that ended
+//!                                   may be of a generation that ended
 //! ```
 //!
 //! Archives have more segments than fit into memory, and most are needed. A segment is replaced by one that covers its range, given

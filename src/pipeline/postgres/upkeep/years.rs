@@ -100,8 +100,8 @@ fn came(block: u64) -> i64 {
 }
 
 /// A made-up segment, its object in the store.
-async fn segment(store: &Store, life: u32, lsns: std::ops::Range<u64>, writer: &str) -> SegmentRef {
-    let key = layout::wal_segment(7, 1, lsns.clone(), writer, u64::from(life));
+async fn segment(store: &Store, generation: u32, lsns: std::ops::Range<u64>, writer: &str) -> SegmentRef {
+    let key = layout::wal_segment(7, 1, lsns.clone(), writer, u64::from(generation));
     store.put(&key, Bytes::from_static(b"x")).await.expect("stored");
     let (start, end) = (Lsn(lsns.start).position(), Lsn(lsns.end).position());
     let time = Some(came(lsns.start / BLOCK));
@@ -115,7 +115,7 @@ async fn segment(store: &Store, life: u32, lsns: std::ops::Range<u64>, writer: &
         largest_record: 1,
         partitions: vec![range],
         last: Vec::new(),
-        life,
+        generation,
     }
 }
 
@@ -127,12 +127,12 @@ async fn begun(store: &Store) -> Chain {
 
 /// Archives segments that end at these positions, many with each checkpoint.
 async fn append(store: &Store, chain: &mut Chain, from: u64, ends: impl IntoIterator<Item = u64>) {
-    let (mut from, life) = (from, chain.life(1));
+    let (mut from, generation) = (from, chain.generation(1));
     let ends: Vec<u64> = ends.into_iter().collect();
     for ends in ends.chunks(12) {
         let mut segments = Vec::new();
         for &end in ends {
-            segments.push(segment(store, life, from..end, "w").await);
+            segments.push(segment(store, generation, from..end, "w").await);
             from = end;
         }
         chain.commit(&Change { segments, ..Change::default() }, "w", now()).await.expect("committed");
@@ -153,7 +153,7 @@ async fn merge(store: &Store, chain: &mut Chain, block: u64) {
     let segments = chain.select(&Selection { timestamps: None, partitions }).await.expect("selected").segments;
     let replaces = segments.iter().map(|segment| segment.object.clone()).collect();
     let retired = Retired::of(&segments);
-    let mut segment = segment(store, chain.life(1), lsns, "m").await;
+    let mut segment = segment(store, chain.generation(1), lsns, "m").await;
     segment.partitions[0].records = retired.records;
     let merge = Merge { segment, replaces, retired, decided: now() };
     assert!(chain.merge(&merge, "m", now()).await.expect("merged"));

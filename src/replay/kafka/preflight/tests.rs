@@ -27,7 +27,7 @@ fn plan(largest_record: u64, times: Range<i64>) -> Plan {
         largest_record,
         partitions: Vec::new(),
         last: Vec::new(),
-        life: 0,
+        generation: 0,
     };
     Plan {
         parts: vec![Part {

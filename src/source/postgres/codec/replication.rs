@@ -15,7 +15,7 @@ const EPOCH_US: i64 = 946_684_800_000_000;
 pub(in crate::source::postgres) enum Stream<'a> {
     /// WAL from `start` on. `server_end` is where the server's own log ends, `sent_us` its clock (since 1970).
     Wal { start: Lsn, server_end: Lsn, sent_us: i64, bytes: &'a [u8] },
-    /// A sign of life.
+    /// A keepalive.
     Keepalive { server_end: Lsn, sent_us: i64, reply_requested: bool },
 }
 

@@ -81,7 +81,7 @@ fn the_messages_of_a_wal_stream_are_read() {
     );
     let keepalive = [&[b'k'][..], &[0, 0, 0, 1, 0, 0, 0, 9], &1i64.to_be_bytes(), &[1]].concat();
     assert_eq!(
-        Stream::parse(&keepalive).expect("a sign of life"),
+        Stream::parse(&keepalive).expect("a keepalive"),
         Stream::Keepalive { server_end, sent_us: 946_684_800_000_001, reply_requested: true }
     );
     assert!(Stream::parse(&wal[..24]).is_err() && Stream::parse(b"").is_err() && Stream::parse(b"x").is_err());
