@@ -189,7 +189,7 @@ fn make_old(folder: &Path) {
 }
 
 #[test]
-fn a_base_backup_with_a_name_that_is_none_writes_no_setting_and_gives_up_nothing() {
+fn a_base_backup_with_a_name_that_is_none_writes_no_setting_and_expires_nothing() {
     let place = Place::new(Version::Debian);
     place.mark(1);
     let taken = || place.back_up()["name"].as_str().expect("a name").to_owned();

@@ -50,11 +50,11 @@ fn case(task: Task) -> (Case, &'static str) {
         ),
         Task::KafkaMembers => (By("connect_check", "a_stranger_in_the_group_is_named_with_what_it_takes"), ""),
         Task::KafkaState => (By("state", "a_poll_that_fails_is_named_until_it_succeeds_and_archiving_goes_on"), ""),
-        Task::KafkaUpkeep => {
-            (By("retention", "records_are_given_up_by_the_time_of_archiving_and_never_while_they_are_read"), "")
+        Task::KafkaMaintenance => {
+            (By("retention", "records_are_expired_by_the_time_of_archiving_and_never_while_they_are_read"), "")
         }
-        Task::KafkaStateUpkeep => {
-            (By("state", "versions_that_retention_lets_go_are_given_up_and_what_is_left_is_told_as_before"), "")
+        Task::KafkaStateMaintenance => {
+            (By("state", "versions_that_retention_lets_go_are_expired_and_what_is_left_is_told_as_before"), "")
         }
         Task::Leftovers => (By("store_faults", "what_is_left_of_uploads_is_told_while_it_cannot_be_listed"), ""),
         Task::WalUpload => (Without("archive/segments/postgres"), "a segment of WAL cannot be uploaded"),
@@ -64,9 +64,9 @@ fn case(task: Task) -> (Case, &'static str) {
         Task::WalSlots => (ServerDown, "slots cannot be looked at"),
         Task::WalReceive => (ServerDown, "no WAL is received"),
         Task::WalOpen => (StartedWithout("archive/manifest/postgres", ""), "write-ahead log cannot be begun"),
-        Task::WalUpkeep => (
+        Task::WalMaintenance => (
             StartedWithout("archive/holds", "[retention]\npostgres = \"7d\"\n"),
-            "upkeep of the archived WAL is put off",
+            "maintenance of the archived WAL is put off",
         ),
         Task::BaseBackup => {
             let daily = "[postgres.base_backup]\nevery = \"1d\"\n";

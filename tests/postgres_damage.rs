@@ -64,7 +64,7 @@ fn a_damaged_backup_keeps_nobody_from_the_sound_ones() {
         place.program().as_ref().is_some_and(|program| program.output().contains("a base backup is passed over"))
     });
     let said = place.program().as_ref().expect("it archives").output();
-    assert!(!said.contains("the upkeep of the archived WAL is put off"), "{said}");
+    assert!(!said.contains("the maintenance of the archived WAL is put off"), "{said}");
     let data = place.restore("again", &[]);
     let postgres = place.adopt(&data, Version::Debian);
     wait_recovered(&postgres);

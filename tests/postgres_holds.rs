@@ -40,7 +40,7 @@ fn what_a_restore_and_its_recovery_need_is_kept_while_they_last() {
     let place = Place::new(Version::Debian);
     let data = restored_and_overtaken(&place);
     wait_until("the service's own retention", PATIENCE, || {
-        place.program().as_ref().expect("it archives").output().contains("retention gave up WAL")
+        place.program().as_ref().expect("it archives").output().contains("retention expired WAL")
     });
     assert_eq!(listed(&place), 2, "it is held");
     let said = place.tidelog(&["expire", "--json"]).expect(0).json();
@@ -54,11 +54,11 @@ fn what_a_restore_and_its_recovery_need_is_kept_while_they_last() {
     let dry = place.tidelog(&["expire", "--dry-run", "--json"]).expect(0).json();
     assert!(dry["backups"] == 1 && dry["segments"].as_u64() > Some(0), "{dry}");
     place.archive(&place.postgres, KEPT);
-    wait_until("the service to give up what nobody holds", PATIENCE, || listed(&place) == 1);
+    wait_until("the service to expire what nobody holds", PATIENCE, || listed(&place) == 1);
     place.stop_archiving();
     let said = place.tidelog(&["expire", "--json"]).expect(0).json();
     assert_eq!((&said["backups"], &said["segments"]), (&0.into(), &0.into()), "{said}");
-    // The parts of what was given up are there for an hour, and then no more.
+    // The parts of what was expired are there for an hour, and then no more.
     let report = place.tidelog(&["verify", "--json"]).expect(0).json();
     assert_eq!((&report["backups"], &report["leftovers"]), (&1.into(), &1.into()), "{report}");
     for folder in backup_folders(&place).iter().filter(|folder| folder.join("removed.json").exists()) {
@@ -84,10 +84,10 @@ fn a_restore_waits_for_a_retention_that_may_not_have_seen_its_hold() {
     let mut restoring = place.home.start(&args);
     wait_until("the restore to wait", PATIENCE, || {
         restoring.assert_running();
-        restoring.output().contains("retention is giving up something")
+        restoring.output().contains("retention is expiring something")
     });
     assert!(!into.join("PG_VERSION").exists(), "nothing is unpacked before");
-    // It gave up just what was planned with.
+    // It expired just what was planned with.
     let commit = place.home.path().join("archive").join(format!(
         "backups/postgres/system={}/{}/backup.json",
         backup["system_id"].as_str().expect("an id"),
@@ -98,7 +98,7 @@ fn a_restore_waits_for_a_retention_that_may_not_have_seen_its_hold() {
     std::fs::remove_file(&under_way).expect("removed");
     wait_until("the restore to end", PATIENCE, || !restoring.is_running());
     let said = restoring.output();
-    assert!(restoring.wait(PATIENCE) != 0 && said.contains("retention gave up the base backup"), "{said}");
+    assert!(restoring.wait(PATIENCE) != 0 && said.contains("retention expired the base backup"), "{said}");
     std::fs::rename(&kept, &commit).expect("brought back");
     let restored = place.adopt(&place.restore("again", &[]), Version::Debian);
     wait_recovered(&restored);

@@ -190,7 +190,7 @@ fn a_chain_of_incremental_backups_comes_back_exactly() {
 }
 
 #[test]
-fn a_chain_is_judged_kept_and_given_up_as_one() {
+fn a_chain_is_judged_kept_and_expired_as_one() {
     let chained = chained(Version::V17);
     let Chained { place, backups: [full, first, second], last, .. } = &chained;
     let bin = bin_dir(Version::V17);

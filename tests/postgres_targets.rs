@@ -136,7 +136,7 @@ fn by_another_clock(place: &Place, name: &str, off: TimeDelta) {
     let (mut chain, now) = (place.chain().expect("a chain"), tidelog::time::now());
     let backup = serde_json::from_value(backup).expect("a backup");
     block_on(async {
-        chain.give_up_backups(&[name.to_owned()], "clock", now).await.expect("it is given up");
+        chain.expire_backups(&[name.to_owned()], "clock", now).await.expect("it is expired");
         chain.enter(&backup, &sha256(&text), [0, 0], ("clock", now)).await.expect("it is entered");
     });
 }

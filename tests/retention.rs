@@ -1,4 +1,4 @@
-//! What is given up of topics: by the time of archiving, never what is read, and archiving goes on where it was.
+//! What is expired of topics: by the time of archiving, never what is read, and archiving goes on where it was.
 
 use serde_json::{Value, json};
 use tidelog::pipeline::tasks::Task;
@@ -40,8 +40,8 @@ fn expire(site: &Site, args: &[&str]) -> Value {
 }
 
 #[test]
-fn records_are_given_up_by_the_time_of_archiving_and_never_while_they_are_read() {
-    assert_eq!(Task::KafkaUpkeep.name(), "kafka_upkeep");
+fn records_are_expired_by_the_time_of_archiving_and_never_while_they_are_read() {
+    assert_eq!(Task::KafkaMaintenance.name(), "kafka_upkeep");
     let (kafka, topic) = (shared(), unique("retained"));
     kafka.create_topic(&topic, 2, &[]);
     produce(&topic, 0, 40);
@@ -89,24 +89,24 @@ fn records_are_given_up_by_the_time_of_archiving_and_never_while_they_are_read()
     let row = site.ls(&topic)[0].clone();
     assert_eq!((&row["records"], &row["min_time"], &row["gaps"]), (&json!(0), &Value::Null, &json!([])), "{row}");
     assert_eq!(site.ends(&topic), ends);
-    let told = "retention gave up older records; nothing of it is kept";
+    let told = "retention expired older records; nothing of it is kept";
     let cat = site.tidelog(&["cat", "--topic", &topic]).expect(0);
     assert!(cat.json_lines().is_empty() && cat.stderr.contains(told), "{}", cat.stderr);
     let replay = site.tidelog(&["replay", "--all", "--topics", &topic, "--to-stdout", "--dry-run"]).expect(0);
     assert!(replay.stderr.contains(told), "{}", replay.stderr);
     let one = ["cat", "--topic", &topic, "--partition", "1", "--offsets", "3..5"];
-    assert!(site.tidelog(&one).expect(0).stderr.contains("gave up what lies before offset 20"));
+    assert!(site.tidelog(&one).expect(0).stderr.contains("expired what lies before offset 20"));
     assert_eq!(site.tidelog(&["verify", "--json"]).expect(0).json()["errors"], json!([]));
 
-    // An archiver goes on where the archive was, and says while it cannot give up.
+    // An archiver goes on where the archive was, and says while it cannot expire.
     keep(&site, "1h");
     std::fs::remove_dir_all(site.home().path().join("archive/holds")).expect("removed");
     std::fs::write(site.home().path().join("archive/holds"), "").expect("a file in its place");
     let program = site.start();
     let mut service = Service { site, server, program };
-    wait_until("the upkeep to be told", PATIENCE, || {
+    wait_until("the maintenance to be told", PATIENCE, || {
         service.program.assert_running();
-        service.server.is_up() && is_told(&service.server, Task::KafkaUpkeep, "is put off")
+        service.server.is_up() && is_told(&service.server, Task::KafkaMaintenance, "is put off")
     });
     std::fs::remove_file(service.site.home().path().join("archive/holds")).expect("removed");
     produce(&topic, 40, 10);

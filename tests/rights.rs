@@ -341,7 +341,7 @@ fn a_repair_has_rights_of_its_own_in_s3_and_topics_expire_with_the_expirer_s() {
     let repaired = repair("repairer.toml").expect(0).json();
     assert_eq!(repaired["repaired"][0]["aside"].as_array().map(Vec::len), Some(2), "{repaired}");
     home.run(&["-c", "writer.toml", "verify"]).expect(0);
-    wait_until("what is older than a second to be given up", PATIENCE, || {
+    wait_until("what is older than a second to be expired", PATIENCE, || {
         home.run(&["-c", "expirer.toml", "expire"]).expect(0);
         let left = home.run(&["-c", "writer.toml", "cat", "--topic", "orders"]).expect(0);
         left.stdout.is_empty()

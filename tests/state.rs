@@ -392,8 +392,8 @@ fn kept(site: &Site) -> (u64, String) {
 }
 
 #[test]
-fn versions_that_retention_lets_go_are_given_up_and_what_is_left_is_told_as_before() {
-    assert_eq!(Task::KafkaStateUpkeep.name(), "kafka_state_upkeep");
+fn versions_that_retention_lets_go_are_expired_and_what_is_left_is_told_as_before() {
+    assert_eq!(Task::KafkaStateMaintenance.name(), "kafka_state_upkeep");
     let (kafka, topic) = (shared(), unique("given-up"));
     kafka.create_topic(&topic, 1, &[]);
     let mut service = Service::start(kafka, &Settings { topics: &[&topic], ..Settings::default() }, OFTEN);
@@ -426,12 +426,12 @@ fn versions_that_retention_lets_go_are_given_up_and_what_is_left_is_told_as_befo
     std::fs::write(&holds, "").expect("a file in its place");
     let program = site.start();
     let mut service = Service { site, server, program };
-    wait_until("the upkeep to be told", PATIENCE, || {
+    wait_until("the maintenance to be told", PATIENCE, || {
         service.program.assert_running();
-        service.server.is_up() && is_told(&service.server, Task::KafkaStateUpkeep, "is put off")
+        service.server.is_up() && is_told(&service.server, Task::KafkaStateMaintenance, "is put off")
     });
     std::fs::remove_file(&holds).expect("removed");
-    wait_until("the old versions to be given up", PATIENCE, || {
+    wait_until("the old versions to be expired", PATIENCE, || {
         service.program.assert_running();
         kept(&service.site).1 > oldest
     });

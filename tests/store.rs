@@ -14,7 +14,7 @@ use object_store::ObjectStoreExt;
 use object_store::path::Path;
 use tidelog::config::Archive;
 use tidelog::error::Kind;
-use tidelog::manifest::{Chain, Change, Outcome, Selection, Step, Walk, streams};
+use tidelog::manifest::{Chain, ChainScan, Change, Outcome, ScanStep, Selection, streams};
 use tidelog::store::{Created, Store, layout};
 use tidelog::stream::{Begin, Format, PartitionRange, SegmentRef, TopicGeneration, sha256};
 
@@ -183,13 +183,13 @@ async fn a_chain_lives_there(store: &Store) {
     let all = chain.select(&Selection::default()).await.unwrap();
     assert_eq!(all.segments.len(), 140);
     assert_eq!(streams(store).await.unwrap(), std::slice::from_ref(&stream));
-    let mut walk = Walk::new(store, &stream).await.unwrap();
+    let mut scan = ChainScan::new(store, &stream).await.unwrap();
     let mut steps = 0;
-    while let Some(step) = walk.next().await.unwrap() {
-        assert!(!matches!(step, Step::Damaged { .. }), "{step:?}");
+    while let Some(step) = scan.next().await.unwrap() {
+        assert!(!matches!(step, ScanStep::Damaged { .. }), "{step:?}");
         steps += 1;
     }
-    assert_eq!((walk.entries(), steps), (143, 145));
+    assert_eq!((scan.entries(), steps), (143, 145));
 }
 
 #[tokio::test]

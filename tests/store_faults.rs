@@ -15,7 +15,7 @@ use chrono::{DateTime, Utc};
 use object_store::path::Path;
 use tidelog::config::Archive;
 use tidelog::error::Kind;
-use tidelog::manifest::{Chain, Change, Outcome, Selection, Step, Walk, backups};
+use tidelog::manifest::{Chain, ChainScan, Change, Outcome, ScanStep, Selection, backups};
 use tidelog::pipeline::tasks::Task;
 use tidelog::store::{Created, Store, layout};
 use tidelog::stream::{Begin, Format, Lsn, PartitionRange, SegmentRef, StreamId, System, TopicGeneration, sha256};
@@ -94,10 +94,10 @@ async fn grow(chain: &mut Chain, head: u64) {
 }
 
 async fn damage(store: &Store) -> Vec<String> {
-    let mut walk = Walk::new(store, &orders()).await.unwrap();
+    let mut scan = ChainScan::new(store, &orders()).await.unwrap();
     let mut found = Vec::new();
-    while let Some(step) = walk.next().await.unwrap() {
-        if let Step::Damaged { error, .. } = step {
+    while let Some(step) = scan.next().await.unwrap() {
+        if let ScanStep::Damaged { error, .. } = step {
             found.push(error.to_string());
         }
     }

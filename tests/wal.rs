@@ -481,7 +481,7 @@ fn assert_recoverable_over_no_gap(site: &WalSite, gaps: &[Gap]) {
 }
 
 #[test]
-fn retention_keeps_what_the_time_needs_and_gives_up_the_rest() {
+fn retention_keeps_what_the_time_needs_and_expires_the_rest() {
     let postgres = Postgres::start(PostgresOptions { config: &QUIET, ..Default::default() });
     let site = WalSite::of(&postgres);
     let mut program = site.start();

@@ -14,25 +14,25 @@ use crate::manifest::aged::{self, Aged, Stays};
 use crate::manifest::found::backups;
 use crate::manifest::state::{self as versions, retention};
 use crate::manifest::{self, Chain, holds, reads, recoverable};
-use crate::pipeline::kafka::upkeep::Moment;
-use crate::pipeline::postgres::{Given, give_up, sweep};
-use crate::pipeline::state::upkeep;
+use crate::pipeline::kafka::maintenance::Moment;
+use crate::pipeline::postgres::{Expiry, delete_obsolete, expire};
+use crate::pipeline::state::maintenance;
 use crate::pipeline::writer_id;
 use crate::store::Store;
 use crate::stream::{StreamId, TopicGeneration};
 use crate::time;
 
-/// Gives up what `[retention]` lets go: WAL and base backups without which every moment of the time stays recoverable, records
+/// Expires what `[retention]` lets go: WAL and base backups without which every moment of the time stays recoverable, records
 /// that were archived before their time, and versions of state without which the state as of every moment of its time is told.
 ///
-/// `tidelog run` does this by itself. Objects are deleted an hour after they were given up: whoever chose them before still
+/// `tidelog run` does this by itself. Objects are deleted an hour after they were expired: whoever chose them before still
 /// finds them.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   tidelog expire --dry-run     what would go
   tidelog expire")]
 pub(crate) struct Args {
-    /// Only print what would be given up
+    /// Only print what would expire
     #[arg(long)]
     dry_run: bool,
     /// Print JSON
@@ -48,7 +48,7 @@ struct Outcome {
     segments: u64,
     stored_bytes: u64,
     backups: u64,
-    /// Objects that were deleted now, given up earlier.
+    /// Objects that were deleted now, expired earlier.
     deleted: u64,
     /// The generations of topics; none where all of their records are kept.
     kafka: Vec<Topic>,
@@ -56,7 +56,7 @@ struct Outcome {
     state: Vec<Document>,
 }
 
-/// What is given up of a generation of a topic, and what stays.
+/// What is expired of a generation of a topic, and what stays.
 #[derive(Debug, Serialize)]
 struct Topic {
     stream: String,
@@ -69,7 +69,7 @@ struct Topic {
     held: bool,
 }
 
-/// What is given up of a document of state, and what stays.
+/// What is expired of a document of state, and what stays.
 #[derive(Debug, Serialize)]
 struct Document {
     stream: String,
@@ -96,7 +96,7 @@ pub(crate) async fn run(args: &Args, config: &Config) -> Result<()> {
     for stream in manifest::streams(&store).await? {
         let one = match &stream {
             StreamId::Postgres { .. } => match horizon {
-                Some(horizon) => expire(&store, &stream, (horizon, now), args.dry_run).await,
+                Some(horizon) => expire_wal(&store, &stream, (horizon, now), args.dry_run).await,
                 None => continue,
             },
             StreamId::Kafka(generation) => match kafka.of(generation) {
@@ -113,13 +113,13 @@ pub(crate) async fn run(args: &Args, config: &Config) -> Result<()> {
             Err(error) => damaged.push((stream, error)),
         }
     }
-    let Gone { given, deleted, topics, documents, passed_over } = gone;
+    let Gone { expired, deleted, topics, documents, passed_over } = gone;
     let outcome = Outcome {
         dry_run: args.dry_run,
         keep_from: horizon.map(time::utc),
-        segments: given.wal.segments,
-        stored_bytes: given.wal.stored_bytes,
-        backups: given.backups,
+        segments: expired.wal.segments,
+        stored_bytes: expired.wal.stored_bytes,
+        backups: expired.backups,
         deleted,
         kafka: topics,
         state: documents,
@@ -142,8 +142,8 @@ fn before(now: DateTime<Utc>, kept: Duration) -> Result<DateTime<Utc>> {
 /// What has gone, or would.
 #[derive(Debug, Default)]
 struct Gone {
-    given: Given,
-    /// Objects that were deleted, given up earlier.
+    expired: Expiry,
+    /// Objects that were deleted, expired earlier.
     deleted: u64,
     /// The generations of topics.
     topics: Vec<Topic>,
@@ -155,8 +155,8 @@ struct Gone {
 
 impl Gone {
     fn add(&mut self, more: Self) {
-        self.given.wal.add(&more.given.wal);
-        self.given.backups += more.given.backups;
+        self.expired.wal.add(&more.expired.wal);
+        self.expired.backups += more.expired.backups;
         self.deleted += more.deleted;
         self.topics.extend(more.topics);
         self.documents.extend(more.documents);
@@ -164,8 +164,8 @@ impl Gone {
     }
 }
 
-/// Gives up what one stream does not need to lead to every moment from `horizon` on.
-async fn expire(
+/// Expires what one stream does not need to lead to every moment from `horizon` on.
+async fn expire_wal(
     store: &Store,
     stream: &StreamId,
     (horizon, now): (DateTime<Utc>, DateTime<Utc>),
@@ -179,17 +179,18 @@ async fn expire(
     let taken = found.sound.into_iter().map(|backup| backup.taken).collect();
     if dry_run {
         let held = holds::held(store, system_id, now).await?;
-        let surplus = recoverable::surplus(store, &chain, taken, horizon, &held).await?;
-        gone.given.wal = chain.to_expire(&surplus.before, now).await?.retired;
-        gone.given.backups = surplus.backups.len() as u64;
+        let expirable = recoverable::expirable(store, &chain, taken, horizon, &held).await?;
+        gone.expired.wal = chain.to_expire(&expirable.before, now).await?.retired;
+        gone.expired.backups = expirable.backups.len() as u64;
     } else {
-        gone.given = give_up(store, &mut chain, taken, horizon, &writer_id()?).await?;
-        gone.deleted = sweep(store, &chain, (holds::store_time(store, system_id).await?, Some(horizon))).await?;
+        gone.expired = expire(store, &mut chain, taken, horizon, &writer_id()?).await?;
+        gone.deleted =
+            delete_obsolete(store, &chain, (holds::store_time(store, system_id).await?, Some(horizon))).await?;
     }
     Ok(gone)
 }
 
-/// Gives up what was archived of a generation of a topic before the time `kept`.
+/// Expires what was archived of a generation of a topic before the time `kept`.
 async fn expire_topic(store: &Store, generation: &TopicGeneration, kept: Duration, dry_run: bool) -> Result<Gone> {
     let mut gone = Gone::default();
     let Some(mut chain) = Chain::open(store, &generation.stream()).await? else { return Ok(gone) };
@@ -201,8 +202,8 @@ async fn expire_topic(store: &Store, generation: &TopicGeneration, kept: Duratio
     let (mut aged, mut steps, mut held) = (Aged::default(), Vec::new(), false);
     loop {
         aged.go_on(&chain, clock).await?;
-        let step = aged.surplus(&chain, &at.held, clock).await?;
-        held |= step != aged.surplus(&chain, &reads::Held::default(), clock).await?;
+        let step = aged.expirable(&chain, &at.held, clock).await?;
+        held |= step != aged.expirable(&chain, &reads::Held::default(), clock).await?;
         steps.push(step);
         if !aged.more {
             break;
@@ -211,8 +212,8 @@ async fn expire_topic(store: &Store, generation: &TopicGeneration, kept: Duratio
     let given = aged::sum(&chain, &steps).await?;
     let there = chain.totals().present();
     if !dry_run {
-        aged::give_up(&mut chain, &steps, (&writer_id()?, at.now)).await?;
-        gone.deleted = aged::sweep(store, &chain, clock, &at.held, &mut Stays::default()).await?.deleted;
+        aged::expire(&mut chain, &steps, (&writer_id()?, at.now)).await?;
+        gone.deleted = aged::delete_expired(store, &chain, clock, &at.held, &mut Stays::default()).await?.deleted;
     }
     gone.topics.push(Topic {
         stream: generation.stream().to_string(),
@@ -226,12 +227,12 @@ async fn expire_topic(store: &Store, generation: &TopicGeneration, kept: Duratio
     Ok(gone)
 }
 
-/// Gives up the versions of a document that are not needed to tell it as of every moment of the time `kept`.
+/// Expires the versions of a document that are not needed to tell it as of every moment of the time `kept`.
 async fn expire_state(store: &Store, stream: &StreamId, kept: Duration, dry_run: bool) -> Result<Gone> {
     let mut gone = Gone::default();
     let Some(mut chain) = Chain::open(store, stream).await? else { return Ok(gone) };
-    let now = if dry_run { time::now() } else { upkeep::now(store).await? };
-    let planned = retention::surplus(&chain, upkeep::horizon(kept, now)?).await?;
+    let now = if dry_run { time::now() } else { maintenance::now(store).await? };
+    let planned = retention::expirable(&chain, maintenance::horizon(kept, now)?).await?;
     let oldest = match &planned {
         Some(range) => versions::version(&chain, range.end).await?,
         None => versions::oldest(&chain).await?,
@@ -239,8 +240,8 @@ async fn expire_state(store: &Store, stream: &StreamId, kept: Duration, dry_run:
     let given = retention::sum(&chain, planned.unwrap_or(0..0)).await?;
     let there = chain.totals().present();
     if !dry_run {
-        upkeep::give_up(&mut chain, (kept, now), &writer_id()?).await?;
-        gone.deleted = retention::sweep(store, &chain, now).await?;
+        maintenance::expire(&mut chain, (kept, now), &writer_id()?).await?;
+        gone.deleted = retention::delete_expired(store, &chain, now).await?;
     }
     gone.documents.push(Document {
         stream: stream.to_string(),
@@ -254,7 +255,7 @@ async fn expire_state(store: &Store, stream: &StreamId, kept: Duration, dry_run:
 }
 
 fn text(outcome: &Outcome, kept: Option<Duration>) -> String {
-    let verb = if outcome.dry_run { "would be given up" } else { "given up" };
+    let verb = if outcome.dry_run { "would expire" } else { "expired" };
     let mut text = String::new();
     if let Some(kept) = kept {
         text += &format!(
@@ -289,7 +290,7 @@ fn text(outcome: &Outcome, kept: Option<Duration>) -> String {
         );
     }
     if outcome.deleted > 0 {
-        text += &format!("{} deleted that were given up earlier\n", human::many(outcome.deleted, "object"));
+        text += &format!("{} deleted that were expired earlier\n", human::many(outcome.deleted, "object"));
     }
     text
 }

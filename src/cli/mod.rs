@@ -82,7 +82,7 @@ enum Command {
     /// Give Postgres a file of its write-ahead log: restore_command = 'tidelog wal-fetch %f %p'. Exit codes: 0
     /// delivered, 1 provably absent, 200 anything else.
     WalFetch(restore::FetchArgs),
-    /// Give up the records, WAL, base backups and versions of state that retention lets go.
+    /// Expire the records, WAL, base backups and versions of state that retention lets go.
     Expire(expire::Args),
     /// Take a timeline of Postgres out of the way that was archived by mistake.
     Timeline(timeline::Args),

@@ -18,10 +18,10 @@ use crate::escape::one_line;
 use crate::manifest::found::Unreadable;
 use crate::manifest::holds::RENEW_EVERY;
 use crate::pipeline;
-use crate::restore::ahead::Ahead;
 use crate::restore::holding::{Holding, Kept};
 use crate::restore::plan::{Asked, Goal, Plan, plan};
 use crate::restore::postgres::{Action, Destination, LogSource, Places, Restored, restore, shell_word};
+use crate::restore::prefetch::Prefetch;
 use crate::restore::wal_fetch::{self, Answer, Name};
 use crate::restore::{Combiner, Foreseen, Ground, Log, PATIENCE, foresee, is_begun, patiently};
 use crate::store::Store;
@@ -319,8 +319,8 @@ pub(super) struct FetchArgs {
     #[arg(long, value_name = "LSN")]
     planned: Option<Lsn>,
     /// Fetch the files after NAME into a folder beside PATH; wal-fetch starts this by itself.
-    #[arg(long, hide = true)]
-    ahead: bool,
+    #[arg(long = "ahead", hide = true)]
+    prefetch: bool,
 }
 
 /// The exit code for "it is not known": above 125, Postgres stops the recovery (`RestoreArchivedFile`, xlogarchive.c).
@@ -352,14 +352,14 @@ pub(super) fn fetch(args: &FetchArgs, config_file: &Path, log_format: Option<Log
 fn answer(args: &FetchArgs, config_file: &Path) -> Result<Answer> {
     let name: Name = args.name.parse()?;
     // Taken before the archive is opened, which takes a while.
-    let lock = if args.ahead { Ahead::beside(&args.path).lock()? } else { None };
-    if args.ahead && lock.is_none() {
+    let lock = if args.prefetch { Prefetch::beside(&args.path).lock()? } else { None };
+    if args.prefetch && lock.is_none() {
         return Ok(Answer::Delivered);
     }
-    if let (Name::Wal(wal), false) = (name, args.ahead)
-        && Ahead::beside(&args.path).deliver(wal, &args.path)?
+    if let (Name::Wal(wal), false) = (name, args.prefetch)
+        && Prefetch::beside(&args.path).deliver(wal, &args.path)?
     {
-        start_ahead(args, config_file);
+        start_prefetch(args, config_file);
         return Ok(Answer::Delivered);
     }
     super::block_on(Fetching { args, config_file, name }.run())
@@ -379,7 +379,7 @@ impl Fetching<'_> {
         let begun = Instant::now();
         loop {
             match self.once(&archive).await {
-                Err(error) if error.is_transient() && begun.elapsed() < FETCH_PATIENCE && !self.args.ahead => {
+                Err(error) if error.is_transient() && begun.elapsed() < FETCH_PATIENCE && !self.args.prefetch => {
                     output::report("", &error, "  do     ");
                     tokio::time::sleep(Duration::from_secs(1)).await;
                 }
@@ -393,7 +393,7 @@ impl Fetching<'_> {
         let log = Log::open(&store, self.args.system).await?.looked_through(self.args.planned);
         log.expect_entry(self.args.entry)?;
         match self.name {
-            Name::Wal(wal) if self.args.ahead => {
+            Name::Wal(wal) if self.args.prefetch => {
                 let log = Arc::new(log);
                 let renewing = async {
                     loop {
@@ -401,7 +401,7 @@ impl Fetching<'_> {
                         tokio::time::sleep(RENEW_EVERY / 4).await;
                     }
                 };
-                let follow = Ahead::beside(&self.args.path);
+                let follow = Prefetch::beside(&self.args.path);
                 tokio::select! {
                     followed = follow.follow(Arc::clone(&log), wal) => followed.map(|()| Answer::Delivered),
                     () = renewing => Ok(Answer::Delivered),
@@ -413,7 +413,7 @@ impl Fetching<'_> {
                     && log.reaches(wal.timeline(), wal.start(size)?)
                 {
                     // It gets the next ones while this one is fetched.
-                    start_ahead(self.args, self.config_file);
+                    start_prefetch(self.args, self.config_file);
                 }
                 self.hold(&store, &log).await;
                 wal_fetch::fetch(&log, name, &self.args.path).await
@@ -426,7 +426,7 @@ impl Fetching<'_> {
         let Name::Wal(wal) = self.name else { return };
         let system = log.system();
         let Ok(from) = wal.start(system.wal_segment_size.into()) else { return };
-        let kept = if self.args.ahead { Kept::along(&self.args.path) } else { Kept::beside(&self.args.path) };
+        let kept = if self.args.prefetch { Kept::along(&self.args.path) } else { Kept::beside(&self.args.path) };
         if let Err(error) = kept.renew(store, (system.system_id, from), time::now(), pipeline::writer_id).await {
             tracing::warn!(%error, "no hold can be written: retention does not know of this recovery");
         }
@@ -441,9 +441,9 @@ fn host() -> String {
 
 /// Starts a process that fetches the next files, where there is none. What keeps it from starting is told by nobody: the
 /// next request works without it.
-fn start_ahead(args: &FetchArgs, config_file: &Path) {
+fn start_prefetch(args: &FetchArgs, config_file: &Path) {
     let started = || -> Result<()> {
-        if Ahead::beside(&args.path).is_locked() {
+        if Prefetch::beside(&args.path).is_locked() {
             return Ok(());
         }
         use std::os::unix::process::CommandExt as _;

@@ -18,7 +18,7 @@ pub struct Retention {
 }
 
 impl Retention {
-    /// Whether there is nothing that is ever given up.
+    /// Whether there is nothing that is ever expired.
     pub fn keeps_everything(&self) -> bool {
         self.postgres.is_none() && self.state.is_none() && self.kafka.keeps_everything()
     }
@@ -46,7 +46,7 @@ impl RecordRetention {
         }
     }
 
-    /// Whether no topic's records are ever given up.
+    /// Whether no topic's records are ever expired.
     pub fn keeps_everything(&self) -> bool {
         let is_time = |over: &TopicOverride| matches!(over.retention, Some(TopicRetention::Time(_)));
         self.default.is_none() && !self.topics.iter().any(is_time)
@@ -99,7 +99,7 @@ pub(super) fn read(section: Option<Section<'_>>, kafka: Option<&Kafka>, state: O
     let state = span("state", state.map(|state| ("state.every", state.every)));
     if section.text("kafka_bytes").is_some() {
         section
-            .problem("kafka_bytes", "is not supported by this version, which gives records up by time; remove the key");
+            .problem("kafka_bytes", "is not supported by this version, which expires records by time; remove the key");
     }
     section.finish();
     Retention { postgres, kafka: RecordRetention { default, ..records }, state }

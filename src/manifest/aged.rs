@@ -1,15 +1,15 @@
-//! What retention gives up of a topic, counted by the time of archiving.
+//! What retention expires of a topic, counted by the time of archiving.
 //!
 //! ```text
-//!   entries   0 ─ 1 ─ 2 ─ … ─ 64 snapshot ─ 65 ─ 66 ─ 67 ─ …        a segment is as old as the entry that names it: given up is
+//!   entries   0 ─ 1 ─ 2 ─ … ─ 64 snapshot ─ 65 ─ 66 ─ 67 ─ …        a segment is as old as the entry that names it: expired is
 //!             ▲           horizon ─────────────────┘                 what the entries up to 65 add, whole segments alone
-//!             └ from what was given up last on, one after the other
+//!             └ from what was expired last on, one after the other
 //! ```
 //!
 //! Dates may fall: a clock was behind, or ahead, and then right. So an entry counts for old only if it and all before it that are
 //! kept say so: what it says, what the store says of its object, and what its segments say of when they were sealed and of the latest
 //! of their records. A date that lies ahead of now is wrong and says nothing; an entry of which nothing else is known is as old as
-//! one behind it is. A wrong date of a record so keeps it at most as long again, and never gives it up. Everything up to an entry
+//! one behind it is. A wrong date of a record so keeps it at most as long again, and never expires it. Everything up to an entry
 //! goes in one step, so each segment is on one side of it with all its partitions.
 
 use std::collections::BTreeMap;
@@ -26,14 +26,14 @@ use crate::store::layout::Name;
 use crate::stream::invariants::SNAPSHOT_EVERY;
 use crate::stream::{Body, PartitionRange, Progress, Retired, SegmentRef, StreamId};
 
-mod sweep;
+mod delete;
 
-pub use sweep::{Stays, Swept, sweep};
+pub use delete::{Deletion, Stays, delete_expired};
 
-/// Objects are deleted this long after their segments were given up: who chose one before has read it by then, or holds it.
+/// Objects are deleted this long after their segments were expired: who chose one before has read it by then, or holds it.
 pub const GRACE: TimeDelta = TimeDelta::hours(1);
 
-/// So many entries are given up by an entry, and looked at in one go: what the chain lists of them is in memory meanwhile.
+/// So many entries are expired by an entry, and looked at in one go: what the chain lists of them is in memory meanwhile.
 const ENTRIES_AT_ONCE: u64 = 64 * SNAPSHOT_EVERY;
 
 /// When it is looked, and until when what was archived is old.
@@ -121,7 +121,7 @@ impl Aged {
             None => false,
         };
         if !is_known {
-            *self = Self::given_up(chain).await?;
+            *self = Self::expired(chain).await?;
         }
         (self.next, self.more) = (None, false);
         let first = self.through.as_ref().map_or(0, |(number, _)| number + 1);
@@ -152,8 +152,8 @@ impl Aged {
         Ok(())
     }
 
-    /// As far as all is given up: how old that is does not matter any more. Positions never fall, so it is found by halving.
-    async fn given_up(chain: &Chain) -> Result<Self> {
+    /// As far as all is expired: how old that is does not matter any more. Positions never fall, so it is found by halving.
+    async fn expired(chain: &Chain) -> Result<Self> {
         let is_kept = |at: &PartitionRange| chain.position(at.partition).is_none_or(|now| now.start < at.end);
         let snapshots = match chain.totals().retired.is_nothing() {
             true => 0,
@@ -170,11 +170,11 @@ impl Aged {
         Ok(Self { progress, through, ..Self::default() })
     }
 
-    /// The beginnings of partitions once all that is old is given up. Empty where nothing goes, or where something of it is read.
+    /// The beginnings of partitions once all that is old is expired. Empty where nothing goes, or where something of it is read.
     ///
     /// # Errors
     /// The store's.
-    pub async fn surplus(&self, chain: &Chain, held: &Held, clock: Clock) -> Result<BTreeMap<i32, i64>> {
+    pub async fn expirable(&self, chain: &Chain, held: &Held, clock: Clock) -> Result<BTreeMap<i32, i64>> {
         let beginnings = beginnings(chain.stream(), &self.progress, &chain.progress, held);
         if beginnings.is_empty() {
             return Ok(beginnings);
@@ -183,14 +183,14 @@ impl Aged {
         let last = Dated::read(chain, chain.head()).await?;
         if last.stored.signed_duration_since(clock.now) > GRACE {
             tracing::warn!(stream = %chain.stream(), stored = %last.stored, now = %clock.now, "the last entry is dated ahead: \
-                the clock of the store was ahead, or is behind now, and nothing of this topic is given up until it is past that");
+                the clock of the store was ahead, or is behind now, and nothing of this topic is expired until it is past that");
             return Ok(BTreeMap::new());
         }
         Ok(beginnings)
     }
 }
 
-/// The beginnings of partitions once everything is given up that is archived by `then`, of a stream that is archived as far as
+/// The beginnings of partitions once everything is expired that is archived by `then`, of a stream that is archived as far as
 /// `now`. Empty where nothing goes, or where something of it is read.
 fn beginnings(stream: &StreamId, then: &Progress, now: &Progress, held: &Held) -> BTreeMap<i32, i64> {
     let ends: BTreeMap<i32, i64> = then.positions().map(|at| (at.partition, at.end)).collect();
@@ -223,8 +223,8 @@ pub async fn sum(chain: &Chain, steps: &[BTreeMap<i32, i64>]) -> Result<Retired>
     Ok(sum)
 }
 
-/// Gives the steps up. Gives what was retired by this chain's own entries: of several that do so at once one has the number.
-pub async fn give_up(
+/// Expires the steps. Gives what was retired by this chain's own entries: of several that do so at once one has the number.
+pub async fn expire(
     chain: &mut Chain,
     steps: &[BTreeMap<i32, i64>],
     (writer, now): (&str, DateTime<Utc>),
@@ -235,12 +235,12 @@ pub async fn give_up(
     }
     if !given.is_nothing() {
         let (stream, segments, bytes) = (chain.stream(), given.segments, given.stored_bytes);
-        tracing::info!(%stream, segments, records = given.records, bytes, "retention gave up records");
+        tracing::info!(%stream, segments, records = given.records, bytes, "retention expired records");
     }
     Ok(given)
 }
 
-/// The earliest timestamp of what is kept first of each partition, in ms since 1970. Where nothing was given up, it is that of all.
+/// The earliest timestamp of what is kept first of each partition, in ms since 1970. Where nothing was expired, it is that of all.
 pub async fn oldest(chain: &Chain) -> Result<Option<i64>> {
     let totals = chain.totals();
     if totals.retired.is_nothing() {

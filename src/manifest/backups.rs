@@ -259,7 +259,7 @@ fn belongs(key: &object_store::path::Path, system_id: u64, name: &str, backup: B
     Err(Error::new(Kind::Corrupt, message).hint("the object was moved or copied by hand: put it back"))
 }
 
-/// A backup consists of what lies in its own folder: its objects are read, and given up with it.
+/// A backup consists of what lies in its own folder: its objects are read, and expired with it.
 fn names_its_own(key: &object_store::path::Path, backup: &Backup) -> Result<()> {
     let own = |object: &str| match layout::Name::parse(object)? {
         layout::Name::Part { system_id, backup: name, .. }
@@ -339,7 +339,7 @@ pub async fn commit(store: &Store, backup: &Backup) -> Result<String> {
     }
 }
 
-/// Gives a backup up: it no longer counts. Its parts stay for a while, for a restore may have chosen it before: see
+/// Expires a backup: it no longer counts. Its parts stay for a while, for a restore may have chosen it before: see
 /// [`super::leftovers`].
 pub async fn remove(store: &Store, system_id: u64, name: &str) -> Result<()> {
     let mark = layout::backup_part(system_id, name, layout::BACKUP_REMOVED);

@@ -197,7 +197,7 @@ impl Chain {
     pub async fn refresh(&mut self) -> Result<()> {
         let mut width = 1;
         loop {
-            let ahead = head::read_ahead(&self.store, &self.stream, self.number + 1, width).await?;
+            let ahead = head::prefetch(&self.store, &self.stream, self.number + 1, width).await?;
             for entry in ahead.entries {
                 let Checkpoint { number, writer, body, .. } = &entry.checkpoint;
                 let own = Some(writer) == self.writer.as_ref();

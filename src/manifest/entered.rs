@@ -1,7 +1,7 @@
 //! Base backups get a place in the chain, and lose it.
 //!
 //! ```text
-//!   parts, backup.json ─► entered (its sha256, in the chain) ─► it counts ─► given up (in the chain) ─► mark, deleted
+//!   parts, backup.json ─► entered (its sha256, in the chain) ─► it counts ─► expired (in the chain) ─► mark, deleted
 //! ```
 //!
 //! An archive of before has no such entry, and all backups in it count. The first one that is entered takes those along that are
@@ -22,7 +22,7 @@ impl Chain {
     /// Makes a backup count, whose `backup.json` with this hash is durable. `generations` are those of its timelines as it began.
     ///
     /// # Errors
-    /// [`Kind::Fenced`] if one of its timelines was abandoned meanwhile, or what it builds on was given up, and the store's errors. The same call tells after an
+    /// [`Kind::Fenced`] if one of its timelines was abandoned meanwhile, or what it builds on was expired, and the store's errors. The same call tells after an
     /// error whether it was done.
     pub async fn enter(
         &mut self,
@@ -56,7 +56,7 @@ impl Chain {
             };
             if let Some(parent) = backup.parent.as_ref().filter(|parent| !is_parent(parent)) {
                 let message = format!(
-                    "the base backup {}, on which {} builds, was given up or exchanged while that was taken",
+                    "the base backup {}, on which {} builds, was expired or exchanged while that was taken",
                     parent.name, backup.name
                 );
                 return Err(Error::new(Kind::Fenced, message).hint("it counts for nothing: take another one"));
@@ -68,7 +68,7 @@ impl Chain {
 
     /// Backups count no longer; gives the names of those that may be removed. One stays on which another builds that stays: it may
     /// have been entered since it was decided what goes.
-    pub async fn give_up_backups(&mut self, names: &[String], writer: &str, now: DateTime<Utc>) -> Result<Vec<String>> {
+    pub async fn expire_backups(&mut self, names: &[String], writer: &str, now: DateTime<Utc>) -> Result<Vec<String>> {
         loop {
             // An archive of before knows of none, and none of its own builds on another one.
             let Some(known) = self.backups() else { return Ok(names.to_vec()) };

@@ -42,7 +42,7 @@ pub(super) fn decode(stream: &StreamId, number: u64, object: Path, bytes: &[u8])
     Ok(Entry { sha256: sha256(bytes), object, checkpoint })
 }
 
-/// Refuses objects that are none of the stream's: they are read, printed and given up in its name.
+/// Refuses objects that are none of the stream's: they are read, printed and expired in its name.
 pub(super) fn names_its_own<'a>(
     stream: &StreamId,
     object: &Path,

@@ -235,7 +235,7 @@ pub fn too_many(beyond: u64) -> Error {
         Kind::Corrupt,
         format!("{beyond} base backups are not read: those of a system are {MOST_BACKUPS} at the most, and these have the first names"),
     )
-    .hint("look who may write to the archive, and remove the folders that no tidelog made; or give old ones up: `tidelog expire`")
+    .hint("look who may write to the archive, and remove the folders that no tidelog made; or expire old ones: `tidelog expire`")
 }
 
 /// Tells the log of some that cannot be read one by one, and of the others as a number.

@@ -46,13 +46,13 @@ async fn exists(store: &Store, stream: &StreamId, number: u64) -> Result<bool> {
 }
 
 /// Entries in order, and whether more may follow.
-pub(super) struct Ahead {
+pub(super) struct Prefetched {
     pub(super) entries: Vec<Entry>,
     pub(super) more: bool,
 }
 
 /// Reads the `width` entries from number `from` on, at most [`WINDOW`], or those before the first that does not exist.
-pub(super) async fn read_ahead(store: &Store, stream: &StreamId, from: u64, width: u64) -> Result<Ahead> {
+pub(super) async fn prefetch(store: &Store, stream: &StreamId, from: u64, width: u64) -> Result<Prefetched> {
     let window = stream::iter(from..from + width).map(|number| entry::read(store, stream, number));
     let read: Vec<Option<Entry>> = window.buffered(WINDOW as usize).try_collect().await?;
     let later = read.iter().skip_while(|entry| entry.is_some()).any(Option::is_some);
@@ -63,7 +63,7 @@ pub(super) async fn read_ahead(store: &Store, stream: &StreamId, from: u64, widt
         let missed = entry::read(store, stream, number).await?;
         entries.push(missed.ok_or_else(|| entry::missing(stream, number))?);
     }
-    Ok(Ahead { more: later || entries.len() as u64 == width, entries })
+    Ok(Prefetched { more: later || entries.len() as u64 == width, entries })
 }
 
 /// Whether entry `head` is the last; false if more were written in the meantime.

@@ -2,11 +2,11 @@
 //!
 //! ```text
 //! holds/postgres/<system id>/<name>.json   written when a restore is planned, and again and again while it or its recovery runs
-//!                            clock         written by who gives up: its time is that of the store
-//!                            gives-up-<writer>   there while that one reads the holds and gives up what none is about
+//!                            clock         written by whoever expires: its time is that of the store
+//!                            gives-up-<writer>   there while that one reads the holds and expires what none is about
 //! ```
 //!
-//! Who gives up says so, then reads the holds, then writes the entry. Who restores writes its hold, then waits until nobody says so,
+//! Whoever expires says so, then reads the holds, then writes the entry. Who restores writes its hold, then waits until nobody says so,
 //! then looks whether what it needs is still there. So one of the two sees the other.
 //!
 //! A hold counts for [`SPAN`] after it was last written, by the store's clock alone, so that no machine with a wrong clock ends it
@@ -30,13 +30,13 @@ pub const SPAN: TimeDelta = TimeDelta::hours(6);
 /// How often a hold is written again while somebody reads.
 pub const RENEW_EVERY: Duration = Duration::from_secs(600);
 
-/// Who has not given up by then after it said that it would does not do so any more: it was killed, or stood still.
-const GIVES_UP_WITHIN: TimeDelta = TimeDelta::minutes(3);
+/// Who has not expired by then after it said that it would does not do so any more: it was killed, or stood still.
+const EXPIRES_WITHIN: TimeDelta = TimeDelta::minutes(3);
 
 /// Up to when it may begin to write the entry, which the store may take a while to take.
 const BEGINS_WITHIN: Duration = Duration::from_secs(60);
 
-/// How often a restore looks whether somebody still gives up.
+/// How often a restore looks whether somebody still expires.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// What one reader needs.
@@ -144,7 +144,7 @@ pub async fn held(store: &Store, system_id: u64, now: DateTime<Utc>) -> Result<H
         match read {
             Ok(hold) => held.holds.push(hold),
             Err(error) => {
-                tracing::warn!(key = %object.location, %error, "nothing is given up while this hold counts");
+                tracing::warn!(key = %object.location, %error, "nothing is expired while this hold counts");
                 held.is_everything = true;
             }
         }
@@ -153,9 +153,9 @@ pub async fn held(store: &Store, system_id: u64, now: DateTime<Utc>) -> Result<H
 }
 
 /// Removes the holds that ended long ago.
-pub async fn sweep(store: &Store, system_id: u64, now: DateTime<Utc>) -> Result<()> {
+pub async fn remove_lapsed(store: &Store, system_id: u64, now: DateTime<Utc>) -> Result<()> {
     for object in store.list(&layout::holds(system_id)).await? {
-        let is_own = is_hold(&object.location) || is_giving_up(&object.location);
+        let is_own = is_hold(&object.location) || is_expiring(&object.location);
         if is_own && object.last_modified + SPAN * 4 <= now {
             store.delete(&object.location).await?;
         }
@@ -180,17 +180,17 @@ pub async fn store_time_in(store: &Store, folder: &Path) -> Result<DateTime<Utc>
     Ok(written)
 }
 
-/// Somebody is about to give up what no hold is about.
+/// Somebody is about to expire what no hold is about.
 #[must_use]
-pub struct GivingUp {
+pub struct Expiring {
     key: Path,
     begun: Instant,
 }
 
-impl GivingUp {
+impl Expiring {
     /// Says so. The holds are to be read after this.
     pub async fn begin(store: &Store, system_id: u64, writer: &str) -> Result<Self> {
-        let (key, begun) = (layout::holds(system_id).join(format!("{GIVES_UP}{writer}")), Instant::now());
+        let (key, begun) = (layout::holds(system_id).join(format!("{EXPIRING}{writer}")), Instant::now());
         store.put(&key, Bytes::from_static(b"{}")).await?;
         Ok(Self { key, begun })
     }
@@ -203,27 +203,27 @@ impl GivingUp {
         if self.begun.elapsed() < BEGINS_WITHIN {
             return Ok(());
         }
-        Err(Error::new(Kind::Unavailable, "retention stood still between the look at the holds and what it gives up")
-            .hint("it is tried again; nothing was given up"))
+        Err(Error::new(Kind::Unavailable, "retention stood still between the look at the holds and what it expires")
+            .hint("it is tried again; nothing was expired"))
     }
 
     /// It is done, or was given up.
     pub async fn end(self, store: &Store) {
         if let Err(error) = store.delete(&self.key).await {
-            tracing::warn!(%error, "restores that begin now wait for up to {} minutes", GIVES_UP_WITHIN.num_minutes());
+            tracing::warn!(%error, "restores that begin now wait for up to {} minutes", EXPIRES_WITHIN.num_minutes());
         }
     }
 }
 
-/// Waits until nobody is giving up without having seen the holds that are there now.
+/// Waits until nobody is expiring without having seen the holds that are there now.
 ///
 /// # Errors
 /// The store's.
-pub async fn wait_given_up(store: &Store, system_id: u64) -> Result<()> {
+pub async fn wait_for_expiry(store: &Store, system_id: u64) -> Result<()> {
     let mut is_told = false;
-    while gives_up(store, system_id, store_time(store, system_id).await?).await? {
+    while expires(store, system_id, store_time(store, system_id).await?).await? {
         if !is_told {
-            tracing::warn!("retention is giving up something: the restore waits until it is done, for minutes at most");
+            tracing::warn!("retention is expiring something: the restore waits until it is done, for minutes at most");
         }
         is_told = true;
         tokio::time::sleep(LOOK_EVERY).await;
@@ -231,16 +231,16 @@ pub async fn wait_given_up(store: &Store, system_id: u64) -> Result<()> {
     Ok(())
 }
 
-async fn gives_up(store: &Store, system_id: u64, now: DateTime<Utc>) -> Result<bool> {
+async fn expires(store: &Store, system_id: u64, now: DateTime<Utc>) -> Result<bool> {
     let objects = store.list(&layout::holds(system_id)).await?;
-    Ok(objects.iter().any(|object| is_giving_up(&object.location) && object.last_modified + GIVES_UP_WITHIN > now))
+    Ok(objects.iter().any(|object| is_expiring(&object.location) && object.last_modified + EXPIRES_WITHIN > now))
 }
 
-/// How the names begin of what [`GivingUp`] writes.
-const GIVES_UP: &str = "gives-up-";
+/// How the names begin of what [`Expiring`] writes.
+const EXPIRING: &str = "gives-up-";
 
-fn is_giving_up(key: &Path) -> bool {
-    key.filename().is_some_and(|name| name.starts_with(GIVES_UP))
+fn is_expiring(key: &Path) -> bool {
+    key.filename().is_some_and(|name| name.starts_with(EXPIRING))
 }
 
 fn is_hold(key: &Path) -> bool {
@@ -260,24 +260,24 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_restore_waits_for_who_gives_up_and_not_for_one_that_was_killed() {
+    async fn a_restore_waits_for_who_expires_and_not_for_one_that_was_killed() {
         let store = Store::over(Arc::new(object_store::memory::InMemory::new()), "memory:///");
-        wait_given_up(&store, 7).await.expect("nobody");
-        let giving = GivingUp::begin(&store, 7, "w").await.expect("begun");
+        wait_for_expiry(&store, 7).await.expect("nobody");
+        let giving = Expiring::begin(&store, 7, "w").await.expect("begun");
         giving.is_in_time().expect("it was just begun");
         let now = store_time(&store, 7).await.expect("a time");
         assert_eq!(held(&store, 7, now).await.expect("none"), Held::default());
-        let mut waiting = Box::pin(wait_given_up(&store, 7));
+        let mut waiting = Box::pin(wait_for_expiry(&store, 7));
         tokio::time::timeout(LOOK_EVERY * 3, &mut waiting).await.expect_err("it waits");
-        assert!(!gives_up(&store, 7, now + GIVES_UP_WITHIN).await.expect("looked"), "its time is over");
+        assert!(!expires(&store, 7, now + EXPIRES_WITHIN).await.expect("looked"), "its time is over");
         giving.end(&store).await;
         waiting.await.expect("it goes on");
-        assert!(BEGINS_WITHIN * 2 <= GIVES_UP_WITHIN.to_std().expect("positive"), "the store may take a minute");
-        let killed = GivingUp::begin(&store, 7, "w").await.expect("begun");
-        let late = GivingUp { begun: killed.begun - BEGINS_WITHIN, ..killed };
+        assert!(BEGINS_WITHIN * 2 <= EXPIRES_WITHIN.to_std().expect("positive"), "the store may take a minute");
+        let killed = Expiring::begin(&store, 7, "w").await.expect("begun");
+        let late = Expiring { begun: killed.begun - BEGINS_WITHIN, ..killed };
         assert_eq!(late.is_in_time().expect_err("late").kind(), Kind::Unavailable);
-        sweep(&store, 7, now + SPAN * 5).await.expect("swept");
-        assert!(!gives_up(&store, 7, now).await.expect("looked"), "nothing of it is left");
+        remove_lapsed(&store, 7, now + SPAN * 5).await.expect("removed");
+        assert!(!expires(&store, 7, now).await.expect("looked"), "nothing of it is left");
     }
 
     #[tokio::test]
@@ -293,9 +293,9 @@ mod tests {
         assert_eq!((found.from(), found.backup("backup-a"), found.backup("c")), (Some(Lsn(300)), true, false));
         let after = until(SPAN + TimeDelta::minutes(1));
         assert_eq!(held(&store, 7, after).await.expect("none").from(), None);
-        sweep(&store, 7, after).await.expect("swept");
+        remove_lapsed(&store, 7, after).await.expect("removed");
         assert_eq!(store.list(&layout::holds(7)).await.expect("a list").len(), 3, "not yet");
-        sweep(&store, 7, until(SPAN * 5)).await.expect("swept");
+        remove_lapsed(&store, 7, until(SPAN * 5)).await.expect("removed");
         assert_eq!(store.list(&layout::holds(7)).await.expect("a list").len(), 1, "the clock stays");
     }
 

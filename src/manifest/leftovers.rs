@@ -1,8 +1,8 @@
-//! What is left of base backups that do not count: those that a killed process has begun, and those that were given up.
+//! What is left of base backups that do not count: those that a killed process has begun, and those that were expired.
 //!
 //! ```text
 //!   parts, no backup.json                       begun, and under way or left behind   ─► removed a day after the last part
-//!   parts, removed.json, no backup.json         given up by retention                 ─► removed an hour after that
+//!   parts, removed.json, no backup.json         expired by retention                 ─► removed an hour after that
 //!   backup.json that no entry names             left behind before it was entered     ─► removed a day after the last part
 //!   backup.json                                 a backup                              ─► never touched here
 //! ```
@@ -30,9 +30,9 @@ pub const WRITES_WITHIN: TimeDelta = TimeDelta::hours(8);
 /// The parts of a backup that was never finished are removed this long after the last of them was stored.
 pub const LEFT_AFTER: TimeDelta = TimeDelta::hours(24);
 
-/// The parts of a backup that was given up are removed this long after that: a restore that has chosen it is done by then, or has
+/// The parts of a backup that was expired are removed this long after that: a restore that has chosen it is done by then, or has
 /// a hold.
-pub const GIVEN_UP_AFTER: TimeDelta = TimeDelta::hours(1);
+pub const REMOVED_AFTER: TimeDelta = TimeDelta::hours(1);
 
 /// The folder of a backup that does not count.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,15 +45,15 @@ pub struct Leftover {
     pub bytes: u64,
     /// When the last of them was stored.
     pub touched: DateTime<Utc>,
-    /// When it was given up; none for one that was never finished.
-    pub given_up: Option<DateTime<Utc>>,
+    /// When it was expired; none for one that was never finished.
+    pub expired: Option<DateTime<Utc>>,
 }
 
 impl Leftover {
     /// Whether nobody can need it any more.
     pub fn is_over(&self, now: DateTime<Utc>) -> bool {
-        match self.given_up {
-            Some(given_up) => given_up + GIVEN_UP_AFTER <= now,
+        match self.expired {
+            Some(expired) => expired + REMOVED_AFTER <= now,
             None => self.touched + LEFT_AFTER <= now,
         }
     }
@@ -62,12 +62,12 @@ impl Leftover {
         let own: Vec<ObjectMeta> = objects.into_iter().filter(|object| is_own(&object.location)).collect();
         let touched = own.iter().map(|object| object.last_modified).max()?;
         let mark = own.iter().find(|object| object.location.filename() == Some(layout::BACKUP_REMOVED));
-        let given_up = mark.map(|mark| mark.last_modified);
+        let expired = mark.map(|mark| mark.last_modified);
         let bytes = total(own.iter().map(|object| object.size));
         let mut objects: Vec<Path> = own.into_iter().map(|object| object.location).collect();
-        // The mark goes last: what a crash leaves is still known to be given up.
+        // The mark goes last: what a crash leaves is still known to be expired.
         objects.sort_by_key(|key| key.filename() == Some(layout::BACKUP_REMOVED));
-        Some(Self { name: name.to_owned(), objects, bytes, touched, given_up })
+        Some(Self { name: name.to_owned(), objects, bytes, touched, expired })
     }
 }
 
@@ -99,7 +99,7 @@ pub fn leftovers<'a>(
 }
 
 /// Removes what nobody can need any more; gives the number of objects.
-pub async fn sweep(
+pub async fn remove(
     store: &Store,
     (system_id, entered): (u64, Option<&CountedBackups>),
     held: &Held,
@@ -119,12 +119,12 @@ pub async fn sweep(
             continue;
         }
         let (name, bytes) = (leftover.name, leftover.bytes);
-        let what = if leftover.given_up.is_some() { "was given up" } else { "was never finished" };
+        let what = if leftover.expired.is_some() { "was expired" } else { "was never finished" };
         tracing::info!(name, bytes, objects = leftover.objects.len(), "removed the parts of a base backup that {what}");
     }
     if told > MOST_NAMED {
         let more = told - MOST_NAMED;
-        tracing::info!(more, "removed the parts of more base backups that were given up or never finished");
+        tracing::info!(more, "removed the parts of more base backups that were expired or never finished");
     }
     Ok(removed)
 }
@@ -168,13 +168,13 @@ mod tests {
         put(&store, "given-up", layout::BACKUP_REMOVED).await;
         let (now, free) = (crate::time::now(), Held::default());
         let second = TimeDelta::seconds(1);
-        let sweep = async |held: &Held, now| sweep(&store, (7, None), held, now).await.expect("swept");
-        assert_eq!(sweep(&free, now + GIVEN_UP_AFTER - second * 60).await, 0, "the promised hour");
+        let remove = async |held: &Held, now| remove(&store, (7, None), held, now).await.expect("removed");
+        assert_eq!(remove(&free, now + REMOVED_AFTER - second * 60).await, 0, "the promised hour");
         let hold = Hold::new("r".into(), "a restore".into(), Lsn(0), Some("given-up".into()));
         let held = Held { holds: vec![hold], is_everything: false };
-        assert_eq!(sweep(&held, now + LEFT_AFTER - second * 60).await, 0, "it is read, and the other may be written");
-        assert_eq!(sweep(&free, now + GIVEN_UP_AFTER + second).await, 4);
-        assert_eq!(sweep(&free, now + LEFT_AFTER + second).await, 3);
+        assert_eq!(remove(&held, now + LEFT_AFTER - second * 60).await, 0, "it is read, and the other may be written");
+        assert_eq!(remove(&free, now + REMOVED_AFTER + second).await, 4);
+        assert_eq!(remove(&free, now + LEFT_AFTER + second).await, 3);
         let sound = [
             "sound/16384.tar.0000000.zst",
             "sound/backup.json",
@@ -187,7 +187,7 @@ mod tests {
             [&["killed/notes.txt"][..], &sound[..]].concat(),
             "what is somebody else's stays"
         );
-        assert_eq!(sweep(&free, now + LEFT_AFTER * 100).await, 0);
+        assert_eq!(remove(&free, now + LEFT_AFTER * 100).await, 0);
     }
 
     #[tokio::test]

@@ -27,7 +27,7 @@ pub struct Taken {
     pub end: Lsn,
     /// When it was finished, by the clock of the archiver. It tells how old a backup is, and never what lies before it.
     pub finished: DateTime<Utc>,
-    /// Whether the server found bad pages in it: it leads where nothing else does, and retention gives up no other for it.
+    /// Whether the server found bad pages in it: it leads where nothing else does, and retention expires no other for it.
     pub is_damaged: bool,
     /// Whether it went with a timeline that was abandoned: it leads nowhere.
     pub is_abandoned: bool,
@@ -147,7 +147,7 @@ mod tests {
         assert_eq!(lines.with_ancestors([0, 9].into_iter()), [0, 1, 2, 8, 9].into());
     }
 
-    /// A walk of each line by itself takes fifty million steps.
+    /// A scan of each line by itself takes fifty million steps.
     #[test]
     fn a_line_of_ten_thousand_costs_a_look_at_each() {
         let name = |number: usize| format!("n{number}");

@@ -1,4 +1,4 @@
-//! Which segments of WAL are needed: those that no merge has replaced, no expiry has given up, and whose timeline was not abandoned.
+//! Which segments of WAL are needed: those that no merge has replaced, no expiry covers, and whose timeline was not abandoned.
 //!
 //! Entries flow in one by one. Before each, what it says of others can be held against them: that a merge replaces just
 //! what covers its range, and that an expiry retires just what lies before.
@@ -63,7 +63,7 @@ impl Live {
         self.segments.range(keys).map(|(_, segment)| segment.clone()).collect()
     }
 
-    /// The segments that an expiry gives up.
+    /// The segments that an expiry expires.
     fn before<'a>(&'a self, expire: &'a Expire) -> impl Iterator<Item = &'a SegmentRef> {
         let of = |expired: &crate::stream::Expired| {
             let below = self.segments.range((expired.partition, i64::MIN)..(expired.partition, expired.before));

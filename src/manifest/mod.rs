@@ -13,7 +13,7 @@
 //! in a new one. A page is named by its sha256 and written before the snapshot that lists it: writers that race write
 //! the same object.
 //!
-//! [`Chain::select`] answers which segments can matter for a range of time or offsets, [`Walk`] reads every entry and
+//! [`Chain::select`] answers which segments can matter for a range of time or offsets, [`ChainScan`] reads every entry and
 //! page for `verify`, [`coverage`] keeps what is known to be complete.
 
 pub mod abandon;
@@ -36,11 +36,11 @@ mod entry;
 mod head;
 mod lines;
 mod live;
+mod maintenance;
 mod page;
 mod repair;
+mod scan;
 mod select;
-mod upkeep;
-mod walk;
 
 use chrono::{DateTime, Utc};
 use futures::{StreamExt, TryStreamExt, stream};
@@ -49,8 +49,8 @@ use object_store::path::Path;
 pub use crate::stream::Change;
 pub use chain::{Chain, Outcome};
 pub use repair::{Repaired, repair};
+pub use scan::{ChainScan, ScanStep};
 pub use select::{Obsolete, Selected, Selection};
-pub use walk::{Step, Walk};
 
 use crate::error::{Error, Kind, Result};
 use crate::store::{Store, layout};

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! A page of level 0 lists the segments, empty ranges and gaps of 64 entries; a page of level `n` lists 64 pages of level
-//! `n - 1`. The page of a Postgres system or of state also tells which positions it has; that of WAL also lists its merges and what was given up. It is JSON, compressed with zstd and named by the sha256 of the compressed bytes.
+//! `n - 1`. The page of a Postgres system or of state also tells which positions it has; that of WAL also lists its merges and what was expired. It is JSON, compressed with zstd and named by the sha256 of the compressed bytes.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -50,7 +50,7 @@ pub(super) struct Page {
     /// Level 0: the merges.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) merges: Vec<Merge>,
-    /// Level 0: what was given up.
+    /// Level 0: what was expired.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) expires: Vec<Expire>,
     /// Level 0: the timelines that were abandoned.

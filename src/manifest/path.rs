@@ -29,7 +29,7 @@ pub struct Facts {
     pub file: u64,
     /// What is archived of each timeline, gaps included. An expiry moves the beginning.
     pub archived: BTreeMap<u32, Range<Lsn>>,
-    /// What is lost, and ever was: what was committed in a gap is not known, also when retention has given it up.
+    /// What is lost, and ever was: what was committed in a gap is not known, also when retention has expired it.
     pub gaps: Vec<Gap>,
     /// The timelines that each one comes from, oldest first; nothing for one that came from none, and no entry where the history
     /// is not archived.
@@ -125,7 +125,7 @@ pub enum Lack {
 
 /// What retention lets go.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Surplus {
+pub struct Expirable {
     /// The positions of the timelines before which nothing is needed.
     pub before: BTreeMap<u32, Lsn>,
     /// The backups that are not needed, as indices of [`Facts::backups`].
@@ -423,7 +423,7 @@ impl Facts {
 
     /// What is not needed to recover to any moment after a horizon. `horizon` says where it lies on a way: no later
     /// commit stands before that position; none where no later commit is archived at all.
-    pub fn surplus(&self, horizon: impl Fn(&Way) -> Option<Lsn>) -> Surplus {
+    pub fn expirable(&self, horizon: impl Fn(&Way) -> Option<Lsn>) -> Expirable {
         let mut needed: BTreeMap<u32, Lsn> = BTreeMap::new();
         for (&timeline, archived) in &self.archived {
             let Ok(way) = self.way(timeline) else {
@@ -433,11 +433,11 @@ impl Facts {
             };
             let is_newest = Some(timeline) == self.newest();
             let position = horizon(&way);
-            // A branch on which nothing was committed since is given up; the present never is.
+            // A branch on which nothing was committed since is expired; the present never is.
             let Some(position) = position.or_else(|| is_newest.then(|| way.end())) else { continue };
             self.need_from(&way, position, is_newest, &mut needed);
         }
-        let mut surplus = Surplus::default();
+        let mut expirable = Expirable::default();
         for (&timeline, archived) in &self.archived {
             if let Some(held) = self.held {
                 need(&mut needed, timeline, self.file_of(held));
@@ -445,12 +445,12 @@ impl Facts {
             // What is held may begin behind the end of a timeline that was left: nothing of that is needed.
             let until = needed.get(&timeline).copied().unwrap_or(archived.end).min(archived.end);
             if archived.start < until {
-                surplus.before.insert(timeline, until);
+                expirable.before.insert(timeline, until);
             }
         }
-        let lost = (0..self.backups.len()).filter(|index| self.is_lost(*index, &surplus.before)).collect();
-        surplus.backups = self.unneeded(&lost);
-        surplus
+        let lost = (0..self.backups.len()).filter(|index| self.is_lost(*index, &expirable.before)).collect();
+        expirable.backups = self.unneeded(&lost);
+        expirable
     }
 
     /// Notes what has to stay so that every position of a way from one on can be recovered.
@@ -474,7 +474,7 @@ impl Facts {
         }
     }
 
-    /// Whether a backup is of no use once what lies before these positions is given up.
+    /// Whether a backup is of no use once what lies before these positions is expired.
     fn is_lost(&self, index: usize, before: &BTreeMap<u32, Lsn>) -> bool {
         let taken = &self.backups[index];
         // Those of abandoned timelines go by the time of that.

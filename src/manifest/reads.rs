@@ -2,10 +2,10 @@
 //!
 //! ```text
 //! holds/kafka/<cluster>/<name>.json   written when a replay begins, and again and again while it runs; removed at its end
-//!                       clock         written by who gives up: its time is that of the store
+//!                       clock         written by whoever expires: its time is that of the store
 //! ```
 //!
-//! A stream of which something is read gives up nothing of that, and deletes none of its objects. A hold that is written just after
+//! A stream of which something is read expires nothing of that, and deletes none of its objects. A hold that is written just after
 //! retention has looked is seen before the objects are deleted, an hour later. It counts for [`SPAN`] after it was last written, by
 //! the store's clock, as one of a restore does.
 
@@ -127,7 +127,7 @@ pub async fn held(store: &Store, cluster: &str, now: DateTime<Utc>) -> Result<He
         match read {
             Ok(reads) => held.reads.push(reads),
             Err(error) => {
-                tracing::warn!(key = %object.location, %error, "nothing is given up while this hold counts");
+                tracing::warn!(key = %object.location, %error, "nothing is expired while this hold counts");
                 held.is_everything = true;
             }
         }
@@ -136,7 +136,7 @@ pub async fn held(store: &Store, cluster: &str, now: DateTime<Utc>) -> Result<He
 }
 
 /// Removes the holds that ended long ago: their readers were killed, or had no right to delete them.
-pub async fn sweep(store: &Store, cluster: &str, now: DateTime<Utc>) -> Result<()> {
+pub async fn remove_lapsed(store: &Store, cluster: &str, now: DateTime<Utc>) -> Result<()> {
     for object in store.list(&layout::topic_holds(cluster)).await? {
         if object.location.extension() == Some("json") && object.last_modified + SPAN * 4 <= now {
             store.delete(&object.location).await?;

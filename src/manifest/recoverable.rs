@@ -64,7 +64,7 @@ pub async fn facts_with(store: &Store, chain: &Chain, mut backups: Vec<Taken>) -
     let is_current = |timeline: u32, generation| generation == chain.generation(timeline.cast_signed());
     let found = histories(store, *system_id, is_current, |timeline| archived.contains(&timeline)).await?;
     for ((timeline, _), history) in found.known {
-        // The server has gone on there, and the first of its log is on its way: what leads to it must not be given up.
+        // The server has gone on there, and the first of its log is on its way: what leads to it must not be expired.
         let begins = history.last().map_or(Lsn(0), |switch| Lsn(switch.at.0 / facts.file.max(1) * facts.file.max(1)));
         facts.archived.entry(timeline).or_insert(begins..begins);
         facts.histories.insert(timeline, history);
@@ -249,14 +249,14 @@ async fn first_after(chain: &Chain, way: &Way, from: Lsn) -> Result<Option<i64>>
 
 /// What retention lets go.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Surplus {
+pub struct Expirable {
     /// The positions of the timelines before which nothing is needed.
     pub before: BTreeMap<i32, i64>,
     /// The backups that are not needed, by their names.
     pub backups: Vec<String>,
 }
 
-impl Surplus {
+impl Expirable {
     /// Whether all is needed.
     pub fn is_empty(&self) -> bool {
         self.before.is_empty() && self.backups.is_empty()
@@ -265,33 +265,33 @@ impl Surplus {
 
 /// What is not needed to recover to any moment after `horizon`, nor held by anybody. `backups` are those that can be read: what
 /// cannot be read stays, for nobody knows who needs it.
-pub async fn surplus(
+pub async fn expirable(
     store: &Store,
     chain: &Chain,
     backups: Vec<Taken>,
     horizon: DateTime<Utc>,
     held: &Held,
-) -> Result<Surplus> {
-    let StreamId::Postgres { .. } = chain.stream() else { return Ok(Surplus::default()) };
+) -> Result<Expirable> {
+    let StreamId::Postgres { .. } = chain.stream() else { return Ok(Expirable::default()) };
     let facts = facts_with(store, chain, backups).await?;
     let parents = parents_of_unread(store, chain, &facts.backups).await?;
     let facts = Facts { held: held.from(), parents, ..facts };
-    let surplus = facts.surplus({
+    let expirable = facts.expirable({
         let horizons = horizons(chain, &facts, horizon.timestamp_millis()).await?;
         move |way| horizons.get(&way.timeline()).copied()
     });
-    let before = surplus.before.iter().map(|(timeline, before)| (timeline.cast_signed(), before.position()));
+    let before = expirable.before.iter().map(|(timeline, before)| (timeline.cast_signed(), before.position()));
     let long_abandoned = |backup: &&Taken| {
         let ends = |abandon: &&Abandon| abandon.backups.contains(&backup.name);
         chain.abandoned().iter().find(ends).is_some_and(|abandon| abandon.decided < horizon)
     };
-    let is_lost = |index: &usize, backup: &Taken| surplus.backups.contains(index) || long_abandoned(&backup);
+    let is_lost = |index: &usize, backup: &Taken| expirable.backups.contains(index) || long_abandoned(&backup);
     let lost =
         facts.backups.iter().enumerate().filter(|(index, backup)| is_lost(index, backup) && !held.backup(&backup.name));
     // What somebody restores from stays with all that it builds on.
-    let given_up = facts.unneeded(&lost.map(|(index, _)| index).collect());
-    let given_up = given_up.into_iter().filter_map(|index| facts.backups.get(index)).map(|backup| backup.name.clone());
-    Ok(Surplus { before: before.collect(), backups: given_up.collect() })
+    let expired = facts.unneeded(&lost.map(|(index, _)| index).collect());
+    let expired = expired.into_iter().filter_map(|index| facts.backups.get(index)).map(|backup| backup.name.clone());
+    Ok(Expirable { before: before.collect(), backups: expired.collect() })
 }
 
 /// The names of those on which others build that count, are not among `read`, and of which something is there: what they say

@@ -86,7 +86,7 @@ async fn let_go(store: &Store, chain: &mut Chain, (writer, now): (&str, DateTime
             bring the folder back, or take a base backup first");
         return Ok(Vec::new());
     }
-    if gone.is_empty() { Ok(gone) } else { chain.give_up_backups(&gone, writer, now).await }
+    if gone.is_empty() { Ok(gone) } else { chain.expire_backups(&gone, writer, now).await }
 }
 
 /// Puts the entries above the first hole aside, the highest last to be copied and first to be deleted: as long as one of

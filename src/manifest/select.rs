@@ -40,9 +40,9 @@ pub struct Selected {
 impl Selection {
     /// Whether a page or an archive that adds up to `totals` can hold anything that is wanted.
     fn wants_any_of(&self, totals: &Totals) -> bool {
-        // A gap has no record whose timestamp could rule it out. What was given up is of no time.
-        let gives_up = self.timestamps.is_none() && !totals.retired.is_nothing();
-        gives_up
+        // A gap has no record whose timestamp could rule it out. What was expired is of no time.
+        let expires = self.timestamps.is_none() && !totals.retired.is_nothing();
+        expires
             || totals.gaps > 0
             || (totals.segments > 0 && self.wants_times(totals.min_timestamp, totals.max_timestamp))
     }
@@ -87,7 +87,7 @@ impl Selection {
 /// Objects that are no longer needed, and since when.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Obsolete {
-    /// Those that a merge has replaced or an expiry has given up.
+    /// Those that a merge has replaced or an expiry has expired.
     pub retired: BTreeMap<String, DateTime<Utc>>,
     /// Those of timelines that were abandoned.
     pub abandoned: BTreeMap<String, DateTime<Utc>>,
@@ -117,7 +117,7 @@ impl Wanted<'_> {
 
 impl Chain {
     /// The segments and gaps that can matter, oldest first; those of WAL by timeline and position. What a merge has
-    /// replaced or an expiry has given up is left out. Pages that cannot match are not opened.
+    /// replaced or an expiry has expired is left out. Pages that cannot match are not opened.
     pub async fn select(&self, selection: &Selection) -> Result<Selected> {
         let Listed { mut segments, mut gaps, merges, .. } = self.listed(selection).await?;
         if let StreamId::Postgres { .. } = self.stream {
@@ -133,14 +133,14 @@ impl Chain {
     }
 
     /// The ranges of all segments that were ever archived and can matter, also of those that a merge has replaced or an expiry
-    /// has given up: the times of their commits stay true. Those of an abandoned timeline are left out.
+    /// has expired: the times of their commits stay true. Those of an abandoned timeline are left out.
     pub async fn ranges(&self, selection: &Selection) -> Result<Vec<PartitionRange>> {
         let Listed { segments, merges, .. } = self.listed(selection).await?;
         let all = segments.iter().chain(merges.iter().map(|merge| &merge.segment));
         Ok(all.filter(|segment| self.is_of_now(segment)).flat_map(|segment| &segment.partitions).copied().collect())
     }
 
-    /// All gaps there ever were, also those of what an expiry has given up.
+    /// All gaps there ever were, also those of what an expiry has expired.
     pub async fn gaps_ever(&self) -> Result<Vec<Gap>> {
         if self.totals().gaps == 0 {
             return Ok(Vec::new());
@@ -152,7 +152,7 @@ impl Chain {
         Ok(gaps)
     }
 
-    /// Objects of the ranges `partitions` that are no longer needed, and since when: those that were merged or given up, and
+    /// Objects of the ranges `partitions` that are no longer needed, and since when: those that were merged or expired, and
     /// those of timelines that were abandoned.
     pub async fn retired(&self, partitions: BTreeMap<i32, Range<i64>>) -> Result<Obsolete> {
         let selection = Selection { timestamps: None, partitions: Some(partitions) };
@@ -160,7 +160,7 @@ impl Chain {
         let Obsolete { mut retired, mut abandoned } = Obsolete::default();
         for segment in segments.iter().chain(merges.iter().map(|merge| &merge.segment)) {
             abandoned.extend(self.abandoned_by(segment).map(|decided| (segment.object.clone(), decided)));
-            let given_up = expires.iter().find(|expire| {
+            let expired = expires.iter().find(|expire| {
                 let below = |range: &PartitionRange| {
                     let covers = |expired: &Expired| {
                         (expired.partition, expired.generation) == (range.partition, segment.generation)
@@ -170,7 +170,7 @@ impl Chain {
                 };
                 segment.partitions.iter().all(below)
             });
-            retired.extend(given_up.map(|expire| (segment.object.clone(), expire.decided)));
+            retired.extend(expired.map(|expire| (segment.object.clone(), expire.decided)));
         }
         for merge in &merges {
             retired.extend(merge.replaces.iter().map(|object| (object.clone(), merge.decided)));
@@ -190,7 +190,7 @@ impl Chain {
         self.abandoned().iter().find(ends).map(|abandon| abandon.decided)
     }
 
-    /// Whether no expiry has given the whole range up.
+    /// Whether no expiry covers the whole range.
     fn is_kept(&self, range: &PartitionRange) -> bool {
         self.position(range.partition).is_none_or(|position| position.start < range.end)
     }

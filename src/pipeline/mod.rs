@@ -116,17 +116,23 @@ async fn archive_wal(
     result
 }
 
-/// Starts what gives up by `[retention]`: records, and versions of state.
+/// Starts what expires by `[retention]`: records, and versions of state.
 fn spawn_maintenance(config: &Config, opened: &Opened, tasks: &Arc<Tasks>) -> Vec<JoinHandle<()>> {
     let Some(kafka) = &config.kafka else { return Vec::new() };
     let kept = &config.retention.kafka;
     let records = (!kept.keeps_everything()).then(|| {
-        let reporter = tasks.reporter(tasks::Task::KafkaUpkeep, "");
-        tasks.spawn("kafka-upkeep", kafka::upkeep::run((kafka.cluster.clone(), kept.clone()), opened.clone(), reporter))
+        let reporter = tasks.reporter(tasks::Task::KafkaMaintenance, "");
+        tasks.spawn(
+            "kafka-maintenance",
+            kafka::maintenance::run((kafka.cluster.clone(), kept.clone()), opened.clone(), reporter),
+        )
     });
     let state = config.retention.state.map(|kept| {
-        let reporter = tasks.reporter(tasks::Task::KafkaStateUpkeep, "");
-        tasks.spawn("state-upkeep", state::upkeep::run((kafka.cluster.clone(), kept), opened.clone(), reporter))
+        let reporter = tasks.reporter(tasks::Task::KafkaStateMaintenance, "");
+        tasks.spawn(
+            "state-maintenance",
+            state::maintenance::run((kafka.cluster.clone(), kept), opened.clone(), reporter),
+        )
     });
     records.into_iter().chain(state).collect()
 }

@@ -8,8 +8,8 @@
 //! drops what it has. None appends sooner than [`Kafka state's every`](crate::config::State::every) after the version before,
 //! whoever wrote that, so that several replicas write no more versions than one.
 
+pub mod maintenance;
 pub mod status;
-pub mod upkeep;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -46,7 +46,7 @@ impl Holding {
         for (cluster, reads) in &holds {
             if let Err(error) = reads.write(store, cluster).await {
                 tracing::warn!(%error, "no hold can be written: retention does not know of this replay, and keeps what it \
-                    reads for an hour after it gave it up");
+                    reads for an hour after it expired it");
             }
         }
         let (renewed, again) = (holds.clone(), store.clone());

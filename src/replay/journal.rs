@@ -299,7 +299,7 @@ impl Begun {
     /// Narrows `sources` to what was meant when the replay was begun.
     ///
     /// # Errors
-    /// [`Kind::NotFound`] where the archive has given up some of it since.
+    /// [`Kind::NotFound`] where the archive has expired some of it since.
     pub fn pin(&self, sources: &mut [Source]) -> Result<()> {
         for pinned in &self.sources {
             let gone = |what: String| {
@@ -416,7 +416,7 @@ mod tests {
             max_timestamp: Some(0),
         };
         Source {
-            given_up: None,
+            expired: None,
             stream: stream.parse().expect("a stream"),
             positions: ranges.iter().map(at).collect(),
             wanted: ranges.iter().map(|&(partition, start, end)| (partition, start..end)).collect(),
@@ -463,7 +463,7 @@ mod tests {
         assert_eq!((start.offset, end.offset), (0, 10));
         assert_eq!(begun.ends().expect("streams").len(), 1);
         let mut shorter = vec![source("kafka/main/orders.0", &[(0, 3, 25), (1, 0, 7)])];
-        assert!(begun.pin(&mut shorter).expect_err("given up").to_string().contains("offsets 0..10"));
+        assert!(begun.pin(&mut shorter).expect_err("expired").to_string().contains("offsets 0..10"));
         assert!(begun.pin(&mut []).is_err(), "the generation is gone");
     }
 

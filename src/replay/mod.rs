@@ -37,7 +37,7 @@ pub use holding::Holding;
 pub use matching::PlannedPartition;
 pub use pace::{Rate, Speed};
 pub use plan::{Mark, Marks, Part, Plan, Rename};
-pub use select::{Found, Offsets, Partitions, Query, Source, given_up, shortfalls, sources, sources_of, topic_pattern};
+pub use select::{Found, Offsets, Partitions, Query, Source, expired, shortfalls, sources, sources_of, topic_pattern};
 
 /// Runs of records between the decoder and the sink: enough that neither waits for the other's hiccup, few enough that
 /// they hold a megabyte or so.

@@ -290,7 +290,7 @@ mod tests {
             segment(vec![range(0, 20..30, 10, 150..300), range(1, 15..16, 0, 0..0)]),
         ];
         Source {
-            given_up: None,
+            expired: None,
             stream: TopicGeneration::new("main", "orders", generation),
             positions: vec![range(0, 0..30, 30, 100..300), range(1, 5..16, 8, 100..200)],
             wanted: BTreeMap::new(),

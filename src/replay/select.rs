@@ -50,8 +50,8 @@ pub struct Source {
     pub segments: Vec<SegmentRef>,
     /// The gaps that can lie in what is wanted.
     pub gaps: Vec<Gap>,
-    /// That retention has given up what was before, and the earliest timestamp of what is kept, if anything is.
-    pub given_up: Option<Option<i64>>,
+    /// That retention has expired what was before, and the earliest timestamp of what is kept, if anything is.
+    pub expired: Option<Option<i64>>,
     /// Up to which time it is known to be complete, and how many partitions it is known to have, whether they hold anything or
     /// not.
     pub complete: Completeness,
@@ -190,11 +190,11 @@ impl Claims {
         let selection = Selection { timestamps: query.timestamps.clone(), partitions: Some(wanted.clone()) };
         let Selected { segments, gaps } = chain.select(&selection).await?;
         let stream = generation.clone();
-        let given_up = match chain.totals().retired.is_nothing() {
+        let expired = match chain.totals().retired.is_nothing() {
             true => None,
             false => Some(aged::oldest(&chain).await?),
         };
-        Ok(Some(Source { stream, positions, wanted, segments, gaps, given_up, complete }))
+        Ok(Some(Source { stream, positions, wanted, segments, gaps, expired, complete }))
     }
 
     async fn of(&mut self, store: &Store, cluster: &str) -> Result<&[Coverage]> {
@@ -217,7 +217,7 @@ pub fn shortfalls(sources: &[Source], query: &Query, now: DateTime<Utc>) -> Vec<
     }
     // Only the newest generation of a topic goes on.
     let mut warnings: Vec<String> = newest.values().filter_map(|source| source.not_reached(query, now)).collect();
-    warnings.extend(given_up(sources, query));
+    warnings.extend(expired(sources, query));
     for source in sources {
         let wanted = |gap: &&Gap| {
             let offsets = source.wanted.get(&gap.partition);
@@ -237,8 +237,8 @@ pub fn shortfalls(sources: &[Source], query: &Query, now: DateTime<Utc>) -> Vec<
     warnings
 }
 
-/// What of `query` retention has given up, as warnings.
-pub fn given_up(sources: &[Source], query: &Query) -> Vec<String> {
+/// What of `query` retention has expired, as warnings.
+pub fn expired(sources: &[Source], query: &Query) -> Vec<String> {
     sources.iter().filter_map(|source| source.lacks_old(query)).collect()
 }
 
@@ -249,7 +249,7 @@ impl Source {
             Some(from) => format!("what is kept begins at {}", time::rfc3339(from)),
             None => "nothing of it is kept".to_owned(),
         };
-        let from = self.given_up?;
+        let from = self.expired?;
         if let Some(offsets) = query.offsets {
             let lacks = |at: &&PartitionRange| {
                 let wanted = query.partitions.as_ref().is_none_or(|set| set.contains(at.partition));
@@ -257,14 +257,14 @@ impl Source {
             };
             let at = self.positions.iter().find(lacks)?;
             return Some(format!(
-                "{stream} partition {}: retention gave up what lies before offset {}",
+                "{stream} partition {}: retention expired what lies before offset {}",
                 at.partition, at.start
             ));
         }
         // Where nothing is kept, what was there last says how old all of it was.
         let from_or_end = from.or_else(|| self.positions.iter().filter_map(|at| at.max_timestamp).max());
         let asks = query.timestamps.as_ref().is_none_or(|times| from_or_end.is_none_or(|from| times.start < from));
-        asks.then(|| format!("{stream}: retention gave up older records; {}", begins(from)))
+        asks.then(|| format!("{stream}: retention expired older records; {}", begins(from)))
     }
 
     /// Whether any record with a timestamp in `times` may be among what is wanted.
@@ -499,7 +499,7 @@ mod tests {
             generation: 0,
         };
         let old = Source {
-            given_up: None,
+            expired: None,
             stream: TopicGeneration::new("main", "orders", 0),
             positions: vec![at(0), at(1)],
             wanted: BTreeMap::from([(0, 0..100), (1, 0..100)]),

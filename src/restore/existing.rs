@@ -198,14 +198,14 @@ pub fn is_begun(data: &Path) -> bool {
 }
 
 /// What is there and not in the manifest.
-pub(super) struct Surplus<'a> {
+pub(super) struct Expirable<'a> {
     files: &'a Files,
     removed: Vec<PathBuf>,
     /// Those below come first.
     folders: Vec<PathBuf>,
 }
 
-impl<'a> Surplus<'a> {
+impl<'a> Expirable<'a> {
     /// Looks for it.
     ///
     /// # Errors
@@ -216,18 +216,18 @@ impl<'a> Surplus<'a> {
         backup: &Backup,
         files: &'a Files,
     ) -> Result<Self> {
-        let mut surplus = Self { files, removed: Vec::new(), folders: Vec::new() };
-        surplus.look(data, b"")?;
+        let mut expirable = Self { files, removed: Vec::new(), folders: Vec::new() };
+        expirable.look(data, b"")?;
         for (oid, place) in places {
             // Those of another version of the server, which may lie beside it, are not touched.
             let own = format!("PG_{}_", backup.system.server_version);
             let entries = fs::read_dir(place).into_iter().flatten().flatten();
             for entry in entries.filter(|entry| entry.file_name().as_bytes().starts_with(own.as_bytes())) {
                 let name = [format!("pg_tblspc/{oid}/").as_bytes(), entry.file_name().as_bytes()].concat();
-                surplus.look(&entry.path(), &[&name[..], b"/"].concat())?;
+                expirable.look(&entry.path(), &[&name[..], b"/"].concat())?;
             }
         }
-        Ok(surplus)
+        Ok(expirable)
     }
 
     /// Removes it, and the control file. Gives how many files that were.
@@ -418,11 +418,12 @@ mod tests {
         let link = data.join("pg_wal/elsewhere");
         std::os::unix::fs::symlink(&place, &link).expect("linked");
         let of = backup("b", 1, 1, 2);
-        let refused = Surplus::find(&data, &places, &of, &files).err().expect("a link");
+        let refused = Expirable::find(&data, &places, &of, &files).err().expect("a link");
         assert!(refused.to_string().contains("elsewhere") && data.join("base/2/old").exists(), "{refused}");
         fs::remove_file(link).expect("removed");
-        let removed =
-            Surplus::find(&data, &places, &of, &files).and_then(|surplus| surplus.remove(&data)).expect("removed");
+        let removed = Expirable::find(&data, &places, &of, &files)
+            .and_then(|expirable| expirable.remove(&data))
+            .expect("removed");
         assert_eq!(removed, 6, "with the link of the tablespace");
         for (gone, stays) in [("base/2", "base/1/a"), ("pg_wal", "base/1/b"), ("global/pg_control", "lost+found/x")] {
             assert!(!data.join(gone).exists() && data.join(stays).exists(), "{gone}, {stays}");

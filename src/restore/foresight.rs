@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::log::Log;
 use super::plan::Plan;
-use super::search::walk;
+use super::search::scan;
 use super::wal_fetch::WalName;
 use crate::error::{Error, Kind, Result};
 use crate::manifest::path::Stretch;
@@ -87,7 +87,7 @@ impl Foreseen {
     }
 
     async fn read(&mut self, log: &Log, stretch: &Stretch, lsns: &Range<Lsn>) -> Result<()> {
-        walk(log, stretch, lsns, |ended| {
+        scan(log, stretch, lsns, |ended| {
             match &ended.what {
                 What::MinimalWal => self.minimal = self.minimal.or(Some(ended.start)),
                 What::Limits(limits) => self.limits = self.limits.max(*limits),

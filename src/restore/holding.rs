@@ -36,7 +36,7 @@ impl Holding {
     /// Holds what a plan needs; none where no hold can be written, which is told. `name` is one that nobody else uses.
     ///
     /// # Errors
-    /// [`Kind::Incomplete`] if retention gave the plan's base backup up before it could be held.
+    /// [`Kind::Incomplete`] if retention expired the plan's base backup before it could be held.
     pub async fn begin(store: &Store, log: &Log, plan: &Plan, name: &str, host: &str) -> Result<Option<Self>> {
         let (system_id, backup) = (log.system().system_id, &plan.backup);
         let what = format!("restore-postgres of base backup {} on {host}", backup.name);
@@ -92,10 +92,10 @@ async fn take_back(store: &Store, system_id: u64, hold: &Hold) {
     }
 }
 
-/// Only behind a hold, and when nobody is giving up any more, is it sure that what was planned with stays, if it is still there.
+/// Only behind a hold, and when nobody is expiring any more, is it sure that what was planned with stays, if it is still there.
 async fn still_there(store: &Store, log: &Log, plan: &Plan) -> Result<()> {
     let (system_id, backup) = (log.system().system_id, &plan.backup);
-    holds::wait_given_up(store, system_id).await?;
+    holds::wait_for_expiry(store, system_id).await?;
     let mut is_there = true;
     for backup in plan.backups() {
         is_there &= store.size(&layout::backup_commit(system_id, &backup.name)).await?.is_some();
@@ -106,7 +106,7 @@ async fn still_there(store: &Store, log: &Log, plan: &Plan) -> Result<()> {
         return Ok(());
     }
     let message =
-        format!("retention gave up the base backup {}, or its WAL, while the restore was planned", backup.name);
+        format!("retention expired the base backup {}, or its WAL, while the restore was planned", backup.name);
     Err(Error::new(Kind::Incomplete, message).hint("begin again: a newer backup is chosen"))
 }
 
@@ -119,8 +119,8 @@ pub struct Kept {
 impl Kept {
     /// That of the recovery which wants a file at `path`.
     pub fn beside(path: &Path) -> Self {
-        let folder = path.parent().unwrap_or(Path::new("")).join(super::ahead::FOLDER);
-        Self { file: folder.join(super::ahead::HOLD), makes_folder: true }
+        let folder = path.parent().unwrap_or(Path::new("")).join(super::prefetch::FOLDER);
+        Self { file: folder.join(super::prefetch::HOLD), makes_folder: true }
     }
 
     /// The same for who goes along with the recovery. Where the folder is gone, the recovery is over, and nothing is made again.

@@ -58,7 +58,7 @@ fn corrupt(what: &str) -> Error {
 /// Reads a manifest of `most` files at the most, and checks its own checksum: that of everything before its last line.
 pub(super) fn parse(text: impl Read, most: u64) -> Result<Files> {
     let mut files = Files::new();
-    walk(text, |path, expected| {
+    each_file(text, |path, expected| {
         let number = files.len();
         files.insert(path.to_vec(), Expected { number, ..expected });
         if files.len() as u64 > most {
@@ -70,10 +70,10 @@ pub(super) fn parse(text: impl Read, most: u64) -> Result<Files> {
 }
 
 /// Reads a manifest file by file, without holding it, and checks its own checksum when it is through.
-pub(crate) fn walk(text: impl Read, mut each: impl FnMut(&[u8], Expected) -> Result<()>) -> Result<()> {
+pub(crate) fn each_file(text: impl Read, mut each: impl FnMut(&[u8], Expected) -> Result<()>) -> Result<()> {
     let mut text = Lines::new(text);
     let mut failure = None;
-    let mut visitor = Walk {
+    let mut visitor = EachFile {
         each: |entry: Entry| {
             let told = entry.read().and_then(|(path, expected)| each(&path, expected));
             told.map_err(|error| failure = Some(error)).is_ok()
@@ -97,11 +97,11 @@ pub(crate) fn walk(text: impl Read, mut each: impl FnMut(&[u8], Expected) -> Res
 }
 
 /// Goes through a manifest's JSON; gives its version and its checksum.
-struct Walk<F> {
+struct EachFile<F> {
     each: F,
 }
 
-impl<'de, F: FnMut(Entry) -> bool> Visitor<'de> for &mut Walk<F> {
+impl<'de, F: FnMut(Entry) -> bool> Visitor<'de> for &mut EachFile<F> {
     type Value = (u32, String);
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -124,7 +124,7 @@ impl<'de, F: FnMut(Entry) -> bool> Visitor<'de> for &mut Walk<F> {
     }
 }
 
-impl<'de, F: FnMut(Entry) -> bool> DeserializeSeed<'de> for &mut Walk<F> {
+impl<'de, F: FnMut(Entry) -> bool> DeserializeSeed<'de> for &mut EachFile<F> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, list: D) -> Result<(), D::Error> {
@@ -133,7 +133,7 @@ impl<'de, F: FnMut(Entry) -> bool> DeserializeSeed<'de> for &mut Walk<F> {
 }
 
 /// The list of files.
-struct Entries<'a, F>(&'a mut Walk<F>);
+struct Entries<'a, F>(&'a mut EachFile<F>);
 
 impl<'de, F: FnMut(Entry) -> bool> Visitor<'de> for Entries<'_, F> {
     type Value = ();

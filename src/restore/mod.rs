@@ -7,16 +7,16 @@
 //!   a data directory, ready to start  ◄── recovery settings ◄─────────────────────────────────┘
 //!           │
 //!           └─ Postgres asks for WAL, file by file ─► wal_fetch ─► log ─► the file, or "there is none", or "stop"
-//!                                                     └─► ahead: the files that it asks for next
+//!                                                     └─► prefetch: the files that it asks for next
 //! ```
 //!
 //! What Postgres must never get is a wrong "there is none": it would take it for the end of the log, open with less than
 //! was archived, and call it success. So [`wal_fetch`] says so only where the archive proves it.
 
-pub mod ahead;
 pub mod holding;
 pub mod plan;
 pub mod postgres;
+pub mod prefetch;
 pub mod wal_fetch;
 
 pub(crate) mod manifest;

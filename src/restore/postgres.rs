@@ -15,7 +15,7 @@ pub use super::tablespaces::Places;
 use futures::StreamExt;
 
 use super::combine::{Combiner, Workshop};
-use super::existing::{self, Ground, Restoring, Surplus};
+use super::existing::{self, Expirable, Ground, Restoring};
 use super::foresight::Foreseen;
 use super::inherited::Inherited;
 use super::manifest::{self, Files};
@@ -153,9 +153,9 @@ impl Bringing<'_> {
     /// Unpacks a backup into directories in which something may lie. `mark` is called when nothing is left to refuse.
     async fn bring(&self, member: Member<'_>, has_files: bool, mark: impl FnOnce() -> Result<()>) -> Result<Restored> {
         let Member { backup, manifest, files, data, places } = member;
-        let surplus = Surplus::find(&data, &places, backup, &files)?;
+        let expirable = Expirable::find(&data, &places, backup, &files)?;
         mark()?;
-        let removed = surplus.remove(&data)?;
+        let removed = expirable.remove(&data)?;
         let place_of = |archive: &Archive| {
             let place = archive.tablespace.as_ref().and_then(|tablespace| places.get(&tablespace.oid));
             Some(place.unwrap_or(&data).clone())

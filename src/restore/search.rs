@@ -1,4 +1,4 @@
-//! Where on a way a target lies: the walk through WAL that finds a commit, an abort or a restore point.
+//! Where on a way a target lies: the scan of WAL that finds a commit, an abort or a restore point.
 //!
 //! ```text
 //!   checkpoints    ── max ≤ T ──┬── max > T ──┬──          which segment can hold the first commit after T: in milliseconds
@@ -13,10 +13,10 @@ use super::stop::Block;
 use crate::error::Result;
 use crate::manifest::Selection;
 use crate::manifest::path::{Stretch, Way};
-use crate::segment::wal::{Ended, MOST_BYTES, PAGE, Walker, What};
+use crate::segment::wal::{Ended, MOST_BYTES, PAGE, WalScanner, What};
 use crate::stream::Lsn;
 
-/// How much WAL is walked through at a time, from the end of a way to its beginning.
+/// How much WAL is scanned at a time, from the end of a way to its beginning.
 const STEP: u64 = 16 * MOST_BYTES;
 
 /// The first transaction on a way that ended at `us` since 1970 or later, if it is archived.
@@ -24,7 +24,7 @@ pub(super) async fn first_since(log: &Log, way: &Way, us: i64) -> Result<Option<
     let least = us.div_euclid(1_000);
     let partitions = Some(way.parts(Lsn(0)..way.end()));
     let selection = Selection { timestamps: Some(least..i64::MAX), partitions };
-    // Also what retention has given up: a later transaction there means that every backup comes too late.
+    // Also what retention has expired: a later transaction there means that every backup comes too late.
     let mut ranges = log.chain().ranges(&selection).await?;
     ranges.retain(|range| range.max_timestamp.is_some_and(|last| last >= least));
     let mut parts: Vec<(u32, Range<Lsn>)> =
@@ -37,7 +37,7 @@ pub(super) async fn first_since(log: &Log, way: &Way, us: i64) -> Result<Option<
             return Ok(Some(Ended { start: part.start, end: part.start, at: us, what: What::Commit(0) }));
         }
         let mut found = None;
-        walk(log, stretch, &part, |ended| {
+        scan(log, stretch, &part, |ended| {
             if ended.at < us || !matches!(ended.what, What::Commit(_) | What::Abort(_)) {
                 return ControlFlow::Continue(());
             }
@@ -65,7 +65,7 @@ pub(super) async fn last_that(
         while start < end {
             let part = start.max(Lsn(end.0.saturating_sub(STEP)))..end;
             let mut found = None;
-            walk(log, stretch, &part, |ended| {
+            scan(log, stretch, &part, |ended| {
                 if is(ended) {
                     found = Some(ended.clone());
                 }
@@ -82,18 +82,18 @@ pub(super) async fn last_that(
 }
 
 /// Tells the records that end within a part of a stretch, in their order.
-pub(super) async fn walk(
+pub(super) async fn scan(
     log: &Log,
     stretch: &Stretch,
     part: &Range<Lsn>,
     mut tell: impl FnMut(&Ended) -> ControlFlow<()>,
 ) -> Result<()> {
     let from = beginning(log, stretch, part.start).await?;
-    let mut walker = Walker::new(log.system(), stretch.timeline, from, stretch.lsns.start)?.telling();
-    while walker.position() < part.end {
-        let block = Block::at(walker.position(), part.end);
-        walker.feed(&log.bytes(stretch.timeline, &block).await?)?;
-        for ended in walker.told().iter().filter(|ended| ended.end > part.start) {
+    let mut scanner = WalScanner::new(log.system(), stretch.timeline, from, stretch.lsns.start)?.telling();
+    while scanner.position() < part.end {
+        let block = Block::at(scanner.position(), part.end);
+        scanner.feed(&log.bytes(stretch.timeline, &block).await?)?;
+        for ended in scanner.told().iter().filter(|ended| ended.end > part.start) {
             if tell(ended).is_break() {
                 return Ok(());
             }

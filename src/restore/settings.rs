@@ -266,16 +266,16 @@ mod tests {
     #[test]
     fn the_end_of_a_recovery_leaves_nothing_whoever_still_fetches() {
         let folder = tempfile::tempdir().expect("a directory");
-        let (data, ahead) = (folder.path(), folder.path().join("pg_wal/.tidelog"));
+        let (data, prefetch) = (folder.path(), folder.path().join("pg_wal/.tidelog"));
         for _ in 0..20 {
-            fs::create_dir_all(&ahead).expect("a directory");
+            fs::create_dir_all(&prefetch).expect("a directory");
             fs::write(data.join(RECOVERY), "").expect("written");
             for file in 0..200 {
-                fs::write(ahead.join(format!("{file}")), "").expect("written");
+                fs::write(prefetch.join(format!("{file}")), "").expect("written");
             }
             std::thread::scope(|scope| {
-                // Like `Ahead::bring`: files are made by name, as long as there is the folder.
-                scope.spawn(|| (0..50_000).find(|n| fs::write(ahead.join(format!("{n}.part")), "").is_err()));
+                // Like `Prefetch::bring`: files are made by name, as long as there is the folder.
+                scope.spawn(|| (0..50_000).find(|n| fs::write(prefetch.join(format!("{n}.part")), "").is_err()));
                 let ended = std::process::Command::new("sh").arg("-c").arg(end()).current_dir(data).status();
                 assert!(ended.expect("a shell").success());
                 let left: Vec<_> = fs::read_dir(data.join("pg_wal")).expect("a directory").flatten().collect();

@@ -26,7 +26,7 @@ use std::ops::Range;
 use super::log::Log;
 use crate::error::{Error, Kind, Result};
 use crate::manifest::path::{Stretch, Way};
-use crate::segment::wal::{MOST_BYTES, PAGE, Walker};
+use crate::segment::wal::{MOST_BYTES, PAGE, WalScanner};
 use crate::stream::Lsn;
 
 /// Where the recovery ends.
@@ -74,13 +74,13 @@ async fn last_of_stretch(log: &Log, stretch: &Stretch, from: Lsn, end: Lsn) -> R
     let mut back = MOST_BYTES;
     loop {
         let start = Lsn(end.0.next_multiple_of(MOST_BYTES).saturating_sub(back)).max(first);
-        let mut walker = Walker::new(log.system(), stretch.timeline, start, stretch.lsns.start)?;
-        while walker.position() < end {
-            let piece = Block::at(walker.position(), end);
-            walker.feed(&log.bytes(stretch.timeline, &piece).await?)?;
+        let mut scanner = WalScanner::new(log.system(), stretch.timeline, start, stretch.lsns.start)?;
+        while scanner.position() < end {
+            let piece = Block::at(scanner.position(), end);
+            scanner.feed(&log.bytes(stretch.timeline, &piece).await?)?;
         }
-        if walker.last_record().is_some() || start == first {
-            return Ok(walker.last_record());
+        if scanner.last_record().is_some() || start == first {
+            return Ok(scanner.last_record());
         }
         back *= 2;
     }

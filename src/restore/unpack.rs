@@ -1,7 +1,7 @@
 //! A base backup onto the disk, each file checked against the server's manifest.
 //!
 //! ```text
-//!   chunk ─► its parts: read, check, decompress (a few ahead) ─► channel ─► a thread: tar ─► files, sha256 ─► manifest
+//!   chunk ─► its parts: read, check, decompress (a few prefetched) ─► channel ─► a thread: tar ─► files, sha256 ─► manifest
 //!   chunk ─► …                                                                           several chunks at a time
 //! ```
 //!
@@ -29,8 +29,8 @@ use crate::escape;
 use crate::manifest::backups::Part;
 use crate::store::Store;
 
-/// How many parts of a chunk are read and decompressed ahead of the disk.
-const AHEAD: usize = 3;
+/// How many parts of a chunk are read and decompressed before the disk takes them.
+const PREFETCHED: usize = 3;
 
 /// How many KiB of parts are in memory at a time, as they are stored and decompressed: four of the largest.
 const MEMORY: u32 = 192 << 10;
@@ -102,7 +102,7 @@ impl Unpacking {
             let room = Arc::clone(&self.memory).acquire_many_owned(room_for(&part)).await;
             tokio::spawn(self.clone().read(part, room.ok()))
         });
-        let mut read = std::pin::pin!(read.buffered(AHEAD));
+        let mut read = std::pin::pin!(read.buffered(PREFETCHED));
         let mut failure = None;
         while let Some(piece) = read.next().await {
             match piece.or_err(Kind::Internal, || "reading a base backup broke off".to_owned()).and_then(|piece| piece)

@@ -187,7 +187,7 @@ pub fn backup_commit(system_id: u64, name: &str) -> Path {
     backup_part(system_id, name, "backup.json")
 }
 
-/// What marks a base backup that was given up.
+/// What marks a base backup that was expired.
 pub const BACKUP_REMOVED: &str = "removed.json";
 
 /// Whether `key` has the name of an object that a base backup consists of, `backup.json` aside.

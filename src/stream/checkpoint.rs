@@ -54,7 +54,7 @@ pub enum Body {
     },
     /// One segment takes the place of several; no position moves.
     Merge(Merge),
-    /// What lies before some positions is given up; the beginnings of their partitions move.
+    /// What lies before some positions is expired; the beginnings of their partitions move.
     Expire(Expire),
     /// A timeline was archived by mistake: what is archived of it leads nowhere any more.
     Abandon(Abandon),
@@ -243,7 +243,7 @@ impl Body {
         }
     }
 
-    /// What the entry gives up.
+    /// What the entry expires.
     pub fn expire(&self) -> Option<&Expire> {
         match self {
             Self::Expire(expire) => Some(expire),
@@ -313,24 +313,24 @@ pub enum Begin {
         partitions: i32,
         /// The offset from which each of them is archived; none where no broker had the partition. Empty in archives of
         /// before this was kept.
-        #[serde(default, skip_serializing_if = "Vec::is_empty")]
-        starts: Vec<Option<i64>>,
+        #[serde(default, rename = "starts", skip_serializing_if = "Vec::is_empty")]
+        start_offsets: Vec<Option<i64>>,
     },
 }
 
 impl Begin {
     /// The beginning of a generation of a topic, and where each of its partitions begins.
-    pub fn topic(topic_id: Option<String>, starts: Vec<Option<i64>>) -> Self {
-        let partitions = i32::try_from(starts.len()).unwrap_or(i32::MAX);
-        Self::Topic { topic_id, cluster_id: None, partitions, starts }
+    pub fn topic(topic_id: Option<String>, start_offsets: Vec<Option<i64>>) -> Self {
+        let partitions = i32::try_from(start_offsets.len()).unwrap_or(i32::MAX);
+        Self::Topic { topic_id, cluster_id: None, partitions, start_offsets }
     }
 
     /// The same topic on the cluster with this id.
     #[must_use]
     pub fn on_cluster(self, id: Option<String>) -> Self {
         match self {
-            Self::Topic { topic_id, partitions, starts, .. } => {
-                Self::Topic { topic_id, cluster_id: id, partitions, starts }
+            Self::Topic { topic_id, partitions, start_offsets, .. } => {
+                Self::Topic { topic_id, cluster_id: id, partitions, start_offsets }
             }
             Self::State { state, .. } => Self::State { state, cluster_id: id },
             Self::Postgres(_) => self,
@@ -356,7 +356,7 @@ impl Begin {
     /// The partitions that the topic had at its beginning, as far as it says where they begin; none of what is no topic.
     pub fn partitions(&self) -> Range<i32> {
         match self {
-            Self::Topic { partitions, starts, .. } if !starts.is_empty() => 0..*partitions,
+            Self::Topic { partitions, start_offsets, .. } if !start_offsets.is_empty() => 0..*partitions,
             Self::Topic { .. } | Self::Postgres(_) | Self::State { .. } => 0..0,
         }
     }
@@ -373,9 +373,9 @@ impl Begin {
     /// all is.
     pub fn start_of(&self, partition: i32) -> Option<i64> {
         match self {
-            Self::Topic { partitions, starts, .. } => {
+            Self::Topic { partitions, start_offsets, .. } => {
                 let later = *partitions > 0 && partition >= *partitions;
-                let known = usize::try_from(partition).ok().and_then(|index| starts.get(index).copied());
+                let known = usize::try_from(partition).ok().and_then(|index| start_offsets.get(index).copied());
                 known.unwrap_or(later.then_some(0))
             }
             Self::State { .. } => Some(0),
@@ -596,7 +596,7 @@ pub struct Totals {
     /// The greatest record timestamp.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_timestamp: Option<i64>,
-    /// What of the segments is no longer needed: replaced by merges, or given up.
+    /// What of the segments is no longer needed: replaced by merges, or expired.
     #[serde(default, skip_serializing_if = "Retired::is_nothing")]
     pub retired: Retired,
 }

@@ -14,7 +14,7 @@ pub struct Entered {
     /// Those that count from now on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub added: Vec<BackupRef>,
-    /// The names of those that are given up.
+    /// The names of those that are expired.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub removed: Vec<String>,
     /// When it was decided.
@@ -53,7 +53,7 @@ impl BackupRef {
 }
 
 impl Body {
-    /// The base backups that the entry enters or gives up.
+    /// The base backups that the entry enters or expires.
     pub fn entered(&self) -> Option<&Entered> {
         match self {
             Self::Backups(entered) => Some(entered),
@@ -62,7 +62,7 @@ impl Body {
     }
 }
 
-/// Those of `names` that can be given up: none that stays builds on them.
+/// Those of `names` that can be expired: none that stays builds on them.
 pub fn unneeded<'a>(counted: &CountedBackups, names: impl IntoIterator<Item = &'a String>) -> BTreeSet<&'a String> {
     let mut free: BTreeSet<&String> = names.into_iter().collect();
     loop {

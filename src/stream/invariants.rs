@@ -203,7 +203,7 @@ pub fn merge_replaces_its_range(merge: &Merge, replaced: &[SegmentRef]) -> Check
     })
 }
 
-/// A merge covers what is archived and was not given up.
+/// A merge covers what is archived and was not expired.
 pub fn merge_within_position(progress: &Progress, merge: &Merge) -> Checked {
     merge.segment.partitions.iter().try_for_each(|range| {
         let within =
@@ -231,7 +231,7 @@ pub fn abandons_position(progress: &Progress, abandon: &Abandon) -> Checked {
     holds("abandons_position", ok, || format!("{said:?} is not what is archived, {position:?}"))
 }
 
-/// A base backup is entered once, and given up once, and not before what builds on it.
+/// A base backup is entered once, and expired once, and not before what builds on it.
 pub fn backups_fit(progress: &Progress, entered: &Entered) -> Checked {
     let known = |name: &String| progress.backups().is_some_and(|known| known.contains_key(name));
     let mut seen = BTreeSet::new();
@@ -242,7 +242,7 @@ pub fn backups_fit(progress: &Progress, entered: &Entered) -> Checked {
     let free = progress.backups().map(|known| unneeded(known, &entered.removed));
     let needed = entered.removed.iter().find(|name| free.as_ref().is_some_and(|free| !free.contains(name)));
     holds("backups_fit", needed.is_none(), || {
-        format!("the base backup {needed:?} is given up, and one that stays builds on it")
+        format!("the base backup {needed:?} is expired, and one that stays builds on it")
     })
 }
 
@@ -289,7 +289,7 @@ pub fn expires_forward(progress: &Progress, expired: &Expired) -> Checked {
 /// What an expiry retires is what lies wholly before the new beginnings.
 pub fn expire_adds_up(expire: &Expire, retired: &Retired) -> Checked {
     holds("expire_adds_up", expire.retired == *retired, || {
-        format!("{:?} is said to be given up, {retired:?} is what lies before", expire.retired)
+        format!("{:?} is said to be expired, {retired:?} is what lies before", expire.retired)
     })
 }
 
@@ -329,9 +329,9 @@ pub fn begins_first(number: u64, body: &Body) -> Checked {
 /// A chain begins with the facts of what it is named after.
 pub fn begin_fits_stream(stream: &StreamId, begin: &Begin) -> Checked {
     let fits = match (stream, begin) {
-        (StreamId::Kafka(_), Begin::Topic { partitions, starts, .. }) => {
-            let each = i32::try_from(starts.len()).is_ok_and(|count| count == *partitions);
-            starts.is_empty() || (each && starts.iter().flatten().all(|start| *start >= 0))
+        (StreamId::Kafka(_), Begin::Topic { partitions, start_offsets, .. }) => {
+            let each = i32::try_from(start_offsets.len()).is_ok_and(|count| count == *partitions);
+            start_offsets.is_empty() || (each && start_offsets.iter().flatten().all(|start| *start >= 0))
         }
         (StreamId::State(of), Begin::State { state, .. }) => of.kind == *state,
         (StreamId::Postgres { system_id }, Begin::Postgres(system)) => {

@@ -1,4 +1,4 @@
-//! What went while it was verified: a verification may take longer than the grace of what retention gives up.
+//! What went while it was verified: a verification may take longer than the grace of what retention expires.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -9,7 +9,7 @@ use crate::store::layout;
 use crate::stream::StreamId;
 
 impl Work<'_> {
-    /// Looks once more whether the chains still need what is missing. What was given up, merged or abandoned meanwhile is no damage.
+    /// Looks once more whether the chains still need what is missing. What was expired, merged or abandoned meanwhile is no damage.
     pub(super) async fn look_again(&mut self) -> Result<()> {
         let is_missing = |damage: &&Damage| damage.kind == DamageKind::Missing;
         let streams: BTreeSet<StreamId> =

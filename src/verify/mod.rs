@@ -1,6 +1,6 @@
 //! Whether the archive still is what its checkpoints say.
 //!
-//! Every chain is walked from its first entry ([`Walk`] checks links, numbers, pages and rules); every segment that an
+//! Every chain is scanned from its first entry ([`ChainScan`] checks links, numbers, pages and rules); every segment that an
 //! entry names is looked for, hashed as a stream, and asked for its own facts; `deep` also decodes every record. Damage
 //! is collected, not thrown: one bad object hides no other. Objects below `segments/` that no checkpoint names are
 //! orphans: what a writer leaves that was killed or lost a race, and no error. Objects that a merge or an expiry has
@@ -24,7 +24,7 @@ use tokio::task::JoinSet;
 
 use crate::error::{Error, Kind, Result, ResultExt as _};
 use crate::manifest::coverage::Unknown;
-use crate::manifest::{self, Step, Walk};
+use crate::manifest::{self, ChainScan, ScanStep};
 use crate::record::Block;
 use crate::segment::{Filter, SegmentReader};
 use crate::store::{Store, layout};
@@ -52,7 +52,7 @@ pub struct Report {
     pub orphans: u64,
     /// Base backups.
     pub backups: u64,
-    /// Base backups that were begun and do not count, or were given up: how many.
+    /// Base backups that were begun and do not count, or were expired: how many.
     pub leftovers: u64,
     /// The size of their objects.
     pub leftover_bytes: u64,
@@ -161,7 +161,7 @@ pub async fn verify(store: &Store, deep: bool, seen: &Arc<Seen>) -> Result<Repor
         named: HashSet::new(),
         checks: JoinSet::new(),
         retired: wal::Retired::default(),
-        walks: Vec::new(),
+        scans: Vec::new(),
         missing: Vec::new(),
     };
     let streams = manifest::streams(store).await?;
@@ -176,8 +176,8 @@ pub async fn verify(store: &Store, deep: bool, seen: &Arc<Seen>) -> Result<Repor
     while !work.checks.is_empty() {
         work.finish_one().await?;
     }
-    for (system, checks) in std::mem::take(&mut work.walks) {
-        let damages = wal::walk(system, checks).await?;
+    for (system, checks) in std::mem::take(&mut work.scans) {
+        let damages = wal::scan(system, checks).await?;
         // What cannot be read at all was told when it was hashed.
         let told: HashSet<&str> = work.report.errors.iter().map(|told| told.object.as_str()).collect();
         let damages: Vec<Damage> =
@@ -203,8 +203,8 @@ struct Work<'a> {
     checks: JoinSet<Result<Option<(Damage, SegmentRef)>>>,
     /// What the stream at hand no longer needs.
     retired: wal::Retired,
-    /// The WAL that is to be walked through, by system.
-    walks: Vec<(System, Vec<Check>)>,
+    /// The WAL that is to be scanned, by system.
+    scans: Vec<(System, Vec<Check>)>,
     /// Segments whose objects are not there.
     missing: Vec<SegmentRef>,
 }
@@ -213,29 +213,29 @@ impl Work<'_> {
     async fn stream(&mut self, stream: &StreamId) -> Result<()> {
         self.report.streams += 1;
         self.retired = wal::Retired::default();
-        // Of most topics nothing was given up: they need no second walk.
-        let gives_up = match stream.topic() {
+        // Of most topics nothing was expired: they need no second scan.
+        let expires = match stream.topic() {
             Some(_) => match manifest::Chain::open(self.store, stream).await {
                 Ok(chain) => chain.is_some_and(|chain| !chain.totals().retired.is_nothing()),
                 Err(error) if error.is_transient() => return Err(error),
-                // The walk tells what is wrong with it.
+                // The scan tells what is wrong with it.
                 Err(_) => true,
             },
             None => true,
         };
-        if gives_up {
+        if expires {
             self.retired = wal::Retired::of(self.store, stream).await?;
         }
         if let StreamId::Postgres { system_id } = stream {
-            self.walks.extend(self.retired.system.map(|system| (system, Vec::new())).filter(|_| self.deep));
+            self.scans.extend(self.retired.system.map(|system| (system, Vec::new())).filter(|_| self.deep));
             self.backups(stream, *system_id).await?;
         }
-        let mut walk = Walk::new(self.store, stream).await?;
-        while let Some(step) = walk.next().await? {
+        let mut scan = ChainScan::new(self.store, stream).await?;
+        while let Some(step) = scan.next().await? {
             match step {
-                Step::Entry { checkpoint, .. } => self.body(stream, checkpoint.number, checkpoint.body).await?,
-                Step::Page { .. } => {}
-                Step::Damaged { object, error, .. } => {
+                ScanStep::Entry { checkpoint, .. } => self.body(stream, checkpoint.number, checkpoint.body).await?,
+                ScanStep::Page { .. } => {}
+                ScanStep::Damaged { object, error, .. } => {
                     let (stream, object) = (stream.clone(), object.to_string());
                     let (kind, detail) = (DamageKind::Chain, error.to_string());
                     self.report.errors.push(Damage { stream, object, kind, detail, ranges: Vec::new() });
@@ -271,7 +271,7 @@ impl Work<'_> {
             self.finish_one().await?;
         }
         let check = Check { store: self.store.clone(), stream: stream.clone(), number, segment };
-        if let Some((_, checks)) = self.walks.last_mut().filter(|_| wal) {
+        if let Some((_, checks)) = self.scans.last_mut().filter(|_| wal) {
             checks.push(check.clone());
         }
         let (deep, seen) = (self.deep, Arc::clone(self.seen));
@@ -542,7 +542,7 @@ mod tests {
     use crate::stream::Format;
 
     #[tokio::test]
-    async fn versions_of_state_that_were_given_up_are_not_missed_and_the_others_are() {
+    async fn versions_of_state_that_were_expired_are_not_missed_and_the_others_are() {
         use crate::manifest::state::{By, append, document, retention};
         use crate::stream::{Begin, StateKind, StateOf};
 
@@ -557,8 +557,8 @@ mod tests {
             let by = By { writer: "w", n: number.unsigned_abs(), at: at(number * 10) };
             assert!(append(&mut chain, number, &document, by).await.expect("stored"));
         }
-        retention::give_up(&mut chain, at(15), ("e", at(20))).await.expect("given up");
-        assert_eq!(retention::sweep(&store, &chain, at(9_000)).await.expect("swept"), 1);
+        retention::expire(&mut chain, at(15), ("e", at(20))).await.expect("expired");
+        assert_eq!(retention::delete_expired(&store, &chain, at(9_000)).await.expect("deleted"), 1);
         let seen = Arc::new(Seen::default());
         let look = || verify(&store, true, &seen);
         let sound = look().await.expect("the store answers");
@@ -569,7 +569,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_given_up_and_deleted_while_it_is_verified_is_not_missed() {
+    async fn what_is_expired_and_deleted_while_it_is_verified_is_not_missed() {
         use crate::manifest::state::{By, append, document, retention};
         use crate::stream::{Begin, StateKind, StateOf};
 
@@ -587,13 +587,13 @@ mod tests {
         store.delete(&layout::state_version(&of, 2, "w", 2)).await.expect("deleted");
         // On one thread the chain is read before anything that was spawned, and that before the segments are looked at.
         let meanwhile = store.clone();
-        let gives_up = tokio::spawn(async move {
-            retention::give_up(&mut chain, at(15), ("e", at(20))).await.expect("given up");
-            retention::sweep(&meanwhile, &chain, at(9_000)).await.expect("swept")
+        let expires = tokio::spawn(async move {
+            retention::expire(&mut chain, at(15), ("e", at(20))).await.expect("expired");
+            retention::delete_expired(&meanwhile, &chain, at(9_000)).await.expect("deleted")
         });
         let report = verify(&store, true, &Arc::new(Seen::default())).await.expect("the store answers");
         assert_eq!(report.segments, 3, "the chain was read before");
-        assert_eq!(gives_up.await.expect("done"), 1);
+        assert_eq!(expires.await.expect("done"), 1);
         let missing: Vec<&str> = report.errors.iter().map(|damage| damage.object.as_str()).collect();
         assert_eq!(missing, [layout::state_version(&of, 2, "w", 2).as_ref()], "and what is still needed is");
     }

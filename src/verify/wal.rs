@@ -1,15 +1,15 @@
 //! Whether the archived WAL of a Postgres system is what its checkpoints say.
 //!
 //! Segments are asked for their facts one by one, like those of topics. With `deep` the bytes of each timeline are also
-//! walked through in their order, over the ends of segments: pages, the CRC of every record, and the number and the
+//! scanned in their order, over the ends of segments: pages, the CRC of every record, and the number and the
 //! times of commits.
 
 use std::collections::{BTreeMap, HashSet};
 
 use super::{Check, Damage, DamageKind, Finding};
 use crate::error::{Kind, Result};
-use crate::manifest::{Step, Walk};
-use crate::segment::wal::{Seen, WalReader, Walker, parse_history};
+use crate::manifest::{ChainScan, ScanStep};
+use crate::segment::wal::{Seen, WalReader, WalScanner, parse_history};
 use crate::store::{Store, layout};
 use crate::stream::{BackupRef, Body, CountedBackups, Lsn, SegmentRef, StreamId, System};
 
@@ -28,12 +28,12 @@ pub(super) struct Retired {
 }
 
 impl Retired {
-    /// Reads a chain for what it retires. What is damaged is told by the walk after this one.
+    /// Reads a chain for what it retires. What is damaged is told by the scan after this one.
     pub(super) async fn of(store: &Store, stream: &StreamId) -> Result<Self> {
         let mut retired = Self::default();
-        let mut walk = Walk::new(store, stream).await?;
-        while let Some(step) = walk.next().await? {
-            let Step::Entry { checkpoint, .. } = step else { continue };
+        let mut scan = ChainScan::new(store, stream).await?;
+        while let Some(step) = scan.next().await? {
+            let ScanStep::Entry { checkpoint, .. } = step else { continue };
             if let Body::Snapshot(snapshot) = &checkpoint.body
                 && let Some(backups) = &snapshot.backups
             {
@@ -88,22 +88,23 @@ fn contradiction(detail: String) -> Finding {
 }
 
 /// Walks through all WAL of a system, timeline by timeline. The segments stand in any order.
-pub(super) async fn walk(system: System, mut checks: Vec<Check>) -> Result<Vec<Damage>> {
+pub(super) async fn scan(system: System, mut checks: Vec<Check>) -> Result<Vec<Damage>> {
     checks.sort_by_key(|check| check.segment.partitions.first().map(|range| (range.partition, range.start)));
     let mut damages = Vec::new();
-    let mut walker: Option<((i32, u32), Walker)> = None;
+    let mut scanner: Option<((i32, u32), WalScanner)> = None;
     for check in &checks {
         let Some(range) = check.segment.partitions.first() else { continue };
         let of = (range.partition, check.segment.generation);
-        let continued =
-            walker.take().filter(|(timeline, walker)| (*timeline, walker.position().position()) == (of, range.start));
+        let continued = scanner
+            .take()
+            .filter(|(timeline, scanner)| (*timeline, scanner.position().position()) == (of, range.start));
         let mut current = match continued {
-            Some((_, walker)) => walker,
+            Some((_, scanner)) => scanner,
             None => {
                 let timeline = range.partition.cast_unsigned();
                 let switch = switch_of(&check.store, system.system_id, (timeline, check.segment.generation)).await?;
-                match Walker::new(system, timeline, Lsn::at(range.start), switch) {
-                    Ok(walker) => walker,
+                match WalScanner::new(system, timeline, Lsn::at(range.start), switch) {
+                    Ok(scanner) => scanner,
                     Err(error) => {
                         damages.push(check.damage(DamageKind::Unreadable, error.to_string()));
                         continue;
@@ -111,7 +112,7 @@ pub(super) async fn walk(system: System, mut checks: Vec<Check>) -> Result<Vec<D
                 }
             }
         };
-        // A walk that begins within a page does not see what lies before the next one.
+        // A scan that begins within a page does not see what lies before the next one.
         let whole = current.verified().is_some() || range.start.cast_unsigned().is_multiple_of(8192);
         match through(check, &mut current).await {
             Ok(seen) => {
@@ -120,7 +121,7 @@ pub(super) async fn walk(system: System, mut checks: Vec<Check>) -> Result<Vec<D
                         .filter(|_| whole)
                         .map(|detail| check.damage(DamageKind::Contradiction, detail)),
                 );
-                walker = Some((of, current));
+                scanner = Some((of, current));
             }
             Err(Finding::Damage(kind, detail)) => damages.push(check.damage(kind, detail)),
             Err(Finding::Trouble(error)) => return Err(error),
@@ -142,7 +143,7 @@ async fn switch_of(store: &Store, system_id: u64, (timeline, generation): (u32, 
     Ok(switches.and_then(|switches| Some(switches.last()?.at)).unwrap_or(Lsn(u64::MAX)))
 }
 
-async fn through(check: &Check, walker: &mut Walker) -> Result<Seen, Finding> {
+async fn through(check: &Check, scanner: &mut WalScanner) -> Result<Seen, Finding> {
     let reader = match WalReader::open(&check.store, &check.segment).await {
         Ok(reader) => reader,
         // Told already, when its hash was taken.
@@ -151,8 +152,8 @@ async fn through(check: &Check, walker: &mut Walker) -> Result<Seen, Finding> {
         }
         Err(error) => return Err(Finding::Trouble(error)),
     };
-    walker.feed(&reader.all().map_err(Finding::of)?).map_err(|error| contradiction(error.to_string()))?;
-    Ok(walker.take())
+    scanner.feed(&reader.all().map_err(Finding::of)?).map_err(|error| contradiction(error.to_string()))?;
+    Ok(scanner.take())
 }
 
 /// The commits of a segment are those that its checkpoint counts.

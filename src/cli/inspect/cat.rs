@@ -71,7 +71,7 @@ pub(crate) async fn run(args: &Args, config: &Config) -> Result<()> {
         return Err(Error::new(Kind::NotFound, format!("{topic} has no partition {partitions}"))
             .hint("`tidelog ls --json` prints the partitions"));
     }
-    for warning in replay::given_up(&sources, &query) {
+    for warning in replay::expired(&sources, &query) {
         output::tell(&format!("warning: {warning}"));
     }
     let plan = Arc::new(Plan::new(sources, &query, &Rename::default())?);

@@ -65,7 +65,7 @@ struct Listing<'a> {
     gaps: Vec<GapRow>,
     orphans: u64,
     backups: u64,
-    /// Base backups that were begun and do not count, or were given up.
+    /// Base backups that were begun and do not count, or were expired.
     leftovers: u64,
     leftover_bytes: u64,
     complete: Vec<CompleteRow>,
@@ -274,7 +274,7 @@ fn text(report: &Report, deep: bool) -> String {
     }
     if report.leftovers > 0 {
         say(format!(
-            "{} of parts alone with {} (under way, left by a process that was killed, or given up; `tidelog run` and `tidelog expire` \
+            "{} of parts alone with {} (under way, left by a process that was killed, or expired; `tidelog run` and `tidelog expire` \
              remove what nobody can need any more)",
             human::many(report.leftovers, "base backup"),
             human::bytes(report.leftover_bytes)

@@ -32,7 +32,7 @@ fn has_any(sources: &[Source], query: &Query, topic: &str) -> bool {
 }
 
 fn extent_of(sources: &[Source], topic: &str) -> String {
-    let kept = sources.iter().filter(|source| source.stream.topic == topic).filter_map(|source| source.given_up);
+    let kept = sources.iter().filter(|source| source.stream.topic == topic).filter_map(|source| source.expired);
     let kept = kept.flatten().min();
     let positions =
         || sources.iter().filter(|source| source.stream.topic == topic).flat_map(|source| &source.positions);

@@ -1,4 +1,4 @@
-//! Entries of random ages, shapes and numbers; readers that hold some; several that give up at once.
+//! Entries of random ages, shapes and numbers; readers that hold some; several that expire at once.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -123,12 +123,12 @@ async fn listed(chain: &Chain) -> BTreeSet<String> {
     all.segments.into_iter().map(|segment| segment.object).collect()
 }
 
-/// What is to be given up, some entries at a time, and how far that goes.
+/// What is to be expired, some entries at a time, and how far that goes.
 async fn planned(chain: &Chain, held: &Held, clock: Clock, most: u64) -> (Vec<BTreeMap<i32, i64>>, Aged) {
     let (mut aged, mut steps) = (Aged::default(), Vec::new());
     loop {
         aged.go_on_over(chain, clock, most).await.expect("looked");
-        steps.push(aged.surplus(chain, held, clock).await.expect("planned"));
+        steps.push(aged.expirable(chain, held, clock).await.expect("planned"));
         if !aged.more {
             steps.retain(|step| !step.is_empty());
             return (steps, aged);
@@ -154,8 +154,8 @@ async fn case(all: Vec<Added>, horizon: i64, read: Option<(i32, i64, i64)>, at_o
     let held = held(&store, "main", crate::time::now()).await.expect("read");
     let (steps, past) = planned(&one, &held, until(horizon), at_once).await;
     let expected = sum(&one, &steps).await.expect("summed");
-    let first = give_up(&mut one, &steps, ("e", at(9_000))).await.expect("given up");
-    let second = give_up(&mut two, &steps, ("f", at(9_001))).await.expect("given up");
+    let first = expire(&mut one, &steps, ("e", at(9_000))).await.expect("expired");
+    let second = expire(&mut two, &steps, ("f", at(9_001))).await.expect("expired");
     assert_eq!((first, second), (expected, Retired::default()), "one of the two has it");
 
     let after = opened(&store).await;
@@ -230,8 +230,8 @@ async fn the_oldest_record_is_found_behind_a_stretch_without_any() {
     commit(records(1, vec![range(1, 10, 5)]), 101).await;
     commit(records(2, vec![range(0, 500, 5), range(1, 15, 5)]), 102).await;
     let (steps, _) = planned(&chain, &Held::default(), until(50), 100).await;
-    give_up(&mut chain, &steps, ("e", at(9_000))).await.expect("given up");
-    assert!(!chain.totals().retired.is_nothing(), "something is given up");
+    expire(&mut chain, &steps, ("e", at(9_000))).await.expect("expired");
+    assert!(!chain.totals().retired.is_nothing(), "something is expired");
     assert_eq!(oldest(&chain).await.expect("looked"), Some(10));
 }
 
@@ -314,8 +314,8 @@ async fn clocks_case(all: Vec<Clocked>, kept: i64, are_told: bool) {
             _ => continue,
         }
         aged.go_on(&chain, clock).await.expect("looked");
-        let step = aged.surplus(&chain, &Held::default(), clock).await.expect("planned");
-        give_up(&mut chain, &[step], ("w", at(now))).await.expect("given up");
+        let step = aged.expirable(&chain, &Held::default(), clock).await.expect("planned");
+        expire(&mut chain, &[step], ("w", at(now))).await.expect("expired");
         let left = listed(&chain).await;
         let mut youngest = i64::MIN;
         for entry in archived.iter().skip(kept_from) {
@@ -331,7 +331,7 @@ async fn clocks_case(all: Vec<Clocked>, kept: i64, are_told: bool) {
     let latest = archived.iter().map(|entry| entry.dated.max(entry.time)).max().unwrap_or(0);
     let clock = Clock { now: at(latest + kept), horizon: at(latest) };
     let (steps, _) = planned(&chain, &Held::default(), clock, 1_000).await;
-    give_up(&mut chain, &steps, ("w", clock.now)).await.expect("given up");
+    expire(&mut chain, &steps, ("w", clock.now)).await.expect("expired");
     assert_eq!(listed(&chain).await, BTreeSet::new());
 }
 
@@ -340,7 +340,7 @@ proptest! {
 
     /// Clocks that are behind, ahead, and right by turns; the store's is the same one, as on a disk.
     #[test]
-    fn no_order_of_dates_gives_up_what_is_young(
+    fn no_order_of_dates_expires_what_is_young(
         all in clocked(), kept in 1..600_i64, are_told in any::<bool>(),
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
@@ -349,7 +349,7 @@ proptest! {
 }
 
 #[tokio::test]
-async fn nothing_is_given_up_while_the_last_entry_is_dated_ahead_of_now() {
+async fn nothing_is_expired_while_the_last_entry_is_dated_ahead_of_now() {
     let folder = tempfile::tempdir().expect("a directory");
     let files = object_store::local::LocalFileSystem::new_with_prefix(folder.path()).expect("opened");
     let store = Store::over(Arc::new(files), "file:///archive");
@@ -392,7 +392,7 @@ async fn stored(store: &Store, n: u64, ranges: &[(i32, i64, i64)]) -> SegmentRef
 }
 
 #[tokio::test]
-async fn objects_go_an_hour_after_they_were_given_up_unless_they_are_read() {
+async fn objects_go_an_hour_after_they_were_expired_unless_they_are_read() {
     let store = store();
     let mut chain = begun(&store).await;
     let mut keys = Vec::new();
@@ -418,36 +418,38 @@ async fn objects_go_an_hour_after_they_were_given_up_unless_they_are_read() {
     assert_eq!(past.next, Some(at(200)));
     let clock = |now| Clock { now, horizon: at(150) };
     let fresh = Stays::default;
-    give_up(&mut chain, &steps, ("e", at(300))).await.expect("given up");
+    expire(&mut chain, &steps, ("e", at(300))).await.expect("expired");
     let hour = at(300) + GRACE;
-    let early = sweep(&store, &chain, clock(hour - TimeDelta::seconds(1)), &nobody, &mut fresh()).await.expect("swept");
-    assert_eq!((early, there().await), (Swept { deleted: 0, waits: true }, all.clone()));
+    let early = delete_expired(&store, &chain, clock(hour - TimeDelta::seconds(1)), &nobody, &mut fresh())
+        .await
+        .expect("deleted");
+    assert_eq!((early, there().await), (Deletion { deleted: 0, waits: true }, all.clone()));
     let offsets = BTreeMap::from([(1, 3..4)]);
     let read = Reads::new("r".into(), "a test".into(), Offsets::from([(generation().stream().to_string(), offsets)]));
     read.write(&store, "main").await.expect("written");
     let read = held(&store, "main", crate::time::now()).await.expect("read");
-    let held_up = sweep(&store, &chain, clock(hour), &read, &mut fresh()).await.expect("swept");
-    assert_eq!((held_up, there().await), (Swept { deleted: 0, waits: true }, all.clone()));
+    let held_up = delete_expired(&store, &chain, clock(hour), &read, &mut fresh()).await.expect("deleted");
+    assert_eq!((held_up, there().await), (Deletion { deleted: 0, waits: true }, all.clone()));
     let mut stays = Stays::default();
-    let swept = sweep(&store, &chain, clock(hour), &nobody, &mut stays).await.expect("swept");
-    assert_eq!(swept, Swept { deleted: 3, waits: false });
+    let deletion = delete_expired(&store, &chain, clock(hour), &nobody, &mut stays).await.expect("deleted");
+    assert_eq!(deletion, Deletion { deleted: 3, waits: false });
     let gone: BTreeSet<String> = [keys[0].clone(), keys[1].clone(), lost].into();
     assert_eq!(there().await, all.difference(&gone).cloned().collect());
     assert!(there().await.contains(&may_count) && there().await.contains(damaged.as_ref()));
-    // What stays is not opened again, neither where nothing was given up since nor where something was.
+    // What stays is not opened again, neither where nothing was expired since nor where something was.
     let kept = layout::object(&keys[2]).expect("a key");
     for key in [may_count.as_str(), damaged.as_ref()] {
         let key = layout::object(key).expect("a key");
         assert!(stays.segments.contains_key(&key), "{key}");
         store.put(&key, b"changed".to_vec().into()).await.expect("stored");
     }
-    assert_eq!(sweep(&store, &chain, clock(hour), &nobody, &mut stays).await.expect("swept").deleted, 0);
-    assert_eq!(sweep(&store, &chain, clock(hour), &nobody, &mut fresh()).await.expect("swept").deleted, 0);
-    give_up(&mut chain, &[BTreeMap::from([(0, 30), (1, 12)])], ("e", at(400))).await.expect("given up");
+    assert_eq!(delete_expired(&store, &chain, clock(hour), &nobody, &mut stays).await.expect("deleted").deleted, 0);
+    assert_eq!(delete_expired(&store, &chain, clock(hour), &nobody, &mut fresh()).await.expect("deleted").deleted, 0);
+    expire(&mut chain, &[BTreeMap::from([(0, 30), (1, 12)])], ("e", at(400))).await.expect("expired");
     let hour = at(400) + GRACE;
-    let last = sweep(&store, &chain, clock(hour), &nobody, &mut stays).await.expect("swept");
+    let last = delete_expired(&store, &chain, clock(hour), &nobody, &mut stays).await.expect("deleted");
     assert_eq!((last.deleted, there().await.contains(kept.as_ref())), (1, false), "and goes without in its time");
-    assert!(there().await.contains(&may_count), "it reaches beyond what was given up");
+    assert!(there().await.contains(&may_count), "it reaches beyond what was expired");
     // A replay of what is kept is in nobody's way, one that cannot be read in everybody's.
     let hold = layout::topic_hold("main", "x");
     store.put(&hold, b"{".to_vec().into()).await.expect("stored");
@@ -457,7 +459,7 @@ async fn objects_go_an_hour_after_they_were_given_up_unless_they_are_read() {
     assert!(!late.any_of(&generation().stream().to_string(), &BTreeMap::from([(1, 0..99)])), "its time is over");
     for (hours, left) in [(7, 3), (25, 1)] {
         store.put(&layout::topic_holds("main").join("clock"), b"{}".to_vec().into()).await.expect("stored");
-        reads::sweep(&store, "main", crate::time::now() + TimeDelta::hours(hours)).await.expect("swept");
+        reads::remove_lapsed(&store, "main", crate::time::now() + TimeDelta::hours(hours)).await.expect("deleted");
         assert_eq!(store.list(&layout::topic_holds("main")).await.expect("a list").len(), left, "the clock stays");
     }
 }

@@ -1,7 +1,7 @@
-//! What retention gives up of the versions of a state document.
+//! What retention expires of the versions of a state document.
 //!
 //! ```text
-//!   versions   0 ── 1 ── 2 ─────── 3 ── 4 ──►        0 and 1 are given up: what [`super::as_of`] answers for every moment
+//!   versions   0 ── 1 ── 2 ─────── 3 ── 4 ──►        0 and 1 are expired: what [`super::as_of`] answers for every moment
 //!                        horizon ┘                   from the horizon on stays what it was
 //! ```
 //!
@@ -21,14 +21,14 @@ use crate::store::layout::Name;
 use crate::store::{Store, layout};
 use crate::stream::Retired;
 
-/// So many versions are given up by an entry, and looked at in one go: what the chain lists of them is in memory meanwhile.
+/// So many versions are expired by an entry, and looked at in one go: what the chain lists of them is in memory meanwhile.
 const MOST_AT_ONCE: i64 = 5_000;
 
-/// Objects are deleted this long after their versions were given up: who chose one before has read it by then.
+/// Objects are deleted this long after their versions were expired: who chose one before has read it by then.
 pub const GRACE: TimeDelta = TimeDelta::hours(1);
 
 /// The versions that are not needed to tell the state as of every moment from `horizon` on; none where nothing goes.
-pub async fn surplus(chain: &Chain, horizon: DateTime<Utc>) -> Result<Option<Range<i64>>> {
+pub async fn expirable(chain: &Chain, horizon: DateTime<Utc>) -> Result<Option<Range<i64>>> {
     let Some(kept) = versions(chain) else { return Ok(None) };
     let held = found_by(chain, horizon.timestamp_millis()).await?;
     Ok(held.map(|version| kept.start..version.number).filter(|range| !range.is_empty()))
@@ -44,23 +44,23 @@ pub async fn sum(chain: &Chain, range: Range<i64>) -> Result<Retired> {
     Ok(sum)
 }
 
-/// Gives up the [`surplus`]. Gives what was retired by this chain's own entries: of several that do so at once one has the number.
-pub async fn give_up(chain: &mut Chain, horizon: DateTime<Utc>, by: (&str, DateTime<Utc>)) -> Result<Retired> {
+/// Expires the [`expirable`]. Gives what was retired by this chain's own entries: of several that do so at once one has the number.
+pub async fn expire(chain: &mut Chain, horizon: DateTime<Utc>, by: (&str, DateTime<Utc>)) -> Result<Retired> {
     let mut given = Retired::default();
-    let Some(range) = surplus(chain, horizon).await? else { return Ok(given) };
+    let Some(range) = expirable(chain, horizon).await? else { return Ok(given) };
     for part in parts(range) {
         given.add(&chain.expire(&BTreeMap::from([(0, part.end)]), by.0, by.1).await?);
     }
     if !given.is_nothing() {
         let (stream, versions, bytes) = (chain.stream(), given.segments, given.stored_bytes);
-        tracing::info!(%stream, versions, bytes, "retention gave up versions of state");
+        tracing::info!(%stream, versions, bytes, "retention expired versions of state");
     }
     Ok(given)
 }
 
-/// Deletes the objects of versions that were given up longer ago than [`GRACE`] at `now`, by the store's clock, and those that lost
-/// the race for a number that has been given up since. The others are not even listed.
-pub async fn sweep(store: &Store, chain: &Chain, now: DateTime<Utc>) -> Result<u64> {
+/// Deletes the objects of versions that were expired longer ago than [`GRACE`] at `now`, by the store's clock, and those that lost
+/// the race for a number that has been expired since. The others are not even listed.
+pub async fn delete_expired(store: &Store, chain: &Chain, now: DateTime<Utc>) -> Result<u64> {
     let (Some(of), Some(kept)) = (chain.stream().state(), versions(chain)) else { return Ok(0) };
     let (folder, mut deleted) = (layout::state_versions(of), 0);
     let below = |key: &Path| match Name::parse(key.as_ref()) {
@@ -88,7 +88,7 @@ pub async fn sweep(store: &Store, chain: &Chain, now: DateTime<Utc>) -> Result<u
         }
     }
     if deleted > 0 {
-        tracing::info!(stream = %chain.stream(), objects = deleted, "deleted versions of state that were given up");
+        tracing::info!(stream = %chain.stream(), objects = deleted, "deleted versions of state that were expired");
     }
     Ok(deleted)
 }
@@ -160,11 +160,11 @@ mod tests {
         let (before, stored) = (told(&store, horizon, &times).await, objects(&store).await);
         let (mut one, mut two) = (opened(&store).await, opened(&store).await);
         let was = opened(&store).await;
-        let planned = surplus(&one, at(horizon)).await.expect("planned").unwrap_or(0..0);
+        let planned = expirable(&one, at(horizon)).await.expect("planned").unwrap_or(0..0);
         let expected = sum(&one, planned.clone()).await.expect("summed");
         // Two that do so at once: one of them has it, and both are content.
-        let first = give_up(&mut one, at(horizon), ("e", at(1_000))).await.expect("given up");
-        let second = give_up(&mut two, at(horizon), ("f", at(1_001))).await.expect("given up");
+        let first = expire(&mut one, at(horizon), ("e", at(1_000))).await.expect("expired");
+        let second = expire(&mut two, at(horizon), ("f", at(1_001))).await.expect("expired");
         assert_eq!((first, second), (expected, Retired::default()), "{times:?} {horizon}");
         assert_eq!(expected.segments, planned.end.abs_diff(planned.start));
 
@@ -177,7 +177,7 @@ mod tests {
         assert_eq!((next(&after), after.position(0).map(|at| at.end)), (next(&was), was.position(0).map(|at| at.end)));
         assert_eq!(newest(&after).await.expect("looked"), newest(&was).await.expect("looked"));
         assert_eq!(after.totals().present().segments + expected.segments, was.totals().segments);
-        assert_eq!(surplus(&after, at(horizon)).await.expect("planned"), None, "nothing is left to give up");
+        assert_eq!(expirable(&after, at(horizon)).await.expect("planned"), None, "nothing is left to expire");
         // No more than the newest of those before the horizon is kept of them.
         let old =
             times.iter().scan(i64::MIN, |last, time| Some(std::mem::replace(last, (*last).max(*time)).max(*time)));
@@ -185,9 +185,9 @@ mod tests {
         assert_eq!(expected.segments as usize, old.saturating_sub(1), "{times:?} {horizon}");
 
         assert_eq!(was.totals().retired, Retired::default());
-        let soon = sweep(&store, &after, at(1_000) + GRACE - TimeDelta::seconds(1)).await.expect("swept");
+        let soon = delete_expired(&store, &after, at(1_000) + GRACE - TimeDelta::seconds(1)).await.expect("deleted");
         assert_eq!(soon, u64::from(!planned.is_empty()), "the loser alone");
-        let late = sweep(&store, &after, at(1_000) + GRACE).await.expect("swept");
+        let late = delete_expired(&store, &after, at(1_000) + GRACE).await.expect("deleted");
         assert_eq!(late, expected.segments);
         let left = objects(&store).await;
         assert!(left.is_subset(&stored) && left.len() as u64 + soon + late == stored.len() as u64);
@@ -206,28 +206,28 @@ mod tests {
     async fn a_document_of_which_nothing_was_kept_gives_nothing_up() {
         let store = kept(&[]).await;
         let mut chain = opened(&store).await;
-        assert_eq!(give_up(&mut chain, at(99), ("e", at(99))).await.expect("nothing"), Retired::default());
-        assert_eq!(sweep(&store, &chain, at(9_999)).await.expect("nothing"), 0);
+        assert_eq!(expire(&mut chain, at(99), ("e", at(99))).await.expect("nothing"), Retired::default());
+        assert_eq!(delete_expired(&store, &chain, at(9_999)).await.expect("nothing"), 0);
     }
 
     #[tokio::test]
-    async fn a_page_that_gives_up_and_adds_nothing_is_read_for_the_grace_of_what_it_gave_up() {
+    async fn a_page_that_expires_and_adds_nothing_is_read_for_the_grace_of_what_it_expired() {
         let store = kept(&(0..126).collect::<Vec<_>>()).await;
         let mut chain = opened(&store).await;
         assert_eq!(chain.head(), 127);
         for before in 1..=63 {
-            chain.expire(&BTreeMap::from([(0, before)]), "e", at(1_000)).await.expect("given up");
+            chain.expire(&BTreeMap::from([(0, before)]), "e", at(1_000)).await.expect("expired");
         }
         let document = document(&of(), &serde_json::json!("new")).expect("JSON");
         assert!(append(&mut chain, 126, &document, By { writer: "w", n: 999, at: at(1_000) }).await.expect("stored"));
         assert_eq!(chain.head(), 193, "the page of entries 128 to 191 is written");
-        let soon = sweep(&store, &chain, at(1_000) + GRACE - TimeDelta::seconds(1)).await.expect("swept");
+        let soon = delete_expired(&store, &chain, at(1_000) + GRACE - TimeDelta::seconds(1)).await.expect("deleted");
         assert_eq!(soon, 1, "what lost a race alone");
-        assert_eq!(sweep(&store, &chain, at(1_000) + GRACE).await.expect("swept"), 63);
+        assert_eq!(delete_expired(&store, &chain, at(1_000) + GRACE).await.expect("deleted"), 63);
     }
 
     #[test]
-    fn a_long_history_is_given_up_in_parts() {
+    fn a_long_history_is_expired_in_parts() {
         let all: Vec<Range<i64>> = parts(3..12_000).collect();
         assert_eq!(all, [3..5_003, 5_003..10_003, 10_003..12_000]);
         assert_eq!(parts(7..7).count(), 0);

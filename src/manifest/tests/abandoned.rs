@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::error::Kind;
-use crate::manifest::{Selection, Step, Walk, abandon, entry};
+use crate::manifest::{ChainScan, ScanStep, Selection, abandon, entry};
 use crate::segment::wal::Switch;
 use crate::store::layout;
 use crate::stream::{Abandon, Body, Checkpoint, Expire, Expired, Lsn, Merge, Retired, System};
@@ -40,9 +40,9 @@ async fn objects(chain: &Chain) -> Vec<String> {
 }
 
 async fn damage(store: &Store) -> Vec<String> {
-    let (mut walk, mut found) = (Walk::new(store, &postgres()).await.unwrap(), Vec::new());
-    while let Some(step) = walk.next().await.unwrap() {
-        if let Step::Damaged { object, error, .. } = step {
+    let (mut scan, mut found) = (ChainScan::new(store, &postgres()).await.unwrap(), Vec::new());
+    while let Some(step) = scan.next().await.unwrap() {
+        if let ScanStep::Damaged { object, error, .. } = step {
             found.push(format!("{object}: {error}"));
         }
     }
@@ -115,7 +115,7 @@ async fn a_snapshot_keeps_what_was_abandoned_and_an_older_reader_refuses_it() {
 async fn objects_of_an_abandoned_timeline_are_told_apart_from_those_of_the_next() {
     let store = faultless().store();
     let mut chain = archive(&store).await;
-    // The whole of timeline 2 but its last segment is given up first, up to a position that the next generation comes to.
+    // The whole of timeline 2 but its last segment is expired first, up to a position that the next generation comes to.
     chain.expire(&BTreeMap::from([(2, 60)]), "e", at(3)).await.unwrap();
     let done = abandon::abandon(&store, &mut chain, (2, false), "x").await.unwrap();
     committed(&mut chain, &wal("d", (2, 1), 16, 48), "w").await;

@@ -322,7 +322,7 @@ async fn nothing_is_added_to_a_generation_that_has_ended() {
     }
     let opened = Chain::open(&store, &orders()).await.unwrap().unwrap();
     assert_eq!((opened.head(), opened.closed()), (3, chain.closed()));
-    assert_eq!(super::walk::walked(&store).await, (4, 0, vec![]), "a walk finds it sound");
+    assert_eq!(super::scan::scanned(&store).await, (4, 0, vec![]), "a scan finds it sound");
 }
 
 #[tokio::test]
@@ -363,5 +363,5 @@ async fn the_last_record_is_known_through_snapshots_and_until_something_is_lost_
     change = append("without-epoch", vec![range(0, next + 20, next + 30)]);
     committed(&mut opened, &change, "w").await;
     assert_eq!(opened.last_record(0), None);
-    assert_eq!(super::walk::walked(&store).await.2, Vec::<String>::new());
+    assert_eq!(super::scan::scanned(&store).await.2, Vec::<String>::new());
 }

@@ -2,7 +2,7 @@
 
 use super::faulty::Counts;
 use super::*;
-use crate::manifest::aged::{Aged, Clock, Stays, sweep};
+use crate::manifest::aged::{Aged, Clock, Stays, delete_expired};
 use crate::manifest::reads::Held;
 
 /// Commits, measured over two snapshots: as many commits as lie between the same points of the counter.
@@ -63,9 +63,9 @@ async fn cost_of_idle_rounds(faulty: &Arc<Faulty>, chain: &mut Chain) -> [Counts
     let mut round = async || {
         faulty.take_counts();
         aged.go_on(chain, clock).await.unwrap();
-        assert!(aged.surplus(chain, &Held::default(), clock).await.unwrap().is_empty());
-        let swept = sweep(&faulty.store(), chain, clock, &Held::default(), &mut stays).await.unwrap();
-        assert_eq!((swept.deleted, swept.waits), (0, false));
+        assert!(aged.expirable(chain, &Held::default(), clock).await.unwrap().is_empty());
+        let deletion = delete_expired(&faulty.store(), chain, clock, &Held::default(), &mut stays).await.unwrap();
+        assert_eq!((deletion.deleted, deletion.waits), (0, false));
         faulty.take_counts()
     };
     [round().await, round().await]
@@ -82,7 +82,7 @@ async fn a_round_of_retention_with_nothing_to_do_costs_the_same_in_an_old_archiv
     // The entry that was looked at last, and the next one.
     assert_eq!((known.read, known.listed, known.looked_at), (2, 0, 0));
     assert_eq!(known_old, Counts { bytes_written: known.bytes_written, ..known });
-    // By halving, up to the last snapshot and to the next entry; the pages that say what was given up last.
+    // By halving, up to the last snapshot and to the next entry; the pages that say what was expired last.
     assert!(begun.read <= 12 && begun.listed == 1, "{begun:?}");
     assert!(begun_old.read <= begun.read + 7 && begun_old.listed == 1, "{begun_old:?}");
 }

@@ -89,11 +89,11 @@ async fn the_first_entry_takes_along_what_counted_before_and_later_ones_count_by
     assert_eq!(left.iter().map(|one| one.name.as_str()).collect::<Vec<_>>(), ["killed"]);
     let (held, later) = (Held::default(), crate::time::now() + leftovers::LEFT_AFTER + TimeDelta::seconds(1));
     let early = later - TimeDelta::hours(1);
-    let sweep = async |now| leftovers::sweep(&store, (7, chain.backups()), &held, now).await.unwrap();
-    assert_eq!((sweep(early).await, sweep(later).await), (0, 2));
+    let remove = async |now| leftovers::remove(&store, (7, chain.backups()), &held, now).await.unwrap();
+    assert_eq!((remove(early).await, remove(later).await), (0, 2));
     assert_eq!(counts(&store, &chain).await.len(), 3);
-    chain.give_up_backups(&["old-1".into(), "nobody".into()], "e", at(2)).await.unwrap();
-    chain.give_up_backups(&["old-1".into()], "e", at(2)).await.unwrap();
+    chain.expire_backups(&["old-1".into(), "nobody".into()], "e", at(2)).await.unwrap();
+    chain.expire_backups(&["old-1".into()], "e", at(2)).await.unwrap();
     assert_eq!((counts(&store, &chain).await.len(), chain.head()), (2, 2));
     assert_eq!(errors(&store).await, [], "its objects may still be there");
     let left = leftovers::leftovers(&store, (7, chain.backups())).try_collect::<Vec<_>>().await.unwrap();
@@ -101,7 +101,7 @@ async fn the_first_entry_takes_along_what_counted_before_and_later_ones_count_by
 }
 
 #[tokio::test]
-async fn what_builds_on_one_that_is_given_up_meanwhile_never_counts() {
+async fn what_builds_on_one_that_is_expired_meanwhile_never_counts() {
     let store = faultless().store();
     let mut chain = archive(&store).await;
     let (full, full_hash) = stored(&store, "full", 1).await;
@@ -119,7 +119,7 @@ async fn what_builds_on_one_that_is_given_up_meanwhile_never_counts() {
     // Retention is before it, in a chain of its own.
     let (late, hash) = child("late", &full_hash).await;
     let mut retention = Chain::open(&store, &postgres()).await.unwrap().unwrap();
-    retention.give_up_backups(&["full".into(), "own".into()], "e", at(2)).await.unwrap();
+    retention.expire_backups(&["full".into(), "own".into()], "e", at(2)).await.unwrap();
     let refused = chain.enter(&late, &hash, [0, 0], by()).await.expect_err("it builds on nothing");
     assert!(refused.kind() == Kind::Fenced && refused.to_string().contains("full"), "{refused}");
     assert_eq!(chain.backups().unwrap().len(), 0);
@@ -141,7 +141,7 @@ async fn what_was_entered_meanwhile_keeps_what_it_builds_on() {
     let (lone, hash) = stored(&store, "lone", 1).await;
     chain.enter(&lone, &hash, [0, 0], by()).await.unwrap();
     let names = ["lone", "full", "first"].map(str::to_owned);
-    let gone = retention.give_up_backups(&names, "e", at(2)).await.unwrap();
+    let gone = retention.expire_backups(&names, "e", at(2)).await.unwrap();
     assert_eq!(gone, ["lone"]);
     assert_eq!(retention.backups().unwrap().keys().collect::<Vec<_>>(), ["first", "full", "second"]);
     let removed =
@@ -157,7 +157,7 @@ async fn what_was_entered_meanwhile_keeps_what_it_builds_on() {
     let mut opened = Chain::open(&store, &postgres()).await.unwrap().unwrap();
     assert_eq!(opened.backups(), retention.backups());
     let line = ["full", "second", "first"].map(str::to_owned);
-    assert_eq!(opened.give_up_backups(&line, "e", at(2)).await.unwrap(), line, "all of it at once");
+    assert_eq!(opened.expire_backups(&line, "e", at(2)).await.unwrap(), line, "all of it at once");
     assert_eq!(opened.backups().unwrap().len(), 0);
 }
 
@@ -182,7 +182,7 @@ async fn what_one_that_cannot_be_read_builds_on_stays_as_long_as_something_of_th
     chain.expire(&lsns, "e", at(2)).await.unwrap();
     let lost = async |chain: &Chain| {
         let read = Known::read(&store, chain).await.unwrap();
-        recoverable::surplus(&store, chain, read, at(9), &Held::default()).await.unwrap().backups
+        recoverable::expirable(&store, chain, read, at(9), &Held::default()).await.unwrap().backups
     };
     assert_eq!(lost(&chain).await, ["child", "full", "other"], "all of them begin before what is archived");
     for damage in [&b"{"[..], b"{\"format\":99}"] {
@@ -216,7 +216,7 @@ async fn what_went_with_an_abandoned_timeline_and_cannot_be_read_keeps_what_it_b
     let later = crate::time::now() + TimeDelta::days(1);
     let lost = async || {
         let read = Known::read(&store, &chain).await.unwrap();
-        recoverable::surplus(&store, &chain, read, later, &Held::default()).await.unwrap().backups
+        recoverable::expirable(&store, &chain, read, later, &Held::default()).await.unwrap().backups
     };
     assert_eq!(lost().await, Vec::<String>::new(), "once it is mended it needs that");
     store.delete(&commit).await.unwrap();

@@ -5,13 +5,13 @@ use std::collections::BTreeSet;
 use super::faulty::lose;
 use super::*;
 use crate::error::Kind;
-use crate::manifest::{Selection, Step, Walk, repair};
+use crate::manifest::{ChainScan, ScanStep, Selection, repair};
 use crate::store::layout;
 
 async fn damaged(store: &Store) -> usize {
-    let (mut walk, mut damaged) = (Walk::new(store, &orders()).await.unwrap(), 0);
-    while let Some(step) = walk.next().await.unwrap() {
-        damaged += usize::from(matches!(step, Step::Damaged { .. }));
+    let (mut scan, mut damaged) = (ChainScan::new(store, &orders()).await.unwrap(), 0);
+    while let Some(step) = scan.next().await.unwrap() {
+        damaged += usize::from(matches!(step, ScanStep::Damaged { .. }));
     }
     damaged
 }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 
 use super::faulty::{Dice, Faults};
-use super::walk::walked;
+use super::scan::scanned;
 use super::*;
 use crate::manifest::Selection;
 
@@ -179,7 +179,7 @@ async fn check(plan: Plan) {
         assert!(acknowledged.is_empty());
         return;
     };
-    let (entries, _, damaged) = walked(&store).await;
+    let (entries, _, damaged) = scanned(&store).await;
     assert_eq!((entries, damaged), (chain.head() + 1, vec![]));
 
     let all = chain.select(&Selection::default()).await.unwrap();
@@ -197,7 +197,7 @@ async fn check(plan: Plan) {
             assert!(gaps.contains(&(gap.partition, gap.start, gap.end)), "an acknowledged gap");
         }
     }
-    // Every offset lies in exactly one range: what the walk checks entry by entry, summed up once more by hand.
+    // Every offset lies in exactly one range: what the scan checks entry by entry, summed up once more by hand.
     let mut offsets: BTreeMap<i32, i64> = BTreeMap::new();
     for range in all.segments.iter().flat_map(|segment| &segment.partitions) {
         *offsets.entry(range.partition).or_default() += range.end - range.start;

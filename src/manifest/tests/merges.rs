@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use super::faulty::{Dice, Faults};
 use super::*;
 use crate::error::Kind;
-use crate::manifest::{Selection, Step, Walk};
+use crate::manifest::{ChainScan, ScanStep, Selection};
 use crate::store::layout;
 use crate::stream::{Merge, Retired, System};
 
@@ -125,7 +125,7 @@ async fn a_merge_that_does_not_fit_is_refused_and_nothing_is_written() {
 }
 
 #[tokio::test]
-async fn what_is_given_up_is_seen_no_more() {
+async fn what_is_expired_is_seen_no_more() {
     let store = faultless().store();
     let (mut chain, segments) = four(&store).await;
     let gap = Gap { reason: GapReason::ServerRemovedWal, ..gap(1, 64, 70) };
@@ -138,7 +138,7 @@ async fn what_is_given_up_is_seen_no_more() {
         assert_eq!(named(chain, &[(1, 0, 100)]).await, "c d");
         assert_eq!(chain.position(1).map(|at| (at.start, at.end)), Some((40, 70)));
         assert_eq!(chain.totals().present().segments, 2);
-        assert!(!chain.merge(&merged("m", &segments[2..]), "m", at(7)).await.unwrap(), "its beginning is given up");
+        assert!(!chain.merge(&merged("m", &segments[2..]), "m", at(7)).await.unwrap(), "its beginning is expired");
         let error = chain.expire(&BTreeMap::from([(1, 71)]), "e", at(7)).await.unwrap_err();
         assert_eq!(error.kind(), Kind::Internal, "nothing is archived there");
     }
@@ -275,13 +275,13 @@ async fn check(seed: u64, archivers: u64, faults: Faults) {
     }
     let store = faulty.sound_store();
     let Some(chain) = Chain::open(&store, &postgres()).await.unwrap() else { return };
-    let mut walk = Walk::new(&store, &postgres()).await.unwrap();
-    while let Some(step) = walk.next().await.unwrap() {
-        if let Step::Damaged { object, error, .. } = step {
+    let mut scan = ChainScan::new(&store, &postgres()).await.unwrap();
+    while let Some(step) = scan.next().await.unwrap() {
+        if let ScanStep::Damaged { object, error, .. } = step {
             panic!("{object}: {error}");
         }
     }
-    // Whatever was merged and given up: what a reader sees covers every position that is kept, once.
+    // Whatever was merged and expired: what a reader sees covers every position that is kept, once.
     let all = chain.select(&Selection::default()).await.unwrap();
     for position in chain.positions() {
         let own: Vec<PartitionRange> = all
@@ -332,7 +332,7 @@ proptest! {
 }
 
 #[tokio::test]
-async fn a_walk_finds_a_merge_or_an_expiry_that_lies() {
+async fn a_scan_finds_a_merge_or_an_expiry_that_lies() {
     let store = faultless().store();
     let (chain, segments) = four(&store).await;
     let previous = sha256(&store.get(&layout::entry(&postgres(), 4)).await.unwrap().unwrap());
@@ -357,10 +357,10 @@ async fn a_walk_finds_a_merge_or_an_expiry_that_lies() {
         };
         let bytes = crate::manifest::entry::encode(&checkpoint).unwrap();
         store.put(&layout::entry(&postgres(), 5), bytes).await.unwrap();
-        let mut walk = Walk::new(&store, &postgres()).await.unwrap();
+        let mut scan = ChainScan::new(&store, &postgres()).await.unwrap();
         let mut damaged = 0;
-        while let Some(step) = walk.next().await.unwrap() {
-            damaged += u64::from(matches!(step, Step::Damaged { number: 5, .. }));
+        while let Some(step) = scan.next().await.unwrap() {
+            damaged += u64::from(matches!(step, ScanStep::Damaged { number: 5, .. }));
         }
         assert_eq!(damaged, 1);
     }

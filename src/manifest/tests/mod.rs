@@ -11,8 +11,8 @@ mod holes;
 mod interleavings;
 mod merges;
 mod paths;
+mod scan;
 mod select;
-mod walk;
 
 use std::sync::Arc;
 
@@ -32,7 +32,7 @@ fn orders() -> StreamId {
 }
 
 fn begin_of(id: &str) -> Begin {
-    Begin::Topic { topic_id: Some(id.to_owned()), cluster_id: None, partitions: 3, starts: Vec::new() }
+    Begin::Topic { topic_id: Some(id.to_owned()), cluster_id: None, partitions: 3, start_offsets: Vec::new() }
 }
 
 /// The time of a test, `seconds` after it began.

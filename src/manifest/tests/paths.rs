@@ -2,7 +2,7 @@
 //! accepts, what retention keeps and when a backup is due are held against a model that knows every byte.
 //!
 //! ```text
-//!   history ─► a chain in memory, histories, backups ─► facts, windows, surplus, freshest     what the program says
+//!   history ─► a chain in memory, histories, backups ─► facts, windows, expirable, freshest     what the program says
 //!      └─────► a map of bytes, a list of commits      ─► is every byte there?                 what is so
 //! ```
 
@@ -417,10 +417,10 @@ impl World {
         let leads = facts.newest().is_some_and(|newest| {
             let end = facts.archived[&newest].end.0 / UNIT;
             let end = end.max(self.stretches(newest, end).last().unwrap().1);
-            // A branch that was given up while the server was on another one, which was abandoned then: a backup leads to where it
+            // A branch that was expired while the server was on another one, which was abandoned then: a backup leads to where it
             // begins, and to nothing that comes of it.
-            let is_given_up = self.chain.position(newest.cast_signed()).is_some_and(|at| at.start == at.end);
-            !is_given_up && !self.leading(newest, end, end).is_empty()
+            let is_expired = self.chain.position(newest.cast_signed()).is_some_and(|at| at.start == at.end);
+            !is_expired && !self.leading(newest, end, end).is_empty()
         });
         prop_assert!(!leads || facts.freshest().is_some(), "a backup is due although one leads to the end");
         self.check_due(&facts)
@@ -504,18 +504,18 @@ impl World {
         Ok(())
     }
 
-    /// Gives up what is older; whatever a plan accepted of the window, it accepts afterwards.
+    /// Expires what is older; whatever a plan accepted of the window, it accepts afterwards.
     async fn expire(&mut self, horizon: i64) {
         let before = DateTime::from_timestamp_millis(horizon).unwrap();
-        let surplus = match self.alone {
+        let expirable = match self.alone {
             Alone::Retention => self.newest_before(before),
             _ => {
                 let taken = self.backups.iter().map(Taken::of).collect();
-                recoverable::surplus(&self.store, &self.chain, taken, before, &Held::default()).await.unwrap()
+                recoverable::expirable(&self.store, &self.chain, taken, before, &Held::default()).await.unwrap()
             }
         };
-        self.chain.expire(&surplus.before, "e", at(2)).await.unwrap();
-        let gone = self.chain.give_up_backups(&surplus.backups, "e", at(2)).await.unwrap();
+        self.chain.expire(&expirable.before, "e", at(2)).await.unwrap();
+        let gone = self.chain.expire_backups(&expirable.backups, "e", at(2)).await.unwrap();
         for backup in &gone {
             backups::remove(&self.store, 7, backup).await.unwrap();
         }
@@ -532,31 +532,31 @@ impl World {
         for backup in self.damaged.iter().chain(&self.backups) {
             let Some(parent) = &backup.parent else { continue };
             let is_there = self.store.size(&layout::backup_commit(7, &parent.name)).await.unwrap().is_some();
-            prop_assert!(is_there, "{} builds on {}, which was given up", backup.name, parent.name);
+            prop_assert!(is_there, "{} builds on {}, which was expired", backup.name, parent.name);
         }
         Ok(())
     }
 
-    /// What retention that looks for no path gives up: everything before the newest backup that was finished in time.
-    fn newest_before(&self, horizon: DateTime<Utc>) -> recoverable::Surplus {
-        let mut surplus = recoverable::Surplus::default();
+    /// What retention that looks for no path expires: everything before the newest backup that was finished in time.
+    fn newest_before(&self, horizon: DateTime<Utc>) -> recoverable::Expirable {
+        let mut expirable = recoverable::Expirable::default();
         let usable = self.backups.iter().filter(|backup| {
             let position = self.chain.position(backup.timeline.cast_signed());
             position.is_some_and(|at| at.start <= backup.start.position() && at.end >= backup.end.position())
         });
         let oldest = usable.filter(|backup| backup.finished <= horizon).max_by_key(|backup| backup.finished);
-        let Some(oldest) = oldest else { return surplus };
+        let Some(oldest) = oldest else { return expirable };
         for position in self.chain.positions() {
             let until = match position.partition.cmp(&oldest.timeline.cast_signed()) {
                 std::cmp::Ordering::Less => position.end,
                 std::cmp::Ordering::Equal => lsn(file_of(oldest.start.0 / UNIT)).position(),
                 std::cmp::Ordering::Greater => continue,
             };
-            surplus.before.extend((position.start < until).then_some((position.partition, until)));
+            expirable.before.extend((position.start < until).then_some((position.partition, until)));
         }
         let older = self.backups.iter().filter(|backup| backup.finished < oldest.finished);
-        surplus.backups = older.map(|backup| backup.name.clone()).collect();
-        surplus
+        expirable.backups = older.map(|backup| backup.name.clone()).collect();
+        expirable
     }
 
     /// What a plan accepts of the time from a horizon on: by timeline and ms, and the present.
@@ -621,7 +621,7 @@ proptest! {
 }
 
 #[test]
-fn a_branch_that_was_given_up_and_is_the_newest_again_has_a_backup_due() {
+fn a_branch_that_was_expired_and_is_the_newest_again_has_a_backup_due() {
     let steps = [
         Step::BackUp { back: 0, length: 1, skew: 0, on: None },
         Step::Archive,
@@ -680,12 +680,12 @@ fn a_damaged_backup_is_chosen_last_and_takes_no_sound_one_away() {
     let way = both.way(1).expect("it is archived");
     assert_eq!(both.path(&way, Lsn(100), None).expect("a path").backup, 0, "a sound one, however old");
     assert_eq!(both.path(&way, Lsn(100), Some("damaged")).expect("a path").backup, 1, "unless it is asked for");
-    let surplus = both.surplus(|_| Some(Lsn(100)));
-    assert_eq!((surplus.backups, surplus.before.get(&1).copied()), (vec![], Some(Lsn(10))), "the sound one stays");
+    let expirable = both.expirable(|_| Some(Lsn(100)));
+    assert_eq!((expirable.backups, expirable.before.get(&1).copied()), (vec![], Some(Lsn(10))), "the sound one stays");
     let alone = facts(vec![taken("damaged", 50, 60, true)]);
     assert_eq!(alone.path(&way, Lsn(100), None).expect("a path").backup, 0, "better than none");
     let newer = facts(vec![taken("damaged", 10, 20, true), taken("sound", 50, 60, false)]);
-    assert_eq!(newer.surplus(|_| Some(Lsn(100))).backups, [0]);
+    assert_eq!(newer.expirable(|_| Some(Lsn(100))).backups, [0]);
 }
 
 #[test]
@@ -722,18 +722,18 @@ fn a_backup_stays_as_long_as_one_that_builds_on_it() {
     let lack = path::Lack::Parent { backup: "lone".into(), parent: "gone".into() };
     assert_eq!((whole.path(&way, Lsn(90), Some("lone")), whole.base()), (Err(lack), Some(1)));
     // The WAL of those before the last one goes, and they stay.
-    let surplus = whole.surplus(|_| Some(Lsn(100)));
-    assert_eq!((surplus.backups, surplus.before.get(&1).copied()), (vec![], Some(Lsn(50))));
+    let expirable = whole.expirable(|_| Some(Lsn(100)));
+    assert_eq!((expirable.backups, expirable.before.get(&1).copied()), (vec![], Some(Lsn(50))));
     let later = facts(50, &all);
     assert_eq!(later.path(&way, Lsn(100), None).expect("a path").backup, 1);
     assert!(!later.is_usable(0) && !later.is_usable(2) && later.is_usable(1));
     let newer = facts(50, &[&all[..], &[taken("newer", 110, 120, None)]].concat());
-    assert_eq!(newer.surplus(|_| Some(Lsn(150))).backups, [0, 1, 2, 3], "all of it at once");
+    assert_eq!(newer.expirable(|_| Some(Lsn(150))).backups, [0, 1, 2, 3], "all of it at once");
     // One that is lost takes those away that build on it.
     let lost = facts(0, &[all[0].clone(), all[1].clone()]);
     assert_eq!(lost.path(&way, Lsn(100), None).expect("a path").backup, 0);
     let round = facts(0, &[taken("a", 10, 20, Some("b")), taken("b", 30, 40, Some("a"))]);
-    assert!(round.on(&way).is_empty() && round.surplus(|_| Some(Lsn(100))).backups.is_empty(), "it ends");
+    assert!(round.on(&way).is_empty() && round.expirable(|_| Some(Lsn(100))).backups.is_empty(), "it ends");
 }
 
 #[test]
@@ -759,12 +759,12 @@ fn a_hold_behind_the_end_of_an_old_timeline_keeps_nothing_of_it_and_holds_up_no_
     };
     // Nothing was committed on the old one since.
     let horizon = |way: &path::Way| (way.timeline() == 2).then_some(Lsn(280));
-    let before = |held| facts(held).surplus(horizon).before.into_iter().collect::<Vec<_>>();
+    let before = |held| facts(held).expirable(horizon).before.into_iter().collect::<Vec<_>>();
     assert_eq!(before(None), [(1, Lsn(105)), (2, Lsn(250))]);
     assert_eq!(before(Some(Lsn(150))), [(1, Lsn(105)), (2, Lsn(150))], "no further than it is archived");
     assert_eq!(before(Some(Lsn(50))), [(1, Lsn(50))]);
-    let surplus = facts(Some(Lsn(150))).surplus(horizon);
-    assert_eq!(surplus.backups, [0], "what is held stays, with what it builds on");
+    let expirable = facts(Some(Lsn(150))).expirable(horizon);
+    assert_eq!(expirable.backups, [0], "what is held stays, with what it builds on");
 }
 
 #[test]

@@ -96,11 +96,11 @@ pub(super) async fn left_at(
         Some((range, segment.last.iter().find(|last| last.partition == partition).map(|last| last.leader_epoch)))
     };
     let ranges = selected.segments.iter().map(of);
-    // What was given up cannot be looked at any more.
-    let given_up =
+    // What was expired cannot be looked at any more.
+    let expired =
         holder.position(partition).map(|at| at.start).zip(holder.begin_facts().start_of(partition).or(Some(0)));
     let begins =
-        given_up.and_then(|(start, began)| (began < start && !holder.totals().retired.is_nothing()).then_some(began));
+        expired.and_then(|(start, began)| (began < start && !holder.totals().retired.is_nothing()).then_some(began));
     let Shared { below, turns_in } = shared(diverged, ranges, begins);
     let Some(segment) = turns_in.and_then(|index| selected.segments.get(index)) else { return Ok(below) };
     match first_above(store, segment, partition, diverged.leader_epoch).await {
@@ -125,7 +125,7 @@ struct Shared {
 
 /// The log has `diverged.leader_epoch` up to `diverged.offset`, and no newer epoch that the archive has. `ranges`: what is
 /// archived, in its order, with the epoch of the last record of each, where it is known. Epochs grow, so what is archived
-/// behind the last range of an epoch that the log has may be of another log. Where retention has given up what came before, and no
+/// behind the last range of an epoch that the log has may be of another log. Where retention has expired what came before, and no
 /// range that is left is of an epoch that the log has, nothing tells where they part: all is archived again from where it began.
 fn shared(
     diverged: EpochAt,
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn where_what_came_before_was_given_up_all_is_archived_again_unless_something_left_is_shared() {
+    fn where_what_came_before_was_expired_all_is_archived_again_unless_something_left_is_shared() {
         let left = |archived: &[(PartitionRange, Option<i32>)], leader_epoch| {
             let diverged = EpochAt { offset: 150, leader_epoch };
             shared(diverged, archived.iter().copied().map(Some), Some(3)).below

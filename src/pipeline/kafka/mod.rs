@@ -9,9 +9,9 @@
 //! | task events | tasks → collector | answers to what the collector asked: bounded by the above |
 //! | reports | collector → coverage | 1: one that comes too early is dropped |
 
+pub mod maintenance;
 pub mod status;
 mod unattended;
-pub mod upkeep;
 
 mod access;
 mod claims;

@@ -109,31 +109,32 @@ impl Known {
     }
 
     /// Where a partition begins, if a broker says.
-    fn start(&self, partition: i32, starts: &Starts) -> Option<i64> {
+    fn start(&self, partition: i32, start_offsets: &StartOffsets) -> Option<i64> {
         let archived = self.earlier.left_at(partition);
         let last = self.earlier.holder(partition).and_then(|holder| holder.last_record(partition));
-        starts.of(&self.at(partition), archived.map(|offset| (offset, last.is_some())), &self.generation)
+        start_offsets.of(&self.at(partition), archived.map(|offset| (offset, last.is_some())), &self.generation)
     }
 
     /// The topic with its chain, begun if there is none, and the offsets of those of its partitions that have one. None
     /// where no broker says of any partition where it begins: the chain cannot begin without.
-    async fn resolved(mut self, asking: &Asking<'_>, starts: &Starts) -> Result<Option<Resolved>> {
+    async fn resolved(mut self, asking: &Asking<'_>, start_offsets: &StartOffsets) -> Result<Option<Resolved>> {
         let shared = asking.shared;
         let chain = match self.chain.take() {
             Some(chain) => chain,
             None => {
-                let starts: Vec<_> =
-                    (0..self.wanted.info.partitions).map(|partition| self.start(partition, starts)).collect();
-                if starts.iter().all(Option::is_none) {
+                let start_offsets: Vec<_> =
+                    (0..self.wanted.info.partitions).map(|partition| self.start(partition, start_offsets)).collect();
+                if start_offsets.iter().all(Option::is_none) {
                     return Ok(None);
                 }
-                let begin = Begin::topic(self.wanted.info.id.clone(), starts).on_cluster(asking.cluster_id.clone());
+                let begin =
+                    Begin::topic(self.wanted.info.id.clone(), start_offsets).on_cluster(asking.cluster_id.clone());
                 Chain::begin(&shared.store, &self.generation.stream(), begin, &shared.writer, crate::time::now())
                     .await?
             }
         };
         let from = |partition| {
-            let next = chain.reached(partition).or_else(|| self.start(partition, starts))?;
+            let next = chain.reached(partition).or_else(|| self.start(partition, start_offsets))?;
             Some((partition, resume(&chain, &self.earlier, partition, next)))
         };
         let offsets = self.wanted.partitions.iter().filter_map(|&partition| from(partition));
@@ -173,10 +174,10 @@ async fn resolve(
     let asking = Asking { kafka, shared, cluster_id: identity::told(&shared.cluster).await };
     let known = known(&asking, wanted, &mut failures).await?;
     let asked: Vec<TopicPartition> = known.iter().flat_map(Known::asked).collect();
-    let starts = Starts::ask(kafka, shared, &asked, &mut failures).await;
+    let start_offsets = StartOffsets::ask(kafka, shared, &asked, &mut failures).await;
     let begun = stream::iter(known).map(|known| {
         let topic = Arc::clone(&known.wanted.topic);
-        let resolved = known.resolved(&asking, &starts);
+        let resolved = known.resolved(&asking, &start_offsets);
         async move { (topic, resolved.await) }
     });
     let begun: Vec<_> = begun.buffered(CHAINS_AT_ONCE).collect().await;
@@ -333,17 +334,17 @@ async fn had_before(
 
 /// What the brokers say of where partitions begin. One without a leader is not in it.
 #[derive(Default)]
-struct Starts {
+struct StartOffsets {
     earliest: BTreeMap<TopicPartition, i64>,
     latest: BTreeMap<TopicPartition, i64>,
     /// By `kafka.start`.
     configured: BTreeMap<TopicPartition, i64>,
 }
 
-impl Starts {
+impl StartOffsets {
     /// Asks the brokers; why one says nothing of a topic is noted in `failures`.
     async fn ask(kafka: &Kafka, shared: &Shared, partitions: &[TopicPartition], failures: &mut Failures) -> Self {
-        let (starts, refused) = match Self::listed(kafka, shared, partitions).await {
+        let (start_offsets, refused) = match Self::listed(kafka, shared, partitions).await {
             Ok(answer) => answer,
             Err(error) => {
                 let told = |at: &TopicPartition| (Arc::clone(&at.topic), Error::new(error.kind(), error.to_string()));
@@ -351,7 +352,7 @@ impl Starts {
             }
         };
         failures.brokers.extend(refused);
-        starts
+        start_offsets
     }
 
     /// What the brokers say, and by topic why one of them says nothing of a partition.
@@ -360,9 +361,9 @@ impl Starts {
         shared: &Shared,
         partitions: &[TopicPartition],
     ) -> Result<(Self, BTreeMap<Arc<str>, Error>)> {
-        let (mut starts, mut refused) = (Self::default(), BTreeMap::new());
+        let (mut start_offsets, mut refused) = (Self::default(), BTreeMap::new());
         if partitions.is_empty() {
-            return Ok((starts, refused));
+            return Ok((start_offsets, refused));
         }
         let mut list = async |at: OffsetAt| -> Result<BTreeMap<TopicPartition, i64>> {
             let mut known = BTreeMap::new();
@@ -374,18 +375,18 @@ impl Starts {
             }
             Ok(known)
         };
-        starts.earliest = list(OffsetAt::Earliest).await?;
-        starts.latest = list(OffsetAt::Latest).await?;
-        starts.configured = match kafka.start {
-            Start::Earliest => starts.earliest.clone(),
-            Start::Latest => starts.latest.clone(),
+        start_offsets.earliest = list(OffsetAt::Earliest).await?;
+        start_offsets.latest = list(OffsetAt::Latest).await?;
+        start_offsets.configured = match kafka.start {
+            Start::Earliest => start_offsets.earliest.clone(),
+            Start::Latest => start_offsets.latest.clone(),
             Start::Timestamp(time) => {
-                let mut found = starts.latest.clone();
+                let mut found = start_offsets.latest.clone();
                 found.extend(list(OffsetAt::Timestamp(time)).await?);
                 found
             }
         };
-        Ok((starts, refused))
+        Ok((start_offsets, refused))
     }
 
     /// Where a partition of `generation` begins. A topic's first generation begins as configured; a later one with its first record,
@@ -429,12 +430,13 @@ mod tests {
     #[test]
     fn a_generation_after_a_cut_begins_where_the_archive_ends_and_the_broker_can_be_asked() {
         let at = TopicPartition::new("orders", 0);
-        let starts = Starts {
+        let start_offsets = StartOffsets {
             earliest: [(at.clone(), 50)].into(),
             latest: [(at.clone(), 100)].into(),
             configured: [(at.clone(), 100)].into(),
         };
-        let of = |archived, generation| starts.of(&at, archived, &TopicGeneration::new("main", "orders", generation));
+        let of =
+            |archived, generation| start_offsets.of(&at, archived, &TopicGeneration::new("main", "orders", generation));
         assert_eq!(of(None, 0), Some(100), "as configured");
         assert_eq!(of(None, 1), Some(50));
         assert_eq!(of(Some((80, false)), 1), Some(80));
@@ -442,7 +444,7 @@ mod tests {
         assert_eq!(of(Some((200, true)), 1), Some(200), "it was cut, too: the broker tells where");
         assert_eq!(of(Some((200, false)), 1), Some(50), "it was cut, and nobody can tell where");
         assert_eq!(
-            starts.of(&TopicPartition::new("orders", 1), Some((80, true)), &TopicGeneration::new("m", "o", 1)),
+            start_offsets.of(&TopicPartition::new("orders", 1), Some((80, true)), &TopicGeneration::new("m", "o", 1)),
             None
         );
     }

@@ -347,7 +347,7 @@ impl Archiver {
         if end.0.is_multiple_of(MOST_BYTES) && !start.0.is_multiple_of(MOST_BYTES) {
             let block = Block { timeline: range.partition, start: Lsn(end.0 - MOST_BYTES).position(), end: range.end };
             if self.merges.send(block).is_err() {
-                tracing::debug!("the upkeep has ended");
+                tracing::debug!("the maintenance has ended");
             }
         }
     }

@@ -316,7 +316,7 @@ async fn size_of(store: &Store, part: &Part) -> Result<Option<u64>> {
 fn files_of(stored: &[u8]) -> Result<Tally> {
     let mut named = Tally::default();
     let text = zstd::Decoder::with_buffer(stored).or_err(Kind::Corrupt, || "the manifest is no zstd".to_owned())?;
-    manifest::walk(text, |path, expected| {
+    manifest::each_file(text, |path, expected| {
         named.add(path, expected.size);
         Ok(())
     })?;

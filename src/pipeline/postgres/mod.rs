@@ -4,7 +4,7 @@
 //!   server ──► receiver ──► spool (files, fdatasynced) ──► archiver ──► segments, checkpoints
 //!      ▲           │ status                                   │              │
 //!      └───────────┘◄──────── how far the archive is ◄────────┘              ▼
-//!                                                              upkeep: merges, retention, what is recoverable
+//!                                                              maintenance: merges, retention, what is recoverable
 //!                                                              watermark: up to when the archive is complete
 //! ```
 //!
@@ -15,7 +15,7 @@
 //! | WAL that the server has whole | receiver → archiver | [`buffers::MOST`] blocks of 16 MiB | receiving waits, statuses go on |
 //! | segments | archiver → store | 3 at a time | cutting waits |
 //! | checkpoints | archiver → chain | 1 a second, 5 when nothing more is to be done | what is ready meanwhile goes into the same one |
-//! | merges | archiver → upkeep | one for each 16 MiB that came in pieces | cannot be |
+//! | merges | archiver → maintenance | one for each 16 MiB that came in pieces | cannot be |
 //!
 //! A status never waits for an upload: the receiver writes to the spool, makes it safe whenever the socket is drained, and
 //! tells the server how far it is. With `ack = "archive"` that is how far the checkpoints go, with `ack = "spool"` how
@@ -29,6 +29,7 @@ mod count;
 mod followed;
 mod incremental;
 pub(crate) mod job;
+mod maintenance;
 mod packer;
 mod receive;
 mod scan;
@@ -38,7 +39,6 @@ mod status;
 mod supervisor;
 mod system;
 mod timelines;
-mod upkeep;
 
 mod watch;
 mod watermark;
@@ -47,10 +47,10 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use tokio::sync::{Notify, mpsc, watch as channel};
 
+pub(in crate::pipeline) use maintenance::left_to_others;
+pub use maintenance::{Expiry, delete_obsolete, expire};
 pub use status::{SlotStatus, Snapshot, Status};
 pub(super) use supervisor::Supervisor;
-pub(in crate::pipeline) use upkeep::left_to_others;
-pub use upkeep::{Given, give_up, sweep};
 
 use super::backoff::Backoff;
 use super::tasks::{Reporter, Task};
@@ -63,11 +63,11 @@ use crate::store::Store;
 use crate::stream::{Begin, StreamId, System};
 use archive::{Archiver, Ended};
 use buffers::Buffers;
+use maintenance::Maintenance;
 use receive::Receiver;
 use shared::{Block, DRAIN_WITHIN, Shared};
 use spool::WalSpool;
 use system::{archived_system, is_final, system_of};
-use upkeep::Upkeep;
 use watermark::Watermark;
 
 /// Archives the WAL of the server that `postgres` names until `stop` turns true. Reasons for a new base backup come out
@@ -114,13 +114,13 @@ pub(super) async fn run(
     let (merges, blocks) = mpsc::unbounded_channel();
     let retention = config.retention.postgres;
     let tasks = &shared.status.tasks;
-    let upkeep = tasks.spawn("wal-upkeep", Upkeep::new(Arc::clone(&shared), retention).run(blocks));
+    let maintenance = tasks.spawn("wal-maintenance", Maintenance::new(Arc::clone(&shared), retention).run(blocks));
     let watermark = tasks.spawn("wal-watermark", Watermark::new(Arc::clone(&shared)).run());
     let slots = tasks.spawn("wal-slots", watch::run(server.clone(), Arc::clone(&shared.status)));
     let result = serve(&server, postgres, &shared, chain, merges, stop).await;
     slots.abort();
     // Retention and merges are entries of the chain: aborted at any point they leave nothing half done.
-    upkeep.abort();
+    maintenance.abort();
     watermark.abort();
     shared.spool.close();
     result

@@ -9,7 +9,7 @@ use super::buffers::Buffer;
 use super::shared::Shared;
 use crate::error::{Kind, Result, ResultExt as _};
 use crate::manifest::{Chain, Selection};
-use crate::segment::wal::{MOST_BYTES, Seen, WalReader, Walker, parse_history};
+use crate::segment::wal::{MOST_BYTES, Seen, WalReader, WalScanner, parse_history};
 use crate::store::Store;
 use crate::stream::{Lsn, SegmentRef};
 
@@ -19,33 +19,33 @@ const PIECE: usize = 256 << 10;
 /// A scan of one timeline.
 pub(super) struct WalScan {
     timeline: u32,
-    walker: Walker,
+    scanner: WalScanner,
 }
 
 impl WalScan {
     /// Whether the scan has come just to this place.
     pub(super) fn is_at(&self, timeline: u32, at: Lsn) -> bool {
-        self.timeline == timeline && self.walker.position() == at
+        self.timeline == timeline && self.scanner.position() == at
     }
 
     /// The end of the last record that was right.
     pub(super) fn verified(&self) -> Option<Lsn> {
-        self.walker.verified()
+        self.scanner.verified()
     }
 
     /// Goes on through the bytes from `start` to `end`, which the spool holds; gives them.
     pub(super) fn over(&mut self, shared: &Shared, start: Lsn, end: Lsn) -> Result<(Buffer, Seen)> {
         if let Some(buffer) = shared.spool.take(self.timeline, start, end) {
-            self.walker.feed(&buffer)?;
-            return Ok((buffer, self.walker.take()));
+            self.scanner.feed(&buffer)?;
+            return Ok((buffer, self.scanner.take()));
         }
         let mut buffer = shared.buffers.take(end - start);
         // Scanned while the processor still has them.
         for piece in buffer.chunks_mut(PIECE) {
-            shared.spool.read(self.timeline, self.walker.position(), piece)?;
-            self.walker.feed(piece)?;
+            shared.spool.read(self.timeline, self.scanner.position(), piece)?;
+            self.scanner.feed(piece)?;
         }
-        Ok((buffer, self.walker.take()))
+        Ok((buffer, self.scanner.take()))
     }
 }
 
@@ -60,39 +60,39 @@ pub(super) async fn resume(shared: &Shared, chain: &Chain, timeline: u32, at: Ls
         let partitions = BTreeMap::from([(partition, from.position()..at.position())]);
         let selected = chain.select(&Selection { timestamps: None, partitions: Some(partitions) }).await?;
         match through(shared, timeline, switch, &selected.segments, at).await {
-            Ok(walker) => return Ok(WalScan { timeline, walker }),
+            Ok(scanner) => return Ok(WalScan { timeline, scanner }),
             // The archive's damage is verify's matter. What comes now is scanned from the next page on.
             Err(error) => {
                 tracing::error!(%error, hint = error.hint_text(), "the end of the archived WAL cannot be read back");
             }
         }
     }
-    Ok(WalScan { timeline, walker: Walker::new(shared.system, timeline, at, switch)? })
+    Ok(WalScan { timeline, scanner: WalScanner::new(shared.system, timeline, at, switch)? })
 }
 
-/// A walker that has come through these segments to `at`.
-async fn through(shared: &Shared, timeline: u32, switch: Lsn, segments: &[SegmentRef], at: Lsn) -> Result<Walker> {
+/// A scanner that has come through these segments to `at`.
+async fn through(shared: &Shared, timeline: u32, switch: Lsn, segments: &[SegmentRef], at: Lsn) -> Result<WalScanner> {
     let start =
         segments.first().and_then(|segment| segment.partitions.first()).map_or(at, |range| Lsn::at(range.start));
-    let mut walker = Walker::new(shared.system, timeline, start, switch)?;
+    let mut scanner = WalScanner::new(shared.system, timeline, start, switch)?;
     for segment in segments {
         let reader = WalReader::open(&shared.store, segment).await?;
-        if reader.facts().start != walker.position() {
+        if reader.facts().start != scanner.position() {
             // A gap: what lies before it is of no use.
-            walker = Walker::new(shared.system, timeline, reader.facts().start, switch)?;
+            scanner = WalScanner::new(shared.system, timeline, reader.facts().start, switch)?;
         }
         let scanned = tokio::task::spawn_blocking(move || {
             let bytes = reader.all()?;
-            walker.feed(&bytes).map(|()| walker)
+            scanner.feed(&bytes).map(|()| scanner)
         });
-        walker = scanned.await.or_err(Kind::Internal, || "the scan of WAL was aborted".into())??;
+        scanner = scanned.await.or_err(Kind::Internal, || "the scan of WAL was aborted".into())??;
     }
-    if walker.position() != at {
-        return Walker::new(shared.system, timeline, at, switch);
+    if scanner.position() != at {
+        return WalScanner::new(shared.system, timeline, at, switch);
     }
     // What is archived was counted when it was.
-    walker.take();
-    Ok(walker)
+    scanner.take();
+    Ok(scanner)
 }
 
 /// Where a timeline left its parent: 0/0 for the first, the greatest LSN where its history is not archived.

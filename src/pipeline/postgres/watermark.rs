@@ -1,7 +1,7 @@
 //! Saves the completeness watermark, up to when the archive is complete, for those who restore: a small object of this process,
 //! over and over.
 //!
-//! It is written beside the upkeep and not by it: a merge or the retention of a large archive takes a while, and a restore
+//! It is written beside the maintenance and not by it: a merge or the retention of a large archive takes a while, and a restore
 //! to a moment a few seconds ago is refused until the archive is known to be complete up to that moment.
 
 use std::collections::BTreeMap;

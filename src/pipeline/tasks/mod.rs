@@ -71,9 +71,9 @@ tasks! {
     KafkaRights "kafka_rights" Stops "Looks whether topics may be read.";
     KafkaMembers "kafka_members" Stops "Looks whether other clients take partitions of the group.";
     KafkaWatch "kafka_watch" Hinders "Looks for what no event tells: rights, members of the group, generations that others have begun.";
-    KafkaUpkeep "kafka_upkeep" Hinders "Gives up records that retention lets go.";
+    KafkaMaintenance "kafka_upkeep" Hinders "Expires records that retention lets go.";
     KafkaState "kafka_state" Hinders "Keeps topics with their settings, groups with their positions, and access control lists.";
-    KafkaStateUpkeep "kafka_state_upkeep" Hinders "Gives up versions of the state of Kafka that retention lets go.";
+    KafkaStateMaintenance "kafka_state_upkeep" Hinders "Expires versions of the state of Kafka that retention lets go.";
     Leftovers "leftover_uploads" Hinders "Aborts uploads that killed processes have left in the bucket.";
     WalOpen "wal_open" Stops "Opens the chain of the write-ahead log.";
     WalReceive "wal_receive" Stops "Receives the write-ahead log.";
@@ -81,7 +81,7 @@ tasks! {
     WalUpload "wal_upload" Stops "Uploads segments of the write-ahead log.";
     WalCheckpoint "wal_checkpoint" Stops "Writes the checkpoints of the write-ahead log.";
     WalCoverage "wal_coverage" Hinders "Writes down up to when the write-ahead log is complete.";
-    WalUpkeep "wal_upkeep" Hinders "Merges segments of the write-ahead log, and gives up what retention lets go.";
+    WalMaintenance "wal_upkeep" Hinders "Merges segments of the write-ahead log, and expires what retention lets go.";
     WalSlots "wal_slots" Hinders "Looks at the server's replication slots.";
     BaseBackup "base_backup" Hinders "Takes base backups.";
 }

@@ -178,8 +178,8 @@ async fn first_removed(target: &Target, grown: &BTreeMap<String, Vec<(i32, i64)>
         grown.iter().flat_map(of)
     };
     let asked: Vec<(String, i32)> = all().map(|(at, _)| at).collect();
-    let starts = target.starts(&asked, ANSWER).await?;
-    Ok(all().find(|(at, known)| starts.get(at).is_some_and(|start| known < start)).map(|(at, _)| at))
+    let earliest = target.earliest_offsets(&asked, ANSWER).await?;
+    Ok(all().find(|(at, known)| earliest.get(at).is_some_and(|start| known < start)).map(|(at, _)| at))
 }
 
 /// The first partition of `topic` in which a committed record lies at or behind its offset in `from`, or did until it was removed

@@ -150,7 +150,7 @@ impl Target {
     }
 
     /// The first offset that the brokers have of each of `partitions`.
-    pub(super) async fn starts(&self, partitions: &[(String, i32)], patience: Duration) -> Result<Offsets> {
+    pub(super) async fn earliest_offsets(&self, partitions: &[(String, i32)], patience: Duration) -> Result<Offsets> {
         self.offsets(partitions, OffsetAt::Earliest, patience).await
     }
 

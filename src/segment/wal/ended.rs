@@ -65,7 +65,7 @@ impl Limits {
     }
 }
 
-/// The manager and operation of records that are told; see [`super::Walker::telling`].
+/// The manager and operation of records that are told; see [`super::WalScanner::telling`].
 const MANAGER_XLOG: u8 = 0;
 const MANAGER_XACT: u8 = 1;
 const MANAGER_TABLESPACES: u8 = 5;

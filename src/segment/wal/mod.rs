@@ -7,7 +7,7 @@
 //!           zstd frame         the bytes of WAL from `start` to `end`, with content size and checksum
 //!
 //!  bytes ─► seal ─► object ─► (store) ─► object ─► WalReader ─► the same bytes
-//!    └────► Walker: page headers, records, their CRCs, the times of commits
+//!    └────► WalScanner: page headers, records, their CRCs, the times of commits
 //! ```
 //!
 //! `zstd -dc` of an object gives the WAL itself. A segment holds at most [`MOST_BYTES`], so that an object can be held
@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 pub use ended::{Ended, Limits, What};
 pub use history::{Switch, parse_history};
 pub use read::WalReader;
-pub use records::{LONG_HEADER, PAGE, SHORT_HEADER, Seen, Walker, check_pages, page_magic};
+pub use records::{LONG_HEADER, PAGE, SHORT_HEADER, Seen, WalScanner, check_pages, page_magic};
 pub use write::seal;
 
 use crate::error::{Error, Kind, Result, ResultExt};

@@ -12,7 +12,7 @@
 //! `ValidXLogRecord`). Nothing is buffered but a header and the first bytes of a body, so that a record of a gigabyte
 //! costs no memory.
 //!
-//! A walk that begins in the middle of a page has to wait for the next one, whose header says where a record begins.
+//! A scan that begins in the middle of a page has to wait for the next one, whose header says where a record begins.
 
 use super::ended::{self, Ended};
 use crate::error::{Error, Kind, Result};
@@ -73,14 +73,14 @@ pub fn page_magic(server_version: u32) -> Option<u16> {
 }
 
 /// Looks at the headers of the pages that begin within `bytes`, which stand at `at`: the first thing that WAL from a wrong
-/// place or a wrong server would show. All else is the walker's work.
+/// place or a wrong server would show. All else is the scanner's work.
 ///
 /// # Errors
 /// [`Kind::Corrupt`] for a page that does not belong there.
 pub fn check_pages(server_version: u32, at: Lsn, bytes: &[u8]) -> Result<()> {
     let first = at.0.next_multiple_of(PAGE) - at.0;
     for start in (first..bytes.len() as u64).step_by(PAGE as usize) {
-        // What is cut off is looked at by the walker.
+        // What is cut off is looked at by the scanner.
         let Some(header) = bytes.get(start as usize..).and_then(|rest| rest.get(..SHORT_HEADER as usize)) else {
             break;
         };
@@ -94,7 +94,7 @@ pub fn check_pages(server_version: u32, at: Lsn, bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// What was found in the bytes since the last [`Walker::take`].
+/// What was found in the bytes since the last [`WalScanner::take`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Seen {
     /// Commits and aborts that ended there.
@@ -129,7 +129,7 @@ impl Seen {
 
 /// Checks pages and records of one timeline, from one position on.
 #[derive(Debug, Clone)]
-pub struct Walker {
+pub struct WalScanner {
     system: System,
     magic: u16,
     timeline: u32,
@@ -179,8 +179,8 @@ struct Body {
     left: u32,
 }
 
-impl Walker {
-    /// A walk from `at` on; `switch` is where the timeline left its parent: 0/0 for the first, the greatest LSN where
+impl WalScanner {
+    /// A scan from `at` on; `switch` is where the timeline left its parent: 0/0 for the first, the greatest LSN where
     /// that is not known.
     ///
     /// # Errors
@@ -207,7 +207,7 @@ impl Walker {
         })
     }
 
-    /// The same walk, which also tells the records that a recovery can stop at.
+    /// The same scan, which also tells the records that a recovery can stop at.
     #[must_use]
     pub fn telling(self) -> Self {
         Self { told: Some(Vec::new()), ..self }
@@ -278,7 +278,7 @@ impl Walker {
     }
 
     fn begin_page(&mut self, start: u64, first_of_file: bool) -> Result<()> {
-        // A walk that begins behind a switch has not seen it: what is left of the file has to be zeros then.
+        // A scan that begins behind a switch has not seen it: what is left of the file has to be zeros then.
         let is_unused = self.page[..SHORT_HEADER as usize].iter().all(|byte| *byte == 0);
         if matches!(self.state, State::Lost) && is_unused && !first_of_file {
             self.state = State::Unused;

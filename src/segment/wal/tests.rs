@@ -118,13 +118,13 @@ fn log() -> Log {
     log
 }
 
-fn walk(log: &Log, piece: usize) -> Result<Seen> {
-    let mut walker = Walker::new(system(), log.timeline, Lsn(log.start), Lsn(0))?;
+fn scan(log: &Log, piece: usize) -> Result<Seen> {
+    let mut scanner = WalScanner::new(system(), log.timeline, Lsn(log.start), Lsn(0))?;
     for bytes in log.bytes.chunks(piece) {
-        walker.feed(bytes)?;
+        scanner.feed(bytes)?;
     }
-    assert_eq!(walker.position(), Lsn(log.at()));
-    Ok(walker.take())
+    assert_eq!(scanner.position(), Lsn(log.at()));
+    Ok(scanner.take())
 }
 
 #[test]
@@ -138,23 +138,23 @@ fn records_are_followed_over_pages_and_files_whatever_the_pieces() {
         minimal: false,
     };
     for piece in [1, 7, 24, 8_191, 8_192, 100_000, usize::MAX] {
-        assert_eq!(walk(&log, piece).expect("sound WAL"), expected, "pieces of {piece}");
+        assert_eq!(scan(&log, piece).expect("sound WAL"), expected, "pieces of {piece}");
     }
 }
 
 #[test]
-fn a_walk_may_begin_anywhere() {
+fn a_scan_may_begin_anywhere() {
     let log = log();
     let feed = |begin: usize, bytes: &[u8]| {
-        let mut walker = Walker::new(system(), 1, Lsn(log.start + begin as u64), Lsn(0)).expect("a known version");
-        walker.feed(&bytes[begin..]).map(|()| walker)
+        let mut scanner = WalScanner::new(system(), 1, Lsn(log.start + begin as u64), Lsn(0)).expect("a known version");
+        scanner.feed(&bytes[begin..]).map(|()| scanner)
     };
     // The last two begin behind the switch: in a generation of a timeline that follows an abandoned one, nobody has seen it.
     let unused = (1 << 20) - 8_192 * 2 + 12;
     for begin in [8, 8_192, 20_000, 8_192 * 40, 8_192 * 40 + 12, 1 << 20, unused, (1 << 20) - 8_192] {
-        let mut walker = feed(begin, &log.bytes).expect("sound WAL");
-        assert_eq!(walker.take().last_commit, if begin < unused { Some(946_684_800_000) } else { None }, "{begin}");
-        assert_eq!(walker.verified().map(|end| end.0), Some(log.at() - 4), "{begin}");
+        let mut scanner = feed(begin, &log.bytes).expect("sound WAL");
+        assert_eq!(scanner.take().last_commit, if begin < unused { Some(946_684_800_000) } else { None }, "{begin}");
+        assert_eq!(scanner.verified().map(|end| end.0), Some(log.at() - 4), "{begin}");
     }
     // Zeros count only up to the end of the file.
     let mut damaged = log.bytes.clone();
@@ -171,7 +171,7 @@ fn what_is_wrong_is_named_with_its_place() {
     let said = |at: usize, bytes: &[u8]| {
         let mut log = log();
         log.bytes[at..at + bytes.len()].copy_from_slice(bytes);
-        let error = walk(&log, usize::MAX).expect_err("damage");
+        let error = scan(&log, usize::MAX).expect_err("damage");
         assert_eq!(error.kind(), Kind::Corrupt);
         error.to_string()
     };
@@ -189,9 +189,9 @@ fn what_is_wrong_is_named_with_its_place() {
     assert!(said(64 + 30, &[1]).contains("its CRC is"));
     assert!(said((1 << 20) - 8_192, &[1]).contains("behind a switch"));
     assert!(said((1 << 20) - 1, &[1]).contains("behind a switch"));
-    walk(&sound, 10_000).expect("the original is sound");
+    scan(&sound, 10_000).expect("the original is sound");
     let unknown = System { server_version: 12, ..system() };
-    assert_eq!(Walker::new(unknown, 1, Lsn(0), Lsn(0)).expect_err("too old").kind(), Kind::Unsupported);
+    assert_eq!(WalScanner::new(unknown, 1, Lsn(0), Lsn(0)).expect_err("too old").kind(), Kind::Unsupported);
 }
 
 #[test]
@@ -206,7 +206,7 @@ fn a_record_that_a_crash_cut_off_is_overwritten() {
     log.page(0x8, 0);
     log.record(0, 0xd0, &body(16, 3));
     log.commit(5_000);
-    assert_eq!(walk(&log, 1_000).expect("sound WAL").commits, 1);
+    assert_eq!(scan(&log, 1_000).expect("sound WAL").commits, 1);
 }
 
 #[test]
@@ -217,11 +217,11 @@ fn a_timeline_begins_with_pages_of_its_parent() {
     let switch = log.at();
     log.record(0, 0x90, &body(24, 1));
     log.record(10, 0, &body(9_000, 1));
-    let mut walker = Walker::new(system(), 2, Lsn(0), Lsn(switch)).expect("a known version");
-    walker.feed(&log.bytes).expect("sound WAL");
+    let mut scanner = WalScanner::new(system(), 2, Lsn(0), Lsn(switch)).expect("a known version");
+    scanner.feed(&log.bytes).expect("sound WAL");
     // A page of the parent's cannot lie beyond the switch.
-    let mut walker = Walker::new(system(), 2, Lsn(0), Lsn(8_192)).expect("a known version");
-    assert!(walker.feed(&log.bytes).expect_err("the second page").to_string().contains("timeline 1"));
+    let mut scanner = WalScanner::new(system(), 2, Lsn(0), Lsn(8_192)).expect("a known version");
+    assert!(scanner.feed(&log.bytes).expect_err("the second page").to_string().contains("timeline 1"));
 }
 
 fn facts(length: u64) -> WalFacts {
@@ -280,12 +280,12 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn no_bytes_make_the_walker_panic(
+    fn no_bytes_make_the_scanner_panic(
         bytes in prop::collection::vec(any::<u8>(), 0..20_000), at in 0..40_000_u64, piece in 1..9_000_usize,
     ) {
-        let mut walker = Walker::new(system(), 1, Lsn(at), Lsn(0)).expect("a known version");
+        let mut scanner = WalScanner::new(system(), 1, Lsn(at), Lsn(0)).expect("a known version");
         for piece in bytes.chunks(piece) {
-            if walker.feed(piece).is_err() {
+            if scanner.feed(piece).is_err() {
                 break;
             }
         }
@@ -296,7 +296,7 @@ proptest! {
         let mut log = log();
         let at = at.index(log.bytes.len());
         log.bytes[at] ^= flip;
-        if walk(&log, piece).is_ok() {
+        if scan(&log, piece).is_ok() {
             // Unused bytes: the end of a page's header, and up to the next multiple of 8 behind a record. A flag that
             // says that a page may be removed means nothing here.
             let in_header = at % 8_192;

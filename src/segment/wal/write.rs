@@ -11,7 +11,7 @@ use crate::error::{Error, Kind, Result, ResultExt};
 use crate::stream::{Format, PartitionRange, SegmentRef, sha256};
 
 /// Makes the segment that is to be stored as `key` from the bytes of WAL that `facts` tells of; `seen` is what a
-/// [`super::Walker`] found in them. Gives what its checkpoint says, and the object.
+/// [`super::WalScanner`] found in them. Gives what its checkpoint says, and the object.
 pub fn seal(key: &Path, facts: &WalFacts, wal: &[u8], seen: &Seen, zstd_level: i32) -> Result<(SegmentRef, Bytes)> {
     if wal.len() as u64 != facts.len() {
         let message = format!("a segment from {} to {} was given {} bytes of WAL", facts.start, facts.end, wal.len());

@@ -210,7 +210,7 @@ impl Assignment {
     }
 
     /// librdkafka is told to start a partition, which it has not begun to read yet.
-    pub(super) fn starts(&mut self, key: Key) {
+    pub(super) fn started(&mut self, key: Key) {
         if let Some(slot) = self.slot_mut(key) {
             slot.starting = Some(0);
         }
@@ -412,7 +412,7 @@ mod tests {
         assert!(assignment.to_hold().is_empty(), "it is held already");
         assert!(assignment.arrived(key) && !assignment.arrived(key), "it goes on once");
         assignment.go_on(new, 10);
-        assignment.starts(new);
+        assignment.started(new);
         assert_eq!(assignment.to_hold(), [new], "its fetcher had stopped");
         assignment.set_held(new);
         assignment.set_paused(new, true);

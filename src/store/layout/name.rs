@@ -1,5 +1,5 @@
 //! The keys that objects of the archive say: of segments in entries and pages, of parts in `backup.json`. Whoever can write the bucket
-//! can write any text there, and the keys are read, printed for other engines and given up. So a key counts only if it is to
+//! can write any text there, and the keys are read, printed for other engines and deleted. So a key counts only if it is to
 //! the letter what this program would write, for what it is read as.
 
 use std::ops::Range;

@@ -83,8 +83,8 @@ pub(super) struct AnyBegin {
     cluster_id: Option<String>,
     #[serde(default)]
     partitions: i32,
-    #[serde(default)]
-    starts: Vec<Option<i64>>,
+    #[serde(default, rename = "starts")]
+    start_offsets: Vec<Option<i64>>,
 }
 
 impl From<AnyBegin> for Begin {
@@ -98,7 +98,7 @@ impl From<AnyBegin> for Begin {
                 topic_id: any.topic_id,
                 cluster_id: any.cluster_id,
                 partitions: any.partitions,
-                starts: any.starts,
+                start_offsets: any.start_offsets,
             },
         }
     }
@@ -124,7 +124,7 @@ mod tests {
         let text = r#"{"system_id":"18446744073709551615","wal_segment_size":16777216,"server_version":17}"#;
         assert_eq!(read(text).expect("a system"), Begin::Postgres(system));
         assert_eq!(serde_json::to_string(&Begin::Postgres(system)).expect("JSON"), text);
-        let bare = Begin::Topic { topic_id: None, cluster_id: None, partitions: 0, starts: Vec::new() };
+        let bare = Begin::Topic { topic_id: None, cluster_id: None, partitions: 0, start_offsets: Vec::new() };
         assert_eq!(read(r#"{"topic_id":null}"#).expect("a topic"), bare);
         assert!(read(r#"{"system_id":7,"wal_segment_size":16777216,"server_version":17}"#).is_err());
     }

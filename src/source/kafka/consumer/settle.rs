@@ -83,7 +83,7 @@ impl Consumer {
             return Ok(());
         }
         for key in stopped {
-            self.assignment.starts(*key);
+            self.assignment.started(*key);
         }
         if !self.cooperative {
             return self.assign_all();

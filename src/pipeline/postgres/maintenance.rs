@@ -1,10 +1,10 @@
-//! What keeps an archive of WAL in order while it grows: small segments are merged, what retention lets go is given up,
+//! What keeps an archive of WAL in order while it grows: small segments are merged, what retention lets go is expired,
 //! objects that nobody needs any more are deleted, and what can be recovered is worked out.
 //!
 //! Everything here is an entry of the chain like the archiver's own, made by a chain of its own under a writer's id of
 //! its own; broken off at any point it leaves nothing half done.
 
-mod retired;
+mod delete;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -44,14 +44,14 @@ const GRACE: TimeDelta = TimeDelta::hours(1);
 type Timelines = (Option<u32>, Option<u32>);
 
 /// The task.
-pub(super) struct Upkeep {
+pub(super) struct Maintenance {
     shared: Arc<Shared>,
     retention: Option<Duration>,
     /// Blocks that may lie in several segments.
     blocks: BTreeSet<Block>,
     tidied: Option<DateTime<Utc>>,
     /// When retention was last tried. A process that was just started is not connected yet, and tries again in the next round.
-    gave_up: Option<DateTime<Utc>>,
+    expired: Option<DateTime<Utc>>,
     /// When the server was found to be on an older timeline than the archive, and which both were.
     older: Option<(DateTime<Utc>, Timelines)>,
     looked: Option<DateTime<Utc>>,
@@ -59,14 +59,14 @@ pub(super) struct Upkeep {
     backups: Known,
 }
 
-impl Upkeep {
+impl Maintenance {
     pub(super) fn new(shared: Arc<Shared>, retention: Option<Duration>) -> Self {
         Self {
             shared,
             retention,
             blocks: BTreeSet::new(),
             tidied: None,
-            gave_up: None,
+            expired: None,
             older: None,
             looked: None,
             chain: None,
@@ -78,12 +78,12 @@ impl Upkeep {
     pub(super) async fn run(mut self, mut blocks: mpsc::UnboundedReceiver<Block>) {
         let mut tick = interval(ROUND);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let reporter = self.shared.status.tasks.reporter(Task::WalUpkeep, "");
+        let reporter = self.shared.status.tasks.reporter(Task::WalMaintenance, "");
         loop {
             tokio::select! {
                 Some(block) = blocks.recv() => drop(self.blocks.insert(block)),
                 _ = tick.tick() => {
-                    let what = "the upkeep of the archived WAL is put off";
+                    let what = "the maintenance of the archived WAL is put off";
                     match self.round().await {
                         Ok(()) => reporter.succeeded(),
                         Err(error) => {
@@ -107,9 +107,9 @@ impl Upkeep {
         let timelines = self.shared.status.timelines();
         // The chain is not read over and over for a server that stays on an older timeline.
         let older = self.older.filter(|(_, then)| *then == timelines).map(|(at, _)| at);
-        let is_due = since(self.gave_up, TIDY_EVERY) && since(older, TIDY_EVERY);
-        let give_up = self.retention.is_some() && is_due && self.shared.status.is_connected();
-        if self.blocks.is_empty() && !tidy && !look && !give_up {
+        let is_due = since(self.expired, TIDY_EVERY) && since(older, TIDY_EVERY);
+        let expire = self.retention.is_some() && is_due && self.shared.status.is_connected();
+        if self.blocks.is_empty() && !tidy && !look && !expire {
             return Ok(());
         }
         // Kept open from round to round: to open a chain anew takes some dozens of requests. After an error it is opened
@@ -132,17 +132,17 @@ impl Upkeep {
         }
         let merged = self.merge_all(&mut chain).await;
         let horizon = self.retention.and_then(|kept| Some(now - TimeDelta::from_std(kept).ok()?));
-        if give_up && !self.shared.status.is_at_newest(&chain) {
+        if expire && !self.shared.status.is_at_newest(&chain) {
             self.older = Some((now, timelines));
-        } else if let Some(horizon) = horizon.filter(|_| give_up) {
+        } else if let Some(horizon) = horizon.filter(|_| expire) {
             let (known, writer) = (self.backups.taken(), format!("{}e", self.shared.writer));
-            self::give_up(&self.shared.store, &mut chain, known, horizon, &writer).await?;
-            self.gave_up = Some(now);
+            self::expire(&self.shared.store, &mut chain, known, horizon, &writer).await?;
+            self.expired = Some(now);
         }
         if tidy {
             // By the store's clock, which dates what is to go.
             let at = holds::store_time(&self.shared.store, self.shared.system.system_id).await?;
-            left_to_others(sweep(&self.shared.store, &chain, (at, horizon)).await)?;
+            left_to_others(delete_obsolete(&self.shared.store, &chain, (at, horizon)).await)?;
             self.tidied = Some(now);
         }
         looked.and(merged)?;
@@ -237,87 +237,87 @@ fn range_of(segments: &[SegmentRef]) -> Option<(i64, i64)> {
     Some((first.start, end))
 }
 
-/// What was given up.
+/// What was expired.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Given {
+pub struct Expiry {
     /// Segments of WAL. Their objects are deleted after a grace time.
     pub wal: Retired,
     /// Base backups. Their objects, too.
     pub backups: u64,
 }
 
-/// Gives up what is not needed to recover to any moment from `horizon` on, and what nobody holds. What is `known` of the backups
-/// tells whether there is anything; before something is given up, each is read again.
-pub async fn give_up(
+/// Expires what is not needed to recover to any moment from `horizon` on, and what nobody holds. What is `known` of the backups
+/// tells whether there is anything; before something is expired, each is read again.
+pub async fn expire(
     store: &Store,
     chain: &mut Chain,
     known: Vec<Taken>,
     horizon: DateTime<Utc>,
     writer: &str,
-) -> Result<Given> {
-    let StreamId::Postgres { system_id } = *chain.stream() else { return Ok(Given::default()) };
+) -> Result<Expiry> {
+    let StreamId::Postgres { system_id } = *chain.stream() else { return Ok(Expiry::default()) };
     let held = holds::held(store, system_id, holds::store_time(store, system_id).await?).await?;
-    if recoverable::surplus(store, chain, known, horizon, &held).await?.is_empty() {
-        return Ok(Given::default());
+    if recoverable::expirable(store, chain, known, horizon, &held).await?.is_empty() {
+        return Ok(Expiry::default());
     }
     let read = Known::read(store, chain).await?;
     // Whoever restores from now on waits, or is seen.
-    let giving = holds::GivingUp::begin(store, system_id, writer).await?;
-    let given = give_up_unheld((store, system_id), chain, (read, horizon), &giving, writer).await;
-    giving.end(store).await;
-    let given = given?;
-    if given != Given::default() {
-        tracing::info!(stream = %chain.stream(), segments = given.wal.segments, bytes = given.wal.stored_bytes, backups = given.backups, "retention gave up WAL and backups");
+    let expiring = holds::Expiring::begin(store, system_id, writer).await?;
+    let expired = expire_unheld((store, system_id), chain, (read, horizon), &expiring, writer).await;
+    expiring.end(store).await;
+    let expired = expired?;
+    if expired != Expiry::default() {
+        tracing::info!(stream = %chain.stream(), segments = expired.wal.segments, bytes = expired.wal.stored_bytes, backups = expired.backups, "retention expired WAL and backups");
     }
-    Ok(given)
+    Ok(expired)
 }
 
-/// Gives up what nobody holds, of a system with these base backups.
-async fn give_up_unheld(
+/// Expires what nobody holds, of a system with these base backups.
+async fn expire_unheld(
     (store, system_id): (&Store, u64),
     chain: &mut Chain,
     (backups, horizon): (Vec<Taken>, DateTime<Utc>),
-    giving: &holds::GivingUp,
+    expiring: &holds::Expiring,
     writer: &str,
-) -> Result<Given> {
+) -> Result<Expiry> {
     let held = holds::held(store, system_id, holds::store_time(store, system_id).await?).await?;
-    let surplus = recoverable::surplus(store, chain, backups, horizon, &held).await?;
-    giving.is_in_time()?;
-    let wal = match surplus.before.is_empty() {
+    let expirable = recoverable::expirable(store, chain, backups, horizon, &held).await?;
+    expiring.is_in_time()?;
+    let wal = match expirable.before.is_empty() {
         true => Retired::default(),
-        false => chain.expire(&surplus.before, writer, crate::time::now()).await?,
+        false => chain.expire(&expirable.before, writer, crate::time::now()).await?,
     };
-    // A backup whose WAL is given up is of no use; one that is left by a crash here goes the next time.
-    let backups = chain.give_up_backups(&surplus.backups, writer, crate::time::now()).await?;
+    // A backup whose WAL is expired is of no use; one that is left by a crash here goes the next time.
+    let backups = chain.expire_backups(&expirable.backups, writer, crate::time::now()).await?;
     for backup in &backups {
         remove(store, system_id, backup).await?;
     }
-    Ok(Given { wal, backups: backups.len() as u64 })
+    Ok(Expiry { wal, backups: backups.len() as u64 })
 }
 
-/// Deletes the objects of what was given up or merged longer ago than the grace time at `now`, and what is left of backups that do
+/// Deletes the objects of what was expired or merged longer ago than the grace time at `now`, and what is left of backups that do
 /// not count. What belongs to a timeline that was abandoned stays until `horizon` has come to that.
-pub async fn sweep(
+pub async fn delete_obsolete(
     store: &Store,
     chain: &Chain,
     (now, horizon): (DateTime<Utc>, Option<DateTime<Utc>>),
 ) -> Result<u64> {
     let StreamId::Postgres { system_id } = *chain.stream() else { return Ok(0) };
     let held = holds::held(store, system_id, now).await?;
-    let parts = leftovers::sweep(store, (system_id, chain.backups()), &held, now).await?;
-    holds::sweep(store, system_id, now).await?;
-    Ok(parts + retired::delete_retired(store, chain, (now - GRACE, horizon)).await?)
+    let parts = leftovers::remove(store, (system_id, chain.backups()), &held, now).await?;
+    holds::remove_lapsed(store, system_id, now).await?;
+    Ok(parts + delete::delete_retired(store, chain, (now - GRACE, horizon)).await?)
 }
 
 /// Where this process may not delete, whoever may does (`tidelog expire` with rights of its own, docs/SECURITY.md): nothing else waits
 /// for that.
-pub(in crate::pipeline) fn left_to_others(swept: Result<u64>) -> Result<()> {
-    match swept {
+pub(in crate::pipeline) fn left_to_others(deleted: Result<u64>) -> Result<()> {
+    match deleted {
         Err(error) if error.kind() == Kind::Denied => {
             tracing::warn!(%error, "what is no longer needed stays until `tidelog expire` runs with the right to delete it");
             Ok(())
         }
-        swept => swept.map(drop),
+        deleted => deleted.map(drop),
     }
 }
 

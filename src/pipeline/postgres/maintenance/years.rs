@@ -1,4 +1,4 @@
-//! What upkeep costs in an archive of years, made up.
+//! What maintenance costs in an archive of years, made up.
 
 use std::fmt;
 use std::sync::Mutex;
@@ -190,7 +190,7 @@ async fn what_is_retired_goes_and_nothing_else_however_much_there_is() {
     let mut chain = begun(&store).await;
     append(&store, &mut chain, 0, ends(0..2_500, &merged)).await;
     let delete =
-        async |chain: &Chain, at, horizon| retired::delete_retired(&store, chain, (at, horizon)).await.expect("looked");
+        async |chain: &Chain, at, horizon| delete::delete_retired(&store, chain, (at, horizon)).await.expect("looked");
     let count = async || store.list(&layout::wal_segments(7)).await.expect("listed").len();
     counting.take();
     assert_eq!(delete(&chain, now() + GRACE, None).await, 0);
@@ -198,8 +198,8 @@ async fn what_is_retired_goes_and_nothing_else_however_much_there_is() {
     for block in merged {
         merge(&store, &mut chain, block).await;
     }
-    let given_up = BTreeMap::from([(1, Lsn(3 * BLOCK).position())]);
-    chain.expire(&given_up, "e", now()).await.expect("given up");
+    let expired = BTreeMap::from([(1, Lsn(3 * BLOCK).position())]);
+    chain.expire(&expired, "e", now()).await.expect("expired");
     let orphan = layout::wal_segment(7, 1, 5..9, "o", 0);
     store.put(&orphan, Bytes::from_static(b"x")).await.expect("stored");
     let before = count().await;
@@ -263,8 +263,8 @@ async fn cost(weeks: u64) -> [(u64, u64); 4] {
         merge(&store, &mut chain, blocks.start).await;
         let known = Known::read(&store, &chain).await.expect("read");
         counting.take();
-        give_up(&store, &mut chain, known, horizon(blocks.end), "e").await.expect("given up");
-        sweep(&store, &chain, (crate::time::now() + GRACE, None)).await.expect("tidied");
+        expire(&store, &mut chain, known, horizon(blocks.end), "e").await.expect("expired");
+        delete_obsolete(&store, &chain, (crate::time::now() + GRACE, None)).await.expect("tidied");
     }
     let works = counting.take();
     let mut chain = Chain::open(&store, chain.stream()).await.expect("opened").expect("a chain");
@@ -277,15 +277,15 @@ async fn cost(weeks: u64) -> [(u64, u64); 4] {
     assert_eq!(windows.len(), 1);
     assert!(windows[0].from <= horizon(weeks * A_WEEK), "{windows:?}");
     let look = counting.take();
-    let given = give_up(&store, &mut chain, known.taken(), horizon(weeks * A_WEEK), "e").await.expect("looked");
-    assert_eq!(given, Given::default());
-    assert_eq!(sweep(&store, &chain, (crate::time::now() + GRACE, None)).await.expect("tidied"), 0);
+    let given = expire(&store, &mut chain, known.taken(), horizon(weeks * A_WEEK), "e").await.expect("looked");
+    assert_eq!(given, Expiry::default());
+    assert_eq!(delete_obsolete(&store, &chain, (crate::time::now() + GRACE, None)).await.expect("tidied"), 0);
     [start, look, works, counting.take()]
 }
 
 /// What is read is what is in memory: nothing is kept between rounds but the backups' positions.
 #[tokio::test]
-async fn what_upkeep_costs_after_three_years_is_what_it_cost_after_weeks() {
+async fn what_maintenance_costs_after_three_years_is_what_it_cost_after_weeks() {
     let (young, old) = (cost(12).await, cost(156).await);
     eprintln!("objects and bytes of a start, a look, two tidies: {young:?} after 12 weeks, {old:?} after 156");
     // To open a chain takes the entries since its last snapshot, up to 63.
@@ -295,8 +295,8 @@ async fn what_upkeep_costs_after_three_years_is_what_it_cost_after_weeks() {
     }
 }
 
-/// The upkeep of a service, whose archive keeps a day.
-fn service(store: &Store, spool: &std::path::Path) -> Upkeep {
+/// The maintenance of a service, whose archive keeps a day.
+fn service(store: &Store, spool: &std::path::Path) -> Maintenance {
     let system = System { system_id: 7, wal_segment_size: 16 << 20, server_version: 15 };
     let shared = Shared {
         store: store.clone(),
@@ -312,7 +312,7 @@ fn service(store: &Store, spool: &std::path::Path) -> Upkeep {
         look_again: tokio::sync::Notify::new(),
         backups: mpsc::channel(1).0,
     };
-    Upkeep::new(Arc::new(shared), Some(Duration::from_secs(86_400)))
+    Maintenance::new(Arc::new(shared), Some(Duration::from_secs(86_400)))
 }
 
 #[tokio::test]
@@ -324,24 +324,27 @@ async fn a_server_on_an_older_timeline_costs_no_request_until_it_has_come_to_the
     newer.partitions[0].partition = 2;
     chain.commit(&Change { segments: vec![newer], ..Change::default() }, "w", now()).await.expect("committed");
     let spool = tempfile::tempdir().expect("a directory");
-    let mut upkeep = service(&store, spool.path());
-    upkeep.shared.status.note(|now| (now.connected, now.timeline) = (true, Some(1)));
-    upkeep.round().await.expect("the first round");
-    assert!(counting.take().0 > 0 && upkeep.gave_up.is_none(), "it was looked, and the server is on an older timeline");
+    let mut maintenance = service(&store, spool.path());
+    maintenance.shared.status.note(|now| (now.connected, now.timeline) = (true, Some(1)));
+    maintenance.round().await.expect("the first round");
+    assert!(
+        counting.take().0 > 0 && maintenance.expired.is_none(),
+        "it was looked, and the server is on an older timeline"
+    );
     counting.log.lock().expect("a log").clear();
     for _ in 0..20 {
-        upkeep.round().await.expect("a round");
+        maintenance.round().await.expect("a round");
     }
     let log = counting.log.lock().expect("a log").clone();
     assert_eq!((counting.take().0, log), (0, Vec::<String>::new()));
     // The server is promoted, and the archive follows.
-    upkeep.shared.status.note(|now| now.timeline = Some(2));
-    upkeep.round().await.expect("a round");
-    assert!(upkeep.gave_up.is_some(), "at once, and not after ten minutes");
+    maintenance.shared.status.note(|now| now.timeline = Some(2));
+    maintenance.round().await.expect("a round");
+    assert!(maintenance.expired.is_some(), "at once, and not after ten minutes");
 }
 
 #[tokio::test]
-async fn who_gives_up_says_so_before_it_looks_who_holds() {
+async fn who_expires_says_so_before_it_looks_who_holds() {
     let (counting, store) = counted();
     let mut chain = begun(&store).await;
     for block in 0..4 {
@@ -351,7 +354,7 @@ async fn who_gives_up_says_so_before_it_looks_who_holds() {
     let horizon = DateTime::from_timestamp_millis(came(6)).expect("a time");
     let known = Known::read(&store, &chain).await.expect("read");
     counting.log.lock().expect("a log").clear();
-    let given = give_up(&store, &mut chain, known, horizon, "e").await.expect("given up");
+    let given = expire(&store, &mut chain, known, horizon, "e").await.expect("expired");
     assert!(given.backups > 0 && given.wal.segments > 0, "{given:?}");
     let log = counting.log.lock().expect("a log").clone();
     let at = |what: &str, from: usize| {

@@ -1,6 +1,6 @@
-//! Gives up the versions of state that retention lets go, at the start and every ten minutes, beside the keeping of new ones.
+//! Expires the versions of state that retention lets go, at the start and every ten minutes, beside the keeping of new ones.
 //!
-//! An entry of the chain gives them up, made under a writer's id of its own; their objects are deleted an hour later. Broken off at
+//! An entry of the chain expires them, made under a writer's id of its own; their objects are deleted an hour later. Broken off at
 //! any point it leaves nothing half done. Replicas do this side by side: of two entries for the same versions one is written.
 
 use std::time::Duration;
@@ -36,7 +36,7 @@ pub(in crate::pipeline) async fn run((cluster, kept): (String, Duration), opened
     }
 }
 
-const PUT_OFF: &str = "the upkeep of the state of Kafka is put off";
+const PUT_OFF: &str = "the maintenance of the state of Kafka is put off";
 
 /// Looks at each kind of state of a cluster. Within is the first error of one of them, which keeps none of the others; the store's
 /// own are errors.
@@ -53,11 +53,11 @@ async fn round(opened: &Opened, cluster: &str, kept: Duration) -> Result<Result<
 
 async fn tidy(store: &Store, stream: &StreamId, at: (Duration, DateTime<Utc>), writer: &str) -> Result<()> {
     let Some(mut chain) = Chain::open(store, stream).await? else { return Ok(()) };
-    give_up(&mut chain, at, writer).await?;
-    left_to_others(retention::sweep(store, &chain, at.1).await)
+    expire(&mut chain, at, writer).await?;
+    left_to_others(retention::delete_expired(store, &chain, at.1).await)
 }
 
-/// The time by the store's clock: no machine with a wrong clock gives up too much.
+/// The time by the store's clock: no machine with a wrong clock expires too much.
 pub async fn now(store: &Store) -> Result<DateTime<Utc>> {
     holds::store_time_in(store, &layout::state_holds()).await
 }
@@ -71,7 +71,7 @@ pub fn horizon(kept: Duration, now: DateTime<Utc>) -> Result<DateTime<Utc>> {
     now.checked_sub_signed(span).ok_or_else(|| Error::new(Kind::Config, "retention.state is too long"))
 }
 
-/// Gives up what is not needed to tell one kind of state as of every moment of the time `kept` before `now`.
-pub async fn give_up(chain: &mut Chain, (kept, now): (Duration, DateTime<Utc>), writer: &str) -> Result<Retired> {
-    retention::give_up(chain, horizon(kept, now)?, (writer, now)).await
+/// Expires what is not needed to tell one kind of state as of every moment of the time `kept` before `now`.
+pub async fn expire(chain: &mut Chain, (kept, now): (Duration, DateTime<Utc>), writer: &str) -> Result<Retired> {
+    retention::expire(chain, horizon(kept, now)?, (writer, now)).await
 }

@@ -1,4 +1,4 @@
-//! The objects of what was given up, deleted once its grace is over.
+//! The objects of what was expired, deleted once its grace is over.
 
 use std::collections::BTreeMap;
 
@@ -20,9 +20,9 @@ const MOST_IN_VAIN: usize = 1_000;
 /// So many of them are remembered.
 const MOST_REMEMBERED: usize = 10_000;
 
-/// What became of the objects of what was given up.
+/// What became of the objects of what was expired.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Swept {
+pub struct Deletion {
     /// How many were deleted.
     pub deleted: u64,
     /// Whether some stay for now: their time has not come, or somebody reads them.
@@ -36,36 +36,42 @@ type Ends = Option<BTreeMap<i32, i64>>;
 #[derive(Debug, Default)]
 pub struct Stays {
     /// Where the partitions began when all that lies before was deleted.
-    swept: Option<BTreeMap<i32, i64>>,
+    done: Option<BTreeMap<i32, i64>>,
     pub(super) segments: BTreeMap<Path, Ends>,
 }
 
-/// Deletes the objects of segments that were given up longer ago than [`GRACE`]. Looked at is what was sealed before the horizon;
+/// Deletes the objects of segments that were expired longer ago than [`GRACE`]. Looked at is what was sealed before the horizon;
 /// what a segment says of itself tells whether it lies before the beginnings that its partitions had then. One that no entry names
 /// and that lies there goes, too: positions never come back to it.
-pub async fn sweep(store: &Store, chain: &Chain, clock: Clock, held: &Held, stays: &mut Stays) -> Result<Swept> {
-    let mut swept = Swept::default();
+pub async fn delete_expired(
+    store: &Store,
+    chain: &Chain,
+    clock: Clock,
+    held: &Held,
+    stays: &mut Stays,
+) -> Result<Deletion> {
+    let mut deletion = Deletion::default();
     let Some(generation) = chain.stream().topic().filter(|_| !chain.totals().retired.is_nothing()) else {
-        return Ok(swept);
+        return Ok(deletion);
     };
     let floors = floors(chain, clock.now - GRACE).await?;
-    swept.waits = chain.positions().any(|at| floors.get(&at.partition) != Some(&at.start));
-    if stays.swept.as_ref() == Some(&floors) {
-        return Ok(swept);
+    deletion.waits = chain.positions().any(|at| floors.get(&at.partition) != Some(&at.start));
+    if stays.done.as_ref() == Some(&floors) {
+        return Ok(deletion);
     }
     let gone = floors.iter().map(|(partition, floor)| (*partition, i64::MIN..*floor)).collect();
     if held.any_of(&chain.stream().to_string(), &gone) {
-        return Ok(Swept { waits: true, ..swept });
+        return Ok(Deletion { waits: true, ..deletion });
     }
-    swept.deleted = delete(store, generation, (&floors, clock.horizon), stays).await?;
-    stays.swept = Some(floors);
-    if swept.deleted > 0 {
-        tracing::info!(stream = %chain.stream(), objects = swept.deleted, "deleted segments that were given up");
+    deletion.deleted = delete(store, generation, (&floors, clock.horizon), stays).await?;
+    stays.done = Some(floors);
+    if deletion.deleted > 0 {
+        tracing::info!(stream = %chain.stream(), objects = deletion.deleted, "deleted segments that were expired");
     }
-    Ok(swept)
+    Ok(deletion)
 }
 
-/// Where the partitions began at a moment. It is asked for the youngest of what was given up, and back from there until something
+/// Where the partitions began at a moment. It is asked for the youngest of what was expired, and back from there until something
 /// is older: the entries since the last snapshot are in memory, and a page says whether it has any.
 async fn floors(chain: &Chain, moment: DateTime<Utc>) -> Result<BTreeMap<i32, i64>> {
     let mut floors: BTreeMap<i32, i64> = chain.positions().map(|at| (at.partition, at.start)).collect();

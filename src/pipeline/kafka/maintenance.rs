@@ -1,4 +1,4 @@
-//! Gives up the records that retention lets go, at the start and every ten minutes, beside archiving.
+//! Expires the records that retention lets go, at the start and every ten minutes, beside archiving.
 //!
 //! Every generation of every topic of the cluster is looked at once, and again when something of it may have come of age: one that has ended
 //! and of which nothing is left costs nothing more. Entries are made under a writer's id of their own; broken off at any point it
@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::config::RecordRetention;
 use crate::error::{Error, Kind, Result, ResultExt as _};
-use crate::manifest::aged::{self, Aged, Clock, GRACE, Stays, Swept};
+use crate::manifest::aged::{self, Aged, Clock, Deletion, GRACE, Stays};
 use crate::manifest::{self, Chain, holds, reads};
 use crate::pipeline::backoff::Backoff;
 use crate::pipeline::postgres::left_to_others;
@@ -37,9 +37,9 @@ pub(in crate::pipeline) async fn run(
     reporter: Reporter,
 ) {
     let mut backoff = Backoff::new(reporter);
-    let mut upkeep = Upkeep::new(opened, cluster, retention);
+    let mut maintenance = Maintenance::new(opened, cluster, retention);
     loop {
-        match upkeep.round().await {
+        match maintenance.round().await {
             Ok(Ok(())) => {
                 backoff.succeeded();
                 tokio::time::sleep(EVERY).await;
@@ -51,10 +51,10 @@ pub(in crate::pipeline) async fn run(
     }
 }
 
-const PUT_OFF: &str = "the upkeep of the archived topics is put off";
+const PUT_OFF: &str = "the maintenance of the archived topics is put off";
 
 /// What is known of the generations of a cluster's topics from one look to the next.
-struct Upkeep {
+struct Maintenance {
     opened: Opened,
     cluster: String,
     retention: RecordRetention,
@@ -71,7 +71,7 @@ struct Known {
     stays: Stays,
 }
 
-impl Upkeep {
+impl Maintenance {
     fn new(opened: Opened, cluster: String, retention: RecordRetention) -> Self {
         Self { opened, cluster, retention, generations: BTreeMap::new(), steady: Steady::default() }
     }
@@ -82,10 +82,10 @@ impl Upkeep {
         let (store, writer) = (&self.opened.store, format!("{}e", self.opened.writer));
         let at = Moment::now(store, &self.cluster).await?;
         if !self.steady.is(at.now, Instant::now()) {
-            tracing::warn!(now = %at.now, "the clock of the store went ahead: nothing is given up for an hour, if it is right");
+            tracing::warn!(now = %at.now, "the clock of the store went ahead: nothing is expired for an hour, if it is right");
             return Ok(Ok(()));
         }
-        left_to_others(reads::sweep(store, &self.cluster, at.now).await.map(|()| 0))?;
+        left_to_others(reads::remove_lapsed(store, &self.cluster, at.now).await.map(|()| 0))?;
         let mut failed = Ok(());
         for generation in manifest::generations_named(store, &self.cluster).await? {
             let Some(kept) = self.retention.of(&generation) else { continue };
@@ -103,7 +103,7 @@ impl Upkeep {
 }
 
 /// Whether the store's clock goes as fast as a stopwatch. One that goes ahead of it is believed after an hour: by then a jump that
-/// was a mistake may have been put right, and nothing was given up by it.
+/// was a mistake may have been put right, and nothing was expired by it.
 #[derive(Default)]
 struct Steady {
     last: Option<(DateTime<Utc>, Instant)>,
@@ -131,7 +131,7 @@ pub struct Moment {
 }
 
 impl Moment {
-    /// Now, by the store's clock: no machine with a wrong clock gives up too much.
+    /// Now, by the store's clock: no machine with a wrong clock expires too much.
     pub async fn now(store: &Store, cluster: &str) -> Result<Self> {
         let now = holds::store_time_in(store, &layout::topic_holds(cluster)).await?;
         Self::at(store, cluster, now).await
@@ -154,7 +154,7 @@ impl Moment {
     }
 }
 
-/// Gives up what is old of one generation and deletes what was given up; gives when to look again.
+/// Expires what is old of one generation and deletes what was expired; gives when to look again.
 async fn tidy(
     store: &Store,
     generation: &TopicGeneration,
@@ -164,18 +164,18 @@ async fn tidy(
     let (now, clock) = (at.now, at.clock(kept)?);
     let Some(mut chain) = Chain::open(store, &generation.stream()).await? else { return Ok(now) };
     known.aged.go_on(&chain, clock).await?;
-    let step = known.aged.surplus(&chain, &at.held, clock).await?;
-    let given = aged::give_up(&mut chain, std::slice::from_ref(&step), (writer, now)).await?;
-    let swept = match aged::sweep(store, &chain, clock, &at.held, &mut known.stays).await {
-        Ok(swept) => swept,
+    let step = known.aged.expirable(&chain, &at.held, clock).await?;
+    let given = aged::expire(&mut chain, std::slice::from_ref(&step), (writer, now)).await?;
+    let deletion = match aged::delete_expired(store, &chain, clock, &at.held, &mut known.stays).await {
+        Ok(deletion) => deletion,
         Err(error) => {
             left_to_others(Err(error))?;
-            Swept::default()
+            Deletion::default()
         }
     };
     let is_left = |old: i32, end: i64| chain.position(old).is_some_and(|now| now.start < end);
     let is_held = step.is_empty() && known.aged.progress.positions().any(|old| is_left(old.partition, old.end));
-    match swept.waits || is_held || known.aged.more || given != Retired::default() {
+    match deletion.waits || is_held || known.aged.more || given != Retired::default() {
         true => Ok(now),
         false => Ok(due(known.aged.next, clock)),
     }

@@ -1,7 +1,7 @@
 //! Every entry and page of a chain, in order and checked: what `verify` stands on.
 //!
 //! The chain's folder is listed, so that a missing entry is found as missing and not taken for the end. Damage does not
-//! stop the walk: it is told, and the entries after it are checked by themselves until the next snapshot says again
+//! stop the scan: it is told, and the entries after it are checked by themselves until the next snapshot says again
 //! what all entries before add up to. A page is opened once, at the first snapshot that lists it.
 
 use std::collections::{BTreeSet, VecDeque};
@@ -20,11 +20,11 @@ use crate::stream::invariants::{self, Checked, SNAPSHOT_EVERY};
 use crate::stream::{Begin, Body, Checkpoint, PageRef, Progress, Snapshot, StreamId};
 
 /// How many entries are read ahead.
-const READS_AHEAD: usize = 16;
+const PREFETCHED: usize = 16;
 
-/// What a [`Walk`] comes across.
+/// What a [`ChainScan`] comes across.
 #[derive(Debug)]
-pub enum Step {
+pub enum ScanStep {
     /// An entry that can be read, in the order of the numbers.
     Entry {
         /// Its object.
@@ -42,7 +42,7 @@ pub enum Step {
         reference: PageRef,
     },
     /// An entry or a page that is missing, damaged or against a rule. An entry that can be read although it breaks a
-    /// rule follows as [`Step::Entry`].
+    /// rule follows as [`ScanStep::Entry`].
     Damaged {
         /// The object.
         object: Path,
@@ -53,13 +53,13 @@ pub enum Step {
     },
 }
 
-/// A walk through one chain.
-pub struct Walk<'a> {
+/// A scan through one chain.
+pub struct ChainScan<'a> {
     store: &'a Store,
     stream: StreamId,
     entries: u64,
     bytes: BoxStream<'a, (Place, Result<Option<Bytes>>)>,
-    steps: VecDeque<Step>,
+    steps: VecDeque<ScanStep>,
     known: Known,
     /// The pages that were opened, by their sha256.
     opened: BTreeSet<String>,
@@ -125,7 +125,7 @@ enum Link {
     Unknown,
 }
 
-impl<'a> Walk<'a> {
+impl<'a> ChainScan<'a> {
     /// Starts at a chain's first entry.
     pub async fn new(store: &'a Store, stream: &StreamId) -> Result<Self> {
         let chain = layout::chain(stream);
@@ -144,7 +144,7 @@ impl<'a> Walk<'a> {
                 }
             }
         };
-        let bytes = stream::iter(places).map(read).buffered(READS_AHEAD).boxed();
+        let bytes = stream::iter(places).map(read).buffered(PREFETCHED).boxed();
         let known = Known {
             stream: stream.clone(),
             begin: None,
@@ -166,8 +166,8 @@ impl<'a> Walk<'a> {
     /// The next step; none at the end.
     ///
     /// # Errors
-    /// Only what keeps the walk from going on, such as a store that does not answer. Damage is a [`Step::Damaged`].
-    pub async fn next(&mut self) -> Result<Option<Step>> {
+    /// Only what keeps the scan from going on, such as a store that does not answer. Damage is a [`ScanStep::Damaged`].
+    pub async fn next(&mut self) -> Result<Option<ScanStep>> {
         while self.steps.is_empty() {
             let Some((place, bytes)) = self.bytes.next().await else { return Ok(None) };
             let number = place.end();
@@ -185,7 +185,7 @@ impl<'a> Walk<'a> {
                 Ok(entry) => self.entry(entry).await?,
                 Err(error) => {
                     self.known.lose(number);
-                    self.steps.push_back(Step::Damaged { object, number, error });
+                    self.steps.push_back(ScanStep::Damaged { object, number, error });
                 }
             }
         }
@@ -198,13 +198,13 @@ impl<'a> Walk<'a> {
         let sound = checked.is_ok();
         if let Err(violation) = checked {
             let (number, error) = (checkpoint.number, violation.in_object(&object));
-            self.steps.push_back(Step::Damaged { object: object.clone(), number, error });
+            self.steps.push_back(ScanStep::Damaged { object: object.clone(), number, error });
         }
         if let Body::Snapshot(snapshot) = &checkpoint.body {
             self.pages(checkpoint.number, snapshot).await?;
         }
         self.known.take_in(&checkpoint, sha256.clone(), sound);
-        self.steps.push_back(Step::Entry { object, sha256, checkpoint: Box::new(checkpoint) });
+        self.steps.push_back(ScanStep::Entry { object, sha256, checkpoint: Box::new(checkpoint) });
         Ok(())
     }
 
@@ -226,10 +226,10 @@ impl<'a> Walk<'a> {
             match checked {
                 Ok(page) => {
                     to_open.extend(page.pages);
-                    self.steps.push_back(Step::Page { object, reference });
+                    self.steps.push_back(ScanStep::Page { object, reference });
                 }
                 Err(error) if super::is_of_one_object(&error) => {
-                    self.steps.push_back(Step::Damaged { object, number, error });
+                    self.steps.push_back(ScanStep::Damaged { object, number, error });
                 }
                 Err(error) => return Err(error),
             }

@@ -8,7 +8,7 @@
 //!                  /hold                            what retention is told to keep
 //!
 //!   Postgres ─► wal-fetch ─► wanted, rename ─► Postgres replays …
-//!                  └─ starts, where there is none ─► wal-fetch --ahead: follows `wanted`, up to AHEAD files before it
+//!                  └─ starts, where there is none ─► wal-fetch --ahead: follows `wanted`, up to PREFETCHED files before it
 //! ```
 //!
 //! Postgres waits for each file, replays it, and asks for the next. One process goes along with it: it opens the archive
@@ -29,10 +29,10 @@ use super::wal_fetch::{WalName, bring};
 use crate::error::{Error, Result};
 
 /// How many files are fetched in advance: at 16 MiB a file a few seconds of replay.
-const AHEAD: usize = 8;
+const PREFETCHED: usize = 8;
 
 /// How many bytes of them, but at least one file.
-const AHEAD_BYTES: u64 = AHEAD as u64 * (16 << 20);
+const PREFETCHED_BYTES: u64 = PREFETCHED as u64 * (16 << 20);
 
 /// How many of them are fetched at a time.
 const AT_ONCE: usize = 3;
@@ -56,11 +56,11 @@ const UNDER_WAY: &str = "part";
 
 /// The folder of one recovery.
 #[derive(Debug, Clone)]
-pub struct Ahead {
+pub struct Prefetch {
     folder: PathBuf,
 }
 
-impl Ahead {
+impl Prefetch {
     /// That of the recovery which wants a file at `path`.
     pub fn beside(path: &Path) -> Self {
         Self { folder: path.parent().unwrap_or(Path::new("")).join(FOLDER) }
@@ -210,7 +210,7 @@ impl Window {
     }
 
     fn has_room(&self) -> bool {
-        let most = usize::try_from(AHEAD_BYTES / self.size.max(1)).unwrap_or(AHEAD).clamp(1, AHEAD);
+        let most = usize::try_from(PREFETCHED_BYTES / self.size.max(1)).unwrap_or(PREFETCHED).clamp(1, PREFETCHED);
         self.names().take(most).count() < most
     }
 
@@ -218,7 +218,7 @@ impl Window {
     fn moves_to(&mut self, wanted: WalName) -> bool {
         if !self.names().any(|name| name == wanted) {
             // Postgres was faster.
-            let mut later = std::iter::successors(Some(self.next), |name| Some(name.next(self.size))).take(AHEAD);
+            let mut later = std::iter::successors(Some(self.next), |name| Some(name.next(self.size))).take(PREFETCHED);
             if !later.any(|name| name == wanted) {
                 return false;
             }
@@ -281,30 +281,31 @@ mod tests {
     fn what_is_ready_is_moved_into_place_and_what_is_under_way_is_waited_for() {
         let folder = tempfile::tempdir().expect("a directory");
         let path = folder.path().join("RECOVERYXLOG");
-        let ahead = Ahead::beside(&path);
-        assert!(!ahead.deliver(wal(3), &path).expect("nothing is there") && !ahead.is_locked());
-        write(&ahead.under_way(wal(3)), &ahead.ready(wal(3)), |file| file.write_all(b"wal")).expect("written");
-        assert!(ahead.deliver(wal(3), &path).expect("it is there"));
-        assert_eq!((std::fs::read(&path).expect("delivered"), ahead.wanted()), (b"wal".to_vec(), Some(wal(3))));
+        let prefetch = Prefetch::beside(&path);
+        assert!(!prefetch.deliver(wal(3), &path).expect("nothing is there") && !prefetch.is_locked());
+        write(&prefetch.under_way(wal(3)), &prefetch.ready(wal(3)), |file| file.write_all(b"wal")).expect("written");
+        assert!(prefetch.deliver(wal(3), &path).expect("it is there"));
+        assert_eq!((std::fs::read(&path).expect("delivered"), prefetch.wanted()), (b"wal".to_vec(), Some(wal(3))));
         // A process that was killed has left this.
-        std::fs::write(ahead.under_way(wal(4)), b"").expect("written");
-        assert!(!ahead.deliver(wal(4), &path).expect("it does not come"));
-        let held = ahead.lock().expect("locked").expect("it was free");
-        assert!(ahead.is_locked() && ahead.lock().expect("no error").is_none());
-        assert!(!ahead.deliver(wal(5), &path).expect("it is not under way"));
+        std::fs::write(prefetch.under_way(wal(4)), b"").expect("written");
+        assert!(!prefetch.deliver(wal(4), &path).expect("it does not come"));
+        let held = prefetch.lock().expect("locked").expect("it was free");
+        assert!(prefetch.is_locked() && prefetch.lock().expect("no error").is_none());
+        assert!(!prefetch.deliver(wal(5), &path).expect("it is not under way"));
         std::thread::scope(|scope| {
-            let asked = scope.spawn(|| ahead.deliver(wal(4), &path).expect("it comes"));
-            while ahead.wanted() != Some(wal(4)) {
+            let asked = scope.spawn(|| prefetch.deliver(wal(4), &path).expect("it comes"));
+            while prefetch.wanted() != Some(wal(4)) {
                 std::thread::yield_now();
             }
-            write(&ahead.under_way(wal(4)), &ahead.ready(wal(4)), |file| file.write_all(b"next")).expect("written");
+            write(&prefetch.under_way(wal(4)), &prefetch.ready(wal(4)), |file| file.write_all(b"next"))
+                .expect("written");
             assert!(asked.join().expect("no panic"));
         });
         assert_eq!(std::fs::read(&path).expect("delivered"), b"next");
         drop(held);
-        write(&ahead.under_way(wal(9)), &ahead.ready(wal(9)), |file| file.write_all(b"old")).expect("written");
-        write(&ahead.under_way(wal(6)), &ahead.ready(wal(6)), |file| file.write_all(b"kept")).expect("written");
-        ahead.remove_but(&Window { wanted: wal(5), next: wal(8), size: SIZE });
-        assert!(!ahead.ready(wal(9)).exists() && ahead.ready(wal(6)).exists() && ahead.wanted().is_some());
+        write(&prefetch.under_way(wal(9)), &prefetch.ready(wal(9)), |file| file.write_all(b"old")).expect("written");
+        write(&prefetch.under_way(wal(6)), &prefetch.ready(wal(6)), |file| file.write_all(b"kept")).expect("written");
+        prefetch.remove_but(&Window { wanted: wal(5), next: wal(8), size: SIZE });
+        assert!(!prefetch.ready(wal(9)).exists() && prefetch.ready(wal(6)).exists() && prefetch.wanted().is_some());
     }
 }

@@ -1,4 +1,4 @@
-//! Changes that take nothing in: merges of small segments, and what retention gives up.
+//! Changes that take nothing in: merges of small segments, and what retention expires.
 //!
 //! Both are entries like any other, so that archiver, merger and retention can work at the same time. Each looks at the
 //! chain as it is, creates the next entry with put-if-absent, and looks again where somebody else was faster: what it
@@ -15,7 +15,7 @@ use crate::stream::invariants;
 use crate::stream::{Body, Expire, Expired, Merge, Retired, SegmentRef};
 
 impl Chain {
-    /// Puts one segment into the place of others; false if somebody has merged or given up a part of them meanwhile,
+    /// Puts one segment into the place of others; false if somebody has merged or expired a part of them meanwhile,
     /// and nothing was written.
     ///
     /// An error leaves it open whether the merge was committed; the same call tells.
@@ -47,7 +47,7 @@ impl Chain {
         }
     }
 
-    /// Gives up what lies before these positions, by partition; those that are given up already are left out. Gives
+    /// Expires what lies before these positions, by partition; those that are expired already are left out. Gives
     /// what was retired.
     ///
     /// # Errors
@@ -62,7 +62,7 @@ impl Chain {
             }
             let (retired, body) = (expire.retired, Body::Expire(expire));
             self.progress.accepts(&body).map_err(|violation| {
-                let message = format!("{} cannot be given up like this", self.stream());
+                let message = format!("{} cannot be expired like this", self.stream());
                 Error::new(Kind::Internal, message).source(violation)
             })?;
             if let Tried::Created(_) = self.try_create(body, (writer, now)).await? {
@@ -71,7 +71,7 @@ impl Chain {
         }
     }
 
-    /// What giving up everything before these positions would retire, as far as this chain knows.
+    /// What expiring everything before these positions would retire, as far as this chain knows.
     pub async fn to_expire(&self, before: &BTreeMap<i32, i64>, now: DateTime<Utc>) -> Result<Expire> {
         let mut ranges = Vec::new();
         for (&partition, &before) in before {

@@ -1,19 +1,19 @@
-//! The walk tells all damage, and only damage.
+//! The scan tells all damage, and only damage.
 
 use super::faulty::{damage, lose};
 use super::*;
-use crate::manifest::{Step, Walk};
+use crate::manifest::{ChainScan, ScanStep};
 use crate::store::layout;
 
 /// Entries, pages, and the objects that are told as damaged.
-pub(super) async fn walked(store: &Store) -> (u64, u64, Vec<String>) {
-    let mut walk = Walk::new(store, &orders()).await.unwrap();
+pub(super) async fn scanned(store: &Store) -> (u64, u64, Vec<String>) {
+    let mut scan = ChainScan::new(store, &orders()).await.unwrap();
     let (mut entries, mut pages, mut damaged) = (0, 0, Vec::new());
-    while let Some(step) = walk.next().await.unwrap() {
+    while let Some(step) = scan.next().await.unwrap() {
         match step {
-            Step::Entry { .. } => entries += 1,
-            Step::Page { .. } => pages += 1,
-            Step::Damaged { object, error, .. } => {
+            ScanStep::Entry { .. } => entries += 1,
+            ScanStep::Page { .. } => pages += 1,
+            ScanStep::Damaged { object, error, .. } => {
                 println!("{object}: {error}");
                 damaged.push(object.to_string());
             }
@@ -23,13 +23,13 @@ pub(super) async fn walked(store: &Store) -> (u64, u64, Vec<String>) {
 }
 
 #[tokio::test]
-async fn a_sound_chain_is_walked_without_a_word() {
+async fn a_sound_chain_is_scanned_without_a_word() {
     let faulty = faultless();
-    assert_eq!(walked(&faulty.store()).await, (0, 0, vec![]));
+    assert_eq!(scanned(&faulty.store()).await, (0, 0, vec![]));
     let mut chain = begun(&faulty.store()).await;
     grow(&mut chain, 4_200).await;
     // 65 pages of level 0 and one of level 1.
-    assert_eq!(walked(&faulty.store()).await, (4_201, 66, vec![]));
+    assert_eq!(scanned(&faulty.store()).await, (4_201, 66, vec![]));
 }
 
 #[tokio::test]
@@ -48,7 +48,7 @@ async fn every_missing_or_damaged_entry_is_told() {
             } else {
                 damage(&faulty, &key).await
             }
-            let (entries, pages, damaged) = walked(&faulty.store()).await;
+            let (entries, pages, damaged) = scanned(&faulty.store()).await;
             assert!(
                 damaged.contains(&key.to_string())
                     || damaged.contains(&layout::entry(&orders(), broken + 1).to_string())
@@ -71,7 +71,7 @@ async fn every_missing_or_damaged_page_is_told() {
     let newest = layout::page(&orders(), &chain.pages[1].sha256);
     damage(&faulty, &top).await;
     lose(&faulty, &newest).await;
-    let (entries, pages, damaged) = walked(&faulty.store()).await;
+    let (entries, pages, damaged) = scanned(&faulty.store()).await;
     assert_eq!((entries, pages), (4_201, 63));
     assert_eq!(damaged, [top.to_string(), newest.to_string()]);
 }
@@ -87,5 +87,5 @@ async fn a_page_that_lists_something_else_is_told() {
     change.segments[0].largest_record += 1;
     grow(&mut chain, 65).await;
     let page = layout::page(&orders(), &chain.pages[0].sha256);
-    assert_eq!(walked(&faulty.store()).await, (66, 0, vec![page.to_string()]));
+    assert_eq!(scanned(&faulty.store()).await, (66, 0, vec![page.to_string()]));
 }
