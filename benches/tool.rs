@@ -387,6 +387,7 @@ async fn archive(root: PathBuf, segments: u64) -> Done {
             partitions: (0..PARTITIONS).map(range).collect(),
             last: Vec::new(),
             generation: 0,
+            minimal: None,
         };
         let change = Change { segments: vec![segment], ..Change::default() };
         match chain.commit(&change, "bench", now).await? {

@@ -275,42 +275,86 @@ fn a_promoted_standby_is_restored_from_the_backup_of_the_old_primary() {
 
 #[test]
 fn over_wal_of_level_minimal_nothing_is_restored_and_a_backup_is_taken() {
-    let place = Place::with(Version::Debian, &[("wal_keep_size", "256MB")]);
-    place.mark(1);
-    let first = place.back_up()["name"].as_str().expect("a name").to_owned();
-    let (before, _) = place.mark(2);
-    place.wait_archived();
-    place.stop_archiving();
+    for version in [Version::V13, Version::Debian, Version::V18] {
+        let place = Place::with(version, &[("wal_keep_size", "256MB")]);
+        place.mark(1);
+        let first = place.back_up()["name"].as_str().expect("a name").to_owned();
+        let (before, _) = place.mark(2);
+        place.wait_archived();
+        place.stop_archiving();
+        run_with_minimal(&place, version);
+        // It asks for a backup at once, and the server that backups come from is away.
+        place.archive(&place.postgres, "[postgres.base_backup]\nurl = \"postgres://postgres@127.0.0.1:1/postgres\"\n");
+        wait_until("the archiver to stream again", PATIENCE, || {
+            place.postgres.psql("SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'") != "0"
+        });
+        let (_, after) = place.mark(4);
+        place.mark(5);
+        place.wait_archived();
+        let barrier = nothing_is_promised_behind_it(&place, &first, &after);
+        place.archive(&place.postgres, "[postgres.base_backup]\nevery = \"24h\"\n");
+        wait_until("another base backup", PATIENCE, || backups(&place).len() == 2);
+        wait_until("it to be used", PATIENCE, || backups(&place)[1]["usable"] == true);
+        assert_eq!(backups(&place)[0]["reaches"]["limit"], "wal_level_minimal");
+        place.mark(6);
+        place.mark(7);
+        wait_until("two windows: up to there, and from the new backup on", PATIENCE, || recoverable(&place) == 2);
+        assert!(plans_hold(&place, "both") > 2);
+        let into = place.home.path().join("over").display().to_string();
+        let said = place.tidelog(&["restore-postgres", "--into", &into, "--backup", &first]).expect(3).stderr;
+        assert!(said.contains("wal_level = minimal") && said.contains("--to-lsn"), "{said}");
+        assert!(!std::path::Path::new(&into).exists(), "{said}");
+        let before = before.to_string();
+        let targets: [(&str, &[&str], &str); 3] = [
+            ("before", &["--to-lsn", &before], "2|2"),
+            ("up-to-it", &["--to-lsn", &barrier], "2|2"),
+            ("after", &[], "7|7"),
+        ];
+        for (name, target, rows) in targets {
+            let restored = place.adopt(&place.restore(name, target), version);
+            wait_recovered(&restored);
+            assert_eq!(markers(&restored), rows, "{version:?}, {name}");
+        }
+        assert_eq!(place.tidelog(&["verify", "--deep"]).status, Some(0));
+    }
+}
+
+/// Starts the server with `wal_level = minimal`, writes, and starts it as before.
+fn run_with_minimal(place: &Place, version: Version) {
     // A server with a slot does not start so.
     place.postgres.psql("SELECT pg_drop_replication_slot('tidelog')");
     place.postgres.stop();
     let config = [("wal_level", "minimal"), ("max_wal_senders", "0"), ("wal_keep_size", "256MB")];
-    let minimal = PostgresOptions { config: &config, ..PostgresOptions::default() };
+    let minimal = PostgresOptions { version, config: &config, ..PostgresOptions::default() };
     let minimal = Postgres::adopt(place.postgres.data_dir(), minimal);
     minimal.wait_ready();
     minimal.psql("INSERT INTO markers VALUES (3, 'x')");
     minimal.stop();
     place.postgres.restart();
-    place.archive(&place.postgres, "");
-    wait_until("the archiver to stream again", PATIENCE, || {
-        place.postgres.psql("SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'") != "0"
-    });
-    place.mark(4);
-    place.wait_archived();
-    wait_until("another base backup", PATIENCE, || {
-        place.tidelog(&["restore-postgres", "--list", "--json"]).expect(0).json()["backups"].as_array().map(Vec::len)
-            == Some(2)
-    });
-    let into = place.home.path().join("over").display().to_string();
-    let said = place.tidelog(&["restore-postgres", "--into", &into, "--backup", &first]);
-    let words = said.stderr.contains("wal_level = minimal") && said.stderr.contains("--to-lsn");
-    assert!(said.status != Some(0) && words && !std::path::Path::new(&into).exists(), "{said:?}");
-    for (name, target, rows) in
-        [("before", vec!["--to-lsn".to_owned(), before.to_string()], "2|2"), ("after", Vec::new(), "4|4")]
-    {
-        let target: Vec<&str> = target.iter().map(String::as_str).collect();
-        let restored = place.adopt(&place.restore(name, &target), Version::Debian);
-        wait_recovered(&restored);
-        assert_eq!(markers(&restored), rows, "{name}");
+}
+
+/// Nobody calls recoverable what no restore comes to while there is no later backup; gives the last position that is.
+fn nothing_is_promised_behind_it(place: &Place, first: &str, after: &str) -> String {
+    assert!(plans_hold(place, "minimal") > 0, "before it everything can be recovered");
+    let newest = claimed(place).pop().expect("a moment");
+    assert!(newest.as_str() < after, "ls claims {newest}");
+    for target in [&[][..], &["--to-time", after], &["--backup", first]] {
+        let into = place.home.path().join("refused").display().to_string();
+        let said = place.tidelog(&[&["restore-postgres", "--into", &into], target].concat()).expect(3).stderr;
+        assert!(said.contains("wal_level = minimal") && said.contains("--to-lsn"), "{said}");
     }
+    let reaches = backups(place)[0]["reaches"].clone();
+    assert_eq!(reaches["limit"], "wal_level_minimal", "{reaches}");
+    reaches["end"].as_str().expect("a position").to_owned()
+}
+
+fn backups(place: &Place) -> Vec<Value> {
+    let listing = place.tidelog(&["restore-postgres", "--list", "--json"]).expect(0).json();
+    listing["backups"].as_array().cloned().unwrap_or_default()
+}
+
+/// How many windows `ls` tells.
+fn recoverable(place: &Place) -> usize {
+    let listing = place.tidelog(&["ls", "--json"]).expect(0).json();
+    listing["recoverable"].as_array().map_or(0, Vec::len)
 }

@@ -172,6 +172,7 @@ async fn a_chain_lives_there(store: &Store) {
                 partitions: vec![range],
                 last: Vec::new(),
                 generation: 0,
+                minimal: None,
             };
             let change = Change { segments: vec![segment], ..Change::default() };
             let outcome = chain.commit(&change, writer, now).await.unwrap();

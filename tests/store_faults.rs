@@ -81,6 +81,7 @@ fn change(n: i64) -> Change {
         partitions: vec![range],
         last: Vec::new(),
         generation: 0,
+        minimal: None,
     };
     Change { segments: vec![segment], ..Change::default() }
 }

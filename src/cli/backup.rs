@@ -131,6 +131,7 @@ fn never(backup: &Backup, limit: &Limit) -> Error {
     let why = match limit {
         Limit::Gap(gap) => format!("WAL from {} to {} is lost", Lsn::at(gap.start), Lsn::at(gap.end)),
         Limit::Missing { timeline, from } => format!("WAL of timeline {timeline} from {from} on was never archived"),
+        Limit::Minimal(at) => format!("the server ran with wal_level = minimal from {at} on"),
         Limit::End => "its WAL is not archived".to_owned(),
     };
     let name = &backup.name;

@@ -17,7 +17,7 @@ use crate::store::{Created, Store, layout};
 use crate::stream::invariants::{self, Checked};
 use crate::stream::{
     Abandon, BackupRef, Begin, Body, Change, Checkpoint, Close, CountedBackup, CountedBackups, FORMAT_VERSION,
-    LastRecord, PageRef, PartitionRange, Progress, Snapshot, StreamId, Totals, sha256,
+    LastRecord, MinimalWal, PageRef, PartitionRange, Progress, Snapshot, StreamId, Totals, sha256,
 };
 
 /// A stream's chain, known up to its head.
@@ -410,6 +410,7 @@ impl Chain {
             last: self.progress.last_records().copied().collect(),
             abandoned: self.progress.abandoned().to_vec(),
             backups: self.progress.backups().map(|backups| backups.iter().map(backup_ref).collect()),
+            minimal: self.progress.minimal().to_vec(),
         };
         self.create_next(Body::Snapshot(snapshot), writer, now).await
     }
@@ -461,6 +462,11 @@ impl Chain {
     /// The timelines that were abandoned, in the order of their entries.
     pub fn abandoned(&self) -> &[Abandon] {
         self.progress.abandoned()
+    }
+
+    /// Where the server went on with `wal_level = minimal` in what is archived.
+    pub fn minimal(&self) -> &[MinimalWal] {
+        self.progress.minimal()
     }
 
     /// The base backups that count. None before the first one was entered: then all that are there count.

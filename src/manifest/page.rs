@@ -97,7 +97,7 @@ fn full_level(pages: &[PageRef]) -> Option<u8> {
 }
 
 fn rolled(stream: &StreamId, page: Page) -> Result<Rolled> {
-    let format = if page.abandons.is_empty() { FORMAT_VERSION } else { CHAIN_FORMAT };
+    let format = if page.abandons.is_empty() { FORMAT_VERSION } else { 2 };
     let page = Page { format, stream: stream.to_string(), ..page };
     let what = || format!("cannot write the page of entries {}..={}", page.first, page.last);
     let json = serde_json::to_vec(&page).or_err(Kind::Internal, what)?;

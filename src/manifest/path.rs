@@ -20,7 +20,7 @@ use std::ops::Range;
 
 pub use super::lines::{Lines, Taken};
 use crate::segment::wal::Switch;
-use crate::stream::{Gap, Lsn, PartitionRange};
+use crate::stream::{Gap, Lsn, MinimalWal, PartitionRange};
 
 /// All that decides what can be recovered.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -31,6 +31,8 @@ pub struct Facts {
     pub archived: BTreeMap<u32, Range<Lsn>>,
     /// What is lost, and ever was: what was committed in a gap is not known, also when retention has expired it.
     pub gaps: Vec<Gap>,
+    /// Where the server went on with `wal_level = minimal`: Postgres recovers nothing over it.
+    pub minimal: Vec<MinimalWal>,
     /// The timelines that each one comes from, oldest first; nothing for one that came from none, and no entry where the history
     /// is not archived.
     pub histories: BTreeMap<u32, Vec<Switch>>,
@@ -79,6 +81,8 @@ pub enum Limit {
     End,
     /// WAL is lost.
     Gap(Gap),
+    /// The server went on with `wal_level = minimal` there.
+    Minimal(Lsn),
     /// A timeline of the way is not archived that far, or not from where it is needed.
     Missing {
         /// The timeline.
@@ -299,10 +303,8 @@ impl Facts {
             if archived.start > needed || (archived.end < begins && number + 1 < stretches.len()) {
                 return (until, Limit::Missing { timeline: *timeline, from: needed });
             }
-            let of_it = self.gaps.iter().filter(|gap| gap.partition == timeline.cast_signed());
-            let lost = of_it.filter(|gap| Lsn::at(gap.start) < lsns.end && Lsn::at(gap.end) > needed);
-            if let Some(gap) = lost.min_by_key(|gap| gap.start) {
-                return (until.max(Lsn::at(gap.start)), Limit::Gap(gap.clone()));
+            if let Some((at, limit)) = self.first_barrier(*timeline, begins..lsns.end) {
+                return (until.max(at), limit);
             }
             until = until.max(archived.end.min(lsns.end));
             if archived.end < lsns.end && number + 1 < stretches.len() {
@@ -310,6 +312,18 @@ impl Facts {
             }
         }
         (until, Limit::End)
+    }
+
+    /// The first place of a part of a timeline over which no recovery comes, and why.
+    fn first_barrier(&self, timeline: u32, lsns: Range<Lsn>) -> Option<(Lsn, Limit)> {
+        let needed = self.file_of(lsns.start);
+        let gaps = self.gaps.iter().filter(|gap| gap.partition == timeline.cast_signed());
+        let lost = gaps.filter(|gap| Lsn::at(gap.start) < lsns.end && Lsn::at(gap.end) > needed);
+        let minimal = self.minimal.iter().filter(|one| one.partition == timeline.cast_signed());
+        let minimal = minimal.filter(|one| Lsn::at(one.first) < lsns.end && Lsn::at(one.last) >= lsns.start);
+        let minimal = minimal.map(|one| Lsn::at(one.first).max(lsns.start)).map(|at| (at, Limit::Minimal(at)));
+        let lost = lost.map(|gap| (Lsn::at(gap.start), Limit::Gap(gap.clone())));
+        lost.chain(minimal).min_by_key(|(at, _)| *at)
     }
 
     /// Where the last hole ends that the archive has on a way before a position: what was committed there is not known.

@@ -52,6 +52,7 @@ pub async fn facts_with(store: &Store, chain: &Chain, mut backups: Vec<Taken>) -
     let mut facts = Facts {
         file: chain.begin_facts().system().map_or(MOST_BYTES, |system| u64::from(system.wal_segment_size)),
         gaps: chain.gaps_ever().await?,
+        minimal: chain.minimal().to_vec(),
         backups,
         ..Facts::default()
     };

@@ -202,6 +202,7 @@ pub async fn append(chain: &mut Chain, number: i64, document: &[u8], by: By<'_>)
         partitions: vec![range],
         last: Vec::new(),
         generation: 0,
+        minimal: None,
     };
     chain.store.put(&key, bytes).await?;
     let change = Change { segments: vec![segment], ..Change::default() };

@@ -280,6 +280,7 @@ mod tests {
             partitions,
             last: Vec::new(),
             generation: 0,
+            minimal: None,
         }
     }
 

@@ -93,6 +93,9 @@ impl Ground<'_> {
                 Lsn::at(gap.end),
                 gap.reason.words(),
             ),
+            Limit::Minimal(at) => format!(
+                "the server ran with wal_level = minimal from {at} on, and Postgres recovers nothing over that; from the base backup {name} nothing after it can be recovered"
+            ),
             Limit::Missing { timeline, from } => {
                 let archived = self.log.range(*timeline).unwrap_or_default();
                 format!(

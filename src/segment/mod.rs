@@ -176,6 +176,7 @@ impl Sealed {
             partitions: self.partitions.clone(),
             last: self.last.clone(),
             generation: 0,
+            minimal: None,
         }
     }
 }

@@ -64,10 +64,11 @@ impl Body {
     /// The version of the format that a reader must know to understand the entry.
     pub fn format(&self) -> u32 {
         match self {
-            Self::Abandon(_) | Self::Backups(_) => super::CHAIN_FORMAT,
-            Self::Snapshot(snapshot) if !snapshot.abandoned.is_empty() || snapshot.backups.is_some() => {
-                super::CHAIN_FORMAT
-            }
+            // A program that does not know of it would call recoverable what is not.
+            Self::Append(change) if change.segments.iter().any(|segment| segment.minimal.is_some()) => 3,
+            Self::Snapshot(snapshot) if !snapshot.minimal.is_empty() => 3,
+            Self::Abandon(_) | Self::Backups(_) => 2,
+            Self::Snapshot(snapshot) if !snapshot.abandoned.is_empty() || snapshot.backups.is_some() => 2,
             _ => super::FORMAT_VERSION,
         }
     }

@@ -8,14 +8,15 @@ use sha2::{Digest, Sha256};
 
 use super::abandon::{Abandon, is_first};
 use super::entered::{BackupRef, Entered};
+use super::minimal::MinimalWal;
 use super::state::StateKind;
 
 /// The version of every format that this program writes where nothing newer is said. A reader refuses a higher one.
 pub const FORMAT_VERSION: u32 = 1;
 
 /// The newest version of the entries of a chain: 2 knows of timelines that were abandoned, and of base
-/// backups.
-pub const CHAIN_FORMAT: u32 = 2;
+/// backups, 3 of WAL over which Postgres recovers nothing.
+pub const CHAIN_FORMAT: u32 = 3;
 
 /// One object of a chain: an entry with its number, its link to the entry before and its writer. It is read by
 /// [`Checkpoint::parse`] alone: what serde makes of `flatten` and `tag` holds everything in memory beforehand, 32 bytes for each
@@ -469,6 +470,9 @@ pub struct SegmentRef {
     /// Which generation of its timeline it belongs to, of WAL.
     #[serde(default, rename = "life", skip_serializing_if = "is_first")]
     pub generation: u32,
+    /// Where the server went on in it with `wal_level = minimal`, of WAL.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub minimal: Option<MinimalWal>,
 }
 
 /// The last record of a partition and the epoch of the leader that appended it. No two logs have different records of the same
@@ -625,6 +629,9 @@ pub struct Snapshot {
     /// The base backups that count; none before the first one was entered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backups: Option<Vec<BackupRef>>,
+    /// Where the server went on with `wal_level = minimal` in what is archived, by timeline and position.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub minimal: Vec<MinimalWal>,
 }
 
 /// A page of a snapshot: an immutable object that lists entries (level 0) or pages of the level below.

@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use super::{
-    Abandon, Begin, Body, Close, Entered, Expire, Expired, Format, Gap, Merge, PageRef, PartitionRange, Progress,
-    Retired, SegmentRef, Snapshot, StreamId, Totals, unneeded,
+    Abandon, Begin, Body, Close, Entered, Expire, Expired, Format, Gap, Merge, MinimalWal, PageRef, PartitionRange,
+    Progress, Retired, SegmentRef, Snapshot, StreamId, Totals, unneeded,
 };
 use crate::error::{Error, Kind};
 
@@ -107,6 +107,16 @@ pub fn last_record_is_covered(segment: &SegmentRef) -> Checked {
     holds("last_record_is_covered", odd.is_none(), || format!("{}: {odd:?} is no record of it", segment.object))
 }
 
+/// What a segment tells of `wal_level = minimal` are records that end in it.
+pub fn minimal_is_covered(segment: &SegmentRef) -> Checked {
+    let fits = |one: &MinimalWal| {
+        let holds = |range: &PartitionRange| range.partition == one.partition && one.last < range.end;
+        segment.format == Format::Wal && 0 <= one.first && one.first <= one.last && segment.partitions.iter().any(holds)
+    };
+    let odd = segment.minimal.filter(|one| !fits(one));
+    holds("minimal_is_covered", odd.is_none(), || format!("{}: {odd:?} is no record of it", segment.object))
+}
+
 /// A sha256 is written as 64 lower-case hexadecimal digits.
 pub fn hash_is_hex(of: &str, sha256: &str) -> Checked {
     let ok = sha256.len() == 64 && sha256.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
@@ -148,6 +158,7 @@ pub fn body_is_sound(body: &Body) -> Checked {
         hash_is_hex(&segment.object, &segment.sha256)?;
         segment.partitions.iter().try_for_each(range_is_sound)?;
         last_record_is_covered(segment)?;
+        minimal_is_covered(segment)?;
     }
     for range in body.empty() {
         range_is_sound(range)?;

@@ -10,6 +10,7 @@ mod entered;
 pub mod invariants;
 pub mod lean;
 mod lsn;
+mod minimal;
 mod name;
 mod progress;
 mod state;
@@ -25,6 +26,7 @@ pub use checkpoint::{
 };
 pub use entered::{BackupRef, CountedBackup, CountedBackups, Entered, unneeded};
 pub use lsn::Lsn;
+pub use minimal::MinimalWal;
 pub use name::{is_name, is_topic_name};
 pub use progress::Progress;
 pub use state::{StateKind, StateOf};

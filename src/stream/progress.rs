@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use super::invariants::{self, Violation};
+use super::minimal::{self, MinimalWal};
 use super::{
     Abandon, BackupRef, Body, Close, CountedBackup, CountedBackups, LastRecord, PartitionRange, Snapshot, Totals,
 };
@@ -21,6 +22,7 @@ pub struct Progress {
     abandoned: Vec<Abandon>,
     /// The base backups that count; none before the first one was entered.
     backups: Option<CountedBackups>,
+    minimal: Vec<MinimalWal>,
 }
 
 impl Progress {
@@ -30,7 +32,8 @@ impl Progress {
         let last = snapshot.last.iter().map(|last| (last.partition, *last)).collect();
         let abandoned = snapshot.abandoned.clone();
         let backups = snapshot.backups.as_ref().map(|listed| listed.iter().map(BackupRef::counted).collect());
-        Self { positions, totals: snapshot.totals, closed: snapshot.closed.clone(), last, abandoned, backups }
+        let (totals, closed, minimal) = (snapshot.totals, snapshot.closed.clone(), snapshot.minimal.clone());
+        Self { positions, totals, closed, last, abandoned, backups, minimal }
     }
 
     /// What is archived of `partition`: from its first offset to the next one to read.
@@ -62,7 +65,7 @@ impl Progress {
     /// know what incremental base backups build on does not either.
     pub fn is_written_as(&self, written: &Self) -> bool {
         (&self.positions, &self.totals, &self.closed) == (&written.positions, &written.totals, &written.closed)
-            && self.abandoned == written.abandoned
+            && (&self.abandoned, &self.minimal) == (&written.abandoned, &written.minimal)
             && are_the_same(self.backups(), written.backups())
             && (written.last.is_empty() || self.last == written.last)
     }
@@ -80,6 +83,11 @@ impl Progress {
     /// The base backups that count. None before the first one was entered: then all that are there count.
     pub fn backups(&self) -> Option<&CountedBackups> {
         self.backups.as_ref()
+    }
+
+    /// Where the server went on with `wal_level = minimal` in what is archived, by timeline and position.
+    pub fn minimal(&self) -> &[MinimalWal] {
+        &self.minimal
     }
 
     /// Which generation of a timeline is archived now, from 0.
@@ -127,6 +135,7 @@ impl Progress {
                 self.last.remove(&range.partition);
             }
             self.last.extend(segment.last.iter().map(|last| (last.partition, *last)));
+            segment.minimal.into_iter().for_each(|added| minimal::add(&mut self.minimal, added));
         }
         for gap in body.gaps() {
             // What was removed may have been of another epoch, and nobody can ask for what lies before it.
@@ -136,9 +145,11 @@ impl Progress {
             if let Some(position) = self.positions.get_mut(&expired.partition) {
                 position.start = expired.before;
             }
+            self.minimal.retain(|one| one.partition != expired.partition || one.last >= expired.before);
         }
         if let Some(abandon) = body.abandon() {
             self.positions.remove(&abandon.partition);
+            self.minimal.retain(|one| one.partition != abandon.partition);
             self.abandoned.push(abandon.clone());
         }
         if let Some(entered) = body.entered() {

@@ -627,6 +627,7 @@ mod tests {
             }],
             last: Vec::new(),
             generation: 0,
+            minimal: None,
         }
     }
 

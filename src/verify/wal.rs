@@ -161,7 +161,13 @@ fn counts_agree(segment: &SegmentRef, seen: &Seen) -> Option<String> {
     let range = segment.partitions.first()?;
     let said = (range.records, range.min_timestamp, range.max_timestamp);
     let found = (seen.commits, seen.first_commit, seen.last_commit);
-    (said != found).then(|| format!("it holds {found:?} commits and their times, its checkpoint says {said:?}"))
+    if said != found {
+        return Some(format!("it holds {found:?} commits and their times, its checkpoint says {said:?}"));
+    }
+    // One from before this was kept says nothing.
+    let said = segment.minimal.map(|one| (Lsn::at(one.first), Lsn::at(one.last)));
+    (said.is_some() && said != seen.minimal)
+        .then(|| format!("its checkpoint has wal_level = minimal at {said:?}, and it is at {:?}", seen.minimal))
 }
 
 #[cfg(test)]

@@ -149,6 +149,7 @@ fn reaches(facts: &Facts, (way, reach): &(Way, Reach), window: Option<Window>) -
     let (limit, ends) = match &reach.limit {
         Limit::End => ("end", String::new()),
         Limit::Gap(gap) => ("gap", format!("WAL from {} to {} is lost", Lsn::at(gap.start), Lsn::at(gap.end))),
+        Limit::Minimal(at) => ("wal_level_minimal", format!("the server ran with wal_level = minimal from {at} on")),
         Limit::Missing { timeline, from } => {
             ("missing", format!("WAL of timeline {timeline} from {from} on is not archived"))
         }

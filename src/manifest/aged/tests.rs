@@ -56,6 +56,7 @@ fn sealed(n: u64, partitions: Vec<PartitionRange>, at: DateTime<Utc>) -> Segment
         partitions,
         last: Vec::new(),
         generation: 0,
+        minimal: None,
     }
 }
 

@@ -341,7 +341,17 @@ fn a_snapshot_of_a_writer_that_knows_no_parents_says_nothing_else() {
         let begin = Begin::Postgres(SYSTEM);
         let (positions, pages, last, abandoned) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let totals = Totals::default();
-        Snapshot { begin, positions, totals, pages, closed: None, last, abandoned, backups: Some(vec![backup]) }
+        Snapshot {
+            begin,
+            positions,
+            totals,
+            pages,
+            closed: None,
+            last,
+            abandoned,
+            backups: Some(vec![backup]),
+            minimal: Vec::new(),
+        }
     };
     let none = Snapshot { backups: None, ..backup("h", None) };
     let repeats = |sum: &Snapshot, written: &Snapshot| {

@@ -34,6 +34,7 @@ fn checkpoints() -> Vec<Checkpoint> {
         closed: None,
         last: Vec::new(),
         abandoned: Vec::new(),
+        minimal: Vec::new(),
         backups: None,
     };
     let bodies = [

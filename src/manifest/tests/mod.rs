@@ -10,6 +10,7 @@ mod formats;
 mod holes;
 mod interleavings;
 mod merges;
+mod minimal;
 mod paths;
 mod scan;
 mod select;
@@ -57,6 +58,7 @@ fn segment(object: &str, partitions: Vec<PartitionRange>) -> SegmentRef {
         partitions,
         last: Vec::new(),
         generation: 0,
+        minimal: None,
     }
 }
 

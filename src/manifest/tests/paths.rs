@@ -21,7 +21,7 @@ use crate::manifest::path::{Facts, Taken, Way};
 use crate::manifest::recoverable;
 use crate::segment::wal::Switch;
 use crate::store::layout;
-use crate::stream::{Lsn, System};
+use crate::stream::{Lsn, MinimalWal, System};
 
 /// The backup that a plan by times takes: the last that was finished by then.
 fn finished_before(facts: &Facts, way: &Way, ms: i64) -> Option<path::Reach> {
@@ -38,6 +38,8 @@ const FILE: u64 = 8;
 enum Step {
     /// WAL is written, with a commit at the end of each piece; the clock goes on meanwhile, in ms.
     Write(Vec<(u64, i64)>),
+    /// The server goes on with `wal_level = minimal`, and right back.
+    Minimal,
     /// What was written is archived.
     Archive,
     /// The server has removed what was not archived of files before the present one.
@@ -63,6 +65,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => prop::collection::vec(piece, 1..4).prop_map(Step::Write),
         4 => Just(Step::Archive),
         1 => Just(Step::Lose),
+        1 => Just(Step::Minimal),
         3 => (0..6_u64, 1..6_u64, -2_000..2_000_i64, on).prop_map(|(back, length, skew, on)| Step::BackUp { back, length, skew, on }),
         1 => (0..8_usize).prop_map(Step::Damage),
         1 => (any::<prop::sample::Index>(), 0..40_u64)
@@ -106,6 +109,10 @@ struct Line {
     bytes: BTreeSet<u64>,
     /// How many of the commits are archived.
     reported: usize,
+    /// Where records begin that say `wal_level = minimal`.
+    minimal: BTreeSet<u64>,
+    /// The first and the last of them in each segment that is archived.
+    barriers: Vec<(u64, u64)>,
 }
 
 /// Who computes for himself, as it was before there was one path: by the time at which a backup was finished.
@@ -118,6 +125,8 @@ enum Alone {
     Abandoned,
     /// To whom an incremental backup is one like any other.
     Parents,
+    /// To whom WAL of `wal_level = minimal` is WAL like any other.
+    Minimal,
     Plan,
     Metrics,
     /// The question whether a backup is due.
@@ -183,6 +192,11 @@ impl World {
                     line.written = end;
                 }
             }
+            Step::Minimal => {
+                let line = self.line();
+                line.minimal.insert(line.written);
+                line.written += 1;
+            }
             Step::Archive => self.archive().await,
             Step::Lose => {
                 let (from, until) = (self.archived(), file_of(self.lines[&self.now].written));
@@ -224,6 +238,9 @@ impl World {
         line.commits[reported..].iter_mut().for_each(|commit| commit.seen = true);
         line.reported = line.commits.len();
         line.bytes.extend(from..until);
+        let mut minimal = line.minimal.range(from..until).copied();
+        let minimal = minimal.next().map(|first| (first, minimal.next_back().unwrap_or(first)));
+        line.barriers.extend(minimal);
         let range = PartitionRange {
             partition,
             start: lsn(from).position(),
@@ -233,7 +250,12 @@ impl World {
             max_timestamp: commits.iter().max().copied(),
         };
         let generation = self.chain.generation(partition);
-        let of = SegmentRef { format: Format::Wal, generation, ..segment(&object, vec![range]) };
+        let minimal = minimal.map(|(first, last)| MinimalWal {
+            partition,
+            first: lsn(first).position(),
+            last: lsn(last).position(),
+        });
+        let of = SegmentRef { format: Format::Wal, generation, minimal, ..segment(&object, vec![range]) };
         committed(&mut self.chain, &Change { segments: vec![of], ..Change::default() }, "w").await;
     }
 
@@ -289,7 +311,8 @@ impl World {
         let shared = self.lines[&parent].commits.iter();
         let shared = shared.filter(|commit| commit.start >= file_of(switch) && commit.end <= switch);
         let commits = shared.map(|commit| Commit { seen: false, ..*commit }).collect();
-        let line = Line { switches, written: switch, commits, ..Line::default() };
+        let minimal = self.lines[&parent].minimal.range(file_of(switch)..switch).copied().collect();
+        let line = Line { switches, written: switch, commits, minimal, ..Line::default() };
         self.lines.insert(new, line);
         self.now = new;
     }
@@ -326,11 +349,15 @@ impl World {
         stretches[first..].iter().enumerate().all(|(number, (timeline, from, until))| {
             let begins = if number == 0 { start } else { *from };
             let needed = file_of(begins)..position.min(*until);
+            let stops = |(first, last): &(u64, u64)| {
+                *first < *until && *last >= begins && position.min(*until) > begins.max(*first)
+            };
             // A timeline that was left where it began has given nothing to the next one.
             let is_nothing = first + number < last && begins >= *until;
             is_nothing
                 || (number > 0 && begins >= position)
-                || needed.clone().all(|unit| self.lines[timeline].bytes.contains(&unit))
+                || (needed.clone().all(|unit| self.lines[timeline].bytes.contains(&unit))
+                    && !self.lines[timeline].barriers.iter().any(stops))
         })
     }
 
@@ -367,6 +394,9 @@ impl World {
         }
         if self.alone == Alone::Parents {
             facts.backups.iter_mut().for_each(|taken| taken.parent = None);
+        }
+        if self.alone == Alone::Minimal {
+            facts.minimal.clear();
         }
         facts
     }
@@ -451,6 +481,7 @@ impl World {
         match self.alone {
             Alone::Abandoned => known.backups.iter_mut().for_each(|taken| taken.is_abandoned = false),
             Alone::Parents => known.backups.iter_mut().for_each(|taken| taken.parent = None),
+            Alone::Minimal => known.minimal.clear(),
             _ => {}
         }
         let mut shown = recoverable::windows(&self.store, &self.chain, &known).await.unwrap();
@@ -524,6 +555,7 @@ impl World {
             let start =
                 self.chain.position(timeline.cast_signed()).map_or(0, |position| position.start.cast_unsigned());
             line.bytes.retain(|unit| lsn(*unit) >= Lsn(start));
+            line.barriers.retain(|(_, last)| lsn(*last) >= Lsn(start));
         }
     }
 
@@ -641,8 +673,9 @@ fn one_user_who_computes_for_himself_is_found() {
         (Alone::Retention, "retention promised"),
         (Alone::Listing, "ls claims"),
         (Alone::Abandoned, "Ok(Reach"),
-        (Alone::Parents, "does not lead there"),
-        (Alone::Plan, "and a plan for"),
+        (Alone::Parents, "Ok(Reach"),
+        (Alone::Minimal, "Ok(Reach"),
+        (Alone::Plan, "is in the backup only"),
         (Alone::Metrics, "the metrics say something else than ls"),
         (Alone::Due, "none is due for the sake of"),
     ] {

@@ -96,6 +96,7 @@ mod tests {
             partitions: vec![range],
             last: Vec::new(),
             generation: 0,
+            minimal: None,
         };
         Change { segments: vec![segment], ..Change::default() }
     }

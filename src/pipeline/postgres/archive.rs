@@ -275,7 +275,7 @@ impl Archiver {
             }
             Err(error) => return Err(error),
         };
-        if seen.minimal {
+        if seen.minimal.is_some() {
             tracing::error!(
                 timeline,
                 %start,

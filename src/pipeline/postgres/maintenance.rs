@@ -220,7 +220,7 @@ impl Maintenance {
                 first_commit: segment.min_timestamp(),
                 last_commit: segment.max_timestamp(),
                 largest_record: segment.largest_record,
-                minimal: false,
+                minimal: segment.minimal.map(|one| (Lsn::at(one.first), Lsn::at(one.last))),
             });
         }
         let (key, level) = (key.clone(), self.shared.zstd_level);

@@ -105,8 +105,9 @@ pub struct Seen {
     pub last_commit: Option<i64>,
     /// The length of the longest record that ended there.
     pub largest_record: u64,
-    /// Whether the server went on with `wal_level = minimal`, over which Postgres recovers nothing.
-    pub minimal: bool,
+    /// Where the first and the last record begin by which the server went on with `wal_level = minimal`: Postgres recovers nothing
+    /// over them.
+    pub minimal: Option<(Lsn, Lsn)>,
 }
 
 impl Seen {
@@ -119,7 +120,10 @@ impl Seen {
         };
         self.last_commit = self.last_commit.max(other.last_commit);
         self.largest_record = self.largest_record.max(other.largest_record);
-        self.minimal |= other.minimal;
+        self.minimal = match (self.minimal, other.minimal) {
+            (Some(one), Some(another)) => Some((one.0.min(another.0), one.1.max(another.1))),
+            (one, another) => one.or(another),
+        };
     }
 
     fn commit(&mut self, at: i64) {
@@ -454,7 +458,8 @@ impl WalScanner {
             self.seen.commit(i64::from_le_bytes(*at).div_euclid(1_000).saturating_add(EPOCH_MS));
         }
         if manager == MANAGER_XLOG && body.main_data().is_some_and(|data| ended::is_minimal(info, data)) {
-            self.seen.minimal = true;
+            let at = Lsn(body.start);
+            self.seen.add(&Seen { minimal: Some((at, at)), ..Seen::default() });
         }
         if let (Some(told), Some(kept)) = (&mut self.told, &body.kept) {
             let (lsns, xid) = (Lsn(body.start)..Lsn(end), u32_at(&body.header, 4));

@@ -135,7 +135,7 @@ fn records_are_followed_over_pages_and_files_whatever_the_pieces() {
         first_commit: Some(1_000),
         last_commit: Some(946_684_800_000),
         largest_record: 30_024,
-        minimal: false,
+        minimal: None,
     };
     for piece in [1, 7, 24, 8_191, 8_192, 100_000, usize::MAX] {
         assert_eq!(scan(&log, piece).expect("sound WAL"), expected, "pieces of {piece}");
@@ -231,7 +231,7 @@ fn facts(length: u64) -> WalFacts {
 
 /// A segment, as a checkpoint names it, and its object.
 fn written(bytes: &[u8]) -> (SegmentRef, Vec<u8>) {
-    let seen = Seen { commits: 2, first_commit: Some(1), last_commit: Some(5), largest_record: 9, minimal: false };
+    let seen = Seen { commits: 2, first_commit: Some(1), last_commit: Some(5), largest_record: 9, minimal: None };
     let facts = facts(bytes.len() as u64);
     let (segment, object) = seal(&OBJECT.into(), &facts, bytes, &seen, 1).expect("it is sealed");
     assert_eq!((segment.format, segment.bytes, &segment.sha256), (Format::Wal, object.len() as u64, &sha256(&object)));

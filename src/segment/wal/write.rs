@@ -8,7 +8,7 @@ use zstd::zstd_safe::{CParameter, compress_bound};
 
 use super::{Seen, WalFacts};
 use crate::error::{Error, Kind, Result, ResultExt};
-use crate::stream::{Format, PartitionRange, SegmentRef, sha256};
+use crate::stream::{Format, MinimalWal, PartitionRange, SegmentRef, sha256};
 
 /// Makes the segment that is to be stored as `key` from the bytes of WAL that `facts` tells of; `seen` is what a
 /// [`super::WalScanner`] found in them. Gives what its checkpoint says, and the object.
@@ -47,6 +47,11 @@ pub fn seal(key: &Path, facts: &WalFacts, wal: &[u8], seen: &Seen, zstd_level: i
         partitions: vec![range],
         last: Vec::new(),
         generation: 0,
+        minimal: seen.minimal.map(|(first, last)| MinimalWal {
+            partition: facts.timeline.cast_signed(),
+            first: first.position(),
+            last: last.position(),
+        }),
     };
     Ok((segment, object.into()))
 }

@@ -116,6 +116,7 @@ async fn segment(store: &Store, generation: u32, lsns: std::ops::Range<u64>, wri
         partitions: vec![range],
         last: Vec::new(),
         generation,
+        minimal: None,
     }
 }
 

@@ -28,6 +28,7 @@ fn plan(largest_record: u64, times: Range<i64>) -> Plan {
         partitions: Vec::new(),
         last: Vec::new(),
         generation: 0,
+        minimal: None,
     };
     Plan {
         parts: vec![Part {
