@@ -123,3 +123,76 @@ fn records_are_expired_by_the_time_of_archiving_and_never_while_they_are_read() 
     assert_eq!(offsets, expected);
     service.site.assert_sound();
 }
+
+/// What `expire` says of a topic: what goes, what stays, and whether it is read.
+fn said(site: &Site, args: &[&str]) -> (u64, u64, u64, bool) {
+    let said = expire(site, args);
+    let number = |name: &str| said[name].as_u64().unwrap_or_else(|| panic!("{name} of {said}"));
+    (number("segments"), number("kept_records"), number("kept_bytes"), said["held"] == true)
+}
+
+#[test]
+fn what_lies_beyond_the_size_is_expired_and_a_replay_over_it_ends_right() {
+    let (kafka, topic) = (shared(), unique("bounded"));
+    kafka.create_topic(&topic, 2, &[]);
+    let (site, server) = site_at(&kafka.bootstrap(), &Settings { topics: &[&topic], ..Settings::default() }, "");
+    site.reconfigure("max_age = \"500ms\"\n", "max_age = \"500ms\"\nmax_bytes = \"1KiB\"\n");
+    // Five runs, of which each leaves a segment.
+    for from in (0..100).step_by(20) {
+        produce(&topic, from, 20);
+        site.archive(kafka, &[&topic]);
+    }
+    let (ends, row) = (site.ends(&topic), site.ls(&topic)[0].clone());
+    let (stored, segments) =
+        (row["stored_bytes"].as_u64().expect("a size"), row["segments"].as_u64().expect("a number"));
+    assert!(segments >= 5, "{row}");
+    let keep = |site: &Site, own: &str, general: &str| {
+        let own = format!("[[kafka.topic]]\nmatch = {topic:?}\nmax_bytes = \"1KiB\"\nretention_bytes = {own}\n");
+        keep_with(site, &format!("{own}[retention]\nkafka_bytes = {general}\n"));
+    };
+    keep(&site, "\"unlimited\"", "1024");
+    assert_eq!(expire(&site, &[]), Value::Null, "of a topic that is kept whatever its size nothing is looked at");
+    keep(&site, &stored.to_string(), "1024");
+    assert_eq!(said(&site, &["--dry-run"]), (0, 100, stored, false), "just the size is kept");
+    let half = stored / 2;
+    keep(&site, &half.to_string(), "1024");
+    let (going, left, kept, _) = said(&site, &["--dry-run"]);
+    assert!(
+        0 < going && half <= kept && kept < half + stored / segments * 2,
+        "{going} of {segments}, {kept} of {stored} stay"
+    );
+    assert_eq!(site.ls(&topic)[0]["records"], 100, "a dry run changes nothing");
+
+    // A replay that is under way keeps what it reads, to its end.
+    let replay = ["-c", "tidelog.toml", "replay", "--all", "--topics", &topic, "--to-stdout", "--rate", "20/s"];
+    let mut reading = site.home().start(&replay);
+    let holds = site.home().path().join("archive/holds/kafka/main");
+    let is_hold = |file: std::fs::DirEntry| file.path().extension().is_some_and(|kind| kind == "json");
+    let held = || std::fs::read_dir(&holds).is_ok_and(|mut files| files.any(|file| file.is_ok_and(is_hold)));
+    wait_until("the replay to hold what it reads", SOON, held);
+    assert_eq!(said(&site, &[]), (0, 100, stored, true));
+    wait_until("the replay to end", PATIENCE, || !reading.is_running());
+    assert_eq!(reading.output().matches("\"offset\":").count(), 100, "{}", reading.output());
+    assert_eq!(reading.wait(PATIENCE), 0);
+
+    // Of two with different sizes each gives up by its own.
+    assert_eq!(said(&site, &[]), (going, left, kept, false));
+    keep(&site, &stored.to_string(), "1024");
+    assert_eq!(said(&site, &[]), (0, left, kept, false), "the larger one brings nothing back");
+    let mut offsets = site.tidelog(&["cat", "--topic", &topic]).expect(0).json_lines();
+    assert_eq!(offsets.len() as u64, left);
+    offsets.retain(|line| line["offset"].as_i64().is_some_and(|offset| offset < 50 - left.div_ceil(2) as i64));
+    assert!(offsets.is_empty(), "the newest stay: {offsets:?}");
+    assert_eq!(site.ends(&topic), ends);
+
+    // The service does so by itself, and archives on.
+    keep(&site, "1024", "1024");
+    let program = site.start();
+    let mut service = Service { site, server, program };
+    let fewer = || service.site.ls(&topic)[0]["records"].as_u64().is_some_and(|records| records < left);
+    wait_until("the service to expire", PATIENCE, fewer);
+    produce(&topic, 100, 10);
+    service.site.wait_archived(kafka, &[&topic], &mut [&mut service.program]);
+    service.program.terminate(STOP);
+    service.site.assert_sound();
+}

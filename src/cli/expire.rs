@@ -8,13 +8,13 @@ use serde::Serialize;
 use super::human;
 use super::inspect::all_read;
 use super::output::{print, print_json};
-use crate::config::{Config, Retention};
+use crate::config::{Config, Kept, RecordRetention, Retention};
 use crate::error::{Error, Kind, Result, ResultExt as _};
 use crate::manifest::aged::{self, Aged, Stays};
 use crate::manifest::found::backups;
 use crate::manifest::state::{self as versions, retention};
 use crate::manifest::{self, Chain, holds, reads, recoverable};
-use crate::pipeline::kafka::maintenance::Moment;
+use crate::pipeline::kafka::maintenance::{Moment, Newer, newest_first};
 use crate::pipeline::postgres::{Expiry, delete_obsolete, expire};
 use crate::pipeline::state::maintenance;
 use crate::pipeline::writer_id;
@@ -23,7 +23,7 @@ use crate::stream::{StreamId, TopicGeneration};
 use crate::time;
 
 /// Expires what `[retention]` lets go: WAL and base backups without which every moment of the time stays recoverable, records
-/// that were archived before their time, and versions of state without which the state as of every moment of its time is told.
+/// that were archived before their time or lie beyond their topic's size, and versions of state without which the state as of every moment of its time is told.
 ///
 /// `tidelog run` does this by itself. Objects are deleted an hour after they were expired: whoever chose them before still
 /// finds them.
@@ -93,16 +93,15 @@ pub(crate) async fn run(args: &Args, config: &Config) -> Result<()> {
     let horizon = postgres.map(|kept| before(now, kept)).transpose()?;
     let store = Store::open(&config.archive)?;
     let (mut gone, mut damaged) = (Gone::default(), Vec::new());
-    for stream in manifest::streams(&store).await? {
+    let streams = manifest::streams(&store).await?;
+    expire_topics(&store, (kafka, &streams), args.dry_run, (&mut gone, &mut damaged)).await?;
+    for stream in streams {
         let one = match &stream {
             StreamId::Postgres { .. } => match horizon {
                 Some(horizon) => expire_wal(&store, &stream, (horizon, now), args.dry_run).await,
                 None => continue,
             },
-            StreamId::Kafka(generation) => match kafka.of(generation) {
-                Some(kept) => expire_topic(&store, generation, kept, args.dry_run).await,
-                None => continue,
-            },
+            StreamId::Kafka(_) => continue,
             StreamId::State(_) => match state {
                 Some(kept) => expire_state(&store, &stream, kept, args.dry_run).await,
                 None => continue,
@@ -190,18 +189,43 @@ async fn expire_wal(
     Ok(gone)
 }
 
-/// Expires what was archived of a generation of a topic before the time `kept`.
-async fn expire_topic(store: &Store, generation: &TopicGeneration, kept: Duration, dry_run: bool) -> Result<Gone> {
+/// Expires what retention lets go of the topics among the streams.
+async fn expire_topics(
+    store: &Store,
+    (retention, streams): (&RecordRetention, &[StreamId]),
+    dry_run: bool,
+    (gone, damaged): (&mut Gone, &mut Vec<(StreamId, Error)>),
+) -> Result<()> {
+    let mut generations: Vec<TopicGeneration> = streams.iter().filter_map(StreamId::topic).cloned().collect();
+    newest_first(&mut generations);
+    let mut newer = Newer::default();
+    for generation in generations {
+        let Some(kept) = retention.of(&generation) else { continue };
+        let one = expire_topic(store, &generation, newer.leave(&generation, kept), dry_run).await;
+        match manifest::isolated(store, one).await? {
+            Ok(one) => {
+                newer.add(one.topics.iter().map(|topic| topic.kept_bytes).sum());
+                gone.add(one);
+            }
+            Err(error) => damaged.push((generation.stream(), error)),
+        }
+    }
+    gone.topics.sort_by(|one, other| one.stream.cmp(&other.stream));
+    Ok(())
+}
+
+/// Expires what of a generation of a topic was archived longer ago or lies beyond the size than is kept.
+async fn expire_topic(store: &Store, generation: &TopicGeneration, kept: Kept, dry_run: bool) -> Result<Gone> {
     let mut gone = Gone::default();
     let Some(mut chain) = Chain::open(store, &generation.stream()).await? else { return Ok(gone) };
     let at = match dry_run {
         true => Moment::at(store, &generation.cluster, time::now()).await?,
         false => Moment::now(store, &generation.cluster).await?,
     };
-    let clock = at.clock(kept)?;
+    let clock = at.clock(kept.time)?;
     let (mut aged, mut steps, mut held) = (Aged::default(), Vec::new(), false);
     loop {
-        aged.go_on(&chain, clock).await?;
+        aged.go_on(&chain, clock, kept.bytes).await?;
         let step = aged.expirable(&chain, &at.held, clock).await?;
         held |= step != aged.expirable(&chain, &reads::Held::default(), clock).await?;
         steps.push(step);
@@ -213,7 +237,8 @@ async fn expire_topic(store: &Store, generation: &TopicGeneration, kept: Duratio
     let there = chain.totals().present();
     if !dry_run {
         aged::expire(&mut chain, &steps, (&writer_id()?, at.now)).await?;
-        gone.deleted = aged::delete_expired(store, &chain, clock, &at.held, &mut Stays::default()).await?.deleted;
+        gone.deleted =
+            aged::delete_expired(store, &chain, aged.sealed_by(clock), &at.held, &mut Stays::default()).await?.deleted;
     }
     gone.topics.push(Topic {
         stream: generation.stream().to_string(),

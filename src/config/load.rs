@@ -307,7 +307,7 @@ fn read_override(mut section: Section<'_>, default: &Segment) -> TopicOverride {
         TopicPattern::Name(text)
     });
     let segment = read_segment(&mut section, default);
-    let retention = retention::of_topic(&mut section, segment.max_age);
+    let retention = retention::of_topic(&mut section, &segment);
     section.finish();
     TopicOverride { pattern, segment, retention }
 }
@@ -564,7 +564,7 @@ mod tests {
                 "[retention]\nkafka = \"59s\"",
                 "retention.kafka: 59s is not allowed, use max_age of segments (1m) or more",
             ),
-            ("[retention]\nkafka_bytes = \"7GiB\"", "retention.kafka_bytes: is not supported by this version"),
+            ("[retention]\nkafka_bytes = \"7B\"", "retention.kafka_bytes: 7 is not allowed, use 64 MiB or more"),
         ] {
             let problems = problems(&format!("{LEAST}[state]\n{text}\n"));
             assert!(problems.contains(told), "{text}: {problems}");

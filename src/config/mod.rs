@@ -19,7 +19,7 @@ use regex::Regex;
 use url::Url;
 
 pub use postgres::{Ack, BaseBackup, Hidden, Postgres};
-pub use retention::{RecordRetention, Retention, TopicRetention};
+pub use retention::{Kept, Own, RecordRetention, Retention, TopicRetention};
 
 use crate::stream::Format;
 
@@ -154,8 +154,8 @@ pub struct TopicOverride {
     pub pattern: TopicPattern,
     /// The settings of such a topic, the general ones filled in.
     pub segment: Segment,
-    /// `retention`, if it has one of its own.
-    pub retention: Option<TopicRetention>,
+    /// `retention` and `retention_bytes`, where it has its own.
+    pub retention: TopicRetention,
 }
 
 /// A topic's name, or `^` and a regex.

@@ -145,6 +145,12 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// Takes a key if it says just this word.
+    pub(super) fn is_text(&mut self, key: &'static str, word: &str) -> bool {
+        let is = self.table.get(key).and_then(Value::as_str) == Some(word);
+        is && self.take(key).is_some()
+    }
+
     /// A text that must be there and not be empty.
     pub(super) fn required_text(&mut self, key: &'static str, example: &str) -> String {
         if !self.table.contains_key(key) {

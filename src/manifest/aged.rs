@@ -1,4 +1,4 @@
-//! What retention expires of a topic, counted by the time of archiving.
+//! What retention expires of a topic: what was archived long ago, and what lies beyond a size.
 //!
 //! ```text
 //!   entries   0 ─ 1 ─ 2 ─ … ─ 64 snapshot ─ 65 ─ 66 ─ 67 ─ …        a segment is as old as the entry that names it: expired is
@@ -10,7 +10,8 @@
 //! kept say so: what it says, what the store says of its object, and what its segments say of when they were sealed and of the latest
 //! of their records. A date that lies ahead of now is wrong and says nothing; an entry of which nothing else is known is as old as
 //! one behind it is. A wrong date of a record so keeps it at most as long again, and never expires it. Everything up to an entry
-//! goes in one step, so each segment is on one side of it with all its partitions.
+//! goes in one step, so each segment is on one side of it with all its partitions. What goes because of its [size] goes however young
+//! it is, and keeps nothing behind it that is old.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -27,6 +28,9 @@ use crate::stream::invariants::SNAPSHOT_EVERY;
 use crate::stream::{Body, PartitionRange, Progress, Retired, SegmentRef, StreamId};
 
 mod delete;
+mod size;
+
+use size::{Fit, Surplus};
 
 pub use delete::{Deletion, Stays, delete_expired};
 
@@ -57,6 +61,7 @@ enum Age {
 
 /// An entry, and how it is dated.
 struct Dated {
+    number: u64,
     body: Body,
     sha256: String,
     /// When it was written, by its writer's clock.
@@ -72,7 +77,7 @@ impl Dated {
             return Err(entry::missing(chain.stream(), number));
         };
         let entry = entry::decode(chain.stream(), number, object, &bytes)?;
-        Ok(Self { at: entry.checkpoint.at, body: entry.checkpoint.body, sha256: entry.sha256, stored })
+        Ok(Self { number, at: entry.checkpoint.at, body: entry.checkpoint.body, sha256: entry.sha256, stored })
     }
 
     fn age(&self, clock: Clock) -> Age {
@@ -88,35 +93,106 @@ impl Dated {
 
 /// When a segment was sealed, and the latest timestamps of its records.
 fn dates(segment: &SegmentRef) -> impl Iterator<Item = DateTime<Utc>> {
-    let sealed = match Name::parse(&segment.object) {
-        Ok(Name::Records { sealed, .. }) => Some(sealed),
-        _ => None,
-    };
     let latest = segment.partitions.iter().filter_map(|range| range.max_timestamp);
-    sealed.into_iter().chain(latest.filter_map(DateTime::from_timestamp_millis))
+    sealed(segment).into_iter().chain(latest.filter_map(DateTime::from_timestamp_millis))
 }
 
-/// How far a chain has come of age. It is gone on with as time passes, so that each entry is read about once.
+/// When a segment was sealed.
+fn sealed(segment: &SegmentRef) -> Option<DateTime<Utc>> {
+    match Name::parse(&segment.object) {
+        Ok(Name::Records { sealed, .. }) => Some(sealed),
+        _ => None,
+    }
+}
+
+/// What is archived by an entry and all before it.
 #[derive(Debug, Clone, Default)]
-pub struct Aged {
-    /// What is archived by the last entry that is old.
-    pub progress: Progress,
+struct Taken {
+    progress: Progress,
     /// That entry, and the sha256 of its bytes; none where none is.
     through: Option<(u64, String)>,
+    /// The latest of their dates: no later than that were their segments sealed, by right clocks.
+    latest: Option<DateTime<Utc>>,
+}
+
+impl Taken {
+    fn add(&mut self, entry: Dated, clock: Clock) {
+        self.progress.add(&entry.body);
+        let dates = entry.body.segments().iter().filter_map(sealed).chain([entry.at]);
+        self.latest = dates.chain(self.latest).filter(|date| *date <= clock.now).max();
+        self.through = Some((entry.number, entry.sha256));
+    }
+}
+
+/// One pass over the entries behind those that go.
+struct Pass {
+    clock: Clock,
+    surplus: Option<Surplus>,
+    /// With entries of which it is not plain yet whether they go: one behind them tells.
+    pending: Option<Taken>,
+    /// The date of the first of them that is young, which keeps what is old behind it.
+    young: Option<DateTime<Utc>>,
+}
+
+impl Pass {
+    /// Whether an entry may follow that goes with all that are pending: a merge may have left thousands without anything of their own.
+    fn is_open(&self) -> bool {
+        self.pending.is_some() && self.surplus.as_ref().is_some_and(|surplus| surplus.left > 0)
+    }
+
+    /// Adds an entry to `aged` if it goes; whether neither it nor any behind it does.
+    fn ends_at(&mut self, entry: Dated, aged: &mut Aged, chain: &Chain) -> bool {
+        let fit = self.surplus.as_mut().map_or(Fit::Stays, |surplus| surplus.fit(chain, &entry.body));
+        let age = entry.age(self.clock);
+        if fit == Fit::Goes || (age == Age::Old && self.young.is_none()) {
+            if let Some(pending) = self.pending.take() {
+                aged.taken = pending;
+            }
+            aged.taken.add(entry, self.clock);
+            (aged.wanted, self.young) = (None, None);
+            return false;
+        }
+        if let Age::Young(date) = age {
+            self.young = self.young.or(Some(date));
+        }
+        if fit == Fit::Stays && self.young.is_some() {
+            return true;
+        }
+        self.pending.get_or_insert_with(|| aged.taken.clone()).add(entry, self.clock);
+        false
+    }
+}
+
+/// How far a chain has come of age, and goes beyond its size. It is gone on with as time passes, so that each entry is read about once.
+#[derive(Debug, Clone, Default)]
+pub struct Aged {
+    /// What is archived by the last entry that goes.
+    taken: Taken,
+    /// So much more than now would have to be too much that what is next goes for it; none where that is not known.
+    wanted: Option<u64>,
     /// The date of the one behind it that is too young; none if there is none.
     pub next: Option<DateTime<Utc>>,
-    /// Whether there may be more that is old: it is to be gone on with.
+    /// Whether there may be more that goes: it is to be gone on with.
     pub more: bool,
 }
 
 impl Aged {
-    /// Goes on to the last entry that is old now, or over some thousand entries.
-    pub async fn go_on(&mut self, chain: &Chain, clock: Clock) -> Result<()> {
-        self.go_on_over(chain, clock, ENTRIES_AT_ONCE).await
+    /// What is archived by the last entry that goes.
+    pub fn progress(&self) -> &Progress {
+        &self.taken.progress
     }
 
-    async fn go_on_over(&mut self, chain: &Chain, clock: Clock, most: u64) -> Result<()> {
-        let is_known = match &self.through {
+    fn through(&self) -> Option<u64> {
+        self.taken.through.as_ref().map(|(number, _)| *number)
+    }
+
+    /// Goes on to the last entry that goes now, or over some thousand entries: what is old, and what lies beyond the size `kept`.
+    pub async fn go_on(&mut self, chain: &Chain, clock: Clock, kept: Option<u64>) -> Result<()> {
+        self.go_on_over(chain, (clock, kept), ENTRIES_AT_ONCE).await
+    }
+
+    async fn go_on_over(&mut self, chain: &Chain, (clock, kept): (Clock, Option<u64>), most: u64) -> Result<()> {
+        let is_known = match &self.taken.through {
             Some((number, sha256)) => entry::is_there(&chain.store, chain.stream(), *number, sha256).await?,
             None => false,
         };
@@ -124,32 +200,48 @@ impl Aged {
             *self = Self::expired(chain).await?;
         }
         (self.next, self.more) = (None, false);
-        let first = self.through.as_ref().map_or(0, |(number, _)| number + 1);
+        let first = self.through().map_or(0, |through| through + 1);
         let last = chain.head().min(first.saturating_add(most - 1));
-        let (mut number, mut width, mut unknown) = (first, 1, Vec::new());
-        while number <= last {
+        let mut pass = Pass { clock, surplus: self.surplus_of_size(chain, kept).await?, pending: None, young: None };
+        let (mut number, mut width, mut has_ended) = (first, 1, false);
+        while !has_ended {
+            let last = if pass.is_open() { chain.head() } else { last };
+            if last < number {
+                break;
+            }
             let window = number..last.saturating_add(1).min(number + width);
             (number, width) = (window.end, (width * 4).min(READS_AT_ONCE as u64));
-            let mut read =
-                stream::iter(window.clone()).map(|number| Dated::read(chain, number)).buffered(READS_AT_ONCE);
-            for number in window {
-                let Some(dated) = read.try_next().await? else { break };
-                match dated.age(clock) {
-                    Age::Young(date) => {
-                        self.next = Some(date);
-                        return Ok(());
-                    }
-                    Age::Unknown => unknown.push(dated.body),
-                    Age::Old => {
-                        unknown.drain(..).for_each(|body| self.progress.add(&body));
-                        self.progress.add(&dated.body);
-                        self.through = Some((number, dated.sha256));
-                    }
-                }
+            let read = stream::iter(window).map(|number| Dated::read(chain, number)).buffered(READS_AT_ONCE);
+            let entries: Vec<Dated> = read.try_collect().await?;
+            if let Some(surplus) = &mut pass.surplus {
+                surplus.look_ahead(chain, entries.iter().map(|entry| &entry.body)).await?;
             }
+            has_ended = entries.into_iter().any(|entry| pass.ends_at(entry, self, chain));
         }
-        self.more = last < chain.head() && self.through.as_ref().is_some_and(|(through, _)| first <= *through);
+        if let Some(surplus) = pass.surplus {
+            self.wanted = surplus.wanted;
+        }
+        self.next = pass.young;
+        self.more = !has_ended && last < chain.head() && self.through().is_some_and(|through| first <= through);
         Ok(())
+    }
+
+    async fn surplus_of_size(&mut self, chain: &Chain, kept: Option<u64>) -> Result<Option<Surplus>> {
+        let Some(kept) = kept else { return Ok(None) };
+        if chain.totals().present().stored_bytes <= kept {
+            return Ok(None);
+        }
+        let ends: BTreeMap<i32, i64> = self.progress().positions().map(|at| (at.partition, at.end)).collect();
+        let going = sum(chain, std::slice::from_ref(&ends)).await?.stored_bytes;
+        let found = Surplus::beyond(chain, kept, (ends, going));
+        // Less than the last time when nothing went: what would go was looked at then.
+        let wanted = self.wanted.unwrap_or(0);
+        Ok(found.filter(|surplus| wanted <= surplus.left))
+    }
+
+    /// When the segments were sealed at the latest that [`delete_expired`] is to look at.
+    pub fn sealed_by(&self, clock: Clock) -> Clock {
+        Clock { horizon: self.taken.latest.map_or(clock.horizon, |latest| latest.max(clock.horizon)), ..clock }
     }
 
     /// As far as all is expired: how old that is does not matter any more. Positions never fall, so it is found by halving.
@@ -164,10 +256,10 @@ impl Aged {
         if number == 0 {
             return Ok(Self::default());
         }
-        let Dated { body, sha256, .. } = Dated::read(chain, number).await?;
+        let Dated { body, sha256, at, .. } = Dated::read(chain, number).await?;
         let Body::Snapshot(snapshot) = body else { return Ok(Self::default()) };
         let (progress, through) = (Progress::from_snapshot(&snapshot), Some((number, sha256)));
-        Ok(Self { progress, through, ..Self::default() })
+        Ok(Self { taken: Taken { progress, through, latest: Some(at) }, ..Self::default() })
     }
 
     /// The beginnings of partitions once all that is old is expired. Empty where nothing goes, or where something of it is read.
@@ -175,7 +267,7 @@ impl Aged {
     /// # Errors
     /// The store's.
     pub async fn expirable(&self, chain: &Chain, held: &Held, clock: Clock) -> Result<BTreeMap<i32, i64>> {
-        let beginnings = beginnings(chain.stream(), &self.progress, &chain.progress, held);
+        let beginnings = beginnings(chain.stream(), self.progress(), &chain.progress, held);
         if beginnings.is_empty() {
             return Ok(beginnings);
         }

@@ -77,10 +77,13 @@ fn added() -> impl Strategy<Value = Added> {
 
 /// Commits them; gives the objects of each entry with its age.
 async fn archived(store: &Store, all: &[Added]) -> Vec<(i64, String)> {
-    let mut chain = begun(store).await;
-    let (mut time, mut objects) = (0, Vec::new());
-    for (n, added) in (0..).zip(all) {
-        time += added.after;
+    archive_more(&mut begun(store).await, all, (&mut 0, &mut 0)).await
+}
+
+async fn archive_more(chain: &mut Chain, all: &[Added], (n, time): (&mut u64, &mut i64)) -> Vec<(i64, String)> {
+    let mut objects = Vec::new();
+    for added in all {
+        (*n, *time) = (*n + 1, *time + added.after);
         let place = |partition: usize| chain.position(partition as i32).map_or(0, |at| at.end);
         let filled = (0..3).filter(|partition| added.lens[*partition] > 0);
         let ranges: Vec<_> = filled.map(|p| range(p as i32, place(p), added.lens[p])).collect();
@@ -94,7 +97,7 @@ async fn archived(store: &Store, all: &[Added]) -> Vec<(i64, String)> {
                     start: lost.start,
                     end: lost.end,
                     reason: GapReason::BrokerRetention,
-                    found: at(time),
+                    found: at(*time),
                     generation: 0,
                 };
                 Change { gaps: ranges.iter().map(gap).collect(), ..Change::default() }
@@ -109,12 +112,12 @@ async fn archived(store: &Store, all: &[Added]) -> Vec<(i64, String)> {
                 Change { empty: ranges.iter().map(none).collect(), ..Change::default() }
             }
             _ => {
-                let segment = segment(n, ranges);
-                objects.push((time, segment.object.clone()));
+                let segment = segment(*n, ranges);
+                objects.push((*time, segment.object.clone()));
                 Change { segments: vec![segment], ..Change::default() }
             }
         };
-        chain.commit(&change, "w", at(time)).await.expect("committed");
+        chain.commit(&change, "w", at(*time)).await.expect("committed");
     }
     objects
 }
@@ -128,7 +131,7 @@ async fn listed(chain: &Chain) -> BTreeSet<String> {
 async fn planned(chain: &Chain, held: &Held, clock: Clock, most: u64) -> (Vec<BTreeMap<i32, i64>>, Aged) {
     let (mut aged, mut steps) = (Aged::default(), Vec::new());
     loop {
-        aged.go_on_over(chain, clock, most).await.expect("looked");
+        aged.go_on_over(chain, (clock, None), most).await.expect("looked");
         steps.push(aged.expirable(chain, held, clock).await.expect("planned"));
         if !aged.more {
             steps.retain(|step| !step.is_empty());
@@ -165,7 +168,7 @@ async fn case(all: Vec<Added>, horizon: i64, read: Option<(i32, i64, i64)>, at_o
     assert!(young.is_subset(&kept), "nothing younger than the horizon goes");
     let reads_old = offsets.as_ref().is_some_and(|offsets| {
         let ranges = before.positions().filter_map(|now| {
-            let old = past.progress.position(now.partition)?;
+            let old = past.progress().position(now.partition)?;
             Some((now.partition, now.start..old.end)).filter(|(_, range)| !range.is_empty())
         });
         let going: BTreeMap<i32, Range<i64>> = ranges.collect();
@@ -216,6 +219,83 @@ proptest! {
     }
 }
 
+/// Expires by time and size, some entries at a time, in a chain that grows; held against the segments in their order.
+async fn size_case(all: Vec<Added>, (kept, horizon): (u64, i64), rounds: usize, at_once: u64) {
+    let store = store();
+    let mut objects: Vec<(i64, String)> = Vec::new();
+    let (mut aged, mut time, mut n) = (Aged::default(), 0, 0);
+    let mut chain = begun(&store).await;
+    let clock = Clock { now: at(9_000), horizon: at(horizon) };
+    for some in all.chunks(all.len().div_ceil(rounds)) {
+        objects.extend(archive_more(&mut chain, some, (&mut n, &mut time)).await);
+        let before = listed(&chain).await;
+        let nobody = Held::default();
+        loop {
+            aged.go_on_over(&chain, (clock, Some(kept)), at_once).await.expect("looked");
+            let step = aged.expirable(&chain, &nobody, clock).await.expect("planned");
+            expire(&mut chain, &[step], ("e", at(time))).await.expect("expired");
+            if !aged.more {
+                break;
+            }
+        }
+        let after = listed(&chain).await;
+        // Every segment has a hundred bytes. What was there in the order of the entries, of which one may name several.
+        let there: Vec<&(i64, String)> = objects.iter().filter(|one| before.contains(&one.1)).collect();
+        let old = there.iter().take_while(|one| one.0 <= horizon).count();
+        let beyond = (there.len() as u64).saturating_sub(kept.div_ceil(100)) as usize;
+        let expected: BTreeSet<String> = there[old.max(beyond)..].iter().map(|one| one.1.clone()).collect();
+        assert_eq!(after, expected, "the newest {kept} bytes at least, and nothing that is not needed for it");
+        let again = aged.wanted;
+        aged.go_on_over(&chain, (clock, Some(kept)), at_once).await.expect("looked");
+        assert_eq!(aged.expirable(&chain, &nobody, clock).await.expect("planned"), BTreeMap::new(), "{again:?}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// What is known from round to round and what a new process finds out are the same, also across snapshots.
+    #[test]
+    fn what_lies_beyond_the_size_goes_and_no_more(
+        all in prop::collection::vec(added(), 1..200),
+        kept in prop_oneof![Just(0), 1..30_u64].prop_flat_map(|segments| segments * 100..segments * 100 + 100),
+        horizon in prop_oneof![Just(-1), -1..300_i64],
+        rounds in 1..6_usize,
+        at_once in 1..100_u64,
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        runtime.block_on(size_case(all, (kept, horizon), rounds, at_once));
+    }
+}
+
+/// The service has what it knows of the last round, a command has nothing: they decide the same.
+#[tokio::test]
+async fn a_size_is_decided_the_same_from_what_is_known_and_from_nothing() {
+    let store = store();
+    let mut chain = begun(&store).await;
+    let clock = Clock { now: at(9_000), horizon: DateTime::<Utc>::MIN_UTC };
+    let mut known = Aged::default();
+    for n in 0..300_u64 {
+        let change = Change { segments: vec![segment(n, vec![range(0, n as i64 * 10, 10)])], ..Change::default() };
+        chain.commit(&change, "w", at(n as i64)).await.expect("committed");
+        if n % 37 > 0 {
+            continue;
+        }
+        let mut fresh = Aged::default();
+        let mut steps = Vec::new();
+        for aged in [&mut known, &mut fresh] {
+            aged.go_on(&chain, clock, Some(2_000)).await.expect("looked");
+            steps.push(aged.expirable(&chain, &Held::default(), clock).await.expect("planned"));
+        }
+        assert_eq!(steps[0], steps[1]);
+        let dated = fresh.sealed_by(clock).horizon;
+        assert!(steps[0].is_empty() || dated == at(steps[0][&0] / 10 - 1), "no younger segment is looked at: {dated}");
+        expire(&mut chain, &steps[..1], ("e", at(n as i64))).await.expect("expired");
+        let left = chain.totals().present().stored_bytes;
+        assert_eq!(left, 2_000.min((n + 1) * 100), "just the size: a segment more would leave less");
+    }
+}
+
 /// The first of partition 1 lies behind a stretch without records; a later segment, which partition 0 begins with, has more of it.
 #[tokio::test]
 async fn the_oldest_record_is_found_behind_a_stretch_without_any() {
@@ -248,8 +328,10 @@ async fn what_the_store_has_dated_later_is_as_young_as_that() {
     chain.commit(&change, "w", long_ago).await.expect("committed");
     let aged = async |horizon: DateTime<Utc>| {
         let mut aged = Aged::default();
-        aged.go_on(&chain, Clock { now: crate::time::now() + TimeDelta::hours(2), horizon }).await.expect("looked");
-        aged.progress.positions().count()
+        aged.go_on(&chain, Clock { now: crate::time::now() + TimeDelta::hours(2), horizon }, None)
+            .await
+            .expect("looked");
+        aged.progress().positions().count()
     };
     assert_eq!(aged(crate::time::now() - TimeDelta::hours(1)).await, 0);
     assert_eq!(aged(crate::time::now() + TimeDelta::hours(1)).await, 1, "and no younger");
@@ -314,7 +396,7 @@ async fn clocks_case(all: Vec<Clocked>, kept: i64, are_told: bool) {
             1 => {}
             _ => continue,
         }
-        aged.go_on(&chain, clock).await.expect("looked");
+        aged.go_on(&chain, clock, None).await.expect("looked");
         let step = aged.expirable(&chain, &Held::default(), clock).await.expect("planned");
         expire(&mut chain, &[step], ("w", at(now))).await.expect("expired");
         let left = listed(&chain).await;
@@ -366,7 +448,11 @@ async fn nothing_is_expired_while_the_last_entry_is_dated_ahead_of_now() {
         file.set_modified((now + GRACE + ahead).into()).expect("dated");
         let clock = Clock { now, horizon };
         let (steps, aged) = planned(&chain, &Held::default(), clock, 1_000).await;
-        assert_eq!(aged.progress.positions().map(|at| at.end).collect::<Vec<_>>(), [10], "the first of the two is old");
+        assert_eq!(
+            aged.progress().positions().map(|at| at.end).collect::<Vec<_>>(),
+            [10],
+            "the first of the two is old"
+        );
         assert_eq!(!steps.is_empty(), goes);
     }
 }

@@ -62,7 +62,7 @@ async fn cost_of_idle_rounds(faulty: &Arc<Faulty>, chain: &mut Chain) -> [Counts
     let (mut aged, mut stays) = (Aged::default(), Stays::default());
     let mut round = async || {
         faulty.take_counts();
-        aged.go_on(chain, clock).await.unwrap();
+        aged.go_on(chain, clock, None).await.unwrap();
         assert!(aged.expirable(chain, &Held::default(), clock).await.unwrap().is_empty());
         let deletion = delete_expired(&faulty.store(), chain, clock, &Held::default(), &mut stays).await.unwrap();
         assert_eq!((deletion.deleted, deletion.waits), (0, false));

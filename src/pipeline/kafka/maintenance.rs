@@ -10,7 +10,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use tokio::time::Instant;
 
-use crate::config::RecordRetention;
+use crate::config::{Kept, RecordRetention};
 use crate::error::{Error, Kind, Result, ResultExt as _};
 use crate::manifest::aged::{self, Aged, Clock, Deletion, GRACE, Stays};
 use crate::manifest::{self, Chain, holds, reads};
@@ -69,6 +69,8 @@ struct Known {
     due: Option<DateTime<Utc>>,
     aged: Aged,
     stays: Stays,
+    /// What was there of it when it was looked at last, as it is stored.
+    bytes: u64,
 }
 
 impl Maintenance {
@@ -86,19 +88,52 @@ impl Maintenance {
             return Ok(Ok(()));
         }
         left_to_others(reads::remove_lapsed(store, &self.cluster, at.now).await.map(|()| 0))?;
-        let mut failed = Ok(());
-        for generation in manifest::generations_named(store, &self.cluster).await? {
+        let (mut failed, mut newer) = (Ok(()), Newer::default());
+        let mut generations = manifest::generations_named(store, &self.cluster).await?;
+        newest_first(&mut generations);
+        for generation in generations {
             let Some(kept) = self.retention.of(&generation) else { continue };
+            let kept = newer.leave(&generation, kept);
             let known = self.generations.entry(generation.clone()).or_default();
-            if known.due.is_some_and(|due| at.now < due) {
-                continue;
+            if known.due.is_none_or(|due| due <= at.now) {
+                match manifest::isolated(store, tidy(store, &generation, (&at, kept, known), &writer).await).await? {
+                    Ok(next) => known.due = Some(next),
+                    Err(error) => failed = failed.and(Err(error)),
+                }
             }
-            match manifest::isolated(store, tidy(store, &generation, (&at, kept, known), &writer).await).await? {
-                Ok(next) => known.due = Some(next),
-                Err(error) => failed = failed.and(Err(error)),
-            }
+            newer.add(known.bytes);
         }
         Ok(failed)
+    }
+}
+
+/// Puts the newest generation of each topic first: an older one has what they leave of the topic's size.
+pub fn newest_first(generations: &mut [TopicGeneration]) {
+    generations.sort_by(|one, other| {
+        (&one.cluster, &one.topic, other.number).cmp(&(&other.cluster, &other.topic, one.number))
+    });
+}
+
+/// What is there of the generations of a topic that were looked at before.
+#[derive(Debug, Default)]
+pub struct Newer {
+    topic: Option<(String, String)>,
+    bytes: u64,
+}
+
+impl Newer {
+    /// Returns what of `kept` the newer generations leave to this one.
+    pub fn leave(&mut self, generation: &TopicGeneration, kept: Kept) -> Kept {
+        let topic = Some((generation.cluster.clone(), generation.topic.clone()));
+        if self.topic != topic {
+            *self = Self { topic, bytes: 0 };
+        }
+        Kept { bytes: kept.bytes.map(|bytes| bytes.saturating_sub(self.bytes)), ..kept }
+    }
+
+    /// Adds what is there of it.
+    pub fn add(&mut self, bytes: u64) {
+        self.bytes = self.bytes.saturating_add(bytes);
     }
 }
 
@@ -142,11 +177,12 @@ impl Moment {
         Ok(Self { now, held: reads::held(store, cluster, now).await? })
     }
 
-    /// Returns until when what was archived is old, where it is kept for a time.
+    /// Returns until when what was archived is old: nothing is where all is kept.
     ///
     /// # Errors
     /// [`Kind::Config`] for a time that no calendar reaches back.
-    pub fn clock(&self, kept: Duration) -> Result<Clock> {
+    pub fn clock(&self, kept: Option<Duration>) -> Result<Clock> {
+        let Some(kept) = kept else { return Ok(Clock { now: self.now, horizon: DateTime::<Utc>::MIN_UTC }) };
         let too_long = || "retention.kafka is too long".to_owned();
         let span = TimeDelta::from_std(kept).or_err(Kind::Config, too_long)?;
         let horizon = self.now.checked_sub_signed(span).ok_or_else(|| Error::new(Kind::Config, too_long()))?;
@@ -158,24 +194,28 @@ impl Moment {
 async fn tidy(
     store: &Store,
     generation: &TopicGeneration,
-    (at, kept, known): (&Moment, Duration, &mut Known),
+    (at, kept, known): (&Moment, Kept, &mut Known),
     writer: &str,
 ) -> Result<DateTime<Utc>> {
-    let (now, clock) = (at.now, at.clock(kept)?);
+    let (now, clock) = (at.now, at.clock(kept.time)?);
     let Some(mut chain) = Chain::open(store, &generation.stream()).await? else { return Ok(now) };
-    known.aged.go_on(&chain, clock).await?;
+    known.aged.go_on(&chain, clock, kept.bytes).await?;
     let step = known.aged.expirable(&chain, &at.held, clock).await?;
     let given = aged::expire(&mut chain, std::slice::from_ref(&step), (writer, now)).await?;
-    let deletion = match aged::delete_expired(store, &chain, clock, &at.held, &mut known.stays).await {
-        Ok(deletion) => deletion,
-        Err(error) => {
-            left_to_others(Err(error))?;
-            Deletion::default()
-        }
-    };
+    let deletion =
+        match aged::delete_expired(store, &chain, known.aged.sealed_by(clock), &at.held, &mut known.stays).await {
+            Ok(deletion) => deletion,
+            Err(error) => {
+                left_to_others(Err(error))?;
+                Deletion::default()
+            }
+        };
     let is_left = |old: i32, end: i64| chain.position(old).is_some_and(|now| now.start < end);
-    let is_held = step.is_empty() && known.aged.progress.positions().any(|old| is_left(old.partition, old.end));
-    match deletion.waits || is_held || known.aged.more || given != Retired::default() {
+    let is_held = step.is_empty() && known.aged.progress().positions().any(|old| is_left(old.partition, old.end));
+    known.bytes = chain.totals().present().stored_bytes;
+    // The size of a topic is that of all its generations: what comes into one may be too much of another.
+    let may_grow = kept.bytes.is_some() && known.bytes > 0;
+    match may_grow || deletion.waits || is_held || known.aged.more || given != Retired::default() {
         true => Ok(now),
         false => Ok(due(known.aged.next, clock)),
     }
