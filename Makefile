@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-bad-store soak soak-replay lint bench fuzz clean-cache
+.PHONY: help demo test test-bad-store test-faults soak soak-replay lint bench fuzz clean-cache
 
 setup := bash tests/rig/setup.sh
 # The one place where the cache's path is decided is setup.sh; this asks it.
@@ -29,6 +29,14 @@ test: ## get the test servers (kept in a cache), then run every test
 test-bad-store: ## the Kafka and Postgres fault suites once more, with the archive in an S3 store that disturbs one request of eight; RIG_SEED=7
 	@$(setup) test
 	bash tests/rig/bad_store.sh all 2>&1 | awk -f tests/rig/count.awk
+
+test-faults: export CRASH_SEEDS := $(or $(CRASH_SEEDS),50)
+test-faults: export CRASH_SEED := $(or $(CRASH_SEED),1)
+test-faults: export CRASH_MINUTES := $(or $(CRASH_MINUTES),30)
+test-faults: export CRASH_AT_ONCE := $(or $(CRASH_AT_ONCE),2)
+test-faults: ## the crash tests with 50 seeds over every step, for 30 minutes at the most; CRASH_SEEDS=50 CRASH_SEED=1 CRASH_MINUTES=30
+	@$(setup) test >/dev/null
+	cargo test --locked --test main -- --nocapture crashes::
 
 # The seed is in the first line that it prints: SOAK_SEED=… draws the same schedule again.
 soak: export SOAK_SEED := $(or $(SOAK_SEED),$(shell date +%s))

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`escape`] | text from outside, made safe for a terminal, a log and JSON |
 //! | [`error`] | the one error type: kind, operation, hint, source; what is retried; exit codes |
+//! | [`failpoint`] | steps at which a crash test ends the program; none in a release |
 //! | [`time`] | times as people write them and as records have them |
 //! | [`stream`] | the algebra of progress: streams, ranges, checkpoints, the rules of a chain |
 //! | [`telemetry`] | the log and the metrics |
@@ -67,6 +68,7 @@ pub mod cli;
 pub mod config;
 pub mod error;
 pub mod escape;
+pub mod failpoint;
 pub mod http;
 pub mod manifest;
 pub mod pipeline;

@@ -5,6 +5,8 @@ mod bombs;
 mod cli;
 mod complete;
 mod connect_check;
+#[cfg(debug_assertions)]
+mod crashes;
 mod damaged_segments;
 mod deploy;
 mod docs;

@@ -23,17 +23,18 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const STOP: Duration = Duration::from_secs(40);
 
 /// The settings of servers that are archived: small, and nothing is written that the test did not ask for.
-const QUIET: [(&str, &str); 3] = [("autovacuum", "off"), ("wal_keep_size", "1GB"), ("bgwriter_delay", "10s")];
+pub(crate) const QUIET: [(&str, &str); 3] =
+    [("autovacuum", "off"), ("wal_keep_size", "1GB"), ("bgwriter_delay", "10s")];
 
 /// A directory with a configuration, an archive and a spool.
-struct WalSite {
-    home: Home,
+pub(crate) struct WalSite {
+    pub(crate) home: Home,
     /// The process through whose mounts commands see the archive, if it has mounts of its own.
     eyes: Cell<Option<u32>>,
 }
 
 impl WalSite {
-    fn new(url: &str, more: &str) -> Self {
+    pub(crate) fn new(url: &str, more: &str) -> Self {
         let home = Home::new();
         let path = home.path().display();
         let config = format!(
@@ -44,11 +45,11 @@ impl WalSite {
         WalSite { home, eyes: Cell::new(None) }
     }
 
-    fn of(postgres: &Postgres) -> Self {
+    pub(crate) fn of(postgres: &Postgres) -> Self {
         Self::new(&postgres.url("postgres"), "")
     }
 
-    fn start(&self) -> Program {
+    pub(crate) fn start(&self) -> Program {
         self.home.start(&["-c", "tidelog.toml", "run"])
     }
 
@@ -66,7 +67,7 @@ impl WalSite {
         }
     }
 
-    fn tidelog(&self, args: &[&str]) -> Output {
+    pub(crate) fn tidelog(&self, args: &[&str]) -> Output {
         let config = self.home.path().join("tidelog.toml").display().to_string();
         let command = self.home.command(&[&["-c", &config], args].concat());
         let Some(id) = self.eyes.get() else { return program::run(command) };
@@ -89,7 +90,7 @@ impl WalSite {
     }
 
     /// The chain, if it has begun.
-    fn chain(&self) -> Option<Chain> {
+    pub(crate) fn chain(&self) -> Option<Chain> {
         let store = self.store();
         block_on(async {
             let streams = tidelog::manifest::streams(&store).await.expect("the archive can be listed");
@@ -105,12 +106,12 @@ impl WalSite {
         positions.map(|position| (position.partition, Lsn::at(position.end))).collect()
     }
 
-    fn end(&self, timeline: i32) -> Lsn {
+    pub(crate) fn end(&self, timeline: i32) -> Lsn {
         self.ends().get(&timeline).copied().unwrap_or_default()
     }
 
     /// Waits until the slot is there, and with it the archive.
-    fn wait_begun(&self, program: &mut Program) {
+    pub(crate) fn wait_begun(&self, program: &mut Program) {
         wait_until("the archive to begin", PATIENCE, || {
             program.assert_running();
             self.chain().is_some()
@@ -118,7 +119,7 @@ impl WalSite {
     }
 
     /// Waits until everything that the server has written by now is archived.
-    fn wait_archived(&self, postgres: &Postgres, timeline: i32, program: &mut Program) {
+    pub(crate) fn wait_archived(&self, postgres: &Postgres, timeline: i32, program: &mut Program) {
         let end = flushed(postgres);
         wait_until(&format!("timeline {timeline} to be archived up to {end}"), PATIENCE, || {
             program.assert_running();
@@ -126,7 +127,7 @@ impl WalSite {
         });
     }
 
-    fn gaps(&self) -> Vec<Gap> {
+    pub(crate) fn gaps(&self) -> Vec<Gap> {
         let chain = self.chain().expect("the chain has begun");
         block_on(chain.select(&Selection::default())).expect("the chain can be read").gaps
     }
@@ -158,7 +159,7 @@ impl WalSite {
     }
 
     /// The archive's files of a timeline are those in `directory`; a file whose end is not archived yet is its beginning.
-    fn assert_same(&self, timeline: i32, directory: &Path, file: u64) -> usize {
+    pub(crate) fn assert_same(&self, timeline: i32, directory: &Path, file: u64) -> usize {
         let files = self.files(timeline, file);
         for (name, archived) in &files {
             let own = [name.clone(), format!("{name}.partial")].map(|name| directory.join(name));
@@ -182,7 +183,7 @@ impl WalSite {
     }
 
     /// `verify --deep` finds nothing wrong.
-    fn assert_sound(&self) -> Value {
+    pub(crate) fn assert_sound(&self) -> Value {
         self.tidelog(&["verify", "--deep", "--json"]).expect(0).json()
     }
 }
@@ -201,18 +202,18 @@ fn file_name(timeline: i32, at: u64, file: u64) -> String {
     format!("{timeline:08X}{:08X}{:08X}", number / of_id, number % of_id)
 }
 
-fn flushed(postgres: &Postgres) -> Lsn {
+pub(crate) fn flushed(postgres: &Postgres) -> Lsn {
     postgres.psql("SELECT pg_current_wal_flush_lsn()").parse().expect("an LSN")
 }
 
 /// `pg_receivewal` beside tidelog: what it writes is what tidelog should have.
-struct Receivewal {
+pub(crate) struct Receivewal {
     process: Process,
     directory: tempfile::TempDir,
 }
 
 impl Receivewal {
-    fn start(postgres: &Postgres) -> Self {
+    pub(crate) fn start(postgres: &Postgres) -> Self {
         let directory = temporary_directory("receivewal");
         let mut create = postgres.client("pg_receivewal");
         create.args(["--slot", "witness", "--create-slot", "--if-not-exists", "-D"]).arg(directory.path());
@@ -224,7 +225,7 @@ impl Receivewal {
     }
 
     /// Waits until it has written down all that the server has.
-    fn wait_for(&self, postgres: &Postgres) -> &Path {
+    pub(crate) fn wait_for(&self, postgres: &Postgres) -> &Path {
         let end = flushed(postgres);
         wait_until("pg_receivewal to be there, too", PATIENCE, || {
             let at = postgres.psql("SELECT coalesce(max(flush_lsn), '0/0') FROM pg_stat_replication WHERE application_name = 'pg_receivewal'");
@@ -550,7 +551,7 @@ struct Client {
 
 impl Client {
     /// Inserts the numbers from 1 on, each in a transaction of its own.
-    fn start(postgres: &Postgres) -> Self {
+    pub(crate) fn start(postgres: &Postgres) -> Self {
         let directory = temporary_directory("client");
         let script: String = (1..200_000).map(|n| format!("INSERT INTO marks VALUES ({n}) RETURNING n;\n")).collect();
         let (file, said) = (directory.path().join("script"), directory.path().join("said"));

@@ -13,6 +13,7 @@ use chrono::{DateTime, Utc};
 use super::entry::{self, Entry};
 use super::{head, page};
 use crate::error::{Error, Kind, Result};
+use crate::failpoint::failpoint;
 use crate::store::{Created, Store, layout};
 use crate::stream::invariants::{self, Checked};
 use crate::stream::{
@@ -387,6 +388,7 @@ impl Chain {
         let bytes = entry::encode(&checkpoint)?;
         let object = layout::entry(&self.stream, checkpoint.number);
         let sha256 = sha256(&bytes);
+        failpoint!(&format!("{}.entry", checkpoint.body.kind()));
         match self.store.create(&object, bytes).await? {
             Created::Yes | Created::Same => self.follow(Entry { object, sha256, checkpoint }).map(|()| true),
             Created::Other(_) => Ok(false),

@@ -42,6 +42,7 @@ pub use self::info::SegmentInfo;
 use self::parquet::{ParquetReader, ParquetWriter};
 use self::spool::Tally;
 use crate::error::{Error, Kind, Result, ResultExt};
+use crate::failpoint::failpoint;
 use crate::record::Block;
 pub use crate::stream::Format;
 use crate::stream::{LastRecord, PartitionRange, SegmentRef};
@@ -88,6 +89,7 @@ impl SegmentWriter {
     /// must follow what was given of it before. Holds the given blocks and one encoded column or Avro block, no more,
     /// and gives the blocks back.
     pub fn write(&mut self, mut blocks: Vec<Block>) -> Result<Vec<Block>> {
+        failpoint!("segment.bytes");
         blocks.retain(|block| !block.is_empty());
         blocks.sort_by_key(|block| (block.partition(), block.first_offset()));
         for block in &blocks {
@@ -128,6 +130,7 @@ impl SegmentWriter {
     /// Completes the file, which covers `ranges` of `(partition, start, end)`: every partition that was written, and
     /// all its records.
     pub fn finish(self, ranges: &[(i32, i64, i64)]) -> Result<Sealed> {
+        failpoint!("segment.seal");
         let partitions = self.tally.cover(ranges)?;
         let last = self.tally.last();
         let Tally { raw_bytes, largest_record, .. } = self.tally;

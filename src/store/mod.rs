@@ -24,6 +24,8 @@ mod meter;
 mod passed_over;
 mod patient;
 mod root;
+#[cfg(debug_assertions)]
+mod steps;
 mod uploads;
 
 use std::collections::{BTreeMap, BinaryHeap};
@@ -48,6 +50,14 @@ use backend::Backend;
 use meter::{Meter, Operation};
 use root::Root;
 use uploads::Uploads;
+
+/// Passes a step of an object, for the crash tests alone.
+macro_rules! step {
+    ($key:expr, $step:expr) => {
+        #[cfg(debug_assertions)]
+        steps::pass($key, $step)?;
+    };
+}
 
 /// The bytes of one part of an upload. S3 wants 5 MiB or more, and 10,000 parts at most, which makes 80 GiB.
 const PART_BYTES: u64 = 8 * 1024 * 1024;
@@ -181,11 +191,13 @@ impl Store {
         let options = PutOptions::from(PutMode::Create);
         let create = async {
             self.is_there().await?;
+            step!(key, "put");
             let created = match self.objects.put_opts(key, PutPayload::from_bytes(bytes), options).await {
                 Ok(_) => true,
                 Err(object_store::Error::AlreadyExists { .. }) => false,
                 Err(error) => return Err(self.fault(error, "create", key)),
             };
+            step!(key, "answer");
             self.is_there().await.map(|()| created)
         };
         self.meter.time(Operation::Create, create).await
@@ -196,8 +208,10 @@ impl Store {
         Self::fits(key, &bytes)?;
         let put = async {
             self.is_there().await?;
+            step!(key, "put");
             let put = self.objects.put(key, PutPayload::from_bytes(bytes)).await;
             put.map_err(|error| self.fault(error, "write", key))?;
+            step!(key, "answer");
             self.is_there().await
         };
         self.meter.time(Operation::Put, put).await
@@ -214,7 +228,9 @@ impl Store {
     pub async fn upload(&self, key: &Path, file: &std::path::Path, sha256: &str) -> Result<()> {
         let upload = async {
             self.is_there().await?;
+            step!(key, "put");
             self.upload_parts(key, file, sha256).await?;
+            step!(key, "answer");
             self.is_there().await
         };
         self.meter.time(Operation::Upload, upload).await
@@ -415,6 +431,7 @@ impl Store {
     pub async fn delete(&self, key: &Path) -> Result<()> {
         let delete = async {
             self.is_there().await?;
+            step!(key, "delete");
             let deleted = self.objects.delete(key).await;
             self.found(deleted, "delete", key).map(|_| ())
         };

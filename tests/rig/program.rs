@@ -76,9 +76,20 @@ impl Home {
 
     /// Starts the program and leaves it running; what it says is [`Program::output`].
     pub(crate) fn start(&self, args: &[&str]) -> Program {
+        self.start_command(self.command(args))
+    }
+
+    /// The same, and the program fails or ends at these of its steps (`tidelog::failpoint`).
+    pub(crate) fn start_with_faults(&self, args: &[&str], faults: &str) -> Program {
+        let mut command = self.command(args);
+        command.env("TIDELOG_FAILPOINTS", faults);
+        self.start_command(command)
+    }
+
+    fn start_command(&self, command: Command) -> Program {
         let log = tempfile::Builder::new().prefix("output-").tempfile_in(self.path()).expect("a file can be made");
         let (_, path) = log.keep().expect("a file can be kept");
-        Program::start(self.command(args), &path)
+        Program::start(command, &path)
     }
 }
 

@@ -38,6 +38,7 @@ use tokio::sync::{Notify, watch};
 
 use super::buffers::{Buffer, Buffers};
 use crate::error::{Error, Kind, Result};
+use crate::failpoint::failpoint;
 use crate::pipeline::spool::make_private;
 use crate::segment::wal::MOST_BYTES;
 use crate::stream::Lsn;
@@ -285,6 +286,7 @@ impl WalSpool {
     /// # Errors
     /// [`Kind::Unavailable`] if it ends elsewhere, for something was cut off or forgotten meanwhile: they come again.
     pub(super) fn append(&self, (timeline, at): (u32, Lsn), bytes: &[u8], server_end: Lsn) -> Result<usize> {
+        failpoint!("wal.spool");
         let mut taken = 0;
         loop {
             let mut last = self.last()?;
@@ -390,6 +392,7 @@ impl WalSpool {
         let mut last = self.last()?;
         match self.file(&last)? {
             Some(file) if last.safe < last.end => {
+                failpoint!("wal.sync");
                 file.sync_data().map_err(|source| self.failed(source))?;
                 last.safe = last.end;
                 self.update(last);

@@ -27,6 +27,7 @@ use super::raw::{Topic, produce};
 use super::refusals::{Deliveries, code_of, out_of_time};
 use super::target::{Identity, Target, group_of, write_mark};
 use crate::error::{Error, Kind, Result};
+use crate::failpoint::failpoint;
 use crate::record::Record;
 use crate::replay::Stop;
 use crate::replay::feed::{Run, Step};
@@ -289,6 +290,7 @@ impl Work<'_> {
         self.tally.moved_timestamps += u64::from(record.timestamp == 0);
         self.await_room()?;
         let (producer, topic) = (&self.sink.producer, &self.sink.topics[part]);
+        failpoint!("replay.produce");
         loop {
             let code = match produce(producer, topic, partition, timestamp, record) {
                 Ok(()) => break,
@@ -359,7 +361,9 @@ impl Work<'_> {
         let mut all = self.done.marks.clone();
         all.extend(self.marks.iter().map(|(at, mark)| (at.clone(), *mark)));
         let refresh = self.refreshed.elapsed() >= REFRESH;
+        failpoint!("replay.commit");
         self.sink.commit(if refresh { &all } else { &self.marks })?;
+        failpoint!("replay.committed");
         self.refreshed = if refresh { Instant::now() } else { self.refreshed };
         self.done = Done { tally: self.tally.clone(), marks: all };
         self.open_since = None;

@@ -16,6 +16,7 @@ use super::raw::{self, Callback, Failure, Handle, List, OFFSET_INVALID, Queue, R
 use super::{EpochAt, Event, Resume, TopicPartition, properties};
 use crate::config::{Isolation, Kafka, TopicPattern};
 use crate::error::{Error, Kind, Result};
+use crate::failpoint::failpoint;
 use crate::record::{Header, TimestampType};
 
 /// A member that is given nothing counts as one after this: longer than the others need to notice that it joined
@@ -394,6 +395,7 @@ impl Consumer {
         if list.is_empty() {
             return Ok(()); // an empty list would mean librdkafka's own positions
         }
+        failpoint!("group.commit");
         self.handle.commit(&list).map_err(|failure| failure.into_error("cannot commit offsets"))
     }
 

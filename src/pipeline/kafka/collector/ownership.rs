@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use super::Collector;
 use super::place::{Facts, Place, place};
 use crate::error::Result;
+use crate::failpoint::failpoint;
 use crate::manifest::Chain;
 use crate::pipeline::kafka::commit::Committer;
 use crate::pipeline::kafka::divergence::Earlier;
@@ -100,6 +101,7 @@ impl Collector {
     /// Seals what is open of the revoked partitions, and lets them go once it is committed. Partitions that were lost
     /// have another owner already: the fence decides whose segment counts.
     pub(super) fn on_revoked(&mut self, partitions: Vec<TopicPartition>, lost: bool) -> Result<()> {
+        failpoint!("group.revoke");
         tracing::info!(partitions = partitions.len(), lost, "partitions revoked");
         self.shared.counters.rebalances.increment(1);
         self.assigned.remove(&partitions);
