@@ -136,7 +136,8 @@ fn with_the_rights_for_state_all_of_it_is_kept_and_a_replay_needs_one_more_to_se
         (&20.into(), &"8640000000000".into()),
         "{refused}"
     );
-    assert!(given["told"].to_string().contains("authorization failed"), "{refused}");
+    let told = given["told"].to_string();
+    assert!(told.contains("authorization failed") && told.contains("grant ALTER_CONFIGS on the topic"), "{refused}");
     guarded.grant("AlterConfigs", &["--topic", &target]);
     let given = service.site.tidelog(&args).expect(0).json();
     assert_eq!(given["settings"][0]["left"], serde_json::json!({}), "{given}");

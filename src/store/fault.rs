@@ -130,6 +130,11 @@ fn of_http(kind: HttpErrorKind) -> (Kind, Option<&'static str>) {
     }
 }
 
+/// A request with content is not sent to another address.
+const REDIRECTED: &str = "the store redirects to another address, and nothing is written to an address that is not in the configuration: \
+                          set aws_endpoint in [archive.options], or the bucket's region, to where the bucket is (S3 redirects for \
+                          hours after a bucket was made)";
+
 fn of_status(text: &str) -> (Kind, Option<&'static str>) {
     if text.contains("status code: 501") {
         (Kind::Unsupported, Some(more(Kind::Unsupported, text).unwrap_or(NO_CONDITIONS)))
@@ -137,6 +142,11 @@ fn of_status(text: &str) -> (Kind, Option<&'static str>) {
         (Kind::Full, Some("make room in the store or raise its quota; archiving goes on by itself"))
     } else if text.contains("redirect without LOCATION") {
         (Kind::Config, Some("check the region, the endpoint and the bucket in archive.url and [archive.options]"))
+    } else if ["status code: 301", "status code: 308"].iter().any(|status| text.contains(status)) {
+        (Kind::Config, Some(REDIRECTED))
+    } else if text.contains("status code: 30") {
+        // S3 itself does so for a while after a bucket was made.
+        (Kind::Unavailable, Some(REDIRECTED))
     } else if text.contains("status code: 400") {
         // Without a code that we know it may be anything, also what passes: a request that is sent again costs less than a
         // service that ends for good.

@@ -393,3 +393,20 @@ fn the_last_answer_decides_whether_a_request_is_made_again() {
     assert!(fault::passes_untried(&error("HTTP error: connection reset")));
     assert!(!fault::passes_untried(&error(&format!("Error performing GET in 20s{retried} - HTTP error: refused"))));
 }
+
+/// object_store follows none with content, and keeps the address to itself.
+#[test]
+fn a_redirect_is_named_with_the_way_out_and_ends_a_service_only_where_it_stays() {
+    for (status, kind) in [
+        ("301 Moved Permanently", Kind::Config),
+        ("302 Found", Kind::Unavailable),
+        ("307 Temporary Redirect", Kind::Unavailable),
+        ("308 Permanent Redirect", Kind::Config),
+    ] {
+        let text = format!("Error performing PUT http://h/b/k in 1s - Server returned non-2xx status code: {status}: ");
+        let error = object_store::Error::Generic { store: "S3", source: text.into() };
+        let translated = fault::translate(error, "cannot write k".to_owned());
+        assert_eq!(translated.kind(), kind, "{status}");
+        assert!(translated.hint_text().unwrap().contains("redirects to another address"), "{status}");
+    }
+}

@@ -122,7 +122,9 @@ async fn give(target: &Target, facts: &TopicFacts, done: &mut Afterwards) -> Res
                 match target.cluster.alter_topic(&done.topic, &one).await {
                     Ok(()) => drop(done.given.insert(name, value)),
                     Err(error) if is_refusal(&error) => {
-                        done.told.push(format!("{name}: {error}"));
+                        let denied = error.kind() == Kind::Denied;
+                        let way = if denied { ": grant ALTER_CONFIGS on the topic" } else { "" };
+                        done.told.push(format!("{name}: {error}{way}"));
                         done.left.insert(name, value);
                     }
                     Err(error) => return Err(error),
