@@ -21,6 +21,9 @@
 //! | [`replay`] | a range of records into Kafka or to standard output |
 //! | [`restore`] | base backups unpacked and WAL delivered |
 //! | [`verify`] | whether the archive is what its checkpoints say |
+//! | [`tasks`] | the tasks of a process, what fails of them, and the waits between attempts |
+//! | [`maintenance`] | merges, retention and deletion: what keeps an archive in order |
+//! | [`backup`] | base backups, taken |
 //! | [`pipeline`] | the running service |
 //! | [`http`] | metrics, health, the status page, Connect's REST shapes |
 //! | [`cli`] | commands, tables, progress bars, the demo |
@@ -64,12 +67,14 @@
 // What is printed goes through `cli::output`, which escapes it.
 #![warn(clippy::print_stderr, clippy::print_stdout)]
 
+pub mod backup;
 pub mod cli;
 pub mod config;
 pub mod error;
 pub mod escape;
 pub mod failpoint;
 pub mod http;
+pub mod maintenance;
 pub mod manifest;
 pub mod pipeline;
 pub mod record;
@@ -79,6 +84,7 @@ pub mod segment;
 pub mod source;
 pub mod store;
 pub mod stream;
+pub mod tasks;
 pub mod telemetry;
 pub mod time;
 pub mod verify;

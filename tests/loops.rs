@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use tidelog::pipeline::tasks::{Task, Weight};
+use tidelog::tasks::{Task, Weight};
 
 use crate::postgres_restore::{PATIENCE, Place};
 use crate::rig::http::Server;

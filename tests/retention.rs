@@ -1,7 +1,7 @@
 //! What is expired of topics: by the time of archiving, never what is read, and archiving goes on where it was.
 
 use serde_json::{Value, json};
-use tidelog::pipeline::tasks::Task;
+use tidelog::tasks::Task;
 
 use crate::http::{SOON, Service, site_at};
 use crate::loops::is_told;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use serde_json::Value;
-use tidelog::pipeline::tasks::Task;
+use tidelog::tasks::Task;
 
 use crate::http::{Service, TOKEN};
 use crate::loops::is_told;

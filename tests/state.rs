@@ -8,7 +8,7 @@ use rdkafka::admin::{AdminOptions, AlterConfig, ResourceSpecifier};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::{Message as _, Offset, TopicPartitionList};
 use serde_json::{Value, json};
-use tidelog::pipeline::tasks::Task;
+use tidelog::tasks::Task;
 
 use crate::connect_check::{Guarded, LOGIN};
 use crate::http::{SOON, Service, site_at};

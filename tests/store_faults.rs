@@ -16,9 +16,9 @@ use object_store::path::Path;
 use tidelog::config::Archive;
 use tidelog::error::Kind;
 use tidelog::manifest::{Chain, ChainScan, Change, Outcome, ScanStep, Selection, backups};
-use tidelog::pipeline::tasks::Task;
 use tidelog::store::{Created, Store, layout};
 use tidelog::stream::{Begin, Format, Lsn, PartitionRange, SegmentRef, StreamId, System, TopicGeneration, sha256};
+use tidelog::tasks::Task;
 
 use crate::archive::{Record, Topic};
 use crate::http::site_with_listener;

@@ -7,15 +7,13 @@ use std::time::{Duration, Instant};
 use super::human;
 use super::output::{print, print_json};
 use super::progress::{Progress, Unit};
+use crate::backup::{BackupJob, BackupKind, Done, take};
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
 use crate::manifest::backups::Backup;
 use crate::manifest::known::Known;
 use crate::manifest::path::Limit;
-use crate::manifest::{Chain, recoverable};
-use crate::pipeline;
-use crate::pipeline::postgres::backup::{Done, take};
-use crate::pipeline::postgres::job::{BackupJob, BackupKind};
+use crate::manifest::{self, Chain, recoverable};
 use crate::source::postgres::Server;
 use crate::store::Store;
 use crate::stream::{Lsn, StreamId};
@@ -51,7 +49,7 @@ pub(super) async fn run(args: &Args, config: &Config) -> Result<()> {
         let (bytes, total) = (followed.bytes.load(Ordering::Relaxed), followed.total.load(Ordering::Relaxed));
         (bytes, total.max(bytes))
     });
-    let (server, writer) = (Server::new(&postgres.for_backups())?, pipeline::writer_id()?);
+    let (server, writer) = (Server::new(&postgres.for_backups())?, manifest::writer_id()?);
     let kind = if args.incremental { BackupKind::Incremental } else { BackupKind::Full };
     let job = BackupJob { server: &server, config: postgres, store: &store, writer: &writer, kind };
     let backup = take(&job, &done).await?;

@@ -8,18 +8,13 @@ use serde::Serialize;
 use super::human;
 use super::inspect::all_read;
 use super::output::{print, print_json};
-use crate::config::{Config, Kept, RecordRetention, Retention};
+use crate::config::{Config, Retention};
 use crate::error::{Error, Kind, Result, ResultExt as _};
-use crate::manifest::aged::{self, Aged, Stays};
-use crate::manifest::found::backups;
-use crate::manifest::state::{self as versions, retention};
-use crate::manifest::{self, Chain, holds, reads, recoverable};
-use crate::pipeline::kafka::maintenance::{Moment, Newer, newest_first};
-use crate::pipeline::postgres::{Expiry, delete_obsolete, expire};
-use crate::pipeline::state::maintenance;
-use crate::pipeline::writer_id;
+use crate::maintenance;
+use crate::maintenance::wal::Expiry;
+use crate::manifest::{self, writer_id};
 use crate::store::Store;
-use crate::stream::{StreamId, TopicGeneration};
+use crate::stream::StreamId;
 use crate::time;
 
 /// Expires what `[retention]` lets go: WAL and base backups without which every moment of the time stays recoverable, records
@@ -83,30 +78,29 @@ struct Document {
 
 /// Runs the command.
 pub(crate) async fn run(args: &Args, config: &Config) -> Result<()> {
-    let Retention { postgres, kafka, state } = &config.retention;
     if config.retention.keeps_everything() {
         return Err(Error::new(Kind::Config, "[retention] says nothing, and everything is kept")
             .hint("set one, for example [retention] postgres = \"7d\""));
     }
-    let now = time::now();
-    let (postgres, state) = (*postgres, *state);
+    let (now, postgres) = (time::now(), config.retention.postgres);
     let horizon = postgres.map(|kept| before(now, kept)).transpose()?;
     let store = Store::open(&config.archive)?;
+    let writer = if args.dry_run { None } else { Some(writer_id()?) };
     let (mut gone, mut damaged) = (Gone::default(), Vec::new());
     let streams = manifest::streams(&store).await?;
-    expire_topics(&store, (kafka, &streams), args.dry_run, (&mut gone, &mut damaged)).await?;
+    let topics = streams.iter().filter_map(StreamId::topic).cloned().collect();
+    let kafka = &config.retention.kafka;
+    for (generation, one) in maintenance::topics::by_hand(&store, topics, kafka, now, writer.as_deref()).await? {
+        match one {
+            Ok(done) => {
+                gone.deleted += done.deleted;
+                gone.topics.push(Topic::of(&generation.stream(), &done));
+            }
+            Err(error) => damaged.push((generation.stream(), error)),
+        }
+    }
     for stream in streams {
-        let one = match &stream {
-            StreamId::Postgres { .. } => match horizon {
-                Some(horizon) => expire_wal(&store, &stream, (horizon, now), args.dry_run).await,
-                None => continue,
-            },
-            StreamId::Kafka(_) => continue,
-            StreamId::State(_) => match state {
-                Some(kept) => expire_state(&store, &stream, kept, args.dry_run).await,
-                None => continue,
-            },
-        };
+        let one = expire(&store, &stream, (&config.retention, horizon), now, writer.as_deref()).await;
         match manifest::isolated(&store, one).await? {
             Ok(one) => gone.add(one),
             Err(error) => damaged.push((stream, error)),
@@ -163,120 +157,57 @@ impl Gone {
     }
 }
 
-/// Expires what one stream does not need to lead to every moment from `horizon` on.
-async fn expire_wal(
+/// What goes of one stream that has a retention.
+async fn expire(
     store: &Store,
     stream: &StreamId,
-    (horizon, now): (DateTime<Utc>, DateTime<Utc>),
-    dry_run: bool,
+    (retention, horizon): (&Retention, Option<DateTime<Utc>>),
+    now: DateTime<Utc>,
+    writer: Option<&str>,
 ) -> Result<Gone> {
     let mut gone = Gone::default();
-    let StreamId::Postgres { system_id } = *stream else { return Ok(gone) };
-    let Some(mut chain) = Chain::open(store, stream).await? else { return Ok(gone) };
-    let found = backups(store, system_id, chain.backups()).await?;
-    gone.passed_over = found.error();
-    let taken = found.sound.into_iter().map(|backup| backup.taken).collect();
-    if dry_run {
-        let held = holds::held(store, system_id, now).await?;
-        let expirable = recoverable::expirable(store, &chain, taken, horizon, &held).await?;
-        gone.expired.wal = chain.to_expire(&expirable.before, now).await?.retired;
-        gone.expired.backups = expirable.backups.len() as u64;
-    } else {
-        gone.expired = expire(store, &mut chain, taken, horizon, &writer_id()?).await?;
-        gone.deleted =
-            delete_obsolete(store, &chain, (holds::store_time(store, system_id).await?, Some(horizon))).await?;
+    match (stream, horizon, retention.state) {
+        (StreamId::Postgres { .. }, Some(horizon), _) => {
+            let done = maintenance::wal::by_hand(store, stream, (horizon, now), writer).await?;
+            gone = Gone { expired: done.expired, deleted: done.deleted, passed_over: done.passed_over, ..gone };
+        }
+        (StreamId::State(_), _, Some(kept)) => {
+            let done = maintenance::state::by_hand(store, stream, (kept, now), writer).await?;
+            gone.deleted = done.as_ref().map_or(0, |done| done.deleted);
+            gone.documents.extend(done.map(|done| Document::of(stream, &done)));
+        }
+        _ => {}
     }
     Ok(gone)
 }
 
-/// Expires what retention lets go of the topics among the streams.
-async fn expire_topics(
-    store: &Store,
-    (retention, streams): (&RecordRetention, &[StreamId]),
-    dry_run: bool,
-    (gone, damaged): (&mut Gone, &mut Vec<(StreamId, Error)>),
-) -> Result<()> {
-    let mut generations: Vec<TopicGeneration> = streams.iter().filter_map(StreamId::topic).cloned().collect();
-    newest_first(&mut generations);
-    let mut newer = Newer::default();
-    for generation in generations {
-        let Some(kept) = retention.of(&generation) else { continue };
-        let one = expire_topic(store, &generation, newer.leave(&generation, kept), dry_run).await;
-        match manifest::isolated(store, one).await? {
-            Ok(one) => {
-                newer.add(one.topics.iter().map(|topic| topic.kept_bytes).sum());
-                gone.add(one);
-            }
-            Err(error) => damaged.push((generation.stream(), error)),
+impl Topic {
+    fn of(stream: &StreamId, done: &maintenance::topics::ByHand) -> Self {
+        let (expired, before) = (&done.expired, &done.before);
+        Self {
+            stream: stream.to_string(),
+            segments: expired.segments,
+            records: expired.records,
+            stored_bytes: expired.stored_bytes,
+            kept_records: before.records.saturating_sub(expired.records),
+            kept_bytes: done.kept_bytes(),
+            held: done.held,
         }
     }
-    gone.topics.sort_by(|one, other| one.stream.cmp(&other.stream));
-    Ok(())
 }
 
-/// Expires what of a generation of a topic was archived longer ago or lies beyond the size than is kept.
-async fn expire_topic(store: &Store, generation: &TopicGeneration, kept: Kept, dry_run: bool) -> Result<Gone> {
-    let mut gone = Gone::default();
-    let Some(mut chain) = Chain::open(store, &generation.stream()).await? else { return Ok(gone) };
-    let at = match dry_run {
-        true => Moment::at(store, &generation.cluster, time::now()).await?,
-        false => Moment::now(store, &generation.cluster).await?,
-    };
-    let clock = at.clock(kept.time)?;
-    let (mut aged, mut steps, mut held) = (Aged::default(), Vec::new(), false);
-    loop {
-        aged.go_on(&chain, clock, kept.bytes).await?;
-        let step = aged.expirable(&chain, &at.held, clock).await?;
-        held |= step != aged.expirable(&chain, &reads::Held::default(), clock).await?;
-        steps.push(step);
-        if !aged.more {
-            break;
+impl Document {
+    fn of(stream: &StreamId, done: &maintenance::state::ByHand) -> Self {
+        let (expired, before) = (&done.expired, &done.before);
+        Self {
+            stream: stream.to_string(),
+            versions: expired.segments,
+            stored_bytes: expired.stored_bytes,
+            kept_versions: before.segments.saturating_sub(expired.segments),
+            kept_bytes: before.stored_bytes.saturating_sub(expired.stored_bytes),
+            kept_from: done.oldest.as_ref().map(|version| time::utc(version.at)),
         }
     }
-    let given = aged::sum(&chain, &steps).await?;
-    let there = chain.totals().present();
-    if !dry_run {
-        aged::expire(&mut chain, &steps, (&writer_id()?, at.now)).await?;
-        gone.deleted =
-            aged::delete_expired(store, &chain, aged.sealed_by(clock), &at.held, &mut Stays::default()).await?.deleted;
-    }
-    gone.topics.push(Topic {
-        stream: generation.stream().to_string(),
-        segments: given.segments,
-        records: given.records,
-        stored_bytes: given.stored_bytes,
-        kept_records: there.records.saturating_sub(given.records),
-        kept_bytes: there.stored_bytes.saturating_sub(given.stored_bytes),
-        held,
-    });
-    Ok(gone)
-}
-
-/// Expires the versions of a document that are not needed to tell it as of every moment of the time `kept`.
-async fn expire_state(store: &Store, stream: &StreamId, kept: Duration, dry_run: bool) -> Result<Gone> {
-    let mut gone = Gone::default();
-    let Some(mut chain) = Chain::open(store, stream).await? else { return Ok(gone) };
-    let now = if dry_run { time::now() } else { maintenance::now(store).await? };
-    let planned = retention::expirable(&chain, maintenance::horizon(kept, now)?).await?;
-    let oldest = match &planned {
-        Some(range) => versions::version(&chain, range.end).await?,
-        None => versions::oldest(&chain).await?,
-    };
-    let given = retention::sum(&chain, planned.unwrap_or(0..0)).await?;
-    let there = chain.totals().present();
-    if !dry_run {
-        maintenance::expire(&mut chain, (kept, now), &writer_id()?).await?;
-        gone.deleted = retention::delete_expired(store, &chain, now).await?;
-    }
-    gone.documents.push(Document {
-        stream: stream.to_string(),
-        versions: given.segments,
-        stored_bytes: given.stored_bytes,
-        kept_versions: there.segments.saturating_sub(given.segments),
-        kept_bytes: there.stored_bytes.saturating_sub(given.stored_bytes),
-        kept_from: oldest.map(|version| time::utc(version.at)),
-    });
-    Ok(gone)
 }
 
 fn text(outcome: &Outcome, kept: Option<Duration>) -> String {

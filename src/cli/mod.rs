@@ -17,19 +17,20 @@ mod progress;
 mod replay;
 mod restore;
 mod run;
+mod runtime;
 mod shell;
 mod state;
 mod timeline;
 mod umask;
 
-use std::future::Future;
 use std::path::PathBuf;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::config::{Archive, Config};
-use crate::error::{Error, Kind, Result, ResultExt};
+use crate::error::{Error, Kind, Result};
 use crate::telemetry::{self, LogFormat};
+use runtime::block_on;
 
 /// Archives a change-data pipeline continuously and gives back any time range.
 #[derive(Debug, Parser)]
@@ -158,18 +159,4 @@ fn run_command(cli: Cli) -> Result<()> {
             output::print(&String::from_utf8_lossy(&script))
         }
     }
-}
-
-/// Two threads for everything that waits; work on bytes has threads of its own.
-fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .max_blocking_threads(16)
-        .enable_all()
-        .build()
-        .or_err(Kind::Unavailable, || "the runtime cannot be started".into())?;
-    let result = runtime.block_on(work);
-    // What still waits for a server must not keep the process.
-    runtime.shutdown_background();
-    result
 }

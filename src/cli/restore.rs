@@ -12,12 +12,13 @@ use std::time::{Duration, Instant};
 use super::human;
 use super::output::{self, print, print_json};
 use super::progress::{Progress, Unit};
+use super::runtime::block_on;
 use crate::config::Archive;
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::escape::one_line;
+use crate::manifest;
 use crate::manifest::found::Unreadable;
 use crate::manifest::holds::RENEW_EVERY;
-use crate::pipeline;
 use crate::restore::holding::{Holding, Kept};
 use crate::restore::plan::{Asked, Goal, Plan, plan};
 use crate::restore::postgres::{Action, Destination, LogSource, Places, Restored, restore, shell_word};
@@ -101,7 +102,7 @@ impl RestoreArgs {
 /// Restores, and says how to start.
 pub(super) async fn run(args: &RestoreArgs, archive: &Archive) -> Result<()> {
     if args.list {
-        return list::run(args, archive).await;
+        return list::run((args.system, args.json), archive).await;
     }
     let begun = Instant::now();
     let store = Store::open(archive)?;
@@ -129,7 +130,7 @@ pub(super) async fn run(args: &RestoreArgs, archive: &Archive) -> Result<()> {
     for disk in space::disks(&plan, &args.data()?, &places(args)?)? {
         output::tell(&disk.check()?);
     }
-    let holding = Holding::begin(&store, &log, &plan, &pipeline::writer_id()?, &host()).await?;
+    let holding = Holding::begin(&store, &log, &plan, &manifest::writer_id()?, &host()).await?;
     let restoring = async {
         let (done, shown) = bar("reading the log", plan.log_bytes());
         let foreseen = foresee(&log, &plan, &done).await?;
@@ -362,7 +363,7 @@ fn answer(args: &FetchArgs, config_file: &Path) -> Result<Answer> {
         start_prefetch(args, config_file);
         return Ok(Answer::Delivered);
     }
-    super::block_on(Fetching { args, config_file, name }.run())
+    block_on(Fetching { args, config_file, name }.run())
 }
 
 /// One request.
@@ -427,7 +428,7 @@ impl Fetching<'_> {
         let system = log.system();
         let Ok(from) = wal.start(system.wal_segment_size.into()) else { return };
         let kept = if self.args.prefetch { Kept::along(&self.args.path) } else { Kept::beside(&self.args.path) };
-        if let Err(error) = kept.renew(store, (system.system_id, from), time::now(), pipeline::writer_id).await {
+        if let Err(error) = kept.renew(store, (system.system_id, from), time::now(), manifest::writer_id).await {
             tracing::warn!(%error, "no hold can be written: retention does not know of this recovery");
         }
     }

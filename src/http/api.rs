@@ -12,14 +12,16 @@ use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use twox_hash::XxHash64;
 
-use super::{App, AppState, health, refusal};
+use super::app::{App, AppState};
+use super::health;
+use super::refusal::refusal;
 use crate::pipeline::desired::State;
 use crate::pipeline::kafka::status::{GapSpan, PartitionStatus, Stall, Status, StreamStatus, Trouble};
 use crate::pipeline::postgres::{SlotStatus, Snapshot};
 use crate::pipeline::state::status::{KindStatus, StateStatus};
-use crate::pipeline::tasks::{Failure, Weight};
 use crate::source::postgres::{SlotKind, WalStatus};
 use crate::stream::{Lsn, StateKind};
+use crate::tasks::{Failure, Weight};
 use crate::telemetry::{REVISION, VERSION};
 use crate::time;
 

@@ -17,7 +17,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest, Sha256};
 
-use super::{App, refusal};
+use super::refusal::refusal;
 use crate::error::{Error, Kind, Result};
 
 /// A shorter token could be guessed.
@@ -111,8 +111,8 @@ pub(super) enum Way {
 }
 
 /// How the request's caller has shown that it may change something; else the answer to it.
-pub(super) fn allow(app: &App, headers: &HeaderMap) -> Result<Way, Box<Response>> {
-    let Some(token) = &app.token else {
+pub(super) fn allow(token: Option<&Token>, headers: &HeaderMap) -> Result<Way, Box<Response>> {
+    let Some(token) = token else {
         return refuse(StatusCode::FORBIDDEN, "nothing can be changed here: http.admin_token_file is not set");
     };
     let given = headers.get(header::AUTHORIZATION).and_then(|value| presented(value.to_str().ok()?));

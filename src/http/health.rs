@@ -3,7 +3,6 @@
 //! A process that is not healthy is to be killed. One that is not ready waits for something: a broker, the store, the
 //! group; killing it would not help. Somebody's pause is neither.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Json;
@@ -11,19 +10,15 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
-use object_store::path::Path;
 use serde::Serialize;
-use tokio::sync::Mutex;
 
-use super::{App, AppState};
+use super::app::{App, AppState};
 use crate::pipeline::desired::State as Activity;
 use crate::pipeline::kafka::status::{Stall, Status};
 use crate::pipeline::postgres::{SlotStatus, Snapshot};
-use crate::pipeline::published::Opened;
-use crate::pipeline::tasks::{Failure, Task, Weight};
 use crate::source::postgres::WalStatus;
-use crate::store::layout;
 use crate::stream::StreamId;
+use crate::tasks::{Failure, Task, Weight};
 use crate::time;
 
 /// The collector goes round ten times a second; librdkafka may hold it for some seconds when partitions move.
@@ -31,12 +26,6 @@ const SILENT_AT_MOST: Duration = Duration::from_secs(30);
 
 /// The receiver of WAL shows itself once a second; a disk may hold up a sync for a while.
 const HELD_UP_AT_MOST: Duration = Duration::from_secs(60);
-
-/// What the store answered counts for this long.
-const STORE_ANSWER_LASTS: Duration = Duration::from_secs(5);
-
-/// A store that takes longer to say whether an object is there does not answer.
-const STORE_WITHIN: Duration = Duration::from_secs(3);
 
 /// So many topics that fail are named.
 const MOST_NAMED: usize = 3;
@@ -230,36 +219,6 @@ fn judge(status: &Status, health: &mut Health) {
     }
 }
 
-/// Asks the store now and then whether it is there, however often somebody wants to know.
-#[derive(Default)]
-pub(super) struct StoreProbe {
-    last: Mutex<Option<(Instant, Result<(), Arc<str>>)>>,
-}
-
-impl StoreProbe {
-    /// Whether the store answers, and still has the beginning of `stream`.
-    async fn ask(&self, opened: &Opened, stream: Option<&str>) -> Result<(), Arc<str>> {
-        let mut last = self.last.lock().await;
-        if let Some((at, answer)) = &*last
-            && at.elapsed() < STORE_ANSWER_LASTS
-        {
-            return answer.clone();
-        }
-        let begin = stream.and_then(|stream| stream.parse().ok()).map(|stream| layout::entry(&stream, 0));
-        let key = begin.clone().unwrap_or_else(|| Path::from("tidelog-is-this-store-there"));
-        let answer = match tokio::time::timeout(STORE_WITHIN, opened.store.size(&key)).await {
-            Ok(Ok(Some(_))) => Ok(()),
-            Ok(Ok(None)) if begin.is_none() => Ok(()),
-            Ok(Ok(None)) => Err(format!("the archive at {} has lost {key}", opened.store.url())),
-            Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => Err(format!("the store at {} does not answer within 3 s", opened.store.url())),
-        };
-        let answer = answer.map_err(Arc::from);
-        *last = Some((Instant::now(), answer.clone()));
-        answer
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -354,23 +313,5 @@ mod tests {
             ["the replication slot gone is lost", "the replication slot near can be lost within an hour"]
         );
         assert!(health.reasons.is_empty(), "{health:?}");
-    }
-
-    #[tokio::test]
-    async fn a_store_that_has_lost_the_archive_is_told() {
-        use object_store::memory::InMemory;
-        let store = crate::store::Store::over(Arc::new(InMemory::new()), "memory:///");
-        let opened = Opened { store, writer: "w".into() };
-        assert_eq!(StoreProbe::default().ask(&opened, None).await, Ok(()));
-        let probe = StoreProbe::default();
-        let lost = probe.ask(&opened, Some("kafka/main/orders.0")).await.expect_err("the entry is not there");
-        assert!(lost.contains("has lost manifest/kafka/main/orders.0/00000000000000000000.json"), "{lost}");
-        opened
-            .store
-            .put(&layout::entry(&"kafka/main/orders.0".parse().expect("a stream"), 0), "x".into())
-            .await
-            .expect("put");
-        assert!(probe.ask(&opened, Some("kafka/main/orders.0")).await.is_err(), "an answer lasts for a while");
-        assert_eq!(StoreProbe::default().ask(&opened, Some("kafka/main/orders.0")).await, Ok(()));
     }
 }

@@ -8,11 +8,12 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
 
-use super::{AppState, health};
+use super::app::AppState;
+use super::health;
 use crate::pipeline::desired::State as Activity;
 use crate::pipeline::kafka::status::{Cause, Incomplete, PartitionStatus, Status};
 use crate::pipeline::postgres::{SlotStatus, Snapshot};
-use crate::pipeline::tasks::{Task, Tasks};
+use crate::tasks::{Task, Tasks};
 use crate::telemetry::metrics::{
     ALL_PARTITIONS, ASSIGNED_PARTITIONS, BASE_BACKUP, BUILD_INFO, CHECKPOINT_POSITION, COMPLETE_THROUGH, Exposition,
     LAG_RECORDS, LAG_SECONDS, LAST_CHECKPOINT, MEMORY_BUDGET, MEMORY_USED, Metric, OTHER_TOPICS, PAUSED, READY,

@@ -11,7 +11,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
-use super::AppState;
+use super::app::AppState;
 use crate::telemetry::{REVISION, VERSION};
 
 const PAGE: &str = include_str!("page/page.html");

@@ -10,7 +10,10 @@ use axum::routing::get;
 use axum::{Router, middleware::from_fn_with_state};
 use tokio::net::TcpListener;
 
-use super::{Gate, bind, guard, metrics, server, unknown_path, wrong_method};
+use super::gate::{Gate, guard};
+use super::metrics;
+use super::refusal::{unknown_path, wrong_method};
+use super::server::{self, bind};
 use crate::error::Result;
 use crate::replay::Counters;
 use crate::telemetry::metrics::{BUILD_INFO, Exposition, REPLAY_RECORDS};

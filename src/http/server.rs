@@ -20,6 +20,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 
 use super::connections::{Connections, Place};
+use crate::error::{Error, Kind, Result};
 
 /// A connection that is older is closed, so that one whose client reads nothing does not stay.
 const CONNECTION_LIVES: Duration = Duration::from_secs(600);
@@ -33,6 +34,15 @@ const AFTER_REFUSAL: Duration = Duration::from_millis(200);
 
 /// How often overdue connections are looked for.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Binds an address that was set by `key`.
+pub(super) async fn bind(listen: SocketAddr, key: &str) -> Result<TcpListener> {
+    TcpListener::bind(listen).await.map_err(|source| {
+        Error::new(Kind::Unavailable, format!("cannot listen on {listen}"))
+            .source(source)
+            .hint(format!("set {key} to an address of this machine and a port that is free"))
+    })
+}
 
 /// Who asks, as an extension of each request.
 #[derive(Debug, Clone, Copy)]

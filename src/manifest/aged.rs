@@ -20,7 +20,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::reads::Held;
-use super::{Chain, READS_AT_ONCE, Selection, entry};
+use super::reads_at_once::READS_AT_ONCE;
+use super::{Chain, Selection, entry};
 use crate::error::Result;
 use crate::store::layout;
 use crate::store::layout::Name;

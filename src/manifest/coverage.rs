@@ -23,7 +23,8 @@ use futures::{StreamExt, stream};
 use object_store::{ObjectMeta, path::Path};
 use serde::{Deserialize, Serialize};
 
-use super::{Chain, READS_AT_ONCE, entry};
+use super::reads_at_once::READS_AT_ONCE;
+use super::{Chain, entry};
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::store::{Store, layout};
 use crate::stream::{FORMAT_VERSION, StreamId, TopicGeneration, is_name, lean};

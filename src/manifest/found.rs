@@ -13,9 +13,9 @@ use chrono::{DateTime, Utc};
 use futures::{StreamExt, stream};
 use object_store::path::Path;
 
-use super::READS_AT_ONCE;
 use super::backups::{self, Backup, Parent};
 use super::path::Taken;
+use super::reads_at_once::READS_AT_ONCE;
 use crate::error::{Error, Kind, Result};
 use crate::escape;
 use crate::store::{Store, layout};

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use futures::{StreamExt as _, stream};
 use object_store::path::Path;
 
-use super::READS_AT_ONCE;
 use super::found::MOST_NAMED;
+use super::reads_at_once::READS_AT_ONCE;
 use crate::error::{Error, Kind, Result};
 use crate::segment::wal::{Switch, parse_history};
 use crate::store::{Store, layout};

@@ -18,7 +18,8 @@ use futures::{FutureExt, StreamExt, TryStreamExt};
 use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 
-use super::{READS_AT_ONCE, entry};
+use super::entry;
+use super::reads_at_once::READS_AT_ONCE;
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::store::{Created, Store, bounds, layout};
 use crate::stream::invariants::{Checked, SNAPSHOT_EVERY, page_lists_entries, page_lists_pages, totals_add_up};

@@ -173,7 +173,7 @@ impl<'a> ChainScan<'a> {
             let number = place.end();
             let object = layout::entry(&self.stream, number);
             let decoded = match bytes {
-                Err(error) if super::is_of_one_object(&error) => Err(error),
+                Err(error) if super::streams::is_of_one_object(&error) => Err(error),
                 Err(error) => return Err(error),
                 Ok(None) => Err(match place {
                     Place::Entry(_) => entry::missing(&self.stream, number),
@@ -228,7 +228,7 @@ impl<'a> ChainScan<'a> {
                     to_open.extend(page.pages);
                     self.steps.push_back(ScanStep::Page { object, reference });
                 }
-                Err(error) if super::is_of_one_object(&error) => {
+                Err(error) if super::streams::is_of_one_object(&error) => {
                     self.steps.push_back(ScanStep::Damaged { object, number, error });
                 }
                 Err(error) => return Err(error),

@@ -6,9 +6,10 @@ use std::ops::Range;
 use chrono::{DateTime, Utc};
 use futures::{StreamExt, TryStreamExt, stream};
 
+use super::Chain;
 use super::entry::{self, Entry};
 use super::page::{self, Page};
-use super::{Chain, READS_AT_ONCE};
+use super::reads_at_once::READS_AT_ONCE;
 use crate::error::{Kind, Result, ResultExt};
 use crate::stream::invariants::{self, SNAPSHOT_EVERY};
 use crate::stream::{

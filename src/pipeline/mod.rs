@@ -5,14 +5,12 @@ pub mod desired;
 pub mod kafka;
 pub mod published;
 
-mod backoff;
 pub mod postgres;
 mod shutdown;
 pub mod skips;
 mod spool;
 pub mod state;
 mod summary;
-pub mod tasks;
 mod unfinished;
 
 use std::sync::Arc;
@@ -22,14 +20,15 @@ use tokio::task::JoinHandle;
 
 use crate::config::{self, Config};
 use crate::error::{Error, Kind, Result};
+use crate::manifest::writer_id;
 use crate::source::postgres::Server;
 use crate::store::Store;
+use crate::tasks::{Task, Tasks};
 
 use postgres::{Supervisor, backup::BackupTask};
 use published::{Opened, Published, PublishedPostgres};
 use spool::Spool;
 use summary::Summary;
-use tasks::Tasks;
 
 /// Archives everything that the configuration names, until `stop` turns true. `published` is made from the same
 /// configuration.
@@ -55,7 +54,7 @@ pub async fn run(config: &Config, published: Arc<Published>, stop: watch::Receiv
         }
     };
     let tasks = published.tasks();
-    let reporter = tasks.reporter(tasks::Task::Leftovers, "");
+    let reporter = tasks.reporter(Task::Leftovers, "");
     let unfinished = tasks.spawn("unfinished-uploads", unfinished::run(opened.store.clone(), reporter));
     let log = async {
         match (&config.postgres, published.postgres()) {
@@ -121,14 +120,14 @@ fn spawn_maintenance(config: &Config, opened: &Opened, tasks: &Arc<Tasks>) -> Ve
     let Some(kafka) = &config.kafka else { return Vec::new() };
     let kept = &config.retention.kafka;
     let records = (!kept.keeps_everything()).then(|| {
-        let reporter = tasks.reporter(tasks::Task::KafkaMaintenance, "");
+        let reporter = tasks.reporter(Task::KafkaMaintenance, "");
         tasks.spawn(
             "kafka-maintenance",
             kafka::maintenance::run((kafka.cluster.clone(), kept.clone()), opened.clone(), reporter),
         )
     });
     let state = config.retention.state.map(|kept| {
-        let reporter = tasks.reporter(tasks::Task::KafkaStateMaintenance, "");
+        let reporter = tasks.reporter(Task::KafkaStateMaintenance, "");
         tasks.spawn(
             "state-maintenance",
             state::maintenance::run((kafka.cluster.clone(), kept), opened.clone(), reporter),
@@ -143,14 +142,6 @@ fn spawn_maintenance(config: &Config, opened: &Opened, tasks: &Arc<Tasks>) -> Ve
 /// What is wrong with `archive.spool_dir`, and the way out.
 pub fn probe_spool(config: &Config) -> Result<()> {
     Spool::open(&config.archive.spool_dir, &writer_id()?).map(drop)
-}
-
-/// A name for this process that no other has: it stands in the names of the objects that it writes.
-pub(crate) fn writer_id() -> Result<String> {
-    let mut bytes = [0; 6];
-    getrandom::fill(&mut bytes)
-        .map_err(|error| Error::new(Kind::Unavailable, format!("the system gives no random bytes: {error}")))?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 #[cfg(test)]

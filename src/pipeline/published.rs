@@ -18,9 +18,9 @@ use super::kafka::status::Status;
 use super::postgres;
 use super::skips::Skips;
 use super::state::status::PublishedState;
-use super::tasks::Tasks;
 use crate::config::Config;
 use crate::store::Store;
+use crate::tasks::Tasks;
 
 /// The state of the whole pipeline.
 #[derive(Debug)]

@@ -8,7 +8,7 @@
 //! drops what it has. None appends sooner than [`Kafka state's every`](crate::config::State::every) after the version before,
 //! whoever wrote that, so that several replicas write no more versions than one.
 
-pub mod maintenance;
+pub(super) mod maintenance;
 pub mod status;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,9 +20,7 @@ use metrics::Counter;
 use serde_json::value::RawValue;
 use tokio::sync::watch;
 
-use super::backoff::Backoff;
 use super::published::Opened;
-use super::tasks::{Task, Tasks};
 use crate::config::{Kafka, State};
 use crate::error::{Error, Kind, Result};
 use crate::manifest::Chain;
@@ -30,6 +28,8 @@ use crate::manifest::state::{self as versions, By};
 use crate::source::kafka::state::{Answer, Asked, Part, Question, Refusal};
 use crate::store::Store;
 use crate::stream::{Begin, StateKind, StateOf, StreamId, sha256};
+use crate::tasks::backoff::Backoff;
+use crate::tasks::{Task, Tasks};
 use crate::telemetry::metrics::{STATE_VERSIONS, STORED_BYTES};
 use status::PublishedState;
 

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 
-use super::backoff::Backoff;
-use super::tasks::Reporter;
 use crate::error::{Error, Kind};
 use crate::store::Store;
+use crate::tasks::Reporter;
+use crate::tasks::backoff::Backoff;
 
 /// How often it is looked for them.
 const EVERY: Duration = Duration::from_secs(6 * 3600);

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use super::Plan;
+use super::plan::Plan;
 use crate::manifest::holds::RENEW_EVERY;
 use crate::manifest::reads::{Offsets, Reads};
 use crate::store::{Store, layout};

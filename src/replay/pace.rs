@@ -57,7 +57,7 @@ impl FromStr for Rate {
 
 /// `--speed`: how many times faster than it was written.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Speed(f64);
+pub struct Speed(pub(super) f64);
 
 impl FromStr for Speed {
     type Err = Error;
@@ -70,18 +70,6 @@ impl FromStr for Speed {
                 .hint("write a factor of the original pace: --speed 1x, --speed 0.5x, --speed 10x")
         })
     }
-}
-
-/// How long `tempo` makes a replay of so many records and bytes take at the least, the timestamps of which lie `span` ms
-/// apart; none where it does not hold them up.
-pub(super) fn least_time(tempo: &super::Tempo, (records, bytes): (u64, u64), span: u64) -> Option<Duration> {
-    let by_speed = tempo.speed.map(|Speed(factor)| span as f64 / 1000.0 / factor);
-    let by_rate = tempo.rate.map(|rate| match rate {
-        Rate::Records(per_second) => records as f64 / per_second,
-        Rate::Bytes(per_second) => bytes as f64 / per_second,
-    });
-    let seconds = by_speed.into_iter().chain(by_rate).reduce(f64::max)?;
-    Some(Duration::from_secs_f64(seconds.clamp(0.0, 1e15)))
 }
 
 /// The moments at which records may go.

@@ -9,7 +9,7 @@ use tokio::sync::mpsc::error::TryRecvError;
 use super::feed::Step;
 use super::json::Line;
 use super::plan::Plan;
-use super::{Counters, Tally};
+use super::tally::{Counters, Tally};
 use crate::error::{Error, Result};
 
 /// Lines are handed to the system in pieces of this size, or as soon as no more records wait.

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::log::Log;
 use super::plan::Plan;
 use super::search::scan;
-use super::wal_fetch::WalName;
+use super::wal_name::WalName;
 use crate::error::{Error, Kind, Result};
 use crate::manifest::path::Stretch;
 use crate::segment::wal::{Limits, What};

@@ -21,6 +21,7 @@ pub mod wal_fetch;
 
 pub(crate) mod manifest;
 
+mod asked;
 mod combine;
 mod existing;
 mod foresight;
@@ -35,6 +36,7 @@ mod settings;
 mod stop;
 mod tablespaces;
 mod unpack;
+mod wal_name;
 
 pub use combine::Combiner;
 pub use existing::{Ground, is_begun};

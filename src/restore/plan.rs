@@ -10,6 +10,7 @@
 
 use std::ops::Range;
 
+pub use super::asked::{Asked, Goal};
 use super::log::Log;
 use super::refusal::Ground;
 use super::search::{first_since, last_that};
@@ -22,37 +23,6 @@ use crate::manifest::recoverable;
 use crate::segment::wal::{Ended, LONG_HEADER, PAGE, SHORT_HEADER, What};
 use crate::store::Store;
 use crate::stream::{CountedBackups, Lsn};
-
-/// Where to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Goal {
-    /// The end of what is archived when Postgres comes there.
-    Latest,
-    /// The end of what is archived now.
-    Present,
-    /// Every transaction that committed up to this time, in microseconds since 1970.
-    Time(i64),
-    /// Everything up to this position.
-    Lsn(Lsn),
-    /// Everything up to the last restore point of this name.
-    Name(String),
-    /// Everything up to the end of this transaction.
-    Xid(u32),
-}
-
-/// What a restore was asked for.
-#[derive(Debug, Clone)]
-pub struct Asked {
-    /// Where to.
-    pub goal: Goal,
-    /// Whether what lies just at the target stays out: transactions of that very time, the record that ends at that
-    /// position, the transaction itself.
-    pub exclusive: bool,
-    /// The timeline to follow; none: the newest.
-    pub timeline: Option<u32>,
-    /// The backup to start from; none: the newest that leads there.
-    pub backup: Option<String>,
-}
 
 /// A restore that can be done.
 #[derive(Debug, Clone, PartialEq, Eq)]

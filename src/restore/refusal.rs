@@ -1,7 +1,7 @@
 //! Why a target cannot be reached, and the nearest that can.
 
+use super::asked::{Asked, Goal};
 use super::log::Log;
-use super::plan::{Asked, Goal};
 use crate::error::{Error, Kind, Result};
 use crate::manifest::found::MOST_NAMED;
 use crate::manifest::path::{Facts, Lack, Limit, Reach, Way};

@@ -26,7 +26,7 @@ use rdkafka::types::RDKafkaErrorCode;
 use tokio::sync::watch;
 
 use super::output::print;
-use super::{Cli, Command, inspect, replay};
+use super::{inspect, replay};
 use crate::config::Config;
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::manifest::{Chain, streams};
@@ -113,18 +113,23 @@ fn say(line: &str) -> Result<()> {
     print(&format!("\n{line}\n"))
 }
 
+/// The commands that the demo types.
+#[derive(Debug, clap::Parser)]
+#[command(name = "tidelog")]
+enum Typed {
+    Ls(inspect::LsArgs),
+    Replay(replay::Args),
+}
+
 /// Parses and runs a command of the program as a user would type it.
 async fn command(words: &[&str], config: &Path) -> Result<()> {
-    let config_text = config.display().to_string();
-    let typed: Vec<&str> = words.iter().copied().chain(["-c", &config_text]).collect();
     print(&format!("   $ tidelog {}\n", words.join(" ")))?;
-    let cli = Cli::try_parse_from(std::iter::once("tidelog").chain(typed))
+    let typed = Typed::try_parse_from(std::iter::once("tidelog").chain(words.iter().copied()))
         .or_err(Kind::Internal, || "the demo's own command is wrong".to_owned())?;
     let config = Config::load(config)?;
-    match cli.command {
-        Command::Ls(args) => inspect::ls(&args, &config).await,
-        Command::Replay(args) => Box::pin(replay::run(&args, &config)).await,
-        _ => Err(Error::new(Kind::Internal, "the demo does not run this command")),
+    match typed {
+        Typed::Ls(args) => inspect::ls(&args, &config).await,
+        Typed::Replay(args) => Box::pin(replay::run(&args, &config)).await,
     }
 }
 

@@ -7,7 +7,6 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use super::RestoreArgs;
 use crate::cli::human;
 use crate::cli::output::{print, print_json};
 use crate::config::Archive;
@@ -79,12 +78,12 @@ struct Passed {
 }
 
 /// Lists the base backups of every system, or of the one that is named.
-pub(super) async fn run(args: &RestoreArgs, archive: &Archive) -> Result<()> {
+pub(super) async fn run((system, json): (Option<u64>, bool), archive: &Archive) -> Result<()> {
     let store = Store::open(archive)?;
     let (mut rows, mut passed_over) = (Vec::new(), Found::default());
     for stream in manifest::streams(&store).await? {
         let StreamId::Postgres { system_id } = stream else { continue };
-        if args.system.is_none_or(|wanted| wanted == system_id)
+        if system.is_none_or(|wanted| wanted == system_id)
             && let Some(chain) = Chain::open(&store, &stream).await?
         {
             let found = backups(&store, system_id, chain.backups()).await?;
@@ -92,7 +91,7 @@ pub(super) async fn run(args: &RestoreArgs, archive: &Archive) -> Result<()> {
             passed_over.add_unreadable(found);
         }
     }
-    if args.json {
+    if json {
         print_json(&Listing { backups: rows, errors: passed_over.unreadable.iter().map(passed).collect() })?;
     } else {
         print(&table(&rows))?;

@@ -20,8 +20,10 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
+use super::app::{App, AppState};
+use super::auth;
+use super::refusal::refusal;
 use super::server::Peer;
-use super::{App, AppState, auth, refusal};
 use crate::pipeline::desired::{Control, DesiredState};
 use crate::pipeline::skips::{Refused, Told};
 use crate::source::kafka::TopicPartition;
@@ -235,7 +237,7 @@ fn allowed(
     (name, what): (&str, &str),
     (Extension(Peer(peer)), headers): &Caller,
 ) -> Result<(), Box<Response>> {
-    match auth::allow(app, headers) {
+    match auth::allow(app.token.as_ref(), headers) {
         Ok(way) => {
             tracing::info!(connector = name, what, %peer, ?way, "a change was asked for over HTTP");
             Ok(())

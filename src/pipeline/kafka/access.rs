@@ -21,8 +21,8 @@ use crate::config::{Kafka, TopicPattern};
 use crate::error::{Error, Kind, Result};
 use crate::pipeline::desired::State;
 use crate::pipeline::published::PublishedKafka;
-use crate::pipeline::tasks::{Reporter, Task};
 use crate::source::kafka::{FOREIGN_HINT, Foreign, is_archived};
+use crate::tasks::{Reporter, Task};
 
 /// How often it is looked. What is wrong is told within this; every look asks about all topics.
 const LOOK_EVERY: Duration = Duration::from_secs(20);

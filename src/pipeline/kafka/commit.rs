@@ -23,12 +23,12 @@ use super::topic_ids::{Verified, is_recreated, kept};
 use crate::config;
 use crate::error::{Error, Kind, Result};
 use crate::manifest::{Chain, Change, Outcome};
-use crate::pipeline::backoff::Backoff;
-use crate::pipeline::tasks::Task;
 use crate::segment::{Encoding, Sealed, SegmentInfo, rewrite};
 use crate::source::kafka::{EpochAt, OffsetAt, Resume, TopicPartition};
 use crate::store::layout;
 use crate::stream::{Close, Cut, GapReason, PartitionRange, SegmentRef, TopicGeneration};
+use crate::tasks::Task;
+use crate::tasks::backoff::Backoff;
 
 /// A chain takes at most one checkpoint a second of this process, so that small segments do not make a chain long.
 const BETWEEN_CHECKPOINTS: Duration = Duration::from_secs(1);

@@ -24,9 +24,9 @@ use crate::config::Isolation;
 use crate::error::Result;
 use crate::manifest::coverage::{self, Coverage};
 use crate::pipeline::published::PublishedKafka;
-use crate::pipeline::tasks::Task;
 use crate::source::kafka::{OffsetAt, TopicInfo, TopicPartition};
 use crate::store::layout;
+use crate::tasks::Task;
 
 /// How often the brokers are asked while records come, and while nothing happens.
 const ROUND_EVERY: Duration = Duration::from_secs(5);

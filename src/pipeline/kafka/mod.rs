@@ -9,7 +9,7 @@
 //! | task events | tasks → collector | answers to what the collector asked: bounded by the above |
 //! | reports | collector → coverage | 1: one that comes too early is dropped |
 
-pub mod maintenance;
+pub(super) mod maintenance;
 pub mod status;
 mod unattended;
 

@@ -22,11 +22,11 @@ use super::waits::{AGAIN, Waits};
 use crate::config::{Kafka, Start};
 use crate::error::{Error, Kind, Result};
 use crate::manifest::{self, Chain};
-use crate::pipeline::backoff::Backoff;
-use crate::pipeline::tasks::Task;
 use crate::source::kafka::{OffsetAt, TopicInfo, TopicPartition};
 use crate::store::Store;
 use crate::stream::{Begin, TopicGeneration};
+use crate::tasks::Task;
+use crate::tasks::backoff::Backoff;
 
 /// How many chains are opened at once: each costs a few requests to the store.
 const CHAINS_AT_ONCE: usize = 16;

@@ -572,4 +572,4 @@ pub(super) enum Encoded {
 pub(super) const RETRY_AFTER: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -8,9 +8,9 @@ use super::count::Counters;
 use super::messages::TaskEvent;
 use super::topic_ids::TopicIds;
 use crate::pipeline::spool::Spool;
-use crate::pipeline::tasks::Tasks;
 use crate::source::kafka::Cluster;
 use crate::store::Store;
+use crate::tasks::Tasks;
 
 /// What every task shares.
 pub(super) struct Shared {

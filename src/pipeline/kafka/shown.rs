@@ -10,8 +10,8 @@ use super::count::TopicCounters;
 use super::messages::SeenPartition;
 use super::stalls;
 use super::status::{GapSpan, PartitionStatus};
-use crate::pipeline::tasks::Reporter;
 use crate::stream::{PartitionRange, Totals};
+use crate::tasks::Reporter;
 
 /// Rates are taken over this many samples, of which there is one a second.
 const SAMPLES: usize = 10;
@@ -118,7 +118,7 @@ pub(super) mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::pipeline::tasks::{Task, Tasks};
+    use crate::tasks::{Task, Tasks};
 
     /// What a topic shows of which nothing is known.
     pub(in crate::pipeline::kafka) fn shown() -> Shown {

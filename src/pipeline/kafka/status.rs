@@ -5,8 +5,8 @@ use std::sync::Arc;
 use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::pipeline::desired::State;
-use crate::pipeline::tasks::Failure;
 use crate::stream::Totals;
+use crate::tasks::Failure;
 
 /// Kafka's archiver as it stood a moment ago.
 #[derive(Debug, Clone, Default)]

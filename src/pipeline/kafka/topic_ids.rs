@@ -12,8 +12,8 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::error::Error;
-use crate::pipeline::tasks::{Reporter, Task, Tasks};
 use crate::source::kafka::Cluster;
+use crate::tasks::{Reporter, Task, Tasks};
 
 /// How long an answer may take. Without one the checkpoint is written: the brokers may never come back.
 const ANSWER_WITHIN: Duration = Duration::from_secs(3);

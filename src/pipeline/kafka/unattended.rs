@@ -26,9 +26,9 @@ use crate::config::Kafka;
 use crate::error::{Error, Kind, Result};
 use crate::manifest::coverage::{self, Coverage};
 use crate::manifest::{self, Chain};
-use crate::pipeline::tasks::{Reporter, Task};
 use crate::store::layout;
 use crate::stream::TopicGeneration;
+use crate::tasks::{Reporter, Task};
 
 /// How often it is looked.
 const LOOK_EVERY: Duration = Duration::from_secs(60);

@@ -21,18 +21,19 @@ use tokio::time::{Instant, sleep_until};
 
 use super::buffers::Buffer;
 use super::count::{Counters, Reason};
-use super::receive::goes_on_elsewhere;
 use super::scan::{self, WalScan};
-use super::shared::{Block, Shared};
+use super::shared::Shared;
 use super::spool::Extent;
 use crate::error::{Error, Kind, Result, ResultExt as _};
+use crate::maintenance::wal::Block;
+use crate::manifest::origin::goes_on_elsewhere;
 use crate::manifest::{Chain, Change, Outcome};
-use crate::pipeline::backoff::Backoff;
 use crate::pipeline::shutdown;
-use crate::pipeline::tasks::Task;
 use crate::segment::wal::{MOST_BYTES, Seen, WalFacts, seal};
 use crate::store::layout;
 use crate::stream::{Gap, GapReason, Lsn, SegmentRef};
+use crate::tasks::Task;
+use crate::tasks::backoff::Backoff;
 
 /// While there is more to do a checkpoint is written once a second, so that many segments share one.
 const BETWEEN_CHECKPOINTS: Duration = Duration::from_secs(1);

@@ -22,22 +22,17 @@
 //! far the local disk goes. Where to receive on is decided by the spool and the archive, never by the slot.
 
 mod archive;
-pub(crate) mod backup;
+pub(super) mod backup;
 mod buffers;
-mod contents;
 mod count;
-mod followed;
-mod incremental;
-pub(crate) mod job;
+mod final_errors;
 mod maintenance;
-mod packer;
 mod receive;
 mod scan;
 mod shared;
 mod spool;
 mod status;
 mod supervisor;
-mod system;
 mod timelines;
 
 mod watch;
@@ -47,27 +42,28 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use tokio::sync::{Notify, mpsc, watch as channel};
 
-pub(in crate::pipeline) use maintenance::left_to_others;
-pub use maintenance::{Expiry, delete_obsolete, expire};
 pub use status::{SlotStatus, Snapshot, Status};
 pub(super) use supervisor::Supervisor;
 
-use super::backoff::Backoff;
-use super::tasks::{Reporter, Task};
+use crate::backup::server::system_of;
 use crate::config::{self, Ack, Config};
 use crate::error::{Error, Kind, Result, ResultExt as _};
+use crate::maintenance::wal::Block;
 use crate::manifest::Chain;
+use crate::manifest::system::archived_system;
 use crate::pipeline::shutdown;
 use crate::source::postgres::Server;
 use crate::store::Store;
 use crate::stream::{Begin, StreamId, System};
+use crate::tasks::backoff::Backoff;
+use crate::tasks::{Reporter, Task};
 use archive::{Archiver, Ended};
 use buffers::Buffers;
+use final_errors::is_final;
 use maintenance::Maintenance;
 use receive::Receiver;
-use shared::{Block, DRAIN_WITHIN, Shared};
+use shared::{DRAIN_WITHIN, Shared};
 use spool::WalSpool;
-use system::{archived_system, is_final, system_of};
 use watermark::Watermark;
 
 /// Archives the WAL of the server that `postgres` names until `stop` turns true. Reasons for a new base backup come out

@@ -6,7 +6,6 @@
 
 mod detour;
 mod leaving;
-mod origin;
 mod receiver;
 mod session;
 mod timeline_path;
@@ -17,19 +16,19 @@ use tokio::runtime::{Builder, Handle};
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
-pub(super) use origin::{differs, goes_on_elsewhere};
-
+use super::final_errors::is_final;
 use super::shared::Shared;
-use super::system::{is_final, system_of};
 use super::timelines::Next;
+use crate::backup::server::system_of;
 use crate::config::{self, Ack};
 use crate::error::{Error, Kind, Result, ResultExt as _};
-use crate::pipeline::backoff::Backoff;
+use crate::manifest::origin::reaches;
 use crate::pipeline::shutdown;
-use crate::pipeline::tasks::Task;
 use crate::segment::wal::MOST_BYTES;
 use crate::source::postgres::{Server, is_removed_wal, is_wrong_state};
 use crate::stream::Lsn;
+use crate::tasks::Task;
+use crate::tasks::backoff::Backoff;
 pub(super) use receiver::Receiver;
 use receiver::{Ended, SILENT_FOR};
 use session::{Session, prepare};
@@ -139,7 +138,7 @@ impl Receiver {
             let history = self.histories(&mut replication, identity.timeline).await?;
             let next = self.next(&history, identity.timeline, identity.flush)?;
             if next.timeline == identity.timeline {
-                origin::reaches(identity.timeline, identity.flush, next.start)?;
+                reaches(identity.timeline, identity.flush, next.start)?;
             }
             // A timeline that was left ends there, however far the server has come on another one.
             Ok::<_, Error>((replication, next, next.switch.unwrap_or(identity.flush)))

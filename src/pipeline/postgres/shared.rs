@@ -77,11 +77,3 @@ fn generations(chain: &Chain) -> BTreeMap<u32, u32> {
     let timelines = chain.abandoned().iter().map(|abandon| abandon.partition);
     timelines.map(|timeline| (timeline.cast_unsigned(), chain.generation(timeline))).collect()
 }
-
-/// A range of 16 MiB of one timeline, as positions in its chain.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Block {
-    pub(super) timeline: i32,
-    pub(super) start: i64,
-    pub(super) end: i64,
-}

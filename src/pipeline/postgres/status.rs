@@ -10,9 +10,9 @@ use tokio::time::interval;
 
 use crate::manifest::Chain;
 use crate::manifest::recoverable::Window;
-use crate::pipeline::tasks::{Failure, Tasks, Weight};
 use crate::source::postgres::Slot;
 use crate::stream::Lsn;
+use crate::tasks::{Failure, Tasks, Weight};
 
 /// Ends of WAL that wait until the archive has reached them. With one a second, enough for a store that is away for
 /// an hour; when there are more, the oldest stay, for they come true first.

@@ -7,8 +7,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::status::{SlotStatus, Status};
 use crate::error::Result;
-use crate::pipeline::tasks::Task;
 use crate::source::postgres::{Rate, Server, Slot};
+use crate::tasks::Task;
 
 /// How often the slots are looked at.
 const EVERY: Duration = Duration::from_secs(10);

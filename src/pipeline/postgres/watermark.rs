@@ -14,9 +14,9 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::shared::Shared;
 use crate::error::Result;
 use crate::manifest::coverage::{Claim, Coverage};
-use crate::pipeline::tasks::Task;
 use crate::store::layout;
 use crate::stream::StreamId;
+use crate::tasks::Task;
 
 /// How often it is written, at the most: four objects a minute.
 const EVERY: Duration = Duration::from_secs(15);

@@ -5,17 +5,13 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta, Utc};
-
-use crate::error::{Error, Kind, Result, ResultExt as _};
-use crate::manifest::state::retention;
-use crate::manifest::{self, Chain, holds};
-use crate::pipeline::backoff::Backoff;
-use crate::pipeline::postgres::left_to_others;
+use crate::error::Result;
+use crate::maintenance::state::{now, tidy};
+use crate::manifest;
 use crate::pipeline::published::Opened;
-use crate::pipeline::tasks::Reporter;
-use crate::store::{Store, layout};
-use crate::stream::{Retired, StateKind, StateOf, StreamId};
+use crate::stream::{StateKind, StateOf, StreamId};
+use crate::tasks::Reporter;
+use crate::tasks::backoff::Backoff;
 
 /// How often it is looked whether something is to be done.
 const EVERY: Duration = Duration::from_secs(600);
@@ -49,29 +45,4 @@ async fn round(opened: &Opened, cluster: &str, kept: Duration) -> Result<Result<
         failed = failed.and(manifest::isolated(store, tidy(store, &stream, (kept, now), &writer).await).await?);
     }
     Ok(failed)
-}
-
-async fn tidy(store: &Store, stream: &StreamId, at: (Duration, DateTime<Utc>), writer: &str) -> Result<()> {
-    let Some(mut chain) = Chain::open(store, stream).await? else { return Ok(()) };
-    expire(&mut chain, at, writer).await?;
-    left_to_others(retention::delete_expired(store, &chain, at.1).await)
-}
-
-/// The time by the store's clock: no machine with a wrong clock expires too much.
-pub async fn now(store: &Store) -> Result<DateTime<Utc>> {
-    holds::store_time_in(store, &layout::state_holds()).await
-}
-
-/// The moment from which on all is told.
-///
-/// # Errors
-/// [`Kind::Config`] for a time that no calendar reaches back.
-pub fn horizon(kept: Duration, now: DateTime<Utc>) -> Result<DateTime<Utc>> {
-    let span = TimeDelta::from_std(kept).or_err(Kind::Config, || "retention.state is too long".to_owned())?;
-    now.checked_sub_signed(span).ok_or_else(|| Error::new(Kind::Config, "retention.state is too long"))
-}
-
-/// Expires what is not needed to tell one kind of state as of every moment of the time `kept` before `now`.
-pub async fn expire(chain: &mut Chain, (kept, now): (Duration, DateTime<Utc>), writer: &str) -> Result<Retired> {
-    retention::expire(chain, horizon(kept, now)?, (writer, now)).await
 }

@@ -29,7 +29,8 @@ use super::target::{ANSWER, Identity, Progress, Target};
 use crate::error::{Error, Kind, Result};
 use crate::replay::journal::{Begun, Journal};
 use crate::replay::plan::{Marks, Plan};
-use crate::replay::{Counters, Tally, Tempo, run};
+use crate::replay::running::run;
+use crate::replay::{Counters, Tally, Tempo};
 use crate::store::Store;
 
 /// How often the target is asked whether its topics are still the same: one small request for all of them.

@@ -421,7 +421,7 @@ impl Consumer {
             self.unassign(&[])?;
         }
         let mut queue = Queue::new(&self.handle);
-        self.handle.close(&queue).map_err(|failure| failure.into_error("cannot leave the group"))?;
+        queue.close().map_err(|failure| failure.into_error("cannot leave the group"))?;
         while !self.handle.is_closed() {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {

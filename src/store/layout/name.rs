@@ -7,7 +7,7 @@ use std::ops::Range;
 use chrono::{DateTime, NaiveDateTime, Utc};
 use object_store::path::Path;
 
-use super::{BACKUP_REMOVED, backup_part, segment, state_version, wal_segment};
+use super::keys::{BACKUP_REMOVED, backup_part, segment, state_version, wal_segment};
 use crate::error::{Error, Kind, Result};
 use crate::stream::{Format, StateOf, StreamId, TopicGeneration, is_name};
 
@@ -189,6 +189,19 @@ fn system_of(folder: &str) -> Option<u64> {
 fn written_by(text: &str) -> Option<(String, u64)> {
     let (writer, n) = text.rsplit_once('-')?;
     is_name(writer).then(|| Some((writer.to_owned(), n.parse().ok()?)))?
+}
+
+/// Whether `key` has the name of an object that a base backup consists of, `backup.json` aside.
+pub fn is_backup_object(key: &Path) -> bool {
+    key.filename().is_some_and(is_backup_part)
+}
+
+/// The key that a checkpoint, a page or a backup writes down.
+///
+/// # Errors
+/// [`Kind::Corrupt`](crate::error::Kind::Corrupt) if no object can have that key.
+pub fn object(key: &str) -> Result<Path> {
+    Name::parse(key).map(|name| name.key())
 }
 
 #[cfg(test)]

@@ -10,18 +10,10 @@
 //!
 //! A restart is a stop that joins again by itself; positions then come from the archive, as at every start.
 
-use super::{CLOSE_WITHIN, Collector};
+use super::state::{CLOSE_WITHIN, Collector};
 use crate::error::Result;
-use crate::pipeline::desired::{Desired, DesiredState, State};
+use crate::pipeline::desired::{DesiredState, State};
 use crate::pipeline::kafka::seal_reason::SealReason;
-
-/// The desired state that was applied last.
-#[derive(Debug, Default)]
-pub(super) struct Applied {
-    desired: Desired,
-    /// The group was left, and is joined again once everything is given back.
-    rejoin: bool,
-}
 
 impl Collector {
     /// Whether the partitions that this process has are not to be read.
@@ -77,7 +69,7 @@ impl Collector {
         // What is open when a pause begins would wait for its end.
         self.reconcile()?;
         if state == DesiredState::Pause {
-            for segmenter in self.segmenters.values_mut() {
+            for segmenter in self.topics.segmenters.values_mut() {
                 segmenter.seal(SealReason::Paused);
             }
         }
@@ -85,10 +77,10 @@ impl Collector {
     }
 
     fn has_given_all_back(&self) -> bool {
-        self.leaving.is_empty()
-            && self.resolving.is_empty()
-            && self.ending.is_empty()
-            && self.segmenters.values().all(|segmenter| segmenter.partitions().is_empty())
+        self.membership.is_settled()
+            && self.lookups.is_empty()
+            && self.topics.ending.is_empty()
+            && self.topics.segmenters.values().all(|segmenter| segmenter.partitions().is_empty())
     }
 
     /// What the collector is doing.

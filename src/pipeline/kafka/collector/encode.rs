@@ -3,28 +3,26 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::Collector;
+use super::state::Collector;
 use crate::error::Result;
 use crate::pipeline::kafka::commit::Request;
 use crate::pipeline::kafka::messages::{Free, SegmenterId, TaskEvent};
 use crate::pipeline::kafka::segmenter::{Encoded, Finish, RETRY_AFTER, Step};
 use crate::pipeline::kafka::shared::Shared;
-use crate::pipeline::tasks::caught;
 use crate::record::Block;
 use crate::segment::{Encoding, SegmentInfo, SegmentWriter};
 use crate::stream::PartitionRange;
+use crate::tasks::caught;
 
 impl Collector {
     /// Gives the encoders as many steps as they may have, the segmenters in turn.
     pub(super) fn encode(&mut self) {
         let now = Instant::now();
-        while self.encoding < self.encoders {
-            let after = self.last_encoded.map_or(0, |id| id.0 + 1);
-            let mut ready = self.segmenters.iter().filter(|(_, segmenter)| segmenter.is_ready(now)).map(|(id, _)| *id);
-            let Some(first) = ready.next() else { break };
-            let id = if first.0 >= after { first } else { ready.find(|id| id.0 >= after).unwrap_or(first) };
-            self.last_encoded = Some(id);
-            let Some(segmenter) = self.segmenters.get_mut(&id) else { break };
+        loop {
+            let ready =
+                self.topics.segmenters.iter().filter(|(_, segmenter)| segmenter.is_ready(now)).map(|(id, _)| *id);
+            let Some(id) = self.encoders.next(ready) else { break };
+            let Some(segmenter) = self.topics.segmenters.get_mut(&id) else { break };
             let Some((step, writer)) = segmenter.next_step(now) else { break };
             self.start_step(id, step, writer);
         }
@@ -32,18 +30,18 @@ impl Collector {
 
     fn start_step(&mut self, id: SegmenterId, mut step: Step, writer: Option<SegmentWriter>) {
         if let Some(question) = step.question.take() {
-            if let Some(segmenter) = self.segmenters.get_mut(&id) {
+            if let Some(segmenter) = self.topics.segmenters.get_mut(&id) {
                 segmenter.step_done(0, writer);
             }
-            return self.ask(id, Request::Ask(question));
+            return self.topics.ask(id, Request::Ask(question));
         }
         if let Some(Finish { seq, ranges, has_rows: false, .. }) = &step.finish {
-            if let Some(segmenter) = self.segmenters.get_mut(&id) {
+            if let Some(segmenter) = self.topics.segmenters.get_mut(&id) {
                 segmenter.step_done(0, None);
             }
-            return self.ask(id, Request::Empty { seq: *seq, ranges: ranges.iter().map(empty).collect() });
+            return self.topics.ask(id, Request::Empty { seq: *seq, ranges: ranges.iter().map(empty).collect() });
         }
-        let Some(segmenter) = self.segmenters.get(&id) else { return };
+        let Some(segmenter) = self.topics.segmenters.get(&id) else { return };
         let settings = segmenter.settings();
         let encoding = Encoding { format: settings.format, zstd_level: settings.zstd_level };
         let info = SegmentInfo {
@@ -52,9 +50,9 @@ impl Collector {
             writer: self.shared.writer.clone(),
             created: crate::time::now(),
         };
-        let committer = self.committers.get(&id).cloned();
+        let committer = self.topics.committers.get(&id).cloned();
         let (shared, topic) = (Arc::clone(&self.shared), Arc::clone(&segmenter.topic));
-        self.encoding += 1;
+        self.encoders.begin();
         self.runtime.spawn_blocking(move || {
             let memory = step.memory;
             let finished = step.finish.as_ref().map(|finish| (finish.seq, finish.reason));
@@ -88,13 +86,13 @@ impl Collector {
     }
 
     pub(super) fn on_encoded(&mut self, id: SegmenterId, memory: usize, result: Result<Free>) {
-        self.encoding -= 1;
-        let Some(segmenter) = self.segmenters.get_mut(&id) else { return };
+        self.encoders.end();
+        let Some(segmenter) = self.topics.segmenters.get_mut(&id) else { return };
         match result {
             Ok(Free { writer, blocks }) => {
                 segmenter.step_done(memory, writer);
                 segmenter.shown.encoding.succeeded();
-                self.pool.give_back(blocks);
+                self.memory.pool.give_back(blocks);
             }
             Err(error) => {
                 let what = "a segment cannot be written to the spool; its records will be read again";

@@ -13,7 +13,7 @@
 
 use std::sync::Arc;
 
-use super::Collector;
+use super::state::Collector;
 use crate::pipeline::kafka::messages::SegmenterId;
 use crate::pipeline::kafka::segmenter::Wait;
 use crate::pipeline::kafka::topic_ids::is_recreated;
@@ -24,20 +24,20 @@ impl Collector {
     /// The generation of a segmenter is over. What came of it is committed to its own chain first. `cut`: the partition whose log
     /// left what is archived, and where.
     pub(super) fn end_generation(&mut self, id: SegmenterId, cut: Option<Cut>) {
-        let Some(segmenter) = self.segmenters.get_mut(&id) else { return };
+        let Some(segmenter) = self.topics.segmenters.get_mut(&id) else { return };
         // Of a segmenter that ends already nobody needs to know twice: a second cut is found again where the topic goes on.
-        if self.current.get(&segmenter.topic) != Some(&id) {
+        if self.topics.current.get(&segmenter.topic) != Some(&id) {
             return;
         }
         tracing::info!(topic = &*segmenter.topic, generation = segmenter.stream.number, ?cut, "a generation ends");
-        self.current.remove(&segmenter.topic);
-        self.ending.insert(Arc::clone(&segmenter.topic), id);
+        self.topics.current.remove(&segmenter.topic);
+        self.topics.ending.insert(Arc::clone(&segmenter.topic), id);
         segmenter.end(cut);
     }
 
     /// A topic has another id than its segmenter.
     pub(super) fn on_recreated(&mut self, topic: &str, topic_id: &str) {
-        if let Some(segmenter) = self.segmenter_of(topic)
+        if let Some(segmenter) = self.topics.of(topic)
             && is_recreated(segmenter.topic_id.as_deref(), Some(topic_id))
         {
             let id = segmenter.id;
@@ -47,7 +47,7 @@ impl Collector {
 
     /// Another process has begun a later generation of a topic, and nothing came here that would have told.
     pub(super) fn on_followed(&mut self, topic: &str, generation: u32) {
-        if let Some(segmenter) = self.segmenter_of(topic)
+        if let Some(segmenter) = self.topics.of(topic)
             && segmenter.stream.number < generation
         {
             let id = segmenter.id;
@@ -57,17 +57,17 @@ impl Collector {
 
     /// Nothing comes after what the chain of a segmenter has: all partitions of the topic go on where its next generation says.
     pub(super) fn on_ended(&mut self, id: SegmenterId) {
-        let Some(segmenter) = self.segmenters.get_mut(&id) else { return };
+        let Some(segmenter) = self.topics.segmenters.get_mut(&id) else { return };
         let topic = Arc::clone(&segmenter.topic);
-        if self.current.get(&topic) == Some(&id) {
+        if self.topics.current.get(&topic) == Some(&id) {
             // Another process has ended it. What is under way comes to nothing and is read again.
-            self.current.remove(&topic);
+            self.topics.current.remove(&topic);
             for partition in segmenter.partitions() {
                 segmenter.hold(partition, Wait::NextGeneration);
             }
             segmenter.seal(crate::pipeline::kafka::seal_reason::SealReason::Conflict);
-        } else if self.ending.get(&topic) == Some(&id) {
-            self.ending.remove(&topic);
+        } else if self.topics.ending.get(&topic) == Some(&id) {
+            self.topics.ending.remove(&topic);
         } else {
             return;
         }

@@ -1,13 +1,13 @@
 //! Which partitions this process reads, and from where: assigned, revoked, fenced.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::sync::mpsc;
 
-use super::Collector;
 use super::place::{Facts, Place, place};
+use super::state::Collector;
 use crate::error::Result;
 use crate::failpoint::failpoint;
 use crate::manifest::Chain;
@@ -18,73 +18,10 @@ use crate::pipeline::kafka::seal_reason::SealReason;
 use crate::pipeline::kafka::segmenter::{Segmenter, Wait};
 use crate::pipeline::kafka::shown::Shown;
 use crate::pipeline::kafka::{gaps, resolve};
-use crate::pipeline::tasks::Task;
 use crate::segment::Encoding;
 use crate::source::kafka::{Resume, TopicPartition};
 use crate::stream::TopicGeneration;
-
-/// How long a revoked partition may wait for its last segment's checkpoint before it is given up.
-const LEAVE_WITHIN: Duration = Duration::from_secs(15);
-
-/// Partitions that the group wants back, and the segments that should be committed first.
-pub(super) struct Leaving {
-    partitions: Vec<TopicPartition>,
-    waits: Vec<(SegmenterId, u64)>,
-    deadline: Instant,
-}
-
-/// The partitions whose positions are being looked up, each with the number of the question that counts: an answer to an
-/// earlier one may be of a generation that has ended since.
-#[derive(Default)]
-pub(super) struct Resolving {
-    tickets: BTreeMap<TopicPartition, u64>,
-    next: u64,
-    /// Those that have no answer now, and when they are asked for again.
-    unresolved: Vec<(Instant, Vec<TopicPartition>)>,
-}
-
-impl Resolving {
-    pub(super) fn len(&self) -> usize {
-        self.tickets.len()
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.tickets.is_empty()
-    }
-
-    fn has(&self, at: &TopicPartition) -> bool {
-        self.tickets.contains_key(at)
-    }
-
-    fn ask(&mut self, partitions: &[TopicPartition]) -> u64 {
-        self.next += 1;
-        self.tickets.extend(partitions.iter().map(|at| (at.clone(), self.next)));
-        self.next
-    }
-
-    /// The question was answered, for this partition well or not at all. False if it was asked again since, or is not
-    /// wanted any more.
-    fn take(&mut self, at: &TopicPartition, ticket: u64) -> bool {
-        let counts = self.tickets.get(at) == Some(&ticket);
-        if counts {
-            self.tickets.remove(at);
-        }
-        counts
-    }
-
-    fn forget(&mut self, at: &TopicPartition) {
-        self.tickets.remove(at);
-    }
-
-    /// Nothing more comes of question `ticket`.
-    fn end(&mut self, ticket: u64) {
-        self.tickets.retain(|_, known| *known != ticket);
-    }
-
-    fn topics(&self) -> impl Iterator<Item = &str> {
-        self.tickets.keys().map(|at| &*at.topic)
-    }
-}
+use crate::tasks::Task;
 
 impl Collector {
     /// Asks where partitions are to be read on.
@@ -92,7 +29,7 @@ impl Collector {
         if partitions.is_empty() {
             return;
         }
-        let ticket = self.resolving.ask(&partitions);
+        let ticket = self.lookups.ask(&partitions);
         if self.resolver.send(resolve::Request { ticket, partitions }).is_err() {
             tracing::debug!("the resolver has ended");
         }
@@ -104,78 +41,64 @@ impl Collector {
         failpoint!("group.revoke");
         tracing::info!(partitions = partitions.len(), lost, "partitions revoked");
         self.shared.counters.rebalances.increment(1);
-        self.assigned.remove(&partitions);
+        self.membership.assigned.remove(&partitions);
         let mut waits = Vec::new();
         for at in &partitions {
-            self.resolving.forget(at);
-            let id = self.current.get(&at.topic).or_else(|| self.ending.get(&at.topic)).copied();
-            if let Some(segmenter) = id.and_then(|id| self.segmenters.get_mut(&id)) {
+            self.lookups.forget(at);
+            let id = self.topics.current.get(&at.topic).or_else(|| self.topics.ending.get(&at.topic)).copied();
+            if let Some(segmenter) = id.and_then(|id| self.topics.segmenters.get_mut(&id)) {
                 segmenter.seal(SealReason::Revoked);
                 segmenter.hold(at.partition, Wait::Leaving);
                 waits.push((segmenter.id, segmenter.sealed()));
             }
         }
-        waits.sort_unstable();
-        waits.dedup();
         let now = Instant::now();
-        let deadline = if lost { now } else { now + LEAVE_WITHIN };
-        self.leaving.push(Leaving { partitions, waits, deadline });
+        self.membership.leave(partitions, waits, lost, now);
         self.let_go(now)
     }
 
     /// Partitions that the group has given again are given back no more: another revocation was answered while they waited, and
     /// librdkafka knows of one answer to all.
     pub(super) fn keep(&mut self, again: &[TopicPartition]) -> Result<()> {
-        if self.leaving.is_empty() {
+        if self.membership.is_settled() {
             return Ok(());
         }
-        let again: BTreeSet<&TopicPartition> = again.iter().collect();
-        let mut kept = Vec::new();
-        for leaving in &mut self.leaving {
-            kept.extend(leaving.partitions.extract_if(.., |at| again.contains(at)));
-        }
-        self.leaving.retain(|leaving| !leaving.partitions.is_empty());
-        for at in kept {
-            if let Some(segmenter) = self.segmenter_of(&at.topic) {
+        for at in self.membership.keep(again) {
+            if let Some(segmenter) = self.topics.of(&at.topic) {
                 segmenter.remove(at.partition);
             }
-            self.group_offsets.remove(&at);
         }
         // Should the group wait for an answer after all, nobody else would give it.
-        if self.leaving.is_empty() { self.consumer.unassign(&[]) } else { Ok(()) }
+        if self.membership.is_settled() { self.consumer.unassign(&[]) } else { Ok(()) }
     }
 
     pub(super) fn let_go(&mut self, now: Instant) -> Result<()> {
-        let mut index = 0;
-        while index < self.leaving.len() {
-            let leaving = &self.leaving[index];
-            let committed = |(id, seq): &(SegmenterId, u64)| {
-                self.segmenters.get(id).is_none_or(|segmenter| segmenter.committed() >= *seq)
-            };
-            if now < leaving.deadline && !leaving.waits.iter().all(committed) {
-                index += 1;
-                continue;
-            }
-            let leaving = self.leaving.remove(index);
+        let segmenters = &self.topics.segmenters;
+        let committed = |id: SegmenterId, seq| segmenters.get(&id).is_none_or(|segmenter| segmenter.committed() >= seq);
+        let mut gone = Vec::new();
+        while let Some(partitions) = self.membership.next_to_go(now, committed) {
+            gone.push(partitions);
+        }
+        for partitions in gone {
             self.commit_to_group();
-            for at in &leaving.partitions {
-                if let Some(segmenter) = self.segmenter_of(&at.topic) {
+            for at in &partitions {
+                if let Some(segmenter) = self.topics.of(&at.topic) {
                     segmenter.remove(at.partition);
                 }
-                self.group_offsets.remove(at);
+                self.membership.forget(at);
             }
-            self.consumer.unassign(&leaving.partitions)?;
+            self.consumer.unassign(&partitions)?;
         }
         Ok(())
     }
 
     /// Reads partitions on from where the archive stands.
     pub(super) fn reposition(&mut self, id: SegmenterId, positions: &[(i32, Resume)]) -> Result<()> {
-        let Some(segmenter) = self.segmenters.get_mut(&id) else { return Ok(()) };
+        let Some(segmenter) = self.topics.segmenters.get_mut(&id) else { return Ok(()) };
         for (partition, from) in positions {
             segmenter.reposition(*partition, from.next);
         }
-        if self.current.get(&segmenter.topic) != Some(&id) {
+        if self.topics.current.get(&segmenter.topic) != Some(&id) {
             return Ok(());
         }
         let at = |partition| TopicPartition { topic: Arc::clone(&segmenter.topic), partition };
@@ -198,15 +121,15 @@ impl Collector {
             let mut wanted = Vec::new();
             for (partition, from) in offsets {
                 // The group may have taken it away meanwhile.
-                if self.resolving.take(&at(partition), ticket) && self.consumer.owns(&at(partition)) {
+                if self.lookups.take(&at(partition), ticket) && self.consumer.owns(&at(partition)) {
                     wanted.push((partition, from));
                 }
             }
             // What arrives while the topic moves is asked for with all others once it has.
-            if wanted.is_empty() || self.ending.contains_key(&topic) {
+            if wanted.is_empty() || self.topics.ending.contains_key(&topic) {
                 continue;
             }
-            let id = match self.segmenter_of(&topic) {
+            let id = match self.topics.of(&topic) {
                 None => self.open_segmenter(&topic, generation, (chain, earlier)),
                 Some(segmenter) if segmenter.stream == generation => segmenter.id,
                 Some(segmenter) => {
@@ -215,7 +138,7 @@ impl Collector {
                     continue;
                 }
             };
-            let Some(segmenter) = self.segmenters.get_mut(&id) else { continue };
+            let Some(segmenter) = self.topics.segmenters.get_mut(&id) else { continue };
             for (partition, from) in wanted {
                 segmenter.add(partition, from.next);
                 assign.push((at(partition), from));
@@ -234,7 +157,7 @@ impl Collector {
             self.news.unresolved.remove(topic);
         }
         for Unresolved { topic, mut partitions, why, again } in unresolved {
-            partitions.retain(|at| self.resolving.take(at, ticket));
+            partitions.retain(|at| self.lookups.take(at, ticket));
             if partitions.is_empty() {
                 continue;
             }
@@ -247,29 +170,21 @@ impl Collector {
                 let (topic, hint) = (&*topic, why.hint_text());
                 tracing::warn!(topic, partitions = count, %why, hint, retry_in = ?again, "assigned partitions cannot be read yet");
             }
-            self.resolving.ask(&partitions);
-            self.resolving.unresolved.push((Instant::now() + again, partitions));
+            self.lookups.put_off(Instant::now() + again, partitions);
         }
-        self.resolving.end(ticket);
+        self.lookups.end(ticket);
     }
 
     /// Asks again for partitions whose positions were not known, where the group has not taken them away meanwhile. Those
     /// that are due ask together.
     pub(super) fn resolve_again(&mut self, now: Instant) {
-        if self.resolving.unresolved.is_empty() {
+        if !self.lookups.has_put_off() {
             return;
         }
-        let mut together = Vec::new();
-        for (due, mut partitions) in std::mem::take(&mut self.resolving.unresolved) {
-            partitions.retain(|at| self.consumer.owns(at) && self.resolving.has(at));
-            if due <= now {
-                together.append(&mut partitions);
-            } else if !partitions.is_empty() {
-                self.resolving.unresolved.push((due, partitions));
-            }
-        }
+        let consumer = &self.consumer;
+        let together = self.lookups.due(now, |at| consumer.owns(at));
         self.resolve(together);
-        let resolving: BTreeSet<&str> = self.resolving.topics().collect();
+        let resolving = self.lookups.topics();
         self.news.unresolved.retain(|topic, _| resolving.contains(&**topic));
     }
 
@@ -279,7 +194,7 @@ impl Collector {
     pub(super) fn check_ownership(&mut self) {
         let mut nowhere = Vec::new();
         for (topic, partition, reading) in self.consumer.owned() {
-            let segmenter = self.current.get(topic).and_then(|id| self.segmenters.get(id));
+            let segmenter = self.topics.current.get(topic).and_then(|id| self.topics.segmenters.get(id));
             let carried = segmenter.and_then(|segmenter| segmenter.carries(partition));
             if reading && carried == Some(None) {
                 continue; // as good as always, and without making a key
@@ -288,9 +203,9 @@ impl Collector {
             let facts = Facts {
                 reading,
                 carried,
-                resolving: self.resolving.has(&at),
-                ending: self.ending.contains_key(topic),
-                leaving: self.leaving.iter().any(|leaving| leaving.partitions.contains(&at)),
+                resolving: self.lookups.has(&at),
+                ending: self.topics.ending.contains_key(topic),
+                leaving: self.membership.is_leaving(&at),
             };
             if place(facts) == Place::Nowhere {
                 nowhere.push((at, facts));
@@ -318,8 +233,7 @@ impl Collector {
         generation: TopicGeneration,
         (chain, earlier): (Chain, Earlier),
     ) -> SegmenterId {
-        let id = SegmenterId(self.next_segmenter);
-        self.next_segmenter += 1;
+        let id = self.topics.next_id();
         let settings = self.kafka.segment_of(topic).clone();
         let encoding = Encoding { format: settings.format, zstd_level: settings.zstd_level };
         let topic_id = chain.begin_facts().topic_id().map(str::to_owned);
@@ -348,9 +262,7 @@ impl Collector {
             shared,
         };
         self.published.tasks.spawn_on(&self.runtime, "committer", committer.run());
-        self.committers.insert(id, send);
-        self.segmenters.insert(id, segmenter);
-        self.current.insert(Arc::clone(topic), id);
+        self.topics.open(segmenter, send);
         id
     }
 }

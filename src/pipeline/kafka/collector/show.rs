@@ -1,44 +1,27 @@
 //! The collector's state as others see it: once a second, and at once when it changes what it does.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use chrono::{DateTime, Utc};
-
-use super::Collector;
+use super::state::Collector;
 use crate::config::Isolation;
-use crate::pipeline::desired::State;
 use crate::pipeline::kafka::messages::Seen;
-use crate::pipeline::kafka::segmenter::Segmenter;
-use crate::pipeline::kafka::stalls::{Around, Refusal};
+use crate::pipeline::kafka::stalls::Around;
 use crate::pipeline::kafka::status::{Status, Trouble};
-use crate::pipeline::tasks::{Reporter, Task};
 use crate::source::kafka::TopicPartition;
-
-/// What the collector was told and only shows.
-#[derive(Debug, Default)]
-pub(super) struct News {
-    pub(super) last_checkpoint: Option<DateTime<Utc>>,
-    /// Partitions of a topic that cannot be read yet.
-    pub(super) unresolved: BTreeMap<Arc<str>, Reporter>,
-    /// What was said last of the connection to a broker.
-    pub(super) fault: Option<Refusal>,
-    /// The state that was published last, and since when it is so.
-    state: Option<(State, DateTime<Utc>)>,
-}
+use crate::tasks::Task;
 
 impl Collector {
     /// Takes in where partitions end, and how far they and their topics are complete.
     pub(super) fn on_seen(&mut self, seen: Seen) {
         for partition in &seen.partitions {
-            if let Some(segmenter) = self.segmenter_of(&partition.at.topic) {
+            if let Some(segmenter) = self.topics.of(&partition.at.topic) {
                 segmenter.shown.see(partition);
             }
         }
         for (generation, complete_through) in seen.topics {
             if let Some(segmenter) =
-                self.segmenter_of(&generation.topic).filter(|segmenter| segmenter.stream == generation)
+                self.topics.of(&generation.topic).filter(|segmenter| segmenter.stream == generation)
             {
                 segmenter.shown.complete_through = complete_through;
             }
@@ -51,7 +34,7 @@ impl Collector {
         for (at, offset) in offsets {
             self.unheard.is_answered(at);
             // Who reads everything waits for no transaction.
-            if let Some(segmenter) = self.segmenter_of(&at.topic).filter(|_| committed_only) {
+            if let Some(segmenter) = self.topics.of(&at.topic).filter(|_| committed_only) {
                 segmenter.shown.still.is_stable_to(at.partition, *offset);
             }
         }
@@ -61,8 +44,8 @@ impl Collector {
     pub(super) fn ask_for_stable(&mut self) {
         let now = crate::time::now();
         let mut still = Vec::new();
-        for (topic, id) in &self.current {
-            let Some(segmenter) = self.segmenters.get(id) else { continue };
+        for (topic, id) in &self.topics.current {
+            let Some(segmenter) = self.topics.segmenters.get(id) else { continue };
             let of_segmenter = segmenter.shown.still.unexplained(now);
             still.extend(of_segmenter.map(|partition| TopicPartition { topic: Arc::clone(topic), partition }));
         }
@@ -88,14 +71,20 @@ impl Collector {
         };
         self.news.state = Some((state, since));
         let (paused, fault) = (self.is_paused() || self.stopping.is_some(), self.news.fault.as_ref());
-        let memory: usize = self.segmenters.values().map(Segmenter::memory).sum();
+        let memory = self.topics.memory();
         let failing = self.published.tasks.failing();
         let no_ends = failing.iter().any(|failure| failure.task == Task::KafkaEnds);
-        let mut streams = Vec::with_capacity(self.current.len());
-        for id in self.current.values() {
-            let Some(segmenter) = self.segmenters.get_mut(id) else { continue };
+        let mut streams = Vec::with_capacity(self.topics.current.len());
+        for id in self.topics.current.values() {
+            let Some(segmenter) = self.topics.segmenters.get_mut(id) else { continue };
             let mut stream = segmenter.show(now);
-            let around = Around { paused, memory_full: self.full, backed_up: segmenter.is_backed_up(), no_ends, fault };
+            let around = Around {
+                paused,
+                memory_full: self.memory.is_full(),
+                backed_up: segmenter.is_backed_up(),
+                no_ends,
+                fault,
+            };
             segmenter.shown.still.look(&mut stream.partitions, around, crate::time::now());
             if !stream.partitions.is_empty() {
                 streams.push(stream);
@@ -112,12 +101,12 @@ impl Collector {
             state,
             since: Some(since),
             member: self.consumer.is_member(),
-            resolving: self.resolving.len(),
+            resolving: self.lookups.len(),
             brokers: failing.iter().find(|failure| failure.task == Task::KafkaEnds).map(Trouble::from),
             memory_used: memory as u64,
-            memory_full: self.full,
+            memory_full: self.memory.is_full(),
             last_checkpoint: self.news.last_checkpoint,
-            incomplete: self.assigned.incomplete(&streams, &mut self.labels),
+            incomplete: self.membership.assigned.incomplete(&streams, &mut self.labels),
             streams,
         });
     }

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::Collector;
+use super::state::Collector;
 use crate::error::{Error, Kind, Result};
 use crate::pipeline::desired::State;
 use crate::pipeline::kafka::lost;
@@ -31,7 +31,7 @@ impl Collector {
     fn stands(&self, skip: &Skip) -> Result<SegmenterId, Told> {
         let because = |why: String| Err(Told::Refused(Refused::Because(why)));
         let Skip { at, offset, .. } = skip;
-        let segmenter = self.current.get(&at.topic).and_then(|id| self.segmenters.get(id));
+        let segmenter = self.topics.current.get(&at.topic).and_then(|id| self.topics.segmenters.get(id));
         let Some((segmenter, (next, wait))) =
             segmenter.and_then(|segmenter| Some((segmenter, segmenter.stands(at.partition)?)))
         else {
@@ -64,7 +64,7 @@ impl Collector {
             (Ok(_), Ok(segmenter)) if segmenter != id => return skip.refuse("the topic was created again meanwhile"),
             (Ok(lost), Ok(_)) => lost,
         };
-        if let Some(segmenter) = self.segmenters.get_mut(&id) {
+        if let Some(segmenter) = self.topics.segmenters.get_mut(&id) {
             segmenter.hold(skip.at.partition, Wait::Skip);
             segmenter.ask(Question::Skip { partition: skip.at.partition, start: lost.start, end: lost.end });
         }
@@ -72,7 +72,7 @@ impl Collector {
 
     /// What was to be skipped is recorded, or was not there any more.
     pub(super) fn on_skipped(&mut self, id: SegmenterId, partition: i32, (start, end): (i64, Option<i64>)) {
-        let Some(segmenter) = self.segmenters.get(&id) else { return };
+        let Some(segmenter) = self.topics.segmenters.get(&id) else { return };
         let at = TopicPartition { topic: Arc::clone(&segmenter.topic), partition };
         let Some(skip) = self.published.skips.find(&at, start) else { return };
         match end {

@@ -10,11 +10,8 @@
 //! another client forgets that.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::Collector;
-use crate::error::Result;
 use crate::source::kafka::TopicPartition;
 
 /// How long a partition may be silent, and twice as long after each start.
@@ -41,7 +38,7 @@ struct Silent {
 
 /// What is to be done about silent partitions.
 #[derive(Debug, PartialEq, Eq)]
-enum Due {
+pub(super) enum Due {
     Nothing,
     /// These are to be started again.
     Start(Vec<TopicPartition>),
@@ -59,7 +56,7 @@ pub(super) struct Unheard {
 
 impl Unheard {
     /// Takes all that are silent now, and says what is to be done about them.
-    fn due(&mut self, silent: impl Iterator<Item = TopicPartition>, now: Instant) -> Due {
+    pub(super) fn due(&mut self, silent: impl Iterator<Item = TopicPartition>, now: Instant) -> Due {
         let mut before = std::mem::take(&mut self.silent);
         let mut due = Vec::new();
         let mut stuck = None;
@@ -92,29 +89,6 @@ impl Unheard {
     pub(super) fn is_answered(&mut self, at: &TopicPartition) {
         if let Some(silent) = self.silent.get_mut(at) {
             silent.answered = true;
-        }
-    }
-}
-
-impl Collector {
-    /// Starts what has been silent for too long, or replaces the client.
-    pub(super) fn start_unheard(&mut self, now: Instant) -> Result<()> {
-        let segmenters = self.current.iter().filter_map(|(topic, id)| Some((topic, self.segmenters.get(id)?)));
-        let silent = segmenters.flat_map(|(topic, segmenter)| {
-            segmenter.unheard().map(|partition| TopicPartition { topic: Arc::clone(topic), partition })
-        });
-        match self.unheard.due(silent, now) {
-            Due::Nothing => Ok(()),
-            Due::Start(partitions) => self.consumer.start_again(&partitions),
-            Due::Replace(at) => {
-                let (topic, partition) = (&*at.topic, at.partition);
-                tracing::warn!(
-                    topic,
-                    partition,
-                    "the client reads nothing of a partition that has a leader: it is replaced"
-                );
-                self.rejoin()
-            }
         }
     }
 }

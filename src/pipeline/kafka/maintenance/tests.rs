@@ -15,17 +15,3 @@ fn a_clock_that_jumps_ahead_is_believed_after_an_hour() {
     assert!(!is(3_000 + 3_599, 6_599) && is(3_000 + 3_600, 6_600));
     assert!(!is(90_000, i64::from(i32::MAX)), "far ahead");
 }
-
-#[test]
-fn the_next_look_is_within_a_day_whatever_an_entry_is_dated() {
-    for kept in [1, 86_400, 1 << 40] {
-        let clock = Clock { now: at(0), horizon: at(0) - TimeDelta::seconds(kept) };
-        for next in [None, Some(DateTime::<Utc>::MAX_UTC), Some(DateTime::<Utc>::MIN_UTC), Some(at(1 - kept))] {
-            let due = due(next, clock);
-            assert!((at(0)..=at(0) + SELDOM).contains(&due), "{next:?} {due}");
-        }
-        assert_eq!(due(Some(at(60 - kept)), clock), at(60));
-    }
-    let last = Clock { now: DateTime::<Utc>::MAX_UTC, horizon: at(0) };
-    assert_eq!(due(None, last), DateTime::<Utc>::MAX_UTC);
-}

@@ -2,7 +2,13 @@
 
 use super::*;
 
+/// A segmenter of two partitions.
 fn segmenter() -> Segmenter {
+    numbered(SegmenterId(0))
+}
+
+/// The same, with an id.
+pub(in crate::pipeline::kafka) fn numbered(id: SegmenterId) -> Segmenter {
     let settings = config::Segment {
         format: crate::stream::Format::Avro,
         zstd_level: 1,
@@ -11,7 +17,7 @@ fn segmenter() -> Segmenter {
         max_age: Duration::from_secs(60),
     };
     let mut segmenter = Segmenter::new(
-        SegmenterId(0),
+        id,
         ("orders".into(), TopicGeneration::new("main", "orders", 0)),
         None,
         settings,

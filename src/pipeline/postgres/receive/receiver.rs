@@ -6,10 +6,10 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 
 use crate::config;
-use crate::pipeline::backoff::Backoff;
 use crate::pipeline::postgres::shared::Shared;
 use crate::source::postgres::Server;
 use crate::stream::Lsn;
+use crate::tasks::backoff::Backoff;
 
 /// A server that says nothing for this long, although it is asked, is gone.
 pub(super) const SILENT_FOR: Duration = Duration::from_secs(30);

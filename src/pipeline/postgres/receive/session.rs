@@ -18,10 +18,10 @@ use crate::pipeline::postgres::shared::{DRAIN_WITHIN, SPOOL_LIMIT, Shared};
 use crate::pipeline::postgres::spool::WalSpool;
 use crate::pipeline::postgres::timelines::Next;
 use crate::pipeline::shutdown;
-use crate::pipeline::tasks::Task;
 use crate::segment::wal::{MOST_BYTES, check_pages};
 use crate::source::postgres::{Event, Status, WalStream};
 use crate::stream::Lsn;
+use crate::tasks::Task;
 
 /// A status is sent at least this often, and asks for an answer if none is owed: it tells where the server's log ends.
 const BETWEEN_STATUSES: Duration = Duration::from_secs(1);

@@ -3,9 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use super::origin::{left_behind, same_history};
 use super::receiver::{Ended, Receiver};
 use crate::error::{Error, Kind, Result, ResultExt as _};
+use crate::manifest::origin::{left_behind, same_history};
 use crate::pipeline::postgres::timelines::{self, Next};
 use crate::segment::wal::{Switch, parse_history};
 use crate::source::postgres::Replication;

@@ -7,14 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::handle::Handle;
-use super::{Failure, bytes, millis, string, sys};
+use super::{Failure, bytes, check, millis, string, sys};
 use crate::error::{Error, Kind, Result};
 
 /// A queue of a client: of its messages, its callbacks or its answers.
 pub(crate) struct Queue {
     queue: NonNull<sys::rd_kafka_queue_t>,
     /// The client must outlive its queues.
-    _handle: Arc<Handle>,
+    handle: Arc<Handle>,
     /// Where librdkafka writes the pointers of a batch; kept, so that a poll allocates nothing.
     messages: Vec<*mut sys::rd_kafka_message_t>,
 }
@@ -24,7 +24,7 @@ unsafe impl Send for Queue {}
 
 impl Drop for Queue {
     fn drop(&mut self) {
-        // SAFETY: owned, destroyed once, before the client that `_handle` keeps.
+        // SAFETY: owned, destroyed once, before the client that `handle` keeps.
         unsafe { sys::rd_kafka_queue_destroy(self.queue.as_ptr()) };
     }
 }
@@ -34,7 +34,7 @@ impl Queue {
     pub(crate) fn new(handle: &Arc<Handle>) -> Self {
         // SAFETY: the client is live; librdkafka aborts when it has no memory, so the answer is not null.
         let queue = unsafe { NonNull::new_unchecked(sys::rd_kafka_queue_new(handle.rk())) };
-        Self { queue, _handle: Arc::clone(handle), messages: Vec::new() }
+        Self { queue, handle: Arc::clone(handle), messages: Vec::new() }
     }
 
     /// The queue that a consumer's messages and callbacks come to.
@@ -42,7 +42,14 @@ impl Queue {
         // SAFETY: the client is live; null means that it is not a member of a group.
         let queue = NonNull::new(unsafe { sys::rd_kafka_queue_get_consumer(handle.rk()) })
             .ok_or_else(|| Error::new(Kind::Internal, "the Kafka client has no consumer queue"))?;
-        Ok(Self { queue, _handle: Arc::clone(handle), messages: Vec::new() })
+        Ok(Self { queue, handle: Arc::clone(handle), messages: Vec::new() })
+    }
+
+    /// Starts to leave the group of a consumer with this queue; it must be served until [`Handle::is_closed`].
+    pub(crate) fn close(&self) -> Result<(), Failure> {
+        self.handle.begin_to_close();
+        // SAFETY: client and queue live during the call; the caller serves the queue afterwards.
+        unsafe { check(sys::rd_kafka_consumer_close_queue(self.handle.rk(), self.as_ptr())) }
     }
 
     /// Serves callbacks and takes at most `max` messages, until `wait` is over.

@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use super::batch::Queue;
 use super::list::{List, entries};
 use super::{Failure, check, check_code, code, codes, millis, string, sys, text_of};
 use crate::error::{Error, Kind, Result};
@@ -286,11 +285,9 @@ impl Handle {
         check_code(unsafe { sys::rd_kafka_commit(self.rk(), offsets.as_ptr(), 1) } as i32)
     }
 
-    /// Starts to leave the group; `queue` must be served until [`Handle::is_closed`].
-    pub(crate) fn close(&self, queue: &Queue) -> Result<(), Failure> {
+    /// The callback answers rebalances from now on: the group is being left.
+    pub(super) fn begin_to_close(&self) {
         self.callbacks().closing.store(true, Ordering::Release);
-        // SAFETY: both live during the call; the caller serves the queue afterwards.
-        unsafe { check(sys::rd_kafka_consumer_close_queue(self.rk(), queue.as_ptr())) }
     }
 
     /// The fatal error that the client has raised, if it has.
@@ -314,7 +311,7 @@ fn is_cooperative(rk: *mut sys::rd_kafka_t) -> bool {
     unsafe { string(sys::rd_kafka_rebalance_protocol(rk)) == "COOPERATIVE" }
 }
 
-/// Runs inside [`Queue::consume`], on the thread that polls. It must not call `rd_kafka_yield`:
+/// Runs inside `Queue::consume`, on the thread that polls. It must not call `rd_kafka_yield`:
 /// `rd_kafka_q_serve_rkmessages` (rdkafka_queue.c) would then drop the message that follows the rebalance.
 ///
 /// An assignment is answered here, with nothing: librdkafka holds all other partitions still until it has its answer,

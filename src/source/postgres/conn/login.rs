@@ -6,9 +6,9 @@ use postgres_protocol::authentication::md5_hash;
 use postgres_protocol::authentication::sasl::{self, ScramSha256};
 use postgres_protocol::message::frontend;
 
+use super::connection::{Connection, Purpose};
 use super::password::Secret;
 use super::target::{ChannelBinding, Host, Target};
-use super::{Connection, Purpose};
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::source::postgres::codec::{Authentication, Backend};
 

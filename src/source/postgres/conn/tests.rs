@@ -6,8 +6,11 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::*;
+use super::connection::{BUFFER, Purpose, version};
+use super::server::Server;
 use crate::config::Config;
+use crate::error::Kind;
+use crate::source::postgres::codec::Backend;
 
 fn server(url: &str, more: &str) -> Server {
     let text = format!("[archive]\nurl = \"memory://\"\n[postgres]\nurl = {url:?}\n{more}");

@@ -15,10 +15,10 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::receive::differs;
-use super::system::archived_system;
 use crate::error::{Error, Kind, Result};
 use crate::manifest::backups::Backup;
+use crate::manifest::origin::differs;
+use crate::manifest::system::archived_system;
 use crate::manifest::{Chain, Selection};
 use crate::segment::wal::{MOST_BYTES, Switch, WalReader, parse_history};
 use crate::source::postgres::{Event, Replication, is_removed_wal};

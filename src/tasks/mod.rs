@@ -9,6 +9,7 @@
 //! A failure stands until whoever reported it succeeds or is gone: a [`Reporter`] that is dropped takes its failure with
 //! it. So nothing is shown of a topic that went to another process, and nothing has to be cleared by hand.
 
+pub(crate) mod backoff;
 mod supervised;
 
 use std::collections::BTreeMap;
@@ -20,7 +21,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::Notify;
 
 use crate::error::Error;
-pub(super) use supervised::caught;
+pub(crate) use supervised::caught;
 
 /// What a failure keeps the service from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -133,7 +134,7 @@ impl Tasks {
     }
 
     /// Where `task` reports about `about`.
-    pub(super) fn reporter(self: &Arc<Self>, task: Task, about: impl Into<Arc<str>>) -> Reporter {
+    pub(crate) fn reporter(self: &Arc<Self>, task: Task, about: impl Into<Arc<str>>) -> Reporter {
         let id = self.reporters.fetch_add(1, Ordering::Relaxed);
         Reporter { tasks: Arc::clone(self), task, id, about: about.into() }
     }
@@ -145,7 +146,7 @@ impl Tasks {
 
 /// Where one loop says whether it fails. Whoever holds it is the only one that clears its failure.
 #[derive(Debug)]
-pub(super) struct Reporter {
+pub(crate) struct Reporter {
     tasks: Arc<Tasks>,
     task: Task,
     id: u64,
@@ -154,7 +155,7 @@ pub(super) struct Reporter {
 
 impl Reporter {
     /// Reports that `what` failed, and is tried again after `wait`. True if this is another failure than the one that stands.
-    pub(super) fn failed(&self, what: impl std::fmt::Display, error: &Error, wait: Option<Duration>) -> bool {
+    pub(crate) fn failed(&self, what: impl std::fmt::Display, error: &Error, wait: Option<Duration>) -> bool {
         let now = crate::time::now();
         let text: Arc<str> = format!("{what}: {error}").into();
         let mut failing = self.tasks.lock();
@@ -173,7 +174,7 @@ impl Reporter {
     }
 
     /// Reports that it does not fail any more.
-    pub(super) fn succeeded(&self) {
+    pub(crate) fn succeeded(&self) {
         self.tasks.lock().remove(&(self.task, self.id));
     }
 }

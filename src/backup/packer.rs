@@ -12,10 +12,10 @@ use tokio::time::Instant;
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::manifest::backups::{Archive, Part, Tablespace};
 use crate::manifest::leftovers::WRITES_WITHIN;
-use crate::pipeline::backoff::Backoff;
-use crate::pipeline::tasks::{Task, Tasks};
 use crate::store::{Store, layout};
 use crate::stream::sha256;
+use crate::tasks::backoff::Backoff;
+use crate::tasks::{Task, Tasks};
 
 /// What is compressed at once, into a frame of its own: long enough for zstd's window at the levels in question.
 const FRAME: usize = 4 << 20;

@@ -31,7 +31,7 @@ fn does_not_fit(kind: Kind, message: &str, timeline: u32) -> Error {
 ///
 /// # Errors
 /// [`Kind::Unavailable`] for another one: another server may answer the next time.
-pub(super) fn same_history(timeline: u32, own: &[Switch], archived: &[Switch], end: Option<Lsn>) -> Result<()> {
+pub(crate) fn same_history(timeline: u32, own: &[Switch], archived: &[Switch], end: Option<Lsn>) -> Result<()> {
     let own: Vec<Switch> = own.iter().copied().take_while(|switch| switch.timeline < timeline).collect();
     if own == archived {
         return Ok(());
@@ -53,7 +53,7 @@ pub(super) fn same_history(timeline: u32, own: &[Switch], archived: &[Switch], e
 ///
 /// # Errors
 /// [`Kind::Unavailable`] where it ends before: a standby may lag.
-pub(super) fn reaches(timeline: u32, flush: Lsn, start: Lsn) -> Result<()> {
+pub(crate) fn reaches(timeline: u32, flush: Lsn, start: Lsn) -> Result<()> {
     if flush >= start {
         return Ok(());
     }
@@ -64,7 +64,7 @@ pub(super) fn reaches(timeline: u32, flush: Lsn, start: Lsn) -> Result<()> {
 }
 
 /// The server is on a timeline before the newest that is archived.
-pub(super) fn left_behind((current, flush): (u32, Lsn), (newer, end): (u32, Lsn)) -> Error {
+pub(crate) fn left_behind((current, flush): (u32, Lsn), (newer, end): (u32, Lsn)) -> Error {
     let message = format!(
         "the server is on timeline {current} with its log up to {flush}, and timeline {newer} is archived already up to {end}: the server was left behind by one that was promoted, or timeline {newer} was archived by mistake (a copy that was restored to try something)"
     );
@@ -72,7 +72,7 @@ pub(super) fn left_behind((current, flush): (u32, Lsn), (newer, end): (u32, Lsn)
 }
 
 /// The first bytes behind the archive's end are not what follows it.
-pub(in crate::pipeline::postgres) fn goes_on_elsewhere(timeline: u32, end: Lsn, server: Lsn) -> Error {
+pub(crate) fn goes_on_elsewhere(timeline: u32, end: Lsn, server: Lsn) -> Error {
     let message = format!(
         "the server's WAL of timeline {timeline}, which it has up to {server}, does not go on where the archive ends, at {end}: an older copy of the server that is archived was put back and has written on, or another server has the same timeline"
     );
@@ -80,7 +80,7 @@ pub(in crate::pipeline::postgres) fn goes_on_elsewhere(timeline: u32, end: Lsn, 
 }
 
 /// The log of a server that has sent a base backup is another than the archived one.
-pub(in crate::pipeline::postgres) fn differs(timeline: u32, at: Lsn) -> Error {
+pub(crate) fn differs(timeline: u32, at: Lsn) -> Error {
     let message = format!(
         "the server's WAL of timeline {timeline} is another than the archived one from {at} on, so what is archived cannot follow a base backup of it: an older copy of the server that is archived was put back and has written on, or another server has the same timeline"
     );

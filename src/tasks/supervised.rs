@@ -16,7 +16,7 @@ use super::Tasks;
 use crate::error::{Error, Kind, Result};
 
 /// Runs `work`; a panic in it is an error.
-pub(in crate::pipeline) fn caught<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+pub(crate) fn caught<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
     // What the work has changed is given up with it.
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| Err(panicked(what, &*panic)))
 }
@@ -39,7 +39,7 @@ impl Tasks {
     }
 
     /// Runs a task of `runtime`.
-    pub(in crate::pipeline) fn spawn_on<T: Send + 'static>(
+    pub(crate) fn spawn_on<T: Send + 'static>(
         self: &Arc<Self>,
         runtime: &Handle,
         name: &'static str,
@@ -58,11 +58,7 @@ impl Tasks {
     ///
     /// # Errors
     /// The system gives no thread.
-    pub(in crate::pipeline) fn thread(
-        self: &Arc<Self>,
-        name: &'static str,
-        work: impl FnOnce() + Send + 'static,
-    ) -> Result<()> {
+    pub(crate) fn thread(self: &Arc<Self>, name: &'static str, work: impl FnOnce() + Send + 'static) -> Result<()> {
         let tasks = Arc::clone(self);
         let guarded = move || {
             if let Err(panic) = catch_unwind(AssertUnwindSafe(work)) {
@@ -81,7 +77,7 @@ impl Tasks {
     }
 
     /// Waits until a task has panicked.
-    pub(in crate::pipeline) async fn panicked(&self) -> Error {
+    pub(crate) async fn panicked(&self) -> Error {
         loop {
             if let Some(error) = self.panicked.lock().unwrap_or_else(PoisonError::into_inner).take() {
                 return error;

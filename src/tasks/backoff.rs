@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::tasks::Reporter;
+use super::Reporter;
 use crate::error::Error;
 
 /// The first wait after a failure; it doubles up to [`LONGEST_WAIT`].
@@ -11,24 +11,24 @@ const FIRST_WAIT: Duration = Duration::from_millis(500);
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
 /// How long the next wait is, and where failures are reported. The report ends with a success, or with this.
-pub(super) struct Backoff {
+pub(crate) struct Backoff {
     wait: Duration,
     reporter: Reporter,
 }
 
 impl Backoff {
-    pub(super) fn new(reporter: Reporter) -> Self {
+    pub(crate) fn new(reporter: Reporter) -> Self {
         Self { wait: FIRST_WAIT, reporter }
     }
 
     /// Reports that `what` failed, and waits. What does not pass by itself waits for a person: asking often would not
     /// help.
-    pub(super) async fn wait_after(&mut self, what: &str, error: Error) {
+    pub(crate) async fn wait_after(&mut self, what: &str, error: Error) {
         self.wait_at_least(Duration::ZERO, what, error).await;
     }
 
     /// The same, for what is dear to try: not again before `least`.
-    pub(super) async fn wait_at_least(&mut self, least: Duration, what: &str, error: Error) {
+    pub(crate) async fn wait_at_least(&mut self, least: Duration, what: &str, error: Error) {
         if !error.is_transient() {
             self.wait = LONGEST_WAIT;
         }
@@ -40,17 +40,17 @@ impl Backoff {
     }
 
     /// Waits briefly again after the next failure; what failed stays reported until it succeeds.
-    pub(super) fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         self.wait = FIRST_WAIT;
     }
 
     /// It goes on for now: nothing fails, and the next failure waits as long as if this had not been.
-    pub(super) fn goes_on(&self) {
+    pub(crate) fn goes_on(&self) {
         self.reporter.succeeded();
     }
 
     /// It has succeeded.
-    pub(super) fn succeeded(&mut self) {
+    pub(crate) fn succeeded(&mut self) {
         self.reset();
         self.goes_on();
     }
@@ -62,7 +62,7 @@ mod tests {
 
     use futures::FutureExt as _;
 
-    use super::super::tasks::{Task, Tasks};
+    use super::super::{Task, Tasks};
     use super::*;
     use crate::error::Kind;
 
