@@ -3,11 +3,12 @@
 mod answer;
 mod kafka;
 
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::output;
-use crate::config::{Config, Kafka};
+use crate::config::exposed::{another_owner, remark};
+use crate::config::{Config, Postgres};
 use crate::error::{Error, Kind, Result};
 use crate::escape::one_line;
 use crate::http;
@@ -29,76 +30,22 @@ pub(super) struct Args {
 }
 
 /// Checks, prints, and fails if a check did.
+///
+/// Without `--connect` no server is asked, and no directory made: one that root makes here would not be the service's. What only the
+/// libraries know to be wrong, their options and properties, is checked all the same.
 pub(super) async fn run(args: &Args, path: &Path) -> Result<()> {
     let config = Config::load(path)?;
-    let valid = Answer::of("configuration", Ok(format!("{} is valid", path.display())));
+    let connect = args.connect;
     // The answers for root are not those for the service's user, who may well own both.
     let own = std::fs::metadata("/proc/self").map_or(0, |own| own.uid());
+    let valid = Answer::of("configuration", Ok(format!("{} is valid", path.display())));
     let mut answers = vec![Answer { hint: remark(path, own), ..valid }];
-    // What only the libraries know to be wrong: their options and properties. No server is asked, and no directory made:
-    // one that root makes here would not be the service's.
-    let valid = Store::validate(&config.archive);
-    let properties = config.kafka.as_ref().map_or(Ok(()), validate);
-    if let Err(error) = valid {
-        answers.push(Answer::of("archive", Err(error)));
-    } else if args.connect {
-        let answer = match Store::open(&config.archive) {
-            Ok(store) => check_archive(&store).await,
-            Err(error) => Err(error),
-        };
-        answers.push(Answer::of("archive", answer));
-    }
-    if args.connect {
-        let spool = pipeline::probe_spool(&config).map(|()| config.archive.spool_dir.display().to_string());
-        answers.push(Answer::of("spool", spool));
-    }
-    let spool = &config.archive.spool_dir;
-    if let Some(owner) = another_owner(spool, own) {
-        let what =
-            format!("{} belongs to another user (uid {owner}), who can exchange what is spooled", spool.display());
-        answers.push(Answer::warning("spool", what, "give it to root or to the user that runs tidelog: chown"));
-    }
-    if let Some(http) = &config.http {
-        let usable = http::validate(http).map(|()| http.listen.to_string());
-        if args.connect || usable.is_err() {
-            answers.push(Answer::of("http", usable));
-        }
-    }
-    match (properties, &config.kafka) {
-        (Err(error), _) => answers.push(Answer::of("kafka", Err(error))),
-        (Ok(()), Some(kafka)) if args.connect => {
-            let mut found = kafka::check(kafka).await;
-            let reached = found.iter().all(|answer| answer.ok || answer.check != "kafka");
-            let cluster = match Store::open(&config.archive) {
-                Ok(store) => check_cluster(&store, kafka).await,
-                Err(_) => Ok(()),
-            };
-            // Brokers that do not answer are told once.
-            let cluster = cluster.err().filter(|error| reached || error.kind() == Kind::Config);
-            answers.append(&mut found);
-            answers.extend(cluster.map(|error| Answer::of("cluster", Err(error))));
-        }
-        (Ok(()), _) => {}
-    }
-    if let Some(config) = &config.postgres {
-        match postgres::Server::new(config) {
-            Err(error) => answers.push(Answer::of("postgres", Err(error))),
-            Ok(_) if args.connect => answers.push(Answer::of("postgres", postgres::check(config).await)),
-            Ok(_) => {}
-        }
-        if config.base_backup.url.is_some() {
-            match postgres::Server::new(&config.for_backups()) {
-                Err(error) => answers.push(Answer::of("base backups", Err(error.context("postgres.base_backup")))),
-                Ok(server) if args.connect => answers.push(Answer::of("base backups", check_backups(&server).await)),
-                Ok(_) => {}
-            }
-        }
-    }
-    if args.connect
-        && let Some(config) = config.postgres.as_ref().filter(|config| config.base_backup.incrementals > 0)
-        && let Ok(server) = postgres::Server::new(&config.for_backups())
-    {
-        answers.extend(check_incrementals(&server).await);
+    answers.extend(check_archive(&config, connect).await);
+    answers.extend(check_spool(&config, connect, own));
+    answers.extend(check_listener(&config, connect));
+    answers.extend(check_kafka(&config, connect).await);
+    if let Some(postgres) = &config.postgres {
+        answers.extend(check_postgres(postgres, connect).await);
     }
     print(args, &answers)?;
     let failed = answers.iter().filter(|answer| !answer.ok).count();
@@ -110,59 +57,86 @@ pub(super) async fn run(args: &Args, path: &Path) -> Result<()> {
     Err(Error::new(kind, format!("{failed} of {} checks failed", answers.len())))
 }
 
-/// Who else owns a file or a directory; none if it is not there, or is root's, or that of the user `own`, or if that is root.
-fn another_owner(path: &Path, own: u32) -> Option<u32> {
-    let owner = std::fs::metadata(path).ok()?.uid();
-    (own != 0 && owner != 0 && owner != own).then_some(owner)
+async fn check_archive(config: &Config, connect: bool) -> Option<Answer> {
+    let tried = async {
+        let store = Store::open(&config.archive)?;
+        store.probe().await?;
+        Ok(format!("{} can be written, and creates conditionally", store.url()))
+    };
+    match Store::validate(&config.archive) {
+        Err(error) => Some(Answer::of("archive", Err(error))),
+        Ok(_) if connect => Some(Answer::of("archive", tried.await)),
+        Ok(_) => None,
+    }
 }
 
-/// What is unwise about the rights of the configuration file, for a service of the user `own`.
-fn remark(path: &Path, own: u32) -> Option<String> {
-    let mode = std::fs::metadata(path).ok()?.permissions().mode();
-    if mode & 0o002 != 0 {
-        return Some(format!("every user of this machine may write it (mode {:04o}): chmod o-w", mode & 0o7777));
+fn check_spool(config: &Config, connect: bool, own: u32) -> Vec<Answer> {
+    let (spool, mut answers) = (&config.archive.spool_dir, Vec::new());
+    if connect {
+        let tried = pipeline::probe_spool(config).map(|()| spool.display().to_string());
+        answers.push(Answer::of("spool", tried));
     }
-    if let Some(owner) = another_owner(path, own) {
-        return Some(format!("it belongs to another user (uid {owner}), who may write it: chown"));
+    if let Some(owner) = another_owner(spool, own) {
+        let what =
+            format!("{} belongs to another user (uid {owner}), who can exchange what is spooled", spool.display());
+        answers.push(Answer::warning("spool", what, "give it to root or to the user that runs tidelog: chown"));
     }
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    // Where the sticky bit is set, nobody exchanges what is another's.
-    let open = std::fs::metadata(folder).ok()?.permissions().mode() & 0o7777;
-    if open & 0o1002 == 0o002 {
-        return Some(format!(
-            "every user of this machine may put another file in its place ({} has mode {open:04o}): chmod o-w",
-            folder.display()
-        ));
-    }
-    let table: toml::Table = toml::from_str(&std::fs::read_to_string(path).ok()?).ok()?;
-    (mode & 0o004 != 0 && holds_secret(&table)).then(|| {
-        let mode = mode & 0o7777;
-        format!("it holds a secret, and every user of this machine may read it (mode {mode:04o}): chmod o-r, or write the secret as {{ file = \"…\" }}")
-    })
+    answers
 }
 
-/// Whether a secret stands in a table as it is.
-fn holds_secret(table: &toml::Table) -> bool {
-    table.iter().any(|(key, value)| match value {
-        // `{ file = … }` and `{ env = … }` say where it is.
-        toml::Value::Table(below) => holds_secret(below),
-        toml::Value::Array(items) => items.iter().filter_map(toml::Value::as_table).any(holds_secret),
-        toml::Value::String(text) => {
-            let key = key.to_lowercase();
-            let is_url = key == "url" && (text.contains("password=") || holds_password(text));
-            is_url
-                || ["password", "secret", "jaas", "access_key", "account_key", "token"]
-                    .iter()
-                    .any(|part| key.contains(part) && !key.ends_with("_file") && !key.ends_with("_id"))
+fn check_listener(config: &Config, connect: bool) -> Option<Answer> {
+    let http = config.http.as_ref()?;
+    let usable = http::validate(http).map(|()| http.listen.to_string());
+    (connect || usable.is_err()).then(|| Answer::of("http", usable))
+}
+
+async fn check_kafka(config: &Config, connect: bool) -> Vec<Answer> {
+    let Some(kafka) = &config.kafka else { return Vec::new() };
+    if let Err(error) = validate(kafka) {
+        return vec![Answer::of("kafka", Err(error))];
+    }
+    if !connect {
+        return Vec::new();
+    }
+    let mut answers = kafka::check(kafka).await;
+    let reached = answers.iter().all(|answer| answer.ok || answer.check != "kafka");
+    // Whether the brokers are those of the cluster that the archive holds.
+    let cluster = match Store::open(&config.archive) {
+        Ok(store) => match Cluster::new(kafka) {
+            Ok(cluster) => pipeline::kafka::admit(&store, kafka, &cluster).await,
+            Err(error) => Err(error),
+        },
+        Err(_) => Ok(()),
+    };
+    // Brokers that do not answer are told once.
+    let cluster = cluster.err().filter(|error| reached || error.kind() == Kind::Config);
+    answers.extend(cluster.map(|error| Answer::of("cluster", Err(error))));
+    answers
+}
+
+async fn check_postgres(config: &Postgres, connect: bool) -> Vec<Answer> {
+    let mut answers = Vec::new();
+    match postgres::Server::new(config) {
+        Err(error) => answers.push(Answer::of("postgres", Err(error))),
+        Ok(_) if connect => answers.push(Answer::of("postgres", postgres::check(config).await)),
+        Ok(_) => {}
+    }
+    let are_elsewhere = config.base_backup.url.is_some();
+    match postgres::Server::new(&config.for_backups()) {
+        Err(error) if are_elsewhere => {
+            answers.push(Answer::of("base backups", Err(error.context("postgres.base_backup"))));
         }
-        _ => false,
-    })
-}
-
-/// Whether a URL holds a password before its host.
-fn holds_password(url: &str) -> bool {
-    let authority = url.split_once("://").and_then(|(_, rest)| rest.split(['/', '?']).next());
-    authority.and_then(|authority| authority.rsplit_once('@')).is_some_and(|(user, _)| user.contains(':'))
+        Ok(server) if connect => {
+            if are_elsewhere {
+                answers.push(Answer::of("base backups", check_backups(&server).await));
+            }
+            if config.base_backup.incrementals > 0 {
+                answers.extend(check_incrementals(&server).await);
+            }
+        }
+        _ => {}
+    }
+    answers
 }
 
 fn print(args: &Args, answers: &[Answer]) -> Result<()> {
@@ -184,11 +158,6 @@ fn print(args: &Args, answers: &[Answer]) -> Result<()> {
     output::print(&text)
 }
 
-async fn check_archive(store: &Store) -> Result<String> {
-    store.probe().await?;
-    Ok(format!("{} can be written, and creates conditionally", store.url()))
-}
-
 async fn check_backups(server: &postgres::Server) -> Result<String> {
     let mut replication = server.replication().await?;
     let identity = replication.identify().await?;
@@ -205,73 +174,5 @@ async fn check_incrementals(server: &postgres::Server) -> Option<Answer> {
         }
         // That it cannot be reached is told already.
         _ => None,
-    }
-}
-
-/// Whether the brokers are those of the cluster that the archive holds.
-async fn check_cluster(store: &Store, kafka: &Kafka) -> Result<()> {
-    pipeline::kafka::admit(store, kafka, &Cluster::new(kafka)?).await
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn remarked(text: &str, mode: u32) -> Option<String> {
-        let file = tempfile::NamedTempFile::new().expect("a temporary file");
-        std::fs::write(file.path(), text).expect("written");
-        std::fs::set_permissions(file.path(), std::fs::Permissions::from_mode(mode)).expect("its rights");
-        remark(file.path(), 0)
-    }
-
-    #[test]
-    fn what_another_user_can_exchange_is_remarked() {
-        let folder = tempfile::tempdir().expect("a directory");
-        let file = folder.path().join("tidelog.toml");
-        std::fs::write(&file, "").expect("written");
-        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).expect("its rights");
-        let open =
-            |mode| std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(mode)).expect("rights");
-        open(0o777);
-        assert!(remark(&file, 0).is_some_and(|said| said.contains("put another file in its place")));
-        for private in [0o1777, 0o775, 0o700] {
-            open(private);
-            assert_eq!(remark(&file, 0), None, "{private:o}");
-        }
-        let owner = std::fs::metadata(&file).expect("it is there").uid();
-        assert_eq!(remark(&file, owner), None);
-        if std::os::unix::fs::chown(&file, Some(12_345), None).is_err() {
-            // Only root can give files away.
-            return;
-        }
-        assert!(remark(&file, 54_321).is_some_and(|said| said.contains("another user (uid 12345)")));
-        assert_eq!((remark(&file, 12_345), remark(&file, 0)), (None, None));
-        assert_eq!(another_owner(&file, 54_321), Some(12_345));
-        assert_eq!(another_owner(&folder.path().join("none"), 54_321), None);
-    }
-
-    #[test]
-    fn a_configuration_that_others_may_write_or_whose_secrets_they_may_read_is_remarked() {
-        let secrets = [
-            "[kafka.properties]\n\"sasl.password\" = \"x\"\n",
-            "[archive.options]\naws_secret_access_key = \"x\"\n",
-            "[postgres]\nurl = \"postgres://me:secret@host/db\"\n",
-            "[postgres]\nurl = \"host=a password=x\"\n",
-        ];
-        for text in secrets {
-            assert!(
-                remarked(text, 0o644).is_some_and(|said| said.contains("mode 0644") && !said.contains("secret@")),
-                "{text}"
-            );
-            assert_eq!(remarked(text, 0o640), None, "{text}");
-        }
-        for text in [
-            "[kafka.properties]\n\"sasl.password\" = { file = \"/p\" }\n",
-            "[postgres]\nurl = \"postgres://me@host/db\"\n",
-            "[http]\nadmin_token_file = \"/t\"\n[archive.options]\naws_access_key_id = \"a\"\n",
-        ] {
-            assert_eq!(remarked(text, 0o644), None, "{text}");
-        }
-        assert!(remarked("", 0o646).is_some_and(|said| said.contains("may write it (mode 0646)")));
     }
 }

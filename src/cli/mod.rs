@@ -22,6 +22,7 @@ mod shell;
 mod state;
 mod timeline;
 mod umask;
+mod wal_fetch;
 
 use std::path::PathBuf;
 
@@ -82,7 +83,7 @@ enum Command {
     RestorePostgres(restore::RestoreArgs),
     /// Give Postgres a file of its write-ahead log: restore_command = 'tidelog wal-fetch %f %p'. Exit codes: 0
     /// delivered, 1 provably absent, 200 anything else.
-    WalFetch(restore::FetchArgs),
+    WalFetch(wal_fetch::FetchArgs),
     /// Expire the records, WAL, base backups and versions of state that retention lets go.
     Expire(expire::Args),
     /// Take a timeline of Postgres out of the way that was archived by mistake.
@@ -116,11 +117,11 @@ fn exit_code() -> u8 {
             let code = u8::try_from(error.exit_code()).unwrap_or(2);
             // To Postgres every code up to 125 means that there is no such file.
             let is_asked_by_postgres = std::env::args_os().any(|word| word == "wal-fetch");
-            return if is_asked_by_postgres && code != 0 { restore::UNKNOWN } else { code };
+            return if is_asked_by_postgres && code != 0 { wal_fetch::UNKNOWN } else { code };
         }
     };
     if let Command::WalFetch(args) = &cli.command {
-        return restore::fetch(args, &cli.config, cli.log_format);
+        return wal_fetch::fetch(args, &cli.config, cli.log_format);
     }
     match run_command(cli) {
         Ok(()) => 0,

@@ -3,6 +3,7 @@
 //! `raw` reads the keys and collects every mistake, so that all of them are told at once; nothing in the rest of the
 //! program ever sees an invalid value. A section that is absent switches its part off.
 
+pub(crate) mod exposed;
 mod load;
 mod postgres;
 mod raw;

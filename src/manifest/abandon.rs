@@ -116,7 +116,7 @@ pub async fn abandon(
     let partition = timeline.cast_signed();
     let generation = chain.generation(partition);
     let abandoned = chain.abandon((partition, generation), &names, writer, time::now()).await?;
-    // What was claimed to be complete was so of the server that is gone; archivers claim anew what they know.
+    // What was claimed to be complete was so of the server that is gone; archivers claim again what they know.
     for object in store.list(&layout::coverages(chain.stream())).await? {
         store.delete(&object.location).await?;
     }

@@ -97,7 +97,7 @@ impl Chain {
     /// Begins a stream's chain, or opens it if it has begun.
     ///
     /// # Errors
-    /// [`Kind::Fenced`] if it has begun for another topic id (the topic was created anew, and a new generation is due)
+    /// [`Kind::Fenced`] if it has begun for another topic id (the topic was created again, and a new generation is due)
     /// or for other facts of a Postgres system.
     pub async fn begin(
         store: &Store,

@@ -237,7 +237,7 @@ impl Chain {
     pub(super) async fn read_page(&self, reference: PageRef) -> Result<Page> {
         let (store, stream) = (self.store.clone(), self.stream.clone());
         let read = tokio::spawn(async move { page::read_or_rebuild(&store, &stream, &reference).await });
-        read.await.or_err(Kind::Internal, || "the reading of a page broke off".into())?
+        read.await.or_err(Kind::Internal, || "the reading of a page was aborted".into())?
     }
 
     /// The entries that can hold wanted offsets. A snapshot says how far every partition had come by then, so two binary

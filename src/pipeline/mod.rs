@@ -1,6 +1,7 @@
 //! The running service: what flows from the sources into the archive. What it shows of itself, and what is asked of it,
 //! stands on its [`published`].
 
+mod checkpointer;
 pub mod desired;
 pub mod kafka;
 pub mod published;

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! Only a whole chain is combined, and only what came out whole is moved. Whoever finds the folder after a kill goes on: the unpacked
-//! backups are read again file by file, what was combined is made anew. It takes room for the chain and for the result.
+//! backups are read again file by file, what was combined is made again. It takes room for the chain and for the result.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -203,7 +203,7 @@ async fn whole_of(placed: &[Placed<'_>], files: &Arc<Files>, readers: usize) -> 
     let mut found = futures::stream::iter(lists).map(look).buffer_unordered(readers.max(1));
     let mut whole = Written::new();
     while let Some(some) = found.next().await {
-        whole.extend(some.or_err(Kind::Internal, || "comparing files broke off".to_owned())?);
+        whole.extend(some.or_err(Kind::Internal, || "the comparison of files was aborted".to_owned())?);
     }
     Ok(whole)
 }

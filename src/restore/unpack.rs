@@ -105,7 +105,9 @@ impl Unpacking {
         let mut read = std::pin::pin!(read.buffered(PREFETCHED));
         let mut failure = None;
         while let Some(piece) = read.next().await {
-            match piece.or_err(Kind::Internal, || "reading a base backup broke off".to_owned()).and_then(|piece| piece)
+            match piece
+                .or_err(Kind::Internal, || "the reading of a base backup was aborted".to_owned())
+                .and_then(|piece| piece)
             {
                 Ok(piece) => {
                     // Nobody takes it: the writer's own error says why.
@@ -120,7 +122,7 @@ impl Unpacking {
             }
         }
         drop(sender);
-        let written = writer.await.or_err(Kind::Internal, || "unpacking broke off".to_owned())?;
+        let written = writer.await.or_err(Kind::Internal, || "unpacking was aborted".to_owned())?;
         match failure {
             Some(error) => Err(error),
             None => written.map_err(|error| error.context(format!("cannot unpack {}", chunk.archive))),
@@ -132,7 +134,7 @@ impl Unpacking {
         self.fetched.fetch_add(stored.len() as u64, Ordering::Relaxed);
         let decompress =
             tokio::task::spawn_blocking(move || Ok(Piece { bytes: part.decompress(&stored)?, _memory: room }));
-        decompress.await.or_err(Kind::Internal, || "decompressing broke off".to_owned())?
+        decompress.await.or_err(Kind::Internal, || "decompressing was aborted".to_owned())?
     }
 }
 

@@ -1,7 +1,7 @@
 //! The directory of an archive on a disk, and whether it is still there.
 //!
 //! The local backend makes what is missing of an object's path. So a directory that was moved, or whose volume is not
-//! mounted any more, would be begun anew at the same place, and checkpoints would be written of which the archive knows
+//! mounted any more, would begin again at the same place, and checkpoints would be written of which the archive knows
 //! nothing when it is back. What is read there would be missing, too, and look like the end of a chain.
 
 use std::os::unix::fs::MetadataExt;

@@ -13,6 +13,9 @@ use object_store::{
     CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, PutMultipartOptions, PutResult, UploadPart,
 };
 
+use sha2::{Digest as _, Sha256};
+
+use super::upload::{PART_BYTES, Source};
 use super::*;
 use crate::stream::sha256;
 

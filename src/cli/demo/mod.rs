@@ -118,7 +118,7 @@ fn say(line: &str) -> Result<()> {
 #[command(name = "tidelog")]
 enum Typed {
     Ls(inspect::LsArgs),
-    Replay(replay::Args),
+    Replay(Box<replay::Args>),
 }
 
 /// Parses and runs a command of the program as a user would type it.

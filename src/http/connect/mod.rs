@@ -160,7 +160,7 @@ pub(super) fn restart(
     ready(answer)
 }
 
-/// How long an answer waits for the end of an order to skip: less than [`super::ANSWER_WITHIN`].
+/// How long an answer waits for the end of an order to skip: less than [`ANSWER_WITHIN`](crate::http::gate).
 const SKIP_WITHIN: Duration = Duration::from_secs(10);
 
 /// `POST /connectors/kafka/skip?topic=…&partition=…&offset=…`: what stands at that offset and cannot be read becomes a gap. (Not one

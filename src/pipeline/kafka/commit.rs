@@ -12,26 +12,25 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::divergence::{self, Earlier};
+use super::divergence::Earlier;
 use super::messages::{Dropped, Question, SegmenterId, TaskEvent};
 use super::shared::Shared;
-use super::topic_ids::{Verified, is_recreated, kept};
-use crate::config;
-use crate::error::{Error, Kind, Result};
-use crate::manifest::{Chain, Change, Outcome};
+use super::topic_ids::{Verified, kept};
+use crate::error::{Kind, Result};
+use crate::manifest::{Change, Outcome};
+use crate::pipeline::checkpointer::Checkpointer;
 use crate::segment::{Encoding, Sealed, SegmentInfo, rewrite};
-use crate::source::kafka::{EpochAt, OffsetAt, Resume, TopicPartition};
+use crate::source::kafka::{OffsetAt, TopicPartition};
 use crate::store::layout;
-use crate::stream::{Close, Cut, GapReason, PartitionRange, SegmentRef, TopicGeneration};
+use crate::stream::{PartitionRange, SegmentRef, TopicGeneration};
 use crate::tasks::Task;
 use crate::tasks::backoff::Backoff;
 
-/// A chain takes at most one checkpoint a second of this process, so that small segments do not make a chain long.
-const BETWEEN_CHECKPOINTS: Duration = Duration::from_secs(1);
+/// What is reported of a checkpoint that fails.
+pub(super) const NOT_WRITTEN: &str = "a checkpoint cannot be written";
 
 /// How long the ends of a new topic's logs are asked for, and how often: they may have no leader yet.
 const LATEST_WITHIN: Duration = Duration::from_secs(3);
@@ -43,7 +42,7 @@ pub(super) enum Request {
     Segment { seq: u64, sealed: Sealed },
     /// Ranges that hold no record.
     Empty { seq: u64, ranges: Vec<PartitionRange> },
-    /// A question about what is archived. It comes the way of the segments (see `segmenter::Step`): all that was read before it
+    /// A question about what is archived. It comes the way of the segments (see `segmenter::EncodeStep`): all that was read before it
     /// is in the chain when it is answered.
     Ask(Question),
 }
@@ -87,7 +86,7 @@ impl Ready {
 pub(super) struct Committer {
     pub(super) segmenter: SegmenterId,
     pub(super) generation: TopicGeneration,
-    pub(super) chain: Chain,
+    pub(super) checkpoints: Checkpointer,
     /// The same topic's generations before, for partitions that have nothing in this one yet.
     pub(super) earlier: Earlier,
     /// Partitions that were sent once more to a position that is out of range, so that the broker is asked about its epoch.
@@ -101,7 +100,6 @@ pub(super) struct Committer {
 impl Committer {
     /// Serves requests until the segmenter is dropped.
     pub(super) async fn run(mut self) {
-        let mut next_checkpoint = Instant::now();
         let mut put_back = None;
         while let Some(request) = match put_back.take() {
             Some(request) => Some(request),
@@ -121,7 +119,7 @@ impl Committer {
                         break;
                     }
                 }
-                request = tokio::time::timeout_at(next_checkpoint, self.inbox.recv()).await.ok().flatten();
+                request = tokio::time::timeout_at(self.checkpoints.next(), self.inbox.recv()).await.ok().flatten();
             }
             if batch.is_empty() {
                 if let Some(Request::Ask(question)) = put_back.take() {
@@ -130,7 +128,6 @@ impl Committer {
                 continue;
             }
             self.commit(batch).await;
-            next_checkpoint = Instant::now() + BETWEEN_CHECKPOINTS;
         }
     }
 
@@ -166,7 +163,6 @@ impl Committer {
     async fn commit(&mut self, batch: Vec<Ready>) {
         let mut batch = self.of_this_generation(batch).await;
         let mut lost: BTreeMap<i32, u64> = BTreeMap::new();
-        let now = crate::time::now();
         while !batch.is_empty() {
             let change = Change {
                 segments: batch.iter().filter_map(|ready| Some(ready.segment.as_ref()?.1.clone())).collect(),
@@ -176,7 +172,7 @@ impl Committer {
             if change.segments.is_empty() && change.empty.is_empty() {
                 break;
             }
-            match self.append(&change, now).await {
+            match self.checkpoints.commit(&change, NOT_WRITTEN).await {
                 Outcome::Committed { number } => {
                     self.asked.clear();
                     tracing::debug!(
@@ -214,28 +210,22 @@ impl Committer {
                 }
             }
         }
-        self.shared.send(TaskEvent::Archived { segmenter: self.segmenter, totals: *self.chain.totals() });
+        self.shared.send(TaskEvent::Archived { segmenter: self.segmenter, totals: *self.checkpoints.chain().totals() });
         self.tell_committed(batch);
         if !lost.is_empty() {
             let dropped = lost.into_iter().filter_map(|(partition, seq)| {
-                Some(Dropped { partition, seq, from: self.resume(partition, self.chain.reached(partition)?) })
+                Some(Dropped {
+                    partition,
+                    seq,
+                    from: self.resume(partition, self.checkpoints.chain().reached(partition)?),
+                })
             });
             self.shared.send(TaskEvent::Fenced { segmenter: self.segmenter, dropped: dropped.collect() });
         }
     }
 
-    pub(super) async fn append(&mut self, change: &Change, now: DateTime<Utc>) -> Outcome {
-        let mut backoff = self.backoff(Task::KafkaCheckpoint);
-        loop {
-            match self.chain.commit(change, &self.shared.writer, now).await {
-                Ok(outcome) => return outcome,
-                Err(error) => backoff.wait_after("a checkpoint cannot be written", error).await,
-            }
-        }
-    }
-
     /// Waits of a loop that works for this topic.
-    fn backoff(&self, task: Task) -> Backoff {
+    pub(super) fn backoff(&self, task: Task) -> Backoff {
         Backoff::new(self.shared.tasks.reporter(task, self.generation.topic.as_str()))
     }
 
@@ -251,7 +241,7 @@ impl Committer {
 
     /// The batch without what may have been fetched from another generation of the topic.
     async fn of_this_generation(&self, batch: Vec<Ready>) -> Vec<Ready> {
-        let id = match self.chain.begin_facts().topic_id() {
+        let id = match self.checkpoints.chain().begin_facts().topic_id() {
             Some(known) => self.shared.topic_ids.id_of(&self.generation.topic).await.filter(|id| id != known),
             None => None,
         };
@@ -324,7 +314,7 @@ impl Committer {
             let (_, path) = self.shared.spool.next_file();
             let info = SegmentInfo {
                 stream: self.generation.clone(),
-                topic_id: self.chain.begin_facts().topic_id().map(str::to_owned),
+                topic_id: self.checkpoints.chain().begin_facts().topic_id().map(str::to_owned),
                 writer: self.shared.writer.clone(),
                 created: crate::time::now(),
             };
@@ -337,173 +327,6 @@ impl Committer {
         self.shared.spool.remove(&sealed.path);
         let reference = self.upload(&new).await;
         Some((new, reference))
-    }
-
-    /// What others have committed counts in every answer: they may have had a partition in between, and where a log was cut is
-    /// told by all that is archived of it.
-    async fn answer(&mut self, question: Question) {
-        let mut backoff = self.backoff(Task::KafkaPositions);
-        while let Err(error) = self.chain.refresh().await {
-            backoff.wait_after("what others have archived of a topic cannot be read", error).await;
-        }
-        drop(backoff);
-        match question {
-            Question::Where { seq, partitions } => {
-                let end = |partition| self.chain.position(partition).map(|range| range.end);
-                let positions = partitions
-                    .into_iter()
-                    .map(|(partition, first)| (partition, self.resume(partition, end(partition).unwrap_or(first))));
-                self.shared.send(TaskEvent::Positioned {
-                    segmenter: self.segmenter,
-                    seq,
-                    positions: positions.collect(),
-                });
-            }
-            Question::OutOfRange { partition } => self.out_of_range(partition).await,
-            Question::Truncated { partition, diverged, fresh } => self.truncated(partition, diverged, fresh).await,
-            Question::Skip { partition, start, end } => self.skip(partition, start..end).await,
-            Question::End { cut } => self.end(cut).await,
-        }
-    }
-
-    /// Ends the chain where the log was cut, and tells that everything before is committed.
-    async fn end(&mut self, cut: Option<Cut>) {
-        if let Some(cut) = cut {
-            let within = |end: i64| Cut { offset: cut.offset.min(end), ..cut };
-            let cuts = self.chain.position(cut.partition).map(|range| within(range.end)).into_iter().collect();
-            let close = Close { cuts, decided: crate::time::now() };
-            let mut backoff = self.backoff(Task::KafkaCheckpoint);
-            while let Err(error) = self.chain.close(&close, &self.shared.writer, crate::time::now()).await {
-                backoff.wait_after("the end of a generation cannot be written", error).await;
-            }
-        }
-        self.shared.send(TaskEvent::Ended { segmenter: self.segmenter });
-    }
-
-    /// Where a partition is read on, with the record before it that the broker is asked about.
-    pub(super) fn resume(&self, partition: i32, next: i64) -> Resume {
-        divergence::resume(&self.chain, &self.earlier, partition, next)
-    }
-
-    pub(super) fn found(&self, partition: i32, from: Resume) {
-        self.shared.send(TaskEvent::Found { segmenter: self.segmenter, partition, from });
-    }
-
-    /// The log was cut below what was read. If that was not said of the archived position itself, the broker is asked about
-    /// that one first. If nothing of the partition is archived in this generation yet, as after an election that cut several
-    /// partitions, it begins where its log left the generation before. Otherwise another generation begins.
-    async fn truncated(&mut self, partition: i32, diverged: Option<EpochAt>, fresh: bool) {
-        self.asked.remove(&partition);
-        let (id, earliest, _) = self.present(partition).await;
-        if is_recreated(self.chain.begin_facts().topic_id(), id.as_deref()) {
-            return self.shared.send(TaskEvent::GenerationEnds { segmenter: self.segmenter, cut: None });
-        }
-        let archived = self.chain.position(partition).map(|range| range.end);
-        if let Some(end) = archived
-            && self.chain.last_record(partition).is_some()
-            && !fresh
-        {
-            return self.found(partition, self.resume(partition, end));
-        }
-        let offset = match diverged {
-            Some(diverged) => self.left_at(partition, diverged).await.max(earliest),
-            None => earliest,
-        };
-        let Some(end) = archived else { return self.found(partition, offset.into()) };
-        let cut = Cut { partition, offset: offset.min(end) };
-        tracing::error!(
-            topic = self.generation.topic,
-            partition,
-            archived = end,
-            offset = cut.offset,
-            "the brokers lost records that are archived (an unclean election): the topic goes on in another generation"
-        );
-        self.shared.send(TaskEvent::GenerationEnds { segmenter: self.segmenter, cut: Some(cut) });
-    }
-
-    /// Where a log left what is archived of it.
-    async fn left_at(&self, partition: i32, diverged: EpochAt) -> i64 {
-        let mut backoff = self.backoff(Task::KafkaPositions);
-        loop {
-            match divergence::left_at(&self.shared.store, &self.chain, &self.earlier, partition, diverged).await {
-                Ok(offset) => return offset,
-                Err(error) => backoff.wait_after("what is archived of a partition cannot be listed", error).await,
-            }
-        }
-    }
-
-    /// Finds out why the broker does not have the offset after the archive's last: its retention has outrun the
-    /// archiver (a gap is recorded), the log ends before it (another generation of the topic), or neither (try again).
-    async fn out_of_range(&mut self, partition: i32) {
-        let (id, earliest, latest) = self.present(partition).await;
-        if is_recreated(self.chain.begin_facts().topic_id(), id.as_deref()) {
-            return self.shared.send(TaskEvent::GenerationEnds { segmenter: self.segmenter, cut: None });
-        }
-        loop {
-            let Some(archived) = self.chain.reached(partition) else {
-                // Nobody knows where it begins: with the broker's oldest record.
-                return self.found(partition, earliest.into());
-            };
-            // The log is another one. From where on, the broker tells if it is asked with an epoch; it told of the offset alone
-            // if the election came in between.
-            let from = self.resume(partition, archived);
-            if archived > latest && from.last.is_some() && self.asked.insert(partition) {
-                return self.found(partition, from);
-            }
-            if archived > latest && self.chain.position(partition).is_none() {
-                // Nothing of it is archived here: it begins where its log is.
-                let begins = if self.generation.number == 0 { latest } else { earliest };
-                return self.found(partition, begins.into());
-            }
-            if archived > latest {
-                tracing::error!(
-                    topic = self.generation.topic,
-                    partition,
-                    archived,
-                    latest,
-                    "the log ends before the archive's position"
-                );
-                let cut = Some(Cut { partition, offset: earliest });
-                return self.shared.send(TaskEvent::GenerationEnds { segmenter: self.segmenter, cut });
-            }
-            if archived >= earliest {
-                // A record that the broker has removed is nothing to ask it about.
-                let last = from.last.filter(|last| last.offset + 1 >= earliest);
-                return self.found(partition, Resume { last, ..from });
-            }
-            if self.lose(partition, archived..earliest, GapReason::BrokerRetention).await == Outcome::Closed {
-                return self.shared.send(TaskEvent::Ended { segmenter: self.segmenter });
-            }
-        }
-    }
-
-    /// The topic's id, and the partition's first offset and end, as the broker has them now.
-    pub(super) async fn present(&self, partition: i32) -> (Option<String>, i64, i64) {
-        let mut backoff = self.backoff(Task::KafkaPositions);
-        loop {
-            match self.try_present(partition).await {
-                Ok(present) => return present,
-                Err(error) => backoff.wait_after("the offsets of a partition cannot be listed", error).await,
-            }
-        }
-    }
-
-    async fn try_present(&self, partition: i32) -> Result<(Option<String>, i64, i64)> {
-        let mut described = self.shared.cluster.describe(std::slice::from_ref(&self.generation.topic)).await?;
-        let id = described.remove(&self.generation.topic).transpose()?.and_then(|info| info.id);
-        let at = TopicPartition { topic: Arc::from(self.generation.topic.as_str()), partition };
-        Ok((id, self.offset(&at, OffsetAt::Earliest).await?, self.offset(&at, OffsetAt::Latest).await?))
-    }
-
-    async fn offset(&self, at: &TopicPartition, when: OffsetAt) -> Result<i64> {
-        let listed = self
-            .shared
-            .cluster
-            .list_offsets(std::slice::from_ref(at), when, config::Isolation::ReadUncommitted)
-            .await?;
-        let (_, offset) =
-            listed.into_iter().next().ok_or_else(|| Error::new(Kind::Unavailable, "the broker gave no offset"))?;
-        offset?.ok_or_else(|| Error::new(Kind::Unavailable, "the broker has no offset"))
     }
 }
 

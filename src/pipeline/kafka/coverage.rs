@@ -15,7 +15,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use object_store::path::Path;
 use tokio::sync::mpsc;
 
-use super::claims::{Ledger, Report};
+use super::completeness::{Ledger, Report};
 use super::messages::{Seen, SeenPartition, TaskEvent};
 use super::segmenter::Segmenter;
 use super::shared::Shared;

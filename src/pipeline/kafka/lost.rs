@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::commit::Committer;
+use super::commit::{Committer, NOT_WRITTEN};
 use super::gaps;
 use super::messages::{SegmenterId, TaskEvent};
 use super::shared::Shared;
@@ -51,13 +51,14 @@ impl Committer {
     pub(super) async fn lose(&mut self, partition: i32, lost: Range<i64>, reason: GapReason) -> Outcome {
         let now = crate::time::now();
         let gap = Gap { partition, start: lost.start, end: lost.end, reason, found: now, generation: 0 };
-        let before = self.chain.position(partition).and_then(|range| range.max_timestamp);
+        let before = self.checkpoints.chain().position(partition).and_then(|range| range.max_timestamp);
         let shown = gaps::span(&gap, before, None);
-        let outcome = self.append(&Change { gaps: vec![gap], ..Change::default() }, now).await;
+        let outcome = self.checkpoints.append(&Change { gaps: vec![gap], ..Change::default() }, NOT_WRITTEN).await;
         if let Outcome::Committed { .. } = outcome {
             self.shared.counters.lost(reason);
             self.shared.send(TaskEvent::Gaps { segmenter: self.segmenter, gaps: vec![shown] });
-            self.shared.send(TaskEvent::Archived { segmenter: self.segmenter, totals: *self.chain.totals() });
+            self.shared
+                .send(TaskEvent::Archived { segmenter: self.segmenter, totals: *self.checkpoints.chain().totals() });
             tracing::error!(
                 topic = self.generation.topic,
                 partition,
@@ -76,8 +77,8 @@ impl Committer {
     pub(super) async fn skip(&mut self, partition: i32, lost: Range<i64>) {
         let (segmenter, start, end) = (self.segmenter, lost.start, lost.end);
         let (id, ..) = self.present(partition).await;
-        let recreated = is_recreated(self.chain.begin_facts().topic_id(), id.as_deref());
-        let stands = !recreated && self.chain.reached(partition).is_none_or(|reached| reached == start);
+        let recreated = is_recreated(self.checkpoints.chain().begin_facts().topic_id(), id.as_deref());
+        let stands = !recreated && self.checkpoints.chain().reached(partition).is_none_or(|reached| reached == start);
         let outcome = if stands { Some(self.lose(partition, lost, GapReason::Unreadable).await) } else { None };
         let end = matches!(outcome, Some(Outcome::Committed { .. })).then_some(end);
         self.shared.send(TaskEvent::Skipped { segmenter, partition, start, end });
@@ -87,7 +88,7 @@ impl Committer {
         if outcome == Some(Outcome::Closed) {
             return self.shared.send(TaskEvent::Ended { segmenter });
         }
-        let next = self.chain.reached(partition).unwrap_or(start);
+        let next = self.checkpoints.chain().reached(partition).unwrap_or(start);
         self.found(partition, self.resume(partition, next));
     }
 }

@@ -27,7 +27,7 @@ const EVERY: Duration = Duration::from_secs(600);
 /// By so much the store's clock may go ahead of this machine's stopwatch between two looks.
 const NO_JUMP: TimeDelta = TimeDelta::minutes(5);
 
-/// Works until it is aborted. What fails is told and comes up again.
+/// Works until it is aborted. What fails is reported, and tried again in the next round.
 pub(in crate::pipeline) async fn run(
     (cluster, retention): (String, RecordRetention),
     opened: Opened,

@@ -14,9 +14,10 @@ pub mod status;
 mod unattended;
 
 mod access;
-mod claims;
+mod answers;
 mod collector;
 mod commit;
+mod completeness;
 mod count;
 mod coverage;
 mod divergence;

@@ -9,6 +9,9 @@
 //! consumer is to bring next. Sealing takes the range `[start, next)` of every partition and moves `start` to `next`;
 //! so ranges follow each other without a hole, whatever offsets had no record.
 
+mod partition;
+mod step;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,9 +24,12 @@ use super::status::{PartitionStatus, StreamStatus};
 use super::topic_ids::Verified;
 use crate::config;
 use crate::record::Block;
-use crate::segment::{Sealed, SegmentWriter};
+use crate::segment::SegmentWriter;
 use crate::source::kafka::Message;
 use crate::stream::{Cut, PartitionRange, TopicGeneration};
+use partition::OpenPartition;
+pub(super) use partition::{Reached, Wait};
+pub(super) use step::{EncodeStep, Encoded, Finish};
 
 /// The first block of a partition of which nothing is known is this large; a later one as large as the last was.
 const FIRST_BLOCK_BYTES: usize = 4 << 10;
@@ -36,78 +42,6 @@ const ROW_GROUP_BYTES: u64 = 8 << 20;
 /// takes no more records, so that a store that is away fills no disk.
 const MOST_WAITING: u64 = 4;
 
-/// What a partition that is not taken waits for. Each is an answer that is on its way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Wait {
-    /// Why the broker does not have its next offset.
-    OutOfRange,
-    /// Whether its log was cut below what is archived.
-    Truncated,
-    /// Where the archive stands, after a segment could not be written to the spool.
-    Position,
-    /// The checkpoint of a gap over what cannot be read.
-    Skip,
-    /// The end of the generation.
-    NextGeneration,
-    /// The group wants it back.
-    Leaving,
-}
-
-/// One partition of a segmenter.
-#[derive(Debug)]
-pub(super) struct Part {
-    /// Where the open segment's range begins.
-    start: i64,
-    /// The offset that the consumer is to bring next.
-    next: i64,
-    /// The offset after the last record that came.
-    rows_end: i64,
-    /// The offset up to which checkpoints cover the partition.
-    committed: i64,
-    /// Segments up to this number are from before the partition was last begun again; that they were dropped says nothing
-    /// about what came since.
-    anew_after: u64,
-    /// What it waits for: what comes meanwhile is dropped.
-    held: Option<Wait>,
-    /// The broker has given something of it since the position was taken from the archive: its log reaches there, and was
-    /// not cut before.
-    heard: bool,
-    /// Whether the consumer's fetching is paused.
-    paused: bool,
-    block: Option<Block>,
-    block_bytes: usize,
-}
-
-/// How far a partition is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Reached {
-    /// Checkpoints cover everything below.
-    pub(super) covered: i64,
-    /// All records below are archived; offsets from `covered` on have none.
-    pub(super) archived: i64,
-    /// The consumer has brought everything below.
-    pub(super) received: i64,
-}
-
-/// What the encoder is to do next for a segmenter.
-pub(super) struct Step {
-    pub(super) blocks: Vec<Block>,
-    /// What the blocks hold of the memory budget.
-    pub(super) memory: usize,
-    pub(super) finish: Option<Finish>,
-    /// Asked of the committer once everything before it is there: it goes the way of the records, so it cannot overtake them.
-    pub(super) question: Option<Question>,
-}
-
-/// The end of a segment.
-pub(super) struct Finish {
-    pub(super) seq: u64,
-    pub(super) reason: SealReason,
-    pub(super) ranges: Vec<(i32, i64, i64)>,
-    /// Whether the segment holds a record at all; one without needs no object.
-    pub(super) has_rows: bool,
-}
-
 /// One topic on its way into the archive.
 pub(super) struct Segmenter {
     pub(super) id: SegmenterId,
@@ -116,7 +50,7 @@ pub(super) struct Segmenter {
     pub(super) topic_id: Option<String>,
     pub(super) verified: Arc<Verified>,
     settings: config::Segment,
-    parts: Vec<Option<Part>>,
+    parts: Vec<Option<OpenPartition>>,
     /// When the first record of the open segment came.
     since: Option<Instant>,
     records: u64,
@@ -126,7 +60,7 @@ pub(super) struct Segmenter {
     bytes_before: u64,
     pending: Vec<Block>,
     pending_bytes: u64,
-    steps: VecDeque<Step>,
+    steps: VecDeque<EncodeStep>,
     /// The open segment's writer, while no step is under way; none before its first row group.
     writer: Option<SegmentWriter>,
     busy: bool,
@@ -185,15 +119,15 @@ impl Segmenter {
         self.pending_bytes + self.live().filter_map(|(_, part)| part.block.as_ref()).map(Block::raw_bytes).sum::<u64>()
     }
 
-    fn live(&self) -> impl Iterator<Item = (i32, &Part)> {
+    fn live(&self) -> impl Iterator<Item = (i32, &OpenPartition)> {
         (0..).zip(&self.parts).filter_map(|(partition, part)| Some((partition, part.as_ref()?)))
     }
 
-    fn live_mut(&mut self) -> impl Iterator<Item = (i32, &mut Part)> {
+    fn live_mut(&mut self) -> impl Iterator<Item = (i32, &mut OpenPartition)> {
         (0..).zip(&mut self.parts).filter_map(|(partition, part)| Some((partition, part.as_mut()?)))
     }
 
-    fn part_mut(&mut self, partition: i32) -> Option<&mut Part> {
+    fn part_mut(&mut self, partition: i32) -> Option<&mut OpenPartition> {
         self.parts.get_mut(usize::try_from(partition).ok()?)?.as_mut()
     }
 
@@ -210,12 +144,12 @@ impl Segmenter {
         if self.parts.len() <= index {
             self.parts.resize_with(index + 1, || None);
         }
-        self.parts[index] = Some(Part {
+        self.parts[index] = Some(OpenPartition {
             start: offset,
             next: offset,
             rows_end: offset,
             committed: offset,
-            anew_after: self.sealed,
+            again_after: self.sealed,
             held: None,
             heard: false,
             paused: false,
@@ -261,7 +195,7 @@ impl Segmenter {
     }
 
     fn push_question(&mut self, question: Question) {
-        self.steps.push_back(Step { blocks: Vec::new(), memory: 0, finish: None, question: Some(question) });
+        self.steps.push_back(EncodeStep { blocks: Vec::new(), memory: 0, finish: None, question: Some(question) });
     }
 
     /// Takes nothing more of any partition, and ends what is open: the topic goes on in another generation.
@@ -277,7 +211,7 @@ impl Segmenter {
         let sealed = self.sealed;
         self.verified.forget(partition);
         if let Some(part) = self.part_mut(partition).filter(|part| part.held != Some(Wait::Leaving)) {
-            part.anew_after = sealed;
+            part.again_after = sealed;
             part.start = offset;
             part.next = offset;
             part.rows_end = offset;
@@ -292,7 +226,7 @@ impl Segmenter {
 
     /// Whether the segmenter must read a partition again because segment number `seq` of it was dropped.
     pub(super) fn misses(&mut self, partition: i32, seq: u64) -> bool {
-        self.part_mut(partition).is_some_and(|part| part.anew_after < seq)
+        self.part_mut(partition).is_some_and(|part| part.again_after < seq)
     }
 
     /// Copies a record in. A record that is not wanted (of a partition given up or held, or one that came already) is
@@ -334,7 +268,7 @@ impl Segmenter {
         }
     }
 
-    fn cut_block(part: &mut Part, pending: &mut Vec<Block>, pending_bytes: &mut u64) {
+    fn cut_block(part: &mut OpenPartition, pending: &mut Vec<Block>, pending_bytes: &mut u64) {
         if let Some(block) = part.block.take() {
             let used = usize::try_from(block.raw_bytes()).unwrap_or(usize::MAX);
             part.block_bytes = used.next_power_of_two().clamp(1 << 10, BLOCK_BYTES);
@@ -368,7 +302,7 @@ impl Segmenter {
             return;
         }
         let memory = blocks.iter().map(Block::memory).sum();
-        self.steps.push_back(Step { blocks, memory, finish, question: None });
+        self.steps.push_back(EncodeStep { blocks, memory, finish, question: None });
     }
 
     /// Ends the open segment, if anything was seen since the last one ended.
@@ -412,7 +346,7 @@ impl Segmenter {
     }
 
     /// The next step with the writer that it goes to, if the encoder may work for this segmenter now.
-    pub(super) fn next_step(&mut self, now: Instant) -> Option<(Step, Option<SegmentWriter>)> {
+    pub(super) fn next_step(&mut self, now: Instant) -> Option<(EncodeStep, Option<SegmentWriter>)> {
         if self.busy || self.retry_at.is_some_and(|at| now < at) {
             return None;
         }
@@ -511,7 +445,7 @@ impl Segmenter {
     /// A number that is another one when a partition has come further, or another one is read: a change that it hides is seen
     /// at the next look.
     pub(super) fn marks(&self) -> u64 {
-        let mark = |(partition, part): (i32, &Part)| {
+        let mark = |(partition, part): (i32, &OpenPartition)| {
             let moved = part.next.cast_unsigned().wrapping_add(part.committed.cast_unsigned());
             moved.wrapping_add(0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(u64::from(partition.cast_unsigned()) + 1))
         };
@@ -558,14 +492,6 @@ impl Segmenter {
     fn committed_offsets(&self) -> Vec<(i32, i64)> {
         self.live().map(|(partition, part)| (partition, part.committed)).collect()
     }
-}
-
-/// What an encoder gives back.
-pub(super) enum Encoded {
-    /// A row group was written; more will follow.
-    Open(SegmentWriter),
-    /// The segment is whole.
-    Sealed(Sealed),
 }
 
 /// How long a segmenter waits after a failure of its spool before it tries again.

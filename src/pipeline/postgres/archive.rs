@@ -28,6 +28,7 @@ use crate::error::{Error, Kind, Result, ResultExt as _};
 use crate::maintenance::wal::Block;
 use crate::manifest::origin::goes_on_elsewhere;
 use crate::manifest::{Chain, Change, Outcome};
+use crate::pipeline::checkpointer::Checkpointer;
 use crate::pipeline::shutdown;
 use crate::segment::wal::{MOST_BYTES, Seen, WalFacts, seal};
 use crate::store::layout;
@@ -35,11 +36,11 @@ use crate::stream::{Gap, GapReason, Lsn, SegmentRef};
 use crate::tasks::Task;
 use crate::tasks::backoff::Backoff;
 
-/// While there is more to do a checkpoint is written once a second, so that many segments share one.
-const BETWEEN_CHECKPOINTS: Duration = Duration::from_secs(1);
-
 /// With nothing more to do nothing is waited for, but for this: the chain must not grow faster than anybody reads it.
 const BETWEEN_LAST_CHECKPOINTS: Duration = Duration::from_millis(200);
+
+/// What is reported of a checkpoint that fails.
+const NOT_WRITTEN: &str = "a checkpoint of WAL cannot be written";
 
 /// The spool is looked at this often at the most: it changes with every commit, which should not have to share a
 /// processor with somebody who wakes up for it.
@@ -51,7 +52,7 @@ const SEGMENTS_AT_ONCE: usize = 3;
 /// The task that archives.
 pub(super) struct Archiver {
     shared: Arc<Shared>,
-    chain: Chain,
+    checkpoints: Checkpointer,
     max_age: Duration,
     /// Complete blocks of 16 MiB that lie in several segments.
     merges: mpsc::UnboundedSender<Block>,
@@ -63,8 +64,6 @@ pub(super) struct Archiver {
     /// They end with the archiver.
     jobs: FuturesOrdered<RemoteHandle<Result<SegmentRef>>>,
     ready: Vec<SegmentRef>,
-    /// When the last checkpoint was written.
-    committed: Option<Instant>,
     /// Another process was faster, and memory held what comes next.
     overtaken: bool,
     counters: Counters,
@@ -103,9 +102,11 @@ impl Archiver {
         max_age: Duration,
         merges: mpsc::UnboundedSender<Block>,
     ) -> Self {
+        let task = (Task::WalCheckpoint, "".into());
+        let checkpoints = Checkpointer::new(chain, &shared.writer, &shared.status.tasks, task);
         Self {
             shared,
-            chain,
+            checkpoints,
             max_age,
             merges,
             cut: None,
@@ -113,7 +114,6 @@ impl Archiver {
             since: None,
             jobs: FuturesOrdered::new(),
             ready: Vec::new(),
-            committed: None,
             overtaken: false,
             counters: Counters::new(),
         }
@@ -152,8 +152,10 @@ impl Archiver {
                 }
                 self.shared.buffers.shrink();
             }
-            let since = if self.jobs.is_empty() { BETWEEN_LAST_CHECKPOINTS } else { BETWEEN_CHECKPOINTS };
-            let checkpoint = self.committed.map_or_else(Instant::now, |committed| committed + since);
+            let checkpoint = match self.jobs.is_empty() {
+                true => self.checkpoints.next_within(BETWEEN_LAST_CHECKPOINTS),
+                false => self.checkpoints.next(),
+            };
             let look = Instant::now() + BETWEEN_LOOKS;
             let changed = async {
                 sleep_until(look).await;
@@ -236,7 +238,9 @@ impl Archiver {
 
     /// Where a timeline goes on whose first bytes in the spool are `extent`.
     fn begins(&self, extent: &Extent) -> Result<Lsn> {
-        let Some(position) = self.chain.position(extent.timeline.cast_signed()) else { return Ok(extent.start) };
+        let Some(position) = self.checkpoints.chain().position(extent.timeline.cast_signed()) else {
+            return Ok(extent.start);
+        };
         let archived = Lsn::at(position.end);
         if archived < extent.start && !extent.after_gap {
             let message = format!(
@@ -254,7 +258,7 @@ impl Archiver {
     async fn begin_segment(&mut self, timeline: u32, start: Lsn, end: Lsn) -> Result<()> {
         let mut scan = match self.scan.take().filter(|scan| scan.is_at(timeline, start)) {
             Some(scan) => scan,
-            None => scan::resume(&self.shared, &self.chain, timeline, start).await?,
+            None => scan::resume(&self.shared, self.checkpoints.chain(), timeline, start).await?,
         };
         let shared = Arc::clone(&self.shared);
         let scanned = tokio::task::spawn_blocking(move || {
@@ -267,7 +271,8 @@ impl Archiver {
             Err(error) if error.kind() == Kind::Corrupt => {
                 let keep = scan.verified().map_or(start, |verified| verified.max(start));
                 self.shared.spool.cut(timeline, keep)?;
-                let archived = self.chain.position(timeline.cast_signed()).map(|position| Lsn::at(position.end));
+                let archived =
+                    self.checkpoints.chain().position(timeline.cast_signed()).map(|position| Lsn::at(position.end));
                 if archived == Some(start) && keep == start {
                     let server = self.shared.status.now().server;
                     return Err(goes_on_elsewhere(timeline, start, server).source(error));
@@ -289,7 +294,7 @@ impl Archiver {
         self.cut = Some((timeline, end));
         let (system, writer) = (self.shared.system, &self.shared.writer);
         let number = self.shared.next_number();
-        let generation = self.chain.generation(timeline.cast_signed());
+        let generation = self.checkpoints.chain().generation(timeline.cast_signed());
         let job = Job {
             generation,
             shared: Arc::clone(&self.shared),
@@ -307,11 +312,9 @@ impl Archiver {
     /// Puts a checkpoint over the segments that are ready.
     async fn commit(&mut self) {
         let change = Change { segments: std::mem::take(&mut self.ready), ..Change::default() };
-        let outcome = self.append(&change).await;
-        self.committed = Some(Instant::now());
-        match outcome {
+        match self.checkpoints.commit(&change, NOT_WRITTEN).await {
             Outcome::Committed { number } => {
-                tracing::debug!(stream = %self.chain.stream(), checkpoint = number, segments = change.segments.len(), "committed");
+                tracing::debug!(stream = %self.checkpoints.chain().stream(), checkpoint = number, segments = change.segments.len(), "committed");
                 self.shared.status.note(|now| {
                     now.segments += change.segments.len() as u64;
                     now.raw_bytes += change.segments.iter().map(|segment| segment.raw_bytes).sum::<u64>();
@@ -331,7 +334,7 @@ impl Archiver {
                 }
             }
             Outcome::Moved(timelines) => {
-                tracing::warn!(stream = %self.chain.stream(), ?timelines, "another process has archived this WAL; going on behind it");
+                tracing::warn!(stream = %self.checkpoints.chain().stream(), ?timelines, "another process has archived this WAL; going on behind it");
                 self.counters.conflicts.increment(1);
                 self.start_over().await;
             }
@@ -360,10 +363,10 @@ impl Archiver {
             end: end.position(),
             reason: GapReason::ServerRemovedWal,
             found: crate::time::now(),
-            generation: self.chain.generation(timeline.cast_signed()),
+            generation: self.checkpoints.chain().generation(timeline.cast_signed()),
         };
         let change = Change { gaps: vec![gap], ..Change::default() };
-        match self.append(&change).await {
+        match self.checkpoints.append(&change, NOT_WRITTEN).await {
             Outcome::Committed { .. } => {
                 self.counters.gaps.increment(1);
                 self.shared.status.note(|now| now.gaps += 1);
@@ -390,20 +393,10 @@ impl Archiver {
         }
     }
 
-    async fn append(&mut self, change: &Change) -> Outcome {
-        let mut backoff = Backoff::new(self.shared.status.tasks.reporter(Task::WalCheckpoint, ""));
-        loop {
-            match self.chain.commit(change, &self.shared.writer, crate::time::now()).await {
-                Ok(outcome) => return outcome,
-                Err(error) => backoff.wait_after("a checkpoint of WAL cannot be written", error).await,
-            }
-        }
-    }
-
     /// Looks whether a timeline was abandoned meanwhile: then everything begins again from what the chain says.
     async fn look_again(&mut self) {
-        match self.chain.refresh().await {
-            Ok(()) => self.overtaken |= self.shared.is_overtaken_by(&self.chain),
+        match self.checkpoints.refresh().await {
+            Ok(()) => self.overtaken |= self.shared.is_overtaken_by(self.checkpoints.chain()),
             Err(error) => tracing::debug!(%error, "the chain cannot be looked at again"),
         }
     }
@@ -413,16 +406,17 @@ impl Archiver {
         while self.jobs.next().await.is_some() {}
         self.ready.clear();
         self.scan = None;
-        self.overtaken = self.shared.spool.forget() || self.shared.is_overtaken_by(&self.chain);
+        self.overtaken = self.shared.spool.forget() || self.shared.is_overtaken_by(self.checkpoints.chain());
         if let Some((timeline, at)) = self.cut {
-            let archived = self.chain.position(timeline.cast_signed()).map(|position| Lsn::at(position.end));
+            let archived =
+                self.checkpoints.chain().position(timeline.cast_signed()).map(|position| Lsn::at(position.end));
             self.cut = Some((timeline, archived.unwrap_or(at)));
         }
     }
 
     /// Tells the receiver how far the archive is, and frees the spool.
     fn tell_positions(&self) {
-        let positions: Vec<_> = self.chain.positions().copied().collect();
+        let positions: Vec<_> = self.checkpoints.chain().positions().copied().collect();
         let ends = || positions.iter().map(|position| (position.partition.cast_unsigned(), Lsn::at(position.end)));
         self.shared.spool.release(ends().collect());
         if let Some((timeline, end)) = ends().next_back() {

@@ -2,7 +2,7 @@
 //! objects that nobody needs any more are deleted, and what can be recovered is worked out.
 //!
 //! Everything here is an entry of the chain like the archiver's own, made by a chain of its own under a writer's id of
-//! its own; broken off at any point it leaves nothing half done.
+//! its own; aborted at any point it leaves nothing half done.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -64,7 +64,7 @@ impl Maintenance {
         }
     }
 
-    /// Works until it is aborted. What fails is told and comes up again.
+    /// Works until it is aborted. What fails is reported, and tried again in the next round.
     pub(super) async fn run(mut self, mut blocks: mpsc::UnboundedReceiver<Block>) {
         let mut tick = interval(ROUND);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -102,8 +102,8 @@ impl Maintenance {
         if self.blocks.is_empty() && !tidy && !look && !expire {
             return Ok(());
         }
-        // Kept open from round to round: to open a chain anew takes some dozens of requests. After an error it is opened
-        // anew all the same.
+        // Kept open from round to round: to open a chain again takes some dozens of requests. After an error it is
+        // opened again all the same.
         let opened = match self.chain.take() {
             Some(mut chain) => {
                 chain.refresh().await?;

@@ -24,6 +24,7 @@
 mod archive;
 pub(super) mod backup;
 mod buffers;
+mod completeness;
 mod count;
 mod final_errors;
 mod maintenance;

@@ -28,6 +28,9 @@
 //! again if the process ends before. Such blocks are few ([`super::buffers::MOST`]), and receiving waits for one to come back.
 //! What is on the disk goes on where the archive ends: nothing is written behind a block in memory before that is archived.
 
+mod extent;
+mod removal;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -42,14 +45,10 @@ use crate::failpoint::failpoint;
 use crate::pipeline::spool::make_private;
 use crate::segment::wal::MOST_BYTES;
 use crate::stream::Lsn;
+pub(super) use extent::Extent;
+use extent::{SPARE, left_over, remove, sync_directory};
 
 const LOCK: &str = "wal.lock";
-
-/// Which generation of each timeline the files are of.
-const GENERATIONS: &str = "lives";
-
-/// A file of zeros that is ready to become the next one.
-const SPARE: &str = "spare";
 
 /// Received WAL on the local disk.
 #[derive(Debug)]
@@ -84,34 +83,6 @@ enum Held {
     Here(Buffer),
     /// The archiver has it.
     Taken,
-}
-
-/// A file of the spool, or a block in memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Extent {
-    pub(super) timeline: u32,
-    pub(super) start: Lsn,
-    /// Up to where it was written.
-    pub(super) end: Lsn,
-    /// Up to where it is on the disk, or as good as that: the server keeps what is in memory.
-    pub(super) safe: Lsn,
-    /// Whether the server has nothing between the file before and this one.
-    pub(super) after_gap: bool,
-}
-
-impl Extent {
-    fn name(&self) -> String {
-        format!("{:08X}-{:016X}.wal", self.timeline, self.start.0)
-    }
-
-    fn key(&self) -> (u32, Lsn) {
-        (self.timeline, self.start)
-    }
-
-    /// Where the file ends at the latest.
-    fn full(&self) -> Lsn {
-        Lsn((self.start.0 + 1).next_multiple_of(MOST_BYTES))
-    }
 }
 
 impl Inner {
@@ -404,88 +375,6 @@ impl WalSpool {
         Ok(last.safe)
     }
 
-    /// Forgets what was written and is not safe: after a failed sync nobody knows what the disk has.
-    pub(super) fn cut_to_safe(&self) -> Result<()> {
-        let mut inner = self.lock();
-        inner.open = None;
-        if let Some(last) = inner.files.back_mut().filter(|last| last.safe < last.end) {
-            let file = File::options().write(true).open(self.directory.join(last.name()));
-            file.and_then(|file| file.set_len(last.safe - last.start)).map_err(|source| self.failed(source))?;
-            last.end = last.safe;
-        }
-        Ok(())
-    }
-
-    /// Forgets everything from `end` of the timeline on: it is no WAL, and has to be received again.
-    pub(super) fn cut(&self, timeline: u32, end: Lsn) -> Result<()> {
-        self.forget();
-        let mut inner = self.lock();
-        inner.open = None;
-        while let Some(last) = inner.files.back().copied() {
-            if (last.timeline, last.end) <= (timeline, end) {
-                break;
-            }
-            let path = self.directory.join(last.name());
-            if (last.timeline, last.start) < (timeline, end) && last.timeline == timeline {
-                let cut = File::options().write(true).open(&path).and_then(|file| file.set_len(end - last.start));
-                cut.map_err(|source| self.failed(source))?;
-                inner.files.pop_back();
-                inner.files.push_back(Extent { end, safe: end, ..last });
-                break;
-            }
-            remove(&path);
-            remove(&path.with_extension("gap"));
-            inner.files.pop_back();
-        }
-        Ok(())
-    }
-
-    /// Forgets everything: the archive has come further.
-    pub(super) fn clear(&self) {
-        self.forget();
-        let mut inner = self.lock();
-        inner.open = None;
-        for extent in inner.files.drain(..) {
-            let path = self.directory.join(extent.name());
-            remove(&path);
-            remove(&path.with_extension("gap"));
-        }
-    }
-
-    /// Puts aside what it holds of timelines of which another generation is archived than when it came: it is of another server, and not
-    /// ours to delete. `generations` is remembered beside the files, for the next process.
-    ///
-    /// # Errors
-    /// Those of the file system.
-    pub(super) fn follow(&self, generations: &BTreeMap<u32, u32>) -> Result<()> {
-        let path = self.directory.join(GENERATIONS);
-        let failed = |source| self.failed(source);
-        let known: BTreeMap<u32, u32> = match std::fs::read(&path) {
-            Ok(text) => serde_json::from_slice(&text).unwrap_or_default(),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => BTreeMap::new(),
-            Err(error) => return Err(failed(error)),
-        };
-        if known == *generations {
-            return Ok(());
-        }
-        self.forget();
-        let mut inner = self.lock();
-        inner.open = None;
-        let is_gone = |file: &Extent| known.get(&file.timeline) != generations.get(&file.timeline);
-        for extent in inner.files.iter().filter(|file| is_gone(file)) {
-            let path = self.directory.join(extent.name());
-            tracing::warn!(file = %path.display(), "a spool file is of a timeline that was abandoned, and is put aside");
-            std::fs::rename(&path, path.with_extension("abandoned")).map_err(failed)?;
-            remove(&path.with_extension("gap"));
-        }
-        inner.files.retain(|file| !is_gone(file));
-        inner.archived.retain(|timeline, _| known.get(timeline) == generations.get(timeline));
-        let text = serde_json::to_vec(generations).map_err(|error| failed(error.into()))?;
-        let new = path.with_extension("tmp");
-        std::fs::write(&new, text).and_then(|()| File::open(&new)?.sync_all()).map_err(failed)?;
-        std::fs::rename(&new, &path).and_then(|()| sync_directory(&self.directory)).map_err(failed)
-    }
-
     /// Reads `length` bytes of a timeline from `start`, which it holds.
     pub(super) fn read(&self, timeline: u32, start: Lsn, buffer: &mut [u8]) -> Result<()> {
         let mut filled = 0;
@@ -540,58 +429,6 @@ impl WalSpool {
         Error::io(source, format!("cannot write to the spool {}", self.directory.display()))
             .hint("make room on the disk of archive.spool_dir; nothing is lost, the server keeps what was not received")
     }
-}
-
-fn remove(path: &Path) {
-    if let Err(error) = std::fs::remove_file(path)
-        && error.kind() != std::io::ErrorKind::NotFound
-    {
-        tracing::warn!(file = %path.display(), %error, "cannot remove a spool file");
-    }
-}
-
-/// The files that an earlier process left. One that does not follow the others is put aside: it says nothing that can be
-/// used, and is not ours to delete.
-fn left_over(directory: &Path) -> std::io::Result<VecDeque<Extent>> {
-    remove(&directory.join(SPARE));
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(directory)? {
-        let path = entry?.path();
-        let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
-        let parsed = name.strip_suffix(".wal").and_then(|name| name.split_once('-')).and_then(|(timeline, start)| {
-            Some((u32::from_str_radix(timeline, 16).ok()?, Lsn(u64::from_str_radix(start, 16).ok()?)))
-        });
-        let Some((timeline, start)) = parsed else { continue };
-        let file = File::open(&path)?;
-        file.sync_data()?;
-        let end = start + file.metadata()?.len();
-        found.push(Extent { timeline, start, end, safe: end, after_gap: path.with_extension("gap").exists() });
-    }
-    found.sort_by_key(|extent| (extent.timeline, extent.start));
-    let mut kept: VecDeque<Extent> = VecDeque::new();
-    for extent in found {
-        let follows = kept.back().is_none_or(|last: &Extent| {
-            last.timeline < extent.timeline || last.end == extent.start || (extent.after_gap && last.end < extent.start)
-        });
-        if follows {
-            kept.push_back(extent);
-        } else {
-            let path = directory.join(extent.name());
-            tracing::error!(file = %path.display(), "a spool file does not follow those before it, and is put aside");
-            std::fs::rename(&path, path.with_extension("stray"))?;
-        }
-    }
-    if let Some(last) = kept.back_mut().filter(|last| last.end - last.start == MOST_BYTES) {
-        let bytes = std::fs::read(directory.join(last.name()))?;
-        // Records, and what a server sends, end at multiples of 8: a commit must not lose the zeros at its end.
-        let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |at| (at + 1).next_multiple_of(8));
-        (last.end, last.safe) = (last.start + used as u64, last.start + used as u64);
-    }
-    Ok(kept)
-}
-
-fn sync_directory(directory: &Path) -> std::io::Result<()> {
-    File::open(directory)?.sync_all()
 }
 
 #[cfg(test)]

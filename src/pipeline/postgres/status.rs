@@ -1,28 +1,18 @@
 //! What the running archiver of WAL knows of itself, for metrics, the status page and the REST interface.
 
-use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use tokio::time::interval;
 
+use super::completeness::Completeness;
 use crate::manifest::Chain;
 use crate::manifest::recoverable::Window;
 use crate::source::postgres::Slot;
 use crate::stream::Lsn;
 use crate::tasks::{Failure, Tasks, Weight};
-
-/// Ends of WAL that wait until the archive has reached them. With one a second, enough for a store that is away for
-/// an hour; when there are more, the oldest stay, for they come true first.
-const MOST_WAITING: usize = 3_600;
-
-/// Two ends of WAL are noted at least this far apart.
-const BETWEEN_ENDS: TimeDelta = TimeDelta::seconds(1);
-
-/// A commit is in the log this long after the time that it carries, unless a disk hangs.
-const COMMITS_WITHIN: TimeDelta = TimeDelta::seconds(1);
 
 /// How often the receiver shows that it runs.
 const BETWEEN_BEATS: Duration = Duration::from_secs(1);
@@ -40,17 +30,7 @@ pub struct Status {
 #[derive(Debug, Default)]
 struct Inner {
     now: Snapshot,
-    /// The end of the server's WAL that is known, on the timeline that is received.
-    known: Lsn,
-    on: Option<u32>,
-    /// The last keepalive, if no WAL has come since.
-    sign: Option<(DateTime<Utc>, Lsn)>,
-    /// The timeline on which the archive is at `now.durable`.
-    durable_on: Option<u32>,
-    /// What `now.complete_through` stands on.
-    complete_at: Option<(u32, Lsn)>,
-    /// When the server's WAL ended where.
-    ends: VecDeque<(DateTime<Utc>, Lsn)>,
+    completeness: Completeness,
 }
 
 /// The state at one moment.
@@ -162,7 +142,7 @@ impl Status {
     /// The timeline that is received, and the one on which the archive is.
     pub(super) fn timelines(&self) -> (Option<u32>, Option<u32>) {
         let inner = self.lock();
-        (inner.now.timeline, inner.durable_on)
+        (inner.now.timeline, inner.completeness.durable_on())
     }
 
     /// Notes something.
@@ -172,78 +152,41 @@ impl Status {
 
     /// Up to when which timeline is complete, once the archive has come to a place on it.
     pub(super) fn complete(&self) -> Option<(u32, Lsn, DateTime<Utc>)> {
-        let inner = self.lock();
-        let (timeline, end) = inner.complete_at?;
-        Some((timeline, end, inner.now.complete_through?))
+        self.lock().completeness.through()
     }
 
     /// A connection begins: what was said last on another one is no answer to its first keepalive.
     pub(super) fn begins(&self) {
-        self.lock().sign = None;
+        self.lock().completeness.begins();
     }
 
     /// The server's WAL ended at `end` as it sent a piece of it, by its own clock.
-    ///
-    /// It looks where its log ends, reads the piece, and takes the time last (`XLogSendPhysical`, walsender.c); a commit
-    /// takes its own time before it is in the log. What came in between is allowed for.
     pub(super) fn server_ends(&self, end: Lsn, at: DateTime<Utc>) {
-        let mut inner = self.lock();
-        inner.sign = None;
-        inner.ended(end, at - COMMITS_WITHIN);
+        self.learn(|completeness, timeline| completeness.server_ends(timeline, end, at));
     }
 
-    /// The server has sent its WAL up to `end`, by a keepalive. That it has no more is known when the next one says the same
-    /// (`WalSndKeepalive`, walsender.c), asked for after the first one came: between the two it has looked. What was not in
-    /// the log yet is allowed for as in [`Status::server_ends`].
+    /// The server has sent its WAL up to `end`, by a keepalive.
     pub(super) fn server_has_sent(&self, end: Lsn, at: DateTime<Utc>) {
-        let mut inner = self.lock();
-        let before = inner.sign.replace((at, end));
-        if let Some((before, _)) = before.filter(|(_, same)| *same == end) {
-            inner.ended(end, before.min(at - COMMITS_WITHIN));
-        }
+        self.learn(|completeness, timeline| completeness.server_has_sent(timeline, end, at));
     }
 
     /// The archive has come to `durable` on a timeline.
     pub(super) fn durable_to(&self, timeline: u32, durable: Lsn) {
+        self.lock().now.durable = durable;
+        self.learn(|completeness, _| completeness.durable_to(timeline, durable));
+    }
+
+    /// Takes something in, and shows what follows from it.
+    fn learn(&self, what: impl FnOnce(&mut Completeness, Option<u32>)) {
         let mut inner = self.lock();
-        inner.now.durable = durable;
-        inner.durable_on = Some(timeline);
-        inner.complete();
+        let Inner { now, completeness } = &mut *inner;
+        what(completeness, now.timeline);
+        now.server = now.server.max(completeness.server());
+        now.complete_through = completeness.through().map(|(_, _, through)| through).or(now.complete_through);
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Inner {
-    fn ended(&mut self, end: Lsn, at: DateTime<Utc>) {
-        if self.on != self.now.timeline {
-            // The new timeline may never come to where the old one ended.
-            (self.on, self.known) = (self.now.timeline, Lsn(0));
-            self.ends.clear();
-        }
-        if end < self.known {
-            return;
-        }
-        self.known = end;
-        self.now.server = self.now.server.max(end);
-        let due = self.ends.back().is_none_or(|(last, _)| at - *last >= BETWEEN_ENDS);
-        if due && self.ends.len() < MOST_WAITING {
-            self.ends.push_back((at, end));
-        }
-        self.complete();
-    }
-
-    fn complete(&mut self) {
-        if self.durable_on != self.on {
-            return;
-        }
-        while let Some((at, end)) = self.ends.front().copied().filter(|(_, end)| *end <= self.now.durable) {
-            self.now.complete_through = Some(at);
-            self.complete_at = self.on.map(|timeline| (timeline, end));
-            self.ends.pop_front();
-        }
     }
 }
 
@@ -263,56 +206,5 @@ mod tests {
         assert!(status.silent_for(later) > Duration::from_secs(30));
         status.rest();
         assert_eq!(status.silent_for(later), Duration::ZERO, "a stopped one is not silent");
-    }
-
-    #[test]
-    fn what_the_server_had_is_complete_once_the_archive_has_reached_it() {
-        let status = Arc::<Status>::default();
-        let at = |seconds: i64| DateTime::from_timestamp(1_800_000_000 + seconds, 0).expect("a time");
-        status.note(|now| now.timeline = Some(1));
-        status.server_ends(Lsn(100), at(1));
-        status.server_ends(Lsn(150), at(1) + TimeDelta::milliseconds(10));
-        status.server_ends(Lsn(200), at(6));
-        status.durable_to(1, Lsn(199));
-        let now = status.now();
-        assert_eq!((now.complete_through, now.lag_bytes), (Some(at(0)), 1));
-        status.durable_to(1, Lsn(200));
-        assert_eq!((status.now().complete_through, status.now().lag_bytes), (Some(at(5)), 0));
-        status.server_has_sent(Lsn(200), at(10));
-        assert_eq!(status.now().complete_through, Some(at(5)), "there may be more that it has not sent");
-        status.server_has_sent(Lsn(200), at(11));
-        assert_eq!(status.now().complete_through, Some(at(10)), "there was no more");
-        status.server_ends(Lsn(900), at(12));
-        for seconds in [13, 14] {
-            status.server_has_sent(Lsn(300), at(seconds));
-        }
-        status.durable_to(1, Lsn(300));
-        assert_eq!(status.now().complete_through, Some(at(10)), "it had sent that much, and had more");
-        status.note(|now| now.timeline = Some(2));
-        status.server_ends(Lsn(310), at(21));
-        status.durable_to(1, Lsn(400));
-        assert_eq!(status.now().complete_through, Some(at(10)), "that is of the timeline before");
-        status.durable_to(2, Lsn(310));
-        assert_eq!(status.now().complete_through, Some(at(20)), "the new timeline is complete");
-    }
-
-    #[test]
-    fn a_keepalive_needs_one_that_confirms_it() {
-        let status = Arc::<Status>::default();
-        let at = |ms: i64| DateTime::from_timestamp_millis(1_800_000_000_000 + ms).expect("a time");
-        status.note(|now| now.timeline = Some(1));
-        status.durable_to(1, Lsn(100));
-        status.server_has_sent(Lsn(100), at(0));
-        status.begins();
-        status.server_has_sent(Lsn(100), at(5_000));
-        assert_eq!(status.complete(), None, "the other connection broke, and there may be more");
-        status.server_has_sent(Lsn(100), at(5_010));
-        assert_eq!(status.complete(), Some((1, Lsn(100), at(4_010))), "a commit may be on its way into the log");
-        status.server_has_sent(Lsn(100), at(9_000));
-        assert_eq!(status.complete(), Some((1, Lsn(100), at(5_010))));
-        status.note(|now| now.timeline = Some(2));
-        status.server_ends(Lsn(300), at(20_000));
-        status.durable_to(2, Lsn(200));
-        assert_eq!(status.complete(), Some((1, Lsn(100), at(5_010))), "nothing is known of the new timeline");
     }
 }

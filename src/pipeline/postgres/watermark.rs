@@ -42,7 +42,7 @@ impl Watermark {
         Self { shared, stream, coverage, written: None, generations: BTreeMap::new() }
     }
 
-    /// Works until it is aborted. What fails is told and comes up again.
+    /// Works until it is aborted. What fails is reported, and tried again in the next round.
     pub(super) async fn run(mut self) {
         let folder = layout::coverages(&self.stream);
         let now = crate::time::now();

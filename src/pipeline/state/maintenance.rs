@@ -1,6 +1,6 @@
 //! Expires the versions of state that retention lets go, at the start and every ten minutes, beside the keeping of new ones.
 //!
-//! An entry of the chain expires them, made under a writer's id of its own; their objects are deleted an hour later. Broken off at
+//! An entry of the chain expires them, made under a writer's id of its own; their objects are deleted an hour later. Aborted at
 //! any point it leaves nothing half done. Replicas do this side by side: of two entries for the same versions one is written.
 
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::tasks::backoff::Backoff;
 /// How often it is looked whether something is to be done.
 const EVERY: Duration = Duration::from_secs(600);
 
-/// Works until it is aborted. What fails is told and comes up again.
+/// Works until it is aborted. What fails is reported, and tried again in the next round.
 pub(in crate::pipeline) async fn run((cluster, kept): (String, Duration), opened: Opened, reporter: Reporter) {
     let mut backoff = Backoff::new(reporter);
     loop {

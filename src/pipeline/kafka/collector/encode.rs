@@ -7,7 +7,7 @@ use super::state::Collector;
 use crate::error::Result;
 use crate::pipeline::kafka::commit::Request;
 use crate::pipeline::kafka::messages::{Free, SegmenterId, TaskEvent};
-use crate::pipeline::kafka::segmenter::{Encoded, Finish, RETRY_AFTER, Step};
+use crate::pipeline::kafka::segmenter::{EncodeStep, Encoded, Finish, RETRY_AFTER};
 use crate::pipeline::kafka::shared::Shared;
 use crate::record::Block;
 use crate::segment::{Encoding, SegmentInfo, SegmentWriter};
@@ -28,7 +28,7 @@ impl Collector {
         }
     }
 
-    fn start_step(&mut self, id: SegmenterId, mut step: Step, writer: Option<SegmentWriter>) {
+    fn start_step(&mut self, id: SegmenterId, mut step: EncodeStep, writer: Option<SegmentWriter>) {
         if let Some(question) = step.question.take() {
             if let Some(segmenter) = self.topics.segmenters.get_mut(&id) {
                 segmenter.step_done(0, writer);
@@ -107,7 +107,7 @@ impl Collector {
 /// Writes a step's blocks to the segment's file, which is made if this is its first step, and ends it if it is its last.
 fn write(
     shared: &Shared,
-    step: Step,
+    step: EncodeStep,
     writer: Option<SegmentWriter>,
     info: SegmentInfo,
     encoding: Encoding,

@@ -11,6 +11,7 @@ use super::state::Collector;
 use crate::error::Result;
 use crate::failpoint::failpoint;
 use crate::manifest::Chain;
+use crate::pipeline::checkpointer::Checkpointer;
 use crate::pipeline::kafka::commit::Committer;
 use crate::pipeline::kafka::divergence::Earlier;
 use crate::pipeline::kafka::messages::{Resolved, SegmenterId, Unresolved};
@@ -250,10 +251,11 @@ impl Collector {
         let (send, inbox) = mpsc::unbounded_channel();
         let shared = Arc::clone(&self.shared);
         let verified = Arc::clone(&segmenter.verified);
+        let task = (Task::KafkaCheckpoint, Arc::clone(topic));
         let committer = Committer {
             segmenter: id,
             generation,
-            chain,
+            checkpoints: Checkpointer::new(chain, &shared.writer, &shared.tasks, task),
             earlier,
             asked: BTreeSet::new(),
             verified,

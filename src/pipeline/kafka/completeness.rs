@@ -281,5 +281,4 @@ impl Part {
 }
 
 #[cfg(test)]
-#[path = "claims/tests.rs"]
 mod tests;

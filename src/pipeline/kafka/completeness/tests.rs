@@ -179,7 +179,7 @@ enum Step {
         partition: usize,
         most: i64,
     },
-    /// Partitions are dealt out anew; those beyond `known` have no owner yet.
+    /// Partitions are dealt out again; those beyond `known` have no owner yet.
     Assign {
         seed: u64,
         known: usize,
