@@ -105,17 +105,17 @@ impl Error {
         self.saying(message)
     }
 
-    /// What sort of failure this is.
+    /// Returns what sort of failure this is.
     pub fn kind(&self) -> Kind {
         self.kind
     }
 
-    /// What the reader can do about it, if that is known.
+    /// Returns what the reader can do about it, if that is known.
     pub fn hint_text(&self) -> Option<&str> {
         self.hint.as_deref()
     }
 
-    /// Whether the same call may succeed later. The only place that decides what is retried.
+    /// Returns whether the same call may succeed later. The only place that decides what is retried.
     pub fn is_transient(&self) -> bool {
         matches!(self.kind, Kind::Unavailable | Kind::Full)
     }

@@ -14,7 +14,7 @@
 
 use std::borrow::Cow;
 
-/// Whether a terminal or a viewer may do something else with a character than show it in its place: controls (C0, DEL, C1), marks
+/// Returns whether a terminal or a viewer may do something else with a character than show it in its place: controls (C0, DEL, C1), marks
 /// that change the direction of text, separators of lines and paragraphs.
 pub fn is_unsafe(c: char) -> bool {
     c.is_control() || is_mark(c)
@@ -61,7 +61,7 @@ pub fn json(text: &str) -> Cow<'_, str> {
     })
 }
 
-/// Whether JSON allows a character in a string that is unsafe all the same.
+/// Returns whether JSON allows a character in a string that is unsafe all the same.
 pub fn is_unsafe_in_json(c: char) -> bool {
     c >= '\u{7f}' && is_unsafe(c)
 }

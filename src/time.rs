@@ -93,7 +93,7 @@ fn wrong(text: &str) -> Error {
         .hint("write RFC 3339 with a zone (2026-11-22T08:05:12Z), `now`, or a distance back from now (-90m, -2h, -7d)")
 }
 
-/// Whether `text` names a time that moves with the clock.
+/// Returns whether `text` names a time that moves with the clock.
 pub fn is_relative(text: &str) -> bool {
     text == "now" || (text.starts_with('-') && parse_far(text).is_none())
 }

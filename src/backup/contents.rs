@@ -92,7 +92,7 @@ impl Contents {
         Ok(self.tally.clone())
     }
 
-    /// What is known of the archives that have ended, in order.
+    /// Returns what is known of the archives that have ended, in order.
     pub(super) fn indices(self) -> Vec<Index> {
         self.ended
     }
@@ -134,7 +134,7 @@ impl Contents {
     }
 }
 
-/// What a byte of a header counts; its checksum itself counts as spaces.
+/// Returns what a byte of a header counts; its checksum itself counts as spaces.
 fn sum_of(at: usize, byte: u8) -> u32 {
     if (148..156).contains(&at) { u32::from(b' ') } else { u32::from(byte) }
 }

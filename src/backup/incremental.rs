@@ -27,7 +27,7 @@ struct Base {
 }
 
 impl Base {
-    /// How many it builds on itself.
+    /// Returns how many it builds on itself.
     fn depth(&self) -> u64 {
         (self.line.len() as u64).saturating_sub(1)
     }
@@ -68,7 +68,7 @@ pub(super) async fn begin(
     }
 }
 
-/// Whether another attempt would end as this one.
+/// Returns whether another attempt would end as this one.
 fn is_hopeless(error: &Error) -> bool {
     is_refusal(error) || !error.is_transient()
 }

@@ -82,7 +82,7 @@ impl Packer {
         }
     }
 
-    /// Where it stores.
+    /// Returns where it stores.
     pub(super) fn store(&self) -> Store {
         self.store.clone()
     }

@@ -110,7 +110,7 @@ struct Named {
     parent: Option<Parent>,
 }
 
-/// What the server found bad in what it has sent.
+/// Returns what the server found bad in what it has sent.
 ///
 /// # Errors
 /// [`Kind::Corrupt`] unless it is to be kept.
@@ -206,7 +206,7 @@ async fn size_of(store: &Store, part: &Part) -> Result<Option<u64>> {
     store.size(&layout::object(&part.object)?).await
 }
 
-/// What the server's manifest names.
+/// Returns what the server's manifest names.
 fn files_of(stored: &[u8]) -> Result<Tally> {
     let mut named = Tally::default();
     let text = zstd::Decoder::with_buffer(stored).or_err(Kind::Corrupt, || "the manifest is no zstd".to_owned())?;

@@ -164,7 +164,7 @@ async fn check_backups(server: &postgres::Server) -> Result<String> {
     Ok(format!("{}: system {}, timeline {}", replication.shown(), identity.system_id, identity.timeline))
 }
 
-/// What keeps a server from the incremental base backups that are wanted of it. The service takes full ones then.
+/// Returns what keeps a server from the incremental base backups that are wanted of it. The service takes full ones then.
 async fn check_incrementals(server: &postgres::Server) -> Option<Answer> {
     let asked = async { server.replication().await?.makes_incremental_backups().await };
     match asked.await {

@@ -47,7 +47,7 @@ pub(super) fn span(time: Duration) -> String {
     }
 }
 
-/// How many of something: `1 topic`, `2 topics`.
+/// Returns how many of something: `1 topic`, `2 topics`.
 pub(super) fn many(number: u64, one: &str) -> String {
     format!("{} {one}{}", exact(number), if number == 1 { "" } else { "s" })
 }

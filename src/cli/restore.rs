@@ -145,7 +145,7 @@ pub(super) async fn run(args: &RestoreArgs, archive: &Archive) -> Result<()> {
     tell(args, &plan, &into, (&restored, begun.elapsed().as_secs_f64()))
 }
 
-/// What makes one of an incremental backup and those that it builds on; none for a full one.
+/// Returns what makes one of an incremental backup and those that it builds on; none for a full one.
 fn combiner(args: &RestoreArgs, plan: &Plan) -> Result<Option<Combiner>> {
     let Some(full) = plan.parents.first() else { return Ok(None) };
     if args.delta {
@@ -191,7 +191,7 @@ fn destination(args: &RestoreArgs, archive: &Archive, foreseen: Foreseen) -> Res
     })
 }
 
-/// What `wal-fetch` needs to know: Postgres runs it as another user, in another environment, perhaps after a restart.
+/// Returns what `wal-fetch` needs to know: Postgres runs it as another user, in another environment, perhaps after a restart.
 fn archive_config(archive: &Archive) -> Result<String> {
     let options: toml::Table =
         Store::options_in_force(archive).into_iter().map(|(name, value)| (name, toml::Value::String(value))).collect();
@@ -260,7 +260,7 @@ fn builds(plan: &Plan) -> String {
     }
 }
 
-/// Where to.
+/// Returns where to.
 fn goal(args: &RestoreArgs) -> Result<Goal> {
     if let Some(text) = &args.to_time {
         return Ok(Goal::Time(time::parse_micros(text, time::now(), args.exclusive)?));

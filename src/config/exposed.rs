@@ -3,13 +3,13 @@
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
-/// Who else owns a file or a directory; none if it is not there, or is root's, or that of the user `own`, or if that is root.
+/// Returns who else owns a file or a directory; none if it is not there, or is root's, or that of the user `own`, or if that is root.
 pub(crate) fn another_owner(path: &Path, own: u32) -> Option<u32> {
     let owner = std::fs::metadata(path).ok()?.uid();
     (own != 0 && owner != 0 && owner != own).then_some(owner)
 }
 
-/// What is unwise about the rights of the configuration file, for a service of the user `own`.
+/// Returns what is unwise about the rights of the configuration file, for a service of the user `own`.
 pub(crate) fn remark(path: &Path, own: u32) -> Option<String> {
     let mode = std::fs::metadata(path).ok()?.permissions().mode();
     if mode & 0o002 != 0 {
@@ -34,7 +34,7 @@ pub(crate) fn remark(path: &Path, own: u32) -> Option<String> {
     })
 }
 
-/// Whether a secret stands in a table as it is.
+/// Returns whether a secret stands in a table as it is.
 fn holds_secret(table: &toml::Table) -> bool {
     table.iter().any(|(key, value)| match value {
         // `{ file = … }` and `{ env = … }` say where it is.
@@ -52,7 +52,7 @@ fn holds_secret(table: &toml::Table) -> bool {
     })
 }
 
-/// Whether a URL holds a password before its host.
+/// Returns whether a URL holds a password before its host.
 fn holds_password(url: &str) -> bool {
     let authority = url.split_once("://").and_then(|(_, rest)| rest.split(['/', '?']).next());
     authority.and_then(|authority| authority.rsplit_once('@')).is_some_and(|(user, _)| user.contains(':'))

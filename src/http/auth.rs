@@ -110,7 +110,7 @@ pub(super) enum Way {
     Password,
 }
 
-/// How the request's caller has shown that it may change something; else the answer to it.
+/// Returns how the request's caller has shown that it may change something; else the answer to it.
 pub(super) fn allow(token: Option<&Token>, headers: &HeaderMap) -> Result<Way, Box<Response>> {
     let Some(token) = token else {
         return refuse(StatusCode::FORBIDDEN, "nothing can be changed here: http.admin_token_file is not set");

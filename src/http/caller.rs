@@ -75,7 +75,7 @@ fn changes(method: &Method) -> bool {
     !matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
 }
 
-/// Whether a page of this listener asks, or no page at all: programs send neither header.
+/// Returns whether a page of this listener asks, or no page at all: programs send neither header.
 fn is_own_page(headers: &HeaderMap, host: Option<&Authority>) -> bool {
     let sites = headers.get_all("sec-fetch-site").iter();
     let origins = headers.get_all(header::ORIGIN).iter();

@@ -47,7 +47,7 @@ pub(super) enum Awaits {
 }
 
 impl Awaits {
-    /// How long it may, if the client is waited for.
+    /// Returns how long it may, if the client is waited for.
     fn within(self) -> Option<Duration> {
         match self {
             Self::First | Self::Header => Some(REQUEST_WITHIN),

@@ -86,7 +86,7 @@ fn live(app: &App, now: Instant) -> Health {
     health
 }
 
-/// What keeps the process from its work.
+/// Returns what keeps the process from its work.
 pub(super) async fn ready(app: &App) -> Health {
     let mut health = live(app, Instant::now());
     let Some(opened) = app.published.opened() else {
@@ -202,7 +202,7 @@ fn tell(failure: &Failure) -> String {
     format!("{about}: {} (since {}{hint})", failure.text, time::utc(failure.since))
 }
 
-/// Whether a slot loses its log within the hour if nothing changes. One whose reader is there and has not fallen behind is
+/// Returns whether a slot loses its log within the hour if nothing changes. One whose reader is there and has not fallen behind is
 /// as far from its loss as it can be, however small `max_slot_wal_keep_size` is.
 fn is_near_loss(status: &SlotStatus) -> bool {
     let keeps_up = status.slot.active && status.slot.wal_status == Some(WalStatus::Reserved);

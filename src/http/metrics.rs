@@ -161,7 +161,7 @@ struct Sample {
     value: f64,
 }
 
-/// What is known of the partitions that are read.
+/// Returns what is known of the partitions that are read.
 fn samples(status: &Status, value: impl Fn(&PartitionStatus) -> Option<f64>) -> impl Iterator<Item = Sample> {
     let partitions = status.streams.iter().flat_map(|stream| stream.partitions.iter().map(move |at| (stream, at)));
     partitions.filter_map(move |(stream, at)| {

@@ -55,7 +55,7 @@ fn file(kind: &'static str, text: &'static str) -> Response {
     ([(header::CONTENT_TYPE, kind), (policy, POLICY)], text).into_response()
 }
 
-/// Whether HTML is among what the client takes, and not after JSON (RFC 9110, 12.5.1).
+/// Returns whether HTML is among what the client takes, and not after JSON (RFC 9110, 12.5.1).
 fn wants_html(accept: &str) -> bool {
     let weight = |kind: &str| {
         let items = accept.split(',').filter_map(|item| {

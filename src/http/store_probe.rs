@@ -22,7 +22,7 @@ pub(super) struct StoreProbe {
 }
 
 impl StoreProbe {
-    /// Whether the store answers, and still has the beginning of `stream`.
+    /// Returns whether the store answers, and still has the beginning of `stream`.
     pub(super) async fn ask(&self, opened: &Opened, stream: Option<&str>) -> Result<(), Arc<str>> {
         let mut last = self.last.lock().await;
         if let Some((at, answer)) = &*last

@@ -31,7 +31,7 @@ struct Told {
 }
 
 impl Told {
-    /// Whether to tell of a refusal now, with how many were not told of since the last line.
+    /// Returns whether to tell of a refusal now, with how many were not told of since the last line.
     fn tell(&mut self, now: Instant) -> Option<u64> {
         if self.last.is_some_and(|last| now - last < TELL_EVERY) {
             self.untold += 1;

@@ -120,7 +120,7 @@ pub(crate) async fn tidy(
     }
 }
 
-/// When something that was archived at `next` comes of age; nothing is left alone for longer than a day, whatever it is dated.
+/// Returns when something that was archived at `next` comes of age; nothing is left alone for longer than a day, whatever it is dated.
 fn due(next: Option<DateTime<Utc>>, Clock { now, horizon }: Clock) -> DateTime<Utc> {
     let seldom = now.checked_add_signed(SELDOM).unwrap_or(now);
     let of_age = next.and_then(|next| next.checked_add_signed(now - horizon));

@@ -22,7 +22,7 @@ impl Chain {
         Some(layout::history(*system_id, timeline, self.generation(timeline.cast_signed())))
     }
 
-    /// Whether a base backup went with a timeline that was abandoned.
+    /// Returns whether a base backup went with a timeline that was abandoned.
     pub fn is_abandoned(&self, backup: &str) -> bool {
         self.abandoned().iter().any(|abandon| abandon.backups.iter().any(|name| name == backup))
     }
@@ -123,7 +123,7 @@ pub async fn abandon(
     Ok(abandoned)
 }
 
-/// When a timeline was abandoned last.
+/// Returns when a timeline was abandoned last.
 fn last_end(chain: &Chain, timeline: u32) -> Option<DateTime<Utc>> {
     let ended = chain.abandoned().iter().rfind(|abandon| abandon.partition == timeline.cast_signed());
     ended.map(|abandon| abandon.decided)

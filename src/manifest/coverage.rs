@@ -226,7 +226,7 @@ impl Coverage {
     }
 }
 
-/// Whether the claims of a stream are times of an archiver's clock: those of a Postgres system are times of its server, as
+/// Returns whether the claims of a stream are times of an archiver's clock: those of a Postgres system are times of its server, as
 /// are those of the commits that they are compared with.
 fn is_by_our_clock(stream: &str) -> bool {
     !stream.starts_with("postgres/")
@@ -293,7 +293,7 @@ fn too_many(folder: &Path, beyond: usize) -> Error {
     Error::new(Kind::Corrupt, message).hint("delete the largest of them: archivers make again what they claim")
 }
 
-/// What all replicas know that write into `folder`. An object that vanishes meanwhile was adopted by another replica, and one
+/// Returns what all replicas know that write into `folder`. An object that vanishes meanwhile was adopted by another replica, and one
 /// that is damaged takes away no other's claims.
 pub async fn load_all(store: &Store, folder: &Path) -> Result<Loaded> {
     let (objects, beyond) = within_bounds(store.list(folder).await?);
@@ -358,7 +358,7 @@ pub enum Unknown {
 }
 
 impl Completeness {
-    /// Up to when those partitions of a topic are complete that are `wanted`, or why that is not known.
+    /// Returns up to when those partitions of a topic are complete that are `wanted`, or why that is not known.
     ///
     /// # Errors
     /// The first partition of which nothing is known, or that their number is not.
@@ -370,13 +370,13 @@ impl Completeness {
         })
     }
 
-    /// Up to when the partition is complete that is complete the longest: of a Postgres system its last timeline.
+    /// Returns up to when the partition is complete that is complete the longest: of a Postgres system its last timeline.
     pub fn latest(&self) -> Option<DateTime<Utc>> {
         self.partitions.values().max().copied()
     }
 }
 
-/// Up to when a topic is complete: the greatest time of which somebody says how many partitions there were then, or later,
+/// Returns up to when a topic is complete: the greatest time of which somebody says how many partitions there were then, or later,
 /// and through which each of them that is `wanted` is complete.
 ///
 /// A count that was asked for after a time bounds what there was at that time, for the number never falls. So a partition
@@ -393,7 +393,7 @@ pub fn through(
     counts.iter().filter_map(up_to).max()
 }
 
-/// What the chain and the claims of all replicas say at `now`. Claims count that stand on what the chain has reached, of
+/// Returns what the chain and the claims of all replicas say at `now`. Claims count that stand on what the chain has reached, of
 /// the topic that it archives, and that were not made by a clock that is ahead. Of a partition whose beginning nobody knew
 /// when the chain began, and that has got no record since, a claim counts that takes nothing to be archived.
 pub fn judge(coverages: &[Coverage], chain: &Chain, now: DateTime<Utc>) -> Completeness {

@@ -81,7 +81,7 @@ pub(super) async fn read(store: &Store, stream: &StreamId, number: u64) -> Resul
     bytes.map(|bytes| decode(stream, number, object, &bytes)).transpose()
 }
 
-/// Whether entry `number` is there with the bytes that have this sha256.
+/// Returns whether entry `number` is there with the bytes that have this sha256.
 pub(super) async fn is_there(store: &Store, stream: &StreamId, number: u64, hash: &str) -> Result<bool> {
     let bytes = store.get(&layout::entry(stream, number)).await?;
     Ok(bytes.is_some_and(|bytes| sha256(&bytes) == hash))

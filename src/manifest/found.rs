@@ -56,7 +56,7 @@ pub struct Brief {
 }
 
 impl Brief {
-    /// What is kept of a backup, whose `backup.json` has this hash.
+    /// Returns what is kept of a backup, whose `backup.json` has this hash.
     pub fn of(backup: &Backup, sha256: String) -> Self {
         let said = |text: &String| shortened(text);
         Self {
@@ -327,7 +327,7 @@ mod tests {
         }
     }
 
-    /// What is kept of one, with all that it points to.
+    /// Returns what is kept of one, with all that it points to.
     fn kept(brief: &Brief) -> usize {
         let Brief { taken, damaged, parent, sha256, .. } = brief;
         let parent = parent.iter().map(|parent| parent.name.capacity() + parent.sha256.capacity());

@@ -66,7 +66,7 @@ pub(super) async fn prefetch(store: &Store, stream: &StreamId, from: u64, width:
     Ok(Prefetched { more: later || entries.len() as u64 == width, entries })
 }
 
-/// Whether entry `head` is the last; false if more were written in the meantime.
+/// Returns whether entry `head` is the last; false if more were written in the meantime.
 ///
 /// # Errors
 /// [`crate::error::Kind::Corrupt`] if `head + 1` does not exist and a later entry does.

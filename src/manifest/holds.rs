@@ -116,18 +116,18 @@ pub struct Held {
 }
 
 impl Held {
-    /// Whether a base backup must stay.
+    /// Returns whether a base backup must stay.
     pub fn backup(&self, name: &str) -> bool {
         self.is_everything || self.holds.iter().any(|hold| hold.backup.as_deref() == Some(name))
     }
 
-    /// From where on WAL must stay.
+    /// Returns from where on WAL must stay.
     pub fn from(&self) -> Option<Lsn> {
         if self.is_everything { Some(Lsn(0)) } else { self.holds.iter().map(|hold| hold.from).min() }
     }
 }
 
-/// What is held at `now`, by the store's clock.
+/// Returns what is held at `now`, by the store's clock.
 pub async fn held(store: &Store, system_id: u64, now: DateTime<Utc>) -> Result<Held> {
     let mut held = Held::default();
     for object in store.list(&layout::holds(system_id)).await? {

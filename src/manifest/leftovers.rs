@@ -50,7 +50,7 @@ pub struct Leftover {
 }
 
 impl Leftover {
-    /// Whether nobody can need it any more.
+    /// Returns whether nobody can need it any more.
     pub fn is_over(&self, now: DateTime<Utc>) -> bool {
         match self.expired {
             Some(expired) => expired + REMOVED_AFTER <= now,

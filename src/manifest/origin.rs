@@ -20,7 +20,7 @@ fn ways_out(timeline: u32) -> String {
     )
 }
 
-/// What is wrong and the ways out, in one sentence: it is all that `/readyz` says.
+/// Returns what is wrong and the ways out, in one sentence: it is all that `/readyz` says.
 fn does_not_fit(kind: Kind, message: &str, timeline: u32) -> Error {
     Error::new(kind, format!("{message}; {}", ways_out(timeline)))
         .hint("if this is the wrong server, point postgres.url at the one that is archived; meanwhile the slot keeps WAL on the server's disk")

@@ -98,7 +98,7 @@ pub struct Held {
 }
 
 impl Held {
-    /// Whether something of these offsets of a stream is read.
+    /// Returns whether something of these offsets of a stream is read.
     pub fn any_of(&self, stream: &str, offsets: &BTreeMap<i32, Range<i64>>) -> bool {
         let streams = self.reads.iter().flat_map(|reads| &reads.streams).filter(|of| of.stream == stream);
         let mut ranges = streams.flat_map(|of| &of.partitions);
@@ -110,7 +110,7 @@ impl Held {
     }
 }
 
-/// What is held of a cluster's topics at `now`, by the store's clock.
+/// Returns what is held of a cluster's topics at `now`, by the store's clock.
 pub async fn held(store: &Store, cluster: &str, now: DateTime<Utc>) -> Result<Held> {
     let mut held = Held::default();
     for object in store.list(&layout::topic_holds(cluster)).await? {

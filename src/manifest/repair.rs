@@ -34,7 +34,7 @@ pub struct Repaired {
 }
 
 impl Repaired {
-    /// Whether there was nothing to do.
+    /// Returns whether there was nothing to do.
     pub fn is_empty(&self) -> bool {
         self.pages.is_empty() && self.aside.is_empty() && self.let_go.is_empty()
     }

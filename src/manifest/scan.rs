@@ -87,7 +87,7 @@ impl Place {
 /// the greatest of them is enough.
 const ASKED_FOR: u64 = 64;
 
-/// What is looked at of a chain of which these entries are listed.
+/// Returns what is looked at of a chain of which these entries are listed.
 fn places(mut numbers: Vec<u64>) -> Vec<Place> {
     numbers.sort_unstable();
     let (mut places, mut next) = (Vec::with_capacity(numbers.len().max(1)), Some(0));
@@ -158,7 +158,7 @@ impl<'a> ChainScan<'a> {
         Ok(Self { store, stream: stream.clone(), entries, bytes, steps, known, opened })
     }
 
-    /// How many entries the chain should have: one more than the highest number that exists.
+    /// Returns how many entries the chain should have: one more than the highest number that exists.
     pub fn entries(&self) -> u64 {
         self.entries
     }

@@ -54,7 +54,7 @@ pub async fn generations_named(store: &Store, cluster: &str) -> Result<Vec<Topic
     Ok(folders.iter().filter_map(chain_in).filter_map(|stream| stream.topic().cloned()).collect())
 }
 
-/// Whether an error says something about one object alone.
+/// Returns whether an error says something about one object alone.
 pub(super) fn is_of_one_object(error: &Error) -> bool {
     matches!(error.kind(), Kind::Corrupt | Kind::Unsupported | Kind::Denied | Kind::NotFound)
 }
@@ -72,12 +72,12 @@ pub async fn isolated<T>(store: &Store, result: Result<T>) -> Result<Result<T>> 
     }
 }
 
-/// What the first entry of a stream's chain says; none if the chain has not begun.
+/// Returns what the first entry of a stream's chain says; none if the chain has not begun.
 pub async fn begin_of(store: &Store, stream: &StreamId) -> Result<Option<Begin>> {
     Ok(began(store, stream).await?.map(|(_, begin)| begin))
 }
 
-/// When a stream's chain began, and what its first entry says; none if it has not begun.
+/// Returns when a stream's chain began, and what its first entry says; none if it has not begun.
 pub async fn began(store: &Store, stream: &StreamId) -> Result<Option<(DateTime<Utc>, Begin)>> {
     let entry = entry::read(store, stream, 0).await?;
     Ok(entry.and_then(|entry| Some((entry.checkpoint.at, entry.checkpoint.body.begin()?.clone()))))

@@ -38,7 +38,7 @@ impl Checkpointer {
         &self.chain
     }
 
-    /// When the next checkpoint may be written: a second after the last one.
+    /// Returns when the next checkpoint may be written: a second after the last one.
     pub(super) fn next(&self) -> Instant {
         self.next_within(BETWEEN_CHECKPOINTS)
     }

@@ -43,7 +43,7 @@ pub struct Skip {
 }
 
 impl Skip {
-    /// What becomes of it, from now on.
+    /// Returns what becomes of it, from now on.
     pub fn told(&self) -> watch::Receiver<Told> {
         self.told.subscribe()
     }

@@ -266,7 +266,7 @@ fn failed(text: String, hint: Option<String>) -> Error {
     hint.into_iter().fold(Error::new(Kind::Unavailable, text), Error::hint)
 }
 
-/// Whether a version would follow the one before too soon: replicas poll at different times, and the clocks of two differ a little.
+/// Returns whether a version would follow the one before too soon: replicas poll at different times, and the clocks of two differ a little.
 fn is_soon(age: TimeDelta, every: Duration) -> bool {
     let least = TimeDelta::from_std(every).unwrap_or(TimeDelta::MAX).checked_div(10).unwrap_or(TimeDelta::MAX) * 9;
     // One from the future is of a clock that was set back.

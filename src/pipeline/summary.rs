@@ -38,7 +38,7 @@ impl Summary {
             durable = %now.durable, lag_bytes = now.lag_bytes, "archived");
     }
 
-    /// What came since it was asked last.
+    /// Returns what came since it was asked last.
     fn since(&mut self, now: &Snapshot) -> Self {
         let all = Self { segments: now.segments, raw_bytes: now.raw_bytes, stored_bytes: now.stored_bytes };
         let before = std::mem::replace(self, all);

@@ -89,7 +89,7 @@ impl<'a> Record<'a> {
         })
     }
 
-    /// How many headers there are.
+    /// Returns how many headers there are.
     pub fn header_count(&self) -> usize {
         self.headers.len()
     }
@@ -153,7 +153,7 @@ impl Block {
         self.timestamps = None;
     }
 
-    /// How many bytes of keys, values and headers it holds before it grows.
+    /// Returns how many bytes of keys, values and headers it holds before it grows.
     pub fn capacity(&self) -> usize {
         self.data.capacity()
     }
@@ -200,12 +200,12 @@ impl Block {
         });
     }
 
-    /// How many records it holds.
+    /// Returns how many records it holds.
     pub fn len(&self) -> usize {
         self.rows.len()
     }
 
-    /// Whether it holds no record.
+    /// Returns whether it holds no record.
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()
     }
@@ -281,7 +281,7 @@ impl Block {
         self.rows.iter().map(|row| row.timestamp)
     }
 
-    /// What the timestamps mean, one a record.
+    /// Returns what the timestamps mean, one a record.
     pub fn timestamp_types(&self) -> impl Iterator<Item = TimestampType> {
         self.rows.iter().map(|row| row.timestamp_type)
     }
@@ -296,7 +296,7 @@ impl Block {
         self.rows.last().map(|row| row.leader_epoch)
     }
 
-    /// Where the bytes and the headers of the record at `index` end.
+    /// Returns where the bytes and the headers of the record at `index` end.
     fn ends(&self, index: usize) -> (usize, usize) {
         self.rows
             .get(index + 1)

@@ -62,7 +62,7 @@ struct Wanted {
     begun: DateTime<Utc>,
 }
 
-/// How the topics of `plan` were set at `until`, the end of what it sends.
+/// Returns how the topics of `plan` were set at `until`, the end of what it sends.
 ///
 /// # Errors
 /// The store's own; what is damaged is a warning.

@@ -40,7 +40,7 @@ impl Stops {
         self.all.push(stop);
     }
 
-    /// Whether nothing of `part` is to be sent of the partition any more.
+    /// Returns whether nothing of `part` is to be sent of the partition any more.
     pub(super) fn has(&self, plan: &Plan, part: usize, partition: i32) -> bool {
         !self.targets.is_empty() && self.targets.contains(&(plan.parts[part].target.clone(), partition))
     }
@@ -50,7 +50,7 @@ impl Stops {
     }
 }
 
-/// Whether a failure is the segment's own: another one may be read all the same. One that may not be read is, too: rights are given
+/// Returns whether a failure is the segment's own: another one may be read all the same. One that may not be read is, too: rights are given
 /// by object, or by the folder of a topic.
 ///
 /// # Errors
@@ -63,14 +63,14 @@ pub(super) fn of_segment(error: Error) -> Result<Error> {
     }
 }
 
-/// Whether a disk cannot read what it has: a sector is bad, or a file of a network's disk was exchanged on its server.
+/// Returns whether a disk cannot read what it has: a sector is bad, or a file of a network's disk was exchanged on its server.
 fn is_of_a_disk(error: &Error) -> bool {
     let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
     let numbers = causes.filter_map(|cause| cause.downcast_ref::<std::io::Error>()?.raw_os_error());
     numbers.into_iter().any(|number| matches!(number, libc::EIO | libc::ESTALE))
 }
 
-/// What has stopped, each segment once, as warnings.
+/// Returns what has stopped, each segment once, as warnings.
 pub fn told(plan: &Plan, stops: &[Stop]) -> Vec<String> {
     let mut objects: BTreeMap<(usize, &str), Vec<&Stop>> = BTreeMap::new();
     for stop in stops {

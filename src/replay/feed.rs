@@ -122,7 +122,7 @@ impl Feed {
         }
     }
 
-    /// What could not be read, and is not told yet.
+    /// Returns what could not be read, and is not told yet.
     fn stopped(&mut self) -> Vec<Stop> {
         match self {
             Self::InOrder(feed) => feed.stops.take(),

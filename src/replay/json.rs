@@ -156,7 +156,7 @@ mod tests {
         serde_json::from_slice(&out).expect("valid JSON")
     }
 
-    /// What a reader of the line gets back.
+    /// Returns what a reader of the line gets back.
     fn bytes_of(value: &Value) -> Bytes {
         match value {
             Value::Null => None,

@@ -33,7 +33,7 @@ impl PlannedPartition {
     }
 }
 
-/// What of a segment's range can pass `filter`, if anything.
+/// Returns what of a segment's range can pass `filter`, if anything.
 pub(super) fn matching(range: &PartitionRange, filter: &Filter) -> Option<PlannedPartition> {
     let all = range.start..range.end;
     let wanted = match &filter.partitions {

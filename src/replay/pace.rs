@@ -89,12 +89,12 @@ impl Pace {
         Self { rate, allowed: now, speed, origin: None }
     }
 
-    /// Whether records may go at any moment.
+    /// Returns whether records may go at any moment.
     pub(super) fn is_free(&self) -> bool {
         self.rate.is_none() && self.speed.is_none()
     }
 
-    /// When the next record may go, `bytes` long and due at `timestamp` (which never falls); nothing if at once.
+    /// Returns when the next record may go, `bytes` long and due at `timestamp` (which never falls); nothing if at once.
     pub(super) fn wait_until(&self, now: Instant, timestamp: i64) -> Option<Instant> {
         let by_rate = self.rate.map(|_| self.allowed).filter(|allowed| *allowed > now + SLACK);
         let by_speed = self.due(timestamp).filter(|due| *due > now);

@@ -15,13 +15,13 @@ pub struct Tempo {
 }
 
 impl Tempo {
-    /// How long it makes `plan` take at the least; none where it holds nothing up.
+    /// Returns how long it makes `plan` take at the least; none where it holds nothing up.
     pub fn least_time(&self, plan: &Plan) -> Option<Duration> {
         least_time(self, (plan.records().0, plan.bytes()), plan.span())
     }
 }
 
-/// How long `tempo` makes a replay of so many records and bytes take at the least, the timestamps of which lie `span` ms
+/// Returns how long `tempo` makes a replay of so many records and bytes take at the least, the timestamps of which lie `span` ms
 /// apart; none where it does not hold them up.
 fn least_time(tempo: &Tempo, (records, bytes): (u64, u64), span: u64) -> Option<Duration> {
     let by_speed = tempo.speed.map(|speed| span as f64 / 1000.0 / speed.0);

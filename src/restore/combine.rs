@@ -119,7 +119,7 @@ impl<'a> Workshop<'a> {
         Self { data, places }
     }
 
-    /// Where a backup is unpacked: the data directory and the tablespaces. One that the last backup does not have lies below the data
+    /// Returns where a backup is unpacked: the data directory and the tablespaces. One that the last backup does not have lies below the data
     /// directory: it is not looked at.
     pub(super) fn member(&self, backup: &Backup) -> (PathBuf, BTreeMap<u32, PathBuf>) {
         let data = self.data.join(CHAIN).join(&backup.name);
@@ -213,7 +213,7 @@ fn is_of_version(entry: &Path, version: u32) -> bool {
     entry.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&format!("PG_{version}_")))
 }
 
-/// What lies in a directory; nothing where there is none.
+/// Returns what lies in a directory; nothing where there is none.
 fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     let failed = |source| Error::io(source, format!("cannot look into {}", folder.display()));
     match fs::read_dir(folder) {

@@ -118,7 +118,7 @@ fn running(data: &Path) -> Result<Option<u32>> {
     Ok(is_running.then_some(pid))
 }
 
-/// Whether processes are attached to a shared memory segment, by the system's list: key, shmid, perms, size, cpid, lpid, nattch.
+/// Returns whether processes are attached to a shared memory segment, by the system's list: key, shmid, perms, size, cpid, lpid, nattch.
 fn is_attached(list: &str, id: u64) -> bool {
     list.lines().any(|line| {
         let columns: Vec<&str> = line.split_whitespace().collect();
@@ -192,7 +192,7 @@ fn remove_if_there(file: &Path) -> Result<()> {
     }
 }
 
-/// Whether a restore into a directory was begun that can be gone on with.
+/// Returns whether a restore into a directory was begun that can be gone on with.
 pub fn is_begun(data: &Path) -> bool {
     data.join(MARK).exists()
 }

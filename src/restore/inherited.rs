@@ -70,7 +70,7 @@ impl Inherited {
         self.get(name).filter(|value| leads_out(Path::new(value)))
     }
 
-    /// What is kept of it, and an operator should know of.
+    /// Returns what is kept of it, and an operator should know of.
     pub(super) fn notes(&self) -> Vec<String> {
         let mut notes = Vec::new();
         for file in &self.outside {
@@ -120,7 +120,7 @@ impl Inherited {
         }
     }
 
-    /// What a file holds. A pipe or a device that a hostile backup names would be read for ever.
+    /// Returns what a file holds. A pipe or a device that a hostile backup names would be read for ever.
     fn content(&mut self, file: &Path) -> Option<Vec<u8>> {
         self.files += 1;
         let facts = fs::metadata(file).ok().filter(|facts| facts.is_file() && facts.len() <= MOST_BYTES);
@@ -141,7 +141,7 @@ impl Inherited {
     }
 }
 
-/// Which files of a folder count (`GetConfFilesInDir`, conffiles.c).
+/// Returns which files of a folder count (`GetConfFilesInDir`, conffiles.c).
 fn is_read(path: &Path) -> bool {
     path.file_name()
         .and_then(|name| name.to_str())

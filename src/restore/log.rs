@@ -63,7 +63,7 @@ impl Log {
         Self { looked_through: until, ..self }
     }
 
-    /// Up to where Postgres may get it as it is; none: all of it.
+    /// Returns up to where Postgres may get it as it is; none: all of it.
     pub(super) fn is_looked_through(&self) -> Option<Lsn> {
         self.looked_through
     }
@@ -87,12 +87,12 @@ impl Log {
         }
     }
 
-    /// Which system it is.
+    /// Returns which system it is.
     pub fn system(&self) -> System {
         self.system
     }
 
-    /// What the archive holds of a timeline; none if nothing.
+    /// Returns what the archive holds of a timeline; none if nothing.
     pub fn range(&self, timeline: u32) -> Option<Range<Lsn>> {
         let position = self.chain.position(timeline.cast_signed())?;
         Some(Lsn::at(position.start)..Lsn::at(position.end))
@@ -139,7 +139,7 @@ impl Log {
         patiently(self.patience, || self.chain.select(&wanted)).await
     }
 
-    /// Whether the archive goes beyond `start` on a timeline.
+    /// Returns whether the archive goes beyond `start` on a timeline.
     pub fn reaches(&self, timeline: u32, start: Lsn) -> bool {
         self.range(timeline).is_some_and(|archived| start < archived.end)
     }

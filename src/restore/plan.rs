@@ -51,12 +51,12 @@ impl Plan {
         self.parents.iter().chain([&self.backup])
     }
 
-    /// How many bytes of archives are unpacked.
+    /// Returns how many bytes of archives are unpacked.
     pub fn bytes(&self) -> u64 {
         self.backups().fold(0, |sum, backup| sum.saturating_add(backup.bytes()))
     }
 
-    /// How many bytes of log are replayed.
+    /// Returns how many bytes of log are replayed.
     pub fn log_bytes(&self) -> u64 {
         self.lsns.end - self.lsns.start
     }
@@ -152,7 +152,7 @@ fn before(lsn: Lsn, file: u64) -> Lsn {
 }
 
 impl Ground<'_> {
-    /// Where the target lies.
+    /// Returns where the target lies.
     async fn locate(&self, way: &Way, goal: &Goal) -> Result<Target> {
         match goal {
             Goal::Latest | Goal::Present => Ok(Target { position: way.end(), aim: Aim::At(Stop::End) }),

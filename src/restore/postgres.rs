@@ -193,7 +193,7 @@ impl Bringing<'_> {
     }
 }
 
-/// Which files are there already.
+/// Returns which files are there already.
 async fn whole_of(placed: &[Placed<'_>], files: &Arc<Files>, readers: usize) -> Result<Written> {
     let look = |(root, prefix, names): (PathBuf, Vec<u8>, Vec<Vec<u8>>)| {
         let files = Arc::clone(files);

@@ -104,7 +104,7 @@ impl Prefetch {
         std::fs::rename(asked, self.folder.join(WANTED))
     }
 
-    /// Whether a process goes along.
+    /// Returns whether a process goes along.
     pub fn is_locked(&self) -> bool {
         let file = File::open(self.folder.join(LOCK));
         file.is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))

@@ -68,7 +68,7 @@ pub(super) struct Placed<'a> {
     runs: Vec<Run>,
 }
 
-/// What stands before an archive's files in the manifest.
+/// Returns what stands before an archive's files in the manifest.
 pub(super) fn prefix(archive: &Archive) -> Vec<u8> {
     let oid = archive.tablespace.as_ref().map(|tablespace| tablespace.oid);
     oid.map(|oid| format!("pg_tblspc/{oid}/").into_bytes()).unwrap_or_default()

@@ -102,7 +102,7 @@ pub(super) async fn scan(
     Ok(())
 }
 
-/// Where to begin so that the record that goes on at a position is seen whole: a block earlier, if that is archived.
+/// Returns where to begin so that the record that goes on at a position is seen whole: a block earlier, if that is archived.
 async fn beginning(log: &Log, stretch: &Stretch, at: Lsn) -> Result<Lsn> {
     let archived = log.range(stretch.timeline).unwrap_or_default();
     let block = Lsn((at.0 / MOST_BYTES * MOST_BYTES).saturating_sub(MOST_BYTES));

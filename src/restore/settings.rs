@@ -154,7 +154,7 @@ fn rewrite(file: &Path, change: impl FnOnce(&str) -> String) -> Result<()> {
     durable(file, &change(&String::from_utf8_lossy(&text)))
 }
 
-/// What an earlier restore has left there, and this one would leave for a later one.
+/// Returns what an earlier restore has left there, and this one would leave for a later one.
 fn without_old_recovery(text: &str) -> String {
     let is_old = |line: &str| {
         setting(line).is_some_and(|(name, value)| {

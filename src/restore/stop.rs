@@ -48,7 +48,7 @@ impl Block {
     }
 }
 
-/// Where the last record begins that ends at `until` or before it, on a way on which WAL from `from` on is archived.
+/// Returns where the last record begins that ends at `until` or before it, on a way on which WAL from `from` on is archived.
 pub(super) async fn last_record(log: &Log, way: &Way, from: Lsn, mut until: Lsn) -> Result<Lsn> {
     for stretch in way.stretches().iter().rev().filter(|stretch| stretch.lsns.start < stretch.lsns.end) {
         let end = until.min(stretch.lsns.end);

@@ -44,12 +44,12 @@ impl Assembler {
         Self { filter, open, expected, building: None, ready: VecDeque::new() }
     }
 
-    /// Whether the filter leaves out nothing of what the segment says it holds.
+    /// Returns whether the filter leaves out nothing of what the segment says it holds.
     pub(super) fn wants_all(&self) -> bool {
         self.expected.is_some()
     }
 
-    /// Whether a row is wanted. It is checked against the segment's facts, wanted or not.
+    /// Returns whether a row is wanted. It is checked against the segment's facts, wanted or not.
     pub(super) fn wants(&mut self, row: &RowMeta) -> Result<bool> {
         let RowMeta { partition, offset, .. } = *row;
         match self.open.get_mut(&partition) {
@@ -96,7 +96,7 @@ impl Assembler {
         self.ready.extend(self.building.take());
     }
 
-    /// Whether a block is ready: more rows can wait, for a few bytes may be many of them.
+    /// Returns whether a block is ready: more rows can wait, for a few bytes may be many of them.
     pub(super) fn is_ready(&self) -> bool {
         !self.ready.is_empty()
     }

@@ -63,7 +63,7 @@ pub struct SegmentFacts {
 }
 
 impl SegmentFacts {
-    /// How many records the segment holds.
+    /// Returns how many records the segment holds.
     pub fn records(&self) -> u64 {
         total(self.partitions.iter().map(|range| range.records))
     }
@@ -148,7 +148,7 @@ pub(super) fn value<'a>(pairs: &[(&str, &'a str)], key: &str) -> Option<&'a str>
     pairs.iter().find(|(name, _)| *name == key).map(|(_, value)| *value)
 }
 
-/// What `tidelog.check` says of metadata.
+/// Returns what `tidelog.check` says of metadata.
 fn check<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> String {
     let mut pairs: Vec<_> = pairs.filter(|(key, _)| key.starts_with(PREFIX) && *key != CHECK).collect();
     pairs.sort_unstable();

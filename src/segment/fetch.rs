@@ -62,7 +62,7 @@ impl Object {
         Err(Error::new(Kind::Corrupt, message))
     }
 
-    /// Why a request failed. A range that the store does not have means an object that is shorter than it should be.
+    /// Returns why a request failed. A range that the store does not have means an object that is shorter than it should be.
     async fn failed(&self, error: Option<object_store::Error>) -> Error {
         let doing = format!("cannot read {}", self.path);
         match self.store.head(&self.path).await {

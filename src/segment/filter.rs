@@ -24,7 +24,7 @@ pub(super) enum Wanted {
 }
 
 impl Filter {
-    /// Whether a row is wanted.
+    /// Returns whether a row is wanted.
     pub fn matches(&self, partition: i32, offset: i64, timestamp: i64) -> bool {
         self.timestamps.as_ref().is_none_or(|wanted| wanted.contains(&timestamp))
             && self
@@ -33,7 +33,7 @@ impl Filter {
                 .is_none_or(|wanted| wanted.get(&partition).is_some_and(|offsets| offsets.contains(&offset)))
     }
 
-    /// How much is wanted of rows of one partition with offsets and timestamps of `least..=greatest`.
+    /// Returns how much is wanted of rows of one partition with offsets and timestamps of `least..=greatest`.
     pub(super) fn of_partition(&self, partition: i32, offsets: (i64, i64), timestamps: (i64, i64)) -> Wanted {
         let by_offset = match &self.partitions {
             None => Wanted::All,
@@ -42,12 +42,12 @@ impl Filter {
         by_offset.and(self.of_timestamps(timestamps))
     }
 
-    /// How much is wanted of rows with timestamps of `least..=greatest`.
+    /// Returns how much is wanted of rows with timestamps of `least..=greatest`.
     pub(super) fn of_timestamps(&self, timestamps: (i64, i64)) -> Wanted {
         self.timestamps.as_ref().map_or(Wanted::All, |wanted| overlap(wanted, timestamps))
     }
 
-    /// Whether anything may be wanted of rows of unknown partitions with offsets of `least..=greatest`.
+    /// Returns whether anything may be wanted of rows of unknown partitions with offsets of `least..=greatest`.
     pub(super) fn of_offsets(&self, offsets: (i64, i64)) -> Wanted {
         match &self.partitions {
             None => Wanted::All,
@@ -56,7 +56,7 @@ impl Filter {
         }
     }
 
-    /// How much is wanted of rows of partitions `least..=greatest`, as far as partitions tell.
+    /// Returns how much is wanted of rows of partitions `least..=greatest`, as far as partitions tell.
     pub(super) fn of_partitions(&self, partitions: (i32, i32)) -> Wanted {
         match &self.partitions {
             None => Wanted::All,
@@ -69,7 +69,7 @@ impl Filter {
         }
     }
 
-    /// How much is wanted of a segment that covers `ranges`.
+    /// Returns how much is wanted of a segment that covers `ranges`.
     pub(super) fn of_segment(&self, ranges: &[PartitionRange]) -> Wanted {
         let mut all = Wanted::All;
         let mut any = Wanted::Nothing;
@@ -87,7 +87,7 @@ impl Filter {
 }
 
 impl Wanted {
-    /// What two conditions want together.
+    /// Returns what two conditions want together.
     pub(super) fn and(self, other: Self) -> Self {
         match (self, other) {
             (Self::Nothing, _) | (_, Self::Nothing) => Self::Nothing,
@@ -97,7 +97,7 @@ impl Wanted {
     }
 }
 
-/// How much of `least..=greatest` lies in `wanted`.
+/// Returns how much of `least..=greatest` lies in `wanted`.
 fn overlap(wanted: &Range<i64>, (least, greatest): (i64, i64)) -> Wanted {
     if wanted.is_empty() || greatest < wanted.start || least >= wanted.end {
         Wanted::Nothing

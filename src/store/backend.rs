@@ -89,7 +89,7 @@ fn other(archive: &Archive) -> Result<Arc<dyn ObjectStore>> {
     }
 }
 
-/// How the store is asked. Who sets a time-out for whole requests gets it.
+/// Returns how the store is asked. Who sets a time-out for whole requests gets it.
 fn connector(archive: &Archive) -> Sound {
     let times_out = archive.options.contains_key("timeout");
     Sound::new(if times_out { Box::new(ReqwestConnector::default()) } else { Box::new(deadline::Connector) })
@@ -209,7 +209,7 @@ fn patient<S: ObjectStore>(store: object_store::Result<S>, url: &Url) -> Result<
     store.map(Patient::new).or_err(Kind::Config, || format!("archive.options: cannot open {url}"))
 }
 
-/// Where the archive lies in its bucket.
+/// Returns where the archive lies in its bucket.
 fn folder(url: &Url) -> Result<Path> {
     Path::from_url_path(url.path())
         .or_err(Kind::Config, || format!("archive.url: {:?} cannot be a folder of objects", url.path()))

@@ -52,7 +52,7 @@ const REPLAY: Bound = bound("an object of a replay", 64 * MIB);
 /// Segments of records are larger, and are read in pieces.
 const OTHER: Bound = bound("an object that is read whole", 64 * MIB);
 
-/// What `key` may have.
+/// Returns what `key` may have.
 pub fn of(key: &Path) -> Bound {
     let name = key.filename().unwrap_or_default();
     match key.parts().next().as_ref().map(AsRef::as_ref) {

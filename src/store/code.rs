@@ -19,7 +19,7 @@ pub(super) fn of(text: &str) -> Option<&str> {
     within("<Code>", '<').or_else(|| within("(code: ", ')'))
 }
 
-/// What a code that is known stands for, and what to do about it.
+/// Returns what a code that is known stands for, and what to do about it.
 pub(super) fn judge(code: &str) -> Option<(Kind, &'static str)> {
     Some(match code {
         // The store or something on the way to it is busy, or the bytes did not arrive as they were sent.

@@ -76,12 +76,12 @@ impl HttpService for Client {
     }
 }
 
-/// How long a request with a body of `length` may take.
+/// Returns how long a request with a body of `length` may take.
 fn time_for(length: u64, expected: u64) -> Duration {
     ANSWER + Duration::from_secs(length / expected.max(1))
 }
 
-/// What is expected after a time that was too short.
+/// Returns what is expected after a time that was too short.
 fn slower(expected: u64) -> u64 {
     (expected / 2).max(LEAST)
 }
@@ -107,7 +107,7 @@ mod tests {
 
     const PART: u64 = 8 << 20;
 
-    /// How many requests of a part it takes until one is through a link of this speed, and how long all of them take.
+    /// Returns how many requests of a part it takes until one is through a link of this speed, and how long all of them take.
     fn tries(bytes_per_second: u64) -> (u32, Duration) {
         let needs = Duration::from_secs(PART / bytes_per_second);
         let (mut expected, mut took) = (EXPECTED, Duration::ZERO);

@@ -126,7 +126,7 @@ struct Found {
 }
 
 impl Folders {
-    /// What lies right in a directory; nothing if there is none. Objects up to `after` are left out.
+    /// Returns what lies right in a directory; nothing if there is none. Objects up to `after` are left out.
     fn read(&self, folder: &Folder, after: Option<&Path>) -> io::Result<Found> {
         let place = self.root.join(folder.key.as_ref());
         let is_none = |error: &io::Error| matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory);
@@ -184,7 +184,7 @@ impl Folders {
     }
 }
 
-/// Whether a file is not the first half of one: object_store writes `name#1`, and gives it its name when it is whole.
+/// Returns whether a file is not the first half of one: object_store writes `name#1`, and gives it its name when it is whole.
 fn is_whole(key: &Path) -> bool {
     let suffix = key.filename().and_then(|name| name.split_once('#')).map_or("", |(_, suffix)| suffix);
     suffix.is_empty() || !suffix.bytes().all(|byte| byte.is_ascii_digit())

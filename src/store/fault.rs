@@ -19,13 +19,13 @@ pub(crate) fn translate(error: object_store::Error, doing: String) -> Error {
     }
 }
 
-/// Whether it is the bucket (S3: `NoSuchBucket`, Azure: `ContainerNotFound`) that was not found, not the object.
+/// Returns whether it is the bucket (S3: `NoSuchBucket`, Azure: `ContainerNotFound`) that was not found, not the object.
 pub(super) fn is_missing_bucket(error: &object_store::Error) -> bool {
     let text = error.to_string();
     ["NoSuchBucket", "ContainerNotFound", "The specified bucket does not exist"].iter().any(|name| text.contains(name))
 }
 
-/// Whether the same request may succeed later, and object_store has not sent it again by itself, as it does after a
+/// Returns whether the same request may succeed later, and object_store has not sent it again by itself, as it does after a
 /// status of 5xx, 408 and 429 and where no connection came about.
 pub(super) fn passes_untried(error: &object_store::Error) -> bool {
     let text = error.to_string();
@@ -65,7 +65,7 @@ fn judge(error: &object_store::Error) -> (Kind, Option<String>) {
 
 const NO_CONDITIONS: &str = "the archive needs a store with conditional puts (`If-None-Match: *`)";
 
-/// What the request tells beyond the code.
+/// Returns what the request tells beyond the code.
 fn more(kind: Kind, text: &str) -> Option<&'static str> {
     // object_store deletes by POST <bucket>?delete, which some stores do not have.
     (kind == Kind::Unsupported && text.contains("?delete")).then_some(NO_BULK_DELETE)

@@ -43,7 +43,7 @@ impl Sound {
         Self { inner, passed_over: PassedOver::default(), last: Last::default() }
     }
 
-    /// Where the client stands that is connected last.
+    /// Returns where the client stands that is connected last.
     pub(super) fn last(&self) -> Last {
         Arc::clone(&self.last)
     }
@@ -94,7 +94,7 @@ impl HttpService for Client {
     }
 }
 
-/// Whether a request lists objects: S3 and Google's XML interface, and Azure.
+/// Returns whether a request lists objects: S3 and Google's XML interface, and Azure.
 fn is_listing(query: &str) -> bool {
     query.split('&').any(|pair| pair == "list-type=2" || pair == "comp=list")
 }
@@ -117,7 +117,7 @@ pub(super) async fn begin_of(body: HttpResponseBody, most: usize) -> Result<Byte
     Ok(begin.into())
 }
 
-/// Whether an answer says that it goes on where the request began: it would be asked for for ever.
+/// Returns whether an answer says that it goes on where the request began: it would be asked for for ever.
 fn comes_again(query: &str, body: &[u8]) -> bool {
     let mut asked = url::form_urlencoded::parse(query.as_bytes());
     let Some((_, asked)) = asked.find(|(name, _)| name == "continuation-token" || name == "marker") else {
@@ -126,7 +126,7 @@ fn comes_again(query: &str, body: &[u8]) -> bool {
     !asked.is_empty() && next_of(body).is_some_and(|next| next == asked)
 }
 
-/// Where the next page of a listing begins, as its answer says.
+/// Returns where the next page of a listing begins, as its answer says.
 fn next_of(body: &[u8]) -> Option<String> {
     let mut reader = Reader::from_reader(body);
     let (mut depth, mut next) = (0_usize, None::<String>);
@@ -157,7 +157,7 @@ fn next_of(body: &[u8]) -> Option<String> {
     }
 }
 
-/// Whether an answer is a listing, and not what a proxy says, or an error with the status of a success. object_store takes any XML
+/// Returns whether an answer is a listing, and not what a proxy says, or an error with the status of a success. object_store takes any XML
 /// for one of nothing, and an archive would seem to be empty. A listing says whether it is all (S3 and Google: `IsTruncated`;
 /// Azure: `NextMarker`).
 fn is_a_listing(body: &[u8]) -> bool {
@@ -296,13 +296,13 @@ impl Element {
         }
     }
 
-    /// Whether object_store takes the key. Its reader of XML leaves out blanks at both ends, and makes another key of it.
+    /// Returns whether object_store takes the key. Its reader of XML leaves out blanks at both ends, and makes another key of it.
     fn is_sound(&self) -> bool {
         self.is_text && Path::parse(&self.key).is_ok() && self.key.trim() == self.key
     }
 }
 
-/// What a reference stands for, such as `amp` or `#x1`.
+/// Returns what a reference stands for, such as `amp` or `#x1`.
 pub(super) fn character(name: &quick_xml::events::BytesRef<'_>) -> Option<String> {
     if let Ok(Some(c)) = name.resolve_char_ref() {
         return Some(c.to_string());

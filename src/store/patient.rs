@@ -45,7 +45,7 @@ impl<S: ObjectStore> Patient<S> {
         Self { inner: Arc::new(inner) }
     }
 
-    /// What it wraps.
+    /// Returns what it wraps.
     pub(super) fn inner(&self) -> Arc<S> {
         Arc::clone(&self.inner)
     }

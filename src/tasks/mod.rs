@@ -52,7 +52,7 @@ macro_rules! tasks {
                 }
             }
 
-            /// What its failure means for the service.
+            /// Returns what its failure means for the service.
             pub fn weight(self) -> Weight {
                 match self {
                     $(Self::$ident => Weight::$weight,)*
@@ -88,7 +88,7 @@ tasks! {
 }
 
 impl Task {
-    /// Whether it works for Postgres, not for Kafka.
+    /// Returns whether it works for Postgres, not for Kafka.
     pub fn is_of_postgres(self) -> bool {
         self >= Self::WalOpen
     }
@@ -121,19 +121,19 @@ pub struct Tasks {
 }
 
 impl Tasks {
-    /// What fails now, by task and then by the order in which those that report were made.
+    /// Returns what fails now, by task and then by the order in which those that report were made.
     pub fn failing(&self) -> Vec<Failure> {
         self.lock().values().cloned().collect()
     }
 
-    /// How many of `task` fail now, and since when the first of them.
+    /// Returns how many of `task` fail now, and since when the first of them.
     pub fn failing_of(&self, task: Task) -> (usize, Option<DateTime<Utc>>) {
         let failing = self.lock();
         let since = failing.range((task, 0)..=(task, u64::MAX)).map(|(_, failure)| failure.since);
         (since.clone().count(), since.min())
     }
 
-    /// Where `task` reports about `about`.
+    /// Returns where `task` reports about `about`.
     pub(crate) fn reporter(self: &Arc<Self>, task: Task, about: impl Into<Arc<str>>) -> Reporter {
         let id = self.reporters.fetch_add(1, Ordering::Relaxed);
         Reporter { tasks: Arc::clone(self), task, id, about: about.into() }

@@ -48,7 +48,7 @@ pub fn start(format: Option<LogFormat>, level: &str) -> Result<()> {
     started.or_err(Kind::Internal, || "logging cannot be started".into())
 }
 
-/// What writes events of the format to `out`.
+/// Returns what writes events of the format to `out`.
 fn subscriber<W>(format: LogFormat, is_terminal: bool, filter: EnvFilter, out: W) -> Box<dyn Subscriber + Send + Sync>
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,

@@ -86,7 +86,7 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Whether all parts of a backup are there, and sound.
+    /// Returns whether all parts of a backup are there, and sound.
     async fn parts(&mut self, stream: &StreamId, commit: &str, brief: &Brief) -> Result<bool> {
         let (mut found, mut more) = (Vec::new(), 0_u64);
         let mut tell = |object: &str, error: Error| match found.len() {
@@ -128,7 +128,7 @@ impl Work<'_> {
     }
 }
 
-/// What an incremental backup lacks of all that it builds on; none if nothing. What is known of others on the way is `told` already.
+/// Returns what an incremental backup lacks of all that it builds on; none if nothing. What is known of others on the way is `told` already.
 fn lacks(parent: &Parent, whole: &Whole, told: &mut BTreeMap<String, Option<String>>) -> Option<String> {
     let (mut way, mut at) = (Vec::new(), parent);
     let lacks = loop {

@@ -30,7 +30,7 @@ impl Answer {
         }
     }
 
-    /// What is no failure, and yet to be known.
+    /// Returns what is no failure, and yet to be known.
     pub(super) fn warning(check: &'static str, detail: String, hint: &str) -> Self {
         Self { check, ok: true, warning: true, detail, hint: Some(hint.to_owned()), kind: None }
     }

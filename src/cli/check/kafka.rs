@@ -45,7 +45,7 @@ async fn ask(kafka: &Kafka) -> Result<Vec<Answer>> {
     Ok(answers)
 }
 
-/// Whether this client may take part in the group, and who else does.
+/// Returns whether this client may take part in the group, and who else does.
 async fn group(cluster: &Cluster, kafka: &Kafka) -> Result<Vec<Answer>> {
     if let Err(error) = cluster.may_join(&kafka.group_id).await {
         return if error.kind() == Kind::Denied { Ok(vec![Answer::of("rights", Err(error))]) } else { Err(error) };

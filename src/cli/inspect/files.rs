@@ -113,7 +113,7 @@ fn file(archive: &Url, stream: &StreamId, segment: &SegmentRef) -> File {
     }
 }
 
-/// Where an engine finds the object: a path on a local archive, else its URL.
+/// Returns where an engine finds the object: a path on a local archive, else its URL.
 fn address(archive: &Url, object: &str) -> String {
     match archive.to_file_path() {
         Ok(root) if archive.scheme() == "file" => root.join(object).display().to_string(),

@@ -165,7 +165,7 @@ pub(crate) async fn run(args: &Args, config: &Config) -> Result<()> {
     unreadable.map_or(Ok(()), Err)
 }
 
-/// What a stream holds, of a write-ahead log to which moments it leads, and which of its backups are passed over. None if its
+/// Returns what a stream holds, of a write-ahead log to which moments it leads, and which of its backups are passed over. None if its
 /// chain has not begun.
 async fn look(
     store: &Store,
@@ -318,12 +318,12 @@ fn table(rows: &[Row], damaged: &[(StreamId, Error)], now: DateTime<Utc>) -> Str
     human::table(HEADINGS, RIGHT, &rows)
 }
 
-/// Whether a name without the number of a generation looks like one with it.
+/// Returns whether a name without the number of a generation looks like one with it.
 fn ends_with_a_number(name: &str) -> bool {
     name.rsplit_once('.').is_some_and(|(_, end)| !end.is_empty() && end.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-/// What is kept of state, in a table of its own; nothing if nothing is.
+/// Returns what is kept of state, in a table of its own; nothing if nothing is.
 fn state_table(rows: &[Row]) -> String {
     if rows.is_empty() {
         return String::new();

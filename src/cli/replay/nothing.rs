@@ -6,7 +6,7 @@ use crate::config::TopicPattern;
 use crate::replay::{Query, Source};
 use crate::time;
 
-/// What of `query` finds no record in `sources`, as warnings.
+/// Returns what of `query` finds no record in `sources`, as warnings.
 pub(super) fn unmatched(sources: &[Source], query: &Query) -> Vec<String> {
     let mut warnings = Vec::new();
     if let Some(partitions) = &query.partitions {

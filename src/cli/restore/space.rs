@@ -38,7 +38,7 @@ pub(super) struct Disk {
 }
 
 impl Disk {
-    /// What is to be known of it before it is filled.
+    /// Returns what is to be known of it before it is filled.
     ///
     /// # Errors
     /// [`Kind::Full`] if it cannot hold what comes.
@@ -120,7 +120,7 @@ fn path_of_c(place: &Path) -> std::io::Result<CString> {
     CString::new(place.as_os_str().as_bytes()).map_err(std::io::Error::other)
 }
 
-/// How many bytes a process without rights of its own may still write.
+/// Returns how many bytes a process without rights of its own may still write.
 #[expect(unsafe_code, reason = "statvfs is a function of C")]
 fn free(place: &Path) -> std::io::Result<u64> {
     let path = path_of_c(place)?;
@@ -134,7 +134,7 @@ fn free(place: &Path) -> std::io::Result<u64> {
     Ok(facts.f_bavail.saturating_mul(facts.f_frsize))
 }
 
-/// Whether a file system may compress what is written: ZFS, Btrfs, bcachefs (their `f_type`, statfs(2)).
+/// Returns whether a file system may compress what is written: ZFS, Btrfs, bcachefs (their `f_type`, statfs(2)).
 #[expect(unsafe_code, reason = "statfs is a function of C")]
 fn compresses(place: &Path) -> std::io::Result<bool> {
     let path = path_of_c(place)?;

@@ -94,7 +94,7 @@ pub(super) fn postgres(config: &Config, postgres: &Postgres) -> BTreeMap<String,
     all.into_iter().collect()
 }
 
-/// What every connector has: its name, and the archive.
+/// Returns what every connector has: its name, and the archive.
 fn archive(config: &Config, name: &str, class: &str) -> Vec<(String, String)> {
     let options = config.archive.options.iter();
     let options = options.map(|(name, value)| (format!("archive.options.{name}"), masked(name, value)));

@@ -231,7 +231,7 @@ fn change(
     ready(done.into_response())
 }
 
-/// Whether the caller may make a change; either leaves a trail.
+/// Returns whether the caller may make a change; either leaves a trail.
 fn allowed(
     app: &App,
     (name, what): (&str, &str),

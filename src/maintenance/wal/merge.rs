@@ -82,7 +82,7 @@ impl Merger<'_> {
     }
 }
 
-/// From where to where segments go that follow each other without a hole.
+/// Returns from where to where segments go that follow each other without a hole.
 fn range_of(segments: &[SegmentRef]) -> Option<(i64, i64)> {
     let mut ranges = segments.iter().filter_map(|segment| segment.partitions.first());
     let first = ranges.next()?;

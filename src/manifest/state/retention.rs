@@ -34,7 +34,7 @@ pub async fn expirable(chain: &Chain, horizon: DateTime<Utc>) -> Result<Option<R
     Ok(held.map(|version| kept.start..version.number).filter(|range| !range.is_empty()))
 }
 
-/// What these versions add up to.
+/// Returns what these versions add up to.
 pub async fn sum(chain: &Chain, range: Range<i64>) -> Result<Retired> {
     let mut sum = Retired::default();
     for part in parts(range) {
@@ -145,7 +145,7 @@ mod tests {
         listed.iter().map(|object| object.location.to_string()).collect()
     }
 
-    /// What is told from a horizon on: there, and about each time at which a version was found.
+    /// Returns what is told from a horizon on: there, and about each time at which a version was found.
     async fn told(store: &Store, from: i64, times: &[i64]) -> Vec<Option<Version>> {
         let (chain, mut told) = (opened(store).await, Vec::new());
         let about: BTreeSet<i64> = times.iter().flat_map(|time| [*time, time + 1]).chain([from]).collect();

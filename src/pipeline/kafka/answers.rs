@@ -53,7 +53,7 @@ impl Committer {
         self.shared.send(TaskEvent::Ended { segmenter: self.segmenter });
     }
 
-    /// Where a partition is read on, with the record before it that the broker is asked about.
+    /// Returns where a partition is read on, with the record before it that the broker is asked about.
     pub(super) fn resume(&self, partition: i32, next: i64) -> Resume {
         divergence::resume(self.checkpoints.chain(), &self.earlier, partition, next)
     }
@@ -94,7 +94,7 @@ impl Committer {
         self.shared.send(TaskEvent::GenerationEnds { segmenter: self.segmenter, cut: Some(cut) });
     }
 
-    /// Where a log left what is archived of it.
+    /// Returns where a log left what is archived of it.
     async fn left_at(&self, partition: i32, diverged: EpochAt) -> i64 {
         let mut backoff = self.backoff(Task::KafkaPositions);
         loop {

@@ -111,7 +111,7 @@ impl Ledger {
         }
     }
 
-    /// Whether it must be looked what others have claimed: of a partition that is new here, and now and then of one that
+    /// Returns whether it must be looked what others have claimed: of a partition that is new here, and now and then of one that
     /// nobody is known to have.
     pub(super) fn wants_others(&self, report: &Report, now: DateTime<Utc>) -> bool {
         self.topics.get(&report.stream).is_some_and(|topic| {
@@ -169,12 +169,12 @@ impl Ledger {
         }
     }
 
-    /// Up to when a partition is complete.
+    /// Returns up to when a partition is complete.
     pub(super) fn complete_through(&self, generation: &TopicGeneration, partition: i32) -> Option<DateTime<Utc>> {
         Some(self.topics.get(generation)?.parts.get(&partition)?.claim?.complete_through)
     }
 
-    /// Up to when a topic is complete, as far as this process answers for it: of the partitions that it reads, and those that
+    /// Returns up to when a topic is complete, as far as this process answers for it: of the partitions that it reads, and those that
     /// nobody is known to read.
     pub(super) fn topic_complete_through(&self, generation: &TopicGeneration) -> Option<DateTime<Utc>> {
         let topic = self.topics.get(generation)?;

@@ -49,7 +49,7 @@ pub(super) struct Told {
 }
 
 impl Told {
-    /// What a segmenter has to report.
+    /// Returns what a segmenter has to report.
     pub(super) fn of(segmenter: &Segmenter) -> Self {
         let report = Report {
             stream: segmenter.stream.clone(),
@@ -77,7 +77,7 @@ impl Cadence {
         Self { looked: now, reported: now, stood: 0 }
     }
 
-    /// Whether a report is due; if so, it is noted as made.
+    /// Returns whether a report is due; if so, it is noted as made.
     pub(super) fn is_due<'a>(&mut self, segmenters: impl Iterator<Item = &'a Segmenter>, now: Instant) -> bool {
         self.is_due_at(now, || segmenters.map(Segmenter::marks).fold(0, u64::wrapping_add))
     }
@@ -196,7 +196,7 @@ impl Watch {
         Ok(())
     }
 
-    /// Where the partitions end. Of one that has no leader now it is not known.
+    /// Returns where the partitions end. Of one that has no leader now it is not known.
     async fn ends(&self, told: &[Told]) -> Result<Ends> {
         let at = |report: &Report, partition| TopicPartition { topic: Arc::clone(&report.topic), partition };
         let all = told.iter().map(|told| &told.report);

@@ -54,7 +54,7 @@ impl Earlier {
         self.0.iter().find(|chain| chain.position(partition).is_some())
     }
 
-    /// Up to where a partition's log is what these generations have of it: to the end of what is archived, or to where it was
+    /// Returns up to where a partition's log is what these generations have of it: to the end of what is archived, or to where it was
     /// cut.
     pub(super) fn left_at(&self, partition: i32) -> Option<i64> {
         let holder = self.holder(partition)?;
@@ -72,7 +72,7 @@ fn holder<'a>(chain: &'a Chain, earlier: &'a Earlier, partition: i32) -> Option<
     }
 }
 
-/// Where a partition is read on, at `next`, and the last archived record before it. A partition that has nothing in its
+/// Returns where a partition is read on, at `next`, and the last archived record before it. A partition that has nothing in its
 /// generation yet goes on where the one before ends: its last record is there.
 pub(super) fn resume(chain: &Chain, earlier: &Earlier, partition: i32, next: i64) -> Resume {
     let ends_there = |chain: &&Chain| chain.position(partition).is_some_and(|range| range.end == next);
@@ -80,7 +80,7 @@ pub(super) fn resume(chain: &Chain, earlier: &Earlier, partition: i32, next: i64
     Resume { next, last: last.map(|last| EpochAt { offset: last.offset, leader_epoch: last.leader_epoch }) }
 }
 
-/// Where a log left what is archived of it, in this generation or, while that has nothing, in an earlier one.
+/// Returns where a log left what is archived of it, in this generation or, while that has nothing, in an earlier one.
 pub(super) async fn left_at(
     store: &Store,
     chain: &Chain,

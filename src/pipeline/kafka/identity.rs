@@ -63,7 +63,7 @@ pub async fn admit(store: &Store, kafka: &Kafka, cluster: &Cluster) -> Result<()
     }
 }
 
-/// Whether the chain of `generation` is of another cluster than the one that was found, and that one was confirmed.
+/// Returns whether the chain of `generation` is of another cluster than the one that was found, and that one was confirmed.
 ///
 /// # Errors
 /// As [`admit`].

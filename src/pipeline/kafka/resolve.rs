@@ -108,7 +108,7 @@ impl Known {
         }
     }
 
-    /// Where a partition begins, if a broker says.
+    /// Returns where a partition begins, if a broker says.
     fn start(&self, partition: i32, start_offsets: &StartOffsets) -> Option<i64> {
         let archived = self.earlier.left_at(partition);
         let last = self.earlier.holder(partition).and_then(|holder| holder.last_record(partition));
@@ -195,7 +195,7 @@ async fn resolve(
     Ok((resolved, unresolved))
 }
 
-/// What of a request has no answer, by topic.
+/// Returns what of a request has no answer, by topic.
 fn unanswered(request: &Request, resolved: &[Resolved], mut failures: Failures, waits: &mut Waits) -> Vec<Unresolved> {
     let found: BTreeSet<(&str, i32)> =
         resolved.iter().flat_map(|one| one.offsets.iter().map(|(partition, _)| (&*one.topic, *partition))).collect();
@@ -239,7 +239,7 @@ async fn describe(shared: &Shared, asked: &[TopicPartition], failures: &mut Fail
     Ok(wanted)
 }
 
-/// What the archive has of the topics.
+/// Returns what the archive has of the topics.
 async fn known(asking: &Asking<'_>, wanted: Vec<Wanted>, failures: &mut Failures) -> Result<Vec<Known>> {
     if wanted.is_empty() {
         return Ok(Vec::new());
@@ -270,7 +270,7 @@ async fn known(asking: &Asking<'_>, wanted: Vec<Wanted>, failures: &mut Failures
     Ok(sound)
 }
 
-/// What the archive has of one topic, of which it may hold these generations, oldest first.
+/// Returns what the archive has of one topic, of which it may hold these generations, oldest first.
 async fn known_of(asking: &Asking<'_>, wanted: Wanted, generations: &[TopicGeneration]) -> Result<Known> {
     let (generation, chain) = present_generation(asking, &wanted, generations).await?;
     let all = 0..wanted.info.partitions.max(0);
@@ -313,7 +313,7 @@ async fn present_generation(
     Ok((TopicGeneration::new(&asking.kafka.cluster, &*wanted.topic, 0), None))
 }
 
-/// Whether the generation before `newest` had that topic id. Ids never come back, so a broker that tells it has not yet heard
+/// Returns whether the generation before `newest` had that topic id. Ids never come back, so a broker that tells it has not yet heard
 /// that the topic was created again; a generation that begins for it would be the old topic's, once more.
 async fn had_before(
     store: &Store,
@@ -355,7 +355,7 @@ impl StartOffsets {
         start_offsets
     }
 
-    /// What the brokers say, and by topic why one of them says nothing of a partition.
+    /// Returns what the brokers say, and by topic why one of them says nothing of a partition.
     async fn listed(
         kafka: &Kafka,
         shared: &Shared,
@@ -389,7 +389,7 @@ impl StartOffsets {
         Ok((start_offsets, refused))
     }
 
-    /// Where a partition of `generation` begins. A topic's first generation begins as configured; a later one with its first record,
+    /// Returns where a partition of `generation` begins. A topic's first generation begins as configured; a later one with its first record,
     /// or where the `archived` of the same topic ends: what retention has removed behind it is found to be a gap. If its log
     /// ends before that, it was cut, too; where, the broker tells if the epoch of its last record is known.
     fn of(&self, at: &TopicPartition, archived: Option<(i64, bool)>, generation: &TopicGeneration) -> Option<i64> {

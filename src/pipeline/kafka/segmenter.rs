@@ -175,13 +175,13 @@ impl Segmenter {
         }
     }
 
-    /// Whether the segmenter carries a partition, and what that waits for.
+    /// Returns whether the segmenter carries a partition, and what that waits for.
     pub(super) fn carries(&self, partition: i32) -> Option<Option<Wait>> {
         let part = usize::try_from(partition).ok().and_then(|index| self.parts.get(index)?.as_ref());
         part.map(|part| part.held)
     }
 
-    /// Where a partition is read next, and what it waits for.
+    /// Returns where a partition is read next, and what it waits for.
     pub(super) fn stands(&self, partition: i32) -> Option<(i64, Option<Wait>)> {
         let part = usize::try_from(partition).ok().and_then(|index| self.parts.get(index)?.as_ref());
         part.map(|part| (part.next, part.held))
@@ -224,7 +224,7 @@ impl Segmenter {
         }
     }
 
-    /// Whether the segmenter must read a partition again because segment number `seq` of it was dropped.
+    /// Returns whether the segmenter must read a partition again because segment number `seq` of it was dropped.
     pub(super) fn misses(&mut self, partition: i32, seq: u64) -> bool {
         self.part_mut(partition).is_some_and(|part| part.again_after < seq)
     }
@@ -331,7 +331,7 @@ impl Segmenter {
         }
     }
 
-    /// How many segments ended so far; each is in a checkpoint once [`Segmenter::committed`] has reached its number.
+    /// Returns how many segments ended so far; each is in a checkpoint once [`Segmenter::committed`] has reached its number.
     pub(super) fn sealed(&self) -> u64 {
         self.sealed
     }
@@ -340,7 +340,7 @@ impl Segmenter {
         self.committed
     }
 
-    /// Whether nothing of the segmenter is under way any more.
+    /// Returns whether nothing of the segmenter is under way any more.
     pub(super) fn is_idle(&self) -> bool {
         !self.busy && self.steps.is_empty() && self.since.is_none() && self.committed == self.sealed
     }
@@ -355,7 +355,7 @@ impl Segmenter {
         Some((step, self.writer.take()))
     }
 
-    /// Whether there is a step that [`Segmenter::next_step`] would give now.
+    /// Returns whether there is a step that [`Segmenter::next_step`] would give now.
     pub(super) fn is_ready(&self, now: Instant) -> bool {
         !self.busy && !self.steps.is_empty() && self.retry_at.is_none_or(|at| now >= at)
     }
@@ -401,7 +401,7 @@ impl Segmenter {
         }
     }
 
-    /// Which partitions to pause, and which to resume and from where, so that fetching agrees with what the segmenter can
+    /// Returns which partitions to pause, and which to resume and from where, so that fetching agrees with what the segmenter can
     /// take. `full`: the process holds all the memory that it may.
     pub(super) fn reconcile(&mut self, full: bool) -> (Vec<i32>, Vec<(i32, i64)>) {
         let waiting = self.sealed - self.committed;
@@ -421,7 +421,7 @@ impl Segmenter {
         (pause, resume)
     }
 
-    /// Whether the segmenter holds more finished segments than it may, because the store does not take them.
+    /// Returns whether the segmenter holds more finished segments than it may, because the store does not take them.
     pub(super) fn is_backed_up(&self) -> bool {
         self.sealed - self.committed >= MOST_WAITING
     }
@@ -488,7 +488,7 @@ impl Segmenter {
         }
     }
 
-    /// Where the archive stands for each partition, as far as this segmenter knows.
+    /// Returns where the archive stands for each partition, as far as this segmenter knows.
     fn committed_offsets(&self) -> Vec<(i32, i64)> {
         self.live().map(|(partition, part)| (partition, part.committed)).collect()
     }

@@ -120,7 +120,7 @@ pub(super) mod tests {
     use super::*;
     use crate::tasks::{Task, Tasks};
 
-    /// What a topic shows of which nothing is known.
+    /// Returns what a topic shows of which nothing is known.
     pub(in crate::pipeline::kafka) fn shown() -> Shown {
         let reporter = Arc::<Tasks>::default().reporter(Task::KafkaSpool, "a");
         Shown::new("a".into(), Totals::default(), reporter)

@@ -173,7 +173,7 @@ impl Watch {
     }
 }
 
-/// Why a partition stands still, if it has for long enough.
+/// Returns why a partition stands still, if it has for long enough.
 fn judge(
     status: &PartitionStatus,
     still: &Still,

@@ -137,7 +137,7 @@ const UNREADY_AFTER: TimeDelta = TimeDelta::seconds(30);
 const UNREADY_UNCLAIMED: TimeDelta = TimeDelta::seconds(60);
 
 impl Stall {
-    /// Whether the process does not do its work because of it.
+    /// Returns whether the process does not do its work because of it.
     pub fn is_failure(&self, now: DateTime<Utc>) -> bool {
         match self.cause {
             Cause::OpenTransaction => false,
@@ -207,7 +207,7 @@ impl Cause {
         }
     }
 
-    /// What it is, in words.
+    /// Returns what it is, in words.
     pub fn text(self) -> &'static str {
         match self {
             Self::Unreadable => "what comes next cannot be decoded",

@@ -95,7 +95,7 @@ impl Verified {
     }
 }
 
-/// Where the range `[start, end)` of a partition ends, now that its topic is known to have another generation, whose log ends
+/// Returns where the range `[start, end)` of a partition ends, now that its topic is known to have another generation, whose log ends
 /// at `latest`. A record comes after those before it: if the last one lies where the new log has nothing, all are of the
 /// old generation. Otherwise those are that came before the old id was last seen; what the new generation has comes again in its own
 /// chain.
@@ -106,7 +106,7 @@ pub(super) fn kept(start: i64, end: i64, verified: Option<i64>, latest: Option<i
     }
 }
 
-/// Whether a topic's id shows that it was deleted and created again. A broker without ids shows nothing.
+/// Returns whether a topic's id shows that it was deleted and created again. A broker without ids shows nothing.
 pub(super) fn is_recreated(archived: Option<&str>, now: Option<&str>) -> bool {
     matches!((archived, now), (Some(archived), Some(now)) if archived != now)
 }

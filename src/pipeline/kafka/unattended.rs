@@ -98,7 +98,7 @@ impl Marks {
         }
     }
 
-    /// What nobody has brought on for too long.
+    /// Returns what nobody has brought on for too long.
     fn unattended(&self, now: DateTime<Utc>) -> Partitions {
         let mut found = Partitions::new();
         for ((topic, partition), _) in self.0.iter().filter(|(_, mark)| now - mark.since >= TOLD_AFTER) {
@@ -181,7 +181,7 @@ impl Unattended {
     }
 }
 
-/// Up to when partitions are claimed to be complete, by topic, whatever the generation: later is newer.
+/// Returns up to when partitions are claimed to be complete, by topic, whatever the generation: later is newer.
 fn newest_claims(known: &[Coverage]) -> BTreeMap<String, BTreeMap<i32, DateTime<Utc>>> {
     let mut newest: BTreeMap<String, BTreeMap<i32, DateTime<Utc>>> = BTreeMap::new();
     for (stream, topic) in known.iter().flat_map(|coverage| &coverage.topics) {

@@ -14,7 +14,7 @@ use crate::source::kafka::{Cluster, OffsetAt, TopicPartition};
 pub(super) struct Untold(BTreeSet<TopicPartition>);
 
 impl Untold {
-    /// Which of `asked` are worth a look into the archive, and by topic why the others are not.
+    /// Returns which of `asked` are worth a look into the archive, and by topic why the others are not.
     pub(super) async fn told(
         &self,
         cluster: &Cluster,

@@ -93,7 +93,7 @@ pub(crate) async fn run(mut task: BackupTask) {
     }
 }
 
-/// Why a backup is due, if it is. Backups by hand and of other processes count, if they lead to the end of the archive.
+/// Returns why a backup is due, if it is. Backups by hand and of other processes count, if they lead to the end of the archive.
 async fn due(task: &BackupTask) -> Result<Option<String>> {
     let now = task.status.now();
     let (Some(every), Some(system_id)) = (task.config.base_backup.every, now.system_id) else { return Ok(None) };

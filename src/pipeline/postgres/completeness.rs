@@ -52,7 +52,7 @@ impl Completeness {
         self.durable_on
     }
 
-    /// Up to when which timeline is complete, once the archive has come to a place on it.
+    /// Returns up to when which timeline is complete, once the archive has come to a place on it.
     pub(super) fn through(&self) -> Option<(u32, Lsn, DateTime<Utc>)> {
         let (timeline, end, through) = self.complete?;
         Some((timeline?, end, through))

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Kind};
 
-/// Whether an error before the first success means that the configuration is wrong, and a retry helps nobody.
+/// Returns whether an error before the first success means that the configuration is wrong, and a retry helps nobody.
 pub(super) fn is_final(error: &Error) -> bool {
     matches!(error.kind(), Kind::Config | Kind::Denied | Kind::Unsupported)
 }

@@ -189,7 +189,7 @@ impl Receiver {
         }
     }
 
-    /// Whether the server has no more of the WAL that it was asked for. Where its answer may be of the slot, the catalog
+    /// Returns whether the server has no more of the WAL that it was asked for. Where its answer may be of the slot, the catalog
     /// tells what became of that.
     async fn has_removed(&self, error: &Error, host: &str) -> Result<bool> {
         if !is_wrong_state(error) {

@@ -23,7 +23,7 @@ pub(super) struct WalScan {
 }
 
 impl WalScan {
-    /// Whether the scan has come just to this place.
+    /// Returns whether the scan has come just to this place.
     pub(super) fn is_at(&self, timeline: u32, at: Lsn) -> bool {
         self.timeline == timeline && self.scanner.position() == at
     }
@@ -95,7 +95,7 @@ async fn through(shared: &Shared, timeline: u32, switch: Lsn, segments: &[Segmen
     Ok(scanner)
 }
 
-/// Where a timeline left its parent: 0/0 for the first, the greatest LSN where its history is not archived.
+/// Returns where a timeline left its parent: 0/0 for the first, the greatest LSN where its history is not archived.
 pub(super) async fn switch_of(store: &Store, chain: &Chain, timeline: u32) -> Result<Lsn> {
     let Some(key) = chain.history_key(timeline).filter(|_| timeline > 1) else { return Ok(Lsn(0)) };
     let history = store.get(&key).await?;

@@ -107,7 +107,7 @@ impl Status {
         now
     }
 
-    /// How long the receiver's thread has been held up: no time where there is no receiver.
+    /// Returns how long the receiver's thread has been held up: no time where there is no receiver.
     pub fn silent_for(&self, now: Instant) -> Duration {
         let beat = *self.beat.lock().unwrap_or_else(PoisonError::into_inner);
         beat.map_or(Duration::ZERO, |beat| now.saturating_duration_since(beat))
@@ -127,12 +127,12 @@ impl Status {
         *self.beat.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// Whether WAL comes from a server.
+    /// Returns whether WAL comes from a server.
     pub(super) fn is_connected(&self) -> bool {
         self.lock().now.connected
     }
 
-    /// Whether WAL comes from the newest timeline that is archived: what an older one needs no more, the server's own may.
+    /// Returns whether WAL comes from the newest timeline that is archived: what an older one needs no more, the server's own may.
     pub(super) fn is_at_newest(&self, chain: &Chain) -> bool {
         let now = &self.lock().now;
         let newest = chain.positions().map(|position| position.partition.cast_unsigned()).max();
@@ -150,7 +150,7 @@ impl Status {
         change(&mut self.lock().now);
     }
 
-    /// Up to when which timeline is complete, once the archive has come to a place on it.
+    /// Returns up to when which timeline is complete, once the archive has come to a place on it.
     pub(super) fn complete(&self) -> Option<(u32, Lsn, DateTime<Utc>)> {
         self.lock().completeness.through()
     }

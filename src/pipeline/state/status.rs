@@ -33,7 +33,7 @@ pub struct KindStatus {
 pub struct PublishedState(Mutex<StateStatus>);
 
 impl PublishedState {
-    /// What is known now.
+    /// Returns what is known now.
     pub fn status(&self) -> StateStatus {
         self.lock().clone()
     }

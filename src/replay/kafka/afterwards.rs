@@ -75,7 +75,7 @@ pub(super) async fn settle(target: &Target, made: &mut Made) -> Result<Vec<After
     Ok(all)
 }
 
-/// What is left to do for a topic. What somebody has set meanwhile stays as it is.
+/// Returns what is left to do for a topic. What somebody has set meanwhile stays as it is.
 fn due(topic: &MadeTopic, facts: &TopicFacts) -> Afterwards {
     let mut due = Afterwards { topic: topic.topic.clone(), ..Afterwards::default() };
     if facts.config.is_none() {
@@ -136,7 +136,7 @@ async fn give(target: &Target, facts: &TopicFacts, done: &mut Afterwards) -> Res
     Ok(())
 }
 
-/// Whether asking again is of no use: the setting, a policy, or a right (ALTER_CONFIGS) is in the way.
+/// Returns whether asking again is of no use: the setting, a policy, or a right (ALTER_CONFIGS) is in the way.
 fn is_refusal(error: &Error) -> bool {
     matches!(error.kind(), Kind::Config | Kind::Denied)
 }

@@ -56,7 +56,7 @@ impl Connection {
         Self { properties: BTreeMap::from([(BOOTSTRAP.to_owned(), bootstrap.to_owned())]) }
     }
 
-    /// What the file at `path` says: `key=value` lines of librdkafka's properties, `#` before a comment, as kcat reads
+    /// Returns what the file at `path` says: `key=value` lines of librdkafka's properties, `#` before a comment, as kcat reads
     /// them. `bootstrap`, if given, replaces what the file names.
     ///
     /// # Errors
@@ -104,7 +104,7 @@ impl Connection {
         self.properties.get(BOOTSTRAP).map_or("", String::as_str)
     }
 
-    /// Whether nobody but the replay says how records are compressed.
+    /// Returns whether nobody but the replay says how records are compressed.
     pub(super) fn leaves_compression(&self) -> bool {
         !self.properties.keys().any(|key| key.starts_with("compression."))
     }

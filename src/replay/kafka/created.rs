@@ -23,7 +23,7 @@ pub(super) struct Understood {
     pub(super) both_limits: bool,
 }
 
-/// Whether `topic` is one that has to be compacted for its owner to start.
+/// Returns whether `topic` is one that has to be compacted for its owner to start.
 pub(super) fn is_compacted(topic: &str) -> bool {
     Regex::new(COMPACTED).is_ok_and(|names| names.is_match(topic))
 }

@@ -28,7 +28,7 @@ impl<'a> Wanted<'a> {
         Self { topic: &create.topic, partitions: create.partitions, config }
     }
 
-    /// What the topic shall be in the end, as far as the archive says.
+    /// Returns what the topic shall be in the end, as far as the archive says.
     fn in_the_end(create: &'a Create) -> Self {
         let mut config = create.given.needed.clone();
         config.extend(create.given.wished());
@@ -36,13 +36,13 @@ impl<'a> Wanted<'a> {
     }
 }
 
-/// Whether the target does not take a setting, or the value, by its nature or its policy. It does not say which.
+/// Returns whether the target does not take a setting, or the value, by its nature or its policy. It does not say which.
 fn is_about_settings(code: RDKafkaErrorCode) -> bool {
     use RDKafkaErrorCode::{InvalidConfig, InvalidRequest, PolicyViolation};
     matches!(code, InvalidConfig | InvalidRequest | PolicyViolation)
 }
 
-/// Which of `wished` the target does not take beside `needed`, tried one by one.
+/// Returns which of `wished` the target does not take beside `needed`, tried one by one.
 async fn refused<F: Future<Output = Result<bool>>>(
     needed: &Config,
     wished: &Config,
@@ -86,7 +86,7 @@ impl Target {
         Ok(())
     }
 
-    /// What the cluster has against creating topics, as problems: it is asked to look only (`validateOnly` of CreateTopics), at the
+    /// Returns what the cluster has against creating topics, as problems: it is asked to look only (`validateOnly` of CreateTopics), at the
     /// names, the settings, its own policies and the rights.
     pub(super) async fn refusals(&self, missing: &[Create]) -> Result<Vec<String>> {
         let told = |(topic, code)| match code {

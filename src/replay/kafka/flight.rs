@@ -38,7 +38,7 @@ impl Flight {
         self.sent = (self.sent.0 + bytes, self.sent.1 + 1);
     }
 
-    /// Whether more may be sent while `waiting` records have not arrived. Their bytes are not known, so an average is
+    /// Returns whether more may be sent while `waiting` records have not arrived. Their bytes are not known, so an average is
     /// taken; the queue's own limit holds besides.
     pub(super) fn has_room(&mut self, waiting: u64, now: Instant) -> bool {
         let (bytes, records) = self.sent;

@@ -40,7 +40,7 @@ impl Create {
         config.join(" ")
     }
 
-    /// What the archive says of it, and it does not get.
+    /// Returns what the archive says of it, and it does not get.
     pub(super) fn lacking(&self) -> Option<String> {
         let left_out = &self.given.left_out;
         (!left_out.is_empty()).then(|| format!("{} does not get {}", self.topic, left_out.join("; ")))
@@ -95,7 +95,7 @@ impl Settings<'_> {
         self.number("segment.bytes").map_or(u64::MAX, i64::unsigned_abs)
     }
 
-    /// Whether batches stay as the producer has compressed them. Others are compressed again, or not at all, before
+    /// Returns whether batches stay as the producer has compressed them. Others are compressed again, or not at all, before
     /// their size is looked at (LogValidator).
     fn keeps_compression(&self) -> bool {
         self.config.and_then(|config| config.get("compression.type")).is_none_or(|kind| kind == "producer")
@@ -145,7 +145,7 @@ impl<'a> Around<'a> {
         self.archived?.get(&parts.first()?.stream.topic)
     }
 
-    /// How a topic that the replay has not made is not set as the archive says.
+    /// Returns how a topic that the replay has not made is not set as the archive says.
     fn difference(&self, topic: &str, facts: &TopicFacts, parts: &[&Part]) -> Option<String> {
         let made = self.made.is_some_and(|made| made.topics.iter().any(|one| one.topic == topic));
         let archived = self.archived(parts).filter(|_| !made)?;
@@ -189,7 +189,7 @@ pub(super) fn suspects(
     targets.filter_map(|(topic, parts)| Some((topic.to_owned(), suspect(topic, &parts)?))).collect()
 }
 
-/// What stands against the plan, and what has to be done for it.
+/// Returns what stands against the plan, and what has to be done for it.
 pub(super) fn check(
     plan: &Plan,
     facts: &BTreeMap<String, TopicFacts>,
@@ -283,7 +283,7 @@ fn missing(
     Create { topic: topic.to_owned(), partitions, given: settings::given(needed, archived, largest) }
 }
 
-/// What the brokers will remove once the topic is set as archived.
+/// Returns what the brokers will remove once the topic is set as archived.
 fn in_the_end(create: &Create, parts: &[&Part], around: Around<'_>) -> Vec<String> {
     if around.settings == When::Safe {
         return Vec::new();
@@ -321,7 +321,7 @@ fn fewer_replicas(topic: &str, archived: Option<&Archived>, broker: &Settings<'_
 /// More than any cluster has of one topic: what says more was not written by a broker.
 const MOST_PARTITIONS: i32 = 200_000;
 
-/// How many partitions the records of a topic need.
+/// Returns how many partitions the records of a topic need.
 fn partitions_of(parts: &[&Part]) -> i32 {
     let all = parts.iter().flat_map(|part| &part.partitions);
     all.map(|planned| planned.partition.saturating_add(1)).max().unwrap_or(0)
@@ -483,7 +483,7 @@ fn largest_partition(parts: &[&Part]) -> u64 {
 }
 
 impl Findings {
-    /// What the user should know, losses first.
+    /// Returns what the user should know, losses first.
     pub fn told(&self) -> Vec<String> {
         self.losses.iter().chain(&self.warnings).cloned().collect()
     }

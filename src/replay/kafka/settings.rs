@@ -30,7 +30,7 @@ pub struct Given {
     pub(super) left_out: Vec<String>,
 }
 
-/// How a topic is set that needs `needed` while records are sent, the largest batch of which may have `largest` bytes.
+/// Returns how a topic is set that needs `needed` while records are sent, the largest batch of which may have `largest` bytes.
 pub(super) fn given(needed: Config, archived: Option<&Archived>, largest: u64) -> Given {
     let mut given = Given { needed, ..Given::default() };
     let Some((archived, settings)) = archived.and_then(|known| Some((known, known.settings.as_ref()?))) else {
@@ -58,7 +58,7 @@ pub(super) fn given(needed: Config, archived: Option<&Archived>, largest: u64) -
     given
 }
 
-/// Whether a setting could delete, refuse or change what is sent.
+/// Returns whether a setting could delete, refuse or change what is sent.
 fn waits(name: &str) -> bool {
     const WAITS: [&str; 17] = [
         "cleanup.policy",
@@ -86,7 +86,7 @@ fn waits(name: &str) -> bool {
     WAITS.contains(&name) || name.starts_with("message.timestamp.") || name.ends_with(".schema.validation")
 }
 
-/// Whether the largest batch fits; none for what limits no size.
+/// Returns whether the largest batch fits; none for what limits no size.
 fn room(name: &str, value: &str, largest: u64) -> Option<bool> {
     const LIMITS: [&str; 2] = ["max.message.bytes", "segment.bytes"];
     LIMITS.contains(&name).then(|| value.parse().is_ok_and(|bytes: u64| bytes >= largest))
@@ -98,12 +98,12 @@ fn is_of_brokers(name: &str) -> bool {
 }
 
 impl Given {
-    /// What the topic is created with.
+    /// Returns what the topic is created with.
     pub(super) fn created(&self) -> Config {
         self.needed.iter().chain(&self.more).map(|(name, value)| (name.clone(), value.clone())).collect()
     }
 
-    /// What the archive says and the replay does not need.
+    /// Returns what the archive says and the replay does not need.
     pub(super) fn wished(&self) -> Config {
         let later = self.afterwards.iter().filter_map(|(name, value)| Some((name.clone(), value.clone()?)));
         self.more.clone().into_iter().chain(later).collect()
@@ -123,7 +123,7 @@ impl Given {
     }
 }
 
-/// How a topic that exists differs from what the archive says of it; none where it does not.
+/// Returns how a topic that exists differs from what the archive says of it; none where it does not.
 pub(super) fn difference(topic: &str, has: (i32, &Config, &Config), archived: &Archived) -> Option<String> {
     let (partitions, config, own) = has;
     let settings = archived.settings.as_ref()?;
@@ -143,7 +143,7 @@ pub(super) fn difference(topic: &str, has: (i32, &Config, &Config), archived: &A
     (!all.is_empty()).then(|| format!("{topic} is not set as it was archived at {at}: {}", all.join(", ")))
 }
 
-/// What one types to do `changes`, word by word.
+/// Returns what one types to do `changes`, word by word.
 pub fn command(bootstrap: &str, topic: &str, changes: &Changes) -> Vec<String> {
     // A comma ends a setting, unless it stands in brackets.
     let bracketed = |value: &str| if value.contains(',') { format!("[{value}]") } else { value.to_owned() };

@@ -134,7 +134,7 @@ impl Write for Count {
     }
 }
 
-/// How many bytes a record's are with zstd.
+/// Returns how many bytes a record's are with zstd.
 fn compressed(record: &Record<'_>) -> Result<u64> {
     let pack = || -> io::Result<u64> {
         let mut encoder = zstd::Encoder::new(Count::default(), ZSTD_LEVEL)?;

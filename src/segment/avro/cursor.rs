@@ -15,7 +15,7 @@ pub(super) enum Bad {
 }
 
 impl Bad {
-    /// What a user is told.
+    /// Returns what a user is told.
     pub(super) fn report(self) -> Error {
         let what = match self {
             Self::Short => "it ends too early",

@@ -9,7 +9,7 @@ const DELTA_BLOCK: usize = 128;
 const DELTA_MINIBLOCKS: usize = 4;
 const DELTA_MINIBLOCK: usize = DELTA_BLOCK / DELTA_MINIBLOCKS;
 
-/// How many bits it takes to write a number.
+/// Returns how many bits it takes to write a number.
 pub(super) fn width(greatest: u32) -> u32 {
     u32::BITS - greatest.leading_zeros()
 }
@@ -51,7 +51,7 @@ pub(super) fn hybrid(values: &[u32], width: u32, out: &mut Vec<u8>) {
     }
 }
 
-/// How often the first value is repeated, itself counted.
+/// Returns how often the first value is repeated, itself counted.
 fn run(values: &[u32]) -> usize {
     values.iter().take_while(|value| Some(*value) == values.first()).count()
 }

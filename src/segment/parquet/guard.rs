@@ -66,7 +66,7 @@ fn schema_of(footer: &[u8]) -> Result<(), Bad> {
     Ok(())
 }
 
-/// How many fields a `SchemaElement` says it has.
+/// Returns how many fields a `SchemaElement` says it has.
 fn children(thrift: &mut Thrift<'_>) -> Result<i64, Bad> {
     let (mut children, mut last) = (0, 0);
     while let Some(field) = thrift.field(&mut last)? {
@@ -201,7 +201,7 @@ impl Page {
     }
 }
 
-/// How many lengths stand at the beginning of a page, behind its levels: the third number of DELTA_BINARY_PACKED
+/// Returns how many lengths stand at the beginning of a page, behind its levels: the third number of DELTA_BINARY_PACKED
 /// (<https://github.com/apache/parquet-format/blob/master/Encodings.md>).
 fn lengths(column: &ColumnChunkMetaData, stored: &[u8]) -> Result<u64, Bad> {
     const DAMAGED: Bad = "a page cannot be decompressed";

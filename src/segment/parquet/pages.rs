@@ -219,7 +219,7 @@ impl Pages {
         Ok(uncompressed)
     }
 
-    /// What the footer says of the chunk; its data pages begin at `data`.
+    /// Returns what the footer says of the chunk; its data pages begin at `data`.
     fn close(&mut self, chunk: Chunk<'_>, data: usize) -> Result<ColumnCloseResult> {
         let mut encodings = vec![Encoding::RLE, chunk.encoding];
         let of_pages =

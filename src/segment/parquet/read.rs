@@ -231,7 +231,7 @@ impl Tail {
     }
 }
 
-/// Where the page indexes lie: two for each column of each row group. Several in one place would be decoded several times.
+/// Returns where the page indexes lie: two for each column of each row group. Several in one place would be decoded several times.
 fn page_indexes(metadata: &ParquetMetaData) -> Result<Vec<(guard::Index, Range<u64>)>> {
     let columns = metadata.row_groups().iter().flat_map(RowGroupMetaData::columns);
     let mut bytes = 0;
@@ -267,7 +267,7 @@ fn guarded<T>(decode: impl FnOnce() -> Result<T, ParquetError>) -> Result<T> {
     }
 }
 
-/// What the segment says about itself, and where its row groups lie.
+/// Returns what the segment says about itself, and where its row groups lie.
 fn understand(metadata: &ParquetMetaData) -> Result<(SegmentFacts, Vec<Place>)> {
     let pairs = metadata.file_metadata().key_value_metadata().into_iter().flatten();
     let pairs: Vec<(&str, &str)> = pairs.filter_map(|pair| Some((pair.key.as_str(), pair.value.as_deref()?))).collect();
@@ -301,14 +301,14 @@ fn check(metadata: &ParquetMetaData, facts: &SegmentFacts, places: &[Place]) -> 
     Ok(())
 }
 
-/// Where a row group lies in the file: from its first column's first byte to its last column's last.
+/// Returns where a row group lies in the file: from its first column's first byte to its last column's last.
 fn group_bytes(group: &RowGroupMetaData) -> Range<u64> {
     let bounds = |(start, length): (u64, u64)| (start, start.saturating_add(length));
     let columns = || group.columns().iter().map(|column| bounds(column.byte_range()));
     columns().map(|(start, _)| start).min().unwrap_or(0)..columns().map(|(_, end)| end).max().unwrap_or(0)
 }
 
-/// Which row groups are read, and which of their rows.
+/// Returns which row groups are read, and which of their rows.
 fn plan(metadata: &ParquetMetaData, places: Vec<Place>, filter: &Filter, all: bool) -> Result<VecDeque<Step>> {
     let mut steps = VecDeque::new();
     for (group, (about, place)) in metadata.row_groups().iter().zip(places).enumerate() {
@@ -324,7 +324,7 @@ fn plan(metadata: &ParquetMetaData, places: Vec<Place>, filter: &Filter, all: bo
     Ok(steps)
 }
 
-/// How much is wanted of a row group, by its statistics.
+/// Returns how much is wanted of a row group, by its statistics.
 fn of_group(group: &RowGroupMetaData, filter: &Filter) -> Wanted {
     let partitions = match group.column(leaf::PARTITION).statistics() {
         Some(Statistics::Int32(values)) => values.min_opt().copied().zip(values.max_opt().copied()),
@@ -472,7 +472,7 @@ fn take(assembler: &mut Assembler, batch: &RecordBatch, mut at: usize) -> Result
     Ok(at)
 }
 
-/// How the columns are decoded: bytes stay where they were decompressed.
+/// Returns how the columns are decoded: bytes stay where they were decompressed.
 fn arrow_schema() -> SchemaRef {
     let parts = Fields::from(vec![
         Field::new("name", DataType::Utf8View, false),

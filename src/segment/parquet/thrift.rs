@@ -119,7 +119,7 @@ impl<'a> Thrift<'a> {
         }
     }
 
-    /// How many items a list has, and of which type.
+    /// Returns how many items a list has, and of which type.
     pub(super) fn list(&mut self) -> Result<(u64, u8), Bad> {
         let head = self.byte()?;
         let count = if head >> 4 == 15 { self.varint()? } else { u64::from(head >> 4) };

@@ -274,7 +274,7 @@ fn properties(compression: Compression) -> WriterProperties {
     properties.build()
 }
 
-/// What the encoder reports: a failure of the file below it, or a mistake of ours.
+/// Returns what the encoder reports: a failure of the file below it, or a mistake of ours.
 fn failed(error: ParquetError) -> Error {
     const DOING: &str = "cannot write a Parquet segment";
     match error {

@@ -92,7 +92,7 @@ const EPOCH_US: i64 = 946_684_800_000_000;
 /// `MAXFNAMELEN`.
 const NAME: usize = 64;
 
-/// Whether a record with this `info` of this manager is one to tell.
+/// Returns whether a record with this `info` of this manager is one to tell.
 pub(super) fn is_told(manager: u8, info: u8) -> bool {
     match manager {
         MANAGER_XLOG => matches!(info & 0xf0, XLOG_RESTORE_POINT | XLOG_PARAMETER_CHANGE),
@@ -159,7 +159,7 @@ fn prepared(info: u8, rest: &[u8], server_version: u32) -> Option<u32> {
     (xinfo & IS_PREPARED != 0).then(|| number(rest)).flatten().map(|(xid, _)| xid)
 }
 
-/// Whether a record of this `info` of the log's own manager says that the server writes too little for a recovery from now on.
+/// Returns whether a record of this `info` of the log's own manager says that the server writes too little for a recovery from now on.
 pub(super) fn is_minimal(info: u8, data: &[u8]) -> bool {
     /// `WAL_LEVEL_MINIMAL`, and where the level stands.
     const MINIMAL: &[u8] = &[0; 4];

@@ -78,12 +78,12 @@ impl WalFacts {
         Self { format: FORMAT_VERSION, system, timeline, start, end, writer: writer.to_owned(), created }
     }
 
-    /// How many bytes of WAL the segment holds.
+    /// Returns how many bytes of WAL the segment holds.
     pub fn len(&self) -> u64 {
         self.end - self.start
     }
 
-    /// Whether it holds none; no segment that is written does.
+    /// Returns whether it holds none; no segment that is written does.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

@@ -54,7 +54,7 @@ impl WalReader {
         Ok(Self { facts, compressed: object.slice(length..) })
     }
 
-    /// What the segment says about itself.
+    /// Returns what the segment says about itself.
     pub fn facts(&self) -> &WalFacts {
         &self.facts
     }

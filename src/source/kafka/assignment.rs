@@ -49,7 +49,7 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    /// From where librdkafka fetches, and the epoch that it has the broker check there (KIP-320); -1 if none is known. It is the
+    /// Returns from where librdkafka fetches, and the epoch that it has the broker check there (KIP-320); -1 if none is known. It is the
     /// offset after the last record and not `next`: what lies between may be of a later epoch than that record.
     pub(super) fn fetch_from(&self) -> (i64, i32) {
         match self.last {
@@ -261,7 +261,7 @@ impl Assignment {
         }
     }
 
-    /// What librdkafka is about to start, and must be sent elsewhere first: see [`Assignment::start`].
+    /// Returns what librdkafka is about to start, and must be sent elsewhere first: see [`Assignment::start`].
     pub(super) fn to_hold(&self) -> Vec<Key> {
         self.select(|slot| slot.reading && slot.away && !slot.held && slot.starting == Some(0))
     }
@@ -280,7 +280,7 @@ impl Assignment {
         std::mem::take(&mut slot.held) && !slot.paused
     }
 
-    /// Whether a record counts. It is from another log if its leader's epoch is older than that of the record before, for epochs
+    /// Returns whether a record counts. It is from another log if its leader's epoch is older than that of the record before, for epochs
     /// grow within a log, or if it stands where the log that was read has none.
     pub(super) fn accept(&mut self, key: Key, offset: i64, leader_epoch: i32) -> Accept {
         let committed_only = self.committed_only;
@@ -306,7 +306,7 @@ impl Assignment {
         Accept::Yes
     }
 
-    /// Whether an end of partition at `end` counts, and the next offset then. A log may end before it, behind the last record.
+    /// Returns whether an end of partition at `end` counts, and the next offset then. A log may end before it, behind the last record.
     pub(super) fn accept_end(&mut self, key: Key, end: i64) -> Option<i64> {
         match self.slot_mut(key) {
             Some(slot) if slot.reading && !slot.away && !slot.halted && end >= slot.fetch_from().0 => {
@@ -318,7 +318,7 @@ impl Assignment {
         }
     }
 
-    /// Whether an error of a partition concerns this member.
+    /// Returns whether an error of a partition concerns this member.
     pub(super) fn accept_error(&mut self, key: Key) -> bool {
         match self.slot_mut(key) {
             Some(slot) if slot.reading => {
@@ -343,7 +343,7 @@ impl Assignment {
         reads
     }
 
-    /// What the group has given, and whether it is read.
+    /// Returns what the group has given, and whether it is read.
     pub(super) fn owned(&self) -> impl Iterator<Item = (&Arc<str>, i32, bool)> {
         self.topics.iter().flat_map(|topic| {
             let owned = (0..).zip(&topic.slots).filter(|(_, slot)| slot.owned);
@@ -358,12 +358,12 @@ impl Assignment {
         }
     }
 
-    /// What librdkafka must be sent to.
+    /// Returns what librdkafka must be sent to.
     pub(super) fn away(&self) -> Vec<Key> {
         self.select(|slot| slot.reading && slot.away)
     }
 
-    /// What is read.
+    /// Returns what is read.
     pub(super) fn reading(&self) -> Vec<Key> {
         self.select(|slot| slot.reading)
     }

@@ -67,7 +67,7 @@ impl Cluster {
         Self { wait, ..self.clone() }
     }
 
-    /// How many brokers there are. An error if none answers.
+    /// Returns how many brokers there are. An error if none answers.
     pub async fn ping(&self) -> Result<usize> {
         Ok(self.request("cannot reach the Kafka cluster", |handle, wait| raw::metadata(handle, wait)).await?.brokers)
     }
@@ -107,7 +107,7 @@ impl Cluster {
         Ok(found)
     }
 
-    /// Where partitions stand, asked of each leader once. None: there is no record at or after the time. An error of a
+    /// Returns where partitions stand, asked of each leader once. None: there is no record at or after the time. An error of a
     /// partition (no leader, no such partition) does not keep the others from their answer.
     pub async fn list_offsets(
         &self,
@@ -197,7 +197,7 @@ pub(super) fn names_of(names: &[String]) -> Result<Vec<CString>> {
     names.into_iter().map(c_name).collect()
 }
 
-/// What a callback reported, if it says more than that nobody answers.
+/// Returns what a callback reported, if it says more than that nobody answers.
 fn cause(callback: Callback) -> Option<Error> {
     match callback {
         Callback::Error { failure, .. } if failure.code != code::ALL_BROKERS_DOWN => {

@@ -19,7 +19,7 @@ impl Failure {
     }
 }
 
-/// What sort of failure a code is, and what the reader can do about it.
+/// Returns what sort of failure a code is, and what the reader can do about it.
 fn kind_of(code: i32) -> (Kind, Option<&'static str>) {
     match code {
         // _SSL, _AUTHENTICATION, SASL_AUTHENTICATION_FAILED, ILLEGAL_SASL_STATE, UNSUPPORTED_SASL_MECHANISM

@@ -49,7 +49,7 @@ pub struct Unreadable {
     pub why: String,
 }
 
-/// How far what stands at `start` cannot be read; none if it can. `end`: where the log ends; nothing from there on is looked at.
+/// Returns how far what stands at `start` cannot be read; none if it can. `end`: where the log ends; nothing from there on is looked at.
 /// What is not looked at by `until` is left out: what is given is unreadable, offset by offset.
 ///
 /// # Errors
@@ -201,7 +201,7 @@ fn list(at: &TopicPartition, offset: i64) -> Result<List> {
     Ok(list)
 }
 
-/// What a message, or an error in a message's place, says of `offset`.
+/// Returns what a message, or an error in a message's place, says of `offset`.
 fn judge(at: &TopicPartition, raw: RawMessage<'_>, offset: i64) -> Result<Option<Look>> {
     match raw.code() {
         0 | code::PARTITION_EOF => Ok((raw.offset() >= offset).then_some(Look::Reads)),

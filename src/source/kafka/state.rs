@@ -50,7 +50,7 @@ pub struct Question {
 }
 
 impl Question {
-    /// What this configuration asks for.
+    /// Returns what this configuration asks for.
     pub fn new(kafka: &Kafka, state: &State) -> Result<Self> {
         Ok(Self {
             properties: properties::admin(kafka)?,
@@ -367,12 +367,12 @@ impl Cluster {
         Part::found(&Acls { authorizer, acls }, Vec::new())
     }
 
-    /// Whether this client may describe the cluster; none where the brokers do not tell.
+    /// Returns whether this client may describe the cluster; none where the brokers do not tell.
     async fn may_describe(&self) -> Result<Option<bool>> {
         self.request("cannot ask for the rights of the cluster", raw::may_describe).await
     }
 
-    /// Whether the brokers have an authorizer; none where they do not tell.
+    /// Returns whether the brokers have an authorizer; none where they do not tell.
     async fn has_authorizer(&self) -> Result<Option<bool>> {
         let broker = self.request("cannot ask for the brokers", |handle, wait| raw::controller(handle, wait)).await?;
         let settings = self.settings(Resource::Broker, &[broker.to_string()]).await?.into_values().next();
@@ -441,7 +441,7 @@ fn group_names(names: &[String]) -> Result<Vec<std::ffi::CString>> {
         .or_err(Kind::Internal, || "a group's name holds a NUL byte".into())
 }
 
-/// How many there are, and the names of the first few.
+/// Returns how many there are, and the names of the first few.
 fn few(what: &str, names: &[String]) -> String {
     let shown = names.iter().take(MOST_NAMES).cloned().collect::<Vec<_>>().join(", ");
     let more = if names.len() > MOST_NAMES { ", …" } else { "" };

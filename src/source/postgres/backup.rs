@@ -190,7 +190,7 @@ impl BackupStream {
         })
     }
 
-    /// Where it begins: a restore needs the WAL from there on.
+    /// Returns where it begins: a restore needs the WAL from there on.
     pub fn start_lsn(&self) -> Lsn {
         self.start.0
     }
@@ -200,12 +200,12 @@ impl BackupStream {
         self.start.1
     }
 
-    /// What is sent.
+    /// Returns what is sent.
     pub fn tablespaces(&self) -> &[Tablespace] {
         &self.tablespaces
     }
 
-    /// What the server warned of so far: the names of files with bad pages.
+    /// Returns what the server warned of so far: the names of files with bad pages.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
@@ -215,7 +215,7 @@ impl BackupStream {
         self.refusal.as_ref()
     }
 
-    /// What comes next; after the end, the end again. The bytes live until the next call.
+    /// Returns what comes next; after the end, the end again. The bytes live until the next call.
     pub async fn next(&mut self) -> Result<BackupEvent<'_>> {
         let is_typed = self.replication.version() >= 150_000;
         loop {

@@ -47,7 +47,7 @@ impl ServerError {
     }
 }
 
-/// What sort of failure it is, and what the reader can do about it where we know better than the server.
+/// Returns what sort of failure it is, and what the reader can do about it where we know better than the server.
 fn kind_of(error: &ServerError) -> (Kind, Option<&'static str>) {
     match error.sqlstate.as_str() {
         // invalid_password
@@ -103,27 +103,27 @@ pub fn server_error(error: &Error) -> Option<&ServerError> {
     None
 }
 
-/// Whether the server says that it has removed the WAL that was asked for: no later try will get it, only another copy
+/// Returns whether the server says that it has removed the WAL that was asked for: no later try will get it, only another copy
 /// of it. `undefined_file` is what a missing WAL file is told by (xlogreader's `WALReadRaiseError`).
 pub fn is_removed_wal(error: &Error) -> bool {
     has_state(error, "58P01")
 }
 
-/// Whether the server refuses because something is not in the state that it must be in
+/// Returns whether the server refuses because something is not in the state that it must be in
 /// (`object_not_in_prerequisite_state`): a slot that was invalidated (slot.c, `ReplicationSlotAcquire`), or a `wal_level`
 /// that is too low. Only the catalog tells which; the message is in the server's language.
 pub fn is_wrong_state(error: &Error) -> bool {
     has_state(error, "55000")
 }
 
-/// Whether the server refuses what it was asked, and goes on to: not for the moment (connection exceptions, insufficient resources,
+/// Returns whether the server refuses what it was asked, and goes on to: not for the moment (connection exceptions, insufficient resources,
 /// operator intervention), nor with its connection.
 pub fn is_refusal(error: &Error) -> bool {
     let passes = |server: &ServerError| ["08", "53", "57"].iter().any(|class| server.sqlstate.starts_with(class));
     server_error(error).is_some_and(|server| server.severity == "ERROR" && !passes(server))
 }
 
-/// Whether the server takes no connection now (`cannot_connect_now`): one that still streams its log is shutting down.
+/// Returns whether the server takes no connection now (`cannot_connect_now`): one that still streams its log is shutting down.
 pub fn takes_no_connection(error: &Error) -> bool {
     has_state(error, "57P03")
 }

@@ -54,12 +54,12 @@ impl Replication {
         self.connection.version
     }
 
-    /// Whether the connection is encrypted.
+    /// Returns whether the connection is encrypted.
     pub fn is_tls(&self) -> bool {
         self.connection.is_tls
     }
 
-    /// Which cluster it is and where it stands.
+    /// Returns which cluster it is and where it stands.
     pub async fn identify(&mut self) -> Result<Identity> {
         let rows = self.connection.query("IDENTIFY_SYSTEM", "identify the system").await?;
         let columns = rows.first().map(Vec::as_slice).unwrap_or_default();
@@ -107,7 +107,7 @@ impl Replication {
         }
     }
 
-    /// What a slot keeps; none if there is no such slot.
+    /// Returns what a slot keeps; none if there is no such slot.
     ///
     /// # Errors
     /// [`Kind::Unsupported`] before PostgreSQL 15, where [`Sql::slots`](super::Sql::slots) tells; and for a logical slot.

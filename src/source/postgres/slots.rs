@@ -88,7 +88,7 @@ impl WalStatus {
 }
 
 impl Slot {
-    /// Whether the slot can never go on.
+    /// Returns whether the slot can never go on.
     pub fn is_lost(&self) -> bool {
         self.wal_status == Some(WalStatus::Lost) || self.invalidation_reason.is_some()
     }

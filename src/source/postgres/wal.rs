@@ -129,7 +129,7 @@ impl WalStream {
         self.timeline
     }
 
-    /// What comes next. The bytes live until the next call; the call may be dropped half way, as `select!` does.
+    /// Returns what comes next. The bytes live until the next call; the call may be dropped half way, as `select!` does.
     ///
     /// The server says nothing while nothing happens and statuses arrive: a caller that wants to know whether the server is alive
     /// asks with [`Status::reply`].

@@ -50,7 +50,7 @@ pub fn entry_number_in(chain: &Path, key: &Path) -> Option<u64> {
     entry_number(key).filter(|_| right_in)
 }
 
-/// Where an entry lies that stood above a hole of its chain.
+/// Returns where an entry lies that stood above a hole of its chain.
 pub fn aside(stream: &StreamId, number: u64, sha256: &str) -> Path {
     chain(stream).join("aside").join(format!("{number:020}-{sha256}.json"))
 }
@@ -136,7 +136,7 @@ pub fn history_timeline(key: &Path) -> Option<(u32, u32)> {
     Some((timeline, generation.parse().ok()?))
 }
 
-/// Whether `key` is the history of a timeline. No checkpoint names it.
+/// Returns whether `key` is the history of a timeline. No checkpoint names it.
 pub fn is_history(key: &Path) -> bool {
     key.as_ref().starts_with("segments/postgres/") && key.extension() == Some("history")
 }
@@ -156,7 +156,7 @@ pub fn backup_part(system_id: u64, name: &str, part: &str) -> Path {
     backup(system_id, name).join(part)
 }
 
-/// What makes a base backup count.
+/// Returns what makes a base backup count.
 pub fn backup_commit(system_id: u64, name: &str) -> Path {
     backup_part(system_id, name, "backup.json")
 }
@@ -179,12 +179,12 @@ pub fn topic_holds(cluster: &str) -> Path {
     Path::from_iter(["holds", "kafka", cluster])
 }
 
-/// What one reader reads of a cluster's topics.
+/// Returns what one reader reads of a cluster's topics.
 pub fn topic_hold(cluster: &str, name: &str) -> Path {
     topic_holds(cluster).join(format!("{name}.json"))
 }
 
-/// What one reader holds.
+/// Returns what one reader holds.
 pub fn hold(system_id: u64, name: &str) -> Path {
     holds(system_id).join(format!("{name}.json"))
 }
@@ -203,22 +203,22 @@ pub fn coverages(stream: &StreamId) -> Path {
     }
 }
 
-/// What `writer` knows to be complete, in that folder.
+/// Returns what `writer` knows to be complete, in that folder.
 pub fn coverage(folder: &Path, writer: &str) -> Path {
     folder.clone().join(format!("{writer}.json"))
 }
 
-/// What a replay was begun as.
+/// Returns what a replay was begun as.
 pub fn replay_plan(id: &str) -> Path {
     Path::from_iter(["replays", id, "plan.json"])
 }
 
-/// How the topics are set that a replay creates.
+/// Returns how the topics are set that a replay creates.
 pub fn replay_topics(id: &str) -> Path {
     Path::from_iter(["replays", id, "topics.json"])
 }
 
-/// How far a replay has come, a few seconds late.
+/// Returns how far a replay has come, a few seconds late.
 pub fn replay_progress(id: &str) -> Path {
     Path::from_iter(["replays", id, "progress.json"])
 }

@@ -117,12 +117,12 @@ pub fn backup_name(folder: &Path) -> Option<&str> {
     folder.filename().filter(|name| is_name(name))
 }
 
-/// Whether a base backup may be called that.
+/// Returns whether a base backup may be called that.
 pub fn is_backup_name(name: &str) -> bool {
     is_name(name)
 }
 
-/// Whether an object of a base backup may be called that, `backup.json` aside.
+/// Returns whether an object of a base backup may be called that, `backup.json` aside.
 pub(super) fn is_backup_part(name: &str) -> bool {
     let is_tar = || {
         let (archive, number) = name.strip_suffix(".zst")?.rsplit_once('.')?;
@@ -131,7 +131,7 @@ pub(super) fn is_backup_part(name: &str) -> bool {
     name == BACKUP_REMOVED || name == "backup_manifest.zst" || is_tar().unwrap_or(false)
 }
 
-/// Whether an archive of a base backup may be called that: `base.tar`, or a tablespace's number and `.tar`.
+/// Returns whether an archive of a base backup may be called that: `base.tar`, or a tablespace's number and `.tar`.
 pub fn is_archive(name: &str) -> bool {
     name.strip_suffix(".tar").is_some_and(|what| what == "base" || is_digits(what))
 }
@@ -191,7 +191,7 @@ fn written_by(text: &str) -> Option<(String, u64)> {
     is_name(writer).then(|| Some((writer.to_owned(), n.parse().ok()?)))?
 }
 
-/// Whether `key` has the name of an object that a base backup consists of, `backup.json` aside.
+/// Returns whether `key` has the name of an object that a base backup consists of, `backup.json` aside.
 pub fn is_backup_object(key: &Path) -> bool {
     key.filename().is_some_and(is_backup_part)
 }

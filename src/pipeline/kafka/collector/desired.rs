@@ -16,7 +16,7 @@ use crate::pipeline::desired::{DesiredState, State};
 use crate::pipeline::kafka::seal_reason::SealReason;
 
 impl Collector {
-    /// Whether the partitions that this process has are not to be read.
+    /// Returns whether the partitions that this process has are not to be read.
     pub(super) fn is_paused(&self) -> bool {
         self.applied.desired.state == DesiredState::Pause
     }
@@ -83,7 +83,7 @@ impl Collector {
             && self.topics.segmenters.values().all(|segmenter| segmenter.partitions().is_empty())
     }
 
-    /// What the collector is doing.
+    /// Returns what the collector is doing.
     pub(super) fn state(&self) -> State {
         match self.applied.desired.state {
             _ if self.stopping.is_some() => State::Ending,

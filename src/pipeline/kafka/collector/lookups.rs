@@ -64,7 +64,7 @@ impl PositionLookups {
         self.unresolved.push((due, partitions));
     }
 
-    /// Whether some are to be asked for again.
+    /// Returns whether some are to be asked for again.
     pub(super) fn has_put_off(&self) -> bool {
         !self.unresolved.is_empty()
     }

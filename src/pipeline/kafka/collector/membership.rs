@@ -42,12 +42,12 @@ impl Membership {
         self.leaving.push(Leaving { partitions, waits, deadline });
     }
 
-    /// Whether nothing is being given back.
+    /// Returns whether nothing is being given back.
     pub(super) fn is_settled(&self) -> bool {
         self.leaving.is_empty()
     }
 
-    /// Whether a partition is being given back.
+    /// Returns whether a partition is being given back.
     pub(super) fn is_leaving(&self, at: &TopicPartition) -> bool {
         self.leaving.iter().any(|leaving| leaving.partitions.contains(at))
     }

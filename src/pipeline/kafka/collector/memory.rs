@@ -19,7 +19,7 @@ impl MemoryBudget {
         Self { budget, pool: Pool::new(budget / POOL_PART), is_full: false }
     }
 
-    /// Whether fetching has to pause.
+    /// Returns whether fetching has to pause.
     pub(super) fn is_full(&self) -> bool {
         self.is_full
     }

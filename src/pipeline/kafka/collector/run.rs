@@ -337,7 +337,7 @@ impl Collector {
     }
 }
 
-/// Whether something that happens every `period` is due, and if so, notes it as done.
+/// Returns whether something that happens every `period` is due, and if so, notes it as done.
 fn due(last: &mut Instant, period: Duration, now: Instant) -> bool {
     let due = now.duration_since(*last) >= period;
     if due {

@@ -47,7 +47,7 @@ impl Topics {
         self.current.values().filter_map(|id| self.segmenters.get(id))
     }
 
-    /// How much memory all hold.
+    /// Returns how much memory all hold.
     pub(super) fn memory(&self) -> usize {
         self.segmenters.values().map(Segmenter::memory).sum()
     }

@@ -42,7 +42,7 @@ impl Receiver {
         )))
     }
 
-    /// Whether a server sends what comes next.
+    /// Returns whether a server sends what comes next.
     async fn has(&self, server: &Server, next: &Next) -> Result<bool> {
         let mut replication = server.replication().await?;
         if replication.identify().await?.system_id != self.shared.system.system_id {
@@ -68,7 +68,7 @@ impl Receiver {
     }
 }
 
-/// Whether it is the answer to the question, and not of a server that cannot answer now.
+/// Returns whether it is the answer to the question, and not of a server that cannot answer now.
 fn says_no(error: &Error) -> bool {
     server_error(error).is_some_and(|said| said.sqlstate.starts_with("XX"))
 }

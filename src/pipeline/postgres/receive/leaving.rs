@@ -28,7 +28,7 @@ pub(super) struct Leaving {
 }
 
 impl Leaving {
-    /// Whether the server is shutting down.
+    /// Returns whether the server is shutting down.
     pub(super) fn is_certain(&self) -> bool {
         self.is_certain
     }

@@ -52,7 +52,7 @@ impl Receiver {
         Ok(switches)
     }
 
-    /// Up to where a timeline is archived.
+    /// Returns up to where a timeline is archived.
     fn known_end(&self, timeline: u32) -> Option<Lsn> {
         let archived = self.shared.archived.borrow();
         let of_it = archived.iter().find(|position| position.partition == timeline.cast_signed());
@@ -64,7 +64,7 @@ impl Receiver {
         self.others.spawn(work).await.or_err(Kind::Internal, || "a request to the store was aborted".into())?
     }
 
-    /// What to receive next.
+    /// Returns what to receive next.
     pub(super) fn next(&self, history: &[Switch], current: u32, flush: Lsn) -> Result<Next> {
         let file = u64::from(self.shared.system.wal_segment_size);
         let mut known: BTreeMap<u32, Lsn> = BTreeMap::new();
@@ -143,7 +143,7 @@ impl Receiver {
         }
     }
 
-    /// Where a WAL file begins, by its name (`XLogFromFileName`, xlog_internal.h).
+    /// Returns where a WAL file begins, by its name (`XLogFromFileName`, xlog_internal.h).
     fn file_start(&self, name: &str) -> Option<Lsn> {
         let file = u64::from(self.shared.system.wal_segment_size);
         let part = |range| u64::from_str_radix(name.get(range)?, 16).ok();

@@ -31,7 +31,7 @@ impl Extent {
         (self.timeline, self.start)
     }
 
-    /// Where the file ends at the latest.
+    /// Returns where the file ends at the latest.
     pub(super) fn full(&self) -> Lsn {
         Lsn((self.start.0 + 1).next_multiple_of(MOST_BYTES))
     }

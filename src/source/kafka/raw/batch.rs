@@ -118,7 +118,7 @@ impl<'a> RawMessage<'a> {
         unsafe { (*self.message.as_ptr()).offset }
     }
 
-    /// Which topic object the message refers to. Messages of one batch hold their topics, so within a batch one address
+    /// Returns which topic object the message refers to. Messages of one batch hold their topics, so within a batch one address
     /// means one topic; afterwards it may be freed and used again for another.
     pub(crate) fn topic_address(&self) -> usize {
         // SAFETY: the message is live.

@@ -135,7 +135,7 @@ unsafe fn listed_member(member: &sys::rd_kafka_group_member_info) -> Member {
     }
 }
 
-/// What a member's assignment names (ConsumerProtocolAssignment.json, any version: what newer ones add comes behind). None if it is
+/// Returns what a member's assignment names (ConsumerProtocolAssignment.json, any version: what newer ones add comes behind). None if it is
 /// damaged.
 fn assigned(mut bytes: &[u8]) -> Option<Vec<(String, i32)>> {
     fn number<const SIZE: usize>(bytes: &mut &[u8]) -> Option<[u8; SIZE]> {

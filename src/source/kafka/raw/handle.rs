@@ -210,7 +210,7 @@ impl Handle {
         into.append(&mut self.callbacks().noted.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// What a client that listens has logged since the last call.
+    /// Returns what a client that listens has logged since the last call.
     pub(crate) fn take_heard(&self) -> Vec<String> {
         let heard = self.callbacks().heard.as_ref();
         heard
@@ -236,7 +236,7 @@ impl Handle {
         check_code(unsafe { sys::rd_kafka_unsubscribe(self.rk()) } as i32)
     }
 
-    /// Whether the group moves single partitions (cooperative, KIP-848) or all of them (eager).
+    /// Returns whether the group moves single partitions (cooperative, KIP-848) or all of them (eager).
     pub(crate) fn is_cooperative(&self) -> bool {
         is_cooperative(self.rk())
     }

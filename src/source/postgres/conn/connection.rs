@@ -67,7 +67,7 @@ impl Connection {
         self.version = version(self.parameter("server_version"));
     }
 
-    /// What the server reported under this name.
+    /// Returns what the server reported under this name.
     pub(in crate::source::postgres) fn parameter(&self, name: &str) -> &str {
         self.parameters.get(name).map_or("", String::as_str)
     }
@@ -208,7 +208,7 @@ impl Connection {
             .hint("look for a proxy between tidelog and the server: replication does not pass through poolers")
     }
 
-    /// Whether the session is of the kind that is wanted. From 14 on the server reports it.
+    /// Returns whether the session is of the kind that is wanted. From 14 on the server reports it.
     pub(super) async fn suits(&mut self, session: Session) -> Result<bool> {
         if session == Session::Any {
             return Ok(true);

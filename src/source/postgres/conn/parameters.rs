@@ -117,7 +117,7 @@ fn known(name: &str, place: impl Fn() -> String) -> Result<Option<&'static str>>
     })
 }
 
-/// Whether one letter that is missing, too many or another one makes `name` of `known`.
+/// Returns whether one letter that is missing, too many or another one makes `name` of `known`.
 fn is_near(name: &str, known: &str) -> bool {
     let (name, known) = (name.as_bytes(), known.as_bytes());
     let same = name.iter().zip(known).take_while(|(a, b)| a == b).count();

@@ -27,7 +27,7 @@ pub(super) enum Attempt {
 }
 
 impl Attempt {
-    /// What `sslmode` tries one after the other. A Unix socket has no TLS, as in libpq.
+    /// Returns what `sslmode` tries one after the other. A Unix socket has no TLS, as in libpq.
     pub(super) fn in_order(host: &Host, mode: SslMode) -> &'static [Self] {
         match (host, mode) {
             (Host::Unix { .. }, _) | (_, SslMode::Disable) => &[Self::Plain],
