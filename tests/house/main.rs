@@ -15,9 +15,9 @@ use picture::Picture;
 /// The sizes that nothing may exceed, at width 100. Whoever makes one smaller writes the smaller number here.
 const LIMITS: Sizes = Sizes {
     longest_function: 119,
-    long_functions: 15,
+    long_functions: 13,
     longest_file: 690,
-    long_files: 17,
+    long_files: 14,
     most_parameters: 7,
     wide_functions: 8,
 };

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::masked;
 use super::names::{KAFKA, KAFKA_CLASS, POSTGRES, POSTGRES_CLASS};
-use crate::http::App;
+use crate::http::app::App;
 use crate::pipeline::desired::State;
 use crate::pipeline::kafka::status::{PartitionStatus, Stall, Status, StreamStatus};
 use crate::pipeline::postgres::Snapshot;
