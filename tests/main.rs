@@ -36,6 +36,7 @@ mod postgres_origin;
 mod postgres_path;
 mod postgres_restore;
 mod postgres_source;
+mod postgres_stop;
 mod postgres_targets;
 mod readers;
 mod replay;

@@ -208,6 +208,32 @@ fn a_store_that_is_away_is_waited_for_and_what_is_unpacked_stays() {
 }
 
 #[test]
+fn a_backup_of_few_parts_is_read_by_as_many_readers_as_were_asked_for() {
+    let Filled { place, sums: before, parts } = filled(Version::Debian);
+    place.stop_archiving();
+    let mut bucket = s3_with(&place.home.path().join("archive"));
+    let proxy = Proxy::before(&mut bucket);
+    place.home.write("tidelog.toml", &in_bucket(&bucket, &place.home));
+    let held = Duration::from_secs(20);
+    let asked = proxy.add(Rule::new("GET", "base\\.tar", Fault::Delay(held)));
+    let data = place.home.path().join("data");
+    let into = data.display().to_string();
+    let begun = Instant::now();
+    let mut restoring = place.home.start(&["-c", "tidelog.toml", "restore-postgres", "--into", &into, "--jobs", "8"]);
+    // There is room for five at a time.
+    wait_until("five parts to be asked for", PATIENCE, || {
+        restoring.assert_running();
+        asked.met() >= 5
+    });
+    assert!(begun.elapsed() < held, "some of {} waited for the first: {:?}", parts.len(), begun.elapsed());
+    proxy.clear();
+    assert_eq!(restoring.wait(PATIENCE), 0);
+    let postgres = place.adopt(&data, Version::Debian);
+    wait_recovered(&postgres);
+    assert_eq!((markers(&postgres).as_str(), sums(&postgres)), ("2|2", before));
+}
+
+#[test]
 fn answers_that_pass_and_a_slow_link_only_make_a_backup_and_a_restore_slow() {
     let place = Place::new(Version::Debian);
     place.postgres.psql(

@@ -619,6 +619,40 @@ fn check_refuses_a_server_that_writes_too_little() {
     }
 }
 
+#[test]
+fn no_password_is_printed_where_a_login_is_refused() {
+    let postgres = Postgres::start(PostgresOptions {
+        hba: &["host all,replication scram_user all scram-sha-256"],
+        ..PostgresOptions::default()
+    });
+    postgres.psql("CREATE ROLE scram_user LOGIN REPLICATION PASSWORD 'another'");
+    let port = postgres.port();
+    for url in [
+        format!("postgres://scram_user:hunter2%40x@127.0.0.1:{port}/postgres"),
+        format!("host=127.0.0.1 port={port} user=scram_user password='hunter2 x' dbname=postgres"),
+    ] {
+        let home = Home::new();
+        let (archive, spool) = (home.path().join("archive"), home.path().join("spool"));
+        let archive = format!("[archive]\nurl = \"file://{}\"\nspool_dir = {spool:?}\n", archive.display());
+        home.write("tidelog.toml", &format!("{archive}[postgres]\nurl = {url:?}\n"));
+        let is_silent = |said: &str| {
+            assert!(said.contains("password authentication failed"), "{said}");
+            assert!(!said.contains("hunter2"), "{said}");
+        };
+        for args in [&["check", "--connect"][..], &["backup"]] {
+            let said = home.run(&[&["-c", "tidelog.toml"], args].concat());
+            assert_ne!(said.status, Some(0), "{args:?}");
+            is_silent(&format!("{}{}", said.stdout, said.stderr));
+        }
+        let mut service = home.start(&["-c", "tidelog.toml", "run"]);
+        wait_until("the service to be refused", Duration::from_secs(60), || {
+            !service.is_running() || service.output().contains("password authentication failed")
+        });
+        is_silent(&service.output());
+        service.kill();
+    }
+}
+
 fn configured(home: &Home, url: &str, more: &str) -> String {
     let spool = home.path().join("spool").display().to_string();
     format!("[archive]\nurl = \"memory://\"\nspool_dir = {spool:?}\n[postgres]\nurl = {url:?}\n{more}")

@@ -29,7 +29,8 @@ use crate::escape;
 use crate::manifest::backups::Part;
 use crate::store::Store;
 
-/// How many parts of a chunk are read and decompressed before the disk takes them.
+/// How many parts of a chunk are read and decompressed before the disk takes them, at least: where there are fewer chunks than readers, each of
+/// these reads a part.
 const PREFETCHED: usize = 3;
 
 /// How many KiB of parts are in memory at a time, as they are stored and decompressed: four of the largest.
@@ -78,7 +79,9 @@ impl Unpacking {
         let (last, first): (Vec<Chunk>, Vec<Chunk>) = chunks.into_iter().partition(|chunk| chunk.has_control);
         let mut written = Written::new();
         for some in [first, last] {
-            let unpacked = futures::stream::iter(some).map(|chunk| self.chunk(chunk)).buffer_unordered(readers.max(1));
+            let prefetched = PREFETCHED.max(readers.div_ceil(some.len().max(1)));
+            let unpacked =
+                futures::stream::iter(some).map(|chunk| self.chunk(chunk, prefetched)).buffer_unordered(readers.max(1));
             written.extend(unpacked.try_collect::<Vec<_>>().await?.into_iter().flatten());
         }
         Ok(written)
@@ -86,7 +89,7 @@ impl Unpacking {
 
     /// Unpacks one chunk, or looks at it only if it goes nowhere.
     #[expect(clippy::async_yields_async, reason = "a part is read while the next one waits for room")]
-    async fn chunk(&self, chunk: Chunk) -> Result<Written> {
+    async fn chunk(&self, chunk: Chunk, prefetched: usize) -> Result<Written> {
         let (sender, receiver) = mpsc::channel(1);
         let unpacker = Unpacker {
             into: chunk.into,
@@ -102,7 +105,7 @@ impl Unpacking {
             let room = Arc::clone(&self.memory).acquire_many_owned(room_for(&part)).await;
             tokio::spawn(self.clone().read(part, room.ok()))
         });
-        let mut read = std::pin::pin!(read.buffered(PREFETCHED));
+        let mut read = std::pin::pin!(read.buffered(prefetched));
         let mut failure = None;
         while let Some(piece) = read.next().await {
             match piece

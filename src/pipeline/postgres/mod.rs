@@ -63,7 +63,7 @@ use buffers::Buffers;
 use final_errors::is_final;
 use maintenance::Maintenance;
 use receive::Receiver;
-use shared::{DRAIN_WITHIN, Shared};
+use shared::{DRAIN_WITHIN, LEAVE_WITHIN, Shared};
 use spool::WalSpool;
 use watermark::Watermark;
 
@@ -147,10 +147,22 @@ async fn serve(
         let archiver = Archiver::new(Arc::clone(shared), opened, postgres.max_age, merges.clone());
         let mut archiver = shared.status.tasks.spawn("wal-archiver", archiver.run(drained));
         let mut receiving = receiver.begin(stop.clone(), drain)?;
+        // It counts from the stop on, whoever has waited for whom meanwhile.
+        let mut late = std::pin::pin!(too_late(stop.clone()));
         let ended = tokio::select! {
             received = receiving.ended() => {
                 received?;
-                tokio::time::timeout(DRAIN_WITHIN, &mut archiver).await.ok()
+                tokio::select! {
+                    archived = &mut archiver => Some(archived),
+                    () = &mut late => None,
+                }
+            }
+            () = &mut late => {
+                // The server is told what was archived last, if it listens.
+                if let Ok(received) = tokio::time::timeout(LEAVE_WITHIN, receiving.ended()).await {
+                    received?;
+                }
+                None
             }
             archived = &mut archiver => {
                 if matches!(archived, Ok(Ok(Ended::Done))) {
@@ -177,6 +189,12 @@ async fn serve(
             Err(error) => return Err(error),
         }
     }
+}
+
+/// Waits until the last WAL has had its time after a stop.
+async fn too_late(mut stop: channel::Receiver<bool>) {
+    shutdown::requested(&mut stop).await;
+    tokio::time::sleep(DRAIN_WITHIN).await;
 }
 
 async fn opened(store: &Store, system_id: u64, reporter: Reporter) -> Chain {

@@ -23,6 +23,9 @@ pub(super) const SPOOL_LIMIT: u64 = 8 << 30;
 /// How long the last WAL may take on its way into the archive as the process stops.
 pub(super) const DRAIN_WITHIN: Duration = Duration::from_secs(20);
 
+/// How long the good-bye to the server may take.
+pub(super) const LEAVE_WITHIN: Duration = Duration::from_secs(5);
+
 /// What the tasks share.
 pub(super) struct Shared {
     pub(super) store: Store,

@@ -14,7 +14,7 @@ use super::leaving::Leaving;
 use super::receiver::{Ended, Receiver, SILENT_FOR};
 use crate::config::Ack;
 use crate::error::{Error, Kind, Result};
-use crate::pipeline::postgres::shared::{DRAIN_WITHIN, SPOOL_LIMIT, Shared};
+use crate::pipeline::postgres::shared::{DRAIN_WITHIN, LEAVE_WITHIN, SPOOL_LIMIT, Shared};
 use crate::pipeline::postgres::spool::WalSpool;
 use crate::pipeline::postgres::timelines::Next;
 use crate::pipeline::shutdown;
@@ -31,9 +31,6 @@ const BETWEEN_SYNCS: Duration = Duration::from_millis(200);
 
 /// How often a full spool is tried again.
 const BETWEEN_TRIES: Duration = Duration::from_millis(500);
-
-/// How long the good-bye to the server may take.
-const LEAVE_WITHIN: Duration = Duration::from_secs(5);
 
 /// One connection that streams one timeline.
 pub(super) struct Session<'a> {

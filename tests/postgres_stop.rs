@@ -1,0 +1,93 @@
+//! Stops while the store answers nothing of use: of the service, and of the server that it archives.
+//!
+//! ```text
+//!   store away ─► SIGTERM          ─► exit 0 within what systemd and Kubernetes grant (30 s), the rest after the next start
+//!              ─► pg_ctl stop -m fast ─► down in seconds, and the service goes on
+//! ```
+
+use std::time::{Duration, Instant};
+
+use crate::postgres_again::s3_with;
+use crate::postgres_restore::{PATIENCE, Place, markers, wait_recovered};
+use crate::rig::postgres::Version;
+use crate::rig::s3_proxy::{Fault, Proxy, Rule};
+use crate::rig::wait_until;
+use crate::store_faults::in_bucket;
+
+/// `TimeoutStopSec` and `terminationGracePeriodSeconds` of `deploy/`.
+const GRANTED: Duration = Duration::from_secs(30);
+
+#[test]
+fn while_the_store_refuses_both_stop_in_time_and_nothing_is_lost() {
+    both_stop_in_time(Version::V18, &Fault::Answer(503, "SlowDown"));
+}
+
+#[test]
+fn while_the_store_does_not_answer_both_stop_in_time_and_nothing_is_lost() {
+    both_stop_in_time(Version::V13, &Fault::Delay(Duration::from_secs(300)));
+}
+
+#[test]
+fn while_the_store_is_slow_both_stop_in_time_and_nothing_is_lost() {
+    both_stop_in_time(Version::Debian, &Fault::BytesPerSecond(20));
+}
+
+fn both_stop_in_time(version: Version, fault: &Fault) {
+    let place = Place::new(version);
+    place.mark(1);
+    place.back_up();
+    place.wait_archived();
+    place.stop_archiving();
+    let mut bucket = s3_with(&place.home.path().join("archive"));
+    let proxy = Proxy::before(&mut bucket);
+    let url = place.postgres.url("postgres");
+    let config = format!("{}[postgres]\nurl = \"{url}\"\nmax_age = \"300ms\"\n", in_bucket(&bucket, &place.home));
+    place.home.write("tidelog.toml", &config);
+    archive(&place);
+
+    // The service is stopped beside a server that goes on.
+    let met = proxy.add(Rule::new("PUT", "", fault.clone()));
+    place.mark(2);
+    wait_until("the store to be asked", PATIENCE, || met.met() > 0);
+    let begun = Instant::now();
+    place.program().take().expect("it archives").terminate(GRANTED);
+    eprintln!("{version:?}, {fault:?}: the service ended after {:?}", begun.elapsed());
+    proxy.clear();
+
+    // The server is stopped beside a service that goes on.
+    archive(&place);
+    let met = proxy.add(Rule::new("PUT", "", fault.clone()));
+    place.mark(3);
+    wait_until("the store to be asked", PATIENCE, || met.met() > 0);
+    let begun = Instant::now();
+    place.postgres.stop();
+    eprintln!("{version:?}, {fault:?}: the server ended after {:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+    place.program().as_mut().expect("it archives").assert_running();
+    place.program().take().expect("it archives").kill();
+    proxy.clear();
+
+    place.postgres.restart();
+    archive(&place);
+    place.mark(4);
+    let end = place.postgres.psql("SELECT pg_current_wal_flush_lsn()");
+    wait_until("all of it to be archived", PATIENCE, || {
+        place.program().as_mut().expect("it archives").assert_running();
+        let archived = format!("SELECT count(*) FROM pg_stat_replication WHERE flush_lsn >= '{end}'");
+        place.postgres.psql(&archived) == "1"
+    });
+    place.stop_archiving();
+    let listing = place.tidelog(&["ls", "--json"]).expect(0).json();
+    assert_eq!(listing["streams"][0]["gaps"], serde_json::json!([]), "{listing}");
+    let restored = place.adopt(&place.restore("restored", &[]), version);
+    wait_recovered(&restored);
+    assert_eq!(markers(&restored), "4|4");
+}
+
+fn archive(place: &Place) {
+    *place.program() = Some(place.home.start(&["-c", "tidelog.toml", "run"]));
+    wait_until("the archiver to stream", PATIENCE, || {
+        place.program().as_mut().expect("it archives").assert_running();
+        place.postgres.psql("SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'") == "1"
+    });
+}
