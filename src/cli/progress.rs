@@ -15,6 +15,7 @@ const LOOK: Duration = Duration::from_millis(150);
 pub(super) enum Unit {
     Records,
     Bytes,
+    Topics,
 }
 
 /// A bar that follows work on other threads until it is dropped.
@@ -61,6 +62,7 @@ impl Drop for Progress {
 fn style(unit: Unit) -> ProgressStyle {
     let template = match unit {
         Unit::Records => "{msg} {wide_bar} {human_pos}/{human_len} records  {per_sec}  {eta}",
+        Unit::Topics => "{msg} {wide_bar} {human_pos}/{human_len} topics  {eta}",
         Unit::Bytes => "{msg} {wide_bar} {binary_bytes}/{binary_total_bytes}  {binary_bytes_per_sec}  {eta}",
     };
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())

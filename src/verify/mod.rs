@@ -9,6 +9,7 @@
 mod backups;
 mod complete;
 mod meanwhile;
+pub mod source;
 mod wal;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};

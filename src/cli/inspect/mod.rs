@@ -1,5 +1,6 @@
 //! The commands that look at the archive and change nothing: `ls`, `files`, `cat`, `diff`, `verify`.
 
+mod against;
 mod cat;
 mod files;
 mod ls;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::Place;
+use super::{Place, against};
 use crate::cli::human;
 use crate::cli::output::{print, print_json};
 use crate::cli::progress::{Progress, Unit};
@@ -23,16 +23,21 @@ use crate::verify::{self, Damage, DamageKind, Report, Seen};
 
 /// Checks every chain of checkpoints and every segment: numbers, links, sizes, hashes, and the files' own facts.
 ///
-/// Exits with 3 if anything is not as it should be, with 1 if the store kept something from being checked. Objects that no
+/// With --against-source, records that the source has and the archive lacks count, too. Exits with 3 if anything is not as it should be, with 1 if the store kept something from being checked. Objects that no
 /// checkpoint names are counted and no error.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   tidelog verify
-  tidelog verify --deep --json | jq .errors")]
+  tidelog verify --deep --json | jq .errors
+  tidelog verify --against-source")]
 pub(crate) struct Args {
     /// Also decode every record, and compare counts, offsets and timestamps with the checkpoints
     #[arg(long)]
     deep: bool,
+    /// Also compare with the live topics: ranges, counts and a sample of the records, or all of them with --deep. What one side
+    /// lacks is told by name: missing, lost, expired, compacted, not archived yet, recorded gaps, damaged segments
+    #[arg(long)]
+    against_source: bool,
     /// First put right what can be: make missing pages again, put aside what stands above a hole in a chain, and let go of base
     /// backups of which nothing is there any more
     #[arg(long)]
@@ -69,6 +74,8 @@ struct Listing<'a> {
     leftovers: u64,
     leftover_bytes: u64,
     complete: Vec<CompleteRow>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source: Option<against::Listing<'a>>,
 }
 
 /// Up to when a topic is complete, or why that is not known.
@@ -110,6 +117,7 @@ struct GapRow {
 /// # Errors
 /// `Kind::Incomplete` if there is damage, after it was printed.
 pub(crate) async fn run(args: &Args, config: &Config) -> Result<()> {
+    let kafka = args.against_source.then(|| against::cluster(config)).transpose()?;
     let store = Store::open(&config.archive)?;
     let repaired = if args.repair { repair(&store).await? } else { Vec::new() };
     let seen = Arc::new(Seen::default());
@@ -118,12 +126,19 @@ pub(crate) async fn run(args: &Args, config: &Config) -> Result<()> {
         let _bar = Progress::follow("verify", Unit::Bytes, move || (shown.done(), shown.total()));
         verify::verify(&store, args.deep, &seen).await?
     };
+    let compared = match kafka {
+        Some(kafka) => Some((kafka, against::compare(&store, kafka, args.deep, &report.errors).await)),
+        None => None,
+    };
     if args.json {
-        print_json(&Listing { repaired, ..listing(&report) })?
+        let source = compared.as_ref().map(|(kafka, against)| against::listing(kafka, args.deep, against));
+        print_json(&Listing { repaired, source, ..listing(&report) })?
     } else {
-        print(&format!("{}{}", repairs(&repaired), text(&report, args.deep)))?
+        let source = compared.as_ref().map(|(kafka, against)| against::text(kafka, args.deep, against));
+        let source = source.unwrap_or_default();
+        print(&format!("{}{}{source}", repairs(&repaired), text(&report, args.deep)))?
     }
-    verdict(&report)
+    verdict(&report, compared.as_ref().map(|(_, against)| against))
 }
 
 /// Repairs every chain; what cannot be repaired is told by the look that follows.
@@ -211,6 +226,7 @@ fn listing(report: &Report) -> Listing<'_> {
         backups: report.backups,
         leftovers: report.leftovers,
         leftover_bytes: report.leftover_bytes,
+        source: None,
         complete: report
             .complete
             .iter()
@@ -355,9 +371,10 @@ fn paragraph(damage: &Damage) -> String {
     )
 }
 
-fn verdict(report: &Report) -> Result<()> {
-    if report.errors.is_empty() {
-        return Ok(());
+fn verdict(report: &Report, against: Option<&against::Against>) -> Result<()> {
+    let (lacks, failed) = against.map_or((Vec::new(), None), |against| against::lacks(against, !report.errors.is_empty()));
+    if report.errors.is_empty() && lacks.is_empty() {
+        return failed.map_or(Ok(()), Err);
     }
     let chain = report.errors.iter().filter(|damage| damage.kind == DamageKind::Chain).count() as u64;
     let mut found = Vec::new();
@@ -369,12 +386,14 @@ fn verdict(report: &Report) -> Result<()> {
     if chain > 0 {
         found.push(human::many(chain, "damaged checkpoint"));
     }
+    found.extend(lacks);
     // That nothing is known of an object is no damage.
     let kind = if found.is_empty() { Kind::Unavailable } else { Kind::Incomplete };
     let unchecked = report.unchecked();
     if unchecked > 0 {
         found.push(format!("{} could not be checked", human::many(unchecked, "object")));
     }
+    found.extend(failed.map(|error| error.to_string()));
     Err(Error::new(kind, found.join("; ")))
 }
 
@@ -395,15 +414,15 @@ mod tests {
         let said = paragraph(&damage);
         assert!(said.starts_with("error: kafka/main/orders partition 3: offsets 120,400..121,999 cannot be read\n  object   segments/a.parquet\n"), "{said}");
         let report = Report { segments: 2_410, errors: vec![damage], ..Report::default() };
-        let error = verdict(&report).expect_err("damage");
+        let error = verdict(&report, None).expect_err("damage");
         assert_eq!(error.to_string(), "1 damaged segment of 2,410, 1,600 records affected");
         assert_eq!(error.exit_code(), 3);
-        assert!(verdict(&Report::default()).is_ok());
+        assert!(verdict(&Report::default(), None).is_ok());
         let mut unchecked = report.errors[0].clone();
         unchecked.kind = DamageKind::Unchecked;
         assert!(paragraph(&unchecked).contains("offsets 120,400..121,999 could not be checked"));
         let report = Report { segments: 2_410, errors: vec![unchecked], ..Report::default() };
-        let error = verdict(&report).expect_err("nothing is known");
+        let error = verdict(&report, None).expect_err("nothing is known");
         assert_eq!((error.to_string().as_str(), error.exit_code()), ("1 object could not be checked", 1));
     }
 }

@@ -273,6 +273,20 @@ impl Cluster {
             .await
     }
 
+    /// What one setting of topics is in force with, or why that is not told. Topics that do not exist are not in it.
+    pub async fn setting(&self, topics: &[String], name: &str) -> Result<BTreeMap<String, Result<String>>> {
+        let mut told = BTreeMap::new();
+        for some in topics.chunks(SETTINGS_AT_ONCE) {
+            for (topic, settings) in self.settings(Resource::Topic, some).await? {
+                let value = settings
+                    .map(|settings| values(settings).remove(name).unwrap_or_default())
+                    .map_err(|failure| failure.into_error(format_args!("{name} of topic {topic} is not known")));
+                told.insert(topic, value);
+            }
+        }
+        Ok(told)
+    }
+
     /// Sets a topic otherwise: all of `changes` or none of them. What has no value is taken back, so that the topic follows its
     /// cluster; what is not named stays.
     ///

@@ -24,6 +24,7 @@ mod consumer;
 mod error;
 mod probe;
 mod properties;
+mod range;
 mod raw;
 pub mod state;
 
@@ -35,6 +36,7 @@ pub use cluster::{Cluster, OffsetAt, TopicInfo};
 pub use consumer::{Consumer, Headers, Message, validate};
 pub use probe::{Unreadable, unreadable};
 pub use properties::subscription;
+pub use range::{Came, RangeReader};
 
 use crate::error::Error;
 

@@ -67,9 +67,8 @@ pub(super) fn consumer(config: &Kafka) -> Result<Vec<(String, String)>> {
     Ok(in_order(all))
 }
 
-/// The properties of a client that looks at single batches of a partition, outside of the group: the same connection and the same
-/// limits, one batch at a time, nothing waited for, and a log that tells of every fetch.
-pub(super) fn probe(config: &Kafka) -> Result<Vec<(String, String)>> {
+/// The properties of a client that reads outside of the group: the same connection and the same limits.
+fn outside(config: &Kafka) -> Result<BTreeMap<String, String>> {
     let mut all: BTreeMap<String, String> = consumer(config)?.into_iter().collect();
     let of_group = [
         "group.instance.id",
@@ -79,6 +78,29 @@ pub(super) fn probe(config: &Kafka) -> Result<Vec<(String, String)>> {
         "topic.blacklist",
     ];
     all.retain(|name, _| !of_group.contains(&name.as_str()));
+    Ok(all)
+}
+
+/// The properties of a client that reads ranges of partitions outside of the group. Aborted records are never given, whatever
+/// is archived.
+pub(super) fn ranges(config: &Kafka) -> Result<Vec<(String, String)>> {
+    let mut all = outside(config)?;
+    for (name, value) in [
+        ("isolation.level", "read_committed"),
+        // The end of a range is waited for, not a full answer.
+        ("fetch.min.bytes", "1"),
+        ("fetch.wait.max.ms", "100"),
+        ("fetch.error.backoff.ms", "50"),
+    ] {
+        all.insert(name.to_owned(), value.to_owned());
+    }
+    Ok(in_order(all))
+}
+
+/// The properties of a client that looks at single batches of a partition, outside of the group: one batch at a time, nothing
+/// waited for, and a log that tells of every fetch.
+pub(super) fn probe(config: &Kafka) -> Result<Vec<(String, String)>> {
+    let mut all = outside(config)?;
     for (name, value) in [
         // An aborted record reads as well as any other.
         ("isolation.level", "read_uncommitted"),
