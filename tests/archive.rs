@@ -8,7 +8,7 @@ use tidelog::manifest::{Chain, Change, Outcome};
 use tidelog::record::{Block, Header, TimestampType};
 use tidelog::segment::{Encoding, SegmentInfo, SegmentWriter};
 use tidelog::store::{Created, Store, layout};
-use tidelog::stream::{Begin, Format, TopicGeneration};
+use tidelog::stream::{Begin, Format, Gap, GapReason, TopicGeneration};
 
 use crate::rig::process::temporary_directory;
 
@@ -74,6 +74,11 @@ impl Topic {
     pub(crate) async fn begin_with(store: &Store, topic: &str, generation: u32, partitions: usize) -> Topic {
         let generation = TopicGeneration::new("main", topic, generation);
         let begin = Begin::topic(Some(format!("id-{generation}")), vec![Some(0); partitions]);
+        Topic::begun_as(store, generation, begin).await
+    }
+
+    /// Begins a generation of which the first entry says just this.
+    pub(crate) async fn begun_as(store: &Store, generation: TopicGeneration, begin: Begin) -> Topic {
         let chain = Chain::begin(store, &generation.stream(), begin, "test", now()).await.expect("a chain begins");
         Topic { store: store.clone(), generation, chain, spool: temporary_directory("spool"), segments: 0 }
     }
@@ -110,6 +115,15 @@ impl Topic {
             Outcome::Committed { .. } => object.to_string(),
             other => panic!("nobody else writes, and yet {other:?}"),
         }
+    }
+
+    /// Records that offsets could not be read.
+    pub(crate) async fn skip(&mut self, partition: i32, range: std::ops::Range<i64>) {
+        let (start, end) = (range.start, range.end);
+        let gap = Gap { partition, start, end, reason: GapReason::Unreadable, found: now(), generation: 0 };
+        let change = Change { gaps: vec![gap], ..Change::default() };
+        let committed = self.chain.commit(&change, "test", now()).await.expect("a change is committed");
+        assert!(matches!(committed, Outcome::Committed { .. }), "{committed:?}");
     }
 
     /// Stores an object beside the segments that no checkpoint names.

@@ -170,16 +170,16 @@ fn a_topic_made_again_after_an_election_is_read_although_its_epochs_begin_anew()
 
 /// Three brokers. Partitions lie on brokers 1 and 2, and either may lead them alone; `safe` ones behind them on broker 3, to which
 /// nothing happens.
-struct Cluster {
+pub(crate) struct Cluster {
     kafka: Kafka,
-    topic: String,
-    site: Site,
+    pub(crate) topic: String,
+    pub(crate) site: Site,
     server: Server,
     partitions: i32,
 }
 
 impl Cluster {
-    fn new(name: &str, cut: usize, safe: usize, max_age: &str) -> Cluster {
+    pub(crate) fn new(name: &str, cut: usize, safe: usize, max_age: &str) -> Cluster {
         Cluster::led_by(&[1, 2], name, cut, safe, max_age)
     }
 
@@ -197,7 +197,7 @@ impl Cluster {
         Cluster { kafka, topic, site, server, partitions: i32::try_from(replicas.len()).expect("few") }
     }
 
-    fn produce(&self, numbers: std::ops::Range<i32>) {
+    pub(crate) fn produce(&self, numbers: std::ops::Range<i32>) {
         produce(&self.kafka, &self.topic, numbers, self.partitions);
     }
 
@@ -214,13 +214,13 @@ impl Cluster {
     }
 
     /// Broker 2 misses what comes now.
-    fn leave_2_behind(&self) {
+    pub(crate) fn leave_2_behind(&self) {
         self.kafka.stop(2);
         self.wait_led();
     }
 
     /// Broker 1 dies, and broker 2 leads with the log that it has; broker 1 comes back and follows.
-    fn elect_2(&self) {
+    pub(crate) fn elect_2(&self) {
         self.kafka.kill(1);
         self.kafka.restart(2);
         self.wait_led();
@@ -249,7 +249,7 @@ impl Cluster {
         wait_generation(&self.site, &self.kafka, &self.topic, 0, &mut [program]);
     }
 
-    fn wait(&self, generation: u64, programs: &mut [&mut Program]) {
+    pub(crate) fn wait(&self, generation: u64, programs: &mut [&mut Program]) {
         wait_generation(&self.site, &self.kafka, &self.topic, generation, programs);
     }
 

@@ -1,5 +1,6 @@
 //! The integration tests: one binary, so that all modules share one broker and one link step.
 
+mod against_source;
 mod archive;
 mod bombs;
 mod cli;

@@ -217,13 +217,25 @@ fn table(found: &Found) -> String {
             offsets(Fate::NotYet),
         ]
     };
-    let row = |of: &TopicFound| cells(&one_line(&of.topic), of.state.name(), of.archived, of.compared, &|fate| of.ledger.count(fate));
+    let row = |of: &TopicFound| {
+        cells(&one_line(&of.topic), of.state.name(), of.archived, of.compared, &|fate| of.ledger.count(fate))
+    };
     let mut rows: Vec<_> = found.topics.iter().map(row).collect();
     let sum = |of: fn(&TopicFound) -> u64| found.topics.iter().map(of).fold(0, u64::saturating_add);
     rows.push(cells("all", "", sum(|of| of.archived), sum(|of| of.compared), &|fate| found.count(fate)));
     human::table(
         [
-            "TOPIC", "STATE", "ARCHIVED", "COMPARED", "MISSING", "DIFFERENT", "DAMAGED", "EXPIRED", "COMPACTED", "LOST", "NOT YET",
+            "TOPIC",
+            "STATE",
+            "ARCHIVED",
+            "COMPARED",
+            "MISSING",
+            "DIFFERENT",
+            "DAMAGED",
+            "EXPIRED",
+            "COMPACTED",
+            "LOST",
+            "NOT YET",
         ],
         [false, false, true, true, true, true, true, true, true, true, true],
         &rows,
@@ -284,10 +296,13 @@ pub(super) fn lacks(against: &Against, damage_is_told: bool) -> (Vec<String>, Op
         Ok(found) => found,
         Err(error) => {
             let failed = Error::new(error.kind(), format!("the source could not be compared with: {error}"));
-            return (Vec::new(), Some(match error.hint_text() {
-                Some(hint) => failed.hint(hint),
-                None => failed,
-            }));
+            return (
+                Vec::new(),
+                Some(match error.hint_text() {
+                    Some(hint) => failed.hint(hint),
+                    None => failed,
+                }),
+            );
         }
     };
     let mut lacks = Vec::new();
@@ -326,15 +341,8 @@ mod tests {
     use crate::verify::source::{Ledger, State};
 
     fn found(fate: Fate, records: Option<u64>, troubles: Vec<Error>) -> Found {
-        let finding = Finding {
-            fate,
-            generation: 0,
-            partition: 3,
-            range: 10..13,
-            records,
-            on_source: true,
-            detail: None,
-        };
+        let finding =
+            Finding { fate, generation: 0, partition: 3, range: 10..13, records, on_source: true, detail: None };
         let mut ledger = Ledger::default();
         ledger.add(finding);
         Found { topics: vec![TopicFound { ledger, troubles, ..TopicFound::new("orders", State::Compared) }] }

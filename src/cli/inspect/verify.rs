@@ -372,7 +372,8 @@ fn paragraph(damage: &Damage) -> String {
 }
 
 fn verdict(report: &Report, against: Option<&against::Against>) -> Result<()> {
-    let (lacks, failed) = against.map_or((Vec::new(), None), |against| against::lacks(against, !report.errors.is_empty()));
+    let (lacks, failed) =
+        against.map_or((Vec::new(), None), |against| against::lacks(against, !report.errors.is_empty()));
     if report.errors.is_empty() && lacks.is_empty() {
         return failed.map_or(Ok(()), Err);
     }

@@ -340,7 +340,7 @@ impl Failure {
     }
 
     /// GROUP_AUTHORIZATION_FAILED.
-    fn is_about_the_group(&self) -> bool {
+    pub(super) fn is_about_the_group(&self) -> bool {
         self.code == 30
     }
 }

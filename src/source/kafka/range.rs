@@ -117,6 +117,10 @@ impl RangeReader {
             self.handle.take_callbacks(&mut callbacks);
             for callback in callbacks {
                 if let Callback::Error { failure, fatal } = callback {
+                    // No right of a group is needed: nothing is committed, and nobody joins.
+                    if failure.is_about_the_group() {
+                        continue;
+                    }
                     let error = failure.into_error(&at);
                     if fatal || error.kind() == Kind::Denied {
                         return Err(error);

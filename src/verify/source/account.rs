@@ -294,9 +294,15 @@ mod tests {
             "the log begins before the archive"
         );
         let found = account(&own, &Ends { low: 50, stable: 70, high: 75 });
-        assert_eq!((found.common, found.settled), (50..70, vec![(Fate::Expired, 30..50), (Fate::Undecided, 70..75), (Fate::Cut, 75..80)]));
+        assert_eq!(
+            (found.common, found.settled),
+            (50..70, vec![(Fate::Expired, 30..50), (Fate::Undecided, 70..75), (Fate::Cut, 75..80)])
+        );
         let found = account(&own, &Ends { low: 90, stable: 99, high: 99 });
-        assert_eq!((found.common.is_empty(), found.settled), (true, vec![(Fate::Expired, 30..80), (Fate::Lost, 80..90), (Fate::NotYet, 90..99)]));
+        assert_eq!(
+            (found.common.is_empty(), found.settled),
+            (true, vec![(Fate::Expired, 30..80), (Fate::Lost, 80..90), (Fate::NotYet, 90..99)])
+        );
         let cut = Own { takeover: Some(60), ..own };
         let found = account(&cut, &Ends { low: 10, stable: 99, high: 99 });
         assert_eq!((found.common, &found.settled[2..]), (30..60, &[(Fate::Cut, 60..80)][..]));
@@ -358,7 +364,13 @@ mod tests {
     #[test]
     fn findings_are_put_together_and_bounded_and_all_are_counted() {
         let one = |fate, range: Range<i64>| Finding {
-            fate, generation: 0, partition: 0, records: Some(1), range, on_source: true, detail: None,
+            fate,
+            generation: 0,
+            partition: 0,
+            records: Some(1),
+            range,
+            on_source: true,
+            detail: None,
         };
         let mut ledger = Ledger::default();
         for offset in [1, 3, 9] {
@@ -366,7 +378,10 @@ mod tests {
             ledger.add(one(Fate::Missing, offset + 1..offset + 2));
         }
         let ranges: Vec<_> = ledger.findings.iter().map(|found| (found.fate, found.range.clone())).collect();
-        assert_eq!(ranges, [(Fate::Compacted, 1..10), (Fate::Missing, 2..3), (Fate::Missing, 4..5), (Fate::Missing, 10..11)]);
+        assert_eq!(
+            ranges,
+            [(Fate::Compacted, 1..10), (Fate::Missing, 2..3), (Fate::Missing, 4..5), (Fate::Missing, 10..11)]
+        );
         assert_eq!(ledger.count(Fate::Compacted), Count { offsets: 3, records: 3 });
         for offset in 0..5_000 {
             ledger.add(one(Fate::Different, 2 * offset..2 * offset + 1));

@@ -222,7 +222,9 @@ pub async fn compare(store: &Store, kafka: &Kafka, asked: Asked<'_>, passed: &Pa
                 found = changed(&found.topic, "another generation of it began while it was compared");
             }
         }
-        if let (true, Some(Err(error))) = (found.ledger.count(Fate::Unexplained).records > 0, policies.get(&found.topic)) {
+        if let (true, Some(Err(error))) =
+            (found.ledger.count(Fate::Unexplained).records > 0, policies.get(&found.topic))
+        {
             tracing::warn!(topic = %found.topic, %error, hint = error.hint_text(), "why records are gone from the source cannot be told");
         }
         topics.push(found);
@@ -288,7 +290,8 @@ async fn one(of: &Comparison<'_>, generations: &[TopicGeneration], told: Told) -
             return waiting(of, &info, found).await;
         }
         Descent::Lags => {
-            let message = format!("topic {}: a broker tells the id of the topic before the one that is archived", of.topic);
+            let message =
+                format!("topic {}: a broker tells the id of the topic before the one that is archived", of.topic);
             return Err(Error::new(Kind::Unavailable, message).hint("that broker lags behind the others: verify again"));
         }
     };

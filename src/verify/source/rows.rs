@@ -177,7 +177,9 @@ pub(super) async fn compare(
         let (offset, stands) = match (ours.rows.first(), theirs.rows.first()) {
             (None, None) => return Ok(ours.broken),
             (Some(ours), Some(theirs)) if ours.offset == theirs.offset => (ours.offset, both(&ours, &theirs)),
-            (Some(ours), theirs) if theirs.is_none_or(|theirs| ours.offset < theirs.offset) => (ours.offset, Stands::Archive),
+            (Some(ours), theirs) if theirs.is_none_or(|theirs| ours.offset < theirs.offset) => {
+                (ours.offset, Stands::Archive)
+            }
             (_, Some(theirs)) => (theirs.offset, Stands::Source),
             (Some(ours), None) => (ours.offset, Stands::Archive),
         };

@@ -103,8 +103,15 @@ impl Comparison<'_> {
                 })
                 .collect();
             let gaps = part.chain.gaps_ever().await?;
-            let mut look =
-                Look { of: self, part, accounts, gaps, outcome: &mut outcome, reader: &mut reader, diverged: HashSet::new() };
+            let mut look = Look {
+                of: self,
+                part,
+                accounts,
+                gaps,
+                outcome: &mut outcome,
+                reader: &mut reader,
+                diverged: HashSet::new(),
+            };
             look.settle();
             look.segments().await?;
         }
@@ -358,8 +365,7 @@ impl Look<'_> {
             self.outcome.ledger.add(self.finding(Fate::GivenUp, partition, broken.range));
             return Ok(());
         }
-        let selection =
-            Selection { timestamps: None, partitions: Some([(partition, broken.range.clone())].into()) };
+        let selection = Selection { timestamps: None, partitions: Some([(partition, broken.range.clone())].into()) };
         let selected = chain.select(&selection).await?;
         if !selected.segments.iter().any(|segment| segment.object == broken.object) {
             let message = format!("{} was replaced while it was compared", broken.object);
