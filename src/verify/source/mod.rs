@@ -213,14 +213,10 @@ pub async fn compare(store: &Store, kafka: &Kafka, asked: Asked<'_>, passed: &Pa
     let described = cluster.describe(&compared).await?;
     let archive = generations(store, kafka).await?;
     for (id, mut found) in found {
-        if found.state == State::Compared {
-            let now = described.get(&found.topic).and_then(|info| info.as_ref().ok());
-            let newest = archive.get(&found.topic).and_then(|all| all.last()).map(|newest| newest.number);
-            if now.is_none_or(|now| now.id != id) {
-                found = changed(&found.topic, "it was deleted or created again while it was compared");
-            } else if newest > found.generations.last().copied() {
-                found = changed(&found.topic, "another generation of it began while it was compared");
-            }
+        let now = described.get(&found.topic).and_then(|info| info.as_ref().ok());
+        let newest = archive.get(&found.topic).and_then(|all| all.last()).map(|newest| newest.number);
+        if let Some(error) = became_another(&found, id.as_deref(), now, newest) {
+            found = TopicFound::unchecked(&found.topic, error);
         }
         if let (true, Some(Err(error))) =
             (found.ledger.count(Fate::Unexplained).records > 0, policies.get(&found.topic))
@@ -236,9 +232,18 @@ fn names_of<'a>(found: impl Iterator<Item = &'a TopicFound>) -> Vec<String> {
     found.filter(|found| found.state == State::Compared).map(|found| found.topic.clone()).collect()
 }
 
-fn changed(topic: &str, how: &str) -> TopicFound {
-    let error = Error::new(Kind::Unavailable, format!("topic {topic}: {how}, so that nothing can be said of it"));
-    TopicFound::unchecked(topic, error.hint("verify again"))
+/// Whether a topic that was compared had another id when that was done, or goes on in another generation of the archive: then
+/// records of two topics, or of two logs, may have been held against each other.
+fn became_another(found: &TopicFound, id: Option<&str>, now: Option<&TopicInfo>, newest: Option<u32>) -> Option<Error> {
+    let how = match now {
+        _ if found.state != State::Compared => return None,
+        Some(now) if now.id.as_deref() == id && newest <= found.generations.last().copied() => return None,
+        Some(now) if now.id.as_deref() == id => "another generation of it began while it was compared",
+        _ => "it was deleted or created again while it was compared",
+    };
+    let error =
+        Error::new(Kind::Unavailable, format!("topic {}: {how}, so that nothing can be said of it", found.topic));
+    Some(error.hint("verify again"))
 }
 
 /// The generations of the cluster's topics, the oldest first.
@@ -328,4 +333,27 @@ async fn kept(store: &Store, generations: &[TopicGeneration]) -> Result<u64> {
         }
     }
     Ok(records)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_said_of_a_topic_that_became_another_one_meanwhile() {
+        let compared = TopicFound { generations: vec![1, 2], ..TopicFound::new("orders", State::Compared) };
+        let info = |id: &str| TopicInfo { id: Some(id.to_owned()), partitions: 1 };
+        let judge = |now: Option<&TopicInfo>, newest| became_another(&compared, Some("a"), now, newest);
+        assert!(judge(Some(&info("a")), Some(2)).is_none());
+        for (now, newest, how) in [
+            (Some(info("b")), Some(2), "created again"),
+            (None, Some(2), "deleted"),
+            (Some(info("a")), Some(3), "another generation"),
+        ] {
+            let error = judge(now.as_ref(), newest).expect("it became another one");
+            assert!(error.to_string().contains(how) && error.is_transient(), "{error}");
+        }
+        let gone = TopicFound { state: State::Gone, ..compared };
+        assert!(became_another(&gone, Some("a"), None, Some(2)).is_none());
+    }
 }

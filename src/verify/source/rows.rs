@@ -255,3 +255,100 @@ fn both(ours: &Record<'_>, theirs: &Record<'_>) -> Stands {
         (false, false) => Stands::Different,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use chrono::DateTime;
+    use rdkafka::ClientConfig;
+    use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
+
+    use super::*;
+    use crate::config::Isolation;
+    use crate::record::TimestampType;
+    use crate::segment::{Encoding, SegmentInfo, SegmentWriter};
+    use crate::source::kafka::{Cluster, OffsetAt, tests::config};
+    use crate::stream::{Format, TopicGeneration};
+
+    const TIME: i64 = 1_700_000_000_000;
+
+    fn value(offset: i64) -> Vec<u8> {
+        format!("{offset:01000}").into_bytes()
+    }
+
+    /// A segment of one partition with a record at each offset.
+    async fn segment(store: &Store, offsets: Range<i64>) -> SegmentRef {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (path, generation) = (directory.path().join("spool"), TopicGeneration::new("main", "a", 0));
+        let created = DateTime::from_timestamp_millis(TIME).expect("a time");
+        let info = SegmentInfo { stream: generation.clone(), topic_id: None, writer: "w".into(), created };
+        let encoding = Encoding { format: Format::Parquet, zstd_level: 1 };
+        let mut writer = SegmentWriter::create(&path, info, encoding).expect("a spool file");
+        let mut block = Block::new(0, 0);
+        for offset in offsets.clone() {
+            block.push(offset, TIME, TimestampType::Create, -1, None, Some(&value(offset)), std::iter::empty());
+        }
+        writer.write(vec![block]).expect("encoded");
+        let sealed = writer.finish(&[(0, offsets.start, offsets.end)]).expect("sealed");
+        let object = layout::segment(&generation, created, "w", offsets.start.unsigned_abs(), Format::Parquet);
+        store.upload(&object, &path, &sealed.sha256).await.expect("stored");
+        sealed.to_ref(object.to_string())
+    }
+
+    /// The log begins later than it did when its ends were asked for, and an object has gone since it was verified: what is only
+    /// archived then was removed, and what only the source has there is of the segment that is gone.
+    #[tokio::test]
+    async fn what_goes_on_either_side_while_records_are_compared_is_told_as_that() {
+        let mock = MockCluster::new(1).expect("a mock cluster");
+        mock.create_topic("a", 1, 1).expect("a topic");
+        let kafka = config(&mock.bootstrap_servers(), &["a"], &[]);
+        let producer: BaseProducer =
+            ClientConfig::new().set("bootstrap.servers", mock.bootstrap_servers()).create().expect("a producer");
+        // A partition of a mock cluster keeps 5 MiB.
+        for offset in 0..8_000 {
+            let value = value(offset);
+            let mut record = BaseRecord::<(), [u8]>::to("a").partition(0).timestamp(TIME).payload(&value);
+            while let Err((error, again)) = producer.send(record) {
+                assert_eq!(error, KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull));
+                producer.poll(Duration::from_millis(10));
+                record = again;
+            }
+        }
+        producer.flush(Duration::from_secs(30)).expect("all were taken");
+        let cluster = Cluster::new(&kafka).expect("a client");
+        let at = TopicPartition::new("a", 0);
+        let low = async || {
+            let listed =
+                cluster.list_offsets(std::slice::from_ref(&at), OffsetAt::Earliest, Isolation::ReadUncommitted).await?;
+            Ok(listed.into_iter().next().and_then(|(_, offset)| offset.ok().flatten()).unwrap_or(-1))
+        };
+        let begins = low().await.expect("an answer");
+        assert!((1..6_000).contains(&begins), "{begins}");
+
+        let store = Store::over(Arc::new(object_store::memory::InMemory::new()), "memory:///");
+        let segments = [segment(&store, 0..6_000).await, segment(&store, 6_000..8_000).await];
+        store.delete(&layout::object(&segments[1].object).expect("a key")).await.expect("deleted");
+        let mut counts: BTreeMap<String, i64> = BTreeMap::new();
+        let archive = Archive {
+            store: &store,
+            segments: segments.iter().collect(),
+            damaged: &HashSet::new(),
+            partition: 0,
+            range: 0..8_000,
+        };
+        let mut reader = Some(RangeReader::new(&kafka).expect("a client"));
+        let broken = compare(archive, &mut reader, &at, low, |_, stands| {
+            *counts.entry(format!("{stands:?}")).or_default() += 1;
+        });
+        let broken = broken.await.expect("both sides answer");
+        let expected = [("Dark", 2_000), ("Removed", begins), ("Same", 6_000 - begins)];
+        assert_eq!(counts, expected.map(|(name, count)| (name.to_owned(), count)).into());
+        let ranges: Vec<_> = broken.iter().map(|broken| (&*broken.object, broken.range.clone())).collect();
+        assert_eq!(ranges, [(&*segments[1].object, 6_000..8_000)]);
+    }
+}
