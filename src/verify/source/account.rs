@@ -104,7 +104,7 @@ impl Fate {
                  changed, aborted, or archived with isolation = read_uncommitted)"
             }
             Self::NotYet => "not archived yet",
-            Self::GivenUp => "given up by the archive's own retention",
+            Self::GivenUp => "expired by the archive's own retention",
             Self::BeforeArchive => "from before the archive began (kafka.start)",
             Self::Undecided => "not compared: in a transaction that is open on the source",
         }
