@@ -21,7 +21,8 @@ pub(super) fn pieces(range: &Range<i64>, all: bool, draw: u64) -> Vec<Range<i64>
     // The first and the last piece stand still; between them each has a stretch of its own, in which it is drawn.
     let inner = (range.start + PIECE)..(range.end - PIECE);
     let stretch = (inner.end - inner.start) / (PIECES - 2);
-    let mut found = vec![range.start..range.start + PIECE];
+    let first = range.start..range.start + PIECE;
+    let mut found = vec![first];
     for number in 0..PIECES - 2 {
         let room = (stretch - PIECE).max(1).unsigned_abs();
         let moved = mixed(draw.wrapping_add(number.unsigned_abs())) % room;
