@@ -77,57 +77,16 @@ impl RangeReader {
 
     fn wait_for_next(&mut self) -> Result<Came> {
         let Some(at) = self.at.clone() else { return Ok(Came::End) };
-        let (mut until, mut why) = (Instant::now() + SILENT_FOR, None);
+        let (until, mut why) = (Instant::now() + SILENT_FOR, None);
         while self.rest.start < self.rest.end {
-            let mut block = Block::new(at.partition, 0);
-            let mut ended = None;
-            for raw in self.queue.consume(RECORDS, WAIT).iter() {
-                if raw.partition() != at.partition || raw.topic() != Some(at.topic.as_bytes()) {
-                    continue; // left over of a range before
-                }
-                match raw.code() {
-                    0 if raw.offset() < self.rest.start => {}
-                    0 if raw.offset() >= self.rest.end => ended = Some(Came::End),
-                    0 => {
-                        push(&mut block, raw);
-                        self.rest.start = raw.offset() + 1;
-                    }
-                    code::PARTITION_EOF if raw.offset() >= self.rest.end => ended = Some(Came::End),
-                    // An end below: what follows is not decided yet, or another log came. It is waited for.
-                    code::PARTITION_EOF => {}
-                    code::AUTO_OFFSET_RESET => ended = Some(Came::OutOfRange),
-                    _ => return Err(raw.failure().into_error(&at)),
-                }
-                if ended.is_some() {
-                    break;
-                }
-            }
-            if !block.is_empty() {
-                if matches!(ended, Some(Came::End)) {
-                    self.rest.start = self.rest.end;
-                }
-                return Ok(Came::Records(block));
+            let (block, ended) = self.take(&at)?;
+            if matches!(ended, Some(Came::End)) {
+                self.rest.start = self.rest.end;
             }
             match ended {
+                _ if !block.is_empty() => return Ok(Came::Records(block)),
                 Some(Came::OutOfRange) => return Ok(Came::OutOfRange),
-                Some(_) => self.rest.start = self.rest.end,
-                None => {}
-            }
-            let mut callbacks = Vec::new();
-            self.handle.take_callbacks(&mut callbacks);
-            for callback in callbacks {
-                if let Callback::Error { failure, fatal } = callback {
-                    // No right of a group is needed: nothing is committed, and nobody joins.
-                    if failure.is_about_the_group() {
-                        continue;
-                    }
-                    let error = failure.into_error(&at);
-                    if fatal || error.kind() == Kind::Denied {
-                        return Err(error);
-                    }
-                    why = Some(error);
-                    until = until.min(Instant::now() + SILENT_FOR);
-                }
+                _ => why = self.heard(&at)?.or(why),
             }
             if Instant::now() >= until {
                 let message = format!("{at}: nothing came from offset {} on within {SILENT_FOR:?}", self.rest.start);
@@ -139,6 +98,48 @@ impl RangeReader {
             }
         }
         Ok(Came::End)
+    }
+
+    /// Takes what has come of the range, and how it ended, if it did.
+    fn take(&mut self, at: &TopicPartition) -> Result<(Block, Option<Came>)> {
+        let mut block = Block::new(at.partition, 0);
+        for raw in self.queue.consume(RECORDS, WAIT).iter() {
+            if raw.partition() != at.partition || raw.topic() != Some(at.topic.as_bytes()) {
+                continue; // left over of a range before
+            }
+            match raw.code() {
+                0 if raw.offset() < self.rest.start => {}
+                0 | code::PARTITION_EOF if raw.offset() >= self.rest.end => return Ok((block, Some(Came::End))),
+                0 => {
+                    push(&mut block, raw);
+                    self.rest.start = raw.offset() + 1;
+                }
+                // An end below: what follows is not decided yet, or another log came. It is waited for.
+                code::PARTITION_EOF => {}
+                code::AUTO_OFFSET_RESET => return Ok((block, Some(Came::OutOfRange))),
+                _ => return Err(raw.failure().into_error(at)),
+            }
+        }
+        Ok((block, None))
+    }
+
+    /// What the client was told meanwhile, if it is no end of all.
+    fn heard(&self, at: &TopicPartition) -> Result<Option<Error>> {
+        let (mut callbacks, mut why) = (Vec::new(), None);
+        self.handle.take_callbacks(&mut callbacks);
+        for callback in callbacks {
+            let Callback::Error { failure, fatal } = callback else { continue };
+            // No right of a group is needed: nothing is committed, and nobody joins.
+            if failure.is_about_the_group() {
+                continue;
+            }
+            let error = failure.into_error(at);
+            if fatal || error.kind() == Kind::Denied {
+                return Err(error);
+            }
+            why = Some(error);
+        }
+        Ok(why)
     }
 }
 

@@ -208,24 +208,33 @@ pub async fn compare(store: &Store, kafka: &Kafka, asked: Asked<'_>, passed: &Pa
     let looks: Vec<_> = look.collect();
     let found: Vec<(Option<String>, TopicFound)> =
         futures::stream::iter(looks).buffered(TOPICS_AT_ONCE).collect().await;
-    let mut topics = Vec::with_capacity(found.len());
-    let compared: Vec<String> = names_of(found.iter().map(|(_, found)| found));
-    let described = cluster.describe(&compared).await?;
-    let archive = generations(store, kafka).await?;
-    for (id, mut found) in found {
-        let now = described.get(&found.topic).and_then(|info| info.as_ref().ok());
-        let newest = archive.get(&found.topic).and_then(|all| all.last()).map(|newest| newest.number);
-        if let Some(error) = became_another(&found, id.as_deref(), now, newest) {
-            found = TopicFound::unchecked(&found.topic, error);
-        }
-        if let (true, Some(Err(error))) =
-            (found.ledger.count(Fate::Unexplained).records > 0, policies.get(&found.topic))
-        {
+    let topics = judged(store, kafka, &cluster, found).await?;
+    for found in topics.iter().filter(|found| found.ledger.count(Fate::Unexplained).records > 0) {
+        if let Some(Err(error)) = policies.get(&found.topic) {
             tracing::warn!(topic = %found.topic, %error, hint = error.hint_text(), "why records are gone from the source cannot be told");
         }
-        topics.push(found);
     }
     Ok(Found { topics })
+}
+
+/// What is to be said of topics that were compared, each with the id that it had then.
+async fn judged(
+    store: &Store,
+    kafka: &Kafka,
+    cluster: &Cluster,
+    found: Vec<(Option<String>, TopicFound)>,
+) -> Result<Vec<TopicFound>> {
+    let described = cluster.describe(&names_of(found.iter().map(|(_, found)| found))).await?;
+    let archive = generations(store, kafka).await?;
+    let judge = |(id, found): (Option<String>, TopicFound)| {
+        let now = described.get(&found.topic).and_then(|info| info.as_ref().ok());
+        let newest = archive.get(&found.topic).and_then(|all| all.last()).map(|newest| newest.number);
+        match became_another(&found, id.as_deref(), now, newest) {
+            Some(error) => TopicFound::unchecked(&found.topic, error),
+            None => found,
+        }
+    };
+    Ok(found.into_iter().map(judge).collect())
 }
 
 fn names_of<'a>(found: impl Iterator<Item = &'a TopicFound>) -> Vec<String> {

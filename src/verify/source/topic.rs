@@ -119,6 +119,16 @@ impl Comparison<'_> {
     }
 }
 
+impl Comparison<'_> {
+    /// Where a partition's log begins now.
+    async fn low(&self, at: &TopicPartition) -> Result<i64> {
+        let listed =
+            self.cluster.list_offsets(std::slice::from_ref(at), OffsetAt::Earliest, Isolation::ReadUncommitted);
+        let offset = listed.await?.pop().map(|(_, offset)| offset).transpose()?.flatten();
+        offset.ok_or_else(|| Error::new(Kind::Unavailable, format!("no broker tells where {at} begins")))
+    }
+}
+
 /// A look at one generation.
 struct Look<'a> {
     of: &'a Comparison<'a>,
@@ -137,6 +147,25 @@ struct Told {
     same: u64,
     /// Where the logs parted.
     diverged: Option<i64>,
+}
+
+impl Told {
+    /// What a record is called; none where there is nothing to tell.
+    fn fate(&mut self, offset: i64, stands: Stands, compacts: bool, in_gap: impl Fn() -> bool) -> Option<Fate> {
+        match stands {
+            _ if self.diverged.is_some() => return None,
+            Stands::Same => self.same += 1,
+            Stands::Diverged => self.diverged = Some(offset),
+            Stands::Different => return Some(Fate::Different),
+            Stands::Archive if compacts => return Some(Fate::Compacted),
+            Stands::Archive => return Some(Fate::Unexplained),
+            Stands::Removed => return Some(Fate::Expired),
+            Stands::Source if !in_gap() => return Some(Fate::Missing),
+            // They are counted with their gap or segment.
+            Stands::Source | Stands::Dark => {}
+        }
+        None
+    }
 }
 
 impl Look<'_> {
@@ -307,37 +336,15 @@ impl Look<'_> {
             partition: at.partition,
             range: piece.clone(),
         };
-        let low = async || {
-            let listed =
-                of.cluster.list_offsets(std::slice::from_ref(at), OffsetAt::Earliest, Isolation::ReadUncommitted);
-            let offset = listed.await?.pop().map(|(_, offset)| offset).transpose()?.flatten();
-            offset.ok_or_else(|| Error::new(Kind::Unavailable, format!("no broker tells where {at} begins")))
-        };
+        let low = async || of.low(at).await;
         let lost: Vec<Range<i64>> =
             self.gaps.iter().filter(|gap| gap.partition == at.partition).map(|gap| gap.start..gap.end).collect();
-        let only_archived = if of.compacts { Fate::Compacted } else { Fate::Unexplained };
         let mut told = Told::default();
         let mut ledger = std::mem::take(&mut self.outcome.ledger);
         let empty = self.finding(Fate::Missing, at.partition, 0..0);
         let compared = rows::compare(archive, self.reader, at, low, |offset, stands| {
-            let fate = match stands {
-                _ if told.diverged.is_some() => return,
-                Stands::Same => {
-                    told.same += 1;
-                    return;
-                }
-                Stands::Diverged => {
-                    told.diverged = Some(offset);
-                    return;
-                }
-                // They are counted with their segment.
-                Stands::Dark => return,
-                Stands::Different => Fate::Different,
-                Stands::Archive => only_archived,
-                Stands::Removed => Fate::Expired,
-                Stands::Source if lost.iter().any(|gap| gap.contains(&offset)) => return,
-                Stands::Source => Fate::Missing,
-            };
+            let in_gap = || lost.iter().any(|gap| gap.contains(&offset));
+            let Some(fate) = told.fate(offset, stands, of.compacts, in_gap) else { return };
             let on_source = matches!(fate, Fate::Missing | Fate::Different);
             ledger.add(Finding { fate, range: offset..offset + 1, records: Some(1), on_source, ..empty.clone() });
         });
