@@ -125,7 +125,7 @@ fn load_transactions(kafka: &Kafka, topic: &str) {
 }
 
 /// A log with holes: the cleaner of the broker has removed records from it, and is then switched off.
-fn load_compacted(kafka: &Kafka, topic: &str) {
+pub(crate) fn load_compacted(kafka: &Kafka, topic: &str) {
     let configs = [("cleanup.policy", "compact"), ("segment.ms", "50"), ("min.cleanable.dirty.ratio", "0.01")];
     kafka.create_topic(topic, 2, &configs);
     let message = |n: i32, key: String| {

@@ -41,6 +41,7 @@ mod postgres_stop;
 mod postgres_targets;
 mod readers;
 mod replay;
+mod replay_groups;
 mod replay_identity;
 mod replay_reports;
 mod replay_settings;

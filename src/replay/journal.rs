@@ -5,6 +5,8 @@
 //! replays/<id>/plan.json       put-if-absent, before the first record: generations, offsets, the target's topic ids
 //! replays/<id>/progress.json   over and over, some seconds late
 //! replays/<id>/finished.json   put-if-absent, after the last transaction
+//! replays/<id>/map/…           which offset each record has in the target, where that is asked for (see `offset_map`)
+//! replays/<id>/groups.json     which positions of consumer groups it sets, before it does
 //! ```
 //! The archive goes on growing while a replay runs, and may even hold what the replay itself sends. So the same id means
 //! what it meant when it was begun: [`Begun`] names every generation of a topic and where each partition ends. What decides how
@@ -20,6 +22,7 @@ use object_store::path::Path;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::offset_map::At;
 use super::plan::{Mark, Marks, Part, Plan};
 use super::select::Source;
 use crate::error::{Error, Kind, Result, ResultExt as _};
@@ -54,6 +57,9 @@ pub struct Begun {
     /// Streams that the command means and that could not be read: nothing of their topics is sent.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub left_out: Vec<String>,
+    /// Whether it is kept which offset each record gets in the target.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub maps: bool,
 }
 
 /// A range of record timestamps in ms since 1970, `from <= timestamp < to`.
@@ -181,6 +187,9 @@ pub struct ReachedPartition {
     /// counted, and nothing behind is. None where the target did not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target_end: Option<i64>,
+    /// How many records the target partition has had, where the map of offsets is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub records: Option<u64>,
 }
 
 /// That a replay has sent everything.
@@ -192,6 +201,9 @@ pub struct Finished {
     pub replay: String,
     /// When its last transaction was committed.
     pub at: DateTime<Utc>,
+    /// How many records the map of offsets has, where it is kept and whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mapped: Option<u64>,
 }
 
 /// What is written down of one replay.
@@ -221,7 +233,7 @@ impl Journal {
     }
 }
 
-async fn read<T: DeserializeOwned>(store: &Store, object: &Path) -> Result<Option<T>> {
+pub(super) async fn read<T: DeserializeOwned>(store: &Store, object: &Path) -> Result<Option<T>> {
     #[derive(Deserialize)]
     struct Version {
         format: u32,
@@ -237,7 +249,7 @@ async fn read<T: DeserializeOwned>(store: &Store, object: &Path) -> Result<Optio
     lean::parse(&bytes).map(Some).or_err(Kind::Corrupt, unreadable)
 }
 
-fn json<T: Serialize>(document: &T) -> Result<Bytes> {
+pub(super) fn json<T: Serialize>(document: &T) -> Result<Bytes> {
     serde_json::to_vec(document).map(Bytes::from).or_err(Kind::Internal, || "cannot write a replay's plan".to_owned())
 }
 
@@ -374,15 +386,32 @@ impl Made {
 
 impl Reached {
     /// What is known of `marks` at `at`, with where the target's partitions ended.
-    pub fn new(id: &str, at: DateTime<Utc>, marks: &Marks, ends: &BTreeMap<(String, i32), i64>) -> Self {
-        let partitions = marks.iter().map(|((topic, partition), mark)| ReachedPartition {
-            topic: topic.clone(),
-            partition: *partition,
+    pub fn new(id: &str, at: DateTime<Utc>, marks: &Marks, ends: &BTreeMap<At, i64>) -> Self {
+        let partitions = marks.iter().map(|(of, mark)| ReachedPartition {
+            topic: of.0.clone(),
+            partition: of.1,
             generation: mark.generation,
             offset: mark.offset,
-            target_end: ends.get(&(topic.clone(), *partition)).copied(),
+            target_end: ends.get(of).copied(),
+            records: None,
         });
         Self { format: FORMAT_VERSION, replay: id.to_owned(), at, partitions: partitions.collect() }
+    }
+
+    /// How many records each partition has had.
+    #[must_use]
+    pub fn with_records(mut self, records: &BTreeMap<At, u64>) -> Self {
+        for one in &mut self.partitions {
+            one.records = records.get(&(one.topic.clone(), one.partition)).copied();
+        }
+        self
+    }
+
+    /// How many records a target partition had had when it stood at `mark`, as far as that is told.
+    pub fn records_at(&self, at: &At, mark: Option<&Mark>) -> Option<u64> {
+        let one = self.partitions.iter().find(|one| one.topic == at.0 && one.partition == at.1)?;
+        let then = Mark { generation: one.generation, offset: one.offset };
+        one.records.filter(|_| mark == Some(&then))
     }
 
     /// Writes it over what was written before.
@@ -393,8 +422,8 @@ impl Reached {
 
 impl Finished {
     /// Writes down that the replay `id` has sent everything. Twice is as good as once.
-    pub async fn save(id: &str, at: DateTime<Utc>, store: &Store) -> Result<Self> {
-        let finished = Self { format: FORMAT_VERSION, replay: id.to_owned(), at };
+    pub async fn save(id: &str, at: DateTime<Utc>, mapped: Option<u64>, store: &Store) -> Result<Self> {
+        let finished = Self { format: FORMAT_VERSION, replay: id.to_owned(), at, mapped };
         store.create(&layout::replay_finished(id), json(&finished)?).await.map_err(unwritable)?;
         Ok(finished)
     }
@@ -448,6 +477,7 @@ mod tests {
             sources: sources.iter().map(of_source).collect(),
             through: through(sources),
             left_out: Vec::new(),
+            maps: false,
         }
     }
 

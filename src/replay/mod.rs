@@ -9,11 +9,13 @@
 mod archived;
 mod damage;
 mod feed;
+pub mod groups;
 mod holding;
 pub mod journal;
 mod json;
 pub mod kafka;
 mod matching;
+pub mod offset_map;
 mod pace;
 mod plan;
 mod running;

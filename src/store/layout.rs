@@ -17,6 +17,9 @@
 //! holds/kafka/<cluster>/<name>.json                                         what a replay reads
 //! holds/state/clock                                                          the store's time, as retention asked for it
 //! replays/<id>/{topics,plan,progress,finished}.json                          what a replay is and how far it is
+//! replays/<id>/map/<number, 20 digits>.json                                  which offsets its records have in the target
+//! replays/<id>/map/open-<token>.json                                         the same of a transaction that may not be committed
+//! replays/<id>/groups.json                                                   which positions of consumer groups it sets
 //! ```
 //!
 //! Segments of records lie in folders as Hive names them, so that DuckDB, Spark and Trino see cluster, topic,

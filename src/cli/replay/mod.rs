@@ -1,5 +1,6 @@
 //! `tidelog replay`: the plan shown, the target checked, the records sent, and how to go on.
 
+mod groups;
 mod nothing;
 mod prepare;
 mod send;
@@ -35,11 +36,15 @@ use crate::time;
   tidelog replay --from 2026-11-22T07:00:00Z --to 2026-11-22T08:00:00Z --topics orders --into other:9092
   tidelog replay --topics orders --partitions 3 --offsets 120400..122000 --rename 'orders=orders.repaired'
   tidelog replay --from -10m --topics orders --speed 1x --to-stdout | jq .value
+  tidelog replay --all --topics orders --into other:9092 --groups '^billing' --groups connect-orders-sink
 
 Without --from the range begins with the archive, without --to it ends now. Records are taken with
 from <= timestamp < to, in whatever order they were written; --all takes what is archived now, whatever its timestamps.
 Every generation of a topic that was deleted and created again is replayed, the oldest first; with --offsets the newest alone,
 unless --generation names another.
+
+--groups puts consumer groups where they were: the next record that each reads is the one that it would have read. Nobody
+may read with them then. --dry-run prints every position.
 
 What an --id stands for is written down in the archive when it is begun: the same --id sends just that, once.")]
 pub(crate) struct Args {
@@ -91,6 +96,12 @@ pub(crate) struct Args {
     /// Topics that are created get archived settings that could cost a record (retention, compaction, limits) at the end, or by you [default: safe]
     #[arg(long, value_enum, value_name = "safe|archived", hide_possible_values = true, conflicts_with = "to_stdout")]
     settings: Option<Settings>,
+    /// At the end, put these consumer groups of the archive where they were: names, or ^ and a regex (once for each)
+    #[arg(long, value_name = "RE", conflicts_with_all = ["to_stdout", "unrecorded"])]
+    groups: Vec<String>,
+    /// As they were at this time; at the end of the range without it
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true, requires = "groups")]
+    groups_at: Option<String>,
     /// While records are sent, show Prometheus how many, at http://ADDRESS/metrics
     #[arg(long, value_name = "ADDRESS", conflicts_with = "to_stdout")]
     metrics: Option<std::net::SocketAddr>,
@@ -154,6 +165,9 @@ pub(crate) async fn run(args: &Args, config: &Config) -> Result<()> {
     if args.dry_run {
         if args.json {
             print_json(&replay.planned_result(tempo))?;
+        }
+        if let Some(groups) = &replay.groups {
+            groups.shown().verdict()?;
         }
         return nothing_left_out(&replay.left_out);
     }

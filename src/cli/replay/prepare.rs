@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
+use super::groups::{self, Groups};
 use super::{Args, Moving, cluster, nothing};
 use crate::config::{Config, Kafka};
 use crate::error::{Error, Kind, Result};
@@ -36,6 +37,8 @@ pub(super) struct Prepared {
     pub(super) left_out: Vec<TopicGeneration>,
     /// When created topics get what could cost a record.
     pub(super) settings: Settings,
+    /// What is to become of consumer groups.
+    pub(super) groups: Option<Groups>,
 }
 
 impl Prepared {
@@ -88,9 +91,21 @@ pub(super) async fn prepare(
         }
         None => false,
     };
+    let of = groups::Of {
+        journal: &journal,
+        anew,
+        whole: &whole,
+        partitions: query.partitions.as_ref(),
+        end: end_of(&query, begun),
+    };
+    let groups = groups::plan(args, store, target, of, now).await?.map(|(groups, problems)| {
+        findings.problems.extend(problems);
+        warnings.extend(groups.warnings());
+        groups
+    });
     findings.warnings.splice(0..0, warnings);
     let (id, target) = (target.id.clone(), Arc::clone(target));
-    Ok(Prepared { id, query, journal, anew, whole, plan, findings, target, into_itself, left_out, settings })
+    Ok(Prepared { id, query, journal, anew, whole, plan, findings, target, into_itself, left_out, settings, groups })
 }
 
 /// When what is meant ended: the settings of its topics are those of then.
@@ -194,6 +209,7 @@ async fn anew(
         sources: journal::pinned(&whole),
         through,
         left_out: left_out.iter().map(|(generation, _)| generation.to_string()).collect(),
+        maps: !args.groups.is_empty(),
     };
     if let Some(identity) = &earlier.identity {
         unwritten(identity, &begun, earlier.marks.len())?;
@@ -374,6 +390,7 @@ mod tests {
             sources: Vec::new(),
             through: Default::default(),
             left_out: Vec::new(),
+            maps: false,
         };
         let typed = |times, selection: &str| Typed { selection: selection.to_owned(), after: None, times };
         let again = |range, moving: &[&str]| settle(&begun, &typed(range, "a"), args(moving).moving());

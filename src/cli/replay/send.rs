@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use super::groups::GroupsShown;
 use super::prepare::Prepared;
 use super::settings::{TopicSettings, as_asked};
 use super::shown::Outcome;
@@ -30,14 +31,17 @@ pub(super) async fn send(args: &Args, store: &Store, replay: Prepared, tempo: Te
             let settled = kafka::finish(store, &replay.target, (&replay.whole, &replay.journal), args.settings).await?;
             result.settings = shown(&settled, replay.target.bootstrap());
         }
+        if let (true, Some(groups)) = (result.finished, replay.groups) {
+            result.groups = Some(groups.put(store, &replay.target).await?);
+        }
         if args.json {
             print_json(&result)?
         } else {
-            print(&format!("{word}{}", result.settings_text()))?
+            print(&format!("{word}{}", result.end_text()))?
         }
-        return as_asked(args.settings, &result.settings);
+        return done_as_asked(args, &result);
     }
-    let Prepared { id, journal, anew, whole, plan, findings, target, .. } = replay;
+    let Prepared { id, journal, anew, whole, plan, findings, target, groups, .. } = replay;
     if args.json {
         output::tell(&format!("replay {id} begins"));
     }
@@ -66,6 +70,12 @@ pub(super) async fn send(args: &Args, store: &Store, replay: Prepared, tempo: Te
     result.seconds = started.elapsed().as_secs_f64();
     result.sent(&plan, &tally, warnings);
     result.settings = shown(&settings, target.bootstrap());
+    if groups.is_some() && !tally.complete {
+        output::tell("no consumer group is set before all is sent: the same --id goes on");
+    }
+    if let (true, Some(groups)) = (tally.complete, groups) {
+        result.groups = Some(groups.put(store, &target).await.map_err(|error| with_way_on(error, &go_on))?);
+    }
     if args.json {
         print_json(&result)?
     } else {
@@ -76,7 +86,13 @@ pub(super) async fn send(args: &Args, store: &Store, replay: Prepared, tempo: Te
             .hint(format!("go on with: {go_on}")));
     }
     all_decoded(&plan, &tally)?;
-    as_asked(args.settings, &result.settings)
+    done_as_asked(args, &result)
+}
+
+/// Whether topics and groups are as they were asked to be.
+fn done_as_asked(args: &Args, result: &Outcome) -> Result<()> {
+    as_asked(args.settings, &result.settings)?;
+    result.groups.as_ref().map_or(Ok(()), GroupsShown::verdict)
 }
 
 fn shown(settled: &[Afterwards], bootstrap: &str) -> Vec<TopicSettings> {

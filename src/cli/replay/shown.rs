@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 
+use super::groups::{Groups, GroupsShown};
 use super::prepare::Prepared;
 use super::settings::{self, TopicSettings};
 use crate::cli::human;
@@ -32,6 +33,9 @@ pub(super) struct Outcome {
     /// The settings of the topics that it created, once all is sent.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) settings: Vec<TopicSettings>,
+    /// What became of consumer groups, or would.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) groups: Option<GroupsShown>,
     /// How many of the last warnings tell of segments that cannot be read.
     #[serde(skip)]
     pub(super) stopped: usize,
@@ -91,11 +95,13 @@ impl Outcome {
         text.extend(
             self.warnings.iter().rev().take(told).rev().map(|warning| format!("warning: {}\n", one_line(warning))),
         );
-        text + &self.settings_text()
+        text + &self.end_text()
     }
 
-    pub(super) fn settings_text(&self) -> String {
-        self.settings.iter().map(TopicSettings::text).collect()
+    /// What was done with topics and groups after the last record.
+    pub(super) fn end_text(&self) -> String {
+        let settings: String = self.settings.iter().map(TopicSettings::text).collect();
+        settings + &self.groups.as_ref().map_or(String::new(), GroupsShown::text)
     }
 }
 
@@ -126,6 +132,7 @@ impl Prepared {
             partitions: partitions.collect(),
             warnings: self.findings.told(),
             settings: Vec::new(),
+            groups: self.groups.as_ref().map(Groups::shown),
             stopped: 0,
         }
     }
@@ -153,6 +160,9 @@ impl Prepared {
         if let Some(time) = tempo.least_time(&self.plan).map(|time| time.as_secs()).filter(|seconds| *seconds > 0) {
             let time = humantime::format_duration(std::time::Duration::from_secs(time));
             text.push_str(&format!("  takes     {time} at this pace\n"));
+        }
+        if let Some(groups) = self.groups.as_ref().filter(|_| dry_run) {
+            text.push_str(&groups.shown().text());
         }
         for warning in &self.findings.told() {
             text.push_str(&format!("  warning   {}\n", one_line(warning)));

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
+use super::mapping::{Kept, Mapping};
 use super::target::Target;
 use crate::replay::journal::Reached;
 use crate::replay::plan::Marks;
@@ -26,21 +27,28 @@ pub(super) struct Late {
     ends: BTreeMap<(String, i32), i64>,
     /// Those to which something was committed since.
     touched: BTreeSet<(String, i32)>,
-    writing: Option<JoinHandle<()>>,
+    writing: Option<JoinHandle<Option<Kept>>>,
+    /// The map of offsets, where it is kept.
+    pub(super) mapping: Option<Mapping>,
 }
 
 impl Late {
     /// Of a replay whose partitions stand at `marks`.
-    pub(super) fn new(store: Option<Store>, target: Arc<Target>, marks: &Marks) -> Self {
+    pub(super) fn new(store: Option<Store>, target: Arc<Target>, marks: &Marks, mapping: Option<Mapping>) -> Self {
         let due = Instant::now() + EVERY;
         // Also where nothing is sent any more the end is asked for once: it goes with the mark that this run found.
-        Self { store, target, due, ends: BTreeMap::new(), touched: marks.keys().cloned().collect(), writing: None }
+        let touched = marks.keys().cloned().collect();
+        Self { store, target, due, ends: BTreeMap::new(), touched, writing: None, mapping }
     }
 
     /// `moved` is committed, and makes it `all`. Blocks for a moment where it is time to write that down.
     pub(super) fn committed(&mut self, moved: &Marks, all: &Marks) {
         self.touched.extend(moved.keys().cloned());
         let busy = self.writing.as_ref().is_some_and(|writing| !writing.is_finished());
+        if !busy && let Some(writing) = self.writing.take() {
+            let written = Handle::current().block_on(writing).ok().flatten();
+            self.kept(written);
+        }
         if Instant::now() >= self.due && !busy {
             self.write(all);
             self.due = Instant::now() + EVERY;
@@ -48,18 +56,27 @@ impl Late {
     }
 
     /// No more will be committed. Blocks until that is written down, or for [`LAST`].
-    pub(super) fn last(mut self, all: &Marks) {
+    pub(super) fn last(mut self, all: &Marks) -> Option<Mapping> {
         let runtime = Handle::current();
         for write in [false, true] {
             if write {
                 self.write(all);
             }
-            if let Some(writing) = self.writing.take()
-                && runtime.block_on(async { tokio::time::timeout(LAST, writing).await }).is_err()
-            {
-                tracing::warn!("the archive did not take the progress of the replay in time; the target has it");
-                return;
+            let Some(writing) = self.writing.take() else { continue };
+            match runtime.block_on(async { tokio::time::timeout(LAST, writing).await }) {
+                Ok(written) => self.kept(written.ok().flatten()),
+                Err(_elapsed) => {
+                    tracing::warn!("the archive did not take the progress of the replay in time; the target has it");
+                    break;
+                }
             }
+        }
+        self.mapping
+    }
+
+    fn kept(&mut self, written: Option<Kept>) {
+        if let (Some(mapping), Some(kept)) = (&mut self.mapping, written) {
+            mapping.kept(kept);
         }
     }
 
@@ -76,11 +93,25 @@ impl Late {
                 self.ends.retain(|at, _| !asked.contains(at));
             }
         }
-        let reached = Reached::new(&self.target.id, crate::time::now(), all, &self.ends);
+        let mut reached = Reached::new(&self.target.id, crate::time::now(), all, &self.ends);
+        let keeping = self.mapping.as_ref().map(Mapping::keeping);
+        if let Some(mapping) = &self.mapping {
+            reached = reached.with_records(&mapping.records());
+        }
         self.writing = Some(Handle::current().spawn(async move {
-            if let Err(error) = reached.save(&store).await {
+            // The progress counts where the group is gone, and then the map has to be as far.
+            let kept = match keeping {
+                None => Ok(None),
+                Some(keeping) => keeping.save().await.map(Some),
+            };
+            let written = match kept {
+                Ok(kept) => reached.save(&store).await.map(|()| kept),
+                Err(error) => Err(error),
+            };
+            written.unwrap_or_else(|error| {
                 tracing::warn!(%error, "the progress of the replay is not in the archive; the target has it");
-            }
+                None
+            })
         }));
     }
 }

@@ -12,7 +12,12 @@ mod creation;
 mod effort;
 mod flight;
 mod late;
+mod mapping;
+mod marks;
+mod placed;
+mod positions;
 mod preflight;
+mod producer;
 mod raw;
 mod refusals;
 mod sending;
@@ -28,6 +33,7 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
+use self::mapping::Mapping;
 use self::sending::Sending;
 use super::archived::Archived;
 use super::journal::{Finished, Journal, Settings};
@@ -38,11 +44,13 @@ use crate::store::Store;
 
 pub use afterwards::Afterwards;
 pub use connection::Connection;
+pub use marks::Identity;
+pub use positions::Position;
 use preflight::Around;
 pub use preflight::{Create, Findings};
 pub use settings::{Given, command};
 pub use standing::{Standing, same_target, standing};
-pub use target::{Earlier, Identity, Progress, Target};
+pub use target::{Earlier, GROUPS, Progress, Target};
 
 /// What is known of a replay beside its plan when its target is looked at.
 #[derive(Debug, Clone, Copy)]
@@ -140,7 +148,7 @@ pub async fn send(
         }
     }
     let sending = Sending { store, target: &target, journal: &journal, recorded, findings: Arc::new(findings), tempo };
-    let (plan, tally) = sending.to_its_end(&plan, anew, counters, stop).await?;
+    let (plan, tally, mapping) = sending.to_its_end(&plan, anew, counters, stop).await?;
     let mut settings = Vec::new();
     if let (true, Some(begun)) = (tally.complete, &journal.begun) {
         // A topic that was deleted and created again meanwhile takes records as if nothing had been: a broker that knows
@@ -151,10 +159,19 @@ pub async fn send(
             if !settings.is_empty() {
                 made.save(store).await?;
             }
-            Finished::save(&begun.replay, crate::time::now(), store).await?;
+            let mapped = finish_map(mapping).await?;
+            Finished::save(&begun.replay, crate::time::now(), mapped, store).await?;
         }
     }
     Ok(Sent { plan, tally, settings })
+}
+
+/// Keeps what is left of the map of offsets, and says how many records it has.
+async fn finish_map(mapping: Option<Mapping>) -> Result<Option<u64>> {
+    match mapping {
+        Some(mapping) => mapping.finish().await.map(Some),
+        None => Ok(None),
+    }
 }
 
 /// Writes down that the replay of `journal` has nothing left to send, where an earlier run could not, and settles its topics.
@@ -171,7 +188,9 @@ pub async fn finish(
         made.save(store).await?;
     }
     if journal.finished.is_none() {
-        Finished::save(&begun.replay, crate::time::now(), store).await?;
+        let Standing { marks, notes, .. } = standing(target, journal, Progress::Known).await?;
+        let mapped = finish_map(Mapping::open(store, journal, &marks, notes).await?).await?;
+        Finished::save(&begun.replay, crate::time::now(), mapped, store).await?;
     }
     Ok(settled)
 }

@@ -1,5 +1,6 @@
 //! What the target did not take, why, and what to do about it; and which failures only mean that it takes longer.
 
+use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 use rdkafka::ClientContext;
@@ -8,12 +9,16 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message as _;
 use rdkafka::producer::{DeliveryResult, ProducerContext};
 
+use super::placed::Placed;
 use crate::error::{Error, Kind, Result};
+use crate::replay::offset_map::{At, SentRun};
 
-/// What the target said about records that it did not take.
+/// What the target said about records: those that it did not take, and where it put the others.
 #[derive(Debug, Default)]
 pub(super) struct Deliveries {
     failures: Mutex<Failures>,
+    /// Where records arrived, if that is asked for.
+    placed: Option<Mutex<Placed>>,
 }
 
 #[derive(Debug, Default)]
@@ -37,7 +42,17 @@ impl ProducerContext for Deliveries {
     type DeliveryOpaque = usize;
 
     fn delivery(&self, result: &DeliveryResult<'_>, offset: usize) {
-        let Err((error, message)) = result else { return };
+        let (error, message) = match result {
+            Err(refused) => refused,
+            Ok(message) => {
+                if let Some(placed) = &self.placed {
+                    let source = i64::try_from(offset).unwrap_or(i64::MAX);
+                    let mut placed = placed.lock().unwrap_or_else(PoisonError::into_inner);
+                    placed.add(message.topic(), message.partition(), source, message.offset());
+                }
+                return;
+            }
+        };
         // What an abort throws away did not fail by itself.
         if matches!(error.rdkafka_error_code(), Some(RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight)) {
             return;
@@ -53,6 +68,17 @@ impl ProducerContext for Deliveries {
 }
 
 impl Deliveries {
+    /// One that notes where records arrive, if `placed`.
+    pub(super) fn new(placed: bool) -> Self {
+        Self { placed: placed.then(Mutex::default), ..Self::default() }
+    }
+
+    /// Where what has arrived since it was asked last is in the target.
+    pub(super) fn placed(&self) -> BTreeMap<At, Vec<SentRun>> {
+        let placed = self.placed.as_ref().map(|placed| placed.lock().unwrap_or_else(PoisonError::into_inner).take());
+        placed.unwrap_or_default()
+    }
+
     /// The failures as one error, if there are any.
     pub(super) fn verdict(&self) -> Result<()> {
         self.failure().map_or(Ok(()), |(error, _)| Err(error))

@@ -10,6 +10,7 @@
 //! refuses nothing: librdkafka asks for another while until records or transaction time out (`rdkafka_txnmgr.c`: a partition that
 //! is unknown is added again, and its position committed again), and one that was created again takes whatever comes.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,12 +23,15 @@ use tokio::time::{sleep, timeout};
 use super::blocking::blocking;
 use super::effort::Effort;
 use super::late::Late;
+use super::mapping::Mapping;
+use super::marks::Identity;
 use super::preflight::Findings;
 use super::sink::{Done, Sent, Sink, Unended};
-use super::standing::{same_target, standing};
-use super::target::{ANSWER, Identity, Progress, Target};
+use super::standing::{Standing, same_target, standing};
+use super::target::{ANSWER, Earlier, Progress, Target};
 use crate::error::{Error, Kind, Result};
 use crate::replay::journal::{Begun, Journal};
+use crate::replay::offset_map::{At, Note};
 use crate::replay::plan::{Marks, Plan};
 use crate::replay::running::run;
 use crate::replay::{Counters, Tally, Tempo};
@@ -56,23 +60,23 @@ impl Sending<'_> {
         anew: bool,
         counters: &Arc<Counters>,
         stop: impl Future<Output = ()>,
-    ) -> Result<(Arc<Plan>, Tally)> {
+    ) -> Result<(Arc<Plan>, Tally, Option<Mapping>)> {
         let stop = stop.shared();
         let mut effort = Effort::first(self.findings.longest_transaction);
-        let (sink, marks) = self.open(effort, anew).await?;
+        let (sink, marks, mapping) = self.open(effort, anew).await?;
         let left = Arc::new(whole.after(&marks));
-        let mut next = (sink, Done { marks, ..Done::default() });
+        let mut next = (sink, Done { marks, ..Done::default() }, mapping);
         loop {
-            let (sink, done) = next;
+            let (sink, done, mapping) = next;
             let before = done.marks.clone();
             // Parts keep their numbers, by which the tally counts them.
             let rest = Arc::new(left.rest(&before));
-            let late = Late::new(self.recorded.then(|| self.store.clone()), Arc::clone(self.target), &before);
+            let late = Late::new(self.recorded.then(|| self.store.clone()), Arc::clone(self.target), &before, mapping);
             let (for_sink, counters) = (Arc::clone(&rest), Arc::clone(counters));
             let drain = move |steps| sink.drain(&for_sink, steps, &counters, (done, late));
             let sending = |stop| run(self.store, &rest, self.tempo, drain, stop);
-            let Sent { done, unended } = self.while_topics_are_the_same(sending, stop.clone()).await?;
-            let Some(unended) = unended else { return Ok((left, done.tally)) };
+            let Sent { done, unended, mapping } = self.while_topics_are_the_same(sending, stop.clone()).await?;
+            let Some(unended) = unended else { return Ok((left, done.tally, mapping)) };
             effort = match effort.after(done.marks != before) {
                 Some(next) => next,
                 None => return Err(unended.error),
@@ -83,10 +87,10 @@ impl Sending<'_> {
                 error = %unended.error,
                 "a transaction did not end in time: going on with {kib} KiB at once and {seconds} s for each transaction"
             );
-            let (sink, marks) = self.open(effort, false).await?;
+            let (sink, marks, mapping) = self.open(effort, false).await?;
             // The broker may have committed what it had no time to say.
             let tally = if marks == unended.wanted.marks { unended.wanted.tally } else { done.tally };
-            next = (sink, Done { tally, marks });
+            next = (sink, Done { tally, marks }, mapping);
         }
     }
 
@@ -145,26 +149,31 @@ impl Sending<'_> {
     }
 
     /// Fences an earlier run, and gives where every target partition stands, which the group then knows.
-    async fn open(&self, effort: Effort, anew: bool) -> Result<(Sink, Marks)> {
+    async fn open(&self, effort: Effort, anew: bool) -> Result<(Sink, Marks, Option<Mapping>)> {
         let Some(begun) = &self.journal.begun else {
             return Err(Error::new(Kind::Internal, "a replay without a plan cannot be sent"));
         };
         let identity = Identity::of(begun)?;
         let (target, findings) = (Arc::clone(self.target), Arc::clone(&self.findings));
-        let sink = blocking(move || Sink::open(&target, identity, &findings, effort)).await?;
+        let maps = begun.maps;
+        let sink = blocking(move || Sink::open(&target, identity, &findings, effort, maps)).await?;
         let mut marks: Marks = begun.ends()?.into_iter().map(|(at, (start, _))| (at, start)).collect();
-        if anew {
-            marks.extend(self.begun_by_another(begun).await?);
+        let (known, notes) = if anew {
+            self.begun_by_another(begun).await?
         } else {
-            marks.extend(standing(self.target, self.journal, Progress::Settled).await?.marks);
-        }
-        blocking(move || sink.mark_all(&marks).map(|()| (sink, marks))).await
+            let Standing { marks, notes, .. } = standing(self.target, self.journal, Progress::Settled).await?;
+            (marks, notes)
+        };
+        marks.extend(known);
+        let mut mapping = Mapping::open(self.store, self.journal, &marks, notes).await?;
+        blocking(move || sink.mark_all(&marks, mapping.as_mut()).map(|()| (sink, marks, mapping))).await
     }
 
     /// What the group holds of a replay that is not written down, or was not until now.
-    async fn begun_by_another(&self, begun: &Begun) -> Result<Marks> {
+    async fn begun_by_another(&self, begun: &Begun) -> Result<(Marks, BTreeMap<At, Note>)> {
         let partitions = begun.ends()?.into_keys().collect::<Vec<_>>();
-        Ok(self.target.earlier(&partitions, Progress::Settled).await?.marks)
+        let Earlier { marks, notes, .. } = self.target.earlier(&partitions, Progress::Settled).await?;
+        Ok((marks, notes))
     }
 
     /// A producer that lasted too long and one that another has fenced look alike. Where the progress is not ours, it was

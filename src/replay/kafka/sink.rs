@@ -10,7 +10,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use rdkafka::config::ClientConfig;
 use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, Producer as _};
@@ -22,15 +21,19 @@ use super::connection::{failed, wrong_property};
 use super::effort::Effort;
 use super::flight::Flight;
 use super::late::Late;
+use super::mapping::Mapping;
+use super::marks::{Identity, noted, write_mark};
 use super::preflight::Findings;
+use super::producer::settings;
 use super::raw::{Topic, produce};
 use super::refusals::{Deliveries, code_of, out_of_time};
-use super::target::{Identity, Target, group_of, write_mark};
+use super::target::Target;
 use crate::error::{Error, Kind, Result};
 use crate::failpoint::failpoint;
 use crate::record::Record;
 use crate::replay::Stop;
 use crate::replay::feed::{Run, Step};
+use crate::replay::offset_map::{At, SentRun};
 use crate::replay::plan::{Mark, Marks, Plan};
 use crate::replay::{Counters, Tally};
 
@@ -45,16 +48,11 @@ const ABORT: Duration = Duration::from_millis(200);
 /// How often every mark is committed again, whether it moved or not: brokers forget each by itself, as soon as
 /// `offsets.retention.minutes` (a minute at the least) after it was committed.
 const REFRESH: Duration = Duration::from_secs(20);
-/// Marks in one request. A broker appends those of one request as one batch, which has to fit into `message.max.bytes`.
-const MARKS_AT_ONCE: usize = 1_000;
+/// Marks in one request. A broker appends those of one request as one batch, which has to fit into `message.max.bytes`; with what
+/// they say of the map of offsets each has up to 1 KiB.
+const MARKS_AT_ONCE: usize = 500;
 /// How long to wait for room in a full queue before looking again.
 const QUEUE_PAUSE: Duration = Duration::from_millis(2);
-/// Keys and values that wait for the target at most.
-const QUEUE_KBYTES: u64 = 48 * 1024;
-/// librdkafka's own limit of `batch.size` and `message.max.bytes` unless a record needs more.
-const USUAL_BATCH: u64 = 1_000_000;
-/// What a batch's header and its estimates take off the size that a broker counts.
-const BATCH_MARGIN: u64 = 512;
 
 /// The producer of one replay.
 pub(super) struct Sink {
@@ -78,6 +76,8 @@ pub(super) struct Sent {
     pub(super) done: Done,
     /// The transaction that came to no end in time, if one did.
     pub(super) unended: Option<Unended>,
+    /// The map of offsets, where it is kept.
+    pub(super) mapping: Option<Mapping>,
 }
 
 /// A state that a transaction ends in.
@@ -99,12 +99,20 @@ pub(super) struct Unended {
 
 impl Sink {
     /// Opens the producer and fences an earlier run of the same replay. Blocks.
-    pub(super) fn open(target: &Target, identity: Identity, findings: &Findings, effort: Effort) -> Result<Self> {
-        let (settings, queue) = settings(target, findings, effort);
+    pub(super) fn open(
+        target: &Target,
+        identity: Identity,
+        findings: &Findings,
+        effort: Effort,
+        maps: bool,
+    ) -> Result<Self> {
+        let (mut settings, queue) = settings(target, findings, effort);
+        // Who wants to know where records are put has to be told of each.
+        settings.set("delivery.report.only.error", (!maps).to_string());
         let number = |key: &str| settings.get(key).and_then(|number| number.parse().ok());
         let transaction = number("transaction.timeout.ms").map_or(effort.transaction, Duration::from_millis);
         let producer: BaseProducer<Deliveries> =
-            settings.create_with_context(Deliveries::default()).map_err(|error| wrong_property(&error))?;
+            settings.create_with_context(Deliveries::new(maps)).map_err(|error| wrong_property(&error))?;
         let id = target.id.clone();
         let (group, window) = (target.group()?, effort.window);
         let sink = Self { topics: Vec::new(), producer, group, id, identity, queue, window, transaction };
@@ -114,9 +122,9 @@ impl Sink {
 
     /// Commits where every target partition stands, before the first record: from then on a mark that is not there is one
     /// that was lost. Blocks.
-    pub(super) fn mark_all(&self, marks: &Marks) -> Result<()> {
+    pub(super) fn mark_all(&self, marks: &Marks, mapping: Option<&mut Mapping>) -> Result<()> {
         self.step("begin", || self.producer.begin_transaction())?;
-        self.commit(marks)
+        self.commit(marks, mapping)
     }
 
     /// Sends what comes until the channel closes, and commits all of it. Blocks. When it fails, the last transaction is
@@ -137,6 +145,7 @@ impl Sink {
             plan,
             tally: done.tally.clone(),
             marks: Marks::new(),
+            generations: BTreeMap::new(),
             open_since: None,
             done,
             refreshed,
@@ -151,8 +160,8 @@ impl Sink {
         {
             tracing::debug!(error = %abort, "the transaction is left to the target's timeout");
         }
-        work.late.last(&work.done.marks);
-        let Err(error) = sent else { return Ok(Sent { done: work.done, unended: None }) };
+        let mapping = work.late.last(&work.done.marks);
+        let Err(error) = sent else { return Ok(Sent { done: work.done, unended: None, mapping }) };
         // A record that was refused is the reason why the transaction failed.
         let (error, code) = self.producer.context().failure().unwrap_or_else(|| {
             let code = code_of(&error);
@@ -163,7 +172,7 @@ impl Sink {
         }
         let mut wanted = Done { tally: work.tally, marks: work.done.marks.clone() };
         wanted.marks.extend(work.marks);
-        Ok(Sent { done: work.done, unended: Some(Unended { error, wanted }) })
+        Ok(Sent { done: work.done, unended: Some(Unended { error, wanted }), mapping })
     }
 
     /// Aborts the open transaction. librdkafka waits there until all reports of what it throws away were looked at, and nobody
@@ -209,6 +218,8 @@ struct Work<'a> {
     tally: Tally,
     /// The progress that the open transaction will commit.
     marks: Marks,
+    /// Of which generation is what the open transaction has of a target partition, where the map of offsets is kept.
+    generations: BTreeMap<(String, i32), u32>,
     open_since: Option<Instant>,
     /// What is committed.
     done: Done,
@@ -266,6 +277,7 @@ impl Work<'_> {
         let part = &self.plan.parts[run.part];
         let partition = run.block.partition();
         let at = |offset| ((part.target.clone(), partition), Mark { generation: part.stream.number, offset });
+        self.keep_generations_apart(&part.target, partition, part.stream.number)?;
         let mut next = None;
         for record in run.records() {
             self.begin()?;
@@ -280,6 +292,20 @@ impl Work<'_> {
         self.marks.extend(next.map(at));
         self.sink.producer.poll(Duration::ZERO);
         self.sink.producer.context().verdict()
+    }
+
+    /// Ends the transaction that has another generation of the topic: who is told where records were put could not tell whose they
+    /// are.
+    fn keep_generations_apart(&mut self, target: &str, partition: i32, generation: u32) -> Result<()> {
+        if self.late.mapping.is_none() {
+            return Ok(());
+        }
+        let at = (target.to_owned(), partition);
+        if self.generations.get(&at).is_some_and(|other| *other != generation) {
+            self.commit()?;
+        }
+        self.generations.insert(at, generation);
+        Ok(())
     }
 
     /// Puts a record into the queue, as soon as there is room.
@@ -353,7 +379,7 @@ impl Work<'_> {
             return Ok(());
         }
         let producer = &self.sink.producer;
-        // Only failures are reported, so `flush`, which waits for reports, would sleep past the end of the queue.
+        // `flush` waits for reports, and where only failures are reported would sleep past the end of the queue.
         while producer.in_flight_count() > 0 {
             producer.poll(QUEUE_PAUSE);
             producer.context().verdict()?;
@@ -361,10 +387,17 @@ impl Work<'_> {
         let mut all = self.done.marks.clone();
         all.extend(self.marks.iter().map(|(at, mark)| (at.clone(), *mark)));
         let refresh = self.refreshed.elapsed() >= REFRESH;
+        let mut mapping = self.late.mapping.as_mut();
+        if let Some(mapping) = &mut mapping {
+            mapping.sent(of_generations(self.sink.producer.context().placed(), &self.generations));
+        }
         failpoint!("replay.commit");
-        self.sink.commit(if refresh { &all } else { &self.marks })?;
+        self.sink.commit(if refresh { &all } else { &self.marks }, mapping)?;
         failpoint!("replay.committed");
         self.refreshed = if refresh { Instant::now() } else { self.refreshed };
+        if let Some(mapping) = &mut self.late.mapping {
+            mapping.committed();
+        }
         self.done = Done { tally: self.tally.clone(), marks: all };
         self.open_since = None;
         let moved = std::mem::take(&mut self.marks);
@@ -373,61 +406,46 @@ impl Work<'_> {
     }
 }
 
+/// Says of what was placed which generation it is of.
+fn of_generations(
+    mut placed: BTreeMap<At, Vec<SentRun>>,
+    generations: &BTreeMap<At, u32>,
+) -> BTreeMap<At, Vec<SentRun>> {
+    for (at, runs) in &mut placed {
+        let generation = generations.get(at).copied().unwrap_or(0);
+        runs.iter_mut().for_each(|run| run.generation = generation);
+    }
+    placed
+}
+
 impl Sink {
-    /// Commits the open transaction, with `marks`.
-    fn commit(&self, marks: &Marks) -> Result<()> {
+    /// Commits the open transaction, with `marks` and what they say of the map.
+    fn commit(&self, marks: &Marks, mut mapping: Option<&mut Mapping>) -> Result<()> {
+        if let Some(mapping) = &mut mapping {
+            mapping.make_room(marks.keys())?;
+        }
         let marks: Vec<_> = marks.iter().collect();
         for some in marks.chunks(MARKS_AT_ONCE) {
-            let offsets = self.offsets(some)?;
+            let offsets = self.offsets(some, mapping.as_deref())?;
             self.step("commit", || self.producer.send_offsets_to_transaction(&offsets, &self.group, STEP))?;
         }
         self.step("commit", || self.producer.commit_transaction(STEP))
     }
 
-    fn offsets(&self, marks: &[(&(String, i32), &Mark)]) -> Result<TopicPartitionList> {
+    fn offsets(&self, marks: &[(&At, &Mark)], mapping: Option<&Mapping>) -> Result<TopicPartitionList> {
         let mut list = TopicPartitionList::with_capacity(marks.len());
         let mut notes: BTreeMap<u32, String> = BTreeMap::new();
-        for ((topic, partition), mark) in marks {
+        for (at, mark) in marks {
             let note = notes.entry(mark.generation).or_insert_with(|| write_mark(&self.identity, mark.generation));
-            let mut element = list.add_partition(topic, *partition);
-            element.set_metadata(note.as_str());
+            let mut element = list.add_partition(&at.0, at.1);
+            match mapping {
+                None => element.set_metadata(note.as_str()),
+                Some(mapping) => element.set_metadata(format!("{note}{}", noted(&mapping.note(at)))),
+            }
             element
                 .set_offset(Offset::Offset(mark.offset))
                 .map_err(|error| failed(error, || format!("the offset {} cannot be committed", mark.offset)))?;
         }
         Ok(list)
     }
-}
-
-/// librdkafka's settings of a replay: what exactly-once needs is fixed, what tunes it may stand in the connection's
-/// properties already.
-fn settings(target: &Target, findings: &Findings, effort: Effort) -> (ClientConfig, u64) {
-    let batch = USUAL_BATCH.min(findings.max_batch.saturating_sub(BATCH_MARGIN)).max(1);
-    let message = USUAL_BATCH.max(findings.largest + BATCH_MARGIN);
-    // A queue that cannot hold the largest record would never take it.
-    let kbytes = QUEUE_KBYTES.max(message.div_ceil(1024) + 1);
-    let mut config = target.connection.client();
-    for (key, value) in [
-        ("transaction.timeout.ms", effort.transaction.as_millis().to_string()),
-        ("batch.size", batch.to_string()),
-        ("linger.ms", "10".to_owned()),
-        ("message.max.bytes", message.to_string()),
-        ("queue.buffering.max.kbytes", kbytes.to_string()),
-        ("queue.buffering.max.messages", "1000000".to_owned()),
-    ] {
-        if config.get(key).is_none() {
-            config.set(key, value);
-        }
-    }
-    // `compression.codec` and `compression.type` are one property with two names: whoever said either has decided.
-    if target.connection.leaves_compression() {
-        config.set("compression.codec", if findings.compressed { "zstd" } else { "lz4" });
-    }
-    config
-        .set("transactional.id", group_of(&target.id))
-        .set("enable.idempotence", "true")
-        .set("acks", "all")
-        .set("delivery.report.only.error", "true");
-    let kbytes = config.get("queue.buffering.max.kbytes").and_then(|kbytes| kbytes.parse().ok()).unwrap_or(kbytes);
-    (config, kbytes.saturating_mul(1024))
 }

@@ -15,9 +15,11 @@ use rdkafka::message::Message as _;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::connection::{Logged, failed, wrong_property};
-use super::target::{ANSWER, Identity, Progress, Target, group_of};
+use super::marks::Identity;
+use super::target::{ANSWER, Progress, Target, group_of};
 use crate::error::{Error, Kind, Result, ResultExt as _};
 use crate::replay::journal::{Begun, Journal, Reached};
+use crate::replay::offset_map::{At, Note};
 use crate::replay::plan::{Mark, Marks};
 
 /// How far a replay has come.
@@ -25,6 +27,8 @@ use crate::replay::plan::{Mark, Marks};
 pub struct Standing {
     /// The next source record of every target partition.
     pub marks: Marks,
+    /// What the marks of the group say of the map of offsets.
+    pub notes: BTreeMap<At, Note>,
     /// What the user should know of how that was found.
     pub warnings: Vec<String>,
 }
@@ -46,7 +50,7 @@ pub async fn standing(target: &Target, journal: &Journal, progress: Progress) ->
         let message = format!("the group {} was written by another replay of this id", group_of(&begun.replay));
         return Err(Error::new(Kind::Config, message).hint("choose another --id"));
     }
-    let mut marks = earlier.marks;
+    let (mut marks, notes) = (earlier.marks, earlier.notes);
     let lost = || ends.iter().filter(|(at, _)| !marks.contains_key(*at));
     let told = (!marks.is_empty() || journal.reached.is_some()) && lost().next().is_some();
     let mut found = Vec::new();
@@ -72,7 +76,7 @@ pub async fn standing(target: &Target, journal: &Journal, progress: Progress) ->
             ends.len()
         ));
     }
-    Ok(Standing { marks, warnings })
+    Ok(Standing { marks, notes, warnings })
 }
 
 /// Where a partition was when somebody last looked.

@@ -1,19 +1,6 @@
 //! The target cluster: which topics it has and how they are set, and how far an earlier run of the same replay came.
-//!
-//! # The marks
-//! A replay with the id `x` keeps its progress where Kafka keeps offsets: under the group `tidelog-replay-x`, by target
-//! topic and partition. The offset is the next **source** offset to send; the metadata says what the offset belongs to:
-//!
-//! ```text
-//! tidelog/1 generation=0 from=1795331112000 to=1795334712000 plan=9f3ac1d27be04421 pinned=03be1c9f7a55d210
-//! ```
-//! `from` and `to` are `-` where the range is open; `plan` is a digest of everything else that the command says about
-//! which records are sent where, `pinned` one of the generations and offsets that it stood for when it was begun. Offsets are committed in the transaction of the records that they speak of (KIP-98, KIP-447), so a mark
-//! never lies ahead of the records or behind them. Brokers forget a group without members after
-//! `offsets.retention.minutes` (seven days unless it is set otherwise).
 
 use std::collections::BTreeMap;
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -24,9 +11,11 @@ use rdkafka::metadata::{MetadataPartition, MetadataTopic};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::connection::{Connection, Failed as _, Logged, wrong_property};
+use super::marks::{Identity, read_mark};
 use crate::config::Isolation;
 use crate::error::{Error, Kind, Result, ResultExt as _};
-use crate::replay::journal::{Begun, BegunTarget, BegunTopic};
+use crate::replay::journal::{BegunTarget, BegunTopic};
+use crate::replay::offset_map::{At, Note};
 use crate::replay::plan::{Mark, Marks};
 use crate::source::kafka::{Cluster, OffsetAt, TopicPartition};
 
@@ -40,33 +29,11 @@ pub(super) const PAUSE: Duration = Duration::from_millis(100);
 const CLUSTER_ID: Duration = Duration::from_secs(5);
 
 /// How the groups and transactional ids of replays begin.
-pub(super) const GROUPS: &str = "tidelog-replay-";
+pub const GROUPS: &str = "tidelog-replay-";
 
 /// The group and the transactional id of the replay `id`.
 pub(super) fn group_of(id: &str) -> String {
     format!("{GROUPS}{id}")
-}
-
-/// What a replay is, apart from how far it has come: the same id with another identity is another replay.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Identity {
-    /// The range of timestamps.
-    pub timestamps: Option<Range<i64>>,
-    /// A digest of everything else that decides which records are sent where.
-    pub digest: String,
-    /// A digest of the generations and offsets that are sent; none in marks of a version that did not know it.
-    pub pinned: Option<String>,
-}
-
-impl Identity {
-    /// The identity of a replay that was begun.
-    pub fn of(begun: &Begun) -> Result<Self> {
-        let digest = match &begun.after {
-            Some(after) => format!("{}/{after}", begun.selection),
-            None => begun.selection.clone(),
-        };
-        Ok(Self { timestamps: begun.timestamps(), digest, pinned: Some(begun.pinned_digest()?) })
-    }
 }
 
 /// What an earlier run of the same id left behind.
@@ -76,6 +43,8 @@ pub struct Earlier {
     pub identity: Option<Identity>,
     /// How far it came.
     pub marks: Marks,
+    /// What its marks say of the map of offsets.
+    pub notes: BTreeMap<At, Note>,
 }
 
 /// What the target says about one of its topics.
@@ -323,12 +292,14 @@ impl Target {
             let mut earlier = Earlier::default();
             for element in offsets.elements() {
                 let Offset::Offset(offset) = element.offset() else { continue };
-                let (identity, generation) = read_mark(element.metadata()).ok_or_else(|| {
+                let (identity, generation, note) = read_mark(element.metadata()).ok_or_else(|| {
                     Error::new(Kind::Config, format!("the group {} was not written by a replay", group_of(&id)))
                         .hint("choose another --id")
                 })?;
                 earlier.identity = Some(identity);
-                earlier.marks.insert((element.topic().to_owned(), element.partition()), Mark { generation, offset });
+                let at = (element.topic().to_owned(), element.partition());
+                earlier.notes.extend(note.map(|note| (at.clone(), note)));
+                earlier.marks.insert(at, Mark { generation, offset });
             }
             Ok(earlier)
         });
@@ -367,7 +338,7 @@ fn consumer(connection: &Connection, id: &str, progress: Progress) -> Result<Bas
 /// What the group has committed for the partitions of `list`. A coordinator that is about to move, to load or to decide a
 /// transaction is asked again; a partition that cannot be answered for is an error, for taken as "nothing was sent" it
 /// would have its records sent twice.
-fn committed(consumer: &BaseConsumer<Logged>, list: &TopicPartitionList) -> KafkaResult<TopicPartitionList> {
+pub(super) fn committed(consumer: &BaseConsumer<Logged>, list: &TopicPartitionList) -> KafkaResult<TopicPartitionList> {
     let passes = |code: Option<RDKafkaErrorCode>| {
         matches!(
             code,
@@ -403,43 +374,4 @@ async fn ask<T: Send + 'static>(
     tokio::task::spawn_blocking(move || question(&consumer))
         .await
         .or_err(Kind::Internal, || "a question to the target failed".to_owned())?
-}
-
-/// The metadata of a mark.
-pub(super) fn write_mark(identity: &Identity, generation: u32) -> String {
-    let bound = |bound: Option<i64>| bound.map_or("-".to_owned(), |ms| ms.to_string());
-    let (from, to) = identity.timestamps.as_ref().map(|range| (range.start, range.end)).unzip();
-    let pinned = identity.pinned.as_ref().map_or(String::new(), |pinned| format!(" pinned={pinned}"));
-    format!("tidelog/1 generation={generation} from={} to={} plan={}{pinned}", bound(from), bound(to), identity.digest)
-}
-
-fn read_mark(text: &str) -> Option<(Identity, u32)> {
-    let fields: BTreeMap<&str, &str> =
-        text.strip_prefix("tidelog/1 ")?.split(' ').map(|field| field.split_once('=')).collect::<Option<_>>()?;
-    let bound = |name: &str| match *fields.get(name)? {
-        "-" => Some(None),
-        ms => ms.parse::<i64>().ok().map(Some),
-    };
-    let timestamps = bound("from")?.zip(bound("to")?).map(|(from, to)| from..to);
-    let pinned = fields.get("pinned").map(|pinned| (*pinned).to_owned());
-    let identity = Identity { timestamps, digest: (*fields.get("plan")?).to_owned(), pinned };
-    Some((identity, fields.get("generation")?.parse().ok()?))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_mark_is_read_back_and_nothing_else_is_one() {
-        for timestamps in [None, Some(-5..1_795_334_712_000)] {
-            for pinned in [None, Some("03be".to_owned())] {
-                let identity = Identity { timestamps: timestamps.clone(), digest: "9f3a/r-1".to_owned(), pinned };
-                assert_eq!(read_mark(&write_mark(&identity, 7)), Some((identity, 7)));
-            }
-        }
-        for other in ["", "tidelog/2 generation=0 from=- to=- plan=a", "tidelog/1 generation=0", "some tool's note"] {
-            assert_eq!(read_mark(other), None, "{other}");
-        }
-    }
 }

@@ -2,7 +2,8 @@
 //! group.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::cluster::{Cluster, names_of};
@@ -150,23 +151,38 @@ fn session_limit(settings: &BTreeMap<String, String>, client: Client) -> Option<
     })
 }
 
+/// Asks for the members of a group. A coordinator that moves, or has just been made, is asked for again (KafkaApis, "retriable"
+/// errors of a group).
+fn describe(handle: &Arc<Handle>, group: &CStr, wait: Duration) -> Result<Vec<raw::Member>, Failure> {
+    let until = Instant::now() + wait;
+    loop {
+        match raw::describe_group(handle, group, wait) {
+            Err(failure) if failure.is_about_the_coordinator() && Instant::now() < until => {
+                std::thread::sleep(COORDINATOR_AGAIN);
+            }
+            answer => return answer,
+        }
+    }
+}
+
 impl Cluster {
     /// The members of the configuration's group that are not tidelog.
     pub async fn foreign_members(&self, config: &Kafka) -> Result<Vec<Foreign>> {
         let group = c_name(&config.group_id)?;
-        let described = self.request("cannot describe the consumer group", move |handle, wait| {
-            // The coordinator moves, or has just been made: it is asked for again (KafkaApis, "retriable" errors of a group).
-            let until = Instant::now() + wait;
-            loop {
-                match raw::describe_group(handle, &group, wait) {
-                    Err(failure) if failure.is_about_the_coordinator() && Instant::now() < until => {
-                        std::thread::sleep(COORDINATOR_AGAIN);
-                    }
-                    answer => return answer,
-                }
-            }
-        });
+        let described =
+            self.request("cannot describe the consumer group", move |handle, wait| describe(handle, &group, wait));
         Ok(foreign(config, described.await?))
+    }
+
+    /// The members of a group, as clients and where they run. For a command, which may end with its question (see [`raw::members`]).
+    pub async fn members(&self, group: &str) -> Result<Vec<String>> {
+        let name = c_name(group)?;
+        let described =
+            self.request("cannot describe the consumer group", move |handle, wait| describe(handle, &name, wait));
+        let members = described.await.map_err(|error| error.context(format_args!("group {group}")))?;
+        let told =
+            |member: raw::Member| format!("client {:?} on {}", member.client_id, member.host.trim_start_matches('/'));
+        Ok(members.into_iter().map(told).collect())
     }
 
     /// The same for a process that asks now and then; none where the brokers do not tell: of a group of the new protocol they tell it only

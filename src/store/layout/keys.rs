@@ -227,3 +227,29 @@ pub fn replay_progress(id: &str) -> Path {
 pub fn replay_finished(id: &str) -> Path {
     Path::from_iter(["replays", id, "finished.json"])
 }
+
+/// The folder of which offsets the records of a replay have in the target.
+pub fn replay_maps(id: &str) -> Path {
+    Path::from_iter(["replays", id, "map"])
+}
+
+/// A piece of which offsets the records of a replay have in the target.
+pub fn replay_map(id: &str, number: u64) -> Path {
+    replay_maps(id).join(format!("{number:020}.json"))
+}
+
+/// The number of a piece of such a map; none of what is no piece.
+pub fn replay_map_number(key: &Path) -> Option<u64> {
+    let digits = key.filename()?.strip_suffix(".json").filter(|digits| digits.len() == 20)?;
+    digits.parse().ok()
+}
+
+/// What the marks of an open transaction have no room for, under the name that they tell.
+pub fn replay_open_map(id: &str, token: &str) -> Path {
+    replay_maps(id).join(format!("open-{token}.json"))
+}
+
+/// Which positions of consumer groups a replay sets.
+pub fn replay_groups(id: &str) -> Path {
+    Path::from_iter(["replays", id, "groups.json"])
+}
