@@ -77,16 +77,7 @@ pub(super) async fn plan(
         .collect::<Result<_>>()
         .map_err(|error| error.context("--groups"))?;
     let at = as_of(args, begun.at, of.end)?;
-    let mut clusters: Vec<&str> = of.whole.parts.iter().map(|part| part.stream.cluster.as_str()).collect();
-    clusters.dedup();
-    let cluster = match clusters.as_slice() {
-        [] => return Ok(None),
-        [one] => *one,
-        _ => {
-            return Err(Error::new(Kind::Config, "--groups of several clusters at once cannot be told apart")
-                .hint("name one in the configuration: kafka.cluster"));
-        }
-    };
+    let Some(cluster) = cluster_of(of.whole)? else { return Ok(None) };
     let archived = groups::as_of(store, cluster, &wanted, (at, now)).await?;
     let finished = of.journal.finished.is_some();
     let history = groups::history(store, of.journal).await?;
@@ -102,6 +93,18 @@ pub(super) async fn plan(
     names.dedup();
     let live = if finished { Vec::new() } else { groups::live_groups(target, names.into_iter()).await? };
     Ok(Some((Groups { at, archived, partitions: of.partitions.cloned(), moved }, live)))
+}
+
+/// Returns the one cluster that a plan is of; none of a plan of nothing.
+fn cluster_of(plan: &Plan) -> Result<Option<&str>> {
+    let mut clusters: Vec<&str> = plan.parts.iter().map(|part| part.stream.cluster.as_str()).collect();
+    clusters.dedup();
+    match clusters.as_slice() {
+        [] => Ok(None),
+        [one] => Ok(Some(one)),
+        _ => Err(Error::new(Kind::Config, "--groups of several clusters at once cannot be told apart")
+            .hint("name one in the configuration: kafka.cluster")),
+    }
 }
 
 /// As of when groups are wanted. A time that moves with the clock is one before the replay was begun, so that the same command means the

@@ -91,13 +91,8 @@ pub(super) async fn prepare(
         }
         None => false,
     };
-    let of = groups::Of {
-        journal: &journal,
-        anew,
-        whole: &whole,
-        partitions: query.partitions.as_ref(),
-        end: end_of(&query, begun),
-    };
+    let (partitions, end) = (query.partitions.as_ref(), end_of(&query, begun));
+    let of = groups::Of { journal: &journal, anew, whole: &whole, partitions, end };
     let groups = groups::plan(args, store, target, of, now).await?.map(|(groups, problems)| {
         findings.problems.extend(problems);
         warnings.extend(groups.warnings());

@@ -25,21 +25,7 @@ pub(super) async fn send(args: &Args, store: &Store, replay: Prepared, tempo: Te
     let go_on = resume_command(&std::env::args().collect::<Vec<_>>(), &replay.id, replay.query.timestamps.as_ref());
     let mut result = Outcome { replay_id: replay.id.clone(), segments: replay.plan.segments(), ..Outcome::default() };
     if let Some(word) = nothing_left(&replay) {
-        result.warnings = replay.findings.told();
-        result.finished = !replay.whole.parts.is_empty();
-        if result.finished && !args.unrecorded && !replay.anew {
-            let settled = kafka::finish(store, &replay.target, (&replay.whole, &replay.journal), args.settings).await?;
-            result.settings = shown(&settled, replay.target.bootstrap());
-        }
-        if let (true, Some(groups)) = (result.finished, replay.groups) {
-            result.groups = Some(groups.put(store, &replay.target).await?);
-        }
-        if args.json {
-            print_json(&result)?
-        } else {
-            print(&format!("{word}{}", result.end_text()))?
-        }
-        return done_as_asked(args, &result);
+        return settle(args, store, replay, (result, word)).await;
     }
     let Prepared { id, journal, anew, whole, plan, findings, target, groups, .. } = replay;
     if args.json {
@@ -64,9 +50,6 @@ pub(super) async fn send(args: &Args, store: &Store, replay: Prepared, tempo: Te
         kafka::send(ready, tempo, &counters, stop).await
     };
     let Sent { plan, tally, settings } = sent.map_err(|error| with_way_on(error, &go_on))?;
-    if tally.complete {
-        holding.end().await;
-    }
     result.seconds = started.elapsed().as_secs_f64();
     result.sent(&plan, &tally, warnings);
     result.settings = shown(&settings, target.bootstrap());
@@ -75,6 +58,10 @@ pub(super) async fn send(args: &Args, store: &Store, replay: Prepared, tempo: Te
     }
     if let (true, Some(groups)) = (tally.complete, groups) {
         result.groups = Some(groups.put(store, &target).await.map_err(|error| with_way_on(error, &go_on))?);
+    }
+    // Groups are translated by what the archive holds.
+    if tally.complete {
+        holding.end().await;
     }
     if args.json {
         print_json(&result)?
@@ -86,6 +73,25 @@ pub(super) async fn send(args: &Args, store: &Store, replay: Prepared, tempo: Te
             .hint(format!("go on with: {go_on}")));
     }
     all_decoded(&plan, &tally)?;
+    done_as_asked(args, &result)
+}
+
+/// Does what is left to do for topics and groups of a replay that has nothing left to send.
+async fn settle(args: &Args, store: &Store, replay: Prepared, (mut result, word): (Outcome, String)) -> Result<()> {
+    result.warnings = replay.findings.told();
+    result.finished = !replay.whole.parts.is_empty();
+    if result.finished && !args.unrecorded && !replay.anew {
+        let settled = kafka::finish(store, &replay.target, (&replay.whole, &replay.journal), args.settings).await?;
+        result.settings = shown(&settled, replay.target.bootstrap());
+    }
+    if let (true, Some(groups)) = (result.finished, replay.groups) {
+        result.groups = Some(groups.put(store, &replay.target).await?);
+    }
+    if args.json {
+        print_json(&result)?
+    } else {
+        print(&format!("{word}{}", result.end_text()))?
+    }
     done_as_asked(args, &result)
 }
 
