@@ -9,7 +9,7 @@
 //! Nothing is spooled: what is under way fits into memory, whatever the size of the database, and a slow store slows
 //! the server's sending down. A backup that is aborted leaves parts without `backup.json`, which count for nothing.
 //!
-//! The service takes them when they are due, `tidelog backup` by hand; both call [`take`].
+//! The service takes them when they are due, `tidelog backup` by hand; both call [`take()`].
 
 mod contents;
 mod followed;

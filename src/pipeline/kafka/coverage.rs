@@ -2,10 +2,10 @@
 //!
 //! Every few seconds the collector reports how far each partition is archived; this task asks the brokers where the
 //! partitions end just then, and how many there are. Once the archive has reached such an end, everything that was there
-//! at the time of the question is archived: a claim, which is written into this process's coverage object (see [`claims`]).
+//! at the time of the question is archived: a claim, which is written into this process's coverage object (see [`completeness`]).
 //! The same round looks whether a topic has been deleted and created again.
 //!
-//! [`claims`]: super::claims
+//! [`completeness`]: super::completeness
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;

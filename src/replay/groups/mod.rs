@@ -4,7 +4,7 @@
 //! state/groups as of T ─► next record that the replay sends (the archive) ─► its offset in the target (the map) ─► the group
 //! ```
 //! What is next is said by the archive alone, so a plan says the same as what is done: [`next`]. Only the offset in the target has to
-//! be known from the sending: [`translate`].
+//! be known from the sending: [`mod@translate`].
 
 mod archived;
 mod next;

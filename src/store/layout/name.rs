@@ -199,7 +199,7 @@ pub fn is_backup_object(key: &Path) -> bool {
 /// The key that a checkpoint, a page or a backup writes down.
 ///
 /// # Errors
-/// [`Kind::Corrupt`](crate::error::Kind::Corrupt) if no object can have that key.
+/// [`Kind::Corrupt`] if no object can have that key.
 pub fn object(key: &str) -> Result<Path> {
     Name::parse(key).map(|name| name.key())
 }

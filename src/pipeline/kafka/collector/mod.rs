@@ -8,8 +8,8 @@
 //!              └► resolver (where to read on), coverage (what is complete)
 //! ```
 //!
-//! It never waits for anything but the consumer's next messages, and that for [`POLL_WAIT`] at most: whatever takes
-//! time is asked of a task, and its answer comes back as a [`TaskEvent`]. When memory or the spool is full, partitions are
+//! It never waits for anything but the consumer's next messages, and that for `POLL_WAIT` at most: whatever takes
+//! time is asked of a task, and its answer comes back as a `TaskEvent`. When memory or the spool is full, partitions are
 //! paused; polling goes on, so that the group keeps its member.
 
 mod applied;
