@@ -74,7 +74,7 @@ impl Damage {
             Damage::FlippedByte => "00000000000000000067.json",
             Damage::NoJson => "00000000000000000066.json cannot be read",
             Damage::Snapshot => "0000000000000000006",
-            Damage::Newer => "is written in format 3",
+            Damage::Newer => "is written in format 9",
             Damage::Unreadable => "00000000000000000066.json",
             Damage::Foreign => "00000000000000000000.json is missing",
         }
@@ -140,7 +140,7 @@ impl Yard {
             Damage::FlippedByte => edit(66, "\"writer\":\"test\"", "\"writer\":\"tesu\""),
             Damage::NoJson => fs::write(self.entry(topic, 66), [0; 200]).expect("damage can be done"),
             Damage::Snapshot => edit(64, "\"segments\":0", "\"segments\":1"),
-            Damage::Newer => edit(71, "\"format\":1", "\"format\":3"),
+            Damage::Newer => edit(71, "\"format\":1", "\"format\":9"),
             Damage::Unreadable => {
                 fs::remove_file(self.entry(topic, 66)).expect("damage can be done");
                 fs::create_dir(self.entry(topic, 66)).expect("damage can be done");
