@@ -96,13 +96,11 @@ fn a_restore_that_was_killed_goes_on_where_it_was() {
     for version in [Version::V13, Version::V18] {
         let Filled { place, sums: before, parts } = filled(version);
         place.stop_archiving();
-        // Who opens a pipe waits for a writer.
-        let last = parts.last().expect("parts");
-        let kept = last.with_extension("kept");
-        std::fs::rename(last, &kept).expect("moved");
-        let mut pipe = Command::new("mkfifo");
-        pipe.arg(last);
-        program::run(pipe).expect(0);
+        let last = parts.last().and_then(|part| part.file_name()).expect("parts").to_string_lossy();
+        let mut bucket = s3_with(&place.home.path().join("archive"));
+        let proxy = Proxy::before(&mut bucket);
+        place.home.write("tidelog.toml", &in_bucket(&bucket, &place.home));
+        proxy.add(Rule::new("GET", &regex::escape(&last), Fault::Delay(PATIENCE)));
         let data = place.home.path().join("data");
         let into = data.display().to_string();
         let killed = place.home.start(&["-c", "tidelog.toml", "restore-postgres", "--into", &into]);
@@ -111,8 +109,7 @@ fn a_restore_that_was_killed_goes_on_where_it_was() {
         let busy = refused(&place, &data, &[]);
         assert!(busy.contains(&format!("process {}", killed.id())), "{busy}");
         killed.kill();
-        std::fs::remove_file(last).expect("removed");
-        std::fs::rename(&kept, last).expect("moved");
+        proxy.clear();
         assert!(!data.join("global/pg_control").exists(), "Postgres would start on it");
 
         // What is whole is not read again, and what is not is: a file that was cut off, and one that is nobody's.
