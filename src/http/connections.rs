@@ -70,6 +70,8 @@ struct Open {
     peer: IpAddr,
     awaits: Awaits,
     since: Instant,
+    /// Whether it was overdue when it was last looked at.
+    is_overdue: bool,
     close: Arc<Notify>,
 }
 
@@ -104,9 +106,13 @@ impl Connections {
         Place { all: Arc::clone(self), number, close }
     }
 
-    /// Closes the connections whose clients have taken too long.
+    /// Closes the connections whose clients have taken too long, as two looks in a row find: when this process itself stood
+    /// still, what a client has sent meanwhile is read between them.
     pub(super) fn close_overdue(&self, now: Instant) {
-        self.lock().remove_where(|open| open.awaits.within().is_some_and(|within| now - open.since > within));
+        self.lock().remove_where(|open| {
+            let is_overdue = open.awaits.within().is_some_and(|within| now - open.since > within);
+            std::mem::replace(&mut open.is_overdue, is_overdue) && is_overdue
+        });
     }
 }
 
@@ -120,7 +126,10 @@ impl Table {
         }
         let (number, close) = (self.next, Arc::new(Notify::new()));
         self.next += 1;
-        self.open.insert(number, Open { peer, awaits: Awaits::First, since: now, close: Arc::clone(&close) });
+        self.open.insert(
+            number,
+            Open { peer, awaits: Awaits::First, since: now, is_overdue: false, close: Arc::clone(&close) },
+        );
         (number, close)
     }
 
@@ -136,7 +145,7 @@ impl Table {
         }
     }
 
-    fn remove_where(&mut self, goes: impl Fn(&Open) -> bool) {
+    fn remove_where(&mut self, goes: impl Fn(&mut Open) -> bool) {
         for (_, open) in self.open.extract_if(|_, open| goes(open)) {
             open.close.notify_one();
         }
@@ -173,7 +182,7 @@ impl Place {
         if let Some(open) = self.all.lock().open.get_mut(&self.number)
             && let Some(awaits) = next(open.awaits)
         {
-            (open.awaits, open.since) = (awaits, now);
+            (open.awaits, open.since, open.is_overdue) = (awaits, now, false);
         }
     }
 }
@@ -200,6 +209,10 @@ mod tests {
     fn is_closed(place: &Place) -> bool {
         let closed = pin!(place.closed());
         closed.poll(&mut Context::from_waker(Waker::noop())) == Poll::Ready(())
+    }
+
+    fn look_twice(all: &Connections, now: Instant) {
+        (0..2).for_each(|_| all.close_overdue(now));
     }
 
     /// Every place taken, by eight peers, one after the other.
@@ -234,7 +247,7 @@ mod tests {
         let (all, start) = (Arc::new(Connections::default()), Instant::now());
         let places = full(&all, start);
         places.iter().for_each(|place| place.asked(start));
-        all.close_overdue(start + Duration::from_secs(3600));
+        look_twice(&all, start + Duration::from_secs(3600));
         assert!(!places.iter().any(is_closed));
         places[7].answered(start);
         // Asking again makes no connection younger.
@@ -288,9 +301,25 @@ mod tests {
         }
         let later = start + REQUEST_WITHIN + Duration::from_secs(1);
         quick.received(later);
-        all.close_overdue(later);
+        look_twice(&all, later);
         assert_eq!([&silent, &slow, &idle, &quick].map(is_closed), [true, true, false, false]);
-        all.close_overdue(start + IDLE_WITHIN + Duration::from_secs(1));
+        look_twice(&all, start + IDLE_WITHIN + Duration::from_secs(1));
         assert_eq!([&idle, &quick].map(is_closed), [true, true]);
+    }
+
+    #[test]
+    fn nobody_is_closed_for_the_time_in_which_this_process_stood_still() {
+        let (all, start) = (Arc::new(Connections::default()), Instant::now());
+        let [sent, silent] = [1, 2].map(|peer| all.admit(address(peer), start));
+        let later = start + REQUEST_WITHIN + Duration::from_secs(1);
+        all.close_overdue(later);
+        assert_eq!([&sent, &silent].map(is_closed), [false, false]);
+        // What has lain there for long is read now.
+        sent.received(later);
+        all.close_overdue(later + Duration::from_secs(1));
+        assert_eq!([&sent, &silent].map(is_closed), [false, true]);
+        // It is overdue once more, and for the first time again.
+        all.close_overdue(later + REQUEST_WITHIN + Duration::from_secs(1));
+        assert!(!is_closed(&sent));
     }
 }

@@ -8,7 +8,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::bad_store::{self, BadStore};
-use super::process::{Process, spawn, temporary_directory};
+use super::process::{Process, spawn, tail, temporary_directory};
 use super::wait_until;
 
 /// A command that takes longer is stuck; a busy machine included.
@@ -158,6 +158,15 @@ impl Output {
 /// The program running. Dropping it kills it.
 pub(crate) struct Program {
     process: Process,
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let ended = self.process.ended();
+            eprintln!("the program (ended: {ended:?}) said last:\n{}", tail(&self.output(), 20));
+        }
+    }
 }
 
 impl Program {
