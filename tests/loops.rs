@@ -53,6 +53,9 @@ fn case(task: Task) -> (Case, &'static str) {
         Task::KafkaMaintenance => {
             (By("retention", "records_are_expired_by_the_time_of_archiving_and_never_while_they_are_read"), "")
         }
+        Task::KafkaMerge => {
+            (By("merge", "small_segments_become_large_ones_while_everything_else_goes_on_and_nothing_changes"), "")
+        }
         Task::KafkaStateMaintenance => {
             (By("state", "versions_that_retention_lets_go_are_expired_and_what_is_left_is_told_as_before"), "")
         }
@@ -76,8 +79,9 @@ fn case(task: Task) -> (Case, &'static str) {
 }
 
 /// Files of the service with waits that no failure begins.
-const NO_RETRY: [(&str, &str); 4] = [
+const NO_RETRY: [(&str, &str); 5] = [
     ("src/pipeline/mod.rs", "a test"),
+    ("src/pipeline/kafka/merge/pace.rs", "rests after work"),
     ("src/pipeline/backoff.rs", "reports itself"),
     ("src/pipeline/postgres/status.rs", "the beat of a bar and of log lines"),
     ("src/pipeline/postgres/supervisor.rs", "waits for a person's pause to end"),

@@ -9,6 +9,7 @@ use regex::Regex;
 use toml::Table;
 use url::Url;
 
+use super::merge;
 use super::postgres;
 use super::raw::{ENVIRONMENT_PREFIX, Section, overlay};
 use super::retention;
@@ -263,6 +264,7 @@ fn read_kafka(mut section: Section<'_>, lookup: Lookup<'_>) -> Kafka {
         }
         None => default,
     };
+    let merge = merge::read(section.section("merge"));
     let overrides = section.sections("topic").into_iter().map(|section| read_override(section, &segment)).collect();
     section.finish();
     Kafka {
@@ -276,6 +278,7 @@ fn read_kafka(mut section: Section<'_>, lookup: Lookup<'_>) -> Kafka {
         isolation,
         properties,
         segment,
+        merge,
         overrides,
     }
 }

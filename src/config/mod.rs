@@ -5,6 +5,7 @@
 
 pub(crate) mod exposed;
 mod load;
+mod merge;
 mod postgres;
 mod raw;
 mod retention;
@@ -19,6 +20,7 @@ use std::time::Duration;
 use regex::Regex;
 use url::Url;
 
+pub use merge::Merge;
 pub use postgres::{Ack, BaseBackup, Hidden, Postgres};
 pub use retention::{Kept, Own, RecordRetention, Retention, TopicRetention};
 
@@ -99,6 +101,8 @@ pub struct Kafka {
     pub properties: BTreeMap<String, String>,
     /// `[kafka.segment]`.
     pub segment: Segment,
+    /// `[kafka.merge]`; none where it is switched off.
+    pub merge: Option<Merge>,
     /// `[[kafka.topic]]`, in order; of several that match a topic the last one counts.
     pub overrides: Vec<TopicOverride>,
 }

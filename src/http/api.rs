@@ -16,6 +16,7 @@ use super::app::{App, AppState};
 use super::health;
 use super::refusal::refusal;
 use crate::pipeline::desired::State;
+use crate::pipeline::kafka::merge::Merges;
 use crate::pipeline::kafka::status::{GapSpan, PartitionStatus, Stall, Status, StreamStatus, Trouble};
 use crate::pipeline::postgres::{SlotStatus, Snapshot};
 use crate::pipeline::state::status::{KindStatus, StateStatus};
@@ -90,10 +91,23 @@ fn overview(app: &App, health: &health::Health) -> Value {
             kafka["cluster"] = json!(config.cluster);
             kafka["cluster_id"] = json!(published.cluster_id());
             kafka["group_id"] = json!(config.group_id);
+            kafka["merge"] = json!(config.merge.map(|_| merges(&published.merges.now())));
             kafka
         }),
         "postgres": app.published.postgres().map(|published| postgres(published.state(), &published.status.now())),
         "state": app.published.state().map(|published| state(&published.status())),
+    })
+}
+
+fn merges(merged: &Merges) -> Value {
+    json!({
+        "merges": merged.merges,
+        "segments": merged.segments,
+        "stored_bytes_before": merged.bytes_before,
+        "stored_bytes_after": merged.bytes_after,
+        "deleted": merged.deleted,
+        "damaged": merged.damaged,
+        "last": utc(merged.last),
     })
 }
 

@@ -248,10 +248,7 @@ impl Aged {
     /// As far as all is expired: how old that is does not matter any more. Positions never fall, so it is found by halving.
     async fn expired(chain: &Chain) -> Result<Self> {
         let is_kept = |at: &PartitionRange| chain.position(at.partition).is_none_or(|now| now.start < at.end);
-        let snapshots = match chain.totals().retired.is_nothing() {
-            true => 0,
-            false => chain.head() / SNAPSHOT_EVERY,
-        };
+        let snapshots = if chain.has_expired() { chain.head() / SNAPSHOT_EVERY } else { 0 };
         let first = chain.first_snapshot(snapshots, |snapshot| snapshot.positions.iter().any(is_kept)).await?;
         let number = first.saturating_sub(1) * SNAPSHOT_EVERY;
         if number == 0 {
@@ -269,6 +266,10 @@ impl Aged {
     /// The store's.
     pub async fn expirable(&self, chain: &Chain, held: &Held, clock: Clock) -> Result<BTreeMap<i32, i64>> {
         let beginnings = beginnings(chain.stream(), self.progress(), &chain.progress, held);
+        if beginnings.is_empty() {
+            return Ok(beginnings);
+        }
+        let beginnings = before_what_is_merged(chain, beginnings).await?;
         if beginnings.is_empty() {
             return Ok(beginnings);
         }
@@ -296,6 +297,30 @@ fn beginnings(stream: &StreamId, then: &Progress, now: &Progress, held: &Held) -
         return BTreeMap::new();
     }
     ends
+}
+
+/// The same without what was merged with something younger: each segment expires with all of its records, or stays.
+async fn before_what_is_merged(chain: &Chain, mut beginnings: BTreeMap<i32, i64>) -> Result<BTreeMap<i32, i64>> {
+    if !chain.has_merges() {
+        return Ok(beginnings);
+    }
+    let going = |beginnings: &BTreeMap<i32, i64>| -> BTreeMap<i32, Range<i64>> {
+        let of = |at: &PartitionRange| Some((at.partition, at.start..*beginnings.get(&at.partition)?));
+        chain.positions().filter_map(of).filter(|(_, range)| !range.is_empty()).collect()
+    };
+    let wanted = Selection { timestamps: None, partitions: Some(going(&beginnings)) };
+    let segments = chain.select(&wanted).await?.segments;
+    // Those behind one that stays may stay for it, too.
+    for segment in segments.iter().rev() {
+        let end = |range: &PartitionRange| beginnings.get(&range.partition).copied();
+        if segment.partitions.iter().all(|range| end(range).is_some_and(|end| range.end <= end)) {
+            continue;
+        }
+        for range in &segment.partitions {
+            beginnings.entry(range.partition).and_modify(|end| *end = range.start.min(*end));
+        }
+    }
+    Ok(if going(&beginnings).is_empty() { BTreeMap::new() } else { beginnings })
 }
 
 /// What these steps would retire.
@@ -336,7 +361,7 @@ pub async fn expire(
 /// The earliest timestamp of what is kept first of each partition, in ms since 1970. Where nothing was expired, it is that of all.
 pub async fn oldest(chain: &Chain) -> Result<Option<i64>> {
     let totals = chain.totals();
-    if totals.retired.is_nothing() {
+    if !chain.has_expired() {
         return Ok(totals.min_timestamp);
     }
     let mut reach = 1_i64;

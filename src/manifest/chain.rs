@@ -18,7 +18,7 @@ use crate::store::{Created, Store, layout};
 use crate::stream::invariants::{self, Checked};
 use crate::stream::{
     Abandon, BackupRef, Begin, Body, Change, Checkpoint, Close, CountedBackup, CountedBackups, FORMAT_VERSION,
-    LastRecord, MinimalWal, PageRef, PartitionRange, Progress, Snapshot, StreamId, Totals, sha256,
+    LastRecord, Merge, MinimalWal, PageRef, PartitionRange, Progress, Retired, Snapshot, StreamId, Totals, sha256,
 };
 
 /// A stream's chain, known up to its head.
@@ -512,6 +512,21 @@ impl Chain {
     /// What is archived of each partition.
     pub fn positions(&self) -> impl ExactSizeIterator<Item = &PartitionRange> {
         self.progress.positions()
+    }
+
+    /// Whether anything of records was merged.
+    pub fn has_merges(&self) -> bool {
+        let is_one = |body: &Body| body.merge().is_some_and(Merge::is_of_records);
+        self.pages.iter().any(|page| page.merged.is_some()) || self.tail.iter().any(is_one)
+    }
+
+    /// Whether anything has expired, and was not merely merged.
+    pub fn has_expired(&self) -> bool {
+        let mut replaced = Retired::default();
+        self.pages.iter().filter_map(|page| page.merged.as_ref()).for_each(|merged| replaced.add(&merged.retired));
+        let merges = self.tail.iter().filter_map(Body::merge).filter(|merge| merge.is_of_records());
+        merges.for_each(|merge| replaced.add(&merge.retired));
+        self.totals().retired != replaced
     }
 
     /// What the chain adds up to.

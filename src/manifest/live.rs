@@ -18,7 +18,7 @@ impl Live {
     /// Whether `body` fits these segments.
     pub(super) fn allows(&self, body: &Body) -> Checked {
         if let Some(merge) = body.merge() {
-            invariants::merge_replaces_its_range(merge, &self.covered(merge))?;
+            invariants::merge_replaces_its_range(merge, &self.covered(merge), &[])?;
         }
         if let Some(abandon) = body.abandon() {
             invariants::abandon_adds_up(abandon, &Retired::of(self.of_timeline(abandon.partition)))?;

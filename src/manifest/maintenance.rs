@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 
 use super::chain::Tried;
+use super::select::Selected;
 use super::{Chain, Selection};
 use crate::error::{Error, Kind, Result};
 use crate::stream::invariants;
@@ -29,7 +30,9 @@ impl Chain {
             if self.has_landed(|landed| *landed == body) {
                 return Ok(true);
             }
-            let fits = invariants::merge_replaces_its_range(merge, &self.covered_by(merge).await?)
+            let covered = self.covered_by(merge).await?;
+            let fits = invariants::merge_replaces_its_range(merge, &covered.segments, &covered.gaps)
+                .and_then(|()| invariants::body_fits_stream(&self.stream, &body))
                 .and_then(|()| self.progress.accepts(&body));
             if let Err(violation) = fits {
                 // The chain may have been opened before what is merged was appended.
@@ -91,11 +94,11 @@ impl Chain {
         Ok(Expire { ranges, retired, decided: now })
     }
 
-    /// The segments that are needed now in the range of a merge.
-    async fn covered_by(&self, merge: &Merge) -> Result<Vec<SegmentRef>> {
+    /// The segments that are needed now in the range of a merge, and what is lost of it.
+    async fn covered_by(&self, merge: &Merge) -> Result<Selected> {
         let ranges = merge.segment.partitions.iter();
         let partitions = ranges.map(|range| (range.partition, range.start..range.end)).collect();
-        Ok(self.select(&Selection { timestamps: None, partitions: Some(partitions) }).await?.segments)
+        self.select(&Selection { timestamps: None, partitions: Some(partitions) }).await
     }
 
     /// Whether an entry of this writer that was not answered is in the chain all the same. It is told once.

@@ -25,10 +25,12 @@ pub mod histories;
 pub mod holds;
 pub mod known;
 pub mod leftovers;
+pub mod merging;
 pub(crate) mod origin;
 pub mod path;
 pub mod reads;
 pub mod recoverable;
+pub mod replaced;
 pub mod state;
 pub(crate) mod system;
 
@@ -39,6 +41,7 @@ mod head;
 mod lines;
 mod live;
 mod maintenance;
+mod order;
 mod page;
 mod reads_at_once;
 mod repair;
@@ -75,7 +78,15 @@ pub mod fuzzing {
             }
             for level in [0, 1] {
                 let (sha256, last) = (sha256(&compressed), if level == 0 { 63 } else { 4095 });
-                let reference = PageRef { sha256, level, first: 0, last, totals: Totals::default(), spans: Vec::new() };
+                let reference = PageRef {
+                    sha256,
+                    level,
+                    first: 0,
+                    last,
+                    totals: Totals::default(),
+                    spans: Vec::new(),
+                    merged: None,
+                };
                 drop(page::decode(&stream, &reference, &object, &compressed));
             }
         }

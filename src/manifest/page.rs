@@ -7,7 +7,7 @@
 //! ```
 //!
 //! A page of level 0 lists the segments, empty ranges and gaps of 64 entries; a page of level `n` lists 64 pages of level
-//! `n - 1`. The page of a Postgres system or of state also tells which positions it has; that of WAL also lists its merges and what was expired. It is JSON, compressed with zstd and named by the sha256 of the compressed bytes.
+//! `n - 1`. The page of a Postgres system or of state also tells which positions it has; a page also lists what was merged and expired. It is JSON, compressed with zstd and named by the sha256 of the compressed bytes.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -24,8 +24,8 @@ use crate::error::{Error, Kind, Result, ResultExt};
 use crate::store::{Created, Store, bounds, layout};
 use crate::stream::invariants::{Checked, SNAPSHOT_EVERY, page_lists_entries, page_lists_pages, totals_add_up};
 use crate::stream::{
-    Abandon, Body, CHAIN_FORMAT, Expire, FORMAT_VERSION, Gap, Merge, PageRef, PartitionRange, SegmentRef, Span,
-    StreamId, Totals, lean, sha256,
+    Abandon, Body, CHAIN_FORMAT, Expire, FORMAT_VERSION, Gap, Merge, PageMerges, PageRef, PartitionRange, Retired,
+    SegmentRef, Span, StreamId, Totals, lean, sha256,
 };
 
 /// zstd's default level: pages are written once every 64 commits and read often.
@@ -98,14 +98,19 @@ fn full_level(pages: &[PageRef]) -> Option<u8> {
 }
 
 fn rolled(stream: &StreamId, page: Page) -> Result<Rolled> {
-    let format = if page.abandons.is_empty() { FORMAT_VERSION } else { 2 };
+    let merged = page.merged();
+    let format = match (&merged, page.abandons.is_empty()) {
+        (Some(_), _) => CHAIN_FORMAT,
+        (None, false) => 2,
+        (None, true) => FORMAT_VERSION,
+    };
     let page = Page { format, stream: stream.to_string(), ..page };
     let what = || format!("cannot write the page of entries {}..={}", page.first, page.last);
     let json = serde_json::to_vec(&page).or_err(Kind::Internal, what)?;
     let bytes = zstd::bulk::compress(&json, ZSTD_LEVEL).or_err(Kind::Internal, what)?;
     let Page { level, first, last, .. } = page;
     let spans = if stream.topic().is_none() { page.spans() } else { Vec::new() };
-    let reference = PageRef { sha256: sha256(&bytes), level, first, last, totals: page.totals(), spans };
+    let reference = PageRef { sha256: sha256(&bytes), level, first, last, totals: page.totals(), spans, merged };
     Ok(Rolled { reference, bytes: bytes.into() })
 }
 
@@ -146,14 +151,38 @@ impl Page {
     }
 }
 
+/// From where to where something tells of each partition.
+#[derive(Default)]
+struct Spans(BTreeMap<i32, Span>);
+
+impl Spans {
+    fn cover(&mut self, partition: i32, start: i64, end: i64) {
+        let span = self.0.entry(partition).or_insert(Span { partition, start, end });
+        (span.start, span.end) = (span.start.min(start), span.end.max(end));
+    }
+}
+
 impl Page {
+    /// What the page merges of records.
+    fn merged(&self) -> Option<PageMerges> {
+        let (mut spans, mut retired, mut any) = (Spans::default(), Retired::default(), false);
+        for merge in self.merges.iter().filter(|merge| merge.is_of_records()) {
+            merge.segment.partitions.iter().for_each(|range| spans.cover(range.partition, range.start, range.end));
+            retired.add(&merge.retired);
+            any = true;
+        }
+        for below in self.pages.iter().filter_map(|page| page.merged.as_ref()) {
+            below.spans.iter().for_each(|span| spans.cover(span.partition, span.start, span.end));
+            retired.add(&below.retired);
+            any = true;
+        }
+        any.then(|| PageMerges { retired, spans: spans.0.into_values().collect() })
+    }
+
     /// From where to where the page tells of each partition.
     fn spans(&self) -> Vec<Span> {
-        let mut spans: BTreeMap<i32, Span> = BTreeMap::new();
-        let mut cover = |partition, start, end| {
-            let span = spans.entry(partition).or_insert(Span { partition, start, end });
-            (span.start, span.end) = (span.start.min(start), span.end.max(end));
-        };
+        let mut spans = Spans::default();
+        let mut cover = |partition, start, end| spans.cover(partition, start, end);
         let segments = self.segments.iter().chain(self.merges.iter().map(|merge| &merge.segment));
         let ranges = segments.flat_map(|segment| &segment.partitions).chain(&self.empty);
         ranges.for_each(|range| cover(range.partition, range.start, range.end));
@@ -161,7 +190,7 @@ impl Page {
         let expired = self.expires.iter().flat_map(|expire| &expire.ranges);
         expired.for_each(|expired| cover(expired.partition, expired.from, expired.before));
         self.pages.iter().flat_map(|page| &page.spans).for_each(|span| cover(span.partition, span.start, span.end));
-        spans.into_values().collect()
+        spans.0.into_values().collect()
     }
 }
 
@@ -318,5 +347,8 @@ pub(super) fn decode(stream: &StreamId, reference: &PageRef, object: &Path, byte
     let named = page.merges.iter().flat_map(Merge::objects);
     entry::names_its_own(stream, object, page.segments.iter().map(|segment| segment.object.as_str()).chain(named))?;
     totals_add_up("page", &reference.totals, &page.totals()).map_err(|violation| violation.in_object(object))?;
+    if page.merged() != reference.merged {
+        return Err(Error::new(Kind::Corrupt, format!("{object} lists other merges than its reference says")));
+    }
     Ok(page)
 }

@@ -8,6 +8,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 
 use super::Chain;
 use super::entry::{self, Entry};
+use super::order::in_order;
 use super::page::{self, Page};
 use super::reads_at_once::READS_AT_ONCE;
 use crate::error::{Kind, Result, ResultExt};
@@ -112,19 +113,27 @@ struct Wanted<'a> {
 impl Wanted<'_> {
     fn any_of(&self, page: &PageRef) -> bool {
         let overlaps = page.first < self.entries.end && self.entries.start <= page.last;
-        overlaps && self.selection.wants_any_of(&page.totals) && self.selection.wants_spans(&page.spans)
+        let merges = page.merged.as_ref().is_some_and(|merged| self.selection.wants_spans(&merged.spans));
+        let by_place = (overlaps && self.selection.wants_spans(&page.spans)) || merges;
+        by_place && self.selection.wants_any_of(&page.totals)
     }
 }
 
 impl Chain {
-    /// The segments and gaps that can matter, oldest first; those of WAL by timeline and position. What a merge has
-    /// replaced or an expiry has expired is left out. Pages that cannot match are not opened.
+    /// The segments and gaps that can matter, oldest first, so that the ranges of each partition follow each other; those of WAL by
+    /// timeline and position. What a merge has replaced or an expiry has expired is left out. Pages that cannot match are not opened.
     pub async fn select(&self, selection: &Selection) -> Result<Selected> {
         let Listed { mut segments, mut gaps, merges, .. } = self.listed(selection).await?;
+        let replaced: HashSet<&str> = merges.iter().flat_map(|merge| &merge.replaces).map(String::as_str).collect();
+        let is_left = |segment: &&SegmentRef| !replaced.contains(segment.object.as_str());
+        segments.retain(|segment| is_left(&segment));
+        let merged = merges.iter().map(|merge| &merge.segment).filter(is_left).cloned();
+        if let StreamId::Kafka(_) = self.stream {
+            segments = in_order(segments, merged.collect());
+        } else {
+            segments.extend(merged);
+        }
         if let StreamId::Postgres { .. } = self.stream {
-            let replaced: HashSet<&str> = merges.iter().flat_map(|merge| &merge.replaces).map(String::as_str).collect();
-            segments.extend(merges.iter().map(|merge| merge.segment.clone()));
-            segments.retain(|segment| !replaced.contains(segment.object.as_str()));
             segments.sort_by_key(|segment| segment.partitions.first().map(|range| (range.partition, range.start)));
         }
         segments
@@ -244,7 +253,8 @@ impl Chain {
     /// searches over the snapshots find the first and the last page that can matter.
     async fn entries_of(&self, selection: &Selection) -> Result<Range<u64>> {
         let snapshots = self.pages.last().map_or(0, |page| page.last + 1) / SNAPSHOT_EVERY;
-        // Pages of WAL say themselves which positions they tell of, and a merge may stand far behind what it replaces.
+        // Pages of WAL say themselves which positions they tell of, and a merge may stand far behind what it replaces: pages of a
+        // topic say that of merges.
         let searched = snapshots >= WORTH_SEARCHING && self.stream.topic().is_some();
         let Some(wanted) = selection.partitions.as_ref().filter(|_| searched) else {
             return Ok(0..u64::MAX);

@@ -73,6 +73,7 @@ pub async fn run(config: &Config, published: Arc<Published>, stop: watch::Receiv
         _ => None,
     };
     let maintenance = spawn_maintenance(config, &opened, tasks);
+    let merging = spawn_merging(config, &opened, &published);
     // What fails for good on one side ends both: a process that archives half of what it was told looks healthy.
     let both = async { tokio::try_join!(topics, log).map(|((), ())| ()) };
     let result = tokio::select! {
@@ -81,7 +82,7 @@ pub async fn run(config: &Config, published: Arc<Published>, stop: watch::Receiv
         result = both => result,
     };
     unfinished.abort();
-    state.into_iter().chain(maintenance).for_each(|task| task.abort());
+    state.into_iter().chain(maintenance).chain(merging).for_each(|task| task.abort());
     result
 }
 
@@ -135,6 +136,20 @@ fn spawn_maintenance(config: &Config, opened: &Opened, tasks: &Arc<Tasks>) -> Ve
         )
     });
     records.into_iter().chain(state).collect()
+}
+
+/// Starts what merges the small segments of topics.
+fn spawn_merging(config: &Config, opened: &Opened, published: &Published) -> Option<JoinHandle<()>> {
+    let (kafka, shown) = config.kafka.as_ref().zip(published.kafka())?;
+    let parts = kafka::merge::Parts {
+        kafka: kafka.clone(),
+        merge: kafka.merge?,
+        opened: opened.clone(),
+        spool_dir: config.archive.spool_dir.clone(),
+        shown: Arc::clone(&shown.merges),
+    };
+    let reporter = published.tasks().reporter(tasks::Task::KafkaMerge, "");
+    Some(published.tasks().spawn("kafka-merge", kafka::merge::run(parts, reporter)))
 }
 
 /// Tries whether the spool directory can be written.

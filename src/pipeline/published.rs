@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, Utc};
 
 use super::desired::{Control, State};
+use super::kafka::merge::PublishedMerges;
 use super::kafka::status::Status;
 use super::postgres;
 use super::skips::Skips;
@@ -98,6 +99,8 @@ pub struct PublishedKafka {
     pub control: Control,
     /// What is requested to be skipped.
     pub skips: Skips,
+    /// What was merged.
+    pub merges: Arc<PublishedMerges>,
     pub(super) tasks: Arc<Tasks>,
     status: RwLock<Arc<Status>>,
     cluster_id: OnceLock<String>,
@@ -111,6 +114,7 @@ impl PublishedKafka {
         Self {
             control: Control::default(),
             skips: Skips::default(),
+            merges: Arc::default(),
             tasks,
             status: RwLock::default(),
             cluster_id: OnceLock::new(),

@@ -190,9 +190,9 @@ impl Claims {
         let selection = Selection { timestamps: query.timestamps.clone(), partitions: Some(wanted.clone()) };
         let Selected { segments, gaps } = chain.select(&selection).await?;
         let stream = generation.clone();
-        let expired = match chain.totals().retired.is_nothing() {
-            true => None,
-            false => Some(aged::oldest(&chain).await?),
+        let expired = match chain.has_expired() {
+            true => Some(aged::oldest(&chain).await?),
+            false => None,
         };
         Ok(Some(Source { stream, positions, wanted, segments, gaps, expired, complete }))
     }

@@ -69,6 +69,8 @@ impl Body {
             Self::Snapshot(snapshot) if !snapshot.minimal.is_empty() => 3,
             Self::Abandon(_) | Self::Backups(_) => 2,
             Self::Snapshot(snapshot) if !snapshot.abandoned.is_empty() || snapshot.backups.is_some() => 2,
+            Self::Merge(merge) if merge.is_of_records() => super::CHAIN_FORMAT,
+            Self::Snapshot(snapshot) if snapshot.pages.iter().any(|page| page.merged.is_some()) => super::CHAIN_FORMAT,
             _ => super::FORMAT_VERSION,
         }
     }

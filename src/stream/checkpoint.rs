@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::abandon::{Abandon, is_first};
 use super::entered::{BackupRef, Entered};
+use super::gap_reason::GapReason;
 use super::minimal::MinimalWal;
 use super::state::StateKind;
 
@@ -15,8 +16,8 @@ use super::state::StateKind;
 pub const FORMAT_VERSION: u32 = 1;
 
 /// The newest version of the entries of a chain: 2 knows of timelines that were abandoned, and of base
-/// backups, 3 of WAL over which Postgres recovers nothing.
-pub const CHAIN_FORMAT: u32 = 3;
+/// backups, 3 of WAL over which Postgres recovers nothing, 4 of merges of records.
+pub const CHAIN_FORMAT: u32 = 4;
 
 /// One object of a chain: an entry with its number, its link to the entry before and its writer. It is read by
 /// [`Checkpoint::parse`] alone: what serde makes of `flatten` and `tag` holds everything in memory beforehand, 32 bytes for each
@@ -67,7 +68,7 @@ pub enum Body {
     Snapshot(Snapshot),
 }
 
-/// One segment of WAL in the place of several that lie next to each other and hold the same bytes.
+/// One segment in the place of several that lie next to each other and hold the same: bytes of WAL, or records of a topic.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Merge {
     /// The segment that holds them all.
@@ -84,6 +85,11 @@ impl Merge {
     /// The keys of all objects that it names.
     pub fn objects(&self) -> impl Iterator<Item = &str> {
         self.replaces.iter().chain([&self.segment.object]).map(String::as_str)
+    }
+
+    /// Whether it is of records.
+    pub fn is_of_records(&self) -> bool {
+        matches!(self.segment.format, Format::Parquet | Format::Avro)
     }
 }
 
@@ -549,38 +555,6 @@ impl Gap {
     }
 }
 
-/// Why offsets are lost.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum GapReason {
-    /// The broker had removed the records (retention or DeleteRecords) before they were archived.
-    BrokerRetention,
-    /// The broker had the records, and nobody could decode them; somebody ordered to skip them.
-    Unreadable,
-    /// The server had removed WAL before it was archived: its slot was lost, dropped or never there.
-    ServerRemovedWal,
-}
-
-impl GapReason {
-    /// The reason in words, for people.
-    pub fn words(self) -> &'static str {
-        match self {
-            Self::BrokerRetention => "broker retention",
-            Self::Unreadable => "unreadable, skipped by order",
-            Self::ServerRemovedWal => "the server removed the WAL",
-        }
-    }
-
-    /// The reason as it stands in JSON and in metric labels.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::BrokerRetention => "broker_retention",
-            Self::Unreadable => "unreadable",
-            Self::ServerRemovedWal => "server_removed_wal",
-        }
-    }
-}
-
 /// What a list of entries adds up to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Totals {
@@ -649,6 +623,18 @@ pub struct PageRef {
     pub totals: Totals,
     /// For WAL: the least and the greatest position of each timeline that it says anything of, for the same purpose.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub spans: Vec<Span>,
+    /// For records: what is merged by entries of it; none if nothing is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub merged: Option<PageMerges>,
+}
+
+/// What the merges of records in a page add up to. They may stand far behind what they replace.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PageMerges {
+    /// The segments that they replace.
+    pub retired: Retired,
+    /// From the least to the greatest offset of each partition that they cover.
     pub spans: Vec<Span>,
 }
 

@@ -178,40 +178,54 @@ fn range_is_sound(range: &PartitionRange) -> Checked {
     timestamps_fit_records(range)
 }
 
-/// A merge puts one segment of WAL into the place of at least two others, which add up to it.
+/// A merge puts one segment into the place of at least two others, which add up to it. One of WAL is of one timeline.
 pub fn merge_is_sound(merge: &Merge) -> Checked {
     let Merge { segment, replaces, retired, .. } = merge;
     partition_once(segment)?;
     hash_is_hex(&segment.object, &segment.sha256)?;
     segment.partitions.iter().try_for_each(range_is_sound)?;
+    last_record_is_covered(segment)?;
     let distinct: BTreeSet<&String> = replaces.iter().filter(|object| **object != segment.object).collect();
     let same = (retired.segments, retired.records, retired.raw_bytes)
         == (replaces.len() as u64, segment.records(), segment.raw_bytes);
-    let ok = segment.format == Format::Wal && segment.partitions.len() == 1 && distinct.len() == replaces.len();
+    let whole = merge.is_of_records() || (segment.format == Format::Wal && segment.partitions.len() == 1);
+    let ok = whole && distinct.len() == replaces.len();
     holds("merge_is_sound", ok && same && replaces.len() >= 2, || {
         format!("{}: it cannot take the place of {} objects with {retired:?}", segment.object, replaces.len())
     })
 }
 
-/// What a merge replaces lies next to each other, and is all that it covers.
-pub fn merge_replaces_its_range(merge: &Merge, replaced: &[SegmentRef]) -> Checked {
-    let rule = "merge_replaces_its_range";
+/// What a merge replaces lies next to each other, and is all that it covers. Between records may lie offsets that never had one,
+/// but none that are lost: those are a gap, and told by no segment.
+pub fn merge_replaces_its_range(merge: &Merge, replaced: &[SegmentRef], gaps: &[Gap]) -> Checked {
+    let (rule, object) = ("merge_replaces_its_range", &merge.segment.object);
     let named = replaced.iter().map(|segment| &segment.object).eq(&merge.replaces);
-    holds(rule, named, || format!("{}: what it replaces is not what covers its range", merge.segment.object))?;
-    let Some(covers) = merge.segment.partitions.first() else { return partition_once(&merge.segment) };
-    let mut next = covers.start;
-    for segment in replaced {
-        let follows = |range: &PartitionRange| range.partition == covers.partition && range.start == next;
-        let range = segment.partitions.first().filter(|range| follows(range));
-        holds(rule, range.is_some(), || {
-            format!("{}: {} does not begin at {next}", merge.segment.object, segment.object)
+    holds(rule, named, || format!("{object}: what it replaces is not what covers its range"))?;
+    for covers in &merge.segment.partitions {
+        let mut next = covers.start;
+        let of = |segment: &&SegmentRef| segment.partitions.iter().any(|range| range.partition == covers.partition);
+        let mut is_first = true;
+        for segment in replaced.iter().filter(of) {
+            let range = segment.partitions.iter().find(|range| range.partition == covers.partition);
+            let may_leave_out = merge.is_of_records() && !is_first;
+            let follows = |range: &&PartitionRange| range.start == next || (may_leave_out && next < range.start);
+            let range = range.filter(follows);
+            holds(rule, range.is_some(), || format!("{object}: {} does not begin at {next}", segment.object))?;
+            (next, is_first) = (range.map_or(next, |range| range.end), false);
+        }
+        holds(rule, next == covers.end, || {
+            format!("{object}: what it replaces of partition {} ends at {next}", covers.partition)
         })?;
-        next = range.map_or(next, |range| range.end);
+        let is_lost =
+            |gap: &&Gap| gap.partition == covers.partition && gap.start < covers.end && covers.start < gap.end;
+        let lost = gaps.iter().find(is_lost);
+        holds(rule, lost.is_none(), || format!("{object}: {lost:?} lies in it"))?;
     }
+    let covered = |range: &PartitionRange| merge.segment.partitions.iter().any(|at| at.partition == range.partition);
+    let odd = replaced.iter().find(|segment| !segment.partitions.iter().all(covered));
+    holds(rule, odd.is_none(), || format!("{object}: it does not cover all of {odd:?}"))?;
     let retired = Retired::of(replaced);
-    holds(rule, next == covers.end && retired == merge.retired, || {
-        format!("{}: what it replaces ends at {next} and adds up to {retired:?}", merge.segment.object)
-    })
+    holds(rule, retired == merge.retired, || format!("{object}: what it replaces adds up to {retired:?}"))
 }
 
 /// A merge covers what is archived and was not expired.
@@ -355,20 +369,24 @@ pub fn begin_fits_stream(stream: &StreamId, begin: &Begin) -> Checked {
     holds("begin_fits_stream", fits, || format!("{begin:?} is no beginning of {stream}"))
 }
 
-/// Segments of a topic hold records; those of a Postgres system hold WAL, and only they are merged; those of state hold one
-/// version each, and nothing of it is lost or empty.
+/// Segments of a topic hold records; those of a Postgres system hold WAL; those of state hold one version each, and nothing of it
+/// is lost or empty, and nothing merged.
 pub fn body_fits_stream(stream: &StreamId, body: &Body) -> Checked {
     let fits = |segment: &&SegmentRef| match stream {
         StreamId::Kafka(_) => matches!(segment.format, Format::Parquet | Format::Avro),
         StreamId::Postgres { .. } => segment.format == Format::Wal,
         StreamId::State(_) => segment.format == Format::State && is_one_version(segment),
     };
-    let odd = body.segments().iter().find(|segment| !fits(segment));
-    let is_of_wal = body.merge().is_some() || body.abandon().is_some() || body.entered().is_some();
+    let segments = body.segments().iter().chain(body.merge().map(|merge| &merge.segment));
+    let odd = segments.into_iter().find(|segment| !fits(segment));
+    let is_of_wal = body.abandon().is_some() || body.entered().is_some();
     let own = match stream {
         StreamId::Kafka(_) => !is_of_wal,
         StreamId::Postgres { .. } => body.close().is_none(),
-        StreamId::State(_) => !is_of_wal && body.close().is_none() && body.gaps().is_empty() && body.empty().is_empty(),
+        StreamId::State(_) => {
+            let loses = !body.gaps().is_empty() || !body.empty().is_empty();
+            !is_of_wal && body.merge().is_none() && body.close().is_none() && !loses
+        }
     };
     holds("body_fits_stream", odd.is_none() && own, || match odd {
         Some(odd) => format!("{}: a segment of the format {:?} does not belong here", odd.object, odd.format.name()),

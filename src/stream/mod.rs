@@ -7,6 +7,7 @@
 mod abandon;
 mod checkpoint;
 mod entered;
+mod gap_reason;
 pub mod invariants;
 pub mod lean;
 mod lsn;
@@ -21,10 +22,12 @@ use std::str::FromStr;
 pub use abandon::Abandon;
 pub(crate) use checkpoint::decimal;
 pub use checkpoint::{
-    Begin, Body, CHAIN_FORMAT, Change, Checkpoint, Close, Cut, Expire, Expired, FORMAT_VERSION, Format, Gap, GapReason,
-    LastRecord, Merge, PageRef, PartitionRange, Retired, SegmentRef, Snapshot, Span, System, Totals, sha256,
+    Begin, Body, CHAIN_FORMAT, Change, Checkpoint, Close, Cut, Expire, Expired, FORMAT_VERSION, Format, Gap,
+    LastRecord, Merge, PageMerges, PageRef, PartitionRange, Retired, SegmentRef, Snapshot, Span, System, Totals,
+    sha256,
 };
 pub use entered::{BackupRef, CountedBackup, CountedBackups, Entered, unneeded};
+pub use gap_reason::GapReason;
 pub use lsn::Lsn;
 pub use minimal::MinimalWal;
 pub use name::{is_name, is_topic_name};

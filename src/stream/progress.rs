@@ -180,8 +180,8 @@ fn are_the_same(one: Option<&CountedBackups>, other: Option<&CountedBackups>) ->
 }
 
 impl PartitionRange {
-    /// Appends `next`, which starts where `self` ends.
-    fn extend(&mut self, next: &Self) {
+    /// Appends `next`, which starts where `self` ends, or behind what has no record.
+    pub fn extend(&mut self, next: &Self) {
         self.end = next.end;
         self.records = self.records.saturating_add(next.records);
         self.min_timestamp = least(self.min_timestamp, next.min_timestamp);

@@ -73,6 +73,7 @@ tasks! {
     KafkaMembers "kafka_members" Stops "Looks whether other clients take partitions of the group.";
     KafkaWatch "kafka_watch" Hinders "Looks for what no event tells: rights, members of the group, generations that others have begun.";
     KafkaMaintenance "kafka_upkeep" Hinders "Expires records that retention lets go.";
+    KafkaMerge "kafka_merge" Hinders "Merges small segments of topics.";
     KafkaState "kafka_state" Hinders "Keeps topics with their settings, groups with their positions, and access control lists.";
     KafkaStateMaintenance "kafka_state_upkeep" Hinders "Expires versions of the state of Kafka that retention lets go.";
     Leftovers "leftover_uploads" Hinders "Aborts uploads that killed processes have left in the bucket.";

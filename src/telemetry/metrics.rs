@@ -71,6 +71,10 @@ metrics! {
         "Bytes of the segment objects in checkpoints of this process.";
     SEGMENTS_SEALED = Counter "tidelog_segments_sealed_total" ["kind", "reason"]
         "Segments that were sealed, by what sealed them.";
+    MERGES = Counter "tidelog_merges_total" []
+        "Segments of topics that this process has made of several smaller ones.";
+    MERGED_SEGMENTS = Counter "tidelog_merged_segments_total" []
+        "Small segments of topics that this process has put into larger ones.";
     CHECKPOINT_POSITION = Gauge "tidelog_checkpoint_position" ["topic", "partition"]
         "The offset up to which checkpoints cover a partition that this process owns.";
     LAG_RECORDS = Gauge "tidelog_lag_records" ["topic", "partition"]

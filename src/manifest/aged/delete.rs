@@ -51,7 +51,7 @@ pub async fn delete_expired(
     stays: &mut Stays,
 ) -> Result<Deletion> {
     let mut deletion = Deletion::default();
-    let Some(generation) = chain.stream().topic().filter(|_| !chain.totals().retired.is_nothing()) else {
+    let Some(generation) = chain.stream().topic().filter(|_| chain.has_expired()) else {
         return Ok(deletion);
     };
     let floors = floors(chain, clock.now - GRACE).await?;
@@ -87,7 +87,8 @@ async fn floors(chain: &Chain, moment: DateTime<Utc>) -> Result<BTreeMap<i32, i6
     }
     let mut pages = chain.pages.clone();
     while let Some(page) = pages.pop() {
-        if page.totals.retired.is_nothing() {
+        let merged = page.merged.as_ref().map(|merged| merged.retired).unwrap_or_default();
+        if page.totals.retired == merged {
             continue;
         }
         let page = chain.read_page(page).await?;

@@ -77,7 +77,15 @@ fn totals() -> Totals {
 }
 
 fn page_ref(bytes: &str, level: u8) -> PageRef {
-    PageRef { sha256: sha256(bytes.as_bytes()), level, first: 0, last: 63, totals: totals(), spans: vec![] }
+    PageRef {
+        sha256: sha256(bytes.as_bytes()),
+        level,
+        first: 0,
+        last: 63,
+        totals: totals(),
+        spans: vec![],
+        merged: None,
+    }
 }
 
 fn golden_page(bytes: &[u8], level: u8) -> PageRef {
@@ -87,7 +95,7 @@ fn golden_page(bytes: &[u8], level: u8) -> PageRef {
         totals = Totals::default();
         (0..64).for_each(|_| totals.add(&page_ref("the page", 0).totals));
     }
-    PageRef { sha256: sha256(bytes), level, first: 0, last, totals, spans: vec![] }
+    PageRef { sha256: sha256(bytes), level, first: 0, last, totals, spans: vec![], merged: None }
 }
 
 #[test]

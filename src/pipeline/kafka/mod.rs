@@ -10,6 +10,7 @@
 //! | reports | collector → coverage | 1: one that comes too early is dropped |
 
 pub(super) mod maintenance;
+pub mod merge;
 pub mod status;
 mod unattended;
 

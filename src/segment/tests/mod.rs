@@ -2,6 +2,7 @@
 
 mod damage;
 mod golden;
+mod merging;
 mod other_readers;
 mod round_trip;
 

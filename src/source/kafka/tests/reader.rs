@@ -25,6 +25,7 @@ pub(crate) fn config(bootstrap: &str, topics: &[&str], properties: &[(&str, &str
             max_records: 1_000_000,
             max_age: Duration::from_secs(60),
         },
+        merge: None,
         overrides: Vec::new(),
     }
 }
