@@ -28,7 +28,7 @@ use crate::site::{Settings, Site};
 const FORMATS: [&str; 2] = ["parquet", "avro"];
 
 /// What a reader that is not ours finds in the archive's objects of a topic, by partition.
-fn read_by(reader: &str, site: &Site, topic: &str) -> BTreeMap<i32, Contents> {
+pub(crate) fn read_by(reader: &str, site: &Site, topic: &str) -> BTreeMap<i32, Contents> {
     let files = site.files(topic);
     let urls: Vec<&str> = files.iter().map(|file| file["url"].as_str().expect("a URL")).collect();
     let answer = python::run(include_str!("data/readers.py"), &[&[reader], urls.as_slice()].concat());

@@ -21,6 +21,7 @@ mod idle;
 mod isolation;
 mod kafka;
 mod loops;
+mod merge;
 mod page;
 mod postgres_again;
 mod postgres_bad_page;

@@ -1,0 +1,121 @@
+//! Small segments become large ones while records come, a replay reads, and the archiver is killed now and then: what anybody reads
+//! stays the same.
+
+use std::path::Path;
+
+use serde_json::Value;
+use tidelog::pipeline::tasks::Task;
+
+use crate::http::{SOON, site_at};
+use crate::kafka::read_by;
+use crate::loops::is_told;
+use crate::rig::compare::contents;
+use crate::rig::kafka::shared;
+use crate::rig::program::Program;
+use crate::rig::topics::{Codec, Message, PATIENCE};
+use crate::rig::{unique, wait_until};
+use crate::site::{STOP, Settings, Site};
+
+const ROUNDS: i32 = 16;
+
+const EACH: i32 = 20;
+
+/// Appends to the configuration that segments are merged within seconds.
+fn merges(site: &Site) {
+    let path = site.home().path().join("tidelog.toml");
+    let config = std::fs::read_to_string(&path).expect("the configuration");
+    std::fs::write(&path, format!("{config}[kafka.merge]\nafter = \"4s\"\ncpu_percent = 100\n")).expect("written");
+}
+
+fn segments(site: &Site, topic: &str) -> i64 {
+    site.ls(topic)[0]["segments"].as_i64().expect("a number")
+}
+
+/// How many entries of a chain merge, and how many segments the others have added.
+fn merged_and_added(archive: &Path, topic: &str) -> (usize, usize) {
+    let chain = archive.join(format!("manifest/kafka/main/{topic}.0"));
+    let files = std::fs::read_dir(chain).expect("the chain").map(|file| file.expect("a file").path());
+    let entries = files.filter(|file| file.extension().is_some_and(|kind| kind == "json"));
+    let entries: Vec<Value> =
+        entries.map(|file| serde_json::from_slice(&std::fs::read(file).expect("an entry")).expect("JSON")).collect();
+    let merges = entries.iter().filter(|entry| entry["kind"] == "merge").count();
+    (merges, entries.iter().filter_map(|entry| Some(entry["segments"].as_array()?.len())).sum())
+}
+
+fn stays_the_same(format: &str, reader: &str) {
+    assert_eq!(Task::KafkaMerge.name(), "kafka_merge");
+    let (kafka, topic) = (shared(), unique("merged"));
+    kafka.create_topic(&topic, 2, &[]);
+    let settings = Settings { topics: &[&topic], max_age: "200ms", format, ..Settings::default() };
+    let (site, server) = site_at(&kafka.bootstrap(), &settings, "");
+    merges(&site);
+    // While it cannot tell the time of the store, nothing is merged, and that is told.
+    let holds = site.home().path().join("archive/holds");
+    std::fs::create_dir_all(site.home().path().join("archive")).expect("a directory");
+    std::fs::write(&holds, "").expect("a file in its place");
+    let mut program: Program = site.start();
+    wait_until("that nothing is merged to be told", PATIENCE, || {
+        program.assert_running();
+        server.is_up() && is_told(&server, Task::KafkaMerge, "the merging of archived topics is put off")
+    });
+    std::fs::remove_file(&holds).expect("removed");
+
+    let mut reading = None;
+    for round in 0..ROUNDS {
+        let message = |n: i32| Message::new(n % 2, "key", &format!("record {n}"));
+        let records: Vec<Message> = (round * EACH..(round + 1) * EACH).map(message).collect();
+        kafka.produce(&topic, Codec::None, &records);
+        site.wait_archived(kafka, &[&topic], &mut [&mut program]);
+        if round % 4 == 3 {
+            // Wherever it is: in a file of the spool, between upload and entry, behind it.
+            program.kill();
+            program = site.start();
+        }
+        if round == ROUNDS / 2 {
+            let args = ["-c", "tidelog.toml", "replay", "--all", "--topics", &topic, "--to-stdout", "--rate", "20/s"];
+            reading = Some((site.home().start(&args), (round + 1) * EACH));
+        }
+    }
+    let archive = site.home().path().join("archive");
+    let (_, added) = merged_and_added(&archive, &topic);
+    assert!(added >= ROUNDS as usize, "{added}");
+    wait_until("nearly all to be merged", SOON, || {
+        program.assert_running();
+        segments(&site, &topic) as usize * 2 <= added
+    });
+    let status = server.json("/api/status")["kafka"]["merge"].clone();
+    assert!(status["damaged"] == 0, "{status}");
+    let expected = kafka.consume_all(&topic);
+    assert_eq!(expected.len(), (ROUNDS * EACH) as usize);
+    site.assert_holds(&topic, 0, &expected);
+    let report = site.assert_sound();
+    assert_eq!(report["records"], ROUNDS * EACH, "{report}");
+    assert_eq!(read_by(reader, &site, &topic), contents(kafka, &topic), "as {reader} reads what files lists");
+    let files = site.files(&topic);
+    assert_eq!(files.len() as i64, segments(&site, &topic));
+    let by_time = |from: &str| site.tidelog(&["cat", "--topic", &topic, "--from", from]).expect(0).json_lines().len();
+    assert_eq!((by_time("-1h"), by_time("now")), (expected.len(), 0));
+
+    // What was replayed meanwhile.
+    let (mut reading, least) = reading.expect("it was begun");
+    wait_until("the replay to end", PATIENCE, || !reading.is_running());
+    let lines = reading.output().matches("\"offset\":").count();
+    assert!(lines >= least as usize, "{lines} of at least {least}: {}", reading.output());
+    assert_eq!(reading.wait(PATIENCE), 0);
+    let target = unique("merged-again");
+    site.replay(&topic, &target, &[]);
+    assert_eq!(contents(kafka, &target), contents(kafka, &topic));
+    let (merges, added) = merged_and_added(&archive, &topic);
+    assert!(merges > 0 && (segments(&site, &topic) as usize) < added, "{merges} {added}");
+    program.terminate(STOP);
+}
+
+#[test]
+fn small_segments_become_large_ones_while_everything_else_goes_on_and_nothing_changes() {
+    stays_the_same("parquet", "duckdb");
+}
+
+#[test]
+fn small_avro_segments_become_large_ones_and_nothing_changes() {
+    stays_the_same("avro", "fastavro");
+}
