@@ -12,9 +12,10 @@ use crate::config::{Config, Retention};
 use crate::error::{Error, Kind, Result, ResultExt as _};
 use crate::maintenance;
 use crate::maintenance::wal::Expiry;
-use crate::manifest::{self, writer_id};
+use crate::manifest::replaced::{self, Done};
+use crate::manifest::{self, Chain, writer_id};
 use crate::store::Store;
-use crate::stream::StreamId;
+use crate::stream::{StreamId, TopicGeneration};
 use crate::time;
 
 /// Expires what `[retention]` lets go: WAL and base backups without which every moment of the time stays recoverable, records
@@ -78,7 +79,8 @@ struct Document {
 
 /// Runs the command.
 pub(crate) async fn run(args: &Args, config: &Config) -> Result<()> {
-    if config.retention.keeps_everything() {
+    let merges = config.kafka.as_ref().is_some_and(|kafka| kafka.merge.is_some());
+    if config.retention.keeps_everything() && !merges {
         return Err(Error::new(Kind::Config, "[retention] says nothing, and everything is kept")
             .hint("set one, for example [retention] postgres = \"7d\""));
     }
@@ -100,6 +102,12 @@ pub(crate) async fn run(args: &Args, config: &Config) -> Result<()> {
         }
     }
     for stream in streams {
+        if let (Some(generation), false) = (stream.topic(), args.dry_run) {
+            match manifest::isolated(&store, delete_replaced(&store, generation).await).await? {
+                Ok(deleted) => gone.deleted += deleted,
+                Err(error) => damaged.push((stream.clone(), error)),
+            }
+        }
         let one = expire(&store, &stream, (&config.retention, horizon), now, writer.as_deref()).await;
         match manifest::isolated(&store, one).await? {
             Ok(one) => gone.add(one),
@@ -179,6 +187,14 @@ async fn expire(
         _ => {}
     }
     Ok(gone)
+}
+
+/// Deletes what merges have replaced in a generation of a topic, whatever retention it has.
+async fn delete_replaced(store: &Store, generation: &TopicGeneration) -> Result<u64> {
+    let chain = Chain::open(store, &generation.stream()).await?.filter(Chain::has_merges);
+    let Some(chain) = chain else { return Ok(0) };
+    let at = maintenance::topics::Moment::now(store, &generation.cluster).await?;
+    Ok(replaced::delete_replaced(store, &chain, (&at.held, at.now), &mut Done::default()).await?.deleted)
 }
 
 impl Topic {
