@@ -90,6 +90,7 @@ mod tests {
             partitions: ranges.iter().map(range).collect(),
             last: Vec::new(),
             generation: 0,
+            minimal: None,
         }
     }
 

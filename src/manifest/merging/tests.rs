@@ -39,6 +39,7 @@ fn segment(name: &str, sealed: DateTime<Utc>, bytes: u64, ranges: &[(i32, i64, i
         partitions: ranges.iter().map(range).collect(),
         last: Vec::new(),
         generation: 0,
+        minimal: None,
     }
 }
 
