@@ -148,7 +148,7 @@ fn spawn_merging(config: &Config, opened: &Opened, published: &Published) -> Opt
         spool_dir: config.archive.spool_dir.clone(),
         shown: Arc::clone(&shown.merges),
     };
-    let reporter = published.tasks().reporter(tasks::Task::KafkaMerge, "");
+    let reporter = published.tasks().reporter(Task::KafkaMerge, "");
     Some(published.tasks().spawn("kafka-merge", kafka::merge::run(parts, reporter)))
 }
 
