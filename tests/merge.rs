@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use serde_json::Value;
-use tidelog::pipeline::tasks::Task;
+use tidelog::tasks::Task;
 
 use crate::http::{SOON, site_at};
 use crate::kafka::read_by;
