@@ -28,6 +28,7 @@ mod postgres_bad_page;
 mod postgres_damage;
 mod postgres_holds;
 mod postgres_hosts;
+mod postgres_in_place;
 mod postgres_incremental;
 mod postgres_inherited;
 mod postgres_large;

@@ -13,6 +13,7 @@
 
 mod contents;
 mod followed;
+mod in_place;
 mod incremental;
 mod job;
 mod packer;

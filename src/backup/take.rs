@@ -7,6 +7,7 @@ use chrono::{DateTime, Utc};
 
 use super::contents::Contents;
 use super::followed;
+use super::in_place;
 use super::incremental;
 use super::job::BackupJob;
 use super::packer::{MANIFEST, Paced, Packer, while_away};
@@ -62,10 +63,11 @@ pub(crate) async fn take(job: &BackupJob<'_>, done: &Done) -> Result<Backup> {
     let started = crate::time::now();
     let name = format!("{}-{writer}", started.format("%Y%m%dT%H%M%SZ"));
     let label = format!("tidelog {name}");
-    let options = BackupOptions { label: label.clone(), max_rate: config.base_backup.max_rate };
+    let options = BackupOptions { label: label.clone(), max_rate: config.base_backup.max_rate, links: false };
     // It cannot change while the server runs (pg_checksums).
     let checksums = replication.show("data_checksums").await? == "on";
-    let (mut stream, parent) = incremental::begin(job, replication, (before.as_ref(), checksums), &options).await?;
+    let (begun, parent) = incremental::begin(job, replication, (before.as_ref(), checksums), &options).await?;
+    let mut stream = in_place::with_them(server, begun, &options).await?;
     done.total.store(stream.tablespaces().iter().map(|tablespace| tablespace.size).sum(), Ordering::Relaxed);
     let level = config.base_backup.zstd_level;
     let keep_damaged = config.base_backup.keep_damaged;

@@ -121,6 +121,14 @@ pub struct Tablespace {
     pub path: String,
 }
 
+impl Tablespace {
+    /// Returns whether it lies in the data directory itself (`CREATE TABLESPACE … LOCATION ''` with `allow_in_place_tablespaces`): since
+    /// PostgreSQL 16 the server gives it an archive of its own and a relative path, earlier ones have it in `base.tar`.
+    pub fn is_in_place(&self) -> bool {
+        self.path.strip_prefix("pg_tblspc/").is_some_and(|oid| oid == self.oid.to_string())
+    }
+}
+
 /// An object with compressed bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Part {

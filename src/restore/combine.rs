@@ -119,14 +119,13 @@ impl<'a> Workshop<'a> {
         Self { data, places }
     }
 
-    /// Returns where a backup is unpacked: the data directory and the tablespaces. One that the last backup does not have lies below the data
-    /// directory: it is not looked at.
+    /// Returns where a backup is unpacked: the data directory and the tablespaces. One that the last backup does not have, which is not
+    /// looked at, and one in place lie below the data directory.
     pub(super) fn member(&self, backup: &Backup) -> (PathBuf, BTreeMap<u32, PathBuf>) {
         let data = self.data.join(CHAIN).join(&backup.name);
         let place = |archive: &Archive| {
             let oid = archive.tablespace.as_ref()?.oid;
-            let place = self.places.get(&oid).map(|place| place.join(CHAIN).join(&backup.name));
-            Some((oid, place.unwrap_or_else(|| data.join("pg_tblspc").join(oid.to_string()))))
+            Some((oid, self.places.get(&oid)?.join(CHAIN).join(&backup.name)))
         };
         let places = backup.archives.iter().filter_map(place).collect();
         (data, places)
@@ -186,7 +185,7 @@ impl<'a> Workshop<'a> {
     /// Links the tablespaces of an unpacked backup, as a server has them.
     fn link(&self, backup: &Backup) -> Result<()> {
         let (data, places) = self.member(backup);
-        for (oid, place) in places.iter().filter(|(oid, _)| self.places.contains_key(oid)) {
+        for (oid, place) in &places {
             let link = data.join("pg_tblspc").join(oid.to_string());
             remove(&link)?;
             let linked =

@@ -23,6 +23,8 @@ use crate::stream::Lsn;
 pub struct Foreseen {
     /// The places of tablespaces that it makes, by their numbers.
     pub tablespaces: BTreeMap<u32, PathBuf>,
+    /// Whether it makes tablespaces in place, which lie in the data directory.
+    pub in_place: bool,
     /// The highest limits that the server was started with.
     pub limits: Limits,
     /// Where the server first went on with `wal_level = minimal`.
@@ -91,6 +93,7 @@ impl Foreseen {
             match &ended.what {
                 What::MinimalWal => self.minimal = self.minimal.or(Some(ended.start)),
                 What::Limits(limits) => self.limits = self.limits.max(*limits),
+                What::Tablespace { path, .. } if path.is_empty() => self.in_place = true,
                 What::Tablespace { oid, path } => drop(self.tablespaces.insert(*oid, path.into())),
                 What::Commit(_) | What::Abort(_) | What::Prepare | What::RestorePoint(_) => {}
             }

@@ -22,7 +22,7 @@ use super::manifest::{self, Files};
 use super::patience::{PATIENCE, patiently};
 use super::plan::Plan;
 use super::runs::{Placed, placed};
-use super::tablespaces::write_map;
+use super::tablespaces::{has_in_place, within, write_map};
 use super::unpack::{Unpacking, Written, sync_directories};
 use super::{limits, settings};
 use crate::error::{Error, Kind, Result, ResultExt};
@@ -157,8 +157,9 @@ impl Bringing<'_> {
         mark()?;
         let removed = expirable.remove(&data)?;
         let place_of = |archive: &Archive| {
-            let place = archive.tablespace.as_ref().and_then(|tablespace| places.get(&tablespace.oid));
-            Some(place.unwrap_or(&data).clone())
+            let oid = archive.tablespace.as_ref().map(|tablespace| tablespace.oid);
+            let place = oid.map(|oid| places.get(&oid).cloned().unwrap_or_else(|| within(&data, oid)));
+            Some(place.unwrap_or_else(|| data.clone()))
         };
         let placed = placed(&backup.archives, &files, place_of);
         let whole = if has_files { whole_of(&placed, &files, self.jobs).await? } else { BTreeSet::new() };
@@ -230,7 +231,9 @@ fn set_up(plan: &Plan, into: &Destination) -> Result<Vec<String>> {
     let inherited = Inherited::read(&into.data);
     let needed = limits::of_control_file(&into.data)?.max(into.foreseen.limits);
     let raised = limits::to_raise(needed, &inherited);
-    settings::write(&into.data, plan, into.action, &into.fetching, &raised)?;
+    let has_in_place = into.foreseen.in_place || has_in_place(&into.data);
+    let recovery = settings::Recovery { plan, action: into.action, fetching: &into.fetching, has_in_place };
+    settings::write(&into.data, &recovery, &raised)?;
     Ok(inherited.notes())
 }
 

@@ -55,6 +55,16 @@ pub struct LogSource {
     pub guards_tablespaces: bool,
 }
 
+/// A recovery that Postgres is to be told of.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Recovery<'a> {
+    pub(super) plan: &'a Plan,
+    pub(super) action: Action,
+    pub(super) fetching: &'a LogSource,
+    /// Whether it comes upon tablespaces in place.
+    pub(super) has_in_place: bool,
+}
+
 const AUTO: &str = "postgresql.auto.conf";
 const RESTORED: &str = "tidelog.restored.conf";
 const RECOVERY: &str = "tidelog.recovery.conf";
@@ -85,18 +95,12 @@ const APART: [(&str, &str, u32, u32, &str); 14] = [
 ];
 
 /// Writes all of it.
-pub(super) fn write(
-    data: &Path,
-    plan: &Plan,
-    action: Action,
-    fetching: &LogSource,
-    raised: &[(&str, u32)],
-) -> Result<()> {
+pub(super) fn write(data: &Path, asked: &Recovery<'_>, raised: &[(&str, u32)]) -> Result<()> {
     let inherited = Inherited::read(data);
     forget_data_directory(data, &inherited)?;
-    durable(&data.join(RESTORED), &apart(plan.backup.system.server_version, &inherited, raised))?;
-    durable(&data.join(RECOVERY), &recovery(plan, action, fetching))?;
-    durable(&data.join(FETCHING), &fetching.config)?;
+    durable(&data.join(RESTORED), &apart(asked.plan.backup.system.server_version, &inherited, raised))?;
+    durable(&data.join(RECOVERY), &recovery(asked))?;
+    durable(&data.join(FETCHING), &asked.fetching.config)?;
     let file = data.join(AUTO);
     let old = match fs::read_to_string(&file) {
         Ok(text) => without_old_recovery(&text),
@@ -200,7 +204,8 @@ fn end() -> String {
     format!("mv pg_wal/.tidelog {OVER} 2>/dev/null; rm -rf pg_wal/.tidelog {OVER} {RECOVERY} {FETCHING}")
 }
 
-fn recovery(plan: &Plan, action: Action, fetching: &LogSource) -> String {
+fn recovery(asked: &Recovery<'_>) -> String {
+    let Recovery { plan, action, fetching, has_in_place } = *asked;
     let mut text = format!(
         "# tidelog restore-postgres, base backup {}: goes with the end of the recovery.\n",
         one_line(&plan.backup.name)
@@ -225,6 +230,10 @@ fn recovery(plan: &Plan, action: Action, fetching: &LogSource) -> String {
         // Without it Postgres would stop instead of waiting.
         set("hot_standby", "on");
     }
+    if has_in_place {
+        // Or else it ends with "unexpected directory entry … found in pg_tblspc/".
+        set("allow_in_place_tablespaces", "on");
+    }
     text
 }
 
@@ -245,7 +254,8 @@ mod tests {
 
     fn of(stop: Stop) -> String {
         let fetching = LogSource { program: shell_word("/a b/it's"), config: String::new(), guards_tablespaces: true };
-        recovery(&planned(stop), Action::Pause, &fetching)
+        let (plan, action, has_in_place) = (planned(stop), Action::Pause, false);
+        recovery(&Recovery { plan: &plan, action, fetching: &fetching, has_in_place })
     }
 
     #[test]
@@ -290,7 +300,8 @@ mod tests {
         let mut plan = planned(Stop::End);
         (plan.backup.name, plan.backup.label) = (hostile.to_owned(), hostile.to_owned());
         let fetching = LogSource { program: shell_word("/t"), config: String::new(), guards_tablespaces: true };
-        let text = recovery(&plan, Action::Promote, &fetching);
+        let (action, has_in_place) = (Action::Promote, false);
+        let text = recovery(&Recovery { plan: &plan, action, fetching: &fetching, has_in_place });
         let is_known = |word: &str| word.starts_with("recovery_") || ["#", "restore_command"].contains(&word);
         assert!(text.lines().all(|line| line.split_whitespace().next().is_some_and(is_known)), "{text}");
     }

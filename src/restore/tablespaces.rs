@@ -2,6 +2,10 @@
 //!
 //! A base backup names the places of its tablespaces, and the log those of later ones. Both are what the archive says, and beside the
 //! server that it comes from they are that server's own directories. So nothing is written there unless it was asked for.
+//!
+//! A tablespace in place, a developer's, has no place outside: it is a directory of `pg_tblspc` where others are links, and goes with the
+//! data directory. Postgres ends a recovery that comes upon one unless `allow_in_place_tablespaces` is set
+//! (`CheckTablespaceDirectory`, xlogrecovery.c).
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -26,12 +30,13 @@ pub struct Places {
 const OLD_TOO: &str = "--tablespaces-at-old-places";
 
 impl Places {
-    /// Where each tablespace of a backup goes.
+    /// Where each tablespace of a backup goes, but for those in place.
     ///
     /// # Errors
     /// [`Kind::Config`] for a place that was not named, or cannot be one.
     pub fn of(&self, archives: &[Archive], data: &Path) -> Result<BTreeMap<u32, PathBuf>> {
         let tablespaces: Vec<&Tablespace> = archives.iter().filter_map(|archive| archive.tablespace.as_ref()).collect();
+        let tablespaces: Vec<&Tablespace> = tablespaces.into_iter().filter(|one| !one.is_in_place()).collect();
         self.check_options(&tablespaces)?;
         let mut places: BTreeMap<u32, PathBuf> = BTreeMap::new();
         let mut unnamed = Vec::new();
@@ -117,6 +122,17 @@ fn must_be_outside(place: &Path, data: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Where a tablespace without a place of its own lies.
+pub(super) fn within(data: &Path, oid: u32) -> PathBuf {
+    data.join("pg_tblspc").join(oid.to_string())
+}
+
+/// Returns whether a restored directory has tablespaces in place, before Postgres has made its links.
+pub(super) fn has_in_place(data: &Path) -> bool {
+    let mut entries = fs::read_dir(data.join("pg_tblspc")).into_iter().flatten().flatten();
+    entries.any(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+}
+
 /// Writes where tablespaces are: Postgres makes its links from this file as it starts (`read_tablespace_map`,
 /// xlogrecovery.c), in which a backslash stands before a newline and a backslash. That of the backup has the server's places.
 pub(super) fn write_map(data: &Path, places: &BTreeMap<u32, PathBuf>) -> Result<()> {
@@ -192,9 +208,17 @@ mod tests {
         for place in ["new", "/a/../d/data/x", "/d/data/x", "/d", "/", "/kept/below"] {
             refused(&asked(&[("/old", place)], true), &archives);
         }
-        for place in ["relative", "", "/d/data/base", "../up"] {
+        for place in ["relative", "", "/d/data/base", "../up", "pg_tblspc/2", "pg_tblspc/01", "pg_tblspc/1/.."] {
             refused(&asked(&[], true), &[archive(1, place)]);
         }
+    }
+
+    #[test]
+    fn a_tablespace_in_place_needs_no_name_and_takes_none() {
+        let archives = [archive(1, "pg_tblspc/1"), archive(2, "/old")];
+        let places = asked(&[("/old", "/new")], false).of(&archives, Path::new("/d/data")).expect("they are known");
+        assert_eq!(places, BTreeMap::from([(2, "/new".into())]));
+        assert!(refused(&asked(&[("pg_tblspc/1", "/new")], true), &archives).contains("no tablespace there"));
     }
 
     #[test]

@@ -236,6 +236,8 @@ impl Unpacker {
                 }
                 self.file(entry, name, target.as_deref().map(|target| (target, mode)))
             }
+            // The link of a tablespace, which Postgres makes by the map that the restore writes.
+            (tar::EntryType::Symlink, _) if self.prefix.is_empty() && is_of_tablespace(&path) => Ok(()),
             (other, _) => {
                 let message = format!("the archive holds {}, which is a {other:?}", shown(&path));
                 Err(Error::new(Kind::Unsupported, message)
@@ -316,6 +318,12 @@ fn create(target: &Path) -> io::Result<File> {
 /// Makes a directory and those above it, as far as they are missing.
 fn folders(target: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(target)
+}
+
+/// Returns whether it is the name of a tablespace's link: a number in `pg_tblspc`.
+fn is_of_tablespace(path: &Path) -> bool {
+    let number = path.strip_prefix("pg_tblspc").map(|name| name.as_os_str().as_bytes()).unwrap_or_default();
+    !number.is_empty() && number.iter().all(u8::is_ascii_digit)
 }
 
 /// A path as a message has it: whoever made the archive has named it.
@@ -530,6 +538,37 @@ mod tests {
             assert!(into.path().join("out").symlink_metadata().is_err(), "{kind:?} is made");
             assert_eq!(fs::read_dir(outside.path()).expect("a directory").count(), 0, "{kind:?}");
         }
+    }
+
+    /// Postgres makes it by the map.
+    #[test]
+    fn the_link_of_a_tablespace_is_passed_over() {
+        let outside = tempfile::tempdir().expect("a directory");
+        let linked = |name: &str| {
+            let mut builder = tar::Builder::new(Vec::new());
+            let mut header = tar::Header::new_gnu();
+            header.set_size(0);
+            header.set_entry_type(tar::EntryType::Symlink);
+            builder.append_link(&mut header, name, outside.path()).expect("appended");
+            let unpacker = Unpacker {
+                into: Some(outside.path().join("data")),
+                prefix: Vec::new(),
+                files: Arc::default(),
+                whole: Arc::default(),
+                written: Written::new(),
+            };
+            let tar = builder.into_inner().expect("a tar file");
+            let (sender, receiver) = mpsc::channel(1);
+            let length = tar.len() as u64;
+            sender.try_send(Piece { bytes: tar, _memory: None }).expect("there is room");
+            drop(sender);
+            unpacker.run(Pieces::of(receiver, (0, length)))
+        };
+        assert!(linked("pg_tblspc/16384").expect("passed over").is_empty());
+        for name in ["pg_tblspc/16384/x", "pg_tblspc/x", "pg_tblspc", "pg_wal", "16384"] {
+            assert_eq!(linked(name).expect_err("it must not pass").kind(), Kind::Unsupported, "{name}");
+        }
+        assert_eq!(fs::read_dir(outside.path()).expect("a directory").count(), 0);
     }
 
     #[test]

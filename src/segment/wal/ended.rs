@@ -47,7 +47,7 @@ pub enum What {
     Tablespace {
         /// Its number.
         oid: u32,
-        /// Its place.
+        /// Its place; empty if it lies in the data directory.
         path: String,
     },
 }

@@ -38,6 +38,9 @@ pub struct BackupOptions {
     pub label: String,
     /// Bytes a second at most, from 32 KiB to 1 GiB; none without a limit.
     pub max_rate: Option<u64>,
+    /// Whether tablespaces come as links in the archive of the data directory, and those in place as directories. Without, the server
+    /// writes a map, and up to PostgreSQL 15 leaves out those in place: it passes over all of `pg_tblspc` (`sendDir`, basebackup.c).
+    pub links: bool,
 }
 
 /// A tablespace, or the data directory itself.
@@ -198,6 +201,11 @@ impl BackupStream {
     /// The timeline of that.
     pub fn timeline(&self) -> u32 {
         self.start.1
+    }
+
+    /// The connection that it comes by.
+    pub fn replication(&self) -> &Replication {
+        &self.replication
     }
 
     /// Returns what is sent.
@@ -361,16 +369,18 @@ fn command(version: u32, options: &BackupOptions, is_incremental: bool) -> Strin
     // The server takes KiB/s, between 32 and 1 GiB.
     let rate = options.max_rate.map(|bytes| (bytes / 1024).clamp(32, 1 << 20));
     if version < 150_000 {
+        let map = if options.links { "" } else { "TABLESPACE_MAP " };
         let rate = rate.map(|rate| format!(" MAX_RATE {rate}")).unwrap_or_default();
         // NOWAIT: whether the WAL is archived is for the caller to know, not for the server's archive_command.
         return format!(
-            "BASE_BACKUP LABEL {label} PROGRESS FAST NOWAIT{rate} TABLESPACE_MAP MANIFEST 'yes' MANIFEST_CHECKSUMS 'SHA256'"
+            "BASE_BACKUP LABEL {label} PROGRESS FAST NOWAIT{rate} {map}MANIFEST 'yes' MANIFEST_CHECKSUMS 'SHA256'"
         );
     }
     let rate = rate.map(|rate| format!(", MAX_RATE {rate}")).unwrap_or_default();
+    let map = if options.links { "" } else { ", TABLESPACE_MAP" };
     let incremental = if is_incremental { ", INCREMENTAL" } else { "" };
     format!(
-        "BASE_BACKUP (LABEL {label}, PROGRESS, CHECKPOINT 'fast', WAIT false{rate}, TABLESPACE_MAP, MANIFEST 'yes', \
+        "BASE_BACKUP (LABEL {label}, PROGRESS, CHECKPOINT 'fast', WAIT false{rate}{map}, MANIFEST 'yes', \
          MANIFEST_CHECKSUMS 'SHA256'{incremental})"
     )
 }
@@ -420,11 +430,20 @@ mod tests {
 
     #[test]
     fn the_command_is_what_the_version_understands() {
-        let options = BackupOptions { label: "it's".into(), max_rate: Some(10 << 20) };
+        let options = BackupOptions { label: "it's".into(), max_rate: Some(10 << 20), links: false };
         let old = command(140_000, &options, false);
         assert!(old.starts_with("BASE_BACKUP LABEL 'it''s' PROGRESS FAST") && old.contains("MAX_RATE 10240 "), "{old}");
         let new = command(150_000, &options, false);
         assert!(new.contains("(LABEL 'it''s', PROGRESS, CHECKPOINT 'fast'") && !new.contains("INCREMENTAL"), "{new}");
+        assert!(
+            old.contains(" TABLESPACE_MAP MANIFEST ") && new.contains(", TABLESPACE_MAP, MANIFEST "),
+            "{old} {new}"
+        );
+        let options = BackupOptions { links: true, ..options };
+        for version in [140_000, 150_000] {
+            let linked = command(version, &options, false);
+            assert!(!linked.contains("TABLESPACE_MAP"), "{linked}");
+        }
         let options = BackupOptions { max_rate: Some(1), ..options };
         let new = command(170_000, &options, true);
         assert!(new.contains("MAX_RATE 32,") && new.ends_with(", INCREMENTAL)"), "{new}");
