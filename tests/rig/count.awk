@@ -1,10 +1,12 @@
 # Passes the output of `cargo test` through and closes it with what each failed test said (a long log is often cut in its
 # middle), and one line over all test binaries.
 { print; fflush() }
-/^---- .* stdout ----$/ { test = $2; lines = 0 }
+/^---- .* stdout ----$/ { test = $2; lines = 0; most = 12 }
+# What the program said comes after the trace (Drop of Program).
+/^the program \(ended: / { lines = 0; most = 21 }
 test != "" && /panicked at / { said[++tests] = test }
-test != "" && tests && said[tests] != "" && lines < 12 && !/^----/ && NF {
-    if (/^stack backtrace:/) { test = ""; next }
+test != "" && tests && said[tests] != "" && lines < most && !/^----/ && NF {
+    if (/^stack backtrace:/) { most = 0; next }
     said[tests] = said[tests] "\n    " substr($0, 1, 2000)
     lines++
 }
