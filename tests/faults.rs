@@ -8,6 +8,7 @@
 //! ```
 
 use std::collections::BTreeSet;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -18,11 +19,12 @@ use chrono::{SecondsFormat, TimeDelta};
 use serde_json::json;
 
 use crate::rig::kafka::{Kafka, KafkaOptions, shared};
-use crate::rig::program::{Home, Program};
+use crate::rig::program::{self, Home, Program};
 use crate::rig::records::Random;
 use crate::rig::topics::{Codec, Message, Record};
 use crate::rig::{unique, wait_until};
 use crate::site::{STOP, Settings, Site, ends};
+use crate::wal::may_mount;
 
 /// How long something that is told, or found out by a timeout of a few seconds, may take.
 const SOON: Duration = Duration::from_secs(60);
@@ -505,6 +507,38 @@ fn a_full_disk_is_waited_for(directory: &str, words: &str) {
     site.look_through(program.id());
     site.wait_archived(kafka, &[&topic], &mut [&mut program]);
     produce_large(kafka, &topic, 10);
+    site.wait_archived(kafka, &[&topic], &mut [&mut program]);
+    assert_whole(&site, kafka, &topic);
+    program.terminate(STOP);
+}
+
+/// A file system that has an error turns itself read-only (`errors=remount-ro`, mount(8)).
+#[test]
+fn an_archive_disk_that_turns_read_only_is_waited_for() {
+    if !may_mount() {
+        return;
+    }
+    let (kafka, topic) = (shared(), unique("turned"));
+    kafka.create_topic(&topic, 1, &[]);
+    let site = Site::new(&kafka.bootstrap(), &Settings { topics: &[&topic], ..Settings::default() });
+    let disk = site.home().path().join("archive");
+    std::fs::create_dir(&disk).expect("a directory can be made");
+    let mut program = site.start_after("mount -t tmpfs tmpfs archive");
+    wait_said(&mut program, "archiving");
+    site.look_through(program.id());
+    produce(kafka, &topic, 0..100, 1);
+    site.wait_archived(kafka, &[&topic], &mut [&mut program]);
+    let remount = |program: &Program, how: &str| {
+        let mut mount = Command::new("nsenter");
+        mount.args(["-m", "-t", &program.id().to_string(), "mount", "-o", how]).arg(&disk);
+        program::run(mount).status == Some(0)
+    };
+    // Not while a file is open.
+    wait_until("the disk to be read-only", SOON, || remount(&program, "remount,ro"));
+    produce(kafka, &topic, 100..200, 1);
+    wait_said(&mut program, "the archive is read-only for this user: check the mount");
+    assert_eq!(site.ends(&topic), [(0, 100)].into());
+    assert!(remount(&program, "remount,rw"));
     site.wait_archived(kafka, &[&topic], &mut [&mut program]);
     assert_whole(&site, kafka, &topic);
     program.terminate(STOP);

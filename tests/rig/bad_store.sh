@@ -21,6 +21,7 @@ not_here=(
     loops::
     store_faults::
     faults::an_archive_disk_that_is_full_is_waited_for
+    faults::an_archive_disk_that_turns_read_only_is_waited_for
     faults::directories_that_cannot_be_had_are_said_at_the_start
     faults::an_archive_that_is_not_there_for_a_while_is_not_begun_anew
     generations::what_was_read_of_a_topic_that_is_made_again_while_the_store_is_away_is_archived
