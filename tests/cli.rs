@@ -119,6 +119,19 @@ fn cat_prints_the_records_that_are_asked_for() {
         .map(|line| line["offset"].clone())
         .collect();
     assert_eq!(offsets, [98, 99, 100, 101], "over two segments of two formats");
+    let of_key = |more: &[&str]| -> Vec<_> {
+        let lines = cat(&[&["orders"], more].concat());
+        lines.iter().map(|line| (line["partition"].clone(), line["offset"].clone(), line["key"].clone())).collect()
+    };
+    let both = [(json!(0), json!(5), json!("k5")), (json!(1), json!(5), json!("k5"))];
+    assert_eq!(of_key(&["--key", "k5"]), both, "of two formats, and not k50");
+    assert_eq!(of_key(&["--key-base64", "azU="]), both);
+    let said = shop.run(&["cat", "--topic", "orders", "--key", "k5"]).expect(0).stderr;
+    assert!(said.contains("2 segments without filters of keys"), "two of three are Avro: {said}");
+    assert_eq!(of_key(&["--key", "k5", "-n", "1"]), both[..1], "a limit counts what is printed");
+    assert_eq!(of_key(&["--key", "k5", "--partition", "1"]), both[1..]);
+    assert!(of_key(&["--key", "K5"]).is_empty() && of_key(&["--key", ""]).is_empty());
+    assert!(shop.run(&["cat", "--topic", "orders", "--key-base64", "?"]).expect(2).stderr.contains("is not base64"));
     let timed = cat(&["orders", "--from", "1970-01-01T00:00:02.990Z", "--to", "1970-01-01T00:00:03.010Z"]);
     assert_eq!(timed.len(), 3, "99 and 100 of one partition, 99 of the other");
     assert!(shop.run(&["cat", "--topic", "orders", "--partition", "7"]).expect(1).stderr.contains("no partition 7"));

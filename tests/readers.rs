@@ -37,3 +37,22 @@ fn a_topic_keeps_its_name_whatever_it_looks_like() {
         assert_eq!(said["footers"], json!([name]), "the file itself says its topic");
     }
 }
+
+/// The filters of keys are those of the format: DuckDB finds by them what a file surely does not have.
+#[test]
+fn duckdb_leaves_out_row_groups_by_the_filters_of_keys() {
+    let archive = temporary_directory("filters");
+    let keys: Vec<Record> = (0..2_000).map(|offset| Record::new(0, offset, 1_795_334_712_000 + offset)).collect();
+    tokio::runtime::Runtime::new().expect("a runtime").block_on(async {
+        Topic::begin(&on_disk(archive.path()), "orders", 1).await.append(Format::Parquet, &keys).await;
+    });
+    let script = "import duckdb, glob, json, sys
+(file,) = glob.glob(sys.argv[1] + '/**/*.parquet', recursive=True)
+probe = lambda key: duckdb.execute(
+    'SELECT bool_and(bloom_filter_excludes) FROM parquet_bloom_probe(?, ?, encode(?))', [file, 'key', key]).fetchone()[0]
+print(json.dumps([[probe(f'k{n}') for n in range(2000)].count(True), [probe(f'none {n}') for n in range(200)].count(True)]))";
+    let said: Vec<u64> =
+        serde_json::from_str(&python::run(script, &[&archive.path().display().to_string()])).expect("JSON");
+    assert_eq!(said[0], 0, "a key that is there is never excluded");
+    assert!(said[1] > 160, "{said:?}");
+}

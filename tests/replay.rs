@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use rdkafka::Timestamp;
 use serde_json::{Value, json};
 use tidelog::config::TopicPattern;
-use tidelog::replay::{self, Counters, Plan, Query, Rename, Tempo};
+use tidelog::replay::{self, Counters, Only, Plan, Query, Rename, Tempo};
 use tidelog::store::Store;
 use tidelog::stream::Format;
 
@@ -41,7 +41,7 @@ async fn replayed(store: &Store, query: &Query, tempo: Tempo) -> Vec<(i64, i64, 
     let sources = replay::sources(store, None, query).await.expect("the archive answers").sources;
     let plan = Arc::new(Plan::new(sources, query, &Rename::default()).expect("a plan"));
     let (lines, counters) = (Lines::default(), Arc::new(Counters::default()));
-    let sent = replay::to_lines(store, &plan, tempo, None, lines.clone(), &counters, std::future::pending());
+    let sent = replay::to_lines(store, &plan, tempo, Only::default(), lines.clone(), &counters, std::future::pending());
     let tally = sent.await.expect("records come");
     let (most, exact) = plan.records();
     assert!(if exact { tally.records == most } else { tally.records <= most }, "{} of {most}", tally.records);
@@ -140,12 +140,13 @@ async fn a_limited_or_stopped_replay_ends_early_and_cleanly() {
     let sources = replay::sources(&store, None, &Query::default()).await.expect("the archive answers").sources;
     let plan = Arc::new(Plan::new(sources, &Query::default(), &Rename::default()).expect("a plan"));
     let counters = Arc::new(Counters::default());
+    let seven = Only { limit: Some(7), key: None };
     let limited =
-        replay::to_lines(&store, &plan, Tempo::default(), Some(7), Lines::default(), &counters, std::future::pending());
+        replay::to_lines(&store, &plan, Tempo::default(), seven, Lines::default(), &counters, std::future::pending());
     assert_eq!(limited.await.expect("seven records").records, 7);
     let slow = Tempo { rate: Some("100/s".parse().expect("a rate")), ..Tempo::default() };
     let stop = tokio::time::sleep(Duration::from_millis(300));
-    let stopped = replay::to_lines(&store, &plan, slow, None, Lines::default(), &counters, stop);
+    let stopped = replay::to_lines(&store, &plan, slow, Only::default(), Lines::default(), &counters, stop);
     let records = stopped.await.expect("a stop is no error").records;
     assert!((1..100).contains(&records), "{records} records in 0.3 s at 100/s");
 }

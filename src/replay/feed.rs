@@ -63,8 +63,17 @@ impl Run {
 pub(super) enum Step {
     /// Here are records.
     Send(Run),
-    /// That was the whole plan, but for what could not be read. A channel that closes without it was cut short.
-    Complete(Vec<Stop>),
+    /// That was the whole plan. A channel that closes without it was cut short.
+    Complete(Ended),
+}
+
+/// What a feed says at its end.
+#[derive(Debug)]
+pub(super) struct Ended {
+    /// What could not be read.
+    pub(super) stops: Vec<Stop>,
+    /// The segments that were read whole for one key, because they have no filters of keys.
+    pub(super) read_whole: u64,
 }
 
 /// Sends the plan's records to `out`, no faster than `pace` allows, until they are all sent or nobody listens.
@@ -94,7 +103,7 @@ pub(super) async fn pump(mut feed: Feed, mut pace: Pace, out: mpsc::Sender<Step>
         }
     }
     // A sink that has seen enough is gone by now, and that is no error.
-    out.send(Step::Complete(feed.stopped())).await.or(Ok(()))
+    out.send(Step::Complete(feed.ended())).await.or(Ok(()))
 }
 
 /// Where the next run comes from.
@@ -122,11 +131,11 @@ impl Feed {
         }
     }
 
-    /// Returns what could not be read, and is not told yet.
-    fn stopped(&mut self) -> Vec<Stop> {
+    /// Returns what is to be told at the end.
+    fn ended(&mut self) -> Ended {
         match self {
-            Self::InOrder(feed) => feed.stops.take(),
-            Self::Merged(feed) => feed.stops.take(),
+            Self::InOrder(feed) => Ended { stops: feed.stops.take(), read_whole: feed.read_whole },
+            Self::Merged(feed) => Ended { stops: feed.stops.take(), read_whole: 0 },
         }
     }
 }
@@ -156,7 +165,7 @@ impl Piece {
     async fn open(self, store: &Store, plan: &Plan) -> Result<SegmentReader> {
         let wanted = &plan.parts[self.part];
         let segment = &wanted.segments[self.segment];
-        let filter = Filter { partitions: Some(self.rows(plan)), timestamps: wanted.filter.timestamps.clone() };
+        let filter = Filter { partitions: Some(self.rows(plan)), ..wanted.filter.clone() };
         let object = layout::object(&segment.object)?;
         SegmentReader::open(store.objects(), &object, segment.bytes, segment.format, filter).await
     }
@@ -186,6 +195,7 @@ pub(super) struct InOrder {
     /// Partitions of a segment that cannot be read as a whole, each to be tried by itself.
     alone: VecDeque<Piece>,
     stops: Stops,
+    read_whole: u64,
 }
 
 impl InOrder {
@@ -203,7 +213,7 @@ impl InOrder {
         });
         let opening = opening.buffered(OPEN_SEGMENTS).boxed();
         let (store, plan) = (store.clone(), Arc::clone(plan));
-        Self { store, plan, opening, current: None, alone: VecDeque::new(), stops: Stops::default() }
+        Self { store, plan, opening, current: None, alone: VecDeque::new(), stops: Stops::default(), read_whole: 0 }
     }
 
     async fn next(&mut self) -> Result<Option<Run>> {
@@ -235,7 +245,11 @@ impl InOrder {
                 None => self.opening.next().await,
             };
             match opened {
-                Some((piece, Ok(reader))) => self.current = Some(Reading { piece, reader, given: BTreeMap::new() }),
+                Some((piece, Ok(reader))) => {
+                    let for_a_key = self.plan.parts[piece.part].filter.with_key.is_some();
+                    self.read_whole += u64::from(for_a_key && piece.partition.is_none() && !reader.has_key_filters());
+                    self.current = Some(Reading { piece, reader, given: BTreeMap::new() });
+                }
                 Some((piece, Err(error))) => self.stop(piece, &BTreeMap::new(), of_segment(error)?),
                 None => return Ok(None),
             }

@@ -32,5 +32,6 @@ pub use pace::{Rate, Speed};
 pub use plan::{Mark, Marks, Part, Plan, Rename};
 pub use running::to_lines;
 pub use select::{Found, Offsets, Partitions, Query, Source, expired, shortfalls, sources, sources_of, topic_pattern};
+pub use stdout::Only;
 pub use tally::{Counters, Tally};
 pub use tempo::Tempo;

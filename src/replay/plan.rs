@@ -137,7 +137,8 @@ impl Plan {
 
 impl Part {
     fn new(source: Source, target: String, query: &Query) -> Self {
-        let filter = Filter { partitions: Some(source.wanted), timestamps: query.timestamps.clone() };
+        let (timestamps, with_key) = (query.timestamps.clone(), query.with_key.clone());
+        let filter = Filter { partitions: Some(source.wanted), timestamps, with_key };
         let part = Self {
             source_partitions: source.complete.known,
             stream: source.stream,

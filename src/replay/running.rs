@@ -7,11 +7,12 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::feed;
 use super::pace::Pace;
 use super::plan::Plan;
+use super::stdout::{self, Only};
 use super::tally::{Counters, Tally};
 use super::tempo::Tempo;
-use super::{feed, stdout};
 use crate::error::{Error, Kind, Result, ResultExt as _};
 use crate::store::Store;
 
@@ -19,7 +20,7 @@ use crate::store::Store;
 /// they hold a megabyte or so.
 pub(super) const STEPS_IN_FLIGHT: usize = 8;
 
-/// Writes the plan's records as JSON lines to `out`, at most `limit` of them, until `stop` is done.
+/// Writes the plan's records, or `only` some of them, as JSON lines to `out`, until `stop` is done.
 ///
 /// # Errors
 /// What the archive cannot give or `out` cannot take; a reader of `out` that went away is none.
@@ -27,13 +28,13 @@ pub async fn to_lines<W: Write + Send + 'static>(
     store: &Store,
     plan: &Arc<Plan>,
     tempo: Tempo,
-    limit: Option<u64>,
+    only: Only,
     mut out: W,
     counters: &Arc<Counters>,
     stop: impl Future<Output = ()>,
 ) -> Result<Tally> {
     let (plan_of_sink, counters) = (Arc::clone(plan), Arc::clone(counters));
-    let sink = move |steps| stdout::write(steps, &plan_of_sink, limit, &mut out, &counters);
+    let sink = move |steps| stdout::write(steps, &plan_of_sink, &only, &mut out, &counters);
     run(store, plan, tempo, sink, stop).await
 }
 

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::{Range, RangeInclusive};
 use std::str::FromStr;
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use regex::Regex;
@@ -35,6 +36,8 @@ pub struct Query {
     pub timestamps: Option<Range<i64>>,
     /// Offsets.
     pub offsets: Option<Offsets>,
+    /// Only records with this key are looked for; others may come.
+    pub with_key: Option<Arc<[u8]>>,
 }
 
 /// One generation of a topic, and what it holds of a query.
@@ -269,7 +272,7 @@ impl Source {
 
     /// Whether any record with a timestamp in `times` may be among what is wanted.
     pub fn has_any(&self, times: Option<Range<i64>>) -> bool {
-        let filter = Filter { partitions: Some(self.wanted.clone()), timestamps: times };
+        let filter = Filter { partitions: Some(self.wanted.clone()), timestamps: times, with_key: None };
         let ranges = self.segments.iter().flat_map(|segment| &segment.partitions);
         ranges.into_iter().any(|range| matching(range, &filter).is_some())
     }

@@ -42,6 +42,8 @@ pub struct Tally {
     pub complete: bool,
     /// The partitions that ended before what cannot be read.
     pub stops: Vec<Stop>,
+    /// The segments that were read whole for one key, because they have no filters of keys.
+    pub read_whole: u64,
     /// By part of the plan and partition: first offset, offset after the last, records.
     pub partitions: BTreeMap<(usize, i32), (i64, i64, u64)>,
 }

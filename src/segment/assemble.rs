@@ -49,6 +49,11 @@ impl Assembler {
         self.expected.is_some()
     }
 
+    /// Notes that some of what the segment holds is not read.
+    pub(super) fn leave_out(&mut self) {
+        self.expected = None;
+    }
+
     /// Returns whether a row is wanted. It is checked against the segment's facts, wanted or not.
     pub(super) fn wants(&mut self, row: &RowMeta) -> Result<bool> {
         let RowMeta { partition, offset, .. } = *row;

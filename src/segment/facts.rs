@@ -86,8 +86,11 @@ impl SegmentFacts {
         }
     }
 
-    /// The facts as keys and values, with `index`, the format's own key, and the hash of them all.
-    pub(super) fn to_pairs(&self, index: (&'static str, String)) -> Result<Vec<(&'static str, String)>> {
+    /// The facts as keys and values, with the format's `own`, and the hash of them all.
+    pub(super) fn to_pairs(
+        &self,
+        own: impl IntoIterator<Item = (&'static str, String)>,
+    ) -> Result<Vec<(&'static str, String)>> {
         let ranges = serde_json::to_string(&self.partitions)
             .or_err(Kind::Internal, || "cannot write the ranges of a segment as JSON".into())?;
         let mut pairs = vec![
@@ -101,8 +104,8 @@ impl SegmentFacts {
             (RAW_BYTES, self.raw_bytes.to_string()),
             (LARGEST_RECORD, self.largest_record.to_string()),
             (RANGES, ranges),
-            index,
         ];
+        pairs.extend(own);
         pairs.extend(self.topic_id.clone().map(|id| (TOPIC_ID, id)));
         let check = check(pairs.iter().map(|(key, value)| (*key, value.as_str())));
         pairs.push((CHECK, check));

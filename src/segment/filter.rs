@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::Arc;
 
 use crate::stream::PartitionRange;
 
@@ -12,6 +13,9 @@ pub struct Filter {
     pub partitions: Option<BTreeMap<i32, Range<i64>>>,
     /// The wanted timestamps, `start <= timestamp < end`, in ms since 1970.
     pub timestamps: Option<Range<i64>>,
+    /// Only records with this key are looked for: what surely has none is not read. Of what is read all rows come that are wanted
+    /// otherwise.
+    pub with_key: Option<Arc<[u8]>>,
 }
 
 /// How much of something a filter wants.

@@ -228,6 +228,14 @@ impl SegmentReader {
         next.map_err(|error| error.context(format_args!("segment {}", self.object.path())))
     }
 
+    /// Returns whether only what may have the key of the filter is read. Avro, and Parquet of older versions, is read whole.
+    pub fn has_key_filters(&self) -> bool {
+        match &self.decoder {
+            Decoder::Parquet(reader) => reader.has_key_filters(),
+            Decoder::Avro(_) => false,
+        }
+    }
+
     /// What the file says about itself.
     pub fn facts(&self) -> &SegmentFacts {
         match &self.decoder {
@@ -254,7 +262,7 @@ pub async fn rewrite(
     to: &Path,
 ) -> Result<Sealed> {
     let wanted: BTreeMap<_, _> = ranges.iter().map(|&(partition, start, end)| (partition, start..end)).collect();
-    let filter = Filter { partitions: Some(wanted), timestamps: None };
+    let filter = Filter { partitions: Some(wanted), timestamps: None, with_key: None };
     let doing = || format!("cannot read the spool file {}", sealed.path.display());
     let path = object_store::path::Path::from_filesystem_path(&sealed.path).or_err(Kind::Internal, doing)?;
     let store: Arc<dyn ObjectStore> = Arc::new(LocalFileSystem::new());

@@ -203,7 +203,9 @@ async fn to_stdout(
     }
     let counters = Arc::new(Counters::default());
     let holding = replay::Holding::begin(store, &plan, &new_id()?).await;
-    let tally = replay::to_lines(store, &plan, tempo, None, output::standard(), &counters, interrupted()).await;
+    let tally =
+        replay::to_lines(store, &plan, tempo, replay::Only::default(), output::standard(), &counters, interrupted())
+            .await;
     holding.end().await;
     let tally = tally?;
     for warning in replay::told(&plan, &tally.stops) {
@@ -228,6 +230,7 @@ impl Args {
             partitions: self.partitions.clone(),
             timestamps: times(self.from.as_deref(), self.to.as_deref(), now)?,
             offsets: self.offsets,
+            with_key: None,
         };
         let usage = |message: &str, hint: &str| Err(Error::new(Kind::Config, message).hint(hint));
         if query.timestamps.is_none() && query.offsets.is_none() && !self.all && self.after.is_none() {

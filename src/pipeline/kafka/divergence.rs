@@ -153,7 +153,8 @@ fn shared(
 
 /// The offset of a partition's first record in a segment whose epoch is above `epoch`, or is not known.
 async fn first_above(store: &Store, segment: &SegmentRef, partition: i32, epoch: i32) -> Result<Option<i64>> {
-    let filter = Filter { partitions: Some(BTreeMap::from([(partition, 0..i64::MAX)])), timestamps: None };
+    let filter =
+        Filter { partitions: Some(BTreeMap::from([(partition, 0..i64::MAX)])), timestamps: None, with_key: None };
     let object = layout::object(&segment.object)?;
     let mut reader = SegmentReader::open(store.objects(), &object, segment.bytes, segment.format, filter).await?;
     while let Some(block) = reader.next().await? {

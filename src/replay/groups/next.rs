@@ -140,7 +140,8 @@ impl<'a> Shelf<'a> {
             return Ok(None);
         }
         let store = self.store;
-        let filter = Filter { partitions: Some(BTreeMap::from([(partition, range)])), timestamps: times };
+        let filter =
+            Filter { partitions: Some(BTreeMap::from([(partition, range)])), timestamps: times, with_key: None };
         let Some(source) = self.source(generation).await? else { return Ok(None) };
         for segment in &source.segments {
             let Some((rows, dense)) = rows(segment, &filter) else { continue };
@@ -165,7 +166,8 @@ impl<'a> Shelf<'a> {
         times: Option<Range<i64>>,
     ) -> Result<u64> {
         let store = self.store;
-        let filter = Filter { partitions: Some(BTreeMap::from([(partition, range)])), timestamps: times };
+        let filter =
+            Filter { partitions: Some(BTreeMap::from([(partition, range)])), timestamps: times, with_key: None };
         let Some(source) = self.source(generation).await? else { return Ok(0) };
         let mut count = 0_u64;
         for segment in &source.segments {

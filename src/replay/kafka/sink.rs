@@ -32,7 +32,7 @@ use crate::error::{Error, Kind, Result};
 use crate::failpoint::failpoint;
 use crate::record::Record;
 use crate::replay::Stop;
-use crate::replay::feed::{Run, Step};
+use crate::replay::feed::{Ended, Run, Step};
 use crate::replay::offset_map::{At, SentRun};
 use crate::replay::plan::{Mark, Marks, Plan};
 use crate::replay::{Counters, Tally};
@@ -248,7 +248,7 @@ impl Work<'_> {
             };
             match step {
                 Some(Step::Send(run)) => self.send(&run)?,
-                Some(Step::Complete(stops)) => {
+                Some(Step::Complete(Ended { stops, .. })) => {
                     self.mark_ends(&stops)?;
                     self.tally.complete = stops.is_empty();
                     self.tally.stops = stops;

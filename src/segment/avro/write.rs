@@ -116,7 +116,7 @@ impl AvroWriter {
         let index = serde_json::to_string(&self.index)
             .or_err(Kind::Internal, || "cannot write the index of a segment as JSON".into())?;
         let mut pairs = vec![(SCHEMA_KEY, SCHEMA.to_owned()), (CODEC_KEY, CODEC.to_owned())];
-        pairs.extend(facts.to_pairs((INDEX_KEY, index))?);
+        pairs.extend(facts.to_pairs([(INDEX_KEY, index)])?);
         let mut header = MAGIC.to_vec();
         put_long(&mut header, pairs.len() as i64);
         for (key, value) in &pairs {

@@ -10,6 +10,7 @@
 //!   key, value      BYTE_ARRAY, optional: null is not empty; DELTA_LENGTH_BYTE_ARRAY
 //!   headers         LIST of (name STRING, dictionary; value, name_bytes BYTE_ARRAY, optional)
 //! …
+//! filters     of the keys of each row group, one after the other: split block Bloom filters
 //! footer      the facts of the segment as key-value metadata, page indexes
 //! ```
 //!
@@ -26,6 +27,10 @@
 //! ```text
 //! [[position, length, records, XXH64 with seed 0 in 16 hex digits], …]
 //! ```
+//!
+//! The key `tidelog.key_filters` is the XXH64 of all filters of keys together. They are those of the Parquet format
+//! (<https://github.com/apache/parquet-format/blob/master/BloomFilter.md>), at the places that the metadata of the column `key` name.
+//! Files of older versions have none.
 
 mod encoding;
 mod guard;
@@ -45,6 +50,9 @@ use parquet::schema::types::Type;
 use serde::{Deserialize, Serialize};
 
 const ROW_GROUPS_KEY: &str = "tidelog.row_groups";
+
+/// The hash of the filters of keys, as [`Place`] has that of a row group.
+const KEY_FILTERS_KEY: &str = "tidelog.key_filters";
 
 /// A row group: its position in the file, its length, its records, the hash of its bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -26,13 +26,14 @@ use parquet::arrow::arrow_reader::{
     ArrowPredicateFn, ArrowReaderMetadata, ArrowReaderOptions, RowFilter, RowSelection,
 };
 use parquet::arrow::push_decoder::{ParquetPushDecoder, ParquetPushDecoderBuilder};
+use parquet::bloom_filter::Sbbf;
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataPushDecoder, RowGroupMetaData};
 use parquet::file::page_index::column_index::ColumnIndexMetaData;
 use parquet::file::statistics::Statistics;
 use twox_hash::XxHash64;
 
-use super::{Place, ROW_GROUPS_KEY, guard, leaf, schema};
+use super::{KEY_FILTERS_KEY, Place, ROW_GROUPS_KEY, guard, leaf, schema};
 use crate::error::{Error, Kind, Result, ResultExt};
 use crate::record::{Block, Header, TimestampType};
 use crate::segment::assemble::{Assembler, RowMeta};
@@ -48,6 +49,8 @@ const BATCH_BYTES: u64 = 4 << 20;
 /// No footer is larger than this, and no page index: that would be the ten thousand row groups of 80 GB.
 const MOST_ABOUT: u64 = 16 << 20;
 const MOST_INDEX: u64 = 16 << 20;
+/// Filters of keys that are larger together are not read; the rows are.
+const MOST_FILTERS: u64 = 16 << 20;
 /// Before it stand the footer's length and the magic of the format.
 const FOOTER_END: u64 = 8;
 /// A decoder that asks for bytes of the footer more often than this goes round in a circle.
@@ -66,6 +69,7 @@ pub(in crate::segment) struct ParquetReader {
     /// Rows that were decoded, and how many of them the assembler has.
     batch: Option<(RecordBatch, usize)>,
     ended: bool,
+    has_key_filters: bool,
 }
 
 /// A row group to read.
@@ -82,18 +86,46 @@ impl ParquetReader {
         let metadata = tail.metadata(&object).await?;
         let (facts, places) = understand(&metadata)?;
         check(&metadata, &facts, &places)?;
-        let assembler = Assembler::new(&facts, filter.clone());
+        let mut assembler = Assembler::new(&facts, filter.clone());
         let all = assembler.wants_all();
         let metadata = if all { metadata } else { tail.with_page_index(&object, metadata).await? };
-        let steps = guarded(|| Ok(plan(&metadata, places, &filter, all)))??;
+        let mut steps = guarded(|| Ok(plan(&metadata, places, &filter, all)))??;
+        let filters = match &filter.with_key {
+            Some(_) => KeyFilters::read(&metadata, &tail, &object).await?,
+            None => None,
+        };
+        let has_key_filters = filters.is_some();
+        if let Some((filters, key)) = filters.zip(filter.with_key.as_ref()) {
+            let planned = steps.len();
+            steps = guarded(|| filters.pick(steps, key))?;
+            if steps.len() < planned {
+                assembler.leave_out();
+            }
+        }
         let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true).with_schema(arrow_schema());
         let metadata = guarded(|| ArrowReaderMetadata::try_new(Arc::new(metadata), options))?;
         let run = Run::new(object, steps.iter().map(|step| step.place.bytes()));
-        Ok(Self { facts, metadata, filter, assembler, steps, run, decoder: None, batch: None, ended: false })
+        Ok(Self {
+            facts,
+            metadata,
+            filter,
+            assembler,
+            steps,
+            run,
+            decoder: None,
+            batch: None,
+            ended: false,
+            has_key_filters,
+        })
     }
 
     pub(in crate::segment) fn facts(&self) -> &SegmentFacts {
         &self.facts
+    }
+
+    /// Returns whether filters of keys told what has to be read.
+    pub(in crate::segment) fn has_key_filters(&self) -> bool {
+        self.has_key_filters
     }
 
     pub(in crate::segment) async fn next(&mut self) -> Result<Option<Block>> {
@@ -196,16 +228,20 @@ impl Tail {
     async fn with_page_index(&self, object: &Object, metadata: ParquetMetaData) -> Result<ParquetMetaData> {
         let places = guarded(|| Ok(page_indexes(&metadata)))??;
         for (of, place) in places {
-            let bytes = match place.start.checked_sub(self.range.start) {
-                Some(start) if place.end <= self.range.end => {
-                    self.bytes.slice(start as usize..(place.end - self.range.start) as usize)
-                }
-                _ => object.get(place).await?,
-            };
-            guard::page_index(&bytes, of)?;
+            guard::page_index(&self.get(object, place).await?, of)?;
         }
         let decoder = guarded(|| ParquetMetaDataPushDecoder::try_new_with_metadata(object.size(), metadata))?;
         self.decode(object, decoder.with_page_index_policy(PageIndexPolicy::Optional)).await
+    }
+
+    /// A range of the file, which may lie in this end of it.
+    async fn get(&self, object: &Object, range: Range<u64>) -> Result<Bytes> {
+        match range.start.checked_sub(self.range.start) {
+            Some(start) if range.end <= self.range.end => {
+                Ok(self.bytes.slice(start as usize..(range.end - self.range.start) as usize))
+            }
+            _ => object.get(range).await,
+        }
     }
 
     async fn decode(&self, object: &Object, mut decoder: ParquetMetaDataPushDecoder) -> Result<ParquetMetaData> {
@@ -228,6 +264,59 @@ impl Tail {
             }
         }
         Err(Error::new(Kind::Corrupt, "its footer leads nowhere"))
+    }
+}
+
+/// The filters of the keys of each row group, one after the other.
+struct KeyFilters {
+    bytes: Bytes,
+    lengths: Vec<usize>,
+}
+
+impl KeyFilters {
+    /// Reads those of a file, if it has any, and holds them against their hash.
+    async fn read(metadata: &ParquetMetaData, tail: &Tail, object: &Object) -> Result<Option<Self>> {
+        let pairs = metadata.file_metadata().key_value_metadata().into_iter().flatten();
+        let Some(hash) = pairs.filter(|pair| pair.key == KEY_FILTERS_KEY).find_map(|pair| pair.value.as_ref()) else {
+            return Ok(None);
+        };
+        let wrong = |what: &str| Error::new(Kind::Corrupt, format!("its filters of keys {what}"));
+        let mut place: Option<Range<u64>> = None;
+        let mut lengths = Vec::with_capacity(metadata.num_row_groups());
+        for group in metadata.row_groups() {
+            let column = group.columns().get(leaf::KEY).ok_or_else(|| wrong("are of no column"))?;
+            let start = column.bloom_filter_offset().and_then(|start| u64::try_from(start).ok());
+            let length = column.bloom_filter_length().and_then(|length| u32::try_from(length).ok());
+            let (start, length) = start.zip(length).ok_or_else(|| wrong("lie nowhere"))?;
+            let end = start.checked_add(u64::from(length)).filter(|end| *end <= object.size());
+            let end = end.ok_or_else(|| wrong("lie outside of it"))?;
+            match &mut place {
+                Some(place) if place.end == start => place.end = end,
+                Some(_) => return Err(wrong("do not lie together")),
+                None => place = Some(start..end),
+            }
+            lengths.push(length as usize);
+        }
+        let place = place.unwrap_or_default();
+        if place.end - place.start > MOST_FILTERS {
+            return Ok(None);
+        }
+        let bytes = if place.is_empty() { Bytes::new() } else { tail.get(object, place).await? };
+        if format!("{:016x}", XxHash64::oneshot(0, &bytes)) != *hash {
+            return Err(wrong("are not what they hash to"));
+        }
+        Ok(Some(Self { bytes, lengths }))
+    }
+
+    /// Leaves those of the row groups that may have a record with `key`.
+    fn pick(&self, steps: VecDeque<Step>, key: &[u8]) -> Result<VecDeque<Step>, ParquetError> {
+        let mut at = 0;
+        let mut may_have = Vec::with_capacity(self.lengths.len());
+        for length in &self.lengths {
+            may_have.push(Sbbf::from_bytes(&self.bytes[at..at + length])?.check(key));
+            at += length;
+        }
+        Ok(steps.into_iter().filter(|step| may_have[step.group]).collect())
     }
 }
 

@@ -1,3 +1,5 @@
+use ::parquet::file::reader::{FileReader, SerializedFileReader};
+
 use super::*;
 
 /// Enough records for several row groups, pages and blocks.
@@ -110,6 +112,38 @@ fn lying(format: Format, lie: impl FnOnce(&mut SegmentFacts)) -> Vec<u8> {
     };
     spool.unwrap().keep();
     std::fs::read(path).unwrap()
+}
+
+#[test]
+fn a_damaged_filter_of_keys_hides_nothing() {
+    let (sealed, bytes) = cached(Format::Parquet);
+    let footer = SerializedFileReader::new(bytes::Bytes::from(bytes.clone())).unwrap();
+    let groups = footer.metadata().row_groups();
+    let places: Vec<_> = groups.iter().map(|group| group.column(5)).collect();
+    let start = places[0].bloom_filter_offset().unwrap() as usize;
+    let length: usize = places.iter().map(|column| column.bloom_filter_length().unwrap() as usize).sum();
+    assert_eq!((places.len(), sealed.bytes), (2, bytes.len() as u64));
+    let filter = Filter { with_key: Some(b"key-7".as_slice().into()), ..Filter::default() };
+    for at in start..start + length {
+        let mut bytes = bytes.clone();
+        bytes[at] ^= 0x10;
+        let error = read(&bytes, sealed.bytes, Format::Parquet, filter.clone()).unwrap_err();
+        assert!(error.kind() == Kind::Corrupt && error.to_string().contains("filters of keys"), "{at}: {error}");
+        let (_, records) = read(&bytes, sealed.bytes, Format::Parquet, Filter::default()).unwrap();
+        assert_eq!(records.len(), 1_200);
+    }
+    // What the footer says of them is not hashed: no byte of it may hide a record either.
+    for at in start + length..bytes.len() {
+        let mut bytes = bytes.clone();
+        bytes[at] ^= 0x10;
+        match read(&bytes, sealed.bytes, Format::Parquet, filter.clone()) {
+            Ok((_, records)) => {
+                let of_key = records.iter().filter(|record| record.key.as_deref() == Some(b"key-7")).count();
+                assert_eq!(of_key, 2, "byte {at} of {}", bytes.len());
+            }
+            Err(error) => assert!(matches!(error.kind(), Kind::Corrupt | Kind::Unsupported), "{at}: {error}"),
+        }
+    }
 }
 
 #[test]

@@ -7,7 +7,12 @@ fn filters() -> impl Strategy<Value = Filter> {
         partitions: partitions
             .map(|all| all.into_iter().map(|(p, (start, length))| (p, start..start + length)).collect()),
         timestamps: times.map(|(start, length)| start..start.saturating_add(length)),
+        with_key: None,
     })
+}
+
+fn with_key(filter: &Filter, key: &[u8]) -> Filter {
+    Filter { with_key: Some(key.into()), ..filter.clone() }
 }
 
 fn round_trip(format: Format, calls: &Calls, filter: &Filter) {
@@ -23,8 +28,21 @@ fn round_trip(format: Format, calls: &Calls, filter: &Filter) {
     assert_eq!(by_partition(records), by_partition(written.clone()));
 
     let (_, some) = read(&bytes, sealed.bytes, format, filter.clone()).unwrap();
-    let wanted = written.into_iter().filter(|r| filter.matches(r.partition, r.offset, r.timestamp)).collect();
-    assert_eq!(by_partition(some), by_partition(wanted));
+    let wanted = written.into_iter().filter(|r| filter.matches(r.partition, r.offset, r.timestamp));
+    let wanted = by_partition(wanted.collect());
+    assert_eq!(by_partition(some), wanted);
+
+    // Whatever else comes, all records of a key do.
+    let keys = wanted.iter().filter_map(|record| record.key.clone()).take(3);
+    for key in keys.chain([b"no such key".to_vec()]) {
+        let (_, some) = read(&bytes, sealed.bytes, format, with_key(filter, &key)).unwrap();
+        let of_key = |records: &[Owned]| -> Vec<Owned> {
+            records.iter().filter(|record| record.key.as_ref() == Some(&key)).cloned().collect()
+        };
+        let some = by_partition(some);
+        assert_eq!(of_key(&some), of_key(&wanted));
+        assert!(some.iter().all(|record| wanted.contains(record)));
+    }
 }
 
 fn sum(records: &[Owned]) -> u64 {
@@ -174,9 +192,24 @@ fn large_segments_come_back_whole_and_in_part() {
         let (sealed, bytes) = encoded(format, &calls);
         let (_, records) = read(&bytes, sealed.bytes, format, Filter::default()).unwrap();
         assert_eq!(by_partition(records), by_partition(flat(&calls)));
-        let filter = Filter { partitions: Some(BTreeMap::from([(1, 4_000..9_000)])), timestamps: Some(50_000..60_000) };
+        let filter = Filter {
+            partitions: Some(BTreeMap::from([(1, 4_000..9_000)])),
+            timestamps: Some(50_000..60_000),
+            with_key: None,
+        };
         let (_, records) = read(&bytes, sealed.bytes, format, filter).unwrap();
         assert_eq!(records, (5_000..6_000).map(|offset| record(1, offset)).collect::<Vec<_>>());
+
+        // Of four row groups the one that has the key is read, and none for a key that none has; but by a chance of one in twenty.
+        let read_for = |key: &str| {
+            let filter = with_key(&Filter::default(), key.as_bytes());
+            let (_, records) = read(&bytes, sealed.bytes, format, filter).unwrap();
+            (records.len(), records.iter().filter(|record| record.key.as_deref() == Some(key.as_bytes())).count())
+        };
+        let of_group = if format == Format::Parquet { 9_000 } else { 36_000 };
+        assert_eq!(read_for("8000"), (of_group, 3));
+        let in_vain: usize = (0..20).map(|n| read_for(&format!("none {n}")).0 / 9_000).sum();
+        assert!(if format == Format::Parquet { in_vain < 16 } else { in_vain == 80 }, "{in_vain}");
     }
 }
 

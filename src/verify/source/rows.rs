@@ -133,7 +133,7 @@ impl<'a> Reading<'a> {
 
     async fn open(&self, segment: &'a SegmentRef) -> Result<SegmentReader> {
         let wanted = [(self.archive.partition, self.archive.range.clone())].into();
-        let filter = Filter { partitions: Some(wanted), timestamps: None };
+        let filter = Filter { partitions: Some(wanted), timestamps: None, with_key: None };
         let object = layout::object(&segment.object)?;
         SegmentReader::open(self.archive.store.objects(), &object, segment.bytes, segment.format, filter).await
     }

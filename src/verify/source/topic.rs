@@ -279,7 +279,7 @@ impl Look<'_> {
 
     /// How many records of a segment lie in a range; none if it cannot be read, which is told where it is compared.
     async fn records(&self, segment: &SegmentRef, partition: i32, range: &Range<i64>) -> Result<Option<u64>> {
-        let filter = Filter { partitions: Some([(partition, range.clone())].into()), timestamps: None };
+        let filter = Filter { partitions: Some([(partition, range.clone())].into()), timestamps: None, with_key: None };
         let object = layout::object(&segment.object)?;
         let store = self.of.store;
         let mut counted = 0;

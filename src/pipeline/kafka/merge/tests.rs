@@ -102,7 +102,7 @@ impl Topic {
         let mut rows = Vec::new();
         for segment in chain.select(&selection).await.expect("read").segments {
             let key = layout::object(&segment.object).expect("a key");
-            let filter = Filter { partitions: None, timestamps: timestamps.clone() };
+            let filter = Filter { timestamps: timestamps.clone(), ..Filter::default() };
             let opened = SegmentReader::open(self.store.objects(), &key, segment.bytes, segment.format, filter).await;
             let mut reader = opened.expect("it opens");
             while let Some(block) = reader.next().await.expect("it can be read") {
