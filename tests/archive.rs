@@ -4,11 +4,11 @@
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use tempfile::TempDir;
-use tidelog::manifest::{Chain, Change, Outcome};
+use tidelog::manifest::{Chain, Change, Outcome, Selection};
 use tidelog::record::{Block, Header, TimestampType};
-use tidelog::segment::{Encoding, SegmentInfo, SegmentWriter};
+use tidelog::segment::{Encoding, Merging, SegmentInfo, SegmentWriter};
 use tidelog::store::{Created, Store, layout};
-use tidelog::stream::{Begin, Format, Gap, GapReason, TopicGeneration};
+use tidelog::stream::{Begin, Format, Gap, GapReason, Merge, Retired, TopicGeneration};
 
 use crate::rig::process::temporary_directory;
 
@@ -131,5 +131,43 @@ impl Topic {
         let key = layout::segment(&self.generation, now(), "killed", 1, Format::Avro);
         let created = self.store.create(&key, Bytes::from_static(b"unfinished")).await.expect("an object is stored");
         assert_eq!(created, Created::Yes);
+    }
+
+    /// The number of the chain's last entry.
+    pub(crate) fn head(&self) -> u64 {
+        self.chain.head()
+    }
+
+    /// Goes on with a chain that somebody else has gone on with.
+    pub(crate) async fn reopen(&mut self) {
+        let chain = Chain::open(&self.store, &self.generation.stream()).await.expect("a sound chain");
+        self.chain = chain.expect("it has begun");
+    }
+
+    /// Puts one segment in the place of all that are there, by an entry that is as old as the segments are.
+    pub(crate) async fn merge(&mut self) {
+        let segments = self.chain.select(&Selection::default()).await.expect("they are listed").segments;
+        let path = self.spool.path().join("merged");
+        let info =
+            SegmentInfo { stream: self.generation.clone(), topic_id: None, writer: "merger".into(), created: now() };
+        let encoding = Encoding { format: segments[0].format, zstd_level: 1 };
+        let mut merging = Merging::create(&path, info, encoding).expect("a spool file");
+        for segment in &segments {
+            let bytes = self.store.get(&layout::object(&segment.object).expect("a key")).await.expect("an answer");
+            let mut reader = merging.open(bytes.expect("it is there"), segment).await.expect("it is sound");
+            while let Some(block) = reader.next().await.expect("it is sound") {
+                merging.add(block);
+            }
+        }
+        let sealed = merging.finish().expect("a segment is sealed");
+        let object = layout::segment(&self.generation, now(), "merger", 1, sealed.format);
+        self.store.upload(&object, &path, &sealed.sha256).await.expect("a segment is stored");
+        let merge = Merge {
+            segment: sealed.to_ref(object.to_string()),
+            replaces: segments.iter().map(|segment| segment.object.clone()).collect(),
+            retired: Retired::of(&segments),
+            decided: now(),
+        };
+        assert!(self.chain.merge(&merge, "merger", now()).await.expect("an answer"), "nobody else writes");
     }
 }

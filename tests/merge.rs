@@ -20,13 +20,6 @@ const ROUNDS: i32 = 16;
 
 const EACH: i32 = 20;
 
-/// Appends to the configuration that segments are merged within seconds.
-fn merges(site: &Site) {
-    let path = site.home().path().join("tidelog.toml");
-    let config = std::fs::read_to_string(&path).expect("the configuration");
-    std::fs::write(&path, format!("{config}[kafka.merge]\nafter = \"4s\"\ncpu_percent = 100\n")).expect("written");
-}
-
 fn segments(site: &Site, topic: &str) -> i64 {
     site.ls(topic)[0]["segments"].as_i64().expect("a number")
 }
@@ -48,7 +41,7 @@ fn stays_the_same(format: &str, reader: &str) {
     kafka.create_topic(&topic, 2, &[]);
     let settings = Settings { topics: &[&topic], max_age: "200ms", format, ..Settings::default() };
     let (site, server) = site_at(&kafka.bootstrap(), &settings, "");
-    merges(&site);
+    site.merges("4s");
     // While it cannot tell the time of the store, nothing is merged, and that is told.
     let holds = site.home().path().join("archive/holds");
     std::fs::create_dir_all(site.home().path().join("archive")).expect("a directory");
@@ -90,6 +83,8 @@ fn stays_the_same(format: &str, reader: &str) {
     site.assert_holds(&topic, 0, &expected);
     let report = site.assert_sound();
     assert_eq!(report["records"], ROUNDS * EACH, "{report}");
+    let report = site.tidelog(&["verify", "--deep", "--against-source", "--json"]).expect(0).json();
+    assert_eq!(report["errors"], serde_json::json!([]), "held against the source, it is what it was: {report}");
     assert_eq!(read_by(reader, &site, &topic), contents(kafka, &topic), "as {reader} reads what files lists");
     let files = site.files(&topic);
     assert_eq!(files.len() as i64, segments(&site, &topic));

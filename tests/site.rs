@@ -69,7 +69,9 @@ topics = {topics:?}
 [kafka.properties]
 "topic.metadata.refresh.interval.ms" = "1000"
 "reconnect.backoff.max.ms" = "1000"
-{properties}[kafka.segment]
+{properties}[kafka.merge]
+enabled = false
+[kafka.segment]
 format = "{format}"
 max_age = "{max_age}"
 max_records = {max_records}
@@ -84,6 +86,15 @@ max_records = {max_records}
         let text = std::fs::read_to_string(self.config()).expect("the configuration can be read");
         assert!(text.contains(from), "{from} is not in:\n{text}");
         self.home.write("tidelog.toml", &text.replace(from, to));
+    }
+
+    /// Segments that were sealed within such a span are merged. Without, none are: when it is looked is drawn, and what a test counts
+    /// in a minute would hang on that.
+    pub(crate) fn merges(&self, after: &str) {
+        self.reconfigure(
+            "[kafka.merge]\nenabled = false\n",
+            &format!("[kafka.merge]\nafter = {after:?}\ncpu_percent = 100\n"),
+        );
     }
 
     /// Processes that start from now on use the other site's archive, on the disk or in a store.
