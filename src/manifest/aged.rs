@@ -310,14 +310,20 @@ async fn before_what_is_merged(chain: &Chain, mut beginnings: BTreeMap<i32, i64>
     };
     let wanted = Selection { timestamps: None, partitions: Some(going(&beginnings)) };
     let segments = chain.select(&wanted).await?.segments;
-    // Those behind one that stays may stay for it, too.
-    for segment in segments.iter().rev() {
-        let end = |range: &PartitionRange| beginnings.get(&range.partition).copied();
-        if segment.partitions.iter().all(|range| end(range).is_some_and(|end| range.end <= end)) {
-            continue;
+    // One that stays keeps what lies behind it, and that may keep others.
+    loop {
+        let before = beginnings.clone();
+        for segment in segments.iter().rev() {
+            let end = |range: &PartitionRange| beginnings.get(&range.partition).copied();
+            if segment.partitions.iter().all(|range| end(range).is_some_and(|end| range.end <= end)) {
+                continue;
+            }
+            for range in &segment.partitions {
+                beginnings.entry(range.partition).and_modify(|end| *end = range.start.min(*end));
+            }
         }
-        for range in &segment.partitions {
-            beginnings.entry(range.partition).and_modify(|end| *end = range.start.min(*end));
+        if beginnings == before {
+            break;
         }
     }
     Ok(if going(&beginnings).is_empty() { BTreeMap::new() } else { beginnings })

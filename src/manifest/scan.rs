@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures::{StreamExt, stream, stream::BoxStream};
 use object_store::path::Path;
 
-use super::chain::pages_are_sound;
+use super::chain::{Chain, pages_are_sound};
 use super::entry::{self, Entry};
 use super::live::Live;
 use super::page;
@@ -117,6 +117,12 @@ struct Known {
     live: Option<Live>,
 }
 
+/// Whether something of a topic was merged. Most topics have more segments than are to be kept in memory, and nothing was. Of a chain
+/// that cannot be opened, what its merges say is believed.
+async fn is_merged(store: &Store, stream: &StreamId) -> bool {
+    Chain::open(store, stream).await.is_ok_and(|chain| chain.is_some_and(|chain| chain.has_merges()))
+}
+
 /// What the next entry must name as the entry before it.
 enum Link {
     Nothing,
@@ -151,8 +157,10 @@ impl<'a> ChainScan<'a> {
             link: Link::Nothing,
             progress: Some(Progress::default()),
             tail: Some(Vec::new()),
-            // Those of records are never merged. What an expiry says that it retires of them is believed: nothing is decided by it.
-            live: stream.topic().is_none().then(Live::default),
+            live: match stream.topic() {
+                None => Some(Live::default()),
+                Some(_) => is_merged(store, stream).await.then(Live::of_records),
+            },
         };
         let (steps, opened) = (VecDeque::new(), BTreeSet::new());
         Ok(Self { store, stream: stream.clone(), entries, bytes, steps, known, opened })

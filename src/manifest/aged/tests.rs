@@ -1,5 +1,7 @@
 //! Entries of random ages, shapes and numbers; readers that hold some; several that expire at once.
 
+mod merged;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 

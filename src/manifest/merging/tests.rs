@@ -254,3 +254,54 @@ async fn a_gap_and_a_large_segment_end_a_run_and_the_rest_goes_on() {
     assert_eq!(ranges, [(0, 20), (25, 40), (40, 50), (50, 70)]);
     assert_eq!(topic.chain.select(&Selection::default()).await.expect("read").gaps.len(), 1);
 }
+
+/// What a scan of the chain finds damaged, once its last entry is this one.
+async fn damaged_by(topic: &Quiet, merge: Merge) -> u64 {
+    let (stream, number) = (topic.chain.stream(), topic.chain.head() + 1);
+    let before = topic.store.get(&layout::entry(stream, number - 1)).await.expect("read").expect("there");
+    let checkpoint = crate::stream::Checkpoint {
+        format: 4,
+        stream: stream.to_string(),
+        number,
+        previous: Some(sha256(&before)),
+        writer: "w".into(),
+        at: at(9_000),
+        body: Body::Merge(merge),
+    };
+    let bytes = crate::manifest::entry::encode(&checkpoint).expect("encoded");
+    topic.store.put(&layout::entry(stream, number), bytes).await.expect("stored");
+    let mut scan = crate::manifest::ChainScan::new(&topic.store, stream).await.expect("a scan");
+    let mut damaged = 0;
+    while let Some(step) = scan.next().await.expect("an answer") {
+        damaged += u64::from(matches!(step, crate::manifest::ScanStep::Damaged { .. }));
+    }
+    damaged
+}
+
+#[tokio::test]
+async fn a_scan_finds_a_merge_of_records_that_lies() {
+    let mut topic = Quiet::begun().await;
+    for minute in 0..6 {
+        topic.append(minute).await;
+    }
+    let segments = topic.segments(&Selection::default()).await;
+    let of = |replaced: &[SegmentRef], partitions: Vec<PartitionRange>| {
+        let retired = Retired::of(replaced);
+        let replaces = replaced.iter().map(|one| one.object.clone()).collect();
+        let segment = SegmentRef { partitions, raw_bytes: retired.raw_bytes, ..segment("merged", at(0), 10, &[]) };
+        Merge { segment, replaces, retired, decided: at(9_000) }
+    };
+    let range = |partition, start: i64, end: i64| segment("r", at(0), 1, &[(partition, start, end)]).partitions[0];
+    let true_one = of(&segments[1..3], vec![range(0, 60, 180)]);
+    assert_eq!(damaged_by(&topic, true_one.clone()).await, 0, "one that tells the truth");
+    // Two, of which one is not what lies there; one that leaves out what lies in its range; one that leaves out a partition.
+    let mut other = true_one.clone();
+    other.replaces[1] = segments[4].object.clone();
+    let around =
+        of(&[segments[1].clone(), segments[4].clone()], vec![PartitionRange { records: 120, ..range(0, 60, 300) }]);
+    let half = of(&segments[2..4], vec![PartitionRange { records: 125, ..range(0, 120, 240) }]);
+    for lie in [other, around, half] {
+        assert_eq!(damaged_by(&topic, lie.clone()).await, 1, "{lie:?}");
+    }
+    assert_eq!(damaged_by(&topic, true_one).await, 0);
+}

@@ -268,6 +268,52 @@ async fn what_a_replay_reads_is_not_deleted_before_it_ends() {
     assert!(topic.objects().await <= 2);
 }
 
+#[tokio::test]
+async fn a_deletion_that_was_killed_is_gone_on_with_by_whoever_starts() {
+    let mut topic = Topic::begun(Format::Avro).await;
+    for minute in 0..240 {
+        topic.append(minute, 6).await;
+    }
+    let before = topic.records(None).await;
+    let small: Vec<String> = topic.segments().await.into_iter().map(|segment| segment.object).collect();
+    Looks::new(&topic, "a").look_until_done(&topic, at(400)).await;
+    let after = topic.segments().await.len();
+    // As one leaves it that dies on the way through the second hour.
+    for object in &small[..100] {
+        topic.store.delete(&layout::object(object).expect("a key")).await.expect("deleted");
+    }
+    let mut looks = Looks::new(&topic, "b");
+    looks.look_until_done(&topic, at(600)).await;
+    assert_eq!(topic.objects().await, after, "all that was replaced is gone, and nothing else");
+    assert_eq!(topic.records(None).await, before);
+    assert!(looks.merger.shown.now().deleted < 240, "what was gone is not deleted again");
+}
+
+/// What was merged and deleted while it was verified is no damage, and what is missing is.
+#[tokio::test]
+async fn what_is_merged_and_deleted_while_it_is_verified_is_not_missed() {
+    let mut topic = Topic::begun(Format::Avro).await;
+    for minute in 0..60 {
+        topic.append(minute, 6).await;
+    }
+    topic.append(60, 6).await;
+    let lost = topic.segments().await.last().expect("some").object.clone();
+    topic.store.delete(&layout::object(&lost).expect("a key")).await.expect("deleted");
+    // On one thread the chain is read before anything that was spawned, and that before the segments are looked at.
+    let small = topic.segments().await.len();
+    let (store, mut looks) = (topic.store.clone(), Looks::new(&topic, "a"));
+    let merges = tokio::spawn(async move {
+        looks.look_until_done(&topic, at(130)).await;
+        looks.look_until_done(&topic, at(300)).await;
+        looks.merger.shown.now().deleted
+    });
+    let report = crate::verify::verify(&store, true, &Arc::default()).await.expect("the store answers");
+    assert_eq!(report.segments, small as u64, "the chain was read before");
+    assert!(merges.await.expect("done") >= 59);
+    let missing: Vec<&str> = report.errors.iter().map(|damage| damage.object.as_str()).collect();
+    assert_eq!(missing, [lost.as_str()]);
+}
+
 /// A month of a topic that gets a record a second and is sealed every minute.
 #[tokio::test]
 #[ignore = "takes minutes: the figures of docs/PERFORMANCE.md"]
