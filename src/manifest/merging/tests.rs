@@ -304,4 +304,17 @@ async fn a_scan_finds_a_merge_of_records_that_lies() {
         assert_eq!(damaged_by(&topic, lie.clone()).await, 1, "{lie:?}");
     }
     assert_eq!(damaged_by(&topic, true_one).await, 0);
+
+    // One over what is lost is refused, and found where somebody has written it all the same.
+    let mut topic = Quiet::begun().await;
+    let lost = Gap { partition: 0, start: 10, end: 15, reason: GapReason::Unreadable, found: at(0), generation: 0 };
+    for (name, start, end, gaps) in [("a", 0, 10, vec![lost]), ("b", 15, 20, Vec::new())] {
+        let change = Change { segments: vec![segment(name, at(0), 10, &[(0, start, end)])], gaps, ..Change::default() };
+        topic.chain.commit(&change, "w", at(0)).await.expect("it is committed");
+    }
+    let segments = topic.segments(&Selection::default()).await;
+    let over = of(&segments, vec![PartitionRange { records: 15, ..range(0, 0, 20) }]);
+    assert!(!topic.chain.merge(&over, "m", at(9_000)).await.expect("an answer"), "it is taken");
+    let other = of(&segments, vec![PartitionRange { records: 15, ..range(0, 0, 20) }]);
+    assert_eq!(damaged_by(&topic, other).await, 1);
 }

@@ -75,6 +75,9 @@ async fn case(all: Vec<Added>, (most, left): (u64, Vec<usize>), (kept, horizon):
     assert_eq!(after.totals().present().segments, expected.len() as u64);
     assert_eq!(after.totals().present().stored_bytes, stays(old.max(beyond)));
     assert_eq!(after.has_expired(), expected.len() < live.len());
+    let begins = |at: &PartitionRange| after.position(at.partition).is_some_and(|now| now.start <= at.start);
+    let kept = after.select(&Selection::default()).await.expect("selected").segments;
+    assert!(kept.iter().flat_map(|segment| &segment.partitions).all(begins), "none is cut");
     let firsts = after.select(&Selection::default()).await.expect("selected").segments;
     let firsts = firsts.iter().flat_map(|segment| &segment.partitions);
     let mut starts: BTreeMap<i32, i64> = BTreeMap::new();
