@@ -23,6 +23,7 @@ mod kafka;
 mod loops;
 mod merge;
 mod page;
+mod postgres_accidents;
 mod postgres_again;
 mod postgres_bad_page;
 mod postgres_damage;

@@ -32,7 +32,7 @@ fn claimed(place: &Place) -> Vec<String> {
 }
 
 /// A plan for every moment that `ls` claims; gives how many.
-fn plans_hold(place: &Place, of: &str) -> usize {
+pub(crate) fn plans_hold(place: &Place, of: &str) -> usize {
     let moments = claimed(place);
     for (number, moment) in moments.iter().enumerate() {
         let data = place.restore(&format!("{of}-{number}"), &["--to-time", moment]);
@@ -348,13 +348,13 @@ fn nothing_is_promised_behind_it(place: &Place, first: &str, after: &str) -> Str
     reaches["end"].as_str().expect("a position").to_owned()
 }
 
-fn backups(place: &Place) -> Vec<Value> {
+pub(crate) fn backups(place: &Place) -> Vec<Value> {
     let listing = place.tidelog(&["restore-postgres", "--list", "--json"]).expect(0).json();
     listing["backups"].as_array().cloned().unwrap_or_default()
 }
 
 /// How many windows `ls` tells.
-fn recoverable(place: &Place) -> usize {
+pub(crate) fn recoverable(place: &Place) -> usize {
     let listing = place.tidelog(&["ls", "--json"]).expect(0).json();
     listing["recoverable"].as_array().map_or(0, Vec::len)
 }

@@ -36,6 +36,9 @@ pub(super) struct FetchArgs {
     /// Up to where the log was looked through when the restore was planned: WAL behind it that makes a tablespace is refused.
     #[arg(long, value_name = "LSN")]
     planned: Option<Lsn>,
+    /// Where the record begins behind which Postgres was told to stop: what is lost behind that in a file is not needed.
+    #[arg(long, value_name = "LSN")]
+    stop: Option<Lsn>,
     /// Fetch the files after NAME into a folder beside PATH; wal-fetch starts this by itself.
     #[arg(long = "ahead", hide = true)]
     prefetch: bool,
@@ -108,7 +111,10 @@ impl Fetching<'_> {
 
     async fn once(&self, archive: &Archive) -> Result<Answer> {
         let store = Store::open(archive)?;
-        let log = Log::open(&store, self.args.system).await?.looked_through(self.args.planned);
+        let log = Log::open(&store, self.args.system)
+            .await?
+            .looked_through(self.args.planned)
+            .stopping_behind(self.args.stop);
         log.expect_entry(self.args.entry)?;
         match self.name {
             Name::Wal(wal) if self.args.prefetch => {

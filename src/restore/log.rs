@@ -21,6 +21,8 @@ pub struct Log {
     system: System,
     /// Up to where the log was looked through when the restore was planned.
     looked_through: Option<Lsn>,
+    /// Where the record begins behind which Postgres was told to stop.
+    stop: Option<Lsn>,
     /// How long a store that is away is waited for.
     patience: Duration,
 }
@@ -30,7 +32,8 @@ pub struct Log {
 pub enum Found {
     /// All of it.
     Whole,
-    /// Its beginning, up to where the timeline's archive ends. With zeros behind it, that is to Postgres where the log ends.
+    /// Its beginning, up to where the timeline's archive ends, or WAL is lost behind where Postgres stops. With zeros behind it, that is to
+    /// Postgres where the log ends.
     Begun,
     /// Nothing, and nothing that comes later on this timeline. No such WAL was ever archived.
     Absent,
@@ -48,7 +51,7 @@ impl Log {
         let system = chain.begin_facts().system().copied();
         let system =
             system.ok_or_else(|| Error::new(Kind::Corrupt, format!("the chain of {stream} is of no Postgres")))?;
-        Ok(Self { store: store.clone(), chain, system, looked_through: None, patience: Duration::ZERO })
+        Ok(Self { store: store.clone(), chain, system, looked_through: None, stop: None, patience: Duration::ZERO })
     }
 
     /// The same log for who has time: a store that is away is waited for.
@@ -61,6 +64,12 @@ impl Log {
     #[must_use]
     pub fn looked_through(self, until: Option<Lsn>) -> Self {
         Self { looked_through: until, ..self }
+    }
+
+    /// The same log for a recovery that stops behind the record at a position: that it could not go on from there does not matter.
+    #[must_use]
+    pub fn stopping_behind(self, stop: Option<Lsn>) -> Self {
+        Self { stop, ..self }
     }
 
     /// Returns up to where Postgres may get it as it is; none: all of it.
@@ -160,13 +169,22 @@ impl Log {
         if start < archived.start {
             return self.before_its_beginning(timeline, start..end, archived.start).await;
         }
-        let wanted = start..end.min(archived.end);
+        let wanted = start..self.before_what_is_lost(timeline, start..end.min(archived.end)).await?;
         self.pieces(timeline, &wanted, |at, piece| {
             check_pages(self.system.server_version, at, &piece)?;
             into.write_all(&piece).map_err(|source| Error::io(source, "cannot write a WAL file"))
         })
         .await?;
         Ok(if wanted.end == end { Found::Whole } else { Found::Begun })
+    }
+
+    /// The end of what is wanted; where WAL is lost in it behind where Postgres stops, where that begins. Without a place to stop, a
+    /// recovery must not take the beginning of a hole for the end of the log.
+    async fn before_what_is_lost(&self, timeline: u32, wanted: Range<Lsn>) -> Result<Lsn> {
+        let Some(stop) = self.stop.filter(|stop| *stop < wanted.end) else { return Ok(wanted.end) };
+        let gaps = self.select(timeline, &wanted).await?.gaps;
+        let lost = gaps.first().map(|gap| Lsn::at(gap.start)).filter(|lost| stop < *lost && wanted.start < *lost);
+        Ok(lost.unwrap_or(wanted.end))
     }
 
     /// A timeline's files begin with the one in which it left its parent. One before that never was.

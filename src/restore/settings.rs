@@ -216,6 +216,9 @@ fn recovery(asked: &Recovery<'_>) -> String {
     if plan.stop == Stop::End && fetching.guards_tablespaces {
         archive += &format!(" --planned {}", plan.lsns.end);
     }
+    if let Stop::After(record) = plan.stop {
+        archive += &format!(" --stop {record}");
+    }
     // The working directory is the data directory.
     set("restore_command", &format!("{} --config {FETCHING} wal-fetch {archive} \"%f\" \"%p\"", fetching.program));
     set("recovery_end_command", &end());
@@ -265,7 +268,7 @@ mod tests {
         assert!(
             text.contains("recovery_target_timeline = '3'\n") && text.contains("recovery_target_action = 'pause'\n")
         );
-        let command = "restore_command = '''/a b/it''\\\\''''s'' --config tidelog.recovery.toml wal-fetch --system 1 --entry 7 \"%f\" \"%p\"'\n";
+        let command = "restore_command = '''/a b/it''\\\\''''s'' --config tidelog.recovery.toml wal-fetch --system 1 --entry 7 --stop 1/10 \"%f\" \"%p\"'\n";
         assert!(text.contains(command), "{text}");
         assert!(!of(Stop::End).contains("recovery_target_lsn") && of(Stop::End).contains(" --planned 0/20 "));
         let old = "work_mem = '8MB'\nrecovery_target_lsn = '0/1'\n restore_command = 'x'\ninclude_if_exists 'tidelog.restored.conf'\n";
