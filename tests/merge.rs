@@ -4,14 +4,17 @@
 use std::path::Path;
 
 use serde_json::Value;
+use tidelog::stream::Format;
 use tidelog::tasks::Task;
 
+use crate::archive::{Record, Topic, on_disk};
 use crate::http::{SOON, site_at};
 use crate::kafka::read_by;
 use crate::loops::is_told;
 use crate::rig::compare::contents;
 use crate::rig::kafka::shared;
 use crate::rig::program::Program;
+use crate::rig::records::Random;
 use crate::rig::topics::{Codec, Message, PATIENCE};
 use crate::rig::{unique, wait_until};
 use crate::site::{STOP, Settings, Site};
@@ -113,4 +116,49 @@ fn small_segments_become_large_ones_while_everything_else_goes_on_and_nothing_ch
 #[test]
 fn small_avro_segments_become_large_ones_and_nothing_changes() {
     stays_the_same("avro", "fastavro");
+}
+
+/// What a process takes at the most, in KiB, until all segments are merged, or for a few seconds where none are.
+fn peak(site: &Site, merges: bool) -> u64 {
+    let mut program = site.start();
+    if merges {
+        let is_small = |file: &Value| file["url"].as_str().expect("a URL").contains("-test-");
+        wait_until("all to be merged", PATIENCE * 3, || {
+            program.assert_running();
+            !site.files("large").iter().any(is_small)
+        });
+    } else {
+        std::thread::sleep(std::time::Duration::from_secs(5)); // what it begins with is there then
+    }
+    let peak = program.peak_kib();
+    program.terminate(STOP);
+    peak
+}
+
+/// Without a broker: what merges waits for none.
+#[test]
+fn merging_takes_no_more_than_64_mib_however_much_there_is_and_however_small_it_was_stored() {
+    let site = Site::new("127.0.0.1:1", &Settings { topics: &["large"], ..Settings::default() });
+    let (runtime, mut random) = (tokio::runtime::Runtime::new().expect("a runtime"), Random::new(1));
+    let store = on_disk(&site.home().path().join("archive"));
+    let mut topic = runtime.block_on(Topic::begin(&store, "large", 0));
+    let mut next = 0;
+    let mut append = |format, records: i64, value: &mut dyn FnMut() -> Vec<u8>| {
+        let record = |offset| Record { value: Some(value()), ..Record::new(0, offset, offset) };
+        runtime.block_on(topic.append(format, &(next..next + records).map(record).collect::<Vec<_>>()));
+        next += records;
+    };
+    for format in [Format::Parquet, Format::Avro] {
+        // 96 MiB that cannot be made smaller, and 150 MB that become next to nothing.
+        (0..12).for_each(|_| append(format, 128, &mut || random.bytes(64 << 10)));
+        (0..5).for_each(|_| append(format, 30_000, &mut || vec![b'x'; 1_000]));
+    }
+    let without = peak(&site, false);
+    let before = site.ls("large")[0]["segments"].clone();
+    site.merges("6s");
+    let with = peak(&site, true);
+    println!("{} MiB with merging, {} MiB without", with >> 10, without >> 10);
+    assert!(with <= without + (64 << 10), "{with} KiB with merging, {without} KiB without");
+    assert!(site.ls("large")[0]["segments"].as_u64() < before.as_u64());
+    site.assert_sound();
 }

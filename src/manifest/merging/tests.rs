@@ -318,3 +318,43 @@ async fn a_scan_finds_a_merge_of_records_that_lies() {
     let other = of(&segments, vec![PartitionRange { records: 15, ..range(0, 0, 20) }]);
     assert_eq!(damaged_by(&topic, other).await, 1);
 }
+
+#[test]
+fn the_golden_entry_of_a_merge_of_records_is_read_and_written_to_the_byte() {
+    let bytes = include_bytes!("../tests/golden/record-merge.json");
+    let stream = StreamId::Kafka(generation());
+    let read = crate::manifest::entry::decode(&stream, 3, layout::entry(&stream, 3), bytes).expect("it is read");
+    let small = [segment("a", at(0), 10, &[(0, 0, 20)]), segment("b", at(0), 10, &[(0, 20, 30), (1, 5, 9)])];
+    let merge = Merge {
+        segment: SegmentRef { raw_bytes: 60, ..segment("merged", at(0), 10, &[(0, 0, 30), (1, 5, 9)]) },
+        replaces: small.iter().map(|one| one.object.clone()).collect(),
+        retired: Retired::of(&small),
+        decided: at(2),
+    };
+    assert_eq!((read.checkpoint.body.merge(), read.checkpoint.format), (Some(&merge), 4));
+    assert_eq!(crate::manifest::entry::encode(&read.checkpoint).expect("encoded"), bytes[..]);
+}
+
+#[tokio::test]
+async fn entries_of_before_a_merge_stay_readable_for_programs_of_before_and_those_behind_do_not() {
+    let mut topic = Quiet::begun().await;
+    for minute in 0..63 {
+        topic.append(minute).await;
+    }
+    topic.merge(&mut Looked::default(), at(9_000)).await;
+    for minute in 63..130 {
+        topic.append(minute).await;
+    }
+    let mut formats = Vec::new();
+    for number in 0..=topic.chain.head() {
+        let bytes = topic.store.get(&layout::entry(topic.chain.stream(), number)).await.expect("read").expect("there");
+        let json: serde_json::Value = serde_json::from_slice(&bytes).expect("JSON");
+        formats.push((number, json["kind"].as_str().expect("a kind").to_owned(), json["format"].as_u64()));
+    }
+    let newer: Vec<_> = formats.iter().filter(|(_, _, format)| *format != Some(1)).collect();
+    assert!(
+        newer.iter().all(|(number, kind, format)| (kind == "merge" || *number == 128) && *format == Some(4)),
+        "{newer:?}"
+    );
+    assert!(newer.len() >= 2 && newer.last().is_some_and(|(number, ..)| *number == 128), "{newer:?}");
+}
