@@ -39,6 +39,7 @@ fn every_key_is_described() {
         "[http]",
         "[kafka]",
         "[kafka.segment]",
+        "[kafka.merge]",
         "[[kafka.topic]]",
         "[postgres]",
         "[postgres.base_backup]",
