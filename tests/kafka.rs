@@ -159,9 +159,8 @@ pub(crate) fn load_compacted(kafka: &Kafka, topic: &str) {
 
 // ---- TLS and SASL
 
-/// Makes an authority in a folder, `ca.crt`, a server's `server.key` and `server.crt` of it, both in `server.pem`, and an authority that is
-/// another, `other.crt`.
-pub(crate) fn certificates(folder: &Path) {
+/// A broker whose second listener wants TLS and a password (SCRAM-SHA-512), and the user that has it.
+fn secured(folder: &Path, user: &str, password: &str) -> (Kafka, String) {
     let script = r#"
         set -eu
         openssl req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.crt -subj /CN=ca -days 2
@@ -173,11 +172,6 @@ pub(crate) fn certificates(folder: &Path) {
     let mut shell = Command::new("bash");
     shell.args(["-c", script]).current_dir(folder);
     program::run(shell).expect(0);
-}
-
-/// A broker whose second listener wants TLS and a password (SCRAM-SHA-512), and the user that has it.
-fn secured(folder: &Path, user: &str, password: &str) -> (Kafka, String) {
-    certificates(folder);
     let address = format!("127.0.0.1:{}", free_port());
     let login = "org.apache.kafka.common.security.scram.ScramLoginModule required;";
     let properties = [

@@ -22,7 +22,6 @@ mod isolation;
 mod kafka;
 mod loops;
 mod merge;
-mod oauth;
 mod page;
 mod postgres_accidents;
 mod postgres_again;

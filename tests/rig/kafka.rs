@@ -39,8 +39,6 @@ pub(crate) struct KafkaOptions {
     pub(crate) properties: Vec<(&'static str, String)>,
     /// One more listener, as `listeners` has it: `NAME://host:port`.
     pub(crate) listener: Option<String>,
-    /// More options of `java`.
-    pub(crate) java: Vec<String>,
 }
 
 /// A running cluster. Dropping it kills it and removes its data.
@@ -54,7 +52,6 @@ struct Node {
     id: usize,
     port: u16,
     directory: PathBuf,
-    java: Vec<String>,
     process: Mutex<Option<Process>>,
 }
 
@@ -91,7 +88,6 @@ impl Kafka {
                 id: at + 1,
                 port,
                 directory: directory.path().join((at + 1).to_string()),
-                java: options.java.clone(),
                 process: Mutex::new(None),
             };
             let mut properties = server_properties(&node, controller, &voters);
@@ -283,11 +279,7 @@ impl Node {
         if classes.exists() {
             command.arg(format!("-XX:SharedArchiveFile={}", classes.display()));
         }
-        command
-            .args(&self.java)
-            .arg("kafka.Kafka")
-            .arg(self.directory.join("server.properties"))
-            .current_dir(&self.directory);
+        command.arg("kafka.Kafka").arg(self.directory.join("server.properties")).current_dir(&self.directory);
         Process::start(command, &self.directory.join("log"))
     }
 

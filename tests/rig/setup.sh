@@ -6,7 +6,7 @@
 #                        RIG_POSTGRES=<cache>/postgres-<key>  one folder a version (debian, 13, 14, 16, 17, 18), bin/ in each
 #                        RIG_DEPLOY=<cache>/deploy-<key>    a venv with kubectl, kubernetes-validate, hadolint, docker-compose
 #                        RIG_PROMETHEUS=<cache>/prometheus-<key>   usr/bin/prometheus, usr/bin/promtool
-#                        RIG_PAGE=<cache>/page-<key>        node_modules with playwright-core, axe-core and oidc-provider
+#                        RIG_PAGE=<cache>/page-<key>        node_modules with playwright-core and axe-core
 #     setup.sh bench     the same, and kcat
 #     setup.sh build     only what a build needs: a C++ compiler and the headers of OpenSSL and zlib
 #     setup.sh find      prints the same lines and installs nothing: fails where a part is missing (what the tests call)
@@ -62,7 +62,6 @@ has_library() { pkg-config --exists "$1" 2>/dev/null; }
 system_packages() {
     command -v g++ >/dev/null || echo g++
     command -v make >/dev/null || echo make
-    command -v cmake >/dev/null || echo cmake
     command -v pkg-config >/dev/null || echo pkg-config
     has_library libssl || echo libssl-dev
     has_library zlib || echo zlib1g-dev

@@ -32,8 +32,6 @@ const HARMLESS: &[&str] = &[
     "partition.assignment.strategy",
     "sasl.mechanism",
     "sasl.mechanisms",
-    "sasl.oauthbearer.method",
-    "sasl.oauthbearer.scope",
     "security.protocol",
     "socket.keepalive.enable",
     "ssl.endpoint.identification.algorithm",
