@@ -42,11 +42,12 @@ fn holds_secret(table: &toml::Table) -> bool {
         toml::Value::Array(items) => items.iter().filter_map(toml::Value::as_table).any(holds_secret),
         toml::Value::String(text) => {
             let key = key.to_lowercase();
-            let is_url = key == "url" && (text.contains("password=") || holds_password(text));
-            is_url
-                || ["password", "secret", "jaas", "access_key", "account_key", "token"]
-                    .iter()
-                    .any(|part| key.contains(part) && !key.ends_with("_file") && !key.ends_with("_id"))
+            if key == "url" || key.ends_with(".url") {
+                return text.contains("password=") || holds_password(text);
+            }
+            ["password", "secret", "jaas", "access_key", "account_key", "token"]
+                .iter()
+                .any(|part| key.contains(part) && !key.ends_with("_file") && !key.ends_with("_id"))
         }
         _ => false,
     })

@@ -28,17 +28,19 @@ pub struct Expiry {
     pub backups: u64,
 }
 
-/// Expires what is not needed to recover to any moment from `horizon` on, and what nobody holds. What is `known` of the backups
-/// tells whether there is anything; before something is expired, each is read again.
+/// Expires what is not needed to recover to any moment from `horizon` on, which was reckoned by this machine's clock at `now`, and what
+/// nobody holds. What is `known` of the backups tells whether there is anything; before something is expired, each is read again.
 pub async fn expire(
     store: &Store,
     chain: &mut Chain,
     known: Vec<Taken>,
-    horizon: DateTime<Utc>,
+    (horizon, now): (DateTime<Utc>, DateTime<Utc>),
     writer: &str,
 ) -> Result<Expiry> {
     let StreamId::Postgres { system_id } = *chain.stream() else { return Ok(Expiry::default()) };
-    let held = holds::held(store, system_id, holds::store_time(store, system_id).await?).await?;
+    let at = holds::store_time(store, system_id).await?;
+    let horizon = lived_through(horizon, now, at);
+    let held = holds::held(store, system_id, at).await?;
     if recoverable::expirable(store, chain, known, horizon, &held).await?.is_empty() {
         return Ok(Expiry::default());
     }
@@ -52,6 +54,12 @@ pub async fn expire(
         tracing::info!(stream = %chain.stream(), segments = expired.wal.segments, bytes = expired.wal.stored_bytes, backups = expired.backups, "retention expired WAL and backups");
     }
     Ok(expired)
+}
+
+/// Returns the horizon by the store's clock where this machine's, which says `now`, is ahead of it: what a clock has jumped over was not
+/// lived through.
+pub fn lived_through(horizon: DateTime<Utc>, now: DateTime<Utc>, store: DateTime<Utc>) -> DateTime<Utc> {
+    horizon - (now - store).max(TimeDelta::zero())
 }
 
 /// Expires what nobody holds, of a system with these base backups.
@@ -120,14 +128,16 @@ pub async fn by_hand(
     done.passed_over = found.error();
     let taken = found.sound.into_iter().map(|backup| backup.taken).collect();
     let Some(writer) = writer else {
+        // Nothing is written, so that the store's clock is not known.
         let held = holds::held(store, system_id, now).await?;
         let expirable = recoverable::expirable(store, &chain, taken, horizon, &held).await?;
         done.expired.wal = chain.to_expire(&expirable.before, now).await?.retired;
         done.expired.backups = expirable.backups.len() as u64;
         return Ok(done);
     };
-    done.expired = expire(store, &mut chain, taken, horizon, writer).await?;
-    done.deleted = delete_obsolete(store, &chain, (holds::store_time(store, system_id).await?, Some(horizon))).await?;
+    done.expired = expire(store, &mut chain, taken, (horizon, now), writer).await?;
+    let at = holds::store_time(store, system_id).await?;
+    done.deleted = delete_obsolete(store, &chain, (at, Some(lived_through(horizon, now, at)))).await?;
     Ok(done)
 }
 

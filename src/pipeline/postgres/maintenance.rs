@@ -92,7 +92,8 @@ impl Maintenance {
 
     async fn round(&mut self) -> Result<()> {
         let now = crate::time::now();
-        let since = |last: Option<DateTime<Utc>>, every| last.is_none_or(|last| now - last >= every);
+        // A clock that was set back puts nothing off.
+        let since = |last: Option<DateTime<Utc>>, every| last.is_none_or(|last| (now - last).abs() >= every);
         let (tidy, look) = (since(self.tidied, TIDY_EVERY), since(self.looked, LOOK_EVERY));
         let timelines = self.shared.status.timelines();
         // The chain is not read over and over for a server that stays on an older timeline.
@@ -126,12 +127,13 @@ impl Maintenance {
             self.older = Some((now, timelines));
         } else if let Some(horizon) = horizon.filter(|_| expire) {
             let (known, writer) = (self.backups.taken(), format!("{}e", self.shared.writer));
-            wal::expire(&self.shared.store, &mut chain, known, horizon, &writer).await?;
+            wal::expire(&self.shared.store, &mut chain, known, (horizon, now), &writer).await?;
             self.expired = Some(now);
         }
         if tidy {
             // By the store's clock, which dates what is to go.
             let at = holds::store_time(&self.shared.store, self.shared.system.system_id).await?;
+            let horizon = horizon.map(|horizon| wal::lived_through(horizon, now, at));
             left_to_others(wal::delete_obsolete(&self.shared.store, &chain, (at, horizon)).await)?;
             self.tidied = Some(now);
         }

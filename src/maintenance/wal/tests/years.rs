@@ -85,7 +85,7 @@ async fn cost(weeks: u64) -> [(u64, u64); 4] {
         merge(&store, &mut chain, blocks.start).await;
         let known = Known::read(&store, &chain).await.expect("read");
         counting.take();
-        expire(&store, &mut chain, known, horizon(blocks.end), "e").await.expect("expired");
+        expire(&store, &mut chain, known, (horizon(blocks.end), now()), "e").await.expect("expired");
         delete_obsolete(&store, &chain, (crate::time::now() + GRACE, None)).await.expect("tidied");
     }
     let works = counting.take();
@@ -99,7 +99,7 @@ async fn cost(weeks: u64) -> [(u64, u64); 4] {
     assert_eq!(windows.len(), 1);
     assert!(windows[0].from <= horizon(weeks * A_WEEK), "{windows:?}");
     let look = counting.take();
-    let given = expire(&store, &mut chain, known.taken(), horizon(weeks * A_WEEK), "e").await.expect("looked");
+    let given = expire(&store, &mut chain, known.taken(), (horizon(weeks * A_WEEK), now()), "e").await.expect("looked");
     assert_eq!(given, Expiry::default());
     assert_eq!(delete_obsolete(&store, &chain, (crate::time::now() + GRACE, None)).await.expect("tidied"), 0);
     [start, look, works, counting.take()]
@@ -128,7 +128,7 @@ async fn who_expires_says_so_before_it_looks_who_holds() {
     let horizon = DateTime::from_timestamp_millis(came(6)).expect("a time");
     let known = Known::read(&store, &chain).await.expect("read");
     counting.log.lock().expect("a log").clear();
-    let given = expire(&store, &mut chain, known, horizon, "e").await.expect("expired");
+    let given = expire(&store, &mut chain, known, (horizon, now()), "e").await.expect("expired");
     assert!(given.backups > 0 && given.wal.segments > 0, "{given:?}");
     let log = counting.log.lock().expect("a log").clone();
     let at = |what: &str, from: usize| {
@@ -141,4 +141,25 @@ async fn who_expires_says_so_before_it_looks_who_holds() {
     assert!(said < looked && looked < entered, "{log:?}");
     let left = store.list(&layout::holds(7)).await.expect("listed");
     assert!(left.iter().all(|object| object.location.filename() == Some("clock")), "{left:?}");
+}
+
+/// What a clock has jumped over was not lived through.
+#[tokio::test]
+async fn a_machine_whose_clock_is_ahead_of_the_store_s_expires_nothing_of_the_window() {
+    let (_, store) = counted();
+    let mut chain = begun(&store).await;
+    for block in 0..4 {
+        back_up(&store, block * 2).await;
+        append(&store, &mut chain, block * 2 * BLOCK, ends(block * 2..block * 2 + 2, &[])).await;
+    }
+    let horizon = DateTime::from_timestamp_millis(came(6)).expect("a time");
+    let days = TimeDelta::days(10);
+    let mut expired = Vec::new();
+    for clock in [crate::time::now() + days, crate::time::now() - days] {
+        let known = Known::read(&store, &chain).await.expect("read");
+        let given = expire(&store, &mut chain, known, (horizon, clock), "e").await.expect("looked");
+        expired.push(given.backups);
+    }
+    assert_eq!(expired[0], 0, "{expired:?}");
+    assert!(expired[1] > 0, "one that is behind the store's says what is old: {expired:?}");
 }
