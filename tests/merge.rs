@@ -44,7 +44,8 @@ fn stays_the_same(format: &str, reader: &str) {
     kafka.create_topic(&topic, 2, &[]);
     let settings = Settings { topics: &[&topic], max_age: "200ms", format, ..Settings::default() };
     let (site, server) = site_at(&kafka.bootstrap(), &settings, "");
-    site.merges("4s");
+    // Longer than two rounds take on a busy machine, so that each span has something to merge.
+    site.merges("20s");
     // While it cannot tell the time of the store, nothing is merged, and that is told.
     let holds = site.home().path().join("archive/holds");
     std::fs::create_dir_all(site.home().path().join("archive")).expect("a directory");
@@ -75,9 +76,10 @@ fn stays_the_same(format: &str, reader: &str) {
     let archive = site.home().path().join("archive");
     let (_, added) = merged_and_added(&archive, &topic);
     assert!(added >= ROUNDS as usize, "{added}");
-    wait_until("nearly all to be merged", SOON, || {
+    // One that stands alone in its span stays.
+    wait_until("much of it to be merged", SOON, || {
         program.assert_running();
-        segments(&site, &topic) as usize * 2 <= added
+        segments(&site, &topic) as usize * 4 <= added * 3
     });
     let status = server.json("/api/status")["kafka"]["merge"].clone();
     assert!(status["damaged"] == 0, "{status}");
