@@ -1,5 +1,6 @@
 //! What encoding a segment costs beside the least that it could cost: zstd at the same level over the same records, one
-//! after the other with their lengths. All figures are of one run, each the median of some rounds.
+//! after the other with their lengths; and what merging small segments costs beside decoding them and encoding their records once.
+//! All figures are of one run, each the median of some rounds.
 //!
 //! `cargo bench --bench segment [records]`
 
@@ -10,12 +11,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::Bytes;
 use chrono::DateTime;
-use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
+use object_store::memory::InMemory;
+use object_store::{ObjectStore, ObjectStoreExt as _};
 use tidelog::record::{Block, Header, TimestampType};
-use tidelog::segment::{Encoding, Filter, Format, Sealed, SegmentInfo, SegmentReader, SegmentWriter};
-use tidelog::stream::TopicGeneration;
+use tidelog::segment::{Encoding, Filter, Format, Merging, Sealed, SegmentInfo, SegmentReader, SegmentWriter};
+use tidelog::stream::{SegmentRef, TopicGeneration};
+use tokio::runtime::Runtime;
 
 const ROUNDS: usize = 5;
 const PARTITIONS: i32 = 4;
@@ -78,12 +82,100 @@ fn main() {
         let (all, part) = (middle(all), middle(part));
         println!("{name:<24}{:>12.2}{:>12.0}{part:>12.2}", all / megabytes, megabytes / all * 1e3);
     }
+
+    println!("\n{:<24}{:>12}{:>12}{:>12}", "merge", "records each", "CPU ms/MB", "to once");
+    for (format, zstd_level) in [(Format::Parquet, 1), (Format::Parquet, 3), (Format::Avro, 1), (Format::Avro, 3)] {
+        let (encoding, path) = (Encoding { format, zstd_level }, folder.path().join("once"));
+        let (encoded, whole) = median(|| write(encoding, records, &path));
+        for each in [60, 1_000, 10_000] {
+            let small = small(encoding, records, each, folder.path());
+            let (decoded, found) = median(|| decode(&runtime, &small));
+            assert_eq!(found, records as u64);
+            let (cost, merged) = median(|| merge(&runtime, encoding, &small, &folder.path().join("merged")));
+            assert_eq!(merged.partitions, whole.partitions);
+            let name = format!("{} zstd {zstd_level}", format.name());
+            println!("{name:<24}{each:>12}{:>12.2}{:>12.2}", cost / megabytes, cost / (decoded + encoded));
+        }
+    }
+}
+
+/// The same records in segments of so many, as a topic with few records leaves them, with what their checkpoints say.
+fn small(encoding: Encoding, records: i64, each: i64, folder: &Path) -> Vec<(Bytes, SegmentRef)> {
+    let path = folder.join("small");
+    let mut events = Events::new();
+    let segment = |first: i64| {
+        let mut blocks: Vec<Block> = (0..PARTITIONS).map(|partition| Block::new(partition, 4_096)).collect();
+        let numbers = first..(first + each).min(records);
+        numbers.clone().for_each(|number| events.push(number, &mut blocks[(number % i64::from(PARTITIONS)) as usize]));
+        let mut writer = SegmentWriter::create(&path, info(), encoding).expect("a writer");
+        writer.write(blocks).expect("the records are written");
+        let offset = |number: i64| number / i64::from(PARTITIONS);
+        let end = if numbers.end == records { records } else { offset(numbers.end) };
+        let start = offset(numbers.start);
+        let ranges: Vec<_> = (0..PARTITIONS).map(|partition| (partition, start, end)).collect();
+        let sealed = writer.finish(&ranges).expect("the segment is complete");
+        let bytes = std::fs::read(&path).expect("the segment");
+        std::fs::remove_file(&path).expect("it goes");
+        (bytes.into(), sealed.to_ref(format!("segments/{first}")))
+    };
+    (0..records).step_by(each as usize).map(segment).collect()
+}
+
+/// What it costs to read segments that lie in memory, and how many records they have.
+fn decode(runtime: &Runtime, segments: &[(Bytes, SegmentRef)]) -> (f64, u64) {
+    let start = cpu_milliseconds();
+    let mut records = 0;
+    for (bytes, segment) in segments {
+        let (store, path) = (Arc::new(InMemory::new()), object_store::path::Path::from(segment.object.as_str()));
+        records += runtime.block_on(async {
+            store.put(&path, bytes.clone().into()).await.expect("memory takes it");
+            count(store, &path, (segment.bytes, segment.format), Filter::default()).await
+        });
+    }
+    (cpu_milliseconds() - start, records)
+}
+
+fn merge(runtime: &Runtime, encoding: Encoding, segments: &[(Bytes, SegmentRef)], path: &Path) -> (f64, Sealed) {
+    if path.exists() {
+        std::fs::remove_file(path).expect("the last round's file goes");
+    }
+    let start = cpu_milliseconds();
+    let mut merging = Merging::create(path, info(), encoding).expect("a file");
+    for (bytes, segment) in segments {
+        runtime.block_on(async {
+            let mut reader = merging.open(bytes.clone(), segment).await.expect("the segment opens");
+            while let Some(block) = reader.next().await.expect("the segment is sound") {
+                if merging.add(block) {
+                    merging.write().expect("the records are written");
+                }
+            }
+        });
+    }
+    let sealed = merging.finish().expect("the segment is complete");
+    (cpu_milliseconds() - start, sealed)
+}
+
+fn info() -> SegmentInfo {
+    SegmentInfo {
+        stream: TopicGeneration::new("main", "cdc.orders", 0),
+        topic_id: None,
+        writer: "bench".into(),
+        created: DateTime::from_timestamp_millis(START).expect("a time"),
+    }
 }
 
 async fn read(store: Arc<dyn ObjectStore>, segment: &Sealed, filter: Filter) -> u64 {
     let path = object_store::path::Path::from_filesystem_path(&segment.path).expect("the segment's path");
-    let mut reader =
-        SegmentReader::open(store, &path, segment.bytes, segment.format, filter).await.expect("the segment opens");
+    count(store, &path, (segment.bytes, segment.format), filter).await
+}
+
+async fn count(
+    store: Arc<dyn ObjectStore>,
+    path: &object_store::path::Path,
+    (bytes, format): (u64, Format),
+    filter: Filter,
+) -> u64 {
+    let mut reader = SegmentReader::open(store, path, bytes, format, filter).await.expect("the segment opens");
     let mut records = 0;
     while let Some(block) = reader.next().await.expect("the segment is sound") {
         records += black_box(block).len() as u64;
@@ -92,18 +184,12 @@ async fn read(store: Arc<dyn ObjectStore>, segment: &Sealed, filter: Filter) -> 
 }
 
 fn write(encoding: Encoding, records: i64, path: &Path) -> (f64, Sealed) {
-    let info = SegmentInfo {
-        stream: TopicGeneration::new("main", "cdc.orders", 0),
-        topic_id: None,
-        writer: "bench".into(),
-        created: DateTime::from_timestamp_millis(START).expect("a time"),
-    };
     let groups = groups(records);
     if path.exists() {
         std::fs::remove_file(path).expect("the last round's file goes");
     }
     let start = cpu_milliseconds();
-    let mut writer = SegmentWriter::create(path, info, encoding).expect("a writer");
+    let mut writer = SegmentWriter::create(path, info(), encoding).expect("a writer");
     for group in groups {
         writer.write(group).expect("the records are written");
     }
@@ -171,19 +257,14 @@ fn cpu_milliseconds() -> f64 {
 
 /// Records as the consumer hands them over: blocks by partition, row groups of them.
 fn groups(records: i64) -> Vec<Vec<Block>> {
-    let mut events = Events { random: 0x9e37_79b9_7f4a_7c15 };
+    let mut events = Events::new();
     let new = |partition| Block::new(partition, BLOCK as usize + 4_096);
     let mut open: Vec<Block> = (0..PARTITIONS).map(new).collect();
     let (mut groups, mut group, mut held) = (Vec::new(), Vec::new(), 0);
     for number in 0..records {
         let partition = (number % i64::from(PARTITIONS)) as usize;
-        let (key, value) = (events.key(number), events.value(number));
-        let headers = [("__op", "u"), ("__source", "orders-connector")]
-            .map(|(name, value)| Header { name: name.as_bytes(), value: Some(value.as_bytes()) });
         let block = &mut open[partition];
-        let offset = number / i64::from(PARTITIONS);
-        let (key, value) = (Some(key.as_bytes()), Some(value.as_bytes()));
-        block.push(offset, START + number, TimestampType::Create, 7, key, value, headers.into_iter());
+        events.push(number, block);
         if block.raw_bytes() >= BLOCK {
             held += block.raw_bytes();
             group.push(std::mem::replace(block, new(partition as i32)));
@@ -204,6 +285,20 @@ struct Events {
 }
 
 impl Events {
+    fn new() -> Self {
+        Self { random: 0x9e37_79b9_7f4a_7c15 }
+    }
+
+    /// Adds the next event to a block of its partition.
+    fn push(&mut self, number: i64, block: &mut Block) {
+        let (key, value) = (self.key(number), self.value(number));
+        let headers = [("__op", "u"), ("__source", "orders-connector")]
+            .map(|(name, value)| Header { name: name.as_bytes(), value: Some(value.as_bytes()) });
+        let offset = number / i64::from(PARTITIONS);
+        let (key, value) = (Some(key.as_bytes()), Some(value.as_bytes()));
+        block.push(offset, START + number, TimestampType::Create, 7, key, value, headers.into_iter());
+    }
+
     /// Xorshift: the same events in every run.
     fn next(&mut self) -> u64 {
         self.random ^= self.random << 13;
