@@ -26,6 +26,7 @@ mod page;
 mod postgres_accidents;
 mod postgres_again;
 mod postgres_bad_page;
+mod postgres_commits;
 mod postgres_damage;
 mod postgres_holds;
 mod postgres_hosts;

@@ -161,6 +161,15 @@ impl Place {
         *self.program() = Some(self.home.start(&["-c", "tidelog.toml", "run"]));
     }
 
+    /// Archives the same server again.
+    pub(crate) fn archive_again(&self) {
+        *self.program() = Some(self.home.start(&["-c", "tidelog.toml", "run"]));
+        wait_until("the log to be streamed", PATIENCE, || {
+            self.program().as_mut().expect("it archives").assert_running();
+            self.postgres.psql("SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'") == "1"
+        });
+    }
+
     pub(crate) fn stop_archiving(&self) {
         self.program().take().expect("it archives").terminate(STOP);
     }

@@ -14,6 +14,17 @@ pub(super) fn print(text: &str) -> Result<()> {
     write(&escape::lines(text))
 }
 
+/// Prints a piece of a longer text; false if its reader has seen enough. What others have written must not stand in it, or be JSON.
+pub(super) fn print_on(text: &str) -> Result<bool> {
+    let mut out = standard();
+    let written = out.write_all(escape::json(text).as_bytes()).and_then(|()| out.flush());
+    match written {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(Error::io(error, "cannot write to the standard output")),
+        Ok(()) => Ok(true),
+    }
+}
+
 /// Prints a result as one line of JSON.
 pub(super) fn print_json<T: Serialize>(result: &T) -> Result<()> {
     let text = serde_json::to_string(result).or_err(Kind::Internal, || "cannot write the result as JSON".to_owned())?;

@@ -95,7 +95,7 @@ impl Foreseen {
                 What::Limits(limits) => self.limits = self.limits.max(*limits),
                 What::Tablespace { path, .. } if path.is_empty() => self.in_place = true,
                 What::Tablespace { oid, path } => drop(self.tablespaces.insert(*oid, path.into())),
-                What::Commit(_) | What::Abort(_) | What::Prepare | What::RestorePoint(_) => {}
+                What::Commit(_) | What::Abort(_) | What::Prepare | What::RestorePoint(_) | What::OfSlots(_) => {}
             }
             ControlFlow::Continue(())
         })

@@ -13,6 +13,7 @@
 //! What Postgres must never get is a wrong "there is none": it would take it for the end of the log, open with less than
 //! was archived, and call it success. So [`wal_fetch`] says so only where the archive proves it.
 
+pub mod commits;
 pub mod holding;
 pub mod plan;
 pub mod postgres;

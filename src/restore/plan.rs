@@ -12,7 +12,7 @@ use std::ops::Range;
 
 pub use super::asked::{Asked, Goal};
 use super::log::Log;
-use super::refusal::Ground;
+use super::refusal::{Ground, no_way};
 use super::search::{first_since, last_that};
 use super::stop::{Stop, last_record};
 use crate::error::{Error, Kind, Result};
@@ -90,7 +90,7 @@ pub async fn plan(store: &Store, log: &Log, backups: &[Brief], asked: &Asked) ->
     let ground = Ground { store, log, facts: &facts, asked };
     let timeline = asked.timeline.or_else(|| facts.newest());
     let timeline = timeline.ok_or_else(|| Error::new(Kind::NotFound, "the archive holds no WAL yet"))?;
-    let way = facts.way(timeline).map_err(|lack| ground.no_way(&lack))?;
+    let way = facts.way(timeline).map_err(|lack| no_way(log, &lack))?;
     let goal = if asked.goal == Goal::Present { Goal::Lsn(way.end()) } else { asked.goal.clone() };
     let target = ground.locate(&way, &goal).await?;
     let reach = match facts.path(&way, target.position, asked.backup.as_deref()) {
@@ -116,7 +116,7 @@ pub async fn plan(store: &Store, log: &Log, backups: &[Brief], asked: &Asked) ->
         Aim::At(stop) => stop,
         Aim::Whole | Aim::BeforeTransaction => Stop::After(last_record(log, &way, reach.start, whole).await?),
     };
-    let line = facts.line(reach.backup).map_err(|lack| ground.no_way(&lack))?;
+    let line = facts.line(reach.backup).map_err(|lack| no_way(log, &lack))?;
     let mut parents = Vec::with_capacity(line.len());
     for backup in line.into_iter().filter_map(|index| backups.get(index)) {
         parents.push(backup.whole(store).await?);
@@ -166,8 +166,7 @@ impl Ground<'_> {
                 self.locate_record(way, is).await
             }
             Goal::Xid(xid) => {
-                let is =
-                    |ended: &Ended| matches!(ended.what, What::Commit(found) | What::Abort(found) if found == *xid);
+                let is = |ended: &Ended| matches!(&ended.what, What::Commit(found) | What::Abort(found) if found.xid == *xid);
                 self.locate_record(way, is).await
             }
         }

@@ -18,31 +18,31 @@ pub(super) struct Ground<'a> {
     pub(super) asked: &'a Asked,
 }
 
-impl Ground<'_> {
-    /// There is no way to the timeline that is to be followed.
-    pub(super) fn no_way(&self, lack: &Lack) -> Error {
-        let known: Vec<String> = self.log.timelines().map(|timeline| timeline.to_string()).collect();
-        let known = format!("it holds timelines {}", known.join(", "));
-        match lack {
-            Lack::History(timeline) => {
-                let message = format!("the archive has no readable history of timeline {timeline}");
-                Error::new(Kind::NotFound, message).hint(format!("name another timeline with --timeline: {known}"))
-            }
-            Lack::Timeline(timeline) => {
-                Error::new(Kind::NotFound, format!("the archive holds no WAL of timeline {timeline}")).hint(known)
-            }
-            Lack::Parent { backup, parent } => {
-                let message = format!(
-                    "the base backup {backup} is incremental, and {parent}, which it builds on, is missing or cannot be read"
-                );
-                Error::new(Kind::Corrupt, message).hint(
-                    "restore its backup.json from a copy of the archive (`tidelog verify` names it), or leave --backup out: others may lead there",
-                )
-            }
-            _ => Error::new(Kind::NotFound, "the archive holds no WAL yet"),
+/// There is no way to the timeline that is to be followed.
+pub(super) fn no_way(log: &Log, lack: &Lack) -> Error {
+    let known: Vec<String> = log.timelines().map(|timeline| timeline.to_string()).collect();
+    let known = format!("it holds timelines {}", known.join(", "));
+    match lack {
+        Lack::History(timeline) => {
+            let message = format!("the archive has no readable history of timeline {timeline}");
+            Error::new(Kind::NotFound, message).hint(format!("name another timeline with --timeline: {known}"))
         }
+        Lack::Timeline(timeline) => {
+            Error::new(Kind::NotFound, format!("the archive holds no WAL of timeline {timeline}")).hint(known)
+        }
+        Lack::Parent { backup, parent } => {
+            let message = format!(
+                "the base backup {backup} is incremental, and {parent}, which it builds on, is missing or cannot be read"
+            );
+            Error::new(Kind::Corrupt, message).hint(
+                "restore its backup.json from a copy of the archive (`tidelog verify` names it), or leave --backup out: others may lead there",
+            )
+        }
+        _ => Error::new(Kind::NotFound, "the archive holds no WAL yet"),
     }
+}
 
+impl Ground<'_> {
     /// No backup leads to the target.
     pub(super) async fn no_path(&self, way: &Way, lack: Lack) -> Result<Error> {
         let target = self.target();
@@ -75,7 +75,7 @@ impl Ground<'_> {
                     .hint("the nearest that can be reached is --to latest")
             }
             (Lack::Torn(reach), _) => self.torn(&reach, &nearest),
-            (lack, _) => self.no_way(&lack),
+            (lack, _) => no_way(self.log, &lack),
         })
     }
 

@@ -6,18 +6,24 @@
 //!                                  └ everything before it was committed by T
 //! ```
 
+use std::iter::successors;
 use std::ops::{ControlFlow, Range};
+
+use futures::{StreamExt, TryStreamExt, stream};
 
 use super::log::Log;
 use super::stop::Block;
 use crate::error::Result;
 use crate::manifest::Selection;
 use crate::manifest::path::{Stretch, Way};
-use crate::segment::wal::{Ended, MOST_BYTES, PAGE, WalScanner, What};
+use crate::segment::wal::{Ended, MOST_BYTES, PAGE, Transaction, WalScanner, What};
 use crate::stream::Lsn;
 
 /// How much WAL is scanned at a time, from the end of a way to its beginning.
 const STEP: u64 = 16 * MOST_BYTES;
+
+/// How many blocks of 16 MiB are read at a time: one is scanned, and the next ones come meanwhile.
+const READ_AHEAD: usize = 3;
 
 /// The first transaction on a way that ended at `us` since 1970 or later, if it is archived.
 pub(super) async fn first_since(log: &Log, way: &Way, us: i64) -> Result<Option<Ended>> {
@@ -34,7 +40,12 @@ pub(super) async fn first_since(log: &Log, way: &Way, us: i64) -> Result<Option<
         let Some(stretch) = way.stretches().iter().find(|stretch| stretch.timeline == timeline) else { continue };
         if part.start < log.range(timeline).unwrap_or_default().start {
             // What it was, and when exactly, cannot be read any more.
-            return Ok(Some(Ended { start: part.start, end: part.start, at: us, what: What::Commit(0) }));
+            return Ok(Some(Ended {
+                start: part.start,
+                end: part.start,
+                at: us,
+                what: What::Commit(Transaction::default()),
+            }));
         }
         let mut found = None;
         scan(log, stretch, &part, |ended| {
@@ -86,13 +97,37 @@ pub(super) async fn scan(
     log: &Log,
     stretch: &Stretch,
     part: &Range<Lsn>,
-    mut tell: impl FnMut(&Ended) -> ControlFlow<()>,
+    tell: impl FnMut(&Ended) -> ControlFlow<()>,
 ) -> Result<()> {
     let from = beginning(log, stretch, part.start).await?;
-    let mut scanner = WalScanner::new(log.system(), stretch.timeline, from, stretch.lsns.start)?.telling();
-    while scanner.position() < part.end {
-        let block = Block::at(scanner.position(), part.end);
-        scanner.feed(&log.bytes(stretch.timeline, &block).await?)?;
+    let scanner = WalScanner::new(log.system(), stretch.timeline, from, stretch.lsns.start)?.telling();
+    scan_with(log, scanner, part, tell).await
+}
+
+/// The same of the records that decide about logical slots, too.
+pub(super) async fn scan_with_slots(
+    log: &Log,
+    stretch: &Stretch,
+    part: &Range<Lsn>,
+    tell: impl FnMut(&Ended) -> ControlFlow<()>,
+) -> Result<()> {
+    let from = beginning(log, stretch, part.start).await?;
+    let scanner = WalScanner::new(log.system(), stretch.timeline, from, stretch.lsns.start)?.telling_of_slots();
+    scan_with(log, scanner, part, tell).await
+}
+
+async fn scan_with(
+    log: &Log,
+    mut scanner: WalScanner,
+    part: &Range<Lsn>,
+    mut tell: impl FnMut(&Ended) -> ControlFlow<()>,
+) -> Result<()> {
+    let (timeline, end) = (scanner.timeline(), part.end);
+    let next = |at: Lsn| (at < end).then(|| Block::at(at, end));
+    let blocks = stream::iter(successors(next(scanner.position()), |block| next(block.end)));
+    let mut read = blocks.map(|block| async move { log.bytes(timeline, &block).await }).buffered(READ_AHEAD);
+    while let Some(bytes) = read.try_next().await? {
+        scanner.feed(&bytes)?;
         for ended in scanner.told().iter().filter(|ended| ended.end > part.start) {
             if tell(ended).is_break() {
                 return Ok(());

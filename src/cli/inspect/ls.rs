@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use object_store::path::Path;
 use serde::Serialize;
 
-use super::{ErrorRow, Place, all_read, chosen, errors};
+use super::{ErrorRow, Place, all_read, chosen, commits, errors};
 use crate::cli::human;
 use crate::cli::output::{self, print, print_json};
 use crate::config::Config;
@@ -26,11 +26,15 @@ use crate::time;
 #[command(after_help = "Examples:
   tidelog ls                       every stream
   tidelog ls orders '^cdc\\.'       these topics, every generation of them
-  tidelog ls --json | jq '.streams[] | {stream, complete_through}'")]
+  tidelog ls --json | jq '.streams[] | {stream, complete_through}'
+  tidelog ls --commits --from -10m              what the database committed, with positions
+  tidelog ls --commits --at 2026-11-22T08:05:12Z   the commit that a recovery to this time ends with")]
 pub(crate) struct Args {
     /// Topics, ^ and a regex, or streams as this command prints them
     #[arg(value_name = "STREAM")]
     streams: Vec<String>,
+    #[command(flatten)]
+    commits: commits::CommitsArgs,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -118,6 +122,9 @@ struct PartitionRow {
 /// Runs the command.
 pub(crate) async fn run(args: &Args, config: &Config) -> Result<()> {
     let store = Store::open(&config.archive)?;
+    if args.commits.commits {
+        return commits::run(&args.commits, &args.streams, args.json, &store).await;
+    }
     let archive = manifest::streams(&store).await?;
     let generations: BTreeSet<TopicGeneration> = archive.iter().filter_map(|stream| stream.topic().cloned()).collect();
     let streams = chosen(archive, &args.streams)?;

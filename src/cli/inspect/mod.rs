@@ -2,6 +2,7 @@
 
 mod against;
 mod cat;
+mod commits;
 mod files;
 mod ls;
 mod state;

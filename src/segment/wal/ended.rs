@@ -12,6 +12,7 @@
 //!
 //! Times are microseconds since 1970, by the clock of the server: just what it compares a target with.
 
+use super::slots::SlotRecord;
 use crate::stream::Lsn;
 
 /// A record that a recovery can stop at, or that it needs to know of before it begins.
@@ -31,9 +32,9 @@ pub struct Ended {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum What {
     /// A transaction was committed.
-    Commit(u32),
+    Commit(Transaction),
     /// A transaction was rolled back. A recovery to a time stops at it, too.
-    Abort(u32),
+    Abort(Transaction),
     /// A transaction was prepared.
     Prepare,
     /// `pg_create_restore_point(name)`.
@@ -50,6 +51,29 @@ pub enum What {
         /// Its place; empty if it lies in the data directory.
         path: String,
     },
+    /// What decides about logical slots; told only with [`super::WalScanner::telling_of_slots`].
+    OfSlots(SlotRecord),
+}
+
+/// A transaction, as the record of its end tells of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Transaction {
+    /// Its number, of which the log has 32 bits.
+    pub xid: u32,
+    /// Its subtransactions that ended with it.
+    pub subxids: Vec<u32>,
+    /// Whether it was prepared before.
+    pub is_prepared: bool,
+    /// Its database, where the record names it: always with `wal_level = logical`, else if it changed catalogs.
+    pub database: Option<u32>,
+}
+
+impl Ended {
+    /// Returns where the record ends as Postgres tells it (`pg_waldump`, the positions of logical decoding): with what fills it up to a
+    /// multiple of 8 (`XLogReaderState`'s `EndRecPtr`).
+    pub fn end_with_padding(&self) -> Lsn {
+        Lsn(self.end.0.checked_next_multiple_of(8).unwrap_or(self.end.0))
+    }
 }
 
 /// `max_connections`, `max_worker_processes`, `max_wal_senders`, `max_prepared_transactions` and `max_locks_per_transaction`.
@@ -127,36 +151,50 @@ pub(super) fn read(
         let name = rest.get(..NAME)?.split(|byte| *byte == 0).next()?;
         What::RestorePoint(String::from_utf8_lossy(name).into_owned())
     } else {
-        let prepared = prepared(info, rest, server_version);
+        let transaction = transaction(info, xid, rest, server_version);
         match info & OPERATION {
-            COMMIT => What::Commit(xid),
-            ABORT => What::Abort(xid),
-            COMMIT_PREPARED => What::Commit(prepared.unwrap_or(xid)),
-            _ => What::Abort(prepared.unwrap_or(xid)),
+            COMMIT | COMMIT_PREPARED => What::Commit(transaction),
+            _ => What::Abort(transaction),
         }
     };
     Some(Ended { start: lsns.start, end: lsns.end, at, what })
 }
 
-/// The transaction that `COMMIT PREPARED` or `ROLLBACK PREPARED` ends (`ParseCommitRecord`, `xactdesc.c`).
-fn prepared(info: u8, rest: &[u8], server_version: u32) -> Option<u32> {
-    if info & HAS_INFO == 0 {
-        return None;
+/// The transaction that a record ends (`ParseCommitRecord`, `xactdesc.c`), as far as the record was kept.
+fn transaction(info: u8, xid: u32, rest: &[u8], server_version: u32) -> Transaction {
+    let is_prepared = matches!(info & OPERATION, COMMIT_PREPARED | ABORT_PREPARED);
+    let mut transaction = Transaction { xid, is_prepared, ..Transaction::default() };
+    if info & HAS_INFO != 0 {
+        let prepared = transaction.read_parts(rest, server_version);
+        transaction.xid = prepared.filter(|_| is_prepared).unwrap_or(xid);
     }
-    let (xinfo, mut rest) = number(rest)?;
-    if xinfo & HAS_DATABASE != 0 {
-        rest = rest.get(8..)?;
-    }
-    // The statistics' objects have 64 bits from PostgreSQL 18 on.
-    let statistics = if server_version >= 18 { 16 } else { 12 };
-    let lists = [(HAS_SUBTRANSACTIONS, 4), (HAS_FILES, 12), (HAS_STATISTICS, statistics), (HAS_INVALIDATIONS, 16)];
-    for (flag, size) in lists {
-        if xinfo & flag != 0 {
-            let (count, items) = number(rest)?;
-            rest = items.get(usize::try_from(count).ok()?.checked_mul(size)?..)?;
+    transaction
+}
+
+impl Transaction {
+    /// Reads what follows the time; gives the number of a prepared transaction.
+    fn read_parts(&mut self, rest: &[u8], server_version: u32) -> Option<u32> {
+        let (xinfo, mut rest) = number(rest)?;
+        if xinfo & HAS_DATABASE != 0 {
+            self.database = Some(number(rest)?.0);
+            rest = rest.get(8..)?;
         }
+        // The statistics' objects have 64 bits from PostgreSQL 18 on.
+        let statistics = if server_version >= 18 { 16 } else { 12 };
+        let lists = [(HAS_SUBTRANSACTIONS, 4), (HAS_FILES, 12), (HAS_STATISTICS, statistics), (HAS_INVALIDATIONS, 16)];
+        for (flag, size) in lists {
+            if xinfo & flag != 0 {
+                let (count, items) = number(rest)?;
+                let length = usize::try_from(count).ok()?.checked_mul(size)?;
+                if flag == HAS_SUBTRANSACTIONS {
+                    let subxids = items.get(..length)?.chunks_exact(size).filter_map(number);
+                    self.subxids = subxids.map(|(xid, _)| xid).collect();
+                }
+                rest = items.get(length..)?;
+            }
+        }
+        (xinfo & IS_PREPARED != 0).then(|| number(rest)).flatten().map(|(xid, _)| xid)
     }
-    (xinfo & IS_PREPARED != 0).then(|| number(rest)).flatten().map(|(xid, _)| xid)
 }
 
 /// Returns whether a record of this `info` of the log's own manager says that the server writes too little for a recovery from now on.
@@ -199,10 +237,16 @@ mod tests {
             );
             let lsns = Lsn(8)..Lsn(16);
             let found = read(lsns.clone(), (MANAGER_XACT, COMMIT_PREPARED | HAS_INFO, 7), &all, version);
-            let expected = Ended { start: Lsn(8), end: Lsn(16), at: EPOCH_US + 1_500_000, what: What::Commit(0x1234) };
-            assert_eq!(found, Some(expected));
+            let transaction = Transaction {
+                xid: 0x1234,
+                subxids: vec![0x0909_0909; 3],
+                is_prepared: true,
+                database: Some(0x0707_0707),
+            };
+            let what = What::Commit(transaction);
+            assert_eq!(found, Some(Ended { start: Lsn(8), end: Lsn(16), at: EPOCH_US + 1_500_000, what }));
             let none = read(lsns, (MANAGER_XACT, ABORT, 7), &data(0, &[]), version).map(|ended| ended.what);
-            assert_eq!(none, Some(What::Abort(7)));
+            assert_eq!(none, Some(What::Abort(Transaction { xid: 7, ..Transaction::default() })));
         }
     }
 

@@ -18,15 +18,17 @@ mod ended;
 mod history;
 mod read;
 mod records;
+mod slots;
 mod write;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-pub use ended::{Ended, Limits, What};
+pub use ended::{Ended, Limits, Transaction, What};
 pub use history::{Switch, parse_history};
 pub use read::WalReader;
 pub use records::{LONG_HEADER, PAGE, SHORT_HEADER, Seen, WalScanner, check_pages, page_magic};
+pub use slots::{Cleanup, Running, SlotRecord};
 pub use write::seal;
 
 use crate::error::{Error, Kind, Result, ResultExt};

@@ -14,7 +14,8 @@
 //!
 //! A scan that begins in the middle of a page has to wait for the next one, whose header says where a record begins.
 
-use super::ended::{self, Ended};
+use super::ended::{self, Ended, What};
+use super::slots;
 use crate::error::{Error, Kind, Result};
 use crate::stream::{Lsn, System};
 
@@ -53,8 +54,8 @@ const PART_DATA_SHORT: (u8, usize) = (255, 1);
 const PART_DATA_LONG: (u8, usize) = (254, 4);
 /// As many bytes of a body as can stand before and in the time of a commit.
 const PREFIX: usize = 32;
-/// As many bytes of a body are kept where records are told: enough for a commit of 100,000 subtransactions.
-const TOLD: usize = 1 << 20;
+/// As many bytes of a body are kept where records are told: enough for a commit of two million subtransactions.
+const TOLD: usize = 8 << 20;
 
 /// Milliseconds from 1970 to 2000, from where Postgres counts microseconds.
 const EPOCH_MS: i64 = 946_684_800_000;
@@ -152,7 +153,15 @@ pub struct WalScanner {
     verified: Option<Lsn>,
     seen: Seen,
     /// What a recovery can stop at, where somebody wants to know.
-    told: Option<Vec<Ended>>,
+    told: Option<Told>,
+}
+
+/// What is told of the records.
+#[derive(Debug, Clone, Default)]
+struct Told {
+    records: Vec<Ended>,
+    /// Whether that is also what decides about slots.
+    of_slots: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -214,12 +223,23 @@ impl WalScanner {
     /// The same scan, which also tells the records that a recovery can stop at.
     #[must_use]
     pub fn telling(self) -> Self {
-        Self { told: Some(Vec::new()), ..self }
+        Self { told: Some(Told::default()), ..self }
     }
 
-    /// The records since the last call that a recovery can stop at, in their order.
+    /// The same, which tells the records as well that decide whether a logical slot of a standby lives.
+    #[must_use]
+    pub fn telling_of_slots(self) -> Self {
+        Self { told: Some(Told { of_slots: true, ..Told::default() }), ..self }
+    }
+
+    /// The records since the last call that are told, in their order.
     pub fn told(&mut self) -> Vec<Ended> {
-        self.told.as_mut().map(std::mem::take).unwrap_or_default()
+        self.told.as_mut().map(|told| std::mem::take(&mut told.records)).unwrap_or_default()
+    }
+
+    /// The timeline.
+    pub fn timeline(&self) -> u32 {
+        self.timeline
     }
 
     /// The position of the next byte.
@@ -432,7 +452,11 @@ impl WalScanner {
             ));
         }
         let left = u32_at(&header, 0) - RECORD_HEADER as u32;
-        let kept = (self.told.is_some() && ended::is_told(header[17], header[16])).then(Vec::new);
+        let (manager, info, version) = (header[17], header[16], self.system.server_version);
+        let is_told = self.told.as_ref().is_some_and(|told| {
+            ended::is_told(manager, info) || (told.of_slots && slots::is_told(manager, info, version))
+        });
+        let kept = is_told.then(Vec::new);
         let body = Body { start, header, prefix: [0; PREFIX], prefix_has: 0, kept, crc: 0, left };
         if left == 0 {
             return self.end_record(&body, end);
@@ -463,8 +487,19 @@ impl WalScanner {
         }
         if let (Some(told), Some(kept)) = (&mut self.told, &body.kept) {
             let (lsns, xid) = (Lsn(body.start)..Lsn(end), u32_at(&body.header, 4));
-            let data = main_data(kept).unwrap_or_default();
-            told.extend(ended::read(lsns, (manager, info, xid), data, self.system.server_version));
+            let version = self.system.server_version;
+            if slots::is_told(manager, info, version) {
+                let what = slots::read(manager, info, kept, version);
+                told.records.extend(what.map(|what| Ended {
+                    start: lsns.start,
+                    end: lsns.end,
+                    at: i64::MIN,
+                    what: What::OfSlots(what),
+                }));
+            } else {
+                let data = main_data(kept).unwrap_or_default();
+                told.records.extend(ended::read(lsns, (manager, info, xid), data, version));
+            }
         }
         let switch = manager == MANAGER_XLOG && info & 0xf0 == XLOG_SWITCH;
         let file = u64::from(self.system.wal_segment_size);
