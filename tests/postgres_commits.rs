@@ -265,9 +265,9 @@ fn ranges_hold_what_lies_in_them(place: &Place, listed: &[Commit], until: Lsn) {
         let same_time: Vec<Commit> = listed.iter().filter(|other| other.time == one.time).cloned().collect();
         let us = chrono::DateTime::parse_from_rfc3339(&one.time).expect("a time").timestamp_micros();
         assert_eq!(commits(place, &["--from", &one.time, "--to", &micros(us + 1)]), same_time);
-        assert_eq!(commits(place, &["--at", &one.end.to_string()]), [one.clone()]);
+        assert_eq!(commits(place, &["--at", &one.end.to_string()]), std::slice::from_ref(one));
         let later = listed.iter().position(|other| other.time > one.time).unwrap_or(listed.len());
-        assert_eq!(commits(place, &["--at", &one.time]), [listed[later - 1].clone()]);
+        assert_eq!(commits(place, &["--at", &one.time]), listed[later - 1..later]);
     }
     let mixed = commits(place, &["--from", &listed[5].time, "--to", &listed[9].end.to_string()]);
     assert_eq!(mixed, listed.iter().take(10).filter(|one| one.time >= listed[5].time).cloned().collect::<Vec<_>>());
