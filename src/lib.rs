@@ -6,6 +6,7 @@
 //! | module | owns |
 //! |---|---|
 //! | [`escape`] | text from outside, made safe for a terminal, a log and JSON |
+//! | [`secret`] | secrets in the settings of other programs: which they are, and what is shown in their place |
 //! | [`error`] | the one error type: kind, operation, hint, source; what is retried; exit codes |
 //! | [`failpoint`] | steps at which a crash test ends the program; none in a release |
 //! | [`time`] | times as people write them and as records have them |
@@ -16,8 +17,10 @@
 //! | [`store`] | objects on disk or in a cloud; the names of all keys |
 //! | [`segment`] | the bytes of segments: Parquet, Avro and WAL, written and read |
 //! | [`manifest`] | the chain of checkpoints: commit, merge, expire, select; what is complete and recoverable |
+//! | [`source::told`] | what a server tells of a part of its state, and what it refuses to tell |
 //! | [`source::kafka`] | the consumer, the admin calls and the state of a cluster |
 //! | [`source::postgres`] | the replication protocol, base backups, slots |
+//! | [`source::rest`] | servers that tell their state over HTTP: Kafka Connect |
 //! | [`replay`] | a range of records into Kafka or to standard output |
 //! | [`restore`] | base backups unpacked and WAL delivered |
 //! | [`verify`] | whether the archive is what its checkpoints say |
@@ -80,6 +83,7 @@ pub mod pipeline;
 pub mod record;
 pub mod replay;
 pub mod restore;
+pub mod secret;
 pub mod segment;
 pub mod source;
 pub mod store;

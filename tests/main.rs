@@ -59,6 +59,7 @@ mod soak_replay;
 mod source;
 mod stalls;
 mod state;
+mod state_connect;
 mod store;
 mod store_faults;
 mod supervision;

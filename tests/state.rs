@@ -40,12 +40,12 @@ pub(crate) fn wait_state(service: &mut Service, kind: &str, what: &str, is: impl
 }
 
 /// When a kind was last told by the brokers.
-fn polled(service: &Service, kind: &str) -> String {
+pub(crate) fn polled(service: &Service, kind: &str) -> String {
     service.server.json("/api/status")["state"]["kinds"][kind]["polled"].as_str().unwrap_or_default().to_owned()
 }
 
 /// Waits until `polls` polls have begun and ended from now on.
-fn wait_polled(service: &mut Service, kind: &str, polls: usize) {
+pub(crate) fn wait_polled(service: &mut Service, kind: &str, polls: usize) {
     // The first that ends may have begun before.
     for _ in 0..=polls {
         let before = polled(service, kind);

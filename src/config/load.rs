@@ -45,7 +45,10 @@ impl Config {
         let kafka = root.section("kafka").map(|section| read_kafka(section, &lookup));
         let postgres = root.section("postgres").map(|section| postgres::read(section, &lookup));
         let http = root.section("http").map(read_http);
-        let state = root.section("state").map(state::read);
+        let state = root.section("state").map(|section| {
+            let cluster = kafka.as_ref().map_or("main", |kafka| kafka.cluster.as_str());
+            state::read(section, cluster, &lookup)
+        });
         if state.is_some() && kafka.is_none() {
             root.problem(
                 "state",
@@ -381,7 +384,7 @@ fn isolation(text: &str) -> Result<Isolation, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::State;
+    use crate::config::{Hidden, Server, State};
 
     const LEAST: &str =
         "[archive]\nurl = \"file:///tmp/a\"\n[kafka]\nbootstrap_servers = \"b:1\"\ntopics = [\"orders\"]\n";
@@ -544,11 +547,52 @@ mod tests {
     #[test]
     fn state_is_kept_of_all_groups_unless_it_is_said_otherwise() {
         let state = |text: &str| parse(&format!("{LEAST}[state]\n{text}")).expect("valid").state.expect("a section");
-        let all = State { every: Duration::from_secs(30), groups: vec!["^.*".into()], exclude_groups: Vec::new() };
+        let all = State {
+            every: Duration::from_secs(30),
+            groups: vec!["^.*".into()],
+            exclude_groups: Vec::new(),
+            connect: Vec::new(),
+        };
         assert_eq!(state(""), all);
         let some = state("every = \"1m\"\ngroups = [\"billing\", \"^etl-\"]\nexclude_groups = [\"^etl-test\"]\n");
         assert_eq!((some.every, some.groups.len(), some.exclude_groups.len()), (Duration::from_secs(60), 2, 1));
         assert_eq!(parse(LEAST).expect("valid").state, None);
+    }
+
+    #[test]
+    fn clusters_of_connect_have_names_and_workers() {
+        let connect = |text: &str| {
+            let state = parse(&format!("{LEAST}cluster = \"east\"\n[state]\n{text}")).expect("valid").state;
+            state.expect("a section").connect
+        };
+        let shown = |text: &str| {
+            let urls = |server: &Server| server.urls.iter().map(|url| url.as_str().to_owned()).collect();
+            connect(text).iter().map(|server| (server.name.clone(), urls(server))).collect::<Vec<(_, Vec<_>)>>()
+        };
+        let one = |name: &str, urls: &[&str]| (name.to_owned(), urls.iter().map(|url| (*url).to_owned()).collect());
+        assert_eq!(shown(""), []);
+        assert_eq!(
+            shown("connect_url = \"http://a:8083, https://b/path\"\n"),
+            [one("east", &["http://a:8083/", "https://b/path"])]
+        );
+        assert_eq!(
+            shown("connect_url = [\"http://a:8083\", \"etl=http://b:1,http://c:1\"]\n"),
+            [one("east", &["http://a:8083/"]), one("etl", &["http://b:1/", "http://c:1/"])]
+        );
+        let [server] = &connect(
+            "connect_url = \"http://a:1\"\n[state.connect]\nuser = \"u\"\npassword = \"hunter2\"\nca_file = \"/ca\"\n",
+        )[..] else {
+            panic!("one server")
+        };
+        let access = &server.access;
+        assert_eq!(
+            (access.user.as_deref(), access.password.as_ref().map(Hidden::reveal)),
+            (Some("u"), Some("hunter2"))
+        );
+        assert!(!format!("{server:?}").contains("hunter2"), "{server:?}");
+        let text = problems(&format!("{LEAST}[state]\nconnect_url = \"http://me:hunter2@a:1\"\n"));
+        assert!(text.contains("state.connect_url: credentials do not belong into the URL"), "{text}");
+        assert!(!text.contains("hunter2"), "{text}");
     }
 
     #[test]
@@ -558,7 +602,23 @@ mod tests {
             ("groups = []", "state.groups: is empty"),
             ("groups = [\"^(\"]", "state.groups: "),
             ("exclude_groups = [\"^(\"]", "state.exclude_groups: "),
-            ("connect_url = \"http://c:8083\"", "state.connect_url: is not supported by this version"),
+            ("connect_url = \"c:8083\"", "state.connect_url: \"c:8083\" is not an address; write http://host:8083"),
+            ("connect_url = \"http://c:8083/?a\"", "state.connect_url: is to end with its path"),
+            ("connect_url = []", "state.connect_url: is empty"),
+            (
+                "connect_url = [\"http://a:1\", \"http://b:1\"]",
+                "state.connect_url: names two clusters main; give each a name",
+            ),
+            ("connect_url = \"a b=http://c:1\"", "state.connect_url: \"a b\" is no name for a cluster"),
+            ("[state.connect]\nuser = \"a\"", "state.connect: says how connect_url is asked, and there is none"),
+            (
+                "connect_url = \"http://c:1\"\n[state.connect]\npassword = \"a\"",
+                "state.connect.password: is that of no user",
+            ),
+            (
+                "connect_url = \"http://c:1\"\n[state.connect]\nca_file = \"a\"",
+                "state.connect.ca_file: \"a\" is not an absolute path",
+            ),
             ("schema_registry_url = \"http://r:8081\"", "state.schema_registry_url: is not supported by this version"),
             ("evry = \"1s\"", "did you mean every?"),
             ("[retention]\nstate = \"29s\"", "retention.state: 29s is not allowed, use state.every (30s) or more"),

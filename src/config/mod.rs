@@ -23,8 +23,9 @@ use url::Url;
 pub use merge::Merge;
 pub use postgres::{Ack, BaseBackup, Hidden, Postgres};
 pub use retention::{Kept, Own, RecordRetention, Retention, TopicRetention};
+pub use state::{Access, Server};
 
-use crate::stream::Format;
+use crate::stream::{Format, StateKind, StateOf};
 
 /// Everything that the program was told.
 #[derive(Debug, Clone)]
@@ -45,6 +46,18 @@ pub struct Config {
     pub http: Option<Http>,
 }
 
+impl Config {
+    /// The streams of state that are this configuration's, kept now or not.
+    pub fn state_streams(&self) -> Vec<StateOf> {
+        let Some(kafka) = &self.kafka else { return Vec::new() };
+        let own = StateKind::ALL.map(|kind| StateOf { kind, scope: kafka.cluster.clone() });
+        let connect = self.state.iter().flat_map(|state| &state.connect);
+        let connect = connect.map(|server| StateOf { kind: StateKind::Connectors, scope: server.name.clone() });
+        let all: std::collections::BTreeSet<StateOf> = own.into_iter().chain(connect).collect();
+        all.into_iter().collect()
+    }
+}
+
 /// `[state]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct State {
@@ -54,6 +67,8 @@ pub struct State {
     pub groups: Vec<String>,
     /// `exclude_groups`: those that are not kept although `groups` names them.
     pub exclude_groups: Vec<String>,
+    /// `connect_url`: the Connect clusters whose connectors are kept.
+    pub connect: Vec<Server>,
 }
 
 /// `[archive]`.

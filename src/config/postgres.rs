@@ -11,6 +11,10 @@ use super::values::{Lookup, zstd_level};
 pub struct Hidden(String);
 
 impl Hidden {
+    pub(super) fn new(text: String) -> Self {
+        Self(text)
+    }
+
     /// The text itself.
     pub fn reveal(&self) -> &str {
         &self.0

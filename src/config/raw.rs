@@ -237,6 +237,14 @@ impl<'a> Section<'a> {
         Some(texts)
     }
 
+    /// A list of texts, or one text, which is a list of one.
+    pub(super) fn texts(&mut self, key: &'static str) -> Option<Vec<String>> {
+        match self.table.get(key) {
+            Some(Value::String(text)) if !text.trim_start().starts_with('[') => self.text(key).map(|text| vec![text]),
+            _ => self.list(key),
+        }
+    }
+
     /// Reads a text by `parse`, whose error says what is wrong and the way out.
     pub(super) fn parsed<T>(
         &mut self,

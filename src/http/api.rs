@@ -19,9 +19,9 @@ use crate::pipeline::desired::State;
 use crate::pipeline::kafka::merge::Merges;
 use crate::pipeline::kafka::status::{GapSpan, PartitionStatus, Stall, Status, StreamStatus, Trouble};
 use crate::pipeline::postgres::{SlotStatus, Snapshot};
-use crate::pipeline::state::status::{KindStatus, StateStatus};
+use crate::pipeline::state::status::{DocumentStatus, StateStatus};
 use crate::source::postgres::{SlotKind, WalStatus};
-use crate::stream::{Lsn, StateKind};
+use crate::stream::{Lsn, StateKind, StateOf};
 use crate::tasks::{Failure, Weight};
 use crate::telemetry::{REVISION, VERSION};
 use crate::time;
@@ -112,14 +112,27 @@ fn merges(merged: &Merges) -> Value {
 }
 
 fn state(status: &StateStatus) -> Value {
-    let kind = |(kind, status): (&StateKind, &KindStatus)| {
-        let KindStatus { versions, changed, polled } = status;
+    let kind = |(kind, status): (&StateKind, &DocumentStatus)| {
+        let DocumentStatus { versions, changed, polled } = status;
         let shown = json!({ "versions": versions, "changed": changed.map(time::utc), "polled": time::utc(*polled) });
         (kind.name().to_owned(), shown)
     };
-    let refused = status.refused.iter().map(|refusal| json!({ "what": refusal.what, "grant": refusal.grant }));
+    let failed = &status.failed;
+    let stream = |(of, status): (&StateOf, &DocumentStatus)| {
+        let DocumentStatus { versions, changed, polled } = status;
+        json!({
+            "stream": of.to_string(),
+            "versions": versions,
+            "changed": changed.map(time::utc),
+            "polled": time::utc(*polled),
+            "failed": failed.get(of),
+        })
+    };
+    let refused =
+        status.refused.values().flatten().map(|refusal| json!({ "what": refusal.what, "grant": refusal.grant }));
     json!({
-        "kinds": status.kinds.iter().map(kind).collect::<serde_json::Map<_, _>>(),
+        "kinds": status.kinds().iter().map(kind).collect::<serde_json::Map<_, _>>(),
+        "streams": status.streams.iter().map(stream).collect::<Vec<_>>(),
         "refused": refused.collect::<Vec<_>>(),
     })
 }

@@ -15,11 +15,11 @@ use crate::pipeline::kafka::status::{Cause, Incomplete, PartitionStatus, Status}
 use crate::pipeline::postgres::{SlotStatus, Snapshot};
 use crate::tasks::{Task, Tasks};
 use crate::telemetry::metrics::{
-    ALL_PARTITIONS, ASSIGNED_PARTITIONS, BASE_BACKUP, BUILD_INFO, CHECKPOINT_POSITION, COMPLETE_THROUGH, Exposition,
-    LAG_RECORDS, LAG_SECONDS, LAST_CHECKPOINT, MEMORY_BUDGET, MEMORY_USED, Metric, OTHER_TOPICS, PAUSED, READY,
-    RECOVERABLE_FROM, RECOVERABLE_TO, SEGMENTS_WAITING, SLOT_LOST, SLOT_RETAINED, SLOT_SAFE, SLOT_SECONDS_TO_LOSS,
-    STALLED_PARTITIONS, STALLED_SINCE, STATE_POLLED, TASK_FAILING, TASK_FAILING_SINCE, WAL_DURABLE, WAL_LAG_BYTES,
-    WAL_LAG_SECONDS, WAL_RECEIVED,
+    ALL_PARTITIONS, ASSIGNED_PARTITIONS, BASE_BACKUP, BUILD_INFO, CHECKPOINT_POSITION, COMPLETE_THROUGH,
+    CONNECTORS_FAILED, Exposition, LAG_RECORDS, LAG_SECONDS, LAST_CHECKPOINT, MEMORY_BUDGET, MEMORY_USED, Metric,
+    OTHER_TOPICS, PAUSED, READY, RECOVERABLE_FROM, RECOVERABLE_TO, SEGMENTS_WAITING, SLOT_LOST, SLOT_RETAINED,
+    SLOT_SAFE, SLOT_SECONDS_TO_LOSS, STALLED_PARTITIONS, STALLED_SINCE, STATE_POLLED, TASK_FAILING, TASK_FAILING_SINCE,
+    WAL_DURABLE, WAL_LAG_BYTES, WAL_LAG_SECONDS, WAL_RECEIVED,
 };
 use crate::telemetry::{REVISION, VERSION, process};
 
@@ -45,9 +45,13 @@ pub(super) async fn metrics(State(app): AppState) -> Response {
         expose_postgres(&postgres.status.now(), crate::time::now(), &mut out);
     }
     if let Some(state) = app.published.state() {
-        let polled = state.status().kinds;
+        let status = state.status();
+        let polled = status.kinds();
         out.family(&STATE_POLLED, |samples| {
             polled.iter().for_each(|(kind, status)| samples.add(&[("kind", kind.name())], seconds(status.polled)));
+        });
+        out.family(&CONNECTORS_FAILED, |samples| {
+            status.failed.iter().for_each(|(of, names)| samples.add(&[("cluster", &of.scope)], names.len() as f64));
         });
     }
     process::expose(&mut out);

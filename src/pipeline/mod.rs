@@ -72,6 +72,7 @@ pub async fn run(config: &Config, published: Arc<Published>, stop: watch::Receiv
         }
         _ => None,
     };
+    let watches = watch_servers(config, &opened, &published, &stop);
     let maintenance = spawn_maintenance(config, &opened, tasks);
     let merging = spawn_merging(config, &opened, &published);
     // What fails for good on one side ends both: a process that archives half of what it was told looks healthy.
@@ -82,7 +83,7 @@ pub async fn run(config: &Config, published: Arc<Published>, stop: watch::Receiv
         result = both => result,
     };
     unfinished.abort();
-    state.into_iter().chain(maintenance).chain(merging).for_each(|task| task.abort());
+    state.into_iter().chain(watches).chain(maintenance).chain(merging).for_each(|task| task.abort());
     result
 }
 
@@ -117,6 +118,22 @@ async fn archive_wal(
     result
 }
 
+/// Starts what keeps the state of servers that are asked over HTTP.
+fn watch_servers(
+    config: &Config,
+    opened: &Opened,
+    published: &Published,
+    stop: &watch::Receiver<bool>,
+) -> Vec<JoinHandle<()>> {
+    let (Some(state), Some(kept)) = (&config.state, published.state()) else { return Vec::new() };
+    let watch = |server: &config::Server| {
+        let told = (Arc::clone(kept), Arc::clone(published.tasks()));
+        let watched = state::watch((state.clone(), server.clone()), opened.clone(), told, stop.clone());
+        published.tasks().spawn("connect-state", watched)
+    };
+    state.connect.iter().map(watch).collect()
+}
+
 /// Starts what expires by `[retention]`: records, and versions of state.
 fn spawn_maintenance(config: &Config, opened: &Opened, tasks: &Arc<Tasks>) -> Vec<JoinHandle<()>> {
     let Some(kafka) = &config.kafka else { return Vec::new() };
@@ -132,7 +149,7 @@ fn spawn_maintenance(config: &Config, opened: &Opened, tasks: &Arc<Tasks>) -> Ve
         let reporter = tasks.reporter(Task::KafkaStateMaintenance, "");
         tasks.spawn(
             "state-maintenance",
-            state::maintenance::run((kafka.cluster.clone(), kept), opened.clone(), reporter),
+            state::maintenance::run((config.state_streams(), kept), opened.clone(), reporter),
         )
     });
     records.into_iter().chain(state).collect()

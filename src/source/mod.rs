@@ -2,3 +2,5 @@
 
 pub mod kafka;
 pub mod postgres;
+pub mod rest;
+pub mod told;

@@ -15,11 +15,18 @@ pub enum StateKind {
     Groups,
     /// Access control lists.
     Acls,
+    /// Connectors of Kafka Connect: configs, states, offsets.
+    Connectors,
+    /// Subjects of a schema registry: versions, ids, schemas, compatibility, modes.
+    Schemas,
 }
 
 impl StateKind {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Topics, Self::Groups, Self::Acls];
+    pub const ALL: [Self; 5] = [Self::Topics, Self::Groups, Self::Acls, Self::Connectors, Self::Schemas];
+
+    /// Those that the brokers of a cluster tell.
+    pub const OF_KAFKA: [Self; 3] = [Self::Topics, Self::Groups, Self::Acls];
 
     /// Its name, in streams, keys, metrics and on the command line.
     pub fn name(self) -> &'static str {
@@ -27,6 +34,8 @@ impl StateKind {
             Self::Topics => "topics",
             Self::Groups => "groups",
             Self::Acls => "acls",
+            Self::Connectors => "connectors",
+            Self::Schemas => "schemas",
         }
     }
 }
@@ -42,7 +51,9 @@ impl FromStr for StateKind {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let known = Self::ALL.into_iter().find(|kind| kind.name() == text);
-        known.ok_or_else(|| format!("{text:?} is no kind of state; the kinds are topics, groups and acls"))
+        known.ok_or_else(|| {
+            format!("{text:?} is no kind of state; the kinds are topics, groups, acls, connectors and schemas")
+        })
     }
 }
 
@@ -54,7 +65,7 @@ impl FromStr for StateKind {
 pub struct StateOf {
     /// What the document says.
     pub kind: StateKind,
-    /// The name of the cluster (`kafka.cluster`).
+    /// The name of the cluster (`kafka.cluster`), or that of the workers of Connect (`state.connect_url`).
     pub scope: String,
 }
 

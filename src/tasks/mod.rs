@@ -75,6 +75,7 @@ tasks! {
     KafkaMaintenance "kafka_upkeep" Hinders "Expires records that retention lets go.";
     KafkaMerge "kafka_merge" Hinders "Merges small segments of topics.";
     KafkaState "kafka_state" Hinders "Keeps topics with their settings, groups with their positions, and access control lists.";
+    ConnectState "connect_state" Hinders "Keeps the connectors of Connect with their configs, states and offsets.";
     KafkaStateMaintenance "kafka_state_upkeep" Hinders "Expires versions of the state of Kafka that retention lets go.";
     Leftovers "leftover_uploads" Hinders "Aborts uploads that killed processes have left in the bucket.";
     WalOpen "wal_open" Stops "Opens the chain of the write-ahead log.";

@@ -144,7 +144,9 @@ metrics! {
     STATE_VERSIONS = Counter "tidelog_state_versions_total" ["kind"]
         "Versions of state documents that this process has stored.";
     STATE_POLLED = Gauge "tidelog_state_polled_timestamp_seconds" ["kind"]
-        "When the brokers last told this process a state, changed or not, as a Unix timestamp.";
+        "When this process was last told a state, changed or not, as a Unix timestamp.";
+    CONNECTORS_FAILED = Gauge "tidelog_connectors_failed" ["cluster"]
+        "Connectors that have failed, or of which a task has, as Connect last told.";
     REPLAY_RECORDS = Counter "tidelog_replay_records_total" ["replay"]
         "Records that this run of a replay has sent.";
     BUILD_INFO = Gauge "tidelog_build_info" ["version", "revision"]

@@ -45,11 +45,21 @@ impl Server {
         answer.json()
     }
 
+    /// A call with a JSON body.
+    pub(crate) fn send(&self, method: &str, path: &str, body: &str) -> Answer {
+        let length = body.len().to_string();
+        self.exchange(method, path, &[("Content-Type", "application/json"), ("Content-Length", &length)], body)
+    }
+
     pub(crate) fn request(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> Answer {
+        self.exchange(method, path, headers, "")
+    }
+
+    fn exchange(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
         let mut stream = TcpStream::connect(&self.address).expect("somebody listens");
         stream.set_read_timeout(Some(ANSWER_WITHIN)).expect("a timeout");
         let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
-        let request = format!("{method} {path} HTTP/1.0\r\nHost: {}\r\n{headers}\r\n", self.address);
+        let request = format!("{method} {path} HTTP/1.0\r\nHost: {}\r\n{headers}\r\n{body}", self.address);
         stream.write_all(request.as_bytes()).expect("the request is sent");
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).expect("the whole answer");

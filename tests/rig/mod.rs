@@ -2,10 +2,12 @@
 //!
 //! ```text
 //!   setup.sh ──► cache (jars, venv) ──► parts() ─┬─► kafka    brokers (JVM processes), topics, records in and out
+//!                                                ├─► connect  a worker of Kafka Connect, with Debezium
 //!                                                ├─► postgres servers of several versions, standbys, psql, pgbench
 //!                                                ├─► s3       moto_server (process), s3s-fs (in this process); s3_proxy before them;
 //!                                                │            bad_store puts whole suites behind it
 //!                                                └─► python   scripts with duckdb, pyarrow, fastavro
+//!   stand_in  a server that answers as a test says
 //!   records ─► load() ─► a topic ─► … ─► another topic ─► compare::assert_same
 //!                     the binary under test ─────────► program
 //!   process: every child dies with this process, however it ends; its files lie below one scratch directory
@@ -17,6 +19,7 @@
 
 pub(crate) mod bad_store;
 pub(crate) mod compare;
+pub(crate) mod connect;
 pub(crate) mod http;
 pub(crate) mod kafka;
 pub(crate) mod postgres;
@@ -27,6 +30,7 @@ pub(crate) mod records;
 pub(crate) mod s3;
 pub(crate) mod s3_proxy;
 pub(crate) mod slow_link;
+pub(crate) mod stand_in;
 pub(crate) mod topics;
 
 mod selftest;
@@ -76,6 +80,8 @@ pub(crate) fn unique(name: &str) -> String {
 pub(crate) struct Parts {
     /// `libs/*.jar`, `bootstrap.checkpoint`, `classes.jsa`
     pub(crate) kafka: PathBuf,
+    /// `plugins`, each in a folder of its own
+    pub(crate) connect: PathBuf,
     /// a Python venv
     pub(crate) python: PathBuf,
     /// another one: `bin/kubectl`, `bin/kubernetes-validate`, `bin/hadolint`, `bin/docker-compose`
@@ -107,6 +113,7 @@ pub(crate) fn parts() -> &'static Parts {
         };
         Parts {
             kafka: path("RIG_KAFKA"),
+            connect: path("RIG_CONNECT"),
             python: path("RIG_PYTHON"),
             postgres: path("RIG_POSTGRES"),
             deploy: path("RIG_DEPLOY"),

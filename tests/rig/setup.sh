@@ -2,6 +2,7 @@
 # Gets everything that the project needs and cargo does not bring, and says where the test servers are:
 #
 #     setup.sh [test]    RIG_KAFKA=<cache>/kafka-<key>      libs/*.jar, bootstrap.checkpoint, classes.jsa
+#                        RIG_CONNECT=<cache>/connect-<key>  plugins/file, plugins/debezium-connector-postgres
 #                        RIG_PYTHON=<cache>/python-<key>    a venv with duckdb, pyarrow, fastavro, moto, confluent-kafka
 #                        RIG_POSTGRES=<cache>/postgres-<key>  one folder a version (debian, 13, 14, 16, 17, 18), bin/ in each
 #                        RIG_DEPLOY=<cache>/deploy-<key>    a venv with kubectl, kubernetes-validate, hadolint, docker-compose
@@ -186,6 +187,17 @@ PROPERTIES
     ((tries < 600))
 }
 
+# The worker is in Kafka; this is what it loads.
+make_connect() {
+    retry mvn -B -q -C -Dstyle.color=never -f "$here/connect/pom.xml" dependency:copy-dependencies -DoutputDirectory="$1/fetched" ||
+        fail "the plugins of Kafka Connect could not be fetched by mvn; see above"
+    mkdir -p "$1/plugins/file"
+    mv "$1"/fetched/connect-file-*.jar "$1/plugins/file/"
+    tar -xzf "$1"/fetched/debezium-connector-postgres-*.tar.gz -C "$1/plugins"
+    rm -r "$1/fetched"
+    [ -d "$1/plugins/debezium-connector-postgres" ] || fail "the archive of Debezium does not hold its plugin"
+}
+
 # make_venv FOLDER REQUIREMENTS
 make_venv() {
     python3 -m venv "$1" >&2 || fail "python3 -m venv failed; see above"
@@ -249,6 +261,7 @@ name_parts() {
     java=$(readlink -f "$(command -v java || true)" || true)
     kafka=kafka-$({ cat "$here/kafka/pom.xml" "$here/kafka/log4j2.properties" &&
         { stat -Lc '%n %s %Y' "$java" 2>/dev/null || true; }; } | hash_of)
+    connect=connect-$(hash_of <"$here/connect/pom.xml")
     python=python-$({ cat "$here/requirements.txt" &&
         { python3 -c 'import sys; print(sys.version, sys.executable)' 2>/dev/null || true; }; } | hash_of)
     postgres=postgres-$({ cat "$here/postgres/wheels.txt" "$here/postgres/package.json" && debian_postgres; } | hash_of)
@@ -275,7 +288,7 @@ name_parts
 # only when a part is to be made. (Without Java, or with another one, the name of its part is another.)
 if [ "$wanted" = find ]; then
     :
-elif [ "$wanted" = test ] && [ -e "$cache/$kafka/ready" ] && [ -e "$cache/$python/ready" ] && [ -e "$cache/$postgres/ready" ] &&
+elif [ "$wanted" = test ] && [ -e "$cache/$kafka/ready" ] && [ -e "$cache/$connect/ready" ] && [ -e "$cache/$python/ready" ] && [ -e "$cache/$postgres/ready" ] &&
     [ -e "$cache/$deploy/ready" ] && command -v chromium >/dev/null && command -v node >/dev/null; then
     install_system_packages build
 else
@@ -284,6 +297,7 @@ else
 fi
 [ "$wanted" != build ] || exit 0
 make_part RIG_KAFKA "$kafka" make_kafka
+make_part RIG_CONNECT "$connect" make_connect
 make_part RIG_PYTHON "$python" make_python
 make_part RIG_POSTGRES "$postgres" make_postgres
 make_part RIG_DEPLOY "$deploy" make_deploy

@@ -22,17 +22,25 @@ use crate::stream::StateKind;
   tidelog cat --topic orders --from -1h | jq .value
   tidelog cat --topic orders --partition 3 --offsets 120400..120410
   tidelog cat --topic orders --key 4711 --from -30d
-  tidelog cat --state topics --at -1d | jq .state.orders.settings")]
+  tidelog cat --state topics --at -1d | jq .state.orders.settings
+  tidelog cat --state connectors --at -1h | jq '.state.connectors[] | {state, offsets}'")]
 pub(crate) struct Args {
     /// The topic, or ^ and a regex
     #[arg(long, value_name = "TOPIC", required_unless_present = "state")]
     topic: Option<String>,
-    /// Instead of records, the pipeline's own state as one JSON document: topics, groups or acls
+    /// Instead of records, the pipeline's own state as one JSON document: topics, groups, acls,
+    /// connectors or schemas
     #[arg(long, value_name = "KIND", conflicts_with_all = ["topic", "partition", "from", "to", "offsets", "limit", "generation", "key", "key_base64"])]
     state: Option<StateKind>,
     /// The state as it was at this time: RFC 3339, now, -90m, -2h, -7d
     #[arg(long, value_name = "TIME", allow_hyphen_values = true, requires = "state", conflicts_with = "topic")]
     at: Option<String>,
+    /// Whose state, where the archive holds that of several: the cluster's name, as `tidelog ls` prints it after the kind
+    #[arg(long, value_name = "NAME", requires = "state")]
+    of: Option<String>,
+    /// Print passwords and keys in the configs of connectors, too
+    #[arg(long, requires = "state")]
+    secrets: bool,
     /// Only these partitions: 3 or 0,3-5
     #[arg(long, value_name = "LIST")]
     partition: Option<Partitions>,
@@ -63,7 +71,8 @@ pub(crate) struct Args {
 /// Runs the command.
 pub(crate) async fn run(args: &Args, config: &Config) -> Result<()> {
     if let Some(kind) = args.state {
-        return super::state::cat(kind, args.at.as_deref(), config).await;
+        let (of, secrets) = (args.of.as_deref(), args.secrets);
+        return super::state::cat((kind, of), args.at.as_deref(), secrets, config).await;
     }
     let only = Only { limit: args.limit, key: key(args)? };
     let query = query(args, &only)?;

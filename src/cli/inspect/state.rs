@@ -10,6 +10,7 @@ use crate::config::Config;
 use crate::error::{Error, Kind, Result, ResultExt as _};
 use crate::manifest::state::{self as versions, Version};
 use crate::manifest::{self, Chain};
+use crate::secret;
 use crate::store::Store;
 use crate::stream::{StateKind, StateOf, StreamId};
 use crate::time;
@@ -18,11 +19,18 @@ use crate::time;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   tidelog diff --state topics --from -1d
+  tidelog diff --state connectors --from -1h
   tidelog diff --state groups --from 2026-11-22T08:00:00Z --to 2026-11-22T09:00:00Z --json")]
 pub(crate) struct DiffArgs {
-    /// What: topics, groups or acls
+    /// What: topics, groups, acls, connectors or schemas
     #[arg(long, value_name = "KIND")]
     state: StateKind,
+    /// Whose state, where the archive holds that of several: the cluster's name, as `tidelog ls` prints it after the kind
+    #[arg(long, value_name = "NAME")]
+    of: Option<String>,
+    /// Print passwords and keys in the configs of connectors, too
+    #[arg(long)]
+    secrets: bool,
     /// As it was at this time: RFC 3339, now, -90m, -2h, -7d
     #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
     from: String,
@@ -72,12 +80,20 @@ struct Moment {
 }
 
 /// Prints the state as it was at a time.
-pub(super) async fn cat(kind: StateKind, at: Option<&str>, config: &Config) -> Result<()> {
+pub(super) async fn cat(
+    (kind, of): (StateKind, Option<&str>),
+    at: Option<&str>,
+    secrets: bool,
+    config: &Config,
+) -> Result<()> {
     let now = time::now();
     let at = time::parse(at.unwrap_or("now"), now).map_err(|error| error.context("--at"))?;
     let store = Store::open(&config.archive)?;
-    let chain = chain(&store, kind, config).await?;
-    let (version, state) = as_of(&store, &chain, at, now).await?;
+    let chain = chain(&store, (kind, of), config).await?;
+    let (version, mut state) = as_of(&store, &chain, at, now).await?;
+    if !secrets {
+        hide(kind, &mut Vec::new(), &mut state);
+    }
     let shown =
         Shown { stream: chain.stream().to_string(), version: version.number, at: time::utc(version.at), state: &state };
     print_json(&shown)
@@ -96,26 +112,31 @@ pub(crate) async fn diff(args: &DiffArgs, config: &Config) -> Result<()> {
         .hint("what changed is told from the earlier to the later moment"));
     }
     let store = Store::open(&config.archive)?;
-    let chain = chain(&store, args.state, config).await?;
+    let chain = chain(&store, (args.state, args.of.as_deref()), config).await?;
     let (before, old) = as_of(&store, &chain, from, now).await?;
     let (after, new) = as_of(&store, &chain, to, now).await?;
     let mut changed = Vec::new();
     compare(&mut Vec::new(), &old, &new, &mut changed);
+    if !args.secrets {
+        for Changed { path, from, to } in &mut changed {
+            from.iter_mut().chain(to).for_each(|value| hide(args.state, &mut path.clone(), value));
+        }
+    }
     let moment = |version: &Version| Moment { version: version.number, at: time::utc(version.at) };
     let difference =
         Difference { stream: chain.stream().to_string(), from: moment(&before), to: moment(&after), changed };
     if args.json { print_json(&difference) } else { print(&words(&difference)) }
 }
 
-/// The chain of a kind of state of the cluster that is configured, or of the only one.
-async fn chain(store: &Store, kind: StateKind, config: &Config) -> Result<Chain> {
+/// The chain of a kind of state: of the cluster that is named, or that is configured, or of the only one.
+async fn chain(store: &Store, (kind, of): (StateKind, Option<&str>), config: &Config) -> Result<Chain> {
     let nothing = || {
         Error::new(Kind::NotFound, format!("the archive at {} holds no state of the kind {kind}", store.url())).hint(
             "`tidelog run` keeps it where the configuration has a section [state]; `tidelog ls` lists what there is",
         )
     };
-    let scope = match cluster(config) {
-        Some(cluster) => cluster.to_owned(),
+    let scope = match of.or_else(|| configured(kind, config)) {
+        Some(scope) => scope.to_owned(),
         None => {
             let streams = manifest::streams(store).await?;
             let of = streams.iter().filter_map(StreamId::state).filter(|of| of.kind == kind);
@@ -125,12 +146,47 @@ async fn chain(store: &Store, kind: StateKind, config: &Config) -> Result<Chain>
                 [one] => (*one).to_owned(),
                 several => {
                     let message = format!("the archive holds the state of several clusters: {}", several.join(", "));
-                    return Err(Error::new(Kind::Config, message).hint("name one in the configuration: kafka.cluster"));
+                    return Err(Error::new(Kind::Config, message).hint("name one by --of"));
                 }
             }
         }
     };
     Chain::open(store, &StreamId::State(StateOf { kind, scope })).await?.ok_or_else(nothing)
+}
+
+/// The one whose state is meant where nobody says it; none if there may be several.
+fn configured(kind: StateKind, config: &Config) -> Option<&str> {
+    let connect = config.state.as_ref().map_or(&[][..], |state| &state.connect);
+    match (kind, connect) {
+        (StateKind::Connectors, [one]) => Some(&one.name),
+        (StateKind::Connectors, _) => None,
+        _ => cluster(config),
+    }
+}
+
+/// Takes the secrets out of the configs of connectors, and the passwords out of URLs anywhere beside them. The path leads to the value.
+fn hide(kind: StateKind, path: &mut Vec<String>, value: &mut Value) {
+    if kind != StateKind::Connectors {
+        return;
+    }
+    match value {
+        Value::Object(below) => {
+            for (name, value) in below {
+                path.push(name.clone());
+                hide(kind, path, value);
+                path.pop();
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(|item| hide(kind, path, item)),
+        Value::String(text) => {
+            let shown = match path.as_slice() {
+                [_, _, part, key] if part == "config" => secret::shown(key, text),
+                _ => secret::within(text),
+            };
+            *text = shown.into_owned();
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
 }
 
 /// The version that held at a time, and its state.
@@ -233,6 +289,25 @@ mod tests {
         );
         let none = Difference { changed: Vec::new(), ..difference };
         assert!(words(&none).ends_with("nothing changed\n"));
+    }
+
+    #[test]
+    fn secrets_of_connectors_are_hidden_wherever_the_change_begins() {
+        let connector = json!({ "config": { "database.password": "hunter2", "tasks.max": "1" }, "failed_with": "http://u:hunter2@h" });
+        let whole = json!({ "connectors": { "a": connector } });
+        let paths: [&[&str]; 4] = [&[], &["connectors"], &["connectors", "a"], &["connectors", "a", "config"]];
+        for path in paths {
+            let mut value = path.iter().fold(whole.clone(), |value, name| value[*name].clone());
+            hide(StateKind::Connectors, &mut path.iter().map(|name| (*name).to_owned()).collect(), &mut value);
+            let text = value.to_string();
+            assert!(
+                !text.contains("hunter2") && text.contains("********") && text.contains("\"1\""),
+                "{path:?}: {text}"
+            );
+        }
+        let mut untouched = whole.clone();
+        hide(StateKind::Topics, &mut Vec::new(), &mut untouched);
+        assert_eq!(untouched, whole);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::maintenance::state::{now, tidy};
 use crate::manifest;
 use crate::pipeline::published::Opened;
-use crate::stream::{StateKind, StateOf, StreamId};
+use crate::stream::{StateOf, StreamId};
 use crate::tasks::Reporter;
 use crate::tasks::backoff::Backoff;
 
@@ -17,10 +17,10 @@ use crate::tasks::backoff::Backoff;
 const EVERY: Duration = Duration::from_secs(600);
 
 /// Works until it is aborted. What fails is reported, and tried again in the next round.
-pub(in crate::pipeline) async fn run((cluster, kept): (String, Duration), opened: Opened, reporter: Reporter) {
+pub(in crate::pipeline) async fn run((streams, kept): (Vec<StateOf>, Duration), opened: Opened, reporter: Reporter) {
     let mut backoff = Backoff::new(reporter);
     loop {
-        match round(&opened, &cluster, kept).await {
+        match round(&opened, &streams, kept).await {
             Ok(Ok(())) => {
                 backoff.succeeded();
                 tokio::time::sleep(EVERY).await;
@@ -34,14 +34,14 @@ pub(in crate::pipeline) async fn run((cluster, kept): (String, Duration), opened
 
 const PUT_OFF: &str = "the maintenance of the state of Kafka is put off";
 
-/// Looks at each kind of state of a cluster. Within is the first error of one of them, which keeps none of the others; the store's
+/// Looks at each stream of state. Within is the first error of one of them, which keeps none of the others; the store's
 /// own are errors.
-async fn round(opened: &Opened, cluster: &str, kept: Duration) -> Result<Result<()>> {
+async fn round(opened: &Opened, streams: &[StateOf], kept: Duration) -> Result<Result<()>> {
     let (store, writer) = (&opened.store, format!("{}e", opened.writer));
     let now = now(store).await?;
     let mut failed = Ok(());
-    for kind in StateKind::ALL {
-        let stream = StreamId::State(StateOf { kind, scope: cluster.to_owned() });
+    for of in streams {
+        let stream = StreamId::State(of.clone());
         failed = failed.and(manifest::isolated(store, tidy(store, &stream, (kept, now), &writer).await).await?);
     }
     Ok(failed)

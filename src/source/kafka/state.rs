@@ -19,7 +19,6 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
 
 pub use asked::Asked;
 
@@ -29,6 +28,7 @@ use super::properties;
 use super::raw::{self, Failure, Resource, Source};
 use crate::config::{Kafka, State, TopicPattern};
 use crate::error::{Error, Kind, Result, ResultExt as _};
+use crate::source::told::{Part, Refusal};
 
 /// How long each request of a poll may take.
 const REQUEST: Duration = Duration::from_secs(10);
@@ -79,49 +79,6 @@ pub struct Answer {
     pub groups: Part,
     /// Access control lists.
     pub acls: Part,
-}
-
-/// One part of the state.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Part {
-    /// It was found.
-    Found {
-        /// As JSON.
-        state: Box<RawValue>,
-        /// What of it is not told.
-        refused: Vec<Refusal>,
-    },
-    /// The brokers tell nothing of it.
-    Refused(Refusal),
-    /// It could not be asked for now.
-    Failed {
-        /// Why.
-        text: String,
-        /// What to do about it.
-        hint: Option<String>,
-    },
-}
-
-/// Something that this client may not know.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Refusal {
-    /// What.
-    pub what: String,
-    /// The right that is missing.
-    pub grant: String,
-}
-
-impl Part {
-    fn found<T: Serialize>(state: &T, refused: Vec<Refusal>) -> Result<Self> {
-        let state = serde_json::value::to_raw_value(state);
-        let state = state.or_err(Kind::Internal, || "cannot write state as JSON".to_owned())?;
-        Ok(Self::Found { state, refused })
-    }
-
-    fn failed(error: &Error) -> Self {
-        Self::Failed { text: error.to_string(), hint: error.hint_text().map(str::to_owned) }
-    }
 }
 
 /// Answers the questions that come in, a line each, until there are no more.
