@@ -65,14 +65,7 @@ pub async fn run(config: &Config, published: Arc<Published>, stop: watch::Receiv
             _ => Ok(()),
         }
     };
-    let state = match (&config.kafka, &config.state, published.state()) {
-        (Some(kafka), Some(state), Some(published)) => {
-            let told = (Arc::clone(published), Arc::clone(tasks));
-            Some(tasks.spawn("state", state::run((kafka.clone(), state.clone()), opened.clone(), told, stop.clone())))
-        }
-        _ => None,
-    };
-    let watches = watch_servers(config, &opened, &published, &stop);
+    let state = spawn_state(config, &opened, &published, &stop);
     let maintenance = spawn_maintenance(config, &opened, tasks);
     let merging = spawn_merging(config, &opened, &published);
     // What fails for good on one side ends both: a process that archives half of what it was told looks healthy.
@@ -83,7 +76,7 @@ pub async fn run(config: &Config, published: Arc<Published>, stop: watch::Receiv
         result = both => result,
     };
     unfinished.abort();
-    state.into_iter().chain(watches).chain(maintenance).chain(merging).for_each(|task| task.abort());
+    state.into_iter().chain(maintenance).chain(merging).for_each(|task| task.abort());
     result
 }
 
@@ -118,20 +111,25 @@ async fn archive_wal(
     result
 }
 
-/// Starts what keeps the state of servers that are asked over HTTP.
-fn watch_servers(
+/// Starts what keeps the state of Kafka and of the servers beside it, each by itself.
+fn spawn_state(
     config: &Config,
     opened: &Opened,
     published: &Published,
     stop: &watch::Receiver<bool>,
 ) -> Vec<JoinHandle<()>> {
-    let (Some(state), Some(kept)) = (&config.state, published.state()) else { return Vec::new() };
-    let watch = |server: &config::Server| {
-        let told = (Arc::clone(kept), Arc::clone(published.tasks()));
-        let watched = state::watch((state.clone(), server.clone()), opened.clone(), told, stop.clone());
-        published.tasks().spawn("connect-state", watched)
+    let (Some(kafka), Some(state), Some(kept)) = (&config.kafka, &config.state, published.state()) else {
+        return Vec::new();
     };
-    state.connect.iter().map(watch).collect()
+    let tasks = published.tasks();
+    let told = || (Arc::clone(kept), Arc::clone(tasks));
+    let brokers =
+        tasks.spawn("state", state::run((kafka.clone(), state.clone()), opened.clone(), told(), stop.clone()));
+    let watch = |server: &config::Server| {
+        let watched = state::watch((state.clone(), server.clone()), opened.clone(), told(), stop.clone());
+        tasks.spawn("connect-state", watched)
+    };
+    std::iter::once(brokers).chain(state.connect.iter().map(watch)).collect()
 }
 
 /// Starts what expires by `[retention]`: records, and versions of state.

@@ -234,6 +234,6 @@ mod tests {
         assert!(of_postgres.clone().count() > 0);
         assert!(of_postgres.into_iter().all(|task| !task.name().starts_with("kafka")));
         let others = Task::ALL.iter().filter(|task| !task.is_of_postgres() && !task.name().starts_with("kafka"));
-        assert_eq!(others.collect::<Vec<_>>(), [&Task::Leftovers], "of both");
+        assert_eq!(others.collect::<Vec<_>>(), [&Task::ConnectState, &Task::Leftovers], "beside it, and of both");
     }
 }
