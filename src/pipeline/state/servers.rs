@@ -140,7 +140,7 @@ impl Seen {
         let (come, gone): (Vec<String>, Vec<String>) =
             (failed.difference(&self.failed).cloned().collect(), self.failed.difference(failed).cloned().collect());
         if !come.is_empty() {
-            let hint = format!("`tidelog cat --state connectors` shows failed_with; restart it by Connect's REST API");
+            let hint = "`tidelog cat --state connectors` shows failed_with; restart it by Connect's REST API";
             tracing::warn!(stream = %of, connectors = names(come), hint, "connectors have failed");
         }
         if !gone.is_empty() {
