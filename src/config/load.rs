@@ -49,10 +49,10 @@ impl Config {
             let cluster = kafka.as_ref().map_or("main", |kafka| kafka.cluster.as_str());
             state::read(section, cluster, &lookup)
         });
-        if state.is_some() && kafka.is_none() {
+        if state.is_some() && kafka.is_none() && postgres.is_none() {
             root.problem(
                 "state",
-                "keeps the state of Kafka, and there is no section [kafka]; add it or remove this one",
+                "keeps the state of Kafka and Postgres, and there is no section [kafka] nor [postgres]; add one or remove this one",
             );
         }
         let retention = retention::read(root.section("retention"), kafka.as_ref(), state.as_ref());
@@ -632,8 +632,10 @@ mod tests {
             let problems = problems(&format!("{LEAST}[state]\n{text}\n"));
             assert!(problems.contains(told), "{text}: {problems}");
         }
-        let alone = "[archive]\nurl = \"file:///a\"\n[postgres]\nurl = \"postgres://a@b/c\"\n[state]\n";
-        assert!(problems(alone).contains("there is no section [kafka]"));
+        let alone = "[archive]\nurl = \"file:///a\"\n[state]\n";
+        assert!(problems(alone).contains("there is no section [kafka] nor [postgres]"));
+        let of_postgres = "[archive]\nurl = \"file:///a\"\n[postgres]\nurl = \"postgres://a@b/c\"\n[state]\n";
+        assert!(parse(of_postgres).expect("slots are state, too").state.is_some());
     }
 
     #[test]

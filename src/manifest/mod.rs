@@ -55,7 +55,7 @@ pub use chain::{Chain, Outcome};
 pub use repair::{Repaired, repair};
 pub use scan::{ChainScan, ScanStep};
 pub use select::{Obsolete, Selected, Selection};
-pub use streams::{began, begin_of, generations_named, isolated, streams, system, topics};
+pub use streams::{began, begin_of, generations_named, isolated, state_streams, streams, system, topics};
 pub(crate) use writer::writer_id;
 
 /// The door for `fuzz/`; `cargo fuzz` sets this configuration.

@@ -8,7 +8,7 @@ use super::entry;
 use super::reads_at_once::READS_AT_ONCE;
 use crate::error::{Error, Kind, Result};
 use crate::store::{Store, layout};
-use crate::stream::{Begin, StreamId, TopicGeneration};
+use crate::stream::{Begin, StateKind, StateOf, StreamId, TopicGeneration};
 
 /// The only Postgres system in the archive, or the one that is named.
 ///
@@ -39,6 +39,12 @@ pub async fn streams(store: &Store) -> Result<Vec<StreamId>> {
         found.extend(store.list_folders(&kind).await?.iter().filter_map(chain_in));
     }
     with_objects(store, found).await
+}
+
+/// The documents of one kind of state that have a folder. None of them is looked into.
+pub async fn state_streams(store: &Store, kind: StateKind) -> Result<Vec<StateOf>> {
+    let folders = store.list_folders(&layout::state_chains().join(kind.name())).await?;
+    Ok(folders.iter().filter_map(chain_in).filter_map(|stream| stream.state().cloned()).collect())
 }
 
 /// The generations of topics that the archive holds, in the order of their names.

@@ -111,32 +111,34 @@ async fn archive_wal(
     result
 }
 
-/// Starts what keeps the state of Kafka and of the servers beside it, each by itself.
+/// Starts what keeps the state of Kafka, of Postgres and of the servers beside them, each by itself.
 fn spawn_state(
     config: &Config,
     opened: &Opened,
     published: &Published,
     stop: &watch::Receiver<bool>,
 ) -> Vec<JoinHandle<()>> {
-    let (Some(kafka), Some(state), Some(kept)) = (&config.kafka, &config.state, published.state()) else {
-        return Vec::new();
-    };
+    let (Some(state), Some(kept)) = (&config.state, published.state()) else { return Vec::new() };
     let tasks = published.tasks();
     let told = || (Arc::clone(kept), Arc::clone(tasks));
-    let brokers =
-        tasks.spawn("state", state::run((kafka.clone(), state.clone()), opened.clone(), told(), stop.clone()));
+    let brokers = config.kafka.as_ref().map(|kafka| {
+        tasks.spawn("state", state::run((kafka.clone(), state.clone()), opened.clone(), told(), stop.clone()))
+    });
     let watch = |server: &config::Server| {
         let watched = state::watch((state.clone(), server.clone()), opened.clone(), told(), stop.clone());
         tasks.spawn("connect-state", watched)
     };
-    std::iter::once(brokers).chain(state.connect.iter().map(watch)).collect()
+    let slots = config.postgres.as_ref().map(|postgres| {
+        let watched = state::watch_slots((state.clone(), postgres.clone()), opened.clone(), told(), stop.clone());
+        tasks.spawn("slot-state", watched)
+    });
+    brokers.into_iter().chain(state.connect.iter().map(watch)).chain(slots).collect()
 }
 
 /// Starts what expires by `[retention]`: records, and versions of state.
 fn spawn_maintenance(config: &Config, opened: &Opened, tasks: &Arc<Tasks>) -> Vec<JoinHandle<()>> {
-    let Some(kafka) = &config.kafka else { return Vec::new() };
     let kept = &config.retention.kafka;
-    let records = (!kept.keeps_everything()).then(|| {
+    let records = config.kafka.as_ref().filter(|_| !kept.keeps_everything()).map(|kafka| {
         let reporter = tasks.reporter(Task::KafkaMaintenance, "");
         tasks.spawn(
             "kafka-maintenance",

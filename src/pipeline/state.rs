@@ -14,6 +14,7 @@
 mod kept;
 pub(super) mod maintenance;
 mod servers;
+mod slots;
 pub mod status;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,6 +34,7 @@ use crate::tasks::backoff::Backoff;
 use crate::tasks::{Task, Tasks};
 use kept::{Kept, Refusals};
 pub(super) use servers::watch;
+pub(super) use slots::watch as watch_slots;
 use status::PublishedState;
 
 /// Keeps the state until `stop` turns true.

@@ -19,11 +19,13 @@ pub enum StateKind {
     Connectors,
     /// Subjects of a schema registry: versions, ids, schemas, compatibility, modes.
     Schemas,
+    /// Replication slots of a Postgres system, and the publications of its databases.
+    Slots,
 }
 
 impl StateKind {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Topics, Self::Groups, Self::Acls, Self::Connectors, Self::Schemas];
+    pub const ALL: [Self; 6] = [Self::Topics, Self::Groups, Self::Acls, Self::Connectors, Self::Schemas, Self::Slots];
 
     /// Those that the brokers of a cluster tell.
     pub const OF_KAFKA: [Self; 3] = [Self::Topics, Self::Groups, Self::Acls];
@@ -36,6 +38,7 @@ impl StateKind {
             Self::Acls => "acls",
             Self::Connectors => "connectors",
             Self::Schemas => "schemas",
+            Self::Slots => "slots",
         }
     }
 }
@@ -52,7 +55,7 @@ impl FromStr for StateKind {
     fn from_str(text: &str) -> Result<Self, String> {
         let known = Self::ALL.into_iter().find(|kind| kind.name() == text);
         known.ok_or_else(|| {
-            format!("{text:?} is no kind of state; the kinds are topics, groups, acls, connectors and schemas")
+            format!("{text:?} is no kind of state; the kinds are topics, groups, acls, connectors, schemas and slots")
         })
     }
 }

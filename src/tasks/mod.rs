@@ -86,6 +86,7 @@ tasks! {
     WalCoverage "wal_coverage" Hinders "Writes down up to when the write-ahead log is complete.";
     WalMaintenance "wal_upkeep" Hinders "Merges segments of the write-ahead log, and expires what retention lets go.";
     WalSlots "wal_slots" Hinders "Looks at the server's replication slots.";
+    SlotState "slot_state" Hinders "Keeps replication slots with their positions, and publications.";
     BaseBackup "base_backup" Hinders "Takes base backups.";
 }
 

@@ -29,7 +29,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "TOPIC", required_unless_present = "state")]
     topic: Option<String>,
     /// Instead of records, the pipeline's own state as one JSON document: topics, groups, acls,
-    /// connectors or schemas
+    /// connectors, schemas or slots
     #[arg(long, value_name = "KIND", conflicts_with_all = ["topic", "partition", "from", "to", "offsets", "limit", "generation", "key", "key_base64"])]
     state: Option<StateKind>,
     /// The state as it was at this time: RFC 3339, now, -90m, -2h, -7d

@@ -22,7 +22,7 @@ use crate::time;
   tidelog diff --state connectors --from -1h
   tidelog diff --state groups --from 2026-11-22T08:00:00Z --to 2026-11-22T09:00:00Z --json")]
 pub(crate) struct DiffArgs {
-    /// What: topics, groups, acls, connectors or schemas
+    /// What: topics, groups, acls, connectors, schemas or slots
     #[arg(long, value_name = "KIND")]
     state: StateKind,
     /// Whose state, where the archive holds that of several: the cluster's name, as `tidelog ls` prints it after the kind
@@ -160,6 +160,8 @@ fn configured(kind: StateKind, config: &Config) -> Option<&str> {
     match (kind, connect) {
         (StateKind::Connectors, [one]) => Some(&one.name),
         (StateKind::Connectors, _) => None,
+        // They are of a Postgres system, and an archive holds one.
+        (StateKind::Slots, _) => None,
         _ => cluster(config),
     }
 }

@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::maintenance::state::{now, tidy};
 use crate::manifest;
 use crate::pipeline::published::Opened;
-use crate::stream::{StateOf, StreamId};
+use crate::stream::{StateKind, StateOf, StreamId};
 use crate::tasks::Reporter;
 use crate::tasks::backoff::Backoff;
 
@@ -40,7 +40,9 @@ async fn round(opened: &Opened, streams: &[StateOf], kept: Duration) -> Result<R
     let (store, writer) = (&opened.store, format!("{}e", opened.writer));
     let now = now(store).await?;
     let mut failed = Ok(());
-    for of in streams {
+    // Which system's slots are kept says the archive alone.
+    let slots = manifest::state_streams(store, StateKind::Slots).await?;
+    for of in streams.iter().chain(&slots) {
         let stream = StreamId::State(of.clone());
         failed = failed.and(manifest::isolated(store, tidy(store, &stream, (kept, now), &writer).await).await?);
     }

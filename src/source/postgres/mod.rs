@@ -27,6 +27,7 @@ mod error;
 mod replication;
 mod slots;
 mod sql;
+mod state;
 mod wal;
 
 pub use backup::{BackupEvent, BackupOptions, BackupStream, Tablespace};

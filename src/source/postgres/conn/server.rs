@@ -61,6 +61,19 @@ impl Server {
         Self { target: target.into(), tls: self.tls.clone() }
     }
 
+    /// The same servers, and another database of theirs.
+    #[must_use]
+    pub fn of_database(&self, name: &str) -> Self {
+        let mut target = Target::clone(&self.target);
+        name.clone_into(&mut target.database);
+        Self { target: target.into(), tls: self.tls.clone() }
+    }
+
+    /// Who logs in.
+    pub fn user(&self) -> &str {
+        &self.target.user
+    }
+
     /// Each of the other servers that are named, by itself.
     pub fn others(&self, shown: &str) -> Vec<Self> {
         let names: BTreeSet<String> = self.target.hosts.iter().map(Host::shown).filter(|name| name != shown).collect();
