@@ -35,7 +35,7 @@ mod armed {
     const VARIABLE: &str = "TIDELOG_FAILPOINTS";
 
     /// The objects of a store, each with the steps `.put`, `.answer` and `.delete`.
-    pub const STORED: [&str; 15] = [
+    pub const STORED: [&str; 16] = [
         "segment",
         "wal_segment",
         "state_version",
@@ -45,6 +45,7 @@ mod armed {
         "state_checkpoint",
         "snapshot",
         "page",
+        "pack",
         "history",
         "backup_part",
         "backup_commit",

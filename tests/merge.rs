@@ -18,6 +18,7 @@ use crate::rig::records::Random;
 use crate::rig::topics::{Codec, Message, PATIENCE};
 use crate::rig::{unique, wait_until};
 use crate::site::{STOP, Settings, Site};
+use crate::wal::may_mount;
 
 const ROUNDS: i32 = 16;
 
@@ -163,4 +164,50 @@ fn merging_takes_no_more_than_64_mib_however_much_there_is_and_however_small_it_
     assert!(with <= without + (64 << 10), "{with} KiB with merging, {without} KiB without");
     assert!(site.ls("large")[0]["segments"].as_u64() < before.as_u64());
     site.assert_sound();
+}
+
+/// Without a broker, too.
+#[test]
+fn a_volume_that_is_full_puts_merging_off_and_it_goes_on_once_there_is_room() {
+    if !may_mount() {
+        return;
+    }
+    let site = Site::new("127.0.0.1:1", &Settings { topics: &["full"], ..Settings::default() });
+    site.merges("6s");
+    let (runtime, mut random) = (tokio::runtime::Runtime::new().expect("a runtime"), Random::new(2));
+    let store = on_disk(&site.home().path().join("archive"));
+    let mut topic = runtime.block_on(Topic::begin(&store, "full", 0));
+    for segment in 0..12 {
+        let record = |offset| Record { value: Some(random.bytes(16 << 10)), ..Record::new(0, offset, offset) };
+        let records: Vec<Record> = (segment * 10..segment * 10 + 10).map(record).collect();
+        runtime.block_on(topic.append(Format::Parquet, &records));
+    }
+    let before = site.tidelog(&["cat", "--topic", "full"]).expect(0).stdout;
+    let mount =
+        "mv archive built && mkdir archive && mount -t tmpfs -o size=6m tmpfs archive && cp -r built/. archive/";
+    let mut program = site.start_after(mount);
+    wait_until("the program to begin", PATIENCE, || {
+        program.assert_running();
+        program.output().contains("no broker can be reached")
+    });
+    // Of 6 MiB the segments take 2, and the ballast what is left, long before the first span is old enough.
+    let archive = format!("/proc/{}/root{}", program.id(), site.home().path().join("archive").display());
+    let ballast = Path::new(&archive).join("ballast");
+    assert!(std::fs::write(&ballast, vec![0; 8 << 20]).is_err(), "the volume is full");
+    wait_until("merging to be put off", PATIENCE, || {
+        program.assert_running();
+        program.output().contains("the merging of archived topics is put off")
+    });
+    site.look_through(program.id());
+    assert_eq!(site.tidelog(&["cat", "--topic", "full"]).expect(0).stdout, before, "nothing is lost of it");
+    assert_eq!(segments(&site, "full"), 12);
+    std::fs::remove_file(&ballast).expect("removed");
+    wait_until("all to be merged", PATIENCE, || {
+        program.assert_running();
+        segments(&site, "full") < 12
+    });
+    assert_eq!(site.tidelog(&["cat", "--topic", "full"]).expect(0).stdout, before);
+    let report = site.assert_sound();
+    assert_eq!(report["orphans"], 0, "{report}");
+    program.terminate(STOP);
 }

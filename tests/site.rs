@@ -209,7 +209,13 @@ max_records = {max_records}
             let files = std::fs::read_dir(archive.join("manifest").join(name)).expect("the chain");
             let names = files.map(|file| file.expect("a file").file_name().to_string_lossy().into_owned());
             let mut numbers: Vec<u64> = names.filter_map(|name| name.strip_suffix(".json")?.parse().ok()).collect();
+            let packs = std::fs::read_dir(archive.join("manifest").join(name).join("packs")).into_iter().flatten();
+            let packs = packs
+                .filter_map(|pack| Some(pack.ok()?.file_name().to_string_lossy().strip_suffix(".zst")?.to_owned()));
+            let firsts: Vec<u64> = packs.filter_map(|first| first.parse().ok()).collect();
+            numbers.extend(firsts.into_iter().flat_map(|first| first..first + 512));
             numbers.sort_unstable();
+            numbers.dedup();
             assert_eq!(numbers, (0..numbers.len() as u64).collect::<Vec<_>>(), "the chain of {name}");
         }
         report

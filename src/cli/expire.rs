@@ -13,7 +13,7 @@ use crate::error::{Error, Kind, Result, ResultExt as _};
 use crate::maintenance;
 use crate::maintenance::wal::Expiry;
 use crate::manifest::replaced::{self, Done};
-use crate::manifest::{self, Chain, writer_id};
+use crate::manifest::{self, Chain, packing, writer_id};
 use crate::store::Store;
 use crate::stream::{StreamId, TopicGeneration};
 use crate::time;
@@ -103,7 +103,7 @@ pub(crate) async fn run(args: &Args, config: &Config) -> Result<()> {
     }
     for stream in streams {
         if let (Some(generation), false) = (stream.topic(), args.dry_run) {
-            match manifest::isolated(&store, delete_replaced(&store, generation).await).await? {
+            match manifest::isolated(&store, delete_unneeded(&store, generation).await).await? {
                 Ok(deleted) => gone.deleted += deleted,
                 Err(error) => damaged.push((stream.clone(), error)),
             }
@@ -189,12 +189,16 @@ async fn expire(
     Ok(gone)
 }
 
-/// Deletes what merges have replaced in a generation of a topic, whatever retention it has.
-async fn delete_replaced(store: &Store, generation: &TopicGeneration) -> Result<u64> {
-    let chain = Chain::open(store, &generation.stream()).await?.filter(Chain::has_merges);
-    let Some(chain) = chain else { return Ok(0) };
+/// Deletes what merges have replaced in a generation of a topic, and entries that are in packs, whatever retention it has.
+async fn delete_unneeded(store: &Store, generation: &TopicGeneration) -> Result<u64> {
+    let Some(chain) = Chain::open(store, &generation.stream()).await? else { return Ok(0) };
+    if !chain.has_merges() && !chain.has_packs() {
+        return Ok(0);
+    }
     let at = maintenance::topics::Moment::now(store, &generation.cluster).await?;
-    Ok(replaced::delete_replaced(store, &chain, (&at.held, at.now), &mut Done::default()).await?.deleted)
+    let by = (&at.held, at.now);
+    let replaced = replaced::delete_replaced(store, &chain, by, &mut Done::default()).await?.deleted;
+    Ok(replaced + packing::delete_packed(store, &chain, by, &mut packing::Known::default()).await?.deleted)
 }
 
 impl Topic {

@@ -21,9 +21,8 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::reads::Held;
 use super::reads_at_once::READS_AT_ONCE;
-use super::{Chain, Selection, entry};
+use super::{Chain, Selection, entry, stored};
 use crate::error::Result;
-use crate::store::layout;
 use crate::store::layout::Name;
 use crate::stream::invariants::SNAPSHOT_EVERY;
 use crate::stream::{Body, PartitionRange, Progress, Retired, SegmentRef, StreamId};
@@ -73,11 +72,8 @@ struct Dated {
 
 impl Dated {
     async fn read(chain: &Chain, number: u64) -> Result<Self> {
-        let object = layout::entry(chain.stream(), number);
-        let Some((bytes, stored)) = chain.store.get_dated(&object).await? else {
-            return Err(entry::missing(chain.stream(), number));
-        };
-        let entry = entry::decode(chain.stream(), number, object, &bytes)?;
+        let read = stored::read_dated(&chain.store, chain.stream(), number).await?;
+        let (entry, stored) = read.ok_or_else(|| entry::missing(chain.stream(), number))?;
         Ok(Self { number, at: entry.checkpoint.at, body: entry.checkpoint.body, sha256: entry.sha256, stored })
     }
 
@@ -194,7 +190,7 @@ impl Aged {
 
     async fn go_on_over(&mut self, chain: &Chain, (clock, kept): (Clock, Option<u64>), most: u64) -> Result<()> {
         let is_known = match &self.taken.through {
-            Some((number, sha256)) => entry::is_there(&chain.store, chain.stream(), *number, sha256).await?,
+            Some((number, sha256)) => stored::is_there(&chain.store, chain.stream(), *number, sha256).await?,
             None => false,
         };
         if !is_known {

@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use chrono::{DateTime, Utc};
 
 use super::entry::{self, Entry};
-use super::{head, page};
+use super::{head, pack, page, stored};
 use crate::error::{Error, Kind, Result};
 use crate::failpoint::failpoint;
 use crate::store::{Created, Store, layout};
@@ -34,6 +34,8 @@ pub struct Chain {
     pub(super) pages: Vec<PageRef>,
     /// The entries after the last snapshot.
     pub(super) tail: Vec<Body>,
+    /// What the last snapshot says of it: the entries before this one may be in packs.
+    pub(super) packed: u64,
     /// Partitions that other writers moved since this one last did, and those of which the caller was told that they had moved: what
     /// it sealed before it heard that begins behind a hole.
     foreign: BTreeSet<i32>,
@@ -78,10 +80,10 @@ impl Chain {
     /// it, and the store's errors.
     pub async fn open(store: &Store, stream: &StreamId) -> Result<Option<Self>> {
         let base = head::last_snapshot(store, stream).await?;
-        let mut first = entry::read(store, stream, base).await?;
+        let mut first = stored::read(store, stream, base).await?;
         if first.is_none() && store.any_below(&layout::chain(stream)).await? {
             // Another writer may have begun the chain in between; else its beginning was deleted.
-            first = Some(entry::read(store, stream, base).await?.ok_or_else(|| entry::missing(stream, base))?);
+            first = Some(stored::read(store, stream, base).await?.ok_or_else(|| entry::missing(stream, base))?);
         }
         let Some(first) = first else { return Ok(None) };
         let mut chain = Self::from_first(store, stream, first)?;
@@ -168,12 +170,12 @@ impl Chain {
             .and_then(|()| invariants::snapshot_at_multiple(number, &checkpoint.body))
             .and_then(|()| invariants::body_fits_stream(stream, &checkpoint.body));
         sound.map_err(|violation| violation.in_object(&object))?;
-        let (begin, progress, pages) = match checkpoint.body {
-            Body::Begin(begin) => (begin, Progress::default(), Vec::new()),
+        let (begin, progress, pages, packed) = match checkpoint.body {
+            Body::Begin(begin) => (begin, Progress::default(), Vec::new(), 0),
             Body::Snapshot(snapshot) => {
                 pages_are_sound(number, &snapshot).map_err(|violation| violation.in_object(&object))?;
                 let progress = Progress::from_snapshot(&snapshot);
-                (snapshot.begin, progress, snapshot.pages)
+                (snapshot.begin, progress, snapshot.pages, snapshot.packed)
             }
             _ => {
                 return Err(Error::new(Kind::Internal, format!("{object} is no beginning of a chain")));
@@ -188,6 +190,7 @@ impl Chain {
             progress,
             pages,
             tail: Vec::new(),
+            packed,
             foreign: BTreeSet::new(),
             writer: None,
             landed: Vec::new(),
@@ -200,6 +203,10 @@ impl Chain {
         loop {
             let ahead = head::prefetch(&self.store, &self.stream, self.number + 1, width).await?;
             for entry in ahead.entries {
+                let entry = match Some(&entry.checkpoint.writer) == self.writer.as_ref() {
+                    true => stored::settled(&self.store, &self.stream, entry).await?,
+                    false => entry,
+                };
                 let Checkpoint { number, writer, body, .. } = &entry.checkpoint;
                 let own = Some(writer) == self.writer.as_ref();
                 let came = (*number, body.clone());
@@ -288,7 +295,12 @@ impl Chain {
     pub(super) async fn try_create(&mut self, body: Body, (writer, now): (&str, DateTime<Utc>)) -> Result<Tried> {
         // An entry above a hole would be read by nobody. It costs one small read a commit.
         if !entry::is_there(&self.store, &self.stream, self.number, &self.sha256).await? {
-            return self.go_back().await.map(|()| Tried::WentBack);
+            // Packed, it is far behind: the chain has gone on, and all that came is read.
+            let known = self.number;
+            if stored::is_packed(&self.store, &self.stream, known, &self.sha256).await? {
+                self.refresh().await?;
+            }
+            return if known < self.number { Ok(Tried::Again) } else { self.go_back().await.map(|()| Tried::WentBack) };
         }
         let number = self.number + 1;
         let snapshot = invariants::is_snapshot_number(number);
@@ -390,9 +402,30 @@ impl Chain {
         let sha256 = sha256(&bytes);
         failpoint!(&format!("{}.entry", checkpoint.body.kind()));
         match self.store.create(&object, bytes).await? {
-            Created::Yes | Created::Same => self.follow(Entry { object, sha256, checkpoint }).map(|()| true),
-            Created::Other(_) => Ok(false),
+            Created::Yes | Created::Same => {}
+            Created::Other(_) => return Ok(false),
         }
+        let entry = Entry { object, sha256, checkpoint };
+        if self.is_in_the_place_of_a_packed_one(&entry).await? {
+            return Ok(false);
+        }
+        self.follow(entry).map(|()| true)
+    }
+
+    /// Whether an entry was created where there was one that has been packed, and deleted since: this process stood still that long
+    /// between its look at the entry before and the create. A pack is made before anything of it goes, so it tells. Nobody is told
+    /// that such an entry is in the chain, and it is removed.
+    async fn is_in_the_place_of_a_packed_one(&self, entry: &Entry) -> Result<bool> {
+        let number = entry.checkpoint.number;
+        if !pack::exists(&self.store, &self.stream, number).await?
+            || stored::is_packed(&self.store, &self.stream, number, &entry.sha256).await?
+        {
+            return Ok(false);
+        }
+        tracing::warn!(object = %entry.object, "this process stood still while its chain went on and old entries were packed: \
+            what it was about to commit is looked at again");
+        self.store.delete(&entry.object).await?;
+        Ok(true)
     }
 
     /// Writes the pages that are new, then the snapshot that lists them.
@@ -403,6 +436,7 @@ impl Chain {
         for page in new {
             page::write(&self.store, &self.stream, page).await?;
         }
+        let packed = stored::first_unpacked(&self.store, &self.stream, self.packed, number).await?;
         let snapshot = Snapshot {
             begin: self.begin.clone(),
             positions: self.progress.positions().copied().collect(),
@@ -413,6 +447,7 @@ impl Chain {
             abandoned: self.progress.abandoned().to_vec(),
             backups: self.progress.backups().map(|backups| backups.iter().map(backup_ref).collect()),
             minimal: self.progress.minimal().to_vec(),
+            packed,
         };
         self.create_next(Body::Snapshot(snapshot), writer, now).await
     }
@@ -424,7 +459,7 @@ impl Chain {
         let Checkpoint { number, body, .. } = checkpoint;
         self.progress.add(&body);
         if let Body::Snapshot(snapshot) = body {
-            self.pages = snapshot.pages;
+            (self.pages, self.packed) = (snapshot.pages, snapshot.packed);
             self.tail.clear();
         } else {
             self.tail.push(body);
@@ -445,6 +480,7 @@ impl Chain {
             Body::Snapshot(snapshot) => {
                 invariants::snapshot_repeats_begin(&self.begin, snapshot)?;
                 invariants::snapshot_repeats_progress(&self.progress, snapshot)?;
+                invariants::packs_are_whole(checkpoint.number, self.packed, snapshot)?;
                 pages_are_sound(checkpoint.number, snapshot)
             }
             body => self.progress.accepts(body),
@@ -518,6 +554,11 @@ impl Chain {
     pub fn has_merges(&self) -> bool {
         let is_one = |body: &Body| body.merge().is_some_and(Merge::is_of_records);
         self.pages.iter().any(|page| page.merged.is_some()) || self.tail.iter().any(is_one)
+    }
+
+    /// Whether old entries are in packs.
+    pub fn has_packs(&self) -> bool {
+        self.packed > 0
     }
 
     /// Whether anything has expired, and was not merely merged.

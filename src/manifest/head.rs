@@ -10,6 +10,7 @@
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::entry::{self, Entry};
+use super::stored;
 use crate::error::Result;
 use crate::store::{Store, layout};
 use crate::stream::StreamId;
@@ -57,6 +58,13 @@ pub(super) async fn prefetch(store: &Store, stream: &StreamId, from: u64, width:
     let read: Vec<Option<Entry>> = window.buffered(WINDOW as usize).try_collect().await?;
     let later = read.iter().skip_while(|entry| entry.is_some()).any(Option::is_some);
     let mut entries: Vec<Entry> = read.into_iter().map_while(|entry| entry).collect();
+    if (entries.len() as u64) < width {
+        let packed = stored::packed_from(store, stream, from + entries.len() as u64).await?;
+        if !packed.is_empty() {
+            entries.extend(packed);
+            return Ok(Prefetched { entries, more: true });
+        }
+    }
     if later {
         // Another writer may have created it after it was asked for and before the later one was.
         let number = from + entries.len() as u64;

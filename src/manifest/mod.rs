@@ -27,6 +27,7 @@ pub mod known;
 pub mod leftovers;
 pub mod merging;
 pub(crate) mod origin;
+pub mod packing;
 pub mod path;
 pub mod reads;
 pub mod recoverable;
@@ -42,12 +43,15 @@ mod lines;
 mod live;
 mod maintenance;
 mod order;
+mod pack;
 mod page;
 mod reads_at_once;
 mod repair;
 mod scan;
 mod select;
+mod stored;
 mod streams;
+mod unpack;
 mod writer;
 
 pub use crate::stream::Change;
@@ -76,6 +80,8 @@ pub mod fuzzing {
             for number in [0, 1, 64] {
                 drop(entry::decode(&stream, number, object.clone(), bytes));
             }
+            let object_of_pack = crate::store::layout::pack(&stream, 0);
+            drop(super::pack::Pack::decode(&stream, 0, &object_of_pack, &compressed));
             for level in [0, 1] {
                 let (sha256, last) = (sha256(&compressed), if level == 0 { 63 } else { 4095 });
                 let reference = PageRef {

@@ -10,7 +10,6 @@
 //! `n - 1`. The page of a Postgres system or of state also tells which positions it has; a page also lists what was merged and expired. It is JSON, compressed with zstd and named by the sha256 of the compressed bytes.
 
 use std::collections::BTreeMap;
-use std::io::Read;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -20,8 +19,10 @@ use serde::{Deserialize, Serialize};
 
 use super::entry;
 use super::reads_at_once::READS_AT_ONCE;
+use super::stored;
+use super::unpack::unpack;
 use crate::error::{Error, Kind, Result, ResultExt};
-use crate::store::{Created, Store, bounds, layout};
+use crate::store::{Created, Store, layout};
 use crate::stream::invariants::{Checked, SNAPSHOT_EVERY, page_lists_entries, page_lists_pages, totals_add_up};
 use crate::stream::{
     Abandon, Body, CHAIN_FORMAT, Expire, FORMAT_VERSION, Gap, Merge, PageMerges, PageRef, PartitionRange, Retired,
@@ -100,7 +101,7 @@ fn full_level(pages: &[PageRef]) -> Option<u8> {
 fn rolled(stream: &StreamId, page: Page) -> Result<Rolled> {
     let merged = page.merged();
     let format = match (&merged, page.abandons.is_empty()) {
-        (Some(_), _) => CHAIN_FORMAT,
+        (Some(_), _) => 4,
         (None, false) => 2,
         (None, true) => FORMAT_VERSION,
     };
@@ -223,6 +224,7 @@ pub(super) async fn tend(store: &Store, stream: &StreamId, number: u64, listed: 
         let object = layout::page(stream, &reference.sha256);
         let made = match store.size(&object).await {
             Ok(Some(_)) => continue,
+            Ok(None) if read(store, stream, reference).await.is_ok() => continue,
             Ok(None) => remake(store, stream, reference).await,
             Err(error) => Err(error),
         };
@@ -237,7 +239,8 @@ pub(super) async fn tend(store: &Store, stream: &StreamId, number: u64, listed: 
 /// Reads a page; it must be what its reference says.
 pub(super) async fn read(store: &Store, stream: &StreamId, reference: &PageRef) -> Result<Page> {
     let object = layout::page(stream, &reference.sha256);
-    let bytes = store.get(&object).await?.ok_or_else(|| {
+    let named = (reference.sha256.as_str(), reference.first);
+    let bytes = stored::page(store, stream, named).await?.ok_or_else(|| {
         let message = format!("{object}, which lists entries {}..={}, is missing", reference.first, reference.last);
         Error::new(Kind::Corrupt, message).hint("`tidelog verify --repair` makes it again from the entries")
     })?;
@@ -278,7 +281,7 @@ fn rebuild<'a>(store: &'a Store, stream: &'a StreamId, level: u8, first: u64) ->
         let page = if level == 0 {
             // The first one is the beginning of the chain or a snapshot, which add nothing.
             let read = futures::stream::iter(first + 1..first + SNAPSHOT_EVERY).map(async |number| {
-                let entry = entry::read(store, stream, number).await?;
+                let entry = stored::read(store, stream, number).await?;
                 Ok::<_, Error>(entry.ok_or_else(|| entry::missing(stream, number))?.checkpoint.body)
             });
             let entries: Vec<Body> = read.buffered(READS_AT_ONCE).try_collect().await?;
@@ -304,7 +307,7 @@ async fn child_page(store: &Store, stream: &StreamId, level: u8, first: u64, chi
         return Ok(rebuild(store, stream, level - 1, first).await?.1.reference);
     }
     let number = first + SNAPSHOT_EVERY.pow(u32::from(level));
-    let entry = entry::read(store, stream, number).await?.ok_or_else(|| entry::missing(stream, number))?;
+    let entry = stored::read(store, stream, number).await?.ok_or_else(|| entry::missing(stream, number))?;
     let listed = match entry.checkpoint.body {
         Body::Snapshot(snapshot) => snapshot.pages.last().cloned(),
         _ => None,
@@ -312,18 +315,6 @@ async fn child_page(store: &Store, stream: &StreamId, level: u8, first: u64, chi
     listed.filter(|page| (page.level, page.first) == (level - 1, first)).ok_or_else(|| {
         Error::new(Kind::Corrupt, format!("{} does not list the page of entries {first} and on", entry.object))
     })
-}
-
-/// Decompresses a page, as far as one of its size may go.
-pub(super) fn unpack(object: &Path, bytes: &[u8]) -> Result<Vec<u8>> {
-    let damaged = || format!("{object} cannot be decompressed");
-    let (most, mut json) = (bounds::unpacked(object, bytes.len()), Vec::new());
-    let decoder = zstd::Decoder::with_buffer(bytes).or_err(Kind::Corrupt, damaged)?;
-    decoder.take(most + 1).read_to_end(&mut json).or_err(Kind::Corrupt, damaged)?;
-    if json.len() as u64 > most {
-        return Err(bounds::unpacks_to_too_much(object.as_ref(), most));
-    }
-    Ok(json)
 }
 
 /// Reads the bytes of a page.

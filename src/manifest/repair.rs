@@ -17,7 +17,7 @@ use std::collections::VecDeque;
 use chrono::{DateTime, Utc};
 use object_store::path::Path;
 
-use super::{Chain, page};
+use super::{Chain, pack, page, stored};
 use crate::error::{Error, Kind, Result};
 use crate::store::{Store, layout};
 use crate::stream::{StreamId, sha256};
@@ -93,13 +93,10 @@ async fn let_go(store: &Store, chain: &mut Chain, (writer, now): (&str, DateTime
 /// them is there, the hole is seen.
 async fn put_aside(store: &Store, stream: &StreamId) -> Result<Vec<Path>> {
     let folder = layout::chain(stream);
-    let mut numbers: Vec<u64> = store
-        .list(&folder)
-        .await?
-        .iter()
-        .filter_map(|object| layout::entry_number_in(&folder, &object.location))
-        .collect();
+    let objects = store.list(&folder).await?;
+    let mut numbers = stored::numbers(stream, objects.iter().map(|object| &object.location));
     numbers.sort_unstable();
+    numbers.dedup();
     let Some(hole) = (0..).zip(&numbers).find_map(|(expected, number)| (expected != *number).then_some(expected))
     else {
         return Ok(Vec::new());
@@ -111,6 +108,14 @@ async fn put_aside(store: &Store, stream: &StreamId) -> Result<Vec<Path>> {
         let message = format!("the beginning of {stream} is missing: {}", layout::entry(stream, 0));
         return Err(Error::new(Kind::Corrupt, message)
             .hint("bring it back from a copy or an older version of the bucket: it cannot be made again"));
+    }
+    let mut packs = objects.iter().filter_map(|object| layout::pack_first_in(&folder, &object.location));
+    if let Some(first) = packs.find(|first| hole < *first) {
+        let (message, pack) = (format!("entry {hole} of {stream} is missing"), layout::pack(stream, first));
+        return Err(Error::new(Kind::Corrupt, message).hint(format!(
+            "bring {} back from a copy or an older version of the bucket: too much stands above it, in {pack} too, to put all of it aside",
+            layout::pack(stream, pack::first_of(hole)),
+        )));
     }
     let above: Vec<u64> = numbers.into_iter().filter(|number| *number > hole).collect();
     let mut aside = Vec::new();

@@ -13,7 +13,7 @@ use object_store::path::Path;
 use super::chain::{Chain, pages_are_sound};
 use super::entry::{self, Entry};
 use super::live::Live;
-use super::page;
+use super::{page, stored};
 use crate::error::{Error, Result};
 use crate::store::{Store, layout};
 use crate::stream::invariants::{self, Checked, SNAPSHOT_EVERY};
@@ -136,16 +136,16 @@ impl<'a> ChainScan<'a> {
     pub async fn new(store: &'a Store, stream: &StreamId) -> Result<Self> {
         let chain = layout::chain(stream);
         let objects = store.list(&chain).await?;
-        let numbers = objects.iter().filter_map(|object| layout::entry_number_in(&chain, &object.location)).collect();
+        let numbers = stored::numbers(stream, objects.iter().map(|object| &object.location));
         // Where only pages are left, the first entry is missing.
         let places = if objects.is_empty() { Vec::new() } else { places(numbers) };
         let entries = places.last().map_or(0, |last| last.end().saturating_add(1));
         let of = stream.clone();
         let read = move |place: Place| {
-            let key = layout::entry(&of, place.end());
+            let of = of.clone();
             async move {
                 match place {
-                    Place::Entry(_) => (place, store.get(&key).await),
+                    Place::Entry(number) => (place, stored::bytes(store, &of, number).await),
                     Place::Hole(..) => (place, Ok(None)),
                 }
             }
@@ -262,6 +262,7 @@ impl Known {
             (Body::Snapshot(snapshot), progress) => {
                 self.begin.iter().try_for_each(|begin| invariants::snapshot_repeats_begin(begin, snapshot))?;
                 progress.iter().try_for_each(|sum| invariants::snapshot_repeats_progress(sum, snapshot))?;
+                invariants::packs_are_whole(checkpoint.number, 0, snapshot)?;
                 pages_are_sound(checkpoint.number, snapshot)
             }
             (body, Some(progress)) => {

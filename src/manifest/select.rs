@@ -11,6 +11,7 @@ use super::entry::{self, Entry};
 use super::order::in_order;
 use super::page::{self, Page};
 use super::reads_at_once::READS_AT_ONCE;
+use super::stored;
 use crate::error::{Kind, Result, ResultExt};
 use crate::stream::invariants::{self, SNAPSHOT_EVERY};
 use crate::stream::{
@@ -279,7 +280,7 @@ impl Chain {
         while low < high {
             let middle = low + (high - low) / 2;
             let number = middle * SNAPSHOT_EVERY;
-            let read = entry::read(&self.store, &self.stream, number).await?;
+            let read = stored::read(&self.store, &self.stream, number).await?;
             let Entry { object, checkpoint, .. } = read.ok_or_else(|| entry::missing(&self.stream, number))?;
             invariants::snapshot_at_multiple(number, &checkpoint.body).map_err(|broken| broken.in_object(object))?;
             let holds = matches!(&checkpoint.body, Body::Snapshot(snapshot) if holds(snapshot));

@@ -18,7 +18,8 @@ use chrono::{DateTime, Utc};
 use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 
-use super::{Chain, Change, Outcome, Selection, page};
+use super::unpack::unpack;
+use super::{Chain, Change, Outcome, Selection};
 use crate::error::{Error, Kind, Result, ResultExt as _};
 use crate::store::{Store, bounds, layout};
 use crate::stream::{Format, PartitionRange, SegmentRef, StateOf, StreamId, sha256};
@@ -126,7 +127,7 @@ pub fn open(stream: &StreamId, key: &Path, bytes: &[u8]) -> Result<Vec<u8>> {
         kind: String,
         cluster: String,
     }
-    let json = page::unpack(key, bytes)?;
+    let json = unpack(key, bytes)?;
     let head: Head = serde_json::from_slice(&json).or_err(Kind::Corrupt, || format!("{key} is no state document"))?;
     if head.format > DOCUMENT_FORMAT {
         let message = format!("{key} is written in format {}, and this program reads {DOCUMENT_FORMAT}", head.format);

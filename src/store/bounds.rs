@@ -30,6 +30,8 @@ const fn bound(what: &'static str, most: u64) -> Bound {
 const ENTRY: Bound = bound("an entry of a chain", 16 * MIB);
 /// 64 entries, compressed.
 const PAGE: Bound = bound("a page of a chain", 64 * MIB);
+/// 512 entries and 8 pages, 8 MiB before they are compressed.
+const PACK: Bound = bound("a pack of a chain", 16 * MIB);
 /// One claim a partition: 250,000 of them.
 const COVERAGE: Bound = bound("an object of coverage", 32 * MIB);
 /// A line for each timeline before it: 10,000 promotions.
@@ -56,7 +58,8 @@ const OTHER: Bound = bound("an object that is read whole", 64 * MIB);
 pub fn of(key: &Path) -> Bound {
     let name = key.filename().unwrap_or_default();
     match key.parts().next().as_ref().map(AsRef::as_ref) {
-        Some("manifest") if name.ends_with(".zst") => PAGE,
+        Some("manifest") if name.ends_with(".json.zst") => PAGE,
+        Some("manifest") if name.ends_with(".zst") => PACK,
         Some("manifest") => ENTRY,
         Some("coverage") => COVERAGE,
         Some("holds") if key.as_ref().starts_with("holds/kafka/") => READS,
@@ -75,6 +78,9 @@ pub fn of(key: &Path) -> Bound {
 /// The most that a page unpacks to, and with it what a reader needs for one: 64 entries of a topic of 10,000 partitions, or of
 /// a smaller one [`MOST_TIMES`] what is stored.
 const PAGE_UNPACKED: u64 = 128 * MIB;
+
+/// The most that a pack unpacks to: 8 MiB of entries and pages, and what is said of them.
+const PACK_UNPACKED: u64 = 16 * MIB;
 
 /// The most that a part of a base backup unpacks to; 24 MiB are written. Zeros compress without end, so nothing is concluded
 /// from its size.
@@ -95,6 +101,7 @@ pub fn unpacked(key: &Path, stored: usize) -> u64 {
     let by_size = MIB.saturating_add((stored as u64).saturating_mul(MOST_TIMES));
     match of(key) {
         PAGE => by_size.min(PAGE_UNPACKED),
+        PACK => by_size.min(PACK_UNPACKED),
         BACKUP_MANIFEST => by_size.min(MANIFEST_UNPACKED),
         STATE => STATE_UNPACKED,
         _ => PART_UNPACKED,
@@ -136,6 +143,7 @@ mod tests {
             (layout::entry(&stream, 7), ENTRY),
             (layout::aside(&stream, 7, "ab"), ENTRY),
             (layout::page(&stream, "ab"), PAGE),
+            (layout::pack(&stream, 512), PACK),
             (layout::coverage(&folder, "w"), COVERAGE),
             (layout::history(7, 2, 0), HISTORY),
             (layout::history(7, 2, 1), HISTORY),

@@ -3,6 +3,7 @@
 //! ```text
 //! manifest/<stream>/<number, 20 digits>.json     an entry of a chain
 //! manifest/<stream>/pages/<sha256>.json.zst      a page of a snapshot
+//! manifest/<stream>/packs/<first, 20 digits>.zst entries that have no objects of their own any more, and their pages
 //! manifest/<stream>/aside/<number>-<sha256>.json an entry that a repair has put aside
 //!     where a stream is kafka/<cluster>/<topic>.<generation>, postgres/<system id> or state/<kind>/<cluster>
 //! segments/kafka/cluster=…/topic=…/generation=…/date=YYYY-MM-DD/<HHMMSS>-<writer>-<n>.<parquet|avro>

@@ -27,6 +27,7 @@ mod code;
 mod deadline;
 mod disk;
 pub(crate) mod fault;
+mod kept;
 mod listing;
 mod meter;
 mod passed_over;
@@ -54,6 +55,7 @@ use tokio::sync::Semaphore;
 use crate::config::Archive;
 use crate::error::{Error, Kind, Result, ResultExt};
 use backend::Backend;
+use kept::Kept;
 use meter::{Meter, Operation};
 use root::Root;
 use uploads::Uploads;
@@ -79,6 +81,7 @@ pub struct Store {
     meter: Meter,
     /// Mebibytes that may be read at a time.
     room: Arc<Semaphore>,
+    kept: Arc<Kept>,
 }
 
 /// What [`Store::create`] found. In all three cases an object with this key is there and durable.
@@ -134,7 +137,7 @@ impl Store {
     /// A store over objects that are already open, for wrappers that count, limit or break requests.
     pub fn over(objects: Arc<dyn ObjectStore>, url: &str) -> Self {
         let room = Arc::new(Semaphore::new(READ_AT_ONCE_MIB as usize));
-        Self { objects, root: None, url: url.into(), uploads: None, meter: Meter::new(), room }
+        Self { objects, root: None, url: url.into(), uploads: None, meter: Meter::new(), room, kept: Arc::default() }
     }
 
     /// The objects, with keys relative to the archive's root.
@@ -219,7 +222,24 @@ impl Store {
         self.get_at_most(key, u64::MAX).await
     }
 
-    /// The same, for an object that must not have more than `most` bytes either.
+    /// What `make` makes of an object that never changes, which it is asked for once while it is kept; none if there is no such object.
+    ///
+    /// # Errors
+    /// The store's, and those of `make`.
+    pub async fn made_of<T: Send + Sync + 'static>(
+        &self,
+        key: &Path,
+        make: impl FnOnce(Bytes) -> Result<T>,
+    ) -> Result<Option<Arc<T>>> {
+        self.kept.get(key, async || self.get(key).await?.map(make).transpose()).await
+    }
+
+    /// The same as far as it is kept: nothing is asked of the store.
+    pub fn made_before<T: Send + Sync + 'static>(&self, key: &Path) -> Option<Arc<T>> {
+        self.kept.now(key)
+    }
+
+    /// The same as [`Store::get`], for an object that must not have more than `most` bytes either.
     pub async fn get_at_most(&self, key: &Path, most: u64) -> Result<Option<Bytes>> {
         Ok(self.read(key, most).await?.map(|(bytes, _)| bytes))
     }

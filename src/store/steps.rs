@@ -24,6 +24,7 @@ fn object(key: &Path) -> Option<&'static str> {
         ("segments", "postgres") => "wal_segment",
         ("segments", "state") => "state_version",
         ("manifest", _) if parts.iter().any(|part| part.as_ref() == "pages") => "page",
+        ("manifest", _) if parts.len() > 4 && part(parts.len() - 2) == "packs" => "pack",
         ("manifest", stream) => match (layout::entry_number(key)?, stream) {
             (0, _) => "begin",
             (number, _) if number.is_multiple_of(SNAPSHOT_EVERY) => "snapshot",
@@ -60,6 +61,7 @@ mod tests {
             (layout::entry(&wal, 64), "snapshot"),
             (layout::entry(&wal, 65), "wal_checkpoint"),
             (layout::page(&stream, "aa"), "page"),
+            (layout::pack(&stream, 512), "pack"),
             (layout::backup_commit(7, "b"), "backup_commit"),
             (layout::backup_part(7, "b", "base.tar.zst.0"), "backup_part"),
             (layout::topic_hold("main", "r"), "hold"),

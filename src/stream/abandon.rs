@@ -41,6 +41,11 @@ pub(super) fn is_first(generation: &u32) -> bool {
     *generation == 0
 }
 
+/// Whether nothing is packed: it is not written then.
+pub(super) fn is_nothing(packed: &u64) -> bool {
+    *packed == 0
+}
+
 impl Body {
     /// The timeline that the entry abandons.
     pub fn abandon(&self) -> Option<&Abandon> {
@@ -64,13 +69,15 @@ impl Body {
     /// The version of the format that a reader must know to understand the entry.
     pub fn format(&self) -> u32 {
         match self {
+            // A program that does not know of packs would miss the entries in them.
+            Self::Snapshot(snapshot) if snapshot.packed > 0 => super::CHAIN_FORMAT,
             // A program that does not know of it would call recoverable what is not.
             Self::Append(change) if change.segments.iter().any(|segment| segment.minimal.is_some()) => 3,
             Self::Snapshot(snapshot) if !snapshot.minimal.is_empty() => 3,
             Self::Abandon(_) | Self::Backups(_) => 2,
             Self::Snapshot(snapshot) if !snapshot.abandoned.is_empty() || snapshot.backups.is_some() => 2,
-            Self::Merge(merge) if merge.is_of_records() => super::CHAIN_FORMAT,
-            Self::Snapshot(snapshot) if snapshot.pages.iter().any(|page| page.merged.is_some()) => super::CHAIN_FORMAT,
+            Self::Merge(merge) if merge.is_of_records() => 4,
+            Self::Snapshot(snapshot) if snapshot.pages.iter().any(|page| page.merged.is_some()) => 4,
             _ => super::FORMAT_VERSION,
         }
     }

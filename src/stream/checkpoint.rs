@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::abandon::{Abandon, is_first};
+use super::abandon::{Abandon, is_first, is_nothing};
 use super::entered::{BackupRef, Entered};
 use super::gap_reason::GapReason;
 use super::minimal::MinimalWal;
@@ -16,8 +16,8 @@ use super::state::StateKind;
 pub const FORMAT_VERSION: u32 = 1;
 
 /// The newest version of the entries of a chain: 2 knows of timelines that were abandoned, and of base
-/// backups, 3 of WAL over which Postgres recovers nothing, 4 of merges of records.
-pub const CHAIN_FORMAT: u32 = 4;
+/// backups, 3 of WAL over which Postgres recovers nothing, 4 of merges of records, 5 of packs.
+pub const CHAIN_FORMAT: u32 = 5;
 
 /// One object of a chain: an entry with its number, its link to the entry before and its writer. It is read by
 /// [`Checkpoint::parse`] alone: what serde makes of `flatten` and `tag` holds everything in memory beforehand, 32 bytes for each
@@ -547,14 +547,6 @@ pub struct Gap {
     pub generation: u32,
 }
 
-impl Gap {
-    /// The lost range, which has no record.
-    pub fn range(&self) -> PartitionRange {
-        let Self { partition, start, end, .. } = *self;
-        PartitionRange { partition, start, end, records: 0, min_timestamp: None, max_timestamp: None }
-    }
-}
-
 /// What a list of entries adds up to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Totals {
@@ -606,6 +598,9 @@ pub struct Snapshot {
     /// Where the server went on with `wal_level = minimal` in what is archived, by timeline and position.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub minimal: Vec<MinimalWal>,
+    /// The entries before this one may be in packs, and have no objects of their own; 0 where none is.
+    #[serde(default, skip_serializing_if = "is_nothing")]
+    pub packed: u64,
 }
 
 /// A page of a snapshot: an immutable object that lists entries (level 0) or pages of the level below.

@@ -16,6 +16,9 @@ use crate::error::{Error, Kind};
 /// it. It bounds both the entries that a reader reads after the last snapshot and the pages that a snapshot names.
 pub const SNAPSHOT_EVERY: u64 = 64;
 
+/// So many entries are in a pack, from a multiple of that on: with all snapshots and pages of them.
+pub const PACKED_TOGETHER: u64 = 8 * SNAPSHOT_EVERY;
+
 /// The highest level of a page: 64 to the power of 9 entries are more than a chain can ever have.
 const MAX_LEVEL: u8 = 8;
 
@@ -438,6 +441,15 @@ pub fn snapshot_repeats_progress(progress: &Progress, snapshot: &Snapshot) -> Ch
             progress.positions().len(),
             progress.totals()
         ),
+    })
+}
+
+/// What a snapshot says to be packed are whole packs of entries before it, and no fewer than the snapshot before says.
+pub fn packs_are_whole(number: u64, before: u64, snapshot: &Snapshot) -> Checked {
+    let packed = snapshot.packed;
+    let whole = packed.is_multiple_of(PACKED_TOGETHER) && (before..=number).contains(&packed);
+    holds("packs_are_whole", whole, || {
+        format!("the entries before {packed} are said to be in packs of {PACKED_TOGETHER}, before {before} they were")
     })
 }
 

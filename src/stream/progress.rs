@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use super::invariants::{self, Violation};
 use super::minimal::{self, MinimalWal};
 use super::{
-    Abandon, BackupRef, Body, Close, CountedBackup, CountedBackups, LastRecord, PartitionRange, Snapshot, Totals,
+    Abandon, BackupRef, Body, Close, CountedBackup, CountedBackups, Gap, LastRecord, PartitionRange, Snapshot, Totals,
 };
 
 /// The sum of a chain's entries up to one of them.
@@ -176,6 +176,14 @@ fn are_the_same(one: Option<&CountedBackups>, other: Option<&CountedBackups>) ->
     match (one, other) {
         (Some(one), Some(other)) => one.len() == other.len() && one.iter().zip(other).all(is_same),
         (one, other) => one.is_none() && other.is_none(),
+    }
+}
+
+impl Gap {
+    /// The lost range, which has no record.
+    pub fn range(&self) -> PartitionRange {
+        let Self { partition, start, end, .. } = *self;
+        PartitionRange { partition, start, end, records: 0, min_timestamp: None, max_timestamp: None }
     }
 }
 

@@ -1,6 +1,9 @@
 //! Merging: whichever step a merger ends at, every record is there once, and the next one goes on. There is no broker: what merges waits
 //! for none.
 
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
 use tokio::runtime::Runtime;
 
 use tidelog::stream::Format;
@@ -27,7 +30,15 @@ pub(super) const STEPS: &[&str] = &[
     "snapshot.put",
     "snapshot.answer",
     "segment.delete",
+    "pack.put",
+    "pack.answer",
+    "page.delete",
+    "checkpoint.delete",
+    "snapshot.delete",
 ];
+
+/// Of these, what it passes that packs old entries of a chain.
+const OF_PACKS: &[&str] = &["pack.put", "pack.answer", "page.delete", "checkpoint.delete", "snapshot.delete"];
 
 /// How many segments wait to be merged in a life.
 const SMALL: usize = 4;
@@ -37,6 +48,7 @@ struct Case {
     topic: Topic,
     runtime: Runtime,
     records: Vec<Record>,
+    skipped: i64,
 }
 
 impl Case {
@@ -50,6 +62,7 @@ impl Case {
             site,
             runtime,
             records: Vec::new(),
+            skipped: 0,
         };
         case.append(format, 2);
         case
@@ -116,6 +129,76 @@ impl Case {
         let report = self.site.assert_sound();
         assert_eq!((&report["segments"], &report["orphans"]), (&1.into(), &0.into()), "{report}");
     }
+
+    fn chain(&self) -> PathBuf {
+        self.site.home().path().join("archive/manifest/kafka/main/orders.0")
+    }
+
+    /// The numbers of the entries that have objects of their own.
+    fn entries(&self) -> Vec<u64> {
+        let names = std::fs::read_dir(self.chain()).expect("the chain").flatten().map(|entry| entry.file_name());
+        let mut numbers: Vec<u64> =
+            names.filter_map(|name| name.to_str()?.strip_suffix(".json")?.parse().ok()).collect();
+        numbers.sort_unstable();
+        numbers
+    }
+
+    fn packs(&self) -> usize {
+        std::fs::read_dir(self.chain().join("packs")).map_or(0, |packs| {
+            packs.flatten().filter(|entry| !entry.file_name().to_string_lossy().contains('#')).count()
+        })
+    }
+
+    /// Adds entries without a record.
+    fn skip(&mut self, until: u64) {
+        self.runtime.block_on(self.topic.reopen());
+        while self.topic.head() < until {
+            let offset = self.topic.head() as i64;
+            self.runtime.block_on(self.topic.skip(3, self.skipped..offset + 1));
+            self.skipped = offset + 1;
+        }
+    }
+
+    /// What is in a folder was written two hours before.
+    fn date_back(folder: &Path) {
+        for entry in std::fs::read_dir(folder).expect("a folder").flatten().filter(|entry| entry.path().is_file()) {
+            let file = std::fs::File::options().write(true).open(entry.path()).expect("it opens");
+            let written = file.metadata().and_then(|of| of.modified()).expect("a date");
+            file.set_modified(written - Duration::from_secs(7_200)).expect("it can be dated back");
+        }
+    }
+
+    /// Old entries are packed and their objects deleted, with an end at each step.
+    fn pack(&mut self, random: &mut Random, met: &Met) {
+        self.skip(1_300);
+        Self::date_back(&self.chain());
+        let args = ["-c", "tidelog.toml", "run"];
+        for step in ["pack.put", "pack.answer"] {
+            live(self.site.home(), &args, &Fault::kill(step), met, || false);
+            self.judge();
+        }
+        let all = self.entries();
+        live(self.site.home(), &args, &Fault::kill("page.delete"), &Met::default(), || self.packs() == 2);
+        assert_eq!(self.entries(), all, "the chain does not say so yet, and the packs are young");
+        Self::date_back(&self.chain().join("packs"));
+        self.skip(1_400);
+        for step in ["page.delete", "checkpoint.delete", "snapshot.delete"] {
+            let text = format!("{step}=kill@{}", 1 + random.below(4));
+            live(self.site.home(), &args, &Fault { step: step.to_owned(), text, ends: true }, met, || false);
+            self.judge();
+        }
+        let is_gone = || self.entries().into_iter().filter(|number| *number < 1_024).eq([0, 64, 128, 256, 512]);
+        let mut program: Program = self.site.start();
+        wait_until("the objects of what is packed to be gone", PATIENCE, || {
+            program.assert_running();
+            is_gone()
+        });
+        program.terminate(STOP);
+        self.judge();
+        assert!(self.site.assert_sound()["orphans"] == 0);
+        self.skip(1_410);
+        self.judge();
+    }
 }
 
 #[test]
@@ -125,7 +208,8 @@ fn whichever_step_a_merger_ends_at_every_record_is_there_once_and_the_next_one_g
         println!("crashes of merging: seed {seed}");
         let mut random = Random::new(seed);
         let format = if random.below(2) == 0 { Format::Parquet } else { Format::Avro };
-        let steps: Vec<&str> = STEPS.iter().copied().filter(|step| *step != "segment.delete").collect();
+        let apart = |step: &&str| *step == "segment.delete" || OF_PACKS.contains(step);
+        let steps: Vec<&str> = STEPS.iter().copied().filter(|step| !apart(step)).collect();
         let mut case = Case::new(format);
         for step in shuffled(&steps, &mut random) {
             let fault = if plan.is_long { Fault::draw(step, &mut random) } else { Fault::kill(step) };
@@ -144,5 +228,6 @@ fn whichever_step_a_merger_ends_at_every_record_is_there_once_and_the_next_one_g
         let left: Vec<_> = directories().filter(|name| of_killed.contains(name)).collect();
         assert!(left.is_empty(), "directories of killed processes in the spool: {left:?}");
         Case::new(format).delete(format, met);
+        Case::new(format).pack(&mut random, met);
     });
 }

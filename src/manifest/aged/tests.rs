@@ -12,7 +12,7 @@ use crate::manifest::Change;
 use crate::manifest::reads::{self, Offsets, Reads, held};
 use crate::record::{Block, TimestampType};
 use crate::segment::{Encoding, SegmentInfo, SegmentWriter};
-use crate::store::Store;
+use crate::store::{Store, layout};
 use crate::stream::{Begin, Format, Gap, GapReason, SegmentRef, TopicGeneration};
 
 /// Later than the objects of a test are by their store's clock, so that what entries say decides.

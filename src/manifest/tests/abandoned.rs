@@ -192,6 +192,6 @@ fn the_golden_entry_is_read_and_written_to_the_byte() {
     };
     assert_eq!((&read, read.body.format()), (&said, 2));
     assert_eq!(entry::encode(&said).unwrap(), bytes[..]);
-    let newer = String::from_utf8_lossy(bytes).replacen("\"format\":2", "\"format\":5", 1).into_bytes();
+    let newer = String::from_utf8_lossy(bytes).replacen("\"format\":2", "\"format\":6", 1).into_bytes();
     assert_eq!(entry::decode(&stream, 4, key, &newer).unwrap_err().kind(), Kind::Unsupported);
 }

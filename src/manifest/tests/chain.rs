@@ -283,7 +283,7 @@ async fn a_damaged_entry_names_its_object() {
 async fn a_newer_format_is_refused_with_the_way_out() {
     let faulty = faultless();
     begun(&faulty.store()).await;
-    let json = br#"{"format":5,"what":"is this"}"#;
+    let json = br#"{"format":6,"what":"is this"}"#;
     faulty.store().put(&layout::entry(&orders(), 1), json.to_vec().into()).await.unwrap();
     let error = Chain::open(&faulty.store(), &orders()).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Unsupported);

@@ -351,6 +351,7 @@ fn a_snapshot_of_a_writer_that_knows_no_parents_says_nothing_else() {
             abandoned,
             backups: Some(vec![backup]),
             minimal: Vec::new(),
+            packed: 0,
         }
     };
     let none = Snapshot { backups: None, ..backup("h", None) };

@@ -5,6 +5,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::error::Kind;
 use crate::manifest::coverage::{Claim, Count, Coverage, TopicClaims};
+use crate::manifest::pack::Pack;
+use crate::manifest::unpack::unpack;
 use crate::manifest::{entry, page};
 use crate::store::layout;
 use crate::stream::{Body, Checkpoint, Expire, Expired, Merge, PageRef, Retired, Snapshot, Span, System, Totals};
@@ -35,6 +37,7 @@ fn checkpoints() -> Vec<Checkpoint> {
         last: Vec::new(),
         abandoned: Vec::new(),
         minimal: Vec::new(),
+        packed: 0,
         backups: None,
     };
     let bodies = [
@@ -105,6 +108,38 @@ fn golden_entries_are_read_and_written_to_the_byte() {
         assert_eq!(entry::decode(&orders(), checkpoint.number, key, bytes).unwrap().checkpoint, checkpoint);
         assert_eq!(entry::encode(&checkpoint).unwrap(), bytes);
     }
+}
+
+#[test]
+fn a_golden_pack_is_read_and_bytes_of_it_that_lack_are_told() {
+    let (bytes, key) = (include_bytes!("golden/pack.zst"), layout::pack(&orders(), 512));
+    let pack = Pack::decode(&orders(), 512, &key, bytes).unwrap();
+    assert_eq!(pack.numbers(), 512..1_024);
+    for number in pack.numbers() {
+        let said = format!("{{\"entry\":{}}}", number - 512);
+        let stored = at(0) + chrono::TimeDelta::minutes(i64::try_from(number).unwrap() - 512);
+        assert_eq!(pack.entry(number), Some(&(said.into(), stored)));
+    }
+    assert_eq!((pack.entry(511), pack.entry(1_024), pack.page_names().count()), (None, None, 8));
+    assert!(pack.page_names().all(|name| pack.page(name).is_some_and(|page| sha256(page) == name)));
+    // What is written is read the same, and unpacks to the same.
+    let again = pack.encode(&orders()).unwrap();
+    assert_eq!(Pack::decode(&orders(), 512, &key, &again).unwrap(), pack);
+    assert_eq!(unpack(&key, &again).unwrap(), unpack(&key, bytes).unwrap());
+    let kind = |stream: &StreamId, first: u64, raw: &[u8]| {
+        let bytes = zstd::bulk::compress(raw, 1).unwrap();
+        Pack::decode(stream, first, &layout::pack(stream, first), &bytes).unwrap_err().kind()
+    };
+    let raw = unpack(&key, bytes).unwrap();
+    assert_eq!(kind(&orders(), 512, &raw[..raw.len() - 1]), Kind::Corrupt);
+    assert_eq!(kind(&orders(), 512, &[&raw[..], b"x"].concat()), Kind::Corrupt);
+    assert_eq!(kind(&orders(), 1_024, &raw), Kind::Corrupt, "of other entries");
+    assert_eq!(kind(&"kafka/main/other.0".parse().unwrap(), 512, &raw), Kind::Corrupt);
+    let text = String::from_utf8(raw).unwrap();
+    assert_eq!(kind(&orders(), 512, text.replacen("\"format\":1", "\"format\":2", 1).as_bytes()), Kind::Unsupported);
+    let longer = text.replacen("\"bytes\":11", "\"bytes\":18446744073709551615", 1);
+    assert_eq!(kind(&orders(), 512, longer.as_bytes()), Kind::Corrupt);
+    assert_eq!(kind(&orders(), 512, text.replacen("\"bytes\":11", "\"bytes\":12", 1).as_bytes()), Kind::Corrupt);
 }
 
 #[test]

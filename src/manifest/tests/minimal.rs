@@ -77,6 +77,6 @@ fn the_golden_entry_is_read_and_written_to_the_byte() {
     let read = entry::decode(&stream, 4, key.clone(), bytes).unwrap().checkpoint;
     assert_eq!((&read, read.body.format()), (&said, 3));
     assert_eq!(entry::encode(&said).unwrap(), bytes[..]);
-    let newer = String::from_utf8_lossy(bytes).replacen("\"format\":3", "\"format\":5", 1).into_bytes();
+    let newer = String::from_utf8_lossy(bytes).replacen("\"format\":3", "\"format\":6", 1).into_bytes();
     assert_eq!(entry::decode(&stream, 4, key, &newer).unwrap_err().kind(), Kind::Unsupported);
 }

@@ -11,6 +11,7 @@ mod holes;
 mod interleavings;
 mod merges;
 mod minimal;
+mod packs;
 mod paths;
 mod scan;
 mod select;

@@ -26,6 +26,7 @@ use crate::error::{Error, Kind, Result, ResultExt as _};
 use crate::maintenance::left_to_others;
 use crate::maintenance::topics::Moment;
 use crate::manifest::merging::{Found, Limits, Looked, Run};
+use crate::manifest::packing::{self, Packing};
 use crate::manifest::replaced::{self, Done};
 use crate::manifest::{self, Chain};
 use crate::pipeline::published::Opened;
@@ -115,6 +116,7 @@ struct Known {
     idle: Option<TimeDelta>,
     looked: Looked,
     replaced: Done,
+    packed: packing::Known,
     /// Segments that are left as they are: they cannot be read, or the chain took no entry that replaces them.
     left: BTreeSet<String>,
 }
@@ -197,13 +199,24 @@ impl Merger {
             }
         };
         self.shown.note(|shown| shown.deleted += deletion.deleted);
+        let packed = self.pack(&chain, known, at).await?;
         known.idle = match due {
             Some(_) => None,
             None => Some(known.idle.map_or(TimeDelta::hours(1), |idle| (idle * 2).min(SELDOM))),
         };
         let idle = known.idle.and_then(|idle| now.checked_add_signed(idle));
-        known.due = [due, idle, deletion.next].into_iter().flatten().min();
+        known.due = [due, idle, deletion.next, packed].into_iter().flatten().min();
         Ok(failed)
+    }
+
+    /// Packs what is old of the chain itself; gives when there is more to be done.
+    async fn pack(&mut self, chain: &Chain, known: &mut Known, at: &Time) -> Result<Option<DateTime<Utc>>> {
+        let (store, now, began) = (&self.opened.store, at.moment.now, Instant::now());
+        let made = packing::pack(store, chain, now, &mut known.packed).await?;
+        let deleted = packing::delete_packed(store, chain, (&at.moment.held, now), &mut known.packed).await;
+        let deleted = deleted.or_else(|error| left_to_others(Err(error)).map(|()| Packing::default()))?;
+        self.pace.moved(made.bytes, began).await;
+        Ok([made.next, deleted.next].into_iter().flatten().min())
     }
 
     fn limits(&self, generation: &TopicGeneration, now: DateTime<Utc>) -> Limits {

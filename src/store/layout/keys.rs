@@ -65,6 +65,19 @@ pub fn page(stream: &StreamId, sha256: &str) -> Path {
     chain(stream).join("pages").join(format!("{sha256}.json.zst"))
 }
 
+/// The pack of a stream's chain that begins with entry `first`.
+pub fn pack(stream: &StreamId, first: u64) -> Path {
+    chain(stream).join("packs").join(format!("{first:020}.zst"))
+}
+
+/// The first entry of the pack that `key` names, right in the folder of a chain; none if it names something else.
+pub fn pack_first_in(chain: &Path, key: &Path) -> Option<u64> {
+    let parts: Vec<_> = key.prefix_match(chain)?.collect();
+    let [folder, name] = parts.as_slice() else { return None };
+    let digits = name.as_ref().strip_suffix(".zst").filter(|_| folder.as_ref() == "packs")?;
+    if digits.len() == 20 && digits.bytes().all(|byte| byte.is_ascii_digit()) { digits.parse().ok() } else { None }
+}
+
 /// The `n`th segment of a topic that `writer` sealed, at `sealed`.
 pub fn segment(generation: &TopicGeneration, sealed: DateTime<Utc>, writer: &str, n: u64, format: Format) -> Path {
     let name = format!("{}-{writer}-{n}.{}", sealed.format("%H%M%S"), format.name());

@@ -117,6 +117,18 @@ impl Topic {
         rows
     }
 
+    /// Of all kinds: of the chain, too.
+    async fn all_objects(&self) -> usize {
+        self.store.list(&layout::chain(&orders().stream())).await.expect("a list").len() + self.objects().await
+    }
+
+    /// Of the chain, in a folder of it.
+    async fn chain_objects(&self, folder: &str) -> usize {
+        let chain = layout::chain(&orders().stream());
+        let listed = self.store.list(&chain).await.expect("a list");
+        listed.iter().filter(|object| object.location.as_ref().contains(folder)).count()
+    }
+
     async fn objects(&self) -> usize {
         self.store.list(&layout::topic_segments(&orders())).await.expect("a list").len()
     }
@@ -140,6 +152,14 @@ impl Looks {
         let moment = Moment::at(&topic.store, "main", now).await.expect("the store answers");
         self.known.due = None;
         self.merger.look(&orders(), &mut self.known, &Time { moment, began: Instant::now() }).await
+    }
+
+    /// Packs and deletes what it can of the chain.
+    async fn pack(&mut self, topic: &Topic, now: DateTime<Utc>) {
+        let chain = Chain::open(&topic.store, &orders().stream()).await.expect("sound").expect("begun");
+        let at =
+            Time { moment: Moment::at(&topic.store, "main", now).await.expect("an answer"), began: Instant::now() };
+        while self.merger.pack(&chain, &mut self.known, &at).await.expect("packed").is_some_and(|next| next <= now) {}
     }
 
     async fn look_until_done(&mut self, topic: &Topic, now: DateTime<Utc>) {
@@ -325,19 +345,66 @@ async fn a_month_of_a_quiet_topic() {
     let mut topic = Topic::begun(Format::Parquet).await;
     let mut looks = Looks::new(&topic, "a");
     const DAYS: i64 = 30;
+    // Objects are as old as the topic is by this machine's clock, and not by the clock of the test.
+    let ahead = crate::time::now() + TimeDelta::hours(3) - start();
+    let mut by_day = Vec::new();
     for minute in 0..DAYS * 1_440 {
         topic.append(minute, 60).await;
         if minute % 60 == 0 {
             looks.look_until_done(&topic, at(minute)).await;
+            looks.pack(&topic, start() + ahead).await;
+        }
+        if minute % 1_440 == 1_439 {
+            by_day.push(topic.all_objects().await);
         }
     }
     let (written, shown) = (topic.written, looks.merger.shown.now());
     let (at_end, entries) = (topic.objects().await, topic.chain.head());
     looks.look_until_done(&topic, at(DAYS * 1_440 + 120)).await;
     looks.look_until_done(&topic, at(DAYS * 1_440 + 240)).await;
-    let left = topic.objects().await;
+    looks.pack(&topic, start() + ahead).await;
+    let (left, all) = (topic.objects().await, topic.all_objects().await);
     println!(
-        "{written} segments written, {at_end} objects at the end, {left} three hours later; {entries} entries; {shown:?}"
+        "{written} segments written, {at_end} at the end, {left} three hours later; {entries} entries; {all} objects of all kinds, \
+         by day {by_day:?}; {shown:?}"
     );
-    assert!(left as i64 <= DAYS * 30, "{left}");
+    assert!(left as i64 <= DAYS * 24, "{left}");
+    // What is young has a number that does not grow; each day adds its segments, three packs and hardly a page.
+    let grown = by_day[29] - by_day[9];
+    assert!(grown <= 20 * 30, "{grown} in 20 days: {by_day:?}");
+    let report = crate::verify::verify(&topic.store, true, &Arc::default()).await.expect("the store answers");
+    assert!(report.errors.is_empty() && report.orphans == 0, "{:?}", report.errors);
+}
+
+/// Three days of the same: all objects of a topic are fewer than 30 a day, but for those of the last hours.
+#[tokio::test]
+async fn a_quiet_topic_costs_30_objects_a_day() {
+    let mut topic = Topic::begun(Format::Avro).await;
+    let mut looks = Looks::new(&topic, "a");
+    let now = crate::time::now() + TimeDelta::hours(3);
+    let mut counts = Vec::new();
+    for minute in 0..3 * 1_440 {
+        topic.append(minute, 1).await;
+        if minute % 60 == 59 {
+            looks.look_until_done(&topic, at(minute)).await;
+            looks.pack(&topic, now).await;
+        }
+        if minute % 1_440 == 1_439 {
+            counts.push(topic.all_objects().await);
+        }
+    }
+    let before = topic.records(None).await;
+    // What is young: entries of less than a pack, those behind it that are left, those of an hour, and the small segments of three hours
+    // and pages as a counter of base 64 has them. Beside that there are 30 objects a day.
+    let young = 512 + 256 + 64 + 90 + 4 * 60 + 64 + 24;
+    println!("{counts:?}");
+    for (day, count) in (1..).zip(&counts) {
+        assert!(*count <= young + 30 * day, "{counts:?}");
+    }
+    let packs = topic.chain_objects("packs/").await;
+    assert_eq!(packs as u64, (topic.chain.head() - 256) / 512, "all is packed that can be");
+    looks.look_until_done(&topic, at(3 * 1_440 + 240)).await;
+    assert_eq!(topic.records(None).await, before);
+    let report = crate::verify::verify(&topic.store, true, &Arc::default()).await.expect("the store answers");
+    assert!(report.errors.is_empty() && report.orphans == 0, "{:?}", report.errors);
 }
