@@ -418,6 +418,10 @@ fn the_way_to_each_timeline_has_its_own_commits_and_a_recovery_ends_with_the_one
         place.wait_archived_of(&restored, 2);
         let new = commits(&place, &[]);
         assert_as_the_server_says(&restored, &new, first);
+        assert!(
+            new.windows(2).all(|two| two[0].end <= two[1].start),
+            "{version:?}: each once, in the order of the log"
+        );
         let common = new.iter().zip(&old).take_while(|(one, other)| one == other).count();
         assert_eq!(old[common - 1], named[0], "{version:?}: they part where the recovery ended");
         assert!(old.len() >= common + 4 && new.len() >= common + 6);

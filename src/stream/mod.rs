@@ -192,7 +192,7 @@ mod tests {
             "state/topics",
             "state/topics/",
             "state/topics/a/b",
-            "state/slots/main",
+            "state/things/main",
             "state/topics/..",
             "state/topics/ma\nin",
             "kafka/main/or\u{1b}ders.0",
