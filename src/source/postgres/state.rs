@@ -62,8 +62,9 @@ impl Server {
             match same.of_database(&name).publications().await {
                 Ok(publications) => drop(databases.insert(name, Database { publications })),
                 Err(error) if error.kind() == Kind::Denied => {
-                    refused
-                        .push(refusal(format!("{} access to {name} by a line of pg_hba.conf ({error})", self.user())));
+                    // What the server says may name a port of ours, and what is refused is told once.
+                    tracing::debug!(%error, database = name, "a database lets nobody in");
+                    refused.push(refusal(format!("a line of pg_hba.conf that lets {} into {name}", self.user())));
                 }
                 // It was dropped just now.
                 Err(error) if error.kind() == Kind::NotFound => {}
