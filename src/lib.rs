@@ -20,7 +20,7 @@
 //! | [`source::told`] | what a server tells of a part of its state, and what it refuses to tell |
 //! | [`source::kafka`] | the consumer, the admin calls and the state of a cluster |
 //! | [`source::postgres`] | the replication protocol, base backups, slots |
-//! | [`source::rest`] | servers that tell their state over HTTP: Kafka Connect |
+//! | [`source::rest`] | servers that tell their state over HTTP: Kafka Connect, a schema registry |
 //! | [`replay`] | a range of records into Kafka or to standard output |
 //! | [`restore`] | base backups unpacked and WAL delivered |
 //! | [`verify`] | whether the archive is what its checkpoints say |

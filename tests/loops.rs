@@ -51,6 +51,7 @@ fn case(task: Task) -> (Case, &'static str) {
         Task::KafkaMembers => (By("connect_check", "a_stranger_in_the_group_is_named_with_what_it_takes"), ""),
         Task::KafkaState => (By("state", "a_poll_that_fails_is_named_until_it_succeeds_and_archiving_goes_on"), ""),
         Task::ConnectState => (By("state_connect", "connect_that_is_away_is_named_and_its_last_state_stays"), ""),
+        Task::RegistryState => (By("state_schemas", "a_registry_that_is_away_is_named_and_its_last_state_stays"), ""),
         Task::KafkaMaintenance => {
             (By("retention", "records_are_expired_by_the_time_of_archiving_and_never_while_they_are_read"), "")
         }

@@ -60,6 +60,7 @@ mod source;
 mod stalls;
 mod state;
 mod state_connect;
+mod state_schemas;
 mod state_slots;
 mod store;
 mod store_faults;

@@ -552,6 +552,7 @@ mod tests {
             groups: vec!["^.*".into()],
             exclude_groups: Vec::new(),
             connect: Vec::new(),
+            schema_registry: Vec::new(),
         };
         assert_eq!(state(""), all);
         let some = state("every = \"1m\"\ngroups = [\"billing\", \"^etl-\"]\nexclude_groups = [\"^etl-test\"]\n");
@@ -605,10 +606,7 @@ mod tests {
             ("connect_url = \"c:8083\"", "state.connect_url: \"c:8083\" is not an address; write http://host:8083"),
             ("connect_url = \"http://c:8083/?a\"", "state.connect_url: is to end with its path"),
             ("connect_url = []", "state.connect_url: is empty"),
-            (
-                "connect_url = [\"http://a:1\", \"http://b:1\"]",
-                "state.connect_url: names two clusters main; give each a name",
-            ),
+            ("connect_url = [\"http://a:1\", \"http://b:1\"]", "state.connect_url: names two main; give each a name"),
             ("connect_url = \"a b=http://c:1\"", "state.connect_url: \"a b\" is no name for a cluster"),
             ("[state.connect]\nuser = \"a\"", "state.connect: says how connect_url is asked, and there is none"),
             (
@@ -619,7 +617,7 @@ mod tests {
                 "connect_url = \"http://c:1\"\n[state.connect]\nca_file = \"a\"",
                 "state.connect.ca_file: \"a\" is not an absolute path",
             ),
-            ("schema_registry_url = \"http://r:8081\"", "state.schema_registry_url: is not supported by this version"),
+            ("schema_registry_url = \"r:8081\"", "state.schema_registry_url: \"r:8081\" is not an address"),
             ("evry = \"1s\"", "did you mean every?"),
             ("[retention]\nstate = \"29s\"", "retention.state: 29s is not allowed, use state.every (30s) or more"),
             ("[retention]\nstate = \"0s\"", "retention.state: 0s is not allowed, use 1s or more"),

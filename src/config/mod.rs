@@ -53,7 +53,9 @@ impl Config {
         let own = StateKind::ALL.map(|kind| StateOf { kind, scope: kafka.cluster.clone() });
         let connect = self.state.iter().flat_map(|state| &state.connect);
         let connect = connect.map(|server| StateOf { kind: StateKind::Connectors, scope: server.name.clone() });
-        let all: std::collections::BTreeSet<StateOf> = own.into_iter().chain(connect).collect();
+        let registries = self.state.iter().flat_map(|state| &state.schema_registry);
+        let registries = registries.map(|server| StateOf { kind: StateKind::Schemas, scope: server.name.clone() });
+        let all: std::collections::BTreeSet<StateOf> = own.into_iter().chain(connect).chain(registries).collect();
         all.into_iter().collect()
     }
 }
@@ -69,6 +71,8 @@ pub struct State {
     pub exclude_groups: Vec<String>,
     /// `connect_url`: the Connect clusters whose connectors are kept.
     pub connect: Vec<Server>,
+    /// `schema_registry_url`: the schema registries whose subjects are kept.
+    pub schema_registry: Vec<Server>,
 }
 
 /// `[archive]`.

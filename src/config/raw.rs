@@ -98,11 +98,6 @@ impl<'a> Section<'a> {
         self.table.remove(key)
     }
 
-    /// Takes a key that this version does not know; whether it was there.
-    pub(super) fn is_set(&mut self, key: &'static str) -> bool {
-        self.table.remove(key).is_some()
-    }
-
     /// A section below this one.
     pub(super) fn section(&mut self, key: &'static str) -> Option<Section<'a>> {
         match self.take(key)? {

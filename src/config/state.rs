@@ -48,16 +48,9 @@ pub(super) fn read(mut section: Section<'_>, cluster: &str, lookup: Lookup<'_>) 
         section.problem("groups", "is empty; name at least one group, or leave the key out for all of them");
     }
     let connect = servers(&mut section, ("connect_url", "connect"), cluster, lookup);
-    for name in ["schema_registry_url", "schema_registry"] {
-        if section.is_set(name) {
-            section.problem(
-                name,
-                "is not supported by this version, which keeps no state of a schema registry; remove it",
-            );
-        }
-    }
+    let schema_registry = servers(&mut section, ("schema_registry_url", "schema_registry"), cluster, lookup);
     section.finish();
-    State { every, groups, exclude_groups, connect }
+    State { every, groups, exclude_groups, connect, schema_registry }
 }
 
 /// Reads the servers that one key names, and how they are asked. A text names one, a list several.
@@ -85,7 +78,7 @@ fn servers(
         match server(&text, cluster, &access) {
             Ok(server) if servers.iter().any(|other| other.name == server.name) => {
                 let way_out = "give each a name: [\"orders=http://a:8083\", \"etl=http://b:8083\"]";
-                section.problem(key, format!("names two clusters {}; {way_out}", server.name));
+                section.problem(key, format!("names two {}; {way_out}", server.name));
             }
             Ok(server) => servers.push(server),
             Err(problem) => section.problem(key, problem),

@@ -22,7 +22,7 @@ use super::unpack::unpack;
 use super::{Chain, Change, Outcome, Selection};
 use crate::error::{Error, Kind, Result, ResultExt as _};
 use crate::store::{Store, bounds, layout};
-use crate::stream::{Format, PartitionRange, SegmentRef, StateOf, StreamId, sha256};
+use crate::stream::{Format, PartitionRange, SegmentRef, StateKind, StateOf, StreamId, sha256};
 
 /// The version of the format of documents.
 pub const DOCUMENT_FORMAT: u32 = 1;
@@ -176,9 +176,11 @@ pub async fn append(chain: &mut Chain, number: i64, document: &[u8], by: By<'_>)
     let most = bounds::STATE_UNPACKED;
     if document.len() as u64 > most {
         let message = format!("the state of {of} has {} bytes, and {most} are kept at the most", document.len());
-        return Err(
-            Error::new(Kind::Unsupported, message).hint("keep fewer groups: state.groups, state.exclude_groups")
-        );
+        let error = Error::new(Kind::Unsupported, message);
+        return Err(match of.kind {
+            StateKind::Groups => error.hint("keep fewer groups: state.groups, state.exclude_groups"),
+            _ => error,
+        });
     }
     let bytes = zstd::bulk::compress(document, ZSTD_LEVEL).or_err(Kind::Internal, || format!("cannot write {key}"))?;
     let bytes = Bytes::from(bytes);
@@ -225,7 +227,7 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::stream::{Begin, StateKind};
+    use crate::stream::Begin;
 
     fn of() -> StateOf {
         StateOf { kind: StateKind::Topics, scope: "main".into() }

@@ -24,6 +24,7 @@ use crate::error::{Error, Kind, Result};
 use crate::manifest::writer_id;
 use crate::source::postgres::Server;
 use crate::store::Store;
+use crate::stream::StateKind;
 use crate::tasks::{Task, Tasks};
 
 use postgres::{Supervisor, backup::BackupTask};
@@ -124,15 +125,17 @@ fn spawn_state(
     let brokers = config.kafka.as_ref().map(|kafka| {
         tasks.spawn("state", state::run((kafka.clone(), state.clone()), opened.clone(), told(), stop.clone()))
     });
-    let watch = |server: &config::Server| {
-        let watched = state::watch((state.clone(), server.clone()), opened.clone(), told(), stop.clone());
-        tasks.spawn("connect-state", watched)
+    let watch = |(kind, server): (StateKind, &config::Server)| {
+        let watched = state::watch((kind, server.clone(), state.every), opened.clone(), told(), stop.clone());
+        tasks.spawn("server-state", watched)
     };
+    let connect = state.connect.iter().map(|server| (StateKind::Connectors, server));
+    let registries = state.schema_registry.iter().map(|server| (StateKind::Schemas, server));
     let slots = config.postgres.as_ref().map(|postgres| {
         let watched = state::watch_slots((state.clone(), postgres.clone()), opened.clone(), told(), stop.clone());
         tasks.spawn("slot-state", watched)
     });
-    brokers.into_iter().chain(state.connect.iter().map(watch)).chain(slots).collect()
+    brokers.into_iter().chain(connect.chain(registries).map(watch)).chain(slots).collect()
 }
 
 /// Starts what expires by `[retention]`: records, and versions of state.

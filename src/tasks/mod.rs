@@ -76,6 +76,7 @@ tasks! {
     KafkaMerge "kafka_merge" Hinders "Merges small segments of topics.";
     KafkaState "kafka_state" Hinders "Keeps topics with their settings, groups with their positions, and access control lists.";
     ConnectState "connect_state" Hinders "Keeps the connectors of Connect with their configs, states and offsets.";
+    RegistryState "registry_state" Hinders "Keeps the subjects of a schema registry with their versions, ids and schemas.";
     KafkaStateMaintenance "kafka_state_upkeep" Hinders "Expires versions of the state of Kafka that retention lets go.";
     Leftovers "leftover_uploads" Hinders "Aborts uploads that killed processes have left in the bucket.";
     WalOpen "wal_open" Stops "Opens the chain of the write-ahead log.";
@@ -235,6 +236,10 @@ mod tests {
         assert!(of_postgres.clone().count() > 0);
         assert!(of_postgres.into_iter().all(|task| !task.name().starts_with("kafka")));
         let others = Task::ALL.iter().filter(|task| !task.is_of_postgres() && !task.name().starts_with("kafka"));
-        assert_eq!(others.collect::<Vec<_>>(), [&Task::ConnectState, &Task::Leftovers], "beside it, and of both");
+        assert_eq!(
+            others.collect::<Vec<_>>(),
+            [&Task::ConnectState, &Task::RegistryState, &Task::Leftovers],
+            "beside it, and of both"
+        );
     }
 }

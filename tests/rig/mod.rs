@@ -3,6 +3,7 @@
 //! ```text
 //!   setup.sh ──► cache (jars, venv) ──► parts() ─┬─► kafka    brokers (JVM processes), topics, records in and out
 //!                                                ├─► connect  a worker of Kafka Connect, with Debezium
+//!                                                ├─► registry Apicurio Registry, through its Confluent API
 //!                                                ├─► postgres servers of several versions, standbys, psql, pgbench
 //!                                                ├─► s3       moto_server (process), s3s-fs (in this process); s3_proxy before them;
 //!                                                │            bad_store puts whole suites behind it
@@ -27,6 +28,7 @@ pub(crate) mod process;
 pub(crate) mod program;
 pub(crate) mod python;
 pub(crate) mod records;
+pub(crate) mod registry;
 pub(crate) mod s3;
 pub(crate) mod s3_proxy;
 pub(crate) mod slow_link;
@@ -82,6 +84,8 @@ pub(crate) struct Parts {
     pub(crate) kafka: PathBuf,
     /// `plugins`, each in a folder of its own
     pub(crate) connect: PathBuf,
+    /// `runner.jar` and `lib` of Apicurio Registry
+    pub(crate) registry: PathBuf,
     /// a Python venv
     pub(crate) python: PathBuf,
     /// another one: `bin/kubectl`, `bin/kubernetes-validate`, `bin/hadolint`, `bin/docker-compose`
@@ -114,6 +118,7 @@ pub(crate) fn parts() -> &'static Parts {
         Parts {
             kafka: path("RIG_KAFKA"),
             connect: path("RIG_CONNECT"),
+            registry: path("RIG_REGISTRY"),
             python: path("RIG_PYTHON"),
             postgres: path("RIG_POSTGRES"),
             deploy: path("RIG_DEPLOY"),

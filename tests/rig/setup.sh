@@ -3,6 +3,7 @@
 #
 #     setup.sh [test]    RIG_KAFKA=<cache>/kafka-<key>      libs/*.jar, bootstrap.checkpoint, classes.jsa
 #                        RIG_CONNECT=<cache>/connect-<key>  plugins/file, plugins/debezium-connector-postgres
+#                        RIG_REGISTRY=<cache>/registry-<key>  Apicurio Registry: runner.jar and lib/
 #                        RIG_PYTHON=<cache>/python-<key>    a venv with duckdb, pyarrow, fastavro, moto, confluent-kafka
 #                        RIG_POSTGRES=<cache>/postgres-<key>  one folder a version (debian, 13, 14, 16, 17, 18), bin/ in each
 #                        RIG_DEPLOY=<cache>/deploy-<key>    a venv with kubectl, kubernetes-validate, hadolint, docker-compose
@@ -198,6 +199,14 @@ make_connect() {
     [ -d "$1/plugins/debezium-connector-postgres" ] || fail "the archive of Debezium does not hold its plugin"
 }
 
+make_registry() {
+    retry mvn -B -q -C -Dstyle.color=never -f "$here/registry/pom.xml" dependency:copy-dependencies -DoutputDirectory="$1/fetched" ||
+        fail "Apicurio Registry could not be fetched by mvn; see above"
+    tar -xzf "$1"/fetched/apicurio-registry-app-*.tar.gz -C "$1"
+    rm -r "$1/fetched"
+    mv "$1"/apicurio-registry-app-*-runner.jar "$1/runner.jar"
+}
+
 # make_venv FOLDER REQUIREMENTS
 make_venv() {
     python3 -m venv "$1" >&2 || fail "python3 -m venv failed; see above"
@@ -261,6 +270,7 @@ name_parts() {
     java=$(readlink -f "$(command -v java || true)" || true)
     kafka=kafka-$({ cat "$here/kafka/pom.xml" "$here/kafka/log4j2.properties" &&
         { stat -Lc '%n %s %Y' "$java" 2>/dev/null || true; }; } | hash_of)
+    registry=registry-$(hash_of <"$here/registry/pom.xml")
     connect=connect-$(hash_of <"$here/connect/pom.xml")
     python=python-$({ cat "$here/requirements.txt" &&
         { python3 -c 'import sys; print(sys.version, sys.executable)' 2>/dev/null || true; }; } | hash_of)
@@ -288,7 +298,7 @@ name_parts
 # only when a part is to be made. (Without Java, or with another one, the name of its part is another.)
 if [ "$wanted" = find ]; then
     :
-elif [ "$wanted" = test ] && [ -e "$cache/$kafka/ready" ] && [ -e "$cache/$connect/ready" ] && [ -e "$cache/$python/ready" ] && [ -e "$cache/$postgres/ready" ] &&
+elif [ "$wanted" = test ] && [ -e "$cache/$kafka/ready" ] && [ -e "$cache/$connect/ready" ] && [ -e "$cache/$registry/ready" ] && [ -e "$cache/$python/ready" ] && [ -e "$cache/$postgres/ready" ] &&
     [ -e "$cache/$deploy/ready" ] && command -v chromium >/dev/null && command -v node >/dev/null; then
     install_system_packages build
 else
@@ -298,6 +308,7 @@ fi
 [ "$wanted" != build ] || exit 0
 make_part RIG_KAFKA "$kafka" make_kafka
 make_part RIG_CONNECT "$connect" make_connect
+make_part RIG_REGISTRY "$registry" make_registry
 make_part RIG_PYTHON "$python" make_python
 make_part RIG_POSTGRES "$postgres" make_postgres
 make_part RIG_DEPLOY "$deploy" make_deploy

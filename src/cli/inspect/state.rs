@@ -156,13 +156,16 @@ async fn chain(store: &Store, (kind, of): (StateKind, Option<&str>), config: &Co
 
 /// The one whose state is meant where nobody says it; none if there may be several.
 fn configured(kind: StateKind, config: &Config) -> Option<&str> {
-    let connect = config.state.as_ref().map_or(&[][..], |state| &state.connect);
-    match (kind, connect) {
-        (StateKind::Connectors, [one]) => Some(&one.name),
-        (StateKind::Connectors, _) => None,
+    let servers = match kind {
+        StateKind::Connectors => config.state.as_ref().map(|state| &state.connect),
+        StateKind::Schemas => config.state.as_ref().map(|state| &state.schema_registry),
         // They are of a Postgres system, and an archive holds one.
-        (StateKind::Slots, _) => None,
-        _ => cluster(config),
+        StateKind::Slots => None,
+        StateKind::Topics | StateKind::Groups | StateKind::Acls => return cluster(config),
+    };
+    match servers.map_or(&[][..], Vec::as_slice) {
+        [one] => Some(&one.name),
+        _ => None,
     }
 }
 

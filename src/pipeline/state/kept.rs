@@ -80,6 +80,15 @@ impl Kept {
         Ok(())
     }
 
+    /// The document of the newest version; none before the first, and where it cannot be read.
+    pub(super) async fn newest_document(&self) -> Result<Option<Vec<u8>>> {
+        let Some(version) = versions::newest(&self.chain).await? else { return Ok(None) };
+        match versions::read(&self.opened.store, self.chain.stream(), &version).await {
+            Err(error) if error.is_transient() => Err(error),
+            read => Ok(read.ok()),
+        }
+    }
+
     /// The number of the newest version and the hash of its document; it is read where another process wrote it.
     async fn look(&mut self) -> Result<Option<(i64, String)>> {
         let last = versions::next(&self.chain) - 1;

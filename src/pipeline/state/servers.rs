@@ -1,4 +1,4 @@
-//! Keeps the state of servers that are asked over HTTP: the connectors of Connect.
+//! Keeps the state of servers that are asked over HTTP: the connectors of Connect, the subjects of a schema registry.
 //!
 //! Each server has a loop of its own, so that one that is away delays no other. While it is away its last state stays, and how
 //! old that is is a metric.
@@ -11,12 +11,11 @@ use tokio::sync::watch;
 
 use super::kept::{Kept, Refusals};
 use super::status::PublishedState;
-use crate::config::{Server, State};
+use crate::config::Server;
 use crate::error::{Error, Kind, Result};
 use crate::escape;
 use crate::pipeline::published::Opened;
-use crate::source::rest::Connect;
-use crate::source::rest::connect::Told;
+use crate::source::rest::{Connect, Registry, connect, registry};
 use crate::source::told::Part;
 use crate::stream::{StateKind, StateOf};
 use crate::tasks::backoff::Backoff;
@@ -29,33 +28,35 @@ const BUSY: Duration = Duration::from_secs(600);
 /// So many names are told in a line of the log.
 const MOST_NAMES: usize = 5;
 
-/// Keeps the connectors of one Connect cluster until `stop` turns true.
+/// Keeps what one server tells until `stop` turns true.
 pub(in crate::pipeline) async fn watch(
-    (state, server): (State, Server),
+    (kind, server, every): (StateKind, Server, Duration),
     opened: Opened,
     (published, tasks): (Arc<PublishedState>, Arc<Tasks>),
     mut stop: watch::Receiver<bool>,
 ) {
-    const PUT_OFF: &str = "the state of Connect is not kept";
-    let mut backoff = Backoff::new(tasks.reporter(Task::ConnectState, server.name.clone()));
-    let of = StateOf { kind: StateKind::Connectors, scope: server.name.clone() };
+    let (task, put_off) = match kind {
+        StateKind::Schemas => (Task::RegistryState, "the state of the schema registry is not kept"),
+        _ => (Task::ConnectState, "the state of Connect is not kept"),
+    };
+    let mut backoff = Backoff::new(tasks.reporter(task, server.name.clone()));
+    let of = StateOf { kind, scope: server.name.clone() };
     let work = async {
-        let connect = loop {
-            match Connect::new(&server) {
-                Ok(connect) => break connect,
-                Err(error) => backoff.wait_after(PUT_OFF, error).await,
+        let asked = loop {
+            match Asked::new(kind, &server) {
+                Ok(asked) => break asked,
+                Err(error) => backoff.wait_after(put_off, error).await,
             }
         };
         let refusals = Refusals::of(of.to_string());
-        let mut watched =
-            Watched { connect, of, every: state.every, opened, published, kept: None, refusals, seen: Seen::default() };
+        let mut watched = Watched { asked, of, every, opened, published, kept: None, refusals, seen: Seen::default() };
         loop {
             match watched.poll().await {
                 Ok(()) => {
                     backoff.succeeded();
-                    tokio::time::sleep(state.every).await;
+                    tokio::time::sleep(every).await;
                 }
-                Err(error) => backoff.wait_after(PUT_OFF, error).await,
+                Err(error) => backoff.wait_after(put_off, error).await,
             }
         }
     };
@@ -66,8 +67,35 @@ pub(in crate::pipeline) async fn watch(
     }
 }
 
+/// Who is asked.
+enum Asked {
+    Connect(Connect),
+    Registry(Box<Registry>),
+}
+
+impl Asked {
+    fn new(kind: StateKind, server: &Server) -> Result<Self> {
+        match kind {
+            StateKind::Schemas => Ok(Self::Registry(Box::new(Registry::new(server)?))),
+            _ => Connect::new(server).map(Self::Connect),
+        }
+    }
+
+    async fn ask(&mut self) -> Result<connect::Told> {
+        match self {
+            Self::Connect(connect) => connect.ask().await,
+            Self::Registry(registry) => Ok(match registry.ask().await? {
+                registry::Told::Busy(text) => connect::Told::Busy(text),
+                registry::Told::Found(part) => {
+                    connect::Told::Found { part, failed: BTreeSet::new(), secrets: BTreeSet::new() }
+                }
+            }),
+        }
+    }
+}
+
 struct Watched {
-    connect: Connect,
+    asked: Asked,
     of: StateOf,
     every: Duration,
     opened: Opened,
@@ -90,13 +118,19 @@ impl Watched {
     async fn poll(&mut self) -> Result<()> {
         if self.kept.is_none() {
             // Which Kafka it works with stands in the document: after a recovery it may be another one.
-            self.kept = Some(Kept::begin(&self.opened, self.of.clone(), self.every, None).await?);
+            let kept = Kept::begin(&self.opened, self.of.clone(), self.every, None).await?;
+            if let Asked::Registry(registry) = &mut self.asked
+                && let Some(document) = kept.newest_document().await?
+            {
+                registry.knows(&document);
+            }
+            self.kept = Some(kept);
         }
         let Some(kept) = &mut self.kept else { return Ok(()) };
         let next = kept.next().await?;
-        let (part, failed, secrets) = match self.connect.ask().await? {
-            Told::Busy(text) => return self.seen.busy(&text),
-            Told::Found { part, failed, secrets } => (part, failed, secrets),
+        let (part, failed, secrets) = match self.asked.ask().await? {
+            connect::Told::Busy(text) => return self.seen.busy(&text),
+            connect::Told::Found { part, failed, secrets } => (part, failed, secrets),
         };
         self.seen.busy_since = None;
         let now = crate::time::now();
@@ -110,7 +144,9 @@ impl Watched {
                 self.refusals.tell(refused.into_iter().collect(), &self.published);
                 self.seen.tell(&self.of, &failed, secrets);
                 kept.keep(&state, next, now, &self.published).await?;
-                self.published.failed(&self.of, failed);
+                if self.of.kind == StateKind::Connectors {
+                    self.published.failed(&self.of, failed);
+                }
                 Ok(())
             }
         }
@@ -122,10 +158,10 @@ impl Seen {
     fn busy(&mut self, text: &str) -> Result<()> {
         let since = *self.busy_since.get_or_insert_with(Instant::now);
         if since.elapsed() < BUSY {
-            tracing::debug!(text, "Connect is busy; it is asked again at the next poll");
+            tracing::debug!(text, "the server is busy; it is asked again at the next poll");
             return Ok(());
         }
-        let message = format!("Connect has been busy for {} s: {text}", since.elapsed().as_secs());
+        let message = format!("the server has been busy for {} s: {text}", since.elapsed().as_secs());
         Err(Error::new(Kind::Unavailable, message)
             .hint("look at the logs of its workers: they do not get through a rebalance"))
     }

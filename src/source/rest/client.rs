@@ -40,6 +40,30 @@ pub(super) enum Reply<T> {
     Failed(Error),
 }
 
+/// An answer in the middle of several: the error ends the poll, and may say that there is nothing to do but to wait.
+pub(super) enum Ended {
+    Busy(String),
+    Failed(Error),
+}
+
+impl From<Error> for Ended {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+pub(super) type Found<T> = std::result::Result<T, Ended>;
+
+/// What of a reply is there.
+pub(super) fn there<T>(reply: Reply<T>) -> Found<Option<T>> {
+    match reply {
+        Reply::Found(found) => Ok(Some(found)),
+        Reply::Missing => Ok(None),
+        Reply::Busy(text) => Err(Ended::Busy(text)),
+        Reply::Failed(error) => Err(Ended::Failed(error)),
+    }
+}
+
 /// A server, and who asks it.
 pub(super) struct Client {
     http: reqwest::Client,

@@ -17,7 +17,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::client::{Client, Reply};
+use super::client::{Client, Ended, Found, Reply, there};
 use crate::config::Server;
 use crate::error::{Error, Kind, Result};
 use crate::escape;
@@ -145,30 +145,6 @@ struct Task {
     failed_with: Option<String>,
 }
 
-/// An answer in the middle of several: the error ends the poll, and may say that there is nothing to do but to wait.
-enum Ended {
-    Busy(String),
-    Failed(Error),
-}
-
-impl From<Error> for Ended {
-    fn from(error: Error) -> Self {
-        Self::Failed(error)
-    }
-}
-
-type Found<T> = std::result::Result<T, Ended>;
-
-/// What of a reply is there.
-fn there<T>(reply: Reply<T>) -> Found<Option<T>> {
-    match reply {
-        Reply::Found(found) => Ok(Some(found)),
-        Reply::Missing => Ok(None),
-        Reply::Busy(text) => Err(Ended::Busy(text)),
-        Reply::Failed(error) => Err(Ended::Failed(error)),
-    }
-}
-
 impl Connect {
     /// # Errors
     /// [`Kind::Config`] for authorities that cannot be read.
@@ -196,7 +172,7 @@ impl Connect {
             Err(Ended::Failed(error)) if error.kind() == Kind::Denied => {
                 let refusal = Refusal {
                     what: format!("the connectors: {error}"),
-                    grant: error.hint_text().unwrap_or_default().to_owned(),
+                    grant: format!("access: {}", error.hint_text().unwrap_or_default()),
                 };
                 Ok(Told::Found { part: Part::Refused(refusal), failed: BTreeSet::new(), secrets: BTreeSet::new() })
             }
@@ -225,7 +201,7 @@ impl Connect {
                 connectors.len(),
                 escape::name(first)
             ),
-            grant: "nothing; `offsets_unknown` in the state says why, and Connect tells offsets from 3.5 on".to_owned(),
+            grant: "an upgrade: Connect tells offsets from 3.5 on; `offsets_unknown` in the state says why".to_owned(),
         });
         let Root { version, kafka_cluster_id } = root;
         Ok((Document { version, kafka_cluster_id, connectors }, refused.into_iter().collect()))
