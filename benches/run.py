@@ -8,7 +8,7 @@
     replay    that archive into a new topic, beside kafka-producer-perf-test
     live      1,000 records a second, 10,000 over 50 partitions, 1,000 partitions
     idle      5,000 partitions in which nothing happens, beside kcat as a group's member
-    plan      ls and replay --dry-run over 100,000 segments
+    plan      ls and replay --dry-run over 100,000 segments, and over 1,000 topics
     postgres  WAL, base backups and recovery beside PostgreSQL's own tools (postgres.py)
 
 CPU is user + system of the measured processes alone, from the kernel's own accounts (wait4, /proc/PID/stat), so that
@@ -377,27 +377,27 @@ def measure_idle(run):
 
 
 def measure_plan(run):
-    """Readers of an old archive."""
-    segments = int(100_000 * run.scale)
-    root = run.work / "planned"
-    root.mkdir()
-    pipeline([TOOL, "archive", "--root", root, "--segments", segments])
-    config = run.work / "planned.toml"
-    config.write_text(f'[archive]\nurl = "file://{root}"\nspool_dir = "{run.work}/spool"\n')
-    commands = {
-        "ls": ["ls"],
-        "replay --dry-run of an hour": ["replay", "--dry-run", "--to-stdout", "--from", "2026-02-01T00:00:00Z", "--to",
-                                        "2026-02-01T01:00:00Z"],
-        "replay --dry-run of everything": ["replay", "--dry-run", "--to-stdout", "--from", "2020-01-01T00:00:00Z",
-                                           "--to", "2030-01-01T00:00:00Z"],
-    }
-    rows = []
-    for name, command in commands.items():
-        used = [pipeline([TIDELOG, *command, "-c", config]) for _ in range(3)]
-        rows.append([name, f"{min(each.seconds for each in used):.2f}", f"{min(each.cpu for each in used):.2f}",
-                     f"{max(each.rss for each in used):.0f}"])
-    run.table(f"A local archive of {segments:,} segments, {segments:,} checkpoints",
-              ["", "seconds", "CPU s", "peak RSS MiB"], rows)
+    """Readers of an old archive, and of one with many topics."""
+    hour = ["--from", "2026-02-01T00:00:00Z", "--to", "2026-02-01T01:00:00Z"]
+    all_time = ["--from", "2020-01-01T00:00:00Z", "--to", "2030-01-01T00:00:00Z"]
+    for topics, segments in (1, int(100_000 * run.scale)), (int(1_000 * run.scale), 200):
+        root = run.work / f"planned-{topics}"
+        root.mkdir()
+        pipeline([TOOL, "archive", "--root", root, "--segments", segments, "--topics", topics])
+        config = run.work / "planned.toml"
+        config.write_text(f'[archive]\nurl = "file://{root}"\nspool_dir = "{run.work}/spool"\n')
+        commands = {
+            "ls": ["ls"],
+            "replay --dry-run of an hour": ["replay", "--dry-run", "--to-stdout", *hour],
+            "replay --dry-run of everything": ["replay", "--dry-run", "--to-stdout", *all_time],
+        }
+        rows = []
+        for name, command in commands.items():
+            used = [pipeline([TIDELOG, *command, "-c", config]) for _ in range(3)]
+            rows.append([name, f"{min(each.seconds for each in used):.2f}", f"{min(each.cpu for each in used):.2f}",
+                         f"{max(each.rss for each in used):.0f}"])
+        run.table(f"A local archive of {topics:,} topic{'s' if topics > 1 else ''} with {segments:,} segments and checkpoints each",
+                  ["", "seconds", "CPU s", "peak RSS MiB"], rows)
 
 
 # ---- the run

@@ -3,7 +3,7 @@
 //! ```text
 //! produce   synthetic change events → a topic, as fast as it can or at a rate
 //! bound     a topic → consume, length-prefix, zstd → a file: the least work that an archiver can do
-//! archive   a chain of many checkpoints whose segments do not exist, for the planner
+//! archive   chains of many checkpoints whose segments do not exist, for the planner
 //! payload   the same events, one a line, for kafka-producer-perf-test
 //! ```
 #![allow(unsafe_code, reason = "the bound takes batches as the program does: by librdkafka's C API")]
@@ -11,7 +11,7 @@
 use std::error::Error;
 use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -62,12 +62,15 @@ enum Command {
         #[arg(long)]
         out: PathBuf,
     },
-    /// Make a chain.
+    /// Make chains.
     Archive {
         #[arg(long)]
         root: PathBuf,
+        /// Of each topic.
         #[arg(long)]
         segments: u64,
+        #[arg(long, default_value_t = 1)]
+        topics: u32,
     },
     /// Write events as lines.
     Payload {
@@ -87,8 +90,9 @@ fn main() -> Done {
             let writer = zstd::Encoder::new(File::create(out)?, level)?;
             bound(&bootstrap, &topic, partitions, records, writer)
         }
-        Command::Archive { root, segments } => {
-            tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(archive(root, segments))
+        Command::Archive { root, segments, topics } => {
+            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+            (0..topics).try_for_each(|topic| runtime.block_on(archive(&root, &format!("planned-{topic}"), segments)))
         }
         Command::Payload { records, out } => {
             let mut out = BufWriter::new(File::create(out)?);
@@ -353,12 +357,12 @@ unsafe fn append(row: &mut Vec<u8>, message: *mut sys::rd_kafka_message_t) {
 
 // ---- archive
 
-async fn archive(root: PathBuf, segments: u64) -> Done {
+async fn archive(root: &Path, topic: &str, segments: u64) -> Done {
     const PARTITIONS: i32 = 12;
     const ROWS: i64 = 5_000;
-    let url = url::Url::from_directory_path(&root).map_err(|()| "the archive's root must be an absolute path")?;
+    let url = url::Url::from_directory_path(root).map_err(|()| "the archive's root must be an absolute path")?;
     let store = Store::open(&Archive { url, spool_dir: root.join("spool"), options: Default::default() })?;
-    let stream = TopicGeneration::new("main", "planned", 0).stream();
+    let stream = TopicGeneration::new("main", topic, 0).stream();
     let first: DateTime<Utc> = "2026-01-01T00:00:00Z".parse()?;
     let begin = Begin::topic(None, (0..PARTITIONS).map(|_| Some(0)).collect());
     let mut chain = Chain::begin(&store, &stream, begin, "bench", first).await?;
@@ -375,7 +379,7 @@ async fn archive(root: PathBuf, segments: u64) -> Done {
         };
         let segment = SegmentRef {
             object: format!(
-                "segments/kafka/cluster=main/topic=planned/generation=0/date={}/{}-bench-{number}.parquet",
+                "segments/kafka/cluster=main/topic={topic}/generation=0/date={}/{}-bench-{number}.parquet",
                 now.format("%F"),
                 now.format("%H%M%S")
             ),
