@@ -26,6 +26,9 @@ pub(crate) const SOON: Duration = Duration::from_secs(180);
 
 pub(crate) const TOKEN: &str = "correct-horse-battery-staple";
 
+/// The token with which records are shown.
+pub(crate) const READER: &str = "a-reader-of-what-was-archived";
+
 /// An archiver with a listener.
 pub(crate) struct Service {
     pub(crate) site: Site,
@@ -43,11 +46,14 @@ pub(crate) fn site_at(bootstrap: &str, settings: &Settings<'_>, more: &str) -> (
     let site = Site::new(bootstrap, settings);
     let token = site.home().write("token", TOKEN);
     fs::set_permissions(&token, fs::Permissions::from_mode(0o600)).expect("the token's rights");
+    let reader = site.home().write("reader", READER);
+    fs::set_permissions(&reader, fs::Permissions::from_mode(0o600)).expect("the token's rights");
     let server = Server::new(format!("127.0.0.1:{}", free_port()));
     let http = format!(
-        "[http]\nlisten = {:?}\nadmin_token_file = {:?}\n{more}\n[kafka]\n",
+        "[http]\nlisten = {:?}\nadmin_token_file = {:?}\nreader_token_file = {:?}\n{more}\n[kafka]\n",
         server.address,
-        token.display().to_string()
+        token.display().to_string(),
+        reader.display().to_string()
     );
     site.reconfigure("[kafka]\n", &http);
     (site, server)

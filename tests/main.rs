@@ -22,6 +22,7 @@ mod isolation;
 mod kafka;
 mod loops;
 mod merge;
+mod moments;
 mod page;
 mod postgres_accidents;
 mod postgres_again;

@@ -16,7 +16,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::http::{Service, TOKEN, site_with_listener};
+use crate::http::{READER, Service, TOKEN, site_with_listener};
 use crate::rig::kafka::{Kafka, KafkaOptions};
 use crate::rig::postgres::{Postgres, PostgresOptions};
 use crate::rig::topics::{Codec, Message, PATIENCE};
@@ -229,7 +229,8 @@ fn check(service: &Service, stage: &str) -> String {
     node.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/page/check.mjs"))
         .args([&format!("http://{}", service.server.address), stage])
         .env("RIG_PAGE", &parts().page)
-        .env("TOKEN", TOKEN);
+        .env("TOKEN", TOKEN)
+        .env("READER", READER);
     if let Ok(directory) = std::env::var("TIDELOG_PICTURES") {
         node.env("PICTURES", directory);
     }

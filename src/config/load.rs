@@ -163,10 +163,12 @@ fn absolute_path(text: &str, example: &str) -> Result<PathBuf, String> {
 
 fn read_http(mut section: Section<'_>) -> Http {
     let listen = section.parsed("listen", listen_address, SocketAddr::from((Ipv4Addr::LOCALHOST, 9095)));
-    let token = section.parsed("admin_token_file", |text| absolute_path(text, "/etc/tidelog/token").map(Some), None);
+    let mut token = |key| section.parsed(key, |text| absolute_path(text, "/etc/tidelog/token").map(Some), None);
+    let (admin_token_file, reader_token_file) = (token("admin_token_file"), token("reader_token_file"));
     let labels = section.count("max_topic_labels", 200);
     section.finish();
-    Http { listen, admin_token_file: token, max_topic_labels: usize::try_from(labels).unwrap_or(usize::MAX) }
+    let max_topic_labels = usize::try_from(labels).unwrap_or(usize::MAX);
+    Http { listen, admin_token_file, reader_token_file, max_topic_labels }
 }
 
 fn listen_address(text: &str) -> Result<SocketAddr, String> {
@@ -522,8 +524,12 @@ mod tests {
             ),
             ("listen = \"9095\"", "http.listen: \"9095\" is not an address"),
             ("admin_token_file = \"token\"", "http.admin_token_file: \"token\" is not an absolute path"),
+            ("reader_token_file = \"token\"", "http.reader_token_file: \"token\" is not an absolute path"),
             ("max_topic_labels = 0", "http.max_topic_labels: is not allowed, use a whole number of 1 or more"),
-            ("port = 1", "http.port: is not a key; the keys here are admin_token_file, listen, max_topic_labels"),
+            (
+                "port = 1",
+                "http.port: is not a key; the keys here are admin_token_file, listen, max_topic_labels, reader_token_file",
+            ),
         ] {
             let error = http(text).expect_err(text).to_string();
             assert!(error.contains(says), "{error}");

@@ -93,6 +93,8 @@ pub struct Http {
     pub listen: SocketAddr,
     /// `admin_token_file`: the file that holds the token of changing calls; without it there are none.
     pub admin_token_file: Option<PathBuf>,
+    /// `reader_token_file`: the file that holds the token with which records are shown; without it none are.
+    pub reader_token_file: Option<PathBuf>,
     /// `max_topic_labels`: how many topics have series of their own in `/metrics`.
     pub max_topic_labels: usize,
 }

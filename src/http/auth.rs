@@ -1,6 +1,6 @@
-//! Who may change something: whoever knows the token.
+//! Who may change something, and who may see what records hold: whoever knows the token for it.
 //!
-//! The token is the content of a file that only its user and group can reach. It is read again for each changing call, so
+//! The token is the content of a file that only its user and group can reach. It is read again for each call that needs it, so
 //! that a token can be exchanged while the process runs. It is compared by its SHA-256, whose comparison tells nothing
 //! about the token by the time that it takes.
 //!
@@ -20,6 +20,12 @@ use sha2::{Digest, Sha256};
 use super::refusal::refusal;
 use crate::error::{Error, Kind, Result};
 
+/// The key of the token of changing calls.
+pub(super) const ADMIN: &str = "http.admin_token_file";
+
+/// The key of the token with which records are shown.
+pub(super) const READER: &str = "http.reader_token_file";
+
 /// A shorter token could be guessed.
 const LEAST_BYTES: usize = 16;
 
@@ -35,6 +41,8 @@ const GROUP_WRITES: u32 = 0o020;
 /// The file that holds the token.
 #[derive(Debug)]
 pub(super) struct Token {
+    /// The key of the configuration that names the file.
+    key: &'static str,
     file: PathBuf,
 }
 
@@ -43,13 +51,13 @@ impl Token {
     ///
     /// # Errors
     /// [`Kind::Config`]: the file cannot be read, is open to everybody, or holds no token.
-    pub(super) fn open(file: &Path) -> Result<Self> {
-        let token = Self { file: file.to_owned() };
+    pub(super) fn open(key: &'static str, file: &Path) -> Result<Self> {
+        let token = Self { key, file: file.to_owned() };
         token.read().map(|_| token)
     }
 
     fn wrong(&self, what: &str) -> Error {
-        Error::new(Kind::Config, format!("http.admin_token_file: {} {what}", self.file.display()))
+        Error::new(Kind::Config, format!("{}: {} {what}", self.key, self.file.display()))
     }
 
     /// The SHA-256 of the token.
@@ -95,6 +103,18 @@ impl Token {
         }
         Ok(digest(token))
     }
+
+    /// Returns how the token came, if it is this one.
+    fn accept(&self, (way, given): (Way, String)) -> Result<Way, Box<Response>> {
+        match self.read() {
+            Ok(expected) if same(&expected, &digest(&given)) => Ok(way),
+            Ok(_) => refuse(StatusCode::FORBIDDEN, &format!("this is not the token of {}", self.key)),
+            Err(error) => {
+                tracing::error!(%error, hint = error.hint_text(), "a request was refused");
+                refuse(StatusCode::FORBIDDEN, "the token file cannot be used now; the log says why")
+            }
+        }
+    }
 }
 
 fn digest(token: &str) -> [u8; 32] {
@@ -116,18 +136,21 @@ pub(super) fn allow(token: Option<&Token>, headers: &HeaderMap) -> Result<Way, B
         return refuse(StatusCode::FORBIDDEN, "nothing can be changed here: http.admin_token_file is not set");
     };
     let given = headers.get(header::AUTHORIZATION).and_then(|value| presented(value.to_str().ok()?));
-    let Some((way, given)) = given else {
+    let Some(given) = given else {
         let mut answer = refusal(StatusCode::UNAUTHORIZED, "changing needs the header Authorization: Bearer <token>");
         answer.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"tidelog\""));
         return Err(Box::new(answer));
     };
-    match token.read() {
-        Ok(expected) if same(&expected, &digest(&given)) => Ok(way),
-        Ok(_) => refuse(StatusCode::FORBIDDEN, "this is not the token of http.admin_token_file"),
-        Err(error) => {
-            tracing::error!(%error, hint = error.hint_text(), "a changing call was refused");
-            refuse(StatusCode::FORBIDDEN, "the token file cannot be used now; the log says why")
-        }
+    token.accept(given)
+}
+
+/// Returns whether the request's caller may see what records hold: not who shows no token. Another token than the reader's is refused.
+pub(super) fn may_read(token: &Token, headers: &HeaderMap) -> Result<bool, Box<Response>> {
+    let Some(given) = headers.get(header::AUTHORIZATION) else { return Ok(false) };
+    match given.to_str().ok().and_then(presented) {
+        Some(given) => token.accept(given).map(|_| true),
+        None => refuse(StatusCode::FORBIDDEN, "records are shown for the header Authorization: Bearer <token>")
+            .map(|_| true),
     }
 }
 
@@ -168,7 +191,7 @@ mod tests {
     #[test]
     fn a_token_file_must_be_private_and_hold_a_token() {
         let good = file("0123456789abcdef\n", 0o640);
-        let token = Token::open(good.path()).expect("it is private");
+        let token = Token::open(ADMIN, good.path()).expect("it is private");
         assert_eq!(token.read().expect("it is read"), digest("0123456789abcdef"));
         for (text, mode, says) in [
             ("0123456789abcdef", 0o644, "is open to every user of this machine (mode 0644)"),
@@ -179,12 +202,12 @@ mod tests {
             (&"x".repeat(5000), 0o600, "is too large"),
             ("", 0o600, "holds no token"),
         ] {
-            let error = Token::open(file(text, mode).path()).expect_err(says);
+            let error = Token::open(ADMIN, file(text, mode).path()).expect_err(says);
             assert!(error.to_string().contains(says) && error.hint_text().is_some(), "{error:?}");
             assert!(error.to_string().starts_with("http.admin_token_file: ") && error.exit_code() == 2);
             assert!(text.is_empty() || !format!("{error:?}").contains(text), "the token is not repeated");
         }
-        let error = Token::open(Path::new("/does/not/exist")).expect_err("no such file");
+        let error = Token::open(ADMIN, Path::new("/does/not/exist")).expect_err("no such file");
         assert!(error.to_string().contains("cannot be read: No such file"), "{error}");
     }
 
@@ -194,7 +217,7 @@ mod tests {
         let pipe = folder.path().join("token");
         let made = std::process::Command::new("mkfifo").args(["-m", "600"]).arg(&pipe).status().expect("it runs");
         assert!(made.success());
-        let error = Token::open(&pipe).expect_err("it is none");
+        let error = Token::open(ADMIN, &pipe).expect_err("it is none");
         assert!(error.to_string().contains("is no regular file"), "{error}");
     }
 
@@ -205,14 +228,14 @@ mod tests {
             // Only root can give files away.
             return;
         }
-        let error = Token::open(held.path()).expect_err("it is another's");
+        let error = Token::open(ADMIN, held.path()).expect_err("it is another's");
         assert!(error.to_string().contains("belongs to another user (uid 12345)"), "{error}");
     }
 
     #[test]
     fn a_token_is_exchanged_by_writing_the_file() {
         let held = file("0123456789abcdef", 0o600);
-        let token = Token::open(held.path()).expect("it is private");
+        let token = Token::open(ADMIN, held.path()).expect("it is private");
         fs::write(held.path(), "fedcba9876543210").expect("it can be written");
         assert_eq!(token.read().expect("it is read"), digest("fedcba9876543210"));
     }

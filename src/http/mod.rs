@@ -10,7 +10,8 @@
 //! ```
 //!
 //! Reading is open to whoever reaches the listener. Changing takes the token of `http.admin_token_file`; without that
-//! key nothing can be changed. Every answer is made from what the pipeline has published, so no request makes it wait.
+//! key nothing can be changed. Every answer is made from what the pipeline has published, so no request makes it wait; only the
+//! records of a moment are read from the archive, for one request at a time, and what they hold takes the token of a reader.
 //! `docs/HTTP.md` describes the answers.
 
 mod api;
@@ -23,12 +24,14 @@ mod gate;
 mod health;
 mod metrics;
 mod page;
+mod records;
 mod refusal;
 mod replay;
 mod server;
 mod store_probe;
 mod trail;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,6 +47,7 @@ use crate::telemetry::metrics::install;
 use app::App;
 use auth::Token;
 use gate::{Gate, guard};
+use records::Records;
 use refusal::{unknown_path, wrong_method};
 pub use replay::ReplayListener;
 use server::bind;
@@ -63,7 +67,13 @@ pub struct Listener {
 /// # Errors
 /// [`Kind::Config`](crate::error::Kind::Config), naming the key and the way out.
 pub fn validate(http: &Http) -> Result<()> {
-    http.admin_token_file.as_deref().map(Token::open).transpose().map(drop)
+    tokens(http).map(drop)
+}
+
+/// The tokens of changing calls and of readers, as far as there are any.
+fn tokens(http: &Http) -> Result<[Option<Token>; 2]> {
+    let open = |key, file: &Option<PathBuf>| file.as_deref().map(|file| Token::open(key, file)).transpose();
+    Ok([open(auth::ADMIN, &http.admin_token_file)?, open(auth::READER, &http.reader_token_file)?])
 }
 
 impl Listener {
@@ -72,14 +82,15 @@ impl Listener {
     /// # Errors
     /// A token file that is unusable, an address that is taken or not of this machine.
     pub async fn bind(http: &Http, config: &Config, published: Arc<Published>) -> Result<Self> {
-        let token = http.admin_token_file.as_deref().map(Token::open).transpose()?;
+        let [token, reader] = tokens(http)?;
         let socket = bind(http.listen, "http.listen").await?;
         let port = socket.local_addr().map_or(http.listen.port(), |address| address.port());
         let worker = format!("{}:{port}", host_name());
         let (config, recorder, store) = (config.clone(), install()?, StoreProbe::default());
         let gate = Arc::new(Gate::of(&socket));
-        tracing::info!(listen = %http.listen, changes = token.is_some(), "listening for HTTP");
-        Ok(Self { socket, app: Arc::new(App { config, published, recorder, token, worker, store, gate }) })
+        tracing::info!(listen = %http.listen, changes = token.is_some(), records = reader.is_some(), "listening for HTTP");
+        let records = reader.map(Records::of);
+        Ok(Self { socket, app: Arc::new(App { config, published, recorder, token, records, worker, store, gate }) })
     }
 
     /// Serves until the future is dropped.
@@ -119,11 +130,13 @@ fn routes(app: Arc<App>) -> Router {
         .route("/page.css", get(page::style))
         .route("/page.js", get(page::script))
         .route("/text.js", get(page::text))
+        .route("/moment.js", get(page::moment))
         .route("/metrics", get(metrics::metrics))
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
         .route("/api/status", get(api::status))
         .route("/api/streams/{topic}", get(api::stream))
+        .route("/api/streams/{topic}/records", get(records::records))
         .route("/connectors", get(connect::connectors))
         .route("/connectors/", get(connect::connectors))
         .route("/connectors/{connector}/", get(connect::connector))

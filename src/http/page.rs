@@ -1,7 +1,7 @@
 //! The status page, and Connect's root, which share the path `/`: a browser asks for HTML, a tool does not.
 //!
 //! The page comes from the program itself and asks for nothing from anywhere else; its policy forbids it
-//! (Content-Security-Policy). It shows what `/api/status` says and changes nothing.
+//! (Content-Security-Policy). It shows what `/api/status` says, records of a moment on request, and changes nothing.
 
 use std::future::{Ready, ready};
 
@@ -18,6 +18,7 @@ const PAGE: &str = include_str!("page/page.html");
 const STYLE: &str = include_str!("page/page.css");
 const SCRIPT: &str = include_str!("page/page.js");
 const TEXT: &str = include_str!("page/text.js");
+const MOMENT: &str = include_str!("page/moment.js");
 
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; \
                       base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
@@ -48,6 +49,11 @@ pub(super) fn script(State(_): AppState) -> Ready<Response> {
 /// `GET /text.js`, which the script imports.
 pub(super) fn text(State(_): AppState) -> Ready<Response> {
     ready(file("text/javascript; charset=utf-8", TEXT))
+}
+
+/// `GET /moment.js`, which the script imports.
+pub(super) fn moment(State(_): AppState) -> Ready<Response> {
+    ready(file("text/javascript; charset=utf-8", MOMENT))
 }
 
 fn file(kind: &'static str, text: &'static str) -> Response {
@@ -91,9 +97,13 @@ mod tests {
 
     #[test]
     fn nothing_of_the_page_comes_from_elsewhere() {
-        for text in [PAGE, STYLE, SCRIPT, TEXT] {
+        for text in [PAGE, STYLE, SCRIPT, TEXT, MOMENT] {
             assert!(!text.contains("http://") && !text.contains("https://") && !text.contains("//cdn"));
         }
-        assert!(!PAGE.contains("style=") && !PAGE.contains("onclick") && !SCRIPT.contains("innerHTML"));
+        assert!(
+            !PAGE.contains("style=")
+                && !PAGE.contains("onclick")
+                && !(SCRIPT.contains("innerHTML") || MOMENT.contains("innerHTML"))
+        );
     }
 }

@@ -94,6 +94,75 @@ async function looks() {
   }
 }
 
+/** Somebody opens a topic's time line at a moment, sees its records, and marks a range to replay; by keys, and by mouse. */
+async function moment() {
+  const topic = "cdc.shop.customers";
+  const { page, complaints, close } = await open(browser, url);
+  await page.getByRole("button", { name: topic }).focus();
+  await page.keyboard.press("Enter");
+  const line = page.getByRole("slider", { name: `Moment of ${topic}` });
+  await line.focus();
+  await page.keyboard.press("PageDown");
+  await page.keyboard.press("PageDown");
+  await page.keyboard.press("ArrowRight");
+  const [least, most, now] = await line.evaluate((line) => ["min", "max", "now"].map((end) => Number(line.getAttribute(`aria-value${end}`))));
+  assert.ok(Math.abs((now - least) / (most - least) - 0.81) < 0.002, `${now} in ${least} to ${most}`);
+  await page.keyboard.press("Enter");
+  const found = page.locator(".found");
+  await found.locator("tbody tr").first().waitFor();
+  assert.equal(await found.locator("tbody tr").count(), 20);
+  assert.match(await found.locator("caption").textContent(), /masked/);
+  assert.doesNotMatch(await found.textContent(), /paid/, "nobody has shown a token");
+  const times = () => found.locator("tbody tr td:first-child").allTextContents();
+  const masked = await times();
+  assert.deepEqual(masked, [...masked].sort());
+  assert.ok(Date.parse(masked[0].replace(" ", "T") + "Z") >= now * 1000, `${masked[0]} is not before the moment`);
+  await accessible(page, "masked records");
+  // With the reader's token the same records, and what they hold; with another one nothing.
+  await page.getByLabel("Reader’s token", { exact: true }).fill(process.env.READER);
+  await page.keyboard.press("Enter");
+  await found.getByText('"status":"paid"').first().waitFor();
+  assert.deepEqual(await times(), masked);
+  await found.locator("details").first().click();
+  assert.match(await found.locator("details[open] pre").textContent(), /^\{"op":"u".*\}$/);
+  await found.getByRole("button", { name: "Later" }).click();
+  await page.waitForFunction((first) => document.querySelector(".found tbody td").textContent >= first, masked.at(-1));
+  // A range by keys: the command that replays it.
+  await line.focus();
+  await page.keyboard.press("End");
+  await page.keyboard.press("Shift+PageDown");
+  const order = () => page.locator(".order code").textContent();
+  const [, from, to] = /^tidelog replay --topics cdc\.shop\.customers --from (\S+) --to (\S+) --rename '\(\.\*\)=replay\.\$1' --dry-run$/.exec(await order());
+  const hours = (from, to) => (Date.parse(to) - Date.parse(from)) / 3600e3;
+  assert.ok(Math.abs(hours(from, to) - 2.4) < 0.01, `${from} to ${to}`);
+  assert.match(await line.getAttribute("aria-valuetext"), /range from 20.* to 20/);
+  // The same with the mouse.
+  const box = await line.boundingBox();
+  const at = (part) => [box.x + box.width * part, box.y + box.height / 2];
+  await page.mouse.move(...at(0.25));
+  await page.mouse.down();
+  await page.mouse.move(...at(0.4), { steps: 4 });
+  await page.mouse.move(...at(0.5), { steps: 4 });
+  await page.mouse.up();
+  const [, left, right] = /--from (\S+) --to (\S+)/.exec(await order());
+  assert.ok(Math.abs(hours(left, right) - 6) < 0.05, `${left} to ${right}`);
+  await page.mouse.click(...at(0.75));
+  await page.locator(".order").waitFor({ state: "hidden" });
+  await page.waitForFunction((end) => document.querySelector(".found tbody td")?.textContent > end, right.replace("T", " "));
+  await fits(page, "records");
+  await accessible(page, "records");
+  await picture(page, "page-desktop-moment");
+  assert.deepEqual(complaints, []);
+  await close();
+  const narrow = await open(browser, url, { viewport: phone, dark: true });
+  await narrow.page.getByRole("button", { name: topic }).click();
+  await narrow.page.getByRole("button", { name: "Show records" }).click();
+  await narrow.page.locator(".found tbody tr, .found .none").first().waitFor();
+  await fits(narrow.page, "records on a phone");
+  await accessible(narrow.page, "records on a phone");
+  await narrow.close();
+}
+
 /** Somebody pauses the archiver while the page is open, and resumes it. */
 async function pause() {
   const order = async (what) => {
@@ -178,7 +247,7 @@ async function many() {
   await close();
 }
 
-const stages = { six: [glance, looks, pause], failing: [failing], many: [many] };
+const stages = { six: [glance, looks, moment, pause], failing: [failing], many: [many] };
 try {
   for (const check of stages[stage]) await check();
   console.log("the page is sound");

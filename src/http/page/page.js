@@ -2,6 +2,7 @@
 import {
   make, say, mark, place, rough, bytes, exact, ratio, many, span, stamp, parse, readable,
 } from "./text.js";
+import { moments } from "./moment.js";
 
 const HOUR = 3600e3;
 const $ = (id) => document.getElementById(id);
@@ -111,13 +112,18 @@ function drawTrack(track, [from, to], parts) {
 const gapWords = (gap) => `partition ${gap.partition}: ${many(gap.offsets, "offset")} lost (${gap.reason.replaceAll("_", " ")})`
   + `, found ${stamp(parse(gap.found))}`;
 
-function drawStream(track, window, stream) {
+/** What is archived of a stream, what is not yet, and what is lost. */
+function partsOf(stream) {
   const parts = [];
   const start = stream.first ?? stream.through;
   if (start !== null && stream.through !== null && stream.through >= start) parts.push(["have", start, stream.through]);
   if (stream.through !== null) parts.push(["late", stream.through, now()]);
   for (const gap of stream.spans) parts.push(["gap", gap.from ?? gap.to, gap.to, gapWords(gap)]);
-  drawTrack(track, window, parts);
+  return parts;
+}
+
+function drawStream(track, window, stream) {
+  drawTrack(track, window, partsOf(stream));
   const words = [stream.through === null ? "coverage not known yet" : "complete to " + stamp(stream.through)];
   if (stream.first !== null) words.push("from " + stamp(stream.first));
   words.push(stream.gap_count > 0 ? many(stream.gap_count, "gap") : "no gaps");
@@ -148,7 +154,7 @@ function newRow(topic) {
   const element = make("tr", "row", head, make("td", "line", track), ...Object.values(cells));
   element.setAttribute("role", "row");
   for (const td of element.querySelectorAll("td")) td.setAttribute("role", "cell");
-  const row = { topic, element, track, parts, open, cells, detail: null };
+  const row = { topic, element, track, parts, open, cells, detail: null, moments: null };
   open.addEventListener("click", () => toggle(row));
   return row;
 }
@@ -158,6 +164,7 @@ function drawRow(row, stream, window) {
   say(row.parts, many(stream.partitions, "part"));
   row.parts.title = many(stream.partitions, "partition") + " of this process";
   drawStream(row.track, window, stream);
+  row.moments?.draw(window, partsOf(stream));
   say(cells.lag, stream.lag === null ? "–" : span(stream.lag));
   mark(cells.lag, "tone", stream.trouble || stream.stalled.length > 0 ? "bad" : stream.lag > 5 * 60e3 ? "warn" : "");
   cells.lag.title = stream.lag_records === null ? "" : many(stream.lag_records, "offset") + " behind the brokers";
@@ -207,13 +214,15 @@ const columns = () => [...document.querySelectorAll("#streams > table > thead th
 function toggle(row) {
   if (row.detail) {
     row.detail.remove();
-    row.detail = null;
+    [row.detail, row.moments] = [null, null];
   } else {
-    const cell = make("td", "", "…");
+    row.moments = moments(row.topic, { drawTrack, table });
+    const cell = make("td", "", row.moments.element, make("div", "", "…"));
     cell.colSpan = columns();
     row.detail = make("tr", "detail", cell);
     row.element.after(row.detail);
     refreshDetail(row);
+    draw();
   }
   row.open.setAttribute("aria-expanded", String(row.detail !== null));
 }
@@ -256,8 +265,9 @@ async function refreshDetail(row) {
     `partition ${at.partition} at offset ${exact(at.next)} since ${stamp(parse(at.stall.since))}: ${at.stall.text} (do: ${at.stall.hint})`);
   const gaps = stream.gaps.map((gap) => [String(gap.partition), `${exact(gap.start)} … ${exact(gap.end - 1)}`, exact(gap.offsets),
     gap.reason.replaceAll("_", " "), stamp(parse(gap.found))]);
-  const scrolled = [...row.detail.querySelectorAll(".scroll")].map((part) => part.scrollTop);
-  row.detail.firstChild.replaceChildren(
+  const below = row.detail.firstChild.lastChild;
+  const scrolled = [...below.querySelectorAll(".scroll")].map((part) => part.scrollTop);
+  below.replaceChildren(
     facts([["stream", stream.stream], ["records", exact(stream.records)],
       ["segments", `${exact(stream.segments)}, ${bytes(stream.stored_bytes)} of ${bytes(stream.bytes)}`],
       ["first record", stream.min_time && stamp(parse(stream.min_time))], ["newest record", stream.max_time && stamp(parse(stream.max_time))],
@@ -266,7 +276,7 @@ async function refreshDetail(row) {
       ["stands still", still.join("; ")]]),
     ...(gaps.length > 0 ? [table("Lost for good", ["Partition", "Offsets", "Count", "Reason", "Found"], gaps)] : []),
     table("Partitions of this process", ["Partition", "Archived to", "End on the broker", "Lag", "Complete to"], partitions));
-  [...row.detail.querySelectorAll(".scroll")].forEach((part, index) => { part.scrollTop = scrolled[index] ?? 0; });
+  [...below.querySelectorAll(".scroll")].forEach((part, index) => { part.scrollTop = scrolled[index] ?? 0; });
 }
 
 // ---- the head of the page
