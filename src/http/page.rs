@@ -100,10 +100,7 @@ mod tests {
         for text in [PAGE, STYLE, SCRIPT, TEXT, MOMENT] {
             assert!(!text.contains("http://") && !text.contains("https://") && !text.contains("//cdn"));
         }
-        assert!(
-            !PAGE.contains("style=")
-                && !PAGE.contains("onclick")
-                && !(SCRIPT.contains("innerHTML") || MOMENT.contains("innerHTML"))
-        );
+        assert!(!(PAGE.contains("style=") || PAGE.contains("onclick")));
+        assert!(!(SCRIPT.contains("innerHTML") || MOMENT.contains("innerHTML")));
     }
 }
