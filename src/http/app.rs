@@ -6,7 +6,7 @@ use axum::extract::State;
 
 use super::auth::Token;
 use super::gate::Gate;
-use super::records::Records;
+use super::readers::Readers;
 use super::store_probe::StoreProbe;
 use crate::config::Config;
 use crate::pipeline::published::Published;
@@ -18,8 +18,8 @@ pub(super) struct App {
     pub(super) published: Arc<Published>,
     pub(super) recorder: Recorder,
     pub(super) token: Option<Token>,
-    /// What shows records; none without a token of readers.
-    pub(super) records: Option<Records>,
+    /// Who sees records; none without a token for it.
+    pub(super) readers: Option<Readers>,
     /// This process as Connect's tools name a worker.
     pub(super) worker: String,
     pub(super) store: StoreProbe,

@@ -24,6 +24,7 @@ mod gate;
 mod health;
 mod metrics;
 mod page;
+mod readers;
 mod records;
 mod refusal;
 mod replay;
@@ -47,7 +48,7 @@ use crate::telemetry::metrics::install;
 use app::App;
 use auth::Token;
 use gate::{Gate, guard};
-use records::Records;
+use readers::Readers;
 use refusal::{unknown_path, wrong_method};
 pub use replay::ReplayListener;
 use server::bind;
@@ -89,8 +90,8 @@ impl Listener {
         let (config, recorder, store) = (config.clone(), install()?, StoreProbe::default());
         let gate = Arc::new(Gate::of(&socket));
         tracing::info!(listen = %http.listen, changes = token.is_some(), records = reader.is_some(), "listening for HTTP");
-        let records = reader.map(Records::of);
-        Ok(Self { socket, app: Arc::new(App { config, published, recorder, token, records, worker, store, gate }) })
+        let readers = reader.map(Readers::of);
+        Ok(Self { socket, app: Arc::new(App { config, published, recorder, token, readers, worker, store, gate }) })
     }
 
     /// Serves until the future is dropped.

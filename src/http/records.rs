@@ -4,6 +4,7 @@
 //! They are read from the archive for one request at a time, with bounds of their own (see [`crate::replay::at_moment`]), so that
 //! looking costs the archiver little.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::Json;
@@ -14,15 +15,14 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use super::app::AppState;
-use super::auth::{Token, may_read};
+use super::app::{App, AppState};
+use super::auth::may_read;
 use super::refusal::refusal;
 use super::server::Peer;
 use crate::error::{Error, Kind};
-use crate::replay::{Beginning, Seen, at_moment};
+use crate::replay::{Beginning, Moment, Seen, at_moment};
 use crate::time;
 
 /// How many records are shown if the request does not say, and at the most.
@@ -32,18 +32,6 @@ const MOST_RECORDS: usize = 200;
 /// So long a request waits for the one before it, and so long records are looked for.
 const TURN_WITHIN: Duration = Duration::from_secs(4);
 const READ_WITHIN: Duration = Duration::from_secs(10);
-
-/// What shows records.
-pub(super) struct Records {
-    token: Token,
-    turn: Semaphore,
-}
-
-impl Records {
-    pub(super) fn of(token: Token) -> Self {
-        Self { token, turn: Semaphore::new(1) }
-    }
-}
 
 /// What is asked for.
 #[derive(Debug, Deserialize)]
@@ -63,15 +51,9 @@ pub(super) async fn records(
     Extension(Peer(peer)): Extension<Peer>,
     headers: HeaderMap,
 ) -> Response {
-    let Some(records) = &app.records else {
-        return refusal(StatusCode::FORBIDDEN, "no records are shown here: http.reader_token_file is not set");
-    };
-    let is_reader = match may_read(&records.token, &headers) {
+    let is_reader = match may_look(&app, &topic, (peer, &headers)) {
         Ok(is_reader) => is_reader,
-        Err(refused) => {
-            app.gate.trail.refused("token", peer, &format!("records of {topic:?}"), Instant::now());
-            return *refused;
-        }
+        Err(refused) => return *refused,
     };
     let from = match time::parse(&asked.from, time::now()) {
         Ok(from) => from,
@@ -81,23 +63,9 @@ pub(super) async fn records(
     if !(1..=MOST_RECORDS).contains(&most) {
         return refusal(StatusCode::BAD_REQUEST, format!("limit: {most} is not allowed, use 1 to {MOST_RECORDS}"));
     }
-    let (Some(opened), Some(kafka)) = (app.published.opened(), &app.config.kafka) else {
-        return refusal(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "no topics are archived here, or the archive is still being opened",
-        );
-    };
-    let Ok(Ok(_turn)) = tokio::time::timeout(TURN_WITHIN, records.turn.acquire()).await else {
-        return refusal(StatusCode::SERVICE_UNAVAILABLE, "records are read for somebody else; ask again");
-    };
-    let looking = at_moment(&opened.store, &kafka.cluster, &topic, from, most);
-    let found = match tokio::time::timeout(READ_WITHIN, looking).await {
-        Ok(Ok(found)) => found,
-        Ok(Err(error)) => return refusal(status_of(&error), error.to_string()),
-        Err(_) => {
-            let message = "the records were not found in 10 s: use `tidelog cat`";
-            return refusal(StatusCode::SERVICE_UNAVAILABLE, message);
-        }
+    let found = match look(&app, &topic, from, most).await {
+        Ok(found) => found,
+        Err(refused) => return *refused,
     };
     if is_reader {
         tracing::info!(topic, from = time::rfc3339(from), records = found.records.len(), %peer, "records were shown over HTTP");
@@ -112,6 +80,32 @@ pub(super) async fn records(
         "left_out": left_out.collect::<Vec<_>>(),
     }))
     .into_response()
+}
+
+/// Returns whether what records hold is shown, if anything is.
+fn may_look(app: &App, topic: &str, (peer, headers): (SocketAddr, &HeaderMap)) -> Result<bool, Box<Response>> {
+    let Some(readers) = &app.readers else {
+        let message = "no records are shown here: http.reader_token_file is not set";
+        return Err(Box::new(refusal(StatusCode::FORBIDDEN, message)));
+    };
+    may_read(&readers.token, headers).inspect_err(|_| {
+        app.gate.trail.refused("token", peer, &format!("records of {topic:?}"), Instant::now());
+    })
+}
+
+async fn look(app: &App, topic: &str, from: i64, most: usize) -> Result<Moment, Box<Response>> {
+    let unavailable = |message: &str| Box::new(refusal(StatusCode::SERVICE_UNAVAILABLE, message));
+    let (Some(opened), Some(kafka), Some(readers)) = (app.published.opened(), &app.config.kafka, &app.readers) else {
+        return Err(unavailable("no topics are archived here, or the archive is still being opened"));
+    };
+    let Ok(Ok(_turn)) = tokio::time::timeout(TURN_WITHIN, readers.turn.acquire()).await else {
+        return Err(unavailable("records are read for somebody else; ask again"));
+    };
+    let looking = at_moment(&opened.store, &kafka.cluster, topic, from, most);
+    match tokio::time::timeout(READ_WITHIN, looking).await {
+        Ok(found) => found.map_err(|error| Box::new(refusal(status_of(&error), error.to_string()))),
+        Err(_) => Err(unavailable("the records were not found in 10 s: use `tidelog cat`")),
+    }
 }
 
 fn status_of(error: &Error) -> StatusCode {
