@@ -23,6 +23,7 @@ mod kafka;
 mod loops;
 mod merge;
 mod moments;
+mod packs;
 mod page;
 mod postgres_accidents;
 mod postgres_again;

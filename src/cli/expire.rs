@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::human;
 use super::inspect::all_read;
-use super::output::{print, print_json};
+use super::output::{self, print, print_json};
 use crate::config::{Config, Retention};
 use crate::error::{Error, Kind, Result, ResultExt as _};
 use crate::maintenance;
@@ -198,7 +198,18 @@ async fn delete_unneeded(store: &Store, generation: &TopicGeneration) -> Result<
     let at = maintenance::topics::Moment::now(store, &generation.cluster).await?;
     let by = (&at.held, at.now);
     let replaced = replaced::delete_replaced(store, &chain, by, &mut Done::default()).await?.deleted;
-    Ok(replaced + packing::delete_packed(store, &chain, by, &mut packing::Known::default()).await?.deleted)
+    match packing::delete_packed(store, &chain, by, &mut packing::Known::default()).await {
+        // That is a right of its own: who has it can cut chains.
+        Err(error) if error.kind() == Kind::Denied => {
+            let stream = chain.stream();
+            output::tell(&format!(
+                "note: {stream}: entries that are in packs keep objects of their own, for they may not be deleted here ({error}); \
+                 docs/SECURITY.md, \"Least rights\""
+            ));
+            Ok(replaced)
+        }
+        deleted => Ok(replaced + deleted?.deleted),
+    }
 }
 
 impl Topic {

@@ -11,7 +11,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::aged::GRACE;
@@ -28,6 +28,9 @@ use crate::stream::{Body, PageRef, StreamId, sha256};
 /// So many entries behind those that are packed keep objects of their own: whoever opened the chain a while ago reads on there.
 const MARGIN: u64 = 4 * SNAPSHOT_EVERY;
 
+/// Where nothing may be deleted it is tried again after so long.
+const REFUSED_FOR: TimeDelta = TimeDelta::hours(24);
+
 /// So many packs are made in one go.
 const MOST_AT_ONCE: usize = 8;
 
@@ -38,6 +41,8 @@ pub struct Known {
     gone: u64,
     /// These are not packed, nor what is behind them: they are too large.
     left: Option<u64>,
+    /// Nothing was allowed to be deleted: until then it is not tried again, for a try lists all entries that are left.
+    refused_until: Option<DateTime<Utc>>,
 }
 
 /// What a look came to.
@@ -198,17 +203,30 @@ async fn pages_of(chain: &Chain, first: u64) -> Result<Vec<PageRef>> {
 /// the stream.
 ///
 /// # Errors
-/// The store's.
+/// The store's; [`Kind::Denied`] where this process may not delete entries, and then no more for a day.
 pub async fn delete_packed(
     store: &Store,
     chain: &Chain,
     (held, now): (&Held, DateTime<Utc>),
     known: &mut Known,
 ) -> Result<Packing> {
-    let (stream, mut done) = (chain.stream(), Packing::default());
-    if chain.packed == known.gone {
-        return Ok(done);
+    if chain.packed == known.gone || known.refused_until.is_some_and(|until| now < until) {
+        return Ok(Packing::default());
     }
+    let deleted = delete_due(store, chain, (held, now), known).await;
+    if deleted.as_ref().is_err_and(|error| error.kind() == Kind::Denied) {
+        known.refused_until = now.checked_add_signed(REFUSED_FOR);
+    }
+    deleted
+}
+
+async fn delete_due(
+    store: &Store,
+    chain: &Chain,
+    (held, now): (&Held, DateTime<Utc>),
+    known: &mut Known,
+) -> Result<Packing> {
+    let (stream, mut done) = (chain.stream(), Packing::default());
     let all = chain.positions().map(|at| (at.partition, i64::MIN..i64::MAX)).collect();
     if held.any_of(&stream.to_string(), &all) {
         done.next = Some(now);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -69,6 +69,8 @@ pub(super) struct Faulty {
     counts: Mutex<Counts>,
     /// Creates that are refused as existing although nothing is there, as Amazon S3 does it when two of them meet.
     pub(super) refuse: AtomicU64,
+    /// Nothing may be deleted.
+    pub(super) keeps_all: AtomicBool,
     pub(super) read_by_key: Mutex<BTreeMap<Path, u64>>,
 }
 
@@ -80,6 +82,7 @@ impl Faulty {
             dice: Mutex::new(Dice::new(seed)),
             counts: Mutex::default(),
             refuse: AtomicU64::new(0),
+            keeps_all: AtomicBool::new(false),
             read_by_key: Mutex::default(),
         })
     }
@@ -182,7 +185,16 @@ impl ObjectStore for Faulty {
     }
 
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
-        self.inner.delete_stream(locations)
+        if !self.keeps_all.load(Ordering::Relaxed) {
+            return self.inner.delete_stream(locations);
+        }
+        let denied = |path: Result<Path>| {
+            Err(object_store::Error::PermissionDenied {
+                path: path?.to_string(),
+                source: "nothing may be deleted".into(),
+            })
+        };
+        futures::StreamExt::boxed(futures::StreamExt::map(locations, denied))
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {

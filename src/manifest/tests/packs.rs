@@ -1,6 +1,7 @@
 //! Old entries in packs: nothing of a chain changes for whoever reads it, writes to it or checks it.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 
 use proptest::prelude::*;
 
@@ -82,6 +83,28 @@ async fn damages(store: &Store) -> Vec<String> {
         assert_eq!(numbers, (0..=opened(store).await.head()).collect::<Vec<_>>());
     }
     damages
+}
+
+#[tokio::test]
+async fn where_nothing_may_be_deleted_it_is_tried_once_a_day_and_not_at_each_look() {
+    let faulty = faultless();
+    let store = faulty.store();
+    let mut chain = begun(&store).await;
+    grow(&mut chain, 2_000).await;
+    let mut known = Known::default();
+    pack_all(&store, &mut known).await;
+    grow(&mut chain, 2_048 + 10).await;
+    let chain = opened(&store).await;
+    faulty.keeps_all.store(true, Ordering::Relaxed);
+    let mut look = async |after: DateTime<Utc>| {
+        packing::delete_packed(&store, &chain, (&Held::default(), after), &mut known).await
+    };
+    assert_eq!(look(later()).await.expect_err("it may not").kind(), Kind::Denied);
+    faulty.take_counts();
+    assert_eq!(look(later() + TimeDelta::hours(20)).await.expect("nothing is tried"), Packing::default());
+    assert_eq!(faulty.take_counts(), faulty::Counts::default());
+    faulty.keeps_all.store(false, Ordering::Relaxed);
+    assert_eq!(look(later() + TimeDelta::hours(25)).await.expect("now it may").deleted, 1_536 - 6 + 24);
 }
 
 #[tokio::test]
