@@ -159,8 +159,13 @@ fn connect_that_is_away_is_named_and_its_last_state_stays() {
     wait_state(&mut service, "connectors", "the offset", |state| position(state) == 4);
     let told = |service: &Service| is_told(&service.server, Task::ConnectState, "the state of Connect is not kept");
     assert!(!told(&service));
+    let check = || service.site.tidelog(&["check", "--connect"]);
+    let said = check().expect(0).stdout;
+    assert!(said.contains(&format!("{}/: Connect 4.", worker.url())) && said.contains("connectors: 2\n"), "{said}");
 
     worker.kill();
+    let said = check().expect(1).stdout;
+    assert!(said.contains("FAILED connect        no answer of http://127.0.0.1:"), "{said}");
     wait_until("the failure to be told", SOON, || {
         service.program.assert_running();
         told(&service)
@@ -256,6 +261,8 @@ fn half_an_answer_is_never_kept_and_what_is_refused_is_told_once() {
     wait_until("two more polls", SOON, || server.take_asked().is_empty() || server.take_asked().len() > 1);
     let log = service.program.output();
     assert_eq!(log.matches("this is not told, so its state is not kept").count(), 1, "{log}");
+    let said = service.site.tidelog(&["check", "--connect"]).expect(1).stdout;
+    assert!(said.contains("check user and password of [state.connect]") && !said.contains("hunter2"), "{said}");
     assert!(!log.contains("hunter2") && !log.contains("bWU6"), "{log}");
     let whole = one("a", 99);
     server.answers(move |asked| whole(&asked.path));

@@ -54,6 +54,8 @@ fn a_registry_that_is_away_is_named_and_its_last_state_stays() {
     assert_eq!(subjects["j"]["versions"]["1"]["type"], "JSON");
     assert_eq!(subjects["r"]["versions"]["1"]["references"], references);
     assert_eq!(found["compatibility"], "NONE");
+    let said = service.site.tidelog(&["check", "--connect"]).expect(0).stdout;
+    assert!(said.contains("registry") && said.contains(": subjects: 4\n"), "{said}");
     let before = now();
 
     // A soft-deleted version stays, marked; one version is kept while nothing changes.

@@ -8,13 +8,13 @@ use std::path::Path;
 
 use super::output;
 use crate::config::exposed::{another_owner, remark};
-use crate::config::{Config, Postgres};
+use crate::config::{self, Config, Postgres};
 use crate::error::{Error, Kind, Result};
 use crate::escape::one_line;
 use crate::http;
 use crate::pipeline;
 use crate::source::kafka::{Cluster, validate};
-use crate::source::postgres;
+use crate::source::{postgres, rest};
 use crate::store::Store;
 use answer::Answer;
 
@@ -46,6 +46,9 @@ pub(super) async fn run(args: &Args, path: &Path) -> Result<()> {
     answers.extend(check_kafka(&config, connect).await);
     if let Some(postgres) = &config.postgres {
         answers.extend(check_postgres(postgres, connect).await);
+    }
+    if let Some(state) = &config.state {
+        answers.extend(check_state(state, connect).await);
     }
     print(args, &answers)?;
     let failed = answers.iter().filter(|answer| !answer.ok).count();
@@ -135,6 +138,24 @@ async fn check_postgres(config: &Postgres, connect: bool) -> Vec<Answer> {
             }
         }
         _ => {}
+    }
+    answers
+}
+
+/// The servers that are asked for their state over HTTP.
+async fn check_state(config: &config::State, connect: bool) -> Vec<Answer> {
+    let mut answers = Vec::new();
+    for server in &config.connect {
+        match rest::Connect::new(server) {
+            Ok(asked) if connect => answers.push(Answer::of("connect", asked.probe().await)),
+            asked => answers.extend(asked.err().map(|error| Answer::of("connect", Err(error)))),
+        }
+    }
+    for server in &config.schema_registry {
+        match rest::Registry::new(server) {
+            Ok(asked) if connect => answers.push(Answer::of("registry", asked.probe().await)),
+            asked => answers.extend(asked.err().map(|error| Answer::of("registry", Err(error)))),
+        }
     }
     answers
 }

@@ -64,6 +64,18 @@ pub(super) fn there<T>(reply: Reply<T>) -> Found<Option<T>> {
     }
 }
 
+/// What is there, for whoever asks once; `missing` says what a 404 means.
+pub(super) fn found<T>(reply: Reply<T>, missing: impl FnOnce() -> Error) -> Result<T> {
+    match reply {
+        Reply::Found(found) => Ok(found),
+        Reply::Missing => Err(missing()),
+        Reply::Busy(text) => {
+            Err(Error::new(Kind::Unavailable, format!("the server is busy: {text}")).hint("try again in a minute"))
+        }
+        Reply::Failed(error) => Err(error),
+    }
+}
+
 /// A server, and who asks it.
 pub(super) struct Client {
     http: reqwest::Client,

@@ -17,7 +17,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::client::{Client, Ended, Found, Reply, there};
+use super::client::{Client, Ended, Found, Reply, found, there};
 use crate::config::Server;
 use crate::error::{Error, Kind, Result};
 use crate::escape;
@@ -152,6 +152,23 @@ impl Connect {
         Ok(Self { client: Client::new(server, SECTION)? })
     }
 
+    /// Looks once whether the workers answer, and says what they have.
+    ///
+    /// # Errors
+    /// A server that does not answer, does not let in, or is none of Connect.
+    pub async fn probe(&self) -> Result<String> {
+        let root: Root = found(self.client.get(&[], "", MIB).await?, || self.no_such())?;
+        let names: BTreeSet<String> =
+            found(self.client.get(&["connectors"], "", MOST_LISTED).await?, || self.no_such())?;
+        let version = root.version.unwrap_or_default();
+        Ok(format!("{}: Connect {}, connectors: {}", self.client.shown(), escape::name(&version), names.len()))
+    }
+
+    fn no_such(&self) -> Error {
+        let message = format!("{} knows no connectors (404)", self.client.shown());
+        Error::new(Kind::Unavailable, message).hint("check that state.connect_url is the REST API of Kafka Connect")
+    }
+
     /// Asks for the connectors.
     ///
     /// # Errors
@@ -209,15 +226,11 @@ impl Connect {
 
     /// The connectors with their configs and states.
     async fn listed(&self) -> Found<BTreeMap<String, (Info, Option<Status>)>> {
-        let no_such = || {
-            let message = format!("{} knows no connectors (404)", self.client.shown());
-            Error::new(Kind::Unavailable, message).hint("check that state.connect_url is the REST API of Kafka Connect")
-        };
         let expand = "expand=info&expand=status";
         let listed: BTreeMap<String, Listed> =
-            there(self.client.get(&["connectors"], expand, MOST_LISTED).await?)?.ok_or_else(no_such)?;
+            there(self.client.get(&["connectors"], expand, MOST_LISTED).await?)?.ok_or_else(|| self.no_such())?;
         let names: BTreeSet<String> =
-            there(self.client.get(&["connectors"], "", MOST_LISTED).await?)?.ok_or_else(no_such)?;
+            there(self.client.get(&["connectors"], "", MOST_LISTED).await?)?.ok_or_else(|| self.no_such())?;
         if names.len().max(listed.len()) > MOST_CONNECTORS {
             let message = format!("{} has more than {MOST_CONNECTORS} connectors", self.client.shown());
             return Err(Error::new(Kind::Unsupported, message).into());

@@ -18,7 +18,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::client::{Client, Ended, Found, Reply, there};
+use super::client::{Client, Ended, Found, Reply, found, there};
 use crate::config::Server;
 use crate::error::{Error, Kind, Result};
 use crate::source::told::{Part, Refusal};
@@ -132,6 +132,22 @@ impl Registry {
         }
     }
 
+    /// Looks once whether the registry answers, and says what it has.
+    ///
+    /// # Errors
+    /// A server that does not answer, does not let in, or is no registry.
+    pub async fn probe(&self) -> Result<String> {
+        let names: BTreeSet<String> =
+            found(self.client.get(&["subjects"], "", MOST_OF_NAMES).await?, || self.no_such())?;
+        Ok(format!("{}: subjects: {}", self.client.shown(), names.len()))
+    }
+
+    fn no_such(&self) -> Error {
+        let message = format!("{} knows no subjects (404)", self.client.shown());
+        Error::new(Kind::Unavailable, message)
+            .hint("check that state.schema_registry_url is Confluent's API; Apicurio has it below /apis/ccompat/v7")
+    }
+
     /// Asks for the subjects.
     ///
     /// # Errors
@@ -183,15 +199,10 @@ impl Registry {
 
     /// The subjects, with those whose versions are all deleted.
     async fn names(&self) -> Found<BTreeSet<String>> {
-        let no_such = || {
-            let message = format!("{} knows no subjects (404)", self.client.shown());
-            Error::new(Kind::Unavailable, message)
-                .hint("check that state.schema_registry_url is Confluent's API; Apicurio has it below /apis/ccompat/v7")
-        };
-        let all: BTreeSet<String> =
-            there(self.client.get(&["subjects"], "deleted=true", MOST_OF_NAMES).await?)?.ok_or_else(no_such)?;
+        let all: BTreeSet<String> = there(self.client.get(&["subjects"], "deleted=true", MOST_OF_NAMES).await?)?
+            .ok_or_else(|| self.no_such())?;
         let live: BTreeSet<String> =
-            there(self.client.get(&["subjects"], "", MOST_OF_NAMES).await?)?.ok_or_else(no_such)?;
+            there(self.client.get(&["subjects"], "", MOST_OF_NAMES).await?)?.ok_or_else(|| self.no_such())?;
         let names = &all | &live;
         if names.len() > MOST_SUBJECTS {
             let message = format!("{} has more than {MOST_SUBJECTS} subjects", self.client.shown());
