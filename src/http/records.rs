@@ -29,8 +29,7 @@ use crate::time;
 const RECORDS: usize = 20;
 const MOST_RECORDS: usize = 200;
 
-/// So long a request waits for the one before it, and so long records are looked for.
-const TURN_WITHIN: Duration = Duration::from_secs(4);
+/// So long records are looked for.
 const READ_WITHIN: Duration = Duration::from_secs(10);
 
 /// What is asked for.
@@ -63,7 +62,7 @@ pub(super) async fn records(
     if !(1..=MOST_RECORDS).contains(&most) {
         return refusal(StatusCode::BAD_REQUEST, format!("limit: {most} is not allowed, use 1 to {MOST_RECORDS}"));
     }
-    let found = match look(&app, &topic, from, most).await {
+    let found = match look(&app, is_reader, &topic, (from, most)).await {
         Ok(found) => found,
         Err(refused) => return *refused,
     };
@@ -93,12 +92,12 @@ fn may_look(app: &App, topic: &str, (peer, headers): (SocketAddr, &HeaderMap)) -
     })
 }
 
-async fn look(app: &App, topic: &str, from: i64, most: usize) -> Result<Moment, Box<Response>> {
+async fn look(app: &App, is_reader: bool, topic: &str, (from, most): (i64, usize)) -> Result<Moment, Box<Response>> {
     let unavailable = |message: &str| Box::new(refusal(StatusCode::SERVICE_UNAVAILABLE, message));
     let (Some(opened), Some(kafka), Some(readers)) = (app.published.opened(), &app.config.kafka, &app.readers) else {
         return Err(unavailable("no topics are archived here, or the archive is still being opened"));
     };
-    let Ok(Ok(_turn)) = tokio::time::timeout(TURN_WITHIN, readers.turn.acquire()).await else {
+    let Some(_turn) = readers.turn(is_reader).await else {
         return Err(unavailable("records are read for somebody else; ask again"));
     };
     let looking = at_moment(&opened.store, &kafka.cluster, topic, from, most);
