@@ -20,9 +20,10 @@ use tidelog::store::{Created, Store, layout};
 use tidelog::stream::{Begin, Format, Lsn, PartitionRange, SegmentRef, StreamId, System, TopicGeneration, sha256};
 use tidelog::tasks::Task;
 
-use crate::archive::{Record, Topic};
+use crate::archive::{Record, Topic, on_disk};
 use crate::http::site_with_listener;
 use crate::loops::is_told;
+use crate::postgres_again::s3_with;
 use crate::rig::kafka::{Kafka, shared};
 use crate::rig::postgres::{Postgres, PostgresOptions};
 use crate::rig::program::{self, Home};
@@ -764,4 +765,33 @@ fn a_timeline_and_a_base_backup_survive_refusals_without_effect() {
     assert_eq!(bytes, std::fs::read(second.wal_dir().join("00000002.history")).unwrap());
     assert_eq!(history.met(), 2);
     home.run(&["-c", "tidelog.toml", "verify"]).expect(0);
+}
+
+#[test]
+fn readers_look_at_many_topics_side_by_side() {
+    const TOPICS: u32 = 12;
+    const HELD: Duration = Duration::from_secs(5);
+    let home = Home::new();
+    let archive = home.path().join("archive");
+    std::fs::create_dir(&archive).expect("a directory");
+    let store = on_disk(&archive);
+    tokio::runtime::Runtime::new().expect("a runtime").block_on(async {
+        for number in 0..TOPICS {
+            let mut topic = Topic::begin(&store, &format!("topic-{number}"), 0).await;
+            topic.append(Format::Avro, &[Record::new(0, 0, 1_000)]).await;
+        }
+    });
+    let mut bucket = s3_with(&archive);
+    let proxy = Proxy::before(&mut bucket);
+    home.write("tidelog.toml", &in_bucket(&bucket, &home));
+    for command in [&["ls", "--json"][..], &["replay", "--all", "--to-stdout", "--dry-run"]] {
+        proxy.clear();
+        let held = proxy.add(Rule::new("GET", "0{19}1\\.json", Fault::Delay(HELD)));
+        let begun = Instant::now();
+        let said = home.run(&[&["-c", "tidelog.toml"], command].concat()).expect(0);
+        assert!(held.met() >= u64::from(TOPICS), "{command:?}: each topic is asked for: {}", held.met());
+        assert!(begun.elapsed() < HELD * TOPICS / 2, "{command:?}: one after the other: {:?}", begun.elapsed());
+        let said = format!("{}{}", said.stdout, said.stderr);
+        assert!((0..TOPICS).all(|number| said.contains(&format!("topic-{number}"))), "{said}");
+    }
 }

@@ -56,6 +56,7 @@ mod writer;
 
 pub use crate::stream::Change;
 pub use chain::{Chain, Outcome};
+pub use reads_at_once::STREAMS_AT_ONCE;
 pub use repair::{Repaired, repair};
 pub use scan::{ChainScan, ScanStep};
 pub use select::{Obsolete, Selected, Selection};

@@ -10,13 +10,15 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
+use futures::StreamExt as _;
+use futures::stream::BoxStream;
 use regex::Regex;
 
 use super::matching::matching;
 use crate::config::TopicPattern;
 use crate::error::{Error, Kind, Result, ResultExt as _};
 use crate::manifest::coverage::{self, Completeness, Coverage, Unknown};
-use crate::manifest::{self, Chain, Selected, Selection, aged};
+use crate::manifest::{self, Chain, STREAMS_AT_ONCE, Selected, Selection, aged};
 use crate::segment::Filter;
 use crate::store::{Store, layout};
 use crate::stream::{Gap, PartitionRange, SegmentRef, TopicGeneration};
@@ -145,11 +147,15 @@ impl Found {
 /// The store's own, and why the one generation cannot be read that the query names.
 pub async fn sources(store: &Store, cluster: Option<&str>, query: &Query) -> Result<Found> {
     let streams = query.streams(&manifest::topics(store).await?, cluster)?;
-    let (mut found, mut claims) = (Found::default(), Claims::default());
-    for generation in streams {
-        match manifest::isolated(store, claims.source_of(store, &generation, query).await).await? {
-            Ok(source) => found.sources.extend(source),
-            Err(error) => found.damaged.push((generation, error)),
+    let mut found = Found::default();
+    for of_cluster in streams.chunk_by(|one, other| one.cluster == other.cluster) {
+        let claims = claims_of(store, of_cluster).await?;
+        let mut looked = each(store, of_cluster, query, &claims);
+        while let Some((generation, source)) = looked.next().await {
+            match manifest::isolated(store, source).await? {
+                Ok(source) => found.sources.extend(source),
+                Err(error) => found.damaged.push((generation.clone(), error)),
+            }
         }
     }
     match found.damaged.pop() {
@@ -161,54 +167,62 @@ pub async fn sources(store: &Store, cluster: Option<&str>, query: &Query) -> Res
     }
 }
 
-/// The claims of completeness of the cluster that was asked for last: its topics follow each other.
-#[derive(Default)]
-struct Claims(Option<(String, Vec<Coverage>)>);
-
 /// Finds what `streams` hold of `query`, whatever else it names.
 ///
 /// # Errors
 /// Also where one of them cannot be read: all of them are meant.
 pub async fn sources_of(store: &Store, streams: Vec<TopicGeneration>, query: &Query) -> Result<Vec<Source>> {
-    let (mut sources, mut claims) = (Vec::with_capacity(streams.len()), Claims::default());
-    for generation in streams {
-        sources.extend(claims.source_of(store, &generation, query).await?);
+    let mut sources = Vec::with_capacity(streams.len());
+    for of_cluster in streams.chunk_by(|one, other| one.cluster == other.cluster) {
+        let claims = claims_of(store, of_cluster).await?;
+        let mut looked = each(store, of_cluster, query, &claims);
+        while let Some((_, source)) = looked.next().await {
+            sources.extend(source?);
+        }
     }
     Ok(sources)
 }
 
-impl Claims {
-    /// What a generation of a topic holds of `query`; none if its chain has not begun.
-    async fn source_of(
-        &mut self,
-        store: &Store,
-        generation: &TopicGeneration,
-        query: &Query,
-    ) -> Result<Option<Source>> {
-        let Some(chain) = Chain::open(store, &generation.stream()).await? else { return Ok(None) };
-        let claims = self.of(store, &generation.cluster).await?;
-        let complete = coverage::judge(claims, &chain, time::now());
-        let positions: Vec<PartitionRange> = chain.positions().copied().collect();
-        let wanted = query.ranges(&positions);
-        let selection = Selection { timestamps: query.timestamps.clone(), partitions: Some(wanted.clone()) };
-        let Selected { segments, gaps } = chain.select(&selection).await?;
-        let stream = generation.clone();
-        let expired = match chain.has_expired() {
-            true => Some(aged::oldest(&chain).await?),
-            false => None,
-        };
-        Ok(Some(Source { stream, positions, wanted, segments, gaps, expired, complete }))
-    }
+/// The claims of completeness of the cluster of these.
+async fn claims_of(store: &Store, generations: &[TopicGeneration]) -> Result<Vec<Coverage>> {
+    let Some(generation) = generations.first() else { return Ok(Vec::new()) };
+    let loaded = coverage::load_all(store, &layout::topic_coverages(&generation.cluster)).await?;
+    loaded.tell_unreadable();
+    Ok(loaded.known)
+}
 
-    async fn of(&mut self, store: &Store, cluster: &str) -> Result<&[Coverage]> {
-        if self.0.as_ref().is_none_or(|(of, _)| of != cluster) {
-            self.0 = None;
-            let loaded = coverage::load_all(store, &layout::topic_coverages(cluster)).await?;
-            loaded.tell_unreadable();
-            self.0 = Some((cluster.to_owned(), loaded.known));
-        }
-        Ok(self.0.as_ref().map_or(&[], |(_, claims)| claims))
-    }
+/// What generations of one cluster hold of `query`, in order, several looked at side by side.
+fn each<'a>(
+    store: &'a Store,
+    generations: &'a [TopicGeneration],
+    query: &'a Query,
+    claims: &'a [Coverage],
+) -> BoxStream<'a, (&'a TopicGeneration, Result<Option<Source>>)> {
+    let look = move |generation: &'a TopicGeneration| async move {
+        (generation, source_of(store, generation, query, claims).await)
+    };
+    futures::stream::iter(generations).map(look).buffered(STREAMS_AT_ONCE).boxed()
+}
+
+/// What a generation of a topic holds of `query`; none if its chain has not begun.
+async fn source_of(
+    store: &Store,
+    generation: &TopicGeneration,
+    query: &Query,
+    claims: &[Coverage],
+) -> Result<Option<Source>> {
+    let Some(chain) = Chain::open(store, &generation.stream()).await? else { return Ok(None) };
+    let complete = coverage::judge(claims, &chain, time::now());
+    let positions: Vec<PartitionRange> = chain.positions().copied().collect();
+    let wanted = query.ranges(&positions);
+    let selection = Selection { timestamps: query.timestamps.clone(), partitions: Some(wanted.clone()) };
+    let Selected { segments, gaps } = chain.select(&selection).await?;
+    let stream = generation.clone();
+    let expired = match chain.has_expired() {
+        true => Some(aged::oldest(&chain).await?),
+        false => None,
+    };
+    Ok(Some(Source { stream, positions, wanted, segments, gaps, expired, complete }))
 }
 
 /// What of `query` the archive does not have, as warnings: times and offsets that it has not reached, and what is lost. Who asks

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use object_store::path::Path;
+use futures::StreamExt as _;
 use serde::Serialize;
 
 use super::{ErrorRow, Place, all_read, chosen, commits, errors};
@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::manifest::coverage::{self, Coverage};
 use crate::manifest::found::backups;
 use crate::manifest::recoverable::{self, Window, windows};
-use crate::manifest::{self, Chain};
+use crate::manifest::{self, Chain, STREAMS_AT_ONCE};
 use crate::manifest::{aged, state};
 use crate::store::{Store, layout};
 use crate::stream::{Abandon, Gap, StreamId, TopicGeneration, total};
@@ -128,33 +128,28 @@ pub(crate) async fn run(args: &Args, config: &Config) -> Result<()> {
     let archive = manifest::streams(&store).await?;
     let generations: BTreeSet<TopicGeneration> = archive.iter().filter_map(|stream| stream.topic().cloned()).collect();
     let streams = chosen(archive, &args.streams)?;
-    // Those of one folder at a time: the streams of a cluster follow each other.
-    let mut claims: Option<(Path, Vec<Coverage>)> = None;
     let (mut rows, mut damaged) = (Vec::with_capacity(streams.len()), Vec::new());
     let mut recoverable: Option<Vec<Recoverable>> = None;
     let mut unreadable = None;
-    for stream in streams {
-        let folder = layout::coverages(&stream);
-        if claims.as_ref().is_none_or(|(of, _)| *of != folder) {
-            drop(claims.take());
-            let loaded = coverage::load_all(&store, &folder).await?;
-            for error in &loaded.unreadable {
-                output::tell(&format!("warning: claims of completeness are passed over: {error}"));
-            }
-            claims = Some((folder, loaded.known));
-        }
-        let claimed = claims.as_ref().map_or(&[][..], |(_, claims)| claims);
-        match manifest::isolated(&store, look(&store, &stream, claimed).await).await? {
-            Ok(None) => {}
-            Ok(Some((mut row, windows, passed_over))) => {
-                unreadable = unreadable.or(passed_over);
-                row.ended = stream.topic().is_some_and(|generation| generations.contains(&generation.next()));
-                rows.push(row);
-                if let Some(windows) = windows {
-                    recoverable.get_or_insert_default().extend(windows);
+    // The claims of one folder at a time: the streams of a cluster follow each other.
+    for of_folder in streams.chunk_by(|one, other| layout::coverages(one) == layout::coverages(other)) {
+        let claims = claims(&store, of_folder).await?;
+        let (store, claims) = (&store, &claims);
+        let look = |stream| async move { (stream, manifest::isolated(store, look(store, stream, claims).await).await) };
+        let mut looked = futures::stream::iter(of_folder).map(look).buffered(STREAMS_AT_ONCE);
+        while let Some((stream, found)) = looked.next().await {
+            match found? {
+                Ok(None) => {}
+                Ok(Some((mut row, windows, passed_over))) => {
+                    unreadable = unreadable.or(passed_over);
+                    row.ended = stream.topic().is_some_and(|generation| generations.contains(&generation.next()));
+                    rows.push(row);
+                    if let Some(windows) = windows {
+                        recoverable.get_or_insert_default().extend(windows);
+                    }
                 }
+                Err(error) => damaged.push((stream.clone(), error)),
             }
-            Err(error) => damaged.push((stream, error)),
         }
     }
     if args.json {
@@ -170,6 +165,16 @@ pub(crate) async fn run(args: &Args, config: &Config) -> Result<()> {
     }
     all_read(&damaged)?;
     unreadable.map_or(Ok(()), Err)
+}
+
+/// The claims of completeness in the folder of these.
+async fn claims(store: &Store, streams: &[StreamId]) -> Result<Vec<Coverage>> {
+    let Some(stream) = streams.first() else { return Ok(Vec::new()) };
+    let loaded = coverage::load_all(store, &layout::coverages(stream)).await?;
+    for error in &loaded.unreadable {
+        output::tell(&format!("warning: claims of completeness are passed over: {error}"));
+    }
+    Ok(loaded.known)
 }
 
 /// Returns what a stream holds, of a write-ahead log to which moments it leads, and which of its backups are passed over. None if its
