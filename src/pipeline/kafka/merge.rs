@@ -11,6 +11,7 @@
 
 mod pace;
 mod shown;
+mod worker;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -22,7 +23,7 @@ use metrics::Counter;
 use tokio::time::Instant;
 
 use crate::config::{self, Kafka};
-use crate::error::{Error, Kind, Result, ResultExt as _};
+use crate::error::{Error, Kind, Result};
 use crate::maintenance::left_to_others;
 use crate::maintenance::topics::Moment;
 use crate::manifest::merging::{Found, Limits, Looked, Run};
@@ -39,6 +40,7 @@ use crate::tasks::backoff::Backoff;
 use crate::telemetry::metrics::{MERGED_SEGMENTS, MERGES};
 use pace::Pace;
 pub use shown::{Merges, PublishedMerges};
+use worker::Worker;
 
 /// How often it is looked whether something is to be done, at the most.
 const EVERY: Duration = Duration::from_secs(600);
@@ -100,6 +102,7 @@ struct Merger {
     spool: Spool,
     _spooling: SpoolGuard,
     pace: Pace,
+    worker: Worker,
     writer: String,
     generations: BTreeMap<TopicGeneration, Known>,
     shown: Arc<PublishedMerges>,
@@ -147,6 +150,7 @@ impl Merger {
             spool,
             _spooling: spooling,
             pace: Pace::new(merge),
+            worker: Worker::start()?,
             writer,
             generations: BTreeMap::new(),
             shown: Arc::clone(shown),
@@ -278,7 +282,7 @@ impl Merger {
             created: crate::time::now(),
         };
         let path = self.spool.next_file().1;
-        let mut merging = blocking(move || Merging::create(&path, info, encoding)).await?;
+        let mut merging = self.worker.run(move || Merging::create(&path, info, encoding)).await?;
         for segment in segments {
             let damaged = |error: Error| match error.is_transient() || error.kind() == Kind::Internal {
                 true => Failed::Other(error),
@@ -294,7 +298,7 @@ impl Merger {
             let mut reader = merging.open(bytes, segment).await.map_err(damaged)?;
             while let Some(block) = reader.next().await.map_err(damaged)? {
                 if merging.add(block) {
-                    merging = blocking(move || merging.write().map(|()| merging)).await?;
+                    merging = self.worker.run(move || merging.write().map(|()| merging)).await?;
                     self.pace.worked_since(began).await;
                     began = Instant::now();
                 }
@@ -302,7 +306,7 @@ impl Merger {
             self.pace.worked_since(began).await;
         }
         let began = Instant::now();
-        let sealed = blocking(move || merging.finish()).await?;
+        let sealed = self.worker.run(move || merging.finish()).await?;
         self.pace.worked_since(began).await;
         Ok(sealed)
     }
@@ -360,11 +364,6 @@ impl Time {
         let passed = TimeDelta::from_std(self.began.elapsed()).unwrap_or_default();
         self.moment.now.checked_add_signed(passed).unwrap_or(self.moment.now)
     }
-}
-
-/// Does what takes CPU or waits for a disk.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work).await.or_err(Kind::Internal, || "a merge broke off".to_owned())?
 }
 
 #[cfg(test)]
