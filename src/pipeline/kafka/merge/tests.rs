@@ -340,7 +340,7 @@ async fn what_is_merged_and_deleted_while_it_is_verified_is_not_missed() {
 
 /// A month of a topic that gets a record a second and is sealed every minute.
 #[tokio::test]
-#[ignore = "takes minutes: the figures of docs/PERFORMANCE.md"]
+#[ignore = "takes minutes: the figures of docs/DESIGN.md"]
 async fn a_month_of_a_quiet_topic() {
     let mut topic = Topic::begun(Format::Parquet).await;
     let mut looks = Looks::new(&topic, "a");
