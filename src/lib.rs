@@ -24,6 +24,7 @@
 //! | [`replay`] | a range of records into Kafka or to standard output |
 //! | [`restore`] | base backups unpacked and WAL delivered |
 //! | [`verify`] | whether the archive is what its checkpoints say |
+//! | [`recover`] | the whole pipeline at one commit, and the proof that the archive leads there |
 //! | [`tasks`] | the tasks of a process, what fails of them, and the waits between attempts |
 //! | [`maintenance`] | merges, retention and deletion: what keeps an archive in order |
 //! | [`backup`] | base backups, taken |
@@ -81,6 +82,7 @@ pub mod maintenance;
 pub mod manifest;
 pub mod pipeline;
 pub mod record;
+pub mod recover;
 pub mod replay;
 pub mod restore;
 pub mod secret;

@@ -46,6 +46,7 @@ mod postgres_source;
 mod postgres_stop;
 mod postgres_targets;
 mod readers;
+mod recover_server;
 mod replay;
 mod replay_groups;
 mod replay_identity;

@@ -1,6 +1,7 @@
 //! Where servers are, and how one gets in.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use super::connection::{Connection, Purpose};
 use super::login::{Secured, log_in};
@@ -42,6 +43,19 @@ impl Server {
     ) -> Result<Self> {
         let parameters = parameters::parameters(config.url.reveal(), environment)?;
         let target = Target::new(&parameters, environment, config.allow_md5)?;
+        Ok(Self { tls: Tls::new(&target.ssl)?, target: target.into() })
+    }
+
+    /// A server of our own at a Unix socket, whatever the environment says of others.
+    ///
+    /// # Errors
+    /// [`Kind::Config`] for a name that cannot be.
+    pub fn at_socket((folder, port): (&Path, u16), user: &str, database: &str) -> Result<Self> {
+        let quoted = |text: &str| format!("'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"));
+        let (folder, user, database) = (quoted(&folder.to_string_lossy()), quoted(user), quoted(database));
+        let url = format!("host={folder} port={port} user={user} dbname={database} sslmode=disable passfile=/dev/null");
+        let none = |_: &str| None;
+        let target = Target::new(&parameters::parameters(&url, &none)?, &none, false)?;
         Ok(Self { tls: Tls::new(&target.ssl)?, target: target.into() })
     }
 
