@@ -3,6 +3,7 @@
 mod against_source;
 mod archive;
 mod bombs;
+mod cdc;
 mod cli;
 mod complete;
 mod connect_check;

@@ -2,9 +2,9 @@
 //!
 //! ```text
 //!   setup.sh ──► cache (jars, venv) ──► parts() ─┬─► kafka    brokers (JVM processes), topics, records in and out
-//!                                                ├─► connect  a worker of Kafka Connect, with Debezium
+//!                                                ├─► connect  a worker of Kafka Connect, with Debezium; debezium: a connector of it
 //!                                                ├─► registry Apicurio Registry, through its Confluent API
-//!                                                ├─► postgres servers of several versions, standbys, psql, pgbench
+//!                                                ├─► postgres servers of several versions, standbys, psql, pgbench; clients of known changes
 //!                                                ├─► s3       moto_server (process), s3s-fs (in this process); s3_proxy before them;
 //!                                                │            bad_store puts whole suites behind it
 //!                                                └─► python   scripts with duckdb, pyarrow, fastavro
@@ -19,8 +19,10 @@
 //! Nothing here sleeps and hopes: all waiting is [`wait_for`] a condition.
 
 pub(crate) mod bad_store;
+pub(crate) mod clients;
 pub(crate) mod compare;
 pub(crate) mod connect;
+pub(crate) mod debezium;
 pub(crate) mod http;
 pub(crate) mod kafka;
 pub(crate) mod postgres;
