@@ -3,7 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::process::{Child, ChildStdin, ChildStdout, Stdio};
+use std::path::Path;
+use std::process::{ChildStdin, ChildStdout, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -13,7 +14,7 @@ use serde_json::json;
 
 use super::debezium::Tables;
 use super::postgres::Postgres;
-use super::process::spawn;
+use super::process::{Process, spawn};
 use super::records::Random;
 
 /// The tables that clients change.
@@ -121,7 +122,8 @@ impl Known {
 
 /// One session, by `psql`.
 struct Client {
-    process: Child,
+    /// Ends with this handle.
+    _process: Process,
     statements: ChildStdin,
     answers: BufReader<ChildStdout>,
     number: i64,
@@ -140,7 +142,17 @@ impl Client {
         let statements = process.stdin.take().expect("its input");
         let answers = BufReader::new(process.stdout.take().expect("its output"));
         let random = Random::new(seed.wrapping_mul(1_000).wrapping_add(number.cast_unsigned()));
-        Client { process, statements, answers, number, random, next_id: 1, rows: Rows::new(), history: History::new() }
+        let process = Process::of(process, Path::new("/dev/null"));
+        Client {
+            _process: process,
+            statements,
+            answers,
+            number,
+            random,
+            next_id: 1,
+            rows: Rows::new(),
+            history: History::new(),
+        }
     }
 
     /// One transaction of some changes, possibly with a part or the whole rolled back, possibly a long one.
@@ -234,12 +246,5 @@ impl Client {
     fn id(&mut self) -> i64 {
         self.next_id += 1;
         self.next_id * 1_000 + self.number
-    }
-}
-
-impl Drop for Client {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
     }
 }
