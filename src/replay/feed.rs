@@ -19,6 +19,7 @@ use futures::stream::{self, BoxStream};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
+use super::chosen::Kept;
 use super::damage::{Stop, Stops, of_segment};
 use super::matching::matching;
 use super::pace::Pace;
@@ -50,6 +51,22 @@ impl Run {
 
     fn piece(&self, rows: Range<usize>) -> Self {
         Self { part: self.part, block: Arc::clone(&self.block), rows }
+    }
+
+    /// The pieces of it that are kept.
+    fn chosen(&self, kept: Option<&Kept>) -> Vec<Self> {
+        let is_kept = |row: usize| {
+            let offset = self.block.get(row).map(|record| record.offset);
+            kept.zip(offset).is_some_and(|(kept, offset)| kept.has(offset))
+        };
+        let mut pieces: Vec<Range<usize>> = Vec::new();
+        for row in self.rows.clone().filter(|row| is_kept(*row)) {
+            match pieces.last_mut() {
+                Some(last) if last.end == row => last.end = row + 1,
+                _ => pieces.push(row..row + 1),
+            }
+        }
+        pieces.into_iter().map(|rows| self.piece(rows)).collect()
     }
 
     /// The timestamp of the record in `row`.
@@ -107,7 +124,14 @@ pub(super) async fn pump(mut feed: Feed, mut pace: Pace, out: mpsc::Sender<Step>
 }
 
 /// Where the next run comes from.
-pub(super) enum Feed {
+pub(super) struct Feed {
+    from: From,
+    plan: Arc<Plan>,
+    /// What is kept of the last run and was not given yet.
+    pieces: VecDeque<Run>,
+}
+
+enum From {
     /// Segment after segment.
     InOrder(InOrder),
     /// The partitions side by side, by timestamp.
@@ -117,25 +141,37 @@ pub(super) enum Feed {
 impl Feed {
     /// The records of `plan`, partition by partition or, if `by_time`, merged by timestamp.
     pub(super) fn new(store: &Store, plan: &Arc<Plan>, by_time: bool) -> Self {
-        if by_time { Self::Merged(Merged::new(store, plan)) } else { Self::InOrder(InOrder::new(store, plan)) }
+        let from =
+            if by_time { From::Merged(Merged::new(store, plan)) } else { From::InOrder(InOrder::new(store, plan)) };
+        Self { from, plan: Arc::clone(plan), pieces: VecDeque::new() }
     }
 
-    /// The next run; none at the end.
+    /// The next run of records that are sent; none at the end.
     ///
     /// # Errors
     /// The store's own: a segment that cannot be read only stops its partitions.
     pub(super) async fn next(&mut self) -> Result<Option<Run>> {
-        match self {
-            Self::InOrder(feed) => feed.next().await,
-            Self::Merged(feed) => feed.next().await,
+        loop {
+            if let Some(run) = self.pieces.pop_front() {
+                return Ok(Some(run));
+            }
+            let next = match &mut self.from {
+                From::InOrder(feed) => feed.next().await?,
+                From::Merged(feed) => feed.next().await?,
+            };
+            let Some(run) = next else { return Ok(None) };
+            match &self.plan.parts[run.part].kept {
+                None => return Ok(Some(run)),
+                Some(kept) => self.pieces.extend(run.chosen(kept.get(&run.block.partition()))),
+            }
         }
     }
 
     /// Returns what is to be told at the end.
     fn ended(&mut self) -> Ended {
-        match self {
-            Self::InOrder(feed) => Ended { stops: feed.stops.take(), read_whole: feed.read_whole },
-            Self::Merged(feed) => Ended { stops: feed.stops.take(), read_whole: 0 },
+        match &mut self.from {
+            From::InOrder(feed) => Ended { stops: feed.stops.take(), read_whole: feed.read_whole },
+            From::Merged(feed) => Ended { stops: feed.stops.take(), read_whole: 0 },
         }
     }
 }

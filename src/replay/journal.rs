@@ -22,6 +22,8 @@ use object_store::path::Path;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::chosen::{Chosen, Kept};
+use super::matching::PlannedPartition;
 use super::offset_map::At;
 use super::plan::{Mark, Marks, Part, Plan};
 use super::select::Source;
@@ -103,6 +105,9 @@ pub struct Pinned {
     pub target: String,
     /// The offsets of each partition; of those with timestamps outside of the range nothing is sent.
     pub partitions: Vec<PinnedRange>,
+    /// Which of them are sent, where not all are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chosen: Option<Vec<PinnedRange>>,
 }
 
 /// Offsets `[start, end)` of a partition.
@@ -289,6 +294,18 @@ impl Begun {
         self.sources.iter().map(|pinned| pinned.stream.parse()).collect()
     }
 
+    /// Which records are sent, where not all are.
+    pub fn chosen(&self) -> Result<Option<Chosen>> {
+        if self.sources.iter().all(|pinned| pinned.chosen.is_none()) {
+            return Ok(None);
+        }
+        let mut chosen = Chosen::default();
+        for pinned in &self.sources {
+            chosen.0.insert(pinned.stream.parse()?, pinned.kept());
+        }
+        Ok(Some(chosen))
+    }
+
     /// The range of record timestamps.
     pub fn timestamps(&self) -> Option<Range<i64>> {
         self.timestamps.map(|range| range.from.unwrap_or(i64::MIN)..range.to)
@@ -338,6 +355,28 @@ impl Begun {
     }
 }
 
+impl Pinned {
+    /// Which records are sent of each partition.
+    pub fn kept(&self) -> BTreeMap<i32, Kept> {
+        let mut ranges: BTreeMap<i32, Vec<Range<i64>>> = BTreeMap::new();
+        for range in self.chosen.as_ref().unwrap_or(&self.partitions) {
+            ranges.entry(range.partition).or_default().push(range.start..range.end);
+        }
+        ranges.into_iter().map(|(partition, ranges)| (partition, Kept::of(ranges))).collect()
+    }
+}
+
+/// Which records of the partitions of `part` are sent, where not all are.
+fn chosen_of(part: &Part) -> Option<Vec<PinnedRange>> {
+    let kept = part.kept.as_ref()?;
+    let of = |at: &PlannedPartition| {
+        let partition = at.partition;
+        let within = kept.get(&partition).map(|kept| kept.within(&(at.start..at.end))).unwrap_or_default();
+        within.into_iter().map(move |range| PinnedRange { partition, start: range.start, end: range.end })
+    };
+    Some(part.partitions.iter().flat_map(of).collect())
+}
+
 /// What `plan` stands for once the archive goes on growing.
 pub fn pinned(plan: &Plan) -> Vec<Pinned> {
     let one = |part: &Part| Pinned {
@@ -348,6 +387,7 @@ pub fn pinned(plan: &Plan) -> Vec<Pinned> {
             .iter()
             .map(|at| PinnedRange { partition: at.partition, start: at.start, end: at.end })
             .collect(),
+        chosen: chosen_of(part),
     };
     plan.parts.iter().map(one).collect()
 }
@@ -462,6 +502,7 @@ mod tests {
             stream: source.stream.to_string(),
             target: source.stream.topic.clone(),
             partitions: source.wanted.iter().map(range).collect(),
+            chosen: None,
         }
     }
 

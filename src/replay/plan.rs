@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use regex::{Captures, Regex};
 
+use super::chosen::{Chosen, Kept};
 use super::matching::{PlannedPartition, matching};
 use super::select::{Query, Source};
 use crate::error::{Error, Kind, Result};
@@ -48,6 +49,8 @@ pub struct Part {
     pub segments: Vec<SegmentRef>,
     /// The rows that are wanted of them.
     pub filter: Filter,
+    /// Those of them that are sent, by partition; none means all.
+    pub kept: Option<BTreeMap<i32, Kept>>,
     /// What is sent by partition, in order.
     pub partitions: Vec<PlannedPartition>,
     /// Bytes of keys, values and headers (an estimate where a segment straddles an end).
@@ -77,6 +80,15 @@ impl Plan {
         }
         parts.retain(|part| !part.partitions.is_empty());
         Ok(Self { parts })
+    }
+
+    /// The plan of what is `chosen` alone; of everything where nothing is.
+    #[must_use]
+    pub fn only(mut self, chosen: Option<&Chosen>) -> Self {
+        let Some(chosen) = chosen else { return self };
+        self.parts = self.parts.into_iter().map(|part| part.only(chosen)).collect();
+        self.parts.retain(|part| !part.partitions.is_empty());
+        self
     }
 
     /// The plan without what `marks` say has been sent.
@@ -145,10 +157,24 @@ impl Part {
             target,
             segments: source.segments,
             filter,
+            kept: None,
             partitions: Vec::new(),
             bytes: 0,
         };
         part.counted()
+    }
+
+    fn only(mut self, chosen: &Chosen) -> Self {
+        let kept = chosen.of(&self.stream);
+        for (partition, range) in self.filter.partitions.iter_mut().flatten() {
+            let within = kept.get(partition).map(|kept| kept.within(range)).unwrap_or_default();
+            *range = match (within.first(), within.last()) {
+                (Some(first), Some(last)) => first.start..last.end,
+                _ => range.start..range.start,
+            };
+        }
+        self.kept = Some(kept);
+        self.counted()
     }
 
     fn after(&self, marks: &Marks) -> Self {
@@ -176,6 +202,10 @@ impl Part {
             self.bytes = self.bytes.saturating_add(share(segment.raw_bytes, records, segment.records()));
             records > 0
         });
+        for (partition, planned) in &mut partitions {
+            let kept = self.kept.as_ref().and_then(|kept| kept.get(partition));
+            planned.exact &= kept.is_none_or(|kept| kept.within(&(planned.start..planned.end)).len() <= 1);
+        }
         self.partitions = partitions.into_values().collect();
         self
     }
@@ -256,6 +286,7 @@ mod tests {
 
     use super::*;
     use crate::manifest::coverage::Completeness;
+    use crate::replay::journal;
     use crate::stream::Format;
     use crate::stream::PartitionRange;
 
@@ -300,6 +331,27 @@ mod tests {
             gaps: Vec::new(),
             complete: Completeness { known: 2, ..Completeness::default() },
         }
+    }
+
+    #[test]
+    fn what_is_chosen_alone_is_planned_and_goes_on_as_it_was_begun() {
+        let whole = plan(&Query::default(), &Marks::new());
+        let kept = Kept::of(vec![3..8, 12..22]);
+        let chosen = Chosen([(source(0).stream, BTreeMap::from([(0, kept)]))].into());
+        let only = whole.clone().only(Some(&chosen));
+        assert_eq!(only.parts.len(), 1, "nothing is chosen of the other generation");
+        let planned = &only.parts[0].partitions;
+        assert_eq!((planned.len(), planned[0].start, planned[0].end), (1, 3, 22), "nor of the other partition");
+        assert!(!only.records().1, "the offsets between are not sent");
+        let pinned = journal::pinned(&only);
+        assert_ne!(
+            journal::digest_of(&pinned).expect("a digest"),
+            journal::digest_of(&journal::pinned(&whole)).expect("a digest")
+        );
+        assert_eq!(pinned[0].kept(), chosen.of(&source(0).stream));
+        assert_eq!(whole.clone().only(None).records(), whole.records());
+        let marks = [(("orders".to_owned(), 0), Mark { generation: 0, offset: 10 })].into();
+        assert_eq!(only.after(&marks).parts[0].kept, only.parts[0].kept);
     }
 
     fn plan(query: &Query, marks: &Marks) -> Plan {

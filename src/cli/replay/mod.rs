@@ -1,8 +1,6 @@
 //! `tidelog replay`: the plan shown, the target checked, the records sent, and how to go on.
 
 mod groups;
-mod nothing;
-mod prepare;
 mod send;
 mod settings;
 mod shown;
@@ -11,19 +9,20 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use sha2::{Digest as _, Sha256};
 
-use self::prepare::{nothing_left_out, prepare, readable, warnings_of};
-use self::shown::extent;
+use self::shown::{extent, plan_text, planned_result};
 use super::inspect::{cluster, times};
 use super::output::{self, print, print_json};
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
 use crate::replay::journal::Settings;
 use crate::replay::kafka::{Connection, Target};
-use crate::replay::{self, Counters, Offsets, Partitions, Plan, Query, Rate, Rename, Speed, Tempo, topic_pattern};
+use crate::replay::{
+    self, Counters, GroupsWanted, Moving, Offsets, Partitions, Plan, Query, Rate, Rename, Request, Selection, Speed,
+    Tempo, all_decoded, also_left_out, nothing_left_out, readable, warnings_of,
+};
 use crate::store::Store;
-use crate::stream::{TopicGeneration, is_name};
+use crate::stream::is_name;
 use crate::time;
 
 /// Sends the records of a time range, or of a range of offsets, back into Kafka or to the standard output.
@@ -157,28 +156,22 @@ pub(crate) async fn run(args: &Args, config: &Config) -> Result<()> {
     }
     let id = args.id.clone().map_or_else(new_id, Ok)?;
     let target = Arc::new(Target::new(args.connection(config)?, &id)?);
-    let replay = prepare(args, config, &store, query, &target, now).await?;
+    let replay = replay::prepare(&store, &args.request(config, query), &target, now).await?;
     if !args.json {
-        print(&replay.text(args.dry_run, tempo))?;
+        print(&plan_text(&replay, args.dry_run, tempo))?;
     }
     replay.findings.verdict()?;
     if args.dry_run {
         if args.json {
-            print_json(&replay.planned_result(tempo))?;
+            print_json(&planned_result(&replay, tempo))?;
         }
         if let Some(groups) = &replay.groups {
             groups.shown().verdict()?;
         }
         return nothing_left_out(&replay.left_out);
     }
-    replay.findings.accepted(args.yes)?;
-    if replay.into_itself && !args.yes {
-        return Err(Error::new(Kind::Config, "records would be sent into the very topic that they came from")
-            .hint("give the copies another name with --rename, or say --yes if this is what you want"));
-    }
-    let left_out = replay.left_out.clone();
-    let sent = send::send(args, &store, replay, tempo).await;
-    also_left_out(sent, &left_out)
+    replay.accepted(args.yes)?;
+    send::send(args, &store, replay, tempo).await
 }
 
 async fn to_stdout(
@@ -192,7 +185,7 @@ async fn to_stdout(
     let mut warnings = warnings_of(&left_out);
     let left_out: Vec<_> = left_out.into_iter().map(|(generation, _)| generation).collect();
     warnings.extend(replay::shortfalls(&sources, query, now));
-    warnings.extend(nothing::unmatched(&sources, query));
+    warnings.extend(replay::unmatched(&sources, query));
     for warning in warnings {
         output::tell(&format!("warning: {warning}"));
     }
@@ -211,32 +204,18 @@ async fn to_stdout(
     for warning in replay::told(&plan, &tally.stops) {
         output::tell(&format!("warning: {warning}"));
     }
-    also_left_out(send::all_decoded(&plan, &tally), &left_out)
-}
-
-/// What was left out as a whole is told, too, where the end of what was sent is incomplete as well.
-fn also_left_out(sent: Result<()>, left_out: &[TopicGeneration]) -> Result<()> {
-    match (sent, nothing_left_out(left_out)) {
-        (Err(error), Err(also)) if error.kind() == Kind::Incomplete => Err(error.context(also.to_string())),
-        (sent, left_out) => sent.and(left_out),
-    }
+    also_left_out(all_decoded(&plan, &tally), &left_out)
 }
 
 impl Args {
     fn query(&self, now: DateTime<Utc>) -> Result<Query> {
-        let query = Query {
-            topics: self.topics.iter().map(|text| topic_pattern(text)).collect::<Result<_>>()?,
-            generation: self.generation,
-            partitions: self.partitions.clone(),
-            timestamps: times(self.from.as_deref(), self.to.as_deref(), now)?,
-            offsets: self.offsets,
-            with_key: None,
-        };
+        let selection = self.selection();
+        let query = selection.query(times(self.from.as_deref(), self.to.as_deref(), now)?)?;
         let usage = |message: &str, hint: &str| Err(Error::new(Kind::Config, message).hint(hint));
         if query.timestamps.is_none() && query.offsets.is_none() && !self.all && self.after.is_none() {
             return usage("nothing says which records", "give --from, --to or both (--from -1h), --offsets, or --all");
         }
-        let one_topic = matches!(query.topics.as_slice(), [crate::config::TopicPattern::Name(_)]);
+        let one_topic = selection.is_one_topic();
         let one_partition = query.partitions.as_ref().is_some_and(|partitions| partitions.single().is_some());
         if query.offsets.is_some() && !(one_topic && one_partition) {
             return usage(
@@ -248,20 +227,33 @@ impl Args {
     }
 
     /// What of the command decides which records are sent where, apart from the times and from what was sent before.
-    fn selection(&self, config: &Config) -> String {
-        let list = |partitions: Option<&Partitions>| partitions.map(ToString::to_string);
-        let said = format!(
-            "{:?}",
-            (
-                cluster(config),
-                &self.topics,
-                list(self.partitions.as_ref()),
-                self.offsets.map(|offsets| offsets.to_string()),
-                self.generation,
-                &self.rename
-            )
-        );
-        format!("{:x}", Sha256::digest(said)).chars().take(16).collect()
+    fn selection(&self) -> Selection {
+        Selection {
+            topics: self.topics.clone(),
+            partitions: self.partitions.clone(),
+            offsets: self.offsets,
+            generation: self.generation,
+            rename: self.rename.clone(),
+            chosen_by: None,
+        }
+    }
+
+    fn request(&self, config: &Config, query: Query) -> Request {
+        let groups =
+            (!self.groups.is_empty()).then(|| GroupsWanted { groups: self.groups.clone(), at: self.groups_at.clone() });
+        Request {
+            cluster: cluster(config).map(str::to_owned),
+            selection: self.selection(),
+            timestamps: query.timestamps,
+            moving: self.moving(),
+            after: self.after.clone(),
+            chosen: None,
+            settings: self.settings,
+            groups,
+            recorded: !self.unrecorded,
+            own: config.kafka.clone(),
+            into_own: self.into.is_none() && self.into_config.is_none(),
+        }
     }
 
     fn connection(&self, config: &Config) -> Result<Connection> {
@@ -284,13 +276,6 @@ impl Args {
     }
 }
 
-/// Which ends of a range move with the clock.
-#[derive(Debug, Clone, Copy)]
-struct Moving {
-    from: bool,
-    to: bool,
-}
-
 fn new_id() -> Result<String> {
     let mut bytes = [0; 4];
     getrandom::fill(&mut bytes).map_err(|error| Error::new(Kind::Internal, format!("no random numbers: {error}")))?;
@@ -309,7 +294,7 @@ mod tests {
         args: Args,
     }
 
-    pub(super) fn args(words: &[&str]) -> Args {
+    fn args(words: &[&str]) -> Args {
         Command::try_parse_from([&["replay"], words].concat()).expect("valid options").args
     }
 
@@ -336,33 +321,6 @@ mod tests {
         assert!(query.timestamps.is_none() && query.offsets.is_some());
         for id in ["", "a b", "ä", "x/y"] {
             assert!(Command::try_parse_from(["replay", "--from", "-1h", "--id", id]).is_err(), "{id:?}");
-        }
-    }
-
-    #[test]
-    fn a_digest_tells_replays_apart() {
-        let config = Config {
-            archive: crate::config::Archive {
-                url: url::Url::parse("memory:///").expect("a URL"),
-                spool_dir: PathBuf::new(),
-                options: std::collections::BTreeMap::new(),
-            },
-            memory_budget: 0,
-            kafka: None,
-            postgres: None,
-            state: None,
-            retention: Default::default(),
-            http: None,
-        };
-        let digest = |words: &[&str]| args(words).selection(&config);
-        let base = digest(&["--from", "-1h", "--topics", "a"]);
-        assert_eq!(base, digest(&["--from", "-2h", "--topics", "a", "--rate", "5/s", "--id", "x"]));
-        for other in [
-            &["--topics", "b"] as &[&str],
-            &["--topics", "a", "--partitions", "1"],
-            &["--topics", "a", "--rename", "a=b"],
-        ] {
-            assert_ne!(base, digest(other));
         }
     }
 }

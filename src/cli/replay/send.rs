@@ -3,11 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
 
-use super::groups::GroupsShown;
-use super::prepare::Prepared;
-use super::settings::{TopicSettings, as_asked};
 use super::shown::Outcome;
 use super::{Args, interrupted};
 use crate::cli::leave::leave;
@@ -16,112 +12,55 @@ use crate::cli::progress::{Progress, Unit};
 use crate::cli::shell::quoted;
 use crate::error::{Error, Kind, Result};
 use crate::http::ReplayListener;
-use crate::replay::kafka::{self, Afterwards, Ready, Sent};
-use crate::replay::{self, Counters, Plan, Stop, Tally, Tempo};
+use crate::replay::{Counters, Prepared, Tempo, carry_out};
 use crate::store::Store;
 use crate::time;
 
 pub(super) async fn send(args: &Args, store: &Store, replay: Prepared, tempo: Tempo) -> Result<()> {
     let go_on = resume_command(&std::env::args().collect::<Vec<_>>(), &replay.id, replay.query.timestamps.as_ref());
     let mut result = Outcome { replay_id: replay.id.clone(), segments: replay.plan.segments(), ..Outcome::default() };
+    let (id, bootstrap) = (replay.id.clone(), replay.target.bootstrap().to_owned());
+    let counters = Arc::new(Counters::default());
     if let Some(word) = nothing_left(&replay) {
-        return settle(args, store, replay, (result, word)).await;
+        let done = carry_out(store, replay, tempo, &counters, std::future::pending()).await?;
+        result.done(&done, &bootstrap);
+        if args.json {
+            print_json(&result)?
+        } else {
+            print(&format!("{word}{}", result.end_text()))?
+        }
+        return done.verdict();
     }
-    let Prepared { id, journal, anew, whole, plan, findings, target, groups, .. } = replay;
     if args.json {
         output::tell(&format!("replay {id} begins"));
     }
-    let counters = Arc::new(Counters::default());
     if let Some(listen) = args.metrics {
         tokio::spawn(ReplayListener::bind(listen, &id, Arc::clone(&counters)).await?.serve());
     }
-    // All of it, for the same id to go on with it: what was sent already is asked for again then.
-    let holding = replay::Holding::begin(store, &whole, &id).await;
-    let (most, _) = plan.records();
+    let (most, _) = replay.plan.records();
     let stopped = Arc::new(AtomicBool::new(false));
     let stop = asked_to_stop(Arc::clone(&stopped));
-    let started = Instant::now();
-    let warnings = findings.told();
-    let sent = {
+    let done = {
         let shown = Arc::clone(&counters);
         let _bar = Progress::follow("replay", Unit::Records, move || (shown.records(), most));
-        let (recorded, settings, target) = (!args.unrecorded, args.settings, Arc::clone(&target));
-        let ready = Ready { store, target, journal, anew, recorded, plan: whole, findings, settings };
-        kafka::send(ready, tempo, &counters, stop).await
+        carry_out(store, replay, tempo, &counters, stop).await
     };
-    let Sent { plan, tally, settings } = sent.map_err(|error| with_way_on(error, &go_on))?;
-    result.seconds = started.elapsed().as_secs_f64();
-    result.sent(&plan, &tally, warnings);
-    result.settings = shown(&settings, target.bootstrap());
-    if groups.is_some() && !tally.complete {
+    let done = done.map_err(|error| with_way_on(error, &go_on))?;
+    result.done(&done, &bootstrap);
+    if done.groups_wait {
         output::tell("no consumer group is set before all is sent: the same --id goes on");
-    }
-    if let (true, Some(groups)) = (tally.complete, groups) {
-        result.groups = Some(groups.put(store, &target).await.map_err(|error| with_way_on(error, &go_on))?);
-    }
-    // Groups are translated by what the archive holds.
-    if tally.complete {
-        holding.end().await;
     }
     if args.json {
         print_json(&result)?
     } else {
-        print(&result.text(&tally))?
+        print(&result.text())?
     }
-    if stopped.load(Ordering::Relaxed) && !tally.complete {
+    if stopped.load(Ordering::Relaxed) && !done.finished {
         return Err(Error::new(Kind::Interrupted, format!("the replay {id} was stopped before its end"))
             .hint(format!("go on with: {go_on}")));
     }
-    all_decoded(&plan, &tally)?;
-    done_as_asked(args, &result)
+    done.verdict()
 }
-
-/// Does what is left to do for topics and groups of a replay that has nothing left to send.
-async fn settle(args: &Args, store: &Store, replay: Prepared, (mut result, word): (Outcome, String)) -> Result<()> {
-    result.warnings = replay.findings.told();
-    result.finished = !replay.whole.parts.is_empty();
-    if result.finished && !args.unrecorded && !replay.anew {
-        let settled = kafka::finish(store, &replay.target, (&replay.whole, &replay.journal), args.settings).await?;
-        result.settings = shown(&settled, replay.target.bootstrap());
-    }
-    if let (true, Some(groups)) = (result.finished, replay.groups) {
-        result.groups = Some(groups.put(store, &replay.target).await?);
-    }
-    if args.json {
-        print_json(&result)?
-    } else {
-        print(&format!("{word}{}", result.end_text()))?
-    }
-    done_as_asked(args, &result)
-}
-
-/// Whether topics and groups are as they were asked to be.
-fn done_as_asked(args: &Args, result: &Outcome) -> Result<()> {
-    as_asked(args.settings, &result.settings)?;
-    result.groups.as_ref().map_or(Ok(()), GroupsShown::verdict)
-}
-
-fn shown(settled: &[Afterwards], bootstrap: &str) -> Vec<TopicSettings> {
-    settled.iter().map(|settled| TopicSettings::new(settled, bootstrap)).collect()
-}
-
-/// A replay that ended before something that it could not read.
-pub(super) fn all_decoded(plan: &Plan, tally: &Tally) -> Result<()> {
-    if tally.stops.is_empty() {
-        return Ok(());
-    }
-    let at = |stop: &Stop| {
-        format!("{} partition {} from offset {} on", plan.parts[stop.part].stream.topic, stop.partition, stop.from)
-    };
-    let (shown, more) = (tally.stops.iter().take(MOST_NAMED).map(at), tally.stops.len().saturating_sub(MOST_NAMED));
-    let mut missing: Vec<String> = shown.collect();
-    missing.extend((more > 0).then(|| format!("{more} more partitions")));
-    let message = format!("all is replayed but {}: segments cannot be read (see the warnings)", missing.join(", "));
-    Err(Error::new(Kind::Incomplete, message).hint(replay::WAY_OUT))
-}
-
-/// So many partitions that stopped are named in the last line.
-const MOST_NAMED: usize = 5;
 
 /// What to say where nothing is left to send.
 fn nothing_left(replay: &Prepared) -> Option<String> {

@@ -3,7 +3,6 @@
 use serde::Serialize;
 
 use crate::cli::shell::quoted;
-use crate::error::{Error, Kind, Result};
 use crate::escape::one_line;
 use crate::replay::journal::{Changes, Made, MadeTopic, Settings};
 use crate::replay::kafka::{Afterwards, Create, command};
@@ -84,16 +83,6 @@ pub(super) fn pending(made: Option<&Made>, settings: Settings, bootstrap: &str) 
     topics.map(line).collect()
 }
 
-/// A replay that was to set its topics as archived, and could not.
-pub(super) fn as_asked(asked: Option<Settings>, all: &[TopicSettings]) -> Result<()> {
-    let left: Vec<&str> = all.iter().filter(|one| !one.left.is_empty()).map(|one| one.topic.as_str()).collect();
-    if asked != Some(Settings::Archived) || left.is_empty() {
-        return Ok(());
-    }
-    let message = format!("all is replayed, but the target does not let {} be set as archived", left.join(", "));
-    Err(Error::new(Kind::Incomplete, message).hint("the reasons and the commands are printed above"))
-}
-
 fn typed(bootstrap: &str, topic: &str, changes: &Changes) -> String {
     let words: Vec<String> = command(bootstrap, topic, changes).iter().map(|word| quoted(word)).collect();
     words.join(" ")
@@ -127,12 +116,5 @@ mod tests {
         );
         assert!(shown.text().contains(command));
         assert!(TopicSettings::new(&settled(&[]), "k:1").text().is_empty());
-    }
-
-    #[test]
-    fn only_who_asked_for_it_hears_of_what_is_left_as_of_a_failure() {
-        let all = [TopicSettings::new(&settled(&[("retention.ms", None)]), "k:1")];
-        assert!(as_asked(None, &all).is_ok() && as_asked(Some(Settings::Safe), &all).is_ok());
-        assert_eq!(as_asked(Some(Settings::Archived), &all).expect_err("left").exit_code(), 3);
     }
 }

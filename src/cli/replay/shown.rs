@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 
-use super::groups::{Groups, GroupsShown};
-use super::prepare::Prepared;
+use super::groups;
 use super::settings::{self, TopicSettings};
 use crate::cli::human;
 use crate::escape::one_line;
-use crate::replay::{self, Plan, Query, Tally, Tempo};
+use crate::replay::groups::{Groups, GroupsShown};
+use crate::replay::{self, Plan, Prepared, Query, Tally, Tempo};
 use crate::time;
 
 /// What is printed as JSON.
@@ -36,9 +36,9 @@ pub(super) struct Outcome {
     /// What became of consumer groups, or would.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) groups: Option<GroupsShown>,
-    /// How many of the last warnings tell of segments that cannot be read.
+    /// How many of the last warnings came of the sending.
     #[serde(skip)]
-    pub(super) stopped: usize,
+    pub(super) late: usize,
 }
 
 #[derive(Debug, Serialize)]
@@ -53,22 +53,32 @@ pub(super) struct OutcomePartition {
 }
 
 impl Outcome {
+    /// What a run has come to.
+    pub(super) fn done(&mut self, done: &replay::Outcome, bootstrap: &str) {
+        self.warnings.clone_from(&done.warnings);
+        self.seconds = done.seconds;
+        self.finished = done.finished;
+        self.settings = done.settings.iter().map(|settled| TopicSettings::new(settled, bootstrap)).collect();
+        self.groups.clone_from(&done.groups);
+        if let Some((plan, tally)) = &done.sent {
+            self.sent(plan, tally);
+        }
+    }
+
     /// What a sink reports.
-    pub(super) fn sent(&mut self, plan: &Plan, tally: &Tally, warnings: Vec<String>) {
+    fn sent(&mut self, plan: &Plan, tally: &Tally) {
         self.records = tally.records;
         self.bytes = tally.bytes;
         self.exact = true;
-        self.finished = tally.complete;
-        self.warnings = warnings;
+        let before = self.warnings.len();
         if tally.moved_timestamps > 0 {
             self.warnings.push(format!(
                 "{} with the timestamp 0 (1970-01-01T00:00:00.000Z) went with 1 ms more: the client takes 0 for now",
                 human::many(tally.moved_timestamps, "record")
             ));
         }
-        let stopped = replay::told(plan, &tally.stops);
-        self.stopped = stopped.len();
-        self.warnings.extend(stopped);
+        self.warnings.extend(replay::told(plan, &tally.stops));
+        self.late = self.warnings.len() - before;
         self.partitions = tally
             .partitions
             .iter()
@@ -87,13 +97,12 @@ impl Outcome {
             .collect();
     }
 
-    pub(super) fn text(&self, tally: &Tally) -> String {
-        let (records, bytes) = (human::many(tally.records, "record"), human::bytes(tally.bytes));
-        let rate = tally.records as f64 / self.seconds.max(0.001);
+    pub(super) fn text(&self) -> String {
+        let (records, bytes) = (human::many(self.records, "record"), human::bytes(self.bytes));
+        let rate = self.records as f64 / self.seconds.max(0.001);
         let mut text = format!("sent {records}, {bytes}, in {:.1} s ({:.0} records/s)\n", self.seconds, rate);
-        let told = usize::from(tally.moved_timestamps > 0) + self.stopped;
         text.extend(
-            self.warnings.iter().rev().take(told).rev().map(|warning| format!("warning: {}\n", one_line(warning))),
+            self.warnings.iter().rev().take(self.late).rev().map(|warning| format!("warning: {}\n", one_line(warning))),
         );
         text + &self.end_text()
     }
@@ -101,90 +110,90 @@ impl Outcome {
     /// What was done with topics and groups after the last record.
     pub(super) fn end_text(&self) -> String {
         let settings: String = self.settings.iter().map(TopicSettings::text).collect();
-        settings + &self.groups.as_ref().map_or(String::new(), GroupsShown::text)
+        settings + &self.groups.as_ref().map_or(String::new(), groups::text)
     }
 }
 
-impl Prepared {
-    pub(super) fn planned_result(&self, tempo: Tempo) -> Outcome {
-        let (records, exact) = self.plan.records();
-        let partitions = self.plan.parts.iter().flat_map(|part| {
-            part.partitions.iter().map(|planned| OutcomePartition {
-                topic: part.stream.topic.clone(),
-                partition: planned.partition,
-                target_topic: part.target.clone(),
-                generation: part.stream.number,
-                start: planned.start,
-                end: planned.end,
-                records: planned.records,
-            })
-        });
-        Outcome {
-            replay_id: self.id.clone(),
-            dry_run: true,
-            records,
-            bytes: self.plan.bytes(),
-            exact,
-            segments: self.plan.segments(),
-            seconds: 0.0,
-            expected_seconds: tempo.least_time(&self.plan).map(|time| time.as_secs_f64()),
-            finished: self.finished().is_some(),
-            partitions: partitions.collect(),
-            warnings: self.findings.told(),
-            settings: Vec::new(),
-            groups: self.groups.as_ref().map(Groups::shown),
-            stopped: 0,
-        }
+/// What a dry run prints as JSON.
+pub(super) fn planned_result(replay: &Prepared, tempo: Tempo) -> Outcome {
+    let (records, exact) = replay.plan.records();
+    let partitions = replay.plan.parts.iter().flat_map(|part| {
+        part.partitions.iter().map(|planned| OutcomePartition {
+            topic: part.stream.topic.clone(),
+            partition: planned.partition,
+            target_topic: part.target.clone(),
+            generation: part.stream.number,
+            start: planned.start,
+            end: planned.end,
+            records: planned.records,
+        })
+    });
+    Outcome {
+        replay_id: replay.id.clone(),
+        dry_run: true,
+        records,
+        bytes: replay.plan.bytes(),
+        exact,
+        segments: replay.plan.segments(),
+        seconds: 0.0,
+        expected_seconds: tempo.least_time(&replay.plan).map(|time| time.as_secs_f64()),
+        finished: replay.finished().is_some(),
+        partitions: partitions.collect(),
+        warnings: replay.findings.told(),
+        settings: Vec::new(),
+        groups: replay.groups.as_ref().map(Groups::shown),
+        late: 0,
     }
+}
 
-    pub(super) fn text(&self, dry_run: bool, tempo: Tempo) -> String {
-        let heading =
-            if dry_run { format!("Plan {}  (nothing is sent)", self.id) } else { format!("Replay {}", self.id) };
-        let meant = if self.finished().is_some() { &self.whole } else { &self.plan };
-        let mut text = format!("{heading}\n{}", extent(meant, &self.query));
-        if let Some(finished) = self.finished() {
-            text.push_str(&format!("  finished  {}: nothing is left to send\n", time::utc(finished.at)));
-        } else if self.whole.records() != self.plan.records() {
-            text.push_str("  goes on   an earlier run of this id has sent the records before these\n");
-        }
-        if !self.plan.parts.is_empty() {
-            text.push_str(&format!("  to        {}: {}\n", self.target.bootstrap(), self.targets()));
-        }
-        let planned = |create| settings::planned(create, self.settings, self.target.bootstrap());
-        for line in self.findings.create.iter().filter_map(planned) {
-            text.push_str(&format!("  settings  {}\n", one_line(&line)));
-        }
-        for line in settings::pending(self.journal.made.as_ref(), self.settings, self.target.bootstrap()) {
-            text.push_str(&format!("  settings  {}\n", one_line(&line)));
-        }
-        if let Some(time) = tempo.least_time(&self.plan).map(|time| time.as_secs()).filter(|seconds| *seconds > 0) {
-            let time = humantime::format_duration(std::time::Duration::from_secs(time));
-            text.push_str(&format!("  takes     {time} at this pace\n"));
-        }
-        if let Some(groups) = self.groups.as_ref().filter(|_| dry_run) {
-            text.push_str(&groups.shown().text());
-        }
-        for warning in &self.findings.told() {
-            text.push_str(&format!("  warning   {}\n", one_line(warning)));
-        }
-        if dry_run && self.findings.problems.is_empty() {
-            let go_on =
-                format!("Run the same command without --dry-run, or with --id {} to be able to resume it.\n", self.id);
-            text.push_str(&go_on);
-        }
-        text
+/// The plan for people.
+pub(super) fn plan_text(replay: &Prepared, dry_run: bool, tempo: Tempo) -> String {
+    let heading =
+        if dry_run { format!("Plan {}  (nothing is sent)", replay.id) } else { format!("Replay {}", replay.id) };
+    let meant = if replay.finished().is_some() { &replay.whole } else { &replay.plan };
+    let mut text = format!("{heading}\n{}", extent(meant, &replay.query));
+    if let Some(finished) = replay.finished() {
+        text.push_str(&format!("  finished  {}: nothing is left to send\n", time::utc(finished.at)));
+    } else if replay.whole.records() != replay.plan.records() {
+        text.push_str("  goes on   an earlier run of this id has sent the records before these\n");
     }
+    if !replay.plan.parts.is_empty() {
+        text.push_str(&format!("  to        {}: {}\n", replay.target.bootstrap(), targets(replay)));
+    }
+    let planned = |create| settings::planned(create, replay.settings, replay.target.bootstrap());
+    for line in replay.findings.create.iter().filter_map(planned) {
+        text.push_str(&format!("  settings  {}\n", one_line(&line)));
+    }
+    for line in settings::pending(replay.journal.made.as_ref(), replay.settings, replay.target.bootstrap()) {
+        text.push_str(&format!("  settings  {}\n", one_line(&line)));
+    }
+    if let Some(time) = tempo.least_time(&replay.plan).map(|time| time.as_secs()).filter(|seconds| *seconds > 0) {
+        let time = humantime::format_duration(std::time::Duration::from_secs(time));
+        text.push_str(&format!("  takes     {time} at this pace\n"));
+    }
+    if let Some(groups) = replay.groups.as_ref().filter(|_| dry_run) {
+        text.push_str(&groups::text(&groups.shown()));
+    }
+    for warning in &replay.findings.told() {
+        text.push_str(&format!("  warning   {}\n", one_line(warning)));
+    }
+    if dry_run && replay.findings.problems.is_empty() {
+        let go_on =
+            format!("Run the same command without --dry-run, or with --id {} to be able to resume it.\n", replay.id);
+        text.push_str(&go_on);
+    }
+    text
+}
 
-    fn targets(&self) -> String {
-        let new = self.findings.create.iter().map(|topic| {
-            let partitions = human::many(u64::from(topic.partitions.unsigned_abs()), "partition");
-            format!("{} ({partitions}, will be created with {})", topic.topic, topic.settings())
-        });
-        let old = self.findings.existing.iter().map(|(topic, partitions)| {
-            format!("{topic} ({}, exists)", human::many(u64::from(partitions.unsigned_abs()), "partition"))
-        });
-        new.chain(old).collect::<Vec<_>>().join(", ")
-    }
+fn targets(replay: &Prepared) -> String {
+    let new = replay.findings.create.iter().map(|topic| {
+        let partitions = human::many(u64::from(topic.partitions.unsigned_abs()), "partition");
+        format!("{} ({partitions}, will be created with {})", topic.topic, topic.settings())
+    });
+    let old = replay.findings.existing.iter().map(|(topic, partitions)| {
+        format!("{topic} ({}, exists)", human::many(u64::from(partitions.unsigned_abs()), "partition"))
+    });
+    new.chain(old).collect::<Vec<_>>().join(", ")
 }
 
 /// What a plan reads, in two lines.

@@ -8,12 +8,15 @@
 
 mod archived;
 mod next;
+mod planned;
 mod replayed;
 mod set;
 mod translate;
 
 pub use archived::{Archived, as_of};
 pub use next::Answer;
+pub use planned::{GroupShown, Groups, GroupsShown};
+pub(super) use planned::{Of, plan};
 pub use replayed::{Replayed, history, whole_history};
 pub use set::{GroupResult, State, live_groups, put};
 pub use translate::{Moved, translate};

@@ -87,12 +87,13 @@ impl<'a> Shelf<'a> {
         let mut next = None;
         'found: for (number, stream) in streams(replays, generation) {
             for (replay, replayed) in replays.iter().enumerate() {
-                let Some(range) = replayed.range(&stream, partition) else { continue };
-                let from = if stream == *generation { range.start.max(offset) } else { range.start };
-                let times = replayed.timestamps.clone();
-                if let Some(found) = self.first(&stream, (partition, from..range.end), times).await? {
-                    next = Some(Next { replay, generation: number, offset: found });
-                    break 'found;
+                let from = if stream == *generation { offset } else { i64::MIN };
+                for range in replayed.ranges(&stream, partition, from) {
+                    let times = replayed.timestamps.clone();
+                    if let Some(found) = self.first(&stream, (partition, range), times).await? {
+                        next = Some(Next { replay, generation: number, offset: found });
+                        break 'found;
+                    }
                 }
             }
         }
@@ -158,8 +159,21 @@ impl<'a> Shelf<'a> {
         Ok(None)
     }
 
-    /// How many records of a partition lie in a range of offsets, with a timestamp in `times`.
+    /// How many records of a partition in a range of offsets a replay sends.
     pub(super) async fn count(
+        &mut self,
+        replay: &Replayed,
+        generation: &TopicGeneration,
+        (partition, range): (i32, Range<i64>),
+    ) -> Result<u64> {
+        let mut count = 0;
+        for range in replay.within(generation, partition, &range) {
+            count += self.count_in(generation, (partition, range), replay.timestamps.clone()).await?;
+        }
+        Ok(count)
+    }
+
+    async fn count_in(
         &mut self,
         generation: &TopicGeneration,
         (partition, range): (i32, Range<i64>),

@@ -6,6 +6,7 @@ use std::ops::Range;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 
 use crate::error::{Error, Kind, Result};
+use crate::replay::chosen::Kept;
 use crate::replay::journal::{self, Begun, Journal};
 use crate::replay::offset_map::{At, Lookup, Piece};
 use crate::store::{Store, layout};
@@ -18,7 +19,7 @@ const PIECES_AT_ONCE: usize = 8;
 #[derive(Debug, Clone)]
 pub struct Replayed {
     begun: Begun,
-    ranges: BTreeMap<(TopicGeneration, i32), Range<i64>>,
+    kept: BTreeMap<(TopicGeneration, i32), Kept>,
     /// The range of record timestamps.
     pub(super) timestamps: Option<Range<i64>>,
     /// How many records its map has, if it is finished and the map is whole.
@@ -27,23 +28,28 @@ pub struct Replayed {
 
 impl Replayed {
     fn new(begun: Begun, mapped: Option<u64>) -> Result<Self> {
-        let mut ranges = BTreeMap::new();
+        let mut kept = BTreeMap::new();
         for pinned in &begun.sources {
             let stream: TopicGeneration = pinned.stream.parse()?;
-            ranges.extend(pinned.partitions.iter().map(|at| ((stream.clone(), at.partition), at.start..at.end)));
+            kept.extend(pinned.kept().into_iter().map(|(partition, kept)| ((stream.clone(), partition), kept)));
         }
         let timestamps = begun.timestamps();
-        Ok(Self { begun, ranges, timestamps, mapped })
+        Ok(Self { begun, kept, timestamps, mapped })
     }
 
-    /// The offsets of a partition that it sends.
-    pub(super) fn range(&self, stream: &TopicGeneration, partition: i32) -> Option<Range<i64>> {
-        self.ranges.get(&(stream.clone(), partition)).cloned()
+    /// The offsets of a partition that it sends, from one on.
+    pub(super) fn ranges(&self, stream: &TopicGeneration, partition: i32, from: i64) -> Vec<Range<i64>> {
+        self.within(stream, partition, &(from..i64::MAX))
+    }
+
+    /// The offsets of a partition in a range that it sends.
+    pub(super) fn within(&self, stream: &TopicGeneration, partition: i32, range: &Range<i64>) -> Vec<Range<i64>> {
+        self.kept.get(&(stream.clone(), partition)).map(|kept| kept.within(range)).unwrap_or_default()
     }
 
     /// The generations of topics that it sends.
     pub(super) fn streams(&self) -> impl Iterator<Item = &TopicGeneration> {
-        self.ranges.keys().map(|(stream, _)| stream)
+        self.kept.keys().map(|(stream, _)| stream)
     }
 
     /// The topic that it sends a source topic to.

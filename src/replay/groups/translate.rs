@@ -132,9 +132,9 @@ impl Looked {
                     Place::Known(offset) => Some(offset),
                     Place::Unknown => None,
                     Place::Within(run) => {
-                        let times = || replays[next.replay].timestamps.clone();
-                        let all = shelf.count(&of, (at.1, run.first..run.last.saturating_add(1)), times()).await?;
-                        let before = shelf.count(&of, (at.1, run.first..next.offset), times()).await?;
+                        let replay = &replays[next.replay];
+                        let all = shelf.count(replay, &of, (at.1, run.first..run.last.saturating_add(1))).await?;
+                        let before = shelf.count(replay, &of, (at.1, run.first..next.offset)).await?;
                         // What the archive has lost since cannot be counted.
                         if all == run.records { run.place(before) } else { None }
                     }

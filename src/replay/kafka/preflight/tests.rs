@@ -37,6 +37,7 @@ fn plan(largest_record: u64, times: Range<i64>) -> Plan {
             source_partitions: 6,
             segments: vec![segment],
             filter: Filter::default(),
+            kept: None,
             partitions: vec![planned(0), planned(3)],
             bytes: 2000,
         }],

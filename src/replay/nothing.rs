@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 
+use super::select::{Query, Source};
 use crate::config::TopicPattern;
-use crate::replay::{Query, Source};
 use crate::time;
 
 /// Returns what of `query` finds no record in `sources`, as warnings.
-pub(super) fn unmatched(sources: &[Source], query: &Query) -> Vec<String> {
+pub fn unmatched(sources: &[Source], query: &Query) -> Vec<String> {
     let mut warnings = Vec::new();
     if let Some(partitions) = &query.partitions {
         let known: BTreeSet<i32> = sources.iter().flat_map(|source| 0..source.complete.known).collect();

@@ -1,4 +1,4 @@
-//! What a command means: the plan that it was begun with or a new one, how far an earlier run came, and what the target
+//! What a request means: the plan that it was begun with or a new one, how far an earlier run came, and what the target
 //! has against it.
 
 use std::ops::Range;
@@ -6,45 +6,67 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
+use super::archived::archived;
 use super::groups::{self, Groups};
-use super::{Args, Moving, cluster, nothing};
-use crate::config::{Config, Kafka};
+use super::journal::{self, Begun, Finished, Journal, Settings, Timestamps};
+use super::kafka::{self, Beside, Connection, Findings, Identity, Progress as Known, Target};
+use super::nothing::unmatched;
+use super::plan::{Plan, Rename};
+use super::request::{Moving, Request};
+use super::select::{self, Found, Query, Source, shortfalls, sources_of, topic_pattern};
+use crate::config::Kafka;
 use crate::error::{Error, Kind, Result};
-use crate::replay::journal::{self, Begun, Finished, Journal, Settings, Timestamps};
-use crate::replay::kafka::{self, Beside, Connection, Findings, Identity, Progress as Known, Target};
-use crate::replay::{self, Found, Plan, Query, Rename, Source, topic_pattern};
 use crate::store::Store;
 use crate::stream::{FORMAT_VERSION, TopicGeneration};
 use crate::time;
 
 /// A replay that is planned and checked.
-pub(super) struct Prepared {
-    pub(super) id: String,
-    pub(super) query: Query,
+pub struct Prepared {
+    /// Its id.
+    pub id: String,
+    /// What was asked for, with the times that it was begun with.
+    pub query: Query,
     /// What it is, and how far it is known to be.
-    pub(super) journal: Journal,
+    pub journal: Journal,
     /// Whether this run begins it.
-    pub(super) anew: bool,
+    pub anew: bool,
     /// All of it.
-    pub(super) whole: Plan,
+    pub whole: Plan,
     /// What is left to send.
-    pub(super) plan: Plan,
-    pub(super) findings: Findings,
-    pub(super) target: Arc<Target>,
+    pub plan: Plan,
+    /// What the target has against it.
+    pub findings: Findings,
+    /// Where it goes.
+    pub target: Arc<Target>,
     /// A target topic is the source itself.
-    pub(super) into_itself: bool,
+    pub into_itself: bool,
     /// What was left out, for it cannot be read.
-    pub(super) left_out: Vec<TopicGeneration>,
+    pub left_out: Vec<TopicGeneration>,
     /// When created topics get what could cost a record.
-    pub(super) settings: Settings,
+    pub settings: Settings,
     /// What is to become of consumer groups.
-    pub(super) groups: Option<Groups>,
+    pub groups: Option<Groups>,
+    pub(super) asked: Option<Settings>,
+    pub(super) recorded: bool,
 }
 
 impl Prepared {
     /// When it was finished, if an earlier run has done so.
-    pub(super) fn finished(&self) -> Option<&Finished> {
+    pub fn finished(&self) -> Option<&Finished> {
         self.journal.finished.as_ref()
+    }
+
+    /// Whether records may go to this target.
+    ///
+    /// # Errors
+    /// What the target would lose, and a target that is the source itself, unless the user said `yes`.
+    pub fn accepted(&self, yes: bool) -> Result<()> {
+        self.findings.accepted(yes)?;
+        if self.into_itself && !yes {
+            return Err(Error::new(Kind::Config, "records would be sent into the very topic that they came from")
+                .hint("give the copies another name with --rename, or say --yes if this is what you want"));
+        }
+        Ok(())
     }
 }
 
@@ -59,33 +81,32 @@ struct Meant {
     left_out: Vec<TopicGeneration>,
 }
 
-pub(super) async fn prepare(
-    args: &Args,
-    config: &Config,
-    store: &Store,
-    query: Query,
-    target: &Arc<Target>,
-    now: DateTime<Utc>,
-) -> Result<Prepared> {
-    let rename = args.rename.as_deref().map_or(Ok(Rename::default()), Rename::parse)?;
+/// Prepares what is asked for: works out what is left to send, and looks at the target.
+///
+/// # Errors
+/// An id that was begun otherwise, a target that is not the one that it was begun into, and what of archive and target cannot be
+/// read.
+pub async fn prepare(store: &Store, asked: &Request, target: &Arc<Target>, now: DateTime<Utc>) -> Result<Prepared> {
+    let query = asked.selection.query(asked.timestamps.clone())?;
+    let rename = asked.selection.renames()?;
     let journal = Journal::load(store, &target.id).await?;
     let meant = match journal.begun.is_some() {
-        true => again(args, config, store, query, (journal, &rename), target).await?,
-        false => anew(args, config, store, query, (journal, &rename), (target, now)).await?,
+        true => again(asked, store, query, (journal, &rename), target).await?,
+        false => anew(asked, store, query, (journal, &rename), (target, now)).await?,
     };
     let Meant { query, journal, anew, whole, plan, mut warnings, left_out } = meant;
     let begun = journal.begun.as_ref().map_or(now, |begun| begun.at);
-    let known = replay::archived(store, &plan, end_of(&query, begun), now).await?;
+    let known = archived(store, &plan, end_of(&query, begun), now).await?;
     warnings.extend(known.warnings);
-    let settings = args.settings.or(journal.made.as_ref().map(|made| made.settings)).unwrap_or_default();
+    let settings = asked.settings.or(journal.made.as_ref().map(|made| made.settings)).unwrap_or_default();
     let beside = Beside { archived: &known.topics, journal: &journal, settings, now };
     let mut findings = kafka::preflight(store, target, &plan, beside).await?;
-    if args.settings == Some(Settings::Archived) {
+    if asked.settings == Some(Settings::Archived) {
         settings_are_known(&findings)?;
     }
-    let into_itself = match &config.kafka {
+    let into_itself = match &asked.own {
         Some(kafka) => {
-            let (itself, tailed) = returns(&plan, kafka, target, args).await?;
+            let (itself, tailed) = returns(&plan, kafka, target, asked.into_own).await?;
             warnings.extend(tailed);
             itself
         }
@@ -93,14 +114,30 @@ pub(super) async fn prepare(
     };
     let (partitions, end) = (query.partitions.as_ref(), end_of(&query, begun));
     let of = groups::Of { journal: &journal, anew, whole: &whole, partitions, end };
-    let groups = groups::plan(args, store, target, of, now).await?.map(|(groups, problems)| {
+    let groups = groups::plan(asked.groups.as_ref(), store, target, of, now).await?.map(|(groups, problems)| {
         findings.problems.extend(problems);
         warnings.extend(groups.warnings());
         groups
     });
     findings.warnings.splice(0..0, warnings);
     let (id, target) = (target.id.clone(), Arc::clone(target));
-    Ok(Prepared { id, query, journal, anew, whole, plan, findings, target, into_itself, left_out, settings, groups })
+    let (asked, recorded) = (asked.settings, asked.recorded);
+    Ok(Prepared {
+        id,
+        query,
+        journal,
+        anew,
+        whole,
+        plan,
+        findings,
+        target,
+        into_itself,
+        left_out,
+        settings,
+        groups,
+        asked,
+        recorded,
+    })
 }
 
 /// When what is meant ended: the settings of its topics are those of then.
@@ -128,8 +165,7 @@ fn settings_are_known(findings: &Findings) -> Result<()> {
 
 /// Goes on with what was begun under this id.
 async fn again(
-    args: &Args,
-    config: &Config,
+    asked: &Request,
     store: &Store,
     mut query: Query,
     (journal, rename): (Journal, &Rename),
@@ -138,12 +174,13 @@ async fn again(
     let Some(begun) = &journal.begun else {
         return Err(Error::new(Kind::Internal, "a replay that was never begun cannot go on"));
     };
-    let typed = Typed { selection: args.selection(config), after: args.after.clone(), times: query.timestamps.clone() };
-    settle(begun, &typed, args.moving())?;
+    let selection = asked.selection.digest(asked.cluster.as_deref());
+    let typed = Typed { selection, after: asked.after.clone(), times: query.timestamps.clone() };
+    settle(begun, &typed, asked.moving)?;
     query.timestamps = begun.timestamps();
-    let mut sources = replay::sources_of(store, begun.streams()?, &query).await?;
+    let mut sources = sources_of(store, begun.streams()?, &query).await?;
     begun.pin(&mut sources)?;
-    let mut warnings = replay::shortfalls(&sources, &query, begun.at);
+    let mut warnings = shortfalls(&sources, &query, begun.at);
     let left_out = begun.left_out.iter().map(|stream| stream.parse()).collect::<Result<Vec<TopicGeneration>>>()?;
     warnings.extend(left_out.iter().map(|generation| {
         format!(
@@ -152,7 +189,7 @@ async fn again(
             generation.topic
         )
     }));
-    let whole = Plan::new(sources, &query, rename)?;
+    let whole = Plan::new(sources, &query, rename)?.only(begun.chosen()?.as_ref());
     let plan = if journal.finished.is_some() {
         kafka::same_target(target, begun).await?;
         Plan { parts: Vec::new() }
@@ -166,31 +203,30 @@ async fn again(
 
 /// Works out what an id that nobody has used stands for.
 async fn anew(
-    args: &Args,
-    config: &Config,
+    asked: &Request,
     store: &Store,
     mut query: Query,
     (mut journal, rename): (Journal, &Rename),
     (target, now): (&Target, DateTime<Utc>),
 ) -> Result<Meant> {
-    let (mut sources, left_out) = readable(replay::sources(store, cluster(config), &query).await?);
-    let selection = args.selection(config);
-    if let Some(before) = &args.after {
+    let (mut sources, left_out) = readable(select::sources(store, asked.cluster.as_deref(), &query).await?);
+    let selection = asked.selection.digest(asked.cluster.as_deref());
+    if let Some(before) = &asked.after {
         journal::only_after(&mut sources, &before_this(store, before, &selection, target).await?);
     }
     let earlier = target.earlier(&partitions(&sources, rename)?, Known::Known).await?;
     if let Some(identity) = &earlier.identity
         && identity.timestamps != query.timestamps
     {
-        settle_times(&identity.timestamps, &query.timestamps, args.moving(), &target.id)?;
+        settle_times(&identity.timestamps, &query.timestamps, asked.moving, &target.id)?;
         query.timestamps.clone_from(&identity.timestamps);
-        (sources, _) = readable(replay::sources(store, cluster(config), &query).await?);
+        (sources, _) = readable(select::sources(store, asked.cluster.as_deref(), &query).await?);
     }
     let mut warnings = warnings_of(&left_out);
-    warnings.extend(replay::shortfalls(&sources, &query, now));
-    warnings.extend(nothing::unmatched(&sources, &query));
+    warnings.extend(shortfalls(&sources, &query, now));
+    warnings.extend(unmatched(&sources, &query));
     let through = if query.timestamps.is_none() { journal::through(&sources) } else { Default::default() };
-    let whole = Plan::new(sources, &query, rename)?;
+    let whole = Plan::new(sources, &query, rename)?.only(asked.chosen.as_ref());
     let bounds =
         |range: &Range<i64>| Timestamps { from: (range.start != i64::MIN).then_some(range.start), to: range.end };
     let begun = Begun {
@@ -198,13 +234,13 @@ async fn anew(
         replay: target.id.clone(),
         at: now,
         selection,
-        after: args.after.clone(),
+        after: asked.after.clone(),
         timestamps: query.timestamps.as_ref().map(bounds),
         target: Default::default(),
         sources: journal::pinned(&whole),
         through,
         left_out: left_out.iter().map(|(generation, _)| generation.to_string()).collect(),
-        maps: !args.groups.is_empty(),
+        maps: asked.groups.is_some(),
     };
     if let Some(identity) = &earlier.identity {
         unwritten(identity, &begun, earlier.marks.len())?;
@@ -216,13 +252,13 @@ async fn anew(
 }
 
 /// What is replayed, and what is left out with the whole of its topic.
-pub(super) fn readable(mut found: Found) -> (Vec<Source>, Vec<(TopicGeneration, Error)>) {
+pub fn readable(mut found: Found) -> (Vec<Source>, Vec<(TopicGeneration, Error)>) {
     found.without_damaged_topics();
     (found.sources, found.damaged)
 }
 
 /// What is left out, as warnings.
-pub(super) fn warnings_of(left_out: &[(TopicGeneration, Error)]) -> Vec<String> {
+pub fn warnings_of(left_out: &[(TopicGeneration, Error)]) -> Vec<String> {
     let told = left_out.iter().map(|(generation, error)| {
         let hint = error.hint_text().map(|hint| format!("; {hint}")).unwrap_or_default();
         format!(
@@ -232,19 +268,6 @@ pub(super) fn warnings_of(left_out: &[(TopicGeneration, Error)]) -> Vec<String> 
         )
     });
     told.collect()
-}
-
-/// A replay that has ended without everything that it was asked for.
-pub(super) fn nothing_left_out(left_out: &[TopicGeneration]) -> Result<()> {
-    if left_out.is_empty() {
-        return Ok(());
-    }
-    let mut topics: Vec<&str> = left_out.iter().map(|generation| generation.topic.as_str()).collect();
-    topics.dedup();
-    let topics = topics.join(", ");
-    let message = format!("all is replayed but {topics}: the archive of it is damaged (see the warnings)");
-    Err(Error::new(Kind::Incomplete, message)
-        .hint("restore the damaged object, then replay what was left out alone: --topics and an --id of its own"))
 }
 
 /// Refuses to go on with what an earlier run left in the target's group, unless it is known to be just this.
@@ -342,12 +365,12 @@ fn from_option(range: &Range<i64>) -> String {
 }
 
 /// Whether records go back into their own topic, and which targets the archiver reads itself.
-async fn returns(plan: &Plan, kafka: &Kafka, target: &Target, args: &Args) -> Result<(bool, Vec<String>)> {
+async fn returns(plan: &Plan, kafka: &Kafka, target: &Target, into_own: bool) -> Result<(bool, Vec<String>)> {
     let patterns = kafka.topics.iter().map(|text| topic_pattern(text)).collect::<Result<Vec<_>>>()?;
     let tailed = |topic: &str| patterns.iter().any(|pattern| pattern.matches(topic)) && !kafka.excludes(topic);
     let own = |topic: &str| plan.parts.iter().any(|part| part.target == topic && part.stream.topic == topic);
     let close: Vec<&str> = plan.targets().into_iter().filter(|topic| tailed(topic) || own(topic)).collect();
-    if close.is_empty() || !same_cluster(kafka, target, args).await? {
+    if close.is_empty() || !same_cluster(kafka, target, into_own).await? {
         return Ok((false, Vec::new()));
     }
     let warn = |topic: &&&str| tailed(topic);
@@ -357,8 +380,8 @@ async fn returns(plan: &Plan, kafka: &Kafka, target: &Target, args: &Args) -> Re
     Ok((close.iter().any(|topic| own(topic)), warnings.collect()))
 }
 
-async fn same_cluster(kafka: &Kafka, target: &Target, args: &Args) -> Result<bool> {
-    if (args.into.is_none() && args.into_config.is_none()) || target.bootstrap() == kafka.bootstrap_servers {
+async fn same_cluster(kafka: &Kafka, target: &Target, into_own: bool) -> Result<bool> {
+    if into_own || target.bootstrap() == kafka.bootstrap_servers {
         return Ok(true);
     }
     let source = Target::new(Connection::of_config(kafka), &target.id)?;
@@ -370,7 +393,6 @@ async fn same_cluster(kafka: &Kafka, target: &Target, args: &Args) -> Result<boo
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::replay::tests::args;
 
     #[test]
     fn an_id_goes_on_only_with_what_it_was_begun_with() {
@@ -388,18 +410,19 @@ mod tests {
             maps: false,
         };
         let typed = |times, selection: &str| Typed { selection: selection.to_owned(), after: None, times };
-        let again = |range, moving: &[&str]| settle(&begun, &typed(range, "a"), args(moving).moving());
-        let (fixed, absent) = (["--from", "1970-01-01T00:00:00Z", "--to", "1970-01-01T00:00:01Z"], ["--from", "-1s"]);
-        assert!(again(Some(0..1_000), &fixed).is_ok());
-        assert!(again(Some(5..1_005), &absent).is_ok(), "both ends moved with the clock");
-        assert!(again(Some(0..1_005), &fixed[..2]).is_ok(), "the end did");
-        for (range, moving) in [(Some(5..1_000), &fixed[..]), (Some(0..1_005), &fixed), (Some(5..1_005), &fixed[..2])] {
+        let again = |range, moving| settle(&begun, &typed(range, "a"), moving);
+        let moves = |from, to| Moving { from, to };
+        let (fixed, absent, end) = (moves(false, false), moves(true, true), moves(false, true));
+        assert!(again(Some(0..1_000), fixed).is_ok());
+        assert!(again(Some(5..1_005), absent).is_ok(), "both ends moved with the clock");
+        assert!(again(Some(0..1_005), end).is_ok(), "the end did");
+        for (range, moving) in [(Some(5..1_000), fixed), (Some(0..1_005), fixed), (Some(5..1_005), end)] {
             let error = again(range, moving).expect_err("a fixed end differs");
             assert!(error.to_string().contains("--from 1970-01-01T00:00:00.000Z --to 1970-01-01T00:00:01.000Z"));
         }
-        assert!(again(None, &[]).is_err(), "no range");
-        assert!(settle(&begun, &typed(Some(0..1_000), "b"), args(&fixed).moving()).is_err(), "other topics");
+        assert!(again(None, absent).is_err(), "no range");
+        assert!(settle(&begun, &typed(Some(0..1_000), "b"), fixed).is_err(), "other topics");
         let after = Typed { after: Some("x".to_owned()), ..typed(Some(0..1_000), "a") };
-        assert!(settle(&begun, &after, args(&fixed).moving()).is_err(), "after another replay");
+        assert!(settle(&begun, &after, fixed).is_err(), "after another replay");
     }
 }
