@@ -168,7 +168,7 @@ impl Feed {
     }
 
     /// Returns what is to be told at the end.
-    fn ended(&mut self) -> Ended {
+    pub(super) fn ended(&mut self) -> Ended {
         match &mut self.from {
             From::InOrder(feed) => Ended { stops: feed.stops.take(), read_whole: feed.read_whole },
             From::Merged(feed) => Ended { stops: feed.stops.take(), read_whole: 0 },

@@ -96,7 +96,7 @@ pub async fn prepare(store: &Store, asked: &Request, target: &Arc<Target>, now: 
     };
     let Meant { query, journal, anew, whole, plan, mut warnings, left_out } = meant;
     let begun = journal.begun.as_ref().map_or(now, |begun| begun.at);
-    let known = archived(store, &plan, end_of(&query, begun), now).await?;
+    let known = archived(store, &plan, end_of(&query, asked.until, begun), now).await?;
     warnings.extend(known.warnings);
     let settings = asked.settings.or(journal.made.as_ref().map(|made| made.settings)).unwrap_or_default();
     let beside = Beside { archived: &known.topics, journal: &journal, settings, now };
@@ -112,7 +112,7 @@ pub async fn prepare(store: &Store, asked: &Request, target: &Arc<Target>, now: 
         }
         None => false,
     };
-    let (partitions, end) = (query.partitions.as_ref(), end_of(&query, begun));
+    let (partitions, end) = (query.partitions.as_ref(), end_of(&query, asked.until, begun));
     let of = groups::Of { journal: &journal, anew, whole: &whole, partitions, end };
     let groups = groups::plan(asked.groups.as_ref(), store, target, of, now).await?.map(|(groups, problems)| {
         findings.problems.extend(problems);
@@ -141,8 +141,8 @@ pub async fn prepare(store: &Store, asked: &Request, target: &Arc<Target>, now: 
 }
 
 /// When what is meant ended: the settings of its topics are those of then.
-fn end_of(query: &Query, begun: DateTime<Utc>) -> DateTime<Utc> {
-    let end = query.timestamps.as_ref().and_then(|range| DateTime::from_timestamp_millis(range.end));
+fn end_of(query: &Query, until: Option<DateTime<Utc>>, begun: DateTime<Utc>) -> DateTime<Utc> {
+    let end = query.timestamps.as_ref().and_then(|range| DateTime::from_timestamp_millis(range.end)).or(until);
     end.map_or(begun, |end| end.min(begun))
 }
 

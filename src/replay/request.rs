@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use chrono::{DateTime, Utc};
 use sha2::{Digest as _, Sha256};
 
 use super::chosen::Chosen;
@@ -105,6 +106,8 @@ pub struct Request {
     pub after: Option<String>,
     /// Which of the records are sent; none means all. One that was begun goes on with what it was begun with.
     pub chosen: Option<Chosen>,
+    /// When what is chosen ends: topics are set, and groups put, as they were then; none means with the timestamps, or now.
+    pub until: Option<DateTime<Utc>>,
     /// When topics that it creates get what could cost a record; none means as an earlier run has said, or later by the user.
     pub settings: Option<Settings>,
     /// The groups.
