@@ -47,6 +47,7 @@ mod postgres_source;
 mod postgres_stop;
 mod postgres_targets;
 mod readers;
+mod recover_schemas;
 mod recover_server;
 mod replay;
 mod replay_groups;

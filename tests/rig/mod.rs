@@ -8,7 +8,7 @@
 //!                                                ├─► s3       moto_server (process), s3s-fs (in this process); s3_proxy before them;
 //!                                                │            bad_store puts whole suites behind it
 //!                                                └─► python   scripts with duckdb, pyarrow, fastavro
-//!   stand_in  a server that answers as a test says
+//!   stand_in  a server that answers as a test says; confluent: one with the rules of Confluent's registry
 //!   records ─► load() ─► a topic ─► … ─► another topic ─► compare::assert_same
 //!                     the binary under test ─────────► program
 //!   process: every child dies with this process, however it ends; its files lie below one scratch directory
@@ -21,6 +21,7 @@
 pub(crate) mod bad_store;
 pub(crate) mod clients;
 pub(crate) mod compare;
+pub(crate) mod confluent;
 pub(crate) mod connect;
 pub(crate) mod debezium;
 pub(crate) mod http;

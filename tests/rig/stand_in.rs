@@ -8,10 +8,12 @@ use std::time::Duration;
 /// What is asked.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Asked {
+    pub(crate) method: String,
     /// The path and the query, as they were sent.
     pub(crate) path: String,
     /// The header `Authorization`.
     pub(crate) authorization: Option<String>,
+    pub(crate) body: String,
 }
 
 /// What is answered.
@@ -67,7 +69,7 @@ fn serve(stream: TcpStream, answers: &Mutex<Answers>, asked: &Mutex<Vec<Asked>>)
     let mut reader = BufReader::new(stream.try_clone()?);
     let mut first = String::new();
     reader.by_ref().take(64 << 10).read_line(&mut first)?;
-    let mut authorization = None;
+    let (mut authorization, mut length) = (None, 0);
     loop {
         let mut line = String::new();
         reader.by_ref().take(64 << 10).read_line(&mut line)?;
@@ -76,11 +78,17 @@ fn serve(stream: TcpStream, answers: &Mutex<Answers>, asked: &Mutex<Vec<Asked>>)
             Some((name, value)) if name.eq_ignore_ascii_case("authorization") => {
                 authorization = Some(value.trim().to_owned());
             }
+            Some((name, value)) if name.eq_ignore_ascii_case("content-length") => {
+                length = value.trim().parse().unwrap_or_default();
+            }
             Some(_) => {}
         }
     }
-    let path = first.split(' ').nth(1).unwrap_or_default().to_owned();
-    let asked_now = Asked { path, authorization };
+    let mut body = String::new();
+    reader.by_ref().take(length).read_to_string(&mut body)?;
+    let mut words = first.split(' ').map(str::to_owned);
+    let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    let asked_now = Asked { method, path, authorization, body };
     asked.lock().unwrap_or_else(PoisonError::into_inner).push(asked_now.clone());
     let reply = (answers.lock().unwrap_or_else(PoisonError::into_inner))(&asked_now);
     let mut stream = stream;

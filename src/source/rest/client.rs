@@ -6,9 +6,9 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use reqwest::header::{ACCEPT, LOCATION};
+use reqwest::header::{ACCEPT, CONTENT_TYPE, LOCATION};
 use reqwest::redirect::Policy;
-use reqwest::{Certificate, StatusCode};
+use reqwest::{Certificate, Method, Response, StatusCode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use url::Url;
@@ -23,6 +23,9 @@ const CONNECT: Duration = Duration::from_secs(5);
 
 /// How long an answer may take. Connect itself waits 90 s for its leader and its topics (`RestServerConfig`), which a poll does not.
 const ANSWER: Duration = Duration::from_secs(45);
+
+/// How long the answer to a change may take: longer than Connect itself waits, which then says what it waited for.
+const CHANGED: Duration = Duration::from_secs(100);
 
 /// The most bytes of a message that a server sends with an error.
 const MOST_OF_MESSAGE: usize = 300;
@@ -129,7 +132,7 @@ impl Client {
         for turn in 0..urls.len() {
             let at = (first + turn) % urls.len();
             let url = below(&urls[at], segments, query);
-            match self.get_at(&url, most).await {
+            match self.ask_at((Method::GET, &url), None, most).await {
                 Ok(Reply::Failed(error)) if turn + 1 < urls.len() && error.is_transient() => failed = Some(error),
                 Err(error) if turn + 1 < urls.len() && error.is_transient() => failed = Some(error),
                 Err(error) => return Err(failed.filter(|_| error.is_transient()).unwrap_or(error)),
@@ -142,32 +145,48 @@ impl Client {
         Err(failed.unwrap_or_else(|| Error::new(Kind::Internal, "a server without an address")))
     }
 
-    async fn get_at<T: DeserializeOwned>(&self, url: &Url, most: usize) -> Result<Reply<T>> {
+    /// Changes something, at the address that answered last. Whether it was changed is not known after an error that passes.
+    ///
+    /// # Errors
+    /// As those of [`Client::get`].
+    pub(super) async fn send<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        segments: &[&str],
+        body: Option<&serde_json::Value>,
+        most: usize,
+    ) -> Result<Reply<T>> {
+        let at = self.last.load(Ordering::Relaxed) % self.server.urls.len();
+        let url = below(&self.server.urls[at], segments, "");
+        self.ask_at((method, &url), body, most).await
+    }
+
+    async fn ask_at<T: DeserializeOwned>(
+        &self,
+        (method, url): (Method, &Url),
+        body: Option<&serde_json::Value>,
+        most: usize,
+    ) -> Result<Reply<T>> {
         let access = &self.server.access;
-        let mut request = self.http.get(url.clone()).header(ACCEPT, "application/json");
+        let is_change = method != Method::GET;
+        let mut request = self.http.request(method, url.clone()).header(ACCEPT, "application/json");
+        if is_change {
+            request = request.timeout(CHANGED);
+        }
+        if let Some(body) = body {
+            request = request.header(CONTENT_TYPE, "application/json").body(body.to_string());
+        }
         if let Some(user) = &access.user {
             request = request.basic_auth(user, access.password.as_ref().map(crate::config::Hidden::reveal));
         }
-        let away = |error: reqwest::Error| {
-            let error = error.without_url();
-            let hint = format!("check that it runs and that {} reaches it; what was kept of it stays", self.section);
-            Error::new(Kind::Unavailable, format!("no answer of {url}")).source(error).hint(hint)
-        };
-        let mut response = request.send().await.map_err(away)?;
+        let response = request.send().await.map_err(|error| self.away(url, error))?;
         let (status, to) = (response.status(), response.headers().get(LOCATION).cloned());
-        let too_large = || {
-            let message = format!("the answer of {url} has more than {most} bytes");
-            Error::new(Kind::Unsupported, message)
-                .hint("nothing is kept of it; report it: such a state was not thought of")
-        };
-        let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(away)? {
-            if body.len() + chunk.len() > most {
-                return Err(too_large());
+        let mut body = self.body(url, response, most).await?;
+        if status == StatusCode::OK || (is_change && status.is_success()) {
+            // Some changes are answered with nothing.
+            if body.is_empty() && is_change {
+                body.extend_from_slice(b"null");
             }
-            body.extend_from_slice(&chunk);
-        }
-        if status == StatusCode::OK {
             // What serde says of it may repeat a value, and the value may be a secret.
             return serde_json::from_slice(&body).map(Reply::Found).map_err(|error| {
                 let (line, column) = (error.line(), error.column());
@@ -188,7 +207,7 @@ impl Client {
         match status {
             StatusCode::NOT_FOUND => Ok(Reply::Missing),
             StatusCode::CONFLICT => Ok(Reply::Busy(message(&body))),
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(self.denied(url, status)),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(self.denied(url, (status, is_change))),
             _ => {
                 let kind = if is_passing(status, &body) { Kind::Unavailable } else { Kind::Unsupported };
                 Ok(Reply::Failed(Error::new(kind, format!("{url} answers {status}: {}", message(&body)))))
@@ -196,10 +215,31 @@ impl Client {
         }
     }
 
-    fn denied(&self, url: &Url, status: StatusCode) -> Error {
+    /// All that comes with an answer, if it is not too much.
+    async fn body(&self, url: &Url, mut response: Response, most: usize) -> Result<Vec<u8>> {
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(|error| self.away(url, error))? {
+            if body.len() + chunk.len() > most {
+                let message = format!("the answer of {url} has more than {most} bytes");
+                return Err(Error::new(Kind::Unsupported, message)
+                    .hint("nothing is kept of it; report it: such a state was not thought of"));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(body)
+    }
+
+    fn away(&self, url: &Url, error: reqwest::Error) -> Error {
+        let error = error.without_url();
+        let hint = format!("check that it runs and that {} reaches it; what was kept of it stays", self.section);
+        Error::new(Kind::Unavailable, format!("no answer of {url}")).source(error).hint(hint)
+    }
+
+    fn denied(&self, url: &Url, (status, is_change): (StatusCode, bool)) -> Error {
         let hint = match (&self.server.access.user, status) {
             (None, StatusCode::UNAUTHORIZED) => format!("set user and password of [{}]", self.section),
             (Some(_), StatusCode::UNAUTHORIZED) => format!("check user and password of [{}]", self.section),
+            _ if is_change => format!("the user of [{}] needs the right to change it", self.section),
             _ => format!("the user of [{}] needs the right to read it", self.section),
         };
         Error::new(Kind::Denied, format!("{url} answers {status}")).hint(hint)

@@ -15,10 +15,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures::{StreamExt as _, TryStreamExt as _};
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde::Deserialize;
 
 use super::client::{Client, Ended, Found, Reply, found, there};
+use super::subjects::{Document, Subject, Version};
 use crate::config::Server;
 use crate::error::{Error, Kind, Result};
 use crate::source::told::{Part, Refusal};
@@ -48,51 +48,6 @@ pub struct Registry {
     polls: u64,
 }
 
-/// What a registry holds.
-#[derive(Debug, Serialize, Deserialize)]
-struct Document {
-    compatibility: Option<String>,
-    mode: Option<String>,
-    subjects: BTreeMap<String, Subject>,
-}
-
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Subject {
-    /// Its own; none where that of all counts.
-    compatibility: Option<String>,
-    mode: Option<String>,
-    versions: BTreeMap<i64, Version>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Version {
-    id: i64,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    guid: Option<String>,
-    /// Absent in an answer: AVRO.
-    #[serde(rename = "type", alias = "schemaType", default = "avro")]
-    kind: String,
-    schema: String,
-    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "or_none")]
-    references: Vec<Value>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    metadata: Option<Value>,
-    #[serde(default, rename = "ruleSet", skip_serializing_if = "Option::is_none")]
-    rule_set: Option<Value>,
-    /// Soft-deleted: its id still leads to it.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    deleted: bool,
-}
-
-fn avro() -> String {
-    "AVRO".to_owned()
-}
-
-/// Some registries write null for none.
-fn or_none<'de, D: serde::Deserializer<'de>>(from: D) -> std::result::Result<Vec<Value>, D::Error> {
-    Ok(Option::<Vec<Value>>::deserialize(from)?.unwrap_or_default())
-}
-
 #[derive(Deserialize)]
 struct Compatibility {
     #[serde(rename = "compatibilityLevel", alias = "compatibility")]
@@ -117,7 +72,12 @@ impl Registry {
     /// # Errors
     /// [`Kind::Config`] for authorities that cannot be read.
     pub fn new(server: &Server) -> Result<Self> {
-        let client = Client::new(server, SECTION)?;
+        Self::below(server, SECTION)
+    }
+
+    /// The one that another section names.
+    pub(super) fn below(server: &Server, section: &'static str) -> Result<Self> {
+        let client = Client::new(server, section)?;
         Ok(Self { client, known: BTreeMap::new(), looked: BTreeMap::new(), polls: 0 })
     }
 
@@ -146,6 +106,15 @@ impl Registry {
         let message = format!("{} knows no subjects (404)", self.client.shown());
         Error::new(Kind::Unavailable, message)
             .hint("check that state.schema_registry_url is Confluent's API; Apicurio has it below /apis/ccompat/v7")
+    }
+
+    /// Asks once for all of it.
+    pub(super) async fn whole(mut self) -> Result<Document> {
+        match self.document().await {
+            Ok(document) => Ok(document),
+            Err(Ended::Failed(error)) => Err(error),
+            Err(Ended::Busy(why)) => Err(Error::new(Kind::Unavailable, format!("{}: {why}", self.client.shown()))),
+        }
     }
 
     /// Asks for the subjects.
