@@ -12,6 +12,7 @@ use regex::{Captures, Regex};
 
 use super::chosen::{Chosen, Kept};
 use super::matching::{PlannedPartition, matching};
+use super::schema_ids::SchemaIds;
 use super::select::{Query, Source};
 use crate::error::{Error, Kind, Result};
 use crate::segment::Filter;
@@ -34,6 +35,8 @@ pub struct Mark {
 pub struct Plan {
     /// One generation of a topic each, in the order of sending; those of one topic oldest first.
     pub parts: Vec<Part>,
+    /// The schemas that have another id at the target.
+    pub schema_ids: SchemaIds,
 }
 
 /// What is sent of one generation of a topic.
@@ -79,7 +82,7 @@ impl Plan {
             parts.push(Part::new(source, target, query));
         }
         parts.retain(|part| !part.partitions.is_empty());
-        Ok(Self { parts })
+        Ok(Self { parts, schema_ids: SchemaIds::default() })
     }
 
     /// The plan of what is `chosen` alone; of everything where nothing is.
@@ -102,7 +105,8 @@ impl Plan {
     /// The same, with every part still in its place, though nothing be left of it.
     #[must_use]
     pub(super) fn rest(&self, marks: &Marks) -> Self {
-        Self { parts: self.parts.iter().map(|part| part.after(marks)).collect() }
+        let parts = self.parts.iter().map(|part| part.after(marks)).collect();
+        Self { parts, schema_ids: self.schema_ids.clone() }
     }
 
     /// The records, or how many at most, and whether that is exact.

@@ -94,7 +94,8 @@ pub async fn prepare(store: &Store, asked: &Request, target: &Arc<Target>, now: 
         true => again(asked, store, query, (journal, &rename), target).await?,
         false => anew(asked, store, query, (journal, &rename), (target, now)).await?,
     };
-    let Meant { query, journal, anew, whole, plan, mut warnings, left_out } = meant;
+    let Meant { query, journal, anew, mut whole, plan, mut warnings, left_out } = meant;
+    whole.schema_ids = asked.schema_ids.clone();
     let begun = journal.begun.as_ref().map_or(now, |begun| begun.at);
     let known = archived(store, &plan, end_of(&query, asked.until, begun), now).await?;
     warnings.extend(known.warnings);
@@ -192,7 +193,7 @@ async fn again(
     let whole = Plan::new(sources, &query, rename)?.only(begun.chosen()?.as_ref());
     let plan = if journal.finished.is_some() {
         kafka::same_target(target, begun).await?;
-        Plan { parts: Vec::new() }
+        Plan { parts: Vec::new(), schema_ids: Default::default() }
     } else {
         let standing = kafka::standing(target, &journal, Known::Known).await?;
         warnings.extend(standing.warnings);

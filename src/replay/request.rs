@@ -8,6 +8,7 @@ use sha2::{Digest as _, Sha256};
 use super::chosen::Chosen;
 use super::journal::Settings;
 use super::plan::Rename;
+use super::schema_ids::SchemaIds;
 use super::select::{Offsets, Partitions, Query, topic_pattern};
 use crate::config::{Kafka, TopicPattern};
 use crate::error::Result;
@@ -106,6 +107,8 @@ pub struct Request {
     pub after: Option<String>,
     /// Which of the records are sent; none means all. One that was begun goes on with what it was begun with.
     pub chosen: Option<Chosen>,
+    /// The schemas that have another id at the target: keys and values begin with that instead. Each run has to say the same.
+    pub schema_ids: SchemaIds,
     /// When what is chosen ends: topics are set, and groups put, as they were then; none means with the timestamps, or now.
     pub until: Option<DateTime<Utc>>,
     /// When topics that it creates get what could cost a record; none means as an earlier run has said, or later by the user.

@@ -38,6 +38,8 @@ pub struct Tally {
     pub bytes: u64,
     /// Records whose timestamp, 0, the target's client cannot send: they carry 1.
     pub moved_timestamps: u64,
+    /// Records whose schemas have another id at the target.
+    pub renumbered: u64,
     /// Whether that was the whole plan.
     pub complete: bool,
     /// The partitions that ended before what cannot be read.

@@ -248,6 +248,7 @@ impl Args {
             moving: self.moving(),
             after: self.after.clone(),
             chosen: None,
+            schema_ids: Default::default(),
             until: None,
             settings: self.settings,
             groups,

@@ -35,6 +35,7 @@ use crate::replay::Stop;
 use crate::replay::feed::{Ended, Run, Step};
 use crate::replay::offset_map::{At, SentRun};
 use crate::replay::plan::{Mark, Marks, Plan};
+use crate::replay::schema_ids::Room;
 use crate::replay::{Counters, Tally};
 
 /// How long a transaction stays open: what an interrupted replay sends again at most, and how far a reader of committed
@@ -278,10 +279,12 @@ impl Work<'_> {
         let partition = run.block.partition();
         let at = |offset| ((part.target.clone(), partition), Mark { generation: part.stream.number, offset });
         self.keep_generations_apart(&part.target, partition, part.stream.number)?;
-        let mut next = None;
+        let (mut next, mut room) = (None, Room::default());
         for record in run.records() {
             self.begin()?;
-            self.put(run.part, partition, &record)?;
+            let at_target = self.plan.schema_ids.at_target(&record, &mut room);
+            self.tally.renumbered += u64::from(at_target.is_some());
+            self.put(run.part, partition, &at_target.unwrap_or(record))?;
             self.tally.add(run.part, partition, record.offset, record.size());
             next = Some(record.offset + 1);
             if self.is_due() {

@@ -105,7 +105,7 @@ pub(super) async fn survey(
     limits: &BTreeMap<String, Limit>,
 ) -> Result<BTreeMap<String, Survey>> {
     let parts: Vec<Part> = plan.parts.iter().filter(|part| limits.contains_key(&part.target)).cloned().collect();
-    let plan = std::sync::Arc::new(Plan { parts });
+    let plan = std::sync::Arc::new(Plan { parts, schema_ids: Default::default() });
     let mut surveys: BTreeMap<String, Survey> = limits.keys().map(|topic| (topic.clone(), Survey::default())).collect();
     let mut feed = Feed::new(store, &plan, false);
     while let Some(run) = feed.next().await? {

@@ -41,6 +41,7 @@ fn plan(largest_record: u64, times: Range<i64>) -> Plan {
             partitions: vec![planned(0), planned(3)],
             bytes: 2000,
         }],
+        schema_ids: Default::default(),
     }
 }
 
