@@ -1,0 +1,158 @@
+//! The schemas by which records were written, out of the archive's versions of the registry.
+//!
+//! A record names its schema before its value, `00` and an id of 32 bits, or in a header, `01` and a GUID (`DualSchemaIdDeserializer`
+//! of Confluent's 8.x). An id is of one registry: where the archive has several, a schema counts that all of them agree on.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use chrono::{DateTime, Utc};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::avro::Schema;
+use crate::error::Result;
+use crate::manifest::state as versions;
+use crate::manifest::{self, Chain};
+use crate::store::Store;
+use crate::stream::{StateKind, StreamId};
+
+/// The header in which the schema of a value is named.
+const VALUE_HEADER: &[u8] = b"__value_schema_id";
+
+/// Schemas by what records call them.
+#[derive(Debug, Default)]
+pub struct Schemas {
+    by_id: BTreeMap<u32, Schema>,
+    by_guid: BTreeMap<[u8; 16], Schema>,
+    /// What several registries call differently.
+    doubtful: BTreeSet<u32>,
+    texts: BTreeMap<u32, String>,
+}
+
+#[derive(Deserialize)]
+struct Stored {
+    state: Document,
+}
+
+#[derive(Deserialize)]
+struct Document {
+    subjects: BTreeMap<String, Subject>,
+}
+
+#[derive(Deserialize)]
+struct Subject {
+    versions: BTreeMap<i64, Version>,
+}
+
+#[derive(Deserialize)]
+struct Version {
+    id: i64,
+    #[serde(default)]
+    guid: Option<String>,
+    #[serde(rename = "type", default)]
+    kind: String,
+    schema: String,
+    #[serde(default)]
+    references: Vec<Value>,
+}
+
+impl Schemas {
+    /// Those of all registries that the archive has: as they were at a moment, and as they are.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn archived(store: &Store, at: DateTime<Utc>, now: DateTime<Utc>) -> Result<Self> {
+        let mut schemas = Self::default();
+        for stream in manifest::streams(store).await? {
+            if !matches!(&stream, StreamId::State(of) if of.kind == StateKind::Schemas) {
+                continue;
+            }
+            let Some(chain) = Chain::open(store, &stream).await? else { continue };
+            let then = versions::as_of(&chain, at.timestamp_millis(), now).await?;
+            let newest = versions::newest(&chain).await?;
+            for version in then.iter().chain(&newest) {
+                schemas.add(&versions::read(store, &stream, version).await?);
+            }
+        }
+        Ok(schemas)
+    }
+
+    /// Takes in what a version of a registry's state has; false if that is none.
+    pub fn add(&mut self, document: &[u8]) -> bool {
+        let Ok(Stored { state: Document { subjects } }) = serde_json::from_slice(document) else { return false };
+        for subject in subjects.values() {
+            for version in subject.versions.values().filter(|version| matches!(version.kind.as_str(), "AVRO" | "")) {
+                let mut referred = Vec::new();
+                refer(&subjects, version, &mut referred, 0);
+                self.insert(version, &referred);
+            }
+        }
+        true
+    }
+
+    fn insert(&mut self, version: &Version, referred: &[String]) {
+        let Some(schema) = Schema::parse(&version.schema, referred) else { return };
+        if let Some(guid) = version.guid.as_deref().and_then(guid) {
+            self.by_guid.insert(guid, schema.clone());
+        }
+        let Ok(id) = u32::try_from(version.id) else { return };
+        match self.texts.get(&id) {
+            Some(text) if *text != version.schema => {
+                self.doubtful.insert(id);
+            }
+            _ => {
+                self.texts.insert(id, version.schema.clone());
+                self.by_id.insert(id, schema);
+            }
+        }
+    }
+
+    /// The schema of a value and the value itself, if one of the archived schemas is named.
+    pub fn of<'a, 'v>(
+        &'a self,
+        value: &'v [u8],
+        headers: impl Iterator<Item = (&'v [u8], Option<&'v [u8]>)>,
+    ) -> Option<(&'a Schema, &'v [u8])> {
+        let named = headers.filter(|(name, _)| *name == VALUE_HEADER).find_map(|(_, value)| self.named(value?));
+        if let Some((schema, _)) = named {
+            return Some((schema, value));
+        }
+        self.named(value)
+    }
+
+    fn named<'a, 'v>(&'a self, bytes: &'v [u8]) -> Option<(&'a Schema, &'v [u8])> {
+        match bytes.split_first()? {
+            (0, rest) => {
+                let (id, rest) = rest.split_first_chunk::<4>()?;
+                let id = u32::from_be_bytes(*id);
+                let schema = self.by_id.get(&id).filter(|_| !self.doubtful.contains(&id))?;
+                Some((schema, rest))
+            }
+            (1, rest) => {
+                let (guid, rest) = rest.split_first_chunk::<16>()?;
+                Some((self.by_guid.get(guid)?, rest))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The texts of the schemas that a version refers to, those first that others need.
+fn refer(subjects: &BTreeMap<String, Subject>, version: &Version, into: &mut Vec<String>, depth: usize) {
+    for reference in version.references.iter().filter(|_| depth < 16) {
+        let subject = reference.get("subject").and_then(Value::as_str).and_then(|name| subjects.get(name));
+        let number = reference.get("version").and_then(Value::as_i64);
+        let Some(referred) = subject.zip(number).and_then(|(subject, number)| subject.versions.get(&number)) else {
+            continue;
+        };
+        refer(subjects, referred, into, depth + 1);
+        if !into.contains(&referred.schema) {
+            into.push(referred.schema.clone());
+        }
+    }
+}
+
+fn guid(text: &str) -> Option<[u8; 16]> {
+    let hex: String = text.chars().filter(|c| *c != '-').collect();
+    u128::from_str_radix(&hex, 16).ok().filter(|_| hex.len() == 32).map(u128::to_be_bytes)
+}

@@ -1,0 +1,149 @@
+//! The records of topics, judged by a cut: which are in, and whether the archive has all that belong to it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+
+use super::event::{Event, Read, of_headers, of_json};
+use super::judge::{Connector, Counts, Cut, Judge, Judged, Partition};
+use super::schemas::Schemas;
+use super::{avro, event};
+use crate::error::Result;
+use crate::record::Record;
+use crate::replay::{Chosen, Plan, Query, Rename, Source, Stop, look_through};
+use crate::store::Store;
+use crate::stream::TopicGeneration;
+use crate::time;
+
+/// What came of judging topics by a cut.
+#[derive(Debug, Clone, Default)]
+pub struct Survey {
+    /// The records that are in.
+    pub chosen: Chosen,
+    /// How many are in and out.
+    pub topics: BTreeMap<TopicGeneration, Counts>,
+    /// What is known of connectors, by their `topic.prefix`.
+    pub connectors: BTreeMap<String, Connector>,
+    /// Why records may be missing that belong to the cut, in words.
+    pub incomplete: Vec<String>,
+    /// How often the log and what a connector says disagree.
+    pub contradictions: u64,
+    /// Where the archive could not be read.
+    pub stops: Vec<Stop>,
+    /// What else the user should know.
+    pub warnings: Vec<String>,
+}
+
+impl Survey {
+    /// All counts together.
+    pub fn total(&self) -> Counts {
+        let mut total = Counts::default();
+        self.topics.values().for_each(|counts| total.add(*counts));
+        total
+    }
+}
+
+/// Up to when the archive has each partition.
+type Through = BTreeMap<(TopicGeneration, i32), DateTime<Utc>>;
+
+/// Judges every record of `sources`.
+///
+/// # Errors
+/// The store's own: what cannot be read is part of what is said.
+pub async fn survey(store: &Store, sources: Vec<Source>, query: &Query, cut: Cut, schemas: &Schemas) -> Result<Survey> {
+    let through: Through = sources.iter().flat_map(complete_of).collect();
+    let plan = Arc::new(Plan::new(sources, query, &Rename::default())?);
+    let mut judge = Judge::new(cut);
+    let mut partitions: BTreeMap<(TopicGeneration, i32), Partition> = BTreeMap::new();
+    let mut unknown: BTreeSet<u32> = BTreeSet::new();
+    let stops = look_through(store, &plan, |part, number, record| {
+        let read = read(record, schemas, &mut unknown);
+        let at = (part.stream.clone(), number);
+        let partition = partitions.entry(at).or_insert_with(|| Partition::of_topic(&part.stream.topic));
+        let judged = Judged { offset: record.offset, timestamp: record.timestamp, key: record.key };
+        judge.see(partition, judged, &read);
+    })
+    .await?;
+    let mut survey = Survey {
+        contradictions: judge.contradictions(),
+        incomplete: incomplete(&judge, &partitions, &through),
+        ..Survey::default()
+    };
+    for ((stream, number), partition) in partitions {
+        let (kept, counts) = judge.decide(&partition);
+        survey.topics.entry(stream.clone()).or_default().add(counts);
+        survey.chosen.0.entry(stream).or_default().insert(number, kept);
+    }
+    if !unknown.is_empty() {
+        let ids: Vec<String> = unknown.iter().map(u32::to_string).collect();
+        survey.warnings.push(format!(
+            "records name schemas that no archived version of a registry has ({}): they are judged by their neighbours and their time",
+            ids.join(", ")
+        ));
+    }
+    survey.connectors = judge.connectors;
+    survey.stops = stops;
+    Ok(survey)
+}
+
+fn complete_of(source: &Source) -> impl Iterator<Item = ((TopicGeneration, i32), DateTime<Utc>)> + use<> {
+    let stream = source.stream.clone();
+    let all: Vec<_> = source.complete.partitions.iter().map(|(partition, at)| (*partition, *at)).collect();
+    all.into_iter().map(move |(partition, at)| ((stream.clone(), partition), at))
+}
+
+/// Reads what a record says of itself.
+fn read(record: &Record<'_>, schemas: &Schemas, unknown: &mut BTreeSet<u32>) -> Read {
+    let Some(value) = record.value else { return Read { event: Event::Tombstone, connector: None } };
+    let headers = || record.headers().map(|header| (header.name, header.value));
+    let mut read = match (schemas.of(value, headers()), value) {
+        (Some((schema, value)), _) => avro::of_avro(value, schema),
+        // JSON Schema has the id before the text.
+        (None, [0, _, _, _, _, rest @ ..]) if rest.first() == Some(&b'{') => of_json(rest),
+        (None, [0, a, b, c, d, _, ..]) => {
+            unknown.insert(u32::from_be_bytes([*a, *b, *c, *d]));
+            event::Read::unplaced()
+        }
+        (None, value) => of_json(value),
+    };
+    if matches!(read.event, Event::Unplaced { .. })
+        && let Some(event) = of_headers(headers())
+    {
+        read.event = event;
+    }
+    read
+}
+
+/// Says why records of transactions up to the cut may not have come into the archive. A connector has written all of them once it has
+/// written anything that lies behind; the archive has them once it is complete up to then.
+fn incomplete(
+    judge: &Judge,
+    partitions: &BTreeMap<(TopicGeneration, i32), Partition>,
+    through: &Through,
+) -> Vec<String> {
+    let mut words = Vec::new();
+    let names: BTreeSet<&str> = partitions.values().map(Partition::connector).collect();
+    for name in names {
+        let passed = judge.connectors.get(name).and_then(|connector| connector.passed_at);
+        let Some(passed) = passed else {
+            words.push(format!(
+                "nothing in these topics shows that the connector {name} has written all that was committed up to the cut: no record of a later \
+                 transaction is archived, nor a marker of the topic of transactions"
+            ));
+            continue;
+        };
+        let of_it = partitions.iter().filter(|(_, partition)| partition.connector() == name && !partition.has_beyond);
+        for (at @ (stream, number), _) in of_it {
+            if through.get(at).is_none_or(|through| through.timestamp_millis() < passed) {
+                let known = through.get(at).map_or_else(|| "not known".to_owned(), |at| time::utc(*at));
+                words.push(format!(
+                    "{} partition {number} is complete up to {known}, and the connector {name} had written all at {}",
+                    stream.topic,
+                    time::rfc3339(passed)
+                ));
+            }
+        }
+    }
+    words
+}
