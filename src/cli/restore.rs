@@ -12,13 +12,13 @@ use super::human;
 use super::output::{self, print, print_json};
 use super::progress::{Progress, Unit};
 use crate::config::Archive;
-use crate::error::{Error, Kind, Result, ResultExt};
+use crate::error::{Error, Kind, Result};
 use crate::escape::one_line;
 use crate::manifest;
 use crate::manifest::found::Unreadable;
 use crate::restore::holding::Holding;
 use crate::restore::plan::{Asked, Goal, Plan, plan};
-use crate::restore::postgres::{Action, Destination, LogSource, Places, Restored, restore, shell_word};
+use crate::restore::postgres::{Action, Destination, LogSource, Places, Restored, restore};
 use crate::restore::{Combiner, Foreseen, Ground, Log, PATIENCE, foresee, is_begun, patiently};
 use crate::store::Store;
 use crate::stream::Lsn;
@@ -174,7 +174,6 @@ fn places(args: &RestoreArgs) -> Result<Places> {
 }
 
 fn destination(args: &RestoreArgs, archive: &Archive, foreseen: Foreseen) -> Result<Destination> {
-    let program = std::env::current_exe().map_err(|source| Error::io(source, "cannot tell where this program is"))?;
     Ok(Destination {
         data: args.data()?,
         is_delta: args.delta,
@@ -183,25 +182,8 @@ fn destination(args: &RestoreArgs, archive: &Archive, foreseen: Foreseen) -> Res
         combiner: None,
         foreseen,
         action: args.action,
-        fetching: LogSource {
-            program: shell_word(&program.to_string_lossy()),
-            config: archive_config(archive)?,
-            guards_tablespaces: !args.tablespaces_at_old_places,
-        },
+        fetching: LogSource::of(archive, !args.tablespaces_at_old_places)?,
     })
-}
-
-/// Returns what `wal-fetch` needs to know: Postgres runs it as another user, in another environment, perhaps after a restart.
-fn archive_config(archive: &Archive) -> Result<String> {
-    let options: toml::Table =
-        Store::options_in_force(archive).into_iter().map(|(name, value)| (name, toml::Value::String(value))).collect();
-    let mut section = toml::Table::from_iter([("url".to_owned(), toml::Value::String(archive.url.to_string()))]);
-    if !options.is_empty() {
-        section.insert("options".to_owned(), toml::Value::Table(options));
-    }
-    let table = toml::Table::from_iter([("archive".to_owned(), toml::Value::Table(section))]);
-    let text = toml::to_string(&table).or_err(Kind::Internal, || "cannot write the configuration".to_owned())?;
-    Ok(format!("# tidelog restore-postgres: what wal-fetch needs. It goes with the end of the recovery.\n{text}"))
 }
 
 /// Prints what was done, and how to go on.

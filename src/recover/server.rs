@@ -145,6 +145,11 @@ impl Server {
         source::Server::at_socket((&self.how.socket, self.how.port), user, database)
     }
 
+    /// The directory of its socket, and its port.
+    pub fn place(&self) -> (&Path, u16) {
+        (&self.how.socket, self.how.port)
+    }
+
     /// The last lines that it has logged since this start.
     pub fn last_lines(&self) -> Vec<String> {
         last_lines(&self.how.log, self.logged).unwrap_or_default()
@@ -205,7 +210,10 @@ impl Server {
     }
 
     /// Connects to a database that every server has, or nearly every one.
-    async fn anywhere(&self, user: &str) -> Result<Sql> {
+    ///
+    /// # Errors
+    /// A server that lets nobody in.
+    pub async fn anywhere(&self, user: &str) -> Result<Sql> {
         match self.at(user, "postgres")?.sql().await {
             Err(error) if server_error(&error).is_some_and(|said| said.sqlstate == "3D000") => {
                 self.at(user, "template1")?.sql().await

@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicU64;
 
 use bytes::Bytes;
 
-pub use super::settings::{Action, LogSource, shell_word};
+pub use super::settings::{Action, LogSource};
 pub use super::tablespaces::Places;
 
 use futures::StreamExt;

@@ -20,8 +20,10 @@ use std::path::{Path, PathBuf};
 use super::inherited::{DATA_DIRECTORY, Inherited, is_within, setting};
 use super::plan::Plan;
 use super::stop::Stop;
-use crate::error::{Error, Result};
+use crate::config::Archive;
+use crate::error::{Error, Kind, Result, ResultExt as _};
 use crate::escape::one_line;
+use crate::store::Store;
 
 /// What Postgres does once it has reached the target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -53,6 +55,33 @@ pub struct LogSource {
     pub config: String,
     /// Whether tablespaces that the log makes are refused.
     pub guards_tablespaces: bool,
+}
+
+impl LogSource {
+    /// This program over an archive, with what `wal-fetch` needs to know of it: Postgres runs it as another user, in another
+    /// environment, perhaps after a restart.
+    ///
+    /// # Errors
+    /// Where the system does not tell where this program is.
+    pub fn of(archive: &Archive, guards_tablespaces: bool) -> Result<Self> {
+        let program =
+            std::env::current_exe().map_err(|source| Error::io(source, "cannot tell where this program is"))?;
+        let options = Store::options_in_force(archive).into_iter();
+        let options: toml::Table = options.map(|(name, value)| (name, toml::Value::String(value))).collect();
+        let mut section = toml::Table::from_iter([("url".to_owned(), toml::Value::String(archive.url.to_string()))]);
+        if !options.is_empty() {
+            section.insert("options".to_owned(), toml::Value::Table(options));
+        }
+        let table = toml::Table::from_iter([("archive".to_owned(), toml::Value::Table(section))]);
+        let text = toml::to_string(&table).or_err(Kind::Internal, || "cannot write the configuration".to_owned())?;
+        Ok(Self {
+            program: shell_word(&program.to_string_lossy()),
+            config: format!(
+                "# tidelog restore-postgres: what wal-fetch needs. It goes with the end of the recovery.\n{text}"
+            ),
+            guards_tablespaces,
+        })
+    }
 }
 
 /// A recovery that Postgres is to be told of.
@@ -245,7 +274,7 @@ fn quoted(value: &str) -> String {
 }
 
 /// A word as a shell takes it, for the command that Postgres runs. A `%` is Postgres' own.
-pub fn shell_word(word: &str) -> String {
+fn shell_word(word: &str) -> String {
     format!("'{}'", word.replace('\'', "'\\''").replace('%', "%%"))
 }
 
