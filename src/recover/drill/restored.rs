@@ -27,7 +27,7 @@ use crate::restore::holding::Holding;
 use crate::restore::plan::{Asked as Wanted, Goal, Plan, plan};
 use crate::restore::postgres::{Action, Destination, LogSource, Places, restore};
 use crate::restore::{Combiner, Foreseen, Log, PATIENCE, foresee, limits_of, patiently, programs, room};
-use crate::store::Store;
+use crate::store::{Store, layout};
 use crate::stream::{StreamId, total};
 use crate::time;
 
@@ -130,9 +130,10 @@ pub(super) async fn restored(
     report.timeline = plan.timeline;
     has_room(&plan, scratch)?;
     let data = scratch.at("data");
-    let unpacked = unpack((store, archive), &log, &plan, &machine, scratch).await;
-    let foreseen = match unpacked {
-        Ok(foreseen) => foreseen,
+    let held = manifest::writer_id()?;
+    let unpacked = unpack((store, archive), &log, (&plan, &held), &machine, scratch).await;
+    let (foreseen, is_held) = match unpacked {
+        Ok(unpacked) => unpacked,
         Err(error) => return report.found(Part::Restore, error).map(|()| None),
     };
     report.restored_seconds = begun.elapsed().as_secs_f64();
@@ -140,7 +141,11 @@ pub(super) async fn restored(
     report.log_bytes = plan.log_bytes();
     let opening = Instant::now();
     let mut server = Server::start(start(&data, &machine, (version, &foreseen), asked, scratch)?)?;
-    match server.opened(Open::ForWriting, &asked.user).await {
+    let opened = server.opened(Open::ForWriting, &asked.user).await;
+    if is_held && let Err(error) = store.delete(&layout::hold(system_id, &held)).await {
+        tracing::warn!(%error, name = held, "the hold of this drill cannot be removed: retention waits for it for hours");
+    }
+    match opened {
         Ok(reached) => {
             report.opened_seconds = opening.elapsed().as_secs_f64();
             (report.reached, report.timeline) = (reached.replayed, reached.timeline);
@@ -212,20 +217,20 @@ fn has_room(plan: &Plan, scratch: &Scratch) -> Result<()> {
     Err(Error::new(Kind::Full, message).hint("make room, or name a directory on a larger disk: --scratch DIR"))
 }
 
-/// Unpacks the base backup and sets the recovery up.
+/// Unpacks the base backup and sets the recovery up; gives whether what it needs is held, by that name.
 async fn unpack(
     (store, archive): (&Store, &Archive),
     log: &Log,
-    plan: &Plan,
+    (plan, name): (&Plan, &str),
     machine: &Machine,
     scratch: &Scratch,
-) -> Result<Foreseen> {
+) -> Result<(Foreseen, bool)> {
     let (system_id, data) = (log.system().system_id, scratch.at("data"));
     let combiner = match plan.parents.first() {
         Some(_) => Some(Combiner::find(Some(&machine.bin_dir), plan.backup.system.server_version)?),
         None => None,
     };
-    let holding = Holding::begin(store, log, plan, &manifest::writer_id()?, "a drill").await?;
+    let holding = Holding::begin(store, log, plan, name, "a drill's machine").await?;
     let restoring = async {
         let foreseen = foresee(log, plan, &Arc::default()).await?;
         let into = Destination {
@@ -242,12 +247,13 @@ async fn unpack(
         Ok(into.foreseen)
     };
     let restored = restoring.await;
+    let is_held = holding.is_some();
     match (holding, &restored) {
         (Some(holding), Ok(_)) => holding.hand_over(store, system_id, &data).await,
         (Some(holding), Err(_)) => holding.give_back(store, system_id).await,
         _ => {}
     }
-    restored
+    restored.map(|foreseen| (foreseen, is_held))
 }
 
 /// Where tablespaces go: beside the data directory, wherever they were.
