@@ -8,8 +8,11 @@ use std::process::Command;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tidelog::tasks::Task;
 
+use crate::loops::is_told;
 use crate::postgres_restore::{PATIENCE, Place};
+use crate::rig::http::Server;
 use crate::rig::postgres::{Postgres, PostgresOptions, Version};
 use crate::rig::program::{self, Output, Program};
 use crate::rig::topics::{Codec, Message};
@@ -423,6 +426,43 @@ fn an_archive_without_a_base_backup_does_not_pass() {
     let said = program::run(as_user(&other.command(&["-c", "tidelog.toml", "drill", "corruption", "--scratch", "."])))
         .expect(0);
     assert!(said.stdout.contains("left out: restore: the archive holds no Postgres"), "{}", said.stdout);
+}
+
+#[test]
+fn what_the_last_drill_has_found_is_a_metric_and_what_cannot_be_read_is_told() {
+    let place = Place::new(Version::Debian);
+    place.mark(1);
+    place.back_up();
+    let (_, time) = place.mark(2);
+    place.wait_complete(&time);
+    let metrics = |is: &dyn Fn(&Server, &str) -> bool| {
+        let server = Server::new(format!("127.0.0.1:{}", kafka::free_port()));
+        place.archive(&place.postgres, &format!("[http]\nlisten = \"{}\"\n", server.address));
+        wait_for("the metrics", PATIENCE, || {
+            place.program().as_mut().expect("it archives").assert_running();
+            let body = if server.is_up() { server.get("/metrics").body } else { return None };
+            is(&server, &body).then_some(body)
+        })
+    };
+    let ready = |_: &Server, body: &str| body.contains("tidelog_ready 1");
+    assert!(!metrics(&ready).contains("tidelog_drill_passed{"), "there was none");
+    drill(&place, Version::Debian, &[]).expect(0);
+    let of = |metric: &str, body: &str| {
+        let series = format!("{metric}{{drill=\"corruption\"}} ");
+        body.lines().find_map(|line| line.strip_prefix(&series)?.parse::<f64>().ok())
+    };
+    let [success, passed] = ["tidelog_drill_last_success_timestamp_seconds", "tidelog_drill_passed"];
+    let told = metrics(&|_, body| of(passed, body).is_some());
+    let at = of(success, &told).expect("when it passed");
+    let now = tidelog::time::now().timestamp() as f64;
+    assert!(of(passed, &told) == Some(1.0) && (now - 300.0..=now).contains(&at), "{at}, {now}");
+    drill(&place, Version::Debian, &["--preload", "not_there"]).expect(3);
+    let told = metrics(&|_, body| of(passed, body) == Some(0.0));
+    assert_eq!(of(success, &told), Some(at), "when the last one passed stays");
+
+    fs::write(place.home.path().join("archive/drills/corruption.json"), "nonsense").expect("written");
+    let told = metrics(&|server, _| is_told(server, Task::Drills, "cannot be read"));
+    assert!(of(passed, &told).is_none() && told.contains("tidelog_ready 1"), "{told}");
 }
 
 #[test]
