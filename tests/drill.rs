@@ -19,18 +19,21 @@ use crate::rig::topics::{Codec, Message};
 use crate::rig::{kafka, unique, wait_for, wait_until};
 
 /// As no root: PostgreSQL refuses that, and who drills in Kubernetes is none.
-fn as_user(command: &Command) -> Command {
+pub(crate) fn as_user(command: &Command) -> Command {
     let mut wrapped = Command::new("unshare");
     wrapped.args(["--user", "--map-user=65534", "--map-group=65534"]).arg(command.get_program());
     wrapped.args(command.get_args()).current_dir(command.get_current_dir().expect("a directory"));
-    for (name, _) in command.get_envs().filter(|(_, value)| value.is_none()) {
-        wrapped.env_remove(name);
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => wrapped.env(name, value),
+            None => wrapped.env_remove(name),
+        };
     }
     wrapped
 }
 
 /// Where PostgreSQL's programs of a version are.
-fn programs(version: Version) -> String {
+pub(crate) fn programs(version: Version) -> String {
     version.program("postgres").parent().expect("a directory").display().to_string()
 }
 
@@ -217,6 +220,12 @@ fn it_restores_to_the_moment_that_was_asked_for() {
             && notes.contains("of another machine"),
         "{notes}"
     );
+    // What the log needs may grow behind the base backup.
+    place.postgres.psql("ALTER SYSTEM SET max_connections = 321");
+    place.postgres.restart();
+    let (_, later) = place.mark(5);
+    place.wait_complete(&later);
+    assert_eq!(rows(&later).0, json!(5));
     let outside = drill(&place, Version::Debian, &["--at", "2001-01-01T00:00:00Z"]);
     assert!(outside.status == Some(1) && is_empty(&scratch(&place)), "{}", outside.stderr);
     let kept: Value =
@@ -473,6 +482,10 @@ fn as_root_it_runs_the_server_as_another_user() {
         return;
     }
     let place = Place::of(Postgres::start(PostgresOptions::default()));
+    // As on Debian, where the configuration lies elsewhere.
+    for name in ["postgresql.conf", "pg_hba.conf", "pg_ident.conf"] {
+        fs::remove_file(place.postgres.data_dir().join(name)).expect("it is there");
+    }
     place.mark(1);
     place.back_up();
     let (_, time) = place.mark(2);

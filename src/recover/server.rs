@@ -196,6 +196,10 @@ impl Server {
             return Err(Error::new(Kind::Internal, "the restored server does not say how far it is"));
         };
         let is = |text: &Option<String>| text.as_deref() == Some("t");
+        // From 14 on it pauses where a setting is too low for the log, and would wait for a person.
+        if open == Open::ForWriting && is(recovers) && is(paused) {
+            return Err(self.failed("pauses in its recovery, before the target", None));
+        }
         let is_there = match open {
             Open::ForWriting => !is(recovers),
             Open::Paused => is(paused),
