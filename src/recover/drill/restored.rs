@@ -73,7 +73,7 @@ const SETTINGS: [(&str, &str, u32); 39] = [
     // Damage is told, whatever is set where it may have come from.
     ("ignore_checksum_failure", "off", 13),
     ("zero_damaged_pages", "off", 13),
-    ("ignore_invalid_pages", "off", 14),
+    ("ignore_invalid_pages", "off", 13),
     ("ignore_system_indexes", "off", 13),
     ("statement_timeout", "0", 13),
     // Languages and zones of that machine may be missing here.
@@ -139,27 +139,31 @@ pub(super) async fn restored(
     report.restored_seconds = begun.elapsed().as_secs_f64();
     report.bytes = plan.bytes();
     report.log_bytes = plan.log_bytes();
-    let opening = Instant::now();
-    let mut server = Server::start(start(&data, &machine, (version, &foreseen), asked, scratch)?)?;
-    let opened = server.opened(Open::ForWriting, &asked.user).await;
+    let start = start(&data, &machine, (version, &foreseen), asked, scratch)?;
+    let server = opened(start, asked, report).await;
     if is_held && let Err(error) = store.delete(&layout::hold(system_id, &held)).await {
         tracing::warn!(%error, name = held, "the hold of this drill cannot be removed: retention waits for it for hours");
     }
-    match opened {
+    Ok(server?.map(|server| Restored { server, version, bin_dir: machine.bin_dir }))
+}
+
+/// Starts the server and waits until it is open; none where it does not open, which is then a finding.
+async fn opened(start: Start, asked: &Asked, report: &mut Restoration) -> Result<Option<Server>> {
+    let opening = Instant::now();
+    let mut server = Server::start(start)?;
+    match server.opened(Open::ForWriting, &asked.user).await {
         Ok(reached) => {
             report.opened_seconds = opening.elapsed().as_secs_f64();
             (report.reached, report.timeline) = (reached.replayed, reached.timeline);
-            Ok(Some(Restored { server, version, bin_dir: machine.bin_dir }))
+            Ok(Some(server))
         }
         // Its log is gone with the scratch directory: the error has its end.
         Err(error) if error.kind() == Kind::Unsupported => {
-            report.findings.push(Finding {
-                part: Part::Open,
-                about: "PostgreSQL".to_owned(),
-                detail: error.to_string(),
-            });
+            let finding = Finding { part: Part::Open, about: "PostgreSQL".to_owned(), detail: error.to_string() };
+            report.findings.push(finding);
             Ok(None)
         }
+        Err(error) if error.kind() == Kind::Denied => Err(error.hint("name a superuser of the database: --user NAME")),
         Err(error) => Err(error),
     }
 }
