@@ -239,7 +239,7 @@ mod tests {
         let others = Task::ALL.iter().filter(|task| !task.is_of_postgres() && !task.name().starts_with("kafka"));
         assert_eq!(
             others.collect::<Vec<_>>(),
-            [&Task::ConnectState, &Task::RegistryState, &Task::Leftovers],
+            [&Task::ConnectState, &Task::RegistryState, &Task::Leftovers, &Task::Drills],
             "beside it, and of both"
         );
     }
