@@ -55,7 +55,7 @@ mod armed {
     ];
 
     /// All other steps.
-    pub const POINTS: [&str; 12] = [
+    pub const POINTS: [&str; 13] = [
         "segment.bytes",
         "segment.seal",
         "group.commit",
@@ -68,6 +68,7 @@ mod armed {
         "replay.committed",
         "wal.spool",
         "wal.sync",
+        "recover.save",
     ];
 
     /// What happens at a step.

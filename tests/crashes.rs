@@ -137,8 +137,10 @@ fn shuffled<'a>(steps: &[&'a str], random: &mut Random) -> Vec<&'a str> {
 /// Every step that the program has is tried by one of these tests.
 #[test]
 fn every_step_is_tried_or_said_not_to_be() {
-    let tried: BTreeSet<&str> =
-        [kafka::STEPS, merge::STEPS, postgres::STEPS, replay::STEPS].concat().into_iter().collect();
+    let tried: BTreeSet<&str> = [kafka::STEPS, merge::STEPS, postgres::STEPS, replay::STEPS, &crate::recover::STEPS]
+        .concat()
+        .into_iter()
+        .collect();
     let stored =
         tidelog::failpoint::STORED.iter().flat_map(|object| ["put", "answer"].map(|at| format!("{object}.{at}")));
     let all: BTreeSet<String> = stored.chain(tidelog::failpoint::POINTS.map(str::to_owned)).collect();

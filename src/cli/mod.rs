@@ -8,13 +8,13 @@ mod backup;
 mod check;
 mod core_dumps;
 mod demo;
-mod drill;
 mod expire;
 mod human;
 mod inspect;
 mod leave;
 mod output;
 mod progress;
+mod recover;
 mod replay;
 mod restore;
 mod run;
@@ -82,13 +82,13 @@ enum Command {
     Backup(backup::Args),
     /// Make a Postgres data directory out of the archive, ready to start.
     RestorePostgres(restore::RestoreArgs),
+    /// Bring the whole pipeline to one commit: database, slots, topics, connectors.
+    Recover(recover::Args),
     /// Give Postgres a file of its write-ahead log: restore_command = 'tidelog wal-fetch %f %p'. Exit codes: 0
     /// delivered, 1 provably absent, 200 anything else.
     WalFetch(wal_fetch::FetchArgs),
     /// Expire the records, WAL, base backups and versions of state that retention lets go.
     Expire(expire::Args),
-    /// Try a recovery from the archive against a scratch server, and remove it again.
-    Drill(drill::Args),
     /// Take a timeline of Postgres out of the way that was archived by mistake.
     Timeline(timeline::Args),
     /// Show everything at work on this machine, without any server.
@@ -151,10 +151,10 @@ fn run_command(cli: Cli) -> Result<()> {
         Command::Verify(args) => block_on(inspect::verify(&args, &config()?)),
         Command::Backup(args) => block_on(backup::run(&args, &config()?)),
         Command::RestorePostgres(args) => block_on(restore::run(&args, &Archive::load(&cli.config)?)),
+        Command::Recover(args) => block_on(recover::run(&args, &config()?)),
         // Answered before: its exit codes are Postgres'.
         Command::WalFetch(_) => Err(Error::new(Kind::Internal, "wal-fetch was not answered")),
         Command::Expire(args) => block_on(expire::run(&args, &config()?)),
-        Command::Drill(args) => block_on(drill::run(&args, &Archive::load(&cli.config)?)),
         Command::Timeline(args) => block_on(timeline::run(&args, &config()?)),
         Command::Demo(args) => block_on(demo::run(&args)),
         Command::StateOfKafka => block_on(state::run()),

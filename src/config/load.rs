@@ -88,7 +88,7 @@ impl Archive {
 }
 
 /// The text of the file `path`, and the process's environment.
-fn read(path: &Path) -> Result<(String, BTreeMap<String, String>)> {
+pub(super) fn read(path: &Path) -> Result<(String, BTreeMap<String, String>)> {
     let text = std::fs::read_to_string(path).map_err(|source| {
         Error::new(Kind::Config, format!("cannot read the configuration {}", path.display()))
             .source(source)
@@ -108,7 +108,7 @@ fn read(path: &Path) -> Result<(String, BTreeMap<String, String>)> {
     Ok((text, environment))
 }
 
-fn table(text: &str, origin: &str) -> Result<Table> {
+pub(super) fn table(text: &str, origin: &str) -> Result<Table> {
     toml::from_str(text).map_err(|error| {
         // The error's own text shows the line, which may hold a secret.
         let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
@@ -126,7 +126,7 @@ fn archive_section(root: &mut Section<'_>, lookup: Lookup<'_>) -> Option<Archive
 }
 
 /// All mistakes of a configuration at once.
-fn mistakes(origin: &str, found: &[String]) -> Error {
+pub(super) fn mistakes(origin: &str, found: &[String]) -> Error {
     let count = found.len();
     let message =
         format!("{origin} has {count} mistake{}\n  {}", if count == 1 { "" } else { "s" }, found.join("\n  "));

@@ -6,6 +6,7 @@
 pub(crate) mod exposed;
 mod load;
 mod merge;
+mod pipeline;
 mod postgres;
 mod raw;
 mod retention;
@@ -21,6 +22,7 @@ use regex::Regex;
 use url::Url;
 
 pub use merge::Merge;
+pub use pipeline::{Captured, Pipeline, Recovered, TargetKafka, TargetPostgres};
 pub use postgres::{Ack, BaseBackup, Hidden, Postgres};
 pub use retention::{Kept, Own, RecordRetention, Retention, TopicRetention};
 pub use state::{Access, Server};

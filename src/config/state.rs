@@ -102,7 +102,7 @@ fn server(text: &str, cluster: &str, access: &Access) -> Result<Server, String> 
     Ok(Server { name: name.to_owned(), urls, access: access.clone() })
 }
 
-fn base_url(text: &str) -> Result<Url, String> {
+pub(super) fn base_url(text: &str) -> Result<Url, String> {
     // What it holds may be a secret, and is not repeated.
     let url = Url::parse(text).map_err(|error| format!("is not a URL ({error}); write http://host:8083"))?;
     if !url.username().is_empty() || url.password().is_some() {
@@ -117,7 +117,8 @@ fn base_url(text: &str) -> Result<Url, String> {
     Ok(url)
 }
 
-fn access(mut section: Section<'_>, lookup: Lookup<'_>) -> Access {
+/// Reads how a server is asked, and leaves whatever else the section has.
+pub(super) fn access_of(section: &mut Section<'_>, lookup: Lookup<'_>) -> Access {
     let user = section.optional_secret("user", "tidelog", lookup);
     let password = section.optional_secret("password", "{ file = \"/etc/tidelog/password\" }", lookup).map(Hidden::new);
     if user.is_none() && password.is_some() {
@@ -132,6 +133,11 @@ fn access(mut section: Section<'_>, lookup: Lookup<'_>) -> Access {
         _ => Err(format!("{text:?} is not an absolute path; write it from the root, like /etc/tidelog/ca.pem")),
     };
     let ca_file = section.parsed("ca_file", absolute, None);
-    section.finish();
     Access { user, password, ca_file }
+}
+
+fn access(mut section: Section<'_>, lookup: Lookup<'_>) -> Access {
+    let access = access_of(&mut section, lookup);
+    section.finish();
+    access
 }

@@ -1,13 +1,27 @@
 //! The whole pipeline at one commit, and the proof that the archive leads there.
 //!
 //! ```text
-//!   schemas    archived subjects ─► another registry, with their ids, or told which they are now
-//!   server     a data directory ─► PostgreSQL over it, until it is open ─► positions, stopped again
-//!   cut        the records of topics that belong to transactions up to one commit, and no other
-//!   drill      the archive, and a database at a random moment of it: read whole, and thrown away
+//!   --to ─► L, the last commit at or before it; E, where that ends (restore::commits)
+//!   postgres ─► raise ─► slots ─► markers ─► open ─► registry ─► topics ─► connectors ─► marker seen     run: the steps, each with a proof
+//!   journal     beside what is made: which step is done, which slot and connector is ours
+//!   cut         which archived records belong to transactions that committed up to L
+//!   schemas     archived subjects ─► another registry, with their ids, or told which they are now
+//!   server      a data directory ─► PostgreSQL over it, until it is open ─► positions, stopped again
 //! ```
+//!
+//! A step may be killed at any point and begun again: what it finds of its own it takes, by the journal, and what is somebody else's it
+//! refuses.
 
+pub mod archived;
+pub mod connectors;
 pub mod cut;
-pub mod drill;
+pub mod database;
+pub mod journal;
+pub mod marker;
+pub mod prepare;
+pub mod report;
+pub mod run;
 pub mod schemas;
 pub mod server;
+pub mod slots;
+mod topics;

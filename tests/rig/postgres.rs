@@ -117,6 +117,17 @@ impl Postgres {
         standby
     }
 
+    /// A server that somebody else has started, by its socket. It is not stopped with this handle.
+    pub(crate) fn of_another(version: Version, data: &Path, (socket, port): (&Path, u16)) -> Postgres {
+        let options = PostgresOptions { version, ..PostgresOptions::default() };
+        let mut another = Postgres::prepare(options, Some(data));
+        another.port = port;
+        let name = format!(".s.PGSQL.{port}");
+        let link = std::os::unix::fs::symlink(socket.join(&name), another.directory.path().join(&name));
+        link.expect("a link can be made");
+        another
+    }
+
     fn prepare(options: PostgresOptions<'_>, data: Option<&Path>) -> Postgres {
         let directory = temporary_directory("postgres");
         let port = free_port();

@@ -67,6 +67,22 @@ impl Connection {
         Self::of_text(&text, bootstrap).map_err(|error| error.context(path.display()))
     }
 
+    /// Another cluster, by its address and librdkafka's properties.
+    ///
+    /// # Errors
+    /// `Kind::Config` for a property that librdkafka does not know or a replay decides itself.
+    pub fn of_properties(bootstrap: &str, properties: &BTreeMap<String, String>) -> Result<Self> {
+        if let Some(key) = RESERVED.iter().find(|key| properties.contains_key(**key)) {
+            let message = format!("{key} is decided by the replay itself");
+            return Err(Error::new(Kind::Config, message).hint("leave it out"));
+        }
+        let mut properties = properties.clone();
+        properties.insert(BOOTSTRAP.to_owned(), bootstrap.to_owned());
+        let connection = Self { properties };
+        connection.client().create_native_config().map_err(|error| wrong_property(&error))?;
+        Ok(connection)
+    }
+
     fn of_text(text: &str, bootstrap: Option<&str>) -> Result<Self> {
         let mut properties = BTreeMap::new();
         for (index, line) in text.lines().enumerate() {
@@ -117,7 +133,7 @@ impl Connection {
     }
 
     /// A librdkafka client of this cluster, to which the caller adds what it needs.
-    pub(super) fn client(&self) -> ClientConfig {
+    pub fn client(&self) -> ClientConfig {
         let mut client = ClientConfig::new();
         client.set("client.id", "tidelog");
         client.set_log_level(RDKafkaLogLevel::Warning);

@@ -9,7 +9,7 @@ use super::parameters;
 use super::socket::{self, Attempt};
 use super::target::{Host, Session, Target};
 use super::tls::Tls;
-use crate::config::Postgres;
+use crate::config::{Hidden, Postgres};
 use crate::error::{Error, Kind, Result};
 
 /// The oldest version that is tested and that reports what the slot watch reads.
@@ -43,6 +43,16 @@ impl Server {
     ) -> Result<Self> {
         let parameters = parameters::parameters(config.url.reveal(), environment)?;
         let target = Target::new(&parameters, environment, config.allow_md5)?;
+        Ok(Self { tls: Tls::new(&target.ssl)?, target: target.into() })
+    }
+
+    /// Reads another URL than the configuration's, as [`Server::new`] does.
+    ///
+    /// # Errors
+    /// [`Kind::Config`] for what cannot be.
+    pub fn of_url(url: &Hidden) -> Result<Self> {
+        let environment = |name: &str| std::env::var(name).ok();
+        let target = Target::new(&parameters::parameters(url.reveal(), &environment)?, &environment, false)?;
         Ok(Self { tls: Tls::new(&target.ssl)?, target: target.into() })
     }
 

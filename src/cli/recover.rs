@@ -1,0 +1,103 @@
+//! `tidelog recover`: the whole pipeline brought to one commit.
+
+use std::path::PathBuf;
+
+use super::output::{print, print_json};
+use crate::config::{Config, Pipeline};
+use crate::error::{Error, Kind, Result};
+use crate::recover::prepare::{Asked, Part, folder_of, prepare};
+use crate::recover::report::Report;
+use crate::recover::run::{carry_out, plan};
+use crate::store::Store;
+
+/// Brings a pipeline to one commit: the last at or before a moment.
+///
+/// The database is restored to just that commit and opened for nobody; slots are made before anything else can write; the topics get the
+/// archived records of transactions up to the commit and of no other; the connectors go on from their new slots, without a snapshot. What
+/// was written behind the recovery is seen in the topics at the end, or the recovery has failed.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  tidelog recover --to 2026-11-22T08:00:00Z --pipeline pipeline.toml --dry-run
+  tidelog recover --to -10m --pipeline pipeline.toml
+  tidelog recover --to 16/B374D848 --pipeline pipeline.toml --only postgres,slots --json
+
+The same command goes on after it was killed. What it has done lies in a folder beside the new data directory (<into>.recover), or
+beside the pipeline file.
+
+Exit codes: 0 all done and proven, 3 done with differences or uncertain records, 1 failed, 2 usage or configuration.")]
+pub(super) struct Args {
+    /// The moment: RFC 3339, now, -90m, -2h, or a position of the log (16/B374D848)
+    #[arg(long, value_name = "TIME|LSN", allow_hyphen_values = true)]
+    to: String,
+    /// The file that says where each part goes (TOML)
+    #[arg(long, value_name = "FILE")]
+    pipeline: PathBuf,
+    /// Only these parts: postgres, slots, registry, topics, connectors
+    #[arg(long, value_name = "PARTS", value_delimiter = ',')]
+    only: Vec<Part>,
+    /// Where it is written down how far it came
+    #[arg(long, value_name = "DIR")]
+    journal: Option<PathBuf>,
+    /// Say what would be done, and do nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Yes: the name of the old server is the restored one's now; connectors that are there and stopped are taken over; topics hold
+    /// records already
+    #[arg(long)]
+    yes: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Args {
+    fn asked(&self) -> Result<Asked> {
+        let absolute = |path: &PathBuf| {
+            std::path::absolute(path).map_err(|source| Error::io(source, "cannot tell the working directory"))
+        };
+        let file = absolute(&self.pipeline)?;
+        let pipeline = Pipeline::load(&file)?;
+        let folder = match &self.journal {
+            Some(folder) => absolute(folder)?,
+            None => folder_of(&pipeline, &file),
+        };
+        let only = (!self.only.is_empty()).then(|| self.only.iter().copied().collect());
+        let asked = Asked { to: self.to.clone(), pipeline, only, folder, yes: self.yes, dry_run: self.dry_run };
+        if let Some(part) = self.only.iter().find(|part| !asked.wants(**part)) {
+            let message = format!("--only names {part:?}, and the pipeline file has no section for it");
+            return Err(Error::new(Kind::Config, message.to_lowercase()).hint(
+                "postgres and slots need [postgres], registry [schema_registry], topics [kafka], connectors [connect]",
+            ));
+        }
+        Ok(asked)
+    }
+}
+
+/// Runs the command.
+pub(super) async fn run(args: &Args, config: &Config) -> Result<()> {
+    let asked = args.asked()?;
+    let store = Store::open(&config.archive)?;
+    let prepared = prepare(&store, config, &asked).await?;
+    if asked.dry_run {
+        return show(args, &plan(&store, config, &asked, &prepared).await?);
+    }
+    let (report, failed) = Box::pin(carry_out(&store, config, &asked, prepared)).await?;
+    show(args, &report)?;
+    match failed {
+        Some(error) => Err(exits_with_1(error)),
+        None => report.verdict(),
+    }
+}
+
+fn show(args: &Args, report: &Report) -> Result<()> {
+    if args.json { print_json(report) } else { print(&report.text()) }
+}
+
+/// A step that failed is a failure, whatever it failed at: 3 means that all is done.
+fn exits_with_1(error: Error) -> Error {
+    if error.exit_code() != 3 {
+        return error;
+    }
+    let hint = error.hint_text().unwrap_or("the same command goes on with that step").to_owned();
+    Error::new(Kind::Unsupported, "a step has failed").source(error).hint(hint)
+}

@@ -1,0 +1,346 @@
+//! The pipeline file of `tidelog recover`: where each part of the pipeline goes. Its keys are read as those of the configuration are:
+//! all mistakes at once, each with the way out, and what is not known is refused.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use super::TopicPattern;
+use super::load::{mistakes, read, table};
+use super::postgres::Hidden;
+use super::raw::{Problems, Section};
+use super::state::{Server, access_of, base_url};
+use super::values::Lookup;
+use crate::error::Result;
+
+/// The targets of a recovery. A part that is absent is left alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pipeline {
+    /// `[postgres]`.
+    pub postgres: Option<TargetPostgres>,
+    /// `[kafka]`.
+    pub kafka: Option<TargetKafka>,
+    /// `[connect]`: the workers on which the connectors are made.
+    pub connect: Option<Server>,
+    /// `[schema_registry]`: where the archived subjects are registered.
+    pub schema_registry: Option<Server>,
+    /// `[[connector]]`: which of the archived ones; empty: all of this database.
+    pub connectors: Vec<Captured>,
+}
+
+/// `[postgres]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TargetPostgres {
+    /// Where the database is, or comes to be.
+    pub server: Recovered,
+    /// `database`: the one in which is asked what is of no database.
+    pub database: String,
+}
+
+/// A server that is made, or one that is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Recovered {
+    /// A new data directory, and what starts it.
+    Made {
+        /// `into`.
+        into: PathBuf,
+        /// `bin_dir`: where `pg_ctl` and `postgres` of that version are.
+        bin_dir: PathBuf,
+        /// `port`.
+        port: u16,
+        /// `user`: the superuser as whom it is prepared.
+        user: String,
+        /// `[postgres.settings]`: given to the server on its command line.
+        settings: BTreeMap<String, String>,
+    },
+    /// `url`: one that is restored already.
+    There(Hidden),
+}
+
+/// `[kafka]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TargetKafka {
+    /// `bootstrap_servers`; none: the configuration's own cluster.
+    pub bootstrap_servers: Option<String>,
+    /// `[kafka.properties]`.
+    pub properties: BTreeMap<String, String>,
+    /// `rename`, as that of `replay`.
+    pub rename: Option<String>,
+    /// `topics`: more topics than those that the connectors write by their prefixes.
+    pub topics: Vec<String>,
+    /// `groups`: the consumer groups that are put where they were.
+    pub groups: Vec<String>,
+    /// `settings`: whether topics get all of their archived settings at the end.
+    pub archived_settings: bool,
+}
+
+/// `[[connector]]`: one of the archived connectors.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Captured {
+    /// `name`.
+    pub name: String,
+    /// `marker`: the statement that writes a row which the connector captures; `{token}` stands for what is looked for.
+    pub marker: Option<String>,
+    /// `[connector.config]`: what differs at the target.
+    pub config: BTreeMap<String, String>,
+}
+
+impl Pipeline {
+    /// Reads the file.
+    ///
+    /// # Errors
+    /// [`Kind::Config`](crate::error::Kind::Config) for all that is wrong with it.
+    pub fn load(path: &Path) -> Result<Self> {
+        let (text, environment) = read(path)?;
+        Self::parse(&text, &path.display().to_string(), &environment)
+    }
+
+    /// Where everything goes, in words without a secret: what a recovery that was begun cannot change any more.
+    pub fn targets(&self) -> String {
+        let postgres = self.postgres.as_ref().map(|postgres| match &postgres.server {
+            Recovered::Made { into, .. } => into.display().to_string(),
+            Recovered::There(_) => "a server that is there".to_owned(),
+        });
+        let kafka = self.kafka.as_ref().map(|kafka| {
+            let of = kafka.bootstrap_servers.as_deref().unwrap_or("the configured cluster");
+            format!("{of}, rename {}", kafka.rename.as_deref().unwrap_or("none"))
+        });
+        let shown = |server: &Server| server.urls.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+        let (connect, registry) = (self.connect.as_ref().map(shown), self.schema_registry.as_ref().map(shown));
+        let all = [("postgres", postgres), ("kafka", kafka), ("connect", connect), ("schema_registry", registry)];
+        let all = all.into_iter().filter_map(|(part, to)| Some(format!("{part}: {}", to?)));
+        all.collect::<Vec<_>>().join("; ")
+    }
+
+    fn parse(text: &str, origin: &str, environment: &BTreeMap<String, String>) -> Result<Self> {
+        let problems = Problems::default();
+        let mut root = Section::new("", table(text, origin)?, &problems);
+        let lookup = |name: &str| environment.get(name).cloned();
+        let pipeline = Self {
+            postgres: root.section("postgres").map(|section| postgres(section, &lookup)),
+            kafka: root.section("kafka").map(|section| kafka(section, &lookup)),
+            connect: root.section("connect").map(|section| server(section, "http://connect:8083", &lookup)),
+            schema_registry: root
+                .section("schema_registry")
+                .map(|section| server(section, "http://registry:8081", &lookup)),
+            connectors: root.sections("connector").into_iter().map(|section| connector(section, &lookup)).collect(),
+        };
+        if pipeline.postgres.is_none() && pipeline.kafka.is_none() {
+            root.problem("postgres", "is missing, and so is [kafka]: there is nothing to recover; write one of them");
+        }
+        if pipeline.connect.is_some() && pipeline.postgres.is_none() {
+            root.problem("connect", "needs [postgres]: a connector goes on from a slot that is made there");
+        }
+        root.finish();
+        let found = problems.into_found();
+        if found.is_empty() { Ok(pipeline) } else { Err(mistakes(origin, &found)) }
+    }
+}
+
+fn postgres(mut section: Section<'_>, lookup: Lookup<'_>) -> TargetPostgres {
+    let url = section.optional_secret("url", "postgres://postgres@restored:5432/postgres", lookup).map(Hidden::new);
+    let into = section.parsed("into", absolute, None);
+    let of_made = OfMade {
+        bin_dir: section.parsed("bin_dir", absolute, None),
+        port: section.optional_count("port"),
+        user: section.text("user"),
+        settings: section.section("settings").map(|section| section.free(lookup)),
+    };
+    let database = section.text("database").unwrap_or_else(|| "postgres".to_owned());
+    let server = match (url, into) {
+        (Some(url), into) => {
+            if into.is_some() {
+                section
+                    .problem("url", "is of a server that is restored already, and into is where one is made; keep one");
+            }
+            of_made.is_not_given(&section);
+            Recovered::There(url)
+        }
+        (None, Some(into)) => of_made.read(into, &section),
+        (None, None) => {
+            let problem = "is missing; name a new data directory, or with url a server that is restored already";
+            section.problem("into", problem);
+            Recovered::There(Hidden::new(String::new()))
+        }
+    };
+    section.finish();
+    TargetPostgres { server, database }
+}
+
+/// What is said of a server that is made.
+struct OfMade {
+    bin_dir: Option<PathBuf>,
+    port: Option<u64>,
+    user: Option<String>,
+    settings: Option<BTreeMap<String, String>>,
+}
+
+impl OfMade {
+    fn is_not_given(&self, section: &Section<'_>) {
+        let given = [
+            ("bin_dir", self.bin_dir.is_some()),
+            ("port", self.port.is_some()),
+            ("user", self.user.is_some()),
+            ("settings", self.settings.is_some()),
+        ];
+        for (key, _) in given.into_iter().filter(|(_, given)| *given) {
+            section.problem(key, "is of a server that is made (into), and url names one that is there; remove it");
+        }
+    }
+
+    fn read(self, into: PathBuf, section: &Section<'_>) -> Recovered {
+        if self.bin_dir.is_none() {
+            section.problem("bin_dir", "is missing; name where postgres is: \"/usr/lib/postgresql/17/bin\"");
+        }
+        let port = self.port.map_or(Ok(5432), u16::try_from);
+        if port.is_err() {
+            section.problem("port", "is no port; use one from 1 to 65535");
+        }
+        Recovered::Made {
+            into,
+            bin_dir: self.bin_dir.unwrap_or_default(),
+            port: port.unwrap_or_default(),
+            user: self.user.unwrap_or_else(|| "postgres".to_owned()),
+            settings: self.settings.unwrap_or_default(),
+        }
+    }
+}
+
+fn kafka(mut section: Section<'_>, lookup: Lookup<'_>) -> TargetKafka {
+    let bootstrap_servers = section.text("bootstrap_servers");
+    let properties = section.section("properties").map(|section| section.free(lookup)).unwrap_or_default();
+    if bootstrap_servers.is_none() && !properties.is_empty() {
+        section.problem("properties", "are those of bootstrap_servers, which is missing; set it");
+    }
+    let rename = section.text("rename");
+    let mut patterns = |key: &'static str| {
+        let texts = section.list(key).unwrap_or_default();
+        for problem in texts.iter().filter_map(|text| TopicPattern::parse(text).err()) {
+            section.problem(key, problem);
+        }
+        texts
+    };
+    let (topics, groups) = (patterns("topics"), patterns("groups"));
+    let settings = |text: &str| match text {
+        "safe" => Ok(false),
+        "archived" => Ok(true),
+        _ => Err(format!("{text:?} is not how topics are set; use \"safe\" or \"archived\"")),
+    };
+    let archived_settings = section.parsed("settings", settings, false);
+    section.finish();
+    TargetKafka { bootstrap_servers, properties, rename, topics, groups, archived_settings }
+}
+
+fn server(mut section: Section<'_>, example: &str, lookup: Lookup<'_>) -> Server {
+    let text = section.required_text("url", example);
+    let mut urls = Vec::new();
+    for url in text.split(',').filter(|url| !url.trim().is_empty()) {
+        match base_url(url.trim()) {
+            Ok(url) => urls.push(url),
+            Err(problem) => section.problem("url", problem),
+        }
+    }
+    // The name under which the archive keeps its state.
+    let name = section.text("cluster").unwrap_or_default();
+    let access = access_of(&mut section, lookup);
+    section.finish();
+    Server { name, urls, access }
+}
+
+fn connector(mut section: Section<'_>, lookup: Lookup<'_>) -> Captured {
+    let name = section.required_text("name", "shop");
+    let marker = section.text("marker");
+    if marker.as_ref().is_some_and(|marker| !marker.contains("{token}")) {
+        section.problem("marker", "writes nothing that can be looked for; let it write '{token}' into a column");
+    }
+    let config = section.section("config").map(|section| section.free(lookup)).unwrap_or_default();
+    section.finish();
+    Captured { name, marker, config }
+}
+
+fn absolute(text: &str) -> Result<Option<PathBuf>, String> {
+    match Path::new(text) {
+        path if path.is_absolute() => Ok(Some(path.to_owned())),
+        _ => Err(format!("{text:?} is not an absolute path; write it from the root, like /srv/restored")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Pipeline> {
+        Pipeline::parse(text, "pipeline.toml", &BTreeMap::from([("PW".to_owned(), "s3cret".to_owned())]))
+    }
+
+    #[test]
+    fn every_key_is_read() {
+        let text = r#"
+[postgres]
+into = "/srv/restored"
+bin_dir = "/usr/lib/postgresql/17/bin"
+port = 5433
+user = "admin"
+database = "shop"
+[postgres.settings]
+max_connections = 100
+[kafka]
+bootstrap_servers = "new:9092"
+rename = "(.*)=r.$1"
+topics = ["^shop"]
+groups = ["billing"]
+settings = "archived"
+[kafka.properties]
+"security.protocol" = "ssl"
+[connect]
+url = "http://a:8083,http://b:8083"
+cluster = "main"
+user = "me"
+password = { env = "PW" }
+[[connector]]
+name = "shop"
+marker = "INSERT INTO beat VALUES ('{token}')"
+[connector.config]
+"database.port" = 5433
+"#;
+        let pipeline = parse(text).expect("it is valid");
+        let postgres = pipeline.postgres.clone().expect("[postgres]");
+        let Recovered::Made { into, port, user, settings, .. } = postgres.server else { panic!("it is made") };
+        assert_eq!((into.to_str(), port, user.as_str()), (Some("/srv/restored"), 5433, "admin"));
+        assert_eq!((settings["max_connections"].as_str(), postgres.database.as_str()), ("100", "shop"));
+        let kafka = pipeline.kafka.clone().expect("[kafka]");
+        assert_eq!((kafka.properties["security.protocol"].as_str(), kafka.archived_settings), ("ssl", true));
+        let connect = pipeline.connect.clone().expect("[connect]");
+        assert_eq!(
+            (connect.urls.len(), connect.name.as_str(), connect.access.user.as_deref()),
+            (2, "main", Some("me"))
+        );
+        assert_eq!(pipeline.connectors[0].config["database.port"], "5433");
+        assert!(!format!("{pipeline:?}").contains("s3cret"));
+    }
+
+    #[test]
+    fn mistakes_are_told_with_the_way_out() {
+        let text = "[postgres]\ninto = \"here\"\nprot = 1\n[connect]\nurl = \"ftp://h\"\n[[connector]]\nmarker = \"SELECT 1\"\n[registry]\n";
+        let error = parse(text).expect_err("it is wrong").to_string();
+        for part in [
+            "postgres.into: \"here\" is not an absolute path",
+            "postgres.prot: is not a key; did you mean port?",
+            "connect.url: \"ftp://h\" is not an address",
+            "connector[0].name: is missing",
+            "connector[0].marker: writes nothing that can be looked for",
+            "registry: is not a key; the keys here are connect, connector, kafka, postgres, schema_registry",
+        ] {
+            assert!(error.contains(part), "{part} is not in:\n{error}");
+        }
+        for (text, part) in [
+            ("", "there is nothing to recover"),
+            ("[kafka]\n[connect]\nurl = \"http://h\"\n", "connect: needs [postgres]"),
+            ("[postgres]\nurl = \"host=h\"\ninto = \"/a\"\n", "keep one"),
+            ("[postgres]\nurl = \"host=h\"\nport = 1\n", "postgres.port: is of a server that is made"),
+            ("[kafka]\n[kafka.properties]\na = 1\n", "which is missing"),
+        ] {
+            let error = parse(text).expect_err(text).to_string();
+            assert!(error.contains(part), "{part} is not in:\n{error}");
+        }
+    }
+}

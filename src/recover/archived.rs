@@ -1,0 +1,416 @@
+//! Which of the archived connectors are brought back, and what each of them is at the target.
+//!
+//! ```text
+//!   state/connectors as of the commit ─► those of Debezium over Postgres ─► named, or with a slot of this system ─► config over theirs
+//! ```
+//!
+//! Whatever would go on without a word from somewhere else is refused here: a config that still points at the old server, a slot that is
+//! dropped when the connector stops, a prefix that does not follow the topics.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::config::{Captured, Config, Pipeline, Server};
+use crate::error::{Error, Kind, Result, ResultExt as _};
+use crate::manifest::state::{self as versions, Version};
+use crate::manifest::{self, Chain};
+use crate::replay::Rename;
+use crate::source::rest::subjects::Document;
+use crate::store::Store;
+use crate::stream::{StateKind, StateOf, StreamId};
+use crate::time;
+
+use super::journal::Commit;
+
+const CLASS: &str = "io.debezium.connector.postgresql.PostgresConnector";
+
+/// A connector as it will be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Connector {
+    /// Its name.
+    pub name: String,
+    /// Its whole config at the target.
+    pub config: BTreeMap<String, Option<String>>,
+    /// `topic.prefix` as archived, and at the target.
+    pub prefixes: (String, String),
+    /// The statement that writes its marker; none: a logical decoding message does.
+    pub marker: Option<String>,
+}
+
+impl Connector {
+    fn of(name: &str, archived: &Config_, captured: Option<&Captured>) -> Self {
+        let mut config = archived.clone();
+        let given = captured.map(|captured| captured.config.clone()).unwrap_or_default();
+        config.extend(given.into_iter().map(|(key, value)| (key, Some(value))));
+        let prefix = |of: &Config_| setting(of, "topic.prefix").unwrap_or_default().to_owned();
+        Self {
+            name: name.to_owned(),
+            prefixes: (prefix(archived), prefix(&config)),
+            config,
+            marker: captured.and_then(|captured| captured.marker.clone()),
+        }
+    }
+
+    /// A setting, or its default.
+    fn get<'a>(&'a self, key: &str, default: &'a str) -> &'a str {
+        setting(&self.config, key).unwrap_or(default)
+    }
+
+    /// Its slot.
+    pub fn slot(&self) -> &str {
+        self.get("slot.name", "debezium")
+    }
+
+    /// The plugin of its slot.
+    pub fn plugin(&self) -> &str {
+        self.get("plugin.name", "decoderbufs")
+    }
+
+    /// Its publication.
+    pub fn publication(&self) -> &str {
+        self.get("publication.name", "dbz_publication")
+    }
+
+    /// Its database.
+    pub fn database(&self) -> &str {
+        self.get("database.dbname", "")
+    }
+
+    /// The topics that it wrote, as a pattern of archived topics.
+    pub fn topics(&self) -> String {
+        let prefix = regex::escape(&self.prefixes.0);
+        let beats = regex::escape(self.get("topic.heartbeat.prefix", "__debezium-heartbeat"));
+        format!("^(?:{prefix}\\.|{beats}\\.{prefix}$)")
+    }
+}
+
+type Config_ = BTreeMap<String, Option<String>>;
+
+fn setting<'a>(config: &'a Config_, key: &str) -> Option<&'a str> {
+    config.get(key).and_then(Option::as_deref).filter(|value| !value.is_empty())
+}
+
+/// The connectors, and what is to be known of the choice.
+#[derive(Debug, Default)]
+pub struct Chosen {
+    /// Those that are brought back, by name.
+    pub connectors: Vec<Connector>,
+    /// What is not known, or left out.
+    pub notes: Vec<String>,
+    /// The furthest position that any of the archived ones had read.
+    pub furthest: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct Kept {
+    connectors: BTreeMap<String, KeptConnector>,
+}
+
+#[derive(Deserialize)]
+struct KeptConnector {
+    config: Config_,
+    offsets: Option<Vec<KeptOffset>>,
+}
+
+#[derive(Deserialize)]
+struct KeptOffset {
+    offset: Value,
+}
+
+/// The archived connectors as of the commit, and the furthest position that any of them had read by now.
+pub struct Archived {
+    kept: BTreeMap<String, KeptConnector>,
+    notes: Vec<String>,
+    furthest: Option<u64>,
+}
+
+/// Reads them.
+///
+/// # Errors
+/// [`Kind::NotFound`] where no state of connectors was kept, [`Kind::Config`] where that of several clusters was.
+pub async fn archived(store: &Store, config: &Config, pipeline: &Pipeline, commit: &Commit) -> Result<Archived> {
+    let scope = scope(store, config, pipeline).await?;
+    let at = commit.at.div_euclid(1_000);
+    let (version, then) = as_of(store, &scope, at).await?;
+    let kept: Kept = serde_json::from_value(then)
+        .or_err(Kind::Corrupt, || format!("{scope} is kept in a way that this version does not read"))?;
+    let mut notes = Vec::new();
+    if version.at.timestamp_millis() > at {
+        notes.push(format!(
+            "the connectors are those of {}: none were kept before, and the commit is of {}",
+            time::utc(version.at),
+            time::rfc3339(at)
+        ));
+    }
+    let (_, newest) = as_of(store, &scope, i64::MAX).await?;
+    let newest: Option<Kept> = serde_json::from_value(newest).ok();
+    let offsets = newest.iter().flat_map(|kept| kept.connectors.values()).flat_map(|one| one.offsets.iter().flatten());
+    let lsns = offsets.filter_map(|kept| kept.offset.get("lsn").and_then(Value::as_u64));
+    Ok(Archived { furthest: lsns.max(), kept: kept.connectors, notes })
+}
+
+impl Archived {
+    /// Chooses those that the pipeline file names, or all of this database. `slots` are those of the system, if they were kept.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] for a name that was not kept; [`Kind::Config`] for one that cannot be brought back as it is asked for.
+    pub fn choose(self, pipeline: &Pipeline, slots: Option<&BTreeSet<String>>, yes: bool) -> Result<Chosen> {
+        let mut chosen = Chosen { connectors: Vec::new(), notes: self.notes, furthest: self.furthest };
+        let known: Vec<&str> = self.kept.keys().map(String::as_str).collect();
+        for captured in &pipeline.connectors {
+            let Some(kept) = self.kept.get(&captured.name) else {
+                let message = format!("no connector {:?} was kept as of the commit", captured.name);
+                return Err(Error::new(Kind::NotFound, message).hint(format!("there were: {}", known.join(", "))));
+            };
+            if setting(&kept.config, "connector.class") != Some(CLASS) {
+                let message = format!("{} is no connector of Debezium over Postgres", captured.name);
+                return Err(Error::new(Kind::Unsupported, message)
+                    .hint("bring it back by hand: `tidelog cat --state connectors`"));
+            }
+            chosen.connectors.push(Connector::of(&captured.name, &kept.config, Some(captured)));
+        }
+        if pipeline.connectors.is_empty() {
+            for (name, kept) in &self.kept {
+                let connector = Connector::of(name, &kept.config, None);
+                if setting(&kept.config, "connector.class") != Some(CLASS) {
+                    chosen
+                        .notes
+                        .push(format!("the connector {name} is none of Debezium over Postgres, and is left out"));
+                } else if slots.is_some_and(|slots| !slots.contains(connector.slot())) {
+                    chosen.notes.push(format!("the connector {name} has no slot of this system, and is left out"));
+                } else {
+                    chosen.connectors.push(connector);
+                }
+            }
+        }
+        let mut taken = BTreeSet::new();
+        for connector in &chosen.connectors {
+            connector.is_sound(&self.kept[&connector.name].config, yes)?;
+            if !taken.insert(connector.slot()) {
+                let message = format!("two connectors have the slot {}", connector.slot());
+                return Err(Error::new(Kind::Config, message).hint("give one another slot.name in [connector.config]"));
+            }
+        }
+        Ok(chosen)
+    }
+}
+
+impl Connector {
+    /// Refuses what would lose changes, or send other ones, without a word.
+    fn is_sound(&self, archived: &Config_, yes: bool) -> Result<()> {
+        let wrong = |why: &str, hint: &str| {
+            Err(Error::new(Kind::Config, format!("the connector {}: {why}", self.name)).hint(hint.to_owned()))
+        };
+        for key in ["topic.prefix", "database.dbname", "database.hostname"] {
+            if setting(&self.config, key).is_none() {
+                return wrong(&format!("its config has no {key}"), "set it in [connector.config]");
+            }
+        }
+        let same = |key: &str| setting(&self.config, key) == setting(archived, key);
+        if same("database.hostname") && same("database.port") && !yes {
+            return wrong(
+                "it would connect to the server that it was of",
+                "set database.hostname and database.port in [connector.config], or say --yes if that name is the restored server's now",
+            );
+        }
+        if self.get("slot.drop.on.stop", "false") == "true" {
+            return wrong(
+                "slot.drop.on.stop would drop its slot, and lose what comes while it is stopped",
+                "set \"slot.drop.on.stop\" = \"false\" in [connector.config]",
+            );
+        }
+        if ["always", "initial_only"].contains(&self.get("snapshot.mode", "initial")) {
+            return wrong(
+                "its snapshot.mode makes a snapshot of all tables again",
+                "set \"snapshot.mode\" = \"no_data\" in [connector.config]",
+            );
+        }
+        Ok(())
+    }
+
+    /// Refuses a prefix that does not follow the topics: what comes from now on would go somewhere else.
+    ///
+    /// # Errors
+    /// [`Kind::Config`] that names the two.
+    pub fn follows(&self, rename: &Rename) -> Result<()> {
+        let (old, new) = &self.prefixes;
+        let (to, goes_on) = (rename.target(&format!("{old}.public.orders"))?, format!("{new}.public.orders"));
+        if to == goes_on {
+            return Ok(());
+        }
+        let message = format!(
+            "the connector {}: {old}.public.orders is replayed as {to}, and what comes from now on would go to {goes_on}",
+            self.name
+        );
+        Err(Error::new(Kind::Config, message)
+            .hint("let kafka.rename and topic.prefix of [connector.config] say the same"))
+    }
+}
+
+/// Under which name the connectors were kept.
+async fn scope(store: &Store, config: &Config, pipeline: &Pipeline) -> Result<StateOf> {
+    let named = pipeline.connect.as_ref().map(|connect| connect.name.clone()).filter(|name| !name.is_empty());
+    let configured = config.state.as_ref().map(|state| state.connect.as_slice()).unwrap_or_default();
+    scope_of(store, StateKind::Connectors, (named, configured)).await
+}
+
+/// The state of a kind that is meant: the one that is named, or configured, or the only one.
+async fn scope_of(store: &Store, kind: StateKind, (named, configured): (Option<String>, &[Server])) -> Result<StateOf> {
+    let scope = match (named, configured) {
+        (Some(name), _) => name,
+        (None, [one]) => one.name.clone(),
+        (None, _) => {
+            let streams = manifest::streams(store).await?;
+            let kept = streams.iter().filter_map(StreamId::state).filter(|of| of.kind == kind);
+            let scopes: Vec<&str> = kept.map(|of| of.scope.as_str()).collect();
+            match scopes.as_slice() {
+                [one] => (*one).to_owned(),
+                [] => return Err(nothing(kind)),
+                several => {
+                    let message = format!("the {kind} of several clusters were kept: {}", several.join(", "));
+                    return Err(Error::new(Kind::Config, message).hint("name one in its section: cluster"));
+                }
+            }
+        }
+    };
+    Ok(StateOf { kind, scope })
+}
+
+/// The subjects of the schema registry as of the commit.
+///
+/// # Errors
+/// [`Kind::NotFound`] where none were kept.
+pub async fn subjects(store: &Store, config: &Config, of: &Server, commit: &Commit) -> Result<Document> {
+    let named = Some(of.name.clone()).filter(|name| !name.is_empty());
+    let configured = config.state.as_ref().map(|state| state.schema_registry.as_slice()).unwrap_or_default();
+    let scope = scope_of(store, StateKind::Schemas, (named, configured)).await?;
+    let (_, state) = as_of(store, &scope, commit.at.div_euclid(1_000)).await?;
+    serde_json::from_value(state)
+        .or_err(Kind::Corrupt, || format!("{scope} is kept in a way that this version does not read"))
+}
+
+fn nothing(kind: StateKind) -> Error {
+    Error::new(Kind::NotFound, format!("the archive holds no state of the kind {kind}"))
+        .hint("leave that section out: [state] of the configuration says what is kept")
+}
+
+/// The version that held at a time, or the oldest where none is as old, and its state.
+async fn as_of(store: &Store, of: &StateOf, ms: i64) -> Result<(Version, Value)> {
+    let chain = Chain::open(store, &StreamId::State(of.clone())).await?.ok_or_else(|| nothing(of.kind))?;
+    let version = match versions::as_of(&chain, ms, time::now()).await? {
+        Some(version) => version,
+        None => versions::oldest(&chain).await?.ok_or_else(|| nothing(of.kind))?,
+    };
+    let json = versions::read(store, chain.stream(), &version).await?;
+    let document: Value =
+        serde_json::from_slice(&json).or_err(Kind::Corrupt, || format!("a version of {of} is no JSON"))?;
+    Ok((version, document.get("state").cloned().unwrap_or(Value::Null)))
+}
+
+/// The logical slots of a system, as they were kept at the commit and last; none where they were not.
+///
+/// # Errors
+/// What of them cannot be read.
+pub async fn slots(store: &Store, commit: &Commit) -> Result<Option<BTreeSet<String>>> {
+    let of = StateOf { kind: StateKind::Slots, scope: commit.system_id.to_string() };
+    let mut names = BTreeSet::new();
+    for ms in [commit.at.div_euclid(1_000), i64::MAX] {
+        match as_of(store, &of, ms).await {
+            Ok((_, state)) => names.extend(
+                state.get("slots").and_then(Value::as_object).into_iter().flat_map(|slots| slots.keys().cloned()),
+            ),
+            Err(error) if error.kind() == Kind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(Some(names))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn archived(more: &[(&str, &str)]) -> Archived {
+        let mut config = json!({
+            "connector.class": CLASS, "topic.prefix": "srv", "database.hostname": "old", "database.port": "5432",
+            "database.dbname": "shop", "slot.name": "dbz", "plugin.name": "pgoutput",
+        });
+        for (key, value) in more {
+            config[*key] = json!(value);
+        }
+        let kept = json!({ "connectors": { "shop": { "config": config, "offsets": null }, "sink": { "config": { "connector.class": "x" }, "offsets": null } } });
+        let kept: Kept = serde_json::from_value(kept).expect("a state");
+        Archived { kept: kept.connectors, notes: Vec::new(), furthest: None }
+    }
+
+    fn pipeline(named: &[(&str, &[(&str, &str)])]) -> Pipeline {
+        let pairs = |config: &[(&str, &str)]| config.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect();
+        let of = |(name, config): &(&str, &[(&str, &str)])| Captured {
+            name: (*name).to_owned(),
+            marker: None,
+            config: pairs(config),
+        };
+        Pipeline {
+            postgres: None,
+            kafka: None,
+            connect: None,
+            schema_registry: None,
+            connectors: named.iter().map(of).collect(),
+        }
+    }
+
+    #[test]
+    fn all_of_this_database_are_chosen_or_those_that_are_named() {
+        let all = archived(&[]).choose(&pipeline(&[]), None, true).expect("chosen");
+        assert_eq!(all.connectors.iter().map(|one| one.name.as_str()).collect::<Vec<_>>(), ["shop"]);
+        assert_eq!(all.notes.len(), 1, "{:?}", all.notes);
+        let others = BTreeSet::from(["another".to_owned()]);
+        assert!(archived(&[]).choose(&pipeline(&[]), Some(&others), true).expect("chosen").connectors.is_empty());
+        let named = pipeline(&[("shop", &[("database.port", "5433")])]);
+        let one = archived(&[]).choose(&named, Some(&others), false).expect("it is named").connectors.remove(0);
+        assert_eq!(
+            (one.slot(), one.plugin(), one.publication(), one.database()),
+            ("dbz", "pgoutput", "dbz_publication", "shop")
+        );
+        assert_eq!(one.config["database.port"].as_deref(), Some("5433"));
+        assert_eq!(one.topics(), "^(?:srv\\.|__debezium\\-heartbeat\\.srv$)");
+        for (name, kind) in [("none", Kind::NotFound), ("sink", Kind::Unsupported)] {
+            let error = archived(&[]).choose(&pipeline(&[(name, &[])]), None, true).expect_err(name);
+            assert_eq!(error.kind(), kind);
+        }
+    }
+
+    #[test]
+    fn what_would_lose_changes_without_a_word_is_refused() {
+        let away: &[(&str, &str)] = &[("database.port", "1")];
+        for (archived_with, given, part) in [
+            (&[][..], &[][..], "the server that it was of"),
+            (&[("slot.drop.on.stop", "true")], away, "slot.drop.on.stop would drop"),
+            (&[("snapshot.mode", "always")], away, "a snapshot of all tables again"),
+            (&[], &[("topic.prefix", ""), ("database.port", "1")], "has no topic.prefix"),
+        ] {
+            let error = archived(archived_with).choose(&pipeline(&[("shop", given)]), None, false).expect_err(part);
+            assert!(error.to_string().contains(part) && error.exit_code() == 2, "{error}");
+        }
+        let two = archived(&[]).choose(&pipeline(&[("shop", away), ("shop", away)]), None, false);
+        assert!(two.expect_err("one slot").to_string().contains("have the slot dbz"));
+    }
+
+    #[test]
+    fn the_prefix_has_to_follow_the_topics() {
+        let one = |given: &[(&str, &str)]| {
+            archived(&[]).choose(&pipeline(&[("shop", given)]), None, true).expect("chosen").connectors.remove(0)
+        };
+        let rename = Rename::parse("^srv=new").expect("a rule");
+        assert!(
+            one(&[]).follows(&Rename::default()).is_ok() && one(&[("topic.prefix", "new")]).follows(&rename).is_ok()
+        );
+        for (given, rename) in [(&[][..], &rename), (&[("topic.prefix", "new")], &Rename::default())] {
+            assert!(one(given).follows(rename).expect_err("apart").to_string().contains("would go to"));
+        }
+    }
+}

@@ -1,0 +1,426 @@
+//! The steps of a recovery, in their order, each with its proof.
+//!
+//! ```text
+//!   postgres     restored to just the commit's end, opened for nobody else        its timeline begins there
+//!   raise        its log moved behind the branch that was left                     no position comes twice
+//!   slots        one a connector, and the marker behind it                         where each begins
+//!   open         the server for everybody, at its port
+//!   registry     archived subjects, registered with their ids                      read back
+//!   topics       archived records of transactions up to the commit, and no other   how many in, out, uncertain
+//!   connectors   made without running, told where their slots begin                read back
+//!   marker       they run                                                          their markers came to their topics
+//! ```
+
+use std::fs;
+use std::time::Instant;
+
+use super::archived::{self, Connector};
+use super::database::{self, Made};
+use super::journal::{Done, Folder, Journal, Proof};
+use super::prepare::{Asked, Part, Prepared, connection, there};
+use super::report::{ConnectorShown, Report, State};
+use super::schemas::{Brought, bring};
+use super::server::Server as Started;
+use super::{connectors, marker, slots, topics};
+use crate::config::{Config, Recovered};
+use crate::error::{Error, Kind, Result};
+use crate::source::postgres::Server;
+use crate::source::rest::{Operator, Registrar};
+use crate::store::Store;
+use crate::stream::Lsn;
+
+/// A longer way is not raised: it would take minutes, and as much WAL.
+const MOST_RAISED: u64 = 64 << 30;
+
+/// Behind what is known of the branch that was left: somebody may have read a little more than was archived.
+const MARGIN: u64 = 64 << 20;
+
+/// A step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    Postgres,
+    Raise,
+    Slots,
+    Open,
+    Registry,
+    Topics,
+    Connectors,
+    Marker,
+}
+
+impl Step {
+    const ALL: [Self; 8] = [
+        Self::Postgres,
+        Self::Raise,
+        Self::Slots,
+        Self::Open,
+        Self::Registry,
+        Self::Topics,
+        Self::Connectors,
+        Self::Marker,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Postgres => "postgres",
+            Self::Raise => "raise",
+            Self::Slots => "slots",
+            Self::Open => "open",
+            Self::Registry => "registry",
+            Self::Topics => "topics",
+            Self::Connectors => "connectors",
+            Self::Marker => "marker",
+        }
+    }
+}
+
+/// A recovery at work.
+struct Recovery<'a> {
+    store: &'a Store,
+    config: &'a Config,
+    asked: &'a Asked,
+    prepared: Prepared,
+    folder: Folder,
+    /// The server while nobody else can connect to it.
+    private: Option<Started>,
+}
+
+/// Says what would be done.
+///
+/// # Errors
+/// What the target of the topics has against it.
+pub async fn plan(store: &Store, config: &Config, asked: &Asked, prepared: &Prepared) -> Result<Report> {
+    let mut report = Report::new(&asked.to, &prepared.journal.commit, true);
+    for step in Step::ALL {
+        let name = step.name();
+        match (prepared.journal.steps.get(name), left_out(step, asked, &prepared.connectors)) {
+            (Some(done), _) => report.done(name, done),
+            (None, Some(why)) => report.not_done(name, State::Skipped, why.to_owned()),
+            (None, None) => {
+                let words = match step {
+                    Step::Topics => topics::words(store, config, asked, prepared).await?,
+                    _ => words(step, asked, prepared),
+                };
+                report.not_done(name, State::Planned, words);
+            }
+        }
+    }
+    report.notes.extend(prepared.notes.iter().cloned());
+    report.connectors = shown(&prepared.connectors, &prepared.journal);
+    report.close(&prepared.journal);
+    Ok(report)
+}
+
+/// Why a step is not taken; none if it is.
+fn left_out(step: Step, asked: &Asked, connectors: &[Connector]) -> Option<&'static str> {
+    let part = match step {
+        Step::Postgres | Step::Open => Part::Postgres,
+        Step::Raise | Step::Slots => Part::Slots,
+        Step::Registry => Part::Registry,
+        Step::Topics => Part::Topics,
+        Step::Connectors | Step::Marker => Part::Connectors,
+    };
+    if !asked.wants(part) {
+        return Some("its part is not in the pipeline file, or not asked for");
+    }
+    if step == Step::Open && asked.made().is_none() {
+        return Some("the server is there already");
+    }
+    let has_none = connectors.is_empty() && matches!(part, Part::Slots | Part::Connectors);
+    has_none.then_some("there is no connector to bring back")
+}
+
+fn words(step: Step, asked: &Asked, prepared: &Prepared) -> String {
+    let end = prepared.journal.commit.end;
+    match (step, asked.made()) {
+        (Step::Postgres, Some(made)) => {
+            let what = prepared.restore.as_ref().map_or_else(String::new, |restore| restore.words());
+            format!("{what} into {}, to just {end}", made.into.display())
+        }
+        (Step::Postgres, None) => format!("look whether the server stands at {end}"),
+        (Step::Raise, _) => format!("its log moved to {}", raised_to(prepared)),
+        (Step::Slots, _) => format!("{} made, a marker behind each", many(prepared.connectors.len(), "slot")),
+        (Step::Open, made) => format!("the server at port {}", made.map_or(0, |made| made.port)),
+        (Step::Registry, _) => "the archived subjects registered, with their ids".to_owned(),
+        (Step::Topics, _) => String::new(),
+        (Step::Connectors, _) => format!("{} made without running", many(prepared.connectors.len(), "connector")),
+        (Step::Marker, _) => "they run, and their markers come to their topics".to_owned(),
+    }
+}
+
+/// To where the log is raised: behind all that is known of the branch that was left.
+fn raised_to(prepared: &Prepared) -> Lsn {
+    let log = &prepared.log;
+    let archived = log.timelines().filter_map(|timeline| log.range(timeline)).map(|range| range.end).max();
+    let furthest = archived.max(prepared.furthest.map(Lsn)).unwrap_or(prepared.journal.commit.end);
+    let file = u64::from(log.system().wal_segment_size).max(1);
+    Lsn((furthest + MARGIN).0.next_multiple_of(file))
+}
+
+/// Carries it out, or goes on with it. The report says how far it came, also of one that failed.
+///
+/// # Errors
+/// A folder that another process has, and a journal that cannot be written.
+pub async fn carry_out(
+    store: &Store,
+    config: &Config,
+    asked: &Asked,
+    prepared: Prepared,
+) -> Result<(Report, Option<Error>)> {
+    let folder = Folder::take(&asked.folder)?;
+    if prepared.anew {
+        folder.save(&prepared.journal)?;
+    }
+    let mut report = Report::new(&asked.to, &prepared.journal.commit, false);
+    report.notes.extend(prepared.notes.iter().cloned());
+    let mut recovery = Recovery { store, config, asked, prepared, folder, private: None };
+    let mut failed = None;
+    for step in Step::ALL {
+        let name = step.name();
+        if let Some(done) = recovery.prepared.journal.steps.get(name) {
+            report.done(name, done);
+            continue;
+        }
+        if let Some(why) = left_out(step, asked, &recovery.prepared.connectors) {
+            report.not_done(name, State::Skipped, why.to_owned());
+            continue;
+        }
+        if failed.is_some() {
+            report.not_done(name, State::Skipped, "a step before it failed".to_owned());
+            continue;
+        }
+        let begun = Instant::now();
+        match recovery.take(step).await {
+            Ok(Proof { words, differences, notes }) => {
+                let done = Done { seconds: begun.elapsed().as_secs_f64(), proof: words, differences, notes };
+                report.done(name, &done);
+                let journal = &mut recovery.prepared.journal;
+                journal.steps.insert(name.to_owned(), done);
+                recovery.folder.save(journal)?;
+            }
+            Err(error) => {
+                report.not_done(name, State::Failed, error.to_string());
+                failed = Some(error);
+            }
+        }
+    }
+    report.connectors = shown(&recovery.prepared.connectors, &recovery.prepared.journal);
+    report.close(&recovery.prepared.journal);
+    recovery.leave().await?;
+    Ok((report, failed))
+}
+
+fn shown(connectors: &[Connector], journal: &Journal) -> Vec<ConnectorShown> {
+    let one = |of: &Connector| {
+        let known = journal.connectors.get(&of.name).cloned().unwrap_or_default();
+        let state = match (known.marker_seen, known.has_offset) {
+            (true, _) => "running",
+            (false, true) => "stopped",
+            (false, false) => "planned",
+        };
+        let (name, slot) = (of.name.clone(), of.slot().to_owned());
+        ConnectorShown { name, slot, lsn: known.slot, state, marker_seen: known.marker_seen }
+    };
+    connectors.iter().map(one).collect()
+}
+
+impl Recovery<'_> {
+    async fn take(&mut self, step: Step) -> Result<Proof> {
+        match step {
+            Step::Postgres => self.postgres().await,
+            Step::Raise => self.raise().await,
+            Step::Slots => self.slots().await,
+            Step::Open => self.open().await,
+            Step::Registry => self.registry().await,
+            Step::Topics => {
+                let asked = (self.asked, &self.prepared.connectors[..]);
+                topics::replay(self.store, self.config, asked, (&self.folder, &mut self.prepared.journal)).await
+            }
+            Step::Connectors => self.connectors().await,
+            Step::Marker => self.marker().await,
+        }
+    }
+
+    async fn postgres(&mut self) -> Result<Proof> {
+        let asked = self.asked;
+        let Some(made) = asked.made() else {
+            return Ok(database::stands_at(&self.server().await?, &self.prepared.journal.commit).await?.into());
+        };
+        let mut notes = Vec::new();
+        let journal = &mut self.prepared.journal;
+        if !(journal.restores && database::is_whole(made.into)) {
+            journal.restores = true;
+            self.folder.save(journal)?;
+            if let Some(restore) = &self.prepared.restore {
+                notes = restore.carry_out(self.store, &self.config.archive, &self.prepared.log, &made).await?;
+            }
+        }
+        let server = self.server().await?;
+        let words = database::stands_at(&server, &self.prepared.journal.commit).await?;
+        notes.push(format!(
+            "{} archives nothing, waits for no standby, subscribes to nothing and runs no cron jobs until tidelog.restored.conf is removed there",
+            made.into.display()
+        ));
+        Ok(Proof { words, differences: Vec::new(), notes })
+    }
+
+    async fn raise(&mut self) -> Result<Proof> {
+        let (until, end) = (raised_to(&self.prepared), self.prepared.journal.commit.end);
+        let server = self.server().await?;
+        if until - end > MOST_RAISED {
+            let differs = format!(
+                "positions of the branch that was left, up to {until}, come again: {} GiB of WAL are not written to pass them, so nothing \
+                 that remembers a position of it may be pointed at this server",
+                (until - end) >> 30
+            );
+            return Ok(Proof { words: "too far".to_owned(), differences: vec![differs], notes: Vec::new() });
+        }
+        let at = database::raise(&server, until).await?;
+        Ok(format!("its log stands at {at}, behind {until}").into())
+    }
+
+    async fn slots(&mut self) -> Result<Proof> {
+        let server = self.server().await?;
+        let mut differences = Vec::new();
+        if self.asked.made().is_none() {
+            differences.push(
+                "the server was open before its slots were made: what was written in between is in no topic (nothing, if nobody could write)"
+                    .to_owned(),
+            );
+        }
+        slots::can_be_made(&server).await?;
+        let mut made = Vec::new();
+        for of in &self.prepared.connectors {
+            let at = slots::make(&server, of, (&self.folder, &mut self.prepared.journal)).await?;
+            made.push(format!("{} at {at}", of.slot()));
+        }
+        if self.asked.wants(Part::Connectors) {
+            let token = self.prepared.journal.id.clone();
+            for of in &self.prepared.connectors {
+                slots::write_marker(&server, of, &token).await?;
+            }
+        }
+        Ok(Proof { words: made.join(", "), differences, notes: Vec::new() })
+    }
+
+    async fn open(&mut self) -> Result<Proof> {
+        let asked = self.asked;
+        let made = asked.made().ok_or_else(|| Error::new(Kind::Internal, "no server was made"))?;
+        let is_open = |listen: &str| Proof::from(format!("at port {}, listens on {listen:?}", made.port));
+        if self.prepared.journal.opens && is_running(&made) {
+            return Ok(is_open("what it was started with"));
+        }
+        let listen = match made.settings.get("listen_addresses") {
+            Some(listen) => listen.clone(),
+            None => database::listens(&self.server().await?).await?,
+        };
+        self.leave().await?;
+        self.prepared.journal.opens = true;
+        self.folder.save(&self.prepared.journal)?;
+        made.open_to_all(&listen).await?;
+        Ok(is_open(&listen))
+    }
+
+    async fn registry(&mut self) -> Result<Proof> {
+        let server = self.asked.pipeline.schema_registry.as_ref();
+        let server = server.ok_or_else(|| Error::new(Kind::Internal, "no registry is named"))?;
+        let archived = archived::subjects(self.store, self.config, server, &self.prepared.journal.commit).await?;
+        let Brought { registered, there, ids, differences } = bring(&archived, &Registrar::new(server)?).await?;
+        let mut words = format!("{registered} versions registered, {there} were there");
+        words.push_str(&match ids.len() {
+            0 => ", all with their ids".to_owned(),
+            others => format!("; {others} ids are others now, and records are given those"),
+        });
+        // Each run of the topics has to give records the same ids.
+        self.prepared.journal.schema_ids = ids;
+        self.folder.save(&self.prepared.journal)?;
+        Ok(Proof { words, differences, notes: Vec::new() })
+    }
+
+    async fn connectors(&mut self) -> Result<Proof> {
+        let to = connection(self.config, &self.asked.pipeline)?;
+        let (mut proofs, mut notes) = (Vec::new(), Vec::new());
+        for of in &self.prepared.connectors {
+            let workers = workers(self.prepared.workers.as_ref())?;
+            let journal = &mut self.prepared.journal;
+            if of.marker.is_none() && marker::make_topic(&to, of).await? {
+                notes.push(format!("the topic {} is new: the marker of {} comes to it", marker::messages(of), of.name));
+            }
+            if journal.connector(&of.name).ends.is_none() {
+                journal.connector(&of.name).ends = Some(marker::ends(&to, of).await?);
+                self.folder.save(journal)?;
+            }
+            connectors::make(workers, of, (&self.folder, journal)).await?;
+            let slot = journal.connector(&of.name).slot.unwrap_or_default();
+            proofs.push(format!("{} goes on from {slot}, as it says itself", of.name));
+        }
+        Ok(Proof { words: proofs.join(", "), differences: Vec::new(), notes })
+    }
+
+    async fn marker(&mut self) -> Result<Proof> {
+        let to = connection(self.config, &self.asked.pipeline)?;
+        let mut proofs = Vec::new();
+        for of in &self.prepared.connectors {
+            let workers = workers(self.prepared.workers.as_ref())?;
+            let journal = &mut self.prepared.journal;
+            if !journal.connector(&of.name).marker_seen {
+                // Its config may have been mended since.
+                connectors::make(workers, of, (&self.folder, journal)).await?;
+                connectors::run(workers, of).await?;
+                let (ends, token) = (journal.connector(&of.name).ends.clone().unwrap_or_default(), journal.id.clone());
+                let topic = marker::seen(&to, of, (&ends, &token)).await?;
+                journal.connector(&of.name).marker_seen = true;
+                self.folder.save(journal)?;
+                proofs.push(format!("that of {} came to {topic}", of.name));
+            }
+        }
+        Ok(proofs.join(", ").into())
+    }
+
+    /// The server of the database, which nobody else can connect to if it is ours.
+    async fn server(&mut self) -> Result<Server> {
+        let asked = self.asked;
+        let Some(postgres) = &asked.pipeline.postgres else {
+            return Err(Error::new(Kind::Config, "the pipeline file has no [postgres]"));
+        };
+        let Some(made) = asked.made() else {
+            let Recovered::There(url) = &postgres.server else {
+                return Err(Error::new(Kind::Internal, "a server is neither made nor there"));
+            };
+            return there(url, &postgres.database);
+        };
+        if self.private.is_none() {
+            if self.prepared.journal.opens || is_running(&made) {
+                let message = format!("the server over {} was opened before its slots were made", made.into.display());
+                return Err(Error::new(Kind::Fenced, message).hint(
+                    "what was written to it is in no topic: begin again with another directory, or run the other parts alone with --only",
+                ));
+            }
+            self.private = Some(made.open_privately().await?);
+        }
+        made.at(&postgres.database)
+    }
+
+    /// Stops the server that nobody else can connect to.
+    async fn leave(&mut self) -> Result<()> {
+        match self.private.take() {
+            Some(server) => server.stop().await,
+            None => Ok(()),
+        }
+    }
+}
+
+fn workers(workers: Option<&Operator>) -> Result<&Operator> {
+    workers.ok_or_else(|| Error::new(Kind::Internal, "no workers were looked at"))
+}
+
+/// Whether a server runs over a data directory, by its own file.
+fn is_running(made: &Made<'_>) -> bool {
+    let text = fs::read_to_string(made.into.join("postmaster.pid")).unwrap_or_default();
+    let pid = text.lines().next().and_then(|pid| pid.trim().parse::<u32>().ok());
+    pid.is_some_and(|pid| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == "postgres"))
+}
+
+fn many(count: usize, one: &str) -> String {
+    format!("{count} {one}{}", if count == 1 { "" } else { "s" })
+}

@@ -1,0 +1,208 @@
+//! The topics at the commit: every archived record judged, and those that belong sent, once.
+//!
+//! ```text
+//!   topics of the connectors ─► survey by the cut ─► in, out, uncertain ─► replay of just those, under the recovery's id ─► groups
+//! ```
+//!
+//! What was chosen is written down with the replay, which goes on with it after a kill: nothing is sent twice, and nothing is judged by
+//! what the archive has learned since.
+
+use std::sync::Arc;
+
+use chrono::DateTime;
+
+use super::archived::Connector;
+use super::cut::{Schemas, Survey, cut_at, survey};
+use super::journal::{Commit, Folder, Journal, Proof, Records};
+use super::marker;
+use super::prepare::{Asked, Prepared, connection};
+use crate::config::{Config, TargetKafka};
+use crate::error::{Error, Kind, Result};
+use crate::manifest::state as versions;
+use crate::manifest::{self, Chain};
+use crate::replay::journal::{Journal as Sent, Settings};
+use crate::replay::kafka::Target;
+use crate::replay::{
+    Counters, GroupsWanted, Moving, Outcome, Query, Request, SchemaIds, Selection, Tempo, carry_out, prepare, readable,
+    sources, told, warnings_of,
+};
+use crate::restore::Log;
+use crate::restore::commits::{Commits, Moment};
+use crate::store::Store;
+use crate::stream::{StateKind, StreamId};
+use crate::time;
+
+/// Says which records would be sent, for a plan.
+///
+/// # Errors
+/// What of the archive cannot be read.
+pub(super) async fn words(store: &Store, config: &Config, asked: &Asked, prepared: &Prepared) -> Result<String> {
+    let selection = selection(asked, &prepared.connectors, &prepared.journal.commit);
+    if selection.topics.is_empty() {
+        return Ok("no topics are known".to_owned());
+    }
+    let judged = judge(store, config, &selection, &prepared.journal.commit).await?;
+    let Records { within, out, uncertain } = judged.records;
+    let differs = judged.differences.iter().map(|one| format!("; {one}"));
+    Ok(format!(
+        "{within} records sent, {out} of later transactions left out, {uncertain} uncertain{}",
+        differs.collect::<String>()
+    ))
+}
+
+/// Sends them, or goes on with it.
+///
+/// # Errors
+/// What the target has against it, and what of the archive cannot be read.
+pub(super) async fn replay(
+    store: &Store,
+    config: &Config,
+    (asked, connectors): (&Asked, &[Connector]),
+    (folder, journal): (&Folder, &mut Journal),
+) -> Result<Proof> {
+    let kafka = asked.pipeline.kafka.as_ref().ok_or_else(|| Error::new(Kind::Internal, "no target of topics"))?;
+    let selection = selection(asked, connectors, &journal.commit);
+    if selection.topics.is_empty() {
+        let why = "no topics are known: name them, topics of [kafka], or the connectors that write them";
+        return Err(Error::new(Kind::Config, "there are no topics to bring back").hint(why));
+    }
+    let to = connection(config, &asked.pipeline)?;
+    let target = Arc::new(Target::new(to.clone(), &journal.id)?);
+    let is_begun = Sent::load(store, &journal.id).await?.begun.is_some();
+    let mut proof = Proof::default();
+    let mut request = request(config, kafka, selection, journal);
+    if !(is_begun && journal.records.is_some()) {
+        let judged = judge(store, config, &request.selection, &journal.commit).await?;
+        request.chosen = Some(judged.survey.chosen);
+        journal.records = Some(judged.records);
+        journal.of_topics = (judged.differences, judged.notes);
+        folder.save(journal)?;
+    }
+    (proof.differences, proof.notes) = journal.of_topics.clone();
+    let prepared = prepare(store, &request, &target, time::now()).await?;
+    prepared.findings.verdict()?;
+    prepared.accepted(asked.yes)?;
+    if !is_begun && !asked.yes {
+        let existing: Vec<&String> = prepared.findings.existing.keys().collect();
+        is_empty(marker::filled(&to, existing).await?)?;
+    }
+    let outcome =
+        carry_out(store, prepared, Tempo::default(), &Arc::<Counters>::default(), std::future::pending()).await?;
+    if !outcome.finished && outcome.sent.is_some() {
+        return Err(Error::new(Kind::Unavailable, "not all records were sent").hint("the same command goes on"));
+    }
+    tell(&outcome, &mut proof);
+    let groups = outcome.groups.iter().flat_map(|shown| &shown.groups);
+    journal.groups = groups.filter_map(|group| serde_json::to_value(group).ok()).collect();
+    let Records { within, out, uncertain } = journal.records.unwrap_or_default();
+    proof.words =
+        format!("{within} records sent once as the replay {}, {out} left out, {uncertain} uncertain", journal.id);
+    Ok(proof)
+}
+
+/// What a replay has not done, and what is to be known of it.
+fn tell(outcome: &Outcome, proof: &mut Proof) {
+    proof.differences.extend(outcome.verdict().err().map(|error| error.to_string()));
+    proof.notes.extend(outcome.warnings.iter().cloned());
+    if let Some((plan, tally)) = &outcome.sent {
+        proof.differences.extend(told(plan, &tally.stops));
+    }
+}
+
+fn is_empty(filled: Vec<String>) -> Result<()> {
+    if filled.is_empty() {
+        return Ok(());
+    }
+    let message = format!("topics hold records already, and what comes would lie behind them: {}", filled.join(", "));
+    Err(Error::new(Kind::Config, message)
+        .hint("name others by rename, delete them, or say --yes if this is what you want"))
+}
+
+/// Which archived topics, and where they go.
+fn selection(asked: &Asked, connectors: &[Connector], commit: &Commit) -> Selection {
+    let kafka = asked.pipeline.kafka.as_ref();
+    let more = kafka.map(|kafka| kafka.topics.clone()).unwrap_or_default();
+    Selection {
+        topics: connectors.iter().map(Connector::topics).chain(more).collect(),
+        rename: kafka.and_then(|kafka| kafka.rename.clone()),
+        chosen_by: Some(format!("commit {}", commit.end)),
+        ..Selection::default()
+    }
+}
+
+fn request(config: &Config, kafka: &TargetKafka, selection: Selection, journal: &Journal) -> Request {
+    let groups = GroupsWanted { groups: kafka.groups.clone(), at: None };
+    Request {
+        cluster: config.kafka.as_ref().map(|kafka| kafka.cluster.clone()),
+        selection,
+        timestamps: None,
+        moving: Moving::default(),
+        after: None,
+        chosen: None,
+        schema_ids: SchemaIds::new(journal.schema_ids.clone()),
+        until: DateTime::from_timestamp_micros(journal.commit.at),
+        settings: kafka.archived_settings.then_some(Settings::Archived),
+        groups: (!groups.groups.is_empty()).then_some(groups),
+        recorded: true,
+        own: config.kafka.clone(),
+        into_own: kafka.bootstrap_servers.is_none(),
+    }
+}
+
+/// What came of judging.
+struct Judgement {
+    survey: Survey,
+    records: Records,
+    differences: Vec<String>,
+    notes: Vec<String>,
+}
+
+async fn judge(store: &Store, config: &Config, selection: &Selection, commit: &Commit) -> Result<Judgement> {
+    let log = Log::open(store, Some(commit.system_id)).await?;
+    let commits = Commits::open(store, &log, Some(commit.timeline)).await?;
+    let found = cut_at(&commits, Moment::Lsn(commit.end)).await?;
+    if found.end() != commit.end {
+        let message = format!("the commit that ends at {} is found at {} now", commit.end, found.end());
+        return Err(
+            Error::new(Kind::Fenced, message).hint("the archive is another one than the recovery was begun with")
+        );
+    }
+    let query: Query = selection.query(None)?;
+    let cluster = config.kafka.as_ref().map(|kafka| kafka.cluster.as_str());
+    let (sources, left_out) = readable(sources(store, cluster, &query).await?);
+    let schemas = schemas(store).await?;
+    let survey = survey(store, sources, &query, found.cut, &schemas).await?;
+    let total = survey.total();
+    let records = Records { within: total.included, out: total.excluded, uncertain: total.uncertain };
+    let mut differences: Vec<String> = warnings_of(&left_out);
+    differences.extend(survey.incomplete.iter().cloned());
+    if total.uncertain > 0 {
+        differences.push(format!(
+            "{} records do not say to which transaction they belong, and were judged by their time: compare their rows with the tables",
+            total.uncertain
+        ));
+    }
+    if survey.contradictions > 0 {
+        differences.push(format!(
+            "{} records say something else of their transactions than the log does: the log was believed",
+            survey.contradictions
+        ));
+    }
+    let notes = survey.warnings.clone();
+    Ok(Judgement { survey, records, differences, notes })
+}
+
+/// The schemas of all registries that were kept.
+async fn schemas(store: &Store) -> Result<Schemas> {
+    let mut schemas = Schemas::default();
+    for stream in manifest::streams(store).await? {
+        if stream.state().is_none_or(|of| of.kind != StateKind::Schemas) {
+            continue;
+        }
+        let Some(chain) = Chain::open(store, &StreamId::clone(&stream)).await? else { continue };
+        if let Some(version) = versions::newest(&chain).await? {
+            schemas.add(&versions::read(store, &stream, &version).await?);
+        }
+    }
+    Ok(schemas)
+}

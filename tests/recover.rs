@@ -1,0 +1,239 @@
+//! The whole pipeline brought to one commit, with real servers: what the database has, what its topics come to and what the clients saw
+//! committed is the same, then and after the load goes on.
+//!
+//! ```text
+//!   clients ─► PostgreSQL ─► Debezium ─► topics        tidelog run ─► archive
+//!                  └───────────── WAL ──────────────────────┘            │ recover --to a moment in the middle
+//!   rows = fold of the topics = model of the clients  ◄── a new server, new topics, a new connector ◄┘      killed at each step
+//! ```
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::cdc::LOGICAL;
+use crate::http::Service;
+use crate::rig::clients::{Clients, Known, SCHEMA, TABLES};
+use crate::rig::connect::{Connect, shared_worker};
+use crate::rig::debezium::{Capture, assert_same_rows, changes, fold, tables};
+use crate::rig::kafka::{Kafka, free_port, shared};
+use crate::rig::postgres::{Postgres, PostgresOptions, Version};
+use crate::rig::program::{self, Output};
+use crate::rig::topics::PATIENCE;
+use crate::rig::wait_until;
+use crate::site::Settings;
+use crate::state::wait_state;
+
+/// The steps at which the program is ended here (`tests/crashes.rs` asks).
+pub(crate) const STEPS: [&str; 1] = ["recover.save"];
+
+/// A pipeline that was archived under load, and is gone.
+struct Lost {
+    service: Service,
+    version: Version,
+    /// The connector, its prefix and its slot.
+    name: String,
+    prefix: String,
+    slot: String,
+    /// Where the database is recovered to.
+    into: PathBuf,
+    port: u16,
+    known: Known,
+    /// A moment in the middle of the load.
+    to: String,
+}
+
+impl Drop for Lost {
+    fn drop(&mut self) {
+        let text = std::fs::read_to_string(self.into.join("postmaster.pid")).unwrap_or_default();
+        if let Some(pid) = text.lines().next() {
+            drop(Command::new("kill").args(["-QUIT", pid.trim()]).status());
+        }
+    }
+}
+
+const TIME: &str = "SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')";
+
+/// Lets clients write while all is captured and archived; then the connector and the archiver end.
+fn lost(version: Version, worker: &'static Connect, more: &[(&str, &str)]) -> Lost {
+    let postgres = Postgres::start(PostgresOptions { version, config: &LOGICAL, ..Default::default() });
+    postgres.psql(SCHEMA);
+    let kafka = shared();
+    let capture = Capture::start(&postgres, worker, more);
+    // A topic that can be archived.
+    capture.caught_up(&postgres, kafka);
+    let settings = Settings { topics: &[&format!("^{}[.]", capture.prefix)], ..Settings::default() };
+    let config = format!(
+        "[state]\nevery = \"1s\"\ngroups = [\"none\"]\nconnect_url = {:?}\n[postgres]\nurl = {:?}\nmax_age = \"300ms\"\n",
+        worker.url(),
+        postgres.url("postgres"),
+    );
+    let mut service = Service::start(kafka, &settings, &config);
+    let name = capture.name.clone();
+    wait_state(&mut service, "connectors", "the connector", |state| state["connectors"][&name].is_object());
+    service.site.tidelog(&["backup"]).expect(0);
+    let clients = Clients::start(&postgres, 1, 4, 11);
+    let committed = |more: u32| format!("SELECT coalesce(sum(committed), 0) > {more} FROM ledger");
+    wait_until("some commits", PATIENCE, || postgres.psql(&committed(60)) == "t");
+    let to = postgres.psql(TIME);
+    wait_until("more commits", PATIENCE, || postgres.psql(&committed(110)) == "t");
+    let known = clients.stop();
+    capture.caught_up(&postgres, kafka);
+    let (prefix, slot) = (capture.prefix.clone(), capture.slot.clone());
+    let names: Vec<String> =
+        [&TABLES[..], &["marks", "ledger"]].concat().iter().map(|table| capture.topic(table)).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    service.site.wait_archived(kafka, &names, &mut [&mut service.program]);
+    let end: tidelog::stream::Lsn = postgres.psql("SELECT pg_current_wal_flush_lsn()").parse().expect("an LSN");
+    wait_until("the log in the archive", PATIENCE, || {
+        let listing = service.site.tidelog(&["ls", "--json"]).expect(0).json();
+        let stream =
+            listing["streams"].as_array().expect("streams").iter().find(|one| one["kind"] == "postgres").cloned();
+        stream.is_some_and(|stream| {
+            stream["partitions"][0]["end"]
+                .as_str()
+                .is_some_and(|at| at.parse().is_ok_and(|at: tidelog::stream::Lsn| at >= end))
+        })
+    });
+    drop(capture);
+    let into = service.site.home().path().join("restored");
+    Lost { service, version, name, prefix, slot, into, port: free_port(), known, to }
+}
+
+impl Lost {
+    /// The prefix of the topics that come to be.
+    fn new_prefix(&self) -> String {
+        format!("new-{}", self.prefix)
+    }
+
+    fn pipeline(&self, worker: &Connect, more: &str) -> PathBuf {
+        let bin_dir = self.version.program("postgres").canonicalize().expect("it is there");
+        let text = format!(
+            "[postgres]\ninto = {:?}\nbin_dir = {:?}\nport = {}\n\
+             [postgres.settings]\nwal_level = \"logical\"\nlisten_addresses = \"127.0.0.1\"\nfsync = \"off\"\ndynamic_shared_memory_type = \"mmap\"\n\
+             [kafka]\nrename = \"^cdc=new-cdc\"\n[connect]\nurl = {:?}\n\
+             [[connector]]\nname = {:?}\n{more}[connector.config]\n\"database.port\" = {}\n\"topic.prefix\" = {:?}\n",
+            self.into.display().to_string(),
+            bin_dir.parent().expect("a directory").display().to_string(),
+            self.port,
+            worker.url(),
+            self.name,
+            self.port,
+            self.new_prefix(),
+        );
+        self.service.site.home().write("pipeline.toml", &text)
+    }
+
+    /// `tidelog recover` as a user that PostgreSQL runs as.
+    fn command(&self, args: &[&str]) -> Command {
+        let all = [&["-c", "tidelog.toml", "recover", "--pipeline", "pipeline.toml"], args].concat();
+        let tidelog = self.service.site.home().command(&all);
+        let mut command = Command::new("unshare");
+        command.args(["--user", "--map-user=65534", "--map-group=65534"]).arg(tidelog.get_program());
+        command.args(tidelog.get_args()).current_dir(self.service.site.home().path());
+        for (name, _) in tidelog.get_envs() {
+            command.env_remove(name);
+        }
+        command
+    }
+
+    fn recover(&self, args: &[&str]) -> Output {
+        program::run(self.command(args))
+    }
+
+    /// The recovered server, which runs by itself.
+    fn postgres(&self) -> Postgres {
+        let socket = self.into.with_file_name("restored.recover").join("socket");
+        Postgres::of_another(self.version, &self.into, (&socket, self.port))
+    }
+}
+
+fn step<'a>(report: &'a Value, name: &str) -> &'a Value {
+    report["steps"].as_array().expect("steps").iter().find(|step| step["step"] == name).expect("the step")
+}
+
+/// Rows, topics and the clients' model say the same, and no topic has a row of a snapshot that was not archived.
+fn assert_one_commit(what: &str, lost: &Lost, recovered: &Postgres, kafka: &Kafka) {
+    let rows = tables(recovered, &TABLES);
+    assert_same_rows(&format!("{what}: the clients"), &lost.known.rows(recovered, 1), &rows);
+    assert_same_rows(&format!("{what}: the topics"), &fold(kafka, &lost.new_prefix(), &TABLES), &rows);
+}
+
+/// How often each change of each table stands in the topics of a prefix, without those of snapshots.
+fn counted(kafka: &Kafka, prefix: &str, op: &str) -> usize {
+    let topics = TABLES.iter().map(|table| format!("{prefix}.public.{table}"));
+    topics
+        .filter(|topic| kafka.partitions(topic).is_some())
+        .map(|topic| changes(&kafka.consume_all(&topic)).iter().filter(|change| change["op"] == op).count())
+        .sum()
+}
+
+/// The load goes on at the recovered server: its changes come to the recovered topics, each once.
+fn goes_on(lost: &Lost, recovered: &Postgres, worker: &'static Connect, kafka: &Kafka) {
+    let snapshots = counted(kafka, &lost.new_prefix(), "r");
+    let capture = Capture { name: lost.name.clone(), prefix: lost.new_prefix(), slot: lost.slot.clone(), worker };
+    let clients = Clients::start(recovered, 101, 3, 12);
+    std::thread::sleep(Duration::from_secs(3));
+    let more = clients.stop();
+    assert!(more.commits() > 5, "{}", more.commits());
+    capture.caught_up(recovered, kafka);
+    let rows = tables(recovered, &TABLES);
+    let mut known = lost.known.rows(recovered, 1);
+    for (table, more) in more.rows(recovered, 101) {
+        known.get_mut(&table).expect("the same tables").extend(more);
+    }
+    assert_same_rows("afterwards: the clients", &known, &rows);
+    assert_same_rows("afterwards: the topics", &fold(kafka, &lost.new_prefix(), &TABLES), &rows);
+    assert_eq!(counted(kafka, &lost.new_prefix(), "r"), snapshots, "a snapshot was made again");
+}
+
+#[test]
+fn a_pipeline_comes_back_at_one_commit_and_goes_on() {
+    let (kafka, worker) = (shared(), shared_worker());
+    let mut lost = lost(Version::Debian, worker, &[]);
+    lost.pipeline(worker, "");
+    let to = lost.to.clone();
+    let plan = lost.recover(&["--to", &to, "--dry-run", "--json"]).expect(0).json();
+    assert_eq!((&plan["dry_run"], &step(&plan, "slots")["state"]), (&true.into(), &"planned".into()), "{plan}");
+    assert!(!lost.into.exists(), "a dry run made something");
+
+    let report = lost.recover(&["--to", &to, "--json"]).expect(0).json();
+    assert_eq!((&report["ok"], &report["differences"]), (&true.into(), &Value::Array(vec![])), "{report}");
+    assert_eq!(report["connectors"][0]["marker_seen"], true, "{report}");
+    let recovered = lost.postgres();
+    assert_one_commit("recovered", &lost, &recovered, kafka);
+    goes_on(&lost, &recovered, worker, kafka);
+
+    // The same command finds nothing to do, and another one does not take its place.
+    assert_eq!(lost.recover(&["--to", &to, "--json"]).expect(0).json()["ok"], true);
+    let said = lost.recover(&["--to", "-1s", "--json"]).expect(2).stderr;
+    assert!(said.contains("was begun with --to"), "{said}");
+    lost.service.program.assert_running();
+}
+
+#[test]
+fn a_recovery_that_is_killed_wherever_it_writes_goes_on() {
+    let (kafka, worker) = (shared(), shared_worker());
+    let lost = lost(Version::V18, worker, &[]);
+    lost.pipeline(worker, "");
+    let mut kills = 0;
+    let report = loop {
+        let mut command = lost.command(&["--to", &lost.to, "--json"]);
+        // Each run writes down one thing more than the one before.
+        command.env("TIDELOG_FAILPOINTS", "recover.save=kill@2");
+        let output = program::run(command);
+        if output.status == Some(0) {
+            break output.json();
+        }
+        assert!(output.stderr.contains("failpoint recover.save"), "{output:?}");
+        kills += 1;
+        assert!(kills < 40, "it comes to no end");
+    };
+    assert!(kills > 7, "{kills}");
+    assert_eq!((&report["ok"], &report["connectors"][0]["marker_seen"]), (&true.into(), &true.into()), "{report}");
+    let recovered = lost.postgres();
+    assert_one_commit("killed", &lost, &recovered, kafka);
+    goes_on(&lost, &recovered, worker, kafka);
+}
