@@ -28,6 +28,7 @@ for target in $(cargo fuzz list); do
     case $target in
     segment) seeds=(tests/golden) ;;
     manifest) seeds=(src/manifest/tests/golden) ;;
+    event) seeds=(tests/data/cut) ;;
     text) seeds=(config) ;;
     esac
     echo "fuzz: $target for $seconds s"

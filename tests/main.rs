@@ -48,6 +48,7 @@ mod postgres_stop;
 mod postgres_targets;
 mod readers;
 mod recover;
+mod recover_cut;
 mod recover_schemas;
 mod recover_server;
 mod replay;

@@ -1,5 +1,6 @@
 //! `tidelog replay`: the plan shown, the target checked, the records sent, and how to go on.
 
+mod cut;
 mod groups;
 mod send;
 mod settings;
@@ -10,6 +11,7 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
+use self::cut::ToCommit;
 use self::shown::{extent, plan_text, planned_result};
 use super::inspect::{cluster, times};
 use super::output::{self, print, print_json};
@@ -36,6 +38,7 @@ use crate::time;
   tidelog replay --topics orders --partitions 3 --offsets 120400..122000 --rename 'orders=orders.repaired'
   tidelog replay --from -10m --topics orders --speed 1x --to-stdout | jq .value
   tidelog replay --all --topics orders --into other:9092 --groups '^billing' --groups connect-orders-sink
+  tidelog replay --to-commit 2026-11-22T08:00:00Z --topics '^cdc\\.' --into other:9092 --dry-run
 
 Without --from the range begins with the archive, without --to it ends now. Records are taken with
 from <= timestamp < to, in whatever order they were written; --all takes what is archived now, whatever its timestamps.
@@ -56,6 +59,9 @@ pub(crate) struct Args {
     /// Everything that is archived now, whatever its timestamps
     #[arg(long, conflicts_with_all = ["from", "to", "offsets"])]
     all: bool,
+    /// Change events of transactions that committed at or before this time, or position in the Postgres log (16/B374D848), and no others
+    #[arg(long, value_name = "TIME|LSN", allow_hyphen_values = true, conflicts_with_all = ["from", "to", "offsets", "all", "after"])]
+    to_commit: Option<String>,
     /// Only what has come into the archive since that replay (of --all, or --after another one) was begun
     #[arg(long, value_name = "ID", value_parser = valid_id, conflicts_with_all = ["from", "to", "offsets", "all", "to_stdout"])]
     after: Option<String>,
@@ -154,24 +160,28 @@ pub(crate) async fn run(args: &Args, config: &Config) -> Result<()> {
             "what is left to do at the end is written down beside the archive: a run that goes on has to know it",
         ));
     }
+    let cut = args.cut(&store, config, &query, now).await?;
     let id = args.id.clone().map_or_else(new_id, Ok)?;
     let target = Arc::new(Target::new(args.connection(config)?, &id)?);
-    let replay = replay::prepare(&store, &args.request(config, query), &target, now).await?;
+    let mut replay = replay::prepare(&store, &args.request(config, query, cut.as_ref()), &target, now).await?;
+    replay.findings.warnings.extend(cut.iter().flat_map(ToCommit::warnings));
     if !args.json {
-        print(&plan_text(&replay, args.dry_run, tempo))?;
+        print(&plan_text(&replay, cut.as_ref(), args.dry_run, tempo))?;
     }
     replay.findings.verdict()?;
     if args.dry_run {
         if args.json {
-            print_json(&planned_result(&replay, tempo))?;
+            print_json(&planned_result(&replay, cut.as_ref(), tempo))?;
         }
         if let Some(groups) = &replay.groups {
             groups.shown().verdict()?;
         }
-        return nothing_left_out(&replay.left_out);
+        nothing_left_out(&replay.left_out)?;
+        return cut.as_ref().map_or(Ok(()), ToCommit::verdict);
     }
     replay.accepted(args.yes)?;
-    send::send(args, &store, replay, tempo).await
+    send::send(args, &store, (replay, cut.as_ref()), tempo).await?;
+    cut.as_ref().map_or(Ok(()), ToCommit::verdict)
 }
 
 async fn to_stdout(
@@ -181,18 +191,23 @@ async fn to_stdout(
     (query, now): (&Query, DateTime<Utc>),
     tempo: Tempo,
 ) -> Result<()> {
+    let cut = args.cut(store, config, query, now).await?;
     let (sources, left_out) = readable(replay::sources(store, cluster(config), query).await?);
     let mut warnings = warnings_of(&left_out);
+    warnings.extend(cut.iter().flat_map(ToCommit::warnings));
     let left_out: Vec<_> = left_out.into_iter().map(|(generation, _)| generation).collect();
     warnings.extend(replay::shortfalls(&sources, query, now));
     warnings.extend(replay::unmatched(&sources, query));
     for warning in warnings {
         output::tell(&format!("warning: {warning}"));
     }
-    let plan = Arc::new(Plan::new(sources, query, &Rename::default())?);
+    let plan = Plan::new(sources, query, &Rename::default())?.only(cut.as_ref().map(ToCommit::chosen));
+    let plan = Arc::new(plan);
     if args.dry_run {
-        print(&format!("Plan  (nothing is printed)\n{}", extent(&plan, query)))?;
-        return nothing_left_out(&left_out);
+        let cut_text = cut.as_ref().map_or(String::new(), ToCommit::text);
+        print(&format!("Plan  (nothing is printed)\n{}{cut_text}", extent(&plan, query)))?;
+        nothing_left_out(&left_out)?;
+        return cut.as_ref().map_or(Ok(()), ToCommit::verdict);
     }
     let counters = Arc::new(Counters::default());
     let holding = replay::Holding::begin(store, &plan, &new_id()?).await;
@@ -204,7 +219,8 @@ async fn to_stdout(
     for warning in replay::told(&plan, &tally.stops) {
         output::tell(&format!("warning: {warning}"));
     }
-    also_left_out(all_decoded(&plan, &tally), &left_out)
+    also_left_out(all_decoded(&plan, &tally), &left_out)?;
+    cut.as_ref().map_or(Ok(()), ToCommit::verdict)
 }
 
 impl Args {
@@ -212,8 +228,10 @@ impl Args {
         let selection = self.selection();
         let query = selection.query(times(self.from.as_deref(), self.to.as_deref(), now)?)?;
         let usage = |message: &str, hint: &str| Err(Error::new(Kind::Config, message).hint(hint));
-        if query.timestamps.is_none() && query.offsets.is_none() && !self.all && self.after.is_none() {
-            return usage("nothing says which records", "give --from, --to or both (--from -1h), --offsets, or --all");
+        let is_all = self.all || self.after.is_some() || self.to_commit.is_some();
+        if query.timestamps.is_none() && query.offsets.is_none() && !is_all {
+            let hint = "give --from, --to or both (--from -1h), --offsets, --to-commit, or --all";
+            return usage("nothing says which records", hint);
         }
         let one_topic = selection.is_one_topic();
         let one_partition = query.partitions.as_ref().is_some_and(|partitions| partitions.single().is_some());
@@ -238,18 +256,24 @@ impl Args {
         }
     }
 
-    fn request(&self, config: &Config, query: Query) -> Request {
+    /// What of the topics belongs to the commit that is named.
+    async fn cut(&self, store: &Store, config: &Config, query: &Query, now: DateTime<Utc>) -> Result<Option<ToCommit>> {
+        let Some(text) = &self.to_commit else { return Ok(None) };
+        ToCommit::judge(store, (text, cluster(config)), query, now).await.map(Some)
+    }
+
+    fn request(&self, config: &Config, query: Query, cut: Option<&ToCommit>) -> Request {
         let groups =
             (!self.groups.is_empty()).then(|| GroupsWanted { groups: self.groups.clone(), at: self.groups_at.clone() });
         Request {
             cluster: cluster(config).map(str::to_owned),
-            selection: self.selection(),
+            selection: Selection { chosen_by: cut.map(|cut| format!("commit {}", cut.end())), ..self.selection() },
             timestamps: query.timestamps,
             moving: self.moving(),
             after: self.after.clone(),
-            chosen: None,
+            chosen: cut.map(|cut| cut.chosen().clone()),
             schema_ids: Default::default(),
-            until: None,
+            until: cut.and_then(ToCommit::at),
             settings: self.settings,
             groups,
             recorded: !self.unrecorded,

@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::cut::ToCommit;
 use super::shown::Outcome;
 use super::{Args, interrupted};
 use crate::cli::leave::leave;
@@ -14,11 +15,20 @@ use crate::error::{Error, Kind, Result};
 use crate::http::ReplayListener;
 use crate::replay::{Counters, Prepared, Tempo, carry_out};
 use crate::store::Store;
+use crate::stream::Lsn;
 use crate::time;
 
-pub(super) async fn send(args: &Args, store: &Store, replay: Prepared, tempo: Tempo) -> Result<()> {
-    let go_on = resume_command(&std::env::args().collect::<Vec<_>>(), &replay.id, replay.query.timestamps.as_ref());
+pub(super) async fn send(
+    args: &Args,
+    store: &Store,
+    (replay, cut): (Prepared, Option<&ToCommit>),
+    tempo: Tempo,
+) -> Result<()> {
+    let typed: Vec<String> = std::env::args().collect();
+    let times = replay.query.timestamps.clone();
+    let go_on = resume_command(&typed, &replay.id, times.as_ref(), cut.map(ToCommit::end));
     let mut result = Outcome { replay_id: replay.id.clone(), segments: replay.plan.segments(), ..Outcome::default() };
+    result.cut = cut.map(ToCommit::shown);
     let (id, bootstrap) = (replay.id.clone(), replay.target.bootstrap().to_owned());
     let counters = Arc::new(Counters::default());
     if let Some(word) = nothing_left(&replay) {
@@ -96,8 +106,8 @@ fn with_way_on(error: Error, go_on: &str) -> Error {
 }
 
 /// The command line that goes on with this replay: the one that was typed, with its id and its times made fixed.
-fn resume_command(typed: &[String], id: &str, times: Option<&Range<i64>>) -> String {
-    const REPLACED: [&str; 3] = ["--id", "--from", "--to"];
+fn resume_command(typed: &[String], id: &str, times: Option<&Range<i64>>, commit: Option<Lsn>) -> String {
+    const REPLACED: [&str; 4] = ["--id", "--from", "--to", "--to-commit"];
     let mut words: Vec<String> = Vec::with_capacity(typed.len() + 6);
     let mut rest = typed.iter();
     while let Some(word) = rest.next() {
@@ -112,6 +122,9 @@ fn resume_command(typed: &[String], id: &str, times: Option<&Range<i64>>) -> Str
             words.extend(["--from".to_owned(), time::rfc3339(range.start)]);
         }
         words.extend(["--to".to_owned(), time::rfc3339(range.end)]);
+    }
+    if let Some(commit) = commit {
+        words.extend(["--to-commit".to_owned(), commit.to_string()]);
     }
     words.extend(["--id".to_owned(), id.to_owned()]);
     words.join(" ")
@@ -137,11 +150,14 @@ mod tests {
         ];
         let typed = typed.map(str::to_owned);
         assert_eq!(
-            resume_command(&typed, "r-1", Some(&(0..1_000))),
+            resume_command(&typed, "r-1", Some(&(0..1_000)), None),
             "/usr/bin/tidelog -c 'my config.toml' replay --rename '(.*)=r.$1' --from 1970-01-01T00:00:00.000Z --to 1970-01-01T00:00:01.000Z --id r-1"
         );
-        let open = resume_command(&["t".to_owned(), "it's".to_owned()], "r-1", Some(&(i64::MIN..0)));
+        let open = resume_command(&["t".to_owned(), "it's".to_owned()], "r-1", Some(&(i64::MIN..0)), None);
         assert_eq!(open, r"t 'it'\''s' --to 1970-01-01T00:00:00.000Z --id r-1");
-        assert_eq!(resume_command(&["t".to_owned()], "r-1", None), "t --id r-1");
+        assert_eq!(resume_command(&["t".to_owned()], "r-1", None, None), "t --id r-1");
+        let typed = ["t", "--to-commit", "-5m", "--json"].map(str::to_owned);
+        let fixed = resume_command(&typed, "r-1", None, Some(Lsn(0x1_0000_0002)));
+        assert_eq!(fixed, "t --json --to-commit 1/2 --id r-1");
     }
 }

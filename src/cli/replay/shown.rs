@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 
+use super::cut::{CutShown, ToCommit};
 use super::groups;
 use super::settings::{self, TopicSettings};
 use crate::cli::human;
@@ -30,6 +31,9 @@ pub(super) struct Outcome {
     pub(super) finished: bool,
     pub(super) partitions: Vec<OutcomePartition>,
     pub(super) warnings: Vec<String>,
+    /// The commit, and what of the topics belongs to it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) cut: Option<CutShown>,
     /// The settings of the topics that it created, once all is sent.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) settings: Vec<TopicSettings>,
@@ -115,7 +119,7 @@ impl Outcome {
 }
 
 /// What a dry run prints as JSON.
-pub(super) fn planned_result(replay: &Prepared, tempo: Tempo) -> Outcome {
+pub(super) fn planned_result(replay: &Prepared, cut: Option<&ToCommit>, tempo: Tempo) -> Outcome {
     let (records, exact) = replay.plan.records();
     let partitions = replay.plan.parts.iter().flat_map(|part| {
         part.partitions.iter().map(|planned| OutcomePartition {
@@ -140,6 +144,7 @@ pub(super) fn planned_result(replay: &Prepared, tempo: Tempo) -> Outcome {
         finished: replay.finished().is_some(),
         partitions: partitions.collect(),
         warnings: replay.findings.told(),
+        cut: cut.map(ToCommit::shown),
         settings: Vec::new(),
         groups: replay.groups.as_ref().map(Groups::shown),
         late: 0,
@@ -147,11 +152,12 @@ pub(super) fn planned_result(replay: &Prepared, tempo: Tempo) -> Outcome {
 }
 
 /// The plan for people.
-pub(super) fn plan_text(replay: &Prepared, dry_run: bool, tempo: Tempo) -> String {
+pub(super) fn plan_text(replay: &Prepared, cut: Option<&ToCommit>, dry_run: bool, tempo: Tempo) -> String {
     let heading =
         if dry_run { format!("Plan {}  (nothing is sent)", replay.id) } else { format!("Replay {}", replay.id) };
     let meant = if replay.finished().is_some() { &replay.whole } else { &replay.plan };
     let mut text = format!("{heading}\n{}", extent(meant, &replay.query));
+    text.extend(cut.map(ToCommit::text));
     if let Some(finished) = replay.finished() {
         text.push_str(&format!("  finished  {}: nothing is left to send\n", time::utc(finished.at)));
     } else if replay.whole.records() != replay.plan.records() {

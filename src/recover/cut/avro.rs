@@ -12,6 +12,9 @@ use super::event::{Event, Flag, Read, Source, marker, unwrapped};
 /// How deep values lie in each other at most; a schema may contain itself.
 const DEEPEST: usize = 64;
 
+/// So many values a record has at most, besides one for each of its bytes.
+const MOST_VALUES: usize = 100_000;
+
 /// A schema, as far as values of it have to be read.
 #[derive(Debug, Clone)]
 pub struct Schema {
@@ -181,6 +184,8 @@ fn matters(field: &str) -> bool {
 
 struct Bytes<'a> {
     rest: &'a [u8],
+    /// So many more values may be read: those of no bytes could be there without end.
+    values: usize,
     named: &'a BTreeMap<String, Node>,
 }
 
@@ -209,9 +214,7 @@ impl Bytes<'_> {
     }
 
     fn value(&mut self, node: &Node, keep: bool, depth: usize) -> Option<Kept> {
-        if depth > DEEPEST {
-            return None;
-        }
+        self.values = self.values.checked_sub(1).filter(|_| depth <= DEEPEST)?;
         match node {
             Node::Null => return Some(Kept::Null),
             Node::Boolean => return self.take(1).map(|byte| Kept::Flag(byte != [0])),
@@ -281,7 +284,7 @@ impl Bytes<'_> {
 
 /// Reads a value without its prefix. Never fails: what is not understood has no place.
 pub(super) fn of_avro(value: &[u8], schema: &Schema) -> Read {
-    let mut bytes = Bytes { rest: value, named: &schema.named };
+    let mut bytes = Bytes { rest: value, values: MOST_VALUES.saturating_add(value.len()), named: &schema.named };
     bytes.value(&schema.root, true, 0).map_or_else(Read::unplaced, |kept| of_kept(&kept))
 }
 

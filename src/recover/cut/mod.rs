@@ -18,5 +18,20 @@ pub use judge::{Committed, Connector, Counts, Cut};
 pub use schemas::Schemas;
 pub use survey::{Survey, survey};
 
+/// The door for `fuzz/`; `cargo fuzz` sets this configuration.
+#[cfg(any(fuzzing, test))]
+pub mod fuzzing {
+    /// Reads the bytes as a change event, and as a schema and a value that was written with it, which a zero parts.
+    pub fn event_bytes(bytes: &[u8]) {
+        super::event::of_json(bytes);
+        super::event::of_headers([(&b"__lsn"[..], Some(bytes)), (bytes, None)].into_iter());
+        super::Schemas::default().add(bytes);
+        let (schema, value) = bytes.split_at(bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len()));
+        if let Some(schema) = super::avro::Schema::parse(&String::from_utf8_lossy(schema), &[]) {
+            super::avro::of_avro(value.get(1..).unwrap_or_default(), &schema);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests;

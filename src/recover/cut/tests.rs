@@ -206,8 +206,7 @@ proptest! {
     /// Nothing that comes in makes the readers panic.
     #[test]
     fn no_bytes_end_the_program(value in prop::collection::vec(any::<u8>(), 0..300), schema in 0_usize..20) {
-        of_json(&value);
-        of_headers([(&b"__lsn"[..], Some(&value[..])), (&value[..], None)].into_iter());
+        super::fuzzing::event_bytes(&value);
         let all = schemas();
         if let Some(schema) = all.values().nth(schema % all.len()) {
             of_avro(&value, schema);
@@ -426,6 +425,22 @@ fn what_has_no_place_is_judged_by_its_neighbours() {
     assert_eq!(is_in, [true, true, true, true, true, false, false, false]);
     assert_eq!(counts, Counts { included: 5, excluded: 3, uncertain: 2 });
     assert_eq!(judge.connectors["srv"].passed_at, Some(8));
+}
+
+/// A schema can say that there are values without end, in a value of no bytes.
+#[test]
+fn a_schema_of_values_without_end_ends() {
+    let mut text = r#"{"type":"record","name":"R0","fields":[{"name":"a","type":"null"}]}"#.to_owned();
+    for level in 1..30 {
+        let inner = format!("R{}", level - 1);
+        text = format!(
+            r#"{{"type":"record","name":"R{level}","fields":[{{"name":"a","type":{text}}},{{"name":"b","type":"{inner}"}}]}}"#
+        );
+    }
+    let schema = Schema::parse(&text, &[]).expect("a schema");
+    assert_eq!(of_avro(&[], &schema), Read::unplaced());
+    let array = Schema::parse(r#"{"type":"array","items":"null"}"#, &[]).expect("a schema");
+    assert_eq!(of_avro(&[254, 255, 255, 255, 255, 255, 255, 255, 255, 1, 0], &array), Read::unplaced());
 }
 
 #[test]
