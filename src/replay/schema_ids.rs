@@ -1,26 +1,21 @@
-//! Schemas that have another id at the target: the id with which a record's key or value begins is replaced.
+//! Schemas that have another id at the target: the id by which a record's key or value names its schema is replaced.
 //!
 //! ```text
-//!   00 │ id, 4 bytes, the most significant first │ … (Confluent's wire format)
+//!   00 │ id, 4 bytes, the most significant first │ …                        Confluent's wire format
+//!   headers __key_schema_id, __value_schema_id: 00 │ id, 4 bytes            the same in headers (Confluent 8)
+//!   headers apicurio.key.contentId, apicurio.value.contentId: id, 8 bytes   Apicurio's converters and serializers, by default
 //! ```
 //!
-//! Records that name their schema in a header do it by a hash of the schema, which is the same in every registry, and stay as they are.
+//! A header with a hash of the schema (01 │ GUID) is the same in every registry, and stays as it is.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::record::Record;
+use crate::record::{Block, Header, Record};
 
 /// The ids of schemas at the target, by the ids that records have. What is not in it stays.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SchemaIds(Arc<BTreeMap<u32, u32>>);
-
-/// Room for one record's key and value.
-#[derive(Debug, Default)]
-pub(super) struct Room {
-    key: Vec<u8>,
-    value: Vec<u8>,
-}
 
 impl SchemaIds {
     /// Makes one of ids; those that are none of the wire format are in no record.
@@ -29,41 +24,56 @@ impl SchemaIds {
         Self(Arc::new(ids.collect()))
     }
 
-    /// Returns the record with its ids at the target; none where they are the same.
-    pub(super) fn at_target<'a>(&self, record: &Record<'a>, room: &'a mut Room) -> Option<Record<'a>> {
+    /// Returns the record with its ids at the target, in `room`; none where they are the same.
+    pub(super) fn at_target<'a>(&self, record: &Record<'_>, room: &'a mut Block) -> Option<Record<'a>> {
         if self.0.is_empty() {
             return None;
         }
-        let (key, value) = (self.replaced(record.key, &mut room.key), self.replaced(record.value, &mut room.value));
-        if !key && !value {
+        let (key, value) = (self.in_bytes(record.key), self.in_bytes(record.value));
+        let headers: Vec<_> = record.headers().map(|header| (header, self.in_header(&header))).collect();
+        if key.is_none() && value.is_none() && headers.iter().all(|(_, changed)| changed.is_none()) {
             return None;
         }
-        let mut changed = *record;
-        if key {
-            changed.key = Some(&room.key);
-        }
-        if value {
-            changed.value = Some(&room.value);
-        }
-        Some(changed)
+        room.clear(room.partition());
+        room.push(
+            record.offset,
+            record.timestamp,
+            record.timestamp_type,
+            record.leader_epoch,
+            key.as_deref().or(record.key),
+            value.as_deref().or(record.value),
+            headers
+                .iter()
+                .map(|(header, changed)| Header { name: header.name, value: changed.as_deref().or(header.value) }),
+        );
+        room.get(0)
     }
 
-    /// Whether bytes have another id at the target; they are in `room` then.
-    fn replaced(&self, bytes: Option<&[u8]>, room: &mut Vec<u8>) -> bool {
-        let Some([0, a, b, c, d, rest @ ..]) = bytes else { return false };
-        let Some(id) = self.0.get(&u32::from_be_bytes([*a, *b, *c, *d])) else { return false };
-        room.clear();
-        room.push(0);
-        room.extend_from_slice(&id.to_be_bytes());
-        room.extend_from_slice(rest);
-        true
+    /// Bytes that begin with an id that is another one at the target, with that.
+    fn in_bytes(&self, bytes: Option<&[u8]>) -> Option<Vec<u8>> {
+        let [0, a, b, c, d, rest @ ..] = bytes? else { return None };
+        let id = self.0.get(&u32::from_be_bytes([*a, *b, *c, *d]))?;
+        Some([&[0], &id.to_be_bytes()[..], rest].concat())
+    }
+
+    fn in_header(&self, header: &Header<'_>) -> Option<Vec<u8>> {
+        match header.name {
+            b"__key_schema_id" | b"__value_schema_id" => {
+                header.value.filter(|value| value.len() == 5).and_then(|value| self.in_bytes(Some(value)))
+            }
+            b"apicurio.key.contentId" | b"apicurio.value.contentId" => {
+                let id = u32::try_from(u64::from_be_bytes(header.value?.try_into().ok()?)).ok()?;
+                self.0.get(&id).map(|id| u64::from(*id).to_be_bytes().to_vec())
+            }
+            _ => None,
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::{Block, TimestampType};
+    use crate::record::TimestampType;
 
     #[test]
     fn an_id_is_replaced_and_nothing_else() {
@@ -82,7 +92,7 @@ mod tests {
         for (offset, (key, value)) in (0..).zip(values) {
             block.push(offset, 0, TimestampType::Create, -1, key, value, std::iter::empty());
         }
-        let mut room = Room::default();
+        let mut room = Block::new(0, 64);
         let mut seen = Vec::new();
         for record in block.iter() {
             let changed = ids
@@ -96,6 +106,34 @@ mod tests {
             (7, Some(vec![0, 0, 0, 0, 1, 2]), None),
         ];
         assert_eq!(seen, expected);
+        let header = |name: &'static str, value: &'static [u8]| Header { name: name.as_bytes(), value: Some(value) };
+        let headers = [
+            header("apicurio.value.contentId", &[0, 0, 0, 0, 0, 0, 0, 1]),
+            header("apicurio.key.contentId", &[0, 0, 0, 0, 0, 0, 0, 3]),
+            header("apicurio.value.globalId", &[0, 0, 0, 0, 0, 0, 0, 1]),
+            header("__key_schema_id", &[0, 0, 0, 0, 2]),
+            header("__value_schema_id", &[1, 0, 0, 0, 2, 0, 0, 0, 2, 0, 0, 0, 2, 0, 0, 0, 2]),
+            header("a", &[0, 0, 0, 0, 2]),
+        ];
+        let mut one = Block::new(3, 64);
+        one.push(5, 6, TimestampType::LogAppend, 7, None, Some(&[2]), headers.into_iter());
+        let record = one.get(0).expect("one");
+        let changed = ids.at_target(&record, &mut room).expect("another");
+        let mut expected = headers.map(|header| header.value);
+        (expected[0], expected[3]) = (Some([0, 0, 0, 0, 0, 0, 1, 44].as_slice()), Some([0, 0, 0, 0, 1].as_slice()));
+        assert_eq!(changed.headers().map(|header| header.value).collect::<Vec<_>>(), expected);
+        let rest = |record: &Record<'_>| {
+            (
+                record.offset,
+                record.timestamp,
+                record.timestamp_type,
+                record.leader_epoch,
+                record.key.is_none(),
+                record.value.map(<[u8]>::len),
+            )
+        };
+        assert_eq!(rest(&changed), rest(&record));
+
         assert!(block.iter().all(|record| SchemaIds::default().at_target(&record, &mut room).is_none()));
     }
 }

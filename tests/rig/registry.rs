@@ -9,9 +9,9 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::http::Server;
-use super::kafka::free_port;
+use super::kafka::{Kafka, free_port, java};
 use super::process::{Process, tail, temporary_directory};
-use super::{parts, wait_or_tell};
+use super::{parts, program, wait_or_tell};
 
 /// A start takes 6 s on an idle machine.
 const START_DEADLINE: Duration = Duration::from_secs(180);
@@ -41,6 +41,60 @@ impl Registry {
     /// Its address, as the configuration names it.
     pub(crate) fn url(&self) -> String {
         format!("http://{}{API}", self.server.address)
+    }
+
+    /// Its address, as its own clients want it.
+    fn native_url(&self) -> String {
+        format!("http://{}/apis/registry/v2", self.server.address)
+    }
+
+    /// The settings of a connector that writes Avro with this registry: ids in headers, or in Confluent's wire format.
+    pub(crate) fn avro_settings(&self, in_headers: bool) -> Vec<(String, String)> {
+        let of = |side: &str| {
+            let own = [
+                ("", "io.apicurio.registry.utils.converter.AvroConverter".to_owned()),
+                (".apicurio.registry.url", self.native_url()),
+                (".apicurio.registry.auto-register", "true".into()),
+                (".apicurio.registry.as-confluent", "true".into()),
+                (".apicurio.registry.use-id", "contentId".into()),
+                (".apicurio.registry.headers.enabled", in_headers.to_string()),
+            ];
+            own.map(|(name, value)| (format!("{side}.converter{name}"), value))
+        };
+        let names = ("schema.name.adjustment.mode".to_owned(), "avro".to_owned());
+        [of("key"), of("value")].concat().into_iter().chain([names]).collect()
+    }
+
+    /// What Kafka's console consumer prints of a topic's `count` first records, with the registry's own deserializer of Avro.
+    pub(crate) fn read_avro(&self, kafka: &Kafka, topic: &str, count: usize) -> Vec<String> {
+        let mut command = java();
+        let own = parts().connect.join("plugins/apicurio/*").display().to_string();
+        let classes = command.get_envs().find(|(name, _)| *name == "CLASSPATH").and_then(|(_, value)| value);
+        let classes = format!("{}:{own}", classes.expect("Kafka's classes").to_string_lossy());
+        command.env("CLASSPATH", classes).args(["-Xmx192m", "-XX:TieredStopAtLevel=1"]);
+        command.args(["org.apache.kafka.tools.consumer.ConsoleConsumer", "--bootstrap-server", &kafka.bootstrap()]);
+        command.args(["--topic", topic, "--from-beginning", "--timeout-ms", "30000", "--max-messages"]);
+        command.arg(count.to_string());
+        let deserializer = "io.apicurio.registry.serde.avro.AvroKafkaDeserializer";
+        let settings = [
+            ("key.deserializer", deserializer.to_owned()),
+            ("value.deserializer", deserializer.to_owned()),
+            ("key.deserializer.apicurio.registry.url", self.native_url()),
+            ("value.deserializer.apicurio.registry.url", self.native_url()),
+        ];
+        for side in ["key", "value"] {
+            for (name, value) in [("as-confluent", "true"), ("use-id", "contentId")] {
+                let name = format!("{side}.deserializer.apicurio.registry.{name}={value}");
+                command.args(["--formatter-property", &name]);
+            }
+        }
+        command.args(["--formatter-property", "print.key=true"]);
+        for (name, value) in settings {
+            command.args(["--formatter-property", &format!("{name}={value}")]);
+        }
+        // Its log goes to the same place.
+        let lines = program::run(command).expect(0).stdout;
+        lines.lines().filter(|line| line.starts_with('{')).map(str::to_owned).collect()
     }
 
     /// Kills it, and all that it holds with it.

@@ -2,7 +2,7 @@
 # Gets everything that the project needs and cargo does not bring, and says where the test servers are:
 #
 #     setup.sh [test]    RIG_KAFKA=<cache>/kafka-<key>      libs/*.jar, bootstrap.checkpoint, classes.jsa
-#                        RIG_CONNECT=<cache>/connect-<key>  plugins/file, plugins/debezium-connector-postgres
+#                        RIG_CONNECT=<cache>/connect-<key>  plugins/file, plugins/debezium-connector-postgres, plugins/apicurio
 #                        RIG_REGISTRY=<cache>/registry-<key>  Apicurio Registry: runner.jar and lib/
 #                        RIG_PYTHON=<cache>/python-<key>    a venv with duckdb, pyarrow, fastavro, moto, confluent-kafka
 #                        RIG_POSTGRES=<cache>/postgres-<key>  one folder a version (debian, 13, 14, 16, 17, 18), bin/ in each
@@ -196,6 +196,11 @@ make_connect() {
     mv "$1"/fetched/connect-file-*.jar "$1/plugins/file/"
     tar -xzf "$1"/fetched/debezium-connector-postgres-*.tar.gz -C "$1/plugins"
     rm -r "$1/fetched"
+    retry mvn -B -q -C -Dstyle.color=never -f "$here/connect/converter.xml" dependency:copy-dependencies -DoutputDirectory="$1/plugins/apicurio" ||
+        fail "the converter of Apicurio could not be fetched by mvn; see above"
+    # It names its classes to nobody, and a worker that has to look for them takes twice as long to start.
+    java -cp "$cache/$kafka/libs/*" org.apache.kafka.tools.ConnectPluginPath sync-manifests --plugin-location "$1/plugins/apicurio" >&2 ||
+        fail "the classes of Apicurio's converter could not be named; see above"
     [ -d "$1/plugins/debezium-connector-postgres" ] || fail "the archive of Debezium does not hold its plugin"
 }
 
@@ -271,7 +276,7 @@ name_parts() {
     kafka=kafka-$({ cat "$here/kafka/pom.xml" "$here/kafka/log4j2.properties" &&
         { stat -Lc '%n %s %Y' "$java" 2>/dev/null || true; }; } | hash_of)
     registry=registry-$(hash_of <"$here/registry/pom.xml")
-    connect=connect-$(hash_of <"$here/connect/pom.xml")
+    connect=connect-$({ cat "$here/connect/pom.xml" "$here/connect/converter.xml" && declare -f make_connect; } | hash_of)
     python=python-$({ cat "$here/requirements.txt" &&
         { python3 -c 'import sys; print(sys.version, sys.executable)' 2>/dev/null || true; }; } | hash_of)
     postgres=postgres-$({ cat "$here/postgres/wheels.txt" "$here/postgres/package.json" && debian_postgres; } | hash_of)

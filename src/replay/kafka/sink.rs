@@ -30,12 +30,11 @@ use super::refusals::{Deliveries, code_of, out_of_time};
 use super::target::Target;
 use crate::error::{Error, Kind, Result};
 use crate::failpoint::failpoint;
-use crate::record::Record;
+use crate::record::{Block, Record};
 use crate::replay::Stop;
 use crate::replay::feed::{Ended, Run, Step};
 use crate::replay::offset_map::{At, SentRun};
 use crate::replay::plan::{Mark, Marks, Plan};
-use crate::replay::schema_ids::Room;
 use crate::replay::{Counters, Tally};
 
 /// How long a transaction stays open: what an interrupted replay sends again at most, and how far a reader of committed
@@ -279,7 +278,7 @@ impl Work<'_> {
         let partition = run.block.partition();
         let at = |offset| ((part.target.clone(), partition), Mark { generation: part.stream.number, offset });
         self.keep_generations_apart(&part.target, partition, part.stream.number)?;
-        let (mut next, mut room) = (None, Room::default());
+        let (mut next, mut room) = (None, Block::new(partition, 0));
         for record in run.records() {
             self.begin()?;
             let at_target = self.plan.schema_ids.at_target(&record, &mut room);
