@@ -62,6 +62,7 @@ fn case(task: Task) -> (Case, &'static str) {
             (By("state", "versions_that_retention_lets_go_are_expired_and_what_is_left_is_told_as_before"), "")
         }
         Task::Leftovers => (By("store_faults", "what_is_left_of_uploads_is_told_while_it_cannot_be_listed"), ""),
+        Task::Drills => (By("drill", "what_the_last_drill_has_found_is_a_metric_and_what_cannot_be_read_is_told"), ""),
         Task::WalUpload => (Without("archive/segments/postgres"), "a segment of WAL cannot be uploaded"),
         Task::WalCheckpoint => (Without("archive/manifest/postgres"), "a checkpoint of WAL cannot be written"),
         Task::WalCoverage => (Without("archive/coverage/postgres"), "the completeness watermark cannot be saved"),

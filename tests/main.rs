@@ -12,6 +12,7 @@ mod crashes;
 mod damaged_segments;
 mod deploy;
 mod docs;
+mod drill;
 mod faults;
 mod forged_backups;
 mod generations;

@@ -358,6 +358,52 @@ fn a_repair_has_rights_of_its_own_in_s3_and_topics_expire_with_the_expirer_s() {
     });
 }
 
+#[test]
+fn a_drill_has_rights_of_its_own_in_s3_and_no_other() {
+    const WRITER: usize = 0;
+    const DRILLER: usize = 1;
+    let s3 = enforcing(["s3-writer.json", "s3-driller.json"].map(rights));
+    let home = Home::new();
+    let postgres = Postgres::start(PostgresOptions::default());
+    let source = format!("[postgres]\nurl = \"{}\"\nmax_age = \"300ms\"\n", postgres.url("postgres"));
+    let spool = home.path().join("spool");
+    home.write("writer.toml", &s3.config(WRITER, &spool, &source));
+    home.write("driller.toml", &s3.config(DRILLER, &spool, ""));
+    let run = home.start(&["-c", "writer.toml", "run"]);
+    wait_until("the slot to be used", PATIENCE, || {
+        postgres.psql("SELECT count(*) FROM pg_replication_slots WHERE active") == "1"
+    });
+    home.run(&["-c", "writer.toml", "backup"]).expect(0);
+    postgres.psql("CREATE TABLE later AS SELECT 1 AS x");
+    run.terminate(STOP);
+    let bin_dir = crate::drill::programs(Version::Debian);
+    let args = ["-c", "driller.toml", "drill", "corruption", "--scratch", ".", "--bin-dir", &bin_dir];
+    let said = program::run(crate::drill::as_user(&home.command(&args))).expect(0);
+    assert!(!said.stderr.contains("AccessDenied") && said.stdout.contains("the drill passed"), "{said:?}");
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime.block_on(async {
+        let driller = s3.store(DRILLER);
+        assert_eq!(driller.list(&Key::from("drills")).await.expect("a list").len(), 1, "the result is kept");
+        assert_eq!(
+            driller
+                .list(&Key::from("holds/postgres"))
+                .await
+                .expect("a list")
+                .iter()
+                .filter(|hold| hold.location.as_ref().ends_with(".json"))
+                .count(),
+            0,
+            "nothing is held"
+        );
+        for folder in ["segments", "manifest", "backups", "drills"] {
+            let key = driller.list(&Key::from(folder)).await.expect("a list").remove(0).location;
+            assert_eq!(driller.delete(&key).await.expect_err("it deletes").kind(), Kind::Denied, "{key}");
+            let written = driller.put(&key, Bytes::from_static(b"forged")).await;
+            assert_eq!(written.is_ok(), folder == "drills", "{key}");
+        }
+    });
+}
+
 fn assert_no_refusal(program: &Program) {
     let said = program.output();
     assert!(!said.contains("AccessDenied") && !said.contains("denied"), "{said}");

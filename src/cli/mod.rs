@@ -8,6 +8,7 @@ mod backup;
 mod check;
 mod core_dumps;
 mod demo;
+mod drill;
 mod expire;
 mod human;
 mod inspect;
@@ -89,6 +90,8 @@ enum Command {
     WalFetch(wal_fetch::FetchArgs),
     /// Expire the records, WAL, base backups and versions of state that retention lets go.
     Expire(expire::Args),
+    /// Try a recovery from the archive against a scratch server, and remove it again.
+    Drill(drill::Args),
     /// Take a timeline of Postgres out of the way that was archived by mistake.
     Timeline(timeline::Args),
     /// Show everything at work on this machine, without any server.
@@ -155,6 +158,7 @@ fn run_command(cli: Cli) -> Result<()> {
         // Answered before: its exit codes are Postgres'.
         Command::WalFetch(_) => Err(Error::new(Kind::Internal, "wal-fetch was not answered")),
         Command::Expire(args) => block_on(expire::run(&args, &config()?)),
+        Command::Drill(args) => block_on(drill::run(&args, &Archive::load(&cli.config)?)),
         Command::Timeline(args) => block_on(timeline::run(&args, &config()?)),
         Command::Demo(args) => block_on(demo::run(&args)),
         Command::StateOfKafka => block_on(state::run()),

@@ -10,16 +10,17 @@ use chrono::{DateTime, Utc};
 
 use super::app::AppState;
 use super::health;
+use crate::manifest::drills::{Drilled, Outcome};
 use crate::pipeline::desired::State as Activity;
 use crate::pipeline::kafka::status::{Cause, Incomplete, PartitionStatus, Status};
 use crate::pipeline::postgres::{SlotStatus, Snapshot};
 use crate::tasks::{Task, Tasks};
 use crate::telemetry::metrics::{
     ALL_PARTITIONS, ASSIGNED_PARTITIONS, BASE_BACKUP, BUILD_INFO, CHECKPOINT_POSITION, COMPLETE_THROUGH,
-    CONNECTORS_FAILED, Exposition, LAG_RECORDS, LAG_SECONDS, LAST_CHECKPOINT, MEMORY_BUDGET, MEMORY_USED, Metric,
-    OTHER_TOPICS, PAUSED, READY, RECOVERABLE_FROM, RECOVERABLE_TO, SEGMENTS_WAITING, SLOT_LOST, SLOT_RETAINED,
-    SLOT_SAFE, SLOT_SECONDS_TO_LOSS, STALLED_PARTITIONS, STALLED_SINCE, STATE_POLLED, TASK_FAILING, TASK_FAILING_SINCE,
-    WAL_DURABLE, WAL_LAG_BYTES, WAL_LAG_SECONDS, WAL_RECEIVED,
+    CONNECTORS_FAILED, DRILL_PASSED, DRILL_SUCCESS, Exposition, LAG_RECORDS, LAG_SECONDS, LAST_CHECKPOINT,
+    MEMORY_BUDGET, MEMORY_USED, Metric, OTHER_TOPICS, PAUSED, READY, RECOVERABLE_FROM, RECOVERABLE_TO,
+    SEGMENTS_WAITING, SLOT_LOST, SLOT_RETAINED, SLOT_SAFE, SLOT_SECONDS_TO_LOSS, STALLED_PARTITIONS, STALLED_SINCE,
+    STATE_POLLED, TASK_FAILING, TASK_FAILING_SINCE, WAL_DURABLE, WAL_LAG_BYTES, WAL_LAG_SECONDS, WAL_RECEIVED,
 };
 use crate::telemetry::{REVISION, VERSION, process};
 
@@ -54,6 +55,7 @@ pub(super) async fn metrics(State(app): AppState) -> Response {
             status.failed.iter().for_each(|(of, names)| samples.add(&[("cluster", &of.scope)], names.len() as f64));
         });
     }
+    expose_drills(&app.published.drills().last(), &mut out);
     process::expose(&mut out);
     answer(out)
 }
@@ -115,6 +117,19 @@ fn expose_tasks(tasks: &Tasks, out: &mut Exposition) {
             if let Some(since) = tasks.failing_of(*task).1 {
                 samples.add(&[("task", task.name())], seconds(since));
             }
+        }
+    });
+}
+
+fn expose_drills(last: &[Drilled], out: &mut Exposition) {
+    out.family(&DRILL_SUCCESS, |samples| {
+        for (drilled, at) in last.iter().filter_map(|drilled| Some((drilled, drilled.last_success?))) {
+            samples.add(&[("drill", &drilled.drill)], seconds(at));
+        }
+    });
+    out.family(&DRILL_PASSED, |samples| {
+        for drilled in last {
+            samples.add(&[("drill", &drilled.drill)], flag(drilled.outcome == Outcome::Passed));
         }
     });
 }

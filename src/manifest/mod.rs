@@ -20,6 +20,7 @@ pub mod abandon;
 pub mod aged;
 pub mod backups;
 pub mod coverage;
+pub mod drills;
 pub mod found;
 pub mod histories;
 pub mod holds;

@@ -3,6 +3,7 @@
 
 mod checkpointer;
 pub mod desired;
+mod drills;
 pub mod kafka;
 pub mod published;
 
@@ -58,6 +59,9 @@ pub async fn run(config: &Config, published: Arc<Published>, stop: watch::Receiv
     let tasks = published.tasks();
     let reporter = tasks.reporter(Task::Leftovers, "");
     let unfinished = tasks.spawn("unfinished-uploads", unfinished::run(opened.store.clone(), reporter));
+    let reporter = tasks.reporter(Task::Drills, "");
+    let drilled = drills::run(opened.store.clone(), Arc::clone(published.drills()), reporter);
+    let drilled = tasks.spawn("drills", drilled);
     let log = async {
         match (&config.postgres, published.postgres()) {
             (Some(postgres), Some(published)) => {
@@ -77,6 +81,7 @@ pub async fn run(config: &Config, published: Arc<Published>, stop: watch::Receiv
         result = both => result,
     };
     unfinished.abort();
+    drilled.abort();
     state.into_iter().chain(maintenance).chain(merging).for_each(|task| task.abort());
     result
 }

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, Utc};
 
 use super::desired::{Control, State};
+use super::drills::PublishedDrills;
 use super::kafka::merge::PublishedMerges;
 use super::kafka::status::Status;
 use super::postgres;
@@ -32,6 +33,7 @@ pub struct Published {
     kafka: Option<Arc<PublishedKafka>>,
     postgres: Option<Arc<PublishedPostgres>>,
     state: Option<Arc<PublishedState>>,
+    drills: Arc<PublishedDrills>,
 }
 
 /// What is there once the pipeline has started.
@@ -51,7 +53,8 @@ impl Published {
         let postgres =
             config.postgres.as_ref().map(|_| Arc::new(PublishedPostgres::new(Arc::clone(&tasks), crate::time::now())));
         let state = config.state.as_ref().map(|_| Arc::default());
-        Arc::new(Self { started: crate::time::now(), tasks, opened: OnceLock::new(), kafka, postgres, state })
+        let (opened, drills) = (OnceLock::new(), Arc::default());
+        Arc::new(Self { started: crate::time::now(), tasks, opened, kafka, postgres, state, drills })
     }
 
     /// The tasks of the process, and what fails of them.
@@ -82,6 +85,11 @@ impl Published {
     /// The state of Kafka, if it is kept.
     pub fn state(&self) -> Option<&Arc<PublishedState>> {
         self.state.as_ref()
+    }
+
+    /// What drills have found.
+    pub fn drills(&self) -> &Arc<PublishedDrills> {
+        &self.drills
     }
 
     pub(super) fn has_opened(&self, opened: &Opened) {

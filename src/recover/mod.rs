@@ -7,6 +7,7 @@
 //!   cut         which archived records belong to transactions that committed up to L
 //!   schemas     archived subjects ─► another registry, with their ids, or told which they are now
 //!   server      a data directory ─► PostgreSQL over it, until it is open ─► positions, stopped again
+//!   drill       the archive, and a database at a random moment of it: read whole, and thrown away
 //! ```
 //!
 //! A step may be killed at any point and begun again: what it finds of its own it takes, by the journal, and what is somebody else's it
@@ -16,6 +17,7 @@ pub mod archived;
 pub mod connectors;
 pub mod cut;
 pub mod database;
+pub mod drill;
 pub mod journal;
 pub mod marker;
 pub mod prepare;

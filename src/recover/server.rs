@@ -145,6 +145,11 @@ impl Server {
         source::Server::at_socket((&self.how.socket, self.how.port), user, database)
     }
 
+    /// The directory of its socket, and its port.
+    pub fn place(&self) -> (&Path, u16) {
+        (&self.how.socket, self.how.port)
+    }
+
     /// The last lines that it has logged since this start.
     pub fn last_lines(&self) -> Vec<String> {
         last_lines(&self.how.log, self.logged).unwrap_or_default()
@@ -191,6 +196,10 @@ impl Server {
             return Err(Error::new(Kind::Internal, "the restored server does not say how far it is"));
         };
         let is = |text: &Option<String>| text.as_deref() == Some("t");
+        // From 14 on it pauses where a setting is too low for the log, and would wait for a person.
+        if open == Open::ForWriting && is(recovers) && is(paused) {
+            return Err(self.failed("pauses in its recovery, before the target", None));
+        }
         let is_there = match open {
             Open::ForWriting => !is(recovers),
             Open::Paused => is(paused),
@@ -205,7 +214,10 @@ impl Server {
     }
 
     /// Connects to a database that every server has, or nearly every one.
-    async fn anywhere(&self, user: &str) -> Result<Sql> {
+    ///
+    /// # Errors
+    /// A server that lets nobody in.
+    pub async fn anywhere(&self, user: &str) -> Result<Sql> {
         match self.at(user, "postgres")?.sql().await {
             Err(error) if server_error(&error).is_some_and(|said| said.sqlstate == "3D000") => {
                 self.at(user, "template1")?.sql().await

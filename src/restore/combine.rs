@@ -16,6 +16,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use super::programs;
 use super::runs::CONTROL_FILE;
 use crate::error::{Error, Kind, Result};
 use crate::escape::one_line;
@@ -25,9 +26,6 @@ use crate::manifest::backups::{Archive, Backup};
 pub(super) const CHAIN: &str = "tidelog.chain";
 
 const PROGRAM: &str = "pg_combinebackup";
-
-/// Where packages have the programs of a version.
-const PACKAGED: [&str; 2] = ["/usr/lib/postgresql/{}/bin", "/usr/pgsql-{}/bin"];
 
 /// PostgreSQL's own program that combines backups.
 #[derive(Debug, Clone)]
@@ -41,21 +39,10 @@ impl Combiner {
     /// # Errors
     /// [`Kind::Config`] if there is none.
     pub fn find(bin_dir: Option<&Path>, version: u32) -> Result<Self> {
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        let packaged = PACKAGED.iter().map(|place| PathBuf::from(place.replace("{}", &version.to_string())));
-        let places: Vec<PathBuf> = match bin_dir {
-            Some(named) => vec![named.to_owned()],
-            None => packaged.chain(std::env::split_paths(&path)).collect(),
+        let others = match programs::find(PROGRAM, bin_dir, version) {
+            Ok(program) => return Ok(Self { program }),
+            Err(others) => others,
         };
-        let mut others = Vec::new();
-        for program in places.iter().map(|place| place.join(PROGRAM)) {
-            match version_of(&program) {
-                Some(found) if found == version => return Ok(Self { program }),
-                Some(found) => others.push(format!("{} is of PostgreSQL {found}", program.display())),
-                None if program.exists() => others.push(format!("{} cannot be run", program.display())),
-                None => {}
-            }
-        }
         let others = if others.is_empty() { String::new() } else { format!(" ({})", others.join("; ")) };
         let message =
             format!("the base backup is incremental, and no {PROGRAM} of PostgreSQL {version} is found{others}");
@@ -87,15 +74,6 @@ impl Combiner {
              or use a full base backup: --backup NAME",
         ))
     }
-}
-
-/// The major version of a program; none if it cannot be run.
-fn version_of(program: &Path) -> Option<u32> {
-    let said = Command::new(program).arg("--version").env("LC_ALL", "C").output().ok()?;
-    // `pg_combinebackup (PostgreSQL) 17.2`, `… 18beta1`
-    let said = String::from_utf8_lossy(&said.stdout).into_owned();
-    let number = said.split("(PostgreSQL)").nth(1)?.trim();
-    number.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
 /// A path as one side of a mapping: `=` separates (`add_tablespace_mapping`, pg_combinebackup.c).

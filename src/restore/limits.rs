@@ -6,6 +6,7 @@
 
 use std::path::Path;
 
+use super::foresight::Foreseen;
 use super::inherited::Inherited;
 use crate::error::{Error, Kind, Result};
 use crate::segment::wal::Limits;
@@ -46,6 +47,14 @@ fn parse(bytes: &[u8]) -> Option<Limits> {
         *limit = number(at)?;
     }
     Some(Limits(limits))
+}
+
+/// The settings that a server over a restored directory needs at the least, whatever its configuration says.
+///
+/// # Errors
+/// A `pg_control` of a layout that is not known.
+pub fn limits_of(data: &Path, foreseen: &Foreseen) -> Result<Vec<(&'static str, u32)>> {
+    Ok(to_raise(of_control_file(data)?.max(foreseen.limits), &Inherited::default()))
 }
 
 /// The settings that have to be higher than the configuration says.

@@ -18,6 +18,8 @@ pub mod holding;
 pub mod plan;
 pub mod postgres;
 pub mod prefetch;
+pub mod programs;
+pub mod room;
 pub mod wal_fetch;
 
 pub(crate) mod manifest;
@@ -42,6 +44,7 @@ mod wal_name;
 pub use combine::Combiner;
 pub use existing::{Ground, is_begun};
 pub use foresight::{Foreseen, foresee};
+pub use limits::limits_of;
 pub use log::Log;
 pub use patience::{PATIENCE, patiently};
 pub use stop::Stop;

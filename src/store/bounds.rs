@@ -37,6 +37,7 @@ const COVERAGE: Bound = bound("an object of coverage", 32 * MIB);
 /// A line for each timeline before it: 10,000 promotions.
 const HISTORY: Bound = bound("the history of a timeline", MIB);
 const HOLD: Bound = bound("a hold", 64 * KIB);
+const DRILL: Bound = bound("the result of a drill", 64 * KIB);
 /// What a replay reads of each partition: 500,000 of them.
 const READS: Bound = bound("a hold of a replay", 64 * MIB);
 /// 16 MiB of WAL that does not compress, with its facts.
@@ -64,6 +65,7 @@ pub fn of(key: &Path) -> Bound {
         Some("coverage") => COVERAGE,
         Some("holds") if key.as_ref().starts_with("holds/kafka/") => READS,
         Some("holds") => HOLD,
+        Some("drills") => DRILL,
         Some("replays") => REPLAY,
         Some("segments") if layout::is_history(key) => HISTORY,
         Some("segments") if name.ends_with(".wal.zst") => WAL,

@@ -79,6 +79,7 @@ tasks! {
     RegistryState "registry_state" Hinders "Keeps the subjects of a schema registry with their versions, ids and schemas.";
     KafkaStateMaintenance "kafka_state_upkeep" Hinders "Expires versions of the state of Kafka that retention lets go.";
     Leftovers "leftover_uploads" Hinders "Aborts uploads that killed processes have left in the bucket.";
+    Drills "drills" Hinders "Reads what the last drills have found.";
     WalOpen "wal_open" Stops "Opens the chain of the write-ahead log.";
     WalReceive "wal_receive" Stops "Receives the write-ahead log.";
     WalSpool "wal_spool" Stops "Writes the write-ahead log into the spool.";
@@ -238,7 +239,7 @@ mod tests {
         let others = Task::ALL.iter().filter(|task| !task.is_of_postgres() && !task.name().starts_with("kafka"));
         assert_eq!(
             others.collect::<Vec<_>>(),
-            [&Task::ConnectState, &Task::RegistryState, &Task::Leftovers],
+            [&Task::ConnectState, &Task::RegistryState, &Task::Leftovers, &Task::Drills],
             "beside it, and of both"
         );
     }

@@ -147,6 +147,10 @@ metrics! {
         "When this process was last told a state, changed or not, as a Unix timestamp.";
     CONNECTORS_FAILED = Gauge "tidelog_connectors_failed" ["cluster"]
         "Connectors that have failed, or of which a task has, as Connect last told.";
+    DRILL_SUCCESS = Gauge "tidelog_drill_last_success_timestamp_seconds" ["drill"]
+        "When a drill last ended that passed, as a Unix timestamp.";
+    DRILL_PASSED = Gauge "tidelog_drill_passed" ["drill"]
+        "1 if the last drill passed, 0 if it found something or could not be carried out.";
     REPLAY_RECORDS = Counter "tidelog_replay_records_total" ["replay"]
         "Records that this run of a replay has sent.";
     BUILD_INFO = Gauge "tidelog_build_info" ["version", "revision"]

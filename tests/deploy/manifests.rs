@@ -10,7 +10,7 @@ use super::{deploy, tool};
 use crate::rig::process::temporary_directory;
 
 /// What somebody applies.
-pub(super) const BUILDS: [&str; 9] = [
+pub(super) const BUILDS: [&str; 11] = [
     "base",
     "overlays/plain",
     "overlays/s3",
@@ -20,6 +20,8 @@ pub(super) const BUILDS: [&str; 9] = [
     "overlays/postgres-s3",
     "overlays/restore-postgres",
     "overlays/restore-postgres-s3",
+    "overlays/drill",
+    "overlays/drill-s3",
 ];
 
 /// What `kubectl apply -k` would send, after the schemas of the API server and of the Prometheus operator have been asked.
@@ -111,7 +113,8 @@ fn no_pod_may_more_than_it_needs() {
             assert_eq!(spec["serviceAccountName"], "tidelog", "{folder} {name}");
             assert_eq!(context["runAsNonRoot"], true, "{folder} {name}");
             // A directory of Postgres belongs to Postgres' user: 999 in its image.
-            let user = if name.contains("restore") { 999 } else { 65532 };
+            let drills = name.contains("drill");
+            let user = if drills || name.contains("restore") { 999 } else { 65532 };
             assert_eq!((&context["runAsUser"], &context["fsGroup"]), (&json!(user), &json!(user)), "{folder} {name}");
             assert_eq!(context["seccompProfile"]["type"], "RuntimeDefault", "{folder} {name}");
             assert_eq!(spec["containers"].as_array().map(Vec::len), Some(1), "{folder} {name}");
@@ -121,8 +124,10 @@ fn no_pod_may_more_than_it_needs() {
             assert_eq!(context["readOnlyRootFilesystem"], true, "{folder} {name}");
             assert_eq!(context["capabilities"], json!({"drop": ["ALL"]}), "{folder} {name}");
             let resources = &container["resources"];
-            assert_eq!(resources["requests"], json!({"cpu": "100m", "memory": "256Mi"}), "{folder} {name}");
-            assert_eq!(resources["limits"]["memory"], "256Mi", "{folder} {name}");
+            // A drill has a whole server beside it.
+            let (requests, limits) = if drills { ("512Mi", "1Gi") } else { ("256Mi", "256Mi") };
+            assert_eq!(resources["requests"], json!({"cpu": "100m", "memory": requests}), "{folder} {name}");
+            assert_eq!(resources["limits"]["memory"], limits, "{folder} {name}");
             // Each mount has its volume, each volume its mount.
             let named = |list: &Value| -> BTreeSet<String> {
                 let list = list.as_array().expect("a list");

@@ -14,7 +14,7 @@ use crate::http;
 use crate::rig::compare::assert_same;
 use crate::rig::http::Server;
 use crate::rig::kafka::{Kafka, free_port, shared};
-use crate::rig::postgres::{Postgres, PostgresOptions};
+use crate::rig::postgres::{Postgres, PostgresOptions, Version};
 use crate::rig::program::{self, Home, Program};
 use crate::rig::{records, unique, wait_until};
 
@@ -83,6 +83,7 @@ impl Container {
             .map(|argument| {
                 let mut argument = argument.as_str().expect("a text").replace(CONFIG, "tidelog.toml");
                 argument = argument.replace(RESTORED, &home.path().join("restored").display().to_string());
+                argument = argument.replace("=/scratch", &format!("={}", home.path().join("scratch").display()));
                 // The last of a name counts.
                 for (name, value) in variables.iter().rev() {
                     argument = argument.replace(&format!("$({name})"), value);
@@ -255,4 +256,12 @@ fn a_database_comes_back_by_the_cronjob_and_the_restore_job() {
     program::run(restore.command(&home, &borrowed(&variables))).expect(0);
     let data = home.path().join("restored/data");
     assert!(data.join("PG_VERSION").is_file() && data.join("recovery.signal").is_file(), "{}", data.display());
+
+    let drill = Container::of("overlays/drill", "CronJob");
+    std::fs::create_dir(home.path().join("scratch")).expect("the volume");
+    let mut command = drill.command(&home, &borrowed(&here(kafka, &home, &topic)));
+    // Another version than the image's.
+    command.args(["--bin-dir", &crate::drill::programs(Version::Debian)]);
+    let report = program::run(crate::drill::as_user(&command)).expect(0).json();
+    assert_eq!(report["outcome"], "passed", "{report}");
 }

@@ -8,9 +8,7 @@
 //! Both lie there at a time (see `restore::combine`). What an earlier attempt has left is used or removed, so it counts as free.
 
 use std::collections::BTreeMap;
-use std::ffi::CString;
 use std::fs;
-use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
@@ -19,6 +17,7 @@ use crate::error::{Error, Kind, Result};
 use crate::manifest::backups::{Archive, Backup};
 use crate::restore::plan::Plan;
 use crate::restore::postgres::Places;
+use crate::restore::room::{compresses, existing, free};
 use crate::stream::total;
 
 /// What a restore takes of one disk.
@@ -99,11 +98,6 @@ pub(super) fn disks(plan: &Plan, data: &Path, tablespaces: &Places) -> Result<Ve
     Ok(disks.into_values().collect())
 }
 
-/// The directory in which a place is, or will be.
-fn existing(place: &Path) -> &Path {
-    place.ancestors().find(|place| place.exists()).unwrap_or(Path::new("/"))
-}
-
 /// The bytes that lie in a directory.
 fn taken(folder: &Path) -> u64 {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
@@ -114,38 +108,6 @@ fn taken(folder: &Path) -> u64 {
         Err(_) => 0,
     });
     total(sizes)
-}
-
-fn path_of_c(place: &Path) -> std::io::Result<CString> {
-    CString::new(place.as_os_str().as_bytes()).map_err(std::io::Error::other)
-}
-
-/// Returns how many bytes a process without rights of its own may still write.
-#[expect(unsafe_code, reason = "statvfs is a function of C")]
-fn free(place: &Path) -> std::io::Result<u64> {
-    let path = path_of_c(place)?;
-    let mut facts = std::mem::MaybeUninit::<libc::statvfs>::uninit();
-    // SAFETY: the path ends with a zero, and the structure is one to be filled.
-    if unsafe { libc::statvfs(path.as_ptr(), facts.as_mut_ptr()) } != 0 {
-        return Err(std::io::Error::last_os_error());
-    }
-    // SAFETY: the call filled it.
-    let facts = unsafe { facts.assume_init() };
-    Ok(facts.f_bavail.saturating_mul(facts.f_frsize))
-}
-
-/// Returns whether a file system may compress what is written: ZFS, Btrfs, bcachefs (their `f_type`, statfs(2)).
-#[expect(unsafe_code, reason = "statfs is a function of C")]
-fn compresses(place: &Path) -> std::io::Result<bool> {
-    let path = path_of_c(place)?;
-    let mut facts = std::mem::MaybeUninit::<libc::statfs>::uninit();
-    // SAFETY: the path ends with a zero, and the structure is one to be filled.
-    if unsafe { libc::statfs(path.as_ptr(), facts.as_mut_ptr()) } != 0 {
-        return Err(std::io::Error::last_os_error());
-    }
-    // SAFETY: the call filled it.
-    let facts = unsafe { facts.assume_init() };
-    Ok([0x2fc1_2fc1, 0x9123_683e, 0xca45_1a4e].contains(&facts.f_type))
 }
 
 #[cfg(test)]

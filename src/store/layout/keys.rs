@@ -221,6 +221,11 @@ pub fn coverage(folder: &Path, writer: &str) -> Path {
     folder.clone().join(format!("{writer}.json"))
 }
 
+/// Returns what the last drill of a name has found.
+pub fn drill(name: &str) -> Path {
+    Path::from_iter(["drills", &format!("{name}.json")])
+}
+
 /// Returns what a replay was begun as.
 pub fn replay_plan(id: &str) -> Path {
     Path::from_iter(["replays", id, "plan.json"])

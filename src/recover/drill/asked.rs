@@ -1,0 +1,24 @@
+//! What a drill is asked for.
+
+use std::path::PathBuf;
+
+use crate::restore::plan::Goal;
+
+/// What a drill is asked for.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    /// The system to restore; none: each one of the archive.
+    pub system: Option<u64>,
+    /// Where to; none: a moment that the seed chooses.
+    pub at: Option<Goal>,
+    /// What chooses it.
+    pub seed: u64,
+    /// The directory below which the drill makes one of its own.
+    pub scratch: PathBuf,
+    /// Where PostgreSQL's programs are; none: where packages have them, and on `PATH`.
+    pub bin_dir: Option<PathBuf>,
+    /// The superuser of the database.
+    pub user: String,
+    /// The libraries that the server loads at its start (`shared_preload_libraries`).
+    pub preload: String,
+}
