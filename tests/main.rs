@@ -49,6 +49,7 @@ mod postgres_stop;
 mod postgres_targets;
 mod readers;
 mod recover;
+mod recover_avro;
 mod recover_cut;
 mod recover_schemas;
 mod recover_server;

@@ -54,7 +54,9 @@ impl Drop for Lost {
     }
 }
 
-const TIME: &str = "SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')";
+/// The server's clock.
+pub(crate) const TIME: &str =
+    "SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')";
 
 /// Lets clients write while all is captured and archived; then the connector and the archiver end.
 fn lost(version: Version, worker: &'static Connect, more: &[(&str, &str)]) -> Lost {
