@@ -172,6 +172,20 @@ fn counted(kafka: &Kafka, prefix: &str, op: &str) -> usize {
         .sum()
 }
 
+/// Each change that was streamed stands in its topic once.
+fn assert_once(kafka: &Kafka, prefix: &str) {
+    for topic in TABLES.iter().map(|table| format!("{prefix}.public.{table}")) {
+        let mut seen = std::collections::BTreeSet::new();
+        for record in kafka.consume_all(&topic) {
+            let Some(value) = &record.value else { continue };
+            let change: Value = serde_json::from_slice(value).expect("a change event");
+            let source = &change["source"];
+            let is = format!("{} {} {} {:?}", source["txId"], source["lsn"], change["op"], record.key);
+            assert!(change["op"] == "r" || seen.insert(is.clone()), "{topic}: {is} came twice");
+        }
+    }
+}
+
 /// The load goes on at the recovered server: its changes come to the recovered topics, each once.
 fn goes_on(lost: &Lost, recovered: &Postgres, worker: &'static Connect, kafka: &Kafka) {
     let snapshots = counted(kafka, &lost.new_prefix(), "r");
@@ -189,6 +203,35 @@ fn goes_on(lost: &Lost, recovered: &Postgres, worker: &'static Connect, kafka: &
     assert_same_rows("afterwards: the clients", &known, &rows);
     assert_same_rows("afterwards: the topics", &fold(kafka, &lost.new_prefix(), &TABLES), &rows);
     assert_eq!(counted(kafka, &lost.new_prefix(), "r"), snapshots, "a snapshot was made again");
+    assert_once(kafka, &lost.new_prefix());
+}
+
+/// What would lose changes, or take somebody else's place, is refused before anything is made.
+fn refuses(lost: &Lost, worker: &Connect) {
+    let file = lost.service.site.home().path().join("pipeline.toml");
+    let whole = std::fs::read_to_string(&file).expect("the pipeline file");
+    let says = |text: &str, part: &str| {
+        std::fs::write(&file, text).expect("the pipeline file can be written");
+        let said = lost.recover(&["--to", &lost.to]).expect(2).stderr;
+        assert!(said.contains(part), "{part} is not in: {said}");
+        assert!(
+            !lost.into.exists() && !lost.into.with_file_name("restored.recover").exists(),
+            "{part}: something was made"
+        );
+    };
+    let port = format!("\"database.port\" = {}\n", lost.port);
+    says(&whole.replace(&port, ""), "it would connect to the server that it was of");
+    says(&whole.replace("^cdc=new-cdc", "^cdc=other-cdc"), "what comes from now on would go to");
+    says(
+        &whole.replace("[connector.config]\n", "[connector.config]\n\"slot.drop.on.stop\" = \"true\"\n"),
+        "slot.drop.on.stop would drop its slot",
+    );
+    says(&whole.replace("/bin\"", "/bin\"\nprot = 1"), "postgres.prot: is not a key; did you mean port?");
+    let lines = worker.file("lines", "one\n");
+    worker.copy_lines(&lost.name, &lines, &format!("lines-{}", lost.prefix), serde_json::json!({}));
+    says(&whole, "already, and it is not stopped");
+    worker.call("DELETE", &format!("/connectors/{}", lost.name), &Value::Null);
+    std::fs::write(&file, whole).expect("the pipeline file can be written");
 }
 
 #[test]
@@ -200,6 +243,8 @@ fn a_pipeline_comes_back_at_one_commit_and_goes_on() {
     let plan = lost.recover(&["--to", &to, "--dry-run", "--json"]).expect(0).json();
     assert_eq!((&plan["dry_run"], &step(&plan, "slots")["state"]), (&true.into(), &"planned".into()), "{plan}");
     assert!(!lost.into.exists(), "a dry run made something");
+
+    refuses(&lost, worker);
 
     let report = lost.recover(&["--to", &to, "--json"]).expect(0).json();
     assert_eq!((&report["ok"], &report["differences"]), (&true.into(), &Value::Array(vec![])), "{report}");

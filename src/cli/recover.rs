@@ -93,9 +93,9 @@ fn show(args: &Args, report: &Report) -> Result<()> {
     if args.json { print_json(report) } else { print(&report.text()) }
 }
 
-/// A step that failed is a failure, whatever it failed at: 3 means that all is done.
+/// A step that failed is a failure, whatever it failed at: 3 means that all is done, 2 that nothing was begun.
 fn exits_with_1(error: Error) -> Error {
-    if error.exit_code() != 3 {
+    if error.exit_code() == 1 {
         return error;
     }
     let hint = error.hint_text().unwrap_or("the same command goes on with that step").to_owned();
