@@ -22,9 +22,9 @@ use crate::rig::kafka::{Kafka, free_port, shared};
 use crate::rig::postgres::{Postgres, PostgresOptions, Version};
 use crate::rig::program::{self, Output};
 use crate::rig::topics::PATIENCE;
-use crate::rig::wait_until;
+use crate::rig::{unique, wait_until};
 use crate::site::Settings;
-use crate::state::wait_state;
+use crate::state::{commit, wait_state};
 
 /// The steps at which the program is ended here (`tests/crashes.rs` asks).
 pub(crate) const STEPS: [&str; 1] = ["recover.save"];
@@ -43,6 +43,10 @@ struct Lost {
     known: Known,
     /// A moment in the middle of the load.
     to: String,
+    /// A consumer group that stood at offset 5 of `acct` by then.
+    group: String,
+    /// The server that was captured.
+    old: Postgres,
 }
 
 impl Drop for Lost {
@@ -68,7 +72,7 @@ fn lost(version: Version, worker: &'static Connect, more: &[(&str, &str)]) -> Lo
     capture.caught_up(&postgres, kafka);
     let settings = Settings { topics: &[&format!("^{}[.]", capture.prefix)], ..Settings::default() };
     let config = format!(
-        "[state]\nevery = \"1s\"\ngroups = [\"none\"]\nconnect_url = {:?}\n[postgres]\nurl = {:?}\nmax_age = \"300ms\"\n",
+        "[state]\nevery = \"1s\"\ngroups = [\"^reader\"]\nconnect_url = {:?}\n[postgres]\nurl = {:?}\nmax_age = \"300ms\"\n",
         worker.url(),
         postgres.url("postgres"),
     );
@@ -79,6 +83,9 @@ fn lost(version: Version, worker: &'static Connect, more: &[(&str, &str)]) -> Lo
     let clients = Clients::start(&postgres, 1, 4, 11);
     let committed = |more: u32| format!("SELECT coalesce(sum(committed), 0) > {more} FROM ledger");
     wait_until("some commits", PATIENCE, || postgres.psql(&committed(60)) == "t");
+    let group = unique("reader");
+    commit(kafka, &group, &capture.topic("acct"), 5, "");
+    wait_state(&mut service, "groups", "the group", |state| state[&group].is_object());
     let to = postgres.psql(TIME);
     wait_until("more commits", PATIENCE, || postgres.psql(&committed(110)) == "t");
     let known = clients.stop();
@@ -101,7 +108,7 @@ fn lost(version: Version, worker: &'static Connect, more: &[(&str, &str)]) -> Lo
     });
     drop(capture);
     let into = service.site.home().path().join("restored");
-    Lost { service, version, name, prefix, slot, into, port: free_port(), known, to }
+    Lost { service, version, name, prefix, slot, into, port: free_port(), known, to, group, old: postgres }
 }
 
 impl Lost {
@@ -283,4 +290,48 @@ fn a_recovery_that_is_killed_wherever_it_writes_goes_on() {
     let recovered = lost.postgres();
     assert_one_commit("killed", &lost, &recovered, kafka);
     goes_on(&lost, &recovered, worker, kafka);
+}
+
+#[test]
+fn a_server_that_was_restored_by_other_means_is_gone_on_with_and_what_is_not_known_is_said() {
+    let (kafka, worker) = (shared(), shared_worker());
+    let mut lost = lost(Version::V17, worker, &[]);
+    lost.pipeline(worker, "");
+    let plan = lost.recover(&["--to", &lost.to, "--dry-run", "--json"]).expect(0).json();
+    let end = plan["commit"]["end"].as_str().expect("a position").to_owned();
+    let into = lost.into.display().to_string();
+    lost.service.site.tidelog(&["restore-postgres", "--into", &into, "--to-lsn", &end]).expect(0);
+    let restored =
+        Postgres::adopt(&lost.into, PostgresOptions { version: Version::V17, config: &LOGICAL, ..Default::default() });
+    restored.wait_ready();
+    wait_until("the recovery to end", PATIENCE, || restored.psql("SELECT pg_is_in_recovery()") == "f");
+
+    let there = |url: &str, port: u16| {
+        let text = format!(
+            "[postgres]\nurl = {url:?}\n[kafka]\nrename = \"^cdc=new-cdc\"\ngroups = [{:?}]\n[connect]\nurl = {:?}\n[[connector]]\nname = {:?}\n\
+             [connector.config]\n\"database.port\" = {port}\n\"topic.prefix\" = {:?}\n",
+            lost.group,
+            worker.url(),
+            lost.name,
+            lost.new_prefix(),
+        );
+        lost.service.site.home().write("pipeline.toml", &text);
+    };
+    // Not the one that was captured, whatever it answers.
+    there(&lost.old.url("postgres"), 1);
+    let said = lost.recover(&["--to", &lost.to, "--json"]).expect(1);
+    assert!(said.stdout.contains("its timeline is the first"), "{said:?}");
+    let slots = "SELECT count(*) FROM pg_replication_slots WHERE slot_type = 'logical'";
+    assert_eq!((restored.psql(slots), lost.old.psql(slots)), ("0".to_owned(), "1".to_owned()));
+
+    there(&restored.url("postgres"), restored.port());
+    let report = lost.recover(&["--to", &lost.to, "--json"]).expect(3).json();
+    let differences = report["differences"].as_array().expect("differences");
+    assert!(differences.len() == 1 && differences[0].to_string().contains("was open before its slots"), "{report}");
+    assert_eq!((&report["ok"], &report["connectors"][0]["marker_seen"]), (&false.into(), &true.into()), "{report}");
+    assert_one_commit("restored by other means", &lost, &restored, kafka);
+    let at = kafka.committed(&lost.group, &format!("{}.public.acct", lost.new_prefix()));
+    assert_eq!(at.get(&0), Some(&5), "{report}");
+    goes_on(&lost, &restored, worker, kafka);
+    lost.service.program.assert_running();
 }
