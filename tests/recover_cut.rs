@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tidelog::stream::Lsn;
 
 use crate::cdc::LOGICAL;
@@ -16,7 +16,7 @@ use crate::rig::connect::shared_worker;
 use crate::rig::debezium::{Capture, changes};
 use crate::rig::kafka::{Kafka, shared};
 use crate::rig::postgres::{Postgres, PostgresOptions, Version};
-use crate::rig::topics::{PATIENCE, Record};
+use crate::rig::topics::{Codec, Message, PATIENCE, Record};
 use crate::rig::{unique, wait_until};
 use crate::site::{Settings, Site};
 
@@ -68,6 +68,30 @@ fn xid(postgres: &Postgres, sql: &str) -> u64 {
     postgres.psql(sql).lines().next().and_then(|xid| xid.parse().ok()).expect("an xid")
 }
 
+/// A topic whose events of early and late transactions follow each other again and again.
+const AGAIN: &str = "again";
+
+/// Writes it, as a connector does that is ended and goes on from an earlier offset, but more often than any does.
+fn written_again(kafka: &Kafka, capture: &Capture<'_>) {
+    let captured = changes(&kafka.consume_all(&capture.topic("acct")));
+    let streamed: Vec<u64> = captured
+        .iter()
+        .filter(|change| change["source"]["snapshot"] == "false")
+        .filter_map(|change| change["source"]["txId"].as_u64())
+        .collect();
+    let (early, late) = (streamed[0], streamed[streamed.len() - 1]);
+    let message = |number: usize| {
+        let (xid, key) = (if number.is_multiple_of(2) { early } else { late }, format!("{{\"id\":{number}}}"));
+        let source = json!({ "connector": "postgresql", "name": capture.prefix, "snapshot": "false",
+            "sequence": "[null,\"4096\"]", "lsn": 4096, "txId": xid });
+        let value = json!({ "before": null, "after": { "id": number }, "source": source, "op": "c" });
+        Message::new(0, &key, &value.to_string())
+    };
+    let topic = capture.topic(AGAIN);
+    kafka.create_topic(&topic, 1, &[]);
+    kafka.produce(&topic, Codec::None, &(0..60).map(message).collect::<Vec<_>>());
+}
+
 struct Archived {
     site: Site,
     prefix: String,
@@ -111,7 +135,8 @@ fn archived(version: Version, kafka: &Kafka) -> Archived {
     capture.stop();
     let unseen =
         xid(&postgres, "INSERT INTO marks (note) VALUES ('the connector never sees it') RETURNING txid_current()");
-    let names = TABLES.iter().chain(&["ledger", "marks"]).map(|table| capture.topic(table));
+    written_again(kafka, &capture);
+    let names = TABLES.iter().chain(&["ledger", "marks", AGAIN]).map(|table| capture.topic(table));
     let names = names.chain([format!("{}.transaction", capture.prefix)]);
     let topics: BTreeMap<String, Vec<Record>> = names
         .filter(|topic| kafka.partitions(topic).is_some())
@@ -206,6 +231,16 @@ fn into_new_topics(
     let rename = format!("(.*)={copy}.$1");
     let at = lsn(end);
     let args = ["replay", "--to-commit", &at, "--topics", pattern, "--rename", &rename, "--id", &id, "--json"];
+    // Killed on the way: the id goes on with the records that it was begun with.
+    let slow = site.home().start(&[&["-c", "tidelog.toml"], &args[..], &["--rate", "200/s"]].concat());
+    let transactions = topics.keys().find(|topic| topic.ends_with(".transaction")).expect("markers");
+    let first = topics.keys().next().expect("topics");
+    wait_until("some of it to be sent", PATIENCE, || {
+        let topic = format!("{copy}.{first}");
+        kafka.partitions(&topic).is_some() && !kafka.consume_all(&topic).is_empty()
+    });
+    slow.kill();
+    assert!(kafka.consume_all(&format!("{copy}.{transactions}")).is_empty(), "it was killed before its end");
     let sent = site.tidelog(&args).expect(0).json();
     for (topic, records) in topics {
         let places = expected(topic, records, ends, end);
