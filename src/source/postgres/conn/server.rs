@@ -63,7 +63,9 @@ impl Server {
     pub fn at_socket((folder, port): (&Path, u16), user: &str, database: &str) -> Result<Self> {
         let quoted = |text: &str| format!("'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"));
         let (folder, user, database) = (quoted(&folder.to_string_lossy()), quoted(user), quoted(database));
-        let url = format!("host={folder} port={port} user={user} dbname={database} sslmode=disable");
+        // A role or a database may have a limit (`ALTER DATABASE … SET`) that is over before a first statement could take it back.
+        let options = "options='-c statement_timeout=0'";
+        let url = format!("host={folder} port={port} user={user} dbname={database} sslmode=disable {options}");
         let none = |_: &str| None;
         let target = Target::new(&parameters::parameters(&url, &none)?, &none, false)?;
         Ok(Self { tls: Tls::new(&target.ssl)?, target: target.into() })
