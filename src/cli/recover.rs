@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::output::{print, print_json};
 use crate::config::{Config, Pipeline};
 use crate::error::{Error, Kind, Result};
-use crate::recover::prepare::{Asked, Part, folder_of, prepare};
+use crate::recover::prepare::{Asked, Named, folder_of, prepare};
 use crate::recover::report::Report;
 use crate::recover::run::{carry_out, plan};
 use crate::store::Store;
@@ -32,9 +32,9 @@ pub(super) struct Args {
     /// The file that says where each part goes (TOML)
     #[arg(long, value_name = "FILE")]
     pipeline: PathBuf,
-    /// Only these parts: postgres, slots, registry, topics, connectors
+    /// Only these parts: postgres, slots, registry, topics, connectors; state for slots, registry and connectors
     #[arg(long, value_name = "PARTS", value_delimiter = ',')]
-    only: Vec<Part>,
+    only: Vec<Named>,
     /// Where it is written down how far it came
     #[arg(long, value_name = "DIR")]
     journal: Option<PathBuf>,
@@ -61,11 +61,13 @@ impl Args {
             Some(folder) => absolute(folder)?,
             None => folder_of(&pipeline, &file),
         };
-        let only = (!self.only.is_empty()).then(|| self.only.iter().copied().collect());
+        let only =
+            (!self.only.is_empty()).then(|| self.only.iter().flat_map(|named| named.parts.iter().copied()).collect());
         let asked = Asked { to: self.to.clone(), pipeline, only, folder, yes: self.yes, dry_run: self.dry_run };
-        if let Some(part) = self.only.iter().find(|part| !asked.wants(**part)) {
-            let message = format!("--only names {part:?}, and the pipeline file has no section for it");
-            return Err(Error::new(Kind::Config, message.to_lowercase()).hint(
+        let is_nowhere = |named: &&Named| !named.parts.iter().any(|part| asked.wants(*part));
+        if let Some(Named { word, .. }) = self.only.iter().find(is_nowhere) {
+            let message = format!("--only names {word}, and the pipeline file has no section for it");
+            return Err(Error::new(Kind::Config, message).hint(
                 "postgres and slots need [postgres], registry [schema_registry], topics [kafka], connectors [connect]",
             ));
         }

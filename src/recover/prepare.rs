@@ -36,18 +36,32 @@ pub enum Part {
     Connectors,
 }
 
-impl FromStr for Part {
+/// What a word of `--only` names: one part, or the state of the pipeline, which is several.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Named {
+    /// The word.
+    pub word: String,
+    /// Its parts.
+    pub parts: Vec<Part>,
+}
+
+impl FromStr for Named {
     type Err = String;
 
     fn from_str(text: &str) -> std::result::Result<Self, String> {
-        Ok(match text {
-            "postgres" => Self::Postgres,
-            "slots" => Self::Slots,
-            "registry" => Self::Registry,
-            "topics" => Self::Topics,
-            "connectors" => Self::Connectors,
-            _ => return Err("the parts are postgres, slots, registry, topics and connectors".to_owned()),
-        })
+        let parts = match text {
+            "postgres" => vec![Part::Postgres],
+            "slots" => vec![Part::Slots],
+            "registry" => vec![Part::Registry],
+            "topics" => vec![Part::Topics],
+            "connectors" => vec![Part::Connectors],
+            "state" => vec![Part::Slots, Part::Registry, Part::Connectors],
+            _ => {
+                let known = "the parts are postgres, slots, registry, topics and connectors";
+                return Err(format!("{known}, and state for slots, registry and connectors"));
+            }
+        };
+        Ok(Self { word: text.to_owned(), parts })
     }
 }
 
@@ -242,6 +256,14 @@ pub fn there(url: &crate::config::Hidden, database: &str) -> Result<Server> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_state_of_a_pipeline_is_several_parts() {
+        let parts = |word: &str| word.parse::<Named>().map(|named| named.parts);
+        assert_eq!(parts("topics"), Ok(vec![Part::Topics]));
+        assert_eq!(parts("state"), Ok(vec![Part::Slots, Part::Registry, Part::Connectors]));
+        assert!(parts("kafka").expect_err("no part").contains("topics"));
+    }
 
     #[test]
     fn the_journal_lies_beside_what_is_made() {
