@@ -116,7 +116,7 @@ impl Log {
         let (since, _) = self.running.iter().rev().find(|(_, earlier)| !precedes(oldest, earlier.next_xid))?;
         let behind: Range<Lsn> = *since..Lsn(u64::MAX);
         let xids = self.commits.iter().filter(|(at, _)| behind.contains(at)).map(|(_, xid)| *xid).collect();
-        Some((*since, Committed { ended_before: oldest, xids }))
+        Some((*since, Committed { ended_before: oldest, xids, since: since.0 }))
     }
 }
 
@@ -139,14 +139,16 @@ mod tests {
         log.running.insert(0, (Lsn(10), running(100, 100)));
         let (since, committed) = log.committed().expect("100 had not begun");
         assert_eq!(since, Lsn(10));
-        assert_eq!(committed, Committed { ended_before: 100, xids: [101, 103, 100].into() });
-        assert!(committed.has(90) && committed.has(103) && !committed.has(102));
+        assert_eq!(committed, Committed { ended_before: 100, xids: [101, 103, 100].into(), since: 10 });
+        assert!(committed.has(90, Some(12)) && committed.has(103, Some(12)) && !committed.has(102, Some(12)));
+        // A number from three thousand million transactions ago.
+        assert!(committed.has(1_300_000_000, Some(9)) && !committed.has(1_300_000_000, Some(10)));
     }
 
     #[test]
     fn a_quiet_log_needs_one_record_alone() {
         let log = Log { commits: vec![(Lsn(5), 90)], running: vec![(Lsn(10), running(100, 100))] };
         let (_, committed) = log.committed().expect("nothing was open");
-        assert!(committed.has(90) && !committed.has(100));
+        assert!(committed.has(90, None) && !committed.has(100, None));
     }
 }

@@ -28,12 +28,15 @@ pub struct Committed {
     pub ended_before: u32,
     /// Those of the others that had committed.
     pub xids: HashSet<u32>,
+    /// Whatever has a record before this position belongs to one that ended before. Numbers come again after 2³¹ transactions, which
+    /// are days where many commit: an old event's says nothing.
+    pub since: u64,
 }
 
 impl Committed {
-    /// Whether a transaction of which there are change events had committed by E.
-    pub fn has(&self, xid: u32) -> bool {
-        precedes(xid, self.ended_before) || self.xids.contains(&xid)
+    /// Whether a transaction of which there are change events, one of them at a position, had committed by E.
+    pub fn has(&self, xid: u32, lsn: Option<u64>) -> bool {
+        lsn.is_some_and(|lsn| lsn < self.since) || precedes(xid, self.ended_before) || self.xids.contains(&xid)
     }
 }
 
@@ -220,12 +223,12 @@ impl Judge {
             }
             Event::Begin { xid, lsn } => match &self.cut.committed {
                 _ if lsn.is_some_and(|lsn| lsn >= self.cut.end) => Said::Out,
-                Some(committed) if committed.has(*xid) => Said::In,
+                Some(committed) if committed.has(*xid, *lsn) => Said::In,
                 Some(_) => Said::Out,
                 None => Said::WithNext { in_time },
             },
             Event::End { xid, lsn: None } => match &self.cut.committed {
-                Some(committed) if committed.has(*xid) => Said::In,
+                Some(committed) if committed.has(*xid, None) => Said::In,
                 Some(_) => Said::Out,
                 None => Said::Between { in_time },
             },
@@ -245,7 +248,7 @@ impl Judge {
                 connector.last_seen = connector.last_seen.max(Some(after));
             }
         }
-        let known = xid.zip(self.cut.committed.as_ref()).map(|(xid, committed)| committed.has(xid));
+        let known = xid.zip(self.cut.committed.as_ref()).map(|(xid, committed)| committed.has(xid, Some(lsn)));
         if lsn >= end || after.is_some_and(|after| after >= end) {
             self.beyond(name, timestamp);
             // Its record lies before E, and so would its commit, says the log.

@@ -1,7 +1,7 @@
 //! The schemas by which records were written, out of the archive's versions of the registry.
 //!
-//! A record names its schema before its value, `00` and an id of 32 bits, or in a header, `01` and a GUID (`DualSchemaIdDeserializer`
-//! of Confluent's 8.x). An id is of one registry: where the archive has several, a schema counts that all of them agree on.
+//! A record names its schema before its value, `00` and an id of 32 bits, or in a header: `01` and a GUID (`DualSchemaIdDeserializer`
+//! of Confluent's 8.x), or an id of 64 bits (Apicurio's converters, by default). An id is of one registry: where the archive has several, a schema counts that all of them agree on.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,11 +13,14 @@ use super::avro::Schema;
 use crate::error::Result;
 use crate::manifest::state as versions;
 use crate::manifest::{self, Chain};
+use crate::source::rest::subjects::{Document, Subject, Version};
 use crate::store::Store;
 use crate::stream::{StateKind, StreamId};
 
 /// The header in which the schema of a value is named.
 const VALUE_HEADER: &[u8] = b"__value_schema_id";
+/// The same of Apicurio. Its `globalId` is none of the ids that it tells over Confluent's API.
+const CONTENT_ID: &[u8] = b"apicurio.value.contentId";
 
 /// Schemas by what records call them.
 #[derive(Debug, Default)]
@@ -32,28 +35,6 @@ pub struct Schemas {
 #[derive(Deserialize)]
 struct Stored {
     state: Document,
-}
-
-#[derive(Deserialize)]
-struct Document {
-    subjects: BTreeMap<String, Subject>,
-}
-
-#[derive(Deserialize)]
-struct Subject {
-    versions: BTreeMap<i64, Version>,
-}
-
-#[derive(Deserialize)]
-struct Version {
-    id: i64,
-    #[serde(default)]
-    guid: Option<String>,
-    #[serde(rename = "type", default)]
-    kind: String,
-    schema: String,
-    #[serde(default)]
-    references: Vec<Value>,
 }
 
 impl Schemas {
@@ -79,9 +60,9 @@ impl Schemas {
 
     /// Takes in what a version of a registry's state has; false if that is none.
     pub fn add(&mut self, document: &[u8]) -> bool {
-        let Ok(Stored { state: Document { subjects } }) = serde_json::from_slice(document) else { return false };
+        let Ok(Stored { state: Document { subjects, .. } }) = serde_json::from_slice(document) else { return false };
         for subject in subjects.values() {
-            for version in subject.versions.values().filter(|version| matches!(version.kind.as_str(), "AVRO" | "")) {
+            for version in subject.versions.values().filter(|version| version.kind == "AVRO") {
                 let mut referred = Vec::new();
                 refer(&subjects, version, &mut referred, 0);
                 self.insert(version, &referred);
@@ -113,20 +94,26 @@ impl Schemas {
         value: &'v [u8],
         headers: impl Iterator<Item = (&'v [u8], Option<&'v [u8]>)>,
     ) -> Option<(&'a Schema, &'v [u8])> {
-        let named = headers.filter(|(name, _)| *name == VALUE_HEADER).find_map(|(_, value)| self.named(value?));
-        if let Some((schema, _)) = named {
-            return Some((schema, value));
+        let named = |(name, bytes): (&[u8], Option<&'v [u8]>)| match name {
+            VALUE_HEADER => self.named(bytes?).map(|(schema, _)| schema),
+            CONTENT_ID => self.by_id(u32::try_from(u64::from_be_bytes(bytes?.try_into().ok()?)).ok()?),
+            _ => None,
+        };
+        match { headers }.find_map(named) {
+            Some(schema) => Some((schema, value)),
+            None => self.named(value),
         }
-        self.named(value)
+    }
+
+    fn by_id(&self, id: u32) -> Option<&Schema> {
+        self.by_id.get(&id).filter(|_| !self.doubtful.contains(&id))
     }
 
     fn named<'a, 'v>(&'a self, bytes: &'v [u8]) -> Option<(&'a Schema, &'v [u8])> {
         match bytes.split_first()? {
             (0, rest) => {
                 let (id, rest) = rest.split_first_chunk::<4>()?;
-                let id = u32::from_be_bytes(*id);
-                let schema = self.by_id.get(&id).filter(|_| !self.doubtful.contains(&id))?;
-                Some((schema, rest))
+                Some((self.by_id(u32::from_be_bytes(*id))?, rest))
             }
             (1, rest) => {
                 let (guid, rest) = rest.split_first_chunk::<16>()?;

@@ -173,7 +173,7 @@ proptest! {
             let ended_before = log.oldest[known.saturating_sub(1 + back)].1;
             let committed = |one: &&Transaction| one.end.is_some_and(|commit| commit <= end);
             let xids: HashSet<u32> = log.done.iter().filter(committed).map(|one| one.xid).collect();
-            let committed = Some(Committed { ended_before, xids });
+            let committed = Some(Committed { ended_before, xids, since: 0 });
             let (is_in, counts, contradictions) = judged(&partitions, &Cut { end, at: 0, next_at: None, committed });
             for (records, said) in partitions.iter().zip(&is_in) {
                 for (record, said) in records.iter().zip(said) {
@@ -330,8 +330,12 @@ fn real_topics_are_cut_where_their_markers_say() {
     assert!(ends.len() > 5);
     for end in ends.values().copied() {
         let committed = ends.iter().filter(|(_, commit)| **commit <= end).map(|(xid, _)| *xid).collect();
-        let with_log =
-            Cut { end, at: 0, next_at: None, committed: Some(Committed { ended_before: 841, xids: committed }) };
+        let with_log = Cut {
+            end,
+            at: 0,
+            next_at: None,
+            committed: Some(Committed { ended_before: 841, xids: committed, since: 0 }),
+        };
         let without = Cut { committed: None, ..with_log.clone() };
         for (which, cut) in [with_log, without].into_iter().enumerate() {
             let mut judge = Judge::new(cut.clone());
@@ -403,7 +407,7 @@ fn what_has_no_place_is_judged_by_its_neighbours() {
         connector: Some("srv".to_owned()),
     };
     let unplaced = Read { event: Event::Unplaced { at: None }, connector: None };
-    let committed = Some(Committed { ended_before: 10, xids: HashSet::new() });
+    let committed = Some(Committed { ended_before: 10, xids: HashSet::new(), since: 0 });
     let cut = Cut { end: 100, at: 5_000_000, next_at: Some(7_000_000), committed };
     let records = [
         (1, unplaced.clone()),
@@ -455,7 +459,7 @@ fn a_log_and_a_connector_that_disagree_are_noticed() {
         (vec![change(70, 50, 11), change(70, 80, 9)], 0),
         (vec![change(120, 50, 9)], 1),
     ] {
-        let committed = Some(Committed { ended_before: 10, xids: HashSet::new() });
+        let committed = Some(Committed { ended_before: 10, xids: HashSet::new(), since: 0 });
         let mut judge = Judge::new(Cut { end: 100, at: 0, next_at: None, committed });
         let mut partition = Partition::of_topic("srv.public.t");
         for (offset, read) in (0..).zip(&events) {
@@ -481,6 +485,8 @@ fn schemas_are_found_by_id_and_by_guid_and_not_where_registries_disagree() {
     let value = [0, 0, 0, 0, 7, 2];
     let (schema, rest) = schemas.of(&value, std::iter::empty()).expect("by id");
     assert_eq!((of_avro(rest, schema).event, rest), (Event::Heartbeat, &[2][..]));
+    let content_id = || [(&b"apicurio.value.contentId"[..], Some(&[0, 0, 0, 0, 0, 0, 0, 7][..]))].into_iter();
+    assert_eq!(schemas.of(&[2], content_id()).expect("by Apicurio's header").1, &[2]);
     let guid = [&[1][..], &0x3bbf_9cf0_1234_5678_9abc_def0_1234_5678_u128.to_be_bytes()].concat();
     let headers = || [(&b"__value_schema_id"[..], Some(&guid[..]))].into_iter();
     assert_eq!(schemas.of(&[2], headers()).expect("by header").1, &[2]);
