@@ -119,6 +119,20 @@ fn an_id_that_is_taken_is_another_one_and_other_versions_stay() {
     assert!(told.contains("set its compatibility to NONE"), "{told}");
     assert!(told.contains("a/r ü version 1 is refused"), "{told}");
 
+    // One that lives on keeps what was set since.
+    let living = Confluent::start();
+    brought(&living, &archived).expect("brought");
+    for (path, level) in [("/config", "NONE"), ("/config/orders-value", "FORWARD")] {
+        living.call("PUT", path, &json!({ "compatibility": level }));
+    }
+    let newer = json!({ "schema": record("O", &["x", "z"]), "schemaType": "AVRO", "references": [] });
+    living.call("POST", "/subjects/orders-value/versions", &newer);
+    let came = brought(&living, &archived).expect("again");
+    assert_eq!((came.registered, came.there, came.differences), (0, 8, vec![]));
+    let holds = wait(registrar(&living.url()).holds()).expect("its subjects");
+    assert_eq!(holds.compatibility.as_deref(), Some("NONE"));
+    assert_eq!(holds.subjects["orders-value"].compatibility.as_deref(), Some("FORWARD"));
+
     // One that is read-only is left alone.
     registry.call("PUT", "/mode", &json!({ "mode": "READONLY" }));
     let error = brought(&registry, &archived).expect_err("it is read-only");

@@ -78,6 +78,12 @@ impl Connector {
         self.get("database.dbname", "")
     }
 
+    /// Whether its keys or values begin with the id of a schema, as far as its own config says.
+    pub fn writes_ids(&self, side: &str) -> bool {
+        let class = self.get(&format!("{side}.converter"), "").to_lowercase();
+        ["avro", "jsonschema", "protobuf"].iter().any(|kind| class.contains(kind))
+    }
+
     /// The topics that it wrote, as a pattern of archived topics.
     pub fn topics(&self) -> String {
         let prefix = regex::escape(&self.prefixes.0);

@@ -8,7 +8,7 @@
 //! It is written before whatever cannot be told afterwards from somebody else's work (a slot, a connector), and after each step. Each
 //! writing replaces the file as a whole. A lock keeps a second process from the same recovery.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, TryLockError};
 use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
@@ -130,6 +130,9 @@ pub struct Journal {
     /// The ids of schemas at the target, by archived ones, where they are others.
     #[serde(default)]
     pub schema_ids: BTreeMap<i64, i64>,
+    /// The names of the archived subjects.
+    #[serde(default)]
+    pub schema_subjects: BTreeSet<String>,
     /// What became of consumer groups.
     #[serde(default)]
     pub groups: Vec<serde_json::Value>,
@@ -154,6 +157,7 @@ impl Journal {
             records: None,
             of_topics: Default::default(),
             schema_ids: BTreeMap::new(),
+            schema_subjects: BTreeSet::new(),
             groups: Vec::new(),
         })
     }

@@ -325,6 +325,7 @@ impl Recovery<'_> {
         let server = self.asked.pipeline.schema_registry.as_ref();
         let server = server.ok_or_else(|| Error::new(Kind::Internal, "no registry is named"))?;
         let archived = archived::subjects(self.store, self.config, server, &self.prepared.journal.commit).await?;
+        self.prepared.journal.schema_subjects = archived.subjects.keys().cloned().collect();
         let Brought { registered, there, ids, differences } = bring(&archived, &Registrar::new(server)?).await?;
         let mut words = format!("{registered} versions registered, {there} were there");
         words.push_str(&match ids.len() {

@@ -100,14 +100,19 @@ impl<'a> Order<'a> {
     }
 }
 
-/// Whether two versions are the same schema. Registries write a text again in their own way.
+/// Whether two versions are the same schema, and refer to the same.
 fn is_same(one: &Version, other: &Version) -> bool {
+    one.references == other.references && is_same_text(one, other)
+}
+
+/// Whether two versions are the same schema. Registries write a text again in their own way.
+fn is_same_text(one: &Version, other: &Version) -> bool {
     let parsed = |version: &Version| serde_json::from_str::<Value>(&version.schema).ok();
     let text = || match (parsed(one), parsed(other)) {
         (Some(one), Some(other)) => one == other,
         _ => one.schema.split_whitespace().eq(other.schema.split_whitespace()),
     };
-    one.kind == other.kind && one.references == other.references && text()
+    one.kind == other.kind && text()
 }
 
 /// Registers the archived subjects.
@@ -160,11 +165,19 @@ impl<'a> AtWork<'a> {
             document.subjects.values().flat_map(|subject| subject.versions.values().map(|one| one.id)).max()
         };
         let free = of(archived).max(of(&before)).unwrap_or(0) + 1;
+        // What is there of a subject that goes on belongs to somebody: its settings and what is deleted of it, too.
+        let is_beside = |(name, own): &(&'a String, &'a Subject)| {
+            before.subjects.get(*name).is_some_and(|held| {
+                held.versions.values().any(|held| !own.versions.values().any(|own| is_same_text(held, own)))
+            })
+        };
+        let beside = archived.subjects.iter().filter(is_beside);
+        let prepared = beside.map(|(name, _)| (name.as_str(), How::Beside)).collect();
         Self {
             archived,
             registrar,
             before,
-            prepared: BTreeMap::new(),
+            prepared,
             refused: BTreeSet::new(),
             numbers: BTreeMap::new(),
             free,
@@ -276,11 +289,7 @@ impl<'a> AtWork<'a> {
             return Ok(*how);
         }
         let held = self.before.subjects.get(name);
-        let is_ours = |held: &Subject| {
-            held.versions.values().all(|held| self.subject(name).versions.values().any(|own| is_same(held, own)))
-        };
         let how = match held {
-            Some(held) if !is_ours(held) => How::Beside,
             // It was begun before, with ids.
             Some(held) if held.mode.as_deref() == Some("IMPORT") => How::Own,
             // Confluent's registry would let go for good what is soft-deleted of it as its mode becomes IMPORT.
@@ -345,7 +354,9 @@ impl<'a> AtWork<'a> {
                 self.unless_done(said, || format!("the mode of {}", escape::name(name)));
             }
         }
-        let is_all = self.before.subjects.keys().all(|name| self.archived.subjects.contains_key(name));
+        let is_beside = |name: &String| self.prepared.get(name.as_str()) == Some(&How::Beside);
+        let is_all =
+            self.before.subjects.keys().all(|name| self.archived.subjects.contains_key(name) && !is_beside(name));
         if !is_all {
             return Ok(());
         }

@@ -23,8 +23,8 @@ use crate::manifest::{self, Chain};
 use crate::replay::journal::{Journal as Sent, Settings};
 use crate::replay::kafka::Target;
 use crate::replay::{
-    Counters, GroupsWanted, Moving, Outcome, Query, Request, SchemaIds, Selection, Tempo, carry_out, prepare, readable,
-    sources, told, warnings_of,
+    Counters, GroupsWanted, IdPrefixed, Moving, Outcome, Query, Request, SchemaIds, Selection, Tempo, carry_out,
+    prepare, readable, sources, told, warnings_of,
 };
 use crate::restore::Log;
 use crate::restore::commits::{Commits, Moment};
@@ -70,7 +70,7 @@ pub(super) async fn replay(
     let target = Arc::new(Target::new(to.clone(), &journal.id)?);
     let is_begun = Sent::load(store, &journal.id).await?.begun.is_some();
     let mut proof = Proof::default();
-    let mut request = request(config, kafka, selection, journal);
+    let mut request = request(config, kafka, selection, (journal, connectors));
     if !(is_begun && journal.records.is_some()) {
         let judged = judge(store, config, &request.selection, &journal.commit).await?;
         request.chosen = Some(judged.survey.chosen);
@@ -130,7 +130,21 @@ fn selection(asked: &Asked, connectors: &[Connector], commit: &Commit) -> Select
     }
 }
 
-fn request(config: &Config, kafka: &TargetKafka, selection: Selection, journal: &Journal) -> Request {
+/// Which records begin with the id of a schema: by the names of subjects, and by the converters of the connectors.
+fn written(journal: &Journal, connectors: &[Connector]) -> IdPrefixed {
+    let of = |side: &str| {
+        let own = connectors.iter().filter(|of| of.writes_ids(side));
+        own.map(|of| format!("{}.", of.prefixes.0)).collect()
+    };
+    IdPrefixed { subjects: journal.schema_subjects.clone(), keys: of("key"), values: of("value") }
+}
+
+fn request(
+    config: &Config,
+    kafka: &TargetKafka,
+    selection: Selection,
+    (journal, connectors): (&Journal, &[Connector]),
+) -> Request {
     let groups = GroupsWanted { groups: kafka.groups.clone(), at: None };
     Request {
         cluster: config.kafka.as_ref().map(|kafka| kafka.cluster.clone()),
@@ -139,7 +153,7 @@ fn request(config: &Config, kafka: &TargetKafka, selection: Selection, journal: 
         moving: Moving::default(),
         after: None,
         chosen: None,
-        schema_ids: SchemaIds::new(journal.schema_ids.clone()),
+        schema_ids: SchemaIds::new(journal.schema_ids.clone(), written(journal, connectors)),
         until: DateTime::from_timestamp_micros(journal.commit.at),
         settings: kafka.archived_settings.then_some(Settings::Archived),
         groups: (!groups.groups.is_empty()).then_some(groups),

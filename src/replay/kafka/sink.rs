@@ -278,10 +278,11 @@ impl Work<'_> {
         let partition = run.block.partition();
         let at = |offset| ((part.target.clone(), partition), Mark { generation: part.stream.number, offset });
         self.keep_generations_apart(&part.target, partition, part.stream.number)?;
+        let sides = self.plan.schema_ids.sides(&part.stream.topic);
         let (mut next, mut room) = (None, Block::new(partition, 0));
         for record in run.records() {
             self.begin()?;
-            let at_target = self.plan.schema_ids.at_target(&record, &mut room);
+            let at_target = self.plan.schema_ids.at_target(&record, sides, &mut room);
             self.tally.renumbered += u64::from(at_target.is_some());
             self.put(run.part, partition, &at_target.unwrap_or(record))?;
             self.tally.add(run.part, partition, record.offset, record.size());
