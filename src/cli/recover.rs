@@ -41,8 +41,8 @@ pub(super) struct Args {
     /// Say what would be done, and do nothing
     #[arg(long)]
     dry_run: bool,
-    /// Yes: the name of the old server is the restored one's now; connectors that are there and stopped are taken over; topics hold
-    /// records already
+    /// Yes: the names of the old server, registry and cluster are those of the new ones now; connectors that are there and stopped are
+    /// taken over; topics hold records already
     #[arg(long)]
     yes: bool,
     /// Print JSON

@@ -7,6 +7,7 @@
 //! Whatever would go on without a word from somewhere else is refused here: a config that still points at the old server, a slot that is
 //! dropped when the connector stops, a prefix that does not follow the topics.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
@@ -105,7 +106,7 @@ pub struct Chosen {
     pub connectors: Vec<Connector>,
     /// What is not known, or left out.
     pub notes: Vec<String>,
-    /// The furthest position that any of the archived ones had read.
+    /// The furthest position that any of them had read.
     pub furthest: Option<u64>,
 }
 
@@ -125,11 +126,11 @@ struct KeptOffset {
     offset: Value,
 }
 
-/// The archived connectors as of the commit, and the furthest position that any of them had read by now.
+/// The archived connectors as of the commit, and the furthest position that each had read by now.
 pub struct Archived {
     kept: BTreeMap<String, KeptConnector>,
     notes: Vec<String>,
-    furthest: Option<u64>,
+    furthest: BTreeMap<String, u64>,
 }
 
 /// Reads them.
@@ -152,9 +153,17 @@ pub async fn archived(store: &Store, config: &Config, pipeline: &Pipeline, commi
     }
     let (_, newest) = as_of(store, &scope, i64::MAX).await?;
     let newest: Option<Kept> = serde_json::from_value(newest).ok();
-    let offsets = newest.iter().flat_map(|kept| kept.connectors.values()).flat_map(|one| one.offsets.iter().flatten());
-    let lsns = offsets.filter_map(|kept| kept.offset.get("lsn").and_then(Value::as_u64));
-    Ok(Archived { furthest: lsns.max(), kept: kept.connectors, notes })
+    let furthest = newest.map(|newest| furthest(&newest)).unwrap_or_default();
+    Ok(Archived { furthest, kept: kept.connectors, notes })
+}
+
+/// The furthest position that each connector had read. Each is of a server of its own, and says nothing of another one's.
+fn furthest(kept: &Kept) -> BTreeMap<String, u64> {
+    let of = |one: &KeptConnector| {
+        let offsets = one.offsets.iter().flatten();
+        offsets.filter_map(|kept| kept.offset.get("lsn").and_then(Value::as_u64)).max()
+    };
+    kept.connectors.iter().filter_map(|(name, one)| Some((name.clone(), of(one)?))).collect()
 }
 
 impl Archived {
@@ -163,7 +172,7 @@ impl Archived {
     /// # Errors
     /// [`Kind::NotFound`] for a name that was not kept; [`Kind::Config`] for one that cannot be brought back as it is asked for.
     pub fn choose(self, pipeline: &Pipeline, slots: Option<&BTreeSet<String>>, yes: bool) -> Result<Chosen> {
-        let mut chosen = Chosen { connectors: Vec::new(), notes: self.notes, furthest: self.furthest };
+        let mut chosen = Chosen { connectors: Vec::new(), notes: self.notes, furthest: None };
         let known: Vec<&str> = self.kept.keys().map(String::as_str).collect();
         for captured in &pipeline.connectors {
             let Some(kept) = self.kept.get(&captured.name) else {
@@ -191,16 +200,37 @@ impl Archived {
                 }
             }
         }
-        let mut taken = BTreeSet::new();
         for connector in &chosen.connectors {
-            connector.is_sound(&self.kept[&connector.name].config, yes)?;
-            if !taken.insert(connector.slot()) {
-                let message = format!("two connectors have the slot {}", connector.slot());
-                return Err(Error::new(Kind::Config, message).hint("give one another slot.name in [connector.config]"));
+            let archived = &self.kept[&connector.name].config;
+            connector.is_sound(archived, yes)?;
+            // Where nobody makes it, its config is nobody's.
+            if pipeline.connect.is_some() && !yes {
+                connector.leads_to_targets(archived, pipeline)?;
             }
         }
+        are_apart(&chosen.connectors)?;
+        chosen.furthest = chosen.connectors.iter().filter_map(|of| self.furthest.get(&of.name).copied()).max();
         Ok(chosen)
     }
+}
+
+/// Refuses connectors of which one would take what is the other's.
+fn are_apart(connectors: &[Connector]) -> Result<()> {
+    let (mut slots, mut prefixes) = (BTreeSet::new(), BTreeSet::new());
+    for connector in connectors {
+        if !slots.insert(connector.slot()) {
+            let message = format!("two connectors have the slot {}", connector.slot());
+            return Err(Error::new(Kind::Config, message).hint("give one another slot.name in [connector.config]"));
+        }
+        if !prefixes.insert(&connector.prefixes.1) {
+            let message = format!(
+                "two connectors have the topic.prefix {}: what one of them writes would show that the other runs",
+                connector.prefixes.1
+            );
+            return Err(Error::new(Kind::Config, message).hint("give one another topic.prefix in [connector.config]"));
+        }
+    }
+    Ok(())
 }
 
 impl Connector {
@@ -232,6 +262,38 @@ impl Connector {
                 "its snapshot.mode makes a snapshot of all tables again",
                 "set \"snapshot.mode\" = \"no_data\" in [connector.config]",
             );
+        }
+        Ok(())
+    }
+
+    /// Refuses a config that still names the old registry or the old cluster where the pipeline has another one.
+    fn leads_to_targets(&self, archived: &Config_, pipeline: &Pipeline) -> Result<()> {
+        let bare = |url: &str| url.trim().trim_end_matches('/').to_owned();
+        let registry = pipeline.schema_registry.as_ref().map(|server| {
+            let urls = server.urls.iter().map(|url| bare(url.as_str())).collect::<BTreeSet<_>>();
+            ("registry.url", "[schema_registry]", urls)
+        });
+        let cluster = pipeline
+            .kafka
+            .as_ref()
+            .and_then(|kafka| kafka.bootstrap_servers.as_deref())
+            .map(|servers| ("bootstrap.servers", "[kafka]", servers.split(',').map(bare).collect()));
+        for (end, section, targets) in [registry, cluster].into_iter().flatten() {
+            // Whose value is a target's already is right, changed or not.
+            let leads_there = |value: &str| value.split(',').all(|one| targets.contains(&bare(one)));
+            let is_old = |key: &&String| {
+                let its = setting(&self.config, key);
+                key.ends_with(end) && its == setting(archived, key) && its.is_some_and(|value| !leads_there(value))
+            };
+            if let Some(key) = self.config.keys().find(is_old) {
+                let message = format!(
+                    "the connector {}: its {key} is still the archived one, and {section} names another",
+                    self.name
+                );
+                return Err(Error::new(Kind::Config, message).hint(format!(
+                    "set \"{key}\" in [connector.config], or say --yes if that name leads to the new one by now"
+                )));
+            }
         }
         Ok(())
     }
@@ -284,17 +346,54 @@ async fn scope_of(store: &Store, kind: StateKind, (named, configured): (Option<S
     Ok(StateOf { kind, scope })
 }
 
-/// The subjects of the schema registry as of the commit.
+/// The subjects of the schema registry at a moment (ms since 1970), and how many of their versions are from the document after it.
 ///
 /// # Errors
 /// [`Kind::NotFound`] where none were kept.
-pub async fn subjects(store: &Store, config: &Config, of: &Server, commit: &Commit) -> Result<Document> {
+pub async fn subjects(store: &Store, config: &Config, of: &Server, ms: i64) -> Result<(Document, usize)> {
     let named = Some(of.name.clone()).filter(|name| !name.is_empty());
     let configured = config.state.as_ref().map(|state| state.schema_registry.as_slice()).unwrap_or_default();
     let scope = scope_of(store, StateKind::Schemas, (named, configured)).await?;
-    let (_, state) = as_of(store, &scope, commit.at.div_euclid(1_000)).await?;
-    serde_json::from_value(state)
-        .or_err(Kind::Corrupt, || format!("{scope} is kept in a way that this version does not read"))
+    let read = |state: Value| {
+        serde_json::from_value::<Document>(state)
+            .or_err(Kind::Corrupt, || format!("{scope} is kept in a way that this version does not read"))
+    };
+    let (version, state) = as_of(store, &scope, ms).await?;
+    let mut document = read(state)?;
+    let chain = opened(store, &scope).await?;
+    // One that was found after the moment has all that the one before it would have missed.
+    let next = match version.at.timestamp_millis() <= ms {
+        true => versions::version(&chain, version.number + 1).await?,
+        false => None,
+    };
+    let added = match next {
+        Some(next) => with_next(&mut document, read(state_of(store, &chain, &next).await?)?),
+        None => 0,
+    };
+    Ok((document, added))
+}
+
+/// Adds the versions of the next document that this one has not: what was registered just before the moment may have been found only
+/// after it. How many there were.
+fn with_next(document: &mut Document, next: Document) -> usize {
+    let mut added = 0;
+    for (name, subject) in next.subjects {
+        match document.subjects.entry(name) {
+            Entry::Vacant(none) => {
+                added += subject.versions.len();
+                none.insert(subject);
+            }
+            Entry::Occupied(mut known) => {
+                for (number, version) in subject.versions {
+                    if let Entry::Vacant(none) = known.get_mut().versions.entry(number) {
+                        added += 1;
+                        none.insert(version);
+                    }
+                }
+            }
+        }
+    }
+    added
 }
 
 fn nothing(kind: StateKind) -> Error {
@@ -304,15 +403,24 @@ fn nothing(kind: StateKind) -> Error {
 
 /// The version that held at a time, or the oldest where none is as old, and its state.
 async fn as_of(store: &Store, of: &StateOf, ms: i64) -> Result<(Version, Value)> {
-    let chain = Chain::open(store, &StreamId::State(of.clone())).await?.ok_or_else(|| nothing(of.kind))?;
+    let chain = opened(store, of).await?;
     let version = match versions::as_of(&chain, ms, time::now()).await? {
         Some(version) => version,
         None => versions::oldest(&chain).await?.ok_or_else(|| nothing(of.kind))?,
     };
-    let json = versions::read(store, chain.stream(), &version).await?;
-    let document: Value =
-        serde_json::from_slice(&json).or_err(Kind::Corrupt, || format!("a version of {of} is no JSON"))?;
-    Ok((version, document.get("state").cloned().unwrap_or(Value::Null)))
+    let state = state_of(store, &chain, &version).await?;
+    Ok((version, state))
+}
+
+async fn opened(store: &Store, of: &StateOf) -> Result<Chain> {
+    Chain::open(store, &StreamId::State(of.clone())).await?.ok_or_else(|| nothing(of.kind))
+}
+
+async fn state_of(store: &Store, chain: &Chain, version: &Version) -> Result<Value> {
+    let json = versions::read(store, chain.stream(), version).await?;
+    let document: Value = serde_json::from_slice(&json)
+        .or_err(Kind::Corrupt, || format!("a version of {} is no JSON", chain.stream()))?;
+    Ok(document.get("state").cloned().unwrap_or(Value::Null))
 }
 
 /// The logical slots of a system, as they were kept at the commit and last; none where they were not.
@@ -339,6 +447,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::config::TargetKafka;
 
     fn archived(more: &[(&str, &str)]) -> Archived {
         let mut config = json!({
@@ -350,7 +459,7 @@ mod tests {
         }
         let kept = json!({ "connectors": { "shop": { "config": config, "offsets": null }, "sink": { "config": { "connector.class": "x" }, "offsets": null } } });
         let kept: Kept = serde_json::from_value(kept).expect("a state");
-        Archived { kept: kept.connectors, notes: Vec::new(), furthest: None }
+        Archived { kept: kept.connectors, notes: Vec::new(), furthest: BTreeMap::new() }
     }
 
     fn pipeline(named: &[(&str, &[(&str, &str)])]) -> Pipeline {
@@ -418,5 +527,86 @@ mod tests {
         for (given, rename) in [(&[][..], &rename), (&[("topic.prefix", "new")], &Rename::default())] {
             assert!(one(given).follows(rename).expect_err("apart").to_string().contains("would go to"));
         }
+    }
+
+    fn server(url: &str) -> Server {
+        Server { name: String::new(), urls: vec![url.parse().expect("a URL")], access: Default::default() }
+    }
+
+    #[test]
+    fn the_log_is_raised_behind_what_the_chosen_ones_have_read() {
+        let offset = |lsn: u64| json!({ "config": {}, "offsets": [{ "offset": { "lsn": lsn } }, { "offset": {} }] });
+        let newest = json!({ "connectors": { "shop": offset(7), "elsewhere": offset(900), "none": { "config": {}, "offsets": null } } });
+        let newest: Kept = serde_json::from_value(newest).expect("a state");
+        let all = furthest(&newest);
+        assert_eq!(all, BTreeMap::from([("shop".to_owned(), 7), ("elsewhere".to_owned(), 900)]));
+        let mut kept = archived(&[]);
+        kept.furthest = all;
+        assert_eq!(kept.choose(&pipeline(&[]), None, true).expect("chosen").furthest, Some(7));
+    }
+
+    #[test]
+    fn two_connectors_share_no_prefix() {
+        let mut kept = archived(&[]);
+        let mut config = kept.kept["shop"].config.clone();
+        config.insert("slot.name".to_owned(), Some("other".to_owned()));
+        kept.kept.insert("more".to_owned(), KeptConnector { config, offsets: None });
+        let error = kept.choose(&pipeline(&[]), None, true).expect_err("one topic for the markers of two");
+        assert!(error.to_string().contains("topic.prefix srv") && error.kind() == Kind::Config, "{error}");
+    }
+
+    #[test]
+    fn a_config_that_names_the_old_registry_or_cluster_is_refused() {
+        let (registry, history) = ("value.converter.schema.registry.url", "schema.history.kafka.bootstrap.servers");
+        let with = [(registry, "http://old:8081"), (history, "old:9092")];
+        let choose = |given: &[(&str, &str)], yes: bool, has: (bool, bool)| {
+            let given = [&[("database.port", "1")], given].concat();
+            let mut to = pipeline(&[("shop", given.as_slice())]);
+            to.connect = Some(server("http://connect:8083"));
+            to.schema_registry = has.0.then(|| server("http://new:8081"));
+            to.kafka = has.1.then(|| TargetKafka {
+                bootstrap_servers: Some("new:9092".to_owned()),
+                properties: BTreeMap::new(),
+                rename: None,
+                topics: Vec::new(),
+                groups: Vec::new(),
+                archived_settings: false,
+            });
+            archived(&with).choose(&to, None, yes).map(drop)
+        };
+        assert!(choose(&[], false, (false, false)).is_ok(), "neither is another one");
+        for (has, key) in [((true, false), registry), ((false, true), history)] {
+            let error = choose(&[], false, has).expect_err(key);
+            assert!(error.to_string().contains(key) && error.exit_code() == 2, "{error}");
+            assert!(choose(&[], true, has).is_ok(), "it is meant");
+        }
+        assert!(choose(&[(registry, "http://new:8081/"), (history, "new:9092")], false, (true, true)).is_ok());
+    }
+
+    #[test]
+    fn what_already_names_the_target_is_right() {
+        let mut to = pipeline(&[("shop", &[("database.port", "1")])]);
+        (to.connect, to.schema_registry) = (Some(server("http://connect:8083")), Some(server("http://same:8081")));
+        let kept = archived(&[("value.converter.schema.registry.url", "http://same:8081")]);
+        assert!(kept.choose(&to, None, false).is_ok());
+    }
+
+    #[test]
+    fn versions_that_were_found_only_after_the_moment_are_added() {
+        let document = |subjects: Value| -> Document {
+            serde_json::from_value(json!({ "compatibility": null, "mode": null, "subjects": subjects }))
+                .expect("a document")
+        };
+        let version = |id: i64| json!({ "id": id, "schema": "\"int\"" });
+        let subject = |compatibility: &str, versions: Value| json!({ "compatibility": compatibility, "mode": null, "versions": versions });
+        let mut then = document(json!({ "a": subject("FULL", json!({ "1": version(1) })) }));
+        let next = document(json!({
+            "a": subject("NONE", json!({ "1": version(9), "2": version(2) })),
+            "b": subject("NONE", json!({ "1": version(3) })),
+        }));
+        assert_eq!(with_next(&mut then, next), 2);
+        let ids = |name: &str| then.subjects[name].versions.values().map(|version| version.id).collect::<Vec<_>>();
+        assert_eq!((ids("a"), ids("b")), (vec![1, 2], vec![3]));
+        assert_eq!(then.subjects["a"].compatibility.as_deref(), Some("FULL"), "that is of the moment");
     }
 }

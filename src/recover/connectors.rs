@@ -52,14 +52,21 @@ pub async fn may_be_made(workers: &Operator, of: &Connector, (is_ours, yes): (bo
 /// Makes it, and tells it where to go on, unless an earlier run has. It does not run yet.
 ///
 /// # Errors
-/// What the workers refuse, and an offset that is not what it was set to.
-pub async fn make(workers: &Operator, of: &Connector, (folder, journal): (&Folder, &mut Journal)) -> Result<()> {
+/// What the workers refuse, a connector of that name that has come meanwhile, and an offset that is not what it was set to.
+pub async fn make(
+    workers: &Operator,
+    of: &Connector,
+    yes: bool,
+    (folder, journal): (&Folder, &mut Journal),
+) -> Result<()> {
     let known = journal.connector(&of.name).clone();
     if known.has_offset {
         return mended(workers, of).await;
     }
     let slot = known.slot.ok_or_else(|| Error::new(Kind::Internal, format!("{} has no slot yet", of.name)))?;
     if !known.makes {
+        // Hours may have gone by since it was looked for.
+        may_be_made(workers, of, (false, yes)).await?;
         journal.connector(&of.name).makes = true;
         folder.save(journal)?;
     }
@@ -128,6 +135,12 @@ async fn is_at(workers: &Operator, of: &Connector, (partition, offset): (&Value,
 /// # Errors
 /// [`Kind::Unsupported`] with what it has failed with.
 pub async fn run(workers: &Operator, of: &Connector) -> Result<()> {
+    let state = patiently(WORKERS, || workers.state(&of.name)).await?;
+    // One that has failed with an earlier run is not begun again by resume.
+    if state.is_some_and(|state| state.has_failed()) {
+        patiently(WORKERS, || workers.stop(&of.name)).await?;
+        settles(workers, of, "stopped", State::is_stopped).await?;
+    }
     patiently(WORKERS, || workers.resume(&of.name)).await?;
     settles(workers, of, "running", State::is_running).await
 }

@@ -42,7 +42,7 @@ pub struct Commit {
 }
 
 /// A step that is done.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Done {
     /// How long it took.
     pub seconds: f64,
@@ -114,10 +114,16 @@ pub struct Journal {
     pub pipeline: String,
     /// What `--to` has come to.
     pub commit: Commit,
+    /// The moment that was asked for, in ms since 1970; that of the commit where `--to` is a position. None was kept by earlier versions.
+    #[serde(default)]
+    pub moment: Option<i64>,
     /// A data directory is being made.
     pub restores: bool,
     /// Its server is being opened for everybody.
     pub opens: bool,
+    /// Where it listens then.
+    #[serde(default)]
+    pub listens: Option<String>,
     /// The steps that are done.
     pub steps: BTreeMap<String, Done>,
     /// By name.
@@ -150,8 +156,10 @@ impl Journal {
             to: to.to_owned(),
             pipeline: pipeline.to_owned(),
             commit,
+            moment: None,
             restores: false,
             opens: false,
+            listens: None,
             steps: BTreeMap::new(),
             connectors: BTreeMap::new(),
             records: None,
@@ -160,6 +168,23 @@ impl Journal {
             schema_subjects: BTreeSet::new(),
             groups: Vec::new(),
         })
+    }
+
+    /// The moment whose state is brought back, in ms since 1970.
+    pub fn moment(&self) -> i64 {
+        self.moment.unwrap_or_else(|| self.commit.at.div_euclid(1_000))
+    }
+
+    /// Refuses to go on from what was read before the folder was taken, if another run has gone on since.
+    ///
+    /// # Errors
+    /// [`Kind::Fenced`] if what is there now is something else.
+    pub fn is_still(&self, anew: bool, now: Option<&Self>) -> Result<()> {
+        if now == (!anew).then_some(self) {
+            return Ok(());
+        }
+        Err(Error::new(Kind::Fenced, "another run has gone on with this recovery meanwhile")
+            .hint("run the same command again: it goes on from there"))
     }
 
     /// What is known of a connector.
@@ -268,9 +293,15 @@ mod tests {
         let mut journal = Journal::begin("-5m", "p", commit).expect("a journal");
         journal.connector("a").makes_slot = true;
         folder.save(&journal).expect("written");
-        assert_eq!(Folder::look(&path, "-5m", "p").expect("read"), Some(journal));
+        assert_eq!(Folder::look(&path, "-5m", "p").expect("read").as_ref(), Some(&journal));
         for (to, pipeline) in [("-6m", "p"), ("-5m", "q")] {
             assert_eq!(Folder::look(&path, to, pipeline).expect_err("another").exit_code(), 2);
+        }
+        let read = Folder::look(&path, "-5m", "p").expect("read").expect("a journal");
+        assert!(journal.is_still(false, Some(&read)).is_ok() && journal.is_still(true, None).is_ok());
+        journal.steps.insert("raise".to_owned(), Done { seconds: 0.1, ..Done::default() });
+        for (anew, now) in [(false, Some(&read)), (false, None), (true, Some(&journal))] {
+            assert_eq!(journal.is_still(anew, now).expect_err("another run").kind(), Kind::Fenced);
         }
         drop(folder);
         drop(Folder::take(&path).expect("it is free again"));

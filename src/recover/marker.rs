@@ -53,6 +53,15 @@ pub fn messages(of: &Connector) -> String {
     format!("{}.message", of.prefixes.1)
 }
 
+/// Whether a topic may be where a connector's marker comes to. A message comes to all connectors of its database, and each has a topic of
+/// its own for it; a row comes to that of its table.
+fn may_have(of: &Connector, topic: &str) -> bool {
+    match of.marker {
+        Some(_) => topic.strip_prefix(of.prefixes.1.as_str()).is_some_and(|rest| rest.starts_with('.')),
+        None => topic == messages(of),
+    }
+}
+
 /// Returns where the topics of a connector end.
 ///
 /// # Errors
@@ -61,7 +70,7 @@ pub async fn ends(to: &Connection, of: &Connector) -> Result<Ends> {
     let (consumer, prefix) = (consumer(to)?, format!("{}.", of.prefixes.1));
     blocking(move || {
         let mut ends = Ends::new();
-        for (topic, partition) in partitions(&consumer, &prefix)? {
+        for (topic, partition) in partitions(&consumer, |topic| topic.starts_with(&prefix))? {
             let marks = consumer.fetch_watermarks(&topic, partition, ANSWER);
             let (_, end) = marks.or_err(Kind::Unavailable, || format!("cannot tell where {topic} ends"))?;
             ends.entry(topic).or_default().insert(partition, end);
@@ -101,8 +110,8 @@ pub async fn filled(to: &Connection, topics: Vec<&String>) -> Result<Vec<String>
 /// # Errors
 /// [`Kind::Incomplete`] where it has not come in time.
 pub async fn seen(to: &Connection, of: &Connector, (ends, token): (&Ends, &str)) -> Result<String> {
-    let (consumer, prefix) = (consumer(to)?, format!("{}.", of.prefixes.1));
-    let (ends, token, name) = (ends.clone(), token.as_bytes().to_vec(), of.name.clone());
+    let (consumer, of) = (consumer(to)?, of.clone());
+    let (ends, token) = (ends.clone(), token.as_bytes().to_vec());
     blocking(move || {
         let begun = Instant::now();
         let (mut known, mut looked) = (TopicPartitionList::new(), None::<Instant>);
@@ -110,7 +119,7 @@ pub async fn seen(to: &Connection, of: &Connector, (ends, token): (&Ends, &str))
             // Topics come to be as the connector writes.
             if looked.is_none_or(|at| at.elapsed() > Duration::from_secs(2)) {
                 looked = Some(Instant::now());
-                if read_also(&consumer, &mut known, partitions(&consumer, &prefix)?, &ends)? {
+                if read_also(&consumer, &mut known, partitions(&consumer, |topic| may_have(&of, topic))?, &ends)? {
                     consumer.assign(&known).or_err(Kind::Internal, || "cannot read topics".to_owned())?;
                 }
             }
@@ -122,7 +131,8 @@ pub async fn seen(to: &Connection, of: &Connector, (ends, token): (&Ends, &str))
             let next = Offset::Offset(message.offset() + 1);
             drop(known.set_partition_offset(message.topic(), message.partition(), next));
         }
-        let message = format!("what was written after the recovery has not come to the topics of {name} within {} s", COMES.as_secs());
+        let topics = if of.marker.is_some() { format!("the topics of {}", of.name) } else { messages(&of) };
+        let message = format!("what was written after the recovery for {} has not come to {topics} within {} s", of.name, COMES.as_secs());
         Err(Error::new(Kind::Incomplete, message).hint(
             "its connector may read another server, or leave out what it should read: do not trust its topics; compare its config, slot and \
              offset with the report",
@@ -154,10 +164,10 @@ fn read_also(
     Ok(added)
 }
 
-fn partitions(consumer: &BaseConsumer, prefix: &str) -> Result<Vec<(String, i32)>> {
+fn partitions(consumer: &BaseConsumer, is_wanted: impl Fn(&str) -> bool) -> Result<Vec<(String, i32)>> {
     let metadata = consumer.fetch_metadata(None, ANSWER);
     let metadata = metadata.or_err(Kind::Unavailable, || "the target does not tell its topics".to_owned())?;
-    let topics = metadata.topics().iter().filter(|topic| topic.name().starts_with(prefix));
+    let topics = metadata.topics().iter().filter(|topic| is_wanted(topic.name()));
     Ok(topics.flat_map(|topic| topic.partitions().iter().map(|one| (topic.name().to_owned(), one.id()))).collect())
 }
 
@@ -173,4 +183,26 @@ fn consumer(to: &Connection) -> Result<BaseConsumer> {
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     tokio::task::spawn_blocking(work).await.or_err(Kind::Internal, || "reading topics was aborted".to_owned())?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_looked_for_in_the_connector_s_own_topic_alone() {
+        let mut of = Connector {
+            name: "a".to_owned(),
+            config: BTreeMap::new(),
+            prefixes: ("old".to_owned(), "srv".to_owned()),
+            marker: None,
+        };
+        let among = |of: &Connector| {
+            let all = ["srv.message", "srv.public.orders", "srv.x.message", "srv2.message", "old.message"];
+            all.into_iter().filter(|topic| may_have(of, topic)).collect::<Vec<_>>()
+        };
+        assert_eq!(among(&of), ["srv.message"]);
+        of.marker = Some("INSERT INTO beats VALUES ('{token}')".to_owned());
+        assert_eq!(among(&of), ["srv.message", "srv.public.orders", "srv.x.message"]);
+    }
 }

@@ -144,9 +144,14 @@ pub async fn prepare(store: &Store, config: &Config, asked: &Asked) -> Result<Pr
     let targets = asked.pipeline.targets();
     let known = Folder::look(&asked.folder, &asked.to, &targets)?;
     let anew = known.is_none();
-    let mut journal = match known {
+    let journal = match known {
         Some(journal) => journal,
-        None => Journal::begin(&asked.to, &targets, commit(store, &asked.to).await?)?,
+        None => {
+            let (commit, moment) = commit(store, &asked.to).await?;
+            let mut journal = Journal::begin(&asked.to, &targets, commit)?;
+            journal.moment = Some(moment);
+            journal
+        }
     };
     let Chosen { connectors, mut notes, furthest } = chosen(store, config, asked, &journal.commit).await?;
     let (restore, log) = match asked.made().filter(|_| asked.wants(Part::Postgres)) {
@@ -162,7 +167,7 @@ pub async fn prepare(store: &Store, config: &Config, asked: &Asked) -> Result<Pr
             let workers = Operator::new(server)?;
             let version = workers.version().await?;
             for connector in &connectors {
-                let is_ours = journal.connector(&connector.name).makes;
+                let is_ours = journal.connectors.get(&connector.name).is_some_and(|known| known.makes);
                 connectors::may_be_made(&workers, connector, (is_ours, asked.yes)).await?;
             }
             notes.push(format!("{}: Kafka Connect {version}", workers.shown()));
@@ -173,11 +178,11 @@ pub async fn prepare(store: &Store, config: &Config, asked: &Asked) -> Result<Pr
     Ok(Prepared { journal, anew, log, restore, connectors, furthest, workers, notes })
 }
 
-/// Returns the last commit at or before a moment.
+/// Returns the last commit at or before a moment, and the moment in ms since 1970: that of the commit where a position is asked for.
 ///
 /// # Errors
 /// A moment that the archive does not reach.
-pub async fn commit(store: &Store, to: &str) -> Result<Commit> {
+pub async fn commit(store: &Store, to: &str) -> Result<(Commit, i64)> {
     let moment = match to.contains('/') {
         true => to.parse::<Lsn>().map(Moment::Lsn),
         false => time::parse_micros(to, time::now(), false).map(Moment::Time),
@@ -189,14 +194,19 @@ pub async fn commit(store: &Store, to: &str) -> Result<Commit> {
     let What::Commit(transaction) = &ended.what else {
         return Err(Error::new(Kind::Internal, "what was found is no commit"));
     };
-    Ok(Commit {
+    let us = match moment {
+        Moment::Time(us) => us,
+        Moment::Lsn(_) => ended.at,
+    };
+    let commit = Commit {
         lsn: ended.start,
         end: ended.end_with_padding(),
         xid: transaction.xid,
         at: ended.at,
         timeline: commits.timeline(),
         system_id: log.system().system_id,
-    })
+    };
+    Ok((commit, us.div_euclid(1_000)))
 }
 
 async fn chosen(store: &Store, config: &Config, asked: &Asked, commit: &Commit) -> Result<Chosen> {

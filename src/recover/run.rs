@@ -12,6 +12,7 @@
 //! ```
 
 use std::fs;
+use std::path::Path;
 use std::time::Instant;
 
 use super::archived::{self, Connector};
@@ -83,6 +84,8 @@ struct Recovery<'a> {
     folder: Folder,
     /// The server while nobody else can connect to it.
     private: Option<Started>,
+    /// What shows that the server stands at the commit, once this run has looked.
+    stands: Option<String>,
 }
 
 /// Says what would be done.
@@ -168,12 +171,14 @@ pub async fn carry_out(
     prepared: Prepared,
 ) -> Result<(Report, Option<Error>)> {
     let folder = Folder::take(&asked.folder)?;
+    let now = Folder::look(&asked.folder, &asked.to, &asked.pipeline.targets())?;
+    prepared.journal.is_still(prepared.anew, now.as_ref())?;
     if prepared.anew {
         folder.save(&prepared.journal)?;
     }
     let mut report = Report::new(&asked.to, &prepared.journal.commit, false);
     report.notes.extend(prepared.notes.iter().cloned());
-    let mut recovery = Recovery { store, config, asked, prepared, folder, private: None };
+    let mut recovery = Recovery { store, config, asked, prepared, folder, private: None, stands: None };
     let mut failed = None;
     for step in Step::ALL {
         let name = step.name();
@@ -244,7 +249,7 @@ impl Recovery<'_> {
     async fn postgres(&mut self) -> Result<Proof> {
         let asked = self.asked;
         let Some(made) = asked.made() else {
-            return Ok(database::stands_at(&self.server().await?, &self.prepared.journal.commit).await?.into());
+            return self.standing().await.map(Proof::from);
         };
         let mut notes = Vec::new();
         let journal = &mut self.prepared.journal;
@@ -255,8 +260,7 @@ impl Recovery<'_> {
                 notes = restore.carry_out(self.store, &self.config.archive, &self.prepared.log, &made).await?;
             }
         }
-        let server = self.server().await?;
-        let words = database::stands_at(&server, &self.prepared.journal.commit).await?;
+        let words = self.standing().await?;
         notes.push(format!(
             "{} archives nothing, waits for no standby, subscribes to nothing and runs no cron jobs until tidelog.restored.conf is removed there",
             made.into.display()
@@ -294,7 +298,8 @@ impl Recovery<'_> {
             let at = slots::make(&server, of, (&self.folder, &mut self.prepared.journal)).await?;
             made.push(format!("{} at {at}", of.slot()));
         }
-        if self.asked.wants(Part::Connectors) {
+        // Also where the connectors come with a later run: nothing is written to the slots any more by then.
+        if self.asked.pipeline.connect.is_some() {
             let token = self.prepared.journal.id.clone();
             for of in &self.prepared.connectors {
                 slots::write_marker(&server, of, &token).await?;
@@ -310,13 +315,15 @@ impl Recovery<'_> {
         if self.prepared.journal.opens && is_running(&made) {
             return Ok(is_open("what it was started with"));
         }
-        let listen = match made.settings.get("listen_addresses") {
-            Some(listen) => listen.clone(),
-            None => database::listens(&self.server().await?).await?,
+        // An earlier run may have come to just here: what its server would say is known then.
+        let listen = match (made.settings.get("listen_addresses"), &self.prepared.journal.listens) {
+            (Some(listen), _) | (None, Some(listen)) => listen.clone(),
+            (None, None) => database::listens(&self.server().await?).await?,
         };
         self.leave().await?;
-        self.prepared.journal.opens = true;
-        self.folder.save(&self.prepared.journal)?;
+        let journal = &mut self.prepared.journal;
+        (journal.opens, journal.listens) = (true, Some(listen.clone()));
+        self.folder.save(journal)?;
         made.open_to_all(&listen).await?;
         Ok(is_open(&listen))
     }
@@ -324,9 +331,20 @@ impl Recovery<'_> {
     async fn registry(&mut self) -> Result<Proof> {
         let server = self.asked.pipeline.schema_registry.as_ref();
         let server = server.ok_or_else(|| Error::new(Kind::Internal, "no registry is named"))?;
-        let archived = archived::subjects(self.store, self.config, server, &self.prepared.journal.commit).await?;
+        let moment = self.prepared.journal.moment();
+        let (archived, added) = archived::subjects(self.store, self.config, server, moment).await?;
         self.prepared.journal.schema_subjects = archived.subjects.keys().cloned().collect();
-        let Brought { registered, there, ids, differences } = bring(&archived, &Registrar::new(server)?).await?;
+        let Brought { registered, there, ids, mut differences } = bring(&archived, &Registrar::new(server)?).await?;
+        let has_topics = self.prepared.journal.steps.contains_key(Step::Topics.name());
+        differences.extend(unreadable(ids.len(), self.asked.wants(Part::Topics), has_topics));
+        let notes = match added {
+            0 => Vec::new(),
+            added => vec![format!(
+                "{} of the registry were found only after that moment, and may have been registered just before it: they are brought \
+                 back, too",
+                many(added, "version")
+            )],
+        };
         let mut words = format!("{registered} versions registered, {there} were there");
         words.push_str(&match ids.len() {
             0 => ", all with their ids".to_owned(),
@@ -335,7 +353,7 @@ impl Recovery<'_> {
         // Each run of the topics has to give records the same ids.
         self.prepared.journal.schema_ids = ids;
         self.folder.save(&self.prepared.journal)?;
-        Ok(Proof { words, differences, notes: Vec::new() })
+        Ok(Proof { words, differences, notes })
     }
 
     async fn connectors(&mut self) -> Result<Proof> {
@@ -351,7 +369,7 @@ impl Recovery<'_> {
                 journal.connector(&of.name).ends = Some(marker::ends(&to, of).await?);
                 self.folder.save(journal)?;
             }
-            connectors::make(workers, of, (&self.folder, journal)).await?;
+            connectors::make(workers, of, self.asked.yes, (&self.folder, journal)).await?;
             let slot = journal.connector(&of.name).slot.unwrap_or_default();
             proofs.push(format!("{} goes on from {slot}, as it says itself", of.name));
         }
@@ -366,7 +384,7 @@ impl Recovery<'_> {
             let journal = &mut self.prepared.journal;
             if !journal.connector(&of.name).marker_seen {
                 // Its config may have been mended since.
-                connectors::make(workers, of, (&self.folder, journal)).await?;
+                connectors::make(workers, of, self.asked.yes, (&self.folder, journal)).await?;
                 connectors::run(workers, of).await?;
                 let (ends, token) = (journal.connector(&of.name).ends.clone().unwrap_or_default(), journal.id.clone());
                 let topic = marker::seen(&to, of, (&ends, &token)).await?;
@@ -378,8 +396,23 @@ impl Recovery<'_> {
         Ok(proofs.join(", ").into())
     }
 
-    /// The server of the database, which nobody else can connect to if it is ours.
+    /// The server of the database, which nobody else can connect to if it is ours. Whichever step needs it first, it is looked at once
+    /// a run before anything is done to it: another url may have been written into the pipeline file since.
     async fn server(&mut self) -> Result<Server> {
+        let server = self.reached().await?;
+        if self.stands.is_none() {
+            self.stands = Some(database::stands_at(&server, &self.prepared.journal.commit).await?);
+        }
+        Ok(server)
+    }
+
+    /// What shows that the server stands at the commit.
+    async fn standing(&mut self) -> Result<String> {
+        self.server().await?;
+        self.stands.clone().ok_or_else(|| Error::new(Kind::Internal, "no server was looked at"))
+    }
+
+    async fn reached(&mut self) -> Result<Server> {
         let asked = self.asked;
         let Some(postgres) = &asked.pipeline.postgres else {
             return Err(Error::new(Kind::Config, "the pipeline file has no [postgres]"));
@@ -418,10 +451,51 @@ fn workers(workers: Option<&Operator>) -> Result<&Operator> {
 /// Whether a server runs over a data directory, by its own file.
 fn is_running(made: &Made<'_>) -> bool {
     let text = fs::read_to_string(made.into.join("postmaster.pid")).unwrap_or_default();
-    let pid = text.lines().next().and_then(|pid| pid.trim().parse::<u32>().ok());
-    pid.is_some_and(|pid| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == "postgres"))
+    let Some(pid) = text.lines().next().and_then(|pid| pid.trim().parse::<u32>().ok()) else { return false };
+    let is_postgres = fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == "postgres");
+    is_postgres && works_in(pid, made.into)
+}
+
+/// Whether a process works in a directory, as a server does in its data (`ChangeToDataDir`, miscinit.c). After a crash the number in its
+/// file may be another one's.
+fn works_in(pid: u32, folder: &Path) -> bool {
+    match fs::read_link(format!("/proc/{pid}/cwd")) {
+        Ok(its) => fs::canonicalize(folder).is_ok_and(|folder| folder == its),
+        // Of another user it is not told.
+        Err(error) => error.kind() == std::io::ErrorKind::PermissionDenied,
+    }
+}
+
+/// What records with archived ids of schemas are at the target, where `differ` ids are others there.
+fn unreadable(differ: usize, are_sent: bool, were_sent: bool) -> Option<String> {
+    let why = match (differ, were_sent, are_sent) {
+        (0, ..) | (_, false, true) => return None,
+        (_, true, _) => "the topics were brought back before the registry, with the archived ids",
+        (_, false, false) => "the topics are not part of this run, and records that are there have the archived ids",
+    };
+    Some(format!("{differ} ids of schemas are others at the target: {why}, so those records cannot be read with it"))
 }
 
 fn many(count: usize, one: &str) -> String {
     format!("{count} {one}{}", if count == 1 { "" } else { "s" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_of_another_directory_is_not_the_server() {
+        let (here, elsewhere) = (std::env::current_dir().expect("a directory"), tempfile::tempdir().expect("another"));
+        assert!(works_in(std::process::id(), &here));
+        assert!(!works_in(std::process::id(), elsewhere.path()));
+        assert!(!works_in(u32::MAX, &here), "there is no such process");
+    }
+
+    #[test]
+    fn other_ids_are_a_difference_unless_records_are_given_them() {
+        assert_eq!((unreadable(0, false, false), unreadable(3, true, false)), (None, None));
+        assert!(unreadable(3, false, false).expect("a difference").contains("not part of this run"));
+        assert!(unreadable(3, true, true).expect("a difference").contains("before the registry"));
+    }
 }

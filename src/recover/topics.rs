@@ -23,7 +23,7 @@ use crate::manifest::{self, Chain};
 use crate::replay::journal::{Journal as Sent, Settings};
 use crate::replay::kafka::Target;
 use crate::replay::{
-    Counters, GroupsWanted, IdPrefixed, Moving, Outcome, Query, Request, SchemaIds, Selection, Tempo, carry_out,
+    Counters, GroupsWanted, IdPrefixed, Moving, Outcome, Query, Request, SchemaIds, Selection, Stop, Tempo, carry_out,
     prepare, readable, sources, told, warnings_of,
 };
 use crate::restore::Log;
@@ -186,6 +186,7 @@ async fn judge(store: &Store, config: &Config, selection: &Selection, commit: &C
     let (sources, left_out) = readable(sources(store, cluster, &query).await?);
     let schemas = schemas(store).await?;
     let survey = survey(store, sources, &query, found.cut, &schemas).await?;
+    is_whole(&survey.stops)?;
     let total = survey.total();
     let records = Records { within: total.included, out: total.excluded, uncertain: total.uncertain };
     let mut differences: Vec<String> = warnings_of(&left_out);
@@ -206,6 +207,26 @@ async fn judge(store: &Store, config: &Config, selection: &Selection, commit: &C
     Ok(Judgement { survey, records, differences, notes })
 }
 
+/// Refuses topics of which a part cannot be read: what is behind it would be missing at the target, without a word.
+fn is_whole(stops: &[Stop]) -> Result<()> {
+    /// A damaged archive may have thousands.
+    const MOST_NAMED: usize = 5;
+    let Some(first) = stops.first() else { return Ok(()) };
+    let tell = |stop: &Stop| {
+        let why = stop.why.strip_prefix(&format!("segment {}: ", stop.object)).unwrap_or(&stop.why);
+        format!("{}: partition {} from offset {} to {} ({why})", stop.object, stop.partition, stop.from, stop.to)
+    };
+    let mut told: Vec<String> = stops.iter().take(MOST_NAMED).map(tell).collect();
+    if stops.len() > MOST_NAMED {
+        told.push(format!("and {} more", stops.len() - MOST_NAMED));
+    }
+    let kind = if first.kind == Kind::Corrupt { Kind::Corrupt } else { Kind::Unavailable };
+    Err(Error::new(kind, format!("archived records cannot be read, and nothing was sent: {}", told.join("; "))).hint(
+        "put the object back, or give the right to read it, and the same command goes on; or leave the topic out: name only other \
+         connectors and topics in the pipeline file",
+    ))
+}
+
 /// The schemas of all registries that were kept.
 async fn schemas(store: &Store) -> Result<Schemas> {
     let mut schemas = Schemas::default();
@@ -219,4 +240,30 @@ async fn schemas(store: &Store) -> Result<Schemas> {
         }
     }
     Ok(schemas)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_read_is_refused_before_anything_is_chosen() {
+        let stop = |partition, kind| Stop {
+            part: 0,
+            partition,
+            from: 10,
+            to: 20,
+            object: "segments/kafka/a.tls".to_owned(),
+            why: "segment segments/kafka/a.tls: does not exist".to_owned(),
+            kind,
+        };
+        assert!(is_whole(&[]).is_ok());
+        let error = is_whole(&[stop(3, Kind::NotFound)]).expect_err("a hole");
+        assert_eq!(error.kind(), Kind::Unavailable);
+        let text = error.to_string();
+        assert!(text.contains("segments/kafka/a.tls: partition 3 from offset 10 to 20 (does not exist)"), "{text}");
+        assert_eq!(is_whole(&[stop(0, Kind::Corrupt)]).expect_err("damage").kind(), Kind::Corrupt);
+        let many: Vec<Stop> = (0..7).map(|partition| stop(partition, Kind::Denied)).collect();
+        assert!(is_whole(&many).expect_err("several").to_string().contains("and 2 more"));
+    }
 }

@@ -25,6 +25,8 @@ pub struct Stop {
     pub object: String,
     /// Why it cannot be read.
     pub why: String,
+    /// What sort of failure that is.
+    pub kind: Kind,
 }
 
 /// The partitions of a plan that have stopped.

@@ -211,7 +211,7 @@ impl Piece {
         let segment = &plan.parts[self.part].segments[self.segment];
         let rows = self.rows(plan).remove(&partition).unwrap_or(from..from);
         let (object, why) = (segment.object.clone(), error.to_string());
-        Stop { part: self.part, partition, from: from.max(rows.start), to: rows.end, object, why }
+        Stop { part: self.part, partition, from: from.max(rows.start), to: rows.end, object, why, kind: error.kind() }
     }
 }
 

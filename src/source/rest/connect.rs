@@ -292,7 +292,8 @@ impl Connector {
     fn of((info, status): (Info, Option<Status>), offsets: std::result::Result<Vec<Offset>, String>) -> Self {
         let (its, mut tasks) = status.map_or((None, Vec::new()), |status| (Some(status.connector), status.tasks));
         tasks.sort_by_key(|task| task.id);
-        let task = |task: TaskState| Task { id: task.id, failed_with: first_line(&task.its), state: task.its.state };
+        let failed_with = |its: &ItsState| first_line(its.trace.as_deref());
+        let task = |task: TaskState| Task { id: task.id, failed_with: failed_with(&task.its), state: task.its.state };
         let (offsets, offsets_unknown) = match offsets {
             Ok(offsets) => (Some(offsets), None),
             Err(why) => (None, Some(why)),
@@ -300,7 +301,7 @@ impl Connector {
         Self {
             kind: info.kind,
             config: info.config,
-            failed_with: its.as_ref().and_then(first_line),
+            failed_with: its.as_ref().and_then(failed_with),
             state: its.map(|its| its.state),
             tasks: tasks.into_iter().map(task).collect(),
             offsets,
@@ -309,9 +310,10 @@ impl Connector {
     }
 }
 
-fn first_line(its: &ItsState) -> Option<String> {
-    let first = its.trace.as_deref()?.lines().next().filter(|line| !line.is_empty())?;
-    Some(escape::shortened(first.into(), MOST_OF_TRACE).into_owned())
+/// The first line of a trace, without the secrets in it: a driver names the whole address that it could not connect to.
+pub(super) fn first_line(trace: Option<&str>) -> Option<String> {
+    let first = trace?.lines().next().filter(|line| !line.is_empty())?;
+    Some(escape::shortened(secret::within(first), MOST_OF_TRACE).into_owned())
 }
 
 impl Document {
@@ -332,5 +334,21 @@ impl Document {
             keys.map(|(key, _)| (name.clone(), key.clone())).collect::<Vec<_>>()
         };
         self.connectors.iter().flat_map(of).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_trace_the_first_line_is_told_without_its_secrets() {
+        let trace = "no connection to jdbc:postgresql://u:hunter2@db/shop with password=hunter2\n\tat a.B.c(B.java:1)";
+        let told = first_line(Some(trace)).expect("a line");
+        assert!(told.starts_with("no connection to") && !told.contains("hunter2") && !told.contains("a.B.c"), "{told}");
+        assert_eq!((first_line(None), first_line(Some(""))), (None, None));
+        // What is cut off may be what a secret is known by.
+        let long = format!("{} password=hunter2{}", "x".repeat(MOST_OF_TRACE - 12), "y".repeat(MOST_OF_TRACE));
+        assert!(!first_line(Some(&long)).expect("a line").contains("hun"));
     }
 }

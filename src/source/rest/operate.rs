@@ -16,6 +16,7 @@ use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
 use super::client::{Client, Reply, found};
+use super::connect::first_line;
 use crate::config::Server;
 use crate::error::{Error, Kind, Result};
 use crate::escape;
@@ -136,7 +137,7 @@ impl Operator {
     pub async fn state(&self, name: &str) -> Result<Option<State>> {
         let status: Option<Status> = self.there(self.client.get(&["connectors", name, "status"], "", MIB).await?)?;
         Ok(status.map(|Status { connector, tasks }| {
-            let failed_with = tasks.iter().chain([&connector]).find_map(first_line);
+            let failed_with = tasks.iter().chain([&connector]).find_map(|one| first_line(one.trace.as_deref()));
             let tasks = tasks.into_iter().map(|task| task.state).collect();
             State { connector: connector.state, tasks, failed_with }
         }))
@@ -157,6 +158,14 @@ impl Operator {
     /// As those of [`Operator::config`].
     pub async fn configure(&self, name: &str, config: &Settings) -> Result<()> {
         self.change(Method::PUT, &["connectors", name, "config"], Some(&json!(config))).await
+    }
+
+    /// Stops it: its tasks end, and it is as it was made.
+    ///
+    /// # Errors
+    /// As those of [`Operator::config`].
+    pub async fn stop(&self, name: &str) -> Result<()> {
+        self.change(Method::PUT, &["connectors", name, "stop"], None).await
     }
 
     /// Lets it run.
@@ -201,11 +210,6 @@ impl Operator {
         Error::new(Kind::NotFound, format!("{} knows no {} (404)", self.shown(), escape::name(what)))
             .hint("check that connect.url is the REST API of Kafka Connect")
     }
-}
-
-fn first_line(one: &One) -> Option<String> {
-    let first = one.trace.as_deref()?.lines().next().filter(|line| !line.is_empty())?;
-    Some(escape::shortened(first.into(), 500).into_owned())
 }
 
 /// `3.9.1` and `7.6.0-ccs` as their first two numbers. What Confluent ships counts otherwise: 7.7 has Kafka 3.7.
