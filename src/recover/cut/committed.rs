@@ -50,26 +50,37 @@ impl Found {
 pub async fn cut_at(commits: &Commits<'_>, moment: Moment) -> Result<Found> {
     let commit = commits.last(moment).await?;
     let end = commit.end_with_padding();
-    let next_at = match first_behind(commits, end).await? {
-        Some(next) => Some(next),
+    let next = first_behind(commits, end).await?;
+    let next_at = match &next {
+        Some(next) => Some(next.at),
         // Whatever is committed later than the log is known has a later time.
         None => commits.complete_through().await?.map(|ms| ms.saturating_add(1).saturating_mul(1_000)),
     };
+    let next_lsn = match &next {
+        Some(next) => Some(next_lsn(commits, end, next).await?.0),
+        None => None,
+    };
     let committed = committed_by(commits, end).await?;
-    let cut = Cut { end: end.0, at: commit.at, next_at, committed };
+    let cut = Cut { end: end.0, at: commit.at, next_at, next_lsn, committed };
     Ok(Found { commit, cut })
 }
 
-/// The time of the first commit behind a position.
-async fn first_behind(commits: &Commits<'_>, from: Lsn) -> Result<Option<i64>> {
+/// The first commit behind a position.
+async fn first_behind(commits: &Commits<'_>, from: Lsn) -> Result<Option<Ended>> {
     let mut first = None;
     let wanted = Wanted { lsns: from..Lsn(u64::MAX), times: i64::MIN..i64::MAX };
     let tell = |ended: &Ended| {
-        first = Some(ended.at);
+        first = Some(ended.clone());
         ControlFlow::Break(())
     };
     commits.each(&wanted, false, tell).await?;
     Ok(first)
+}
+
+/// The position up to which nothing was committed behind `end`: where a hole lies before the next commit, `end` itself.
+async fn next_lsn(commits: &Commits<'_>, end: Lsn, next: &Ended) -> Result<Lsn> {
+    let between = Wanted { lsns: end..next.start, times: i64::MIN..i64::MAX };
+    Ok(if commits.holes(&between).await?.is_empty() { next.start } else { end })
 }
 
 /// Which transactions had committed by `end`; none where the log does not reach far enough back, or has a hole there.

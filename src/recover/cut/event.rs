@@ -59,6 +59,17 @@ pub enum Event {
     },
 }
 
+impl Event {
+    /// Whether it shows that its connector was streaming.
+    pub(super) fn was_streamed(&self) -> bool {
+        match self {
+            Self::Streamed(place) => !place.may_be_snapshot,
+            Self::Snapshot { .. } | Self::Tombstone => false,
+            _ => true,
+        }
+    }
+}
+
 /// A place in the log.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Place {
@@ -70,6 +81,8 @@ pub struct Place {
     pub xid: Option<u32>,
     /// When it was committed, in microseconds since 1970.
     pub at: Option<i64>,
+    /// It does not say whether it was streamed: if it is a row of a snapshot, position and xid are the snapshot's.
+    pub may_be_snapshot: bool,
 }
 
 /// A record that was read.
@@ -139,10 +152,10 @@ impl Source {
         };
         let event = match (word, self.lsn) {
             ("incremental", _) => match second {
-                Some(lsn) => Event::Incremental(Place { after, lsn, xid: None, at }),
+                Some(lsn) => Event::Incremental(Place { after, lsn, xid: None, at, may_be_snapshot: false }),
                 None => Event::Unplaced { at },
             },
-            ("false", Some(lsn)) => Event::Streamed(Place { after, lsn, xid, at }),
+            ("false", Some(lsn)) => Event::Streamed(Place { after, lsn, xid, at, may_be_snapshot: false }),
             ("false", None) | (_, None) => Event::Unplaced { at },
             (_, Some(lsn)) => Event::Snapshot { lsn, at },
         };
@@ -245,15 +258,17 @@ pub(super) fn unwrapped(field: impl Fn(&str) -> Option<String>) -> Event {
     let at = at.or_else(in_ms);
     let Some(lsn) = added("lsn").and_then(number) else { return Event::Unplaced { at } };
     let is_snapshot = match added("snapshot") {
-        Some(word) => word != "false",
-        None => added("op").is_some_and(|op| op == "r"),
+        Some(word) => Some(word != "false"),
+        None => added("op").map(|op| op == "r"),
     };
-    if is_snapshot {
+    if is_snapshot == Some(true) {
         return Event::Snapshot { lsn, at };
     }
     let after = added("sequence").and_then(|text| sequence(&text).0);
     let xid = added("txId").and_then(number).map(low_half);
-    Event::Streamed(Place { after, lsn, xid, at })
+    // No row of a snapshot names a commit that was seen before.
+    let may_be_snapshot = is_snapshot.is_none() && after.is_none();
+    Event::Streamed(Place { after, lsn, xid, at, may_be_snapshot })
 }
 
 /// What the headers of an unwrapped record say (`add.headers`), written by whichever converter.

@@ -6,6 +6,7 @@
 //!   lsn < E and the log knows the xid        in, if it committed by E       commits of the log, as far as transactions could be open at E
 //!   lsn < E and sequence[0] < G              in                             G: the last commit before E that the connector has seen at all
 //!   sequence[0] = G                          in, if the commit at E is L's  else by the time of its commit: uncertain
+//!   a snapshot's lsn <= N                    in                             N: where the record of the next commit begins
 //! ```
 //! `sequence[0] < E` alone does not do. A connector sees no commit of another database, and none of a transaction that changed no
 //! published table (PostgreSQL 15 leaves those out: `pgoutput` "skip empty transactions"). If L is such a one, the next transaction has
@@ -36,7 +37,12 @@ pub struct Committed {
 impl Committed {
     /// Whether a transaction of which there are change events, one of them at a position, had committed by E.
     pub fn has(&self, xid: u32, lsn: Option<u64>) -> bool {
-        lsn.is_some_and(|lsn| lsn < self.since) || precedes(xid, self.ended_before) || self.xids.contains(&xid)
+        lsn.is_some_and(|lsn| self.is_before(lsn)) || precedes(xid, self.ended_before) || self.xids.contains(&xid)
+    }
+
+    /// Whether the transaction of a change event at this position had committed by E, whichever it is.
+    fn is_before(&self, lsn: u64) -> bool {
+        lsn < self.since
     }
 }
 
@@ -54,6 +60,8 @@ pub struct Cut {
     pub at: i64,
     /// The time of the next commit, if there is one.
     pub next_at: Option<i64>,
+    /// Where the record of the next commit begins; none if no later one is archived. Up to there, all that can be seen is L's.
+    pub next_lsn: Option<u64>,
     /// What the log knows; none where it is not archived far enough back.
     pub committed: Option<Committed>,
 }
@@ -83,6 +91,20 @@ enum Said {
     WithNext {
         in_time: bool,
     },
+}
+
+impl Said {
+    /// The same, or that it is in if that is decided by now: the last commit that a connector has seen before E only rises.
+    fn settled(self, connector: Option<&Connector>) -> Self {
+        match self {
+            Self::After { sequence: Some(sequence), .. }
+                if connector.is_some_and(|one| one.has_seen_behind(sequence)) =>
+            {
+                Self::In
+            }
+            said => said,
+        }
+    }
 }
 
 /// Neighbouring records of which the same is said.
@@ -122,10 +144,19 @@ pub struct Connector {
     pub saw_end: bool,
     /// The least timestamp of a record of it that shows that it has read beyond L, in ms since 1970.
     pub passed_at: Option<i64>,
+    /// The least timestamp of a row of a snapshot behind L, in ms since 1970. It does not show what was streamed before.
+    pub snapshot_at: Option<i64>,
     /// Events of transactions that the log did not know as committed, though a later commit says otherwise, or the other way round.
     pub contradictions: u64,
     /// The greatest `sequence[0]` of events that the log says are out.
     last_out: Option<u64>,
+}
+
+impl Connector {
+    /// Whether it has seen a commit before E that is later than this one.
+    fn has_seen_behind(&self, commit: u64) -> bool {
+        self.last_seen.is_some_and(|seen| commit < seen)
+    }
 }
 
 /// Judges the records of one partition, which come in the order of their offsets.
@@ -137,8 +168,10 @@ pub struct Partition {
     last_said: Option<Said>,
     /// The connector of its records.
     connector: String,
-    /// Whether a record in it lies beyond L.
+    /// Whether a record in it was streamed that lies beyond L.
     pub has_beyond: bool,
+    has_heartbeats: bool,
+    has_others: bool,
 }
 
 impl Partition {
@@ -151,6 +184,29 @@ impl Partition {
     /// The connector of its records.
     pub fn connector(&self) -> &str {
         &self.connector
+    }
+
+    /// Whether it has nothing but heartbeats: its topic, `__debezium-heartbeat.` and the prefix, is of no connector of that name.
+    pub fn is_of_heartbeats(&self) -> bool {
+        self.has_heartbeats && !self.has_others
+    }
+
+    fn push(&mut self, stretch: Stretch) {
+        match self.stretches.last_mut().filter(|last| last.said == stretch.said) {
+            Some(last) => {
+                last.offsets.end = stretch.offsets.end;
+                last.records += stretch.records;
+            }
+            None => self.stretches.push(stretch),
+        }
+    }
+
+    /// Says of the last stretch that it is in, once its connector has seen a later commit before E: each transaction would be a stretch
+    /// of its own otherwise.
+    fn settle(&mut self, connector: Option<&Connector>) {
+        if let Some(last) = self.stretches.pop() {
+            self.push(Stretch { said: last.said.settled(connector), ..last });
+        }
     }
 }
 
@@ -181,7 +237,10 @@ impl Judge {
 
     /// Takes a record of a partition in.
     pub fn see(&mut self, partition: &mut Partition, record: Judged<'_>, read: &Read) {
-        if let Some(name) = read.connector.as_ref().filter(|name| **name != partition.connector) {
+        let other = read.connector.as_ref().filter(|name| **name != partition.connector);
+        if let Some(name) = other {
+            // What came before is of the connector that it was said to be of then.
+            partition.settle(self.connectors.get(&partition.connector));
             partition.connector.clone_from(name);
         }
         let said = match (&read.event, partition.last_said) {
@@ -189,15 +248,16 @@ impl Judge {
             (Event::Tombstone, Some(said)) if record.key == Some(&partition.last_key[..]) => said,
             _ => self.say(&read.event, record, &partition.connector),
         };
-        partition.has_beyond |= said == Said::Out;
-        let offsets = record.offset..record.offset.saturating_add(1);
-        match partition.stretches.last_mut().filter(|stretch| stretch.said == said) {
-            Some(stretch) => {
-                stretch.offsets.end = offsets.end;
-                stretch.records += 1;
-            }
-            None => partition.stretches.push(Stretch { offsets, records: 1, said }),
+        let connector = self.connectors.get(&partition.connector);
+        if other.is_none() {
+            partition.settle(connector);
         }
+        let said = said.settled(connector);
+        partition.has_beyond |= said == Said::Out && read.event.was_streamed();
+        partition.has_heartbeats |= read.event == Event::Heartbeat;
+        partition.has_others |= !matches!(read.event, Event::Heartbeat | Event::Tombstone);
+        let offsets = record.offset..record.offset.saturating_add(1);
+        partition.push(Stretch { offsets, records: 1, said });
         partition.last_key.clear();
         partition.last_key.extend_from_slice(record.key.unwrap_or_default());
         partition.last_said = record.key.map(|_| said);
@@ -207,14 +267,8 @@ impl Judge {
         let in_time = self.in_time(None, record.timestamp);
         match event {
             Event::Streamed(place) => self.streamed(*place, record.timestamp, connector),
-            Event::Incremental(place) => self.streamed(Place { xid: None, ..*place }, record.timestamp, connector),
-            Event::Snapshot { lsn, .. } if *lsn > self.cut.end => {
-                self.beyond(connector, record.timestamp);
-                Said::Out
-            }
-            // A snapshot that goes on from a slot that was there names the slot's position, which may be older than its rows.
-            Event::Snapshot { at: Some(at), .. } if self.cut.next_at.is_some_and(|next| *at >= next) => Said::Doubtful,
-            Event::Snapshot { .. } => Said::In,
+            Event::Incremental(place) => self.incremental(*place, record.timestamp, connector),
+            Event::Snapshot { lsn, at } => self.snapshot((*lsn, *at), record.timestamp, connector),
             Event::End { lsn: Some(lsn), .. } => {
                 if *lsn >= self.cut.end {
                     self.beyond(connector, record.timestamp);
@@ -238,17 +292,64 @@ impl Judge {
         }
     }
 
-    fn streamed(&mut self, place: Place, timestamp: i64, name: &str) -> Said {
-        let Place { after, lsn, xid, at } = place;
-        let (end, in_time) = (self.cut.end, self.in_time(at, timestamp));
-        if let Some(after) = after {
-            let connector = self.connector(name);
-            connector.saw_end |= after == end;
-            if after < end {
-                connector.last_seen = connector.last_seen.max(Some(after));
-            }
+    /// A row of a snapshot shows what was committed by its position, and there may be nothing between L and the next commit.
+    fn snapshot(&mut self, (lsn, at): (u64, Option<i64>), timestamp: i64, name: &str) -> Said {
+        let is_behind = lsn > self.cut.end;
+        if lsn > self.cut.next_lsn.unwrap_or(u64::MAX).max(self.cut.end) {
+            let first = &mut self.connector(name).snapshot_at;
+            *first = Some(first.map_or(timestamp, |before| before.min(timestamp)));
+            return Said::Out;
         }
-        let known = xid.zip(self.cut.committed.as_ref()).map(|(xid, committed)| committed.has(xid, Some(lsn)));
+        let at = at.or_else(|| is_behind.then(|| timestamp.saturating_mul(1_000)));
+        match (at, self.cut.next_at) {
+            // A snapshot that goes on from a slot that was there names the slot's position, which may be older than its rows. And where
+            // no later commit is archived, one may have come behind the end of what is.
+            (Some(at), Some(next)) if at >= next => Said::Doubtful,
+            (_, None) if is_behind => Said::Doubtful,
+            _ => Said::In,
+        }
+    }
+
+    /// A row of an incremental snapshot was read before the record at its position was written.
+    fn incremental(&mut self, place: Place, timestamp: i64, name: &str) -> Said {
+        let end = self.cut.end;
+        let shows_just_end = place.lsn >= end && self.cut.next_lsn.is_some_and(|next| place.lsn <= next);
+        if shows_just_end && place.after.is_none_or(|after| after <= end) {
+            self.has_seen(place.after, name);
+            self.beyond(name, timestamp);
+            return Said::In;
+        }
+        self.streamed(Place { xid: None, ..place }, timestamp, name)
+    }
+
+    /// Notes the last commit that a connector had seen.
+    fn has_seen(&mut self, commit: Option<u64>, name: &str) {
+        let (Some(commit), end) = (commit, self.cut.end) else { return };
+        let connector = self.connector(name);
+        connector.saw_end |= commit == end;
+        if commit < end {
+            connector.last_seen = connector.last_seen.max(Some(commit));
+        }
+    }
+
+    /// Whether the log says that the transaction of a change event had committed by E.
+    fn known(&self, xid: Option<u32>, lsn: u64) -> Option<bool> {
+        let committed = self.cut.committed.as_ref()?;
+        if committed.is_before(lsn) {
+            return Some(true);
+        }
+        xid.map(|xid| committed.has(xid, Some(lsn)))
+    }
+
+    fn streamed(&mut self, place: Place, timestamp: i64, name: &str) -> Said {
+        let Place { after, lsn, xid, at, may_be_snapshot } = place;
+        let (end, in_time) = (self.cut.end, self.in_time(at, timestamp));
+        self.has_seen(after, name);
+        let known = self.known(xid, lsn);
+        // Of a row of a snapshot, xid and position are the snapshot's: the log knows no commit of it, and it proves nothing.
+        if may_be_snapshot && (lsn >= end || known != Some(true)) {
+            return self.perhaps_snapshot(lsn, in_time);
+        }
         if lsn >= end || after.is_some_and(|after| after >= end) {
             self.beyond(name, timestamp);
             // Its record lies before E, and so would its commit, says the log.
@@ -267,6 +368,12 @@ impl Judge {
             }
             (None, sequence) => Said::After { sequence, in_time },
         }
+    }
+
+    /// What may be a row of a snapshot as well as a change: out where both are, and by time where one of them is in.
+    fn perhaps_snapshot(&self, lsn: u64, in_time: bool) -> Said {
+        let last = self.cut.next_lsn.unwrap_or(u64::MAX).max(self.cut.end);
+        if lsn > last { Said::Out } else { Said::After { sequence: None, in_time } }
     }
 
     fn connector(&mut self, name: &str) -> &mut Connector {
@@ -358,7 +465,9 @@ impl Decided {
             Said::Between { in_time } => Self::Between { in_time },
             Said::WithNext { in_time } => Self::WithNext { in_time },
             Said::After { sequence, in_time } => match connector {
-                Some(connector) if sequence.is_some() && sequence < connector.last_seen => Self::Certain(true),
+                Some(connector) if sequence.is_some_and(|commit| connector.has_seen_behind(commit)) => {
+                    Self::Certain(true)
+                }
                 // The transaction behind the last commit that was seen before E: L's own, if a commit at E was seen.
                 Some(connector) if sequence.is_some() && connector.saw_end => Self::Certain(true),
                 _ => Self::Uncertain(in_time),
@@ -384,3 +493,6 @@ impl Decided {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

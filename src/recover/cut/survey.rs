@@ -123,9 +123,12 @@ fn incomplete(
     through: &Through,
 ) -> Vec<String> {
     let mut words = Vec::new();
-    let names: BTreeSet<&str> = partitions.values().map(Partition::connector).collect();
+    let of_connectors = || partitions.iter().filter(|(_, partition)| !partition.is_of_heartbeats());
+    let names: BTreeSet<&str> = of_connectors().map(|(_, partition)| partition.connector()).collect();
     for name in names {
-        let passed = judge.connectors.get(name).and_then(|connector| connector.passed_at);
+        let connector = judge.connectors.get(name);
+        words.extend(connector.and_then(|connector| only_snapshot(name, connector)));
+        let passed = connector.and_then(|connector| connector.passed_at);
         let Some(passed) = passed else {
             words.push(format!(
                 "nothing in these topics shows that the connector {name} has written all that was committed up to the cut: no record of a later \
@@ -133,7 +136,7 @@ fn incomplete(
             ));
             continue;
         };
-        let of_it = partitions.iter().filter(|(_, partition)| partition.connector() == name && !partition.has_beyond);
+        let of_it = of_connectors().filter(|(_, partition)| partition.connector() == name && !partition.has_beyond);
         for (at @ (stream, number), _) in of_it {
             if through.get(at).is_none_or(|through| through.timestamp_millis() < passed) {
                 let known = through.get(at).map_or_else(|| "not known".to_owned(), |at| time::utc(*at));
@@ -146,4 +149,61 @@ fn incomplete(
         }
     }
     words
+}
+
+/// Says that a connector took a new snapshot behind the cut before anything later was streamed.
+fn only_snapshot(name: &str, connector: &Connector) -> Option<String> {
+    let at = connector.snapshot_at.filter(|at| connector.passed_at.is_none_or(|passed| *at <= passed))?;
+    Some(format!(
+        "the connector {name} took a snapshot behind the cut ({}) before anything later was streamed: what lies between its last change \
+         up to the cut and that snapshot is not shown",
+        time::rfc3339(at)
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::event::Place;
+    use super::*;
+
+    /// Says why the records of these topics, all complete up to 9,000, may not be all up to a cut that ends at 100.
+    fn told(records: &[(&str, i64, Event)]) -> Vec<String> {
+        let mut judge = Judge::new(Cut { end: 100, at: 0, next_at: None, next_lsn: Some(150), committed: None });
+        let (mut partitions, mut through) = (BTreeMap::new(), Through::new());
+        for (offset, (topic, timestamp, event)) in (0..).zip(records) {
+            let at = (TopicGeneration::new("main", *topic, 0), 0);
+            through.insert(at.clone(), DateTime::from_timestamp_millis(9_000).expect("a time"));
+            let partition = partitions.entry(at).or_insert_with(|| Partition::of_topic(topic));
+            let read = Read { event: event.clone(), connector: None };
+            judge.see(partition, Judged { offset, timestamp: *timestamp, key: None }, &read);
+        }
+        incomplete(&judge, &partitions, &through)
+    }
+
+    fn streamed(lsn: u64) -> Event {
+        Event::Streamed(Place { after: Some(lsn - 1), lsn, ..Place::default() })
+    }
+
+    #[test]
+    fn heartbeats_have_no_connector_to_wait_for() {
+        let told = told(&[
+            ("__debezium-heartbeat.srv", 1_000, Event::Heartbeat),
+            ("srv.public.t", 1_000, streamed(50)),
+            ("srv.public.t", 8_000, streamed(200)),
+        ]);
+        assert!(told.is_empty(), "{told:?}");
+    }
+
+    #[test]
+    fn a_new_snapshot_leaves_open_what_was_streamed_before() {
+        let snapshot = |timestamp| ("srv.public.t", timestamp, Event::Snapshot { lsn: 200, at: None });
+        let (before, later) = (("srv.public.t", 1_000, streamed(50)), |at| ("srv.public.t", at, streamed(300)));
+        let of_snapshot = |told: &[String]| told.iter().filter(|words| words.contains("took a snapshot")).count();
+        let only = told(&[before.clone(), snapshot(5_000)]);
+        assert_eq!((of_snapshot(&only), only.len()), (1, 2), "{only:?}");
+        let first = told(&[before.clone(), snapshot(5_000), later(6_000)]);
+        assert_eq!((of_snapshot(&first), first.len()), (1, 1), "{first:?}");
+        let afterwards = told(&[before, later(5_000), snapshot(6_000)]);
+        assert!(afterwards.is_empty(), "{afterwards:?}");
+    }
 }

@@ -112,7 +112,13 @@ fn written(log: &Log, ways: Ways) -> Vec<Vec<Written>> {
         let begins = one.rows.first().map(|(lsn, _)| *lsn);
         partitions[3].push(marker(Event::Begin { xid: one.xid, lsn: begins }));
         for (lsn, key) in one.rows.iter().filter(|_| one.is_published) {
-            let place = Place { after: after.filter(|_| ways.wrapped), lsn: *lsn, xid: Some(one.xid), at: None };
+            let place = Place {
+                after: after.filter(|_| ways.wrapped),
+                lsn: *lsn,
+                xid: Some(one.xid),
+                at: None,
+                may_be_snapshot: false,
+            };
             let connector = ways.wrapped.then(|| "srv".to_owned());
             let row = |event, connector| Written { read: Read { event, connector }, key: vec![*key], commit };
             let partition = &mut partitions[usize::from(*key) % 3];
@@ -174,7 +180,7 @@ proptest! {
             let committed = |one: &&Transaction| one.end.is_some_and(|commit| commit <= end);
             let xids: HashSet<u32> = log.done.iter().filter(committed).map(|one| one.xid).collect();
             let committed = Some(Committed { ended_before, xids, since: 0 });
-            let (is_in, counts, contradictions) = judged(&partitions, &Cut { end, at: 0, next_at: None, committed });
+            let (is_in, counts, contradictions) = judged(&partitions, &Cut { end, at: 0, next_at: None, next_lsn: Some(0), committed });
             for (records, said) in partitions.iter().zip(&is_in) {
                 for (record, said) in records.iter().zip(said) {
                     prop_assert_eq!(*said, record.commit <= end, "cut at {}: {:?} of {}", end, record.read, record.commit);
@@ -191,7 +197,7 @@ proptest! {
         let log = log(&steps);
         let partitions = written(&log, Ways { sees_empty, wrapped: true, again: None });
         for end in ends(&log) {
-            let (is_in, counts, _) = judged(&partitions, &Cut { end, at: 0, next_at: None, committed: None });
+            let (is_in, counts, _) = judged(&partitions, &Cut { end, at: 0, next_at: None, next_lsn: Some(0), committed: None });
             let mut wrong = HashSet::new();
             for (records, said) in partitions.iter().zip(&is_in) {
                 wrong.extend(records.iter().zip(said).filter(|(record, said)| **said != (record.commit <= end)).map(|(record, _)| record.commit));
@@ -308,7 +314,13 @@ fn avro_records_say_where_they_stand() {
         let writer = avro::GenericDatumWriter::builder(&schema).build().expect("a writer");
         let mut written = Vec::new();
         writer.write_value(&mut written, envelope).expect("bytes");
-        let place = Place { after: Some(28_357_000), lsn: 28_358_000, xid: Some(850), at: Some(1_795_331_900_000_000) };
+        let place = Place {
+            after: Some(28_357_000),
+            lsn: 28_358_000,
+            xid: Some(850),
+            at: Some(1_795_331_900_000_000),
+            may_be_snapshot: false,
+        };
         assert_eq!(of_avro(&written, &mine[&id]).event, Event::Streamed(place), "{record}");
         seen += 1;
     }
@@ -334,6 +346,7 @@ fn real_topics_are_cut_where_their_markers_say() {
             end,
             at: 0,
             next_at: None,
+            next_lsn: Some(0),
             committed: Some(Committed { ended_before: 841, xids: committed, since: 0 }),
         };
         let without = Cut { committed: None, ..with_log.clone() };
@@ -370,7 +383,8 @@ fn real_topics_are_cut_where_their_markers_say() {
 #[test]
 fn fields_that_were_added_to_unwrapped_records_count_and_columns_do_not() {
     let of = |text: &str| of_json(text.as_bytes()).event;
-    let place = Place { after: None, lsn: 27_387_888, xid: Some(842), at: Some(1_795_330_032_286_447) };
+    let place =
+        Place { after: None, lsn: 27_387_888, xid: Some(842), at: Some(1_795_330_032_286_447), may_be_snapshot: true };
     for text in [
         r#"{"id":1,"op":"x","source":"shop","__lsn":27387888,"__txId":842,"__source_ts_us":1795330032286447}"#,
         r#"{"id":1,"status":"END","__source_lsn":27387888,"__source_txId":"842","__ts_us":1795330032286447}"#,
@@ -403,12 +417,12 @@ fn fields_that_were_added_to_unwrapped_records_count_and_columns_do_not() {
 #[test]
 fn what_has_no_place_is_judged_by_its_neighbours() {
     let change = |lsn: u64, xid| Read {
-        event: Event::Streamed(Place { after: Some(lsn - 1), lsn, xid: Some(xid), at: None }),
+        event: Event::Streamed(Place { after: Some(lsn - 1), lsn, xid: Some(xid), at: None, may_be_snapshot: false }),
         connector: Some("srv".to_owned()),
     };
     let unplaced = Read { event: Event::Unplaced { at: None }, connector: None };
     let committed = Some(Committed { ended_before: 10, xids: HashSet::new(), since: 0 });
-    let cut = Cut { end: 100, at: 5_000_000, next_at: Some(7_000_000), committed };
+    let cut = Cut { end: 100, at: 5_000_000, next_at: Some(7_000_000), next_lsn: Some(150), committed };
     let records = [
         (1, unplaced.clone()),
         (2, change(50, 1)),
@@ -450,7 +464,7 @@ fn a_schema_of_values_without_end_ends() {
 #[test]
 fn a_log_and_a_connector_that_disagree_are_noticed() {
     let change = |after, lsn, xid| Read {
-        event: Event::Streamed(Place { after: Some(after), lsn, xid: Some(xid), at: None }),
+        event: Event::Streamed(Place { after: Some(after), lsn, xid: Some(xid), at: None, may_be_snapshot: false }),
         connector: Some("srv".to_owned()),
     };
     // 11 is not known as committed, and a later event has seen a commit behind it.
@@ -460,7 +474,7 @@ fn a_log_and_a_connector_that_disagree_are_noticed() {
         (vec![change(120, 50, 9)], 1),
     ] {
         let committed = Some(Committed { ended_before: 10, xids: HashSet::new(), since: 0 });
-        let mut judge = Judge::new(Cut { end: 100, at: 0, next_at: None, committed });
+        let mut judge = Judge::new(Cut { end: 100, at: 0, next_at: None, next_lsn: Some(0), committed });
         let mut partition = Partition::of_topic("srv.public.t");
         for (offset, read) in (0..).zip(&events) {
             judge.see(&mut partition, Judged { offset, timestamp: 0, key: None }, read);
