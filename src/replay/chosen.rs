@@ -60,6 +60,20 @@ impl Chosen {
     pub fn of(&self, stream: &TopicGeneration) -> BTreeMap<i32, Kept> {
         self.0.get(stream).cloned().unwrap_or_default()
     }
+
+    /// Whether the same is sent by both: of a partition of which nothing is, one of them may not know.
+    pub fn is_same_as(&self, other: &Self) -> bool {
+        self.ranges().eq(other.ranges())
+    }
+
+    fn ranges(&self) -> impl Iterator<Item = (&TopicGeneration, i32, &Range<i64>)> {
+        self.0.iter().flat_map(|(stream, partitions)| {
+            partitions.iter().flat_map(move |(partition, kept)| {
+                let ranges = kept.ranges().iter().filter(|range| !range.is_empty());
+                ranges.map(move |range| (stream, *partition, range))
+            })
+        })
+    }
 }
 
 #[cfg(test)]
@@ -90,5 +104,19 @@ mod tests {
             }
             prop_assert!(between.iter().all(|range| range.start >= 5 && range.end <= 40 && !range.is_empty()));
         }
+    }
+
+    #[test]
+    fn what_is_chosen_is_the_same_if_its_ranges_are() {
+        let chosen = |partitions: &[(i32, &[Range<i64>])]| {
+            let kept = partitions.iter().map(|(partition, ranges)| (*partition, Kept::of(ranges.to_vec())));
+            let stream = TopicGeneration::new("main", "t", 0);
+            Chosen([(stream, kept.collect())].into())
+        };
+        let begun = chosen(&[(0, &[3..9, 12..13])]);
+        assert!(begun.is_same_as(&chosen(&[(0, &[3..9, 12..13]), (1, &[])])), "nothing is sent of partition 1");
+        assert!(!begun.is_same_as(&chosen(&[(0, &[3..9, 12..14])])), "a late record");
+        assert!(!begun.is_same_as(&chosen(&[(0, &[3..9, 12..13]), (1, &[0..1])])));
+        assert!(Chosen::default().is_same_as(&chosen(&[(0, &[])])));
     }
 }

@@ -160,10 +160,13 @@ pub(crate) async fn run(args: &Args, config: &Config) -> Result<()> {
             "what is left to do at the end is written down beside the archive: a run that goes on has to know it",
         ));
     }
-    let cut = args.cut(&store, config, &query, now).await?;
+    let mut cut = args.cut(&store, config, &query, now).await?;
     let id = args.id.clone().map_or_else(new_id, Ok)?;
     let target = Arc::new(Target::new(args.connection(config)?, &id)?);
     let mut replay = replay::prepare(&store, &args.request(config, query, cut.as_ref()), &target, now).await?;
+    if let Some(cut) = cut.as_mut().filter(|_| !replay.anew) {
+        cut.hold_against(replay.journal.begun.as_ref())?;
+    }
     replay.findings.warnings.extend(cut.iter().flat_map(ToCommit::warnings));
     if !args.json {
         print(&plan_text(&replay, cut.as_ref(), args.dry_run, tempo))?;
