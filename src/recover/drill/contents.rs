@@ -25,18 +25,23 @@ const MOST_NAMED: usize = 50;
 /// How long a server may take to come back after a session of it has crashed.
 const COMES_BACK: Duration = Duration::from_secs(60);
 
-/// What every session is set to: roles and databases may have settings of their own (`ALTER ROLE … SET`).
-const SESSION: [&str; 9] = [
-    "SET statement_timeout = 0",
-    "SET lock_timeout = 0",
-    "SET idle_in_transaction_session_timeout = 0",
-    "SET default_transaction_read_only = off",
-    "SET row_security = off",
-    "SET search_path = pg_catalog",
+/// What every session is set to, since which version: settings of roles and databases (`ALTER ROLE … SET`) win over the command line.
+const SESSION: [(&str, u32); 12] = [
+    // Damage is told.
+    ("SET zero_damaged_pages = off", 13),
+    ("SET ignore_checksum_failure = off", 13),
+    ("SET statement_timeout = 0", 13),
+    // Prepared transactions come with a backup, and nobody ends them here: a table that one has locked is a finding.
+    ("SET lock_timeout = '60s'", 13),
+    ("SET transaction_timeout = 0", 17),
+    ("SET idle_in_transaction_session_timeout = 0", 13),
+    ("SET default_transaction_read_only = off", 13),
+    ("SET row_security = off", 13),
+    ("SET search_path = pg_catalog", 13),
     // All pages of a table are read, and not those of an index in their place.
-    "SET enable_indexscan = off",
-    "SET enable_indexonlyscan = off",
-    "SET enable_bitmapscan = off",
+    ("SET enable_indexscan = off", 13),
+    ("SET enable_indexonlyscan = off", 13),
+    ("SET enable_bitmapscan = off", 13),
 ];
 
 /// Tables, what is kept as one, and TOAST. Partitions are tables; what they make up, views and foreign tables have no pages. Temporary
@@ -53,14 +58,14 @@ pub(super) async fn read(restored: &Restored, user: &str, report: &mut Restorati
     let names = databases(&restored.server, user).await?;
     let mut checked = Vec::new();
     for name in names {
-        let mut sql = match session(&restored.server, user, &name).await {
+        let mut sql = match session(restored, user, &name).await {
             Ok(sql) => sql,
             Err(error) => {
                 found(report, Part::Tables, &name, &error);
                 continue;
             }
         };
-        let (database, is_whole) = tables((&restored.server, user), &mut sql, &name, report).await?;
+        let (database, is_whole) = tables((restored, user), &mut sql, &name, report).await?;
         report.databases.push(database);
         if !is_whole {
             continue;
@@ -80,19 +85,24 @@ async fn databases(server: &Server, user: &str) -> Result<Vec<String>> {
     Ok(rows.into_iter().filter_map(|row| row.into_iter().next().flatten()).collect())
 }
 
-async fn session(server: &Server, user: &str, database: &str) -> Result<Sql> {
-    let mut sql = server.at(user, database)?.sql().await?;
-    for set in SESSION {
+/// What a session of a server of this version is set to.
+fn session_of(version: u32) -> impl Iterator<Item = &'static str> {
+    SESSION.iter().filter(move |(_, since)| version >= *since).map(|(set, _)| *set)
+}
+
+async fn session(restored: &Restored, user: &str, database: &str) -> Result<Sql> {
+    let mut sql = restored.server.at(user, database)?.sql().await?;
+    for set in session_of(restored.version) {
         sql.query(set, "set the session").await?;
     }
     Ok(sql)
 }
 
 /// Opens a session, as soon as the server is open again: a session that damage ends takes all others with it.
-async fn session_again(server: &Server, user: &str, database: &str) -> Option<Sql> {
+async fn session_again(restored: &Restored, user: &str, database: &str) -> Option<Sql> {
     let begun = tokio::time::Instant::now();
     loop {
-        match session(server, user, database).await {
+        match session(restored, user, database).await {
             Ok(sql) => return Some(sql),
             Err(_) if begun.elapsed() > COMES_BACK => return None,
             Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
@@ -102,7 +112,7 @@ async fn session_again(server: &Server, user: &str, database: &str) -> Option<Sq
 
 /// Counts the rows of all tables; gives whether the server could be asked to the end.
 async fn tables(
-    (server, user): (&Server, &str),
+    (restored, user): (&Restored, &str),
     sql: &mut Sql,
     database: &str,
     report: &mut Restoration,
@@ -123,7 +133,7 @@ async fn tables(
             Err(error) if is_refusal(&error) => found(report, Part::Tables, &format!("{database}: {name}"), &error),
             Err(error) => {
                 found(report, Part::Tables, &format!("{database}: {name}"), &error);
-                match session_again(server, user, database).await {
+                match session_again(restored, user, database).await {
                     Some(again) => *sql = again,
                     None => return Ok((read, false)),
                 }
@@ -220,7 +230,7 @@ fn command(program: &Path, restored: &Restored, user: &str, database: &str, with
     let mut command = Command::new(program);
     let (socket, port) = restored.server.place();
     command.arg("--host").arg(socket).arg("--port").arg(port.to_string()).args(["--username", user, "--no-password"]);
-    command.args(["--install-missing", "--jobs=2", "--database", database]);
+    command.args(["--install-missing", "--jobs=2", "--database", &pattern_of(database)]);
     match with_indexes {
         true => command.arg("--heapallindexed"),
         false => command.args(["--no-dependent-indexes", "--exclude-index=*"]),
@@ -228,9 +238,25 @@ fn command(program: &Path, restored: &Restored, user: &str, database: &str, with
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"PG")) {
         command.env_remove(name);
     }
-    let options = "-c statement_timeout=0 -c lock_timeout=0 -c default_transaction_read_only=off";
-    command.env("PGOPTIONS", options).env("PGPASSFILE", "/dev/null").env("LC_ALL", "C");
+    command.env("PGOPTIONS", options_of(restored.version)).env("PGPASSFILE", "/dev/null").env("LC_ALL", "C");
     command
+}
+
+/// The same for a session of `pg_amcheck`, which looks through indexes and sets its own search path.
+fn options_of(version: u32) -> String {
+    let mut options =
+        "-c zero_damaged_pages=off -c ignore_checksum_failure=off -c statement_timeout=0 -c lock_timeout=60s \
+        -c default_transaction_read_only=off"
+            .to_owned();
+    if version >= 17 {
+        options.push_str(" -c transaction_timeout=0");
+    }
+    options
+}
+
+/// The pattern that only this name fits to: outside of quotes it would be folded, and `*`, `?` and `.` mean something.
+fn pattern_of(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 /// What `pg_amcheck` says: of an object on one line, and what is wrong indented below it.
@@ -270,5 +296,28 @@ mod tests {
         (0..1000).for_each(|_| add(&mut report, finding(Part::Tables)));
         add(&mut report, finding(Part::Amcheck));
         assert_eq!(report.findings.len(), MOST_NAMED + 2);
+    }
+
+    #[test]
+    fn settings_of_databases_and_roles_hide_no_damage() {
+        for version in [13, 17] {
+            let (session, options) = (session_of(version).collect::<Vec<_>>(), options_of(version));
+            for (set, option) in [
+                ("SET zero_damaged_pages = off", "-c zero_damaged_pages=off"),
+                ("SET ignore_checksum_failure = off", "-c ignore_checksum_failure=off"),
+                ("SET lock_timeout = '60s'", "-c lock_timeout=60s"),
+            ] {
+                assert!(session.contains(&set) && options.contains(option), "{version}: {set}");
+            }
+            let is_known = version >= 17;
+            assert_eq!(session.contains(&"SET transaction_timeout = 0"), is_known);
+            assert_eq!(options.contains("-c transaction_timeout=0"), is_known);
+        }
+    }
+
+    #[test]
+    fn a_name_of_a_database_is_no_pattern() {
+        assert_eq!(pattern_of("Shop.*"), "\"Shop.*\"");
+        assert_eq!(pattern_of("a\"b"), "\"a\"\"b\"");
     }
 }

@@ -5,8 +5,9 @@
 //! ```
 //!
 //! The server reads a `postgresql.conf` of the drill's own and none of the other server's, so that no port, path, library or size of that
-//! machine counts here. What `ALTER SYSTEM` has set there comes with the data directory: the command line, which wins, takes back what
-//! would reach out of the scratch directory, need what is not here, or hide damage.
+//! machine counts here. What `ALTER SYSTEM` has set there comes with the data directory: the command line, which wins over it, takes back
+//! what would reach out of the scratch directory, need what is not here, or hide damage. Settings of databases and roles win over the command
+//! line: sessions set their own (see `contents`).
 
 use std::collections::BTreeMap;
 use std::fs;
