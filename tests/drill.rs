@@ -400,20 +400,21 @@ fn a_drill_that_is_killed_leaves_no_server_and_the_next_one_clears_up() {
     assert!(is_empty(&scratch(&place)));
 }
 
-/// A session of the scratch server that reads a table.
+/// A session of the scratch server that waits for a table.
 fn reading_session(folder: &Path) -> Option<i32> {
     let reads = |id: &String| {
         let line = fs::read(Path::new("/proc").join(id).join("cmdline")).unwrap_or_default();
-        String::from_utf8_lossy(&line).contains("[local] SELECT")
+        String::from_utf8_lossy(&line).contains("[local] SELECT waiting")
     };
     standing_in(folder).into_iter().find(reads)?.parse().ok()
 }
 
 #[test]
 fn a_session_that_crashes_over_a_table_is_a_finding_and_the_others_are_read() {
-    let place = Place::new(Version::Debian);
-    let large = "CREATE TABLE large AS SELECT i, repeat('x', 1000) AS filler FROM generate_series(1, 400000) AS i";
-    place.postgres.psql(large);
+    let place = Place::with(Version::Debian, &[("max_prepared_transactions", "5")]);
+    // Whoever reads this one waits for the prepared transaction.
+    place.postgres.psql("CREATE TABLE held AS SELECT 1 AS x");
+    place.postgres.psql("BEGIN; LOCK TABLE held; PREPARE TRANSACTION 'open'");
     place.mark(1);
     place.back_up();
     let (_, time) = place.mark(2);
