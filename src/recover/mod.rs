@@ -26,4 +26,5 @@ pub mod run;
 pub mod schemas;
 pub mod server;
 pub mod slots;
+mod step;
 mod topics;

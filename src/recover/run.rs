@@ -22,6 +22,7 @@ use super::prepare::{Asked, Part, Prepared, connection, there};
 use super::report::{ConnectorShown, Report, State};
 use super::schemas::{Brought, bring};
 use super::server::Server as Started;
+use super::step::Step;
 use super::{connectors, marker, slots, topics};
 use crate::config::{Config, Recovered};
 use crate::error::{Error, Kind, Result};
@@ -35,45 +36,6 @@ const MOST_RAISED: u64 = 64 << 30;
 
 /// Behind what is known of the branch that was left: somebody may have read a little more than was archived.
 const MARGIN: u64 = 64 << 20;
-
-/// A step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Step {
-    Postgres,
-    Raise,
-    Slots,
-    Open,
-    Registry,
-    Topics,
-    Connectors,
-    Marker,
-}
-
-impl Step {
-    const ALL: [Self; 8] = [
-        Self::Postgres,
-        Self::Raise,
-        Self::Slots,
-        Self::Open,
-        Self::Registry,
-        Self::Topics,
-        Self::Connectors,
-        Self::Marker,
-    ];
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Postgres => "postgres",
-            Self::Raise => "raise",
-            Self::Slots => "slots",
-            Self::Open => "open",
-            Self::Registry => "registry",
-            Self::Topics => "topics",
-            Self::Connectors => "connectors",
-            Self::Marker => "marker",
-        }
-    }
-}
 
 /// A recovery at work.
 struct Recovery<'a> {

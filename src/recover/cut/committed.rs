@@ -8,7 +8,7 @@
 
 use std::ops::{ControlFlow, Range};
 
-use super::judge::{Committed, Cut, precedes};
+use super::at::{Committed, Cut, precedes};
 use crate::error::Result;
 use crate::restore::commits::{Commits, Moment, Wanted};
 use crate::segment::wal::{Ended, Running, SlotRecord, Transaction, What};

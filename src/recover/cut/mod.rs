@@ -6,6 +6,7 @@
 //! ```
 //! How it is decided, and why `sequence[0] < E` alone is not enough, is told in [`judge`].
 
+mod at;
 mod avro;
 pub mod committed;
 pub mod event;
@@ -13,8 +14,9 @@ pub mod judge;
 mod schemas;
 mod survey;
 
+pub use at::{Committed, Cut};
 pub use committed::{Found, cut_at};
-pub use judge::{Committed, Connector, Counts, Cut};
+pub use judge::{Connector, Counts};
 pub use schemas::Schemas;
 pub use survey::{Survey, survey};
 

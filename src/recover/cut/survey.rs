@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
+use super::at::Cut;
 use super::event::{Event, Read, of_headers, of_json};
-use super::judge::{Connector, Counts, Cut, Judge, Judged, Partition};
+use super::judge::{Connector, Counts, Judge, Judged, Partition};
 use super::schemas::Schemas;
 use super::{avro, event};
 use crate::error::Result;

@@ -12,9 +12,10 @@ mod avro {
     pub(super) use apache_avro::writer::datum::GenericDatumWriter;
 }
 
+use super::at::{Committed, Cut};
 use super::avro::{Schema, of_avro};
 use super::event::{Event, Place, Read, of_headers, of_json};
-use super::judge::{Committed, Counts, Cut, Judge, Judged, Partition};
+use super::judge::{Counts, Judge, Judged, Partition};
 use super::schemas::Schemas;
 
 /// A transaction of the simulated log.

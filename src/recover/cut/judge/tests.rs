@@ -1,5 +1,8 @@
 //! Single records, and what is said of them and of their connector.
 
+use std::collections::HashSet;
+
+use super::super::at::Committed;
 use super::*;
 
 /// L ends at 100, and the next commit's record begins at 150.

@@ -1,0 +1,40 @@
+//! The steps of a recovery.
+
+/// A step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    Postgres,
+    Raise,
+    Slots,
+    Open,
+    Registry,
+    Topics,
+    Connectors,
+    Marker,
+}
+
+impl Step {
+    pub(super) const ALL: [Self; 8] = [
+        Self::Postgres,
+        Self::Raise,
+        Self::Slots,
+        Self::Open,
+        Self::Registry,
+        Self::Topics,
+        Self::Connectors,
+        Self::Marker,
+    ];
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Postgres => "postgres",
+            Self::Raise => "raise",
+            Self::Slots => "slots",
+            Self::Open => "open",
+            Self::Registry => "registry",
+            Self::Topics => "topics",
+            Self::Connectors => "connectors",
+            Self::Marker => "marker",
+        }
+    }
+}
