@@ -74,16 +74,16 @@ const AGAIN: &str = "again";
 /// Writes it, as a connector does that is ended and goes on from an earlier offset, but more often than any does.
 fn written_again(kafka: &Kafka, capture: &Capture<'_>) {
     let captured = changes(&kafka.consume_all(&capture.topic("acct")));
-    let streamed: Vec<u64> = captured
+    let streamed: Vec<(u64, u64)> = captured
         .iter()
         .filter(|change| change["source"]["snapshot"] == "false")
-        .filter_map(|change| change["source"]["txId"].as_u64())
+        .filter_map(|change| Some((change["source"]["txId"].as_u64()?, change["source"]["lsn"].as_u64()?)))
         .collect();
     let (early, late) = (streamed[0], streamed[streamed.len() - 1]);
     let message = |number: usize| {
-        let (xid, key) = (if number.is_multiple_of(2) { early } else { late }, format!("{{\"id\":{number}}}"));
+        let ((xid, lsn), key) = (if number.is_multiple_of(2) { early } else { late }, format!("{{\"id\":{number}}}"));
         let source = json!({ "connector": "postgresql", "name": capture.prefix, "snapshot": "false",
-            "sequence": "[null,\"4096\"]", "lsn": 4096, "txId": xid });
+            "sequence": format!("[null,\"{lsn}\"]"), "lsn": lsn, "txId": xid });
         let value = json!({ "before": null, "after": { "id": number }, "source": source, "op": "c" });
         Message::new(0, &key, &value.to_string())
     };
