@@ -131,7 +131,10 @@ fn what_retention_and_compaction_and_a_deleted_object_took_is_told_by_name() {
     ] {
         assert!(said.stdout.contains(words), "{words}:\n{}", said.stdout);
     }
-    assert!(said.stderr.contains("1 damaged segment of 3, 40 records affected"), "{}", said.stderr);
+    // How many there are in all depends on when each was sealed.
+    for words in ["1 damaged segment of ", ", 40 records affected"] {
+        assert!(said.stderr.contains(words), "{}", said.stderr);
+    }
 
     // The policy of before no longer tells why; nothing is missing for that.
     fs::rename(&aside, &file).expect("it is put back");
