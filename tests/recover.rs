@@ -21,7 +21,7 @@ use crate::rig::kafka::{Kafka, free_port, shared};
 use crate::rig::postgres::{Postgres, PostgresOptions, Version};
 use crate::rig::program::{self, Output};
 use crate::rig::topics::PATIENCE;
-use crate::rig::{unique, wait_until};
+use crate::rig::{unique, wait_for, wait_until};
 use crate::site::Settings;
 use crate::state::{commit, wait_state};
 
@@ -85,7 +85,11 @@ fn lost(version: Version, worker: &'static Connect, more: &[(&str, &str)]) -> Lo
     let group = unique("reader");
     commit(kafka, &group, &capture.topic("acct"), 5, "");
     wait_state(&mut service, "groups", "the group", |state| state[&group].is_object());
-    let to = postgres.psql(TIME);
+    let to = wait_for("a moment of which the group is kept", PATIENCE, || {
+        let to = postgres.psql(TIME);
+        let kept = service.site.tidelog(&["cat", "--state", "groups", "--at", &to]).expect(0).json();
+        kept["state"][&group].is_object().then_some(to)
+    });
     wait_until("more commits", PATIENCE, || postgres.psql(&committed(110)) == "t");
     let known = clients.stop();
     capture.caught_up(&postgres, kafka);
