@@ -18,8 +18,6 @@ use super::marker;
 use super::prepare::{Asked, Prepared, connection};
 use crate::config::{Config, TargetKafka};
 use crate::error::{Error, Kind, Result};
-use crate::manifest::state as versions;
-use crate::manifest::{self, Chain};
 use crate::replay::journal::{Journal as Sent, Settings};
 use crate::replay::kafka::Target;
 use crate::replay::{
@@ -29,7 +27,6 @@ use crate::replay::{
 use crate::restore::Log;
 use crate::restore::commits::{Commits, Moment};
 use crate::store::Store;
-use crate::stream::{StateKind, StreamId};
 use crate::time;
 
 /// Says which records would be sent, for a plan.
@@ -184,7 +181,9 @@ async fn judge(store: &Store, config: &Config, selection: &Selection, commit: &C
     let query: Query = selection.query(None)?;
     let cluster = config.kafka.as_ref().map(|kafka| kafka.cluster.as_str());
     let (sources, left_out) = readable(sources(store, cluster, &query).await?);
-    let schemas = schemas(store).await?;
+    let now = time::now();
+    let at = DateTime::from_timestamp_micros(commit.at).unwrap_or(now);
+    let schemas = Schemas::archived(store, at, now).await?;
     let survey = survey(store, sources, &query, found.cut, &schemas).await?;
     is_whole(&survey.stops)?;
     let total = survey.total();
@@ -225,21 +224,6 @@ fn is_whole(stops: &[Stop]) -> Result<()> {
         "put the object back, or give the right to read it, and the same command goes on; or leave the topic out: name only other \
          connectors and topics in the pipeline file",
     ))
-}
-
-/// The schemas of all registries that were kept.
-async fn schemas(store: &Store) -> Result<Schemas> {
-    let mut schemas = Schemas::default();
-    for stream in manifest::streams(store).await? {
-        if stream.state().is_none_or(|of| of.kind != StateKind::Schemas) {
-            continue;
-        }
-        let Some(chain) = Chain::open(store, &StreamId::clone(&stream)).await? else { continue };
-        if let Some(version) = versions::newest(&chain).await? {
-            schemas.add(&versions::read(store, &stream, &version).await?);
-        }
-    }
-    Ok(schemas)
 }
 
 #[cfg(test)]
