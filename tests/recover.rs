@@ -7,8 +7,9 @@
 //!   rows = fold of the topics = model of the clients  ◄── a new server, new topics, a new connector ◄┘      killed at each step
 //! ```
 
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
@@ -19,9 +20,10 @@ use crate::rig::connect::{Connect, shared_worker};
 use crate::rig::debezium::{Capture, assert_same_rows, changes, fold, tables};
 use crate::rig::kafka::{Kafka, free_port, shared};
 use crate::rig::postgres::{Postgres, PostgresOptions, Version};
+use crate::rig::process::spawn;
 use crate::rig::program::{self, Output};
 use crate::rig::topics::PATIENCE;
-use crate::rig::{unique, wait_for, wait_until};
+use crate::rig::{unique, wait_until};
 use crate::site::Settings;
 use crate::state::{commit, wait_state};
 
@@ -83,12 +85,11 @@ fn lost(version: Version, worker: &'static Connect, more: &[(&str, &str)]) -> Lo
     let committed = |more: u32| format!("SELECT coalesce(sum(committed), 0) > {more} FROM ledger");
     wait_until("some commits", PATIENCE, || postgres.psql(&committed(60)) == "t");
     let group = unique("reader");
-    commit(kafka, &group, &capture.topic("acct"), 5, "");
-    wait_state(&mut service, "groups", "the group", |state| state[&group].is_object());
-    let to = wait_for("a moment of which the group is kept", PATIENCE, || {
-        let to = postgres.psql(TIME);
-        let kept = service.site.tidelog(&["cat", "--state", "groups", "--at", &to]).expect(0).json();
-        kept["state"][&group].is_object().then_some(to)
+    // The group is kept after the last commit before the moment: the database is the same then, and the group is not.
+    let to = while_nobody_commits(&postgres, || {
+        commit(kafka, &group, &capture.topic("acct"), 5, "");
+        wait_state(&mut service, "groups", "the group", |state| state[&group].is_object());
+        postgres.psql(TIME)
     });
     wait_until("more commits", PATIENCE, || postgres.psql(&committed(110)) == "t");
     let known = clients.stop();
@@ -112,6 +113,23 @@ fn lost(version: Version, worker: &'static Connect, more: &[(&str, &str)]) -> Lo
     drop(capture);
     let into = service.site.home().path().join("restored");
     Lost { service, version, name, prefix, slot, into, port: free_port(), known, to, group, old: postgres }
+}
+
+/// Holds up the transactions of all clients before their commits.
+fn while_nobody_commits<T>(postgres: &Postgres, work: impl FnOnce() -> T) -> T {
+    let mut command = postgres.client("psql");
+    command.args(["-X", "-A", "-t", "-q"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut session = spawn(command).expect("psql starts");
+    let mut statements = session.stdin.take().expect("its input");
+    statements.write_all(b"BEGIN; LOCK TABLE ledger IN EXCLUSIVE MODE;\n\\echo locked\n").expect("psql reads");
+    let mut answers = BufReader::new(session.stdout.take().expect("its output"));
+    let mut line = String::new();
+    answers.read_line(&mut line).expect("psql answers");
+    assert_eq!(line.trim(), "locked");
+    let done = work();
+    drop(statements);
+    assert!(session.wait().expect("psql ends").success());
+    done
 }
 
 impl Lost {

@@ -327,6 +327,73 @@ fn nix_kill(id: i32) {
     assert!(status.success());
 }
 
+/// The partition of `__consumer_offsets` that a group's coordinator leads: Java's hash of the name, modulo their number (`GroupCoordinatorService.partitionFor`).
+fn offsets_partition(group: &str, partitions: i32) -> i32 {
+    let hash = group.bytes().fold(0i32, |hash, byte| hash.wrapping_mul(31).wrapping_add(i32::from(byte)));
+    (hash & i32::MAX) % partitions
+}
+
+/// The broker that leads a partition.
+fn leader(kafka: &Kafka, topic: &str, partition: i32) -> usize {
+    let metadata = kafka.admin().inner().fetch_metadata(Some(topic), PATIENCE).expect("metadata");
+    let leader =
+        metadata.topics()[0].partitions().iter().find(|of| of.id() == partition).expect("it is there").leader();
+    usize::try_from(leader).expect("it has one")
+}
+
+#[test]
+fn groups_of_a_broker_that_is_away_are_in_every_version() {
+    // One replica of each group's positions: nobody can tell of those of a broker that is away, and the list of groups lacks them
+    // without an error.
+    let properties = vec![
+        ("offsets.topic.replication.factor", "1".to_owned()),
+        ("broker.session.timeout.ms", "3000".to_owned()),
+        ("broker.heartbeat.interval.ms", "500".to_owned()),
+    ];
+    let (kafka, topic) =
+        (Kafka::start(KafkaOptions { brokers: 3, properties, ..KafkaOptions::default() }), unique("spread"));
+    kafka.create_topic(&topic, 1, &[]);
+    let groups: Vec<String> = (0..8).map(|n| format!("of-{n}")).collect();
+    for group in &groups {
+        commit(&kafka, group, &topic, 3, "");
+    }
+    let mut service = Service::start(&kafka, &Settings { topics: &[&topic], ..Settings::default() }, OFTEN);
+    let all = |state: &Value| groups.iter().all(|group| state[group]["positions"][&topic]["0"]["offset"] == 3);
+    wait_state(&mut service, "groups", "all groups", all);
+    let began = tidelog::time::now();
+
+    let away = leader(&kafka, "__consumer_offsets", offsets_partition(&groups[0], 4));
+    kafka.kill(away);
+    let told = |service: &Service| is_told(&service.server, Task::KafkaState, "the state of Kafka is not kept");
+    wait_until("the others to know", PATIENCE, || {
+        let metadata = kafka.admin().inner().fetch_metadata(None, PATIENCE).expect("metadata");
+        metadata.brokers().len() == 2
+    });
+    wait_until("the groups to be missed", PATIENCE, || {
+        service.program.assert_running();
+        told(&service)
+    });
+    wait_until("the failure to have a name", PATIENCE, || {
+        service.program.output().contains("cannot ask for the positions of groups")
+            || service.program.output().contains("its coordinator does not tell of it")
+    });
+    kafka.restart(away);
+    wait_until("nothing to fail", PATIENCE, || !told(&service));
+    wait_polled(&mut service, "groups", 2);
+    for ms in (began.timestamp_millis()..=tidelog::time::now().timestamp_millis()).step_by(1_000) {
+        let moment = chrono::DateTime::from_timestamp_millis(ms).expect("a time").to_rfc3339();
+        let found = state(&service.site, "groups", &moment);
+        assert!(all(&found), "{moment}: {found}");
+    }
+
+    // One that is deleted is gone, whoever knew of it.
+    kafka.delete_group(&groups[0]);
+    let left = wait_state(&mut service, "groups", "the group to be gone", |state| state[&groups[0]].is_null());
+    assert!(groups[1..].iter().all(|group| left[group].is_object()), "{left}");
+    service.program.terminate(STOP);
+    service.site.assert_sound();
+}
+
 #[test]
 fn two_replicas_write_the_versions_of_one() {
     let (kafka, topic, group) = (shared(), unique("replicas"), unique("moving"));

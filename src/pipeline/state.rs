@@ -114,7 +114,12 @@ impl Poller {
         for (kind, kept) in &mut self.kept {
             next.insert(*kind, kept.next().await?);
         }
-        let Answer { cluster_id, topics, groups, acls } = self.asked.ask(&self.question).await?;
+        let known = match self.kept.get_mut(&StateKind::Groups) {
+            Some(kept) => kept.names().await?,
+            None => &[],
+        };
+        let question = self.question.knowing(known);
+        let Answer { cluster_id, topics, groups, acls } = self.asked.ask(&question).await?;
         let id = told(cluster_id, &topics)?;
         if self.cluster_id.as_ref() != Some(&id) {
             self.kept.clear();

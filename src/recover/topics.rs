@@ -151,7 +151,7 @@ fn request(
         after: None,
         chosen: None,
         schema_ids: SchemaIds::new(journal.schema_ids.clone(), written(journal, connectors)),
-        until: DateTime::from_timestamp_micros(journal.commit.at),
+        until: DateTime::from_timestamp_millis(journal.moment()),
         settings: kafka.archived_settings.then_some(Settings::Archived),
         groups: (!groups.groups.is_empty()).then_some(groups),
         recorded: true,

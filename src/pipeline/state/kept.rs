@@ -1,10 +1,12 @@
 //! One stream of state, and the versions that are added to it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use metrics::Counter;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
 use super::status::PublishedState;
@@ -24,6 +26,8 @@ pub(super) struct Kept {
     chain: Chain,
     /// The number of the newest version, and the hash of its document.
     newest: Option<(i64, String)>,
+    /// The number of a version, and the names of what it tells of.
+    names: Option<(i64, Vec<String>)>,
     versions: Counter,
     stored: Counter,
     /// How many objects were written.
@@ -43,7 +47,7 @@ impl Kept {
         let chain = Chain::begin(&opened.store, &stream, begin, &opened.writer, crate::time::now()).await?;
         let versions = STATE_VERSIONS.counter(&[("kind", of.kind.name())]);
         let stored = STORED_BYTES.counter(&[("kind", "state")]);
-        Ok(Self { of, opened: opened.clone(), every, chain, newest: None, versions, stored, written: 0 })
+        Ok(Self { of, opened: opened.clone(), every, chain, newest: None, names: None, versions, stored, written: 0 })
     }
 
     /// The number of the next version, which is asked for before the servers are.
@@ -70,6 +74,9 @@ impl Kept {
             let by = By { writer: &self.opened.writer, n: self.written, at: now };
             if versions::append(&mut self.chain, next, &document, by).await? {
                 self.newest = Some((next, hash));
+                if self.names.is_some() {
+                    self.names = Some((next, names_in(&document)));
+                }
                 self.versions.increment(1);
                 let stored = versions::newest(&self.chain).await?.map_or(0, |version| version.stored_bytes());
                 self.stored.increment(stored);
@@ -87,6 +94,19 @@ impl Kept {
             Err(error) if error.is_transient() => Err(error),
             read => Ok(read.ok()),
         }
+    }
+
+    /// The names of what the newest version tells of; none before the first, and where it cannot be read.
+    pub(super) async fn names(&mut self) -> Result<&[String]> {
+        let last = versions::next(&self.chain) - 1;
+        if self.names.as_ref().is_none_or(|(number, _)| *number != last) {
+            let names = match self.newest_document().await? {
+                Some(document) => names_in(&document),
+                None => Vec::new(),
+            };
+            self.names = Some((last, names));
+        }
+        Ok(self.names.as_ref().map_or(&[], |(_, names)| names))
     }
 
     /// The number of the newest version and the hash of its document; it is read where another process wrote it.
@@ -112,6 +132,15 @@ impl Kept {
         }
         Ok(self.newest.clone())
     }
+}
+
+/// The names of what a document tells of; none of one that tells otherwise than this version of the program.
+fn names_in(document: &[u8]) -> Vec<String> {
+    #[derive(Deserialize)]
+    struct Stored {
+        state: BTreeMap<String, IgnoredAny>,
+    }
+    serde_json::from_slice(document).map_or_else(|_| Vec::new(), |stored: Stored| stored.state.into_keys().collect())
 }
 
 /// Returns whether a version would follow the one before too soon: replicas poll at different times, and the clocks of two differ a little.

@@ -12,7 +12,7 @@
 
 mod asked;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, Read as _, Write};
 use std::time::Duration;
 
@@ -33,8 +33,8 @@ use crate::source::told::{Part, Refusal};
 /// How long each request of a poll may take.
 const REQUEST: Duration = Duration::from_secs(10);
 
-/// The longest question that is taken: properties and patterns.
-const LONGEST_QUESTION: u64 = 1 << 20;
+/// The longest question that is taken: properties, patterns, and the names of a document of [`crate::store::bounds::STATE_UNPACKED`].
+const LONGEST_QUESTION: u64 = 128 << 20;
 
 /// So many names are told of what is refused.
 const MOST_NAMES: usize = 5;
@@ -47,6 +47,8 @@ pub struct Question {
     exclude_groups: Vec<String>,
     /// The archiver's own: its positions follow from the archive.
     own_group: String,
+    /// The groups that were there last.
+    known_groups: Vec<String>,
 }
 
 impl Question {
@@ -57,7 +59,21 @@ impl Question {
             groups: state.groups.clone(),
             exclude_groups: state.exclude_groups.clone(),
             own_group: kafka.group_id.clone(),
+            known_groups: Vec::new(),
         })
+    }
+
+    /// The same question of one who knows which groups were there last: none of them is left out before its coordinator was asked.
+    #[must_use]
+    pub fn knowing(&self, groups: &[String]) -> Self {
+        Self { known_groups: groups.to_vec(), ..self.clone() }
+    }
+
+    /// The groups that were there last, are still wanted and are not in a list.
+    fn unlisted(&self, listed: &[raw::Group]) -> Vec<String> {
+        let listed: BTreeSet<&str> = listed.iter().map(|group| group.name.as_str()).collect();
+        let lacking = self.known_groups.iter().filter(|name| !listed.contains(name.as_str()) && self.wants(name));
+        lacking.cloned().collect()
     }
 
     fn wants(&self, group: &str) -> bool {
@@ -86,7 +102,7 @@ pub struct Answer {
 /// # Errors
 /// A line that is no question, and a reader that is gone.
 pub async fn answer_questions(input: &mut impl BufRead, output: &mut impl Write) -> Result<()> {
-    let mut client: Option<(Question, Cluster)> = None;
+    let mut client: Option<(Vec<(String, String)>, Cluster)> = None;
     loop {
         let mut line = String::new();
         let broken = || "the question cannot be read".to_owned();
@@ -95,18 +111,15 @@ pub async fn answer_questions(input: &mut impl BufRead, output: &mut impl Write)
             return Ok(());
         }
         let question: Question = serde_json::from_str(&line).or_err(Kind::Internal, broken)?;
-        let (question, cluster) = match client.take() {
-            Some((before, cluster)) if before == question => (question, cluster),
-            _ => {
-                let cluster = Cluster::with_properties(&question.properties)?.within(REQUEST);
-                (question, cluster)
-            }
+        let cluster = match client.take() {
+            Some((properties, cluster)) if properties == question.properties => cluster,
+            _ => Cluster::with_properties(&question.properties)?.within(REQUEST),
         };
         let answer = cluster.state(&question).await;
         let mut text = serde_json::to_vec(&answer).or_err(Kind::Internal, || "cannot write the answer".to_owned())?;
         text.push(b'\n');
         output.write_all(&text).and_then(|()| output.flush()).map_err(|error| Error::io(error, "cannot answer"))?;
-        client = Some((question, cluster));
+        client = Some((question.properties, cluster));
     }
 }
 
@@ -268,13 +281,9 @@ impl Cluster {
     }
 
     async fn groups_state(&self, question: &Question) -> Result<Part> {
-        let listed = self.request("cannot list the consumer groups", raw::groups).await?;
-        let wanted: Vec<raw::Group> = listed.into_iter().filter(|group| question.wants(&group.name)).collect();
+        let wanted = self.wanted_groups(question).await?;
         let names: Vec<String> = wanted.iter().map(|group| group.name.clone()).collect();
-        let asked = group_names(&names)?;
-        let positions = self
-            .request("cannot ask for the positions of groups", move |handle, wait| raw::positions(handle, &asked, wait))
-            .await?;
+        let positions = self.positions(&names).await?;
         let (mut groups, mut refused) = (BTreeMap::new(), Vec::new());
         for (group, positions) in wanted.into_iter().zip(positions) {
             let positions = match positions {
@@ -306,6 +315,38 @@ impl Cluster {
             refusals.push(Refusal { what, grant: DESCRIBE_CLUSTER.to_owned() });
         }
         Part::found(&groups, refusals)
+    }
+
+    /// The groups that are wanted, every one.
+    ///
+    /// A list may lack groups and tell of no error: a broker leaves out those of which it is not the coordinator yet, or no longer
+    /// (`GroupCoordinatorService.listGroups` takes `NotCoordinatorException` for an empty list), and the brokers that are asked are those
+    /// that the metadata name, without one that is away. So the coordinator of a group that was there last is asked for it by name,
+    /// which fails while there is none; once it answers, it lists its groups.
+    async fn wanted_groups(&self, question: &Question) -> Result<Vec<raw::Group>> {
+        let list = || self.request("cannot list the consumer groups", raw::groups);
+        let mut listed = list().await?;
+        let unlisted = question.unlisted(&listed);
+        if !unlisted.is_empty() {
+            let positions = self.positions(&unlisted).await?;
+            listed = list().await?;
+            let still = question.unlisted(&listed);
+            for (name, positions) in unlisted.into_iter().zip(positions) {
+                if has_positions(&name, positions)? && still.contains(&name) {
+                    let unknown = || "Unknown".to_owned();
+                    listed.push(raw::Group { name, state: unknown(), kind: unknown(), is_simple: false });
+                }
+            }
+        }
+        listed.retain(|group| question.wants(&group.name));
+        Ok(listed)
+    }
+
+    /// The positions of groups, in their order.
+    async fn positions(&self, groups: &[String]) -> Result<Vec<raw::Positions>> {
+        let asked = group_names(groups)?;
+        self.request("cannot ask for the positions of groups", move |handle, wait| raw::positions(handle, &asked, wait))
+            .await
     }
 
     /// librdkafka 2.12.1 gives an empty list where the brokers refuse to tell, or have no authorizer
@@ -373,6 +414,21 @@ fn take_topic(
     Ok(Some((topic.name, described)))
 }
 
+/// Whether a group is known to have positions, by what its coordinator has told. One that this client may not look into is one that
+/// it is not told of.
+///
+/// # Errors
+/// A coordinator that is away, or has not told.
+fn has_positions(group: &str, told: raw::Positions) -> Result<bool> {
+    match told {
+        Ok(positions) => Ok(by_topic(&positions)?.values().any(|of| !of.is_empty())),
+        Err(failure) if GONE.contains(&failure.code) || NO_RIGHT.contains(&failure.code) => Ok(false),
+        Err(failure) => Err(failure.into_error(format_args!(
+            "the list of consumer groups lacks {group}, which was there last, and its coordinator does not tell of it"
+        ))),
+    }
+}
+
 /// Positions by topic and partition. One that is below 0 is none.
 fn by_topic(positions: &[raw::Position]) -> Result<BTreeMap<String, BTreeMap<i32, Position>>> {
     let mut topics: BTreeMap<String, BTreeMap<i32, Position>> = BTreeMap::new();
@@ -417,6 +473,7 @@ mod tests {
             groups: texts(groups),
             exclude_groups: texts(exclude),
             own_group: "tidelog".to_owned(),
+            known_groups: Vec::new(),
         }
     }
 
@@ -426,6 +483,45 @@ mod tests {
         assert!(all.wants("billing") && all.wants("tidelog-2"));
         assert!(!all.wants("console-consumer-123") && !all.wants("tidelog"));
         assert!(!question(&["billing"], &[]).wants("billing-2"));
+    }
+
+    #[test]
+    fn a_group_that_was_there_last_is_missed_where_it_is_still_wanted() {
+        let group = |name: &str| raw::Group {
+            name: name.to_owned(),
+            state: "Empty".to_owned(),
+            kind: "Classic".to_owned(),
+            is_simple: true,
+        };
+        let names = ["a", "b", "left-out", "tidelog"].map(str::to_owned);
+        let question = question(&["^.*"], &["^left"]).knowing(&names);
+        assert_eq!(question.unlisted(&[group("a"), group("new")]), ["b"]);
+        assert_eq!(question.unlisted(&[group("a"), group("b")]), [""; 0]);
+    }
+
+    #[test]
+    fn a_group_is_gone_where_its_coordinator_says_so_and_not_where_it_says_nothing() {
+        let failed = |code| Err(Failure { code, text: "refused".to_owned() });
+        let position = |offset| raw::Position {
+            topic: "a".into(),
+            partition: 0,
+            offset,
+            leader_epoch: -1,
+            metadata: Vec::new(),
+            code: 0,
+        };
+        let told = |told| has_positions("g", told).map_err(|error| error.kind());
+        assert_eq!(
+            (told(Ok(vec![position(5)])), told(Ok(Vec::new())), told(Ok(vec![position(-1)]))),
+            (Ok(true), Ok(false), Ok(false))
+        );
+        for gone in [69, 30] {
+            assert_eq!(told(failed(gone)), Ok(false), "{gone}");
+        }
+        // COORDINATOR_LOAD_IN_PROGRESS, COORDINATOR_NOT_AVAILABLE, NOT_COORDINATOR, librdkafka's time-out.
+        for away in [14, 15, 16, -185] {
+            assert_eq!(told(failed(away)), Err(Kind::Unavailable), "{away}");
+        }
     }
 
     #[test]

@@ -32,7 +32,7 @@ pub(crate) use group::{Member, commit, describe_group, members};
 pub(crate) use handle::{Callback, Handle};
 pub(crate) use list::List;
 pub(crate) use settings::{Resource, Setting, Settings, Source, alter_topic, describe_configs};
-pub(crate) use state::{Acl, Group, Position, acls, groups, may_describe, positions};
+pub(crate) use state::{Acl, Group, Position, Positions, acls, groups, may_describe, positions};
 
 /// The same C functions as in `rdkafka_sys`, with codes as integers (see the module's story).
 mod codes {
