@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-bad-store test-faults soak soak-replay lint bench fuzz clean-cache
+.PHONY: help demo test test-bad-store test-clusters test-faults soak soak-replay lint bench fuzz clean-cache
 
 setup := bash tests/rig/setup.sh
 # The one place where the cache's path is decided is setup.sh; this asks it.
@@ -29,6 +29,10 @@ test: ## get the test servers (kept in a cache), then run every test
 test-bad-store: ## the Kafka and Postgres fault suites once more, with the archive in an S3 store that disturbs one request of eight; RIG_SEED=7
 	@$(setup) test
 	bash tests/rig/bad_store.sh all 2>&1 | awk -f tests/rig/count.awk
+
+test-clusters: ## three brokers that are killed, restarted and out of room under load, records of 100 MiB, 5,000 partitions; as root, some 10 minutes
+	@$(setup) test >/dev/null
+	cargo test --locked --test main -- --ignored --nocapture --test-threads=1 clusters::
 
 test-faults: export CRASH_SEEDS := $(or $(CRASH_SEEDS),50)
 test-faults: export CRASH_SEED := $(or $(CRASH_SEED),1)

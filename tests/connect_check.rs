@@ -218,7 +218,7 @@ pub(crate) struct Guarded {
 impl Guarded {
     pub(crate) fn start() -> Self {
         let address = format!("127.0.0.1:{}", free_port());
-        let login = "org.apache.kafka.common.security.plain.PlainLoginModule required user_archiver=\"a secret\";";
+        let login = "org.apache.kafka.common.security.plain.PlainLoginModule required user_archiver=\"a secret\" user_replayer=\"another secret\";";
         let properties = [
             ("listener.security.protocol.map", "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,GUARDED:SASL_PLAINTEXT"),
             ("sasl.enabled.mechanisms", "PLAIN"),
@@ -235,7 +235,7 @@ impl Guarded {
     }
 
     /// Kafka's own tool for rights.
-    fn acls(&self, args: &[&str]) {
+    pub(crate) fn acls(&self, args: &[&str]) {
         let mut tool: Command = java();
         tool.args(["org.apache.kafka.tools.AclCommand", "--bootstrap-server", &self.kafka.bootstrap()]);
         tool.args(args);

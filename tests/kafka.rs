@@ -23,7 +23,7 @@ use crate::rig::kafka::{Kafka, KafkaOptions, free_port, java, shared};
 use crate::rig::process::temporary_directory;
 use crate::rig::topics::{Codec, End, Isolation, Message, PATIENCE, Record};
 use crate::rig::{program, python, records, unique, wait_until};
-use crate::site::{Settings, Site};
+use crate::site::{STOP, Settings, Site};
 
 const FORMATS: [&str; 2] = ["parquet", "avro"];
 
@@ -159,8 +159,9 @@ pub(crate) fn load_compacted(kafka: &Kafka, topic: &str) {
 
 // ---- TLS and SASL
 
-/// A broker whose second listener wants TLS and a password (SCRAM-SHA-512), and the user that has it.
-fn secured(folder: &Path, user: &str, password: &str) -> (Kafka, String) {
+/// A broker whose second listener wants TLS and a password (SCRAM-SHA-512), the user that has it, and where a third one wants TLS and
+/// a certificate.
+fn secured(folder: &Path, user: &str, password: &str) -> (Kafka, String, String) {
     let script = r#"
         set -eu
         openssl req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.crt -subj /CN=ca -days 2
@@ -168,22 +169,34 @@ fn secured(folder: &Path, user: &str, password: &str) -> (Kafka, String) {
         printf 'subjectAltName=IP:127.0.0.1\n' >ext
         openssl x509 -req -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial -extfile ext -out server.crt -days 2
         cat server.key server.crt >server.pem
-        openssl req -x509 -newkey rsa:2048 -nodes -keyout other.key -out other.crt -subj /CN=other -days 2"#;
+        openssl req -x509 -newkey rsa:2048 -nodes -keyout other.key -out other.crt -subj /CN=other -days 2
+        for name in first second; do
+            openssl req -newkey rsa:2048 -nodes -keyout $name.key -out $name.csr -subj /CN=$name
+            openssl x509 -req -in $name.csr -CA ca.crt -CAkey ca.key -CAcreateserial -out $name.crt -days 2
+            openssl pkcs8 -topk8 -in $name.key -passout pass:of-the-key -out $name.locked
+            openssl pkcs12 -export -in $name.crt -inkey $name.key -passout pass:of-the-store -out $name.p12
+        done"#;
     let mut shell = Command::new("bash");
     shell.args(["-c", script]).current_dir(folder);
     program::run(shell).expect(0);
-    let address = format!("127.0.0.1:{}", free_port());
+    let [address, mutual] = [(); 2].map(|()| format!("127.0.0.1:{}", free_port()));
     let login = "org.apache.kafka.common.security.scram.ScramLoginModule required;";
     let properties = [
-        ("listener.security.protocol.map", "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SECURE:SASL_SSL"),
+        ("listener.security.protocol.map", "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SECURE:SASL_SSL,MUTUAL:SSL"),
         ("sasl.enabled.mechanisms", "SCRAM-SHA-512"),
         ("listener.name.secure.scram-sha-512.sasl.jaas.config", login),
         ("ssl.keystore.type", "PEM"),
         ("ssl.keystore.location", &folder.join("server.pem").display().to_string()),
+        ("ssl.truststore.type", "PEM"),
+        ("ssl.truststore.location", &folder.join("ca.crt").display().to_string()),
+        ("listener.name.mutual.ssl.client.auth", "required"),
+        // The second client's certificate may join no group: who one is follows from the certificate.
+        ("authorizer.class.name", "org.apache.kafka.metadata.authorizer.StandardAuthorizer"),
+        ("super.users", "User:ANONYMOUS;User:archiver;User:CN=first"),
     ];
     let kafka = Kafka::start(KafkaOptions {
         properties: properties.map(|(name, value)| (name, value.to_owned())).to_vec(),
-        listener: Some(format!("SECURE://{address}")),
+        listener: Some(format!("SECURE://{address},MUTUAL://{mutual}")),
         ..KafkaOptions::default()
     });
     let mut add = java();
@@ -191,13 +204,13 @@ fn secured(folder: &Path, user: &str, password: &str) -> (Kafka, String) {
         .args(["--entity-type", "users", "--entity-name", user])
         .args(["--add-config", &format!("SCRAM-SHA-512=[password={password}]")]);
     program::run(add).expect(0);
-    (kafka, address)
+    (kafka, address, mutual)
 }
 
 #[test]
 fn a_cluster_that_wants_tls_and_a_password_is_archived_and_replayed_into() {
     let folder = temporary_directory("secured");
-    let (kafka, address) = secured(folder.path(), "archiver", "a secret, of course");
+    let (kafka, address, mutual) = secured(folder.path(), "archiver", "a secret, of course");
     let topic = unique("secured");
     kafka.create_topic(&topic, 2, &[]);
     let messages: Vec<Message> = (0..100).map(|n| Message::new(n % 2, "key", &format!("record {n}"))).collect();
@@ -242,4 +255,83 @@ fn a_cluster_that_wants_tls_and_a_password_is_archived_and_replayed_into() {
     refused("uthentication");
     site.reconfigure("ca.crt", "other.crt");
     refused("certificate");
+
+    a_certificate_opens_the_third_listener(folder.path(), &kafka, &mutual, (&topic, &held));
+}
+
+/// A client certificate as each form that librdkafka takes; what is wrong with one is told; another one at the next start.
+fn a_certificate_opens_the_third_listener(
+    folder: &Path,
+    kafka: &Kafka,
+    address: &str,
+    (topic, held): (&str, &[Record]),
+) {
+    let path = |name: &str| folder.join(name).display().to_string();
+    let text = |name: &str| std::fs::read_to_string(folder.join(name)).expect("it can be read");
+    let forms: [&[(&str, String)]; 4] = [
+        &[("ssl.certificate.location", path("first.crt")), ("ssl.key.location", path("first.key"))],
+        &[
+            ("ssl.certificate.location", path("first.crt")),
+            ("ssl.key.location", path("first.locked")),
+            ("ssl.key.password", "of-the-key".to_owned()),
+        ],
+        &[
+            ("ssl.certificate.pem", text("first.crt")),
+            ("ssl.key.pem", text("first.locked")),
+            ("ssl.key.password", "of-the-key".to_owned()),
+        ],
+        &[("ssl.keystore.location", path("first.p12")), ("ssl.keystore.password", "of-the-store".to_owned())],
+    ];
+    let site = |form: &[(&str, String)]| {
+        let authority = path("ca.crt");
+        let mut properties = vec![("security.protocol", "SSL"), ("ssl.ca.location", &authority)];
+        properties.extend(form.iter().map(|(name, value)| (*name, value.as_str())));
+        Site::new(address, &Settings { topics: &[topic], properties: &properties, ..Settings::default() })
+    };
+    for form in forms {
+        let site = site(form);
+        site.tidelog(&["check", "--connect"]).expect(0);
+        site.archive(kafka, &[topic]);
+        site.assert_holds(topic, 0, held);
+    }
+    let wrong: [(&[(&str, String)], i32, &str); 3] = [
+        (&[], 1, "certificate"),
+        (
+            &[
+                ("ssl.certificate.location", path("first.crt")),
+                ("ssl.key.location", path("first.locked")),
+                ("ssl.key.password", "of-another-key".to_owned()),
+            ],
+            2,
+            "ssl.key.location",
+        ),
+        (&[("ssl.certificate.location", path("second.crt")), ("ssl.key.location", path("second.key"))], 1, "uthoriz"),
+    ];
+    for (form, status, words) in wrong {
+        let output = site(form).tidelog(&["check", "--connect"]);
+        let said = format!("{}{}", output.stdout, output.stderr);
+        assert!(output.status == Some(status) && said.contains(words), "{status} {words}: {said}");
+        assert!(!said.contains("of-another-key"), "{said}");
+    }
+
+    // The files are replaced while it runs: it goes on with what it has read, and takes the new ones at its next start.
+    for (own, of) in [("own.crt", "second.crt"), ("own.key", "second.key")] {
+        std::fs::copy(folder.join(of), folder.join(own)).expect("copied");
+    }
+    let renewed = site(&[("ssl.certificate.location", path("own.crt")), ("ssl.key.location", path("own.key"))]);
+    renewed.tidelog(&["check", "--connect"]).expect(1);
+    for (own, of) in [("own.crt", "first.crt"), ("own.key", "first.key")] {
+        std::fs::copy(folder.join(of), folder.join(own)).expect("copied");
+    }
+    let mut program = renewed.start();
+    renewed.wait_archived(kafka, &[topic], &mut [&mut program]);
+    for own in ["own.crt", "own.key"] {
+        std::fs::remove_file(folder.join(own)).expect("removed");
+    }
+    kafka.restart(1);
+    let messages: Vec<Message> = (100..200).map(|n| Message::new(n % 2, "key", &format!("record {n}"))).collect();
+    kafka.produce(topic, Codec::None, &messages);
+    renewed.wait_archived(kafka, &[topic], &mut [&mut program]);
+    program.terminate(STOP);
+    renewed.assert_holds(topic, 0, &kafka.consume_all(topic));
 }

@@ -5,6 +5,7 @@ mod archive;
 mod bombs;
 mod cdc;
 mod cli;
+mod clusters;
 mod complete;
 mod connect_check;
 #[cfg(debug_assertions)]

@@ -116,19 +116,31 @@ fn with_the_rights_for_state_all_of_it_is_kept_and_a_replay_needs_one_more_to_se
     service.site.wait_archived(&guarded.kafka, &[&topic], &mut [&mut service.program]);
     service.program.terminate(STOP);
 
-    let own = format!("tidelog-replay-{id}");
-    for (operation, on) in [
-        ("Create", ["--topic", &target]),
-        ("Write", ["--topic", &target]),
-        ("Read", ["--topic", &target]),
-        ("Read", ["--group", &own]),
-        ("Write", ["--transactional-id", &own]),
-    ] {
-        guarded.grant(operation, &on);
-    }
+    // With these every other command that asks the brokers does all that it does.
+    let compared = service.site.tidelog(&["verify", "--against-source", "--deep", "--json"]).expect(0).json();
+    assert_eq!(compared["errors"], serde_json::json!([]), "{compared}");
+    service.site.tidelog(&["check", "--connect"]).expect(0);
+
+    let properties = LOGIN.map(|(key, value)| match key {
+        "sasl.username" => format!("{key}=replayer\n"),
+        "sasl.password" => format!("{key}=another secret\n"),
+        _ => format!("{key}={value}\n"),
+    });
+    let file = service.site.home().write("replayer", &properties.concat()).display().to_string();
+    let may_replay = |settings: &str| {
+        let mut grant = Command::new(rights("kafka-acls-replay.sh"));
+        grant
+            .arg(&target)
+            .env("KAFKA_ACLS", kafka_acls(service.site.home()))
+            .env("BOOTSTRAP", guarded.kafka.bootstrap());
+        grant.env("PRINCIPAL", "User:replayer").env("PUT", &group).env("CREATE", "1").env("SETTINGS", settings);
+        program::run(grant).expect(0);
+    };
+    may_replay("");
     let rename = format!(".*={target}");
     let args = ["replay", "--all", "--topics", &topic, "--rename", &rename, "--id", &id, "--settings", "archived"];
-    let args = [&args[..], &["--json"]].concat();
+    let into = ["--into", &guarded.address, "--into-config", &file, "--groups", &group, "--json"];
+    let args = [&args[..], &into].concat();
     let refused = service.site.tidelog(&args).expect(3).json();
     let given = &refused["settings"][0];
     assert_eq!(
@@ -136,11 +148,19 @@ fn with_the_rights_for_state_all_of_it_is_kept_and_a_replay_needs_one_more_to_se
         (&20.into(), &"8640000000000".into()),
         "{refused}"
     );
-    let told = given["told"].to_string();
+    assert!(given["told"].to_string().contains("grant DESCRIBE_CONFIGS on the topic"), "{refused}");
+    let grant = |operation: &str| {
+        let to = ["--add", "--allow-principal", "User:replayer", "--operation", operation, "--topic", &target];
+        guarded.acls(&to);
+    };
+    grant("DescribeConfigs");
+    let refused = service.site.tidelog(&args).expect(3).json();
+    let told = refused["settings"][0]["told"].to_string();
     assert!(told.contains("authorization failed") && told.contains("grant ALTER_CONFIGS on the topic"), "{refused}");
-    guarded.grant("AlterConfigs", &["--topic", &target]);
+    may_replay("1");
     let given = service.site.tidelog(&args).expect(0).json();
     assert_eq!(given["settings"][0]["left"], serde_json::json!({}), "{given}");
+    assert_eq!(guarded.kafka.committed(&group, &target).get(&0), Some(&3), "{given}");
 }
 
 /// What a replay may not do in its target is said by name, before the first record.

@@ -37,8 +37,12 @@ pub(crate) struct KafkaOptions {
     pub(crate) brokers: usize,
     /// More server properties, over the rig's own. `{port}` in a value stands for the broker's port.
     pub(crate) properties: Vec<(&'static str, String)>,
-    /// One more listener, as `listeners` has it: `NAME://host:port`.
+    /// More listeners, as `listeners` has them: `NAME://host:port`.
     pub(crate) listener: Option<String>,
+    /// Where the last broker keeps its data, if not in a directory of its own: a disk that can be full.
+    pub(crate) disk: Option<PathBuf>,
+    /// The most heap of a broker, as `-Xmx` has it; none is 256m.
+    pub(crate) heap: Option<&'static str>,
 }
 
 /// A running cluster. Dropping it kills it and removes its data.
@@ -52,6 +56,8 @@ struct Node {
     id: usize,
     port: u16,
     directory: PathBuf,
+    data: PathBuf,
+    heap: &'static str,
     process: Mutex<Option<Process>>,
 }
 
@@ -84,10 +90,14 @@ impl Kafka {
         let voters: Vec<String> =
             ports.iter().enumerate().map(|(at, (_, port))| format!("{}@127.0.0.1:{port}", at + 1)).collect();
         let nodes = ports.iter().enumerate().map(|(at, &(port, controller))| {
+            let own = directory.path().join((at + 1).to_string());
+            let disk = options.disk.clone().filter(|_| at + 1 == count);
             let node = Node {
                 id: at + 1,
                 port,
-                directory: directory.path().join((at + 1).to_string()),
+                data: disk.unwrap_or_else(|| own.join("data")),
+                directory: own,
+                heap: options.heap.unwrap_or("256m"),
                 process: Mutex::new(None),
             };
             let mut properties = server_properties(&node, controller, &voters);
@@ -160,7 +170,7 @@ impl Kafka {
         let cluster = random_id();
         for node in &self.nodes {
             self.kill(node.id);
-            std::fs::remove_dir_all(node.directory.join("data")).expect("the broker's data can be removed");
+            std::fs::remove_dir_all(&node.data).expect("the broker's data can be removed");
             node.format_data(&cluster);
         }
         for node in &self.nodes {
@@ -173,12 +183,12 @@ impl Kafka {
 
     /// The file in which broker `id` keeps a partition's first records. What is changed there is what it gives from then on.
     pub(crate) fn log_file(&self, id: usize, topic: &str, partition: i32) -> PathBuf {
-        self.node(id).directory.join(format!("data/{topic}-{partition}/00000000000000000000.log"))
+        self.node(id).data.join(format!("{topic}-{partition}/00000000000000000000.log"))
     }
 
     /// The file in which broker `id` notes where each epoch of a partition's leader begins.
     pub(crate) fn epochs_file(&self, id: usize, topic: &str, partition: i32) -> PathBuf {
-        self.node(id).directory.join(format!("data/{topic}-{partition}/leader-epoch-checkpoint"))
+        self.node(id).data.join(format!("{topic}-{partition}/leader-epoch-checkpoint"))
     }
 
     /// A client configuration for this cluster that is quick to connect again.
@@ -258,14 +268,15 @@ impl Node {
 
     /// What `kafka-storage format` does for a node (`MetaPropertiesVersion.V1` and `BootstrapDirectory` in Kafka).
     fn format(&self, cluster: &str, properties: &[(&str, String)]) {
+        std::fs::create_dir_all(&self.directory).expect("the broker's directory can be made");
         self.format_data(cluster);
         let text: String = properties.iter().map(|(name, value)| format!("{name}={value}\n")).collect();
         std::fs::write(self.directory.join("server.properties"), text).expect("server.properties can be written");
     }
 
     fn format_data(&self, cluster: &str) {
-        let data = self.directory.join("data");
-        std::fs::create_dir_all(&data).expect("the broker's directory can be made");
+        let data = &self.data;
+        std::fs::create_dir_all(data).expect("the broker's directory can be made");
         let meta = format!("version=1\ncluster.id={cluster}\nnode.id={}\ndirectory.id={}\n", self.id, random_id());
         std::fs::write(data.join("meta.properties"), meta).expect("meta.properties can be written");
         std::fs::copy(parts().kafka.join("bootstrap.checkpoint"), data.join("bootstrap.checkpoint"))
@@ -274,7 +285,7 @@ impl Node {
 
     fn launch(&self) -> Process {
         let mut command = java();
-        command.args(["-Xms64m", "-Xmx256m", "-XX:TieredStopAtLevel=1"]);
+        command.args(["-Xms64m", &format!("-Xmx{}", self.heap), "-XX:TieredStopAtLevel=1"]);
         let classes = parts().kafka.join("classes.jsa");
         if classes.exists() {
             command.arg(format!("-XX:SharedArchiveFile={}", classes.display()));
@@ -315,7 +326,7 @@ fn server_properties(node: &Node, controller: u16, voters: &[String]) -> Vec<(&'
         ("node.id", node.id.to_string()),
         ("controller.quorum.voters", voters.join(",")),
         ("listeners", format!("PLAINTEXT://127.0.0.1:{},CONTROLLER://127.0.0.1:{controller}", node.port)),
-        ("log.dirs", node.directory.join("data").display().to_string()),
+        ("log.dirs", node.data.display().to_string()),
         ("default.replication.factor", replicas.clone()),
         ("offsets.topic.replication.factor", replicas.clone()),
         ("transaction.state.log.replication.factor", replicas.clone()),
