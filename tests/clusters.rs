@@ -1,5 +1,5 @@
 //! Three brokers under load while one is killed, all are restarted one after the other, and the disk of one is full: archivers of both
-//! group protocols have every record once and in order. And what is large: a record of 100 MiB, 5,000 partitions.
+//! group protocols have every record once and in order. And what is large: records of 100 MiB, 5,000 partitions, 1,000 groups.
 //!
 //! ```text
 //!   producer (acks=all) ─► b1 b2 b3 ─┬─► tidelog, classic group ──────┐
@@ -9,15 +9,18 @@
 //! They take minutes: `make test-clusters`.
 
 use std::fs::File;
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
+use rdkafka::{Offset, TopicPartitionList};
+
 use crate::http::{Service, site_with_listener};
 use crate::rig::kafka::{Kafka, KafkaOptions};
-use crate::rig::process::temporary_directory;
+use crate::rig::process::{spawn, temporary_directory};
 use crate::rig::program::{self, Program};
 use crate::rig::topics::{Codec, Message};
 use crate::rig::{unique, wait_until};
@@ -153,13 +156,6 @@ fn brokers_that_die_restart_and_fill_their_disk_cost_no_record_and_bring_none_tw
     eprintln!("{made} records");
 }
 
-/// The largest resident memory that a process has had, in MiB.
-fn peak(id: u32) -> u64 {
-    let status = std::fs::read_to_string(Path::new("/proc").join(id.to_string()).join("status")).expect("it runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("its peak");
-    line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") / 1024
-}
-
 const RECORD: u64 = 100 << 20;
 
 #[test]
@@ -188,7 +184,7 @@ fn records_of_100_mib_are_archived_and_replayed_within_the_bound_that_is_told() 
     let program = site.start();
     let mut service = Service { site, server, program };
     service.site.wait_archived(&kafka, &[&topic], &mut [&mut service.program]);
-    let most = peak(service.program.id());
+    let most = service.program.peak_kib() / 1024;
     service.program.terminate(STOP);
     let site = service.site;
     site.assert_sound();
@@ -232,11 +228,80 @@ fn five_thousand_partitions_are_archived_soon_after_the_start_and_cost_little() 
     let asked = Instant::now();
     let metrics = service.server.get("/metrics");
     let took = asked.elapsed();
-    let most = peak(service.program.id());
+    let most = service.program.peak_kib() / 1024;
     eprintln!(
         "5,000 partitions: first record {first:?}, all archived {all:?}, /metrics {took:?} ({} bytes), {most} MiB at most",
         metrics.body.len()
     );
     service.program.terminate(STOP);
     service.site.assert_sound();
+}
+
+const GROUPS: usize = 1_000;
+const POSITIONS: i32 = 50;
+
+/// Commits positions of all groups, some of them at a time.
+fn commit_all(kafka: &Kafka, topic: &str) {
+    const AT_ONCE: usize = 8;
+    let of = |group: usize| {
+        let name = format!("group-{group:04}");
+        let consumer: BaseConsumer = kafka.config().set("group.id", name).create().expect("a consumer can be made");
+        let mut list = TopicPartitionList::new();
+        for partition in 0..POSITIONS {
+            let mut element = list.add_partition(topic, partition);
+            element.set_offset(Offset::Offset(i64::from(partition) + 1)).expect("an offset");
+        }
+        wait_until("the commit", SLOW, || consumer.commit(&list, CommitMode::Sync).is_ok());
+    };
+    std::thread::scope(|scope| {
+        for first in 0..AT_ONCE {
+            let of = &of;
+            scope.spawn(move || (first..GROUPS).step_by(AT_ONCE).for_each(of));
+        }
+    });
+}
+
+/// CPU time that a process has used, in seconds (proc(5): fields 14 and 15, in hundredths).
+fn cpu(id: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).expect("it runs");
+    let (_, fields) = stat.rsplit_once(')').expect("a name");
+    let fields = fields.split_whitespace().skip(11).take(2).map(|ticks| ticks.parse::<f64>().expect("ticks"));
+    fields.sum::<f64>() / 100.0
+}
+
+#[test]
+#[ignore = "a minute of commits: make test-clusters"]
+fn a_poll_of_1000_groups_of_50_positions_takes_less_than_two_seconds() {
+    let kafka = Kafka::start(KafkaOptions { heap: Some("800m"), ..KafkaOptions::default() });
+    kafka.create_topic("polled", POSITIONS, &[]);
+    commit_all(&kafka, "polled");
+    let home = program::Home::new();
+    let mut command = home.command(&["state-of-kafka"]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = spawn(command).expect("it starts");
+    let mut questions = child.stdin.take().expect("its input");
+    let mut answers = BufReader::new(child.stdout.take().expect("its output"));
+    let mut known: Vec<String> = Vec::new();
+    let mut took = Vec::new();
+    for poll in 0..8 {
+        let question = serde_json::json!({
+            "properties": [["bootstrap.servers", kafka.bootstrap()]], "groups": ["^group-"], "exclude_groups": [], "own_group": "tidelog",
+            "known_groups": known,
+        });
+        let (begun, before) = (Instant::now(), cpu(child.id()));
+        writeln!(questions, "{question}").expect("it reads");
+        let mut line = String::new();
+        answers.read_line(&mut line).expect("it answers");
+        let answer: serde_json::Value = serde_json::from_str(&line).expect("an answer");
+        let groups = answer["groups"]["found"]["state"].as_object().expect("the groups");
+        known = groups.keys().cloned().collect();
+        let positions = groups.values().map(|group| group["positions"]["polled"].as_object().map_or(0, |of| of.len()));
+        assert_eq!((groups.len(), positions.sum::<usize>()), (GROUPS, GROUPS * 50));
+        eprintln!("poll {poll}: {:?}, {:.2} s of CPU", begun.elapsed(), cpu(child.id()) - before);
+        took.push(begun.elapsed());
+    }
+    drop(questions);
+    child.wait().expect("it ends");
+    took.sort_unstable();
+    assert!(took[took.len() / 2] < Duration::from_secs(2), "{took:?}");
 }

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
+use futures::stream::{self, StreamExt as _};
 use serde::{Deserialize, Serialize};
 
 use super::translate::Moved;
@@ -74,7 +75,13 @@ struct WrittenPosition {
     new: i64,
 }
 
-/// Puts the groups of `moved` where they were at `at`, one after the other. What is in the way of one is in the way of no other.
+/// So many groups are asked for and put at a time: each has a client of its own, which looks for its coordinator first.
+const AT_ONCE: usize = 16;
+
+/// Where a group is to be.
+type Wanted = BTreeMap<At, Position>;
+
+/// Puts the groups of `moved` where they were at `at`. What is in the way of one is in the way of no other.
 ///
 /// # Errors
 /// The store's.
@@ -82,64 +89,110 @@ pub async fn put(store: &Store, target: &Target, at: DateTime<Utc>, moved: &[Mov
     let key = layout::replay_groups(&target.id);
     let mut written: Written = journal::read(store, &key).await?.unwrap_or_default();
     (written.format, written.replay) = (FORMAT_VERSION, target.id.clone());
-    let mut groups: BTreeMap<&str, BTreeMap<At, Position>> = BTreeMap::new();
+    let mut groups: BTreeMap<&str, Wanted> = BTreeMap::new();
     for one in moved {
         let of = groups.entry(one.group.as_str()).or_default();
         if let (Some(topic), Some(offset)) = (&one.target_topic, one.new) {
             of.insert((topic.clone(), one.partition), Position { offset, metadata: one.metadata.clone() });
         }
     }
+    let groups: Vec<(&str, Wanted)> = groups.into_iter().collect();
     let mut results = Vec::with_capacity(groups.len());
-    for (group, positions) in groups {
-        let (state, why) = match one(store, target, (group, at), &positions, &mut written).await {
-            Ok(state) => (state, None),
-            Err(error) if error.kind() == Kind::Fenced => (State::Refused, Some(error)),
-            Err(error) => (State::Failed, Some(error)),
-        };
-        let why = why.map(|error| match error.hint_text() {
-            Some(hint) => format!("{error}; {hint}"),
-            None => error.to_string(),
-        });
-        let why = why.or_else(|| {
-            (state == State::Moved).then(|| "it is neither where it was before nor where it was to be".to_owned())
-        });
-        results.push(GroupResult { group: group.to_owned(), state, why });
+    for some in groups.chunks(AT_ONCE) {
+        results.extend(put_some(store, target, at, some, &mut written).await);
     }
     Ok(results)
 }
 
-async fn one(
+/// Puts some groups: looks at each, writes down what is to be done with them, does it, and writes that down.
+async fn put_some(
     store: &Store,
     target: &Target,
-    (group, at): (&str, DateTime<Utc>),
-    positions: &BTreeMap<At, Position>,
+    at: DateTime<Utc>,
+    some: &[(&str, Wanted)],
     written: &mut Written,
-) -> Result<State> {
-    if positions.is_empty() {
-        return Ok(State::Nothing);
-    }
-    let partitions: Vec<At> = positions.keys().cloned().collect();
-    let now = target.positions(group, &partitions).await?;
-    match written.groups.get(group).map_or(Step::Begin, |before| before.step(&now, positions)) {
-        Step::Leave(state) => return Ok(state),
-        Step::Done => {}
-        step => {
-            let members = target.members(group).await?;
-            if !members.is_empty() {
-                return Err(live(group, &members));
-            }
-            if step == Step::Begin {
-                written.groups.insert(group.to_owned(), WrittenGroup::new(at, &now, positions));
-                written.save(store).await?;
-            }
-            target.put_positions(group, positions.clone()).await?;
+) -> Vec<GroupResult> {
+    let looks = stream::iter(some).map(|(group, wanted)| look(target, group, wanted, written.groups.get(*group)));
+    let looked: Vec<Result<(Step, BTreeMap<At, i64>)>> = looks.buffered(AT_ONCE).collect().await;
+    let mut begins = false;
+    for ((group, wanted), one) in some.iter().zip(&looked) {
+        if let Ok((Step::Begin, now)) = one {
+            written.groups.insert((*group).to_owned(), WrittenGroup::new(at, now, wanted));
+            begins = true;
         }
     }
-    if let Some(one) = written.groups.get_mut(group) {
-        one.done = true;
+    let noted = if begins { written.save(store).await.map_err(|error| why(&error)) } else { Ok(()) };
+    let puts = stream::iter(some.iter().zip(looked)).map(|((group, wanted), looked)| async {
+        let (state, why) = one(target, (group, wanted), looked, noted.as_ref().err()).await;
+        GroupResult { group: (*group).to_owned(), state, why }
+    });
+    let mut results: Vec<GroupResult> = puts.buffered(AT_ONCE).collect().await;
+    for result in results.iter().filter(|result| result.state == State::Set) {
+        if let Some(one) = written.groups.get_mut(&result.group) {
+            one.done = true;
+        }
     }
-    written.save(store).await?;
-    Ok(State::Set)
+    let mut set = results.iter_mut().filter(|result| result.state == State::Set).peekable();
+    if set.peek().is_some()
+        && let Err(error) = written.save(store).await
+    {
+        set.for_each(|result| (result.state, result.why) = (State::Failed, Some(why(&error))));
+    }
+    results
+}
+
+/// What is to be done with a group, and where it is. An error where it has members.
+async fn look(
+    target: &Target,
+    group: &str,
+    wanted: &Wanted,
+    before: Option<&WrittenGroup>,
+) -> Result<(Step, BTreeMap<At, i64>)> {
+    if wanted.is_empty() {
+        return Ok((Step::Leave(State::Nothing), BTreeMap::new()));
+    }
+    let partitions: Vec<At> = wanted.keys().cloned().collect();
+    let now = target.positions(group, &partitions).await?;
+    let step = before.map_or(Step::Begin, |before| before.step(&now, wanted));
+    if matches!(step, Step::Begin | Step::Again) {
+        let members = target.members(group).await?;
+        if !members.is_empty() {
+            return Err(live(group, &members));
+        }
+    }
+    Ok((step, now))
+}
+
+/// Does with one group what is to be done, unless that could not be written down, and says why it is not where it was.
+async fn one(
+    target: &Target,
+    (group, wanted): (&str, &Wanted),
+    looked: Result<(Step, BTreeMap<At, i64>)>,
+    unwritten: Option<&String>,
+) -> (State, Option<String>) {
+    let put = match (looked, unwritten) {
+        (Ok((Step::Leave(State::Moved), _)), _) => {
+            return (State::Moved, Some("it is neither where it was before nor where it was to be".to_owned()));
+        }
+        (Ok((Step::Leave(state), _)), _) => return (state, None),
+        (Ok((Step::Done, _)), _) => Ok(()),
+        (Ok(_), Some(unwritten)) => return (State::Failed, Some(unwritten.clone())),
+        (Ok(_), None) => target.put_positions(group, wanted.clone()).await,
+        (Err(error), _) => Err(error),
+    };
+    match put {
+        Ok(()) => (State::Set, None),
+        Err(error) if error.kind() == Kind::Fenced => (State::Refused, Some(why(&error))),
+        Err(error) => (State::Failed, Some(why(&error))),
+    }
+}
+
+/// An error with what to do about it.
+fn why(error: &Error) -> String {
+    match error.hint_text() {
+        Some(hint) => format!("{error}; {hint}"),
+        None => error.to_string(),
+    }
 }
 
 /// A group that somebody reads with.
@@ -149,10 +202,12 @@ fn live(group: &str, members: &[String]) -> Error {
 }
 
 /// Names the groups of `moved` that have members.
-pub async fn live_groups(target: &Target, groups: impl Iterator<Item = &String>) -> Result<Vec<String>> {
+pub async fn live_groups<'a>(target: &Target, groups: impl Iterator<Item = &'a String>) -> Result<Vec<String>> {
     let mut live = Vec::new();
-    for group in groups {
-        let members = target.members(group).await?;
+    let members = |group: &'a String| async move { (group, target.members(group).await) };
+    let mut told = std::pin::pin!(stream::iter(groups).map(members).buffered(AT_ONCE));
+    while let Some((group, members)) = told.next().await {
+        let members = members?;
         if !members.is_empty() {
             live.push(format!("the group {group} has members on the target: {}; stop them first", members.join(", ")));
         }
