@@ -54,6 +54,7 @@ mod recover_avro;
 mod recover_cut;
 mod recover_schemas;
 mod recover_server;
+mod recover_slot;
 mod replay;
 mod replay_groups;
 mod replay_identity;

@@ -156,17 +156,8 @@ impl Lost {
         self.service.site.home().write("pipeline.toml", &text)
     }
 
-    /// `tidelog recover` as a user that PostgreSQL runs as.
     fn command(&self, args: &[&str]) -> Command {
-        let all = [&["-c", "tidelog.toml", "recover", "--pipeline", "pipeline.toml"], args].concat();
-        let tidelog = self.service.site.home().command(&all);
-        let mut command = Command::new("unshare");
-        command.args(["--user", "--map-user=65534", "--map-group=65534"]).arg(tidelog.get_program());
-        command.args(tidelog.get_args()).current_dir(self.service.site.home().path());
-        for (name, _) in tidelog.get_envs() {
-            command.env_remove(name);
-        }
-        command
+        command(&self.service, &[&["--pipeline", "pipeline.toml"], args].concat())
     }
 
     fn recover(&self, args: &[&str]) -> Output {
@@ -178,6 +169,19 @@ impl Lost {
         let socket = self.into.with_file_name("restored.recover").join("socket");
         Postgres::of_another(self.version, &self.into, (&socket, self.port))
     }
+}
+
+/// `tidelog recover` as a user that PostgreSQL runs as.
+pub(crate) fn command(service: &Service, args: &[&str]) -> Command {
+    let all = [&["-c", "tidelog.toml", "recover"], args].concat();
+    let tidelog = service.site.home().command(&all);
+    let mut command = Command::new("unshare");
+    command.args(["--user", "--map-user=65534", "--map-group=65534"]).arg(tidelog.get_program());
+    command.args(tidelog.get_args()).current_dir(service.site.home().path());
+    for (name, _) in tidelog.get_envs() {
+        command.env_remove(name);
+    }
+    command
 }
 
 fn step<'a>(report: &'a Value, name: &str) -> &'a Value {
@@ -192,7 +196,7 @@ fn assert_one_commit(what: &str, lost: &Lost, recovered: &Postgres, kafka: &Kafk
 }
 
 /// How often each change of each table stands in the topics of a prefix, without those of snapshots.
-fn counted(kafka: &Kafka, prefix: &str, op: &str) -> usize {
+pub(crate) fn counted(kafka: &Kafka, prefix: &str, op: &str) -> usize {
     let topics = TABLES.iter().map(|table| format!("{prefix}.public.{table}"));
     topics
         .filter(|topic| kafka.partitions(topic).is_some())
@@ -201,7 +205,7 @@ fn counted(kafka: &Kafka, prefix: &str, op: &str) -> usize {
 }
 
 /// Each change that was streamed stands in its topic once.
-fn assert_once(kafka: &Kafka, prefix: &str) {
+pub(crate) fn assert_once(kafka: &Kafka, prefix: &str) {
     for topic in TABLES.iter().map(|table| format!("{prefix}.public.{table}")) {
         let mut seen = std::collections::BTreeSet::new();
         for record in kafka.consume_all(&topic) {

@@ -12,6 +12,7 @@ use crate::error::{Kind, Result, ResultExt};
 use crate::manifest;
 use crate::manifest::holds::RENEW_EVERY;
 use crate::restore::Log;
+use crate::restore::gate::Gate;
 use crate::restore::holding::Kept;
 use crate::restore::prefetch::Prefetch;
 use crate::restore::wal_fetch::{self, Answer, Name};
@@ -39,6 +40,9 @@ pub(super) struct FetchArgs {
     /// Where the record begins behind which Postgres was told to stop: what is lost behind that in a file is not needed.
     #[arg(long, value_name = "LSN")]
     stop: Option<Lsn>,
+    /// A file that says up to where a scratch standby gets the log.
+    #[arg(long, value_name = "FILE", hide = true)]
+    gate: Option<PathBuf>,
     /// Fetch the files after NAME into a folder beside PATH; wal-fetch starts this by itself.
     #[arg(long = "ahead", hide = true)]
     prefetch: bool,
@@ -114,7 +118,8 @@ impl Fetching<'_> {
         let log = Log::open(&store, self.args.system)
             .await?
             .looked_through(self.args.planned)
-            .stopping_behind(self.args.stop);
+            .stopping_behind(self.args.stop)
+            .gated(self.args.gate.as_deref().map(Gate::read).transpose()?);
         log.expect_entry(self.args.entry)?;
         match self.name {
             Name::Wal(wal) if self.args.prefetch => {
@@ -173,6 +178,9 @@ fn start_prefetch(args: &FetchArgs, config_file: &Path) {
         }
         if let Some(entry) = args.entry {
             command.args(["--entry", &entry.to_string()]);
+        }
+        if let Some(gate) = &args.gate {
+            command.arg("--gate").arg(gate);
         }
         if let Some(planned) = args.planned {
             command.args(["--planned", &planned.to_string()]);

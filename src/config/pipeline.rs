@@ -25,6 +25,25 @@ pub struct Pipeline {
     pub schema_registry: Option<Server>,
     /// `[[connector]]`: which of the archived ones; empty: all of this database.
     pub connectors: Vec<Captured>,
+    /// `[scratch]`: the standby of `recover slot`.
+    pub scratch: Option<Scratch>,
+}
+
+/// `[scratch]`: a standby that is made out of the archive, and removed again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scratch {
+    /// `into`: its data directory.
+    pub into: PathBuf,
+    /// `bin_dir`: where `postgres` of that version is.
+    pub bin_dir: PathBuf,
+    /// `port`.
+    pub port: u16,
+    /// `user`: the superuser as whom it is prepared.
+    pub user: String,
+    /// `listen`: where it listens (`listen_addresses`).
+    pub listen: String,
+    /// `[scratch.settings]`: given to the server on its command line.
+    pub settings: BTreeMap<String, String>,
 }
 
 /// `[postgres]`.
@@ -123,6 +142,7 @@ impl Pipeline {
                 .section("schema_registry")
                 .map(|section| server(section, "http://registry:8081", &lookup)),
             connectors: root.sections("connector").into_iter().map(|section| connector(section, &lookup)).collect(),
+            scratch: root.section("scratch").map(|section| scratch(section, &lookup)),
         };
         if pipeline.postgres.is_none() && pipeline.kafka.is_none() {
             root.problem("postgres", "is missing, and so is [kafka]: there is nothing to recover; write one of them");
@@ -155,7 +175,11 @@ fn postgres(mut section: Section<'_>, lookup: Lookup<'_>) -> TargetPostgres {
             of_made.is_not_given(&section);
             Recovered::There(url)
         }
-        (None, Some(into)) => of_made.read(into, &section),
+        (None, Some(into)) => {
+            let (OfMade { bin_dir, user, settings, .. }, port) = of_made.read(&section);
+            let (bin_dir, settings) = (bin_dir.unwrap_or_default(), settings.unwrap_or_default());
+            Recovered::Made { into, bin_dir, port, user: user.unwrap_or_else(|| "postgres".to_owned()), settings }
+        }
         (None, None) => {
             let problem = "is missing; name a new data directory, or with url a server that is restored already";
             section.problem("into", problem);
@@ -187,7 +211,8 @@ impl OfMade {
         }
     }
 
-    fn read(self, into: PathBuf, section: &Section<'_>) -> Recovered {
+    /// What is missing or wrong is told; gives the port beside the rest.
+    fn read(self, section: &Section<'_>) -> (Self, u16) {
         if self.bin_dir.is_none() {
             section.problem("bin_dir", "is missing; name where postgres is: \"/usr/lib/postgresql/17/bin\"");
         }
@@ -195,14 +220,27 @@ impl OfMade {
         if port.is_err() {
             section.problem("port", "is no port; use one from 1 to 65535");
         }
-        Recovered::Made {
-            into,
-            bin_dir: self.bin_dir.unwrap_or_default(),
-            port: port.unwrap_or_default(),
-            user: self.user.unwrap_or_else(|| "postgres".to_owned()),
-            settings: self.settings.unwrap_or_default(),
-        }
+        (self, port.unwrap_or_default())
     }
+}
+
+fn scratch(mut section: Section<'_>, lookup: Lookup<'_>) -> Scratch {
+    let into = section.parsed("into", absolute, None);
+    if into.is_none() {
+        section.problem("into", "is missing; name a new data directory, which is removed at the end");
+    }
+    let listen = section.text("listen").unwrap_or_else(|| "localhost".to_owned());
+    let of_made = OfMade {
+        bin_dir: section.parsed("bin_dir", absolute, None),
+        port: section.optional_count("port"),
+        user: section.text("user"),
+        settings: section.section("settings").map(|section| section.free(lookup)),
+    };
+    let made = of_made.read(&section);
+    section.finish();
+    let (into, OfMade { bin_dir, user, settings, .. }) = (into.unwrap_or_default(), made.0);
+    let (bin_dir, settings) = (bin_dir.unwrap_or_default(), settings.unwrap_or_default());
+    Scratch { into, bin_dir, port: made.1, user: user.unwrap_or_else(|| "postgres".to_owned()), listen, settings }
 }
 
 fn kafka(mut section: Section<'_>, lookup: Lookup<'_>) -> TargetKafka {
@@ -301,6 +339,12 @@ name = "shop"
 marker = "INSERT INTO beat VALUES ('{token}')"
 [connector.config]
 "database.port" = 5433
+[scratch]
+into = "/srv/scratch"
+bin_dir = "/usr/lib/postgresql/17/bin"
+listen = "*"
+[scratch.settings]
+fsync = "off"
 "#;
         let pipeline = parse(text).expect("it is valid");
         let postgres = pipeline.postgres.clone().expect("[postgres]");
@@ -315,6 +359,9 @@ marker = "INSERT INTO beat VALUES ('{token}')"
             (2, "main", Some("me"))
         );
         assert_eq!(pipeline.connectors[0].config["database.port"], "5433");
+        let scratch = pipeline.scratch.clone().expect("[scratch]");
+        assert_eq!((scratch.port, scratch.user.as_str(), scratch.listen.as_str()), (5432, "postgres", "*"));
+        assert_eq!((scratch.into.to_str(), scratch.settings["fsync"].as_str()), (Some("/srv/scratch"), "off"));
         assert!(!format!("{pipeline:?}").contains("s3cret"));
     }
 
@@ -328,7 +375,7 @@ marker = "INSERT INTO beat VALUES ('{token}')"
             "connect.url: \"ftp://h\" is not an address",
             "connector[0].name: is missing",
             "connector[0].marker: writes nothing that can be looked for",
-            "registry: is not a key; the keys here are connect, connector, kafka, postgres, schema_registry",
+            "registry: is not a key; the keys here are connect, connector, kafka, postgres, schema_registry, scratch",
         ] {
             assert!(error.contains(part), "{part} is not in:\n{error}");
         }
@@ -336,6 +383,8 @@ marker = "INSERT INTO beat VALUES ('{token}')"
             ("", "there is nothing to recover"),
             ("[kafka]\n[connect]\nurl = \"http://h\"\n", "connect: needs [postgres]"),
             ("[postgres]\nurl = \"host=h\"\ninto = \"/a\"\n", "keep one"),
+            ("[postgres]\nurl = \"host=h\"\n[scratch]\nport = 70000\n", "scratch.port: is no port"),
+            ("[postgres]\nurl = \"host=h\"\n[scratch]\n", "scratch.into: is missing"),
             ("[postgres]\nurl = \"host=h\"\nport = 1\n", "postgres.port: is of a server that is made"),
             ("[kafka]\n[kafka.properties]\na = 1\n", "which is missing"),
         ] {

@@ -25,7 +25,8 @@ use crate::time;
 
 use super::journal::Commit;
 
-const CLASS: &str = "io.debezium.connector.postgresql.PostgresConnector";
+/// The class of connectors that can be brought back.
+pub(super) const CLASS: &str = "io.debezium.connector.postgresql.PostgresConnector";
 
 /// A connector as it will be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,7 +42,8 @@ pub struct Connector {
 }
 
 impl Connector {
-    fn of(name: &str, archived: &Config_, captured: Option<&Captured>) -> Self {
+    /// One with this config, and what differs at the target.
+    pub(super) fn of(name: &str, archived: &Config_, captured: Option<&Captured>) -> Self {
         let mut config = archived.clone();
         let given = captured.map(|captured| captured.config.clone()).unwrap_or_default();
         config.extend(given.into_iter().map(|(key, value)| (key, Some(value))));
@@ -55,7 +57,7 @@ impl Connector {
     }
 
     /// A setting, or its default.
-    fn get<'a>(&'a self, key: &str, default: &'a str) -> &'a str {
+    pub(super) fn get<'a>(&'a self, key: &str, default: &'a str) -> &'a str {
         setting(&self.config, key).unwrap_or(default)
     }
 
@@ -475,6 +477,7 @@ mod tests {
             connect: None,
             schema_registry: None,
             connectors: named.iter().map(of).collect(),
+            scratch: None,
         }
     }
 

@@ -21,7 +21,7 @@ use crate::source::rest::operate::State;
 use crate::stream::Lsn;
 
 /// How long workers that are away or rebalance are waited for.
-const WORKERS: Duration = Duration::from_secs(180);
+pub(super) const WORKERS: Duration = Duration::from_secs(180);
 
 /// How long a connector may take to be where it was told to be.
 const SETTLES: Duration = Duration::from_secs(180);
@@ -76,9 +76,7 @@ pub async fn make(
         patiently(WORKERS, || workers.configure(&of.name, &of.config)).await?;
     }
     settles(workers, of, "stopped", State::is_stopped).await?;
-    let (partition, offset) = position(of, slot, journal.commit.at);
-    patiently(WORKERS, || workers.set_offset(&of.name, &partition, &offset)).await?;
-    is_at(workers, of, (&partition, &offset)).await?;
+    go_on_from(workers, of, slot, journal.commit.at).await?;
     journal.connector(&of.name).has_offset = true;
     folder.save(journal)
 }
@@ -103,6 +101,25 @@ async fn create(workers: &Operator, of: &Connector) -> Result<()> {
         Err(error) if error.is_transient() && matches!(workers.config(&of.name).await, Ok(Some(_))) => Ok(()),
         made => made,
     }
+}
+
+/// Tells a stopped connector where to go on, and reads it back.
+///
+/// # Errors
+/// What the workers refuse, and an offset that is not what it was set to.
+pub(super) async fn go_on_from(workers: &Operator, of: &Connector, lsn: Lsn, at: i64) -> Result<()> {
+    let (partition, offset) = position(of, lsn, at);
+    patiently(WORKERS, || workers.set_offset(&of.name, &partition, &offset)).await?;
+    is_at(workers, of, (&partition, &offset)).await
+}
+
+/// Stops it, and waits until its tasks have ended.
+///
+/// # Errors
+/// Workers that do not answer.
+pub(super) async fn stop(workers: &Operator, of: &Connector) -> Result<()> {
+    patiently(WORKERS, || workers.stop(&of.name)).await?;
+    settles(workers, of, "stopped", State::is_stopped).await
 }
 
 /// The key and the value of an offset (`PostgresPartition`, `PostgresOffsetContext`).
@@ -138,8 +155,7 @@ pub async fn run(workers: &Operator, of: &Connector) -> Result<()> {
     let state = patiently(WORKERS, || workers.state(&of.name)).await?;
     // One that has failed with an earlier run is not begun again by resume.
     if state.is_some_and(|state| state.has_failed()) {
-        patiently(WORKERS, || workers.stop(&of.name)).await?;
-        settles(workers, of, "stopped", State::is_stopped).await?;
+        stop(workers, of).await?;
     }
     patiently(WORKERS, || workers.resume(&of.name)).await?;
     settles(workers, of, "running", State::is_running).await

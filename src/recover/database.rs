@@ -23,7 +23,7 @@ use crate::manifest::writer_id;
 use crate::restore::holding::Holding;
 use crate::restore::plan::{Asked, Goal, Plan, plan};
 use crate::restore::postgres::{Action, Destination, LogSource, Places, restore};
-use crate::restore::{Combiner, Ground, Log, PATIENCE, foresee, is_begun, patiently};
+use crate::restore::{Combiner, Foreseen, Ground, Log, PATIENCE, foresee, is_begun, patiently};
 use crate::segment::wal::parse_history;
 use crate::source::postgres::Server;
 use crate::store::Store;
@@ -66,12 +66,24 @@ impl Restore {
     /// A commit to which none leads.
     pub async fn plan(store: &Store, commit: &Commit) -> Result<(Self, Log)> {
         let log = patiently(PATIENCE, || Log::open(store, Some(commit.system_id))).await?.patient();
+        let restore = Self::planned(store, &log, (commit.timeline, commit.end), None).await?;
+        Ok((restore, log))
+    }
+
+    /// Plans one to a position of a timeline, from a base backup that is named or the best.
+    ///
+    /// # Errors
+    /// As those of [`Restore::plan`].
+    pub async fn planned(
+        store: &Store,
+        log: &Log,
+        (timeline, end): (u32, Lsn),
+        backup: Option<String>,
+    ) -> Result<Self> {
         let backups = patiently(PATIENCE, || log.backups()).await?.sound;
-        let asked =
-            Asked { goal: Goal::Lsn(commit.end), exclusive: false, timeline: Some(commit.timeline), backup: None };
-        let plan = patiently(PATIENCE, || plan(store, &log, &backups, &asked)).await?;
-        let log_server_version = log.system().server_version;
-        Ok((Self { plan, log_server_version }, log))
+        let asked = Asked { goal: Goal::Lsn(end), exclusive: false, timeline: Some(timeline), backup };
+        let plan = patiently(PATIENCE, || plan(store, log, &backups, &asked)).await?;
+        Ok(Self { plan, log_server_version: log.system().server_version })
     }
 
     /// How much is unpacked and replayed, in words.
@@ -108,12 +120,27 @@ impl Restore {
         log: &Log,
         made: &Made<'_>,
     ) -> Result<Vec<String>> {
+        let fetching = LogSource::of(archive, true)?;
+        self.bring(store, (log, made), fetching, &writer_id()?).await.map(|(notes, _)| notes)
+    }
+
+    /// The same for a server that gets its log in a way of its own, held by this name; gives beside the notes what the log will need.
+    ///
+    /// # Errors
+    /// As those of [`Restore::carry_out`].
+    pub async fn bring(
+        &self,
+        store: &Store,
+        (log, made): (&Log, &Made<'_>),
+        fetching: LogSource,
+        held: &str,
+    ) -> Result<(Vec<String>, Foreseen)> {
         let (plan, system_id) = (&self.plan, log.system().system_id);
         let combiner = match plan.parents.first() {
             Some(_) => Some(Combiner::find(Some(made.bin_dir), plan.backup.system.server_version)?),
             None => None,
         };
-        let holding = Holding::begin(store, log, plan, &writer_id()?, "a recovery").await?;
+        let holding = Holding::begin(store, log, plan, held, "a recovery").await?;
         let restoring = async {
             let into = Destination {
                 data: made.into.to_owned(),
@@ -123,9 +150,10 @@ impl Restore {
                 combiner,
                 foreseen: foresee(log, plan, &Arc::default()).await?,
                 action: Action::Promote,
-                fetching: LogSource::of(archive, true)?,
+                fetching,
             };
-            restore(store, plan, &into, &Arc::default()).await
+            let restored = restore(store, plan, &into, &Arc::default()).await?;
+            Ok::<_, Error>((restored.notes, into.foreseen))
         };
         let restored = restoring.await;
         match (holding, &restored) {
@@ -134,7 +162,7 @@ impl Restore {
             (Some(holding), Err(_)) if !is_begun(made.into) => holding.give_back(store, system_id).await,
             _ => {}
         }
-        Ok(restored?.notes)
+        restored
     }
 }
 
@@ -186,20 +214,7 @@ impl Made<'_> {
         fs::write(&hba, lines).map_err(|source| Error::io(source, format!("cannot write {}", hba.display())))?;
         let own = [("hba_file", hba.display().to_string()), ("unix_socket_permissions", "0700".to_owned())];
         let own = own.map(|(name, value)| (name.to_owned(), value));
-        let how = self.how("", own.into_iter(), false);
-        let begun = tokio::time::Instant::now();
-        loop {
-            let mut server = Started::start(how.clone())?;
-            match server.opened(Open::ForWriting, self.user).await {
-                Ok(_) => return Ok(server),
-                // Processes of one that was killed with an earlier run hold its memory for a moment.
-                Err(error) if begun.elapsed() < REMAINS && said(&server, "still in use") => {
-                    tracing::warn!(%error, "the server is started again");
-                    tokio::time::sleep(Duration::from_secs(1)).await;
-                }
-                Err(error) => return Err(error),
-            }
-        }
+        opened(&self.how("", own.into_iter(), false), Open::ForWriting, self.user).await
     }
 
     /// Starts the server for everybody, as its configuration has it. It goes on when this process ends.
@@ -233,11 +248,35 @@ impl Made<'_> {
     }
 }
 
+/// Starts a server, and waits until it is open.
+///
+/// # Errors
+/// A server that does not open, with the end of its log.
+pub(super) async fn opened(how: &Start, open: Open, user: &str) -> Result<Started> {
+    let begun = tokio::time::Instant::now();
+    loop {
+        let mut server = Started::start(how.clone())?;
+        match server.opened(open, user).await {
+            Ok(_) => return Ok(server),
+            // Processes of one that was killed with an earlier run hold its memory, or its directory, for a moment.
+            Err(error) if begun.elapsed() < REMAINS && is_held(&server) => {
+                tracing::warn!(%error, "the server is started again");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn is_held(server: &Started) -> bool {
+    said(server, "still in use") || said(server, "lock file \"postmaster.pid\" already exists")
+}
+
 fn said(server: &Started, words: &str) -> bool {
     server.last_lines().iter().any(|line| line.contains(words))
 }
 
-fn quoted_name(name: &str) -> String {
+pub(super) fn quoted_name(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 

@@ -14,6 +14,7 @@ use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Kind, Result, ResultExt as _};
@@ -225,19 +226,27 @@ impl Folder {
     /// One of another recovery, or that cannot be read.
     pub fn look(path: &Path, to: &str, pipeline: &str) -> Result<Option<Journal>> {
         let file = path.join(FILE);
-        let text = match fs::read(&file) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(Error::io(error, format!("cannot read {}", file.display()))),
-        };
-        let journal: Journal =
-            serde_json::from_slice(&text).or_err(Kind::Corrupt, || format!("{} is no journal", file.display()))?;
+        let Some(journal) = Self::read::<Journal>(path)? else { return Ok(None) };
         if journal.format != FORMAT {
             let message = format!("{} is of format {}, and this program has {FORMAT}", file.display(), journal.format);
             return Err(Error::new(Kind::Unsupported, message).hint("go on with the version that began it"));
         }
         journal.is_of(to, pipeline, path)?;
         Ok(Some(journal))
+    }
+
+    /// Reads the journal in a folder, of whatever kind; none where there is none.
+    ///
+    /// # Errors
+    /// One that cannot be read.
+    pub(super) fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+        let file = path.join(FILE);
+        let text = match fs::read(&file) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Error::io(error, format!("cannot read {}", file.display()))),
+        };
+        serde_json::from_slice(&text).or_err(Kind::Corrupt, || format!("{} is no journal", file.display())).map(Some)
     }
 
     /// Makes the folder, and keeps others from it.
@@ -263,7 +272,7 @@ impl Folder {
     ///
     /// # Errors
     /// A disk that is full, or cannot be written.
-    pub fn save(&self, journal: &Journal) -> Result<()> {
+    pub fn save(&self, journal: &impl Serialize) -> Result<()> {
         failpoint!("recover.save");
         let (file, new) = (self.path.join(FILE), self.path.join("journal.new"));
         let text = serde_json::to_vec_pretty(journal).or_err(Kind::Internal, || "cannot write a journal".to_owned())?;

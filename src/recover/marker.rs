@@ -13,7 +13,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::Message as _;
+use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::archived::Connector;
@@ -23,8 +23,8 @@ use crate::replay::kafka::Connection;
 /// How long an answer of the cluster may take.
 const ANSWER: Duration = Duration::from_secs(20);
 
-/// How long the marker may take: it is the first that the connector reads.
-const COMES: Duration = Duration::from_secs(120);
+/// How long the marker may take where it is the first that the connector reads.
+pub(super) const COMES: Duration = Duration::from_secs(120);
 
 /// Where topics end, by topic and partition.
 pub type Ends = BTreeMap<String, BTreeMap<i32, i64>>;
@@ -105,17 +105,17 @@ pub async fn filled(to: &Connection, topics: Vec<&String>) -> Result<Vec<String>
     .await
 }
 
-/// Waits for the token in what comes to the topics of a connector from `ends` on; gives the topic.
+/// Waits so long for the token in what comes to the topics of a connector from `ends` on; gives the topic.
 ///
 /// # Errors
 /// [`Kind::Incomplete`] where it has not come in time.
-pub async fn seen(to: &Connection, of: &Connector, (ends, token): (&Ends, &str)) -> Result<String> {
+pub async fn seen(to: &Connection, of: &Connector, (ends, token): (&Ends, &str), patience: Duration) -> Result<String> {
     let (consumer, of) = (consumer(to)?, of.clone());
     let (ends, token) = (ends.clone(), token.as_bytes().to_vec());
     blocking(move || {
         let begun = Instant::now();
         let (mut known, mut looked) = (TopicPartitionList::new(), None::<Instant>);
-        while begun.elapsed() < COMES {
+        while begun.elapsed() < patience {
             // Topics come to be as the connector writes.
             if looked.is_none_or(|at| at.elapsed() > Duration::from_secs(2)) {
                 looked = Some(Instant::now());
@@ -124,21 +124,54 @@ pub async fn seen(to: &Connection, of: &Connector, (ends, token): (&Ends, &str))
                 }
             }
             let Some(Ok(message)) = consumer.poll(Duration::from_millis(200)) else { continue };
-            let holds = |bytes: Option<&[u8]>| bytes.is_some_and(|bytes| bytes.windows(token.len()).any(|at| at == token));
-            if holds(message.key()) || holds(message.payload()) {
+            if has(&message, &token) {
                 return Ok(message.topic().to_owned());
             }
             let next = Offset::Offset(message.offset() + 1);
             drop(known.set_partition_offset(message.topic(), message.partition(), next));
         }
         let topics = if of.marker.is_some() { format!("the topics of {}", of.name) } else { messages(&of) };
-        let message = format!("what was written after the recovery for {} has not come to {topics} within {} s", of.name, COMES.as_secs());
+        let message = format!("what was written after the recovery for {} has not come to {topics} within {} s", of.name, patience.as_secs());
         Err(Error::new(Kind::Incomplete, message).hint(
             "its connector may read another server, or leave out what it should read: do not trust its topics; compare its config, slot and \
              offset with the report",
         ))
     })
     .await
+}
+
+/// Counts the records with a token in what has come to the topics of a connector from `ends` on.
+///
+/// # Errors
+/// A cluster that does not answer.
+pub async fn times(to: &Connection, of: &Connector, (ends, token): (&Ends, &str)) -> Result<usize> {
+    let (consumer, of) = (consumer(to)?, of.clone());
+    let (ends, token) = (ends.clone(), token.as_bytes().to_vec());
+    blocking(move || {
+        let mut count = 0;
+        for (topic, partition) in partitions(&consumer, |topic| may_have(&of, topic))? {
+            let doing = || format!("cannot read {topic}");
+            let (first, end) = consumer.fetch_watermarks(&topic, partition, ANSWER).or_err(Kind::Unavailable, doing)?;
+            let from = ends.get(&topic).and_then(|ends| ends.get(&partition)).copied().unwrap_or(0).max(first);
+            let mut known = TopicPartitionList::new();
+            known.add_partition_offset(&topic, partition, Offset::Offset(from)).or_err(Kind::Internal, doing)?;
+            consumer.assign(&known).or_err(Kind::Internal, doing)?;
+            let (mut at, begun) = (from, Instant::now());
+            // Behind the last record there may be a mark of a transaction, which is no record.
+            while at < end && begun.elapsed() < COMES {
+                let Some(Ok(message)) = consumer.poll(Duration::from_millis(500)) else { continue };
+                at = message.offset() + 1;
+                count += usize::from(has(&message, &token));
+            }
+        }
+        Ok(count)
+    })
+    .await
+}
+
+fn has(message: &BorrowedMessage<'_>, token: &[u8]) -> bool {
+    let holds = |bytes: Option<&[u8]>| bytes.is_some_and(|bytes| bytes.windows(token.len()).any(|at| at == token));
+    holds(message.key()) || holds(message.payload())
 }
 
 /// Adds partitions that are not read yet; whether there were any.

@@ -6,6 +6,7 @@
 //!   journal     beside what is made: which step is done, which slot and connector is ours
 //!   cut         which archived records belong to transactions that committed up to L
 //!   schemas     archived subjects ─► another registry, with their ids, or told which they are now
+//!   repair      a slot was lost: what it did not deliver, by the connector itself from a scratch standby
 //!   server      a data directory ─► PostgreSQL over it, until it is open ─► positions, stopped again
 //!   drill       the archive, and a database at a random moment of it: read whole, and thrown away
 //! ```
@@ -21,10 +22,12 @@ pub mod drill;
 pub mod journal;
 pub mod marker;
 pub mod prepare;
+pub mod repair;
 pub mod report;
 pub mod run;
 pub mod schemas;
 pub mod server;
 pub mod slots;
 mod step;
+mod tail;
 mod topics;

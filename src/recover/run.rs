@@ -349,7 +349,7 @@ impl Recovery<'_> {
                 connectors::make(workers, of, self.asked.yes, (&self.folder, journal)).await?;
                 connectors::run(workers, of).await?;
                 let (ends, token) = (journal.connector(&of.name).ends.clone().unwrap_or_default(), journal.id.clone());
-                let topic = marker::seen(&to, of, (&ends, &token)).await?;
+                let topic = marker::seen(&to, of, (&ends, &token), marker::COMES).await?;
                 journal.connector(&of.name).marker_seen = true;
                 self.folder.save(journal)?;
                 proofs.push(format!("that of {} came to {topic}", of.name));

@@ -15,7 +15,6 @@
 //! miscinit.c). Where this process is root, the server runs as the owner of the directory, or as the user `postgres`, who gets it.
 
 use std::fs::{self, File};
-use std::io::{Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, lchown};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
@@ -26,8 +25,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use super::tail;
 use crate::error::{Error, Kind, Result};
-use crate::escape::one_line;
 use crate::source::postgres::{self as source, Sql, server_error};
 use crate::stream::Lsn;
 
@@ -39,9 +38,6 @@ const STOPS_WITHIN: Duration = Duration::from_secs(60);
 
 /// How long an immediate shutdown may take: the postmaster kills its children after 5 s (`SIGKILL_CHILDREN_AFTER_SECS`).
 const QUITS_WITHIN: Duration = Duration::from_secs(10);
-
-/// How many lines of its log stand in an error.
-const LINES: usize = 8;
 
 /// The longest path of a Unix socket (`sun_path`, unix(7)), with the zero at its end.
 const LONGEST_SOCKET: usize = 107;
@@ -74,6 +70,8 @@ pub enum Open {
     ForWriting,
     /// It waits at the target, and can be read.
     Paused,
+    /// It follows its log, as a standby, and can be read.
+    Following,
 }
 
 /// Where a recovery has ended.
@@ -152,7 +150,7 @@ impl Server {
 
     /// The last lines that it has logged since this start.
     pub fn last_lines(&self) -> Vec<String> {
-        last_lines(&self.how.log, self.logged).unwrap_or_default()
+        tail::last_lines(&self.how.log, self.logged).unwrap_or_default()
     }
 
     /// Stops it: sessions are sent away, a checkpoint is written.
@@ -197,12 +195,13 @@ impl Server {
         };
         let is = |text: &Option<String>| text.as_deref() == Some("t");
         // From 14 on it pauses where a setting is too low for the log, and would wait for a person.
-        if open == Open::ForWriting && is(recovers) && is(paused) {
+        if open != Open::Paused && is(recovers) && is(paused) {
             return Err(self.failed("pauses in its recovery, before the target", None));
         }
         let is_there = match open {
             Open::ForWriting => !is(recovers),
             Open::Paused => is(paused),
+            Open::Following => is(recovers),
         };
         let timeline = match (written, checkpoint) {
             (Some(hex), _) => u32::from_str_radix(hex, 16).ok(),
@@ -334,19 +333,6 @@ fn give(place: &Path, (user, group): (u32, u32)) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn last_lines(log: &Path, from: u64) -> std::io::Result<Vec<String>> {
-    const MOST: u64 = 16 << 10;
-    let mut file = File::open(log)?;
-    let end = file.metadata()?.len();
-    file.seek(SeekFrom::Start(from.max(end.saturating_sub(MOST))))?;
-    let mut bytes = Vec::new();
-    file.take(MOST).read_to_end(&mut bytes)?;
-    let text = String::from_utf8_lossy(&bytes);
-    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
-    let last = lines.len().saturating_sub(LINES);
-    Ok(lines[last..].iter().map(|line| one_line(line.trim()).into_owned()).collect())
 }
 
 /// What is wanted of the thread that has started a server.

@@ -73,24 +73,32 @@ pub async fn make(server: &Server, of: &Connector, (folder, journal): (&Folder, 
         journal.connector(&of.name).makes_slot = true;
         folder.save(journal)?;
     }
+    let at = create(&mut sql, of).await?;
+    settled(of, at, (folder, journal))
+}
+
+/// Makes the slot of a connector; gives where it begins.
+///
+/// # Errors
+/// A transaction that does not end within a minute.
+pub(super) async fn create(sql: &mut Sql, of: &Connector) -> Result<Lsn> {
     // It would wait for ever for a transaction that does not end.
     sql.query("SET statement_timeout = '60s'", "limit a statement").await?;
     let made =
         format!("SELECT lsn FROM pg_create_logical_replication_slot({}, {})", literal(of.slot()), literal(of.plugin()));
-    let at = one(&mut sql, &made, &format!("make the slot {}", of.slot())).await?.and_then(|at| at.parse().ok());
-    let at = at.ok_or_else(|| Error::new(Kind::Internal, "the server does not tell where its slot begins"))?;
-    settled(of, at, (folder, journal))
+    let at = one(sql, &made, &format!("make the slot {}", of.slot())).await?.and_then(|at| at.parse().ok());
+    at.ok_or_else(|| Error::new(Kind::Internal, "the server does not tell where its slot begins"))
 }
 
 /// A publication is a part of the database: one that was not there at the commit was made later.
-async fn has_publication(sql: &mut Sql, of: &Connector) -> Result<()> {
+pub(super) async fn has_publication(sql: &mut Sql, of: &Connector) -> Result<()> {
     if of.plugin() == "pgoutput" {
         let asked = format!("SELECT pubname FROM pg_publication WHERE pubname = {}", literal(of.publication()));
         if one(sql, &asked, "look for the publication").await?.is_none() {
-            let message =
-                format!("the database {} has no publication {} at the commit", of.database(), of.publication());
-            return Err(Error::new(Kind::NotFound, message)
-                .hint("it was made later: choose a later moment, or leave the connector out and let it begin anew"));
+            let message = format!("the database {} has no publication {}", of.database(), of.publication());
+            return Err(Error::new(Kind::NotFound, message).hint(
+                "if it was made behind the commit choose a later moment, or leave the connector out and let it begin anew",
+            ));
         }
     }
     Ok(())
@@ -118,15 +126,31 @@ fn not_ours(of: &Connector) -> Error {
     )
 }
 
-/// Writes what a connector has to bring to its topic; gives where it was written.
+/// Writes what a connector has to bring to its topic; gives the transaction by which it did.
 ///
 /// # Errors
 /// [`Kind::Config`] where the connector would not see a message, and no statement is given.
-pub async fn write_marker(server: &Server, of: &Connector, token: &str) -> Result<()> {
+pub async fn write_marker(server: &Server, of: &Connector, token: &str) -> Result<u32> {
     let mut sql = server.of_database(of.database()).sql().await?;
+    let statement = marker(of, token, sql.version())?;
+    let doing = format!("write the marker of {}", of.name);
+    sql.query("BEGIN", &doing).await?;
+    sql.query(&statement, &doing).await?;
+    let xid = one(&mut sql, "SELECT pg_current_xact_id()", &doing).await?.and_then(|xid| xid.parse::<u64>().ok());
+    sql.query("COMMIT", &doing).await?;
+    // The log has 32 bits of it.
+    let xid = xid.and_then(|xid| u32::try_from(xid & u64::from(u32::MAX)).ok());
+    xid.ok_or_else(|| Error::new(Kind::Internal, "the server does not tell its transaction"))
+}
+
+/// The statement that writes a marker.
+///
+/// # Errors
+/// [`Kind::Config`] where the connector would not see a message, and no statement is given.
+pub(super) fn marker(of: &Connector, token: &str, version: u32) -> Result<String> {
     let statement = match &of.marker {
         Some(marker) => marker.replace("{token}", &token.replace('\'', "''")),
-        None if sees_messages(of, sql.version()) => {
+        None if sees_messages(of, version) => {
             format!("SELECT pg_logical_emit_message(true, {}, '')", literal(token))
         }
         None => {
@@ -137,7 +161,7 @@ pub async fn write_marker(server: &Server, of: &Connector, token: &str) -> Resul
             ));
         }
     };
-    sql.query(&statement, &format!("write the marker of {}", of.name)).await.map(drop)
+    Ok(statement)
 }
 
 /// Whether a connector brings logical decoding messages of any prefix.
@@ -149,12 +173,13 @@ pub fn sees_messages(of: &Connector, version: u32) -> bool {
     of.plugin() == "pgoutput" && version >= MESSAGES && !is_limited
 }
 
-async fn one(sql: &mut Sql, asked: &str, doing: &str) -> Result<Option<String>> {
+/// The first value of an answer.
+pub(super) async fn one(sql: &mut Sql, asked: &str, doing: &str) -> Result<Option<String>> {
     let rows = sql.query(asked, doing).await?;
     Ok(rows.into_iter().next().and_then(|row| row.into_iter().next().flatten()))
 }
 
 /// A text between single quotes.
-fn literal(text: &str) -> String {
+pub(super) fn literal(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }

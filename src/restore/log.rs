@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::gate::Gate;
 use super::patience::{PATIENCE, patiently};
 use crate::error::{Error, Kind, Result};
 use crate::manifest::{self, Chain, Selected, Selection, found};
@@ -25,6 +26,8 @@ pub struct Log {
     stop: Option<Lsn>,
     /// How long a store that is away is waited for.
     patience: Duration,
+    /// Up to where a scratch standby gets it.
+    gate: Option<Gate>,
 }
 
 /// What the archive has of a WAL file.
@@ -51,7 +54,15 @@ impl Log {
         let system = chain.begin_facts().system().copied();
         let system =
             system.ok_or_else(|| Error::new(Kind::Corrupt, format!("the chain of {stream} is of no Postgres")))?;
-        Ok(Self { store: store.clone(), chain, system, looked_through: None, stop: None, patience: Duration::ZERO })
+        Ok(Self {
+            store: store.clone(),
+            chain,
+            system,
+            looked_through: None,
+            stop: None,
+            patience: Duration::ZERO,
+            gate: None,
+        })
     }
 
     /// The same log for who has time: a store that is away is waited for.
@@ -70,6 +81,17 @@ impl Log {
     #[must_use]
     pub fn stopping_behind(self, stop: Option<Lsn>) -> Self {
         Self { stop, ..self }
+    }
+
+    /// The same log for a scratch standby, that gets it up to a gate.
+    #[must_use]
+    pub fn gated(self, gate: Option<Gate>) -> Self {
+        Self { gate, ..self }
+    }
+
+    /// The gate behind which it ends.
+    pub(super) fn gate(&self) -> Option<&Gate> {
+        self.gate.as_ref()
     }
 
     /// Returns up to where Postgres may get it as it is; none: all of it.
@@ -166,10 +188,18 @@ impl Log {
         if start >= archived.end {
             return Ok(Found::Absent);
         }
+        let mut until = end.min(archived.end);
+        if let Some(gate) = &self.gate {
+            // A file of which more comes later is not begun: who reads it keeps the one that it has open.
+            if start >= gate.until || until < end.min(gate.until) {
+                return Ok(Found::Absent);
+            }
+            until = until.min(gate.until);
+        }
         if start < archived.start {
             return self.before_its_beginning(timeline, start..end, archived.start).await;
         }
-        let wanted = start..self.before_what_is_lost(timeline, start..end.min(archived.end)).await?;
+        let wanted = start..self.before_what_is_lost(timeline, start..until).await?;
         self.pieces(timeline, &wanted, |at, piece| {
             check_pages(self.system.server_version, at, &piece)?;
             into.write_all(&piece).map_err(|source| Error::io(source, "cannot write a WAL file"))

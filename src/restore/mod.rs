@@ -14,6 +14,7 @@
 //! was archived, and call it success. So [`wal_fetch`] says so only where the archive proves it.
 
 pub mod commits;
+pub mod gate;
 pub mod holding;
 pub mod plan;
 pub mod postgres;
@@ -28,6 +29,7 @@ mod asked;
 mod combine;
 mod existing;
 mod foresight;
+mod gated;
 mod inherited;
 mod limits;
 mod log;

@@ -17,6 +17,7 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use super::gate::GATE;
 use super::inherited::{DATA_DIRECTORY, Inherited, is_within, setting};
 use super::plan::Plan;
 use super::stop::Stop;
@@ -55,6 +56,8 @@ pub struct LogSource {
     pub config: String,
     /// Whether tablespaces that the log makes are refused.
     pub guards_tablespaces: bool,
+    /// Whether it gets the log up to a gate, and follows as that is moved: a scratch standby.
+    pub is_gated: bool,
 }
 
 impl LogSource {
@@ -80,7 +83,14 @@ impl LogSource {
                 "# tidelog restore-postgres: what wal-fetch needs. It goes with the end of the recovery.\n{text}"
             ),
             guards_tablespaces,
+            is_gated: false,
         })
+    }
+
+    /// The same for a standby that gets the log up to the gate in its data directory, and never ends its recovery by itself.
+    #[must_use]
+    pub fn gated(self) -> Self {
+        Self { is_gated: true, ..self }
     }
 }
 
@@ -146,7 +156,7 @@ pub(super) fn write(data: &Path, asked: &Recovery<'_>, raised: &[(&str, u32)]) -
         }
         _ => {}
     }
-    durable(&data.join("recovery.signal"), "")
+    durable(&data.join(if asked.fetching.is_gated { "standby.signal" } else { "recovery.signal" }), "")
 }
 
 fn durable(file: &Path, text: &str) -> Result<()> {
@@ -242,17 +252,25 @@ fn recovery(asked: &Recovery<'_>) -> String {
     let mut set = |name: &str, value: &str| text += &format!("{name} = {}\n", quoted(value));
     // An older copy of the archive has less than was planned with, and must not be taken for the whole.
     let mut archive = format!("--system {} --entry {}", plan.backup.system.system_id, plan.entry);
-    if plan.stop == Stop::End && fetching.guards_tablespaces {
+    if fetching.is_gated {
+        // It ends at the gate, up to which the plan has looked it through.
+        archive += &format!(" --gate {GATE}");
+    } else if plan.stop == Stop::End && fetching.guards_tablespaces {
         archive += &format!(" --planned {}", plan.lsns.end);
     }
-    if let Stop::After(record) = plan.stop {
+    let stop = if fetching.is_gated { Stop::End } else { plan.stop };
+    if let Stop::After(record) = stop {
         archive += &format!(" --stop {record}");
     }
     // The working directory is the data directory.
     set("restore_command", &format!("{} --config {FETCHING} wal-fetch {archive} \"%f\" \"%p\"", fetching.program));
     set("recovery_end_command", &end());
     set("recovery_target_timeline", &plan.timeline.to_string());
-    if let Stop::After(record) = plan.stop {
+    if fetching.is_gated {
+        set("hot_standby", "on");
+        return text;
+    }
+    if let Stop::After(record) = stop {
         set("recovery_target_lsn", &record.to_string());
     }
     // What the server's own configuration says of it would count otherwise.
@@ -285,7 +303,12 @@ mod tests {
     use crate::stream::Lsn;
 
     fn of(stop: Stop) -> String {
-        let fetching = LogSource { program: shell_word("/a b/it's"), config: String::new(), guards_tablespaces: true };
+        let fetching = LogSource {
+            program: shell_word("/a b/it's"),
+            config: String::new(),
+            guards_tablespaces: true,
+            is_gated: false,
+        };
         let (plan, action, has_in_place) = (planned(stop), Action::Pause, false);
         recovery(&Recovery { plan: &plan, action, fetching: &fetching, has_in_place })
     }
@@ -331,7 +354,8 @@ mod tests {
         let hostile = "b\nport = 1\r\ninclude '/etc/shadow'\n";
         let mut plan = planned(Stop::End);
         (plan.backup.name, plan.backup.label) = (hostile.to_owned(), hostile.to_owned());
-        let fetching = LogSource { program: shell_word("/t"), config: String::new(), guards_tablespaces: true };
+        let fetching =
+            LogSource { program: shell_word("/t"), config: String::new(), guards_tablespaces: true, is_gated: false };
         let (action, has_in_place) = (Action::Promote, false);
         let text = recovery(&Recovery { plan: &plan, action, fetching: &fetching, has_in_place });
         let is_known = |word: &str| word.starts_with("recovery_") || ["#", "restore_command"].contains(&word);

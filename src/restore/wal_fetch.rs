@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::Path;
 
 use super::foresight::look_at;
+use super::gated;
 use super::log::{Found, Log};
 pub use super::wal_name::{Name, WalName};
 use crate::error::{Error, Result};
@@ -32,6 +33,7 @@ pub async fn fetch(log: &Log, name: Name, path: &Path) -> Result<Answer> {
             write(unnamed, path, |file| file.write_all(&history))?;
             Ok(Answer::Delivered)
         }
+        Name::Wal(wal) if gated::is_delivered(log, wal, path)? => Ok(Answer::Absent),
         Name::Wal(wal) => match bring(log, wal, (unnamed, path), |found| found != Found::Absent).await? {
             Found::Whole | Found::Begun => Ok(Answer::Delivered),
             Found::Absent => Ok(Answer::Absent),
@@ -49,8 +51,18 @@ pub(super) async fn bring(
 ) -> Result<Found> {
     look_at(log, wal).await?;
     let size = u64::from(log.system().wal_segment_size);
-    let mut file = File::create(unnamed).map_err(|error| failed(error, unnamed, path))?;
+    let mut file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(unnamed)
+        .map_err(|error| failed(error, unnamed, path))?;
     let found = log.file(wal.timeline(), wal.start(size)?, &mut file).await;
+    let found = match found {
+        Ok(found @ (Found::Whole | Found::Begun)) => gated::make_harmless(log, wal, &mut file).await.map(|()| found),
+        found => found,
+    };
     let found = found.inspect_err(|_| drop(std::fs::remove_file(unnamed)))?;
     if wanted(found) {
         // What is not archived yet is zeros.

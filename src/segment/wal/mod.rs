@@ -15,6 +15,7 @@
 //! `access/xlog_internal.h` and `access/xlogrecord.h` of PostgreSQL 13 to 18.
 
 mod ended;
+mod harmless;
 mod history;
 mod read;
 mod records;
@@ -25,6 +26,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 pub use ended::{Ended, Limits, Transaction, What};
+pub use harmless::{Relations, make_harmless};
 pub use history::{Switch, parse_history};
 pub use read::WalReader;
 pub use records::{LONG_HEADER, PAGE, SHORT_HEADER, Seen, WalScanner, check_pages, page_magic};

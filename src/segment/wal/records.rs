@@ -237,6 +237,11 @@ impl WalScanner {
         self.told.as_mut().map(|told| std::mem::take(&mut told.records)).unwrap_or_default()
     }
 
+    /// Whose WAL it is.
+    pub(super) fn system(&self) -> System {
+        self.system
+    }
+
     /// The timeline.
     pub fn timeline(&self) -> u32 {
         self.timeline

@@ -114,25 +114,51 @@ pub(super) fn read(manager: u8, info: u8, body: &[u8], server_version: u32) -> O
             latest_completed_xid: u32_at(data, 20)?,
         }));
     }
-    let flag = |at: usize, bit: u8| data.get(at).map(|flags| flags & bit != 0);
+    let Flag { at, bit } = Flag::of(manager, info, server_version);
+    let is_catalog = data.get(at)? & bit != 0;
     let of_page = || Relation::read(data);
-    let (is_catalog, horizon, relation) = match (manager, info & 0xf0) {
-        (MANAGER_HEAP2, _) if info & HEAP_OPERATION == HEAP2_VISIBLE => {
-            (flag(4, VISIBLE_OF_CATALOG)?, u32_at(data, 0)?, relation)
+    let (horizon, relation) = match (manager, info & 0xf0) {
+        (MANAGER_HEAP2, _) if info & HEAP_OPERATION != HEAP2_VISIBLE && server_version > TELLS_CATALOGS => {
+            (if data.get(1)? & PRUNE_HAS_HORIZON != 0 { u32_at(data, 2)? } else { 0 }, relation)
         }
-        (MANAGER_HEAP2, _) if server_version > TELLS_CATALOGS => {
-            let horizon = if flag(1, PRUNE_HAS_HORIZON)? { u32_at(data, 2)? } else { 0 };
-            (flag(1, PRUNE_OF_CATALOG)?, horizon, relation)
-        }
-        (MANAGER_HEAP2, _) if info & HEAP_OPERATION == HEAP2_FREEZE_PAGE => (flag(6, 1)?, u32_at(data, 0)?, relation),
-        (MANAGER_HEAP2, _) | (MANAGER_BTREE, BTREE_DELETE) => (flag(8, 1)?, u32_at(data, 0)?, relation),
-        (MANAGER_BTREE, _) | (MANAGER_GIST, GIST_REUSE_PAGE) => (flag(24, 1)?, u32_at(data, 16)?, of_page()),
-        (MANAGER_GIST | MANAGER_HASH, _) => (flag(6, 1)?, u32_at(data, 0)?, relation),
-        _ => (flag(8, 1)?, u32_at(data, 4)?, relation),
+        (MANAGER_BTREE, BTREE_REUSE_PAGE) | (MANAGER_GIST, GIST_REUSE_PAGE) => (u32_at(data, 16)?, of_page()),
+        (MANAGER_SPGIST, _) => (u32_at(data, 4)?, relation),
+        _ => (u32_at(data, 0)?, relation),
     };
     // Without a horizon nothing conflicts (`ResolveRecoveryConflictWithSnapshot`, standby.c).
     let Relation { database, number } = relation.filter(|_| is_catalog && horizon != 0)?;
     Some(SlotRecord::Cleanup(Cleanup { horizon, database, relation: number }))
+}
+
+/// Where the main data of a clean-up says that it is of a catalog.
+struct Flag {
+    at: usize,
+    bit: u8,
+}
+
+impl Flag {
+    fn of(manager: u8, info: u8, server_version: u32) -> Self {
+        let (at, bit) = match (manager, info & 0xf0) {
+            (MANAGER_HEAP2, _) if info & HEAP_OPERATION == HEAP2_VISIBLE => (4, VISIBLE_OF_CATALOG),
+            (MANAGER_HEAP2, _) if server_version > TELLS_CATALOGS => (1, PRUNE_OF_CATALOG),
+            (MANAGER_HEAP2, _) if info & HEAP_OPERATION == HEAP2_FREEZE_PAGE => (6, 1),
+            (MANAGER_BTREE, BTREE_REUSE_PAGE) | (MANAGER_GIST, GIST_REUSE_PAGE) => (24, 1),
+            (MANAGER_GIST | MANAGER_HASH, _) => (6, 1),
+            _ => (8, 1),
+        };
+        Self { at, bit }
+    }
+}
+
+/// Takes it out of the body of a clean-up that it is of a catalog: a standby that replays it leaves its slots alone then. Whether it was
+/// there.
+pub(super) fn hide(manager: u8, info: u8, body: &mut [u8], server_version: u32) -> bool {
+    let Flag { at, bit } = Flag::of(manager, info, server_version);
+    let Some(length) = Parts::of(body).map(|parts| parts.data.len()) else { return false };
+    let flags = body.len().checked_sub(length).and_then(|begins| body.get_mut(begins + at));
+    let Some(flags) = flags.filter(|flags| **flags & bit != 0) else { return false };
+    *flags &= !bit;
+    true
 }
 
 /// The relation that a record changes.
@@ -256,7 +282,10 @@ mod tests {
         ];
         for (manager, info, version, mut data, at, bit) in cases {
             assert_eq!(found(manager, info, &data, version), expected, "{manager} {info:x} of {version}");
+            let mut hidden = body(&data);
+            assert!(hide(manager, info, &mut hidden, version) && !hide(manager, info, &mut hidden, version));
             data[at] &= !bit;
+            assert_eq!(hidden, body(&data), "and nothing else: {manager} {info:x} of {version}");
             assert_eq!(found(manager, info, &data, version), None, "of no catalog: {manager} {info:x} of {version}");
             assert!(!is_told(manager, info, 15), "15 does not say of what a record is");
         }
@@ -289,6 +318,7 @@ mod tests {
         ) {
             if is_told(manager, info, version) {
                 let _ = read(manager, info, &body, version);
+                let _ = hide(manager, info, &mut body.clone(), version);
             }
         }
     }

@@ -34,7 +34,7 @@ pub use backup::{BackupEvent, BackupOptions, BackupStream, Tablespace};
 pub use check::check;
 pub use conn::Server;
 pub use error::{ServerError, is_refusal, is_removed_wal, is_wrong_state, server_error, takes_no_connection};
-pub use replication::{Identity, Replication, SlotPosition};
+pub use replication::{Decoding, Identity, Replication, SlotPosition};
 pub use slots::{Rate, Slot, SlotKind, Slots, WalStatus};
 pub use sql::Sql;
 pub use wal::{Event, Status, WalStream};

@@ -43,6 +43,37 @@ impl Server {
     }
 }
 
+/// A replication connection to one database, for logical decoding.
+pub struct Decoding {
+    connection: Connection,
+}
+
+impl Server {
+    /// A replication connection to the database that `postgres.url` names.
+    ///
+    /// # Errors
+    /// As those of [`Server::replication`].
+    pub async fn decoding(&self) -> Result<Decoding> {
+        Ok(Decoding { connection: self.connect(Purpose::Decoding).await? })
+    }
+}
+
+impl Decoding {
+    /// Makes a logical slot; gives where it begins, once the log has come to where it can. Over this protocol no snapshot is held
+    /// meanwhile, with which the recovery of a standby would be in conflict.
+    ///
+    /// # Errors
+    /// [`Kind::Config`] for a name that no slot can have.
+    pub async fn create_slot(&mut self, name: &str, plugin: &str) -> Result<Lsn> {
+        let doing = format!("create the logical replication slot {name}");
+        let command =
+            format!("CREATE_REPLICATION_SLOT {} LOGICAL {} NOEXPORT_SNAPSHOT", slot_name(name)?, identifier(plugin));
+        let rows = self.connection.query(&command, &doing).await?;
+        let at = rows.first().and_then(|row| row.get(1)?.as_ref()?.parse().ok());
+        at.ok_or_else(|| self.connection.unexpected(&doing))
+    }
+}
+
 impl Replication {
     /// The server, as it stands in messages.
     pub fn shown(&self) -> &str {

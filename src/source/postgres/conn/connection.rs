@@ -25,6 +25,8 @@ pub(in crate::source::postgres) enum Purpose {
     Replication,
     /// SQL.
     Sql,
+    /// Commands of the replication protocol that are of one database: those of logical decoding.
+    Decoding,
 }
 
 /// A session with one server.

@@ -40,7 +40,7 @@ pub(super) async fn log_in(
     let database = match purpose {
         // pg_hba.conf and password files know replication connections by this name.
         Purpose::Replication => "replication",
-        Purpose::Sql => &target.database,
+        Purpose::Sql | Purpose::Decoding => &target.database,
     };
     start_up(connection, target, database, purpose)?;
     connection.flush().await?;
@@ -90,6 +90,7 @@ fn start_up(connection: &mut Connection, target: &Target, database: &str, purpos
     ];
     match purpose {
         Purpose::Replication => startup.push(("replication", "true")),
+        Purpose::Decoding => startup.push(("replication", "database")),
         Purpose::Sql => {}
     }
     if let Some(options) = &target.options {

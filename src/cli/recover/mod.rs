@@ -1,7 +1,11 @@
 //! `tidelog recover`: the whole pipeline brought to one commit.
 
+mod failed;
+mod slot;
+
 use std::path::PathBuf;
 
+use self::failed::exits_with_1;
 use super::output::{print, print_json};
 use crate::config::{Config, Pipeline};
 use crate::error::{Error, Kind, Result};
@@ -16,22 +20,26 @@ use crate::store::Store;
 /// archived records of transactions up to the commit and of no other; the connectors go on from their new slots, without a snapshot. What
 /// was written behind the recovery is seen in the topics at the end, or the recovery has failed.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:
+#[command(
+    subcommand_negates_reqs = true,
+    after_help = "Examples:
   tidelog recover --to 2026-11-22T08:00:00Z --pipeline pipeline.toml --dry-run
   tidelog recover --to -10m --pipeline pipeline.toml
   tidelog recover --to 16/B374D848 --pipeline pipeline.toml --only postgres,slots --json
+  tidelog recover slot --connector shop --pipeline pipeline.toml --dry-run      only a slot was lost, the database lives on
 
 The same command goes on after it was killed. What it has done lies in a folder beside the new data directory (<into>.recover), or
 beside the pipeline file.
 
-Exit codes: 0 all done and proven, 3 done with differences or uncertain records, 1 failed, 2 usage or configuration.")]
+Exit codes: 0 all done and proven, 3 done with differences or uncertain records, 1 failed, 2 usage or configuration."
+)]
 pub(super) struct Args {
     /// The moment: RFC 3339, now, -90m, -2h, or a position of the log (16/B374D848)
-    #[arg(long, value_name = "TIME|LSN", allow_hyphen_values = true)]
-    to: String,
+    #[arg(long, value_name = "TIME|LSN", allow_hyphen_values = true, required = true)]
+    to: Option<String>,
     /// The file that says where each part goes (TOML)
-    #[arg(long, value_name = "FILE")]
-    pipeline: PathBuf,
+    #[arg(long, value_name = "FILE", required = true)]
+    pipeline: Option<PathBuf>,
     /// Only these parts: postgres, slots, registry, topics, connectors; state for slots, registry and connectors
     #[arg(long, value_name = "PARTS", value_delimiter = ',')]
     only: Vec<Named>,
@@ -48,6 +56,15 @@ pub(super) struct Args {
     /// Print JSON
     #[arg(long)]
     json: bool,
+    #[command(subcommand)]
+    part: Option<Part>,
+}
+
+/// A part that is brought back by itself.
+#[derive(Debug, clap::Subcommand)]
+enum Part {
+    /// Bring what a lost slot did not deliver, deletes included: the database lives on.
+    Slot(slot::Args),
 }
 
 impl Args {
@@ -55,7 +72,10 @@ impl Args {
         let absolute = |path: &PathBuf| {
             std::path::absolute(path).map_err(|source| Error::io(source, "cannot tell the working directory"))
         };
-        let file = absolute(&self.pipeline)?;
+        let (Some(to), Some(pipeline)) = (&self.to, &self.pipeline) else {
+            return Err(Error::new(Kind::Config, "--to and --pipeline are needed"));
+        };
+        let file = absolute(pipeline)?;
         let pipeline = Pipeline::load(&file)?;
         let folder = match &self.journal {
             Some(folder) => absolute(folder)?,
@@ -63,7 +83,7 @@ impl Args {
         };
         let only =
             (!self.only.is_empty()).then(|| self.only.iter().flat_map(|named| named.parts.iter().copied()).collect());
-        let asked = Asked { to: self.to.clone(), pipeline, only, folder, yes: self.yes, dry_run: self.dry_run };
+        let asked = Asked { to: to.clone(), pipeline, only, folder, yes: self.yes, dry_run: self.dry_run };
         let is_nowhere = |named: &&Named| !named.parts.iter().any(|part| asked.wants(*part));
         if let Some(Named { word, .. }) = self.only.iter().find(is_nowhere) {
             let message = format!("--only names {word}, and the pipeline file has no section for it");
@@ -77,6 +97,15 @@ impl Args {
 
 /// Runs the command.
 pub(super) async fn run(args: &Args, config: &Config) -> Result<()> {
+    if let Some(Part::Slot(slot)) = &args.part {
+        return match args.to {
+            None => slot::run(slot, config).await,
+            Some(_) => Err(Error::new(
+                Kind::Config,
+                "--to is of the whole pipeline, and slot of a connector whose database lives on",
+            )),
+        };
+    }
     let asked = args.asked()?;
     let store = Store::open(&config.archive)?;
     let prepared = prepare(&store, config, &asked).await?;
@@ -93,13 +122,4 @@ pub(super) async fn run(args: &Args, config: &Config) -> Result<()> {
 
 fn show(args: &Args, report: &Report) -> Result<()> {
     if args.json { print_json(report) } else { print(&report.text()) }
-}
-
-/// A step that failed is a failure, whatever it failed at: 3 means that all is done, 2 that nothing was begun.
-fn exits_with_1(error: Error) -> Error {
-    if error.exit_code() == 1 {
-        return error;
-    }
-    let hint = error.hint_text().unwrap_or("the same command goes on with that step").to_owned();
-    Error::new(Kind::Unsupported, "a step has failed").source(error).hint(hint)
 }

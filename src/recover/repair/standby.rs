@@ -1,0 +1,220 @@
+//! The scratch standby: made out of the archive, read by the connector, removed again.
+//!
+//! ```text
+//!   base backup ─► gate at the end of its file ─► open ─► slot is being made ─► gate at the marker's commit ─► slot is made
+//! ```
+//!
+//! It reads a `postgresql.conf` of its own, and of the primary takes what decides how values look as text. Whom it lets in over TCP the
+//! `pg_hba.conf` says that came with the data, if one did, and after that passwords, which came with it, too.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::lost::Anchor;
+use crate::config::Scratch;
+use crate::error::{Error, Kind, Result, ResultExt as _};
+use crate::recover::archived::Connector;
+use crate::recover::database::{Made, opened, quoted_name};
+use crate::recover::server::{Open, Server as Started, Start};
+use crate::recover::slots::{literal, one};
+use crate::restore::gate::Gate;
+use crate::segment::wal::Relations;
+use crate::source::postgres::{Server, Sql};
+use crate::stream::Lsn;
+
+/// How long it may stand still while its slot is made.
+const STANDS_STILL: Duration = Duration::from_secs(180);
+
+const LOOK: Duration = Duration::from_millis(100);
+
+/// What the server is told on its command line, before what the pipeline file says.
+const SETTINGS: [(&str, &str); 24] = [
+    ("wal_level", "logical"),
+    ("hot_standby", "on"),
+    ("max_wal_senders", "10"),
+    ("max_replication_slots", "10"),
+    ("max_slot_wal_keep_size", "-1"),
+    // What reads waits for the log, and never the other way round.
+    ("max_standby_archive_delay", "-1"),
+    ("wal_retrieve_retry_interval", "200ms"),
+    ("wal_sender_timeout", "0"),
+    ("archive_mode", "off"),
+    ("archive_command", ""),
+    ("archive_library", ""),
+    ("primary_conninfo", ""),
+    ("ssl", "off"),
+    ("external_pid_file", ""),
+    ("logging_collector", "off"),
+    ("log_destination", "stderr"),
+    ("shared_preload_libraries", ""),
+    ("session_preload_libraries", ""),
+    ("local_preload_libraries", ""),
+    ("jit", "off"),
+    ("huge_pages", "off"),
+    ("shared_buffers", "128MB"),
+    ("dynamic_shared_memory_type", "mmap"),
+    ("lc_messages", "C"),
+];
+
+/// What decides how a value looks as text.
+const LOOKS: &str = "SELECT name, setting FROM pg_settings WHERE name IN ('DateStyle', 'IntervalStyle', 'TimeZone', 'bytea_output', \
+    'extra_float_digits', 'lc_monetary', 'lc_numeric', 'lc_time', 'xmlbinary')";
+
+/// The standby, running or not.
+pub(super) struct Standby<'a> {
+    pub(super) scratch: &'a Scratch,
+    /// The folder of the journal.
+    pub(super) folder: &'a Path,
+    /// The connector that reads from it.
+    pub(super) of: &'a Connector,
+}
+
+impl Standby<'_> {
+    /// What a restore needs to know of it.
+    pub(super) fn made(&self) -> Made<'_> {
+        let Scratch { into, bin_dir, port, user, settings, .. } = self.scratch;
+        Made { into, bin_dir, port: *port, user, settings, folder: self.folder }
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.folder.join("socket")
+    }
+
+    /// How this process gets into a database of it.
+    ///
+    /// # Errors
+    /// A name that no server can have.
+    pub(super) fn at(&self, database: &str) -> Result<Server> {
+        Server::at_socket((&self.socket(), self.scratch.port), &self.scratch.user, database)
+    }
+
+    /// Moves its gate.
+    ///
+    /// # Errors
+    /// A disk that is full.
+    pub(super) fn gate(&self, until: Lsn, harmless: &Relations) -> Result<()> {
+        Gate { until, harmless: harmless.clone() }.write(&self.scratch.into)
+    }
+
+    /// Starts it, and waits until it can be read. It ends with this process.
+    ///
+    /// # Errors
+    /// A server that does not open, with the end of its log.
+    pub(super) async fn start(&self, limits: &[(String, u32)], primary: &Server) -> Result<Started> {
+        let rows = primary.sql().await?.query(LOOKS, "read how values look").await?;
+        let looks = rows.into_iter().filter_map(|row| Some((row.first()?.clone()?, row.get(1)?.clone()?)));
+        let looks: Vec<(String, String)> = looks.collect();
+        let how = self.how(limits, looks)?;
+        opened(&how, Open::Following, &self.scratch.user).await
+    }
+
+    fn how(&self, limits: &[(String, u32)], looks: Vec<(String, String)>) -> Result<Start> {
+        let file = |name: &str, text: &str| {
+            let file = self.folder.join(name);
+            let failed = |source| Error::io(source, format!("cannot write {}", file.display()));
+            fs::write(&file, text).map_err(failed).map(|()| file.display().to_string())
+        };
+        let (user, reader) = (quoted_name(&self.scratch.user), quoted_name(self.of.get("database.user", "postgres")));
+        let hba = format!(
+            "local all {user} trust\nlocal replication {user} trust\ninclude_if_exists \"{}\"\nhost all {reader} all md5\n",
+            self.scratch.into.join("pg_hba.conf").display()
+        );
+        let text = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
+        let mut settings = vec![
+            (
+                "config_file".to_owned(),
+                file("postgresql.conf", "# Of a scratch standby: all settings are on the command line.\n")?,
+            ),
+            ("hba_file".to_owned(), file("pg_hba.conf", &hba)?),
+            ("ident_file".to_owned(), file("pg_ident.conf", "")?),
+        ];
+        settings.extend(SETTINGS.map(text));
+        settings.extend(looks);
+        settings.extend(limits.iter().map(|(name, value)| (name.clone(), value.to_string())));
+        settings.extend(self.scratch.settings.iter().map(|(name, value)| (name.clone(), value.clone())));
+        Ok(Start {
+            bin_dir: self.scratch.bin_dir.clone(),
+            data: self.scratch.into.clone(),
+            socket: self.socket(),
+            port: self.scratch.port,
+            listen: self.scratch.listen.clone(),
+            log: self.folder.join("server.log"),
+            settings,
+            outlives: false,
+        })
+    }
+
+    /// Makes its slot while it stands at the first gate, and lets it go on to the one where it ends; gives where the slot decodes from.
+    ///
+    /// # Errors
+    /// A slot that is not made, for the log ends before it can be.
+    pub(super) async fn make_slot(&self, anchor: &Anchor, until: Lsn, harmless: &Relations) -> Result<Lsn> {
+        let server = self.at(self.of.database())?;
+        let mut sql = server.sql().await?;
+        let (name, plugin) = (self.of.slot().to_owned(), self.of.plugin().to_owned());
+        let making = tokio::spawn(async move { server.decoding().await?.create_slot(&name, &plugin).await });
+        let asked = format!(
+            "SELECT 1 FROM pg_replication_slots WHERE slot_name = {} AND restart_lsn IS NOT NULL AND catalog_xmin IS NOT NULL",
+            literal(self.of.slot())
+        );
+        while !making.is_finished() && one(&mut sql, &asked, "look for its slot").await?.is_none() {
+            tokio::time::sleep(LOOK).await;
+        }
+        self.gate(until, harmless)?;
+        let (mut stands, mut since) = (None, Instant::now());
+        while !making.is_finished() {
+            let now = replayed(&mut sql).await?;
+            if now != stands {
+                (stands, since) = (now, Instant::now());
+            }
+            if since.elapsed() > STANDS_STILL {
+                making.abort();
+                let message = format!(
+                    "the slot of the scratch standby is not made: it stands at {}, and was to decode from {} on",
+                    stands.unwrap_or_default(),
+                    anchor.decodes_from
+                );
+                return Err(Error::new(Kind::Unsupported, message).hint("look at server.log beside its directory"));
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        making.await.or_err(Kind::Internal, || "making a slot was aborted".to_owned())?
+    }
+
+    /// Why its slot cannot be read from any more; none while it can.
+    ///
+    /// # Errors
+    /// A server that does not answer.
+    pub(super) async fn slot_is_lost(&self) -> Result<Option<String>> {
+        let mut sql = self.at(self.of.database())?.sql().await?;
+        let asked = format!(
+            "SELECT coalesce(max(wal_status), 'gone') FROM pg_replication_slots WHERE slot_name = {} AND NOT temporary",
+            literal(self.of.slot())
+        );
+        let status = one(&mut sql, &asked, "look for its slot").await?.unwrap_or_default();
+        if !["lost", "gone"].contains(&status.as_str()) {
+            return Ok(None);
+        }
+        let stands = replayed(&mut sql).await?.unwrap_or_default();
+        Ok(Some(format!("its slot is {status}, and it has replayed up to {stands}")))
+    }
+
+    /// Removes its directory.
+    ///
+    /// # Errors
+    /// A directory that cannot be removed.
+    pub(super) fn remove(&self) -> Result<()> {
+        match fs::remove_dir_all(&self.scratch.into) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::io(source, format!("cannot remove {}", self.scratch.into.display())))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+async fn replayed(sql: &mut Sql) -> Result<Option<Lsn>> {
+    let text = one(sql, "SELECT pg_last_wal_replay_lsn()", "ask how far it is").await?;
+    Ok(text.and_then(|text| text.parse().ok()))
+}

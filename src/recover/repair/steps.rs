@@ -1,0 +1,421 @@
+//! A repair at work: its steps (see `run`).
+
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+use super::journal::{Journal, Mark};
+use super::lost::{conflicts, missed};
+use super::position::Position;
+use super::prepare::Prepared;
+use super::primary::{SlotState, slot_state};
+use super::report::Report;
+use super::settings::{changed, put_back};
+use super::standby::Standby;
+use crate::config::Config;
+use crate::error::{Error, Kind, Result};
+use crate::recover::connectors::{self, WORKERS};
+use crate::recover::database::Restore;
+use crate::recover::journal::{Done, Folder, Proof};
+use crate::recover::marker;
+use crate::recover::report::State;
+use crate::recover::server::Server as Started;
+use crate::recover::slots::{self, literal, one};
+use crate::replay::kafka::Connection;
+use crate::restore::commits::{Commits, Wanted};
+use crate::restore::postgres::LogSource;
+use crate::restore::{Log, PATIENCE, limits_of, patiently};
+use crate::segment::wal::What;
+use crate::source::postgres::Sql;
+use crate::store::{Store, layout};
+use crate::stream::Lsn;
+
+/// How long the archive may take to have a commit: it seals its WAL after `postgres.max_age`.
+const ARCHIVED: Duration = Duration::from_secs(300);
+
+/// How long the connector may read without its offset moving.
+const STANDS_STILL: Duration = Duration::from_secs(300);
+
+/// How long a marker is looked for at a time.
+const TURN: Duration = Duration::from_secs(15);
+
+/// The steps, in their order.
+pub(super) const STEPS: [&str; 8] = ["stop", "slot", "mark", "standby", "read", "handover", "marker", "remove"];
+
+/// A repair at work.
+pub(super) struct Repair<'a> {
+    pub(super) store: &'a Store,
+    pub(super) config: &'a Config,
+    pub(super) prepared: &'a Prepared,
+    pub(super) standby: Standby<'a>,
+    pub(super) to: Connection,
+    pub(super) folder: Folder,
+    pub(super) journal: Journal,
+    /// The standby's server, while this process runs one.
+    pub(super) server: Option<Started>,
+}
+
+impl Repair<'_> {
+    /// Takes the steps that are not done; gives what it has failed with.
+    ///
+    /// # Errors
+    /// A journal that cannot be written.
+    pub(super) async fn steps(&mut self, report: &mut Report) -> Result<Option<Error>> {
+        let mut failed = None;
+        for step in STEPS {
+            if let Some(done) = self.journal.steps.get(step) {
+                report.done(step, done);
+                continue;
+            }
+            if failed.is_some() {
+                report.not_done(step, State::Skipped, "a step before it failed".to_owned());
+                continue;
+            }
+            let begun = Instant::now();
+            match self.take(step).await {
+                Ok(Proof { words, differences, notes }) => {
+                    let done = Done { seconds: begun.elapsed().as_secs_f64(), proof: words, differences, notes };
+                    report.done(step, &done);
+                    self.journal.steps.insert(step.to_owned(), done);
+                    self.save()?;
+                }
+                Err(error) => {
+                    report.not_done(step, State::Failed, error.to_string());
+                    failed = Some(error);
+                }
+            }
+        }
+        Ok(failed)
+    }
+
+    async fn take(&mut self, step: &str) -> Result<Proof> {
+        match step {
+            "stop" => self.stop().await,
+            "slot" => self.slot().await,
+            "mark" => self.mark().await,
+            "standby" => self.make_standby().await,
+            "read" => self.read().await,
+            "handover" => self.hand_over().await,
+            "marker" => self.marker().await,
+            _ => self.remove().await,
+        }
+    }
+
+    fn save(&self) -> Result<()> {
+        self.folder.save(&self.journal)
+    }
+
+    async fn stop(&mut self) -> Result<Proof> {
+        let own = &self.prepared.own;
+        connectors::stop(&self.prepared.workers, own).await?;
+        let offsets = patiently(WORKERS, || self.prepared.workers.offsets(&own.name)).await?;
+        let position = Position::of(&own.name, &own.prefixes.1, &offsets)?;
+        self.journal.position = Some(position);
+        Ok(format!("all commits up to {} were sent", position.committed).into())
+    }
+
+    fn position(&self) -> Position {
+        self.journal.position.unwrap_or(self.prepared.position)
+    }
+
+    async fn slot(&mut self) -> Result<Proof> {
+        let own = &self.prepared.own;
+        let mut sql = self.prepared.primary.server.sql().await?;
+        let state = slot_state(&mut sql, own, self.position()).await?;
+        let (is_ours, mut dropped) = (self.journal.makes_slot, "");
+        let at = match state {
+            SlotState::Later(at) if is_ours => at,
+            SlotState::Sound => {
+                let message = format!("the slot {} has come back, with all that the connector wants", own.slot());
+                return Err(Error::new(Kind::Fenced, message).hint("let the connector run"));
+            }
+            state => {
+                if state != SlotState::Missing {
+                    dropped = ", in place of the one that was lost";
+                    let drops = format!("SELECT pg_drop_replication_slot({})", literal(own.slot()));
+                    sql.query(&drops, &format!("drop the slot {}", own.slot())).await?;
+                }
+                self.journal.makes_slot = true;
+                self.save()?;
+                slots::create(&mut sql, own).await?
+            }
+        };
+        self.journal.slot = Some(at);
+        Ok(format!("{} begins at {at}{dropped}", own.slot()).into())
+    }
+
+    async fn mark(&mut self) -> Result<Proof> {
+        let of = &self.prepared.scratch;
+        let mut notes = Vec::new();
+        if of.marker.is_none() && marker::make_topic(&self.to, of).await? {
+            notes.push(format!("the topic {} is new: the markers of {} come to it", marker::messages(of), of.name));
+        }
+        if self.journal.ends.is_none() {
+            self.journal.ends = Some(marker::ends(&self.to, of).await?);
+            self.save()?;
+        }
+        let mark = match self.journal.mark.clone() {
+            Some(mark) => mark,
+            None => {
+                let mark = self.write_mark().await?;
+                self.journal.mark = Some(mark.clone());
+                self.save()?;
+                mark
+            }
+        };
+        let slot = self.journal.slot.unwrap_or_default();
+        let (end, at) = self.archived(&mark, slot).await?;
+        self.journal.gate = Some((end, at));
+        let words = self.foreseen(slot, end).await?;
+        Ok(Proof {
+            words: format!("its commit ends at {end}, and is in the archive; {words}"),
+            differences: Vec::new(),
+            notes,
+        })
+    }
+
+    /// Writes a marker of which the token was written down before.
+    async fn write_mark(&mut self) -> Result<Mark> {
+        let token = self.journal.next_token();
+        self.save()?;
+        let xid = slots::write_marker(&self.prepared.primary.server, &self.prepared.scratch, &token).await?;
+        Ok(Mark { token, xid })
+    }
+
+    /// Waits until the commit of a marker is in the archive; gives where it ends, and when it was.
+    async fn archived(&self, mark: &Mark, from: Lsn) -> Result<(Lsn, i64)> {
+        let begun = Instant::now();
+        loop {
+            let log = patiently(PATIENCE, || Log::open(self.store, Some(self.journal.system_id))).await?.patient();
+            let commits = Commits::open(self.store, &log, Some(self.journal.timeline)).await?;
+            let mut found = None;
+            let wanted = Wanted { lsns: from..Lsn(u64::MAX), times: i64::MIN..i64::MAX };
+            commits
+                .each(&wanted, false, |ended| match &ended.what {
+                    What::Commit(transaction) if transaction.xid == mark.xid => {
+                        found = Some((ended.end_with_padding(), ended.at));
+                        ControlFlow::Break(())
+                    }
+                    _ => ControlFlow::Continue(()),
+                })
+                .await?;
+            if let Some(found) = found {
+                return Ok(found);
+            }
+            if begun.elapsed() > ARCHIVED {
+                let message = format!(
+                    "the archive has not the commit of transaction {} after {} s",
+                    mark.xid,
+                    ARCHIVED.as_secs()
+                );
+                return Err(Error::new(Kind::Unavailable, message)
+                    .hint("does `tidelog run` archive this server? start it, and run this again"));
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
+
+    /// Looks once more at all of the log that the standby will get, and counts what was missed.
+    async fn foreseen(&mut self, slot: Lsn, end: Lsn) -> Result<String> {
+        let primary = &self.prepared.primary;
+        let log = patiently(PATIENCE, || Log::open(self.store, Some(self.journal.system_id))).await?.patient();
+        let commits = Commits::open(self.store, &log, Some(self.journal.timeline)).await?;
+        let missed = missed(&commits, self.position().committed..slot, primary.database).await?;
+        if let Some(hole) = missed.holes.first() {
+            return Err(Error::new(
+                Kind::Incomplete,
+                format!("the archive has not all of the log behind its offset: {hole}"),
+            ));
+        }
+        let found = conflicts(&commits, &self.journal.anchor, end, (primary.database, &primary.harmless)).await?;
+        if let Some(first) = found.first_real {
+            let message = format!(
+                "a clean-up of the catalog with the file {} at {} would take the slot of a standby away",
+                first.relation, first.lsn
+            );
+            return Err(Error::new(Kind::Unsupported, message).hint("let the connector begin with a snapshot"));
+        }
+        let words = format!("{} commits were missed up to the new slot", missed.commits);
+        self.journal.missed = Some(missed);
+        Ok(words)
+    }
+
+    async fn make_standby(&mut self) -> Result<Proof> {
+        let gate = self.gate()?.0;
+        let primary = &self.prepared.primary;
+        if self.journal.restores {
+            // Of an earlier run: it may stand behind the place where its slot has to be made.
+            self.standby.remove()?;
+        }
+        self.journal.restores = true;
+        self.save()?;
+        let log = patiently(PATIENCE, || Log::open(self.store, Some(self.journal.system_id))).await?.patient();
+        let backup = Some(self.journal.anchor.backup.clone());
+        let restore = Restore::planned(self.store, &log, (self.journal.timeline, gate), backup).await?;
+        let made = self.standby.made();
+        restore.check(&made, false)?;
+        let fetching = LogSource::of(&self.config.archive, true)?.gated();
+        let (_, foreseen) = restore.bring(self.store, (&log, &made), fetching, &self.journal.id).await?;
+        let limits = limits_of(&self.standby.scratch.into, &foreseen)?;
+        self.journal.limits = limits.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        self.standby.gate(self.journal.anchor.gate, &primary.harmless)?;
+        self.server = Some(self.standby.start(&self.journal.limits, &primary.server).await?);
+        let from = self.standby.make_slot(&self.journal.anchor, gate, &primary.harmless).await?;
+        let committed = self.position().committed;
+        if from > committed {
+            let message =
+                format!("the slot of the standby decodes from {from}, and what was missed begins at {committed}");
+            return Err(Error::new(Kind::Unsupported, message)
+                .hint("its base backup lies too near: nothing was read; run this again"));
+        }
+        self.journal.decodes_from = Some(from);
+        Ok(format!("{}; its slot decodes from {from}, before {committed}", restore.words()).into())
+    }
+
+    fn gate(&self) -> Result<(Lsn, i64)> {
+        self.journal.gate.ok_or_else(|| Error::new(Kind::Internal, "no marker was written"))
+    }
+
+    /// Starts the standby, if this run has not.
+    async fn serve(&mut self) -> Result<()> {
+        if self.server.is_none() {
+            self.server = Some(self.standby.start(&self.journal.limits, &self.prepared.primary.server).await?);
+        }
+        Ok(())
+    }
+
+    async fn read(&mut self) -> Result<Proof> {
+        self.serve().await?;
+        let (workers, there) = (&self.prepared.workers, &self.prepared.scratch);
+        if self.journal.changed.is_none() {
+            self.journal.changed = Some(changed(&self.prepared.own, there));
+            self.save()?;
+        }
+        patiently(WORKERS, || workers.configure(&there.name, &there.config)).await?;
+        let topic = self.until_marked().await?;
+        connectors::stop(workers, there).await?;
+        Ok(format!("the marker came to {topic}: all that was committed before it has").into())
+    }
+
+    /// Lets the connector read from the standby until the marker has come; gives its topic.
+    async fn until_marked(&self) -> Result<String> {
+        let (workers, there) = (&self.prepared.workers, &self.prepared.scratch);
+        let mark = self.journal.mark.clone().ok_or_else(|| Error::new(Kind::Internal, "no marker was written"))?;
+        let ends = self.journal.ends.clone().unwrap_or_default();
+        let (mut stands, mut since, mut attempts) = (None, Instant::now(), 0);
+        loop {
+            if let Err(error) = connectors::run(workers, there).await {
+                if let Some(why) = self.standby.slot_is_lost().await? {
+                    return Err(error.context(&why));
+                }
+                attempts += 1;
+                if attempts == 3 {
+                    return Err(error);
+                }
+                continue;
+            }
+            match marker::seen(&self.to, there, (&ends, &mark.token), TURN).await {
+                Err(error) if error.kind() == Kind::Incomplete && since.elapsed() < STANDS_STILL => {}
+                seen => return seen,
+            }
+            if let Some(why) = self.standby.slot_is_lost().await? {
+                let message = format!("the connector has not read all that was missed: {why}");
+                return Err(
+                    Error::new(Kind::Unsupported, message).hint("look at server.log beside the scratch directory")
+                );
+            }
+            let offsets = patiently(WORKERS, || workers.offsets(&there.name)).await?;
+            let now = Position::of(&there.name, &there.prefixes.1, &offsets).ok();
+            if now != stands {
+                (stands, since) = (now, Instant::now());
+            }
+        }
+    }
+
+    async fn hand_over(&mut self) -> Result<Proof> {
+        let (workers, own) = (&self.prepared.workers, &self.prepared.own);
+        let (end, at) = self.gate()?;
+        if !self.journal.has_offset {
+            connectors::stop(workers, own).await?;
+            let mut sql = self.prepared.primary.server.sql().await?;
+            advance(&mut sql, own.slot(), end).await?;
+            connectors::go_on_from(workers, own, end, at).await?;
+            self.own_config().await?;
+            self.journal.has_offset = true;
+            self.save()?;
+        }
+        self.own_config().await?;
+        connectors::run(workers, own).await?;
+        Ok(format!("slot and offset stand at {end}, its config is as it was, and it runs").into())
+    }
+
+    /// Gives the connector the config back that it had.
+    async fn own_config(&self) -> Result<()> {
+        let (workers, own) = (&self.prepared.workers, &self.prepared.own);
+        let Some(its) = patiently(WORKERS, || workers.config(&own.name)).await? else {
+            return Err(Error::new(Kind::Fenced, format!("the connector {} is gone", own.name)));
+        };
+        let mut wanted = its.clone();
+        put_back(&mut wanted, self.journal.changed.as_ref().unwrap_or(&Default::default()));
+        if wanted == its {
+            return Ok(());
+        }
+        patiently(WORKERS, || workers.configure(&own.name, &wanted)).await
+    }
+
+    async fn marker(&mut self) -> Result<Proof> {
+        if self.journal.after.is_none() {
+            self.journal.after = Some(self.write_mark().await?);
+            self.save()?;
+        }
+        let of = &self.prepared.scratch;
+        let ends = self.journal.ends.clone().unwrap_or_default();
+        let after = self.journal.after.clone().map(|mark| mark.token).unwrap_or_default();
+        let topic = marker::seen(&self.to, of, (&ends, &after), marker::COMES).await?;
+        let before = self.journal.mark.clone().map(|mark| mark.token).unwrap_or_default();
+        let times = marker::times(&self.to, of, (&ends, &before)).await?;
+        let differences = match times {
+            1 => Vec::new(),
+            times => vec![format!(
+                "the marker before the handover is {times} times in the topics: its transaction, and perhaps those before it, came again"
+            )],
+        };
+        Ok(Proof {
+            words: format!("it came to {topic} from the primary, and the one before it is there once"),
+            differences,
+            notes: Vec::new(),
+        })
+    }
+
+    async fn remove(&mut self) -> Result<Proof> {
+        if let Some(server) = self.server.take() {
+            server.stop().await?;
+        }
+        self.standby.remove()?;
+        let hold = layout::hold(self.journal.system_id, &self.journal.id);
+        if let Err(error) = self.store.delete(&hold).await {
+            tracing::warn!(%error, name = self.journal.id, "the hold of this repair cannot be removed: retention waits for it for hours");
+        }
+        Ok(format!("{} is gone", self.standby.scratch.into.display()).into())
+    }
+}
+
+/// Moves a slot that nobody reads to a position, and reads it back.
+async fn advance(sql: &mut Sql, slot: &str, to: Lsn) -> Result<()> {
+    let slot_is = format!("SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = {}", literal(slot));
+    let at = async |sql: &mut Sql| {
+        let at = one(sql, &slot_is, "read where the slot stands").await?.and_then(|at| at.parse::<Lsn>().ok());
+        at.ok_or_else(|| {
+            Error::new(Kind::Fenced, format!("the slot {slot}, which was made, is gone"))
+                .hint("what was written since is in no topic: begin again")
+        })
+    };
+    if at(sql).await? < to {
+        let moves = format!("SELECT pg_replication_slot_advance({}, '{to}')", literal(slot));
+        sql.query(&moves, &format!("move the slot {slot} to {to}")).await?;
+    }
+    match at(sql).await? {
+        at if at == to => Ok(()),
+        at => Err(Error::new(Kind::Unsupported, format!("the slot {slot} was moved to {to}, and stands at {at}"))
+            .hint("somebody else reads from it: the connector was not started")),
+    }
+}
