@@ -13,12 +13,11 @@ use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use arrow::array::{
+use arrow_array::{
     Array, BinaryViewArray, BooleanArray, Int32Array, Int64Array, ListArray, RecordBatch, StringViewArray, StructArray,
     TimestampMillisecondArray,
 };
-use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef, TimeUnit};
-use arrow::error::ArrowError;
+use arrow_schema::{ArrowError, DataType, Field, Fields, Schema, SchemaRef, TimeUnit};
 use bytes::Bytes;
 use parquet::DecodeResult;
 use parquet::arrow::ProjectionMask;

@@ -3,8 +3,10 @@
 use ::parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use ::parquet::file::reader::{FileReader, SerializedFileReader};
 use apache_avro::types::Value;
-use arrow::array::{Array, AsArray, RecordBatch};
-use arrow::datatypes::{DataType, Int32Type, Int64Type, TimeUnit, TimestampMillisecondType};
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Int32Type, Int64Type, TimestampMillisecondType};
+use arrow_array::{Array, RecordBatch};
+use arrow_schema::{DataType, TimeUnit};
 
 use super::*;
 
@@ -12,7 +14,7 @@ fn records_of(batch: &RecordBatch) -> Vec<Owned> {
     let column = |name: &str| batch.column_by_name(name).unwrap();
     let (key, value) = (column("key").as_binary::<i32>(), column("value").as_binary::<i32>());
     let headers = column("headers").as_list::<i32>();
-    let owned = |bytes: &arrow::array::BinaryArray, at: usize| bytes.is_valid(at).then(|| bytes.value(at).to_vec());
+    let owned = |bytes: &arrow_array::BinaryArray, at: usize| bytes.is_valid(at).then(|| bytes.value(at).to_vec());
     (0..batch.num_rows())
         .map(|at| {
             let of_row = headers.value(at);
