@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-bad-store test-clusters test-faults soak soak-replay lint bench fuzz clean-cache
+.PHONY: help demo test test-bad-store test-clusters test-faults soak soak-replay lint bench bench-quick fuzz clean-cache
 
 setup := bash tests/rig/setup.sh
 # The one place where the cache's path is decided is setup.sh; this asks it.
@@ -72,6 +72,11 @@ bench: ## measure against the alternatives on one real broker, and print the tab
 	@$(setup) bench >/dev/null
 	cargo build $(if $(filter --quick,$(BENCH)),,--release) --locked --features bench --bins
 	python3 benches/run.py $(BENCH)
+
+bench-quick: ## archive, replay and live within five minutes, once the program is built; the figures are in target/bench/results.json
+	@$(setup) bench >/dev/null
+	cargo build --release --locked --features bench --bins
+	python3 benches/run.py --short
 
 fuzz: ## fuzz the parsers for a minute each; FUZZ=300 for longer
 	bash fuzz/run.sh $(FUZZ)

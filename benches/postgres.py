@@ -155,6 +155,13 @@ def measure_postgres(run):
     server.stop()
 
 
+def contender(name):
+    """Its name in results.json: that of the program, and what it was told if it was measured twice."""
+    program, *options = name.split(" --synchronous")
+    told = options[0].removeprefix(" --compress=") if options else ""
+    return "tidelog" if program.startswith("tidelog") else " ".join(filter(None, (program.removesuffix(" -z"), told)))
+
+
 def catch_up(run, server):
     """Everything is in the server's files before anybody begins, and every contender has a slot at the same place."""
     wanted = int(2048 * run.scale) * MIB
@@ -204,7 +211,7 @@ def catch_up(run, server):
                 seconds = time.monotonic() - began
                 stored = sum(path.stat().st_size for path in folder.iterdir())
                 shutil.rmtree(folder)
-            results[name].append((size / seconds, cpu, rss, stored))
+            results[name].append((size / seconds, cpu, rss, stored, seconds))
             run.say(f"{name}: {size / seconds:.0f} MiB/s, {cpu:.2f} s CPU")
     for slot in server.psql("SELECT slot_name FROM pg_replication_slots").split():
         server.psql(f"SELECT pg_drop_replication_slot('{slot}')")
@@ -215,6 +222,7 @@ def catch_up(run, server):
         cpu = statistics.median(cpu for _, cpu, *_ in measured)
         rows.append([name, f"{speed:.0f}", f"{speed / base:.2f}", f"{cpu:.2f}", f"{max(each[2] for each in measured):.0f}",
                      f"{size * MIB / measured[0][3]:.1f}"])
+        run.results.add("wal", contender(name), [(cpu, rss, seconds) for _, cpu, rss, _, seconds in measured], mib=size)
     run.table(f"{size:,.0f} MiB of WAL by pgbench, to catch up with",
               ["", "MiB/s", "to --synchronous", "CPU s", "peak RSS MiB", "compression"], rows)
 
@@ -288,6 +296,7 @@ def base_backup(run, server):
         seconds = statistics.median(seconds for seconds, *_ in measured)
         rows.append([name, f"{seconds:.1f}", f"{base / seconds:.2f}", f"{statistics.median(cpu for _, cpu, _ in measured):.1f}",
                      f"{max(rss for *_, rss in measured):.0f}"])
+        run.results.add("backup", contender(name), [(cpu, rss, seconds) for seconds, cpu, rss in measured], mib=size)
     run.table(f"Base backup of {size:,.0f} MiB, SHA-256 manifest",
               ["", "seconds", "times as fast", "CPU s of the client", "peak RSS MiB"], rows)
     return archiver
@@ -342,4 +351,5 @@ def recovery(run, server, archiver):
         seconds = statistics.median(measured)
         waits = "" if name == "WAL in pg_wal" else f"{(seconds - bound) / ((end - start) / FILE) * 1000:.0f}"
         rows.append([name, f"{seconds:.2f}", f"{base / seconds:.2f}", waits])
+        run.results.add("restore", contender(name), [(None, None, each) for each in measured], mib=(end - start) / MIB)
     run.table(f"Redo of {(end - start) / MIB:,.0f} MiB of WAL", ["", "seconds", "times as fast", "ms a file beyond pg_wal"], rows)

@@ -2,6 +2,7 @@
 """`make bench`: CPU and memory of tidelog beside the bound and the alternatives, on one real broker.
 
     run.py [--write FILE] [--records N] [--repeat N] [--scale X] [SECTION…]
+    run.py --short               archive, replay and live within five minutes: what `make bench-quick` says of a change
     run.py --quick [SECTION…]    every section with a few records and the debug build: whether they run, not how fast
 
     archive   a topic of a million records: tidelog, the bound, and what people use instead
@@ -13,6 +14,7 @@
 
 CPU is user + system of the measured processes alone, from the kernel's own accounts (wait4, /proc/PID/stat), so that
 a busy machine blurs it less than it blurs the clock. The variants take turns, `--repeat` times, and the medians count.
+Figures go to bench/results.json beside the programs' folder, too (results.py says in which shape).
 The programs come from target/release (or CARGO_TARGET_DIR), the servers and Python packages from tests/rig/setup.sh.
 """
 
@@ -34,6 +36,7 @@ import tempfile
 import time
 
 import postgres
+from results import Results
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 QUICK = "--quick" in sys.argv[1:]
@@ -41,8 +44,14 @@ TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / ("d
 TIDELOG, TOOL = TARGET / "tidelog", TARGET / "tidelog-bench"
 TOPIC, PARTITIONS = "bench", 12
 EVENT_BYTES = 1014  # about; what one event of tool.rs holds
+SHORT = ["archive", "replay", "live"]
 SECTIONS = ["archive", "replay", "live", "idle", "plan", "postgres"]
 TICK = os.sysconf("SC_CLK_TCK")
+# The names in results.json.
+CONTENDERS = {
+    "bound": "bound", "kcat \\| zstd": "kcat", "tidelog, Parquet": "tidelog-parquet", "tidelog, Avro": "tidelog-avro",
+    "confluent-kafka + pyarrow": "python", "kafka-console-consumer \\| zstd": "console-consumer",
+}
 
 
 # ---- processes
@@ -53,6 +62,10 @@ class Used:
 
     def __init__(self, cpu, rss, seconds):
         self.cpu, self.rss, self.seconds = cpu, rss, seconds
+
+    def as_row(self):
+        """What results.py takes."""
+        return self.cpu, self.rss, self.seconds
 
 
 def pipeline(*commands, **options):
@@ -230,7 +243,7 @@ def measure_archive(run):
         archiver = Archiver(run.broker, run.work, TOPIC, form, level)
         stored = archiver.wait(run.records)["stored_bytes"]
         used = archiver.stop()
-        if (form, level) == ("parquet", 3):
+        if (form, level) == ("parquet", run.levels[-1]):
             run.archive, archiver = archiver, run.archive
         if archiver:
             shutil.rmtree(archiver.directory)
@@ -253,13 +266,15 @@ def measure_archive(run):
         "--formatter-property", "print.headers=true", "--formatter-property", "print.timestamp=true")
 
     variants = {}
-    for level in (1, 3):
+    for level in run.levels:
         variants["bound", level] = lambda level=level: to_file(
             [TOOL, "bound", "--bootstrap", bootstrap, "--topic", TOPIC, "--partitions", PARTITIONS,
              "--records", count, "--level", level, "--out", out])
         variants["tidelog, Parquet", level] = lambda level=level: tidelog("parquet", level)
         variants["tidelog, Avro", level] = lambda level=level: tidelog("avro", level)
         variants["kcat \\| zstd", level] = lambda level=level: to_file(kcat, zstd(level))
+        if run.short:
+            continue
         variants["confluent-kafka + pyarrow", level] = lambda level=level: to_file(
             [f"{run.python}/bin/python", ROOT / "benches/pyarrow_sink.py", bootstrap, TOPIC, PARTITIONS, count,
              level, out])
@@ -275,11 +290,13 @@ def measure_archive(run):
                 say(f"{key[0]} zstd {key[1]}: {used.cpu:.2f} s CPU, {used.rss:.0f} MiB")
 
     rows = []
-    bounds = {level: statistics.median(used.cpu for used, _ in results["bound", level]) for level in (1, 3)}
+    bounds = {level: statistics.median(used.cpu for used, _ in results["bound", level]) for level in run.levels}
     for (name, level), measured in results.items():
         cpu = statistics.median(used.cpu for used, _ in measured)
         rss = max(used.rss for used, _ in measured)
         ratio = run.records * EVENT_BYTES / measured[0][1]
+        run.results.add("archive", CONTENDERS[name], [each.as_row() for each, _ in measured], run.records, zstd=level,
+                        producer="lz4")
         rows.append([name, level, f"{cpu:.2f}", f"{cpu / run.records * 1e6:.2f}", f"{cpu / bounds[level]:.2f}",
                      f"{rss:.0f}", f"{ratio:.1f}"])
     rows.sort(key=lambda row: (row[1], float(row[4])))
@@ -296,7 +313,7 @@ def measure_replay(run):
         run.archive.stop()
     payload = run.work / "payload"
     pipeline([TOOL, "payload", "--records", 20_000, "--out", payload])
-    rows = []
+    rows, replayed, performed = [], [], []
     for turn in range(run.repeat):
         said = run.work / "said"
         with open(said, "w") as out:
@@ -307,6 +324,7 @@ def measure_replay(run):
         if records != run.records:
             sys.exit(f"bench: error: {records} records were replayed, not {run.records}")
         rows.append(row_of("tidelog replay", used, run.records))
+        replayed.append(used.as_row())
         # lz4 and a linger: what a producer is given that is to be fast; the replay compresses, too.
         run.topic(f"perf-{turn}", PARTITIONS)
         used = pipeline(
@@ -315,6 +333,9 @@ def measure_replay(run):
                             f"bootstrap.servers={run.broker.bootstrap}", "acks=all", "compression.type=lz4"),
             env=run.broker.env())
         rows.append(row_of("kafka-producer-perf-test, lz4", used, run.records))
+        performed.append(used.as_row())
+    for contender, measured in ("tidelog", replayed), ("perf-test", performed):
+        run.results.add("replay", contender, measured, run.records, producer="lz4")
     run.table(f"{run.records:,} records out of the archive into a new topic, acks=all",
               ["", "records/s", "CPU s", "µs a record", "peak RSS MiB"], sorted(rows))
 
@@ -346,6 +367,8 @@ def measure_live(run):
         archiver.stop()
         rows.append([f"{rate:,}/s, {partitions:,} partitions", f"{spent / (rate * seconds) * 1e6:.1f}",
                      f"{spent / passed * 100:.1f}", f"{rss:.0f}", objects, f"{(time.monotonic() - start) / 20:.1f}"])
+        run.results.add("live", "tidelog-parquet", [(spent, rss, passed)], rate * seconds, zstd=3, producer="lz4",
+                        partitions=partitions)
         say(f"live: {rows[-1]}")
         shutil.rmtree(archiver.directory)
     run.table("Live, Parquet, zstd 3, sealed every 20 s",
@@ -407,7 +430,8 @@ class Run:
     def __init__(self, options, parts, work):
         self.records, self.repeat, self.scale = options.records, options.repeat, options.scale
         self.python, self.postgres, self.work = parts["RIG_PYTHON"], f"{parts['RIG_POSTGRES']}/debian", work
-        self.kafka, self.archive, self.text = parts["RIG_KAFKA"], None, []
+        self.kafka, self.archive, self.text, self.results = parts["RIG_KAFKA"], None, [], Results()
+        self.short, self.levels = options.short, (1,) if options.short else (1, 3)
         self.tidelog, self.say, self.wait_for = TIDELOG, say, wait_for
 
     @functools.cached_property
@@ -480,6 +504,7 @@ def main():
     parser.add_argument("--scale", type=float, default=1.0, help="shortens the sections live, idle, plan and postgres")
     parser.add_argument("--quick", action="store_true", help="a few records, the debug build: the figures mean nothing")
     parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"of {', '.join(SECTIONS)}; all if none is named")
+    parser.add_argument("--short", action="store_true", help=f"{', '.join(SHORT)} with 300,000 records, one turn, zstd 1")
     options = parser.parse_args()
     if unknown := set(options.sections) - set(SECTIONS):
         parser.error(f"there is no section {unknown.pop()!r}; choose from {', '.join(SECTIONS)}")
@@ -487,6 +512,8 @@ def main():
         if options.write:
             parser.error("--quick measures nothing that is worth keeping: leave out --write")
         options.records, options.repeat, options.scale = 5_000, 1, 0.01
+    if options.short:
+        options.records, options.repeat, options.scale, options.sections = 300_000, 1, 0.33, options.sections or SHORT
     setup = subprocess.run(["bash", ROOT / "tests/rig/setup.sh", "bench"], stdout=subprocess.PIPE, text=True, check=True)
     parts = dict(each.split("=", 1) for each in setup.stdout.split())
     command = ("command", " ".join(["make bench, which is: benches/run.py", *sys.argv[1:]]))
@@ -498,6 +525,7 @@ def main():
             for section in options.sections or SECTIONS:
                 facts, run.text = [*machine(parts), command], []
                 measures[section](run)
+                run.results.write(TARGET.parent / "bench" / "results.json", facts)
                 if options.write:
                     write(pathlib.Path(options.write), section, facts, run.text)
         finally:
