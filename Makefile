@@ -73,7 +73,7 @@ bench: ## measure against the alternatives on one real broker, and print the tab
 	cargo build $(if $(filter --quick,$(BENCH)),,--release) --locked --features bench --bins
 	python3 benches/run.py $(BENCH)
 
-bench-quick: ## archive, replay and live within five minutes, once the program is built; the figures are in target/bench/results.json
+bench-quick: ## archive, replay and live in a few minutes, once the program is built; the figures are in target/bench/results.json
 	@$(setup) bench >/dev/null
 	cargo build --release --locked --features bench --bins
 	python3 benches/run.py --short

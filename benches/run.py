@@ -2,7 +2,7 @@
 """`make bench`: CPU and memory of tidelog beside the bound and the alternatives, on one real broker.
 
     run.py [--write FILE] [--records N] [--repeat N] [--scale X] [SECTION…]
-    run.py --short               archive, replay and live within five minutes: what `make bench-quick` says of a change
+    run.py --short               archive, replay and live in a few minutes: what `make bench-quick` says of a change
     run.py --quick [SECTION…]    every section with a few records and the debug build: whether they run, not how fast
 
     archive   a topic of a million records: tidelog, the bound, and what people use instead
