@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use rdkafka::{Offset, TopicPartitionList};
 
 use crate::http::{Service, site_with_listener};
@@ -168,13 +169,16 @@ fn records_of_100_mib_are_archived_and_replayed_within_the_bound_that_is_told() 
     for name in [&topic, &copy] {
         kafka.create_topic(name, 1, &[("max.message.bytes", "110000000")]);
     }
-    let producer = kafka.producer(&[("message.max.bytes", "110000000"), ("queue.buffering.max.kbytes", "250000")]);
+    let mut config = kafka.config();
+    config.set("message.max.bytes", "110000000").set("queue.buffering.max.kbytes", "250000");
+    let producer: BaseProducer = config.create().expect("a producer can be made");
     let mut random = crate::rig::records::Random::new(7);
     for n in 0..3 {
         let mut value = random.bytes(RECORD - 1_000);
         value[0] = n;
-        producer.send(&topic, &Message { partition: Some(0), value: Some(value), ..Message::default() });
-        producer.flush();
+        let record = BaseRecord::<(), [u8]>::to(&topic).partition(0).payload(&value);
+        producer.send(record).map_err(|(error, _)| error).expect("it has room");
+        producer.flush(SLOW).expect("the broker takes it");
     }
     drop(producer);
     let limits = [("receive.message.max.bytes", "110001000"), ("message.max.bytes", "110000000")];
