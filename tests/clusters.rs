@@ -181,7 +181,7 @@ fn records_of_100_mib_are_archived_and_replayed_within_the_bound_that_is_told() 
         producer.flush(SLOW).expect("the broker takes it");
     }
     drop(producer);
-    let limits = [("receive.message.max.bytes", "110001000"), ("message.max.bytes", "110000000")];
+    let limits = [("receive.message.max.bytes", "110001000")];
     let settings = Settings { topics: &[&topic], properties: &limits, ..Settings::default() };
     let (site, server) = site_with_listener(&kafka, &settings, "");
     site.tidelog(&["check", "--connect"]).expect(0);
