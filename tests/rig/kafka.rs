@@ -246,6 +246,8 @@ pub(crate) fn config(bootstrap: &str) -> ClientConfig {
     config
         .set("bootstrap.servers", bootstrap)
         .set("broker.address.family", "v4")
+        // An answer with a record of 100 MiB is larger than the default.
+        .set("receive.message.max.bytes", "200000000")
         .set("reconnect.backoff.ms", "50")
         .set("reconnect.backoff.max.ms", "500")
         .set("allow.auto.create.topics", "false")
