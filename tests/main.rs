@@ -66,6 +66,7 @@ mod rig;
 mod rights;
 mod site;
 mod soak;
+mod soak_recover;
 mod soak_replay;
 mod source;
 mod stalls;

@@ -24,7 +24,7 @@ use crate::rig::process::spawn;
 use crate::rig::program::{self, Output};
 use crate::rig::topics::PATIENCE;
 use crate::rig::{unique, wait_until};
-use crate::site::Settings;
+use crate::site::{Settings, Site};
 use crate::state::{commit, wait_state};
 
 /// The steps at which the program is ended here (`tests/crashes.rs` asks).
@@ -63,6 +63,33 @@ impl Drop for Lost {
 pub(crate) const TIME: &str =
     "SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')";
 
+/// Waits until the archive has the log up to its end now.
+pub(crate) fn wait_log_archived(service: &Service, postgres: &Postgres) {
+    let end: tidelog::stream::Lsn = postgres.psql("SELECT pg_current_wal_flush_lsn()").parse().expect("an LSN");
+    wait_until("the log in the archive", PATIENCE, || {
+        let listing = service.site.tidelog(&["ls", "--json"]).expect(0).json();
+        let stream =
+            listing["streams"].as_array().expect("streams").iter().find(|one| one["kind"] == "postgres").cloned();
+        stream.is_some_and(|stream| {
+            stream["partitions"][0]["end"]
+                .as_str()
+                .is_some_and(|at| at.parse().is_ok_and(|at: tidelog::stream::Lsn| at >= end))
+        })
+    });
+}
+
+/// `tidelog` as a user that PostgreSQL runs as.
+pub(crate) fn as_postgres(site: &Site, args: &[&str]) -> Command {
+    let tidelog = site.home().command(args);
+    let mut command = Command::new("unshare");
+    command.args(["--user", "--map-user=65534", "--map-group=65534"]).arg(tidelog.get_program());
+    command.args(tidelog.get_args()).current_dir(site.home().path());
+    for (name, _) in tidelog.get_envs() {
+        command.env_remove(name);
+    }
+    command
+}
+
 /// Lets clients write while all is captured and archived; then the connector and the archiver end.
 fn lost(version: Version, worker: &'static Connect, more: &[(&str, &str)]) -> Lost {
     let postgres = Postgres::start(PostgresOptions { version, config: &LOGICAL, ..Default::default() });
@@ -99,17 +126,7 @@ fn lost(version: Version, worker: &'static Connect, more: &[(&str, &str)]) -> Lo
         [&TABLES[..], &["marks", "ledger"]].concat().iter().map(|table| capture.topic(table)).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     service.site.wait_archived(kafka, &names, &mut [&mut service.program]);
-    let end: tidelog::stream::Lsn = postgres.psql("SELECT pg_current_wal_flush_lsn()").parse().expect("an LSN");
-    wait_until("the log in the archive", PATIENCE, || {
-        let listing = service.site.tidelog(&["ls", "--json"]).expect(0).json();
-        let stream =
-            listing["streams"].as_array().expect("streams").iter().find(|one| one["kind"] == "postgres").cloned();
-        stream.is_some_and(|stream| {
-            stream["partitions"][0]["end"]
-                .as_str()
-                .is_some_and(|at| at.parse().is_ok_and(|at: tidelog::stream::Lsn| at >= end))
-        })
-    });
+    wait_log_archived(&service, &postgres);
     drop(capture);
     let into = service.site.home().path().join("restored");
     Lost { service, version, name, prefix, slot, into, port: free_port(), known, to, group, old: postgres }
@@ -281,6 +298,9 @@ fn a_pipeline_comes_back_at_one_commit_and_goes_on() {
     let report = lost.recover(&["--to", &to, "--json"]).expect(0).json();
     assert_eq!((&report["ok"], &report["differences"]), (&true.into(), &Value::Array(vec![])), "{report}");
     assert_eq!(report["connectors"][0]["marker_seen"], true, "{report}");
+    let fold = step(&report, "fold")["proof"].as_str().expect("a proof").to_owned();
+    // The four of the clients, the ledger and the marks, with all of their columns.
+    assert!(fold.starts_with("6 tables, ") && fold.ends_with(" and 17 columns the same"), "{fold}");
     let recovered = lost.postgres();
     assert_one_commit("recovered", &lost, &recovered, kafka);
     goes_on(&lost, &recovered, worker, kafka);
@@ -350,9 +370,13 @@ fn a_server_that_was_restored_by_other_means_is_gone_on_with_and_what_is_not_kno
     assert_eq!((restored.psql(slots), lost.old.psql(slots)), ("0".to_owned(), "1".to_owned()));
 
     there(&restored.url("postgres"), restored.port());
+    // Somebody has written to it meanwhile, and that is in no topic.
+    restored.psql("INSERT INTO ledger VALUES (999, 0); UPDATE marks SET note = 'another' WHERE id = 1");
     let report = lost.recover(&["--to", &lost.to, "--json"]).expect(3).json();
     let differences = report["differences"].as_array().expect("differences");
-    assert!(differences.len() == 1 && differences[0].to_string().contains("was open before its slots"), "{report}");
+    let told = |part: &str| differences.iter().any(|one| one.to_string().contains(part));
+    let (ledger, marks) = ("public.ledger has ", ".public.marks comes to differ in note");
+    assert!(told("was open before its slots") && told(ledger) && told(marks) && differences.len() == 3, "{report}");
     assert_eq!((&report["ok"], &report["connectors"][0]["marker_seen"]), (&false.into(), &true.into()), "{report}");
     assert_one_commit("restored by other means", &lost, &restored, kafka);
     let at = kafka.committed(&lost.group, &format!("{}.public.acct", lost.new_prefix()));

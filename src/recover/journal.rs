@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::fold::Table;
 use crate::error::{Error, Kind, Result, ResultExt as _};
 use crate::failpoint::failpoint;
 use crate::manifest::writer_id;
@@ -131,6 +132,12 @@ pub struct Journal {
     pub connectors: BTreeMap<String, OfConnector>,
     /// What is sent, once it is chosen.
     pub records: Option<Records>,
+    /// The tables that each connector captures, as they were at the commit.
+    #[serde(default)]
+    pub tables: BTreeMap<String, Vec<Table>>,
+    /// Archived topics of which the archive does not have the beginning.
+    #[serde(default)]
+    pub late_topics: BTreeSet<String>,
     /// What the choice has come upon: differences, and what is to be known besides.
     #[serde(default)]
     pub of_topics: (Vec<String>, Vec<String>),
@@ -164,6 +171,8 @@ impl Journal {
             steps: BTreeMap::new(),
             connectors: BTreeMap::new(),
             records: None,
+            tables: BTreeMap::new(),
+            late_topics: BTreeSet::new(),
             of_topics: Default::default(),
             schema_ids: BTreeMap::new(),
             schema_subjects: BTreeSet::new(),

@@ -2,9 +2,10 @@
 //!
 //! ```text
 //!   --to ─► L, the last commit at or before it; E, where that ends (restore::commits)
-//!   postgres ─► raise ─► slots ─► markers ─► open ─► registry ─► topics ─► connectors ─► marker seen     run: the steps, each with a proof
+//!   postgres ─► raise ─► slots ─► markers ─► open ─► registry ─► topics ─► fold ─► connectors ─► marker seen     run: the steps, each with a proof
 //!   journal     beside what is made: which step is done, which slot and connector is ours
 //!   cut         which archived records belong to transactions that committed up to L
+//!   fold        captured tables beside the rows that their topics come to
 //!   schemas     archived subjects ─► another registry, with their ids, or told which they are now
 //!   repair      a slot was lost: what it did not deliver, by the connector itself from a scratch standby
 //!   server      a data directory ─► PostgreSQL over it, until it is open ─► positions, stopped again
@@ -19,6 +20,7 @@ pub mod connectors;
 pub mod cut;
 pub mod database;
 pub mod drill;
+pub mod fold;
 pub mod journal;
 pub mod marker;
 pub mod prepare;

@@ -7,6 +7,7 @@
 //!   open         the server for everybody, at its port
 //!   registry     archived subjects, registered with their ids                      read back
 //!   topics       archived records of transactions up to the commit, and no other   how many in, out, uncertain
+//!   fold         captured tables beside the rows that their topics come to        the same counts and sums
 //!   connectors   made without running, told where their slots begin                read back
 //!   marker       they run                                                          their markers came to their topics
 //! ```
@@ -18,12 +19,12 @@ use std::time::Instant;
 use super::archived::{self, Connector};
 use super::database::{self, Made};
 use super::journal::{Done, Folder, Journal, Proof};
-use super::prepare::{Asked, Part, Prepared, connection, there};
+use super::prepare::{Asked, Part, Prepared, connection, rename, there};
 use super::report::{ConnectorShown, Report, State};
 use super::schemas::{Brought, bring};
 use super::server::Server as Started;
 use super::step::Step;
-use super::{connectors, marker, slots, topics};
+use super::{connectors, fold, marker, slots, topics};
 use crate::config::{Config, Recovered};
 use crate::error::{Error, Kind, Result};
 use crate::source::postgres::Server;
@@ -82,7 +83,7 @@ fn left_out(step: Step, asked: &Asked, connectors: &[Connector]) -> Option<&'sta
         Step::Postgres | Step::Open => Part::Postgres,
         Step::Raise | Step::Slots => Part::Slots,
         Step::Registry => Part::Registry,
-        Step::Topics => Part::Topics,
+        Step::Topics | Step::Fold => Part::Topics,
         Step::Connectors | Step::Marker => Part::Connectors,
     };
     if !asked.wants(part) {
@@ -91,7 +92,10 @@ fn left_out(step: Step, asked: &Asked, connectors: &[Connector]) -> Option<&'sta
     if step == Step::Open && asked.made().is_none() {
         return Some("the server is there already");
     }
-    let has_none = connectors.is_empty() && matches!(part, Part::Slots | Part::Connectors);
+    if step == Step::Fold && !asked.wants(Part::Slots) {
+        return Some("the tables are not counted: the database is not part of this run");
+    }
+    let has_none = connectors.is_empty() && (step == Step::Fold || matches!(part, Part::Slots | Part::Connectors));
     has_none.then_some("there is no connector to bring back")
 }
 
@@ -108,6 +112,7 @@ fn words(step: Step, asked: &Asked, prepared: &Prepared) -> String {
         (Step::Open, made) => format!("the server at port {}", made.map_or(0, |made| made.port)),
         (Step::Registry, _) => "the archived subjects registered, with their ids".to_owned(),
         (Step::Topics, _) => String::new(),
+        (Step::Fold, _) => "each captured table compared with the rows that its topic comes to".to_owned(),
         (Step::Connectors, _) => format!("{} made without running", many(prepared.connectors.len(), "connector")),
         (Step::Marker, _) => "they run, and their markers come to their topics".to_owned(),
     }
@@ -203,6 +208,7 @@ impl Recovery<'_> {
                 let asked = (self.asked, &self.prepared.connectors[..]);
                 topics::replay(self.store, self.config, asked, (&self.folder, &mut self.prepared.journal)).await
             }
+            Step::Fold => self.fold().await,
             Step::Connectors => self.connectors().await,
             Step::Marker => self.marker().await,
         }
@@ -260,6 +266,7 @@ impl Recovery<'_> {
             let at = slots::make(&server, of, (&self.folder, &mut self.prepared.journal)).await?;
             made.push(format!("{} at {at}", of.slot()));
         }
+        self.count().await?;
         // Also where the connectors come with a later run: nothing is written to the slots any more by then.
         if self.asked.pipeline.connect.is_some() {
             let token = self.prepared.journal.id.clone();
@@ -268,6 +275,29 @@ impl Recovery<'_> {
             }
         }
         Ok(Proof { words: made.join(", "), differences, notes: Vec::new() })
+    }
+
+    /// Counts what the connectors capture, before a marker is a row among theirs.
+    async fn count(&mut self) -> Result<()> {
+        let server = self.server().await?;
+        if !self.asked.wants(Part::Topics) {
+            return Ok(());
+        }
+        for of in &self.prepared.connectors {
+            if !self.prepared.journal.tables.contains_key(&of.name) {
+                let tables = fold::count(self.store, self.config, &server, of).await?;
+                self.prepared.journal.tables.insert(of.name.clone(), tables);
+                self.folder.save(&self.prepared.journal)?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn fold(&mut self) -> Result<Proof> {
+        let kafka = self.asked.pipeline.kafka.as_ref();
+        let rename = rename(kafka.ok_or_else(|| Error::new(Kind::Internal, "no target of topics"))?)?;
+        let to = connection(self.config, &self.asked.pipeline)?;
+        fold::compare(self.store, (&self.prepared.connectors, &self.prepared.journal), (&to, &rename)).await
     }
 
     async fn open(&mut self) -> Result<Proof> {

@@ -9,18 +9,20 @@ pub(super) enum Step {
     Open,
     Registry,
     Topics,
+    Fold,
     Connectors,
     Marker,
 }
 
 impl Step {
-    pub(super) const ALL: [Self; 8] = [
+    pub(super) const ALL: [Self; 9] = [
         Self::Postgres,
         Self::Raise,
         Self::Slots,
         Self::Open,
         Self::Registry,
         Self::Topics,
+        Self::Fold,
         Self::Connectors,
         Self::Marker,
     ];
@@ -33,6 +35,7 @@ impl Step {
             Self::Open => "open",
             Self::Registry => "registry",
             Self::Topics => "topics",
+            Self::Fold => "fold",
             Self::Connectors => "connectors",
             Self::Marker => "marker",
         }

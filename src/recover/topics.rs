@@ -7,6 +7,7 @@
 //! What was chosen is written down with the replay, which goes on with it after a kill: nothing is sent twice, and nothing is judged by
 //! what the archive has learned since.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use chrono::DateTime;
@@ -21,8 +22,8 @@ use crate::error::{Error, Kind, Result};
 use crate::replay::journal::{Journal as Sent, Settings};
 use crate::replay::kafka::Target;
 use crate::replay::{
-    Counters, GroupsWanted, IdPrefixed, Moving, Outcome, Query, Request, SchemaIds, Selection, Stop, Tempo, carry_out,
-    prepare, readable, sources, told, warnings_of,
+    Counters, GroupsWanted, IdPrefixed, Moving, Outcome, Query, Request, SchemaIds, Selection, Source, Stop, Tempo,
+    carry_out, expired, gaps, prepare, readable, sources, told, warnings_of,
 };
 use crate::restore::Log;
 use crate::restore::commits::{Commits, Moment};
@@ -72,6 +73,7 @@ pub(super) async fn replay(
         let judged = judge(store, config, &request.selection, &journal.commit).await?;
         request.chosen = Some(judged.survey.chosen);
         journal.records = Some(judged.records);
+        journal.late_topics = judged.late;
         journal.of_topics = (judged.differences, judged.notes);
         folder.save(journal)?;
     }
@@ -166,6 +168,8 @@ struct Judgement {
     records: Records,
     differences: Vec<String>,
     notes: Vec<String>,
+    /// Topics of which the archive does not have the beginning.
+    late: BTreeSet<String>,
 }
 
 async fn judge(store: &Store, config: &Config, selection: &Selection, commit: &Commit) -> Result<Judgement> {
@@ -183,12 +187,16 @@ async fn judge(store: &Store, config: &Config, selection: &Selection, commit: &C
     let (sources, left_out) = readable(sources(store, cluster, &query).await?);
     let now = time::now();
     let at = DateTime::from_timestamp_micros(commit.at).unwrap_or(now);
+    let is_late = |source: &&Source| source.expired.is_some() || source.positions.iter().any(|at| at.start > 0);
+    let late = sources.iter().filter(is_late).map(|source| source.stream.topic.clone()).collect();
+    let mut differences: Vec<String> = gaps(&sources);
+    let mut notes = expired(&sources, &query);
     let schemas = Schemas::archived(store, at, now).await?;
     let survey = survey(store, sources, &query, found.cut, &schemas).await?;
     is_whole(&survey.stops)?;
     let total = survey.total();
     let records = Records { within: total.included, out: total.excluded, uncertain: total.uncertain };
-    let mut differences: Vec<String> = warnings_of(&left_out);
+    differences.extend(warnings_of(&left_out));
     differences.extend(survey.incomplete.iter().cloned());
     if total.uncertain > 0 {
         differences.push(format!(
@@ -202,8 +210,8 @@ async fn judge(store: &Store, config: &Config, selection: &Selection, commit: &C
             survey.contradictions
         ));
     }
-    let notes = survey.warnings.clone();
-    Ok(Judgement { survey, records, differences, notes })
+    notes.extend(survey.warnings.iter().cloned());
+    Ok(Judgement { survey, records, differences, notes, late })
 }
 
 /// Refuses topics of which a part cannot be read: what is behind it would be missing at the target, without a word.

@@ -49,7 +49,9 @@ pub use prepare::{Prepared, prepare, readable, warnings_of};
 pub use request::{GroupsWanted, Moving, Request, Selection};
 pub use running::to_lines;
 pub use schema_ids::{IdPrefixed, SchemaIds};
-pub use select::{Found, Offsets, Partitions, Query, Source, expired, shortfalls, sources, sources_of, topic_pattern};
+pub use select::{
+    Found, Offsets, Partitions, Query, Source, expired, gaps, shortfalls, sources, sources_of, topic_pattern,
+};
 pub use stdout::Only;
 pub use tally::{Counters, Tally};
 pub use tempo::Tempo;

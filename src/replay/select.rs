@@ -235,6 +235,13 @@ pub fn shortfalls(sources: &[Source], query: &Query, now: DateTime<Utc>) -> Vec<
     // Only the newest generation of a topic goes on.
     let mut warnings: Vec<String> = newest.values().filter_map(|source| source.not_reached(query, now)).collect();
     warnings.extend(expired(sources, query));
+    warnings.extend(gaps(sources));
+    warnings
+}
+
+/// What of `query` was lost before it could be archived, as warnings.
+pub fn gaps(sources: &[Source]) -> Vec<String> {
+    let mut warnings = Vec::new();
     for source in sources {
         let wanted = |gap: &&Gap| {
             let offsets = source.wanted.get(&gap.partition);

@@ -79,7 +79,11 @@ impl<'a> Capture<'a> {
         let mark = unique("mark");
         postgres.psql(&format!("INSERT INTO marks (note) VALUES ('{mark}')"));
         let topic = self.topic("marks");
-        let there = || kafka.partitions(&topic).is_some() && holds(&kafka.consume_all(&topic), &mark);
+        // Text stands as it is in JSON and in Avro.
+        let holds = |record: &Record| {
+            record.value.as_ref().is_some_and(|value| value.windows(mark.len()).any(|part| part == mark.as_bytes()))
+        };
+        let there = || kafka.partitions(&topic).is_some() && kafka.consume_all(&topic).iter().any(holds);
         let status = || self.worker.server.get(&format!("/connectors/{}/status", self.name)).body;
         wait_or_tell(&format!("{mark} in {topic}"), SOON, || there().then_some(()), status);
     }
@@ -100,10 +104,6 @@ impl Drop for Capture<'_> {
     }
 }
 
-fn holds(records: &[Record], mark: &str) -> bool {
-    changes(records).iter().any(|change| change["after"]["note"] == mark)
-}
-
 /// The changes of a topic in the order of its offsets, tombstones left out. JSON without schemas.
 pub(crate) fn changes(records: &[Record]) -> Vec<Value> {
     let values = records.iter().filter_map(|record| record.value.as_deref());
@@ -115,17 +115,19 @@ pub(crate) fn fold(kafka: &Kafka, prefix: &str, tables: &[&str]) -> Tables {
     let rows = tables.iter().map(|table| {
         let topic = format!("{prefix}.public.{table}");
         let records = kafka.partitions(&topic).map(|_| kafka.consume_all(&topic)).unwrap_or_default();
-        ((*table).to_owned(), fold_of(&records))
+        let text = |bytes: Option<&Vec<u8>>| String::from_utf8(bytes?.clone()).ok();
+        let both = |record: &Record| Some((text(record.key.as_ref())?, text(record.value.as_ref())?));
+        ((*table).to_owned(), fold_of(records.iter().filter_map(both)))
     });
     rows.collect()
 }
 
-fn fold_of(records: &[Record]) -> BTreeMap<String, Value> {
+/// The rows that changes come to, each with its key, in JSON.
+pub(crate) fn fold_of(changes: impl Iterator<Item = (String, String)>) -> BTreeMap<String, Value> {
     let mut rows = BTreeMap::new();
-    for record in records {
-        let (Some(key), Some(value)) = (&record.key, &record.value) else { continue };
-        let key = String::from_utf8(key.clone()).expect("a key in JSON");
-        let change: Value = serde_json::from_slice(value).expect("a change event in JSON");
+    for (key, change) in changes {
+        let parse = |text: &str| serde_json::from_str::<Value>(text).expect("JSON of a connector");
+        let (key, change) = (parse(&key).to_string(), parse(&change));
         if change["op"] == "d" {
             rows.remove(&key);
             continue;

@@ -97,6 +97,21 @@ impl Registry {
         lines.lines().filter(|line| line.starts_with('{')).map(str::to_owned).collect()
     }
 
+    /// The changes of a topic, each with its key, as [`Self::read_avro`] prints them. It may not have tombstones.
+    pub(crate) fn read_changes(&self, kafka: &Kafka, topic: &str) -> Vec<(String, String)> {
+        let count = kafka.partitions(topic).map_or(0, |_| kafka.consume_all(topic).len());
+        if count == 0 {
+            return Vec::new();
+        }
+        let lines = self.read_avro(kafka, topic, count);
+        assert_eq!(lines.len(), count, "not all of {topic} was read");
+        let both = |line: &String| {
+            let (key, value) = line.split_once('\t').expect("a key and a value");
+            (key.to_owned(), value.to_owned())
+        };
+        lines.iter().map(both).collect()
+    }
+
     /// Kills it, and all that it holds with it.
     pub(crate) fn kill(&self) {
         self.process.lock().unwrap_or_else(PoisonError::into_inner).take();

@@ -120,11 +120,16 @@ fn full_name(name: &str, namespace: &str) -> String {
 
 /// What is kept of a value.
 #[derive(Debug, Clone, PartialEq)]
-enum Kept {
+pub enum Kept {
+    /// There is none.
     Null,
+    /// A boolean.
     Flag(bool),
+    /// An `int` or a `long`.
     Number(i64),
+    /// A text, or bytes that are one.
     Text(String),
+    /// A record.
     Fields(BTreeMap<String, Kept>),
     /// A value that is there and does not matter.
     Other,
@@ -186,10 +191,17 @@ struct Bytes<'a> {
     rest: &'a [u8],
     /// So many more values may be read: those of no bytes could be there without end.
     values: usize,
+    /// Whether every field matters.
+    all: bool,
     named: &'a BTreeMap<String, Node>,
 }
 
 impl Bytes<'_> {
+    fn read(value: &[u8], schema: &Schema, all: bool) -> Option<Kept> {
+        let values = MOST_VALUES.saturating_add(value.len());
+        Bytes { rest: value, values, all, named: &schema.named }.value(&schema.root, true, 0)
+    }
+
     fn take(&mut self, length: usize) -> Option<&[u8]> {
         let (taken, rest) = self.rest.split_at_checked(length)?;
         self.rest = rest;
@@ -242,7 +254,7 @@ impl Bytes<'_> {
             Node::Record(fields) => {
                 let mut kept = BTreeMap::new();
                 for (name, node) in fields {
-                    let value = self.value(node, keep && matters(name), depth + 1)?;
+                    let value = self.value(node, keep && (self.all || matters(name)), depth + 1)?;
                     if keep {
                         kept.insert(name.clone(), value);
                     }
@@ -284,8 +296,12 @@ impl Bytes<'_> {
 
 /// Reads a value without its prefix. Never fails: what is not understood has no place.
 pub(super) fn of_avro(value: &[u8], schema: &Schema) -> Read {
-    let mut bytes = Bytes { rest: value, values: MOST_VALUES.saturating_add(value.len()), named: &schema.named };
-    bytes.value(&schema.root, true, 0).map_or_else(Read::unplaced, |kept| of_kept(&kept))
+    Bytes::read(value, schema, false).map_or_else(Read::unplaced, |kept| of_kept(&kept))
+}
+
+/// Reads all fields of a value without its prefix, also of the records within it; none if it is not understood.
+pub fn fields_of(value: &[u8], schema: &Schema) -> Option<Kept> {
+    Bytes::read(value, schema, true)
 }
 
 fn of_kept(kept: &Kept) -> Read {

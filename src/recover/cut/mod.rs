@@ -15,6 +15,7 @@ mod schemas;
 mod survey;
 
 pub use at::{Committed, Cut};
+pub use avro::{Kept, fields_of};
 pub use committed::{Found, cut_at};
 pub use judge::{Connector, Counts};
 pub use schemas::Schemas;

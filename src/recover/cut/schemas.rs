@@ -71,6 +71,14 @@ impl Schemas {
         true
     }
 
+    /// The same where records were given other ids, by the archived ones.
+    pub fn renumbered(mut self, ids: &BTreeMap<i64, i64>) -> Self {
+        let now = |id: u32| ids.get(&i64::from(id)).map_or(Some(id), |now| u32::try_from(*now).ok());
+        self.by_id = self.by_id.into_iter().filter_map(|(id, schema)| Some((now(id)?, schema))).collect();
+        self.doubtful = self.doubtful.into_iter().filter_map(now).collect();
+        self
+    }
+
     fn insert(&mut self, version: &Version, referred: &[String]) {
         let Some(schema) = Schema::parse(&version.schema, referred) else { return };
         if let Some(guid) = version.guid.as_deref().and_then(guid) {

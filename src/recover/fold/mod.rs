@@ -1,0 +1,210 @@
+//! Each captured table beside the rows that its topic comes to: the database and the topics were brought back by ways of their own, and
+//! this is where they meet.
+//!
+//! ```text
+//!   server, nobody can write yet ─► table: rows, one sum a column ─► journal
+//!   target's topic ─► row: what a record does ─► topic: rows by key ─► rows, one sum a column ─┬─► the same, or which differ
+//!                                                                     hash, as the server's ──┘
+//! ```
+//!
+//! Only columns are compared that every connector writes just as the server writes them as text, and that all rows of the topic have:
+//! one that was added later is in no older record. Of tables whose events are changed on their way nothing is compared, which is said.
+
+mod hash;
+mod row;
+mod table;
+mod topic;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use chrono::DateTime;
+
+pub use table::Table;
+
+use self::topic::Folded;
+use super::archived::Connector;
+use super::cut::Schemas;
+use super::journal::{Journal, Proof};
+use crate::config::Config;
+use crate::error::{Kind, Result, ResultExt as _};
+use crate::manifest;
+use crate::replay::Rename;
+use crate::replay::kafka::Connection;
+use crate::source::postgres::Server;
+use crate::store::Store;
+use crate::stream::StreamId;
+use crate::time;
+
+/// So many names are told.
+const MOST_NAMED: usize = 8;
+
+/// Counts the tables that a connector captures, while they are as they were at the commit.
+///
+/// # Errors
+/// A server that does not answer, and the store's.
+pub async fn count(store: &Store, config: &Config, server: &Server, of: &Connector) -> Result<Vec<Table>> {
+    if why_not(of).is_some() {
+        return Ok(Vec::new());
+    }
+    let cluster = config.kafka.as_ref().map(|kafka| kafka.cluster.as_str());
+    let streams = manifest::streams(store).await?;
+    let archived = streams.iter().filter_map(StreamId::topic);
+    let archived = archived.filter(|stream| cluster.is_none_or(|cluster| cluster == stream.cluster));
+    let topics: BTreeSet<&str> = archived.map(|stream| stream.topic.as_str()).collect();
+    let server = server.of_database(of.database());
+    table::tables(&server, of.publication(), |schema, name| topics.contains(archived_topic(of, schema, name).as_str()))
+        .await
+}
+
+fn archived_topic(of: &Connector, schema: &str, table: &str) -> String {
+    format!("{}.{schema}.{table}", of.prefixes.0)
+}
+
+/// Why the topics of a connector cannot be compared with its tables.
+fn why_not(of: &Connector) -> Option<String> {
+    let given = |key: &str| of.config.get(key).and_then(Option::as_deref).filter(|value| !value.is_empty());
+    if of.plugin() != "pgoutput" {
+        return Some(format!("its plugin is {}, and what it captures is not known by a publication", of.plugin()));
+    }
+    if given("message.key.columns").is_some() {
+        return Some("message.key.columns gives its records other keys than the tables have".to_owned());
+    }
+    let names = given("transforms").unwrap_or_default().split(',').map(str::trim).filter(|name| !name.is_empty());
+    let unwraps =
+        |name: &str| given(&format!("transforms.{name}.type")) == Some("io.debezium.transforms.ExtractNewRecordState");
+    names.into_iter().find(|name| !unwraps(name)).map(|name| format!("the transform {name} may change its records"))
+}
+
+/// Whether values stand in the topic as they are in the table.
+fn has_values(of: &Connector) -> bool {
+    let changes = ["column.mask", "column.truncate", "unavailable.value.placeholder"];
+    !of.config.keys().any(|key| changes.iter().any(|change| key.starts_with(change)))
+}
+
+/// Why a topic may well have other rows than its table.
+fn may_differ(of: &Connector, is_late: bool) -> Option<&'static str> {
+    let given = |key: &str| of.config.get(key).and_then(Option::as_deref).filter(|value| !value.is_empty());
+    let mode = given("snapshot.mode").unwrap_or("initial");
+    if is_late {
+        return Some("the archive does not have its beginning");
+    }
+    if !["initial", "when_needed"].contains(&mode) {
+        return Some("by its snapshot.mode the connector did not begin with all rows");
+    }
+    let some = ["snapshot.select.statement.overrides", "snapshot.include.collection.list"];
+    some.into_iter().any(|key| given(key).is_some()).then_some("its first snapshot was made of some rows")
+}
+
+/// Compares the topics as they are at the target with the tables that were counted.
+///
+/// # Errors
+/// A cluster that does not answer, and the store's.
+pub async fn compare(
+    store: &Store,
+    (connectors, journal): (&[Connector], &Journal),
+    (to, rename): (&Connection, &Rename),
+) -> Result<Proof> {
+    let now = time::now();
+    let at = DateTime::from_timestamp_micros(journal.commit.at).unwrap_or(now);
+    let schemas = std::sync::Arc::new(Schemas::archived(store, at, now).await?.renumbered(&journal.schema_ids));
+    let (mut told, none) = (Told::default(), Vec::new());
+    for of in connectors {
+        if let Some(why) = why_not(of) {
+            told.proof.notes.push(format!("the tables of {} are not compared with their topics: {why}", of.name));
+            continue;
+        }
+        for table in journal.tables.get(&of.name).unwrap_or(&none) {
+            let archived = archived_topic(of, &table.schema, &table.name);
+            let topic = rename.target(&archived)?;
+            if let Some(why) = &table.refused {
+                told.not_compared(table, why);
+                continue;
+            }
+            let (to, own, schemas) = (to.clone(), table.clone(), std::sync::Arc::clone(&schemas));
+            let of_topic = topic.clone();
+            let folded = tokio::task::spawn_blocking(move || topic::fold(&to, &of_topic, &own, &schemas));
+            let folded = folded.await.or_err(Kind::Internal, || format!("reading {topic} was aborted"))??;
+            told.tell(
+                (table, &topic),
+                &folded,
+                (has_values(of), may_differ(of, journal.late_topics.contains(&archived))),
+            );
+        }
+    }
+    Ok(told.close())
+}
+
+/// What comparing has come to.
+#[derive(Default)]
+struct Told {
+    proof: Proof,
+    tables: u64,
+    rows: u64,
+    columns: usize,
+    others: BTreeMap<String, usize>,
+}
+
+impl Told {
+    fn not_compared(&mut self, table: &Table, why: &str) {
+        let Table { schema, name, .. } = table;
+        self.proof.notes.push(format!("{schema}.{name} is not compared with its topic: {why}"));
+    }
+
+    fn tell(&mut self, (table, topic): (&Table, &str), folded: &Folded, (values, may_differ): (bool, Option<&str>)) {
+        if let Some(why) = &folded.refused {
+            return self.not_compared(table, why);
+        }
+        let Table { schema, name, rows, .. } = table;
+        let compared = |column: &&String| values && folded.sums.contains_key(*column);
+        let columns: Vec<&String> = table.sums.keys().filter(compared).collect();
+        let differing: Vec<&str> = columns
+            .iter()
+            .filter(|column| table.sums[**column] != folded.sums[**column])
+            .map(|column| column.as_str())
+            .collect();
+        let told = match (*rows == folded.rows, differing.is_empty()) {
+            (true, true) => {
+                (self.tables, self.rows, self.columns) =
+                    (self.tables + 1, self.rows + rows, self.columns + columns.len());
+                let left = table.sums.len() - columns.len() + table.others;
+                if left > 0 {
+                    self.others.insert(format!("{schema}.{name}"), left);
+                }
+                return;
+            }
+            (true, false) => {
+                format!("{schema}.{name} and the rows that {topic} comes to differ in {}", named(&differing))
+            }
+            (false, _) => format!("{schema}.{name} has {rows} rows, and {topic} comes to {}", folded.rows),
+        };
+        match may_differ {
+            Some(why) => self.proof.notes.push(format!("{told}: {why}")),
+            None => self.proof.differences.push(told),
+        }
+    }
+
+    fn close(mut self) -> Proof {
+        self.proof.words = format!(
+            "{} tables, {} rows: as many as their topics come to, and {} columns the same",
+            self.tables, self.rows, self.columns
+        );
+        if !self.others.is_empty() {
+            let others: Vec<String> = self.others.iter().map(|(table, count)| format!("{table} ({count})")).collect();
+            let others: Vec<&str> = others.iter().map(String::as_str).collect();
+            self.proof.notes.push(format!(
+                "columns that a connector may write in another way, or that not every record has, were not compared: {}",
+                named(&others)
+            ));
+        }
+        self.proof
+    }
+}
+
+fn named(names: &[&str]) -> String {
+    let more = names.len().saturating_sub(MOST_NAMED);
+    let shown = names.iter().take(MOST_NAMED).copied().collect::<Vec<_>>().join(", ");
+    if more == 0 { shown } else { format!("{shown} and {more} more") }
+}
+
+#[cfg(test)]
+mod tests;

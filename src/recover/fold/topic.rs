@@ -1,0 +1,298 @@
+//! The rows that a topic comes to when its changes are applied in order: how many, and the sums of their columns.
+//!
+//! Rows are kept by a hash of their keys. Where those of all keys would take too much memory, the topic is read several times, each time for
+//! a share of the keys.
+
+use std::collections::{BTreeMap, HashMap};
+
+use rdkafka::Message as _;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::KafkaError;
+use rdkafka::message::Headers as _;
+use rdkafka::{Offset, TopicPartitionList};
+use sha2::{Digest as _, Sha256};
+
+use std::time::{Duration, Instant};
+
+use super::hash::hash;
+use super::row::{Cell, Change, change};
+use super::table::Table;
+use crate::error::{Error, Kind, Result, ResultExt as _};
+use crate::recover::cut::Schemas;
+use crate::replay::kafka::Connection;
+
+/// What the rows of one reading may take.
+const MOST_BYTES: u64 = 96 << 20;
+
+/// How long an answer of the cluster may take, and how long nothing may come.
+const ANSWER: Duration = Duration::from_secs(60);
+
+/// What a topic comes to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Folded {
+    /// Rows.
+    pub(super) rows: u64,
+    /// The sum of each column that every row has; it is not known of others.
+    pub(super) sums: BTreeMap<String, i128>,
+    /// Why it cannot be compared.
+    pub(super) refused: Option<String>,
+}
+
+impl Folded {
+    /// Keeps the sums of the columns that every row has.
+    fn settle(&mut self, table: &Table, known: &[bool]) {
+        let known = table.sums.keys().zip(known).filter(|(_, known)| **known).map(|(column, _)| column);
+        self.sums = known.map(|column| (column.clone(), self.sums.get(column).copied().unwrap_or_default())).collect();
+    }
+}
+
+/// A column of a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Held {
+    /// The row does not have it, or not as text.
+    No,
+    Null,
+    Hash(i64),
+}
+
+type Rows = HashMap<[u8; 16], Box<[Held]>>;
+
+/// Rows as they come to be.
+struct Fold<'a> {
+    table: &'a Table,
+    columns: Vec<&'a String>,
+    rows: Rows,
+    refused: Option<String>,
+    /// Which share of the keys, of how many.
+    share: (u64, u64),
+}
+
+impl<'a> Fold<'a> {
+    fn new(table: &'a Table, share: (u64, u64)) -> Self {
+        Self { table, columns: table.sums.keys().collect(), rows: Rows::new(), refused: None, share }
+    }
+
+    fn apply(&mut self, key: Option<&[u8]>, change: Change, is_alone: bool) {
+        match (change, key) {
+            (Change::Nothing, _) => {}
+            (Change::Unread, _) => self.refuse("a record of it is no change event that can be read"),
+            (Change::Truncated, _) if !is_alone => {
+                self.refuse("it was truncated, and its partitions have no common order")
+            }
+            (Change::Truncated, _) => self.rows.clear(),
+            (_, None) => self.refuse("its records have no keys"),
+            (change, Some(key)) => self.put(key, change),
+        }
+    }
+
+    fn refuse(&mut self, why: &str) {
+        self.refused.get_or_insert_with(|| why.to_owned());
+    }
+
+    fn put(&mut self, key: &[u8], change: Change) {
+        let digest = Sha256::digest(key);
+        let (Some(id), Some(of)) = (digest.first_chunk::<16>(), digest.last_chunk::<8>()) else { return };
+        if u64::from_le_bytes(*of) % self.share.1 != self.share.0 {
+            return;
+        }
+        let Change::Row(cells) = change else {
+            self.rows.remove(id);
+            return;
+        };
+        let text = |column: &str| match cells.get(column) {
+            Some(Cell::Text(text)) => Some(text.as_str()),
+            _ => None,
+        };
+        let (seed, before) = (self.table.seed(text), self.rows.get(id));
+        let held = |(index, column): (usize, &&String)| match (cells.get(*column), seed) {
+            (Some(Cell::Text(text)), Some(seed)) => Held::Hash(hash(text.as_bytes(), seed)),
+            (Some(Cell::Null), _) => Held::Null,
+            (Some(Cell::Unchanged), _) => before.and_then(|before| before.get(index).copied()).unwrap_or(Held::No),
+            _ => Held::No,
+        };
+        let row = self.columns.iter().enumerate().map(held).collect();
+        self.rows.insert(*id, row);
+    }
+
+    /// Adds what this share comes to.
+    fn close(self, into: &mut Folded, known: &mut Vec<bool>) {
+        known.resize(self.columns.len(), true);
+        into.rows += self.rows.len() as u64;
+        for row in self.rows.into_values() {
+            for ((held, column), known) in row.iter().zip(&self.columns).zip(known.iter_mut()) {
+                match held {
+                    Held::No => *known = false,
+                    Held::Null => {}
+                    Held::Hash(hash) => *into.sums.entry((*column).clone()).or_default() += i128::from(*hash),
+                }
+            }
+        }
+        into.refused = into.refused.take().or(self.refused);
+    }
+}
+
+/// Reads a topic from its beginning to where it ends now.
+///
+/// # Errors
+/// A cluster that does not answer.
+pub(super) fn fold(to: &Connection, topic: &str, table: &Table, schemas: &Schemas) -> Result<Folded> {
+    let mut client = to.client();
+    client
+        .set("group.id", "tidelog-recover")
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false");
+    client
+        .set("auto.offset.reset", "error")
+        .set("isolation.level", "read_committed")
+        .set("enable.partition.eof", "true");
+    client.set("queued.max.messages.kbytes", "16384");
+    let consumer: BaseConsumer = client.create().or_err(Kind::Config, || "cannot read from the target".to_owned())?;
+    let partitions = partitions(&consumer, topic)?;
+    let records: u64 = partitions.values().map(|(first, end)| end.saturating_sub(*first).max(0).unsigned_abs()).sum();
+    let a_row = 64 + 16 * table.sums.len() as u64;
+    let shares = (records * a_row).div_ceil(MOST_BYTES).max(1);
+    let (mut folded, mut known) = (Folded::default(), Vec::new());
+    for share in 0..shares {
+        let mut fold = Fold::new(table, (share, shares));
+        read(&consumer, topic, &partitions, |message| {
+            let headers = message.headers().into_iter().flat_map(|headers| headers.iter());
+            let headers = headers.map(|header| (header.key.as_bytes(), header.value));
+            fold.apply(message.key(), change(message.payload(), headers, schemas), partitions.len() == 1);
+        })?;
+        fold.close(&mut folded, &mut known);
+    }
+    folded.settle(table, &known);
+    Ok(folded)
+}
+
+fn partitions(consumer: &BaseConsumer, topic: &str) -> Result<BTreeMap<i32, (i64, i64)>> {
+    let doing = || format!("cannot tell what {topic} holds");
+    let metadata = consumer.fetch_metadata(Some(topic), ANSWER).or_err(Kind::Unavailable, doing)?;
+    let mut partitions = BTreeMap::new();
+    for partition in metadata.topics().iter().flat_map(|topic| topic.partitions()) {
+        let marks = consumer.fetch_watermarks(topic, partition.id(), ANSWER).or_err(Kind::Unavailable, doing)?;
+        partitions.insert(partition.id(), marks);
+    }
+    Ok(partitions)
+}
+
+fn read(
+    consumer: &BaseConsumer,
+    topic: &str,
+    partitions: &BTreeMap<i32, (i64, i64)>,
+    mut see: impl FnMut(&rdkafka::message::BorrowedMessage<'_>),
+) -> Result<()> {
+    let doing = || format!("cannot read {topic}");
+    let mut list = TopicPartitionList::new();
+    for (partition, (first, _)) in partitions {
+        list.add_partition_offset(topic, *partition, Offset::Offset(*first)).or_err(Kind::Internal, doing)?;
+    }
+    consumer.assign(&list).or_err(Kind::Internal, doing)?;
+    let mut left: std::collections::BTreeSet<i32> =
+        partitions.iter().filter(|(_, (first, end))| first < end).map(|(partition, _)| *partition).collect();
+    let mut heard = Instant::now();
+    while !left.is_empty() {
+        match consumer.poll(Duration::from_millis(200)) {
+            Some(Ok(message)) => {
+                heard = Instant::now();
+                if left.contains(&message.partition()) {
+                    see(&message);
+                }
+            }
+            Some(Err(KafkaError::PartitionEOF(partition))) => {
+                left.remove(&partition);
+            }
+            Some(Err(error)) if heard.elapsed() > ANSWER => return Err(error).or_err(Kind::Unavailable, doing),
+            None if heard.elapsed() > ANSWER => {
+                return Err(Error::new(Kind::Unavailable, doing()).hint("nothing came for a minute: try again"));
+            }
+            Some(Err(_)) | None => {}
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table() -> Table {
+        let sums = ["id", "note"].map(|column| (column.to_owned(), 0)).into();
+        Table { key: vec!["id".to_owned()], sums, ..Table::default() }
+    }
+
+    fn row(id: &str, note: Option<Cell>) -> Change {
+        let cells = [("id".to_owned(), Cell::Text(id.to_owned()))].into_iter();
+        Change::Row(cells.chain(note.map(|note| ("note".to_owned(), note))).collect())
+    }
+
+    fn text(text: &str) -> Option<Cell> {
+        Some(Cell::Text(text.to_owned()))
+    }
+
+    fn folded(changes: &[(&str, Change)], shares: u64) -> Folded {
+        let (table, mut folded, mut known) = (table(), Folded::default(), Vec::new());
+        for share in 0..shares {
+            let mut fold = Fold::new(&table, (share, shares));
+            for (key, change) in changes {
+                fold.apply((!key.is_empty()).then_some(key.as_bytes()), change.clone(), true);
+            }
+            fold.close(&mut folded, &mut known);
+        }
+        folded.settle(&table, &known);
+        folded
+    }
+
+    #[test]
+    fn the_last_change_of_each_key_counts() {
+        let seed = hash(b"1", 0);
+        let changes = [
+            ("1", row("1", text("a"))),
+            ("2", row("2", text("b"))),
+            ("1", row("1", Some(Cell::Unchanged))),
+            ("2", Change::Gone),
+            ("3", Change::Nothing),
+        ];
+        let one = folded(&changes, 1);
+        let sums = BTreeMap::from([
+            ("id".to_owned(), i128::from(hash(b"1", seed))),
+            ("note".to_owned(), i128::from(hash(b"a", seed))),
+        ]);
+        assert_eq!(one, Folded { rows: 1, sums, refused: None });
+        assert_eq!(folded(&changes, 3), one, "read in three shares");
+    }
+
+    #[test]
+    fn a_value_in_another_row_is_another_one() {
+        let swapped =
+            |first: &str, second: &str| folded(&[("1", row("1", text(first))), ("2", row("2", text(second)))], 1);
+        assert_ne!(swapped("a", "b").sums, swapped("b", "a").sums);
+    }
+
+    #[test]
+    fn a_column_that_some_row_does_not_have_is_not_compared() {
+        let some = folded(&[("1", row("1", text("a"))), ("2", row("2", None))], 1);
+        assert_eq!(some.sums.keys().collect::<Vec<_>>(), ["id"]);
+        // What was never told cannot be unchanged.
+        let never = folded(&[("1", row("1", Some(Cell::Unchanged)))], 1);
+        assert_eq!(never.sums.keys().collect::<Vec<_>>(), ["id"]);
+        let null = folded(&[("1", row("1", Some(Cell::Null)))], 1);
+        assert_eq!(null.sums.get("note"), Some(&0));
+    }
+
+    #[test]
+    fn what_has_no_order_or_no_key_is_refused() {
+        let (table, row) = (table(), row("1", None));
+        let mut fold = Fold::new(&table, (0, 1));
+        fold.apply(Some(b"1"), row.clone(), true);
+        fold.apply(None, Change::Truncated, true);
+        assert!(fold.rows.is_empty() && fold.refused.is_none());
+        fold.apply(None, Change::Truncated, false);
+        assert!(fold.refused.as_ref().expect("refused").contains("truncated"));
+        for (key, change) in [(None, row), (Some(&b"1"[..]), Change::Unread)] {
+            let mut fold = Fold::new(&table, (0, 1));
+            fold.apply(key, change, true);
+            assert!(fold.refused.is_some());
+        }
+    }
+}
