@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   --to ─► L, the last commit at or before it; E, where that ends (restore::commits)
-//!   postgres ─► raise ─► slots ─► markers ─► open ─► registry ─► topics ─► fold ─► connectors ─► marker seen     run: the steps, each with a proof
+//!   postgres ─► raise ─► slots ─► markers ─► open ─► registry ─► topics ─► connectors ─► marker ─► fold     run: the steps, each with a proof
 //!   journal     beside what is made: which step is done, which slot and connector is ours
 //!   cut         which archived records belong to transactions that committed up to L
 //!   fold        captured tables beside the rows that their topics come to

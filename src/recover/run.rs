@@ -7,9 +7,9 @@
 //!   open         the server for everybody, at its port
 //!   registry     archived subjects, registered with their ids                      read back
 //!   topics       archived records of transactions up to the commit, and no other   how many in, out, uncertain
-//!   fold         captured tables beside the rows that their topics come to        the same counts and sums
 //!   connectors   made without running, told where their slots begin                read back
 //!   marker       they run                                                          their markers came to their topics
+//!   fold         captured tables beside the rows that the topics came to          the same counts and sums
 //! ```
 
 use std::fs;

@@ -9,9 +9,9 @@ pub(super) enum Step {
     Open,
     Registry,
     Topics,
-    Fold,
     Connectors,
     Marker,
+    Fold,
 }
 
 impl Step {
@@ -22,9 +22,9 @@ impl Step {
         Self::Open,
         Self::Registry,
         Self::Topics,
-        Self::Fold,
         Self::Connectors,
         Self::Marker,
+        Self::Fold,
     ];
 
     pub(super) fn name(self) -> &'static str {
@@ -35,9 +35,9 @@ impl Step {
             Self::Open => "open",
             Self::Registry => "registry",
             Self::Topics => "topics",
-            Self::Fold => "fold",
             Self::Connectors => "connectors",
             Self::Marker => "marker",
+            Self::Fold => "fold",
         }
     }
 }

@@ -131,11 +131,16 @@ impl<'a> Fold<'a> {
     }
 }
 
-/// Reads a topic from its beginning to where it ends now.
+/// Reads a topic from its beginning to where it ended, or ends now.
 ///
 /// # Errors
 /// A cluster that does not answer.
-pub(super) fn fold(to: &Connection, topic: &str, table: &Table, schemas: &Schemas) -> Result<Folded> {
+pub(super) fn fold(
+    to: &Connection,
+    (topic, ends): (&str, Option<BTreeMap<i32, i64>>),
+    table: &Table,
+    schemas: &Schemas,
+) -> Result<Folded> {
     let mut client = to.client();
     client
         .set("group.id", "tidelog-recover")
@@ -147,7 +152,10 @@ pub(super) fn fold(to: &Connection, topic: &str, table: &Table, schemas: &Schema
         .set("enable.partition.eof", "true");
     client.set("queued.max.messages.kbytes", "16384");
     let consumer: BaseConsumer = client.create().or_err(Kind::Config, || "cannot read from the target".to_owned())?;
-    let partitions = partitions(&consumer, topic)?;
+    let mut partitions = partitions(&consumer, topic)?;
+    if let Some(ends) = ends {
+        partitions.iter_mut().for_each(|(partition, (_, end))| *end = ends.get(partition).copied().unwrap_or_default());
+    }
     let records: u64 = partitions.values().map(|(first, end)| end.saturating_sub(*first).max(0).unsigned_abs()).sum();
     let a_row = 64 + 16 * table.sums.len() as u64;
     let shares = (records * a_row).div_ceil(MOST_BYTES).max(1);
@@ -195,8 +203,13 @@ fn read(
         match consumer.poll(Duration::from_millis(200)) {
             Some(Ok(message)) => {
                 heard = Instant::now();
-                if left.contains(&message.partition()) {
+                let end = partitions.get(&message.partition()).map_or(0, |(_, end)| *end);
+                if message.offset() < end && left.contains(&message.partition()) {
                     see(&message);
+                }
+                // The last may be a marker of a transaction, which is not told.
+                if message.offset() + 1 >= end {
+                    left.remove(&message.partition());
                 }
             }
             Some(Err(KafkaError::PartitionEOF(partition))) => {
