@@ -82,7 +82,7 @@ mod tests {
             (24, -6_035_455_571_731_545_457, 3_987_895_099_707_485_727),
             (37, 6_615_452_274_461_159_893, -2_234_145_196_942_119_047),
         ];
-        for (length, plain, seeded) in told {
+        for (length, seeded, plain) in told {
             let part: String = text.chars().take(length).collect();
             assert_eq!((hash(part.as_bytes(), 0), hash(part.as_bytes(), -7)), (plain, seeded), "{part}");
         }
