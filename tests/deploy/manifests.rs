@@ -10,7 +10,7 @@ use super::{deploy, tool};
 use crate::rig::process::temporary_directory;
 
 /// What somebody applies.
-pub(super) const BUILDS: [&str; 11] = [
+pub(super) const BUILDS: [&str; 13] = [
     "base",
     "overlays/plain",
     "overlays/s3",
@@ -20,6 +20,8 @@ pub(super) const BUILDS: [&str; 11] = [
     "overlays/postgres-s3",
     "overlays/restore-postgres",
     "overlays/restore-postgres-s3",
+    "overlays/recover",
+    "overlays/recover-s3",
     "overlays/drill",
     "overlays/drill-s3",
 ];

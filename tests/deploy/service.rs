@@ -83,6 +83,7 @@ impl Container {
             .map(|argument| {
                 let mut argument = argument.as_str().expect("a text").replace(CONFIG, "tidelog.toml");
                 argument = argument.replace(RESTORED, &home.path().join("restored").display().to_string());
+                argument = argument.replace("=/etc/tidelog-recover/", "=").replace("=/journal/", "=");
                 argument = argument.replace("=/scratch", &format!("={}", home.path().join("scratch").display()));
                 // The last of a name counts.
                 for (name, value) in variables.iter().rev() {
@@ -264,4 +265,18 @@ fn a_database_comes_back_by_the_cronjob_and_the_restore_job() {
     command.args(["--bin-dir", &crate::drill::programs(Version::Debian)]);
     let report = program::run(crate::drill::as_user(&command)).expect(0).json();
     assert_eq!(report["outcome"], "passed", "{report}");
+}
+
+/// Its file is read to the end: what is missing is an archive.
+#[test]
+fn the_recover_job_names_a_pipeline_that_can_be_read() {
+    let (home, job) = (Home::new(), Container::of("overlays/recover", "Job"));
+    let volumes = job.pod()["volumes"].as_array().expect("volumes");
+    let pipeline = volumes.iter().find(|volume| volume["name"] == "pipeline").expect("the pipeline's volume");
+    let map = job.config_map(&pipeline["configMap"]["name"]);
+    home.write("pipeline.toml", map["data"]["pipeline.toml"].as_str().expect("the file"));
+    let archive = format!("file://{}/archive", home.path().display());
+    let variables = [("TIDELOG__ARCHIVE__URL", archive.as_str()), ("TO", "2026-11-22T08:00:00Z")];
+    let said = program::run(job.command(&home, &variables)).expect(2).stderr;
+    assert!(said.contains("holds no") && !said.contains("pipeline.toml"), "{said}");
 }

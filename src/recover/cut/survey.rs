@@ -54,6 +54,7 @@ type Through = BTreeMap<(TopicGeneration, i32), DateTime<Utc>>;
 /// The store's own: what cannot be read is part of what is said.
 pub async fn survey(store: &Store, sources: Vec<Source>, query: &Query, cut: Cut, schemas: &Schemas) -> Result<Survey> {
     let through: Through = sources.iter().flat_map(complete_of).collect();
+    let known = known_of(&sources);
     let plan = Arc::new(Plan::new(sources, query, &Rename::default())?);
     let mut judge = Judge::new(cut);
     let mut partitions: BTreeMap<(TopicGeneration, i32), Partition> = BTreeMap::new();
@@ -68,7 +69,7 @@ pub async fn survey(store: &Store, sources: Vec<Source>, query: &Query, cut: Cut
     .await?;
     let mut survey = Survey {
         contradictions: judge.contradictions(),
-        incomplete: incomplete(&judge, &partitions, &through),
+        incomplete: incomplete(&judge, &partitions, (&known, &through)),
         ..Survey::default()
     };
     for ((stream, number), partition) in partitions {
@@ -92,6 +93,19 @@ fn complete_of(source: &Source) -> impl Iterator<Item = ((TopicGeneration, i32),
     let stream = source.stream.clone();
     let all: Vec<_> = source.complete.partitions.iter().map(|(partition, at)| (*partition, *at)).collect();
     all.into_iter().map(move |(partition, at)| ((stream.clone(), partition), at))
+}
+
+/// The partitions that the newest generation of each topic has, also those of which nothing is archived.
+fn known_of(sources: &[Source]) -> BTreeSet<(TopicGeneration, i32)> {
+    let mut newest: BTreeMap<(&str, &str), &Source> = BTreeMap::new();
+    for source in sources {
+        newest.insert((&source.stream.cluster, &source.stream.topic), source);
+    }
+    let of = |source: &Source| {
+        let stream = source.stream.clone();
+        (0..source.complete.known).map(move |partition| (stream.clone(), partition))
+    };
+    newest.into_values().flat_map(of).collect()
 }
 
 /// Reads what a record says of itself.
@@ -121,7 +135,7 @@ fn read(record: &Record<'_>, schemas: &Schemas, unknown: &mut BTreeSet<u32>) -> 
 fn incomplete(
     judge: &Judge,
     partitions: &BTreeMap<(TopicGeneration, i32), Partition>,
-    through: &Through,
+    (known, through): (&BTreeSet<(TopicGeneration, i32)>, &Through),
 ) -> Vec<String> {
     let mut words = Vec::new();
     let of_connectors = || partitions.iter().filter(|(_, partition)| !partition.is_of_heartbeats());
@@ -138,7 +152,10 @@ fn incomplete(
             continue;
         };
         let of_it = of_connectors().filter(|(_, partition)| partition.connector() == name && !partition.has_beyond);
-        for (at @ (stream, number), _) in of_it {
+        // What is in a partition without records may not have come yet.
+        let silent = known.iter().filter(|at| !partitions.contains_key(at));
+        let silent = silent.filter(|(stream, _)| Partition::of_topic(&stream.topic).connector() == name);
+        for at @ (stream, number) in of_it.map(|(at, _)| at).chain(silent) {
             if through.get(at).is_none_or(|through| through.timestamp_millis() < passed) {
                 let known = through.get(at).map_or_else(|| "not known".to_owned(), |at| time::utc(*at));
                 words.push(format!(
@@ -178,11 +195,33 @@ mod tests {
             let read = Read { event: event.clone(), connector: None };
             judge.see(partition, Judged { offset, timestamp: *timestamp, key: None }, &read);
         }
-        incomplete(&judge, &partitions, &through)
+        incomplete(&judge, &partitions, (&BTreeSet::new(), &through))
     }
 
     fn streamed(lsn: u64) -> Event {
         Event::Streamed(Place { after: Some(lsn - 1), lsn, ..Place::default() })
+    }
+
+    #[test]
+    fn a_partition_without_records_is_asked_about_too() {
+        let stream = TopicGeneration::new("main", "srv.public.t", 0);
+        let mut judge = Judge::new(Cut { end: 100, at: 0, next_at: None, next_lsn: Some(150), committed: None });
+        let mut partition = Partition::of_topic(&stream.topic);
+        let event = Judged { offset: 0, timestamp: 8_000, key: None };
+        judge.see(&mut partition, event, &Read { event: streamed(200), connector: None });
+        let partitions = BTreeMap::from([((stream.clone(), 0), partition)]);
+        let told = |known: &[(&str, i32)], complete: &[(i32, i64)]| {
+            let known =
+                known.iter().map(|(topic, number)| (TopicGeneration::new("main", *topic, 0), *number)).collect();
+            let at = |ms| DateTime::from_timestamp_millis(ms).expect("a time");
+            let through = complete.iter().map(|(number, ms)| ((stream.clone(), *number), at(*ms))).collect();
+            incomplete(&judge, &partitions, (&known, &through))
+        };
+        let both = [("srv.public.t", 0), ("srv.public.t", 1), ("other", 0)];
+        let unknown = told(&both, &[]);
+        assert!(unknown.len() == 1 && unknown[0].contains("partition 1 is complete up to not known"), "{unknown:?}");
+        assert_eq!(told(&both, &[(1, 7_999)]).len(), 1);
+        assert!(told(&both, &[(1, 8_000)]).is_empty());
     }
 
     #[test]
