@@ -340,7 +340,7 @@ fn a_recovery_that_is_killed_wherever_it_writes_goes_on() {
 #[test]
 fn a_server_that_was_restored_by_other_means_is_gone_on_with_and_what_is_not_known_is_said() {
     let (kafka, worker) = (shared(), shared_worker());
-    let mut lost = lost(Version::V17, worker, &[]);
+    let mut lost = lost(Version::V17, worker, &[("slot.failover", "true")]);
     lost.pipeline(worker, "");
     let plan = lost.recover(&["--to", &lost.to, "--dry-run", "--json"]).expect(0).json();
     let end = plan["commit"]["end"].as_str().expect("a position").to_owned();
@@ -378,6 +378,12 @@ fn a_server_that_was_restored_by_other_means_is_gone_on_with_and_what_is_not_kno
     let (ledger, marks) = ("public.ledger has ", ".public.marks comes to differ in note");
     assert!(told("was open before its slots") && told(ledger) && told(marks) && differences.len() == 3, "{report}");
     assert_eq!((&report["ok"], &report["connectors"][0]["marker_seen"]), (&false.into(), &true.into()), "{report}");
+    let slot = format!("SELECT failover FROM pg_replication_slots WHERE slot_name = '{}'", lost.slot);
+    assert_eq!(
+        (lost.old.psql(&slot), restored.psql(&slot)),
+        ("t".to_owned(), "t".to_owned()),
+        "standbys are to have it"
+    );
     assert_one_commit("restored by other means", &lost, &restored, kafka);
     let at = kafka.committed(&lost.group, &format!("{}.public.acct", lost.new_prefix()));
     assert_eq!(at.get(&0), Some(&5), "{report}");

@@ -39,6 +39,8 @@ pub struct Connector {
     pub prefixes: (String, String),
     /// The statement that writes its marker; none: a logical decoding message does.
     pub marker: Option<String>,
+    /// Whether its slot was one that standbys are to have, too (PostgreSQL 17 and newer).
+    pub has_failover: bool,
 }
 
 impl Connector {
@@ -53,6 +55,7 @@ impl Connector {
             prefixes: (prefix(archived), prefix(&config)),
             config,
             marker: captured.and_then(|captured| captured.marker.clone()),
+            has_failover: false,
         }
     }
 
@@ -94,6 +97,9 @@ impl Connector {
         format!("^(?:{prefix}\\.|{beats}\\.{prefix}$)")
     }
 }
+
+/// Slots by their names, and whether standbys are to have them, too.
+pub type Slots = BTreeMap<String, bool>;
 
 type Config_ = BTreeMap<String, Option<String>>;
 
@@ -169,11 +175,12 @@ fn furthest(kept: &Kept) -> BTreeMap<String, u64> {
 }
 
 impl Archived {
-    /// Chooses those that the pipeline file names, or all of this database. `slots` are those of the system, if they were kept.
+    /// Chooses those that the pipeline file names, or all of this database. `slots` are those of the system, if they were kept. Where
+    /// nobody `makes` connectors, their configs are nobody's.
     ///
     /// # Errors
     /// [`Kind::NotFound`] for a name that was not kept; [`Kind::Config`] for one that cannot be brought back as it is asked for.
-    pub fn choose(self, pipeline: &Pipeline, slots: Option<&BTreeSet<String>>, yes: bool) -> Result<Chosen> {
+    pub fn choose(self, pipeline: &Pipeline, slots: Option<&Slots>, (yes, makes): (bool, bool)) -> Result<Chosen> {
         let mut chosen = Chosen { connectors: Vec::new(), notes: self.notes, furthest: None };
         let known: Vec<&str> = self.kept.keys().map(String::as_str).collect();
         for captured in &pipeline.connectors {
@@ -195,7 +202,7 @@ impl Archived {
                     chosen
                         .notes
                         .push(format!("the connector {name} is none of Debezium over Postgres, and is left out"));
-                } else if slots.is_some_and(|slots| !slots.contains(connector.slot())) {
+                } else if slots.is_some_and(|slots| !slots.contains_key(connector.slot())) {
                     chosen.notes.push(format!("the connector {name} has no slot of this system, and is left out"));
                 } else {
                     chosen.connectors.push(connector);
@@ -204,11 +211,17 @@ impl Archived {
         }
         for connector in &chosen.connectors {
             let archived = &self.kept[&connector.name].config;
-            connector.is_sound(archived, yes)?;
-            // Where nobody makes it, its config is nobody's.
-            if pipeline.connect.is_some() && !yes {
+            connector.is_placed()?;
+            if makes {
+                connector.is_sound(archived, yes)?;
+            }
+            if makes && !yes {
                 connector.leads_to_targets(archived, pipeline)?;
             }
+        }
+        for connector in &mut chosen.connectors {
+            connector.has_failover =
+                slots.and_then(|slots| slots.get(connector.slot())).is_some_and(|failover| *failover);
         }
         are_apart(&chosen.connectors)?;
         chosen.furthest = chosen.connectors.iter().filter_map(|of| self.furthest.get(&of.name).copied()).max();
@@ -236,15 +249,23 @@ fn are_apart(connectors: &[Connector]) -> Result<()> {
 }
 
 impl Connector {
+    fn wrong(&self, why: &str, hint: &str) -> Result<()> {
+        Err(Error::new(Kind::Config, format!("the connector {}: {why}", self.name)).hint(hint.to_owned()))
+    }
+
+    /// Refuses one of which it is not known where its slot and its topics are.
+    fn is_placed(&self) -> Result<()> {
+        match ["topic.prefix", "database.dbname"].into_iter().find(|key| setting(&self.config, key).is_none()) {
+            Some(key) => self.wrong(&format!("its config has no {key}"), "set it in [connector.config]"),
+            None => Ok(()),
+        }
+    }
+
     /// Refuses what would lose changes, or send other ones, without a word.
     fn is_sound(&self, archived: &Config_, yes: bool) -> Result<()> {
-        let wrong = |why: &str, hint: &str| {
-            Err(Error::new(Kind::Config, format!("the connector {}: {why}", self.name)).hint(hint.to_owned()))
-        };
-        for key in ["topic.prefix", "database.dbname", "database.hostname"] {
-            if setting(&self.config, key).is_none() {
-                return wrong(&format!("its config has no {key}"), "set it in [connector.config]");
-            }
+        let wrong = |why: &str, hint: &str| self.wrong(why, hint);
+        if setting(&self.config, "database.hostname").is_none() {
+            return wrong("its config has no database.hostname", "set it in [connector.config]");
         }
         let same = |key: &str| setting(&self.config, key) == setting(archived, key);
         if same("database.hostname") && same("database.port") && !yes {
@@ -429,14 +450,17 @@ async fn state_of(store: &Store, chain: &Chain, version: &Version) -> Result<Val
 ///
 /// # Errors
 /// What of them cannot be read.
-pub async fn slots(store: &Store, commit: &Commit) -> Result<Option<BTreeSet<String>>> {
+pub async fn slots(store: &Store, commit: &Commit) -> Result<Option<Slots>> {
     let of = StateOf { kind: StateKind::Slots, scope: commit.system_id.to_string() };
-    let mut names = BTreeSet::new();
+    let mut names = Slots::new();
     for ms in [commit.at.div_euclid(1_000), i64::MAX] {
         match as_of(store, &of, ms).await {
-            Ok((_, state)) => names.extend(
-                state.get("slots").and_then(Value::as_object).into_iter().flat_map(|slots| slots.keys().cloned()),
-            ),
+            Ok((_, state)) => {
+                for (name, slot) in state.get("slots").and_then(Value::as_object).into_iter().flatten() {
+                    let is = slot.get("failover").and_then(Value::as_bool).unwrap_or_default();
+                    *names.entry(name.clone()).or_default() |= is;
+                }
+            }
             Err(error) if error.kind() == Kind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         }
@@ -483,21 +507,26 @@ mod tests {
 
     #[test]
     fn all_of_this_database_are_chosen_or_those_that_are_named() {
-        let all = archived(&[]).choose(&pipeline(&[]), None, true).expect("chosen");
+        let all = archived(&[]).choose(&pipeline(&[]), None, (true, true)).expect("chosen");
         assert_eq!(all.connectors.iter().map(|one| one.name.as_str()).collect::<Vec<_>>(), ["shop"]);
         assert_eq!(all.notes.len(), 1, "{:?}", all.notes);
-        let others = BTreeSet::from(["another".to_owned()]);
-        assert!(archived(&[]).choose(&pipeline(&[]), Some(&others), true).expect("chosen").connectors.is_empty());
+        let others = Slots::from([("another".to_owned(), true)]);
+        assert!(
+            archived(&[]).choose(&pipeline(&[]), Some(&others), (true, true)).expect("chosen").connectors.is_empty()
+        );
         let named = pipeline(&[("shop", &[("database.port", "5433")])]);
-        let one = archived(&[]).choose(&named, Some(&others), false).expect("it is named").connectors.remove(0);
+        let one = archived(&[]).choose(&named, Some(&others), (false, true)).expect("it is named").connectors.remove(0);
         assert_eq!(
             (one.slot(), one.plugin(), one.publication(), one.database()),
             ("dbz", "pgoutput", "dbz_publication", "shop")
         );
+        assert!(!one.has_failover);
+        let own = Slots::from([("dbz".to_owned(), true)]);
+        assert!(archived(&[]).choose(&named, Some(&own), (false, true)).expect("chosen").connectors[0].has_failover);
         assert_eq!(one.config["database.port"].as_deref(), Some("5433"));
         assert_eq!(one.topics(), "^(?:srv\\.|__debezium\\-heartbeat\\.srv$)");
         for (name, kind) in [("none", Kind::NotFound), ("sink", Kind::Unsupported)] {
-            let error = archived(&[]).choose(&pipeline(&[(name, &[])]), None, true).expect_err(name);
+            let error = archived(&[]).choose(&pipeline(&[(name, &[])]), None, (true, true)).expect_err(name);
             assert_eq!(error.kind(), kind);
         }
     }
@@ -511,17 +540,27 @@ mod tests {
             (&[("snapshot.mode", "always")], away, "a snapshot of all tables again"),
             (&[], &[("topic.prefix", ""), ("database.port", "1")], "has no topic.prefix"),
         ] {
-            let error = archived(archived_with).choose(&pipeline(&[("shop", given)]), None, false).expect_err(part);
+            let error =
+                archived(archived_with).choose(&pipeline(&[("shop", given)]), None, (false, true)).expect_err(part);
             assert!(error.to_string().contains(part) && error.exit_code() == 2, "{error}");
         }
-        let two = archived(&[]).choose(&pipeline(&[("shop", away), ("shop", away)]), None, false);
+        let unmade = |given: &[(&str, &str)]| {
+            archived(&[]).choose(&pipeline(&[("shop", given)]), None, (false, false)).map(drop)
+        };
+        assert!(unmade(&[]).is_ok(), "nobody makes it: it connects to no server");
+        assert!(unmade(&[("topic.prefix", "")]).is_err(), "its topics are not known");
+        let two = archived(&[]).choose(&pipeline(&[("shop", away), ("shop", away)]), None, (false, true));
         assert!(two.expect_err("one slot").to_string().contains("have the slot dbz"));
     }
 
     #[test]
     fn the_prefix_has_to_follow_the_topics() {
         let one = |given: &[(&str, &str)]| {
-            archived(&[]).choose(&pipeline(&[("shop", given)]), None, true).expect("chosen").connectors.remove(0)
+            archived(&[])
+                .choose(&pipeline(&[("shop", given)]), None, (true, true))
+                .expect("chosen")
+                .connectors
+                .remove(0)
         };
         let rename = Rename::parse("^srv=new").expect("a rule");
         assert!(
@@ -545,7 +584,7 @@ mod tests {
         assert_eq!(all, BTreeMap::from([("shop".to_owned(), 7), ("elsewhere".to_owned(), 900)]));
         let mut kept = archived(&[]);
         kept.furthest = all;
-        assert_eq!(kept.choose(&pipeline(&[]), None, true).expect("chosen").furthest, Some(7));
+        assert_eq!(kept.choose(&pipeline(&[]), None, (true, true)).expect("chosen").furthest, Some(7));
     }
 
     #[test]
@@ -554,7 +593,7 @@ mod tests {
         let mut config = kept.kept["shop"].config.clone();
         config.insert("slot.name".to_owned(), Some("other".to_owned()));
         kept.kept.insert("more".to_owned(), KeptConnector { config, offsets: None });
-        let error = kept.choose(&pipeline(&[]), None, true).expect_err("one topic for the markers of two");
+        let error = kept.choose(&pipeline(&[]), None, (true, true)).expect_err("one topic for the markers of two");
         assert!(error.to_string().contains("topic.prefix srv") && error.kind() == Kind::Config, "{error}");
     }
 
@@ -575,7 +614,7 @@ mod tests {
                 groups: Vec::new(),
                 archived_settings: false,
             });
-            archived(&with).choose(&to, None, yes).map(drop)
+            archived(&with).choose(&to, None, (yes, true)).map(drop)
         };
         assert!(choose(&[], false, (false, false)).is_ok(), "neither is another one");
         for (has, key) in [((true, false), registry), ((false, true), history)] {
@@ -591,7 +630,7 @@ mod tests {
         let mut to = pipeline(&[("shop", &[("database.port", "1")])]);
         (to.connect, to.schema_registry) = (Some(server("http://connect:8083")), Some(server("http://same:8081")));
         let kept = archived(&[("value.converter.schema.registry.url", "http://same:8081")]);
-        assert!(kept.choose(&to, None, false).is_ok());
+        assert!(kept.choose(&to, None, (false, true)).is_ok());
     }
 
     #[test]

@@ -198,6 +198,7 @@ mod tests {
             config: BTreeMap::new(),
             prefixes: ("old".to_owned(), "new".to_owned()),
             marker: None,
+            has_failover: false,
         };
         let (partition, offset) = position(&of, Lsn(0x30B_5FE8), 1_795_822_031_976_178);
         assert_eq!(partition, json!({ "server": "new" }));

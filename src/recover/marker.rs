@@ -229,6 +229,7 @@ mod tests {
             config: BTreeMap::new(),
             prefixes: ("old".to_owned(), "srv".to_owned()),
             marker: None,
+            has_failover: false,
         };
         let among = |of: &Connector| {
             let all = ["srv.message", "srv.public.orders", "srv.x.message", "srv2.message", "old.message"];

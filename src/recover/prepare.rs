@@ -223,7 +223,7 @@ async fn chosen(store: &Store, config: &Config, asked: &Asked, commit: &Commit) 
         Err(error) => return Err(error),
     };
     let slots = archived::slots(store, commit).await?;
-    let chosen = archived.choose(pipeline, slots.as_ref(), asked.yes)?;
+    let chosen = archived.choose(pipeline, slots.as_ref(), (asked.yes, asked.wants(Part::Connectors)))?;
     if let (Some(kafka), true) = (&pipeline.kafka, asked.wants(Part::Connectors)) {
         let rename = rename(kafka)?;
         chosen.connectors.iter().try_for_each(|connector| connector.follows(&rename))?;

@@ -17,6 +17,9 @@ use crate::stream::Lsn;
 /// The first version whose `pgoutput` passes logical decoding messages on.
 const MESSAGES: u32 = 140_000;
 
+/// The first version that copies slots to standbys, if they say so.
+const FAILOVER: u32 = 170_000;
+
 /// Refuses what makes a slot impossible, before one is tried.
 ///
 /// # Errors
@@ -84,8 +87,9 @@ pub async fn make(server: &Server, of: &Connector, (folder, journal): (&Folder, 
 pub(super) async fn create(sql: &mut Sql, of: &Connector) -> Result<Lsn> {
     // It would wait for ever for a transaction that does not end.
     sql.query("SET statement_timeout = '60s'", "limit a statement").await?;
-    let made =
-        format!("SELECT lsn FROM pg_create_logical_replication_slot({}, {})", literal(of.slot()), literal(of.plugin()));
+    let more = if of.has_failover && sql.version() >= FAILOVER { ", failover => true" } else { "" };
+    let (slot, plugin) = (literal(of.slot()), literal(of.plugin()));
+    let made = format!("SELECT lsn FROM pg_create_logical_replication_slot({slot}, {plugin}{more})");
     let at = one(sql, &made, &format!("make the slot {}", of.slot())).await?.and_then(|at| at.parse().ok());
     at.ok_or_else(|| Error::new(Kind::Internal, "the server does not tell where its slot begins"))
 }

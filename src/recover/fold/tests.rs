@@ -7,6 +7,7 @@ fn connector(settings: &[(&str, &str)]) -> Connector {
         config: own.map(|(key, value)| ((*key).to_owned(), Some((*value).to_owned()))).collect(),
         prefixes: ("old".to_owned(), "new".to_owned()),
         marker: None,
+        has_failover: false,
     }
 }
 
