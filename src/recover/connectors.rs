@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::archived::Connector;
+use super::connector::Connector;
 use super::journal::{Folder, Journal};
 use crate::error::{Error, Kind, Result};
 use crate::restore::patiently;

@@ -16,7 +16,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::archived::Connector;
+use super::connector::Connector;
 use crate::error::{Error, Kind, Result, ResultExt as _};
 use crate::replay::kafka::Connection;
 

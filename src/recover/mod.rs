@@ -16,6 +16,7 @@
 //! refuses.
 
 pub mod archived;
+pub mod connector;
 pub mod connectors;
 pub mod cut;
 pub mod database;
@@ -23,6 +24,7 @@ pub mod drill;
 pub mod fold;
 pub mod journal;
 pub mod marker;
+pub mod plan;
 pub mod prepare;
 pub mod repair;
 pub mod report;

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use super::archived::{self, Chosen, Connector};
+use super::archived::{self, Chosen};
+use super::connector::Connector;
 use super::connectors;
 use super::database::{Made, Restore};
 use super::journal::{Commit, Folder, Journal};

@@ -8,7 +8,7 @@
 //! A slot that is made waits for every transaction that runs to end, so prepared ones are looked for first. The offset that a connector is
 //! given is just S: below it would be the same, above it would lose every commit in between, without a word.
 
-use super::archived::Connector;
+use super::connector::Connector;
 use super::journal::{Commit, Folder, Journal};
 use crate::error::{Error, Kind, Result};
 use crate::source::postgres::{Server, Sql};

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use chrono::DateTime;
 
-use super::archived::Connector;
+use super::connector::Connector;
 use super::cut::{Schemas, Survey, cut_at, survey};
 use super::journal::{Commit, Folder, Journal, Proof, Records};
 use super::marker;

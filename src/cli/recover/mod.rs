@@ -9,9 +9,10 @@ use self::failed::exits_with_1;
 use super::output::{print, print_json};
 use crate::config::{Config, Pipeline};
 use crate::error::{Error, Kind, Result};
+use crate::recover::plan::plan;
 use crate::recover::prepare::{Asked, Named, folder_of, prepare};
 use crate::recover::report::Report;
-use crate::recover::run::{carry_out, plan};
+use crate::recover::run::carry_out;
 use crate::store::Store;
 
 /// Brings a pipeline to one commit: the last at or before a moment.

@@ -22,7 +22,7 @@ use chrono::DateTime;
 pub use table::Table;
 
 use self::topic::Folded;
-use super::archived::Connector;
+use super::connector::Connector;
 use super::cut::Schemas;
 use super::journal::{Journal, Proof};
 use crate::config::Config;
