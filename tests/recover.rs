@@ -190,15 +190,7 @@ impl Lost {
 
 /// `tidelog recover` as a user that PostgreSQL runs as.
 pub(crate) fn command(service: &Service, args: &[&str]) -> Command {
-    let all = [&["-c", "tidelog.toml", "recover"], args].concat();
-    let tidelog = service.site.home().command(&all);
-    let mut command = Command::new("unshare");
-    command.args(["--user", "--map-user=65534", "--map-group=65534"]).arg(tidelog.get_program());
-    command.args(tidelog.get_args()).current_dir(service.site.home().path());
-    for (name, _) in tidelog.get_envs() {
-        command.env_remove(name);
-    }
-    command
+    as_postgres(&service.site, &[&["-c", "tidelog.toml", "recover"], args].concat())
 }
 
 fn step<'a>(report: &'a Value, name: &str) -> &'a Value {

@@ -8,7 +8,7 @@ use super::primary::{Primary, SlotState, primary, slot_state};
 use super::settings::{at_scratch, of_live, put_back};
 use super::way::{Chosen, DECODES, Way, choose};
 use crate::error::{Error, Kind, Result};
-use crate::recover::archived::Connector;
+use crate::recover::connector::Connector;
 use crate::recover::connectors::WORKERS;
 use crate::recover::slots;
 use crate::restore::commits::Commits;

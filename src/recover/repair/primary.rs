@@ -4,7 +4,7 @@ use super::asked::{Asked, missing};
 use super::position::Position;
 use crate::config::Recovered;
 use crate::error::{Error, Kind, Result};
-use crate::recover::archived::Connector;
+use crate::recover::connector::Connector;
 use crate::recover::prepare::there;
 use crate::recover::slots::literal;
 use crate::segment::wal::Relations;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::asked::Asked;
 use super::journal::Changed;
 use crate::error::{Error, Kind, Result};
-use crate::recover::archived::{CLASS, Connector};
+use crate::recover::connector::{CLASS, Connector};
 use crate::source::rest::operate::Settings;
 
 /// Puts back what was changed of a config.

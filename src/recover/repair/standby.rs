@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use super::lost::Anchor;
 use crate::config::Scratch;
 use crate::error::{Error, Kind, Result, ResultExt as _};
-use crate::recover::archived::Connector;
+use crate::recover::connector::Connector;
 use crate::recover::database::{Made, opened, quoted_name};
 use crate::recover::server::{Open, Server as Started, Start};
 use crate::recover::slots::{literal, one};
