@@ -513,6 +513,8 @@ def main():
             parser.error("--quick measures nothing that is worth keeping: leave out --write")
         options.records, options.repeat, options.scale = 5_000, 1, 0.01
     if options.short:
+        if options.write:
+            parser.error("--short measures each once: leave out --write")
         options.records, options.repeat, options.scale, options.sections = 300_000, 1, 0.33, options.sections or SHORT
     setup = subprocess.run(["bash", ROOT / "tests/rig/setup.sh", "bench"], stdout=subprocess.PIPE, text=True, check=True)
     parts = dict(each.split("=", 1) for each in setup.stdout.split())

@@ -53,6 +53,8 @@ pub struct TargetPostgres {
     pub server: Recovered,
     /// `database`: the one in which is asked what is of no database.
     pub database: String,
+    /// `compare`: whether captured tables are compared with their topics.
+    pub compare: bool,
 }
 
 /// A server that is made, or one that is there.
@@ -165,6 +167,7 @@ fn postgres(mut section: Section<'_>, lookup: Lookup<'_>) -> TargetPostgres {
         user: section.text("user"),
         settings: section.section("settings").map(|section| section.free(lookup)),
     };
+    let compare = section.truth("compare", true);
     let database = section.text("database").unwrap_or_else(|| "postgres".to_owned());
     let server = match (url, into) {
         (Some(url), into) => {
@@ -187,7 +190,7 @@ fn postgres(mut section: Section<'_>, lookup: Lookup<'_>) -> TargetPostgres {
         }
     };
     section.finish();
-    TargetPostgres { server, database }
+    TargetPostgres { server, database, compare }
 }
 
 /// What is said of a server that is made.

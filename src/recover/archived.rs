@@ -140,7 +140,7 @@ impl Archived {
             }
         }
         for connector in &mut chosen.connectors {
-            connector.has_failover =
+            connector.has_failover |=
                 slots.and_then(|slots| slots.get(connector.slot())).is_some_and(|failover| *failover);
         }
         are_apart(&chosen.connectors)?;

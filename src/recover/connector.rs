@@ -25,6 +25,8 @@ pub struct Connector {
     pub name: String,
     /// Its whole config at the target.
     pub config: BTreeMap<String, Option<String>>,
+    /// Its config as archived, by which the archived records were written.
+    pub archived: BTreeMap<String, Option<String>>,
     /// `topic.prefix` as archived, and at the target.
     pub prefixes: (String, String),
     /// The statement that writes its marker; none: a logical decoding message does.
@@ -43,9 +45,10 @@ impl Connector {
         Self {
             name: name.to_owned(),
             prefixes: (prefix(archived), prefix(&config)),
+            has_failover: setting(&config, "slot.failover") == Some("true"),
             config,
+            archived: archived.clone(),
             marker: captured.and_then(|captured| captured.marker.clone()),
-            has_failover: false,
         }
     }
 

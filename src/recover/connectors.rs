@@ -196,6 +196,7 @@ mod tests {
         let of = Connector {
             name: "a".to_owned(),
             config: BTreeMap::new(),
+            archived: BTreeMap::new(),
             prefixes: ("old".to_owned(), "new".to_owned()),
             marker: None,
             has_failover: false,

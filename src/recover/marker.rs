@@ -227,6 +227,7 @@ mod tests {
         let mut of = Connector {
             name: "a".to_owned(),
             config: BTreeMap::new(),
+            archived: BTreeMap::new(),
             prefixes: ("old".to_owned(), "srv".to_owned()),
             marker: None,
             has_failover: false,

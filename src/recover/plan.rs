@@ -58,6 +58,9 @@ pub(super) fn left_out(step: Step, asked: &Asked, connectors: &[Connector]) -> O
     if step == Step::Fold && !asked.wants(Part::Slots) {
         return Some("the tables are not counted: the database is not part of this run");
     }
+    if step == Step::Fold && asked.pipeline.postgres.as_ref().is_some_and(|postgres| !postgres.compare) {
+        return Some("the pipeline file says compare = false");
+    }
     let has_none = connectors.is_empty() && (step == Step::Fold || matches!(part, Part::Slots | Part::Connectors));
     has_none.then_some("there is no connector to bring back")
 }

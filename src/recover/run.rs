@@ -187,7 +187,9 @@ impl Recovery<'_> {
     /// Counts what the connectors capture, before a marker is a row among theirs.
     async fn count(&mut self) -> Result<()> {
         let server = self.server().await?;
-        if !self.asked.wants(Part::Topics) {
+        // Also where the topics come with a later run.
+        let compares = self.asked.pipeline.postgres.as_ref().is_some_and(|postgres| postgres.compare);
+        if self.asked.pipeline.kafka.is_none() || !compares {
             return Ok(());
         }
         for of in &self.prepared.connectors {

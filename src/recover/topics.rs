@@ -189,14 +189,20 @@ async fn judge(store: &Store, config: &Config, selection: &Selection, commit: &C
     let at = DateTime::from_timestamp_micros(commit.at).unwrap_or(now);
     let is_late = |source: &&Source| source.expired.is_some() || source.positions.iter().any(|at| at.start > 0);
     let late = sources.iter().filter(is_late).map(|source| source.stream.topic.clone()).collect();
-    let mut differences: Vec<String> = gaps(&sources);
+    let lost = gaps(&sources);
     let mut notes = expired(&sources, &query);
     let schemas = Schemas::archived(store, at, now).await?;
     let survey = survey(store, sources, &query, found.cut, &schemas).await?;
     is_whole(&survey.stops)?;
     let total = survey.total();
     let records = Records { within: total.included, out: total.excluded, uncertain: total.uncertain };
-    differences.extend(warnings_of(&left_out));
+    let mut differences: Vec<String> = warnings_of(&left_out);
+    for one in lost {
+        // What lies behind the first later transaction is of no earlier one.
+        let beyond = survey.beyond.get(&(one.stream, one.partition));
+        let told = if beyond.is_some_and(|beyond| one.start > *beyond) { &mut notes } else { &mut differences };
+        told.push(one.words);
+    }
     differences.extend(survey.incomplete.iter().cloned());
     if total.uncertain > 0 {
         differences.push(format!(

@@ -235,30 +235,39 @@ pub fn shortfalls(sources: &[Source], query: &Query, now: DateTime<Utc>) -> Vec<
     // Only the newest generation of a topic goes on.
     let mut warnings: Vec<String> = newest.values().filter_map(|source| source.not_reached(query, now)).collect();
     warnings.extend(expired(sources, query));
-    warnings.extend(gaps(sources));
+    warnings.extend(gaps(sources).into_iter().map(|lost| lost.words));
     warnings
 }
 
-/// What of `query` was lost before it could be archived, as warnings.
-pub fn gaps(sources: &[Source]) -> Vec<String> {
-    let mut warnings = Vec::new();
+/// Offsets of what is wanted that were lost before they could be archived.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lost {
+    /// The topic.
+    pub stream: TopicGeneration,
+    /// The partition.
+    pub partition: i32,
+    /// The first offset.
+    pub start: i64,
+    /// All of it in words.
+    pub words: String,
+}
+
+/// What of `sources` was lost before it could be archived.
+pub fn gaps(sources: &[Source]) -> Vec<Lost> {
+    let mut lost = Vec::new();
     for source in sources {
         let wanted = |gap: &&Gap| {
             let offsets = source.wanted.get(&gap.partition);
             offsets.is_some_and(|offsets| gap.start < offsets.end && offsets.start < gap.end)
         };
         for gap in source.gaps.iter().filter(wanted) {
-            warnings.push(format!(
-                "{} partition {}: offsets {}..{} are lost ({})",
-                source.stream.topic,
-                gap.partition,
-                gap.start,
-                gap.end,
-                gap.reason.words()
-            ));
+            let Gap { partition, start, end, reason, .. } = *gap;
+            let topic = &source.stream.topic;
+            let words = format!("{topic} partition {partition}: offsets {start}..{end} are lost ({})", reason.words());
+            lost.push(Lost { stream: source.stream.clone(), partition, start, words });
         }
     }
-    warnings
+    lost
 }
 
 /// What of `query` retention has expired, as warnings.

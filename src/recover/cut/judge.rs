@@ -125,8 +125,8 @@ pub struct Partition {
     last_said: Option<Said>,
     /// The connector of its records.
     connector: String,
-    /// Whether a record in it was streamed that lies beyond L.
-    pub has_beyond: bool,
+    /// The offset of the first record in it that was streamed and lies beyond L.
+    pub first_beyond: Option<i64>,
     has_heartbeats: bool,
     has_others: bool,
 }
@@ -210,7 +210,9 @@ impl Judge {
             partition.settle(connector);
         }
         let said = said.settled(connector);
-        partition.has_beyond |= said == Said::Out && read.event.was_streamed();
+        if said == Said::Out && read.event.was_streamed() {
+            partition.first_beyond.get_or_insert(record.offset);
+        }
         partition.has_heartbeats |= read.event == Event::Heartbeat;
         partition.has_others |= !matches!(read.event, Event::Heartbeat | Event::Tombstone);
         let offsets = record.offset..record.offset.saturating_add(1);

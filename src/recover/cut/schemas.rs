@@ -74,7 +74,10 @@ impl Schemas {
     /// The same where records were given other ids, by the archived ones.
     pub fn renumbered(mut self, ids: &BTreeMap<i64, i64>) -> Self {
         let now = |id: u32| ids.get(&i64::from(id)).map_or(Some(id), |now| u32::try_from(*now).ok());
-        self.by_id = self.by_id.into_iter().filter_map(|(id, schema)| Some((now(id)?, schema))).collect();
+        // What got an id is not written over by what had it before.
+        let is_given = |id: &u32| ids.contains_key(&i64::from(*id));
+        let (given, kept): (Vec<_>, Vec<_>) = self.by_id.into_iter().partition(|(id, _)| is_given(id));
+        self.by_id = kept.into_iter().chain(given).filter_map(|(id, schema)| Some((now(id)?, schema))).collect();
         self.doubtful = self.doubtful.into_iter().filter_map(now).collect();
         self
     }

@@ -30,6 +30,8 @@ pub struct Survey {
     pub incomplete: Vec<String>,
     /// How often the log and what a connector says disagree.
     pub contradictions: u64,
+    /// Where in each partition what lies beyond the cut begins.
+    pub beyond: BTreeMap<(TopicGeneration, i32), i64>,
     /// Where the archive could not be read.
     pub stops: Vec<Stop>,
     /// What else the user should know.
@@ -72,6 +74,8 @@ pub async fn survey(store: &Store, sources: Vec<Source>, query: &Query, cut: Cut
         incomplete: incomplete(&judge, &partitions, (&known, &through)),
         ..Survey::default()
     };
+    let begins = |(at, partition): (&(TopicGeneration, i32), &Partition)| Some((at.clone(), partition.first_beyond?));
+    survey.beyond = partitions.iter().filter_map(begins).collect();
     for ((stream, number), partition) in partitions {
         let (kept, counts) = judge.decide(&partition);
         survey.topics.entry(stream.clone()).or_default().add(counts);
@@ -151,7 +155,8 @@ fn incomplete(
             ));
             continue;
         };
-        let of_it = of_connectors().filter(|(_, partition)| partition.connector() == name && !partition.has_beyond);
+        let of_it =
+            of_connectors().filter(|(_, partition)| partition.connector() == name && partition.first_beyond.is_none());
         // What is in a partition without records may not have come yet.
         let silent = known.iter().filter(|at| !partitions.contains_key(at));
         let silent = silent.filter(|(stream, _)| Partition::of_topic(&stream.topic).connector() == name);

@@ -35,6 +35,9 @@ use crate::store::Store;
 use crate::stream::StreamId;
 use crate::time;
 
+/// What more rows in a topic may come from.
+const TRUNCATES: &str = " (a TRUNCATE is in no topic, by skipped.operations)";
+
 /// So many names are told.
 const MOST_NAMED: usize = 8;
 
@@ -56,43 +59,77 @@ pub async fn count(store: &Store, config: &Config, server: &Server, of: &Connect
         .await
 }
 
+/// The topic of a table, with what no topic may be called replaced (`TopicSchema`'s sanitized names).
 fn archived_topic(of: &Connector, schema: &str, table: &str) -> String {
-    format!("{}.{schema}.{table}", of.prefixes.0)
+    let is_taken = |c: char| c.is_ascii_alphanumeric() || ['.', '_', '-'].contains(&c);
+    format!("{}.{schema}.{table}", of.prefixes.0).chars().map(|c| if is_taken(c) { c } else { '_' }).collect()
+}
+
+/// A setting by which the archived records were written.
+fn was<'a>(of: &'a Connector, key: &str) -> Option<&'a str> {
+    of.archived.get(key).and_then(Option::as_deref).filter(|value| !value.is_empty())
 }
 
 /// Why the topics of a connector cannot be compared with its tables.
 fn why_not(of: &Connector) -> Option<String> {
-    let given = |key: &str| of.config.get(key).and_then(Option::as_deref).filter(|value| !value.is_empty());
     if of.plugin() != "pgoutput" {
         return Some(format!("its plugin is {}, and what it captures is not known by a publication", of.plugin()));
     }
-    if given("message.key.columns").is_some() {
-        return Some("message.key.columns gives its records other keys than the tables have".to_owned());
+    let others = ["message.key.columns", "topic.naming.strategy"];
+    if let Some(key) = others.into_iter().find(|key| was(of, key).is_some()) {
+        return Some(format!("its {key} gives records other keys, or topics other names, than the tables have"));
     }
-    let names = given("transforms").unwrap_or_default().split(',').map(str::trim).filter(|name| !name.is_empty());
-    let unwraps =
-        |name: &str| given(&format!("transforms.{name}.type")) == Some("io.debezium.transforms.ExtractNewRecordState");
-    names.into_iter().find(|name| !unwraps(name)).map(|name| format!("the transform {name} may change its records"))
+    if was(of, "topic.delimiter").is_some_and(|delimiter| delimiter != ".") {
+        return Some("its topic.delimiter is not the default".to_owned());
+    }
+    transforms(of).find(|name| !unwraps(of, name)).map(|name| format!("the transform {name} may change its records"))
+}
+
+fn transforms(of: &Connector) -> impl Iterator<Item = &str> {
+    was(of, "transforms").unwrap_or_default().split(',').map(str::trim).filter(|name| !name.is_empty())
+}
+
+fn unwraps(of: &Connector, name: &str) -> bool {
+    was(of, &format!("transforms.{name}.type")) == Some("io.debezium.transforms.ExtractNewRecordState")
 }
 
 /// Whether values stand in the topic as they are in the table.
 fn has_values(of: &Connector) -> bool {
-    let changes = ["column.mask", "column.truncate", "unavailable.value.placeholder"];
-    !of.config.keys().any(|key| changes.iter().any(|change| key.starts_with(change)))
+    let changes = ["column.mask", "column.truncate", "converters", "post.processors", "unavailable.value.placeholder"];
+    !of.archived.keys().any(|key| changes.iter().any(|change| key.starts_with(change)))
 }
 
 /// Why a topic may well have other rows than its table.
 fn may_differ(of: &Connector, is_late: bool) -> Option<&'static str> {
-    let given = |key: &str| of.config.get(key).and_then(Option::as_deref).filter(|value| !value.is_empty());
-    let mode = given("snapshot.mode").unwrap_or("initial");
     if is_late {
         return Some("the archive does not have its beginning");
     }
-    if !["initial", "when_needed"].contains(&mode) {
+    let mode = was(of, "snapshot.mode").unwrap_or("initial");
+    if !["initial", "initial_only", "always", "when_needed"].contains(&mode) {
         return Some("by its snapshot.mode the connector did not begin with all rows");
     }
     let some = ["snapshot.select.statement.overrides", "snapshot.include.collection.list"];
-    some.into_iter().any(|key| given(key).is_some()).then_some("its first snapshot was made of some rows")
+    if some.into_iter().any(|key| was(of, key).is_some()) {
+        return Some("its first snapshot was made of some rows");
+    }
+    if was(of, "skipped.operations")
+        .is_some_and(|skipped| skipped.split(',').any(|op| ["c", "u", "d"].contains(&op.trim())))
+    {
+        return Some("the connector leaves operations out (skipped.operations)");
+    }
+    // What is left of a deletion was called otherwise before 2.5.
+    let tells = |name: &str| {
+        let set = |key: &str| was(of, &format!("transforms.{name}.{key}"));
+        set("delete.tombstone.handling.mode").is_some_and(|mode| mode != "drop")
+            || set("delete.handling.mode") == Some("rewrite")
+    };
+    let drops = transforms(of).any(|name| unwraps(of, name) && !tells(name));
+    drops.then_some("the transform that unwraps its records may leave out what was deleted")
+}
+
+/// Whether the connector passes truncates on.
+fn tells_truncates(of: &Connector) -> bool {
+    was(of, "skipped.operations").is_some_and(|skipped| !skipped.split(',').any(|op| op.trim() == "t"))
 }
 
 /// Compares the topics as they are at the target with the tables that were counted.
@@ -107,13 +144,18 @@ pub async fn compare(
     let now = time::now();
     let at = DateTime::from_timestamp_micros(journal.commit.at).unwrap_or(now);
     let schemas = std::sync::Arc::new(Schemas::archived(store, at, now).await?.renumbered(&journal.schema_ids));
-    let (mut told, none) = (Told::default(), Vec::new());
+    let mut told = Told::default();
     for of in connectors {
         if let Some(why) = why_not(of) {
             told.proof.notes.push(format!("the tables of {} are not compared with their topics: {why}", of.name));
             continue;
         }
-        for table in journal.tables.get(&of.name).unwrap_or(&none) {
+        let Some(tables) = journal.tables.get(&of.name) else {
+            told.proof.notes.push(format!("the tables of {} were not counted when its slot was made", of.name));
+            continue;
+        };
+        told.without_topic(tables);
+        for table in tables.iter().filter(|table| table.refused.as_deref() != Some(table::NO_TOPIC)) {
             let archived = archived_topic(of, &table.schema, &table.name);
             let topic = rename.target(&archived)?;
             if let Some(why) = &table.refused {
@@ -127,11 +169,9 @@ pub async fn compare(
             let of_topic = topic.clone();
             let folded = tokio::task::spawn_blocking(move || topic::fold(&to, (&of_topic, ends), &own, &schemas));
             let folded = folded.await.or_err(Kind::Internal, || format!("reading {topic} was aborted"))??;
-            told.tell(
-                (table, &topic),
-                &folded,
-                (has_values(of), may_differ(of, journal.late_topics.contains(&archived))),
-            );
+            let may_differ = table.may_differ.as_deref().or(may_differ(of, journal.late_topics.contains(&archived)));
+            let truncates = if tells_truncates(of) { "" } else { TRUNCATES };
+            told.tell((table, &topic), &folded, (has_values(of), may_differ, truncates));
         }
     }
     Ok(told.close())
@@ -148,14 +188,35 @@ struct Told {
 }
 
 impl Told {
+    fn without_topic(&mut self, tables: &[Table]) {
+        let none = tables.iter().filter(|table| table.refused.as_deref() == Some(table::NO_TOPIC));
+        let names: Vec<String> = none.map(|table| format!("{}.{}", table.schema, table.name)).collect();
+        if !names.is_empty() {
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            self.proof.notes.push(format!(
+                "tables of the publication that have no archived topic are not compared: {}",
+                named(&names)
+            ));
+        }
+    }
+
     fn not_compared(&mut self, table: &Table, why: &str) {
         let Table { schema, name, .. } = table;
         self.proof.notes.push(format!("{schema}.{name} is not compared with its topic: {why}"));
     }
 
-    fn tell(&mut self, (table, topic): (&Table, &str), folded: &Folded, (values, may_differ): (bool, Option<&str>)) {
+    fn tell(
+        &mut self,
+        (table, topic): (&Table, &str),
+        folded: &Folded,
+        (values, may_differ, truncates): (bool, Option<&str>, &str),
+    ) {
         if let Some(why) = &folded.refused {
             return self.not_compared(table, why);
+        }
+        if let Some(why) = &table.no_columns {
+            let Table { schema, name, .. } = table;
+            self.proof.notes.push(format!("of {schema}.{name} rows are counted alone: {why}"));
         }
         let Table { schema, name, rows, .. } = table;
         let compared = |column: &&String| values && folded.sums.contains_key(*column);
@@ -176,9 +237,15 @@ impl Told {
                 return;
             }
             (true, false) => {
-                format!("{schema}.{name} and the rows that {topic} comes to differ in {}", named(&differing))
+                format!(
+                    "{schema}.{name} and the rows that {topic} comes to differ in {} (what an ALTER TABLE rewrites is in no topic)",
+                    named(&differing)
+                )
             }
-            (false, _) => format!("{schema}.{name} has {rows} rows, and {topic} comes to {}", folded.rows),
+            (false, _) => {
+                let why = if folded.rows > *rows { truncates } else { "" };
+                format!("{schema}.{name} has {rows} rows, and {topic} comes to {}{why}", folded.rows)
+            }
         };
         match may_differ {
             Some(why) => self.proof.notes.push(format!("{told}: {why}")),

@@ -8,8 +8,15 @@ use super::hash::hash;
 use crate::error::{Error, Kind, Result};
 use crate::source::postgres::{Server, Sql};
 
-/// Types that a connector writes just as the server writes them as text, whatever its settings are.
+/// Types that a connector writes just as the server writes them as text, whatever its settings are. A NULL in a column with a default is
+/// written as that default by Kafka's converters (`replace.null.with.default`, KIP-581).
 const ALIKE: &str = "'int2','int4','int8','bool','text','varchar','uuid','json','jsonb'";
+
+/// The first version whose publications have row filters.
+const FILTERS: u32 = 150_000;
+
+/// What the seed is called beside the columns of a table.
+const SEED: &str = "\"tidelog seed\"";
 
 /// Between the columns of a key of several.
 const BETWEEN: &str = "\x1f";
@@ -30,10 +37,19 @@ pub struct Table {
     pub sums: BTreeMap<String, i128>,
     /// How many columns cannot be.
     pub others: usize,
+    /// Why its topic may well come to other rows.
+    #[serde(default)]
+    pub may_differ: Option<String>,
+    /// Why no columns are compared, where it is not for their types.
+    #[serde(default)]
+    pub no_columns: Option<String>,
     /// Why it was not counted.
     #[serde(default)]
     pub refused: Option<String>,
 }
+
+/// Why a table is not counted that no archived topic is of.
+pub(super) const NO_TOPIC: &str = "it has no archived topic";
 
 mod as_text {
     use std::collections::BTreeMap;
@@ -75,8 +91,13 @@ pub(super) async fn tables(
     for set in ["SET statement_timeout = 0", "SET search_path = pg_catalog", "SET row_security = off"] {
         sql.query(set, "set the session").await?;
     }
+    let has_filter = if sql.version() >= FILTERS { "p.rowfilter IS NOT NULL" } else { "false" };
     let asked = format!(
-        "SELECT p.schemaname, p.tablename, c.oid, c.relkind FROM pg_publication_tables p
+        "SELECT p.schemaname, p.tablename, c.oid, c.relkind,
+                CASE WHEN {has_filter} THEN 'its publication has a row filter'
+                     WHEN NOT (b.pubinsert AND b.pubupdate AND b.pubdelete) THEN 'its publication leaves operations out'
+                     WHEN c.relkind = 'p' THEN 'partitions that come and go are in no topic' END
+         FROM pg_publication_tables p JOIN pg_publication b ON b.pubname = p.pubname
          JOIN pg_namespace n ON n.nspname = p.schemaname
          JOIN pg_class c ON c.relname = p.tablename AND c.relnamespace = n.oid
          WHERE p.pubname = {} ORDER BY 1, 2",
@@ -85,18 +106,21 @@ pub(super) async fn tables(
     let sums = hashes_alike(&mut sql).await?;
     let mut tables = Vec::new();
     for row in sql.query(&asked, "list the tables of a publication").await? {
-        let [Some(schema), Some(name), Some(oid), Some(kind)] = row.as_slice() else { continue };
-        if is_wanted(schema, name) {
-            let mut table = Table { schema: schema.clone(), name: name.clone(), ..Table::default() };
-            if let Err(error) = count(&mut sql, &mut table, (oid, kind, sums)).await {
-                // What the server says may hold values.
-                if error.is_transient() {
-                    return Err(error);
-                }
-                table.refused = Some(error.to_string());
+        let [Some(schema), Some(name), Some(oid), Some(kind), may_differ] = row.as_slice() else { continue };
+        let (schema, name, may_differ) = (schema.clone(), name.clone(), may_differ.clone());
+        let mut table = Table { schema, name, may_differ, ..Table::default() };
+        if !is_wanted(&table.schema, &table.name) {
+            table.refused = Some(NO_TOPIC.to_owned());
+        } else if let Err(error) = count(&mut sql, &mut table, (oid, kind, sums)).await {
+            if error.is_transient() {
+                return Err(error);
             }
-            tables.push(table);
+            table.refused = Some(error.to_string());
         }
+        if !sums {
+            table.no_columns = Some("this server's encoding, or its hash of texts, is another one".to_owned());
+        }
+        tables.push(table);
     }
     Ok(tables)
 }
@@ -112,7 +136,8 @@ async fn hashes_alike(sql: &mut Sql) -> Result<bool> {
 
 async fn count(sql: &mut Sql, table: &mut Table, (oid, kind, sums): (&str, &str, bool)) -> Result<()> {
     let asked = format!(
-        "SELECT a.attname, (t.typname IN ({ALIKE}) AND t.typnamespace = 11) OR t.typtype = 'e',
+        "SELECT a.attname,
+                ((t.typname IN ({ALIKE}) AND t.typnamespace = 11) OR t.typtype = 'e') AND (a.attnotnull OR NOT a.atthasdef),
                 coalesce(a.attnum = ANY (i.indkey), false)
          FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
          LEFT JOIN pg_index i ON i.indrelid = a.attrelid AND i.indisprimary
@@ -140,11 +165,17 @@ async fn count(sql: &mut Sql, table: &mut Table, (oid, kind, sums): (&str, &str,
             format!("hashtextextended(concat_ws(E'\\x1f', {}) COLLATE \"C\", 0)", parts.join(", "))
         }
     };
-    let summed = |column: &String| format!("sum(hashtextextended({}::text COLLATE \"C\", {seed}))", quoted(column));
+    let summed = |column: &String| format!("sum(hashtextextended({}::text COLLATE \"C\", {SEED}))", quoted(column));
     let what: Vec<String> = std::iter::once("count(*)".to_owned()).chain(columns.iter().map(summed)).collect();
     // Rows of tables that inherit from it are those of other topics.
     let only = if kind == "p" { "" } else { "ONLY " };
-    let asked = format!("SELECT {} FROM {only}{}.{}", what.join(", "), quoted(&table.schema), quoted(&table.name));
+    // Without OFFSET the seed would be worked out once a column.
+    let asked = format!(
+        "SELECT {} FROM (SELECT *, {seed} AS {SEED} FROM {only}{}.{} OFFSET 0) x",
+        what.join(", "),
+        quoted(&table.schema),
+        quoted(&table.name)
+    );
     let rows = sql.query(&asked, &format!("count {}.{}", table.schema, table.name)).await?;
     let untold = || Error::new(Kind::Internal, "the server does not tell a count");
     let mut told = rows.into_iter().next().ok_or_else(untold)?.into_iter();

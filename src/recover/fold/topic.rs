@@ -55,7 +55,15 @@ enum Held {
     Hash(i64),
 }
 
-type Rows = HashMap<[u8; 16], Box<[Held]>>;
+/// By the hash of its key: in which partition it was changed last, and the row; none of one that is gone.
+type Rows = HashMap<[u8; 16], (i32, Option<Box<[Held]>>)>;
+
+/// Several partitions, which have no order among each other, or one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Alone,
+    Among(i32),
+}
 
 /// Rows as they come to be.
 struct Fold<'a> {
@@ -65,23 +73,33 @@ struct Fold<'a> {
     refused: Option<String>,
     /// Which share of the keys, of how many.
     share: (u64, u64),
+    /// So many rows of it there may be: a table that was counted has fewer.
+    most: usize,
 }
 
 impl<'a> Fold<'a> {
     fn new(table: &'a Table, share: (u64, u64)) -> Self {
-        Self { table, columns: table.sums.keys().collect(), rows: Rows::new(), refused: None, share }
+        let most = usize::try_from(expected(table) * 2 / share.1).unwrap_or(usize::MAX);
+        Self { table, columns: table.sums.keys().collect(), rows: Rows::new(), refused: None, share, most }
     }
 
-    fn apply(&mut self, key: Option<&[u8]>, change: Change, is_alone: bool) {
-        match (change, key) {
+    /// The hash of a key, if it is of this share.
+    fn id(&self, key: &[u8]) -> Option<[u8; 16]> {
+        let digest = Sha256::digest(key);
+        let of = u64::from_le_bytes(*digest.last_chunk::<8>()?);
+        (of % self.share.1 == self.share.0).then(|| digest.first_chunk::<16>().copied())?
+    }
+
+    fn apply(&mut self, id: Option<[u8; 16]>, change: Change, place: Place) {
+        match (change, id) {
             (Change::Nothing, _) => {}
             (Change::Unread, _) => self.refuse("a record of it is no change event that can be read"),
-            (Change::Truncated, _) if !is_alone => {
-                self.refuse("it was truncated, and its partitions have no common order")
+            (Change::Truncated, _) if place != Place::Alone => {
+                self.refuse("it was truncated, and its partitions have no common order");
             }
             (Change::Truncated, _) => self.rows.clear(),
             (_, None) => self.refuse("its records have no keys"),
-            (change, Some(key)) => self.put(key, change),
+            (change, Some(id)) => self.put(id, change, place),
         }
     }
 
@@ -89,21 +107,28 @@ impl<'a> Fold<'a> {
         self.refused.get_or_insert_with(|| why.to_owned());
     }
 
-    fn put(&mut self, key: &[u8], change: Change) {
-        let digest = Sha256::digest(key);
-        let (Some(id), Some(of)) = (digest.first_chunk::<16>(), digest.last_chunk::<8>()) else { return };
-        if u64::from_le_bytes(*of) % self.share.1 != self.share.0 {
-            return;
+    fn put(&mut self, id: [u8; 16], change: Change, place: Place) {
+        let partition = match place {
+            Place::Alone => 0,
+            Place::Among(partition) => partition,
+        };
+        let before = self.rows.get(&id);
+        if before.is_some_and(|(before, _)| *before != partition) {
+            return self
+                .refuse("a key of it lies in several partitions, which have no common order: some were added later");
         }
         let Change::Row(cells) = change else {
-            self.rows.remove(id);
+            match place {
+                Place::Alone => drop(self.rows.remove(&id)),
+                Place::Among(_) => drop(self.rows.insert(id, (partition, None))),
+            }
             return;
         };
         let text = |column: &str| match cells.get(column) {
             Some(Cell::Text(text)) => Some(text.as_str()),
             _ => None,
         };
-        let (seed, before) = (self.table.seed(text), self.rows.get(id));
+        let (seed, before) = (self.table.seed(text), before.and_then(|(_, row)| row.as_ref()));
         let held = |(index, column): (usize, &&String)| match (cells.get(*column), seed) {
             (Some(Cell::Text(text)), Some(seed)) => Held::Hash(hash(text.as_bytes(), seed)),
             (Some(Cell::Null), _) => Held::Null,
@@ -111,14 +136,17 @@ impl<'a> Fold<'a> {
             _ => Held::No,
         };
         let row = self.columns.iter().enumerate().map(held).collect();
-        self.rows.insert(*id, row);
+        self.rows.insert(id, (partition, Some(row)));
+        if self.rows.len() > self.most {
+            self.refuse("it comes to more than twice as many rows as the table has");
+        }
     }
 
     /// Adds what this share comes to.
     fn close(self, into: &mut Folded, known: &mut Vec<bool>) {
         known.resize(self.columns.len(), true);
-        into.rows += self.rows.len() as u64;
-        for row in self.rows.into_values() {
+        for row in self.rows.into_values().filter_map(|(_, row)| row) {
+            into.rows += 1;
             for ((held, column), known) in row.iter().zip(&self.columns).zip(known.iter_mut()) {
                 match held {
                     Held::No => *known = false,
@@ -129,6 +157,11 @@ impl<'a> Fold<'a> {
         }
         into.refused = into.refused.take().or(self.refused);
     }
+}
+
+/// How many rows a topic is expected to come to: as many as the table has, and room for what may differ.
+fn expected(table: &Table) -> u64 {
+    table.rows.max(50_000)
 }
 
 /// Reads a topic from its beginning to where it ended, or ends now.
@@ -157,15 +190,21 @@ pub(super) fn fold(
         partitions.iter_mut().for_each(|(partition, (_, end))| *end = ends.get(partition).copied().unwrap_or_default());
     }
     let records: u64 = partitions.values().map(|(first, end)| end.saturating_sub(*first).max(0).unsigned_abs()).sum();
-    let a_row = 64 + 16 * table.sums.len() as u64;
-    let shares = (records * a_row).div_ceil(MOST_BYTES).max(1);
+    let a_row = 72 + 16 * table.sums.len() as u64;
+    // A row may be changed a thousand times.
+    let shares = records.min(expected(table) * 2).saturating_mul(a_row).div_ceil(MOST_BYTES).max(1);
     let (mut folded, mut known) = (Folded::default(), Vec::new());
     for share in 0..shares {
         let mut fold = Fold::new(table, (share, shares));
         read(&consumer, topic, &partitions, |message| {
+            let id = message.key().and_then(|key| fold.id(key));
+            if fold.refused.is_some() || (message.key().is_some() && id.is_none()) {
+                return;
+            }
             let headers = message.headers().into_iter().flat_map(|headers| headers.iter());
             let headers = headers.map(|header| (header.key.as_bytes(), header.value));
-            fold.apply(message.key(), change(message.payload(), headers, schemas), partitions.len() == 1);
+            let place = if partitions.len() == 1 { Place::Alone } else { Place::Among(message.partition()) };
+            fold.apply(id, change(message.payload(), headers, schemas), place);
         })?;
         fold.close(&mut folded, &mut known);
     }
@@ -248,7 +287,10 @@ mod tests {
         for share in 0..shares {
             let mut fold = Fold::new(&table, (share, shares));
             for (key, change) in changes {
-                fold.apply((!key.is_empty()).then_some(key.as_bytes()), change.clone(), true);
+                match fold.id(key.as_bytes()) {
+                    Some(id) => fold.apply(Some(id), change.clone(), Place::Alone),
+                    None => assert!(shares > 1, "{key}"),
+                }
             }
             fold.close(&mut folded, &mut known);
         }
@@ -297,15 +339,35 @@ mod tests {
     fn what_has_no_order_or_no_key_is_refused() {
         let (table, row) = (table(), row("1", None));
         let mut fold = Fold::new(&table, (0, 1));
-        fold.apply(Some(b"1"), row.clone(), true);
-        fold.apply(None, Change::Truncated, true);
+        let id = fold.id(b"1");
+        fold.apply(id, row.clone(), Place::Alone);
+        fold.apply(None, Change::Truncated, Place::Alone);
         assert!(fold.rows.is_empty() && fold.refused.is_none());
-        fold.apply(None, Change::Truncated, false);
+        fold.apply(None, Change::Truncated, Place::Among(0));
         assert!(fold.refused.as_ref().expect("refused").contains("truncated"));
-        for (key, change) in [(None, row), (Some(&b"1"[..]), Change::Unread)] {
+        for (id, change) in [(None, row.clone()), (id, Change::Unread)] {
             let mut fold = Fold::new(&table, (0, 1));
-            fold.apply(key, change, true);
+            fold.apply(id, change, Place::Alone);
             assert!(fold.refused.is_some());
         }
+        // Its row may be the older one or the newer one.
+        for first in [row.clone(), Change::Gone] {
+            let mut fold = Fold::new(&table, (0, 1));
+            fold.apply(id, first, Place::Among(0));
+            assert!(fold.refused.is_none());
+            fold.apply(id, row.clone(), Place::Among(3));
+            assert!(fold.refused.as_ref().expect("refused").contains("several partitions"));
+        }
+    }
+
+    #[test]
+    fn what_comes_to_far_more_than_the_table_has_is_not_kept() {
+        let table = table();
+        let mut fold = Fold { most: 2, ..Fold::new(&table, (0, 1)) };
+        for key in ["1", "2", "3"] {
+            let id = fold.id(key.as_bytes());
+            fold.apply(id, row(key, None), Place::Alone);
+        }
+        assert!(fold.refused.is_some());
     }
 }

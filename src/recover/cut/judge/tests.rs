@@ -70,9 +70,9 @@ fn a_snapshot_behind_the_cut_does_not_show_what_was_streamed() {
     let (judge, partition, of_it) = judged(cut(), &[(8_000, snapshot(200, None)), (7_500, snapshot(200, None))]);
     let connector = &judge.connectors["srv"];
     assert_eq!((of_it.excluded, connector.passed_at, connector.snapshot_at), (2, None, Some(7_500)));
-    assert!(!partition.has_beyond);
+    assert!(partition.first_beyond.is_none());
     let (judge, partition, _) = judged(cut(), &[(8_000, Event::Streamed(place(Some(110), 200, Some(20))))]);
-    assert!(partition.has_beyond && judge.connectors["srv"].passed_at == Some(8_000));
+    assert!(partition.first_beyond.is_some() && judge.connectors["srv"].passed_at == Some(8_000));
 }
 
 #[test]
@@ -90,7 +90,7 @@ fn what_may_be_of_a_snapshot_is_uncertain_and_proves_nothing() {
         let (judge, partition, of_it) = judged(cut(), &[(6_000, event(lsn, xid))]);
         assert_eq!(of_it, expected, "{lsn} {xid}");
         let passed = judge.connectors.get("srv").and_then(|connector| connector.passed_at);
-        assert!(passed.is_none() && !partition.has_beyond, "{lsn} {xid}");
+        assert!(passed.is_none() && partition.first_beyond.is_none(), "{lsn} {xid}");
     }
     assert_eq!(counts(cut(), Event::Streamed(place(None, 60, Some(20)))), OUT, "it was streamed");
 }
