@@ -21,7 +21,7 @@ use super::records::Random;
 pub(crate) const TABLES: [&str; 4] = ["acct", "item", "pair", "doc"];
 
 /// The tables: a plain one, one with full old rows, one with a key of two columns, one with values that are stored apart, and the
-/// ledger and the marks.
+/// ledger and the marks, of which one has none of what is the default.
 pub(crate) const SCHEMA: &str = "
     CREATE TABLE acct (id bigint PRIMARY KEY, n bigint NOT NULL, note text);
     CREATE TABLE item (id bigint PRIMARY KEY, n bigint NOT NULL, note text);
@@ -30,7 +30,8 @@ pub(crate) const SCHEMA: &str = "
     CREATE TABLE doc (id bigint PRIMARY KEY, n bigint NOT NULL, note text);
     ALTER TABLE doc ALTER note SET STORAGE EXTERNAL;
     CREATE TABLE ledger (client bigint PRIMARY KEY, committed bigint NOT NULL);
-    CREATE TABLE marks (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, note text);";
+    CREATE TABLE marks (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, note text, kind text DEFAULT 'new');
+    INSERT INTO marks (note, kind) VALUES ('without a kind', NULL);";
 
 /// The rows of one client, by table and key.
 type Rows = BTreeMap<(&'static str, i64), (i64, String)>;
