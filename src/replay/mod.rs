@@ -29,6 +29,7 @@ mod request;
 mod running;
 mod schema_ids;
 mod select;
+mod shortfalls;
 mod stdout;
 mod tally;
 mod tempo;
@@ -49,9 +50,8 @@ pub use prepare::{Prepared, prepare, readable, warnings_of};
 pub use request::{GroupsWanted, Moving, Request, Selection};
 pub use running::to_lines;
 pub use schema_ids::{IdPrefixed, SchemaIds};
-pub use select::{
-    Found, Offsets, Partitions, Query, Source, expired, gaps, shortfalls, sources, sources_of, topic_pattern,
-};
+pub use select::{Found, Offsets, Partitions, Query, Source, sources, sources_of, topic_pattern};
+pub use shortfalls::{expired, gaps, shortfalls};
 pub use stdout::Only;
 pub use tally::{Counters, Tally};
 pub use tempo::Tempo;

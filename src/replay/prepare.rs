@@ -13,7 +13,8 @@ use super::kafka::{self, Beside, Connection, Findings, Identity, Progress as Kno
 use super::nothing::unmatched;
 use super::plan::{Plan, Rename};
 use super::request::{Moving, Request};
-use super::select::{self, Found, Query, Source, shortfalls, sources_of, topic_pattern};
+use super::select::{self, Found, Query, Source, sources_of, topic_pattern};
+use super::shortfalls::shortfalls;
 use crate::config::Kafka;
 use crate::error::{Error, Kind, Result};
 use crate::store::Store;

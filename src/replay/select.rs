@@ -225,58 +225,9 @@ async fn source_of(
     Ok(Some(Source { stream, positions, wanted, segments, gaps, expired, complete }))
 }
 
-/// What of `query` the archive does not have, as warnings: times and offsets that it has not reached, and what is lost. Who asks
-/// for everything asks for what there is `now`.
-pub fn shortfalls(sources: &[Source], query: &Query, now: DateTime<Utc>) -> Vec<String> {
-    let mut newest: BTreeMap<(&str, &str), &Source> = BTreeMap::new();
-    for source in sources {
-        newest.insert((&source.stream.cluster, &source.stream.topic), source);
-    }
-    // Only the newest generation of a topic goes on.
-    let mut warnings: Vec<String> = newest.values().filter_map(|source| source.not_reached(query, now)).collect();
-    warnings.extend(expired(sources, query));
-    warnings.extend(gaps(sources).into_iter().map(|lost| lost.words));
-    warnings
-}
-
-/// Offsets of what is wanted that were lost before they could be archived.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Lost {
-    /// The topic.
-    pub stream: TopicGeneration,
-    /// The partition.
-    pub partition: i32,
-    /// The first offset.
-    pub start: i64,
-    /// All of it in words.
-    pub words: String,
-}
-
-/// What of `sources` was lost before it could be archived.
-pub fn gaps(sources: &[Source]) -> Vec<Lost> {
-    let mut lost = Vec::new();
-    for source in sources {
-        let wanted = |gap: &&Gap| {
-            let offsets = source.wanted.get(&gap.partition);
-            offsets.is_some_and(|offsets| gap.start < offsets.end && offsets.start < gap.end)
-        };
-        for gap in source.gaps.iter().filter(wanted) {
-            let Gap { partition, start, end, reason, .. } = *gap;
-            let topic = &source.stream.topic;
-            let words = format!("{topic} partition {partition}: offsets {start}..{end} are lost ({})", reason.words());
-            lost.push(Lost { stream: source.stream.clone(), partition, start, words });
-        }
-    }
-    lost
-}
-
-/// What of `query` retention has expired, as warnings.
-pub fn expired(sources: &[Source], query: &Query) -> Vec<String> {
-    sources.iter().filter_map(|source| source.lacks_old(query)).collect()
-}
-
 impl Source {
-    fn lacks_old(&self, query: &Query) -> Option<String> {
+    /// What of `query` retention has expired, in words.
+    pub(super) fn lacks_old(&self, query: &Query) -> Option<String> {
         let stream = self.stream.stream();
         let begins = |from: Option<i64>| match from {
             Some(from) => format!("what is kept begins at {}", time::rfc3339(from)),
@@ -307,7 +258,8 @@ impl Source {
         ranges.into_iter().any(|range| matching(range, &filter).is_some())
     }
 
-    fn not_reached(&self, query: &Query, now: DateTime<Utc>) -> Option<String> {
+    /// What of `query` has not been reached, in words.
+    pub(super) fn not_reached(&self, query: &Query, now: DateTime<Utc>) -> Option<String> {
         let topic = &self.stream.topic;
         if self.complete.known == 0 {
             return Some(format!(
@@ -459,6 +411,7 @@ impl fmt::Display for Offsets {
 
 #[cfg(test)]
 mod tests {
+    use super::super::shortfalls::shortfalls;
     use super::*;
     use crate::manifest::coverage::Count;
 
