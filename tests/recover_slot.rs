@@ -165,8 +165,13 @@ fn comes_back(version: Version, naptime: &'static str, commits: u32) {
     assert!(!plan.to_string().contains("hunter2"), "a secret is shown: {plan}");
     assert!(!shop.service.site.home().path().join("scratch.recover").exists(), "a dry run made something");
 
+    let among_others = shop.repair(&["--journal", "."]).expect(2);
+    assert!(among_others.stderr.contains("the journal would lie beside"), "{among_others:?}");
+
     let report = shop.repair(&[]).expect(0).json();
     assert_eq!((&report["ok"], &report["differences"]), (&true.into(), &Value::Array(vec![])), "{report}");
+    let read = report["steps"][4]["proof"].as_str().expect("a proof");
+    assert!(read.contains("its offset is written down"), "{report}");
     assert!(report["missed"]["commits"].as_u64() >= plan["missed"]["commits"].as_u64(), "{report}");
     shop.ends_whole(kafka, worker);
 }

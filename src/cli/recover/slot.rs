@@ -35,7 +35,7 @@ pub(super) struct Args {
     /// The file that says where everything is (TOML)
     #[arg(long, value_name = "FILE")]
     pipeline: PathBuf,
-    /// Where it is written down how far it came
+    /// Where it is written down how far it came: a directory of its own
     #[arg(long, value_name = "DIR")]
     journal: Option<PathBuf>,
     /// Say what was missed and what would be done, and do nothing
@@ -75,7 +75,8 @@ pub(super) async fn run(args: &Args, config: &Config) -> Result<()> {
     let store = Store::open(&config.archive)?;
     let prepared = prepare(&store, &asked).await?;
     if args.dry_run {
-        return show(args, &plan(&prepared));
+        show(args, &plan(&prepared))?;
+        return prepared.chosen.refusal().map_or(Ok(()), |error| Err(exits_with_1(error)));
     }
     let (report, failed) = Box::pin(carry_out(&store, config, &asked, &prepared)).await?;
     show(args, &report)?;

@@ -72,6 +72,12 @@ pub struct Journal {
     pub decodes_from: Option<Lsn>,
     /// What is changed of the config.
     pub changed: Option<Changed>,
+    /// The connector was told to read from the standby.
+    #[serde(default)]
+    pub reads: bool,
+    /// How often it was begun again meanwhile.
+    #[serde(default)]
+    pub restarts: u32,
     /// All was read from the standby, and the connector is told where to go on: from here on it may run at the primary.
     pub has_offset: bool,
     /// The marker that it has to bring from the primary.
@@ -109,6 +115,8 @@ impl Journal {
             limits: Vec::new(),
             decodes_from: None,
             changed: None,
+            reads: false,
+            restarts: 0,
             has_offset: false,
             after: None,
         })
@@ -128,6 +136,25 @@ impl Journal {
         };
         let message = format!("the repair in {} was begun {how}", folder.display());
         Err(Error::new(Kind::Config, message).hint("repeat the command that it was begun with: it goes on to its end"))
+    }
+
+    /// Refuses a primary that is another one than the repair was begun with: its slot is not there, and its log goes another way.
+    ///
+    /// # Errors
+    /// [`Kind::Fenced`] with the way out.
+    pub fn is_of(&self, (system_id, timeline): (u64, u32), folder: &Path) -> Result<()> {
+        if (self.system_id, self.timeline) == (system_id, timeline) {
+            return Ok(());
+        }
+        let message = format!(
+            "the repair was begun on timeline {} of the system {}, and the primary is on timeline {timeline} of {system_id}",
+            self.timeline, self.system_id
+        );
+        Err(Error::new(Kind::Fenced, message).hint(format!(
+            "after a failover the new slot is lost, too: stop the connector, give it back what stands under \"changed\" in {}, remove that \
+             folder and the scratch directory, and run this again",
+            folder.join("journal.json").display()
+        )))
     }
 
     /// A token for the next marker, which has to be written down before it is used.
@@ -154,6 +181,11 @@ mod tests {
         Folder::take(&path).expect("a folder").save(&journal).expect("written");
         let read = Journal::look(&path, "shop", "p").expect("read").expect("one");
         assert_eq!(read.marks, 2);
+        assert!(read.is_of((u64::MAX, 1), &path).is_ok());
+        for other in [(u64::MAX, 2), (7, 1)] {
+            let error = read.is_of(other, &path).expect_err("another primary");
+            assert!(error.hint_text().unwrap_or_default().contains("journal.json"), "{error}");
+        }
         for (connector, targets) in [("other", "p"), ("shop", "q")] {
             assert_eq!(Journal::look(&path, connector, targets).expect_err("another").exit_code(), 2);
         }

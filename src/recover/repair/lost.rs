@@ -82,6 +82,36 @@ pub async fn missed(commits: &Commits<'_>, lsns: Range<Lsn>, database: u32) -> R
     Ok(missed)
 }
 
+/// Why an offset is perhaps none of this timeline; none where it is.
+///
+/// # Errors
+/// WAL that cannot be read.
+pub async fn elsewhere(commits: &Commits<'_>, began: Option<Lsn>, committed: Lsn) -> Result<Option<String>> {
+    /// No record of a commit is as long.
+    const LONGEST: u64 = 64 << 20;
+    let Some(began) = began.filter(|began| *began < committed) else { return Ok(None) };
+    if commits.archived().end < committed {
+        // It is looked at again once the marker is archived, which lies behind it.
+        return Ok(None);
+    }
+    let near = began.max(Lsn(committed.0.saturating_sub(LONGEST)));
+    let (wanted, mut ends) = (Wanted { lsns: near..committed, times: ALWAYS }, Vec::new());
+    let is_there = |ended: &Ended| matches!(ended.what, What::Commit(_)) && ended.end_with_padding() == committed;
+    commits
+        .each(&wanted, false, |ended| {
+            ends.extend(is_there(ended).then_some(committed));
+            ControlFlow::Continue(())
+        })
+        .await?;
+    let timeline = commits.timeline();
+    Ok(ends.is_empty().then(|| {
+        format!(
+            "its offset {committed} lies behind {began}, where timeline {timeline} began, and no commit of that ends there: it may be of the \
+             timeline that was left"
+        )
+    }))
+}
+
 /// From where a slot is made on a standby.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Anchor {
@@ -112,6 +142,9 @@ pub async fn anchor(commits: &Commits<'_>, backups: &[Brief], (until, file): (Ls
         let taken = &brief.taken;
         let mut newborn = Newborn::new(taken.end, Lsn(taken.end.0.next_multiple_of(file.max(1))));
         let wanted = Wanted { lsns: taken.start..until, times: ALWAYS };
+        if !commits.holes(&wanted).await?.is_empty() {
+            continue;
+        }
         commits.each(&wanted, true, |ended| newborn.goes_by(ended)).await?;
         if let Phase::Consistent(decodes_from) = newborn.phase {
             return Ok(Some(Anchor {

@@ -15,17 +15,22 @@
 //! - `prepare`   all that takes part, looked at
 //! - `journal`   how far it is
 //! - `standby`   the scratch server
-//! - `run`, `steps`: the steps, each with a proof
+//! - `run`, `steps`, `marking`, `reading`: the steps, each with a proof
+//! - `leftovers` what was made on this machine, taken away
 //! - `report`    what is said at the end
 //!
-//! The marker is the proof: changes come in the order of commits, so once it is in its topic all that was committed before it is, too.
+//! The marker is the proof: changes come in the order of commits, so once it is in its topic, and Connect has its offset, all that was
+//! committed before it is in the topics, too.
 
 pub mod asked;
 pub mod journal;
+mod leftovers;
 pub mod lost;
+mod marking;
 pub mod position;
 pub mod prepare;
 pub mod primary;
+mod reading;
 pub mod report;
 pub mod run;
 mod settings;

@@ -14,6 +14,9 @@ pub struct Position {
     pub committed: Lsn,
     /// The last change that it has sent, perhaps in the middle of a transaction.
     pub processed: Lsn,
+    /// The transaction of that change.
+    #[serde(default)]
+    pub xid: Option<u32>,
 }
 
 impl Position {
@@ -43,12 +46,20 @@ impl Position {
             return Err(Error::new(Kind::Unsupported, message).hint("is it a connector of Debezium over Postgres?"));
         };
         // Its own reader takes the one for the other where that is missing.
-        Ok(Self { committed: at("lsn_commit").unwrap_or(processed), processed })
+        let xid =
+            offset.get("txId").and_then(Value::as_u64).and_then(|xid| u32::try_from(xid & u64::from(u32::MAX)).ok());
+        Ok(Self { committed: at("lsn_commit").unwrap_or(processed), processed, xid })
     }
 
     /// Whether it stands in the middle of a transaction.
     pub fn is_within(&self) -> bool {
         self.committed < self.processed
+    }
+
+    /// Whether the cluster has acknowledged a change of a transaction, which ends there, and with it all before: Connect writes down the
+    /// offset of a record once that and all earlier ones of the connector are acknowledged, of whatever topic.
+    pub fn has_brought(&self, xid: u32, end: Lsn) -> bool {
+        self.xid == Some(xid) || self.committed >= end
     }
 }
 
@@ -69,6 +80,18 @@ mod tests {
         let old = of(json!({ "lsn": 90, "lsn_proc": 70 })).expect("one");
         assert_eq!((old.committed, old.processed, old.is_within()), (Lsn(70), Lsn(70), false));
         assert_eq!(of(json!({ "lsn": 90 })).expect("a minimal one").committed, Lsn(90));
+    }
+
+    #[test]
+    fn a_transaction_is_brought_once_the_offset_is_of_it_or_behind_it() {
+        let position = |offset: Value| of(offset).expect("one");
+        let within = position(json!({ "lsn": 90, "lsn_proc": 90, "lsn_commit": 80, "txId": 7 }));
+        assert!(within.has_brought(7, Lsn(96)) && within.has_brought(5, Lsn(80)));
+        assert!(
+            !within.has_brought(8, Lsn(96)),
+            "its marker came to its topic, and what was sent before is not acknowledged"
+        );
+        assert!(!position(json!({ "lsn": 90 })).has_brought(8, Lsn(96)));
     }
 
     #[test]

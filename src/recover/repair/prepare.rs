@@ -2,7 +2,7 @@
 
 use super::asked::{Asked, missing};
 use super::journal::Journal;
-use super::lost::{Anchor, Conflicts, Missed, anchor, conflicts, missed};
+use super::lost::{Anchor, Conflicts, Missed, anchor, conflicts, elsewhere, missed};
 use super::position::Position;
 use super::primary::{Primary, SlotState, primary, slot_state};
 use super::settings::{at_scratch, of_live, put_back};
@@ -60,11 +60,14 @@ pub async fn prepare(store: &Store, asked: &Asked) -> Result<Prepared> {
     let position = known.as_ref().and_then(|known| known.position).unwrap_or(position);
     let state = patiently(WORKERS, || workers.state(name)).await?;
     let primary = primary(asked, &own).await?;
+    if let Some(known) = &known {
+        known.is_of((primary.system_id, primary.timeline), &asked.folder)?;
+    }
     let slot = slot_state(&mut primary.server.sql().await?, &own, position).await?;
-    let (missed, begins, conflicts) = foreseen(store, &primary, position, known.as_ref()).await?;
+    let Foreseen { missed, elsewhere, begins, conflicts } = foreseen(store, &primary, position, known.as_ref()).await?;
     let chosen = match &known {
         Some(_) => Chosen::going_on(),
-        None => choose(primary.version, &slot, &missed, begins.as_ref(), &conflicts),
+        None => choose(primary.version, &slot, (&missed, elsewhere.as_deref()), begins.as_ref(), &conflicts),
     };
     let anew = known.is_none();
     let journal = match (known, begins) {
@@ -75,7 +78,8 @@ pub async fn prepare(store: &Store, asked: &Asked) -> Result<Prepared> {
         }
         (None, _) => None,
     };
-    let notes = notes(&workers, &version, position);
+    let mut notes = notes(&workers, &version, position);
+    notes.extend(elsewhere.filter(|_| chosen.way == Way::Nothing));
     Ok(Prepared {
         journal,
         anew,
@@ -131,17 +135,23 @@ async fn connected(asked: &Asked, known: Option<&Journal>) -> Result<Connected> 
     Ok(Connected { workers, version, own, scratch })
 }
 
+/// What of the log lies behind a position.
+struct Foreseen {
+    missed: Missed,
+    /// Why the position is perhaps none of this timeline.
+    elsewhere: Option<String>,
+    begins: Option<Anchor>,
+    conflicts: Conflicts,
+}
+
 /// What of the log lies behind a position, from where a standby reads it, and what would take its slot away there.
-async fn foreseen(
-    store: &Store,
-    primary: &Primary,
-    position: Position,
-    known: Option<&Journal>,
-) -> Result<(Missed, Option<Anchor>, Conflicts)> {
+async fn foreseen(store: &Store, primary: &Primary, position: Position, known: Option<&Journal>) -> Result<Foreseen> {
     let log = patiently(PATIENCE, || Log::open(store, Some(primary.system_id))).await?.patient();
     let commits = Commits::open(store, &log, Some(primary.timeline)).await?;
     let archived = commits.archived().end;
     let missed = missed(&commits, position.committed..archived.max(position.committed), primary.database).await?;
+    let began = log.ancestors(primary.timeline).await?.last().map(|left| left.at);
+    let elsewhere = elsewhere(&commits, began, position.committed).await?;
     let file = u64::from(log.system().wal_segment_size);
     let begins = match known {
         Some(known) => Some(known.anchor.clone()),
@@ -155,7 +165,7 @@ async fn foreseen(
         Some(begins) => conflicts(&commits, begins, archived, (primary.database, &primary.harmless)).await?,
         None => Conflicts::default(),
     };
-    Ok((missed, begins, conflicts))
+    Ok(Foreseen { missed, elsewhere, begins, conflicts })
 }
 
 /// Refuses what would keep a repair from coming to its end, or is perhaps not meant, before it begins.

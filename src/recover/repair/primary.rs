@@ -6,7 +6,7 @@ use crate::config::Recovered;
 use crate::error::{Error, Kind, Result};
 use crate::recover::connector::Connector;
 use crate::recover::prepare::there;
-use crate::recover::slots::literal;
+use crate::recover::slots::{literal, one};
 use crate::segment::wal::Relations;
 use crate::source::postgres::{Server, Sql};
 use crate::stream::Lsn;
@@ -72,14 +72,17 @@ pub(super) async fn primary(asked: &Asked, own: &Connector) -> Result<Primary> {
     let server = there(url, own.database())?;
     let mut sql = server.sql().await?;
     let facts = "SELECT (SELECT oid FROM pg_database WHERE datname = current_database()), \
-        (SELECT system_identifier FROM pg_control_system()), (SELECT timeline_id FROM pg_control_checkpoint()), pg_is_in_recovery()";
+        (SELECT system_identifier FROM pg_control_system()), \
+        CASE WHEN NOT pg_is_in_recovery() THEN substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) END, pg_is_in_recovery()";
     let rows = sql.query(facts, "ask which server it is").await?;
     let text = |at: usize| rows.first().and_then(|row| row.get(at)?.clone()).unwrap_or_default();
     if text(3) == "t" {
         let message = format!("{} is a standby", server.shown());
         return Err(Error::new(Kind::Config, message).hint("name the primary: the connector goes on there"));
     }
-    let facts = || Some((text(0).parse().ok()?, text(1).parse().ok()?, text(2).parse().ok()?));
+    // Not that of the last checkpoint, which is the old one for a while after a failover.
+    let timeline = || u32::from_str_radix(&text(2), 16).ok();
+    let facts = || Some((text(0).parse().ok()?, text(1).parse().ok()?, timeline()?));
     let Some((database, system_id, timeline)) = facts() else {
         return Err(Error::new(Kind::Internal, "the primary does not say which server it is"));
     };
@@ -118,4 +121,49 @@ pub(super) async fn slot_state(sql: &mut Sql, own: &Connector, position: Positio
         },
         _ => SlotState::Lost,
     })
+}
+
+/// Moves a slot that nobody reads to a position, and reads it back.
+///
+/// # Errors
+/// [`Kind::Fenced`] for one that is gone, [`Kind::Unsupported`] for one that somebody else reads from.
+pub(super) async fn advance(sql: &mut Sql, slot: &str, to: Lsn) -> Result<()> {
+    let slot_is = format!("SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = {}", literal(slot));
+    let at = async |sql: &mut Sql| {
+        let at = one(sql, &slot_is, "read where the slot stands").await?.and_then(|at| at.parse::<Lsn>().ok());
+        at.ok_or_else(|| {
+            Error::new(Kind::Fenced, format!("the slot {slot}, which was made, is gone"))
+                .hint("what was written since is in no topic: begin again")
+        })
+    };
+    if at(sql).await? < to {
+        let moves = format!("SELECT pg_replication_slot_advance({}, '{to}')", literal(slot));
+        sql.query(&moves, &format!("move the slot {slot} to {to}")).await?;
+    }
+    match at(sql).await? {
+        at if at == to => Ok(()),
+        at => Err(Error::new(Kind::Unsupported, format!("the slot {slot} was moved to {to}, and stands at {at}"))
+            .hint("somebody else reads from it: the connector was not started")),
+    }
+}
+
+/// Whether somebody reads, or has read, from a slot since it was made; none where it is not there.
+///
+/// # Errors
+/// A server that does not answer.
+pub(super) async fn is_touched(sql: &mut Sql, slot: &str, made_at: Lsn) -> Result<Option<bool>> {
+    let asked = format!(
+        "SELECT active OR confirmed_flush_lsn IS DISTINCT FROM '{made_at}' FROM pg_replication_slots WHERE slot_name = {}",
+        literal(slot)
+    );
+    Ok(one(sql, &asked, "ask who reads from the new slot").await?.map(|touched| touched == "t"))
+}
+
+/// Drops a slot.
+///
+/// # Errors
+/// One that is read from.
+pub(super) async fn drop_slot(sql: &mut Sql, slot: &str) -> Result<()> {
+    let drops = format!("SELECT pg_drop_replication_slot({})", literal(slot));
+    sql.query(&drops, &format!("drop the slot {slot}")).await.map(drop)
 }

@@ -12,10 +12,9 @@
 //!   remove     the standby                                                is gone
 //! ```
 
-use std::fs;
-
 use super::asked::Asked;
 use super::journal::Journal;
+use super::leftovers::{clear_folder, is_for_a_journal};
 use super::prepare::{Prepared, may_begin};
 use super::primary::SlotState;
 use super::report::Report;
@@ -81,8 +80,7 @@ pub async fn carry_out(
             return Ok((report, None));
         }
         _ => {
-            let error = Error::new(Kind::Unsupported, format!("no way is certain: {}", prepared.chosen.why));
-            return Ok((report, Some(error.hint(prepared.chosen.hint))));
+            return Ok((report, prepared.chosen.refusal()));
         }
     };
     let scratch = ground(asked, prepared).await?;
@@ -101,8 +99,7 @@ pub async fn carry_out(
     }
     if failed.is_none() {
         // The same command may be needed again one day, and begins anew then.
-        let gone = fs::remove_dir_all(&asked.folder);
-        gone.map_err(|source| Error::io(source, format!("cannot remove {}", asked.folder.display())))?;
+        clear_folder(&asked.folder)?;
     }
     Ok((report, failed))
 }
@@ -121,6 +118,9 @@ async fn ground<'a>(asked: &'a Asked, prepared: &Prepared) -> Result<&'a Scratch
 
 /// Takes the folder of the journal, if no other run has gone on meanwhile.
 fn taken(asked: &Asked, prepared: &Prepared, journal: &Journal) -> Result<Folder> {
+    if prepared.anew {
+        is_for_a_journal(&asked.folder)?;
+    }
     let folder = Folder::take(&asked.folder)?;
     let now = Journal::look(&asked.folder, &asked.connector, &asked.targets())?;
     if now.as_ref() != (!prepared.anew).then_some(journal) {

@@ -8,6 +8,9 @@ use crate::error::{Error, Kind, Result};
 use crate::recover::connector::{CLASS, Connector};
 use crate::source::rest::operate::Settings;
 
+/// Whether a connector looks, before it begins, whether its slot has what lies behind its offset: it does, unless it is told not to.
+const POSITION_CHECK: &str = "internal.log.position.check.enable";
+
 /// Puts back what was changed of a config.
 pub(super) fn put_back(config: &mut Settings, changed: &Changed) {
     for (key, was) in changed {
@@ -63,12 +66,29 @@ pub(super) fn at_scratch(asked: &Asked, own: &Connector) -> Result<Connector> {
     if config.contains_key("offset.mismatch.strategy") {
         config.insert("offset.mismatch.strategy".to_owned(), Some("no_validation".to_owned()));
     }
+    // A slot that is not there is an error, never a snapshot of the standby.
+    if own.get("snapshot.mode", "") == "when_needed" && !given.contains_key("snapshot.mode") {
+        config.insert("snapshot.mode".to_owned(), Some("no_data".to_owned()));
+    }
+    if !given.contains_key(POSITION_CHECK) {
+        config.remove(POSITION_CHECK);
+    }
     let there = Connector { config, marker, ..own.clone() };
     for key in ["topic.prefix", "slot.name", "plugin.name", "publication.name", "database.dbname"] {
         if there.get(key, "") != own.get(key, "") {
             let message = format!("[connector.config] gives {} another {key}", own.name);
             return Err(Error::new(Kind::Config, message).hint("name there only how the standby is reached"));
         }
+    }
+    let same = |key: &str| there.get(key, "") == own.get(key, "");
+    if scratch.is_some()
+        && given.contains_key("database.hostname")
+        && same("database.hostname")
+        && same("database.port")
+    {
+        let message = format!("[connector.config] leads {} to the server that it reads already", own.name);
+        return Err(Error::new(Kind::Config, message)
+            .hint("give the scratch standby another [scratch] port, or name its machine in \"database.hostname\""));
     }
     if scratch.is_some() && !given.contains_key("database.hostname") {
         let message =
@@ -81,8 +101,15 @@ pub(super) fn at_scratch(asked: &Asked, own: &Connector) -> Result<Connector> {
     Ok(there)
 }
 
+/// What is to be put back one day: of what an earlier run noted, and of the keys that differ by now.
+pub(super) fn noted(earlier: Option<Changed>, own: &Connector, there: &Connector) -> Changed {
+    let mut all = changed(own, there);
+    all.extend(earlier.unwrap_or_default());
+    all
+}
+
 /// The keys that differ, with what they were.
-pub(super) fn changed(own: &Connector, there: &Connector) -> Changed {
+fn changed(own: &Connector, there: &Connector) -> Changed {
     let keys = own.config.keys().chain(there.config.keys());
     let differs = |key: &&String| own.config.get(*key) != there.config.get(*key);
     let changed: BTreeMap<_, _> =
@@ -105,6 +132,8 @@ mod tests {
             ("connector.class", CLASS),
             ("database.port", "5432"),
             ("heartbeat.action.query", "INSERT"),
+            ("snapshot.mode", "when_needed"),
+            (POSITION_CHECK, "false"),
         ];
         let config: Settings = config.map(|(key, value)| (key.to_owned(), Some(value.to_owned()))).into();
         let own = of_live("shop", config.clone()).expect("a connector");
@@ -118,13 +147,26 @@ mod tests {
         };
         let there = at_scratch(&asked(text), &own).expect("at the standby");
         assert_eq!((there.get("database.port", ""), there.get("database.hostname", "")), ("5499", "here"));
-        assert!(!there.config.contains_key("heartbeat.action.query"));
-        let changed = changed(&own, &there);
+        assert!(["heartbeat.action.query", POSITION_CHECK].iter().all(|key| !there.config.contains_key(*key)));
+        assert_eq!(there.get("snapshot.mode", ""), "no_data");
+        let first = noted(None, &own, &there);
         let mut back = there.config.clone();
-        put_back(&mut back, &changed);
+        put_back(&mut back, &first);
+        assert_eq!(back, config);
+        // The same command with one more key: what was noted before holds, and the key goes, too.
+        let more = at_scratch(&asked(&(text.to_owned() + "\"database.sslmode\" = \"disable\"\n")), &own).expect("more");
+        let both = noted(Some([("database.port".to_owned(), Some("1".to_owned()))].into()), &own, &more);
+        assert_eq!(both.get("database.port"), Some(&Some("1".to_owned())));
+        let mut back = more.config.clone();
+        put_back(&mut back, &noted(Some(first), &own, &more));
         assert_eq!(back, config);
         let error = at_scratch(&asked(&text.replace("hostname", "server")), &own).expect_err("how is it reached?");
         assert!(error.hint_text().unwrap_or_default().contains("database.hostname"), "{error}");
         assert!(at_scratch(&asked(&(text.to_owned() + "\"slot.name\" = \"other\"\n")), &own).is_err());
+        let mut same = own.clone();
+        let place = [("database.hostname", "here"), ("database.port", "5499")];
+        same.config.extend(place.map(|(key, value)| (key.to_owned(), Some(value.to_owned()))));
+        let error = at_scratch(&asked(text), &same).expect_err("it is the primary");
+        assert!(error.to_string().contains("reads already"), "{error}");
     }
 }

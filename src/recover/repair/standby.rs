@@ -11,6 +11,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use super::leftovers::remove_data;
 use super::lost::Anchor;
 use crate::config::Scratch;
 use crate::error::{Error, Kind, Result, ResultExt as _};
@@ -200,17 +201,34 @@ impl Standby<'_> {
         Ok(Some(format!("its slot is {status}, and it has replayed up to {stands}")))
     }
 
-    /// Removes its directory.
+    /// Whether the connector reads, or has read, from its slot.
     ///
     /// # Errors
-    /// A directory that cannot be removed.
+    /// A server that does not answer.
+    pub(super) async fn is_read(&self, made_at: Lsn) -> Result<bool> {
+        let mut sql = self.at(self.of.database())?.sql().await?;
+        let asked = format!(
+            "SELECT 1 FROM pg_replication_slots WHERE slot_name = {} AND (active OR confirmed_flush_lsn > '{made_at}')",
+            literal(self.of.slot())
+        );
+        Ok(one(&mut sql, &asked, "ask whether its slot is read").await?.is_some())
+    }
+
+    /// How far it has replayed, and how far a reader got what it sends; none of what it does not tell.
+    pub(super) async fn progress(&self) -> (Option<Lsn>, Option<Lsn>) {
+        let asked = "SELECT pg_last_wal_replay_lsn(), (SELECT max(sent_lsn) FROM pg_stat_replication)";
+        let told = async || self.at(self.of.database())?.sql().await?.query(asked, "ask how far it is").await;
+        let rows = told().await.unwrap_or_default();
+        let at = |column: usize| rows.first()?.get(column)?.as_ref()?.parse::<Lsn>().ok();
+        (at(0), at(1))
+    }
+
+    /// Removes its data, and the directory where that may be.
+    ///
+    /// # Errors
+    /// Something in it that cannot be removed.
     pub(super) fn remove(&self) -> Result<()> {
-        match fs::remove_dir_all(&self.scratch.into) {
-            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-                Err(Error::io(source, format!("cannot remove {}", self.scratch.into.display())))
-            }
-            _ => Ok(()),
-        }
+        remove_data(&self.scratch.into)
     }
 }
 

@@ -1,15 +1,17 @@
 //! A repair at work: its steps (see `run`).
 
-use std::ops::ControlFlow;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::journal::{Journal, Mark};
-use super::lost::{conflicts, missed};
+use super::leftovers::clear_folder;
+use super::lost::{conflicts, elsewhere, missed};
+use super::marking::archived;
 use super::position::Position;
 use super::prepare::Prepared;
-use super::primary::{SlotState, slot_state};
+use super::primary::{SlotState, advance, drop_slot, is_touched, slot_state};
+use super::reading::Reading;
 use super::report::Report;
-use super::settings::{changed, put_back};
+use super::settings::{noted, put_back};
 use super::standby::Standby;
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
@@ -19,24 +21,14 @@ use crate::recover::journal::{Done, Folder, Proof};
 use crate::recover::marker;
 use crate::recover::report::State;
 use crate::recover::server::Server as Started;
-use crate::recover::slots::{self, literal, one};
+use crate::recover::slots;
 use crate::replay::kafka::Connection;
-use crate::restore::commits::{Commits, Wanted};
+use crate::restore::commits::Commits;
 use crate::restore::postgres::LogSource;
 use crate::restore::{Log, PATIENCE, limits_of, patiently};
-use crate::segment::wal::What;
-use crate::source::postgres::Sql;
+use crate::source::rest::operate::State as Connected;
 use crate::store::{Store, layout};
 use crate::stream::Lsn;
-
-/// How long the archive may take to have a commit: it seals its WAL after `postgres.max_age`.
-const ARCHIVED: Duration = Duration::from_secs(300);
-
-/// How long the connector may read without its offset moving.
-const STANDS_STILL: Duration = Duration::from_secs(300);
-
-/// How long a marker is looked for at a time.
-const TURN: Duration = Duration::from_secs(15);
 
 /// The steps, in their order.
 pub(super) const STEPS: [&str; 8] = ["stop", "slot", "mark", "standby", "read", "handover", "marker", "remove"];
@@ -109,6 +101,22 @@ impl Repair<'_> {
         connectors::stop(&self.prepared.workers, own).await?;
         let offsets = patiently(WORKERS, || self.prepared.workers.offsets(&own.name)).await?;
         let position = Position::of(&own.name, &own.prefixes.1, &offsets)?;
+        let before = self.prepared.position;
+        let mut sql = self.prepared.primary.server.sql().await?;
+        // Without a slot it has read nothing: then it only wrote down what it had sent before.
+        let has_read = slot_state(&mut sql, own, before).await? != self.prepared.slot
+            || matches!(self.prepared.slot, SlotState::Later(_));
+        if position.committed != before.committed && has_read {
+            let message = format!(
+                "its offset went from {} to {} while its slot was made again: what was missed before the new slot lies in between",
+                before.committed, position.committed
+            );
+            clear_folder(&self.folder.path)?;
+            return Err(Error::new(Kind::Fenced, message).hint(format!(
+                "give it the offset {{\"lsn\": {}}} again while it is stopped (PATCH …/offsets), drop its slot, and run this again",
+                before.committed.0
+            )));
+        }
         self.journal.position = Some(position);
         Ok(format!("all commits up to {} were sent", position.committed).into())
     }
@@ -131,8 +139,7 @@ impl Repair<'_> {
             state => {
                 if state != SlotState::Missing {
                     dropped = ", in place of the one that was lost";
-                    let drops = format!("SELECT pg_drop_replication_slot({})", literal(own.slot()));
-                    sql.query(&drops, &format!("drop the slot {}", own.slot())).await?;
+                    drop_slot(&mut sql, own.slot()).await?;
                 }
                 self.journal.makes_slot = true;
                 self.save()?;
@@ -163,9 +170,14 @@ impl Repair<'_> {
             }
         };
         let slot = self.journal.slot.unwrap_or_default();
-        let (end, at) = self.archived(&mark, slot).await?;
+        let (end, at) = archived(self.store, (self.journal.system_id, self.journal.timeline), &mark, slot).await?;
         self.journal.gate = Some((end, at));
-        let words = self.foreseen(slot, end).await?;
+        let words = match self.foreseen(slot, end).await {
+            Err(error) if matches!(error.kind(), Kind::Incomplete | Kind::Unsupported) => {
+                return Err(self.take_back(error).await);
+            }
+            words => words?,
+        };
         Ok(Proof {
             words: format!("its commit ends at {end}, and is in the archive; {words}"),
             differences: Vec::new(),
@@ -181,45 +193,17 @@ impl Repair<'_> {
         Ok(Mark { token, xid })
     }
 
-    /// Waits until the commit of a marker is in the archive; gives where it ends, and when it was.
-    async fn archived(&self, mark: &Mark, from: Lsn) -> Result<(Lsn, i64)> {
-        let begun = Instant::now();
-        loop {
-            let log = patiently(PATIENCE, || Log::open(self.store, Some(self.journal.system_id))).await?.patient();
-            let commits = Commits::open(self.store, &log, Some(self.journal.timeline)).await?;
-            let mut found = None;
-            let wanted = Wanted { lsns: from..Lsn(u64::MAX), times: i64::MIN..i64::MAX };
-            commits
-                .each(&wanted, false, |ended| match &ended.what {
-                    What::Commit(transaction) if transaction.xid == mark.xid => {
-                        found = Some((ended.end_with_padding(), ended.at));
-                        ControlFlow::Break(())
-                    }
-                    _ => ControlFlow::Continue(()),
-                })
-                .await?;
-            if let Some(found) = found {
-                return Ok(found);
-            }
-            if begun.elapsed() > ARCHIVED {
-                let message = format!(
-                    "the archive has not the commit of transaction {} after {} s",
-                    mark.xid,
-                    ARCHIVED.as_secs()
-                );
-                return Err(Error::new(Kind::Unavailable, message)
-                    .hint("does `tidelog run` archive this server? start it, and run this again"));
-            }
-            tokio::time::sleep(Duration::from_secs(1)).await;
-        }
-    }
-
     /// Looks once more at all of the log that the standby will get, and counts what was missed.
     async fn foreseen(&mut self, slot: Lsn, end: Lsn) -> Result<String> {
         let primary = &self.prepared.primary;
         let log = patiently(PATIENCE, || Log::open(self.store, Some(self.journal.system_id))).await?.patient();
         let commits = Commits::open(self.store, &log, Some(self.journal.timeline)).await?;
-        let missed = missed(&commits, self.position().committed..slot, primary.database).await?;
+        let committed = self.position().committed;
+        let began = log.ancestors(self.journal.timeline).await?.last().map(|left| left.at);
+        if let Some(why) = elsewhere(&commits, began, committed).await? {
+            return Err(Error::new(Kind::Unsupported, why).hint("let the connector begin with a snapshot"));
+        }
+        let missed = missed(&commits, committed..slot, primary.database).await?;
         if let Some(hole) = missed.holes.first() {
             return Err(Error::new(
                 Kind::Incomplete,
@@ -244,6 +228,7 @@ impl Repair<'_> {
         let primary = &self.prepared.primary;
         if self.journal.restores {
             // Of an earlier run: it may stand behind the place where its slot has to be made.
+            connectors::stop(&self.prepared.workers, &self.prepared.scratch).await?;
             self.standby.remove()?;
         }
         self.journal.restores = true;
@@ -264,8 +249,9 @@ impl Repair<'_> {
         if from > committed {
             let message =
                 format!("the slot of the standby decodes from {from}, and what was missed begins at {committed}");
-            return Err(Error::new(Kind::Unsupported, message)
-                .hint("its base backup lies too near: nothing was read; run this again"));
+            let error = Error::new(Kind::Unsupported, message)
+                .hint("its base backup lies too near, and nothing was read: run this again");
+            return Err(self.take_back(error).await);
         }
         self.journal.decodes_from = Some(from);
         Ok(format!("{}; its slot decodes from {from}, before {committed}", restore.words()).into())
@@ -284,49 +270,88 @@ impl Repair<'_> {
     }
 
     async fn read(&mut self) -> Result<Proof> {
-        self.serve().await?;
-        let (workers, there) = (&self.prepared.workers, &self.prepared.scratch);
-        if self.journal.changed.is_none() {
-            self.journal.changed = Some(changed(&self.prepared.own, there));
-            self.save()?;
+        if let Err(error) = self.serve().await {
+            // A primary that is away says nothing of it.
+            if error.kind() == Kind::Unsupported {
+                self.make_standby_again().await?;
+            }
+            return Err(error);
         }
+        let (workers, own, there) = (&self.prepared.workers, &self.prepared.own, &self.prepared.scratch);
+        let was_stopped = self.prepared.state.as_ref().is_some_and(Connected::is_stopped);
+        self.journal.restarts += u32::from(self.journal.reads && !was_stopped);
+        self.journal.reads = true;
+        // A run with another pipeline file has other keys to put back.
+        self.journal.changed = Some(noted(self.journal.changed.take(), own, there));
+        self.save()?;
         patiently(WORKERS, || workers.configure(&there.name, &there.config)).await?;
-        let topic = self.until_marked().await?;
-        connectors::stop(workers, there).await?;
-        Ok(format!("the marker came to {topic}: all that was committed before it has").into())
+        let (topic, restarts) = match self.to_the_end().await {
+            Ok(read) => read,
+            Err(error) => {
+                if matches!(self.standby.slot_is_lost().await, Ok(Some(_))) {
+                    self.make_standby_again().await?;
+                }
+                return Err(error);
+            }
+        };
+        self.journal.restarts += restarts;
+        let differences = match self.journal.restarts {
+            0 => Vec::new(),
+            times => vec![format!(
+                "the connector was begun again {times} times while it read: what it had sent by then, and was not acknowledged, may have come again"
+            )],
+        };
+        let words = format!(
+            "the marker came to {topic}, and its offset is written down: all that was committed before it has come"
+        );
+        Ok(Proof { words, differences, notes: Vec::new() })
     }
 
-    /// Lets the connector read from the standby until the marker has come; gives its topic.
-    async fn until_marked(&self) -> Result<String> {
-        let (workers, there) = (&self.prepared.workers, &self.prepared.scratch);
-        let mark = self.journal.mark.clone().ok_or_else(|| Error::new(Kind::Internal, "no marker was written"))?;
-        let ends = self.journal.ends.clone().unwrap_or_default();
-        let (mut stands, mut since, mut attempts) = (None, Instant::now(), 0);
-        loop {
-            if let Err(error) = connectors::run(workers, there).await {
-                if let Some(why) = self.standby.slot_is_lost().await? {
-                    return Err(error.context(&why));
+    async fn to_the_end(&self) -> Result<(String, u32)> {
+        let nothing = || Error::new(Kind::Internal, "no marker was written");
+        let Journal { mark, ends, decodes_from, slot, .. } = &self.journal;
+        let reading = Reading {
+            prepared: self.prepared,
+            standby: &self.standby,
+            to: &self.to,
+            ends: ends.as_ref().ok_or_else(nothing)?,
+            mark: mark.as_ref().ok_or_else(nothing)?,
+            gate: self.gate()?.0,
+            slots: (decodes_from.unwrap_or_default(), slot.unwrap_or_default()),
+        };
+        reading.to_the_end().await
+    }
+
+    /// Lets the next run make the standby anew. The connector would make a slot there by itself, in the wrong place.
+    async fn make_standby_again(&mut self) -> Result<()> {
+        self.journal.steps.remove("standby");
+        self.save()?;
+        connectors::stop(&self.prepared.workers, &self.prepared.scratch).await
+    }
+
+    /// Takes back what was made, where it can lead to no end: the connector is stopped and has the config that it had, and the next run
+    /// plans anew from the offset that it has now.
+    async fn take_back(&mut self, error: Error) -> Error {
+        let taken = async {
+            let own = &self.prepared.own;
+            connectors::stop(&self.prepared.workers, own).await?;
+            self.own_config().await?;
+            if let (true, Some(at)) = (self.journal.makes_slot, self.journal.slot) {
+                let mut sql = self.prepared.primary.server.sql().await?;
+                if is_touched(&mut sql, own.slot(), at).await? == Some(false) {
+                    drop_slot(&mut sql, own.slot()).await?;
                 }
-                attempts += 1;
-                if attempts == 3 {
-                    return Err(error);
-                }
-                continue;
             }
-            match marker::seen(&self.to, there, (&ends, &mark.token), TURN).await {
-                Err(error) if error.kind() == Kind::Incomplete && since.elapsed() < STANDS_STILL => {}
-                seen => return seen,
+            if self.journal.restores {
+                self.remove().await?;
             }
-            if let Some(why) = self.standby.slot_is_lost().await? {
-                let message = format!("the connector has not read all that was missed: {why}");
-                return Err(
-                    Error::new(Kind::Unsupported, message).hint("look at server.log beside the scratch directory")
-                );
-            }
-            let offsets = patiently(WORKERS, || workers.offsets(&there.name)).await?;
-            let now = Position::of(&there.name, &there.prefixes.1, &offsets).ok();
-            if now != stands {
-                (stands, since) = (now, Instant::now());
+            clear_folder(&self.folder.path)
+        };
+        match taken.await {
+            Ok(()) => error.context("what was made is removed, the new slot too, and the next run plans anew"),
+            Err(other) => {
+                tracing::warn!(error = %other, "what was made is not removed");
+                error
             }
         }
     }
@@ -337,6 +362,17 @@ impl Repair<'_> {
         if !self.journal.has_offset {
             connectors::stop(workers, own).await?;
             let mut sql = self.prepared.primary.server.sql().await?;
+            let state = slot_state(&mut sql, own, self.position()).await?;
+            if matches!(state, SlotState::Missing | SlotState::Lost) {
+                let message = format!(
+                    "the new slot {} {}: what comes behind the marker is missed again",
+                    own.slot(),
+                    state.words()
+                );
+                let error = Error::new(Kind::Fenced, message)
+                    .hint("run this again: it begins anew from what has been read; does max_slot_wal_keep_size suffice meanwhile?");
+                return Err(self.take_back(error).await);
+            }
             advance(&mut sql, own.slot(), end).await?;
             connectors::go_on_from(workers, own, end, at).await?;
             self.own_config().await?;
@@ -396,26 +432,5 @@ impl Repair<'_> {
             tracing::warn!(%error, name = self.journal.id, "the hold of this repair cannot be removed: retention waits for it for hours");
         }
         Ok(format!("{} is gone", self.standby.scratch.into.display()).into())
-    }
-}
-
-/// Moves a slot that nobody reads to a position, and reads it back.
-async fn advance(sql: &mut Sql, slot: &str, to: Lsn) -> Result<()> {
-    let slot_is = format!("SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = {}", literal(slot));
-    let at = async |sql: &mut Sql| {
-        let at = one(sql, &slot_is, "read where the slot stands").await?.and_then(|at| at.parse::<Lsn>().ok());
-        at.ok_or_else(|| {
-            Error::new(Kind::Fenced, format!("the slot {slot}, which was made, is gone"))
-                .hint("what was written since is in no topic: begin again")
-        })
-    };
-    if at(sql).await? < to {
-        let moves = format!("SELECT pg_replication_slot_advance({}, '{to}')", literal(slot));
-        sql.query(&moves, &format!("move the slot {slot} to {to}")).await?;
-    }
-    match at(sql).await? {
-        at if at == to => Ok(()),
-        at => Err(Error::new(Kind::Unsupported, format!("the slot {slot} was moved to {to}, and stands at {at}"))
-            .hint("somebody else reads from it: the connector was not started")),
     }
 }

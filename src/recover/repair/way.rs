@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::lost::{Anchor, Conflicts, Missed};
 use super::primary::SlotState;
+use crate::error::{Error, Kind};
 
 /// The first version whose standbys decode.
 pub(super) const DECODES: u32 = 160_000;
@@ -37,13 +38,19 @@ impl Chosen {
         let why = "it was begun, and goes on".to_owned();
         Self { way: Way::Standby, why, hint: "" }
     }
+
+    /// That there is none, as an error.
+    pub fn refusal(&self) -> Option<Error> {
+        let error = || Error::new(Kind::Unsupported, format!("no way is certain: {}", self.why)).hint(self.hint);
+        (self.way == Way::None).then(error)
+    }
 }
 
 /// Chooses one for a primary of a version.
 pub(super) fn choose(
     version: u32,
     slot: &SlotState,
-    missed: &Missed,
+    (missed, elsewhere): (&Missed, Option<&str>),
     anchor: Option<&Anchor>,
     conflicts: &Conflicts,
 ) -> Chosen {
@@ -52,6 +59,9 @@ pub(super) fn choose(
     if *slot == SlotState::Sound {
         let why = "its slot is there, with all that it wants: it goes on by itself".to_owned();
         return Chosen { way: Way::Nothing, why, hint: "" };
+    }
+    if let Some(why) = elsewhere {
+        return none(why.to_owned(), ANEW);
     }
     if let Some(hole) = missed.holes.first() {
         return none(format!("the archive has not all of the log behind its offset: {hole}"), ANEW);
@@ -100,7 +110,7 @@ mod tests {
         let harmless = Conflicts { harmless: 3, ..Conflicts::default() };
         let none = Conflicts::default();
         let way = |version: u32, slot: SlotState, missed: &Missed, anchor: Option<&Anchor>, conflicts: &Conflicts| {
-            choose(version, &slot, missed, anchor, conflicts).way
+            choose(version, &slot, (missed, None), anchor, conflicts).way
         };
         assert_eq!(way(150_000, SlotState::Sound, &lost, None, &none), Way::Nothing);
         assert_eq!(way(170_000, SlotState::Missing, &nothing, Some(&anchor), &none), Way::Standby);
@@ -109,5 +119,10 @@ mod tests {
         assert_eq!(way(170_000, SlotState::Missing, &lost, Some(&anchor), &none), Way::None);
         assert_eq!(way(170_000, SlotState::Missing, &nothing, None, &none), Way::None);
         assert_eq!(way(150_018, SlotState::Missing, &nothing, Some(&anchor), &none), Way::None);
+        let elsewhere = choose(170_000, &SlotState::Missing, (&nothing, Some("elsewhere")), Some(&anchor), &none);
+        let refusal = elsewhere.refusal().expect("there is no way");
+        assert!(refusal.to_string().contains("elsewhere") && refusal.exit_code() == 1, "{refusal}");
+        let standby = choose(170_000, &SlotState::Missing, (&nothing, None), Some(&anchor), &none);
+        assert!(standby.refusal().is_none());
     }
 }
