@@ -73,7 +73,7 @@ impl Args {
 pub(super) async fn run(args: &Args, config: &Config) -> Result<()> {
     let asked = args.asked()?;
     let store = Store::open(&config.archive)?;
-    let prepared = prepare(&store, &asked).await?;
+    let prepared = Box::pin(prepare(&store, &asked)).await?;
     if args.dry_run {
         show(args, &plan(&prepared))?;
         return prepared.chosen.refusal().map_or(Ok(()), |error| Err(exits_with_1(error)));

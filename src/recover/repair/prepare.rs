@@ -64,7 +64,8 @@ pub async fn prepare(store: &Store, asked: &Asked) -> Result<Prepared> {
         known.is_of((primary.system_id, primary.timeline), &asked.folder)?;
     }
     let slot = slot_state(&mut primary.server.sql().await?, &own, position).await?;
-    let Foreseen { missed, elsewhere, begins, conflicts } = foreseen(store, &primary, position, known.as_ref()).await?;
+    let Foreseen { missed, elsewhere, begins, conflicts } =
+        Box::pin(foreseen(store, &primary, position, known.as_ref())).await?;
     let chosen = match &known {
         Some(_) => Chosen::going_on(),
         None => choose(primary.version, &slot, (&missed, elsewhere.as_deref()), begins.as_ref(), &conflicts),

@@ -170,11 +170,12 @@ impl Repair<'_> {
             }
         };
         let slot = self.journal.slot.unwrap_or_default();
-        let (end, at) = archived(self.store, (self.journal.system_id, self.journal.timeline), &mark, slot).await?;
+        let (end, at) =
+            Box::pin(archived(self.store, (self.journal.system_id, self.journal.timeline), &mark, slot)).await?;
         self.journal.gate = Some((end, at));
         let words = match self.foreseen(slot, end).await {
             Err(error) if matches!(error.kind(), Kind::Incomplete | Kind::Unsupported) => {
-                return Err(self.take_back(error).await);
+                return Err(Box::pin(self.take_back(error)).await);
             }
             words => words?,
         };
@@ -251,7 +252,7 @@ impl Repair<'_> {
                 format!("the slot of the standby decodes from {from}, and what was missed begins at {committed}");
             let error = Error::new(Kind::Unsupported, message)
                 .hint("its base backup lies too near, and nothing was read: run this again");
-            return Err(self.take_back(error).await);
+            return Err(Box::pin(self.take_back(error)).await);
         }
         self.journal.decodes_from = Some(from);
         Ok(format!("{}; its slot decodes from {from}, before {committed}", restore.words()).into())
@@ -285,7 +286,7 @@ impl Repair<'_> {
         self.journal.changed = Some(noted(self.journal.changed.take(), own, there));
         self.save()?;
         patiently(WORKERS, || workers.configure(&there.name, &there.config)).await?;
-        let (topic, restarts) = match self.to_the_end().await {
+        let (topic, restarts) = match Box::pin(self.to_the_end()).await {
             Ok(read) => read,
             Err(error) => {
                 if matches!(self.standby.slot_is_lost().await, Ok(Some(_))) {
@@ -371,7 +372,7 @@ impl Repair<'_> {
                 );
                 let error = Error::new(Kind::Fenced, message)
                     .hint("run this again: it begins anew from what has been read; does max_slot_wal_keep_size suffice meanwhile?");
-                return Err(self.take_back(error).await);
+                return Err(Box::pin(self.take_back(error)).await);
             }
             advance(&mut sql, own.slot(), end).await?;
             connectors::go_on_from(workers, own, end, at).await?;
