@@ -5,6 +5,7 @@ mod chain;
 mod cost;
 mod coverage;
 mod entered;
+mod facts;
 mod faulty;
 mod formats;
 mod holes;
