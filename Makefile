@@ -19,8 +19,8 @@ demo: ## build the program and watch it archive and replay, without any server
 	cargo run --release --locked -- demo
 
 # Failures are shown as they come; the last line counts all tests of all binaries. Tests wait for servers more than they compute:
-# one more at a time than there are cores saves a sixth of the time.
-test: export RUST_TEST_THREADS := $(or $(RUST_TEST_THREADS),$(shell echo $$(($$(nproc) + 1))))
+# two more at a time than there are cores save time.
+test: export RUST_TEST_THREADS := $(or $(RUST_TEST_THREADS),$(shell echo $$(($$(nproc) + 2))))
 test: ## get the test servers (kept in a cache), then run every test
 	@$(setup) test
 	{ cargo test --locked --no-fail-fast || failed=1; bash tests/rig/bad_store.sh few || failed=1; exit $${failed:-0}; } 2>&1 \
