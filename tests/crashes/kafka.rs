@@ -10,6 +10,7 @@ use crate::rig::records::Random;
 use crate::rig::topics::{Codec, End, Message};
 use crate::rig::unique;
 use crate::site::{STOP, Settings, Site};
+use crate::state::commit;
 
 /// What an archiver of topics passes.
 pub(super) const STEPS: &[&str] = &[
@@ -52,6 +53,11 @@ const FEW: &[&str] = &[
 
 const PARTITIONS: i32 = 3;
 
+/// The group whose positions are kept as state.
+fn reader(site: &Site) -> String {
+    format!("{}-reader", site.group)
+}
+
 struct Case {
     site: Site,
     topic: String,
@@ -72,10 +78,10 @@ impl Case {
             ..Settings::default()
         };
         let site = Site::new(&kafka.bootstrap(), &settings);
-        let group = site.group.clone();
+        let reader = reader(&site);
         site.reconfigure(
             "[kafka.segment]\n",
-            &format!("[state]\nevery = \"1s\"\ngroups = [{group:?}]\n[kafka.segment]\n"),
+            &format!("[state]\nevery = \"1s\"\ngroups = [{reader:?}]\n[kafka.segment]\n"),
         );
         let config = std::fs::read_to_string(site.home().path().join("tidelog.toml")).expect("the configuration");
         let member = "\"group.instance.id\" = ";
@@ -138,6 +144,10 @@ impl Case {
             self.grow_to_a_snapshot(kafka);
         }
         self.produce(kafka, 60);
+        if fault.step.starts_with("state") {
+            // The archiver's own group is no part of the state.
+            commit(kafka, &reader(&self.site), &self.topic, self.produced.into(), "");
+        }
         let run = ["-c", "tidelog.toml", "run"];
         let mut other = None;
         live(self.site.home(), &run, fault, met, || {

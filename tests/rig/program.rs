@@ -202,12 +202,23 @@ impl Program {
         self.process.kill();
     }
 
-    /// SIGTERM, and waits for a clean end.
+    /// SIGTERM, once it listens for it, and waits for a clean end.
     pub(crate) fn terminate(mut self, timeout: Duration) {
+        wait_until("the program to listen for SIGTERM", COMMAND_DEADLINE, || {
+            !self.is_running() || self.catches(libc::SIGTERM)
+        });
         self.process.signal(libc::SIGTERM);
         let status = self.process.wait(timeout);
         let clean = status.is_some_and(|status| status.success());
         assert!(clean, "after SIGTERM: {status:?} within {} s; it said:\n{}", timeout.as_secs(), self.output());
+    }
+
+    /// Whether it has a handler for a signal, as the kernel tells.
+    fn catches(&self, signal: i32) -> bool {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap_or_default();
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+        let caught = caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+        caught.is_some_and(|mask| mask & (1 << (signal - 1)) != 0)
     }
 
     /// SIGINT, as Ctrl-C sends it; how it ends is [`Program::wait`].
