@@ -14,6 +14,7 @@ mod damaged_segments;
 mod deploy;
 mod docs;
 mod drill;
+mod drill_schema;
 mod faults;
 mod forged_backups;
 mod generations;

@@ -11,23 +11,23 @@ use url::Url;
 use crate::rig::confluent::Confluent;
 use crate::rig::registry::Registry;
 
-fn registrar(url: &str) -> Registrar {
+pub(crate) fn registrar(url: &str) -> Registrar {
     let server = Server { name: "main".into(), urls: vec![Url::parse(url).expect("a URL")], access: Access::default() };
     Registrar::new(&server).expect("a registrar")
 }
 
-fn wait<T>(work: impl Future<Output = T>) -> T {
+pub(crate) fn wait<T>(work: impl Future<Output = T>) -> T {
     tokio::runtime::Runtime::new().expect("a runtime").block_on(work)
 }
 
-fn record(name: &str, fields: &[&str]) -> String {
+pub(crate) fn record(name: &str, fields: &[&str]) -> String {
     let fields: Vec<Value> = fields.iter().map(|name| json!({ "name": name, "type": "int", "default": 0 })).collect();
     json!({ "type": "record", "name": name, "fields": fields }).to_string()
 }
 
 /// Subjects with everything that an import has to mind: gaps in the numbers, ids out of order, references to a name that sorts behind and
 /// to a deleted version, a deleted version whose id comes again, a change that is not compatible, other kinds, another alphabet.
-fn archived() -> Document {
+pub(crate) fn archived() -> Document {
     let uses = |subject: &str, version: i64| json!([{ "name": "A", "subject": subject, "version": version }]);
     let by_name = json!({ "type": "record", "name": "R", "fields": [{ "name": "a", "type": "A" }] }).to_string();
     let document = json!({

@@ -158,7 +158,7 @@ fn run_command(cli: Cli) -> Result<()> {
         // Answered before: its exit codes are Postgres'.
         Command::WalFetch(_) => Err(Error::new(Kind::Internal, "wal-fetch was not answered")),
         Command::Expire(args) => block_on(expire::run(&args, &config()?)),
-        Command::Drill(args) => block_on(drill::run(&args, &Archive::load(&cli.config)?)),
+        Command::Drill(args) => block_on(drill::run(&args, &cli.config)),
         Command::Timeline(args) => block_on(timeline::run(&args, &config()?)),
         Command::Demo(args) => block_on(demo::run(&args)),
         Command::StateOfKafka => block_on(state::run()),

@@ -146,8 +146,10 @@ impl Pipeline {
             connectors: root.sections("connector").into_iter().map(|section| connector(section, &lookup)).collect(),
             scratch: root.section("scratch").map(|section| scratch(section, &lookup)),
         };
-        if pipeline.postgres.is_none() && pipeline.kafka.is_none() {
-            root.problem("postgres", "is missing, and so is [kafka]: there is nothing to recover; write one of them");
+        if pipeline.postgres.is_none() && pipeline.kafka.is_none() && pipeline.schema_registry.is_none() {
+            let problem =
+                "is missing, and so are [kafka] and [schema_registry]: there is nothing to recover; write one of them";
+            root.problem("postgres", problem);
         }
         if pipeline.connect.is_some() && pipeline.postgres.is_none() {
             root.problem("connect", "needs [postgres]: a connector goes on from a slot that is made there");

@@ -1,13 +1,16 @@
 //! What the last drill has found, told to `tidelog run`, which shows it as a metric.
 //!
 //! ```text
-//! drills/<name>.json      written at the end of each drill of that name, over the one before
+//! drills/<name>.json           written at the end of each drill of that name, over the one before
+//! drills/made/<name>.json      what a drill makes on servers that are not its own, written before, and over at its end
 //! ```
 //!
-//! A drill that did not pass keeps when the last one passed: that is what an alert looks at.
+//! A drill that did not pass keeps when the last one passed: that is what an alert looks at. What a drill that was killed has left on
+//! other servers is told by the second object alone: its own machine may be gone.
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Kind, Result, ResultExt as _};
@@ -15,7 +18,7 @@ use crate::store::{Store, layout};
 use crate::stream::{FORMAT_VERSION, lean};
 
 /// The drills that there are. The names are values of a metric's label.
-pub const NAMES: [&str; 1] = ["corruption"];
+pub const NAMES: [&str; 2] = ["corruption", "schema"];
 
 /// How a drill has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,6 +91,45 @@ pub async fn read(store: &Store, name: &str) -> Result<Option<Drilled>> {
                 .hint("use the newer tidelog that wrote it"))
         }
     }
+}
+
+/// What a drill has made, and who drills.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Made<T> {
+    /// The version of the format.
+    pub format: u32,
+    /// The machine's name.
+    pub host: String,
+    /// The process.
+    pub pid: u32,
+    /// What it makes; none: it has removed all of it.
+    pub made: Option<T>,
+}
+
+impl<T: Serialize> Made<T> {
+    /// Writes it over the one before.
+    ///
+    /// # Errors
+    /// The store's: [`Kind::Denied`] where nothing may be written below `drills/`.
+    pub async fn write(&self, store: &Store, name: &str) -> Result<()> {
+        let bytes = serde_json::to_vec(self).or_err(Kind::Internal, || "cannot write what a drill makes".to_owned())?;
+        store.put(&layout::drill_made(name), Bytes::from(bytes)).await
+    }
+}
+
+/// Reads what a drill of a name has made, if it has not removed it.
+///
+/// # Errors
+/// The store's, and [`Kind::Corrupt`] for what no drill has written.
+pub async fn made<T: DeserializeOwned>(store: &Store, name: &str) -> Result<Option<Made<T>>> {
+    let Some(bytes) = store.get(&layout::drill_made(name)).await? else { return Ok(None) };
+    let made: Made<T> = lean::parse(&bytes)
+        .or_err(Kind::Corrupt, || format!("{} does not tell what a drill has made", layout::drill_made(name)))?;
+    if made.format > FORMAT_VERSION {
+        let message = format!("{} has format version {}", layout::drill_made(name), made.format);
+        return Err(Error::new(Kind::Unsupported, message).hint("use the newer tidelog that wrote it"));
+    }
+    Ok(Some(made).filter(|made| made.made.is_some()))
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
+use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -183,9 +184,7 @@ async fn scope_of(store: &Store, kind: StateKind, (named, configured): (Option<S
 /// # Errors
 /// [`Kind::NotFound`] where none were kept.
 pub async fn subjects(store: &Store, config: &Config, of: &Server, ms: i64) -> Result<(Document, usize)> {
-    let named = Some(of.name.clone()).filter(|name| !name.is_empty());
-    let configured = config.state.as_ref().map(|state| state.schema_registry.as_slice()).unwrap_or_default();
-    let scope = scope_of(store, StateKind::Schemas, (named, configured)).await?;
+    let scope = scope_of_registry(store, config, of).await?;
     let read = |state: Value| {
         serde_json::from_value::<Document>(state)
             .or_err(Kind::Corrupt, || format!("{scope} is kept in a way that this version does not read"))
@@ -203,6 +202,23 @@ pub async fn subjects(store: &Store, config: &Config, of: &Server, ms: i64) -> R
         None => 0,
     };
     Ok((document, added))
+}
+
+/// Since when the subjects of the schema registry are kept.
+///
+/// # Errors
+/// [`Kind::NotFound`] where none were kept.
+pub async fn subjects_since(store: &Store, config: &Config, of: &Server) -> Result<DateTime<Utc>> {
+    let scope = scope_of_registry(store, config, of).await?;
+    let oldest = versions::oldest(&opened(store, &scope).await?).await?;
+    oldest.map(|version| version.at).ok_or_else(|| nothing(scope.kind))
+}
+
+/// Under which name the schema registry was kept.
+async fn scope_of_registry(store: &Store, config: &Config, of: &Server) -> Result<StateOf> {
+    let named = Some(of.name.clone()).filter(|name| !name.is_empty());
+    let configured = config.state.as_ref().map(|state| state.schema_registry.as_slice()).unwrap_or_default();
+    scope_of(store, StateKind::Schemas, (named, configured)).await
 }
 
 /// Adds the versions of the next document that this one has not: what was registered just before the moment may have been found only

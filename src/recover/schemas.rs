@@ -156,6 +156,8 @@ struct AtWork<'a> {
     numbers: BTreeMap<(&'a str, i64), i64>,
     /// An id that nobody has: those that the registry gives out itself may be archived ones of schemas that are still to come.
     free: i64,
+    /// The compatibility and the mode of all are the archived ones: nothing else was there.
+    settles_all: bool,
     brought: Brought,
 }
 
@@ -181,6 +183,7 @@ impl<'a> AtWork<'a> {
             refused: BTreeSet::new(),
             numbers: BTreeMap::new(),
             free,
+            settles_all: false,
             brought: Brought::default(),
         }
     }
@@ -360,6 +363,7 @@ impl<'a> AtWork<'a> {
         if !is_all {
             return Ok(());
         }
+        self.settles_all = true;
         if let Some(level) = &self.archived.compatibility {
             let said = self.registrar.set_compatibility(None, Some(level)).await?;
             self.unless_done(said, || "the compatibility of all".to_owned());
@@ -380,6 +384,15 @@ impl<'a> AtWork<'a> {
     /// Reads all of it back.
     async fn compare(mut self) -> Result<Brought> {
         let now = self.registrar.holds().await?;
+        let of_all = [
+            ("compatibility", &self.archived.compatibility, &now.compatibility),
+            // A registry without modes has none.
+            ("mode", &self.archived.mode, if self.before.mode.is_some() { &now.mode } else { &self.archived.mode }),
+        ];
+        for (what, was, is) in of_all.into_iter().filter(|(_, was, is)| self.settles_all && was.is_some() && was != is)
+        {
+            self.brought.differences.push(format!("the {what} of all is not as it was ({was:?}): {is:?} now"));
+        }
         for (name, subject) in &self.archived.subjects {
             let shown = escape::name(name);
             let held = now.subjects.get(name);

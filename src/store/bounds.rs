@@ -38,6 +38,8 @@ const COVERAGE: Bound = bound("an object of coverage", 32 * MIB);
 const HISTORY: Bound = bound("the history of a timeline", MIB);
 const HOLD: Bound = bound("a hold", 64 * KIB);
 const DRILL: Bound = bound("the result of a drill", 64 * KIB);
+/// 100,000 names.
+const DRILL_MADE: Bound = bound("what a drill has made", 8 * MIB);
 /// What a replay reads of each partition: 500,000 of them.
 const READS: Bound = bound("a hold of a replay", 64 * MIB);
 /// 16 MiB of WAL that does not compress, with its facts.
@@ -65,6 +67,7 @@ pub fn of(key: &Path) -> Bound {
         Some("coverage") => COVERAGE,
         Some("holds") if key.as_ref().starts_with("holds/kafka/") => READS,
         Some("holds") => HOLD,
+        Some("drills") if key.as_ref().starts_with("drills/made/") => DRILL_MADE,
         Some("drills") => DRILL,
         Some("replays") => REPLAY,
         Some("segments") if layout::is_history(key) => HISTORY,

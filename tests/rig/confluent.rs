@@ -100,15 +100,43 @@ impl State {
             }
             ("POST", ["subjects", name, "versions"]) => self.register(name, &body),
             ("DELETE", ["subjects", name, "versions", number]) => {
-                let version =
-                    number.parse().ok().and_then(|number: i64| self.subjects.get_mut(*name)?.get_mut(&number));
-                version.filter(|one| is_live(one)).map_or_else(not_found, |version| {
-                    version["deleted"] = json!(true);
-                    Ok(json!(1))
-                })
+                self.delete(name, number.parse().expect("a number"), query.contains("permanent=true"))
             }
             (method, [what @ ("config" | "mode"), rest @ ..]) => {
                 self.setting(method, what, rest.first().map(|name| (*name).to_owned()), body)
+            }
+            _ => not_found(),
+        }
+    }
+
+    /// Softly at first, and for good only what was deleted so; never what something else refers to.
+    fn delete(&mut self, name: &str, number: i64, for_good: bool) -> Result<Value, Refusal> {
+        let mode = self.modes.get(&Some(name.to_owned())).unwrap_or(&self.modes[&None]);
+        if mode == "READONLY" {
+            return refused(format!("Subject {name} is in read-only mode"));
+        }
+        let refers = |one: &Value| {
+            let mut references = one["references"].as_array().into_iter().flatten();
+            references.any(|to| to["subject"] == name && to["version"] == number)
+        };
+        if for_good && self.subjects.values().flat_map(BTreeMap::values).any(refers) {
+            return Err((422, 42206, "One or more references exist to the schema".to_owned()));
+        }
+        let Some(versions) = self.subjects.get_mut(name) else { return not_found() };
+        match versions.get_mut(&number) {
+            Some(one) if for_good && is_live(one) => {
+                Err((404, 40407, "was not deleted first before being permanently deleted".to_owned()))
+            }
+            Some(_) if for_good => {
+                versions.remove(&number);
+                if versions.is_empty() {
+                    self.subjects.remove(name);
+                }
+                Ok(json!(number))
+            }
+            Some(one) if is_live(one) => {
+                one["deleted"] = json!(true);
+                Ok(json!(number))
             }
             _ => not_found(),
         }

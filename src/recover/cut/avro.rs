@@ -304,6 +304,14 @@ pub fn fields_of(value: &[u8], schema: &Schema) -> Option<Kept> {
     Bytes::read(value, schema, true)
 }
 
+/// Whether a value without its prefix is one of this schema, from its first byte to its last: bytes that were written with another schema
+/// may well begin like one of this.
+pub fn is_whole(value: &[u8], schema: &Schema) -> bool {
+    let values = MOST_VALUES.saturating_add(value.len());
+    let mut bytes = Bytes { rest: value, values, all: false, named: &schema.named };
+    bytes.value(&schema.root, false, 0).is_some() && bytes.rest.is_empty()
+}
+
 fn of_kept(kept: &Kept) -> Read {
     let event = |event| Read { event, connector: None };
     if let (Some(source @ Kept::Fields(_)), Some(_)) = (kept.field("source"), kept.field("op")) {

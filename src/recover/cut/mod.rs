@@ -15,10 +15,10 @@ mod schemas;
 mod survey;
 
 pub use at::{Committed, Cut};
-pub use avro::{Kept, fields_of};
+pub use avro::{Kept, fields_of, is_whole};
 pub use committed::{Found, cut_at};
 pub use judge::{Connector, Counts};
-pub use schemas::Schemas;
+pub use schemas::{Name, Schemas, Side, named};
 pub use survey::{Survey, survey};
 
 /// The door for `fuzz/`; `cargo fuzz` sets this configuration.

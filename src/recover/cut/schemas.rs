@@ -17,13 +17,52 @@ use crate::source::rest::subjects::{Document, Subject, Version};
 use crate::store::Store;
 use crate::stream::{StateKind, StreamId};
 
-/// The header in which the schema of a value is named.
-const VALUE_HEADER: &[u8] = b"__value_schema_id";
-/// The same of Apicurio. Its `globalId` is none of the ids that it tells over Confluent's API.
-const CONTENT_ID: &[u8] = b"apicurio.value.contentId";
+/// A side of a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Side {
+    /// Its key.
+    Key,
+    /// Its value.
+    Value,
+}
+
+impl Side {
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Key => "key",
+            Self::Value => "value",
+        }
+    }
+
+    /// The header in which its schema is named.
+    fn header(self) -> &'static [u8] {
+        match self {
+            Self::Key => b"__key_schema_id",
+            Self::Value => b"__value_schema_id",
+        }
+    }
+
+    /// The same of Apicurio. Its `globalId` is none of the ids that it tells over Confluent's API.
+    fn content_id(self) -> &'static [u8] {
+        match self {
+            Self::Key => b"apicurio.key.contentId",
+            Self::Value => b"apicurio.value.contentId",
+        }
+    }
+}
+
+/// What a key or a value says of its schema.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Name {
+    /// Its id.
+    Id(u32),
+    /// Its GUID.
+    Guid([u8; 16]),
+}
 
 /// Schemas by what records call them.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Schemas {
     by_id: BTreeMap<u32, Schema>,
     by_guid: BTreeMap<[u8; 16], Schema>,
@@ -60,15 +99,20 @@ impl Schemas {
 
     /// Takes in what a version of a registry's state has; false if that is none.
     pub fn add(&mut self, document: &[u8]) -> bool {
-        let Ok(Stored { state: Document { subjects, .. } }) = serde_json::from_slice(document) else { return false };
+        let Ok(Stored { state }) = serde_json::from_slice(document) else { return false };
+        self.add_all(&state);
+        true
+    }
+
+    /// Takes in all that a registry holds.
+    pub fn add_all(&mut self, Document { subjects, .. }: &Document) {
         for subject in subjects.values() {
             for version in subject.versions.values().filter(|version| version.kind == "AVRO") {
                 let mut referred = Vec::new();
-                refer(&subjects, version, &mut referred, 0);
+                refer(subjects, version, &mut referred, 0);
                 self.insert(version, &referred);
             }
         }
-        true
     }
 
     /// The same where records were given other ids, by the archived ones.
@@ -99,39 +143,55 @@ impl Schemas {
         }
     }
 
+    /// The same where what it was made of gave other ids than records have: those of the records, with the other ones.
+    pub fn known_as(mut self, ids: &BTreeMap<i64, i64>) -> Self {
+        let number = |id: i64| u32::try_from(id).ok();
+        let own = |(was, is): (&i64, &i64)| Some((number(*was)?, self.by_id.get(&number(*is)?)?.clone()));
+        let renamed: Vec<_> = ids.iter().filter_map(own).collect();
+        self.by_id.extend(renamed);
+        self
+    }
+
     /// The schema of a value and the value itself, if one of the archived schemas is named.
     pub fn of<'a, 'v>(
         &'a self,
         value: &'v [u8],
         headers: impl Iterator<Item = (&'v [u8], Option<&'v [u8]>)>,
     ) -> Option<(&'a Schema, &'v [u8])> {
-        let named = |(name, bytes): (&[u8], Option<&'v [u8]>)| match name {
-            VALUE_HEADER => self.named(bytes?).map(|(schema, _)| schema),
-            CONTENT_ID => self.by_id(u32::try_from(u64::from_be_bytes(bytes?.try_into().ok()?)).ok()?),
-            _ => None,
-        };
-        match { headers }.find_map(named) {
-            Some(schema) => Some((schema, value)),
-            None => self.named(value),
-        }
+        let known = |(name, value): (Name, &'v [u8])| Some((self.named(name)?, value));
+        named(Side::Value, value, headers).find_map(known)
     }
 
-    fn by_id(&self, id: u32) -> Option<&Schema> {
-        self.by_id.get(&id).filter(|_| !self.doubtful.contains(&id))
-    }
-
-    fn named<'a, 'v>(&'a self, bytes: &'v [u8]) -> Option<(&'a Schema, &'v [u8])> {
-        match bytes.split_first()? {
-            (0, rest) => {
-                let (id, rest) = rest.split_first_chunk::<4>()?;
-                Some((self.by_id(u32::from_be_bytes(*id))?, rest))
-            }
-            (1, rest) => {
-                let (guid, rest) = rest.split_first_chunk::<16>()?;
-                Some((self.by_guid.get(guid)?, rest))
-            }
-            _ => None,
+    /// The schema of a name.
+    pub fn named(&self, name: Name) -> Option<&Schema> {
+        match name {
+            Name::Id(id) => self.by_id.get(&id).filter(|_| !self.doubtful.contains(&id)),
+            Name::Guid(guid) => self.by_guid.get(&guid),
         }
+    }
+}
+
+/// What a key or a value says of its schema, in headers first, and then before itself; and it itself, each time.
+pub fn named<'v>(
+    side: Side,
+    bytes: &'v [u8],
+    headers: impl Iterator<Item = (&'v [u8], Option<&'v [u8]>)>,
+) -> impl Iterator<Item = (Name, &'v [u8])> {
+    let of_header = move |(name, own): (&[u8], Option<&'v [u8]>)| match name {
+        name if name == side.header() => prefix(own?).map(|(name, _)| name),
+        name if name == side.content_id() => {
+            u32::try_from(u64::from_be_bytes(own?.try_into().ok()?)).ok().map(Name::Id)
+        }
+        _ => None,
+    };
+    headers.filter_map(of_header).map(move |name| (name, bytes)).chain(prefix(bytes))
+}
+
+fn prefix(bytes: &[u8]) -> Option<(Name, &[u8])> {
+    match bytes.split_first()? {
+        (0, rest) => rest.split_first_chunk::<4>().map(|(id, rest)| (Name::Id(u32::from_be_bytes(*id)), rest)),
+        (1, rest) => rest.split_first_chunk::<16>().map(|(guid, rest)| (Name::Guid(*guid), rest)),
+        _ => None,
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::config::Server;
 use crate::restore::plan::Goal;
 
 /// What a drill is asked for.
@@ -21,4 +22,17 @@ pub struct Asked {
     pub user: String,
     /// The libraries that the server loads at its start (`shared_preload_libraries`).
     pub preload: String,
+}
+
+/// What the drill `schema` is asked for.
+#[derive(Debug, Clone)]
+pub struct AskedSchema {
+    /// The registry: a scratch one, empty.
+    pub registry: Server,
+    /// The moment, in ms since 1970; none: one that the seed chooses.
+    pub at: Option<i64>,
+    /// What chooses it, and the records.
+    pub seed: u64,
+    /// How many records of each topic are read.
+    pub records: u64,
 }

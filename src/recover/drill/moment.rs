@@ -6,20 +6,27 @@ use crate::manifest::recoverable::Window;
 
 /// Returns a moment of these windows, each millisecond as likely as any other; none where there is no window.
 pub(super) fn of_seed(windows: &[Window], seed: u64) -> Option<DateTime<Utc>> {
-    let span = |window: &Window| (window.to - window.from).num_milliseconds().max(0).unsigned_abs() + 1;
-    let all: u64 = windows.iter().map(span).sum();
+    let spans: Vec<_> = windows.iter().map(|window| (window.from, window.to)).collect();
+    of_spans(&spans, seed)
+}
+
+/// The same of times, each from the first to the second.
+pub(super) fn of_spans(spans: &[(DateTime<Utc>, DateTime<Utc>)], seed: u64) -> Option<DateTime<Utc>> {
+    let length =
+        |(from, to): &(DateTime<Utc>, DateTime<Utc>)| (*to - *from).num_milliseconds().max(0).unsigned_abs() + 1;
+    let all: u64 = spans.iter().map(length).sum();
     let mut at = mixed(seed).checked_rem(all)?;
-    for window in windows {
-        if at < span(window) {
-            return Some(window.from + chrono::TimeDelta::milliseconds(at.cast_signed()));
+    for span in spans {
+        if at < length(span) {
+            return Some(span.0 + chrono::TimeDelta::milliseconds(at.cast_signed()));
         }
-        at -= span(window);
+        at -= length(span);
     }
     None
 }
 
 /// Spreads seeds that lie beside each other (SplitMix64: Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014).
-fn mixed(seed: u64) -> u64 {
+pub(super) fn mixed(seed: u64) -> u64 {
     let mut mixed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
     mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

@@ -1,15 +1,19 @@
 //! What a drill tells.
 
-use chrono::{DateTime, Utc};
+use std::time::Instant;
+
+use chrono::{DateTime, SubsecRound as _, Utc};
 use serde::Serialize;
 
 use crate::error::{Error, Kind, Result};
-use crate::manifest::drills::Outcome;
-use crate::stream::Lsn;
+use crate::manifest::drills::{Drilled, Outcome};
+use crate::store::Store;
+use crate::stream::{FORMAT_VERSION, Lsn};
+use crate::time;
 
 /// All of a drill.
 #[derive(Debug, Serialize)]
-pub struct Report {
+pub struct Report<T> {
     /// Which drill.
     pub drill: &'static str,
     /// How it ended.
@@ -22,10 +26,9 @@ pub struct Report {
     pub seconds: f64,
     /// What repeats it: `--seed`.
     pub seed: u64,
-    /// What the archive was read for.
-    pub archive: Archived,
-    /// What was restored: of each system one database.
-    pub restored: Vec<Restoration>,
+    /// What was tried.
+    #[serde(flatten)]
+    pub about: T,
     /// What is not as it should be.
     pub findings: Vec<Finding>,
     /// What was left out, and why.
@@ -33,6 +36,114 @@ pub struct Report {
     /// Why it could not be carried out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    #[serde(skip)]
+    begun: Instant,
+}
+
+impl<T> Report<T> {
+    /// That of a drill that begins.
+    pub(super) fn begin(drill: &'static str, seed: u64, about: T) -> Self {
+        Self {
+            drill,
+            outcome: Outcome::Passed,
+            ok: true,
+            started: now(),
+            seconds: 0.0,
+            seed,
+            about,
+            findings: Vec::new(),
+            skipped: Vec::new(),
+            error: None,
+            begun: Instant::now(),
+        }
+    }
+
+    /// Says how it ended, and keeps it in the archive. An error that tells of the archive is a finding; any other kept the drill from
+    /// being carried out, and is given beside the report.
+    pub(super) async fn end(mut self, store: &Store, error: Option<Error>) -> (Self, Option<Error>) {
+        self.outcome = match (&error, self.findings.is_empty()) {
+            (_, false) => Outcome::Found,
+            (Some(_), true) => Outcome::Failed,
+            (None, true) => Outcome::Passed,
+        };
+        self.ok = self.outcome == Outcome::Passed;
+        self.error = error.as_ref().map(ToString::to_string);
+        self.seconds = self.begun.elapsed().as_secs_f64();
+        self.keep(store).await;
+        (self, error)
+    }
+
+    /// Tells `tidelog run`. An archive that is read-only for who drills keeps nobody from it.
+    async fn keep(&self, store: &Store) {
+        let drilled = Drilled {
+            format: FORMAT_VERSION,
+            drill: self.drill.to_owned(),
+            outcome: self.outcome,
+            started: self.started,
+            finished: now(),
+            seed: self.seed,
+            findings: self.findings.len() as u64,
+            last_success: None,
+        };
+        if let Err(error) = drilled.write(store).await {
+            tracing::warn!(%error, hint = error.hint_text(), "the result of the drill cannot be kept: no metric, and no alert, knows of it");
+        }
+    }
+
+    /// Adds what is not as it should be.
+    pub(super) fn found(&mut self, part: Part, about: impl Into<String>, detail: impl Into<String>) {
+        self.findings.push(Finding { part, about: about.into(), detail: detail.into() });
+    }
+}
+
+/// The time, as results have it.
+fn now() -> DateTime<Utc> {
+    time::now().trunc_subsecs(3)
+}
+
+/// What the drill `corruption` has read.
+#[derive(Debug, Default, Serialize)]
+pub struct Corruption {
+    /// What the archive was read for.
+    pub archive: Archived,
+    /// What was restored: of each system one database.
+    pub restored: Vec<Restoration>,
+}
+
+/// What the drill `schema` has tried.
+#[derive(Debug, Default, Serialize)]
+pub struct Schemas {
+    /// The registry.
+    pub registry: String,
+    /// The moment of which the archived state is.
+    pub at: Option<DateTime<Utc>>,
+    /// Subjects.
+    pub subjects: usize,
+    /// Their versions, soft-deleted ones too.
+    pub versions: usize,
+    /// How many of their ids the registry gave itself, in place of the archived ones.
+    pub other_ids: usize,
+    /// What was read of the topics.
+    pub records: Records,
+    /// What an operator should know.
+    pub notes: Vec<String>,
+}
+
+/// Archived records that were read with schemas.
+#[derive(Debug, Default, Serialize)]
+pub struct Records {
+    /// Generations of topics.
+    pub topics: u64,
+    /// The records that the archive has of them up to the moment.
+    pub archived: u64,
+    /// Those that were read.
+    pub read: u64,
+    /// Keys and values that were decoded by their schemas, from the first byte to the last.
+    pub decoded: u64,
+    /// Keys and values in JSON or Protobuf: their schemas are there, and Protobuf was not decoded.
+    pub named: u64,
+    /// Keys and values that name no schema.
+    pub without: u64,
 }
 
 /// What was read of the archive.
@@ -119,6 +230,10 @@ pub enum Part {
     Tables,
     /// `pg_amcheck`.
     Amcheck,
+    /// The registry, read back.
+    Registry,
+    /// Archived records, by their schemas.
+    Records,
 }
 
 impl Part {
@@ -130,6 +245,8 @@ impl Part {
             Self::Open => "open",
             Self::Tables => "tables",
             Self::Amcheck => "amcheck",
+            Self::Registry => "registry",
+            Self::Records => "records",
         }
     }
 }

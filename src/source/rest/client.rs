@@ -156,8 +156,22 @@ impl Client {
         body: Option<&serde_json::Value>,
         most: usize,
     ) -> Result<Reply<T>> {
+        self.send_with(method, (segments, ""), body, most).await
+    }
+
+    /// The same, with a query.
+    ///
+    /// # Errors
+    /// As those of [`Client::get`].
+    pub(super) async fn send_with<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        (segments, query): (&[&str], &str),
+        body: Option<&serde_json::Value>,
+        most: usize,
+    ) -> Result<Reply<T>> {
         let at = self.last.load(Ordering::Relaxed) % self.server.urls.len();
-        let url = below(&self.server.urls[at], segments, "");
+        let url = below(&self.server.urls[at], segments, query);
         self.ask_at((method, &url), body, most).await
     }
 

@@ -4,7 +4,7 @@
 //!   PUT    /mode/{s} {"mode": "IMPORT"}                        Confluent 5.2, Redpanda 25.3; others have no modes, or do not heed them
 //!   POST   /subjects/{s}/versions {"schema", "id", "version"}  an id is heeded in IMPORT alone
 //!   POST   /subjects/{s} {"schema"}                            under which number it is there
-//!   DELETE /subjects/{s}/versions/{v}                          a soft deletion
+//!   DELETE /subjects/{s}/versions/{v}                          a soft deletion; with ?permanent=true, behind it, for good
 //!   PUT    /config/{s}, /mode/{s}; DELETE of either            back to what counts for all
 //! ```
 //!
@@ -159,6 +159,17 @@ impl Registrar {
     pub async fn delete(&self, subject: &str, number: i64) -> Result<Answer<()>> {
         let path = ["subjects", subject, "versions", &number.to_string()];
         answer(self.client.send::<IgnoredAny>(Method::DELETE, &path, None, MIB).await?, true).map(done)
+    }
+
+    /// Removes a version for good: nothing leads to it any more. Registries do that only to what was deleted softly before.
+    ///
+    /// # Errors
+    /// As those of [`Registrar::import`].
+    pub async fn forget(&self, subject: &str, number: i64) -> Result<Answer<()>> {
+        drop(self.delete(subject, number).await?);
+        let path = ["subjects", subject, "versions", &number.to_string()];
+        answer(self.client.send_with::<IgnoredAny>(Method::DELETE, (&path, "permanent=true"), None, MIB).await?, true)
+            .map(done)
     }
 }
 

@@ -226,6 +226,11 @@ pub fn drill(name: &str) -> Path {
     Path::from_iter(["drills", &format!("{name}.json")])
 }
 
+/// Returns what a drill of a name has made on servers that are not its own.
+pub fn drill_made(name: &str) -> Path {
+    Path::from_iter(["drills", "made", &format!("{name}.json")])
+}
+
 /// Returns what a replay was begun as.
 pub fn replay_plan(id: &str) -> Path {
     Path::from_iter(["replays", id, "plan.json"])

@@ -1,42 +1,27 @@
-//! `tidelog drill`: recovery tests, run from the archive at hand against servers that it starts itself and removes.
+//! `tidelog drill corruption`.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use clap::Subcommand;
-use tokio::signal::unix::{SignalKind, signal};
-
-use super::human;
-use super::output::{print, print_json};
-use super::progress::{Progress, Unit};
+use super::{end, seed, stopped};
+use crate::cli::human;
+use crate::cli::progress::{Progress, Unit};
 use crate::config::Archive;
-use crate::error::{Error, Kind, Result};
+use crate::error::Result;
 use crate::escape::one_line;
-use crate::recover::drill::{self, Asked, Report, Restoration};
+use crate::recover::drill::{self, Asked, Corruption, Report, Restoration};
 use crate::restore::plan::Goal;
 use crate::store::Store;
 use crate::stream::Lsn;
 use crate::time;
 use crate::verify::Seen;
 
-/// Which drill.
+/// Read the whole archive, restore Postgres to a random moment into a scratch directory, open it, read every table.
+///
+/// It connects to no server of the configuration. Exits with 3 if anything is not as it should be, with 1 if it could not be
+/// carried out. The result is kept in the archive, for the metric tidelog_drill_last_success_timestamp_seconds.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    #[command(subcommand)]
-    drill: Drill,
-}
-
-#[derive(Debug, Subcommand)]
-enum Drill {
-    /// Read the whole archive, restore Postgres to a random moment into a scratch directory, open it, read every table.
-    ///
-    /// It connects to no server of the configuration. Exits with 3 if anything is not as it should be, with 1 if it could not be
-    /// carried out. The result is kept in the archive, for the metric tidelog_drill_last_success_timestamp_seconds.
-    Corruption(CorruptionArgs),
-}
-
-#[derive(Debug, clap::Args)]
-struct CorruptionArgs {
     /// The directory below which the scratch directory is made, on a disk with room for the database [default: $TMPDIR, or /var/tmp].
     #[arg(long, value_name = "DIR")]
     scratch: Option<PathBuf>,
@@ -63,56 +48,28 @@ struct CorruptionArgs {
     json: bool,
 }
 
-/// Runs a drill.
+/// Runs it.
 pub(super) async fn run(args: &Args, archive: &Archive) -> Result<()> {
-    let Drill::Corruption(args) = &args.drill;
     let store = Store::open(archive)?;
     let asked = asked(args)?;
     let seen = Arc::new(Seen::default());
     let shown = Arc::clone(&seen);
     let bar = Progress::follow("reading the archive", Unit::Bytes, move || (shown.done(), shown.total()));
-    let stopped = async {
-        let listen = |kind| signal(kind).map_err(|source| Error::io(source, "cannot listen for signals"));
-        let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
-        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
-        Err(Error::new(Kind::Interrupted, "the drill was stopped; its server and its scratch directory are gone"))
-    };
     let drilling = Box::pin(drill::corruption((&store, archive), &asked, &seen));
     // What is dropped half way stops its server and removes its directory.
     let (report, error) = tokio::select! {
         drilled = drilling => drilled?,
-        stopped = stopped => return stopped,
+        stopped = stopped("its server and its scratch directory are gone") => return Err(stopped),
     };
     drop(bar);
-    if args.json {
-        print_json(&report)?
-    } else {
-        print(&text(&report))?
-    }
-    match (report.findings.len() as u64, error) {
-        (0, None) => Ok(()),
-        (0, Some(error)) => Err(error),
-        (count, error) => {
-            let error = error.map(|error| format!("; and {error}")).unwrap_or_default();
-            Err(Error::new(Kind::Incomplete, format!("the drill has {}{error}", human::many(count, "finding"))))
-        }
-    }
+    end((&report, error), args.json, text)
 }
 
-fn asked(args: &CorruptionArgs) -> Result<Asked> {
-    let seed = match args.seed {
-        Some(seed) => seed,
-        None => {
-            let mut bytes = [0; 4];
-            getrandom::fill(&mut bytes)
-                .map_err(|error| Error::new(Kind::Unavailable, format!("the system gives no random bytes: {error}")))?;
-            u32::from_le_bytes(bytes).into()
-        }
-    };
+fn asked(args: &Args) -> Result<Asked> {
     Ok(Asked {
         system: args.system,
         at: args.at.as_deref().map(goal).transpose()?,
-        seed,
+        seed: seed(args.seed)?,
         scratch: args
             .scratch
             .clone()
@@ -131,17 +88,9 @@ fn goal(text: &str) -> Result<Goal> {
     }
 }
 
-fn text(report: &Report) -> String {
+fn text(report: &Report<Corruption>) -> String {
     let mut text = String::new();
-    for finding in &report.findings {
-        text += &format!(
-            "found: {}\n  in       {}\n  because  {}\n",
-            one_line(&finding.about),
-            finding.part.name(),
-            one_line(&finding.detail)
-        );
-    }
-    let archive = &report.archive;
+    let archive = &report.about.archive;
     text += &format!(
         "archive: {}, {} with {}, {}, {} read in {:.0} s\n",
         human::many(archive.streams, "stream"),
@@ -151,13 +100,7 @@ fn text(report: &Report) -> String {
         human::bytes(archive.bytes),
         archive.seconds
     );
-    report.restored.iter().for_each(|one| text += &restoration(one, report.seed));
-    report.skipped.iter().for_each(|skipped| text += &format!("left out: {skipped}\n"));
-    text += match (report.ok, report.findings.is_empty()) {
-        (true, _) => "the drill passed\n",
-        (false, true) => "the drill was not carried out to its end: nothing is known\n",
-        (false, false) => "the drill did not pass\n",
-    };
+    report.about.restored.iter().for_each(|one| text += &restoration(one, report.seed));
     text
 }
 
