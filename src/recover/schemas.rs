@@ -381,9 +381,8 @@ impl<'a> AtWork<'a> {
         }
     }
 
-    /// Reads all of it back.
-    async fn compare(mut self) -> Result<Brought> {
-        let now = self.registrar.holds().await?;
+    /// Compares what counts for all subjects, where that was set.
+    fn compare_all(&mut self, now: &Document) {
         let of_all = [
             ("compatibility", &self.archived.compatibility, &now.compatibility),
             // A registry without modes has none.
@@ -393,6 +392,12 @@ impl<'a> AtWork<'a> {
         {
             self.brought.differences.push(format!("the {what} of all is not as it was ({was:?}): {is:?} now"));
         }
+    }
+
+    /// Reads all of it back.
+    async fn compare(mut self) -> Result<Brought> {
+        let now = self.registrar.holds().await?;
+        self.compare_all(&now);
         for (name, subject) in &self.archived.subjects {
             let shown = escape::name(name);
             let held = now.subjects.get(name);

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::{end, seed, stopped};
+use super::ending::{end, seed, stopped};
 use crate::cli::human;
 use crate::cli::progress::{Progress, Unit};
 use crate::config::Archive;

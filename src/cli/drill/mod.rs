@@ -10,7 +10,6 @@ use clap::Subcommand;
 
 use crate::config::{Archive, Config};
 use crate::error::Result;
-use ending::{end, seed, stopped};
 
 /// Which drill.
 #[derive(Debug, clap::Args)]

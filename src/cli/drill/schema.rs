@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{end, seed, stopped};
+use super::ending::{end, seed, stopped};
 use crate::cli::human;
 use crate::config::{Config, Pipeline};
 use crate::error::{Error, Kind, Result};
