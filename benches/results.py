@@ -5,7 +5,7 @@
        "cpu_us_per_record": 4.93, "wall_s": 9.1, "records_per_s": 54945, "rss_mib": 187}, …]}
 
 What a work has no measure for is null: WAL and base backups have no records. They have `mib_per_s` and `cpu_s` instead, and what is
-live has `partitions`. Rows are medians over the turns of this run, RSS is the greatest. A run writes all that it measured and keeps
+live has `partitions`; growth curves have points instead (`Results.curve`). Rows are medians over the turns of this run, RSS is the greatest. A run writes all that it measured and keeps
 nothing of the one before, so that all rows are of one machine in one state.
 """
 
@@ -28,6 +28,12 @@ class Results:
         if mib:
             row |= {"mib_per_s": rounded(wall and mib / wall, 0), "cpu_s": rounded(cpu)}
         self.rows.append(row | more)
+
+    def curve(self, figure):
+        """A row for each point of each curve: `{"work": "curves", "figure", "curve", "x", "y"}`."""
+        for curve in figure.curves:
+            self.rows += [{"work": "curves", "figure": figure.title, "curve": curve.name, "x": x, "y": rounded(y, 3)}
+                          for x, y in curve.points]
 
     def write(self, path, facts):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -10,6 +10,7 @@
     live      1,000 records a second, 10,000 over 50 partitions, 1,000 partitions
     idle      5,000 partitions in which nothing happens, beside kcat as a group's member
     plan      ls and replay --dry-run over 100,000 segments, and over 1,000 topics
+    curves    what a record and a question cost as partitions, sizes, rates and archives grow (curves.py)
     postgres  WAL, base backups and recovery beside PostgreSQL's own tools (postgres.py)
 
 CPU is user + system of the measured processes alone, from the kernel's own accounts (wait4, /proc/PID/stat), so that
@@ -19,6 +20,7 @@ The programs come from target/release (or CARGO_TARGET_DIR), the servers and Pyt
 """
 
 import argparse
+import copy
 import datetime
 import functools
 import json
@@ -35,6 +37,7 @@ import sys
 import tempfile
 import time
 
+import curves
 import postgres
 from results import Results
 
@@ -45,7 +48,7 @@ TIDELOG, TOOL = TARGET / "tidelog", TARGET / "tidelog-bench"
 TOPIC, PARTITIONS = "bench", 12
 EVENT_BYTES = 1014  # about; what one event of tool.rs holds
 SHORT = ["archive", "replay", "live"]
-SECTIONS = ["archive", "replay", "live", "idle", "plan", "postgres"]
+SECTIONS = ["archive", "replay", "live", "idle", "plan", "curves", "postgres"]
 TICK = os.sysconf("SC_CLK_TCK")
 # The names in results.json.
 CONTENDERS = {
@@ -209,9 +212,18 @@ format = "{form}"
 compression = "zstd:{level}"
 max_age = "{max_age}"
 """)
+        self.run()
+
+    def run(self):
         self.start = time.monotonic()
-        self.log = open(self.directory / "log", "w")
+        self.log = open(self.directory / "log", "a")
         self.process = subprocess.Popen([TIDELOG, "run", "-c", self.config], stdout=self.log, stderr=self.log)
+
+    def replica(self):
+        """Another process with the same archive and group."""
+        other = copy.copy(self)
+        other.run()
+        return other
 
     def archived(self):
         """What `ls` says of the one topic; nothing before its first checkpoint."""
@@ -223,7 +235,8 @@ max_age = "{max_age}"
 
     def wait(self, records):
         # `ls` is another process: that it is asked rarely keeps the machine free for what is measured.
-        wait_for(f"{records} records in the archive", 900, lambda: self.archived()["records"] >= records, every=3)
+        wait_for(f"{records} records in the archive", 900, lambda: self.archived()["records"] >= records,
+                 every=0.5 if QUICK else 3)
         return self.archived()
 
     def stop(self):
@@ -407,8 +420,6 @@ def measure_plan(run):
         root = run.work / f"planned-{topics}"
         root.mkdir()
         pipeline([TOOL, "archive", "--root", root, "--segments", segments, "--topics", topics])
-        config = run.work / "planned.toml"
-        config.write_text(f'[archive]\nurl = "file://{root}"\nspool_dir = "{run.work}/spool"\n')
         commands = {
             "ls": ["ls"],
             "replay --dry-run of an hour": ["replay", "--dry-run", "--to-stdout", *hour],
@@ -416,7 +427,7 @@ def measure_plan(run):
         }
         rows = []
         for name, command in commands.items():
-            used = [pipeline([TIDELOG, *command, "-c", config]) for _ in range(3)]
+            used = [run.ask(root, command) for _ in range(3)]
             rows.append([name, f"{min(each.seconds for each in used):.2f}", f"{min(each.cpu for each in used):.2f}",
                          f"{max(each.rss for each in used):.0f}"])
         run.table(f"A local archive of {topics:,} topic{'s' if topics > 1 else ''} with {segments:,} segments and checkpoints each",
@@ -433,6 +444,7 @@ class Run:
         self.kafka, self.archive, self.text, self.results = parts["RIG_KAFKA"], None, [], Results()
         self.short, self.levels = options.short, (1,) if options.short else (1, 3)
         self.tidelog, self.say, self.wait_for = TIDELOG, say, wait_for
+        self.picture = pathlib.Path(options.write).parent / "curves.svg" if options.write else None
 
     @functools.cached_property
     def broker(self):
@@ -455,10 +467,29 @@ class Run:
         self.topic(TOPIC, PARTITIONS)
         self.produce(TOPIC, PARTITIONS, self.records)
 
-    def produce(self, topic, partitions, records, rate=None):
-        rated = ["--rate", rate] if rate else []
-        pipeline([TOOL, "produce", "--bootstrap", self.broker.bootstrap, "--topic", topic, "--partitions", partitions,
-                  "--records", records, *rated])
+    def produce(self, topic, partitions, records, rate=None, **more):
+        options = [word for name, value in {"rate": rate, **more}.items() if value for word in (f"--{name}", value)]
+        self.tool("produce", "--bootstrap", self.broker.bootstrap, "--topic", topic, "--partitions", partitions,
+                  "--records", records, *options)
+
+    def tool(self, *words):
+        pipeline([TOOL, *words])
+
+    def archiver(self, topic):
+        return Archiver(self.broker, self.work, topic, max_age="1s" if QUICK else "5s")
+
+    def ask(self, root, command):
+        """What a command over a local archive uses."""
+        config = self.work / "asked.toml"
+        config.write_text(f'[archive]\nurl = "file://{root}"\nspool_dir = "{self.work}/spool"\n')
+        return pipeline([TIDELOG, *command, "-c", config])
+
+    def count(self, wanted):
+        """So many, or fewer where the figures need not mean anything."""
+        return max(int(wanted * self.scale), 2)
+
+    def some(self, points):
+        return points[:1] if QUICK else points
 
     def table(self, title, head, rows):
         lines = [f"## {title}", "", line(head), line(["---"] + ["---:"] * (len(head) - 1)), *map(line, rows), ""]
@@ -520,7 +551,7 @@ def main():
     parts = dict(each.split("=", 1) for each in setup.stdout.split())
     command = ("command", " ".join(["make bench, which is: benches/run.py", *sys.argv[1:]]))
     measures = {"archive": measure_archive, "replay": measure_replay, "live": measure_live, "idle": measure_idle,
-                "plan": measure_plan, "postgres": postgres.measure_postgres}
+                "plan": measure_plan, "curves": curves.measure_curves, "postgres": postgres.measure_postgres}
     with tempfile.TemporaryDirectory(prefix="tidelog-bench-") as work:
         run = Run(options, parts, pathlib.Path(work))
         try:

@@ -46,6 +46,11 @@ enum Command {
         /// Events a second; as fast as possible if absent.
         #[arg(long)]
         rate: Option<u64>,
+        #[arg(long, default_value = "lz4")]
+        codec: String,
+        /// So long is each value: one event's, cut off, or those of many. One event's if absent.
+        #[arg(long = "value_bytes")]
+        value_bytes: Option<usize>,
     },
     /// Consume and compress.
     Bound {
@@ -83,8 +88,8 @@ enum Command {
 
 fn main() -> Done {
     match Command::parse() {
-        Command::Produce { bootstrap, topic, partitions, records, rate } => {
-            produce(&bootstrap, &topic, partitions, records, rate)
+        Command::Produce { bootstrap, topic, partitions, records, rate, codec, value_bytes } => {
+            produce((&bootstrap, &topic, &codec), partitions, records, rate, value_bytes)
         }
         Command::Bound { bootstrap, topic, partitions, records, level, out } => {
             let writer = zstd::Encoder::new(File::create(out)?, level)?;
@@ -115,6 +120,18 @@ struct Event {
 }
 
 impl Event {
+    /// Event `number`, whose value goes on with those of others until it has so many bytes.
+    fn with_value_of(number: u64, bytes: usize) -> Self {
+        let mut event = Self::new(number);
+        let mut others = (number + 1..).map(|other| Self::new(scramble(other)));
+        while event.value.len() < bytes {
+            event.value.extend(others.next().map(|other| other.value));
+        }
+        // The events are ASCII.
+        event.value.truncate(bytes);
+        event
+    }
+
     fn new(number: u64) -> Self {
         let dice = scramble(number);
         let id = 1 + (dice >> 16) % 50_000;
@@ -217,11 +234,17 @@ fn scramble(number: u64) -> u64 {
 
 // ---- produce
 
-fn produce(bootstrap: &str, topic: &str, partitions: i32, records: u64, rate: Option<u64>) -> Done {
+fn produce(
+    (bootstrap, topic, codec): (&str, &str, &str),
+    partitions: i32,
+    records: u64,
+    rate: Option<u64>,
+    value_bytes: Option<usize>,
+) -> Done {
     let producer: ThreadedProducer<Silent> = ClientConfig::new()
         .set("bootstrap.servers", bootstrap)
         .set("acks", "all")
-        .set("compression.type", "lz4")
+        .set("compression.type", codec)
         .set("linger.ms", "20")
         .set("queue.buffering.max.kbytes", "65536")
         .create_with_context(Silent)?;
@@ -234,7 +257,7 @@ fn produce(bootstrap: &str, topic: &str, partitions: i32, records: u64, rate: Op
                 std::thread::sleep(Duration::from_millis(5));
             }
         }
-        let event = Event::new(number);
+        let event = value_bytes.map_or_else(|| Event::new(number), |bytes| Event::with_value_of(number, bytes));
         let mut headers = OwnedHeaders::new_with_capacity(2);
         for (key, value) in &event.headers {
             headers = headers.insert(Header { key, value: Some(value) });
