@@ -232,4 +232,19 @@ mod tests {
         let last = Clock { now: DateTime::<Utc>::MAX_UTC, horizon: at(0) };
         assert_eq!(due(None, last), DateTime::<Utc>::MAX_UTC);
     }
+
+    #[test]
+    fn the_generations_of_a_topic_share_its_size_and_the_newest_has_it_first() {
+        let of = |topic: &str, number| TopicGeneration::new("main", topic, number);
+        let mut all = vec![of("a", 0), of("b", 0), of("a", 10), of("a", 2)];
+        newest_first(&mut all);
+        assert_eq!(all, [of("a", 10), of("a", 2), of("a", 0), of("b", 0)]);
+        let (kept, mut newer) = (Kept { time: None, bytes: Some(100) }, Newer::default());
+        let mut left = Vec::new();
+        for (generation, bytes) in all.iter().zip([70, 50, 5, 90]) {
+            left.push(newer.leave(generation, kept).bytes);
+            newer.add(bytes);
+        }
+        assert_eq!(left, [Some(100), Some(30), Some(0), Some(100)]);
+    }
 }

@@ -565,3 +565,38 @@ async fn a_replay_of_very_many_partitions_is_held_too() {
         &BTreeMap::from([partitions.last_key_value().map(|(at, range)| (*at, range.clone())).expect("the last")])
     ));
 }
+
+/// What lies beyond a size is young: its objects go all the same, and nothing that is sealed later is opened for it.
+#[tokio::test]
+async fn objects_beyond_a_size_go_an_hour_later_however_young_they_are_and_held_ones_stay() {
+    let store = store();
+    let mut chain = begun(&store).await;
+    let mut sizes = Vec::new();
+    for n in 0..4_i64 {
+        let segment = stored(&store, n.unsigned_abs(), &[(0, n * 10, n * 10 + 10)]).await;
+        sizes.push(segment.bytes);
+        let change = Change { segments: vec![segment], ..Change::default() };
+        chain.commit(&change, "w", at(n)).await.expect("committed");
+    }
+    let clock = |now| Clock { now, horizon: DateTime::<Utc>::MIN_UTC };
+    let read = BTreeMap::from([(0, 12..13)]);
+    let read = Reads::new("r".into(), "a test".into(), Offsets::from([(generation().stream().to_string(), read)]));
+    read.write(&store, "main").await.expect("written");
+    let held = held(&store, "main", crate::time::now()).await.expect("read");
+    let (nobody, mut aged) = (Held::default(), Aged::default());
+    // Just the last two, and a byte more: then the one before them is needed, too.
+    // What is read keeps it there meanwhile, and it is not counted twice.
+    let two = sizes[2] + sizes[3];
+    for (kept, end) in [(two + 1, 10), (two, 20), (two, 20)] {
+        aged.go_on(&chain, clock(at(9)), Some(kept)).await.expect("looked");
+        assert_eq!(aged.expirable(&chain, &nobody, clock(at(9))).await.expect("planned"), BTreeMap::from([(0, end)]));
+    }
+    assert_eq!(aged.expirable(&chain, &held, clock(at(9))).await.expect("planned"), BTreeMap::new(), "it is read");
+    expire(&mut chain, &[BTreeMap::from([(0, 20)])], ("e", at(9))).await.expect("expired");
+    let hour = aged.sealed_by(clock(at(9) + GRACE));
+    assert!(at(1) <= hour.horizon && hour.horizon < at(2), "no later than what goes: {}", hour.horizon);
+    let of = async |held: &Held| {
+        delete_expired(&store, &chain, hour, held, &mut Stays::default()).await.expect("deleted").deleted
+    };
+    assert_eq!((of(&held).await, of(&nobody).await), (0, 2));
+}
