@@ -6,6 +6,7 @@
 //! ```
 //! How it is decided, and why `sequence[0] < E` alone is not enough, is told in [`judge`].
 
+mod acknowledged;
 mod at;
 mod avro;
 pub mod committed;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
+use super::acknowledged::acknowledged;
 use super::at::Cut;
 use super::event::{Event, Read, of_headers, of_json};
 use super::judge::{Connector, Counts, Judge, Judged, Partition};
@@ -58,6 +59,7 @@ pub async fn survey(store: &Store, sources: Vec<Source>, query: &Query, cut: Cut
     let through: Through = sources.iter().flat_map(complete_of).collect();
     let known = known_of(&sources);
     let plan = Arc::new(Plan::new(sources, query, &Rename::default())?);
+    let commit = (cut.end, cut.at);
     let mut judge = Judge::new(cut);
     let mut partitions: BTreeMap<(TopicGeneration, i32), Partition> = BTreeMap::new();
     let mut unknown: BTreeSet<u32> = BTreeSet::new();
@@ -69,6 +71,9 @@ pub async fn survey(store: &Store, sources: Vec<Source>, query: &Query, cut: Cut
         judge.see(partition, judged, &read);
     })
     .await?;
+    for (name, at) in acknowledged(store, &not_shown(&judge, &partitions), commit).await? {
+        judge.connectors.entry(name).or_default().passed_at = Some(at);
+    }
     let mut survey = Survey {
         contradictions: judge.contradictions(),
         incomplete: incomplete(&judge, &partitions, (&known, &through)),
@@ -134,8 +139,15 @@ fn read(record: &Record<'_>, schemas: &Schemas, unknown: &mut BTreeSet<u32>) -> 
     read
 }
 
+/// The connectors of which no record shows that they have read beyond the cut.
+fn not_shown(judge: &Judge, partitions: &BTreeMap<(TopicGeneration, i32), Partition>) -> BTreeSet<String> {
+    let names = partitions.values().filter(|partition| !partition.is_of_heartbeats()).map(Partition::connector);
+    let is_shown = |name: &str| judge.connectors.get(name).is_some_and(|connector| connector.passed_at.is_some());
+    names.filter(|name| !is_shown(name)).map(str::to_owned).collect()
+}
+
 /// Says why records of transactions up to the cut may not have come into the archive. A connector has written all of them once it has
-/// written anything that lies behind; the archive has them once it is complete up to then.
+/// written anything that lies behind, or Connect an offset that does; the archive has them once it is complete up to then.
 fn incomplete(
     judge: &Judge,
     partitions: &BTreeMap<(TopicGeneration, i32), Partition>,
@@ -150,8 +162,9 @@ fn incomplete(
         let passed = connector.and_then(|connector| connector.passed_at);
         let Some(passed) = passed else {
             words.push(format!(
-                "nothing in these topics shows that the connector {name} has written all that was committed up to the cut: no record of a later \
-                 transaction is archived, nor a marker of the topic of transactions"
+                "nothing shows that the connector {name} has written all that was committed up to the cut: no record of a later transaction is \
+                 archived, nor a marker of the topic of transactions, nor an offset of it in Connect (kept by [state]; over a quiet database \
+                 it moves with heartbeat.interval.ms)"
             ));
             continue;
         };
