@@ -9,6 +9,7 @@ use rdkafka::error::{KafkaError, KafkaResult};
 
 use crate::config;
 use crate::error::{Error, Kind, Result};
+use crate::source::kafka::Cluster;
 
 const BOOTSTRAP: &str = "bootstrap.servers";
 
@@ -130,6 +131,14 @@ impl Connection {
         let mut properties = self.properties.clone();
         properties.entry("client.id".to_owned()).or_insert_with(|| "tidelog".to_owned());
         properties.into_iter().collect()
+    }
+
+    /// The admin view of this cluster.
+    ///
+    /// # Errors
+    /// `Kind::Config` for properties that librdkafka does not take.
+    pub fn cluster(&self) -> Result<Cluster> {
+        Cluster::with_properties(&self.properties())
     }
 
     /// A librdkafka client of this cluster, to which the caller adds what it needs.

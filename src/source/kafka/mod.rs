@@ -18,6 +18,7 @@
 //! records came, and that is still the one of before, proves that they are of that generation: ids never come back.
 
 mod access;
+pub mod acls;
 mod assignment;
 mod cluster;
 mod consumer;

@@ -171,64 +171,6 @@ impl Position {
     }
 }
 
-/// The access control lists of a cluster.
-#[derive(Debug, Serialize)]
-struct Acls {
-    /// Without one everybody may do everything; none where that is not told.
-    authorizer: Option<bool>,
-    acls: Vec<Acl>,
-}
-
-/// Who may do what, in the words of `kafka-acls.sh`.
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-struct Acl {
-    resource: &'static str,
-    name: String,
-    pattern: &'static str,
-    principal: String,
-    host: String,
-    operation: &'static str,
-    permission: &'static str,
-}
-
-/// `ResourceType`, `PatternType`, `AclOperation`, `AclPermissionType` (org.apache.kafka.common.acl and .resource), as far as librdkafka knows
-/// them: what a newer broker has besides it gives as 0.
-const RESOURCES: [&str; 6] = ["UNKNOWN", "ANY", "TOPIC", "GROUP", "CLUSTER", "TRANSACTIONAL_ID"];
-const PATTERNS: [&str; 5] = ["UNKNOWN", "ANY", "MATCH", "LITERAL", "PREFIXED"];
-const PERMISSIONS: [&str; 4] = ["UNKNOWN", "ANY", "DENY", "ALLOW"];
-const OPERATIONS: [&str; 13] = [
-    "UNKNOWN",
-    "ANY",
-    "ALL",
-    "READ",
-    "WRITE",
-    "CREATE",
-    "DELETE",
-    "ALTER",
-    "DESCRIBE",
-    "CLUSTER_ACTION",
-    "DESCRIBE_CONFIGS",
-    "ALTER_CONFIGS",
-    "IDEMPOTENT_WRITE",
-];
-
-impl Acl {
-    fn of(acl: raw::Acl) -> Self {
-        let word = |words: &[&'static str], code: i32| {
-            usize::try_from(code).ok().and_then(|code| words.get(code).copied()).unwrap_or("UNKNOWN")
-        };
-        Self {
-            resource: word(&RESOURCES, acl.resource),
-            name: acl.name,
-            pattern: word(&PATTERNS, acl.pattern),
-            principal: acl.principal,
-            host: acl.host,
-            operation: word(&OPERATIONS, acl.operation),
-            permission: word(&PERMISSIONS, acl.permission),
-        }
-    }
-}
-
 /// TOPIC_AUTHORIZATION_FAILED, GROUP_AUTHORIZATION_FAILED, CLUSTER_AUTHORIZATION_FAILED.
 const NO_RIGHT: std::ops::RangeInclusive<i32> = 29..=31;
 const DESCRIBE_CLUSTER: &str =
@@ -349,33 +291,14 @@ impl Cluster {
             .await
     }
 
-    /// librdkafka 2.12.1 gives an empty list where the brokers refuse to tell, or have no authorizer
-    /// (`rd_kafka_DescribeAclsResponse_parse` drops the error code): so an empty one is held against what else is told.
     async fn acls_state(&self) -> Result<Part> {
-        let before = self.may_describe().await?;
-        let mut acls = self.request("cannot ask for access control lists", raw::acls).await?;
-        let refused = before == Some(false) || (acls.is_empty() && self.may_describe().await? == Some(false));
-        if acls.is_empty() && refused {
-            let what = "access control lists".to_owned();
-            return Ok(Part::Refused(Refusal { what, grant: DESCRIBE_CLUSTER.to_owned() }));
+        match self.acls().await? {
+            Some(acls) => Part::found(&acls, Vec::new()),
+            None => {
+                let what = "access control lists".to_owned();
+                Ok(Part::Refused(Refusal { what, grant: DESCRIBE_CLUSTER.to_owned() }))
+            }
         }
-        let authorizer = if acls.is_empty() { self.has_authorizer().await? } else { Some(true) };
-        let mut acls: Vec<Acl> = acls.drain(..).map(Acl::of).collect();
-        acls.sort_unstable();
-        Part::found(&Acls { authorizer, acls }, Vec::new())
-    }
-
-    /// Returns whether this client may describe the cluster; none where the brokers do not tell.
-    async fn may_describe(&self) -> Result<Option<bool>> {
-        self.request("cannot ask for the rights of the cluster", raw::may_describe).await
-    }
-
-    /// Returns whether the brokers have an authorizer; none where they do not tell.
-    async fn has_authorizer(&self) -> Result<Option<bool>> {
-        let broker = self.request("cannot ask for the brokers", |handle, wait| raw::controller(handle, wait)).await?;
-        let settings = self.settings(Resource::Broker, &[broker.to_string()]).await?.into_values().next();
-        let class = settings.and_then(|settings| settings.ok()?.remove("authorizer.class.name"));
-        Ok(class.map(|class| class.value.is_some_and(|class| !class.is_empty())))
     }
 }
 
@@ -547,24 +470,6 @@ mod tests {
         );
         let refused = raw::Position { code: 29, ..position(1, 1, 1, b"") };
         assert_eq!(by_topic(&[refused]).expect_err("refused").kind(), Kind::Denied);
-    }
-
-    #[test]
-    fn codes_that_nobody_knows_are_unknown() {
-        let acl = raw::Acl {
-            resource: 99,
-            pattern: -1,
-            operation: 12,
-            permission: 3,
-            name: "n".into(),
-            principal: "User:a".into(),
-            host: "*".into(),
-        };
-        let acl = Acl::of(acl);
-        assert_eq!(
-            (acl.resource, acl.pattern, acl.operation, acl.permission),
-            ("UNKNOWN", "UNKNOWN", "IDEMPOTENT_WRITE", "ALLOW")
-        );
     }
 
     #[test]

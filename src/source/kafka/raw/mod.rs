@@ -13,6 +13,7 @@
 //! value outside an `enum` is undefined behaviour in Rust.
 #![allow(unsafe_code, reason = "librdkafka is a C library; every block says why it is sound")]
 
+mod acls;
 mod admin;
 mod batch;
 mod group;
@@ -26,13 +27,14 @@ use std::time::Duration;
 
 use rdkafka_sys as sys;
 
+pub(crate) use acls::{Acl, NewAcl, acls, create_acls};
 pub(crate) use admin::{Described, Rights, cluster_id, controller, describe_topics, list_offsets, metadata};
 pub(crate) use batch::{Queue, RawHeaders, RawMessage};
 pub(crate) use group::{Member, commit, describe_group, members};
 pub(crate) use handle::{Callback, Handle};
 pub(crate) use list::List;
 pub(crate) use settings::{Resource, Setting, Settings, Source, alter_topic, describe_configs};
-pub(crate) use state::{Acl, Group, Position, Positions, acls, groups, may_describe, positions};
+pub(crate) use state::{Group, Position, Positions, groups, may_describe, positions};
 
 /// The same C functions as in `rdkafka_sys`, with codes as integers (see the module's story).
 mod codes {
@@ -55,6 +57,18 @@ mod codes {
         pub(super) fn acl_operation(acl: *const sys::rd_kafka_AclBinding_t) -> c_int;
         #[link_name = "rd_kafka_AclBinding_permission_type"]
         pub(super) fn acl_permission(acl: *const sys::rd_kafka_AclBinding_t) -> c_int;
+        #[link_name = "rd_kafka_AclBinding_new"]
+        pub(super) fn acl_new(
+            resource: c_int,
+            name: *const c_char,
+            pattern: c_int,
+            principal: *const c_char,
+            host: *const c_char,
+            operation: c_int,
+            permission: c_int,
+            text: *mut c_char,
+            size: usize,
+        ) -> *mut sys::rd_kafka_AclBinding_t;
         #[link_name = "rd_kafka_event_error"]
         pub(super) fn event_error(event: *mut sys::rd_kafka_event_t) -> c_int;
         #[link_name = "rd_kafka_fatal_error"]

@@ -6,11 +6,11 @@
 //! none (#5040). So these must be asked by a process of their own: see [`crate::source::kafka::state`].
 
 use std::ffi::{CStr, CString};
-use std::ptr::{self, NonNull};
+use std::ptr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::admin::{Answer, GRACE, Options, controller, silence};
+use super::admin::{Answer, GRACE, Options, silence};
 use super::batch::Queue;
 use super::handle::Handle;
 use super::list::Entry;
@@ -166,83 +166,6 @@ fn position(entry: Entry<'_>) -> Position {
         leader_epoch: entry.leader_epoch,
         metadata: entry.metadata.to_vec(),
         code: entry.code,
-    }
-}
-
-/// Who may do what.
-pub(crate) struct Acl {
-    /// The codes of Kafka's `ResourceType`, `PatternType`, `AclOperation` and `AclPermissionType`; 0 is one that librdkafka does not
-    /// know.
-    pub(crate) resource: i32,
-    pub(crate) pattern: i32,
-    pub(crate) operation: i32,
-    pub(crate) permission: i32,
-    pub(crate) name: String,
-    pub(crate) principal: String,
-    pub(crate) host: String,
-}
-
-/// What is asked of access control lists.
-struct Filter(NonNull<sys::rd_kafka_AclBindingFilter_t>);
-
-impl Drop for Filter {
-    fn drop(&mut self) {
-        // SAFETY: owned, destroyed once.
-        unsafe { sys::rd_kafka_AclBinding_destroy(self.0.as_ptr()) };
-    }
-}
-
-impl Filter {
-    fn everything() -> Result<Self, Failure> {
-        let mut text = [0; 512];
-        // SAFETY: nulls are wildcards; the buffer lives during the call; the answer is ours.
-        let filter = unsafe {
-            sys::rd_kafka_AclBindingFilter_new(
-                sys::rd_kafka_ResourceType_t::RD_KAFKA_RESOURCE_ANY,
-                ptr::null(),
-                sys::rd_kafka_ResourcePatternType_t::RD_KAFKA_RESOURCE_PATTERN_ANY,
-                ptr::null(),
-                ptr::null(),
-                sys::rd_kafka_AclOperation_t::RD_KAFKA_ACL_OPERATION_ANY,
-                sys::rd_kafka_AclPermissionType_t::RD_KAFKA_ACL_PERMISSION_TYPE_ANY,
-                text.as_mut_ptr(),
-                text.len(),
-            )
-        };
-        NonNull::new(filter).map(Self).ok_or_else(silence)
-    }
-}
-
-/// DescribeAcls of everything.
-pub(crate) fn acls(handle: &Arc<Handle>, wait: Duration) -> Result<Vec<Acl>, Failure> {
-    let options = Options::new(handle, sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBEACLS, wait)?;
-    options.ask(controller(handle, wait)?)?;
-    let (queue, filter) = (Queue::new(handle), Filter::everything()?);
-    // SAFETY: all live during the call; librdkafka copies the filter.
-    unsafe { sys::rd_kafka_DescribeAcls(handle.rk(), filter.0.as_ptr(), options.as_ptr(), queue.as_ptr()) };
-    let answer = Answer::of(&queue, wait + GRACE)?;
-    answer.check()?;
-    // SAFETY: as in `groups`.
-    unsafe {
-        let result = sys::rd_kafka_event_DescribeAcls_result(answer.as_ptr());
-        if result.is_null() {
-            return Err(silence());
-        }
-        let mut count = 0;
-        let found = sys::rd_kafka_DescribeAcls_result_acls(result, &raw mut count);
-        let acl = |at| {
-            let acl = *found.add(at);
-            Acl {
-                resource: codes::acl_resource(acl),
-                pattern: codes::acl_pattern(acl),
-                operation: codes::acl_operation(acl),
-                permission: codes::acl_permission(acl),
-                name: string(sys::rd_kafka_AclBinding_name(acl)),
-                principal: string(sys::rd_kafka_AclBinding_principal(acl)),
-                host: string(sys::rd_kafka_AclBinding_host(acl)),
-            }
-        };
-        Ok((0..count).map(acl).collect())
     }
 }
 
