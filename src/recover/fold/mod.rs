@@ -19,6 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::DateTime;
 
+pub(super) use row::{Change, change};
 pub use table::Table;
 
 use self::topic::Folded;

@@ -14,7 +14,7 @@ const UNCHANGED: &str = "__debezium_unavailable_value";
 
 /// A value.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Cell {
+pub(in crate::recover) enum Cell {
     /// There is none.
     Null,
     /// As the server writes it as text.
@@ -27,7 +27,7 @@ pub(super) enum Cell {
 
 /// What a record does to the rows of its table.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Change {
+pub(in crate::recover) enum Change {
     /// The row of its key is this one.
     Row(BTreeMap<String, Cell>),
     /// There is no row of its key.
@@ -41,7 +41,7 @@ pub(super) enum Change {
 }
 
 /// Reads what a record does.
-pub(super) fn change<'v>(
+pub(in crate::recover) fn change<'v>(
     value: Option<&'v [u8]>,
     headers: impl Iterator<Item = (&'v [u8], Option<&'v [u8]>)>,
     schemas: &Schemas,

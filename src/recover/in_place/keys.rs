@@ -1,0 +1,308 @@
+//! What live topics hold beyond a commit, by key, and what takes it back: the last state of each key up to the commit, or its deletion.
+
+use std::collections::BTreeMap;
+
+use super::shape::{deletion, filled, is_row, lacks_values};
+use crate::error::{Error, Kind, Result};
+use crate::recover::fold::Change;
+
+/// What all keys may take, with their values.
+const MOST_BYTES: usize = 256 << 20;
+
+/// The headers of a record.
+pub(super) type Headers = Vec<(Vec<u8>, Option<Vec<u8>>)>;
+
+/// A record as it was archived.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Seen<'a> {
+    pub(super) topic: &'a str,
+    pub(super) partition: i32,
+    pub(super) key: Option<&'a [u8]>,
+    pub(super) value: Option<&'a [u8]>,
+}
+
+/// A value with its headers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Held {
+    value: Vec<u8>,
+    headers: Headers,
+}
+
+/// What was the last of a key up to the commit.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+enum State {
+    #[default]
+    Never,
+    Row(Held),
+    /// It was deleted, by an event if there was one.
+    Gone(Option<Held>),
+}
+
+/// A key that something beyond the commit is of.
+#[derive(Debug, Default)]
+struct Key {
+    phantoms: u64,
+    /// The last of them that has a value.
+    last: Option<Held>,
+    state: State,
+}
+
+/// A record that is sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Sent {
+    pub(super) topic: String,
+    pub(super) partition: i32,
+    pub(super) key: Vec<u8>,
+    pub(super) value: Option<Vec<u8>>,
+    pub(super) headers: Headers,
+}
+
+/// What is told of it.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Told {
+    /// Records beyond the commit.
+    pub(super) phantoms: u64,
+    /// Their keys.
+    pub(super) keys: u64,
+    /// Keys of which a state is sent again.
+    pub(super) states: u64,
+    /// Keys that are deleted.
+    pub(super) deletions: u64,
+    /// By topic: records beyond the commit, and their keys.
+    pub(super) topics: BTreeMap<String, (u64, u64)>,
+    /// Records beyond the commit that have no key, by topic: nothing takes them back.
+    pub(super) unkeyed: BTreeMap<String, u64>,
+    /// Keys whose deletion has no event but a tombstone, by topic.
+    pub(super) without_event: BTreeMap<String, u64>,
+    /// Keys whose state lacks values that did not change by then, by topic.
+    pub(super) lacking: BTreeMap<String, u64>,
+}
+
+/// All keys that something beyond the commit is of.
+#[derive(Debug, Default)]
+pub(super) struct Keys {
+    keys: BTreeMap<(String, i32, Vec<u8>), Key>,
+    bytes: usize,
+    unkeyed: BTreeMap<String, u64>,
+}
+
+impl Keys {
+    /// Takes a record in that lies beyond the commit.
+    ///
+    /// # Errors
+    /// [`Kind::Unsupported`] where they would take too much memory.
+    pub(super) fn beyond(&mut self, seen: Seen<'_>, headers: impl FnOnce() -> Headers) -> Result<()> {
+        let Some(key) = seen.key else {
+            *self.unkeyed.entry(seen.topic.to_owned()).or_default() += 1;
+            return Ok(());
+        };
+        let known = self.keys.entry((seen.topic.to_owned(), seen.partition, key.to_vec())).or_insert_with(|| {
+            self.bytes += key.len() + seen.topic.len() + 160;
+            Key::default()
+        });
+        known.phantoms += 1;
+        if let Some(value) = seen.value {
+            let was = known.last.as_ref().map_or(0, |held| held.value.len());
+            self.bytes = self.bytes + value.len() - was;
+            known.last = Some(Held { value: value.to_vec(), headers: headers() });
+        }
+        self.fits()
+    }
+
+    /// Takes a record in that belongs to the commit. All of those beyond it are known by then.
+    ///
+    /// # Errors
+    /// [`Kind::Unsupported`] where they would take too much memory.
+    pub(super) fn within(
+        &mut self,
+        seen: Seen<'_>,
+        change: impl FnOnce() -> Change,
+        headers: impl FnOnce() -> Headers,
+    ) -> Result<()> {
+        let Some(key) = seen.key else { return Ok(()) };
+        let Some(known) = self.keys.get_mut(&(seen.topic.to_owned(), seen.partition, key.to_vec())) else {
+            return Ok(());
+        };
+        let size = |state: &State| match state {
+            State::Row(held) | State::Gone(Some(held)) => held.value.len(),
+            State::Never | State::Gone(None) => 0,
+        };
+        let was = size(&known.state);
+        let held = |value: &[u8]| Held { value: value.to_vec(), headers: headers() };
+        known.state = match (change(), seen.value, std::mem::take(&mut known.state)) {
+            // A tombstone behind the event.
+            (Change::Gone, None, State::Gone(event)) => State::Gone(event),
+            (Change::Gone, None, _) => State::Gone(None),
+            (Change::Gone, Some(value), _) => State::Gone(Some(held(value))),
+            (Change::Nothing | Change::Truncated, _, before) | (_, None, before) => before,
+            (_, Some(value), State::Row(before)) if lacks_values(value) => {
+                let mut held = held(value);
+                if let Some(value) = filled(value, &before.value) {
+                    held.value = value;
+                }
+                State::Row(held)
+            }
+            (_, Some(value), _) => State::Row(held(value)),
+        };
+        self.bytes = self.bytes + size(&known.state) - was;
+        self.fits()
+    }
+
+    fn fits(&self) -> Result<()> {
+        if self.bytes <= MOST_BYTES {
+            return Ok(());
+        }
+        let message = format!("the keys of what lies beyond the commit take more than {} MiB", MOST_BYTES >> 20);
+        Err(Error::new(Kind::Unsupported, message)
+            .hint("bring the connectors back one by one ([[connector]]), or into new topics, without --in-place"))
+    }
+
+    /// What takes everything back, in the order of topics, partitions and keys.
+    pub(super) fn close(self) -> (Told, Vec<Sent>) {
+        let mut told = Told { unkeyed: self.unkeyed, ..Told::default() };
+        let mut all = Vec::new();
+        for ((topic, partition, key), Key { phantoms, last, state }) in self.keys {
+            told.phantoms += phantoms;
+            told.keys += 1;
+            let of_topic = told.topics.entry(topic.clone()).or_default();
+            *of_topic = (of_topic.0 + phantoms, of_topic.1 + 1);
+            let mut send = |value: Option<Vec<u8>>, headers: Headers| {
+                let (topic, key) = (topic.clone(), key.clone());
+                all.push(Sent { topic, partition, key, value, headers });
+            };
+            let event = match state {
+                State::Row(held) => {
+                    told.states += 1;
+                    if lacks_values(&held.value) {
+                        *told.lacking.entry(topic.clone()).or_default() += 1;
+                    }
+                    send(Some(held.value), held.headers);
+                    continue;
+                }
+                State::Gone(Some(held)) => Some(held),
+                State::Gone(None) | State::Never => last.and_then(|held| {
+                    let value = deletion(&held.value);
+                    if value.is_none() && !is_row(&held.value) {
+                        *told.without_event.entry(topic.clone()).or_default() += 1;
+                    }
+                    Some(Held { value: value?, headers: of_deletion(held.headers) })
+                }),
+            };
+            told.deletions += 1;
+            if let Some(event) = event {
+                send(Some(event.value), event.headers);
+            }
+            send(None, Vec::new());
+        }
+        for (topic, count) in &told.unkeyed {
+            told.phantoms += count;
+            told.topics.entry(topic.clone()).or_default().0 += count;
+        }
+        (told, all)
+    }
+}
+
+/// Headers that say what happened say that it was a deletion.
+fn of_deletion(headers: Headers) -> Headers {
+    let is_op = |name: &[u8]| name == b"__op";
+    headers
+        .into_iter()
+        .map(|(name, value)| if is_op(&name) { (name, Some(b"d".to_vec())) } else { (name, value) })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap as Map;
+
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// A change of one row, or the tombstone behind a deletion.
+    #[derive(Debug, Clone)]
+    struct Change_ {
+        key: u8,
+        /// The value; none: it is deleted.
+        to: Option<u8>,
+    }
+
+    fn changes() -> impl Strategy<Value = Vec<Change_>> {
+        let change = (0_u8..4, prop::option::of(0_u8..9)).prop_map(|(key, to)| Change_ { key, to });
+        prop::collection::vec(change, 0..12)
+    }
+
+    fn records(changes: &[Change_]) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
+        let mut records = Vec::new();
+        for Change_ { key, to } in changes {
+            let (op, after) = (if to.is_some() { "u" } else { "d" }, to.map(|n| json!({ "n": n })));
+            let value = json!({ "before": null, "after": after, "source": {}, "op": op }).to_string().into_bytes();
+            records.push((vec![*key], Some(value)));
+            if to.is_none() {
+                records.push((vec![*key], None));
+            }
+        }
+        records
+    }
+
+    /// The rows that whoever reads events, or whoever reads tombstones alone, comes to.
+    fn folded(records: &[(Vec<u8>, Option<Vec<u8>>)], by_events: bool) -> Map<Vec<u8>, Value> {
+        let mut rows = Map::new();
+        for (key, value) in records {
+            let event = value.as_ref().map(|value| serde_json::from_slice::<Value>(value).expect("JSON"));
+            match event {
+                Some(event) if event["op"] != "d" => drop(rows.insert(key.clone(), event["after"].clone())),
+                Some(_) if !by_events => {}
+                Some(_) | None => drop(rows.remove(key)),
+            }
+        }
+        rows
+    }
+
+    fn seen<'a>((key, value): &'a (Vec<u8>, Option<Vec<u8>>)) -> Seen<'a> {
+        Seen { topic: "t", partition: 0, key: Some(key), value: value.as_deref() }
+    }
+
+    fn change_of(value: Option<&[u8]>) -> Change {
+        let event = value.map(|value| serde_json::from_slice::<Value>(value).expect("JSON"));
+        if event.is_none_or(|event| event["op"] == "d") { Change::Gone } else { Change::Row(Map::new()) }
+    }
+
+    fn compensated(within: &[(Vec<u8>, Option<Vec<u8>>)], beyond: &[(Vec<u8>, Option<Vec<u8>>)]) -> (Told, Vec<Sent>) {
+        let mut keys = Keys::default();
+        beyond.iter().for_each(|record| keys.beyond(seen(record), Vec::new).expect("room"));
+        within
+            .iter()
+            .for_each(|record| keys.within(seen(record), || change_of(record.1.as_deref()), Vec::new).expect("room"));
+        keys.close()
+    }
+
+    proptest! {
+        #[test]
+        fn whoever_has_read_what_lies_beyond_comes_back_to_the_commit(within in changes(), beyond in changes(), killed in 0_usize..20) {
+            let (within, beyond) = (records(&within), records(&beyond));
+            let (told, sent) = compensated(&within, &beyond);
+            prop_assert_eq!(told.phantoms, beyond.len() as u64);
+            prop_assert_eq!(told.states + told.deletions, told.keys);
+            let sent: Vec<_> = sent.into_iter().map(|sent| (sent.key, sent.value)).collect();
+            // Ended at any record, and begun again.
+            let again = [&sent[..killed.min(sent.len())], &sent[..]].concat();
+            for by_events in [true, false] {
+                let expected = folded(&within, by_events);
+                prop_assert_eq!(&folded(&[&within[..], &beyond[..], &again[..]].concat(), by_events), &expected);
+            }
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_taken_back_is_told() {
+        let avro = (b"k".to_vec(), Some(vec![0, 0, 0, 0, 1, 2, 3]));
+        let (told, sent) = compensated(&[], &[avro.clone()]);
+        assert_eq!((told.without_event.get("t"), sent.len(), &sent[0].value), (Some(&1), 1, &None));
+        let mut keys = Keys::default();
+        keys.beyond(Seen { key: None, ..seen(&avro) }, Vec::new).expect("room");
+        let (told, sent) = keys.close();
+        assert_eq!((told.unkeyed.get("t"), told.phantoms, sent.len()), (Some(&1), 1, 0));
+    }
+}
