@@ -31,7 +31,7 @@ fn read(path: impl AsRef<Path>) -> String {
 }
 
 /// A program of the venv that checks `deploy/`.
-fn tool(name: &str, args: &[&str]) -> Output {
+pub(crate) fn tool(name: &str, args: &[&str]) -> Output {
     let mut command = Command::new(parts().deploy.join("bin").join(name));
     command.args(args);
     program::run(command)
