@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-bad-store test-clusters test-faults soak soak-replay soak-recover lint bench bench-quick fuzz clean-cache
+.PHONY: help demo test test-bad-store test-clusters test-faults soak soak-replay soak-recover lint bench bench-quick bench-recover fuzz clean-cache
 
 setup := bash tests/rig/setup.sh
 # The one place where the cache's path is decided is setup.sh; this asks it.
@@ -83,6 +83,11 @@ bench-quick: ## archive, replay and live in a few minutes, once the program is b
 	@$(setup) bench >/dev/null
 	cargo build --release --locked --features bench --bins
 	python3 benches/run.py --short
+
+bench-recover: ## bring a pipeline of 1 GiB back with the optimised build, and print the seconds of each step
+	@$(setup) test >/dev/null
+	cargo build --release --locked --bin tidelog
+	RIG_PROGRAM="$${CARGO_TARGET_DIR:-target}/release/tidelog" cargo test --locked --test main -- --nocapture --ignored recover_size::
 
 fuzz: ## fuzz the parsers for a minute each; FUZZ=300 for longer
 	bash fuzz/run.sh $(FUZZ)

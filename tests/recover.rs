@@ -8,16 +8,17 @@
 //! ```
 
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::cdc::LOGICAL;
 use crate::http::Service;
+use crate::recover_strimzi::operate;
 use crate::rig::clients::{Clients, Known, SCHEMA, TABLES};
 use crate::rig::connect::{Connect, shared_worker};
-use crate::rig::debezium::{Capture, assert_same_rows, changes, fold, tables};
+use crate::rig::debezium::{Capture, assert_same_rows, changes, fold, settings, tables};
 use crate::rig::kafka::{Kafka, free_port, shared};
 use crate::rig::postgres::{Postgres, PostgresOptions, Version};
 use crate::rig::process::spawn;
@@ -52,10 +53,15 @@ struct Lost {
 
 impl Drop for Lost {
     fn drop(&mut self) {
-        let text = std::fs::read_to_string(self.into.join("postmaster.pid")).unwrap_or_default();
-        if let Some(pid) = text.lines().next() {
-            drop(Command::new("kill").args(["-QUIT", pid.trim()]).status());
-        }
+        end_server(&self.into);
+    }
+}
+
+/// Ends the server over a data directory, if one runs.
+pub(crate) fn end_server(data: &Path) {
+    let text = std::fs::read_to_string(data.join("postmaster.pid")).unwrap_or_default();
+    if let Some(pid) = text.lines().next() {
+        drop(Command::new("kill").args(["-QUIT", pid.trim()]).status());
     }
 }
 
@@ -183,7 +189,7 @@ impl Lost {
 
     /// The recovered server, which runs by itself.
     fn postgres(&self) -> Postgres {
-        let socket = self.into.with_file_name("restored.recover").join("socket");
+        let socket = self.into.with_extension("recover").join("socket");
         Postgres::of_another(self.version, &self.into, (&socket, self.port))
     }
 }
@@ -260,6 +266,14 @@ fn refuses(lost: &Lost, worker: &Connect) {
             "{part}: something was made"
         );
     };
+    for (never, nearest) in
+        [("2001-01-01T00:00:00Z", "archive begins"), ("9999-01-01T00:00:00Z", "end of the archived WAL")]
+    {
+        let said = lost.recover(&["--to", never]).expect(1).stderr;
+        let all =
+            ["the nearest moment that every part reaches is", "Postgres from", "topics to", "connectors from", nearest];
+        assert!(all.iter().all(|part| said.contains(part)), "{said}");
+    }
     let port = format!("\"database.port\" = {}\n", lost.port);
     says(&whole.replace(&port, ""), "it would connect to the server that it was of");
     says(&whole.replace("^cdc=new-cdc", "^cdc=other-cdc"), "what comes from now on would go to");
@@ -268,11 +282,57 @@ fn refuses(lost: &Lost, worker: &Connect) {
         "slot.drop.on.stop would drop its slot",
     );
     says(&whole.replace("/bin\"", "/bin\"\nprot = 1"), "postgres.prot: is not a key; did you mean port?");
+    says(&whole.replace("[connect]\n", "acls = true\n[connect]\n"), "the brokers have no authorizer");
     let lines = worker.file("lines", "one\n");
     worker.copy_lines(&lost.name, &lines, &format!("lines-{}", lost.prefix), serde_json::json!({}));
     says(&whole, "already, and it is not stopped");
     worker.call("DELETE", &format!("/connectors/{}", lost.name), &Value::Null);
     std::fs::write(&file, whole).expect("the pipeline file can be written");
+}
+
+/// A connector over the recovered server with a slot that is new, and an offset other than where that begins; gives where it does.
+fn gone_on_from<'a>(
+    recovered: &Postgres,
+    worker: &'a Connect,
+    offset: impl FnOnce(tidelog::stream::Lsn) -> Value,
+) -> (Capture<'a>, tidelog::stream::Lsn) {
+    let (name, prefix, slot) = (unique("wrong"), unique("wrong"), unique("wrong").replace('-', "_"));
+    let made = format!("SELECT lsn FROM pg_create_logical_replication_slot('{slot}', 'pgoutput')");
+    let at = recovered.psql(&made).parse().expect("an LSN");
+    let config = settings(recovered, &prefix, &slot);
+    let body = json!({ "name": name, "config": config, "initial_state": "STOPPED" });
+    worker.call("POST", "/connectors", &body);
+    worker.wait_state(&name, "STOPPED");
+    let offsets = json!({ "offsets": [{ "partition": { "server": prefix }, "offset": offset(at) }] });
+    worker.call("PATCH", &format!("/connectors/{name}/offsets"), &offsets);
+    worker.call("PUT", &format!("/connectors/{name}/resume"), &Value::Null);
+    (Capture { name, prefix, slot, worker }, at)
+}
+
+/// Any other offset than the beginning of the new slot is wrong: with the archived one the connector fails, and with one above the slot
+/// it runs, and leaves out what was committed up to there. That is why a recovery sets it, and why it believes nothing but its marker.
+fn wrong_ways_fail(lost: &Lost, recovered: &Postgres, worker: &'static Connect, kafka: &Kafka) {
+    let args = ["cat", "--state", "connectors", "--at", &lost.to];
+    let archived = lost.service.site.tidelog(&args).expect(0).json();
+    let archived = archived["state"]["connectors"][&lost.name]["offsets"][0]["offset"].clone();
+    assert!(archived["lsn_proc"].is_u64(), "{archived}");
+    let (old, _) = gone_on_from(recovered, worker, |_| archived);
+    let (above, slot) = gone_on_from(recovered, worker, |slot| json!({ "lsn": slot.0 + (1 << 20), "ts_usec": 1 }));
+    let status = |capture: &Capture<'_>| worker.server.get(&format!("/connectors/{}/status", capture.name)).json();
+    wait_until("the connector with the archived offset to fail", PATIENCE, || {
+        status(&old)["tasks"][0]["trace"].as_str().is_some_and(|why| why.contains("no longer available on the server"))
+    });
+    worker.wait_state(&above.name, "RUNNING");
+    recovered.psql("INSERT INTO marks (note) VALUES ('below')");
+    let end: tidelog::stream::Lsn = recovered.psql("SELECT pg_current_wal_insert_lsn()").parse().expect("an LSN");
+    assert!(end.0 < slot.0 + (1 << 20), "the row has to lie below the offset");
+    recovered.psql("SELECT pg_logical_emit_message(false, '', repeat('x', 2 << 20))");
+    above.caught_up(recovered, kafka);
+    let marks = changes(&kafka.consume_all(&above.topic("marks")));
+    let has_below = marks.iter().any(|change| change["after"]["note"] == "below");
+    assert!(!has_below && status(&above)["tasks"][0]["state"] == "RUNNING", "{marks:?}");
+    let is_there = recovered.psql("SELECT count(*) FROM marks WHERE note = 'below'");
+    assert_eq!(is_there, "1", "it was committed, and no word is said of it");
 }
 
 #[test]
@@ -284,18 +344,27 @@ fn a_pipeline_comes_back_at_one_commit_and_goes_on() {
     let plan = lost.recover(&["--to", &to, "--dry-run", "--json"]).expect(0).json();
     assert_eq!((&plan["dry_run"], &step(&plan, "slots")["state"]), (&true.into(), &"planned".into()), "{plan}");
     assert!(!lost.into.exists(), "a dry run made something");
+    let expected = |step: &Value| step["expected_seconds"].as_f64();
+    let steps = plan["steps"].as_array().expect("steps");
+    assert!(steps.iter().all(|step| expected(step).is_some() == (step["state"] == "planned")), "{plan}");
+    let total: f64 = steps.iter().filter_map(expected).sum();
+    assert!(total > 1.0 && plan["seconds"].as_f64().is_some_and(|all| (all - total).abs() < 0.001), "{plan}");
 
     refuses(&lost, worker);
 
     let report = lost.recover(&["--to", &to, "--json"]).expect(0).json();
     assert_eq!((&report["ok"], &report["differences"]), (&true.into(), &Value::Array(vec![])), "{report}");
     assert_eq!(report["connectors"][0]["marker_seen"], true, "{report}");
+    assert!(
+        report["seconds"].as_f64().is_some_and(|all| all > step(&report, "postgres")["seconds"].as_f64().expect("s"))
+    );
     let fold = step(&report, "fold")["proof"].as_str().expect("a proof").to_owned();
     // The four of the clients, the ledger and the marks, with all of their columns.
     assert!(fold.starts_with("6 tables, ") && fold.ends_with(" and 17 columns the same"), "{fold}");
     let recovered = lost.postgres();
     assert_one_commit("recovered", &lost, &recovered, kafka);
     goes_on(&lost, &recovered, worker, kafka);
+    wrong_ways_fail(&lost, &recovered, worker, kafka);
 
     // The same command finds nothing to do, and another one does not take its place.
     assert_eq!(lost.recover(&["--to", &to, "--json"]).expect(0).json()["ok"], true);
@@ -327,6 +396,49 @@ fn a_recovery_that_is_killed_wherever_it_writes_goes_on() {
     let recovered = lost.postgres();
     assert_one_commit("killed", &lost, &recovered, kafka);
     goes_on(&lost, &recovered, worker, kafka);
+    in_place(lost, worker, kafka);
+}
+
+/// The same once more with the topics where they are: what they hold beyond the moment is taken back, once more after a kill, and whoever
+/// has read it comes to the rows at the commit.
+fn in_place(mut lost: Lost, worker: &'static Connect, kafka: &Kafka) {
+    end_server(&lost.into);
+    lost.into = lost.into.with_file_name("in-place");
+    let port = std::mem::replace(&mut lost.port, free_port());
+    let file = lost.service.site.home().path().join("pipeline.toml");
+    let text =
+        std::fs::read_to_string(&file).expect("the pipeline file").replace(&port.to_string(), &lost.port.to_string());
+    let text = text.replace("/restored\"", "/in-place\"").replace("rename = \"^cdc=new-cdc\"\n", "");
+    std::fs::write(&file, text.replace(&lost.new_prefix(), &lost.prefix)).expect("written");
+    let args = ["--to", &lost.to.clone(), "--in-place", "--compensate", "--json"];
+    let lines = worker.file("lines", "one\n");
+    worker.copy_lines(&lost.name, &lines, &format!("lines-{}", lost.prefix), json!({}));
+    let said = lost.recover(&[&args[..], &["--yes"]].concat()).expect(2).stderr;
+    assert!(said.contains("already, and it is not stopped"), "{said}");
+    let only = [&args[..], &["--only", "topics", "--yes"]].concat();
+    assert!(lost.recover(&only).expect(2).stderr.contains("still runs at"));
+    worker.call("DELETE", &format!("/connectors/{}", lost.name), &Value::Null);
+    assert!(!lost.into.with_extension("recover").exists(), "something was made");
+
+    let acct = format!("{}.public.acct", lost.prefix);
+    let ended = kafka.watermarks(&acct)[0].1;
+    let before = fold(kafka, &lost.prefix, &TABLES);
+    let mut command = lost.command(&args);
+    // All was sent, and it is not written down yet.
+    command.env("TIDELOG_FAILPOINTS", "recover.save=kill@12");
+    let killed = program::run(command);
+    assert!(killed.stderr.contains("failpoint recover.save"), "{killed:?}");
+    assert!(kafka.watermarks(&acct)[0].1 > ended, "it was killed before anything was sent");
+    let report = lost.recover(&args).expect(0).json();
+    assert_eq!((&report["ok"], &report["differences"]), (&true.into(), &json!([])), "{report}");
+    let proof = step(&report, "topics")["proof"].as_str().expect("a proof").to_owned();
+    assert!(proof.contains("beyond the commit were taken back") && !proof.starts_with("0 "), "{proof}");
+    let recovered = lost.postgres();
+    let (rows, topics) = (tables(&recovered, &TABLES), fold(kafka, &lost.prefix, &TABLES));
+    assert_same_rows("in place: the clients", &lost.known.rows(&recovered, 1), &rows);
+    assert_same_rows("in place: the topics", &topics, &rows);
+    assert_ne!(before, topics, "the topics held nothing beyond the commit");
+    assert_eq!(kafka.committed(&lost.group, &acct).get(&0), Some(&5), "groups stay where they are");
 }
 
 #[test]
@@ -345,10 +457,9 @@ fn a_server_that_was_restored_by_other_means_is_gone_on_with_and_what_is_not_kno
 
     let there = |url: &str, port: u16| {
         let text = format!(
-            "[postgres]\nurl = {url:?}\n[kafka]\nrename = \"^cdc=new-cdc\"\ngroups = [{:?}]\n[connect]\nurl = {:?}\n[[connector]]\nname = {:?}\n\
+            "[postgres]\nurl = {url:?}\n[kafka]\nrename = \"^cdc=new-cdc\"\ngroups = [{:?}]\n[strimzi]\nconnect = \"workers\"\n[[connector]]\nname = {:?}\n\
              [connector.config]\n\"database.port\" = {port}\n\"topic.prefix\" = {:?}\n",
             lost.group,
-            worker.url(),
             lost.name,
             lost.new_prefix(),
         );
@@ -364,6 +475,13 @@ fn a_server_that_was_restored_by_other_means_is_gone_on_with_and_what_is_not_kno
     there(&restored.url("postgres"), restored.port());
     // Somebody has written to it meanwhile, and that is in no topic.
     restored.psql("INSERT INTO ledger VALUES (999, 0); UPDATE marks SET note = 'another' WHERE id = 1");
+    let planned = lost.recover(&["--to", &lost.to, "--json"]).expect(3).json();
+    assert!(planned["differences"].to_string().contains("are not made yet: apply "), "{planned}");
+    assert_eq!(
+        (&step(&planned, "marker")["state"], &step(&planned, "fold")["state"]),
+        (&"planned".into(), &"done".into())
+    );
+    operate(worker, planned["resources"].as_str().expect("resources"), "hunter2");
     let report = lost.recover(&["--to", &lost.to, "--json"]).expect(3).json();
     let differences = report["differences"].as_array().expect("differences");
     let told = |part: &str| differences.iter().any(|one| one.to_string().contains(part));

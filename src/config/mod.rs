@@ -22,7 +22,7 @@ use regex::Regex;
 use url::Url;
 
 pub use merge::Merge;
-pub use pipeline::{Captured, Pipeline, Recovered, Scratch, TargetKafka, TargetPostgres};
+pub use pipeline::{Captured, Pipeline, Recovered, Scratch, Strimzi, TargetKafka, TargetPostgres};
 pub use postgres::{Ack, BaseBackup, Hidden, Postgres};
 pub use retention::{Kept, Own, RecordRetention, Retention, TopicRetention};
 pub use state::{Access, Server};

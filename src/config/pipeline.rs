@@ -21,6 +21,8 @@ pub struct Pipeline {
     pub kafka: Option<TargetKafka>,
     /// `[connect]`: the workers on which the connectors are made.
     pub connect: Option<Server>,
+    /// `[strimzi]`: who makes them, in place of `[connect]`.
+    pub strimzi: Option<Strimzi>,
     /// `[schema_registry]`: where the archived subjects are registered.
     pub schema_registry: Option<Server>,
     /// `[[connector]]`: which of the archived ones; empty: all of this database.
@@ -90,8 +92,23 @@ pub struct TargetKafka {
     pub topics: Vec<String>,
     /// `groups`: the consumer groups that are put where they were.
     pub groups: Vec<String>,
+    /// `acls`: whether the archived access control lists are made.
+    pub acls: bool,
     /// `settings`: whether topics get all of their archived settings at the end.
     pub archived_settings: bool,
+}
+
+/// `[strimzi]`: connectors are resources, which an operator makes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Strimzi {
+    /// `connect`: the name of the `KafkaConnect`.
+    pub connect: String,
+    /// `namespace`.
+    pub namespace: String,
+    /// `api_version`: `v1`, or `v1beta2` before Strimzi 0.49.
+    pub api_version: String,
+    /// `cluster`: the name under which the archive keeps the state of its workers; none: the only one.
+    pub cluster: Option<String>,
 }
 
 /// `[[connector]]`: one of the archived connectors.
@@ -127,9 +144,27 @@ impl Pipeline {
         });
         let shown = |server: &Server| server.urls.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
         let (connect, registry) = (self.connect.as_ref().map(shown), self.schema_registry.as_ref().map(shown));
-        let all = [("postgres", postgres), ("kafka", kafka), ("connect", connect), ("schema_registry", registry)];
+        let strimzi = self.strimzi.as_ref().map(|strimzi| format!("{}/{}", strimzi.namespace, strimzi.connect));
+        let all = [
+            ("postgres", postgres),
+            ("kafka", kafka),
+            ("connect", connect),
+            ("strimzi", strimzi),
+            ("schema_registry", registry),
+        ];
         let all = all.into_iter().filter_map(|(part, to)| Some(format!("{part}: {}", to?)));
         all.collect::<Vec<_>>().join("; ")
+    }
+
+    /// Whether connectors are brought back, by whomever.
+    pub fn has_connectors(&self) -> bool {
+        self.connect.is_some() || self.strimzi.is_some()
+    }
+
+    /// The name under which the archive keeps the state of the workers, if it is said.
+    pub fn connect_cluster(&self) -> Option<&str> {
+        let named = self.connect.as_ref().map(|connect| connect.name.as_str());
+        named.or(self.strimzi.as_ref()?.cluster.as_deref()).filter(|name| !name.is_empty())
     }
 
     fn parse(text: &str, origin: &str, environment: &BTreeMap<String, String>) -> Result<Self> {
@@ -140,6 +175,7 @@ impl Pipeline {
             postgres: root.section("postgres").map(|section| postgres(section, &lookup)),
             kafka: root.section("kafka").map(|section| kafka(section, &lookup)),
             connect: root.section("connect").map(|section| server(section, "http://connect:8083", &lookup)),
+            strimzi: root.section("strimzi").map(strimzi),
             schema_registry: root
                 .section("schema_registry")
                 .map(|section| server(section, "http://registry:8081", &lookup)),
@@ -151,8 +187,14 @@ impl Pipeline {
                 "is missing, and so are [kafka] and [schema_registry]: there is nothing to recover; write one of them";
             root.problem("postgres", problem);
         }
-        if pipeline.connect.is_some() && pipeline.postgres.is_none() {
-            root.problem("connect", "needs [postgres]: a connector goes on from a slot that is made there");
+        if pipeline.connect.is_some() && pipeline.strimzi.is_some() {
+            root.problem("strimzi", "makes the connectors, and so does [connect]; keep one");
+        }
+        if pipeline.has_connectors() && pipeline.postgres.is_none() {
+            root.problem(
+                if pipeline.connect.is_some() { "connect" } else { "strimzi" },
+                "needs [postgres]: a connector goes on from a slot that is made there",
+            );
         }
         root.finish();
         let found = problems.into_found();
@@ -269,8 +311,9 @@ fn kafka(mut section: Section<'_>, lookup: Lookup<'_>) -> TargetKafka {
         _ => Err(format!("{text:?} is not how topics are set; use \"safe\" or \"archived\"")),
     };
     let archived_settings = section.parsed("settings", settings, false);
+    let acls = section.truth("acls", false);
     section.finish();
-    TargetKafka { bootstrap_servers, properties, rename, topics, groups, archived_settings }
+    TargetKafka { bootstrap_servers, properties, rename, topics, groups, acls, archived_settings }
 }
 
 fn server(mut section: Section<'_>, example: &str, lookup: Lookup<'_>) -> Server {
@@ -287,6 +330,19 @@ fn server(mut section: Section<'_>, example: &str, lookup: Lookup<'_>) -> Server
     let access = access_of(&mut section, lookup);
     section.finish();
     Server { name, urls, access }
+}
+
+fn strimzi(mut section: Section<'_>) -> Strimzi {
+    let connect = section.required_text("connect", "my-connect-cluster");
+    let namespace = section.text("namespace").unwrap_or_else(|| "kafka".to_owned());
+    let version = |text: &str| match text {
+        "v1" | "v1beta2" => Ok(text.to_owned()),
+        _ => Err(format!("{text:?} has no such resources; use \"v1\", or \"v1beta2\" before Strimzi 0.49")),
+    };
+    let api_version = section.parsed("api_version", version, "v1".to_owned());
+    let cluster = section.text("cluster");
+    section.finish();
+    Strimzi { connect, namespace, api_version, cluster }
 }
 
 fn connector(mut section: Section<'_>, lookup: Lookup<'_>) -> Captured {
@@ -332,6 +388,7 @@ rename = "(.*)=r.$1"
 topics = ["^shop"]
 groups = ["billing"]
 settings = "archived"
+acls = true
 [kafka.properties]
 "security.protocol" = "ssl"
 [connect]
@@ -357,7 +414,10 @@ fsync = "off"
         assert_eq!((into.to_str(), port, user.as_str()), (Some("/srv/restored"), 5433, "admin"));
         assert_eq!((settings["max_connections"].as_str(), postgres.database.as_str()), ("100", "shop"));
         let kafka = pipeline.kafka.clone().expect("[kafka]");
-        assert_eq!((kafka.properties["security.protocol"].as_str(), kafka.archived_settings), ("ssl", true));
+        assert_eq!(
+            (kafka.properties["security.protocol"].as_str(), kafka.archived_settings, kafka.acls),
+            ("ssl", true, true)
+        );
         let connect = pipeline.connect.clone().expect("[connect]");
         assert_eq!(
             (connect.urls.len(), connect.name.as_str(), connect.access.user.as_deref()),
@@ -380,7 +440,7 @@ fsync = "off"
             "connect.url: \"ftp://h\" is not an address",
             "connector[0].name: is missing",
             "connector[0].marker: writes nothing that can be looked for",
-            "registry: is not a key; the keys here are connect, connector, kafka, postgres, schema_registry, scratch",
+            "registry: is not a key; the keys here are connect, connector, kafka, postgres, schema_registry, scratch, strimzi",
         ] {
             assert!(error.contains(part), "{part} is not in:\n{error}");
         }
@@ -390,6 +450,9 @@ fsync = "off"
             ("[postgres]\nurl = \"host=h\"\ninto = \"/a\"\n", "keep one"),
             ("[postgres]\nurl = \"host=h\"\n[scratch]\nport = 70000\n", "scratch.port: is no port"),
             ("[postgres]\nurl = \"host=h\"\n[scratch]\n", "scratch.into: is missing"),
+            ("[postgres]\nurl = \"host=h\"\n[strimzi]\napi_version = \"v2\"\n", "use \"v1\""),
+            ("[postgres]\nurl = \"host=h\"\n[strimzi]\nconnect = \"c\"\n[connect]\nurl = \"http://h\"\n", "keep one"),
+            ("[kafka]\n[strimzi]\nconnect = \"c\"\n", "strimzi: needs [postgres]"),
             ("[postgres]\nurl = \"host=h\"\nport = 1\n", "postgres.port: is of a server that is made"),
             ("[kafka]\n[kafka.properties]\na = 1\n", "which is missing"),
         ] {

@@ -6,8 +6,8 @@
 //!
 //! What of a config cannot be is refused by the [connector](super::connector) itself.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
@@ -17,6 +17,7 @@ use crate::config::{Config, Pipeline, Server};
 use crate::error::{Error, Kind, Result, ResultExt as _};
 use crate::manifest::state::{self as versions, Version};
 use crate::manifest::{self, Chain};
+use crate::source::kafka::acls::Acls;
 use crate::source::rest::subjects::Document;
 use crate::store::Store;
 use crate::stream::{StateKind, StateOf, StreamId};
@@ -152,7 +153,7 @@ impl Archived {
 
 /// Under which name the connectors were kept.
 async fn scope(store: &Store, config: &Config, pipeline: &Pipeline) -> Result<StateOf> {
-    let named = pipeline.connect.as_ref().map(|connect| connect.name.clone()).filter(|name| !name.is_empty());
+    let named = pipeline.connect_cluster().map(str::to_owned);
     let configured = config.state.as_ref().map(|state| state.connect.as_slice()).unwrap_or_default();
     scope_of(store, StateKind::Connectors, (named, configured)).await
 }
@@ -271,6 +272,43 @@ async fn state_of(store: &Store, chain: &Chain, version: &Version) -> Result<Val
     Ok(document.get("state").cloned().unwrap_or(Value::Null))
 }
 
+/// Since when connectors are kept.
+///
+/// # Errors
+/// [`Kind::NotFound`] where none were kept.
+pub(super) async fn connectors_since(
+    store: &Store,
+    config: &Config,
+    pipeline: &Pipeline,
+) -> Result<Option<DateTime<Utc>>> {
+    let chain = opened(store, &scope(store, config, pipeline).await?).await?;
+    Ok(versions::oldest(&chain).await?.map(|version| version.at))
+}
+
+/// The access control lists of the archived cluster at a moment (ms since 1970).
+///
+/// # Errors
+/// [`Kind::NotFound`] where none were kept.
+pub(super) async fn acls(store: &Store, config: &Config, ms: i64) -> Result<Acls> {
+    let named = config.kafka.as_ref().map(|kafka| kafka.cluster.clone());
+    let of = scope_of(store, StateKind::Acls, (named, &[])).await?;
+    let (_, state) = as_of(store, &of, ms).await?;
+    serde_json::from_value(state)
+        .or_err(Kind::Corrupt, || format!("{of} is kept in a way that this version does not read"))
+}
+
+/// The names of all archived topics of the cluster.
+///
+/// # Errors
+/// The store's.
+pub(super) async fn topics(store: &Store, config: &Config) -> Result<BTreeSet<String>> {
+    let cluster = config.kafka.as_ref().map(|kafka| kafka.cluster.as_str());
+    let streams = manifest::streams(store).await?;
+    let of_cluster =
+        streams.iter().filter_map(StreamId::topic).filter(|of| cluster.is_none_or(|name| name == of.cluster));
+    Ok(of_cluster.map(|of| of.topic.clone()).collect())
+}
+
 /// The logical slots of a system, as they were kept at the commit and last; none where they were not.
 ///
 /// # Errors
@@ -325,6 +363,7 @@ mod tests {
             postgres: None,
             kafka: None,
             connect: None,
+            strimzi: None,
             schema_registry: None,
             connectors: named.iter().map(of).collect(),
             scratch: None,
@@ -438,6 +477,7 @@ mod tests {
                 rename: None,
                 topics: Vec::new(),
                 groups: Vec::new(),
+                acls: false,
                 archived_settings: false,
             });
             archived(&with).choose(&to, None, (yes, true)).map(drop)

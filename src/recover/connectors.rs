@@ -123,7 +123,7 @@ pub(super) async fn stop(workers: &Operator, of: &Connector) -> Result<()> {
 }
 
 /// The key and the value of an offset (`PostgresPartition`, `PostgresOffsetContext`).
-fn position(of: &Connector, slot: Lsn, at: i64) -> (Value, Value) {
+pub(super) fn position(of: &Connector, slot: Lsn, at: i64) -> (Value, Value) {
     (json!({ "server": of.prefixes.1 }), json!({ "lsn": slot.0, "ts_usec": at }))
 }
 

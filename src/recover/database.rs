@@ -96,6 +96,11 @@ impl Restore {
         )
     }
 
+    /// How many bytes are unpacked, and how many of the log are replayed.
+    pub(super) fn sizes(&self) -> (u64, u64) {
+        (self.plan.bytes(), self.plan.log_bytes())
+    }
+
     /// Looks whether it can begin, before anything is done.
     ///
     /// # Errors

@@ -147,6 +147,9 @@ pub struct Journal {
     /// The names of the archived subjects.
     #[serde(default)]
     pub schema_subjects: BTreeSet<String>,
+    /// Where topics that stay where they are ended, before anything was sent to them.
+    #[serde(default)]
+    pub in_place: Option<BTreeMap<String, BTreeMap<i32, i64>>>,
     /// What became of consumer groups.
     #[serde(default)]
     pub groups: Vec<serde_json::Value>,
@@ -176,6 +179,7 @@ impl Journal {
             of_topics: Default::default(),
             schema_ids: BTreeMap::new(),
             schema_subjects: BTreeSet::new(),
+            in_place: None,
             groups: Vec::new(),
         })
     }
@@ -275,6 +279,18 @@ impl Folder {
             }
             Err(TryLockError::Error(source)) => Err(failed(source)),
         }
+    }
+
+    /// Writes a file beside the journal; gives where.
+    ///
+    /// # Errors
+    /// A disk that is full, or cannot be written.
+    pub(super) fn write(&self, name: &str, bytes: &[u8]) -> Result<PathBuf> {
+        let path = self.path.join(name);
+        let written = File::options().create(true).truncate(true).write(true).mode(0o600).open(&path);
+        let written = written.and_then(|mut to| to.write_all(bytes).and_then(|()| to.sync_all()));
+        written.map_err(|source| Error::io(source, format!("cannot write {}", path.display())))?;
+        Ok(path)
     }
 
     /// Writes the journal, as a whole or not at all.

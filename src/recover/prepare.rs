@@ -9,6 +9,7 @@ use super::connector::Connector;
 use super::connectors;
 use super::database::{Made, Restore};
 use super::journal::{Commit, Folder, Journal};
+use super::reach;
 use crate::config::{Config, Pipeline, Recovered, TargetKafka};
 use crate::error::{Error, Kind, Result};
 use crate::replay::Rename;
@@ -81,6 +82,10 @@ pub struct Asked {
     pub yes: bool,
     /// Nothing is done.
     pub dry_run: bool,
+    /// Topics stay where they are.
+    pub in_place: bool,
+    /// What they hold beyond the commit is taken back.
+    pub compensate: bool,
 }
 
 impl Asked {
@@ -90,9 +95,19 @@ impl Asked {
             Part::Postgres | Part::Slots => self.pipeline.postgres.is_some(),
             Part::Registry => self.pipeline.schema_registry.is_some(),
             Part::Topics => self.pipeline.kafka.is_some(),
-            Part::Connectors => self.pipeline.connect.is_some(),
+            Part::Connectors => self.pipeline.has_connectors(),
         };
         is_there && self.only.as_ref().is_none_or(|only| only.contains(&part))
+    }
+
+    /// Where everything goes, and how: what a recovery that was begun cannot change any more.
+    pub fn targets(&self) -> String {
+        let how = match (self.in_place, self.compensate) {
+            (false, _) => "",
+            (true, false) => "; in place",
+            (true, true) => "; in place, compensated",
+        };
+        format!("{}{how}", self.pipeline.targets())
     }
 
     /// The data directory that is made; none of a server that is there already.
@@ -142,13 +157,16 @@ pub struct Prepared {
 /// # Errors
 /// A moment that cannot be reached, targets that are not as they must be, and servers that do not answer.
 pub async fn prepare(store: &Store, config: &Config, asked: &Asked) -> Result<Prepared> {
-    let targets = asked.pipeline.targets();
+    let targets = asked.targets();
     let known = Folder::look(&asked.folder, &asked.to, &targets)?;
     let anew = known.is_none();
     let journal = match known {
         Some(journal) => journal,
         None => {
-            let (commit, moment) = commit(store, &asked.to).await?;
+            let (commit, moment) = match commit(store, &asked.to).await {
+                Ok(found) => found,
+                Err(error) => return Err(reach::told(error, store, config, &asked.pipeline, &asked.to).await),
+            };
             let mut journal = Journal::begin(&asked.to, &targets, commit)?;
             journal.moment = Some(moment);
             journal
@@ -157,7 +175,10 @@ pub async fn prepare(store: &Store, config: &Config, asked: &Asked) -> Result<Pr
     let Chosen { connectors, mut notes, furthest } = chosen(store, config, asked, &journal.commit).await?;
     let (restore, log) = match asked.made().filter(|_| asked.wants(Part::Postgres)) {
         Some(made) if !journal.steps.contains_key("postgres") => {
-            let (restore, log) = Restore::plan(store, &journal.commit).await?;
+            let (restore, log) = match Restore::plan(store, &journal.commit).await {
+                Ok(planned) => planned,
+                Err(error) => return Err(reach::told(error, store, config, &asked.pipeline, &asked.to).await),
+            };
             restore.check(&made, journal.restores)?;
             (Some(restore), log)
         }
@@ -216,7 +237,7 @@ async fn chosen(store: &Store, config: &Config, asked: &Asked, commit: &Commit) 
         Ok(archived) => archived,
         // Nobody asks for any.
         Err(error)
-            if error.kind() == Kind::NotFound && pipeline.connect.is_none() && pipeline.connectors.is_empty() =>
+            if error.kind() == Kind::NotFound && !pipeline.has_connectors() && pipeline.connectors.is_empty() =>
         {
             let notes = vec!["no connectors were kept: no slots are made, and no topics are known by them".to_owned()];
             return Ok(Chosen { connectors: Vec::new(), notes, furthest: None });

@@ -1,5 +1,7 @@
 //! What a recovery says at its end, whichever way it ended: each step with its proof, and what is not as it was or not known.
 
+use std::path::Path;
+
 use serde::Serialize;
 
 use super::journal::{Commit, Done, Journal, Records};
@@ -30,6 +32,9 @@ pub struct StepShown {
     pub state: State,
     /// How long it took.
     pub seconds: f64,
+    /// How long it will take, of one that is to be done.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expected_seconds: Option<f64>,
     /// What shows that it is done, or why it is not.
     pub proof: String,
 }
@@ -87,10 +92,15 @@ pub struct Report {
     pub connectors: Vec<ConnectorShown>,
     /// What is not as it was, or not known.
     pub differences: Vec<String>,
+    /// How long all of it took, or will take if nothing was done.
+    pub seconds: f64,
     /// Whether all that was asked for is done and proven, without a difference.
     pub ok: bool,
     /// What is to be known besides.
     pub notes: Vec<String>,
+    /// The connectors as resources that are to be applied (YAML).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resources: Option<String>,
 }
 
 impl Report {
@@ -105,28 +115,49 @@ impl Report {
             groups: Vec::new(),
             connectors: Vec::new(),
             differences: Vec::new(),
+            seconds: 0.0,
             ok: false,
             notes: Vec::new(),
+            resources: None,
         }
     }
 
     /// Adds a step that is done.
     pub fn done(&mut self, step: &'static str, done: &Done) {
         let Done { seconds, proof, differences, notes } = done;
-        self.steps.push(StepShown { step, state: State::Done, seconds: *seconds, proof: proof.clone() });
+        let (seconds, proof) = (*seconds, proof.clone());
+        self.steps.push(StepShown { step, state: State::Done, seconds, expected_seconds: None, proof });
         self.differences.extend(differences.iter().cloned());
         self.notes.extend(notes.iter().cloned());
     }
 
     /// Adds one that is not.
     pub fn not_done(&mut self, step: &'static str, state: State, proof: String) {
-        self.steps.push(StepShown { step, state, seconds: 0.0, proof });
+        self.steps.push(StepShown { step, state, seconds: 0.0, expected_seconds: None, proof });
+    }
+
+    /// Adds one that is to be done.
+    pub fn planned(&mut self, step: &'static str, (expected, proof): (f64, String)) {
+        let state = State::Planned;
+        self.steps.push(StepShown { step, state, seconds: 0.0, expected_seconds: Some(expected), proof });
+    }
+
+    /// Adds one that waits until somebody has applied the connectors' resources.
+    pub fn not_applied(&mut self, step: &'static str, resources: &Path) {
+        let words = format!("its connectors are to be applied first: {}", resources.display());
+        self.not_done(step, State::Planned, words);
+        self.differences.push(format!(
+            "the connectors are not made yet: apply {}, and run the same command again: it looks for their markers",
+            resources.display()
+        ));
     }
 
     /// Closes it.
     pub fn close(&mut self, journal: &Journal) {
         self.records = journal.records;
         self.groups.clone_from(&journal.groups);
+        let took = |step: &StepShown| step.expected_seconds.filter(|_| self.dry_run).unwrap_or(step.seconds);
+        self.seconds = self.steps.iter().map(took).sum();
         let has_failed = self.steps.iter().any(|step| step.state == State::Failed);
         self.ok = !has_failed && !self.dry_run && self.differences.is_empty();
     }
@@ -160,9 +191,15 @@ impl Report {
                 State::Skipped => "left out",
                 State::Failed => "FAILED",
             };
-            let seconds = if step.state == State::Done { format!(" ({:.1} s)", step.seconds) } else { String::new() };
+            let seconds = match (step.state, step.expected_seconds) {
+                (State::Done, _) => format!(" ({:.1} s)", step.seconds),
+                (_, Some(expected)) => format!(" (about {expected:.0} s)"),
+                _ => String::new(),
+            };
             text.push_str(&format!("  {:<9} {state}{seconds}: {}\n", step.step, step.proof));
         }
+        let about = if self.dry_run { "about " } else { "" };
+        text.push_str(&format!("  time      {about}{:.0} s\n", self.seconds));
         if let Some(Records { within, out, uncertain }) = self.records {
             text.push_str(&format!(
                 "  records   {within} sent, {out} of later transactions left out, {uncertain} uncertain\n"
@@ -177,6 +214,9 @@ impl Report {
             for line in lines {
                 text.push_str(&format!("  {word:<9} {line}\n"));
             }
+        }
+        if let Some(resources) = &self.resources {
+            text.push_str(&format!("\n{resources}"));
         }
         text
     }

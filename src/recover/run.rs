@@ -6,6 +6,7 @@
 //!   slots        one a connector, and the marker behind it                         where each begins
 //!   open         the server for everybody, at its port
 //!   registry     archived subjects, registered with their ids                      read back
+//!   acls         archived access control lists, if they are asked for               read back
 //!   topics       archived records of transactions up to the commit, and no other   how many in, out, uncertain
 //!   connectors   made without running, told where their slots begin                read back
 //!   marker       they run                                                          their markers came to their topics
@@ -19,13 +20,15 @@ use std::time::Instant;
 use super::archived;
 use super::database::{self, Made};
 use super::journal::{Done, Folder, Proof};
-use super::plan::{left_out, many, raised_to, shown};
+use super::may_begin::may_begin;
+use super::plan::{left_out, raised_to, shown};
 use super::prepare::{Asked, Part, Prepared, connection, rename, there};
 use super::report::{Report, State};
 use super::schemas::{Brought, bring};
 use super::server::Server as Started;
 use super::step::Step;
-use super::{connectors, fold, marker, slots, topics};
+use super::words::many;
+use super::{acls, connectors, fold, in_place, marker, slots, strimzi, topics};
 use crate::config::{Config, Recovered};
 use crate::error::{Error, Kind, Result};
 use crate::source::postgres::Server;
@@ -46,7 +49,12 @@ struct Recovery<'a> {
     private: Option<Started>,
     /// What shows that the server stands at the commit, once this run has looked.
     stands: Option<String>,
+    /// The connectors are resources, which this run has written: nobody can have applied them yet.
+    are_new: bool,
 }
+
+/// The resources of connectors, beside the journal.
+const RESOURCES: &str = "strimzi.yaml";
 
 /// Carries it out, or goes on with it. The report says how far it came, also of one that failed.
 ///
@@ -58,28 +66,20 @@ pub async fn carry_out(
     asked: &Asked,
     prepared: Prepared,
 ) -> Result<(Report, Option<Error>)> {
+    may_begin(config, asked, &prepared).await?;
     let folder = Folder::take(&asked.folder)?;
-    let now = Folder::look(&asked.folder, &asked.to, &asked.pipeline.targets())?;
+    let now = Folder::look(&asked.folder, &asked.to, &asked.targets())?;
     prepared.journal.is_still(prepared.anew, now.as_ref())?;
     if prepared.anew {
         folder.save(&prepared.journal)?;
     }
     let mut report = Report::new(&asked.to, &prepared.journal.commit, false);
     report.notes.extend(prepared.notes.iter().cloned());
-    let mut recovery = Recovery { store, config, asked, prepared, folder, private: None, stands: None };
+    let mut recovery = Recovery { store, config, asked, prepared, folder, private: None, stands: None, are_new: false };
     let mut failed = None;
     for step in Step::ALL {
         let name = step.name();
-        if let Some(done) = recovery.prepared.journal.steps.get(name) {
-            report.done(name, done);
-            continue;
-        }
-        if let Some(why) = left_out(step, asked, &recovery.prepared.connectors) {
-            report.not_done(name, State::Skipped, why.to_owned());
-            continue;
-        }
-        if failed.is_some() {
-            report.not_done(name, State::Skipped, "a step before it failed".to_owned());
+        if recovery.passes_over(step, failed.is_some(), &mut report) {
             continue;
         }
         let begun = Instant::now();
@@ -97,13 +97,35 @@ pub async fn carry_out(
             }
         }
     }
-    report.connectors = shown(&recovery.prepared.connectors, &recovery.prepared.journal);
-    report.close(&recovery.prepared.journal);
-    recovery.leave().await?;
+    recovery.close(&mut report).await?;
     Ok((report, failed))
 }
 
 impl Recovery<'_> {
+    /// Whether a step is not taken by this run, which is reported then.
+    fn passes_over(&self, step: Step, has_failed: bool, report: &mut Report) -> bool {
+        let name = step.name();
+        if let Some(done) = self.prepared.journal.steps.get(name) {
+            report.done(name, done);
+        } else if let Some(why) = left_out(step, self.asked, &self.prepared.connectors) {
+            report.not_done(name, State::Skipped, why.to_owned());
+        } else if has_failed {
+            report.not_done(name, State::Skipped, "a step before it failed".to_owned());
+        } else if step == Step::Marker && self.are_new {
+            report.not_applied(name, &self.folder.path.join(RESOURCES));
+        } else {
+            return false;
+        }
+        true
+    }
+
+    async fn close(&mut self, report: &mut Report) -> Result<()> {
+        report.connectors = shown(&self.prepared.connectors, &self.prepared.journal);
+        report.resources = fs::read_to_string(self.folder.path.join(RESOURCES)).ok();
+        report.close(&self.prepared.journal);
+        self.leave().await
+    }
+
     async fn take(&mut self, step: Step) -> Result<Proof> {
         match step {
             Step::Postgres => self.postgres().await,
@@ -111,9 +133,14 @@ impl Recovery<'_> {
             Step::Slots => self.slots().await,
             Step::Open => self.open().await,
             Step::Registry => self.registry().await,
+            Step::Acls => acls::bring(self.store, self.config, self.asked, &self.prepared.journal).await,
             Step::Topics => {
                 let asked = (self.asked, &self.prepared.connectors[..]);
-                topics::replay(self.store, self.config, asked, (&self.folder, &mut self.prepared.journal)).await
+                let journal = (&self.folder, &mut self.prepared.journal);
+                match self.asked.in_place {
+                    true => in_place::bring(self.store, self.config, asked, journal).await,
+                    false => topics::replay(self.store, self.config, asked, journal).await,
+                }
             }
             Step::Fold => self.fold().await,
             Step::Connectors => self.connectors().await,
@@ -175,7 +202,7 @@ impl Recovery<'_> {
         }
         self.count().await?;
         // Also where the connectors come with a later run: nothing is written to the slots any more by then.
-        if self.asked.pipeline.connect.is_some() {
+        if self.asked.pipeline.has_connectors() {
             let token = self.prepared.journal.id.clone();
             for of in &self.prepared.connectors {
                 slots::write_marker(&server, of, &token).await?;
@@ -259,9 +286,8 @@ impl Recovery<'_> {
 
     async fn connectors(&mut self) -> Result<Proof> {
         let to = connection(self.config, &self.asked.pipeline)?;
-        let (mut proofs, mut notes) = (Vec::new(), Vec::new());
+        let (mut proofs, mut notes, mut resources) = (Vec::new(), Vec::new(), Vec::new());
         for of in &self.prepared.connectors {
-            let workers = workers(self.prepared.workers.as_ref())?;
             let journal = &mut self.prepared.journal;
             if of.marker.is_none() && marker::make_topic(&to, of).await? {
                 notes.push(format!("the topic {} is new: the marker of {} comes to it", marker::messages(of), of.name));
@@ -270,9 +296,22 @@ impl Recovery<'_> {
                 journal.connector(&of.name).ends = Some(marker::ends(&to, of).await?);
                 self.folder.save(journal)?;
             }
+            if let Some(strimzi) = &self.asked.pipeline.strimzi {
+                let slot = journal.connector(&of.name).slot;
+                let slot = slot.ok_or_else(|| Error::new(Kind::Internal, format!("{} has no slot yet", of.name)))?;
+                resources.push(strimzi::resources(of, strimzi, connectors::position(of, slot, journal.commit.at))?);
+                proofs.push(format!("{} is to go on from {slot}", of.name));
+                continue;
+            }
+            let workers = workers(self.prepared.workers.as_ref())?;
             connectors::make(workers, of, self.asked.yes, (&self.folder, journal)).await?;
             let slot = journal.connector(&of.name).slot.unwrap_or_default();
             proofs.push(format!("{} goes on from {slot}, as it says itself", of.name));
+        }
+        if !resources.is_empty() {
+            let path = self.folder.write(RESOURCES, resources.join("---\n").as_bytes())?;
+            proofs.push(format!("as resources in {}", path.display()));
+            self.are_new = true;
         }
         Ok(Proof { words: proofs.join(", "), differences: Vec::new(), notes })
     }
@@ -281,12 +320,14 @@ impl Recovery<'_> {
         let to = connection(self.config, &self.asked.pipeline)?;
         let mut proofs = Vec::new();
         for of in &self.prepared.connectors {
-            let workers = workers(self.prepared.workers.as_ref())?;
             let journal = &mut self.prepared.journal;
             if !journal.connector(&of.name).marker_seen {
-                // Its config may have been mended since.
-                connectors::make(workers, of, self.asked.yes, (&self.folder, journal)).await?;
-                connectors::run(workers, of).await?;
+                if self.asked.pipeline.strimzi.is_none() {
+                    let workers = workers(self.prepared.workers.as_ref())?;
+                    // Its config may have been mended since.
+                    connectors::make(workers, of, self.asked.yes, (&self.folder, journal)).await?;
+                    connectors::run(workers, of).await?;
+                }
                 let (ends, token) = (journal.connector(&of.name).ends.clone().unwrap_or_default(), journal.id.clone());
                 let topic = marker::seen(&to, of, (&ends, &token), marker::COMES).await?;
                 journal.connector(&of.name).marker_seen = true;

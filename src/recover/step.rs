@@ -8,6 +8,7 @@ pub(super) enum Step {
     Slots,
     Open,
     Registry,
+    Acls,
     Topics,
     Connectors,
     Marker,
@@ -15,12 +16,13 @@ pub(super) enum Step {
 }
 
 impl Step {
-    pub(super) const ALL: [Self; 9] = [
+    pub(super) const ALL: [Self; 10] = [
         Self::Postgres,
         Self::Raise,
         Self::Slots,
         Self::Open,
         Self::Registry,
+        Self::Acls,
         Self::Topics,
         Self::Connectors,
         Self::Marker,
@@ -34,6 +36,7 @@ impl Step {
             Self::Slots => "slots",
             Self::Open => "open",
             Self::Registry => "registry",
+            Self::Acls => "acls",
             Self::Topics => "topics",
             Self::Connectors => "connectors",
             Self::Marker => "marker",

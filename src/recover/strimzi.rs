@@ -28,22 +28,7 @@ pub(super) fn resources(of: &Connector, to: &Strimzi, (partition, offset): (Valu
     let Strimzi { connect, namespace, api_version, .. } = to;
     let (offsets, credentials) = (format!("{name}-recovered-offsets"), format!("{name}-credentials"));
     let json = json!({ "offsets": [{ "partition": partition, "offset": offset }] }).to_string();
-    let (mut secrets, mut config) = (Vec::new(), String::new());
-    for (key, value) in of.config.iter().filter(|(key, _)| !APART.contains(&key.as_str())) {
-        let Some(value) = value else { continue };
-        let value = match secret::is_plain(key, value) {
-            true => {
-                secrets.push(key.as_str());
-                format!("${{secrets:{namespace}/{credentials}:{key}}}")
-            }
-            false => value.clone(),
-        };
-        let value = if begins_with_rows(key, &value) { "no_data".to_owned() } else { value };
-        config.push_str(&format!("    {}: {}\n", quoted(key), quoted(&value)));
-    }
-    if !of.config.contains_key("snapshot.mode") {
-        config.push_str("    \"snapshot.mode\": \"no_data\"\n");
-    }
+    let (secrets, config) = config(of, &format!("{namespace}/{credentials}"));
     let own = |key: &str| of.config.get(key).and_then(Option::as_deref).filter(|value| !value.is_empty());
     let tasks = own("tasks.max").and_then(|tasks| tasks.parse::<u32>().ok()).unwrap_or(1).max(1);
     let version =
@@ -79,6 +64,27 @@ pub(super) fn resources(of: &Connector, to: &Strimzi, (partition, offset): (Valu
         quoted(&offsets)
     ));
     Ok(text)
+}
+
+/// The config of a resource, without secrets; beside it the keys of those, which are references to a Secret.
+fn config<'a>(of: &'a Connector, credentials: &str) -> (Vec<&'a str>, String) {
+    let (mut secrets, mut config) = (Vec::new(), String::new());
+    for (key, value) in of.config.iter().filter(|(key, _)| !APART.contains(&key.as_str())) {
+        let Some(value) = value else { continue };
+        let value = match secret::is_plain(key, value) {
+            true => {
+                secrets.push(key.as_str());
+                format!("${{secrets:{credentials}:{key}}}")
+            }
+            false if begins_with_rows(key, value) => "no_data".to_owned(),
+            false => value.clone(),
+        };
+        config.push_str(&format!("    {}: {}\n", quoted(key), quoted(&value)));
+    }
+    if !of.config.contains_key("snapshot.mode") {
+        config.push_str("    \"snapshot.mode\": \"no_data\"\n");
+    }
+    (secrets, config)
 }
 
 /// Whether a connector without an offset would begin with the rows of its tables.

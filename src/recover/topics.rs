@@ -30,22 +30,29 @@ use crate::restore::commits::{Commits, Moment};
 use crate::store::Store;
 use crate::time;
 
-/// Says which records would be sent, for a plan.
+/// Says which records would be sent, for a plan; beside it how many bytes are judged for that.
 ///
 /// # Errors
 /// What of the archive cannot be read.
-pub(super) async fn words(store: &Store, config: &Config, asked: &Asked, prepared: &Prepared) -> Result<String> {
+pub(super) async fn planned(
+    store: &Store,
+    config: &Config,
+    asked: &Asked,
+    prepared: &Prepared,
+) -> Result<(String, Records, u64)> {
     let selection = selection(asked, &prepared.connectors, &prepared.journal.commit);
     if selection.topics.is_empty() {
-        return Ok("no topics are known".to_owned());
+        return Ok(("no topics are known".to_owned(), Records::default(), 0));
     }
     let judged = judge(store, config, &selection, &prepared.journal.commit).await?;
     let Records { within, out, uncertain } = judged.records;
     let differs = judged.differences.iter().map(|one| format!("; {one}"));
-    Ok(format!(
-        "{within} records sent, {out} of later transactions left out, {uncertain} uncertain{}",
+    let words = format!(
+        "{within} records sent, {out} of later transactions left out, {uncertain} uncertain, of {} MiB{}",
+        judged.survey.bytes >> 20,
         differs.collect::<String>()
-    ))
+    );
+    Ok((words, judged.records, judged.survey.bytes))
 }
 
 /// Sends them, or goes on with it.
@@ -118,7 +125,7 @@ fn is_empty(filled: Vec<String>) -> Result<()> {
 }
 
 /// Which archived topics, and where they go.
-fn selection(asked: &Asked, connectors: &[Connector], commit: &Commit) -> Selection {
+pub(super) fn selection(asked: &Asked, connectors: &[Connector], commit: &Commit) -> Selection {
     let kafka = asked.pipeline.kafka.as_ref();
     let more = kafka.map(|kafka| kafka.topics.clone()).unwrap_or_default();
     Selection {
@@ -163,16 +170,20 @@ fn request(
 }
 
 /// What came of judging.
-struct Judgement {
-    survey: Survey,
-    records: Records,
-    differences: Vec<String>,
-    notes: Vec<String>,
+pub(super) struct Judgement {
+    pub(super) survey: Survey,
+    pub(super) records: Records,
+    pub(super) differences: Vec<String>,
+    pub(super) notes: Vec<String>,
     /// Topics of which the archive does not have the beginning.
-    late: BTreeSet<String>,
+    pub(super) late: BTreeSet<String>,
 }
 
-async fn judge(store: &Store, config: &Config, selection: &Selection, commit: &Commit) -> Result<Judgement> {
+/// Judges the records of topics by a commit.
+///
+/// # Errors
+/// What of the archive cannot be read.
+pub(super) async fn judge(store: &Store, config: &Config, selection: &Selection, commit: &Commit) -> Result<Judgement> {
     let log = Log::open(store, Some(commit.system_id)).await?;
     let commits = Commits::open(store, &log, Some(commit.timeline)).await?;
     let found = cut_at(&commits, Moment::Lsn(commit.end)).await?;

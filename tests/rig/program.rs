@@ -14,6 +14,12 @@ use super::wait_until;
 /// A command that takes longer is stuck; a busy machine included.
 const COMMAND_DEADLINE: Duration = Duration::from_secs(180);
 
+/// The program: that of this build, or another one, such as an optimised one that is to be measured.
+fn binary() -> PathBuf {
+    let other = std::env::var_os("RIG_PROGRAM");
+    other.map_or_else(|| env!("CARGO_BIN_EXE_tidelog").into(), |path| std::path::absolute(path).expect("a path"))
+}
+
 /// A directory in which the program runs, with whatever files the test writes there.
 pub(crate) struct Home {
     directory: TempDir,
@@ -48,7 +54,7 @@ impl Home {
 
     /// The program with these arguments, this directory as the working directory, and no setting from the environment.
     pub(crate) fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tidelog"));
+        let mut command = Command::new(binary());
         command.args(args).current_dir(self.path()).env_remove("RUST_LOG").env_remove("NO_COLOR");
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("TIDELOG") {

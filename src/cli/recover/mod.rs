@@ -27,6 +27,7 @@ use crate::store::Store;
   tidelog recover --to 2026-11-22T08:00:00Z --pipeline pipeline.toml --dry-run
   tidelog recover --to -10m --pipeline pipeline.toml
   tidelog recover --to 16/B374D848 --pipeline pipeline.toml --only postgres,slots --json
+  tidelog recover --to -10m --pipeline pipeline.toml --in-place --compensate --yes      topics stay, consumers converge
   tidelog recover slot --connector shop --pipeline pipeline.toml --dry-run      only a slot was lost, the database lives on
 
 The same command goes on after it was killed. What it has done lies in a folder beside the new data directory (<into>.recover), or
@@ -54,6 +55,12 @@ pub(super) struct Args {
     /// taken over; topics hold records already
     #[arg(long)]
     yes: bool,
+    /// Topics stay where they are, on the cluster that they were archived from: what they hold beyond the commit is told
+    #[arg(long)]
+    in_place: bool,
+    /// With --in-place: take it back, by the last state of each of those keys up to the commit, or its deletion
+    #[arg(long, requires = "in_place")]
+    compensate: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -84,12 +91,21 @@ impl Args {
         };
         let only =
             (!self.only.is_empty()).then(|| self.only.iter().flat_map(|named| named.parts.iter().copied()).collect());
-        let asked = Asked { to: to.clone(), pipeline, only, folder, yes: self.yes, dry_run: self.dry_run };
+        let asked = Asked {
+            to: to.clone(),
+            pipeline,
+            only,
+            folder,
+            yes: self.yes,
+            dry_run: self.dry_run,
+            in_place: self.in_place,
+            compensate: self.compensate,
+        };
         let is_nowhere = |named: &&Named| !named.parts.iter().any(|part| asked.wants(*part));
         if let Some(Named { word, .. }) = self.only.iter().find(is_nowhere) {
             let message = format!("--only names {word}, and the pipeline file has no section for it");
             return Err(Error::new(Kind::Config, message).hint(
-                "postgres and slots need [postgres], registry [schema_registry], topics [kafka], connectors [connect]",
+                "postgres and slots need [postgres], registry [schema_registry], topics [kafka], connectors [connect] or [strimzi]",
             ));
         }
         Ok(asked)

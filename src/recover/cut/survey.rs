@@ -23,6 +23,8 @@ use crate::time;
 pub struct Survey {
     /// The records that are in.
     pub chosen: Chosen,
+    /// Bytes of all keys and values that were judged.
+    pub bytes: u64,
     /// How many are in and out.
     pub topics: BTreeMap<TopicGeneration, Counts>,
     /// What is known of connectors, by their `topic.prefix`.
@@ -63,8 +65,10 @@ pub async fn survey(store: &Store, sources: Vec<Source>, query: &Query, cut: Cut
     let mut judge = Judge::new(cut);
     let mut partitions: BTreeMap<(TopicGeneration, i32), Partition> = BTreeMap::new();
     let mut unknown: BTreeSet<u32> = BTreeSet::new();
+    let mut bytes = 0_u64;
     let stops = look_through(store, &plan, |part, number, record| {
         let read = read(record, schemas, &mut unknown);
+        bytes += [record.key, record.value].iter().flatten().map(|part| part.len() as u64).sum::<u64>();
         let at = (part.stream.clone(), number);
         let partition = partitions.entry(at).or_insert_with(|| Partition::of_topic(&part.stream.topic));
         let judged = Judged { offset: record.offset, timestamp: record.timestamp, key: record.key };
@@ -75,6 +79,7 @@ pub async fn survey(store: &Store, sources: Vec<Source>, query: &Query, cut: Cut
         judge.connectors.entry(name).or_default().passed_at = Some(at);
     }
     let mut survey = Survey {
+        bytes,
         contradictions: judge.contradictions(),
         incomplete: incomplete(&judge, &partitions, (&known, &through)),
         ..Survey::default()

@@ -298,7 +298,7 @@ mod tests {
     #[test]
     fn what_cannot_be_taken_back_is_told() {
         let avro = (b"k".to_vec(), Some(vec![0, 0, 0, 0, 1, 2, 3]));
-        let (told, sent) = compensated(&[], &[avro.clone()]);
+        let (told, sent) = compensated(&[], std::slice::from_ref(&avro));
         assert_eq!((told.without_event.get("t"), sent.len(), &sent[0].value), (Some(&1), 1, &None));
         let mut keys = Keys::default();
         keys.beyond(Seen { key: None, ..seen(&avro) }, Vec::new).expect("room");

@@ -33,6 +33,7 @@ use crate::replay::{Plan, Query, Rename, Selection, Source, look_through, readab
 use crate::source::kafka::{OffsetAt, TopicPartition};
 use crate::source::rest::Operator;
 use crate::store::Store;
+use crate::stream::TopicGeneration;
 use crate::time;
 
 /// So many topics are named.
@@ -216,6 +217,7 @@ async fn beyond(
     }
     let found = found(store, config, &selection).await?;
     let ends = journal.in_place.clone().unwrap_or_else(|| ends_of(&found));
+    let newest = found.iter().map(|source| (source.stream.topic.clone(), source.stream.number)).collect();
     let judged = topics::judge(store, config, &selection, &journal.commit).await?;
     let now = time::now();
     let at = chrono::DateTime::from_timestamp_micros(journal.commit.at).unwrap_or(now);
@@ -223,35 +225,53 @@ async fn beyond(
     let query: Query = selection.query(None)?;
     let plan = Arc::new(Plan::new(found, &query, &Rename::default())?);
     let others = others(connectors);
-    let mut keys = Keys::default();
-    let mut failed = None;
+    let mut reading =
+        Reading { judged: &judged, ends: &ends, newest, others, schemas, keys: Keys::default(), failed: None };
     for is_within in [false, true] {
-        look_through(store, &plan, |part, partition, record| {
-            let topic = part.stream.topic.as_str();
-            let end = ends.get(topic).and_then(|ends| ends.get(&partition)).copied();
-            let chosen = judged.survey.chosen.0.get(&part.stream).and_then(|partitions| partitions.get(&partition));
-            let is_in = chosen.is_some_and(|kept| kept.has(record.offset));
-            // What was written since is our own.
-            let is_known = is_in || end.is_some_and(|end| record.offset < end);
-            if failed.is_some() || is_in != is_within || !is_known || others.iter().any(|other| other == topic) {
-                return;
-            }
-            let seen = Seen { topic, partition, key: record.key, value: record.value };
-            let taken = match is_within {
-                false => keys.beyond(seen, || headers(record)),
-                true if end.is_some_and(|end| record.offset >= end) => Ok(()),
-                true => {
-                    let what = || change(record.value, record.headers().map(|one| (one.name, one.value)), &schemas);
-                    keys.within(seen, what, || headers(record))
-                }
-            };
-            failed = taken.err();
-        })
-        .await?;
+        look_through(store, &plan, |part, partition, record| reading.see(is_within, (&part.stream, partition), record))
+            .await?;
     }
+    let Reading { keys, failed, .. } = reading;
     match failed {
         Some(error) => Err(error),
         None => Ok(Beyond { keys, judged, ends }),
+    }
+}
+
+/// The archived records of topics, read twice: what lies beyond the commit, and then what its keys were up to it.
+struct Reading<'a> {
+    judged: &'a Judgement,
+    ends: &'a Ends,
+    /// The newest generation of each topic, which is the live one.
+    newest: BTreeMap<String, u32>,
+    others: Vec<String>,
+    schemas: Schemas,
+    keys: Keys,
+    failed: Option<Error>,
+}
+
+impl Reading<'_> {
+    fn see(&mut self, is_within: bool, (stream, partition): (&TopicGeneration, i32), record: &Record<'_>) {
+        let topic = stream.topic.as_str();
+        let end = self.ends.get(topic).and_then(|ends| ends.get(&partition)).copied().unwrap_or_default();
+        // What was written since is our own.
+        let is_since = self.newest.get(topic) == Some(&stream.number) && record.offset >= end;
+        if self.failed.is_some() || is_since || self.others.iter().any(|other| other == topic) {
+            return;
+        }
+        let chosen = self.judged.survey.chosen.0.get(stream).and_then(|partitions| partitions.get(&partition));
+        if chosen.is_some_and(|kept| kept.has(record.offset)) != is_within {
+            return;
+        }
+        let seen = Seen { topic, partition, key: record.key, value: record.value };
+        let taken = match is_within {
+            false => self.keys.beyond(seen, || headers(record)),
+            true => {
+                let headers_of = || record.headers().map(|one| (one.name, one.value));
+                self.keys.within(seen, || change(record.value, headers_of(), &self.schemas), || headers(record))
+            }
+        };
+        self.failed = taken.err();
     }
 }
 

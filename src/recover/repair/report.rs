@@ -72,14 +72,15 @@ impl Report {
     /// Adds a step that is done.
     pub fn done(&mut self, step: &'static str, done: &Done) {
         let Done { seconds, proof, differences, notes } = done;
-        self.steps.push(StepShown { step, state: State::Done, seconds: *seconds, proof: proof.clone() });
+        let (seconds, proof) = (*seconds, proof.clone());
+        self.steps.push(StepShown { step, state: State::Done, seconds, expected_seconds: None, proof });
         self.differences.extend(differences.iter().cloned());
         self.notes.extend(notes.iter().cloned());
     }
 
     /// Adds one that is not.
     pub fn not_done(&mut self, step: &'static str, state: State, proof: String) {
-        self.steps.push(StepShown { step, state, seconds: 0.0, proof });
+        self.steps.push(StepShown { step, state, seconds: 0.0, expected_seconds: None, proof });
     }
 
     /// Closes it.
