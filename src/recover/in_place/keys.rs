@@ -1,8 +1,8 @@
 //! What live topics hold beyond a commit, by key, and what takes it back: the last state of each key up to the commit, or its deletion.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::shape::{deletion, filled, is_row, lacks_values};
+use super::shape::{deletion, filled, is_insert, is_row, lacks_values};
 use crate::error::{Error, Kind, Result};
 use crate::recover::fold::Change;
 
@@ -42,6 +42,8 @@ enum State {
 #[derive(Debug, Default)]
 struct Key {
     phantoms: u64,
+    /// Whether the first of them inserts the row, so that it was not there before.
+    is_new: bool,
     /// The last of them that has a value.
     last: Option<Held>,
     state: State,
@@ -72,6 +74,10 @@ pub(super) struct Told {
     pub(super) topics: BTreeMap<String, (u64, u64)>,
     /// Records beyond the commit that have no key, by topic: nothing takes them back.
     pub(super) unkeyed: BTreeMap<String, u64>,
+    /// Keys of which it is not known what they were up to the commit, by topic: the archive does not have its beginning.
+    pub(super) unknown: BTreeMap<String, u64>,
+    /// Topics that were truncated up to the commit and have several partitions, which have no common order.
+    pub(super) truncated: BTreeSet<String>,
     /// Keys whose deletion has no event but a tombstone, by topic.
     pub(super) without_event: BTreeMap<String, u64>,
     /// Keys whose state lacks values that did not change by then, by topic.
@@ -84,6 +90,7 @@ pub(super) struct Keys {
     keys: BTreeMap<(String, i32, Vec<u8>), Key>,
     bytes: usize,
     unkeyed: BTreeMap<String, u64>,
+    truncated: BTreeSet<String>,
 }
 
 impl Keys {
@@ -100,6 +107,7 @@ impl Keys {
             self.bytes += key.len() + seen.topic.len() + 160;
             Key::default()
         });
+        known.is_new |= known.phantoms == 0 && seen.value.is_some_and(is_insert);
         known.phantoms += 1;
         if let Some(value) = seen.value {
             let was = known.last.as_ref().map_or(0, |held| held.value.len());
@@ -119,7 +127,10 @@ impl Keys {
         change: impl FnOnce() -> Change,
         headers: impl FnOnce() -> Headers,
     ) -> Result<()> {
-        let Some(key) = seen.key else { return Ok(()) };
+        let Some(key) = seen.key else {
+            self.truncate(seen, change);
+            return Ok(());
+        };
         let Some(known) = self.keys.get_mut(&(seen.topic.to_owned(), seen.partition, key.to_vec())) else {
             return Ok(());
         };
@@ -148,6 +159,22 @@ impl Keys {
         self.fits()
     }
 
+    /// A TRUNCATE has no key: none of the rows before it is there.
+    fn truncate(&mut self, seen: Seen<'_>, change: impl FnOnce() -> Change) {
+        let first = (seen.topic.to_owned(), i32::MIN, Vec::new());
+        let of_topic = || self.keys.range(first.clone()..).take_while(|((topic, ..), _)| topic == seen.topic);
+        if of_topic().next().is_none() || !matches!(change(), Change::Truncated) {
+            return;
+        }
+        if of_topic().any(|((_, partition, _), _)| *partition != seen.partition) {
+            self.truncated.insert(seen.topic.to_owned());
+        }
+        let of_topic = self.keys.range_mut(first..).take_while(|((topic, ..), _)| topic == seen.topic);
+        for (_, known) in of_topic.filter(|((_, partition, _), _)| *partition == seen.partition) {
+            known.state = State::Gone(None);
+        }
+    }
+
     fn fits(&self) -> Result<()> {
         if self.bytes <= MOST_BYTES {
             return Ok(());
@@ -157,15 +184,20 @@ impl Keys {
             .hint("bring the connectors back one by one ([[connector]]), or into new topics, without --in-place"))
     }
 
-    /// What takes everything back, in the order of topics, partitions and keys.
-    pub(super) fn close(self) -> (Told, Vec<Sent>) {
-        let mut told = Told { unkeyed: self.unkeyed, ..Told::default() };
+    /// What takes everything back, in the order of topics, partitions and keys. Of `late` topics the archive does not have the beginning: a
+    /// row that was there all the time may stand in what it lacks, so nothing is sent of a key that it does not know.
+    pub(super) fn close(self, late: &BTreeSet<String>) -> (Told, Vec<Sent>) {
+        let mut told = Told { unkeyed: self.unkeyed, truncated: self.truncated, ..Told::default() };
         let mut all = Vec::new();
-        for ((topic, partition, key), Key { phantoms, last, state }) in self.keys {
+        for ((topic, partition, key), Key { phantoms, is_new, last, state }) in self.keys {
             told.phantoms += phantoms;
             told.keys += 1;
             let of_topic = told.topics.entry(topic.clone()).or_default();
             *of_topic = (of_topic.0 + phantoms, of_topic.1 + 1);
+            if state == State::Never && !is_new && late.contains(&topic) {
+                *told.unknown.entry(topic).or_default() += 1;
+                continue;
+            }
             let mut send = |value: Option<Vec<u8>>, headers: Headers| {
                 let (topic, key) = (topic.clone(), key.clone());
                 all.push(Sent { topic, partition, key, value, headers });
@@ -275,7 +307,7 @@ mod tests {
         within
             .iter()
             .for_each(|record| keys.within(seen(record), || change_of(record.1.as_deref()), Vec::new).expect("room"));
-        keys.close()
+        keys.close(&BTreeSet::new())
     }
 
     proptest! {
@@ -302,7 +334,35 @@ mod tests {
         assert_eq!((told.without_event.get("t"), sent.len(), &sent[0].value), (Some(&1), 1, &None));
         let mut keys = Keys::default();
         keys.beyond(Seen { key: None, ..seen(&avro) }, Vec::new).expect("room");
-        let (told, sent) = keys.close();
+        let (told, sent) = keys.close(&BTreeSet::new());
         assert_eq!((told.unkeyed.get("t"), told.phantoms, sent.len()), (Some(&1), 1, 0));
+    }
+    #[test]
+    fn a_row_that_may_stand_in_what_the_archive_lacks_is_not_deleted() {
+        let event = |op: &str| {
+            let value = json!({ "before": null, "after": { "n": 1 }, "source": {}, "op": op }).to_string().into_bytes();
+            (op.as_bytes().to_vec(), Some(value))
+        };
+        let mut keys = Keys::default();
+        for op in ["c", "u", "r"] {
+            keys.beyond(seen(&event(op)), Vec::new).expect("room");
+        }
+        let (told, sent) = keys.close(&BTreeSet::from(["t".to_owned()]));
+        assert_eq!((told.unknown.get("t"), told.deletions), (Some(&2), 1));
+        assert!(sent.iter().all(|sent| sent.key == b"c"), "an insert was no row before: {sent:?}");
+    }
+
+    #[test]
+    fn what_was_truncated_up_to_the_commit_is_not_sent_again() {
+        let row = (vec![1], Some(json!({ "after": { "n": 1 }, "source": {}, "op": "c" }).to_string().into_bytes()));
+        for (partition, other) in [(0, false), (1, true)] {
+            let mut keys = Keys::default();
+            keys.beyond(seen(&row), Vec::new).expect("room");
+            keys.within(seen(&row), || Change::Row(Map::new()), Vec::new).expect("room");
+            let truncate = Seen { topic: "t", partition, key: None, value: Some(b"{}") };
+            keys.within(truncate, || Change::Truncated, Vec::new).expect("room");
+            let (told, _) = keys.close(&BTreeSet::new());
+            assert_eq!((told.states == 1, told.truncated.contains("t")), (other, other));
+        }
     }
 }

@@ -110,7 +110,7 @@ pub(super) async fn planned(
     (connectors, journal): (&[Connector], &Journal),
 ) -> Result<(String, Records, u64)> {
     let beyond = beyond(store, config, asked, (connectors, journal)).await?;
-    let (told, _) = beyond.keys.close();
+    let (told, _) = beyond.keys.close(&beyond.judged.late);
     let what = if asked.compensate { "taken back by their last states and deletions" } else { "told, and left" };
     let words = format!("{} records of {} keys lie beyond the commit, {what}", told.phantoms, told.keys);
     let differs = beyond.judged.differences.iter().map(|one| format!("; {one}")).collect::<String>();
@@ -136,7 +136,7 @@ pub(super) async fn bring(
         journal.in_place = Some(ends);
         folder.save(journal)?;
     }
-    let (told, sent) = keys.close();
+    let (told, sent) = keys.close(&judged.late);
     let mut proof = Proof { differences: judged.differences, notes: judged.notes, ..Proof::default() };
     proof.differences.extend(unknown);
     if asked.compensate {
@@ -174,6 +174,20 @@ fn tell(told: &Told, is_compensated: bool, proof: &mut Proof) {
     }
     if !is_compensated {
         return;
+    }
+    if !told.unknown.is_empty() {
+        proof.differences.push(format!(
+            "keys are left as they are, for what they were up to the commit is not known: the archive does not have the beginning of their \
+             topics: {}",
+            counts(&told.unknown)
+        ));
+    }
+    if !told.truncated.is_empty() {
+        let topics = told.truncated.iter().cloned().collect::<Vec<_>>();
+        proof.differences.push(format!(
+            "topics of several partitions were truncated up to the commit: rows of before that may have been sent again: {}",
+            few(&topics)
+        ));
     }
     if !told.without_event.is_empty() {
         proof.differences.push(format!(

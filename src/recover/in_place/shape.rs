@@ -87,6 +87,11 @@ pub(super) fn deletion(value: &[u8]) -> Option<Vec<u8>> {
     event.bytes()
 }
 
+/// Whether an event inserts its row.
+pub(super) fn is_insert(value: &[u8]) -> bool {
+    Event::parse(value).and_then(|event| event.op()).as_deref() == Some("c")
+}
+
 /// Whether an event is a row by itself, whose deletion is its tombstone.
 pub(super) fn is_row(value: &[u8]) -> bool {
     Event::parse(value).is_some_and(|event| event.op().is_none())
