@@ -46,23 +46,25 @@ class Figure:
         xs = [x for x, _ in self.curves[0].points]
         ys = [y for curve in self.curves for _, y in curve.points]
         is_counted = all(isinstance(x, (int, float)) for x in xs)
-        across = Axis(xs if is_counted else range(1, len(xs) + 1), LEFT, WIDTH - RIGHT)
+        # What is not counted stands at equal distances.
+        places = dict(zip(xs, xs if is_counted else (10.0 ** n for n in range(len(xs)))))
+        across = Axis(places.values(), LEFT, WIDTH - RIGHT)
         up = Axis(ys, HEIGHT - BOTTOM, TOP)
         yield text(LEFT, 16, self.title, "start", 'font-weight="bold" font-size="10"')
         for y in up.ticks():
             yield f'<path d="M{LEFT} {up(y):.1f}H{WIDTH - RIGHT}" stroke="#d0d7de"/>'
             yield text(LEFT - 6, up(y) + 4, shown(y), "end")
-        for at, x in enumerate(xs):
-            yield text(across(x if is_counted else at + 1), HEIGHT - BOTTOM + 15, shown(x), "middle")
+        for x in xs:
+            yield text(across(places[x]), HEIGHT - BOTTOM + 15, shown(x), "middle")
         yield text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8, self.x, "middle")
         for number, curve in enumerate(self.curves):
             colour = COLOURS[number % len(COLOURS)]
             yield text(LEFT + number * 112, 32, curve.name, "start", f'fill="{colour}"')
-            places = [(across(x if is_counted else at + 1), up(y)) for at, (x, y) in enumerate(curve.points)]
+            dots = [(across(places[x]), up(y)) for x, y in curve.points]
             if is_counted:
-                line = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+                line = " ".join(f"{x:.1f},{y:.1f}" for x, y in dots)
                 yield f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="1.5"/>'
-            for x, y in places:
+            for x, y in dots:
                 yield f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>'
 
 

@@ -36,7 +36,7 @@ use self::journal::Journal;
 use self::world::World;
 
 /// Unless `SOAK_MINUTES` says otherwise.
-const MINUTES: u64 = 3;
+const MINUTES: u64 = 2;
 
 /// Unless `SOAK_SEED` says otherwise: any other one is as good.
 const SEED: u64 = 11;
