@@ -32,21 +32,21 @@ use crate::state::{commit, wait_state};
 pub(crate) const STEPS: [&str; 1] = ["recover.save"];
 
 /// A pipeline that was archived under load, and is gone.
-struct Lost {
-    service: Service,
-    version: Version,
+pub(crate) struct Lost {
+    pub(crate) service: Service,
+    pub(crate) version: Version,
     /// The connector, its prefix and its slot.
-    name: String,
-    prefix: String,
-    slot: String,
+    pub(crate) name: String,
+    pub(crate) prefix: String,
+    pub(crate) slot: String,
     /// Where the database is recovered to.
     into: PathBuf,
     port: u16,
     known: Known,
     /// A moment in the middle of the load.
-    to: String,
+    pub(crate) to: String,
     /// A consumer group that stood at offset 5 of `acct` by then.
-    group: String,
+    pub(crate) group: String,
     /// The server that was captured.
     old: Postgres,
 }
@@ -116,12 +116,22 @@ fn lost(version: Version, worker: &'static Connect, more: &[(&str, &str)]) -> Lo
     service.site.tidelog(&["backup"]).expect(0);
     let clients = Clients::start(&postgres, 1, 4, 11);
     let committed = |more: u32| format!("SELECT coalesce(sum(committed), 0) > {more} FROM ledger");
+    // A slot is made where the log says who was running.
+    for more in [10, 20, 30, 40] {
+        wait_until("some commits", PATIENCE, || postgres.psql(&committed(more)) == "t");
+        postgres.psql("CHECKPOINT");
+    }
+    let logged: tidelog::stream::Lsn = postgres.psql("SELECT pg_current_wal_lsn()").parse().expect("an LSN");
     wait_until("some commits", PATIENCE, || postgres.psql(&committed(60)) == "t");
     let group = unique("reader");
     // The group is kept after the last commit before the moment: the database is the same then, and the group is not.
     let to = while_nobody_commits(&postgres, || {
         commit(kafka, &group, &capture.topic("acct"), 5, "");
         wait_state(&mut service, "groups", "the group", |state| state[&group].is_object());
+        wait_state(&mut service, "connectors", "an offset behind that", |state| {
+            let offset = &state["connectors"][&name]["offsets"][0]["offset"];
+            offset["lsn_commit"].as_u64().is_some_and(|at| at > logged.0)
+        });
         postgres.psql(TIME)
     });
     wait_until("more commits", PATIENCE, || postgres.psql(&committed(110)) == "t");
@@ -351,6 +361,7 @@ fn a_pipeline_comes_back_at_one_commit_and_goes_on() {
     assert!(total > 1.0 && plan["seconds"].as_f64().is_some_and(|all| (all - total).abs() < 0.001), "{plan}");
 
     refuses(&lost, worker);
+    crate::drill_pipeline::drills(&lost);
 
     let report = lost.recover(&["--to", &to, "--json"]).expect(0).json();
     assert_eq!((&report["ok"], &report["differences"]), (&true.into(), &Value::Array(vec![])), "{report}");
@@ -377,6 +388,7 @@ fn a_pipeline_comes_back_at_one_commit_and_goes_on() {
 fn a_recovery_that_is_killed_wherever_it_writes_goes_on() {
     let (kafka, worker) = (shared(), shared_worker());
     let lost = lost(Version::V18, worker, &[]);
+    crate::drill_slot::drills(&lost);
     lost.pipeline(worker, "");
     let mut kills = 0;
     let report = loop {

@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use toml::Table;
+
 use super::TopicPattern;
 use super::load::{mistakes, read, table};
 use super::postgres::Hidden;
@@ -13,7 +15,7 @@ use super::values::Lookup;
 use crate::error::Result;
 
 /// The targets of a recovery. A part that is absent is left alone.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Pipeline {
     /// `[postgres]`.
     pub postgres: Option<TargetPostgres>,
@@ -132,6 +134,33 @@ impl Pipeline {
         Self::parse(&text, &path.display().to_string(), &environment)
     }
 
+    /// Reads the file of a drill, which makes its own server into this directory, with these programs where the file names none.
+    ///
+    /// # Errors
+    /// [`Kind::Config`](crate::error::Kind::Config) for all that is wrong with it.
+    pub fn load_for_drill(path: &Path, (into, bin_dir): (&Path, &Path)) -> Result<Self> {
+        let ((text, environment), origin) = (read(path)?, path.display().to_string());
+        let mut table = table(&text, &origin)?;
+        let postgres = table.entry("postgres").or_insert_with(|| Table::new().into());
+        if let Some(postgres) = postgres.as_table_mut() {
+            if let Some(key) = ["into", "url"].into_iter().find(|key| postgres.contains_key(*key)) {
+                let problem = "is not for a drill, which makes its server below --scratch and removes it; leave it out";
+                return Err(mistakes(&origin, &[format!("postgres.{key}: {problem}")]));
+            }
+            postgres.insert("into".to_owned(), into.display().to_string().into());
+            postgres.entry("bin_dir").or_insert_with(|| bin_dir.display().to_string().into());
+        }
+        Self::of_table(table, &origin, &environment)
+    }
+
+    /// Reads the file of drills: their servers are scratch ones, of which the database is made by the drill itself.
+    ///
+    /// # Errors
+    /// As those of [`Pipeline::load`].
+    pub fn load_scratch(path: &Path) -> Result<Self> {
+        Self::load_for_drill(path, (Path::new("/made/by/the/drill"), Path::new("/found")))
+    }
+
     /// Where everything goes, in words without a secret: what a recovery that was begun cannot change any more.
     pub fn targets(&self) -> String {
         let postgres = self.postgres.as_ref().map(|postgres| match &postgres.server {
@@ -168,8 +197,12 @@ impl Pipeline {
     }
 
     fn parse(text: &str, origin: &str, environment: &BTreeMap<String, String>) -> Result<Self> {
+        Self::of_table(table(text, origin)?, origin, environment)
+    }
+
+    fn of_table(table: Table, origin: &str, environment: &BTreeMap<String, String>) -> Result<Self> {
         let problems = Problems::default();
-        let mut root = Section::new("", table(text, origin)?, &problems);
+        let mut root = Section::new("", table, &problems);
         let lookup = |name: &str| environment.get(name).cloned();
         let pipeline = Self {
             postgres: root.section("postgres").map(|section| postgres(section, &lookup)),

@@ -18,7 +18,7 @@ use crate::store::{Store, layout};
 use crate::stream::{FORMAT_VERSION, lean};
 
 /// The drills that there are. The names are values of a metric's label.
-pub const NAMES: [&str; 2] = ["corruption", "schema"];
+pub const NAMES: [&str; 4] = ["corruption", "schema", "slot", "pipeline"];
 
 /// How a drill has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -18,6 +18,7 @@ use crate::error::{Error, Kind, Result, ResultExt as _};
 use crate::manifest::state::{self as versions, Version};
 use crate::manifest::{self, Chain};
 use crate::source::kafka::acls::Acls;
+use crate::source::rest::operate::Offset;
 use crate::source::rest::subjects::Document;
 use crate::store::Store;
 use crate::stream::{StateKind, StateOf, StreamId};
@@ -53,6 +54,8 @@ struct KeptConnector {
 
 #[derive(Deserialize)]
 struct KeptOffset {
+    #[serde(default)]
+    partition: Value,
     offset: Value,
 }
 
@@ -97,6 +100,15 @@ fn furthest(kept: &Kept) -> BTreeMap<String, u64> {
 }
 
 impl Archived {
+    /// Where each connector stood.
+    pub fn positions(&self) -> BTreeMap<String, Vec<Offset>> {
+        let of = |one: &KeptConnector| {
+            let kept = one.offsets.iter().flatten();
+            kept.map(|kept| Offset { partition: kept.partition.clone(), offset: kept.offset.clone() }).collect()
+        };
+        self.kept.iter().map(|(name, one)| (name.clone(), of(one))).collect()
+    }
+
     /// Chooses those that the pipeline file names, or all of this database. `slots` are those of the system, if they were kept. Where
     /// nobody `makes` connectors, their configs are nobody's.
     ///
@@ -211,6 +223,16 @@ pub async fn subjects(store: &Store, config: &Config, of: &Server, ms: i64) -> R
 /// [`Kind::NotFound`] where none were kept.
 pub async fn subjects_since(store: &Store, config: &Config, of: &Server) -> Result<DateTime<Utc>> {
     let scope = scope_of_registry(store, config, of).await?;
+    let oldest = versions::oldest(&opened(store, &scope).await?).await?;
+    oldest.map(|version| version.at).ok_or_else(|| nothing(scope.kind))
+}
+
+/// Since when the connectors are kept.
+///
+/// # Errors
+/// [`Kind::NotFound`] where none were kept.
+pub async fn connectors_since(store: &Store, config: &Config, pipeline: &Pipeline) -> Result<DateTime<Utc>> {
+    let scope = scope(store, config, pipeline).await?;
     let oldest = versions::oldest(&opened(store, &scope).await?).await?;
     oldest.map(|version| version.at).ok_or_else(|| nothing(scope.kind))
 }

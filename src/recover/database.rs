@@ -222,16 +222,18 @@ impl Made<'_> {
         opened(&self.how("", own.into_iter(), false), Open::ForWriting, self.user).await
     }
 
-    /// Starts the server for everybody, as its configuration has it. It goes on when this process ends.
+    /// Starts the server for everybody, as its configuration has it. It may go on when this process ends.
     ///
     /// # Errors
     /// A server that does not open, with the end of its log.
-    pub async fn open_to_all(&self, listen: &str) -> Result<()> {
-        let mut server = Started::start(self.how(listen, std::iter::empty(), true))?;
+    pub async fn open_to_all(&self, listen: &str, outlives: bool) -> Result<Started> {
+        let mut how = self.how(listen, std::iter::empty(), true);
+        how.outlives = outlives;
+        let mut server = Started::start(how)?;
         match server.opened(Open::ForWriting, self.user).await {
             // It takes connections, and its own pg_hba.conf does not let this process in.
-            Err(error) if error.kind() == Kind::Denied => Ok(()),
-            opened => opened.map(drop),
+            Err(error) if error.kind() == Kind::Denied => Ok(server),
+            opened => opened.map(|_| server),
         }
     }
 

@@ -86,6 +86,8 @@ pub struct Asked {
     pub in_place: bool,
     /// What they hold beyond the commit is taken back.
     pub compensate: bool,
+    /// It is a drill: nothing of it outlives this process, and nothing of it is written down beside the archive.
+    pub is_drill: bool,
 }
 
 impl Asked {

@@ -47,6 +47,8 @@ struct Recovery<'a> {
     folder: Folder,
     /// The server while nobody else can connect to it.
     private: Option<Started>,
+    /// The server at its port, if it is to end with this process.
+    open: Option<Started>,
     /// What shows that the server stands at the commit, once this run has looked.
     stands: Option<String>,
     /// The connectors are resources, which this run has written: nobody can have applied them yet.
@@ -75,7 +77,7 @@ pub async fn carry_out(
     }
     let mut report = Report::new(&asked.to, &prepared.journal.commit, false);
     report.notes.extend(prepared.notes.iter().cloned());
-    let mut recovery = Recovery { store, config, asked, prepared, folder, private: None, stands: None, are_new: false };
+    let mut recovery = Recovery { store, config, asked, prepared, folder, private: None, open: None, stands: None, are_new: false };
     let mut failed = None;
     for step in Step::ALL {
         let name = step.name();
@@ -98,6 +100,7 @@ pub async fn carry_out(
         }
     }
     recovery.close(&mut report).await?;
+    tokio::task::block_in_place(|| drop(recovery));
     Ok((report, failed))
 }
 
@@ -252,7 +255,7 @@ impl Recovery<'_> {
         let journal = &mut self.prepared.journal;
         (journal.opens, journal.listens) = (true, Some(listen.clone()));
         self.folder.save(journal)?;
-        made.open_to_all(&listen).await?;
+        self.open = Some(made.open_to_all(&listen, !asked.is_drill).await?);
         Ok(is_open(&listen))
     }
 

@@ -76,6 +76,7 @@ pub(super) async fn replay(
     let is_begun = Sent::load(store, &journal.id).await?.begun.is_some();
     let mut proof = Proof::default();
     let mut request = request(config, kafka, selection, (journal, connectors));
+    request.recorded = !asked.is_drill;
     if !(is_begun && journal.records.is_some()) {
         let judged = judge(store, config, &request.selection, &journal.commit).await?;
         request.chosen = Some(judged.survey.chosen);

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::ending::{end, seed, stopped};
+use super::ending::{Told, scratch, seed, stopped};
 use crate::cli::human;
 use crate::cli::progress::{Progress, Unit};
 use crate::config::Archive;
@@ -24,32 +24,32 @@ use crate::verify::Seen;
 pub(super) struct Args {
     /// The directory below which the scratch directory is made, on a disk with room for the database [default: $TMPDIR, or /var/tmp].
     #[arg(long, value_name = "DIR")]
-    scratch: Option<PathBuf>,
+    pub(super) scratch: Option<PathBuf>,
     /// Where PostgreSQL's own programs of the database's version are [default: where packages have them, and PATH].
     #[arg(long, value_name = "DIR")]
-    bin_dir: Option<PathBuf>,
+    pub(super) bin_dir: Option<PathBuf>,
     /// Restore to this moment or position, and not to a random moment: RFC 3339, -90m, -2h, -7d, or an LSN.
     #[arg(long, value_name = "TIME|LSN", allow_hyphen_values = true)]
-    at: Option<String>,
+    pub(super) at: Option<String>,
     /// Choose the same random moment again that an earlier drill has told, as long as the archive is the same.
     #[arg(long, value_name = "N", conflicts_with = "at")]
-    seed: Option<u64>,
+    pub(super) seed: Option<u64>,
     /// The system to restore, where the archive holds several [default: each of them].
     #[arg(long, value_name = "ID")]
-    system: Option<u64>,
+    pub(super) system: Option<u64>,
     /// A superuser of the database.
     #[arg(long, value_name = "NAME", default_value = "postgres")]
-    user: String,
+    pub(super) user: String,
     /// Libraries that the scratch server loads at its start (shared_preload_libraries): those without which tables cannot be read.
     #[arg(long, value_name = "LIST", default_value = "")]
-    preload: String,
+    pub(super) preload: String,
     /// Print the report as JSON.
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 /// Runs it.
-pub(super) async fn run(args: &Args, archive: &Archive) -> Result<()> {
+pub(super) async fn run(args: &Args, archive: &Archive) -> Result<Told> {
     let store = Store::open(archive)?;
     let asked = asked(args)?;
     let seen = Arc::new(Seen::default());
@@ -62,7 +62,7 @@ pub(super) async fn run(args: &Args, archive: &Archive) -> Result<()> {
         stopped = stopped("its server and its scratch directory are gone") => return Err(stopped),
     };
     drop(bar);
-    end((&report, error), args.json, text)
+    Told::of((&report, error), text)
 }
 
 fn asked(args: &Args) -> Result<Asked> {
@@ -70,11 +70,7 @@ fn asked(args: &Args) -> Result<Asked> {
         system: args.system,
         at: args.at.as_deref().map(goal).transpose()?,
         seed: seed(args.seed)?,
-        scratch: args
-            .scratch
-            .clone()
-            .or_else(|| std::env::var_os("TMPDIR").map(PathBuf::from))
-            .unwrap_or("/var/tmp".into()),
+        scratch: scratch(args.scratch.as_ref()),
         bin_dir: args.bin_dir.clone(),
         user: args.user.clone(),
         preload: args.preload.clone(),

@@ -1,11 +1,14 @@
 //! How drills are asked for and told.
 
+use std::path::PathBuf;
+
 use serde::Serialize;
+use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::human;
 use crate::cli::output::{print, print_json};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, ResultExt as _};
 use crate::escape::one_line;
 use crate::recover::drill::Report;
 
@@ -20,6 +23,11 @@ pub(super) fn seed(given: Option<u64>) -> Result<u64> {
     Ok(u32::from_le_bytes(bytes).into())
 }
 
+/// The directory below which a drill works.
+pub(super) fn scratch(given: Option<&PathBuf>) -> PathBuf {
+    given.cloned().or_else(|| std::env::var_os("TMPDIR").map(PathBuf::from)).unwrap_or("/var/tmp".into())
+}
+
 /// Waits until the process is told to stop; says so, and what became of what was made.
 pub(super) async fn stopped(what: &str) -> Error {
     let listen = |kind| signal(kind).map_err(|source| Error::io(source, "cannot listen for signals"));
@@ -31,18 +39,42 @@ pub(super) async fn stopped(what: &str) -> Error {
     Error::new(Kind::Interrupted, format!("the drill was stopped; {what}"))
 }
 
-/// Prints the report, and gives the exit code as an error.
-pub(super) fn end<T: Serialize>(
-    (report, error): (&Report<T>, Option<Error>),
-    json: bool,
-    text: impl FnOnce(&Report<T>) -> String,
-) -> Result<()> {
-    if json {
-        print_json(report)?
-    } else {
-        print(&whole(report, &text(report)))?
+/// A drill that has ended, as it is told.
+pub(super) struct Told {
+    /// Its report.
+    pub(super) json: Value,
+    /// The same for people.
+    pub(super) text: String,
+    /// Its exit code, as an error.
+    pub(super) verdict: Result<()>,
+}
+
+impl Told {
+    /// Tells of a drill.
+    ///
+    /// # Errors
+    /// A report that is no JSON.
+    pub(super) fn of<T: Serialize>(
+        (report, error): (&Report<T>, Option<Error>),
+        text: impl FnOnce(&Report<T>) -> String,
+    ) -> Result<Self> {
+        let json = serde_json::to_value(report).or_err(Kind::Internal, || "cannot write a report".to_owned())?;
+        let (text, findings) = (whole(report, &text(report)), report.findings.len() as u64);
+        Ok(Self { json, text, verdict: verdict(findings, error) })
     }
-    verdict(report.findings.len() as u64, error)
+
+    /// Prints it, and ends the command.
+    ///
+    /// # Errors
+    /// Its exit code.
+    pub(super) fn end(self, json: bool) -> Result<()> {
+        if json {
+            print_json(&self.json)?
+        } else {
+            print(&self.text)?
+        }
+        self.verdict
+    }
 }
 
 /// The exit code of a drill: 3 where it has found something, that of the error where it could not be carried out.

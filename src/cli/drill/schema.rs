@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::ending::{end, seed, stopped};
+use super::ending::{Told, seed, stopped};
 use crate::cli::human;
 use crate::config::{Config, Pipeline};
 use crate::error::{Error, Kind, Result};
@@ -15,24 +15,24 @@ use crate::time;
 pub(super) struct Args {
     /// The file that names the scratch servers (TOML), as that of recover: its [schema_registry].
     #[arg(long, value_name = "FILE")]
-    pipeline: PathBuf,
+    pub(super) pipeline: PathBuf,
     /// The schemas of this moment, and not of a random one: RFC 3339, now, -90m, -2h, -7d.
     #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
-    at: Option<String>,
+    pub(super) at: Option<String>,
     /// Choose the same random moment and records again that an earlier drill has told, as long as the archive is the same.
     #[arg(long, value_name = "N")]
-    seed: Option<u64>,
+    pub(super) seed: Option<u64>,
     /// Read about so many records of each topic, in segments that the seed draws.
     #[arg(long, value_name = "N", default_value_t = 100_000)]
-    records: u64,
+    pub(super) records: u64,
     /// Print the report as JSON.
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 /// Runs it.
-pub(super) async fn run(args: &Args, config: &Config) -> Result<()> {
-    let pipeline = Pipeline::load(&args.pipeline)?;
+pub(super) async fn run(args: &Args, config: &Config) -> Result<Told> {
+    let pipeline = Pipeline::load_scratch(&args.pipeline)?;
     let registry = pipeline.schema_registry.ok_or_else(|| {
         let message = format!("{}: schema_registry: is missing", args.pipeline.display());
         Error::new(Kind::Config, message).hint("name a scratch registry: [schema_registry] with url")
@@ -43,7 +43,7 @@ pub(super) async fn run(args: &Args, config: &Config) -> Result<()> {
     let store = Store::open(&config.archive)?;
     let stop = stopped("the scratch registry is as it was");
     let (report, error) = Box::pin(drill::schema((&store, config), &asked, stop)).await?;
-    end((&report, error), args.json, text)
+    Told::of((&report, error), text)
 }
 
 fn text(report: &Report<Schemas>) -> String {

@@ -100,6 +100,7 @@ impl Args {
             dry_run: self.dry_run,
             in_place: self.in_place,
             compensate: self.compensate,
+            is_drill: false,
         };
         let is_nowhere = |named: &&Named| !named.parts.iter().any(|part| asked.wants(*part));
         if let Some(Named { word, .. }) = self.only.iter().find(is_nowhere) {

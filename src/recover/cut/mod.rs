@@ -20,7 +20,7 @@ pub use avro::{Kept, fields_of, is_whole};
 pub use committed::{Found, cut_at};
 pub use judge::{Connector, Counts};
 pub use schemas::{Name, Schemas, Side, named};
-pub use survey::{Survey, survey};
+pub use survey::{Survey, survey, transactions};
 
 /// The door for `fuzz/`; `cargo fuzz` sets this configuration.
 #[cfg(any(fuzzing, test))]

@@ -103,6 +103,32 @@ pub async fn survey(store: &Store, sources: Vec<Source>, query: &Query, cut: Cut
     Ok(survey)
 }
 
+/// The transactions of which topics have an event, and the position of that.
+///
+/// # Errors
+/// The store's own; what cannot be read is passed over.
+pub async fn transactions(
+    store: &Store,
+    sources: Vec<Source>,
+    query: &Query,
+    schemas: &Schemas,
+) -> Result<BTreeSet<(u32, u64)>> {
+    let plan = Arc::new(Plan::new(sources, query, &Rename::default())?);
+    let (mut seen, mut last) = (BTreeSet::new(), None);
+    look_through(store, &plan, |_, _, record| {
+        if let Event::Streamed(place) = read(record, schemas, &mut BTreeSet::new()).event
+            && let Some(xid) = place.xid
+            && !place.may_be_snapshot
+            && last != Some(xid)
+        {
+            last = Some(xid);
+            seen.insert((xid, place.lsn));
+        }
+    })
+    .await?;
+    Ok(seen)
+}
+
 fn complete_of(source: &Source) -> impl Iterator<Item = ((TopicGeneration, i32), DateTime<Utc>)> + use<> {
     let stream = source.stream.clone();
     let all: Vec<_> = source.complete.partitions.iter().map(|(partition, at)| (*partition, *at)).collect();

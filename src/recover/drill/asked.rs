@@ -36,3 +36,35 @@ pub struct AskedSchema {
     /// How many records of each topic are read.
     pub records: u64,
 }
+
+/// What the drill `pipeline` is asked for.
+#[derive(Debug, Clone)]
+pub struct AskedPipeline {
+    /// The file that names the scratch servers.
+    pub pipeline: PathBuf,
+    /// Where to, as it was typed; none: a moment that the seed chooses.
+    pub at: Option<String>,
+    /// What chooses it.
+    pub seed: u64,
+    /// The directory below which the drill makes one of its own.
+    pub scratch: PathBuf,
+    /// Where PostgreSQL's programs are; none: where packages have them, and on `PATH`.
+    pub bin_dir: Option<PathBuf>,
+}
+
+/// What the drill `slot` is asked for.
+#[derive(Debug, Clone)]
+pub struct AskedSlot {
+    /// When slots were lost, as it was typed; none: a moment that the seed chooses.
+    pub at: Option<String>,
+    /// What chooses it.
+    pub seed: u64,
+    /// How much of the log behind it is decoded.
+    pub wal: u64,
+    /// The directory below which the drill makes one of its own.
+    pub scratch: PathBuf,
+    /// Where PostgreSQL's programs are; none: where packages have them, and on `PATH`.
+    pub bin_dir: Option<PathBuf>,
+    /// The superuser of the database.
+    pub user: String,
+}

@@ -3,6 +3,8 @@
 //! ```text
 //!   corruption   verify --deep of everything
 //!                a random moment ─► restored into a scratch directory ─► opened ─► every table read ─► pg_amcheck
+//!   pipeline     recover to a random moment, into scratch servers: differences are findings ─► removed
+//!   slot         a slot lost at an archived position ─► made on a scratch standby, read: the transactions of log and topics
 //!   schema       subjects of a random moment ─► a scratch registry, read back ─► archived records decoded by them ─► removed
 //!                                                                                        └─► report, drills/<name>.json
 //! ```
@@ -12,18 +14,27 @@
 //! it restores the hold that every restore has.
 
 mod asked;
+mod cluster;
 mod contents;
 mod corruption;
 mod decoded;
 mod left;
 mod moment;
+mod pipeline;
 mod report;
 mod restored;
 mod schema;
 mod scratch;
+mod slot;
 mod subjects;
+mod targets;
 
-pub use asked::{Asked, AskedSchema};
+pub use asked::{Asked, AskedPipeline, AskedSchema, AskedSlot};
 pub use corruption::corruption;
-pub use report::{Archived, Corruption, Database, Finding, Part, Records, Report, Restoration, Schemas, Table};
+pub use pipeline::pipeline;
+pub use report::{
+    Archived, Corruption, Database, Finding, OfSlot, Part, Pipeline, Records, Report, Restoration, Schemas, Slots,
+    Table,
+};
 pub use schema::schema;
+pub use slot::slot;

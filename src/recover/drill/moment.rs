@@ -4,6 +4,9 @@ use chrono::{DateTime, Utc};
 
 use crate::manifest::recoverable::Window;
 
+/// How often a moment is drawn again at which something was not there.
+pub(super) const MOST_DRAWN: u64 = 64;
+
 /// Returns a moment of these windows, each millisecond as likely as any other; none where there is no window.
 pub(super) fn of_seed(windows: &[Window], seed: u64) -> Option<DateTime<Utc>> {
     let spans: Vec<_> = windows.iter().map(|window| (window.from, window.to)).collect();

@@ -110,6 +110,51 @@ pub struct Corruption {
     pub restored: Vec<Restoration>,
 }
 
+/// What the drill `pipeline` has tried.
+#[derive(Debug, Default, Serialize)]
+pub struct Pipeline {
+    /// Where to.
+    pub at: String,
+    /// What the recovery says of itself.
+    pub recovery: Option<crate::recover::report::Report>,
+    /// What an operator should know.
+    pub notes: Vec<String>,
+}
+
+/// What the drill `slot` has tried.
+#[derive(Debug, Default, Serialize)]
+pub struct Slots {
+    /// When the slots were lost.
+    pub at: String,
+    /// The slots.
+    pub slots: Vec<OfSlot>,
+    /// What an operator should know.
+    pub notes: Vec<String>,
+}
+
+/// A slot that was brought back.
+#[derive(Debug, Default, Serialize)]
+pub struct OfSlot {
+    /// Its connector.
+    pub connector: String,
+    /// Its name.
+    pub slot: String,
+    /// The end of the last commit that the connector had sent.
+    pub from: Lsn,
+    /// Up to where it was decoded.
+    pub to: Lsn,
+    /// From where the slot of the standby decodes; none where it was not made.
+    pub decodes_from: Option<Lsn>,
+    /// Transactions of the database in between, by the archived log.
+    pub commits: u64,
+    /// Those that the slot gives: the others changed nothing that is published.
+    pub decoded: u64,
+    /// Those of which the archived topics have an event: each has to be among what the slot gives.
+    pub in_topics: u64,
+    /// Clean-ups of the planner's statistics that were made harmless.
+    pub harmless: u64,
+}
+
 /// What the drill `schema` has tried.
 #[derive(Debug, Default, Serialize)]
 pub struct Schemas {
@@ -230,6 +275,10 @@ pub enum Part {
     Tables,
     /// `pg_amcheck`.
     Amcheck,
+    /// A slot that was brought back.
+    Slot,
+    /// Recovering the pipeline.
+    Recovery,
     /// The registry, read back.
     Registry,
     /// Archived records, by their schemas.
@@ -245,6 +294,8 @@ impl Part {
             Self::Open => "open",
             Self::Tables => "tables",
             Self::Amcheck => "amcheck",
+            Self::Slot => "slot",
+            Self::Recovery => "recovery",
             Self::Registry => "registry",
             Self::Records => "records",
         }

@@ -87,8 +87,8 @@ const SETTINGS: [(&str, &str, u32); 39] = [
 ];
 
 /// PostgreSQL on this machine.
-struct Machine {
-    bin_dir: PathBuf,
+pub(super) struct Machine {
+    pub(super) bin_dir: PathBuf,
 }
 
 /// A restored database: its server, and what is told of it.
@@ -192,7 +192,11 @@ async fn goal(store: &Store, system_id: u64, asked: &Asked) -> Result<(String, G
     Ok((time::utc(moment), Goal::Time(moment.timestamp_micros())))
 }
 
-async fn windows(store: &Store, system_id: u64) -> Result<Vec<Window>> {
+/// What of a system can be recovered.
+///
+/// # Errors
+/// The store's.
+pub(super) async fn windows(store: &Store, system_id: u64) -> Result<Vec<Window>> {
     let Some(chain) = Chain::open(store, &StreamId::Postgres { system_id }).await? else { return Ok(Vec::new()) };
     let backups = manifest::found::backups(store, system_id, chain.backups()).await?;
     let facts = recoverable::facts(store, &chain, &backups.sound).await?;
@@ -309,7 +313,7 @@ impl Machine {
     ///
     /// # Errors
     /// [`Kind::Config`] if there are none.
-    fn look(bin_dir: Option<&Path>, version: u32) -> Result<Self> {
+    pub(super) fn look(bin_dir: Option<&Path>, version: u32) -> Result<Self> {
         match programs::find("postgres", bin_dir, version) {
             Ok(program) => Ok(Self { bin_dir: program.parent().unwrap_or(Path::new("/")).to_owned() }),
             Err(others) => {

@@ -90,12 +90,16 @@ impl MadeSubjects {
     }
 }
 
+/// The host and the port of an address.
+pub(super) fn place(url: &Url) -> (Option<String>, Option<u16>) {
+    (url.host_str().map(str::to_lowercase), url.port_or_known_default())
+}
+
 /// Refuses the registry that is archived, by its address.
 ///
 /// # Errors
 /// [`Kind::Config`] that names it.
 pub(super) fn is_scratch(server: &Server, config: &Config) -> Result<()> {
-    let place = |url: &Url| (url.host_str().map(str::to_lowercase), url.port_or_known_default());
     let live = config.state.as_ref().map(|state| state.schema_registry.as_slice()).unwrap_or_default();
     let live: Vec<_> = live.iter().flat_map(|server| &server.urls).map(place).collect();
     match server.urls.iter().find(|url| live.contains(&place(url))) {

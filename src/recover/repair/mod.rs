@@ -34,6 +34,6 @@ mod reading;
 pub mod report;
 pub mod run;
 mod settings;
-mod standby;
+pub(in crate::recover) mod standby;
 mod steps;
 pub mod way;

@@ -58,8 +58,6 @@ impl SlotState {
 /// # Errors
 /// [`Kind::Config`] for a standby, and for a pipeline file that names none.
 pub(super) async fn primary(asked: &Asked, own: &Connector) -> Result<Primary> {
-    /// `pg_statistic`, its index, and what is stored beside it, as `initdb` makes them.
-    const STATISTICS: [u32; 4] = [2619, 2696, 2840, 2841];
     let url = match asked.pipeline.postgres.as_ref().map(|postgres| &postgres.server) {
         Some(Recovered::There(url)) => url,
         Some(Recovered::Made { .. }) => {
@@ -86,13 +84,23 @@ pub(super) async fn primary(asked: &Asked, own: &Connector) -> Result<Primary> {
     let Some((database, system_id, timeline)) = facts() else {
         return Err(Error::new(Kind::Internal, "the primary does not say which server it is"));
     };
+    let harmless = statistics(&mut sql, database).await?;
+    let version = sql.version();
+    Ok(Primary { server, version, database, system_id, timeline, harmless })
+}
+
+/// The catalogs of a database that decoding does not read: the statistics of the planner.
+///
+/// # Errors
+/// A server that does not answer.
+pub(in crate::recover) async fn statistics(sql: &mut Sql, database: u32) -> Result<Relations> {
+    /// `pg_statistic`, its index, and what is stored beside it, as `initdb` makes them.
+    const STATISTICS: [u32; 4] = [2619, 2696, 2840, 2841];
     let files = "SELECT pg_relation_filenode(c.oid) FROM pg_class c WHERE c.oid IN (2619, (SELECT reltoastrelid FROM pg_class WHERE oid = 2619)) \
         OR c.oid IN (SELECT indexrelid FROM pg_index WHERE indrelid IN (2619, (SELECT reltoastrelid FROM pg_class WHERE oid = 2619)))";
     let rows = sql.query(files, "look for the planner's statistics").await?;
     let files = rows.iter().filter_map(|row| row.first()?.as_ref()?.parse().ok());
-    let harmless = files.chain(STATISTICS).map(|file| (database, file)).collect();
-    let version = sql.version();
-    Ok(Primary { server, version, database, system_id, timeline, harmless })
+    Ok(files.chain(STATISTICS).map(|file| (database, file)).collect())
 }
 
 /// Looks for the slot.

@@ -63,17 +63,17 @@ const LOOKS: &str = "SELECT name, setting FROM pg_settings WHERE name IN ('DateS
     'extra_float_digits', 'lc_monetary', 'lc_numeric', 'lc_time', 'xmlbinary')";
 
 /// The standby, running or not.
-pub(super) struct Standby<'a> {
-    pub(super) scratch: &'a Scratch,
+pub(in crate::recover) struct Standby<'a> {
+    pub(in crate::recover) scratch: &'a Scratch,
     /// The folder of the journal.
-    pub(super) folder: &'a Path,
+    pub(in crate::recover) folder: &'a Path,
     /// The connector that reads from it.
-    pub(super) of: &'a Connector,
+    pub(in crate::recover) of: &'a Connector,
 }
 
 impl Standby<'_> {
     /// What a restore needs to know of it.
-    pub(super) fn made(&self) -> Made<'_> {
+    pub(in crate::recover) fn made(&self) -> Made<'_> {
         let Scratch { into, bin_dir, port, user, settings, .. } = self.scratch;
         Made { into, bin_dir, port: *port, user, settings, folder: self.folder }
     }
@@ -86,7 +86,7 @@ impl Standby<'_> {
     ///
     /// # Errors
     /// A name that no server can have.
-    pub(super) fn at(&self, database: &str) -> Result<Server> {
+    pub(in crate::recover) fn at(&self, database: &str) -> Result<Server> {
         Server::at_socket((&self.socket(), self.scratch.port), &self.scratch.user, database)
     }
 
@@ -94,7 +94,7 @@ impl Standby<'_> {
     ///
     /// # Errors
     /// A disk that is full.
-    pub(super) fn gate(&self, until: Lsn, harmless: &Relations) -> Result<()> {
+    pub(in crate::recover) fn gate(&self, until: Lsn, harmless: &Relations) -> Result<()> {
         Gate { until, harmless: harmless.clone() }.write(&self.scratch.into)
     }
 
@@ -105,7 +105,18 @@ impl Standby<'_> {
     pub(super) async fn start(&self, limits: &[(String, u32)], primary: &Server) -> Result<Started> {
         let rows = primary.sql().await?.query(LOOKS, "read how values look").await?;
         let looks = rows.into_iter().filter_map(|row| Some((row.first()?.clone()?, row.get(1)?.clone()?)));
-        let looks: Vec<(String, String)> = looks.collect();
+        self.start_with(limits, looks.collect()).await
+    }
+
+    /// The same where it is told how values look.
+    ///
+    /// # Errors
+    /// As those of [`Standby::start`].
+    pub(in crate::recover) async fn start_with(
+        &self,
+        limits: &[(String, u32)],
+        looks: Vec<(String, String)>,
+    ) -> Result<Started> {
         let how = self.how(limits, looks)?;
         opened(&how, Open::Following, &self.scratch.user).await
     }
@@ -150,7 +161,7 @@ impl Standby<'_> {
     ///
     /// # Errors
     /// A slot that is not made, for the log ends before it can be.
-    pub(super) async fn make_slot(&self, anchor: &Anchor, until: Lsn, harmless: &Relations) -> Result<Lsn> {
+    pub(in crate::recover) async fn make_slot(&self, anchor: &Anchor, until: Lsn, harmless: &Relations) -> Result<Lsn> {
         let server = self.at(self.of.database())?;
         let mut sql = server.sql().await?;
         let (name, plugin) = (self.of.slot().to_owned(), self.of.plugin().to_owned());
@@ -187,7 +198,7 @@ impl Standby<'_> {
     ///
     /// # Errors
     /// A server that does not answer.
-    pub(super) async fn slot_is_lost(&self) -> Result<Option<String>> {
+    pub(in crate::recover) async fn slot_is_lost(&self) -> Result<Option<String>> {
         let mut sql = self.at(self.of.database())?.sql().await?;
         let asked = format!(
             "SELECT coalesce(max(wal_status), 'gone') FROM pg_replication_slots WHERE slot_name = {} AND NOT temporary",

@@ -7,7 +7,7 @@ use super::primary::SlotState;
 use crate::error::{Error, Kind};
 
 /// The first version whose standbys decode.
-pub(super) const DECODES: u32 = 160_000;
+pub(in crate::recover) const DECODES: u32 = 160_000;
 
 /// How what was missed comes back.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -3,6 +3,7 @@
 //! ```text
 //!   POST  /connectors {"name", "config", "initial_state": "STOPPED"}     3.7 (KIP-980)
 //!   PUT   /connectors/{name}/config | stop | resume                      stop: 3.5 (KIP-875)
+//!   DELETE /connectors/{name}/offsets, /connectors/{name}                offsets: 3.6 (KIP-875); only of one that is stopped
 //!   PATCH /connectors/{name}/offsets {"offsets": [{"partition", "offset"}]}      3.6 (KIP-875); only of one that is stopped
 //! ```
 //!
@@ -65,6 +66,7 @@ impl State {
 #[derive(Deserialize)]
 struct Root {
     version: Option<String>,
+    kafka_cluster_id: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -120,6 +122,15 @@ impl Operator {
         Err(Error::new(Kind::Unsupported, message).hint(
             "3.7 or newer is needed: an older one runs a connector as it is made, before it has been told where to go on",
         ))
+    }
+
+    /// The Kafka cluster over which the workers are.
+    ///
+    /// # Errors
+    /// Workers that do not answer.
+    pub async fn cluster_id(&self) -> Result<Option<String>> {
+        let root: Root = found(self.client.get(&[], "", MIB).await?, || self.missing("the root"))?;
+        Ok(root.kafka_cluster_id)
     }
 
     /// The config of a connector; none if there is no such.
@@ -192,6 +203,22 @@ impl Operator {
     pub async fn set_offset(&self, name: &str, partition: &Value, offset: &Value) -> Result<()> {
         let body = json!({ "offsets": [{ "partition": partition, "offset": offset }] });
         self.change(Method::PATCH, &["connectors", name, "offsets"], Some(&body)).await
+    }
+
+    /// Forgets where a stopped connector stood.
+    ///
+    /// # Errors
+    /// [`Kind::Unsupported`] for one that is not stopped.
+    pub async fn forget_offsets(&self, name: &str) -> Result<()> {
+        self.change(Method::DELETE, &["connectors", name, "offsets"], None).await
+    }
+
+    /// Deletes a connector. What it has written stays.
+    ///
+    /// # Errors
+    /// As those of [`Operator::config`].
+    pub async fn delete(&self, name: &str) -> Result<()> {
+        self.change(Method::DELETE, &["connectors", name], None).await
     }
 
     async fn change(&self, method: Method, path: &[&str], body: Option<&Value>) -> Result<()> {
