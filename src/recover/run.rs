@@ -77,7 +77,7 @@ pub async fn carry_out(
     }
     let mut report = Report::new(&asked.to, &prepared.journal.commit, false);
     report.notes.extend(prepared.notes.iter().cloned());
-    let mut recovery = Recovery { store, config, asked, prepared, folder, private: None, open: None, stands: None, are_new: false };
+    let mut recovery = Recovery::begin((store, config), asked, prepared, folder);
     let mut failed = None;
     for step in Step::ALL {
         let name = step.name();
@@ -104,7 +104,11 @@ pub async fn carry_out(
     Ok((report, failed))
 }
 
-impl Recovery<'_> {
+impl<'a> Recovery<'a> {
+    fn begin((store, config): (&'a Store, &'a Config), asked: &'a Asked, prepared: Prepared, folder: Folder) -> Self {
+        Recovery { store, config, asked, prepared, folder, private: None, open: None, stands: None, are_new: false }
+    }
+
     /// Whether a step is not taken by this run, which is reported then.
     fn passes_over(&self, step: Step, has_failed: bool, report: &mut Report) -> bool {
         let name = step.name();

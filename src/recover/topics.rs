@@ -75,8 +75,7 @@ pub(super) async fn replay(
     let target = Arc::new(Target::new(to.clone(), &journal.id)?);
     let is_begun = Sent::load(store, &journal.id).await?.begun.is_some();
     let mut proof = Proof::default();
-    let mut request = request(config, kafka, selection, (journal, connectors));
-    request.recorded = !asked.is_drill;
+    let mut request = request(config, (asked, kafka), selection, (journal, connectors));
     if !(is_begun && journal.records.is_some()) {
         let judged = judge(store, config, &request.selection, &journal.commit).await?;
         request.chosen = Some(judged.survey.chosen);
@@ -148,7 +147,7 @@ fn written(journal: &Journal, connectors: &[Connector]) -> IdPrefixed {
 
 fn request(
     config: &Config,
-    kafka: &TargetKafka,
+    (asked, kafka): (&Asked, &TargetKafka),
     selection: Selection,
     (journal, connectors): (&Journal, &[Connector]),
 ) -> Request {
@@ -164,7 +163,7 @@ fn request(
         until: DateTime::from_timestamp_millis(journal.moment()),
         settings: kafka.archived_settings.then_some(Settings::Archived),
         groups: (!groups.groups.is_empty()).then_some(groups),
-        recorded: true,
+        recorded: !asked.is_drill,
         own: config.kafka.clone(),
         into_own: kafka.bootstrap_servers.is_none(),
     }

@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::time::{Duration, Instant};
 
 use super::asked::AskedSlot;
@@ -26,7 +26,7 @@ use crate::recover::cut::{Schemas, transactions};
 use crate::recover::database::Restore;
 use crate::recover::journal::Commit;
 use crate::recover::prepare::commit;
-use crate::recover::repair::lost::{Anchor, anchor, conflicts, missed};
+use crate::recover::repair::lost::{Anchor, Conflicts, Missed, anchor, conflicts, missed};
 use crate::recover::repair::position::Position;
 use crate::recover::repair::primary::statistics;
 use crate::recover::repair::standby::Standby;
@@ -90,6 +90,14 @@ struct At {
     to: String,
     commit: Commit,
     connectors: Vec<(Connector, Result<Position>)>,
+}
+
+/// What came of a slot.
+enum Tried {
+    /// It was not tried, and why.
+    Not(String),
+    /// What is not as it should be.
+    Found(Vec<String>),
 }
 
 struct Drill<'a> {
@@ -159,11 +167,16 @@ impl Drill<'_> {
                 Ok(position) => {
                     let mut shown =
                         OfSlot { connector: of.name.clone(), slot: of.slot().to_owned(), ..OfSlot::default() };
-                    let what = (&mut shown, &mut *report);
-                    let done = Box::pin(self.one((of, position.committed), &at.commit, what)).await;
-                    report.about.slots.push(shown);
+                    let done = Box::pin(self.one((of, position.committed), &at.commit, &mut shown)).await;
                     self.scratch.empty()?;
-                    done?;
+                    let about = format!("the slot {} of {}", of.slot(), of.name);
+                    match done? {
+                        Tried::Not(why) => report.skipped.push(format!("{about}: {why}")),
+                        Tried::Found(found) => {
+                            report.about.slots.push(shown);
+                            found.into_iter().for_each(|why| report.found(Part::Slot, about.clone(), why));
+                        }
+                    }
                 }
                 Err(error) => report.skipped.push(format!("the slot of {}: {error}", of.name)),
             }
@@ -178,32 +191,23 @@ impl Drill<'_> {
         }
     }
 
-    async fn one(
-        &self,
-        (of, from): (&Connector, Lsn),
-        commit: &Commit,
-        (shown, report): (&mut OfSlot, &mut Report<Slots>),
-    ) -> Result<()> {
-        let about = format!("the slot {} of {}", of.slot(), of.name);
+    async fn one(&self, (of, from): (&Connector, Lsn), commit: &Commit, shown: &mut OfSlot) -> Result<Tried> {
         let commits = Commits::open(self.store, self.log, Some(commit.timeline)).await?;
         let furthest = commits.archived().end.min(from + self.asked.wal);
         let until = commits.last(Moment::Lsn(furthest.max(commit.end))).await?.end_with_padding();
         (shown.from, shown.to) = (from, until);
         if until <= from {
-            report.skipped.push(format!("{about}: nothing is archived behind {from}"));
-            return Ok(());
+            return Ok(Tried::Not(format!("nothing is archived behind {from}")));
         }
         let backups = patiently(PATIENCE, || self.log.backups()).await?.sound;
         let file = u64::from(self.log.system().wal_segment_size);
         let Some(begins) = anchor(&commits, &backups, (from, file)).await? else {
-            let why = format!(
+            return Ok(Tried::Found(vec![format!(
                 "no base backup lies so far before {from} that a slot decodes from there: a repair would be refused"
-            );
-            report.found(Part::Slot, about, why);
-            return Ok(());
+            )]));
         };
-        fs::create_dir_all(self.scratch.at("standby"))
-            .map_err(|source| Error::io(source, "cannot make the folder of the standby"))?;
+        let (folder, held) = (self.scratch.at("standby"), manifest::writer_id()?);
+        fs::create_dir_all(&folder).map_err(|source| Error::io(source, "cannot make the folder of the standby"))?;
         let scratch = config::Scratch {
             into: self.scratch.at("data"),
             bin_dir: self.machine.bin_dir.clone(),
@@ -212,51 +216,46 @@ impl Drill<'_> {
             listen: String::new(),
             settings: BTreeMap::new(),
         };
-        let folder = self.scratch.at("standby");
         let standby = Standby { scratch: &scratch, folder: &folder, of };
-        let held = manifest::writer_id()?;
-        let server = self.restored(&standby, &begins, (commit.timeline, until), &held).await;
-        let hold = layout::hold(commit.system_id, &held);
-        if let Err(error) = self.store.delete(&hold).await {
+        let read = self.read((&standby, &held), &commits, (&begins, from..until), (commit, shown)).await;
+        // The standby fetches its log until it has been read.
+        if let Err(error) = self.store.delete(&layout::hold(commit.system_id, &held)).await {
             tracing::warn!(%error, name = held, "the hold of this drill cannot be removed: retention waits for it for hours");
         }
-        let _server = server?;
-        let mut sql = standby.at(of.database())?.sql().await?;
+        read.map(Tried::Found)
+    }
+
+    /// Makes the standby and its slot, and reads it; gives what is not as it should be.
+    async fn read(
+        &self,
+        (standby, held): (&Standby<'_>, &str),
+        commits: &Commits<'_>,
+        (begins, range): (&Anchor, Range<Lsn>),
+        (commit, shown): (&Commit, &mut OfSlot),
+    ) -> Result<Vec<String>> {
+        let (from, until) = (range.start, range.end);
+        let _server = self.restored(standby, begins, (commit.timeline, until), held).await?;
+        let mut sql = standby.at(standby.of.database())?.sql().await?;
         let (database, harmless) = facts(&mut sql).await?;
-        let behind = missed(&commits, from..until, database).await?;
-        shown.commits = behind.commits;
-        let found = conflicts(&commits, &begins, until, (database, &harmless)).await?;
-        shown.harmless = found.harmless;
-        let lacks =
-            behind.holes.first().map(|hole| format!("the archive has not all of the log behind its offset: {hole}"));
-        let taken = found.first_real.map(|first| {
-            let after = first.after.as_deref().unwrap_or("an unknown time");
-            format!(
-                "{} clean-ups of catalogs would take the slot of a standby away, the first at {} after {after}, of the catalog with the file {}: a repair would be refused",
-                found.real, first.lsn, first.relation
-            )
-        });
-        if let Some(why) = lacks.or(taken) {
-            report.found(Part::Slot, about, why);
-            return Ok(());
+        let behind = missed(commits, range.clone(), database).await?;
+        let found = conflicts(commits, begins, until, (database, &harmless)).await?;
+        (shown.commits, shown.harmless) = (behind.commits, found.harmless);
+        if let Some(why) = refused(&behind, &found) {
+            return Ok(vec![why]);
         }
-        let decodes_from = standby.make_slot(&begins, until, &harmless).await?;
+        let decodes_from = standby.make_slot(begins, until, &harmless).await?;
         shown.decodes_from = Some(decodes_from);
         if decodes_from > from {
             let why = format!("on the standby it decodes from {decodes_from} on, and what was missed begins at {from}");
-            report.found(Part::Slot, about, why);
-            return Ok(());
+            return Ok(vec![why]);
         }
-        self.follows(&standby, &mut sql, until).await?;
-        let given = given(&mut sql, of).await?;
-        let given: Vec<(u32, Lsn)> = given.into_iter().filter(|(_, end)| *end > from && *end <= until).collect();
-        let counted = counted(&commits, from..until, database).await?;
-        let live = self.live(of, commit, &counted).await?;
+        self.follows(standby, &mut sql, until).await?;
+        let given: Vec<(u32, Lsn)> = given(&mut sql, standby.of).await?;
+        let given: Vec<_> = given.into_iter().filter(|(_, end)| *end > from && *end <= until).collect();
+        let counted = counted(commits, range, database).await?;
+        let live = self.live(standby.of, commit, &counted).await?;
         (shown.decoded, shown.in_topics) = (given.len() as u64, live.len() as u64);
-        for why in compare(&given, &counted, &live) {
-            report.found(Part::Slot, about.clone(), why);
-        }
-        Ok(())
+        Ok(compare(&given, &counted, &live))
     }
 
     /// The standby, open at the place where its slot is made.
@@ -321,6 +320,20 @@ impl Drill<'_> {
     }
 }
 
+/// Why a repair would be refused.
+fn refused(behind: &Missed, found: &Conflicts) -> Option<String> {
+    if let Some(hole) = behind.holes.first() {
+        return Some(format!("the archive has not all of the log behind its offset: {hole}"));
+    }
+    let first = found.first_real.as_ref()?;
+    let after = first.after.as_deref().unwrap_or("an unknown time");
+    Some(format!(
+        "{} clean-ups of catalogs would take the slot of a standby away, the first at {} after {after}, of the catalog with the file {}: \
+         a repair would be refused",
+        found.real, first.lsn, first.relation
+    ))
+}
+
 /// The number of the database, and its catalogs that decoding does not read.
 async fn facts(sql: &mut Sql) -> Result<(u32, Relations)> {
     let asked = "SELECT oid FROM pg_database WHERE datname = current_database()";
@@ -348,7 +361,7 @@ async fn given(sql: &mut Sql, of: &Connector) -> Result<Vec<(u32, Lsn)>> {
 }
 
 /// The transactions of a database that the archived log counts, with the ends of their commits.
-async fn counted(commits: &Commits<'_>, lsns: std::ops::Range<Lsn>, database: u32) -> Result<BTreeMap<u32, Lsn>> {
+async fn counted(commits: &Commits<'_>, lsns: Range<Lsn>, database: u32) -> Result<BTreeMap<u32, Lsn>> {
     let (wanted, mut counted) = (Wanted { lsns, times: i64::MIN..i64::MAX }, BTreeMap::new());
     commits
         .each(&wanted, false, |ended| {
