@@ -13,7 +13,7 @@ use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::config::{Config, Pipeline, Server};
+use crate::config::{Config, Pipeline, Server, TopicPattern};
 use crate::error::{Error, Kind, Result, ResultExt as _};
 use crate::manifest::state::{self as versions, Version};
 use crate::manifest::{self, Chain};
@@ -270,6 +270,22 @@ fn with_next(document: &mut Document, next: Document) -> usize {
 fn nothing(kind: StateKind) -> Error {
     Error::new(Kind::NotFound, format!("the archive holds no state of the kind {kind}"))
         .hint("leave that section out: [state] of the configuration says what is kept")
+}
+
+/// Whether any of these groups was kept at a moment (ms since 1970).
+///
+/// # Errors
+/// What of them cannot be read.
+pub async fn has_groups(store: &Store, config: &Config, wanted: &[TopicPattern], ms: i64) -> Result<bool> {
+    let Some(kafka) = &config.kafka else { return Ok(false) };
+    let of = StateOf { kind: StateKind::Groups, scope: kafka.cluster.clone() };
+    let state = match as_of(store, &of, ms).await {
+        Ok((_, state)) => state,
+        Err(error) if error.kind() == Kind::NotFound => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    let is_wanted = |name: &String| wanted.iter().any(|pattern| pattern.matches(name));
+    Ok(state.as_object().is_some_and(|groups| groups.keys().any(is_wanted)))
 }
 
 /// The version that held at a time, or the oldest where none is as old, and its state.

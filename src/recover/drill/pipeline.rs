@@ -15,7 +15,7 @@ use super::scratch::Scratch;
 use super::subjects::MadeSubjects;
 use super::targets::{MadePipeline, Targets, is_apart};
 use super::{left, moment};
-use crate::config::{Config, Pipeline};
+use crate::config::{Config, Pipeline, TopicPattern};
 use crate::error::{Error, Kind, Result};
 use crate::recover::archived;
 use crate::recover::connector::Connector;
@@ -49,7 +49,8 @@ pub async fn pipeline(
     report.skipped = left_out(&pipeline);
     clear(store, &targets, &mut report).await?;
     let drill = Drill { store, config, asked, pipeline, scratch: &scratch, system_id: log.system().system_id };
-    let (wanted, prepared) = drill.prepared().await?;
+    let (mut wanted, prepared) = drill.prepared().await?;
+    report.skipped.extend(drill.without_groups(&mut wanted, &prepared).await?);
     report.about.at.clone_from(&wanted.to);
     let made = drill.made(&targets, &prepared).await?;
     report.about.notes.extend(left::write(store, NAME, Some(&made)).await?);
@@ -139,6 +140,19 @@ impl Drill<'_> {
             return Ok((wanted, prepared));
         }
         self.drawn(&within).await
+    }
+
+    /// Leaves groups out where none of those that are named was there at the moment: a recovery that is asked for them is refused.
+    async fn without_groups(&self, wanted: &mut Asked, prepared: &Prepared) -> Result<Option<String>> {
+        let Some(kafka) = wanted.pipeline.kafka.as_mut().filter(|kafka| !kafka.groups.is_empty()) else {
+            return Ok(None);
+        };
+        let patterns: Vec<_> = kafka.groups.iter().filter_map(|text| TopicPattern::parse(text).ok()).collect();
+        if archived::has_groups(self.store, self.config, &patterns, prepared.journal.moment()).await? {
+            return Ok(None);
+        }
+        kafka.groups.clear();
+        Ok(Some("groups: none of those that kafka.groups names was kept at that moment".to_owned()))
     }
 
     /// A moment that the seed chooses; connectors may not have been there at all times, and then another one.

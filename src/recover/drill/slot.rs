@@ -139,7 +139,9 @@ impl Drill<'_> {
     }
 
     async fn at(&self, to: String, nothing: &Pipeline) -> Result<At> {
-        let (commit, _) = commit(self.store, &to).await?;
+        let (commit, moment) = commit(self.store, &to).await?;
+        // Where a connector stood then, and not when the last commit before was.
+        let commit = Commit { at: moment.saturating_mul(1_000), ..commit };
         let archived = archived::archived(self.store, self.config, nothing, &commit).await?;
         let positions = archived.positions();
         let slots = archived::slots(self.store, &commit).await?;
