@@ -57,7 +57,9 @@ impl Scratch<'_> {
 
     fn topics(&self) -> BTreeSet<String> {
         let metadata = self.kafka.admin().inner().fetch_metadata(None, Duration::from_secs(20)).expect("the topics");
-        metadata.topics().iter().map(|topic| topic.name().to_owned()).collect()
+        let names = metadata.topics().iter().map(|topic| topic.name().to_owned());
+        // The broker makes its own as they are needed.
+        names.filter(|name| !name.starts_with("__")).collect()
     }
 
     fn connectors(&self) -> Value {
