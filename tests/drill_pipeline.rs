@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -128,7 +127,8 @@ pub(crate) fn drills(lost: &Lost) {
     let before: BTreeSet<String> = scratch.topics().into_iter().chain(["lines".to_owned()]).collect();
 
     // Killed while its connector is there.
-    let mut drill = Program::start(scratch.command(&scratch.file(), &[]), Path::new("drill.log"));
+    let mut drill =
+        Program::start(scratch.command(&scratch.file(), &[]), &lost.service.site.home().path().join("drill.log"));
     wait_until("the connector of the drill", PATIENCE, || {
         drill.assert_running();
         scratch.connectors() == json!([lost.name])
