@@ -150,7 +150,20 @@ impl Pipeline {
             postgres.insert("into".to_owned(), into.display().to_string().into());
             postgres.entry("bin_dir").or_insert_with(|| bin_dir.display().to_string().into());
         }
-        Self::of_table(table, &origin, &environment)
+        let pipeline = Self::of_table(table, &origin, &environment)?;
+        let acls = pipeline.kafka.as_ref().is_some_and(|kafka| kafka.acls);
+        let wrong = [
+            (
+                acls,
+                "kafka.acls: is not for a drill, which could not tell its lists from others at its end; leave it out",
+            ),
+            (
+                pipeline.strimzi.is_some(),
+                "strimzi: is not for a drill, which waits for its connectors; name workers in [connect]",
+            ),
+        ];
+        let wrong: Vec<String> = wrong.into_iter().filter(|(is, _)| *is).map(|(_, what)| what.to_owned()).collect();
+        if wrong.is_empty() { Ok(pipeline) } else { Err(mistakes(&origin, &wrong)) }
     }
 
     /// Reads the file of drills: their servers are scratch ones, of which the database is made by the drill itself.

@@ -227,16 +227,6 @@ pub async fn subjects_since(store: &Store, config: &Config, of: &Server) -> Resu
     oldest.map(|version| version.at).ok_or_else(|| nothing(scope.kind))
 }
 
-/// Since when the connectors are kept.
-///
-/// # Errors
-/// [`Kind::NotFound`] where none were kept.
-pub async fn connectors_since(store: &Store, config: &Config, pipeline: &Pipeline) -> Result<DateTime<Utc>> {
-    let scope = scope(store, config, pipeline).await?;
-    let oldest = versions::oldest(&opened(store, &scope).await?).await?;
-    oldest.map(|version| version.at).ok_or_else(|| nothing(scope.kind))
-}
-
 /// Under which name the schema registry was kept.
 async fn scope_of_registry(store: &Store, config: &Config, of: &Server) -> Result<StateOf> {
     let named = Some(of.name.clone()).filter(|name| !name.is_empty());

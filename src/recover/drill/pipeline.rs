@@ -185,6 +185,8 @@ impl Drill<'_> {
             folder: self.scratch.at("recover"),
             yes: false,
             dry_run: false,
+            in_place: false,
+            compensate: false,
             is_drill: true,
         };
         let prepared = prepare(self.store, self.config, &wanted).await?;
@@ -200,7 +202,7 @@ impl Drill<'_> {
         }
         if self.pipeline.kafka.is_some() {
             match archived::connectors_since(self.store, self.config, &self.pipeline).await {
-                Ok(since) => from.push(since),
+                Ok(since) => from.extend(since),
                 // Topics that are named need no connector.
                 Err(error) if error.kind() == Kind::NotFound && self.pipeline.connect.is_none() => {}
                 Err(error) => return Err(error),

@@ -116,6 +116,7 @@ impl Drill<'_> {
             return self.at(at.clone(), &nothing).await;
         }
         let since = archived::connectors_since(self.store, self.config, &nothing).await?;
+        let since = since.ok_or_else(|| Error::new(Kind::NotFound, "the archive holds no state of connectors"))?;
         let windows = windows(self.store, self.log.system().system_id).await?;
         let spans = windows.iter().map(|window| (window.from.max(since), window.to));
         let spans: Vec<_> = spans.filter(|(from, to)| from <= to).collect();
