@@ -49,7 +49,7 @@ pub async fn pipeline(
     report.skipped = left_out(&pipeline);
     clear(store, &targets, &mut report).await?;
     let drill = Drill { store, config, asked, pipeline, scratch: &scratch, system_id: log.system().system_id };
-    let (mut wanted, prepared) = drill.prepared().await?;
+    let (mut wanted, prepared) = Box::pin(drill.prepared()).await?;
     report.skipped.extend(drill.without_groups(&mut wanted, &prepared).await?);
     report.about.at.clone_from(&wanted.to);
     let made = drill.made(&targets, &prepared).await?;
@@ -189,7 +189,7 @@ impl Drill<'_> {
             compensate: false,
             is_drill: true,
         };
-        let prepared = prepare(self.store, self.config, &wanted).await?;
+        let prepared = Box::pin(prepare(self.store, self.config, &wanted)).await?;
         prepared.connectors.iter().try_for_each(|of| is_apart(of, self.config))?;
         Ok((wanted, prepared))
     }
