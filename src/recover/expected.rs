@@ -4,9 +4,9 @@
 //!   seconds of a step = what it takes whatever its size + bytes / what goes in a second + records · what each takes
 //! ```
 //!
-//! The rates were measured (docs/PERFORMANCE.md, "A pipeline of 1 GiB") on two cores with everything on one local disk, the servers beside
-//! each other. A slower store, link or server takes longer, and none of it is known before: so it is a hint, which says what the long
-//! steps are.
+//! The rates are estimates for two cores with everything on one local disk, the servers beside each other (docs/PERFORMANCE.md, "A pipeline
+//! of 1 GiB"). A slower store, link or server takes longer, and none of it is known before: so it is a hint, which says what the long steps
+//! are.
 
 use super::step::Step;
 

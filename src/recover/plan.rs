@@ -65,7 +65,7 @@ pub async fn plan(store: &Store, config: &Config, asked: &Asked, prepared: &Prep
 }
 
 /// What is to be known of the seconds in a plan.
-const RECKONED: &str = "the seconds are reckoned from the sizes, at rates that were measured with two cores, a local disk and all servers \
+const RECKONED: &str = "the seconds are reckoned from the sizes, at rates as of two cores, a local disk and all servers \
                         beside each other: a slower store, link or server takes longer";
 
 fn sizes(prepared: &Prepared) -> Sizes {
