@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-bad-store test-clusters test-faults soak soak-replay soak-recover lint bench bench-quick bench-recover fuzz clean-cache
+.PHONY: help demo test test-bad-store test-clusters test-faults test-slot soak soak-replay soak-recover lint bench bench-quick bench-recover fuzz clean-cache
 
 setup := bash tests/rig/setup.sh
 # The one place where the cache's path is decided is setup.sh; this asks it.
@@ -54,6 +54,10 @@ soak-replay: export SOAK_MINUTES := $(or $(SOAK_MINUTES),20)
 soak-replay: ## random replays into random targets with accidents on the way for 20 minutes; SOAK_MINUTES=60 SOAK_SEED=7
 	@$(setup) test >/dev/null
 	cargo test --locked --test main -- --nocapture soak_replay::
+
+test-slot: ## a slot that is lost for five minutes, PostgreSQL 15 to 18: eight minutes each
+	@$(setup) test >/dev/null
+	cargo test --locked --test main -- --nocapture --ignored --test-threads=1 recover_slot::five_minutes
 
 soak-recover: export SOAK_SEED := $(or $(SOAK_SEED),$(shell date +%s))
 soak-recover: export SOAK_ROUNDS := $(or $(SOAK_ROUNDS),10)

@@ -29,6 +29,7 @@ mod kafka;
 mod loops;
 mod merge;
 mod moments;
+mod net_changes;
 mod packs;
 mod page;
 mod postgres_accidents;

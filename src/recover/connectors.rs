@@ -113,6 +113,16 @@ pub(super) async fn go_on_from(workers: &Operator, of: &Connector, lsn: Lsn, at:
     is_at(workers, of, (&partition, &offset)).await
 }
 
+/// Gives a stopped connector an offset that it had before, and reads it back.
+///
+/// # Errors
+/// As those of [`go_on_from`].
+pub(super) async fn put_offset(workers: &Operator, of: &Connector, offset: &Value) -> Result<()> {
+    let partition = json!({ "server": of.prefixes.1 });
+    patiently(WORKERS, || workers.set_offset(&of.name, &partition, offset)).await?;
+    is_at(workers, of, (&partition, offset)).await
+}
+
 /// Stops it, and waits until its tasks have ended.
 ///
 /// # Errors

@@ -86,6 +86,16 @@ impl Restore {
         Ok(Self { plan, log_server_version: log.system().server_version })
     }
 
+    /// The base backup.
+    pub fn backup(&self) -> &str {
+        &self.plan.backup.name
+    }
+
+    /// Where the log begins that it needs.
+    pub fn log_start(&self) -> Lsn {
+        self.plan.lsns.start
+    }
+
     /// How much is unpacked and replayed, in words.
     pub fn words(&self) -> String {
         format!(

@@ -105,14 +105,20 @@ pub async fn filled(to: &Connection, topics: Vec<&String>) -> Result<Vec<String>
     .await
 }
 
-/// Waits so long for the token in what comes to the topics of a connector from `ends` on; gives the topic.
+/// Waits so long for the token in what comes to the topics of a connector from `from` on; gives the topic. What was read is not read again
+/// the next time: `from` moves on, for a large range may take longer to be read than one waits at a time.
 ///
 /// # Errors
 /// [`Kind::Incomplete`] where it has not come in time.
-pub async fn seen(to: &Connection, of: &Connector, (ends, token): (&Ends, &str), patience: Duration) -> Result<String> {
+pub async fn seen(
+    to: &Connection,
+    of: &Connector,
+    (from, token): (&mut Ends, &str),
+    patience: Duration,
+) -> Result<String> {
     let (consumer, of) = (consumer(to)?, of.clone());
-    let (ends, token) = (ends.clone(), token.as_bytes().to_vec());
-    blocking(move || {
+    let (ends, token) = (from.clone(), token.as_bytes().to_vec());
+    let (found, known) = blocking(move || {
         let begun = Instant::now();
         let (mut known, mut looked) = (TopicPartitionList::new(), None::<Instant>);
         while begun.elapsed() < patience {
@@ -125,19 +131,22 @@ pub async fn seen(to: &Connection, of: &Connector, (ends, token): (&Ends, &str),
             }
             let Some(Ok(message)) = consumer.poll(Duration::from_millis(200)) else { continue };
             if has(&message, &token) {
-                return Ok(message.topic().to_owned());
+                return Ok((Ok(message.topic().to_owned()), known));
             }
             let next = Offset::Offset(message.offset() + 1);
             drop(known.set_partition_offset(message.topic(), message.partition(), next));
         }
         let topics = if of.marker.is_some() { format!("the topics of {}", of.name) } else { messages(&of) };
         let message = format!("what was written after the recovery for {} has not come to {topics} within {} s", of.name, patience.as_secs());
-        Err(Error::new(Kind::Incomplete, message).hint(
+        let error = Error::new(Kind::Incomplete, message).hint(
             "its connector may read another server, or leave out what it should read: do not trust its topics; compare its config, slot and \
              offset with the report",
-        ))
+        );
+        Ok((Err(error), known))
     })
-    .await
+    .await?;
+    moved(from, &known);
+    found
 }
 
 /// Counts the records with a token in what has come to the topics of a connector from `ends` on.
@@ -167,6 +176,15 @@ pub async fn times(to: &Connection, of: &Connector, (ends, token): (&Ends, &str)
         Ok(count)
     })
     .await
+}
+
+/// Moves where reading begins to where it ended.
+fn moved(from: &mut Ends, known: &TopicPartitionList) {
+    for read in known.elements() {
+        if let Offset::Offset(next) = read.offset() {
+            from.entry(read.topic().to_owned()).or_default().insert(read.partition(), next);
+        }
+    }
 }
 
 fn has(message: &BorrowedMessage<'_>, token: &[u8]) -> bool {
@@ -221,6 +239,19 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_read_is_not_read_again() {
+        let mut from = Ends::from([("a".to_owned(), [(0, 5), (1, 7)].into())]);
+        let mut known = TopicPartitionList::new();
+        for (topic, partition, next) in [("a", 0, 9), ("b", 2, 1)] {
+            known.add_partition_offset(topic, partition, Offset::Offset(next)).expect("added");
+        }
+        known.add_partition_offset("c", 0, Offset::Invalid).expect("added");
+        moved(&mut from, &known);
+        let wanted = Ends::from([("a".to_owned(), [(0, 9), (1, 7)].into()), ("b".to_owned(), [(2, 1)].into())]);
+        assert_eq!(from, wanted);
+    }
 
     #[test]
     fn a_message_is_looked_for_in_the_connector_s_own_topic_alone() {

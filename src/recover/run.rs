@@ -336,7 +336,7 @@ impl<'a> Recovery<'a> {
                     connectors::run(workers, of).await?;
                 }
                 let (ends, token) = (journal.connector(&of.name).ends.clone().unwrap_or_default(), journal.id.clone());
-                let topic = marker::seen(&to, of, (&ends, &token), marker::COMES).await?;
+                let topic = marker::seen(&to, of, (&mut ends.clone(), &token), marker::COMES).await?;
                 journal.connector(&of.name).marker_seen = true;
                 self.folder.save(journal)?;
                 proofs.push(format!("that of {} came to {topic}", of.name));

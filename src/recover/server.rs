@@ -281,7 +281,8 @@ fn is_short(socket: &Path, port: u16) -> Result<()> {
     Err(Error::new(Kind::Config, message).hint("name a directory with a shorter path"))
 }
 
-fn make_private(folder: &Path) -> Result<()> {
+/// Makes a directory that its owner alone may enter.
+pub(super) fn make_private(folder: &Path) -> Result<()> {
     let made = fs::create_dir_all(folder).and_then(|()| fs::set_permissions(folder, fs::Permissions::from_mode(0o700)));
     made.map_err(|source| Error::io(source, format!("cannot make {}", folder.display())))
 }
@@ -324,7 +325,7 @@ fn named(user: &str) -> Option<(u32, u32)> {
 }
 
 /// Gives a directory with all that is in it to a user; links stay links.
-fn give(place: &Path, (user, group): (u32, u32)) -> Result<()> {
+pub(super) fn give(place: &Path, (user, group): (u32, u32)) -> Result<()> {
     let failed = |source| Error::io(source, format!("cannot give {} to user {user}", place.display()));
     lchown(place, Some(user), Some(group)).map_err(failed)?;
     if fs::symlink_metadata(place).map_err(failed)?.is_dir() {

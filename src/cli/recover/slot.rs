@@ -15,7 +15,8 @@ use crate::store::Store;
 /// Brings what a connector missed when its slot was lost, deletes included, in order and in its own shape.
 ///
 /// The connector itself reads it, with the offset that it has, from a scratch standby that is made out of the archive (PostgreSQL 16 and
-/// newer), and goes on from a new slot on the primary. With --dry-run it says which commits were missed, whether the archive has all of
+/// newer), and goes on from a new slot on the primary. Where no standby decodes, it reads the net changes of the captured tables from a
+/// scratch server: each key that differs, once. With --dry-run it says which commits were missed, whether the archive has all of
 /// the log behind them, and which way it will take.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:

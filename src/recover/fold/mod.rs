@@ -21,6 +21,7 @@ use chrono::DateTime;
 
 pub(super) use row::{Change, change};
 pub use table::Table;
+pub use topic::Sent;
 
 use self::topic::Folded;
 use super::connector::Connector;
@@ -147,36 +148,60 @@ pub async fn compare(
     let schemas = std::sync::Arc::new(Schemas::archived(store, at, now).await?.renumbered(&journal.schema_ids));
     let mut told = Told::default();
     for of in connectors {
-        if let Some(why) = why_not(of) {
-            told.proof.notes.push(format!("the tables of {} are not compared with their topics: {why}", of.name));
-            continue;
-        }
-        let Some(tables) = journal.tables.get(&of.name) else {
+        if why_not(of).is_none() && !journal.tables.contains_key(&of.name) {
             told.proof.notes.push(format!("the tables of {} were not counted when its slot was made", of.name));
             continue;
-        };
-        told.without_topic(tables);
-        for table in tables.iter().filter(|table| table.refused.as_deref() != Some(table::NO_TOPIC)) {
-            let archived = archived_topic(of, &table.schema, &table.name);
-            let topic = rename.target(&archived)?;
-            if let Some(why) = &table.refused {
-                told.not_compared(table, why);
-                continue;
-            }
-            // What the connector has written since is not the commit's.
-            let ends = journal.connectors.get(&of.name).and_then(|known| known.ends.as_ref());
-            let ends = ends.map(|ends| ends.get(&topic).cloned().unwrap_or_default());
-            let (to, own, schemas) = (to.clone(), table.clone(), std::sync::Arc::clone(&schemas));
-            let of_topic = topic.clone();
-            let folded = tokio::task::spawn_blocking(move || topic::fold(&to, (&of_topic, ends), &own, &schemas));
-            let folded = folded.await.or_err(Kind::Internal, || format!("reading {topic} was aborted"))??;
-            let may_differ = table.may_differ.as_deref().or(may_differ(of, journal.late_topics.contains(&archived)));
-            let truncates = if tells_truncates(of) { "" } else { TRUNCATES };
-            told.tell((table, &topic), &folded, (has_values(of), may_differ, truncates));
         }
+        let ends = journal.connectors.get(&of.name).and_then(|known| known.ends.as_ref());
+        let tables = journal.tables.get(&of.name).map(Vec::as_slice).unwrap_or_default();
+        let is_late = |archived: &str| journal.late_topics.contains(archived);
+        told.compare((of, tables), (to, rename, ends), (&schemas, &is_late)).await?;
     }
     Ok(told.close())
 }
+
+/// Compares the topics of one connector, as they are now, with its tables as they were counted. A topic of which records were removed may
+/// well have fewer rows.
+///
+/// # Errors
+/// As those of [`compare`].
+pub async fn compare_now(store: &Store, (of, tables): (&Connector, &[Table]), to: &Connection) -> Result<Proof> {
+    let now = time::now();
+    let schemas = std::sync::Arc::new(Schemas::archived(store, now, now).await?);
+    let names: Vec<String> = tables.iter().map(|table| archived_topic(of, &table.schema, &table.name)).collect();
+    let client = to.clone();
+    let late = tokio::task::spawn_blocking(move || topic::without_beginning(&client, names)).await;
+    let late = late.or_err(Kind::Internal, || "looking at topics was aborted".to_owned())??;
+    let mut told = Told::default();
+    told.compare((of, tables), (to, &Rename::default(), None), (&schemas, &|topic: &str| late.contains(topic))).await?;
+    Ok(told.close())
+}
+
+/// Reads what a connector has sent of tables (schema and name) since a moment in ms since 1970, after it had seen the commit that ends at
+/// a position; in their order.
+///
+/// # Errors
+/// A cluster that does not answer, and the store's.
+pub async fn sent_since(
+    store: &Store,
+    (of, tables): (&Connector, &[(&str, &str)]),
+    to: &Connection,
+    since: (Option<i64>, u64),
+) -> Result<Vec<Sent>> {
+    let now = time::now();
+    let schemas = std::sync::Arc::new(Schemas::archived(store, now, now).await?);
+    let mut all = Vec::new();
+    for (schema, table) in tables {
+        let (to, topic) = (to.clone(), archived_topic(of, schema, table));
+        let (schemas, name) = (std::sync::Arc::clone(&schemas), topic.clone());
+        let sent = tokio::task::spawn_blocking(move || topic::sent_since(&to, &topic, since, &schemas)).await;
+        all.push(sent.or_err(Kind::Internal, || format!("reading {name} was aborted"))??);
+    }
+    Ok(all)
+}
+
+/// Where topics end, by topic and partition.
+type Ends = BTreeMap<String, BTreeMap<i32, i64>>;
 
 /// What comparing has come to.
 #[derive(Default)]
@@ -189,6 +214,38 @@ struct Told {
 }
 
 impl Told {
+    /// Compares the tables of a connector with their topics.
+    async fn compare(
+        &mut self,
+        (of, tables): (&Connector, &[Table]),
+        (to, rename, ends): (&Connection, &Rename, Option<&Ends>),
+        (schemas, is_late): (&std::sync::Arc<Schemas>, &(dyn Fn(&str) -> bool + Sync)),
+    ) -> Result<()> {
+        if let Some(why) = why_not(of) {
+            self.proof.notes.push(format!("the tables of {} are not compared with their topics: {why}", of.name));
+            return Ok(());
+        }
+        self.without_topic(tables);
+        for table in tables.iter().filter(|table| table.refused.as_deref() != Some(table::NO_TOPIC)) {
+            let archived = archived_topic(of, &table.schema, &table.name);
+            let topic = rename.target(&archived)?;
+            if let Some(why) = &table.refused {
+                self.not_compared(table, why);
+                continue;
+            }
+            // What the connector has written since is not the commit's.
+            let ends = ends.map(|ends| ends.get(&topic).cloned().unwrap_or_default());
+            let (to, own, schemas) = (to.clone(), table.clone(), std::sync::Arc::clone(schemas));
+            let of_topic = topic.clone();
+            let folded = tokio::task::spawn_blocking(move || topic::fold(&to, (&of_topic, ends), &own, &schemas));
+            let folded = folded.await.or_err(Kind::Internal, || format!("reading {topic} was aborted"))??;
+            let may_differ = table.may_differ.as_deref().or(may_differ(of, is_late(&archived)));
+            let truncates = if tells_truncates(of) { "" } else { TRUNCATES };
+            self.tell((table, &topic), &folded, (has_values(of), may_differ, truncates));
+        }
+        Ok(())
+    }
+
     fn without_topic(&mut self, tables: &[Table]) {
         let none = tables.iter().filter(|table| table.refused.as_deref() == Some(table::NO_TOPIC));
         let names: Vec<String> = none.map(|table| format!("{}.{}", table.schema, table.name)).collect();

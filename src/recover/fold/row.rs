@@ -55,6 +55,35 @@ pub(in crate::recover) fn change<'v>(
     }
 }
 
+/// The end of the last commit that the connector had seen when it wrote a change (`source.sequence`); none where that is not told.
+pub(super) fn seen_before<'v>(
+    value: &'v [u8],
+    headers: impl Iterator<Item = (&'v [u8], Option<&'v [u8]>)>,
+    schemas: &Schemas,
+) -> Option<u64> {
+    let sequence = match (schemas.of(value, headers), value) {
+        (Some((schema, value)), _) => match fields_of(value, schema)? {
+            Kept::Fields(mut fields) => match fields.remove("source")? {
+                Kept::Fields(mut source) => match source.remove("sequence")? {
+                    Kept::Text(text) => text,
+                    _ => return None,
+                },
+                _ => return None,
+            },
+            _ => return None,
+        },
+        (None, [0, _, _, _, _, rest @ ..]) if rest.first() == Some(&b'{') => sequence_of(rest)?,
+        (None, value) => sequence_of(value)?,
+    };
+    serde_json::from_str::<Vec<Option<String>>>(&sequence).ok()?.into_iter().next()??.parse().ok()
+}
+
+fn sequence_of(value: &[u8]) -> Option<String> {
+    let value: Value = serde_json::from_slice(value).ok()?;
+    let event = value.get("payload").unwrap_or(&value);
+    event.get("source")?.get("sequence")?.as_str().map(str::to_owned)
+}
+
 type Fields<'a> = BTreeMap<Cow<'a, str>, &'a RawValue>;
 
 fn of_json(value: &[u8]) -> Change {
@@ -176,6 +205,16 @@ mod tests {
         assert_eq!(json(cells), wanted);
         let framed = [&[0, 0, 0, 0, 9][..], envelope.as_bytes()].concat();
         assert_eq!(change(Some(&framed), std::iter::empty(), &Schemas::default()), wanted);
+    }
+
+    #[test]
+    fn what_was_seen_before_is_told_by_the_sequence_alone() {
+        let of = |text: &str| seen_before(text.as_bytes(), std::iter::empty(), &Schemas::default());
+        let event = r#"{"after":{},"source":{"lsn":9,"sequence":"[\"24023119\",\"24023128\"]"},"op":"c"}"#;
+        assert_eq!(of(event), Some(24_023_119));
+        assert_eq!(of(&format!(r#"{{"schema":{{}},"payload":{event}}}"#)), Some(24_023_119));
+        let none = [r#"{"source":{"sequence":"[null,\"24023128\"]"}}"#, r#"{"source":{"lsn":9}}"#, r#"{"id":7}"#, "x"];
+        assert!(none.into_iter().all(|text| of(text).is_none()));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! Rows are kept by a hash of their keys. Where those of all keys would take too much memory, the topic is read several times, each time for
 //! a share of the keys.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use rdkafka::Message as _;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
@@ -15,7 +15,7 @@ use sha2::{Digest as _, Sha256};
 use std::time::{Duration, Instant};
 
 use super::hash::hash;
-use super::row::{Cell, Change, change};
+use super::row::{Cell, Change, change, seen_before};
 use super::table::Table;
 use crate::error::{Error, Kind, Result, ResultExt as _};
 use crate::recover::cut::Schemas;
@@ -174,17 +174,7 @@ pub(super) fn fold(
     table: &Table,
     schemas: &Schemas,
 ) -> Result<Folded> {
-    let mut client = to.client();
-    client
-        .set("group.id", "tidelog-recover")
-        .set("enable.auto.commit", "false")
-        .set("enable.auto.offset.store", "false");
-    client
-        .set("auto.offset.reset", "error")
-        .set("isolation.level", "read_committed")
-        .set("enable.partition.eof", "true");
-    client.set("queued.max.messages.kbytes", "16384");
-    let consumer: BaseConsumer = client.create().or_err(Kind::Config, || "cannot read from the target".to_owned())?;
+    let consumer = consumer(to)?;
     let mut partitions = partitions(&consumer, topic)?;
     if let Some(ends) = ends {
         partitions.iter_mut().for_each(|(partition, (_, end))| *end = ends.get(partition).copied().unwrap_or_default());
@@ -212,6 +202,104 @@ pub(super) fn fold(
     Ok(folded)
 }
 
+/// What the changes of a topic come to that a connector wrote after it had seen a commit.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Sent {
+    /// Rows that are there by the last of their changes: what of their columns can be read as text, and NULL.
+    pub rows: Vec<BTreeMap<String, Option<String>>>,
+    /// How many changes have no key.
+    pub without_key: u64,
+}
+
+/// Reads the changes of a topic that were written, since a moment in ms since 1970, after their connector had seen the commit that ends at
+/// a position.
+///
+/// # Errors
+/// A cluster that does not answer.
+pub(super) fn sent_since(
+    to: &Connection,
+    topic: &str,
+    (since, seen): (Option<i64>, u64),
+    schemas: &Schemas,
+) -> Result<Sent> {
+    let consumer = consumer(to)?;
+    let mut partitions = partitions(&consumer, topic)?;
+    if let Some(since) = since.filter(|_| !partitions.is_empty()) {
+        let mut times = TopicPartitionList::new();
+        let doing = || format!("cannot find a moment in {topic}");
+        for partition in partitions.keys() {
+            times.add_partition_offset(topic, *partition, Offset::Offset(since)).or_err(Kind::Internal, doing)?;
+        }
+        let found = consumer.offsets_for_times(times, ANSWER).or_err(Kind::Unavailable, doing)?;
+        for element in found.elements() {
+            if let Some((first, end)) = partitions.get_mut(&element.partition()) {
+                // Where nothing came since then it is the end.
+                *first = match element.offset() {
+                    Offset::Offset(offset) => offset.clamp(*first, *end),
+                    _ => *end,
+                };
+            }
+        }
+    }
+    let (mut rows, mut sent) = (HashMap::<Vec<u8>, Option<BTreeMap<String, Option<String>>>>::new(), Sent::default());
+    read(&consumer, topic, &partitions, |message| {
+        let Some(value) = message.payload() else { return };
+        let headers = || {
+            let headers = message.headers().into_iter().flat_map(|headers| headers.iter());
+            headers.map(|header| (header.key.as_bytes(), header.value))
+        };
+        if seen_before(value, headers(), schemas).is_none_or(|before| before < seen) {
+            return;
+        }
+        match (message.key(), change(Some(value), headers(), schemas)) {
+            (Some(key), Change::Row(cells)) => drop(rows.insert(key.to_owned(), Some(texts(cells)))),
+            (Some(key), Change::Gone) => drop(rows.insert(key.to_owned(), None)),
+            (None, Change::Row(_) | Change::Gone) => sent.without_key += 1,
+            _ => {}
+        }
+    })?;
+    sent.rows = rows.into_values().flatten().collect();
+    Ok(sent)
+}
+
+fn texts(cells: BTreeMap<String, Cell>) -> BTreeMap<String, Option<String>> {
+    let text = |(name, cell)| match cell {
+        Cell::Text(text) => Some((name, Some(text))),
+        Cell::Null => Some((name, None)),
+        Cell::Unchanged | Cell::Other => None,
+    };
+    cells.into_iter().filter_map(text).collect()
+}
+
+/// Returns which of these topics have lost records at their beginning.
+///
+/// # Errors
+/// A cluster that does not answer.
+pub(super) fn without_beginning(to: &Connection, topics: Vec<String>) -> Result<BTreeSet<String>> {
+    let consumer = consumer(to)?;
+    let mut late = BTreeSet::new();
+    for topic in topics {
+        if partitions(&consumer, &topic)?.values().any(|(first, _)| *first > 0) {
+            late.insert(topic);
+        }
+    }
+    Ok(late)
+}
+
+fn consumer(to: &Connection) -> Result<BaseConsumer> {
+    let mut client = to.client();
+    client
+        .set("group.id", "tidelog-recover")
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false");
+    client
+        .set("auto.offset.reset", "error")
+        .set("isolation.level", "read_committed")
+        .set("enable.partition.eof", "true");
+    client.set("queued.max.messages.kbytes", "16384");
+    client.create().or_err(Kind::Config, || "cannot read from the target".to_owned())
+}
+
 fn partitions(consumer: &BaseConsumer, topic: &str) -> Result<BTreeMap<i32, (i64, i64)>> {
     let doing = || format!("cannot tell what {topic} holds");
     let metadata = consumer.fetch_metadata(Some(topic), ANSWER).or_err(Kind::Unavailable, doing)?;
@@ -235,7 +323,7 @@ fn read(
         list.add_partition_offset(topic, *partition, Offset::Offset(*first)).or_err(Kind::Internal, doing)?;
     }
     consumer.assign(&list).or_err(Kind::Internal, doing)?;
-    let mut left: std::collections::BTreeSet<i32> =
+    let mut left: BTreeSet<i32> =
         partitions.iter().filter(|(_, (first, end))| first < end).map(|(partition, _)| *partition).collect();
     let mut heard = Instant::now();
     while !left.is_empty() {

@@ -7,11 +7,15 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::lost::{Anchor, Missed};
+use super::net::end::AtEnd;
 use super::position::Position;
+use super::way::Way;
 use crate::error::{Error, Kind, Result};
 use crate::manifest::writer_id;
+use crate::recover::fold::Table;
 use crate::recover::journal::{Done, Folder};
 use crate::recover::marker::Ends;
 use crate::stream::Lsn;
@@ -40,6 +44,12 @@ pub struct Journal {
     pub connector: String,
     /// Where everything is.
     pub targets: String,
+    /// The way that was chosen.
+    #[serde(default = "standby")]
+    pub way: Way,
+    /// How far net changes are.
+    #[serde(default)]
+    pub net: Net,
     /// The steps that are done.
     pub steps: BTreeMap<String, Done>,
     /// From where the standby is made.
@@ -84,6 +94,34 @@ pub struct Journal {
     pub after: Option<Mark>,
 }
 
+/// What is known of net changes.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Net {
+    /// The tables at the marker, once they are read.
+    pub tables: Vec<AtEnd>,
+    /// The same tables as they are compared with their topics.
+    pub counted: Vec<Table>,
+    /// At the offset no transaction before this one was still running.
+    pub from: Option<u32>,
+    /// The offset that the connector had, as Connect has it.
+    pub offset: Option<Value>,
+    /// The connector is told to begin at the slot of the scratch server.
+    pub is_told: bool,
+    /// The transaction of the marker there, and a position behind it.
+    pub mark: Option<(u32, Lsn)>,
+    /// How many rows were deleted, updated and inserted.
+    pub counts: Option<(u64, u64, u64)>,
+    /// Rows that were sent, are at neither end, and could not be made.
+    #[serde(default)]
+    pub unmade: Vec<String>,
+    /// What could not be published.
+    pub differences: Vec<String>,
+}
+
+fn standby() -> Way {
+    Way::Standby
+}
+
 impl Journal {
     /// That of a repair that begins.
     ///
@@ -92,13 +130,15 @@ impl Journal {
     pub fn begin(
         (connector, targets): (&str, &str),
         (system_id, timeline): (u64, u32),
-        anchor: Anchor,
+        (way, anchor): (Way, Anchor),
     ) -> Result<Self> {
         Ok(Self {
             format: FORMAT,
             id: format!("slot-{}", writer_id()?),
             connector: connector.to_owned(),
             targets: targets.to_owned(),
+            way,
+            net: Net::default(),
             steps: BTreeMap::new(),
             anchor,
             system_id,
@@ -175,7 +215,7 @@ mod tests {
         assert!(Journal::look(&path, "shop", "p").expect("none").is_none());
         let anchor =
             Anchor { backup: "b".into(), backup_end: Lsn(1), gate: Lsn(2), decodes_from: Lsn(3), least_xid: 4 };
-        let mut journal = Journal::begin(("shop", "p"), (u64::MAX, 1), anchor).expect("a journal");
+        let mut journal = Journal::begin(("shop", "p"), (u64::MAX, 1), (Way::Net, anchor)).expect("a journal");
         assert_ne!(journal.next_token(), journal.next_token());
         journal.changed = Some([("a".to_owned(), None), ("b".to_owned(), Some("c".to_owned()))].into());
         Folder::take(&path).expect("a folder").save(&journal).expect("written");

@@ -15,10 +15,17 @@ const LOCK: &str = "lock";
 const FILES: [&str; 5] = ["journal.new", "server.log", "postgresql.conf", "pg_hba.conf", "pg_ident.conf"];
 /// The directory of the server's socket.
 const SOCKET: &str = "socket";
+/// The directory of the rows that were read at the marker.
+const ROWS: &str = "rows";
 /// How the names of the files in it begin.
 const SOCKETS: &str = ".s.PGSQL.";
 /// What a file system has at its root.
 const LOST_AND_FOUND: &str = "lost+found";
+
+/// The directory of the rows that were read at the marker.
+pub(super) fn rows_of(folder: &Path) -> PathBuf {
+    folder.join(ROWS)
+}
 
 /// Refuses a folder in which somebody else has something: the files of the scratch server would be written among it.
 ///
@@ -26,7 +33,7 @@ const LOST_AND_FOUND: &str = "lost+found";
 /// [`Kind::Config`] with the first name that is none of a repair's.
 pub(super) fn is_for_a_journal(folder: &Path) -> Result<()> {
     let is_own = |name: &OsStr| {
-        let own = [JOURNAL, LOCK, SOCKET, LOST_AND_FOUND];
+        let own = [JOURNAL, LOCK, SOCKET, ROWS, LOST_AND_FOUND];
         name.to_str().is_some_and(|name| own.contains(&name) || FILES.contains(&name))
     };
     let failed = |source| Error::io(source, format!("cannot look into {}", folder.display()));
@@ -49,6 +56,7 @@ pub(super) fn clear_folder(folder: &Path) -> Result<()> {
         drop(fs::remove_file(path));
     }
     drop(fs::remove_dir(&socket));
+    drop(fs::remove_dir_all(rows_of(folder)));
     FILES.iter().for_each(|name| drop(fs::remove_file(folder.join(name))));
     let journal = folder.join(JOURNAL);
     gone(fs::remove_file(&journal))
@@ -101,6 +109,8 @@ mod tests {
         let folder = place.path().join("own");
         let fill = || {
             fs::create_dir_all(folder.join(SOCKET)).expect("made");
+            fs::create_dir_all(rows_of(&folder)).expect("made");
+            fs::write(rows_of(&folder).join("0.keys"), "").expect("written");
             FILES.iter().chain(&[JOURNAL, LOCK]).for_each(|name| fs::write(folder.join(name), "").expect("written"));
             fs::write(folder.join(SOCKET).join(".s.PGSQL.5499.lock"), "").expect("written");
         };

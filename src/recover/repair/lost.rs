@@ -127,6 +127,32 @@ pub struct Anchor {
     pub least_xid: u32,
 }
 
+impl Anchor {
+    /// That of a server that is made up to a position, and decodes nothing before.
+    pub(super) fn at(backup: String, position: Lsn) -> Self {
+        Self { backup, backup_end: Lsn(0), gate: position, decodes_from: position, least_xid: 0 }
+    }
+}
+
+/// Finds the oldest transaction that may have run at a position; none where the log does not tell.
+///
+/// # Errors
+/// WAL that cannot be read.
+pub async fn oldest_running(commits: &Commits<'_>, lsns: Range<Lsn>) -> Result<Option<u32>> {
+    let (until, mut oldest) = (lsns.end, None);
+    commits
+        .each(&Wanted { lsns, times: ALWAYS }, true, |ended| {
+            if let What::OfSlots(SlotRecord::Running(running)) = ended.what
+                && ended.end_with_padding() <= until
+            {
+                oldest = Some(running.oldest_running_xid);
+            }
+            ControlFlow::Continue(())
+        })
+        .await?;
+    Ok(oldest)
+}
+
 /// Finds the newest base backup from which a slot decodes before a position; none if there is none.
 ///
 /// # Errors

@@ -15,7 +15,8 @@
 //! - `prepare`   all that takes part, looked at
 //! - `journal`   how far it is
 //! - `standby`   the scratch server
-//! - `run`, `steps`, `marking`, `reading`: the steps, each with a proof
+//! - `net`, `comparing`: where no standby decodes: the tables compared at both ends, and what differs read by the connector
+//! - `run`, `steps`, `net_steps`, `back`, `marking`, `reading`: the steps, each with a proof
 //! - `leftovers` what was made on this machine, taken away
 //! - `report`    what is said at the end
 //!
@@ -23,10 +24,14 @@
 //! committed before it is in the topics, too.
 
 pub mod asked;
+mod back;
+mod comparing;
 pub mod journal;
 mod leftovers;
 pub mod lost;
 mod marking;
+pub mod net;
+mod net_steps;
 pub mod position;
 pub mod prepare;
 pub mod primary;

@@ -63,6 +63,12 @@ impl Position {
     }
 }
 
+/// The offset of a connector with this `topic.prefix`, as Connect has it.
+pub(super) fn offset_of(prefix: &str, offsets: &[Offset]) -> Option<Value> {
+    let partition = json!({ "server": prefix });
+    offsets.iter().find(|one| one.partition == partition).map(|one| one.offset.clone())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,10 +6,11 @@ use super::lost::{Anchor, Conflicts, Missed, anchor, conflicts, elsewhere, misse
 use super::position::Position;
 use super::primary::{Primary, SlotState, primary, slot_state};
 use super::settings::{at_scratch, of_live, put_back};
-use super::way::{Chosen, DECODES, Way, choose};
+use super::way::{Begins, Chosen, DECODES, Way, choose};
 use crate::error::{Error, Kind, Result};
 use crate::recover::connector::Connector;
 use crate::recover::connectors::WORKERS;
+use crate::recover::database::Restore;
 use crate::recover::slots;
 use crate::restore::commits::Commits;
 use crate::restore::{Log, PATIENCE, patiently};
@@ -67,17 +68,22 @@ pub async fn prepare(store: &Store, asked: &Asked) -> Result<Prepared> {
     let Foreseen { missed, elsewhere, begins, conflicts } =
         Box::pin(foreseen(store, &primary, position, known.as_ref())).await?;
     let chosen = match &known {
-        Some(_) => Chosen::going_on(),
-        None => choose(primary.version, &slot, (&missed, elsewhere.as_deref()), begins.as_ref(), &conflicts),
+        Some(known) => Chosen::going_on(known.way.clone()),
+        None => choose(primary.version, &slot, (&missed, elsewhere.as_deref()), &begins, &conflicts),
     };
     let anew = known.is_none();
-    let journal = match (known, begins) {
+    let anchor = match (&chosen.way, begins) {
+        (Way::Standby, Begins { anchor, .. }) => anchor,
+        (Way::Net, Begins { backup: Ok(backup), .. }) => Some(Anchor::at(backup, position.committed)),
+        _ => None,
+    };
+    let journal = match (known, anchor) {
         (Some(known), _) => Some(known),
-        (None, Some(begins)) if chosen.way == Way::Standby => {
-            let targets = asked.targets();
-            Some(Journal::begin((name, &targets), (primary.system_id, primary.timeline), begins)?)
+        (None, Some(anchor)) => {
+            let (targets, of) = (asked.targets(), (primary.system_id, primary.timeline));
+            Some(Journal::begin((name, &targets), of, (chosen.way.clone(), anchor))?)
         }
-        (None, _) => None,
+        (None, None) => None,
     };
     let mut notes = notes(&workers, &version, position);
     notes.extend(elsewhere.filter(|_| chosen.way == Way::Nothing));
@@ -141,7 +147,7 @@ struct Foreseen {
     missed: Missed,
     /// Why the position is perhaps none of this timeline.
     elsewhere: Option<String>,
-    begins: Option<Anchor>,
+    begins: Begins,
     conflicts: Conflicts,
 }
 
@@ -154,18 +160,24 @@ async fn foreseen(store: &Store, primary: &Primary, position: Position, known: O
     let began = log.ancestors(primary.timeline).await?.last().map(|left| left.at);
     let elsewhere = elsewhere(&commits, began, position.committed).await?;
     let file = u64::from(log.system().wal_segment_size);
-    let begins = match known {
-        Some(known) => Some(known.anchor.clone()),
+    let anchor = match known {
+        Some(known) => Some(known.anchor.clone()).filter(|_| known.way == Way::Standby),
         None if primary.version >= DECODES && missed.holes.is_empty() => {
             let backups = patiently(PATIENCE, || log.backups()).await?.sound;
             anchor(&commits, &backups, (position.committed, file)).await?
         }
         None => None,
     };
-    let conflicts = match &begins {
+    let conflicts = match &anchor {
         Some(begins) => conflicts(&commits, begins, archived, (primary.database, &primary.harmless)).await?,
         None => Conflicts::default(),
     };
+    let backup = match Restore::planned(store, &log, (primary.timeline, position.committed), None).await {
+        Ok(restore) => Ok(restore.backup().to_owned()),
+        Err(error) if error.is_transient() => return Err(error),
+        Err(error) => Err(error.to_string()),
+    };
+    let begins = Begins { anchor, backup };
     Ok(Foreseen { missed, elsewhere, begins, conflicts })
 }
 

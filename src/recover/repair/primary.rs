@@ -167,6 +167,15 @@ pub(super) async fn is_touched(sql: &mut Sql, slot: &str, made_at: Lsn) -> Resul
     Ok(one(sql, &asked, "ask who reads from the new slot").await?.map(|touched| touched == "t"))
 }
 
+/// Where a slot begins that nobody has read from yet; none where it is not there.
+///
+/// # Errors
+/// A server that does not answer.
+pub(super) async fn made_slot(sql: &mut Sql, slot: &str) -> Result<Option<Lsn>> {
+    let asked = format!("SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = {}", literal(slot));
+    Ok(one(sql, &asked, "look for the slot").await?.and_then(|at| at.parse().ok()))
+}
+
 /// Drops a slot.
 ///
 /// # Errors

@@ -87,6 +87,7 @@ impl Reading<'_> {
         let (workers, there) = (&self.prepared.workers, &self.prepared.scratch);
         let (mut stands, mut since) = (None::<Progress>, Instant::now());
         let (mut restarts, mut attempts) = (0, 0);
+        let mut from = self.ends.clone();
         loop {
             let state = patiently(WORKERS, || workers.state(&there.name)).await?;
             restarts += u32::from(stands.is_some() && state.as_ref().is_some_and(State::has_failed));
@@ -100,7 +101,7 @@ impl Reading<'_> {
                 }
                 continue;
             }
-            match marker::seen(self.to, there, (self.ends, &self.mark.token), TURN).await {
+            match marker::seen(self.to, there, (&mut from, &self.mark.token), TURN).await {
                 Err(error) if error.kind() == Kind::Incomplete && since.elapsed() < STANDS_STILL => {}
                 seen => return seen.map(|topic| (topic, restarts)),
             }

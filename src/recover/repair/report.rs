@@ -126,6 +126,7 @@ impl Report {
         let way = match self.way {
             Way::Nothing => "nothing is to be done",
             Way::Standby => "the connector itself reads it from a scratch standby",
+            Way::Net => "net changes: the connector itself reads from a scratch server what differs between both ends",
             Way::None => "NONE",
         };
         line("way", &format!("{way}: {}", self.why));

@@ -11,6 +11,14 @@
 //!   marker     another one                                                it has come, and the first one once
 //!   remove     the standby                                                is gone
 //! ```
+//!
+//! For net changes, in place of `standby`:
+//!
+//! ```text
+//!   end        a server at the marker                                     its tables are read
+//!   start      one at the offset                                          it stands there
+//!   changes    its tables become those of the marker                      count and sum of each are the same
+//! ```
 
 use super::asked::Asked;
 use super::journal::Journal;
@@ -19,7 +27,7 @@ use super::prepare::{Prepared, may_begin};
 use super::primary::SlotState;
 use super::report::Report;
 use super::standby::Standby;
-use super::steps::{Repair, STEPS};
+use super::steps::{Repair, steps_of};
 use super::way::Way;
 use crate::config::{Config, Scratch};
 use crate::error::{Error, Kind, Result};
@@ -40,6 +48,9 @@ fn words(step: &str, prepared: &Prepared) -> String {
         ),
         "mark" => "a marker written behind it, and its commit in the archive".to_owned(),
         "standby" => format!("restored, its slot {slot} made there"),
+        "end" => "a scratch server at the marker, its captured tables read".to_owned(),
+        "start" => "another one at the offset".to_owned(),
+        "changes" => format!("the slot {slot} made there, and its tables changed to those of the marker"),
         "read" => format!("{name} reads from it, until the marker has come"),
         "handover" => format!("{name} goes on at the primary, from the marker"),
         "marker" => "another one written, and seen".to_owned(),
@@ -50,8 +61,8 @@ fn words(step: &str, prepared: &Prepared) -> String {
 /// Says what would be done.
 pub fn plan(prepared: &Prepared) -> Report {
     let mut report = Report::new(prepared, true);
-    if prepared.chosen.way == Way::Standby {
-        for step in STEPS {
+    if matches!(prepared.chosen.way, Way::Standby | Way::Net) {
+        for step in steps_of(&prepared.chosen.way).iter().copied() {
             match prepared.journal.as_ref().and_then(|journal| journal.steps.get(step)) {
                 Some(done) => report.done(step, done),
                 None => report.not_done(step, State::Planned, words(step, prepared)),
@@ -74,7 +85,7 @@ pub async fn carry_out(
 ) -> Result<(Report, Option<Error>)> {
     let mut report = Report::new(prepared, false);
     let journal = match (&prepared.chosen.way, &prepared.journal) {
-        (Way::Standby, Some(journal)) => journal.clone(),
+        (Way::Standby | Way::Net, Some(journal)) => journal.clone(),
         (Way::Nothing, _) => {
             report.close();
             return Ok((report, None));
@@ -87,7 +98,8 @@ pub async fn carry_out(
     let to = connection(config, &asked.pipeline)?;
     let folder = taken(asked, prepared, &journal)?;
     let standby = Standby { scratch, folder: &asked.folder, of: &prepared.scratch };
-    let mut repair = Repair { store, config, prepared, standby, to, folder, journal, server: None };
+    let compares = asked.pipeline.postgres.as_ref().is_none_or(|postgres| postgres.compare);
+    let mut repair = Repair { store, config, prepared, standby, to, folder, journal, compares, server: None };
     let failed = repair.steps(&mut report).await?;
     if let Some(missed) = &repair.journal.missed {
         report.missed = missed.clone();

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use super::leftovers::remove_data;
 use super::lost::Anchor;
+use super::way::DECODES;
 use crate::config::Scratch;
 use crate::error::{Error, Kind, Result, ResultExt as _};
 use crate::recover::connector::Connector;
@@ -30,7 +31,7 @@ const STANDS_STILL: Duration = Duration::from_secs(180);
 const LOOK: Duration = Duration::from_millis(100);
 
 /// What the server is told on its command line, before what the pipeline file says.
-const SETTINGS: [(&str, &str); 24] = [
+const SETTINGS: [(&str, &str); 23] = [
     ("wal_level", "logical"),
     ("hot_standby", "on"),
     ("max_wal_senders", "10"),
@@ -42,7 +43,6 @@ const SETTINGS: [(&str, &str); 24] = [
     ("wal_sender_timeout", "0"),
     ("archive_mode", "off"),
     ("archive_command", ""),
-    ("archive_library", ""),
     ("primary_conninfo", ""),
     ("ssl", "off"),
     ("external_pid_file", ""),
@@ -57,6 +57,24 @@ const SETTINGS: [(&str, &str); 24] = [
     ("dynamic_shared_memory_type", "mmap"),
     ("lc_messages", "C"),
 ];
+
+/// What it is told besides where tables are changed on it: it writes little but the changes, and nothing else works on it.
+const CHANGED: [(&str, &str); 8] = [
+    ("autovacuum", "off"),
+    ("full_page_writes", "off"),
+    ("checkpoint_timeout", "1d"),
+    ("max_wal_size", "64GB"),
+    ("max_logical_replication_workers", "0"),
+    ("synchronous_standby_names", ""),
+    ("default_transaction_read_only", "off"),
+    ("idle_in_transaction_session_timeout", "0"),
+];
+
+/// The first version that archives by a library.
+const LIBRARY: u32 = 150_000;
+
+/// The first version whose `pg_hba.conf` includes files.
+const INCLUDES: u32 = 160_000;
 
 /// What decides how a value looks as text.
 const LOOKS: &str = "SELECT name, setting FROM pg_settings WHERE name IN ('DateStyle', 'IntervalStyle', 'TimeZone', 'bytea_output', \
@@ -98,17 +116,22 @@ impl Standby<'_> {
         Gate { until, harmless: harmless.clone() }.write(&self.scratch.into)
     }
 
-    /// Starts it, and waits until it can be read. It ends with this process.
+    /// Starts it, and waits until it can be read, or written to once it was promoted. It ends with this process.
     ///
     /// # Errors
     /// A server that does not open, with the end of its log.
-    pub(super) async fn start(&self, limits: &[(String, u32)], primary: &Server) -> Result<Started> {
-        let rows = primary.sql().await?.query(LOOKS, "read how values look").await?;
-        let looks = rows.into_iter().filter_map(|row| Some((row.first()?.clone()?, row.get(1)?.clone()?)));
-        self.start_with(limits, looks.collect()).await
+    pub(super) async fn start(&self, limits: &[(String, u32)], primary: &Server, is_changed: bool) -> Result<Started> {
+        let mut sql = primary.sql().await?;
+        let rows = sql.query(LOOKS, "read how values look").await?;
+        let given = rows.into_iter().filter_map(|row| Some((row.first()?.clone()?, row.get(1)?.clone()?)));
+        let mut given: Vec<(String, String)> = given.collect();
+        if is_changed {
+            given.extend(CHANGED.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        }
+        self.open(self.how(limits, given, sql.version())?).await
     }
 
-    /// The same where it is told how values look.
+    /// The same of one that decodes, where it is told how values look.
     ///
     /// # Errors
     /// As those of [`Standby::start`].
@@ -117,21 +140,28 @@ impl Standby<'_> {
         limits: &[(String, u32)],
         looks: Vec<(String, String)>,
     ) -> Result<Started> {
-        let how = self.how(limits, looks)?;
-        opened(&how, Open::Following, &self.scratch.user).await
+        self.open(self.how(limits, looks, DECODES)?).await
     }
 
-    fn how(&self, limits: &[(String, u32)], looks: Vec<(String, String)>) -> Result<Start> {
+    async fn open(&self, how: Start) -> Result<Started> {
+        // The promotion takes the file away.
+        let follows = self.scratch.into.join("standby.signal").exists();
+        opened(&how, if follows { Open::Following } else { Open::ForWriting }, &self.scratch.user).await
+    }
+
+    fn how(&self, limits: &[(String, u32)], given: Vec<(String, String)>, version: u32) -> Result<Start> {
         let file = |name: &str, text: &str| {
             let file = self.folder.join(name);
             let failed = |source| Error::io(source, format!("cannot write {}", file.display()));
             fs::write(&file, text).map_err(failed).map(|()| file.display().to_string())
         };
         let (user, reader) = (quoted_name(&self.scratch.user), quoted_name(self.of.get("database.user", "postgres")));
-        let hba = format!(
-            "local all {user} trust\nlocal replication {user} trust\ninclude_if_exists \"{}\"\nhost all {reader} all md5\n",
-            self.scratch.into.join("pg_hba.conf").display()
-        );
+        let own = self.scratch.into.join("pg_hba.conf");
+        let own = match version {
+            INCLUDES.. => format!("include_if_exists \"{}\"", own.display()),
+            _ => fs::read_to_string(&own).unwrap_or_default(),
+        };
+        let hba = format!("local all {user} trust\nlocal replication {user} trust\n{own}\nhost all {reader} all md5\n");
         let text = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
         let mut settings = vec![
             (
@@ -142,7 +172,8 @@ impl Standby<'_> {
             ("ident_file".to_owned(), file("pg_ident.conf", "")?),
         ];
         settings.extend(SETTINGS.map(text));
-        settings.extend(looks);
+        settings.extend((version >= LIBRARY).then(|| text(("archive_library", ""))));
+        settings.extend(given);
         settings.extend(limits.iter().map(|(name, value)| (name.clone(), value.to_string())));
         settings.extend(self.scratch.settings.iter().map(|(name, value)| (name.clone(), value.clone())));
         Ok(Start {
@@ -192,6 +223,30 @@ impl Standby<'_> {
             tokio::time::sleep(LOOK).await;
         }
         making.await.or_err(Kind::Internal, || "making a slot was aborted".to_owned())?
+    }
+
+    /// Waits until it has replayed all up to its gate.
+    ///
+    /// # Errors
+    /// [`Kind::Unsupported`] where it stands still before that.
+    pub(super) async fn replays(&self, until: Lsn) -> Result<()> {
+        let mut sql = self.at(self.of.database())?.sql().await?;
+        let (mut stands, mut since) = (None, Instant::now());
+        loop {
+            let now = replayed(&mut sql).await?;
+            if now.is_some_and(|now| now >= until) {
+                return Ok(());
+            }
+            if now != stands {
+                (stands, since) = (now, Instant::now());
+            }
+            if since.elapsed() > STANDS_STILL {
+                let stands = stands.unwrap_or_default();
+                let message = format!("the scratch server stands at {stands}, and was to replay up to {until}");
+                return Err(Error::new(Kind::Unsupported, message).hint("look at server.log beside its directory"));
+            }
+            tokio::time::sleep(LOOK).await;
+        }
     }
 
     /// Why its slot cannot be read from any more; none while it can.

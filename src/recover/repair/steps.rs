@@ -6,13 +6,14 @@ use super::journal::{Journal, Mark};
 use super::leftovers::clear_folder;
 use super::lost::{conflicts, elsewhere, missed};
 use super::marking::archived;
-use super::position::Position;
+use super::position::{Position, offset_of};
 use super::prepare::Prepared;
-use super::primary::{SlotState, advance, drop_slot, is_touched, slot_state};
+use super::primary::{SlotState, advance, drop_slot, slot_state};
 use super::reading::Reading;
 use super::report::Report;
 use super::settings::{noted, put_back};
 use super::standby::Standby;
+use super::way::Way;
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
 use crate::recover::connectors::{self, WORKERS};
@@ -31,7 +32,15 @@ use crate::store::{Store, layout};
 use crate::stream::Lsn;
 
 /// The steps, in their order.
-pub(super) const STEPS: [&str; 8] = ["stop", "slot", "mark", "standby", "read", "handover", "marker", "remove"];
+const STEPS: [&str; 8] = ["stop", "slot", "mark", "standby", "read", "handover", "marker", "remove"];
+
+/// The steps of net changes.
+const OF_NET: [&str; 10] = ["stop", "slot", "mark", "end", "start", "changes", "read", "handover", "marker", "remove"];
+
+/// The steps of a way.
+pub(super) fn steps_of(way: &Way) -> &'static [&'static str] {
+    if *way == Way::Net { &OF_NET } else { &STEPS }
+}
 
 /// A repair at work.
 pub(super) struct Repair<'a> {
@@ -42,6 +51,8 @@ pub(super) struct Repair<'a> {
     pub(super) to: Connection,
     pub(super) folder: Folder,
     pub(super) journal: Journal,
+    /// Whether topics are compared with their tables.
+    pub(super) compares: bool,
     /// The standby's server, while this process runs one.
     pub(super) server: Option<Started>,
 }
@@ -53,7 +64,7 @@ impl Repair<'_> {
     /// A journal that cannot be written.
     pub(super) async fn steps(&mut self, report: &mut Report) -> Result<Option<Error>> {
         let mut failed = None;
-        for step in STEPS {
+        for step in steps_of(&self.journal.way).iter().copied() {
             if let Some(done) = self.journal.steps.get(step) {
                 report.done(step, done);
                 continue;
@@ -85,6 +96,9 @@ impl Repair<'_> {
             "slot" => self.slot().await,
             "mark" => self.mark().await,
             "standby" => self.make_standby().await,
+            "end" => self.end().await,
+            "start" => self.start().await,
+            "changes" => self.changes().await,
             "read" => self.read().await,
             "handover" => self.hand_over().await,
             "marker" => self.marker().await,
@@ -92,7 +106,7 @@ impl Repair<'_> {
         }
     }
 
-    fn save(&self) -> Result<()> {
+    pub(super) fn save(&self) -> Result<()> {
         self.folder.save(&self.journal)
     }
 
@@ -118,10 +132,11 @@ impl Repair<'_> {
             )));
         }
         self.journal.position = Some(position);
+        self.journal.net.offset = offset_of(&own.prefixes.1, &offsets);
         Ok(format!("all commits up to {} were sent", position.committed).into())
     }
 
-    fn position(&self) -> Position {
+    pub(super) fn position(&self) -> Position {
         self.journal.position.unwrap_or(self.prepared.position)
     }
 
@@ -211,6 +226,11 @@ impl Repair<'_> {
                 format!("the archive has not all of the log behind its offset: {hole}"),
             ));
         }
+        let words = format!("{} commits were missed up to the new slot", missed.commits);
+        self.journal.missed = Some(missed);
+        if self.journal.way == Way::Net {
+            return Ok(words);
+        }
         let found = conflicts(&commits, &self.journal.anchor, end, (primary.database, &primary.harmless)).await?;
         if let Some(first) = found.first_real {
             let message = format!(
@@ -219,8 +239,6 @@ impl Repair<'_> {
             );
             return Err(Error::new(Kind::Unsupported, message).hint("let the connector begin with a snapshot"));
         }
-        let words = format!("{} commits were missed up to the new slot", missed.commits);
-        self.journal.missed = Some(missed);
         Ok(words)
     }
 
@@ -244,7 +262,7 @@ impl Repair<'_> {
         let limits = limits_of(&self.standby.scratch.into, &foreseen)?;
         self.journal.limits = limits.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
         self.standby.gate(self.journal.anchor.gate, &primary.harmless)?;
-        self.server = Some(self.standby.start(&self.journal.limits, &primary.server).await?);
+        self.server = Some(self.standby.start(&self.journal.limits, &primary.server, false).await?);
         let from = self.standby.make_slot(&self.journal.anchor, gate, &primary.harmless).await?;
         let committed = self.position().committed;
         if from > committed {
@@ -258,14 +276,15 @@ impl Repair<'_> {
         Ok(format!("{}; its slot decodes from {from}, before {committed}", restore.words()).into())
     }
 
-    fn gate(&self) -> Result<(Lsn, i64)> {
+    pub(super) fn gate(&self) -> Result<(Lsn, i64)> {
         self.journal.gate.ok_or_else(|| Error::new(Kind::Internal, "no marker was written"))
     }
 
     /// Starts the standby, if this run has not.
-    async fn serve(&mut self) -> Result<()> {
+    pub(super) async fn serve(&mut self) -> Result<()> {
         if self.server.is_none() {
-            self.server = Some(self.standby.start(&self.journal.limits, &self.prepared.primary.server).await?);
+            let (primary, is_changed) = (&self.prepared.primary.server, self.journal.way == Way::Net);
+            self.server = Some(self.standby.start(&self.journal.limits, primary, is_changed).await?);
         }
         Ok(())
     }
@@ -296,65 +315,39 @@ impl Repair<'_> {
             }
         };
         self.journal.restarts += restarts;
-        let differences = match self.journal.restarts {
+        let compared = self.compared().await?;
+        let mut differences = match self.journal.restarts {
             0 => Vec::new(),
             times => vec![format!(
                 "the connector was begun again {times} times while it read: what it had sent by then, and was not acknowledged, may have come again"
             )],
         };
+        differences.extend(compared.differences);
+        let and = if compared.words.is_empty() { "" } else { "; " };
         let words = format!(
-            "the marker came to {topic}, and its offset is written down: all that was committed before it has come"
+            "the marker came to {topic}, and its offset is written down: all that was committed before it has come{and}{}",
+            compared.words
         );
-        Ok(Proof { words, differences, notes: Vec::new() })
+        Ok(Proof { words, differences, notes: compared.notes })
     }
 
     async fn to_the_end(&self) -> Result<(String, u32)> {
         let nothing = || Error::new(Kind::Internal, "no marker was written");
-        let Journal { mark, ends, decodes_from, slot, .. } = &self.journal;
+        let Journal { mark, ends, decodes_from, slot, net, .. } = &self.journal;
+        let mark = mark.as_ref().ok_or_else(nothing)?;
+        // The changes have a marker of their own, with the same text.
+        let of_net = net.mark.map(|(xid, end)| (Mark { xid, ..mark.clone() }, end));
+        let (mark, gate) = of_net.unwrap_or((mark.clone(), self.gate()?.0));
         let reading = Reading {
             prepared: self.prepared,
             standby: &self.standby,
             to: &self.to,
             ends: ends.as_ref().ok_or_else(nothing)?,
-            mark: mark.as_ref().ok_or_else(nothing)?,
-            gate: self.gate()?.0,
+            mark: &mark,
+            gate,
             slots: (decodes_from.unwrap_or_default(), slot.unwrap_or_default()),
         };
         reading.to_the_end().await
-    }
-
-    /// Lets the next run make the standby anew. The connector would make a slot there by itself, in the wrong place.
-    async fn make_standby_again(&mut self) -> Result<()> {
-        self.journal.steps.remove("standby");
-        self.save()?;
-        connectors::stop(&self.prepared.workers, &self.prepared.scratch).await
-    }
-
-    /// Takes back what was made, where it can lead to no end: the connector is stopped and has the config that it had, and the next run
-    /// plans anew from the offset that it has now.
-    async fn take_back(&mut self, error: Error) -> Error {
-        let taken = async {
-            let own = &self.prepared.own;
-            connectors::stop(&self.prepared.workers, own).await?;
-            self.own_config().await?;
-            if let (true, Some(at)) = (self.journal.makes_slot, self.journal.slot) {
-                let mut sql = self.prepared.primary.server.sql().await?;
-                if is_touched(&mut sql, own.slot(), at).await? == Some(false) {
-                    drop_slot(&mut sql, own.slot()).await?;
-                }
-            }
-            if self.journal.restores {
-                self.remove().await?;
-            }
-            clear_folder(&self.folder.path)
-        };
-        match taken.await {
-            Ok(()) => error.context("what was made is removed, the new slot too, and the next run plans anew"),
-            Err(other) => {
-                tracing::warn!(error = %other, "what was made is not removed");
-                error
-            }
-        }
     }
 
     async fn hand_over(&mut self) -> Result<Proof> {
@@ -386,7 +379,7 @@ impl Repair<'_> {
     }
 
     /// Gives the connector the config back that it had.
-    async fn own_config(&self) -> Result<()> {
+    pub(super) async fn own_config(&self) -> Result<()> {
         let (workers, own) = (&self.prepared.workers, &self.prepared.own);
         let Some(its) = patiently(WORKERS, || workers.config(&own.name)).await? else {
             return Err(Error::new(Kind::Fenced, format!("the connector {} is gone", own.name)));
@@ -407,7 +400,7 @@ impl Repair<'_> {
         let of = &self.prepared.scratch;
         let ends = self.journal.ends.clone().unwrap_or_default();
         let after = self.journal.after.clone().map(|mark| mark.token).unwrap_or_default();
-        let topic = marker::seen(&self.to, of, (&ends, &after), marker::COMES).await?;
+        let topic = marker::seen(&self.to, of, (&mut ends.clone(), &after), marker::COMES).await?;
         let before = self.journal.mark.clone().map(|mark| mark.token).unwrap_or_default();
         let times = marker::times(&self.to, of, (&ends, &before)).await?;
         let differences = match times {
@@ -423,7 +416,7 @@ impl Repair<'_> {
         })
     }
 
-    async fn remove(&mut self) -> Result<Proof> {
+    pub(super) async fn remove(&mut self) -> Result<Proof> {
         if let Some(server) = self.server.take() {
             server.stop().await?;
         }

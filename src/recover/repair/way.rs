@@ -1,6 +1,6 @@
 //! Which way brings back what was missed, and why: only one that is certain is taken.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::lost::{Anchor, Conflicts, Missed};
 use super::primary::SlotState;
@@ -10,15 +10,26 @@ use crate::error::{Error, Kind};
 pub(in crate::recover) const DECODES: u32 = 160_000;
 
 /// How what was missed comes back.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Way {
     /// Nothing was missed.
     Nothing,
     /// The connector reads it from a scratch standby.
     Standby,
+    /// The tables are compared at both ends of it, and the connector reads what differs.
+    Net,
     /// There is none that is certain.
     None,
+}
+
+/// From where what was missed can be brought back.
+#[derive(Debug, Clone)]
+pub(super) struct Begins {
+    /// From where a standby decodes it; none where none does.
+    pub(super) anchor: Option<Anchor>,
+    /// The base backup from which the tables come to the offset, or why there is none.
+    pub(super) backup: Result<String, String>,
 }
 
 /// A way, and why.
@@ -34,9 +45,9 @@ pub struct Chosen {
 
 impl Chosen {
     /// That of a repair that was begun.
-    pub(super) fn going_on() -> Self {
+    pub(super) fn going_on(way: Way) -> Self {
         let why = "it was begun, and goes on".to_owned();
-        Self { way: Way::Standby, why, hint: "" }
+        Self { way, why, hint: "" }
     }
 
     /// That there is none, as an error.
@@ -51,36 +62,52 @@ pub(super) fn choose(
     version: u32,
     slot: &SlotState,
     (missed, elsewhere): (&Missed, Option<&str>),
-    anchor: Option<&Anchor>,
+    begins: &Begins,
     conflicts: &Conflicts,
 ) -> Chosen {
-    let none = |why: String, hint: &'static str| Chosen { way: Way::None, why, hint };
-    const ANEW: &str = "let the connector begin with a snapshot: what was deleted meanwhile stays in the topics";
+    let none = |why: String| {
+        let hint = "let the connector begin with a snapshot: what was deleted meanwhile stays in the topics";
+        Chosen { way: Way::None, why, hint }
+    };
     if *slot == SlotState::Sound {
         let why = "its slot is there, with all that it wants: it goes on by itself".to_owned();
         return Chosen { way: Way::Nothing, why, hint: "" };
     }
     if let Some(why) = elsewhere {
-        return none(why.to_owned(), ANEW);
+        return none(why.to_owned());
     }
     if let Some(hole) = missed.holes.first() {
-        return none(format!("the archive has not all of the log behind its offset: {hole}"), ANEW);
+        return none(format!("the archive has not all of the log behind its offset: {hole}"));
     }
+    match (decoded(version, begins.anchor.as_ref(), conflicts), &begins.backup) {
+        (Ok(why), _) => Chosen { way: Way::Standby, why, hint: "" },
+        (Err(why), Ok(backup)) => {
+            let why = format!(
+                "{why}: the tables are compared at both ends, from the base backup {backup}; a key that was changed several times comes once"
+            );
+            Chosen { way: Way::Net, why, hint: "" }
+        }
+        (Err(why), Err(no_backup)) => {
+            none(format!("{why}, and the tables cannot be restored as they were at its offset: {no_backup}"))
+        }
+    }
+}
+
+/// How a standby decodes what was missed, or why none does for certain.
+fn decoded(version: u32, anchor: Option<&Anchor>, conflicts: &Conflicts) -> Result<String, String> {
     if version < DECODES {
         let major = version / 10_000;
-        return none(format!("PostgreSQL {major} does not decode on a standby, as 16 and newer do"), ANEW);
+        return Err(format!("PostgreSQL {major} does not decode on a standby, as 16 and newer do"));
     }
     let Some(anchor) = anchor else {
-        let why = "no base backup lies so far before its offset that a slot decodes from there".to_owned();
-        return none(why, ANEW);
+        return Err("no base backup lies so far before its offset that a slot decodes from there".to_owned());
     };
     if let Some(first) = &conflicts.first_real {
         let after = first.after.as_deref().unwrap_or("an unknown time");
-        let why = format!(
+        return Err(format!(
             "{} clean-ups of catalogs would take the slot of a standby away, the first at {} after {after}, of the catalog with the file {}",
             conflicts.real, first.lsn, first.relation
-        );
-        return none(why, ANEW);
+        ));
     }
     let harmless = match conflicts.harmless {
         0 => "no clean-up of a catalog takes its slot away".to_owned(),
@@ -88,9 +115,7 @@ pub(super) fn choose(
             "{count} clean-ups of the planner's statistics are made harmless in its copy of the log, and there are no others"
         ),
     };
-    let why =
-        format!("a standby out of the base backup {} decodes from {}: {harmless}", anchor.backup, anchor.decodes_from);
-    Chosen { way: Way::Standby, why, hint: "" }
+    Ok(format!("a standby out of the base backup {} decodes from {}: {harmless}", anchor.backup, anchor.decodes_from))
 }
 
 #[cfg(test)]
@@ -109,9 +134,24 @@ mod tests {
         let taken = Conflicts { real: 1, first_real: first, ..Conflicts::default() };
         let harmless = Conflicts { harmless: 3, ..Conflicts::default() };
         let none = Conflicts::default();
-        let way = |version: u32, slot: SlotState, missed: &Missed, anchor: Option<&Anchor>, conflicts: &Conflicts| {
-            choose(version, &slot, (missed, None), anchor, conflicts).way
+        let begins = |anchor: Option<&Anchor>, backup: bool| Begins {
+            anchor: anchor.cloned(),
+            backup: if backup { Ok("b".to_owned()) } else { Err("no backup ends before it".to_owned()) },
         };
+        let chosen = |version: u32, slot: SlotState, missed: &Missed, begins: &Begins, conflicts: &Conflicts| {
+            choose(version, &slot, (missed, None), begins, conflicts).way
+        };
+        let way = |version: u32, slot: SlotState, missed: &Missed, anchor: Option<&Anchor>, conflicts: &Conflicts| {
+            chosen(version, slot, missed, &begins(anchor, false), conflicts)
+        };
+        let net = |version: u32, missed: &Missed, anchor: Option<&Anchor>, conflicts: &Conflicts| {
+            chosen(version, SlotState::Missing, missed, &begins(anchor, true), conflicts)
+        };
+        assert_eq!(net(170_000, &nothing, Some(&anchor), &none), Way::Standby, "in order, where that is certain");
+        assert_eq!(net(170_000, &nothing, None, &none), Way::Net);
+        assert_eq!(net(170_000, &nothing, Some(&anchor), &taken), Way::Net);
+        assert_eq!(net(130_000, &nothing, None, &none), Way::Net);
+        assert_eq!(net(130_000, &lost, None, &none), Way::None);
         assert_eq!(way(150_000, SlotState::Sound, &lost, None, &none), Way::Nothing);
         assert_eq!(way(170_000, SlotState::Missing, &nothing, Some(&anchor), &none), Way::Standby);
         assert_eq!(way(160_000, SlotState::Lost, &nothing, Some(&anchor), &harmless), Way::Standby);
@@ -119,10 +159,11 @@ mod tests {
         assert_eq!(way(170_000, SlotState::Missing, &lost, Some(&anchor), &none), Way::None);
         assert_eq!(way(170_000, SlotState::Missing, &nothing, None, &none), Way::None);
         assert_eq!(way(150_018, SlotState::Missing, &nothing, Some(&anchor), &none), Way::None);
-        let elsewhere = choose(170_000, &SlotState::Missing, (&nothing, Some("elsewhere")), Some(&anchor), &none);
+        let elsewhere =
+            choose(170_000, &SlotState::Missing, (&nothing, Some("elsewhere")), &begins(Some(&anchor), true), &none);
         let refusal = elsewhere.refusal().expect("there is no way");
         assert!(refusal.to_string().contains("elsewhere") && refusal.exit_code() == 1, "{refusal}");
-        let standby = choose(170_000, &SlotState::Missing, (&nothing, None), Some(&anchor), &none);
+        let standby = choose(170_000, &SlotState::Missing, (&nothing, None), &begins(Some(&anchor), true), &none);
         assert!(standby.refusal().is_none());
     }
 }
