@@ -214,9 +214,7 @@ fn what_a_lost_slot_did_not_deliver_comes_out_of_the_archive_once() {
 #[test]
 fn a_repair_that_is_killed_wherever_it_writes_goes_on() {
     let (kafka, worker) = (shared(), shared_worker());
-    // A publication of just what is captured, which the connector cannot set on a standby.
-    let filtered = [("publication.autocreate.mode", "filtered")];
-    let shop = Shop::start_with(Version::V16, "60s", "", &filtered);
+    let shop = Shop::start(Version::V16, "60s");
     shop.pipeline(worker);
     shop.lose(40, true);
     let mut kills = 0;
