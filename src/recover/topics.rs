@@ -177,6 +177,8 @@ pub(super) struct Judgement {
     pub(super) notes: Vec<String>,
     /// Topics of which the archive does not have the beginning.
     pub(super) late: BTreeSet<String>,
+    /// Topics of which the archive lacks anything that was there.
+    pub(super) lacking: BTreeSet<String>,
 }
 
 /// Judges the records of topics by a commit.
@@ -199,8 +201,11 @@ pub(super) async fn judge(store: &Store, config: &Config, selection: &Selection,
     let now = time::now();
     let at = DateTime::from_timestamp_micros(commit.at).unwrap_or(now);
     let is_late = |source: &&Source| source.expired.is_some() || source.positions.iter().any(|at| at.start > 0);
-    let late = sources.iter().filter(is_late).map(|source| source.stream.topic.clone()).collect();
+    let late: BTreeSet<String> = sources.iter().filter(is_late).map(|source| source.stream.topic.clone()).collect();
     let lost = gaps(&sources);
+    let mut lacking = late.clone();
+    lacking.extend(lost.iter().map(|one| one.stream.topic.clone()));
+    lacking.extend(left_out.iter().map(|(stream, _)| stream.topic.clone()));
     let mut notes = expired(&sources, &query);
     let schemas = Schemas::archived(store, at, now).await?;
     let survey = survey(store, sources, &query, found.cut, &schemas).await?;
@@ -228,11 +233,11 @@ pub(super) async fn judge(store: &Store, config: &Config, selection: &Selection,
         ));
     }
     notes.extend(survey.warnings.iter().cloned());
-    Ok(Judgement { survey, records, differences, notes, late })
+    Ok(Judgement { survey, records, differences, notes, late, lacking })
 }
 
 /// Refuses topics of which a part cannot be read: what is behind it would be missing at the target, without a word.
-fn is_whole(stops: &[Stop]) -> Result<()> {
+pub(super) fn is_whole(stops: &[Stop]) -> Result<()> {
     /// A damaged archive may have thousands.
     const MOST_NAMED: usize = 5;
     let Some(first) = stops.first() else { return Ok(()) };

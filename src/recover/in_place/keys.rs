@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::shape::{deletion, filled, is_insert, is_row, lacks_values};
+use super::shape::{Unavailable, deletion, filled, is_row, operation};
 use crate::error::{Error, Kind, Result};
 use crate::recover::fold::Change;
 
@@ -41,12 +41,26 @@ enum State {
 /// A key that something beyond the commit is of.
 #[derive(Debug, Default)]
 struct Key {
+    /// Where its last record beyond the commit is.
+    partition: i32,
+    /// Whether it is in several partitions, which have no common order.
+    is_apart: bool,
     phantoms: u64,
-    /// Whether the first of them inserts the row, so that it was not there before.
-    is_new: bool,
+    /// What the first of them does, where it says so: `c` inserts the row, so that it was not there before.
+    first: Option<String>,
     /// The last of them that has a value.
     last: Option<Held>,
     state: State,
+}
+
+impl Key {
+    /// Whether it is not known what it was up to the commit. A row that is changed or deleted was there before: it stands in what the archive
+    /// lacks. So may one of which nothing says what it does, where the archive lacks anything.
+    fn is_unknown(&self, lacks: bool) -> bool {
+        let is_new = self.first.as_deref() == Some("c");
+        let was_there = self.first.is_some() && !is_new;
+        self.is_apart || (self.state == State::Never && (was_there || (lacks && !is_new)))
+    }
 }
 
 /// A record that is sent.
@@ -57,6 +71,14 @@ pub(super) struct Sent {
     pub(super) key: Vec<u8>,
     pub(super) value: Option<Vec<u8>>,
     pub(super) headers: Headers,
+}
+
+impl Sent {
+    /// What it takes, about.
+    pub(super) fn bytes(&self) -> usize {
+        let headers = self.headers.iter().map(|(name, value)| name.len() + value.as_ref().map_or(0, Vec::len) + 10);
+        self.key.len() + self.value.as_ref().map_or(0, Vec::len) + headers.sum::<usize>()
+    }
 }
 
 /// What is told of it.
@@ -74,7 +96,7 @@ pub(super) struct Told {
     pub(super) topics: BTreeMap<String, (u64, u64)>,
     /// Records beyond the commit that have no key, by topic: nothing takes them back.
     pub(super) unkeyed: BTreeMap<String, u64>,
-    /// Keys of which it is not known what they were up to the commit, by topic: the archive does not have its beginning.
+    /// Keys of which it is not known what they were up to the commit, by topic.
     pub(super) unknown: BTreeMap<String, u64>,
     /// Topics that were truncated up to the commit and have several partitions, which have no common order.
     pub(super) truncated: BTreeSet<String>,
@@ -87,13 +109,19 @@ pub(super) struct Told {
 /// All keys that something beyond the commit is of.
 #[derive(Debug, Default)]
 pub(super) struct Keys {
-    keys: BTreeMap<(String, i32, Vec<u8>), Key>,
+    keys: BTreeMap<(String, Vec<u8>), Key>,
     bytes: usize,
+    unavailable: Unavailable,
     unkeyed: BTreeMap<String, u64>,
     truncated: BTreeSet<String>,
 }
 
 impl Keys {
+    /// None yet, of connectors that send this in place of values that they leave out.
+    pub(super) fn new(unavailable: Unavailable) -> Self {
+        Self { unavailable, ..Self::default() }
+    }
+
     /// Takes a record in that lies beyond the commit.
     ///
     /// # Errors
@@ -103,11 +131,16 @@ impl Keys {
             *self.unkeyed.entry(seen.topic.to_owned()).or_default() += 1;
             return Ok(());
         };
-        let known = self.keys.entry((seen.topic.to_owned(), seen.partition, key.to_vec())).or_insert_with(|| {
+        let known = self.keys.entry((seen.topic.to_owned(), key.to_vec())).or_insert_with(|| {
             self.bytes += key.len() + seen.topic.len() + 160;
-            Key::default()
+            let first = match seen.value {
+                None => Some("d".to_owned()),
+                Some(value) => operation(value),
+            };
+            Key { partition: seen.partition, first, ..Key::default() }
         });
-        known.is_new |= known.phantoms == 0 && seen.value.is_some_and(is_insert);
+        known.is_apart |= known.partition != seen.partition;
+        known.partition = seen.partition;
         known.phantoms += 1;
         if let Some(value) = seen.value {
             let was = known.last.as_ref().map_or(0, |held| held.value.len());
@@ -131,9 +164,10 @@ impl Keys {
             self.truncate(seen, change);
             return Ok(());
         };
-        let Some(known) = self.keys.get_mut(&(seen.topic.to_owned(), seen.partition, key.to_vec())) else {
+        let Some(known) = self.keys.get_mut(&(seen.topic.to_owned(), key.to_vec())) else {
             return Ok(());
         };
+        known.is_apart |= known.partition != seen.partition;
         let size = |state: &State| match state {
             State::Row(held) | State::Gone(Some(held)) => held.value.len(),
             State::Never | State::Gone(None) => 0,
@@ -146,9 +180,9 @@ impl Keys {
             (Change::Gone, None, _) => State::Gone(None),
             (Change::Gone, Some(value), _) => State::Gone(Some(held(value))),
             (Change::Nothing | Change::Truncated, _, before) | (_, None, before) => before,
-            (_, Some(value), State::Row(before)) if lacks_values(value) => {
+            (_, Some(value), State::Row(before)) if self.unavailable.is_in(value) => {
                 let mut held = held(value);
-                if let Some(value) = filled(value, &before.value) {
+                if let Some(value) = filled(value, &before.value, &self.unavailable) {
                     held.value = value;
                 }
                 State::Row(held)
@@ -161,17 +195,17 @@ impl Keys {
 
     /// A TRUNCATE has no key: none of the rows before it is there.
     fn truncate(&mut self, seen: Seen<'_>, change: impl FnOnce() -> Change) {
-        let first = (seen.topic.to_owned(), i32::MIN, Vec::new());
-        let of_topic = || self.keys.range(first.clone()..).take_while(|((topic, ..), _)| topic == seen.topic);
-        if of_topic().next().is_none() || !matches!(change(), Change::Truncated) {
+        let first = (seen.topic.to_owned(), Vec::new());
+        let is_any = self.keys.range(first.clone()..).next().is_some_and(|((topic, _), _)| topic == seen.topic);
+        if !is_any || !matches!(change(), Change::Truncated) {
             return;
         }
-        if of_topic().any(|((_, partition, _), _)| *partition != seen.partition) {
-            self.truncated.insert(seen.topic.to_owned());
-        }
-        let of_topic = self.keys.range_mut(first..).take_while(|((topic, ..), _)| topic == seen.topic);
-        for (_, known) in of_topic.filter(|((_, partition, _), _)| *partition == seen.partition) {
-            known.state = State::Gone(None);
+        for (_, known) in self.keys.range_mut(first..).take_while(|((topic, _), _)| topic == seen.topic) {
+            if known.partition == seen.partition {
+                known.state = State::Gone(None);
+            } else {
+                self.truncated.insert(seen.topic.to_owned());
+            }
         }
     }
 
@@ -184,17 +218,19 @@ impl Keys {
             .hint("bring the connectors back one by one ([[connector]]), or into new topics, without --in-place"))
     }
 
-    /// What takes everything back, in the order of topics, partitions and keys. Of `late` topics the archive does not have the beginning: a
-    /// row that was there all the time may stand in what it lacks, so nothing is sent of a key that it does not know.
-    pub(super) fn close(self, late: &BTreeSet<String>) -> (Told, Vec<Sent>) {
+    /// What takes everything back, in the order of topics and keys. Of some topics the archive lacks a part: a row that was there all the
+    /// time may stand in it, so nothing is sent of a key that it does not know.
+    pub(super) fn close(self, lacking: &BTreeSet<String>) -> (Told, Vec<Sent>) {
         let mut told = Told { unkeyed: self.unkeyed, truncated: self.truncated, ..Told::default() };
         let mut all = Vec::new();
-        for ((topic, partition, key), Key { phantoms, is_new, last, state }) in self.keys {
+        for ((topic, key), known) in self.keys {
+            let is_unknown = known.is_unknown(lacking.contains(&topic));
+            let Key { partition, phantoms, last, state, .. } = known;
             told.phantoms += phantoms;
             told.keys += 1;
             let of_topic = told.topics.entry(topic.clone()).or_default();
             *of_topic = (of_topic.0 + phantoms, of_topic.1 + 1);
-            if state == State::Never && !is_new && late.contains(&topic) {
+            if is_unknown {
                 *told.unknown.entry(topic).or_default() += 1;
                 continue;
             }
@@ -205,7 +241,7 @@ impl Keys {
             let event = match state {
                 State::Row(held) => {
                     told.states += 1;
-                    if lacks_values(&held.value) {
+                    if self.unavailable.is_in(&held.value) {
                         *told.lacking.entry(topic.clone()).or_default() += 1;
                     }
                     send(Some(held.value), held.headers);
@@ -268,7 +304,7 @@ mod tests {
     fn records(changes: &[Change_]) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
         let mut records = Vec::new();
         for Change_ { key, to } in changes {
-            let (op, after) = (if to.is_some() { "u" } else { "d" }, to.map(|n| json!({ "n": n })));
+            let (op, after) = (if to.is_some() { "c" } else { "d" }, to.map(|n| json!({ "n": n })));
             let value = json!({ "before": null, "after": after, "source": {}, "op": op }).to_string().into_bytes();
             records.push((vec![*key], Some(value)));
             if to.is_none() {
@@ -350,6 +386,30 @@ mod tests {
         let (told, sent) = keys.close(&BTreeSet::from(["t".to_owned()]));
         assert_eq!((told.unknown.get("t"), told.deletions), (Some(&2), 1));
         assert!(sent.iter().all(|sent| sent.key == b"c"), "an insert was no row before: {sent:?}");
+        // A change says by itself that its row was there; where nothing does, the archive has to be whole.
+        let avro = (b"k".to_vec(), Some(vec![0, 0, 0, 0, 1, 2, 3]));
+        for (record, lacks, expected) in [(event("u"), false, 0), (avro.clone(), false, 1), (avro, true, 0)] {
+            let mut keys = Keys::default();
+            keys.beyond(seen(&record), Vec::new).expect("room");
+            let lacking = if lacks { BTreeSet::from(["t".to_owned()]) } else { BTreeSet::new() };
+            let (told, sent) = keys.close(&lacking);
+            assert_eq!((told.deletions, sent.len() as u64), (expected, expected));
+        }
+    }
+
+    /// Partitions were added: its row up to the commit lies in another one than what came later.
+    #[test]
+    fn a_key_in_several_partitions_is_left_as_it_is() {
+        let row = (vec![1], Some(json!({ "after": { "n": 1 }, "source": {}, "op": "c" }).to_string().into_bytes()));
+        for (within, beyond) in [(0, [3, 3]), (3, [0, 3])] {
+            let mut keys = Keys::default();
+            for partition in beyond {
+                keys.beyond(Seen { partition, ..seen(&row) }, Vec::new).expect("room");
+            }
+            keys.within(Seen { partition: within, ..seen(&row) }, || Change::Row(Map::new()), Vec::new).expect("room");
+            let (told, sent) = keys.close(&BTreeSet::new());
+            assert_eq!((told.unknown.get("t"), sent.len()), (Some(&1), 0));
+        }
     }
 
     #[test]

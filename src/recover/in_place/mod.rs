@@ -19,6 +19,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use self::keys::{Keys, Seen, Told};
+use self::shape::Unavailable;
 use super::connector::Connector;
 use super::cut::Schemas;
 use super::fold::change;
@@ -29,12 +30,15 @@ use crate::config::{Config, Isolation, Pipeline};
 use crate::error::{Error, Kind, Result};
 use crate::record::Record;
 use crate::replay::kafka::Connection;
-use crate::replay::{Plan, Query, Rename, Selection, Source, look_through, readable, sources};
+use crate::replay::{Part, Plan, Query, Rename, Selection, Source, look_through, readable, sources};
 use crate::source::kafka::{OffsetAt, TopicPartition};
 use crate::source::rest::Operator;
 use crate::store::Store;
 use crate::stream::TopicGeneration;
 use crate::time;
+
+/// Debezium's own `unavailable.value.placeholder`.
+const UNAVAILABLE: &str = "__debezium_unavailable_value";
 
 /// So many topics are named.
 const MOST_NAMED: usize = 8;
@@ -78,6 +82,9 @@ pub(super) fn may_be(config: &Config, pipeline: &Pipeline) -> Result<()> {
 /// [`Kind::Config`] for one that runs.
 pub(super) async fn nobody_writes(config: &Config, connectors: &[Connector]) -> Result<Vec<String>> {
     let mut unknown = Vec::new();
+    if !connectors.is_empty() && config.state.iter().all(|state| state.connect.is_empty()) {
+        unknown.push("nobody could be asked whether the connectors are stopped: [state] has no connect_url".to_owned());
+    }
     for server in config.state.iter().flat_map(|state| &state.connect) {
         let workers = Operator::new(server)?;
         for of in connectors {
@@ -110,7 +117,7 @@ pub(super) async fn planned(
     (connectors, journal): (&[Connector], &Journal),
 ) -> Result<(String, Records, u64)> {
     let beyond = beyond(store, config, asked, (connectors, journal)).await?;
-    let (told, _) = beyond.keys.close(&beyond.judged.late);
+    let (told, _) = beyond.keys.close(&beyond.judged.lacking);
     let what = if asked.compensate { "taken back by their last states and deletions" } else { "told, and left" };
     let words = format!("{} records of {} keys lie beyond the commit, {what}", told.phantoms, told.keys);
     let differs = beyond.judged.differences.iter().map(|one| format!("; {one}")).collect::<String>();
@@ -136,7 +143,7 @@ pub(super) async fn bring(
         journal.in_place = Some(ends);
         folder.save(journal)?;
     }
-    let (told, sent) = keys.close(&judged.late);
+    let (told, sent) = keys.close(&judged.lacking);
     let mut proof = Proof { differences: judged.differences, notes: judged.notes, ..Proof::default() };
     proof.differences.extend(unknown);
     if asked.compensate {
@@ -177,8 +184,8 @@ fn tell(told: &Told, is_compensated: bool, proof: &mut Proof) {
     }
     if !told.unknown.is_empty() {
         proof.differences.push(format!(
-            "keys are left as they are, for what they were up to the commit is not known: the archive does not have the beginning of their \
-             topics: {}",
+            "keys are left as they are, for what they were up to the commit is not known (it stands in what the archive does not have, or they \
+             are in several partitions): {}",
             counts(&told.unknown)
         ));
     }
@@ -229,26 +236,45 @@ async fn beyond(
         return Err(Error::new(Kind::Config, "there are no topics to look at")
             .hint("name them, topics of [kafka], or the connectors that write them"));
     }
+    let judged = topics::judge(store, config, &selection, &journal.commit).await?;
+    if asked.pipeline.kafka.as_ref().is_none_or(|kafka| kafka.topics.is_empty()) {
+        are_their_own(connectors, &judged)?;
+    }
     let found = found(store, config, &selection).await?;
     let ends = journal.in_place.clone().unwrap_or_else(|| ends_of(&found));
     let newest = found.iter().map(|source| (source.stream.topic.clone(), source.stream.number)).collect();
-    let judged = topics::judge(store, config, &selection, &journal.commit).await?;
     let now = time::now();
     let at = chrono::DateTime::from_timestamp_micros(journal.commit.at).unwrap_or(now);
     let schemas = Schemas::archived(store, at, now).await?;
     let query: Query = selection.query(None)?;
     let plan = Arc::new(Plan::new(found, &query, &Rename::default())?);
     let others = others(connectors);
-    let mut reading =
-        Reading { judged: &judged, ends: &ends, newest, others, schemas, keys: Keys::default(), failed: None };
+    let unavailable = connectors.iter().map(|of| of.get("unavailable.value.placeholder", UNAVAILABLE));
+    let keys = Keys::new(Unavailable::of(unavailable.chain([UNAVAILABLE])));
+    let mut reading = Reading { judged: &judged, ends: &ends, newest, others, schemas, keys, failed: None };
     for is_within in [false, true] {
-        look_through(store, &plan, |part, partition, record| reading.see(is_within, (&part.stream, partition), record))
-            .await?;
+        let see =
+            |part: &Part, partition, record: &Record<'_>| reading.see(is_within, (&part.stream, partition), record);
+        // What cannot be read would be taken for what is not there.
+        topics::is_whole(&look_through(store, &plan, see).await?)?;
     }
     let Reading { keys, failed, .. } = reading;
     match failed {
         Some(error) => Err(error),
         None => Ok(Beyond { keys, judged, ends }),
+    }
+}
+
+/// Refuses topics in which another connector writes, the prefix of which goes on behind one of these: its records are of another database.
+fn are_their_own(connectors: &[Connector], judged: &Judgement) -> Result<()> {
+    let own: Vec<&str> = connectors.iter().map(|of| of.prefixes.0.as_str()).collect();
+    match judged.survey.connectors.keys().find(|name| !own.contains(&name.as_str())) {
+        None => Ok(()),
+        Some(other) => {
+            let message = format!("--in-place: the topics of {} hold records of the connector {other}", own.join(", "));
+            Err(Error::new(Kind::Config, message)
+                .hint("name the topics in kafka.topics of the pipeline file, if they are to be looked at all the same"))
+        }
     }
 }
 
@@ -268,9 +294,9 @@ impl Reading<'_> {
     fn see(&mut self, is_within: bool, (stream, partition): (&TopicGeneration, i32), record: &Record<'_>) {
         let topic = stream.topic.as_str();
         let end = self.ends.get(topic).and_then(|ends| ends.get(&partition)).copied().unwrap_or_default();
-        // What was written since is our own.
-        let is_since = self.newest.get(topic) == Some(&stream.number) && record.offset >= end;
-        if self.failed.is_some() || is_since || self.others.iter().any(|other| other == topic) {
+        // Of a topic that was made again, what was in the older one is not there; what was written since is our own.
+        let is_live = self.newest.get(topic) == Some(&stream.number) && record.offset < end;
+        if self.failed.is_some() || !is_live || self.others.iter().any(|other| other == topic) {
             return;
         }
         let chosen = self.judged.survey.chosen.0.get(stream).and_then(|partitions| partitions.get(&partition));

@@ -14,6 +14,12 @@ use crate::replay::kafka::Connection;
 /// So many are on their way at a time.
 const UNDERWAY: usize = 1_000;
 
+/// librdkafka's own limit of a record.
+const USUAL: usize = 1_000_000;
+
+/// What a record takes besides: the header of ours, and a batch's.
+const MARGIN: usize = 1_024;
+
 /// How long the last of them may take.
 const FLUSHED: Duration = Duration::from_secs(120);
 
@@ -27,6 +33,10 @@ const HEADER: &str = "tidelog.recovery";
 pub(super) async fn send(to: &Connection, id: &str, all: &[Sent]) -> Result<()> {
     let mut client = to.client();
     client.set("acks", "all").set("enable.idempotence", "true").set("compression.type", "zstd");
+    let largest = all.iter().map(Sent::bytes).max().unwrap_or_default() + MARGIN;
+    client.set("message.max.bytes", largest.max(USUAL).to_string());
+    // What cannot be sent is told before anything is.
+    all.iter().try_for_each(|sent| record(sent, id).map(drop))?;
     let producer: FutureProducer = client.create().or_err(Kind::Config, || "cannot write to the cluster".to_owned())?;
     let mut underway: VecDeque<(&Sent, DeliveryFuture)> = VecDeque::new();
     for sent in all {

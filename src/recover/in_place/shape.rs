@@ -3,10 +3,39 @@
 
 use std::collections::BTreeMap;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE};
 use serde_json::value::RawValue;
 
-/// What a connector sends in place of a large value that did not change (`unavailable.value.placeholder`), unless it is told otherwise.
-const UNCHANGED: &str = "__debezium_unavailable_value";
+/// What connectors send in place of a large value that did not change (`unavailable.value.placeholder`): as text, and as `bytea` is written.
+#[derive(Debug)]
+pub(super) struct Unavailable(Vec<String>);
+
+impl Default for Unavailable {
+    fn default() -> Self {
+        Self::of(["__debezium_unavailable_value"])
+    }
+}
+
+impl Unavailable {
+    /// Those of connectors with these placeholders.
+    pub(super) fn of<'a>(placeholders: impl IntoIterator<Item = &'a str>) -> Self {
+        let forms = |text: &str| {
+            let hex: String = text.bytes().map(|byte| format!("{byte:02x}")).collect();
+            [text.to_owned(), STANDARD.encode(text), URL_SAFE.encode(text), hex]
+        };
+        Self(placeholders.into_iter().filter(|text| !text.is_empty()).flat_map(forms).collect())
+    }
+
+    /// Whether an event has one.
+    pub(super) fn is_in(&self, value: &[u8]) -> bool {
+        self.0.iter().any(|form| value.windows(form.len()).any(|part| part == form.as_bytes()))
+    }
+
+    fn is(&self, value: &RawValue) -> bool {
+        serde_json::from_str::<String>(value.get()).is_ok_and(|text| self.0.contains(&text))
+    }
+}
 
 type Fields = BTreeMap<String, Box<RawValue>>;
 
@@ -87,9 +116,10 @@ pub(super) fn deletion(value: &[u8]) -> Option<Vec<u8>> {
     event.bytes()
 }
 
-/// Whether an event inserts its row.
-pub(super) fn is_insert(value: &[u8]) -> bool {
-    Event::parse(value).and_then(|event| event.op()).as_deref() == Some("c")
+/// What an event does with its row, where it says so.
+pub(super) fn operation(value: &[u8]) -> Option<String> {
+    let event = Event::parse(value)?;
+    event.op().or_else(|| event.text("__op"))
 }
 
 /// Whether an event is a row by itself, whose deletion is its tombstone.
@@ -97,18 +127,11 @@ pub(super) fn is_row(value: &[u8]) -> bool {
     Event::parse(value).is_some_and(|event| event.op().is_none())
 }
 
-/// Whether a value that did not change was left out of an event.
-pub(super) fn lacks_values(value: &[u8]) -> bool {
-    value.windows(UNCHANGED.len()).any(|part| part == UNCHANGED.as_bytes())
-}
-
 /// The event with the values that were left out, by an earlier one of its row; none where it is no JSON.
-pub(super) fn filled(value: &[u8], earlier: &[u8]) -> Option<Vec<u8>> {
+pub(super) fn filled(value: &[u8], earlier: &[u8], unavailable: &Unavailable) -> Option<Vec<u8>> {
     let (mut event, earlier) = (Event::parse(value)?, Event::parse(earlier)?);
-    let is_left_out =
-        |value: &RawValue| serde_json::from_str::<String>(value.get()).is_ok_and(|text| text == UNCHANGED);
     let fill = |row: &mut Fields, earlier: &Fields| {
-        for (column, value) in row.iter_mut().filter(|(_, value)| is_left_out(value)) {
+        for (column, value) in row.iter_mut().filter(|(_, value)| unavailable.is(value)) {
             if let Some(known) = earlier.get(column) {
                 value.clone_from(known);
             }
@@ -164,8 +187,22 @@ mod tests {
         let earlier =
             r#"{"after":{"id":1,"d":0.1000000000000000055511151231257827,"note":"long"},"source":{},"op":"r"}"#;
         let later = r#"{"after":{"id":1,"d":1.10,"note":"__debezium_unavailable_value"},"source":{},"op":"u"}"#;
-        assert!(lacks_values(later.as_bytes()) && !lacks_values(earlier.as_bytes()));
-        let filled = String::from_utf8(filled(later.as_bytes(), earlier.as_bytes()).expect("JSON")).expect("text");
+        let unavailable = Unavailable::default();
+        assert!(unavailable.is_in(later.as_bytes()) && !unavailable.is_in(earlier.as_bytes()));
+        let filled = filled(later.as_bytes(), earlier.as_bytes(), &unavailable).expect("JSON");
+        let filled = String::from_utf8(filled).expect("text");
         assert_eq!(filled, r#"{"after":{"d":1.10,"id":1,"note":"long"},"op":"u","source":{}}"#);
+    }
+
+    #[test]
+    fn a_placeholder_is_known_however_it_is_written() {
+        let unavailable = Unavailable::of(["gone", ""]);
+        for form in ["gone", "Z29uZQ==", "676f6e65"] {
+            let later = json!({ "after": { "b": form }, "source": {}, "op": "u" }).to_string();
+            let earlier = json!({ "after": { "b": "AAE=" }, "source": {}, "op": "c" }).to_string();
+            assert!(unavailable.is_in(later.as_bytes()), "{form}");
+            let filled = filled(later.as_bytes(), earlier.as_bytes(), &unavailable).expect("JSON");
+            assert_eq!(read(&filled)["after"]["b"], "AAE=");
+        }
     }
 }
