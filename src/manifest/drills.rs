@@ -102,6 +102,9 @@ pub struct Made<T> {
     pub host: String,
     /// The process.
     pub pid: u32,
+    /// When it was written.
+    #[serde(default)]
+    pub at: Option<DateTime<Utc>>,
     /// What it makes; none: it has removed all of it.
     pub made: Option<T>,
 }

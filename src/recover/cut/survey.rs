@@ -108,10 +108,9 @@ pub async fn survey(store: &Store, sources: Vec<Source>, query: &Query, cut: Cut
 /// # Errors
 /// The store's own; what cannot be read is passed over.
 pub async fn transactions(
-    store: &Store,
-    sources: Vec<Source>,
-    query: &Query,
+    (store, sources, query): (&Store, Vec<Source>, &Query),
     schemas: &Schemas,
+    wants: impl Fn(u32) -> bool,
 ) -> Result<BTreeSet<(u32, u64)>> {
     let plan = Arc::new(Plan::new(sources, query, &Rename::default())?);
     let (mut seen, mut last) = (BTreeSet::new(), None);
@@ -122,7 +121,9 @@ pub async fn transactions(
             && last != Some(xid)
         {
             last = Some(xid);
-            seen.insert((xid, place.lsn));
+            if wants(xid) {
+                seen.insert((xid, place.lsn));
+            }
         }
     })
     .await?;

@@ -4,6 +4,7 @@
 //!   guards ─► drills/made/<name>.json ─► made, tried, removed ─► the same object, empty        killed in between: the next drill removes it
 //! ```
 
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -11,13 +12,17 @@ use crate::error::{Error, Kind, Result};
 use crate::manifest::drills::{self, Made};
 use crate::store::Store;
 use crate::stream::FORMAT_VERSION;
+use crate::time;
+
+/// How long a drill on another machine is taken to be at work: nobody can ask that machine.
+const LASTS: TimeDelta = TimeDelta::hours(6);
 
 /// Writes down what will be made, or that all of it is gone; gives what is to be known where the archive may not be written.
 ///
 /// # Errors
 /// A store that is away.
 pub(super) async fn write<T: Serialize>(store: &Store, name: &str, made: Option<T>) -> Result<Option<String>> {
-    let made = Made { format: FORMAT_VERSION, host: host(), pid: std::process::id(), made };
+    let made = Made { format: FORMAT_VERSION, host: host(), pid: std::process::id(), at: Some(time::now()), made };
     match made.write(store, name).await {
         Ok(()) => Ok(None),
         Err(error) if error.is_transient() => Err(error),
@@ -36,6 +41,16 @@ pub(super) async fn read<T: DeserializeOwned>(store: &Store, name: &str) -> Resu
     if found.host == host() && found.pid != std::process::id() && runs(found.pid) {
         let message = format!("another drill of this kind is at work on this machine: process {}", found.pid);
         return Err(Error::new(Kind::Config, message).hint("wait for its end"));
+    }
+    if found.made.is_some() && found.host != host() {
+        let until = found.at.map_or(DateTime::<Utc>::MIN_UTC, |at| at + LASTS);
+        if time::now() < until {
+            let message = format!("another drill of this kind may be at work on {}", found.host);
+            return Err(Error::new(Kind::Config, message).hint(format!(
+                "wait for its end; if it was killed, what it made is removed by the first drill after {}",
+                time::utc(until)
+            )));
+        }
     }
     Ok(found.made)
 }

@@ -5,6 +5,7 @@
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
@@ -15,7 +16,7 @@ use super::scratch::Scratch;
 use super::subjects::MadeSubjects;
 use super::targets::{MadePipeline, Targets, is_apart};
 use super::{left, moment};
-use crate::config::{Config, Pipeline, TopicPattern};
+use crate::config::{Config, Pipeline, Recovered, TopicPattern};
 use crate::error::{Error, Kind, Result};
 use crate::recover::archived;
 use crate::recover::connector::Connector;
@@ -27,6 +28,9 @@ use crate::store::Store;
 use crate::time;
 
 const NAME: &str = "pipeline";
+
+/// How long a request may take to have its effect that was given up.
+const SETTLES: Duration = Duration::from_secs(3);
 
 /// Times from the first to the second.
 type Spans = Vec<(DateTime<Utc>, DateTime<Utc>)>;
@@ -62,8 +66,14 @@ pub async fn pipeline(
     let removed = made.remove(&targets).await.map(drop);
     tokio::task::block_in_place(|| drop(scratch));
     let tried = match tried {
-        // What was asked of a server last may still come to be: the next drill looks again.
-        Err(stopped) => return removed.and(Err(stopped)),
+        Err(stopped) => {
+            removed?;
+            // What was asked of a server last may still have come to be.
+            tokio::time::sleep(SETTLES).await;
+            made.remove(&targets).await?;
+            left::write(store, NAME, None::<MadePipeline>).await?;
+            return Err(stopped);
+        }
         Ok(tried) => tried,
     };
     if removed.is_ok() {
@@ -190,7 +200,11 @@ impl Drill<'_> {
             is_drill: true,
         };
         let prepared = Box::pin(prepare(self.store, self.config, &wanted)).await?;
-        prepared.connectors.iter().try_for_each(|of| is_apart(of, self.config))?;
+        let port = match self.pipeline.postgres.as_ref().map(|postgres| &postgres.server) {
+            Some(Recovered::Made { port, .. }) => Some(*port),
+            _ => None,
+        };
+        prepared.connectors.iter().try_for_each(|of| is_apart(of, self.config, port))?;
         Ok((wanted, prepared))
     }
 

@@ -197,7 +197,7 @@ impl Drill<'_> {
     async fn one(&self, (of, from): (&Connector, Lsn), commit: &Commit, shown: &mut OfSlot) -> Result<Tried> {
         let commits = Commits::open(self.store, self.log, Some(commit.timeline)).await?;
         let furthest = commits.archived().end.min(from + self.asked.wal);
-        let until = commits.last(Moment::Lsn(furthest.max(commit.end))).await?.end_with_padding();
+        let until = commits.last(Moment::Lsn(furthest)).await?.end_with_padding();
         (shown.from, shown.to) = (from, until);
         if until <= from {
             return Ok(Tried::Not(format!("nothing is archived behind {from}")));
@@ -225,7 +225,11 @@ impl Drill<'_> {
         if let Err(error) = self.store.delete(&layout::hold(commit.system_id, &held)).await {
             tracing::warn!(%error, name = held, "the hold of this drill cannot be removed: retention waits for it for hours");
         }
-        read.map(Tried::Found)
+        let found = read?;
+        if found.is_empty() && shown.decoded == 0 && shown.in_topics == 0 {
+            return Ok(Tried::Not(format!("nothing between {from} and {until} is captured, so that nothing is shown")));
+        }
+        Ok(Tried::Found(found))
     }
 
     /// Makes the standby and its slot, and reads it; gives what is not as it should be.
@@ -315,7 +319,8 @@ impl Drill<'_> {
         let now = time::now();
         let at = chrono::DateTime::from_timestamp_micros(commit.at).unwrap_or(now);
         let schemas = Schemas::archived(self.store, at, now).await?;
-        let seen = transactions(self.store, readable(found).0, &query, &schemas).await?;
+        let seen =
+            transactions((self.store, readable(found).0, &query), &schemas, |xid| counted.contains_key(&xid)).await?;
         // An xid comes again, and an event lies before the end of its commit.
         let is_one =
             |(xid, lsn): &(u32, u64)| counted.get(xid).is_some_and(|end| Lsn(*lsn) < *end && end.0 - lsn < (1 << 40));

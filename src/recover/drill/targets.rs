@@ -221,7 +221,14 @@ async fn removed(workers: &Operator, name: &str) -> Result<()> {
 ///
 /// # Errors
 /// [`Kind::Config`] that names the key.
-pub(super) fn is_apart(of: &Connector, config: &Config) -> Result<()> {
+pub(super) fn is_apart(of: &Connector, config: &Config, port: Option<u16>) -> Result<()> {
+    let its = of.get("database.port", "5432");
+    if let Some(port) = port.filter(|port| *port.to_string() != *its) {
+        let message =
+            format!("the connector {}: its database.port is {its}, and the drill's server has {port}", of.name);
+        return Err(Error::new(Kind::Config, message)
+            .hint("set \"database.port\" in [connector.config] to postgres.port: a drill never touches what is live"));
+    }
     let mut live = addresses(config.kafka.as_ref().map(|kafka| kafka.bootstrap_servers.as_str()).unwrap_or_default());
     let servers = config.state.iter().flat_map(|state| state.connect.iter().chain(&state.schema_registry));
     let told = |url: &Url| url.host_str().zip(url.port_or_known_default()).map(|(host, port)| format!("{host}:{port}"));
@@ -229,7 +236,7 @@ pub(super) fn is_apart(of: &Connector, config: &Config) -> Result<()> {
     for (key, value) in of.config.iter().filter_map(|(key, value)| Some((key, value.as_deref()?))) {
         let is_archived = of.archived.get(key).and_then(Option::as_deref) == Some(value);
         let names_server = key.ends_with("registry.url") || key.ends_with("bootstrap.servers");
-        let is_live = live.iter().any(|address| value.to_lowercase().contains(address.as_str()));
+        let is_live = live.iter().any(|address| names(value, address));
         if is_live || (names_server && is_archived) {
             let message = format!("the connector {}: its {key} leads to what is archived", of.name);
             return Err(Error::new(Kind::Config, message).hint(format!(
@@ -238,6 +245,16 @@ pub(super) fn is_apart(of: &Connector, config: &Config) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether a text has an address, and not a longer one.
+fn names(text: &str, address: &str) -> bool {
+    let text = text.to_lowercase();
+    let within = |char: Option<char>| char.is_some_and(|char| char.is_alphanumeric() || "-_.".contains(char));
+    text.match_indices(address).any(|(at, _)| {
+        let (before, behind) = (text[..at].chars().next_back(), text[at + address.len()..].chars().next());
+        !within(before) && !behind.is_some_and(char::is_alphanumeric)
+    })
 }
 
 fn addresses(bootstrap: &str) -> BTreeSet<String> {
@@ -253,5 +270,30 @@ async fn live_clusters(store: &Store, config: &Config) -> Result<BTreeSet<String
     let began: Vec<_> = futures::stream::iter(began).buffer_unordered(STREAMS_AT_ONCE).try_collect().await?;
     let told = began.iter().flatten().filter_map(|(_, begin)| begin.cluster_id().map(str::to_owned));
     let configured = config.kafka.as_ref().and_then(|kafka| kafka.cluster_id.clone());
-    Ok(told.chain(configured).collect())
+    let known: BTreeSet<String> = told.chain(configured).collect();
+    if known.is_empty() && began.iter().any(Option::is_some) {
+        let message = "kafka.cluster_id: the archive does not tell the id of the cluster that it is fed by";
+        return Err(Error::new(Kind::Config, message)
+            .hint("write it into the configuration: without it a drill cannot tell a scratch cluster from that one"));
+    }
+    Ok(known)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_no_part_of_another_one() {
+        for (text, is) in [
+            ("http://registry:8081", true),
+            ("http://Registry:8081/apis", true),
+            ("a:1,registry:8081,b:2", true),
+            ("http://scratch-registry:8081", false),
+            ("http://my.registry:8081", false),
+            ("http://registry:80812", false),
+        ] {
+            assert_eq!(names(text, "registry:8081"), is, "{text}");
+        }
+    }
 }
