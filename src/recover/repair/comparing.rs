@@ -10,12 +10,13 @@ use super::lost::oldest_running;
 use super::net::captured::session;
 use super::net::changes::{Changes, Counts, Stage, stage};
 use super::net::end;
+use super::position::Position;
 use super::prepare::Prepared;
 use super::primary::made_slot;
 use super::standby::Standby;
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
-use crate::recover::database::Restore;
+use crate::recover::database::{Restore, raise};
 use crate::recover::fold;
 use crate::recover::server::{Server as Started, give, make_private};
 use crate::recover::slots::{self, one};
@@ -174,7 +175,13 @@ impl Comparing<'_> {
         }
         let slot = match made_slot(&mut sql, of.slot()).await? {
             Some(at) => at,
-            None => slots::create(&mut sql, of).await?,
+            None => {
+                // What comes has to lie behind all that was sent, of a transaction that was sent in part, too.
+                if let Some(position) = journal.position.filter(Position::is_within) {
+                    raise(server, position.processed).await?;
+                }
+                slots::create(&mut sql, of).await?
+            }
         };
         if is_done {
             return Ok((slot, notes));

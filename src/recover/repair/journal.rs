@@ -191,8 +191,8 @@ impl Journal {
             self.timeline, self.system_id
         );
         Err(Error::new(Kind::Fenced, message).hint(format!(
-            "after a failover the new slot is lost, too: stop the connector, give it back what stands under \"changed\" in {}, remove that \
-             folder and the scratch directory, and run this again",
+            "after a failover the new slot is lost, too: stop the connector, give it back what stands under \"changed\" in {}, and the offset under \
+             \"net\", if there is one; remove that folder and the scratch directory, and run this again",
             folder.join("journal.json").display()
         )))
     }

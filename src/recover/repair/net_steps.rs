@@ -7,6 +7,7 @@ use crate::error::{Kind, Result};
 use crate::recover::connectors;
 use crate::recover::fold;
 use crate::recover::journal::Proof;
+use crate::source::postgres::is_refusal;
 
 impl Repair<'_> {
     fn comparing(&self) -> Comparing<'_> {
@@ -52,7 +53,7 @@ impl Repair<'_> {
         self.journal = journal;
         let (slot, words, notes) = match changed {
             // What does not come to the same once does not the next time.
-            Err(error) if matches!(error.kind(), Kind::Internal | Kind::Unsupported) => {
+            Err(error) if matches!(error.kind(), Kind::Internal | Kind::Unsupported) || is_refusal(&error) => {
                 return Err(Box::pin(self.take_back(error)).await);
             }
             changed => changed?,

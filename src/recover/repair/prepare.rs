@@ -67,11 +67,12 @@ pub async fn prepare(store: &Store, asked: &Asked) -> Result<Prepared> {
     let slot = slot_state(&mut primary.server.sql().await?, &own, position).await?;
     let Foreseen { missed, elsewhere, begins, conflicts } =
         Box::pin(foreseen(store, &primary, position, known.as_ref())).await?;
+    let anew = known.is_none();
     let chosen = match &known {
         Some(known) => Chosen::going_on(known.way.clone()),
         None => choose(primary.version, &slot, (&missed, elsewhere.as_deref()), &begins, &conflicts),
     };
-    let anew = known.is_none();
+    let chosen = if anew { chosen.of_plugin(own.plugin()) } else { chosen };
     let anchor = match (&chosen.way, begins) {
         (Way::Standby, Begins { anchor, .. }) => anchor,
         (Way::Net, Begins { backup: Ok(backup), .. }) => Some(Anchor::at(backup, position.committed)),

@@ -365,6 +365,12 @@ impl Repair<'_> {
                 );
                 let error = Error::new(Kind::Fenced, message)
                     .hint("run this again: it begins anew from what has been read; does max_slot_wal_keep_size suffice meanwhile?");
+                if self.journal.net.is_told {
+                    // All up to the marker has been read: what was deleted since is at neither end otherwise.
+                    connectors::go_on_from(workers, own, end, at).await?;
+                    self.journal.net.is_told = false;
+                    self.save()?;
+                }
                 return Err(Box::pin(self.take_back(error)).await);
             }
             advance(&mut sql, own.slot(), end).await?;

@@ -32,6 +32,9 @@ pub(super) struct Begins {
     pub(super) backup: Result<String, String>,
 }
 
+/// What is left where no way is certain.
+const WITH_A_SNAPSHOT: &str = "let the connector begin with a snapshot: what was deleted meanwhile stays in the topics";
+
 /// A way, and why.
 #[derive(Debug, Clone)]
 pub struct Chosen {
@@ -50,6 +53,16 @@ impl Chosen {
         Self { way, why, hint: "" }
     }
 
+    /// The same for a connector with this plugin: what others capture than pgoutput no catalog tells, and the rest would be missed.
+    pub(super) fn of_plugin(self, plugin: &str) -> Self {
+        if self.way != Way::Net || plugin == "pgoutput" {
+            return self;
+        }
+        let why =
+            format!("{}, and its plugin is {plugin}: which tables it captures is known of pgoutput alone", self.why);
+        Self { way: Way::None, why, hint: WITH_A_SNAPSHOT }
+    }
+
     /// That there is none, as an error.
     pub fn refusal(&self) -> Option<Error> {
         let error = || Error::new(Kind::Unsupported, format!("no way is certain: {}", self.why)).hint(self.hint);
@@ -65,10 +78,7 @@ pub(super) fn choose(
     begins: &Begins,
     conflicts: &Conflicts,
 ) -> Chosen {
-    let none = |why: String| {
-        let hint = "let the connector begin with a snapshot: what was deleted meanwhile stays in the topics";
-        Chosen { way: Way::None, why, hint }
-    };
+    let none = |why: String| Chosen { way: Way::None, why, hint: WITH_A_SNAPSHOT };
     if *slot == SlotState::Sound {
         let why = "its slot is there, with all that it wants: it goes on by itself".to_owned();
         return Chosen { way: Way::Nothing, why, hint: "" };
@@ -165,5 +175,8 @@ mod tests {
         assert!(refusal.to_string().contains("elsewhere") && refusal.exit_code() == 1, "{refusal}");
         let standby = choose(170_000, &SlotState::Missing, (&nothing, None), &begins(Some(&anchor), true), &none);
         assert!(standby.refusal().is_none());
+        let net = choose(150_000, &SlotState::Lost, (&nothing, None), &begins(None, true), &none);
+        assert_eq!((net.clone().of_plugin("pgoutput").way, net.of_plugin("decoderbufs").way), (Way::Net, Way::None));
+        assert_eq!(standby.of_plugin("decoderbufs").way, Way::Standby);
     }
 }

@@ -9,7 +9,7 @@ use super::statements::{CHANGED, LOADED, Of, SCHEMA, Which};
 use crate::error::{Error, Kind, Result};
 use crate::recover::fold::Sent;
 use crate::recover::slots::{literal, one};
-use crate::source::postgres::{Server, Sql};
+use crate::source::postgres::{Server, Sql, is_refusal};
 
 /// How far the changes are, as the server at the offset says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -221,7 +221,7 @@ async fn make_sent(sql: &mut Sql, of: Of<'_>, sent: &Sent) -> Result<Vec<String>
     for row in &sent.rows {
         match of.sent(row) {
             Some(statement) => match sql.query(&statement, &format!("make a row of {shown} that was sent")).await {
-                Err(error) if error.is_transient() => return Err(error),
+                Err(error) if !is_refusal(&error) => return Err(error),
                 Err(error) => {
                     tracing::warn!(%error, "a row that was sent cannot be made");
                     left += 1;
