@@ -261,12 +261,14 @@ impl Client {
 }
 
 /// Whether another attempt may be answered otherwise. Connect says 500 also when its own wait has ended (`HerderRequestHandler`,
-/// `ConnectorsResource`).
+/// `ConnectorsResource`), and, of what it does not forward, while it rebalances (`RebalanceNeededException`); nothing but its words tells
+/// these from others.
 fn is_passing(status: StatusCode, body: &[u8]) -> bool {
     let text = message(body).to_lowercase();
     status == StatusCode::TOO_MANY_REQUESTS
         || matches!(status.as_u16(), 502..=504)
-        || status.is_server_error() && ["timed out", "timeout"].iter().any(|words| text.contains(words))
+        || status.is_server_error()
+            && ["timed out", "timeout", "a rebalance is expected"].iter().any(|words| text.contains(words))
 }
 
 /// The message of an error, as Connect and registries write it.
@@ -374,6 +376,11 @@ mod tests {
     fn what_passes_is_told_from_what_does_not() {
         for (status, body, passing) in [
             (500, r#"{"error_code":500,"message":"Request timed out. The worker is currently ..."}"#, true),
+            (
+                500,
+                r#"{"error_code":500,"message":"Request cannot be completed because a rebalance is expected"}"#,
+                true,
+            ),
             (500, r#"{"error_code":500,"message":"Failed to find any class"}"#, false),
             (503, "", true),
             (429, "", true),
