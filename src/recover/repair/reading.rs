@@ -88,8 +88,9 @@ impl Reading<'_> {
         let (mut stands, mut since) = (None::<Progress>, Instant::now());
         let (mut restarts, mut attempts) = (0, 0);
         let mut from = self.ends.clone();
-        if self.has_all().await? {
-            // An earlier run was ended behind its end: a connector that is begun again sends the last once more.
+        if self.has_all().await? && self.standby.is_read(self.slots.0).await? {
+            // An earlier run was ended behind its end: a connector that is begun again sends the last once more. Where the server has forgotten
+            // in a crash how far it was read, that is what shows it.
             return marker::seen(self.to, there, (&mut from, &self.mark.token), TURN).await.map(|topic| (topic, 0));
         }
         loop {
