@@ -200,12 +200,10 @@ pub(super) async fn judge(store: &Store, config: &Config, selection: &Selection,
     let (sources, left_out) = readable(sources(store, cluster, &query).await?);
     let now = time::now();
     let at = DateTime::from_timestamp_micros(commit.at).unwrap_or(now);
-    let is_late = |source: &&Source| source.expired.is_some() || source.positions.iter().any(|at| at.start > 0);
-    let late: BTreeSet<String> = sources.iter().filter(is_late).map(|source| source.stream.topic.clone()).collect();
     let lost = gaps(&sources);
-    let mut lacking = late.clone();
-    lacking.extend(lost.iter().map(|one| one.stream.topic.clone()));
-    lacking.extend(left_out.iter().map(|(stream, _)| stream.topic.clone()));
+    let late = late(&sources);
+    let without = lost.iter().map(|one| &one.stream).chain(left_out.iter().map(|(stream, _)| stream));
+    let lacking = without.map(|stream| stream.topic.clone()).chain(late.iter().cloned()).collect();
     let mut notes = expired(&sources, &query);
     let schemas = Schemas::archived(store, at, now).await?;
     let survey = survey(store, sources, &query, found.cut, &schemas).await?;
@@ -234,6 +232,12 @@ pub(super) async fn judge(store: &Store, config: &Config, selection: &Selection,
     }
     notes.extend(survey.warnings.iter().cloned());
     Ok(Judgement { survey, records, differences, notes, late, lacking })
+}
+
+/// Topics of which the archive does not have the beginning.
+fn late(sources: &[Source]) -> BTreeSet<String> {
+    let is_late = |source: &&Source| source.expired.is_some() || source.positions.iter().any(|at| at.start > 0);
+    sources.iter().filter(is_late).map(|source| source.stream.topic.clone()).collect()
 }
 
 /// Refuses topics of which a part cannot be read: what is behind it would be missing at the target, without a word.
