@@ -11,7 +11,7 @@ use crate::store::Store;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The file that names the scratch servers (TOML), as that of recover; [postgres] has neither into nor url.
+    /// The file that names the scratch servers (TOML), as that of recover; its section postgres has neither into nor url.
     #[arg(long, value_name = "FILE")]
     pub(super) pipeline: PathBuf,
     /// The directory below which the scratch directory is made, on a disk with room for the database [default: $TMPDIR, or /var/tmp].

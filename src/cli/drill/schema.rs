@@ -13,7 +13,7 @@ use crate::time;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The file that names the scratch servers (TOML), as that of recover: its [schema_registry].
+    /// The file that names the scratch servers (TOML), as that of recover: its section schema_registry.
     #[arg(long, value_name = "FILE")]
     pub(super) pipeline: PathBuf,
     /// The schemas of this moment, and not of a random one: RFC 3339, now, -90m, -2h, -7d.
